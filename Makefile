@@ -1,0 +1,43 @@
+# Two commands do everything on a fresh machine with Python 3.11+, git and make: `make demo` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+UV_VERSION := $(shell sed -n 's/^uv==\([0-9.]*\).*/\1/p' requirements.lock)
+
+.PHONY: demo test lint format docs lock clean help
+
+help: ## What there is to make
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
+
+.venv/.ready: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	$(BIN)/uv pip sync --quiet --python $(BIN)/python requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: .venv/.ready ## Set up, and audit a small batch of deletion requests on the embedded data set
+	@$(BIN)/erasure-audit demo
+
+test: .venv/.ready ## Set up, and run the tests
+	@$(BIN)/python -m pytest
+
+lint: .venv/.ready ## Style, types, direction of imports, generated files
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m flows.reference --check
+
+format: .venv/.ready ## Bring the code into its form
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+docs: .venv/.ready ## Make what is generated: docs/settings.md, docs/cli.md, docs/evidence.schema.json, params.yaml
+	$(BIN)/python -m flows.reference
+
+lock: .venv/.ready ## Choose versions anew
+	$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-annotate --no-header --quiet --upgrade --output-file requirements.lock
+
+clean: ## Remove what was made, the data and the models; the registers and reports stay
+	rm -rf .venv artifacts data .prefect .dvc/cache .dvc/tmp

@@ -1,0 +1,131 @@
+"""The Prefect flow of an audit: one task per stage of DVC's graph, siblings side by side.
+
+Prefect schedules, retries, logs and shows; DVC says what is stale and keeps every result. Neither the flow's
+parameters nor its artifacts hold personal data: a batch's name, request ids, verdicts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+from prefect import Task, flow, get_run_logger
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.futures import PrefectFuture
+
+from flows import graph, record, results, stages, workspace
+from tasks.errors import StageError
+
+_listener: ContextVar[stages.Listener] = ContextVar("listener", default=stages.nobody)
+
+
+@contextlib.contextmanager
+def watched(listener: stages.Listener) -> Iterator[None]:
+    """Tell `listener` what happens to the stages of the flows that run inside the block."""
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
+
+
+@flow(name="erasure-audit", persist_result=False)
+def audit(batch: str | None = None, jobs: int | None = None, folder: str = ".") -> list[dict[str, Any]]:
+    """Audit a batch of deletion requests.
+
+    Args:
+        batch: its name, requests/<batch>.json; None: the one in `params.yaml`.
+        jobs: stages that run at once; None: one per core.
+        folder: the workspace.
+
+    Returns:
+        One result per request: request, verdict, reason, residual influence, report.
+
+    Raises:
+        AuditError: the workspace is unusable, or a stage failed; then the text is the stage's own message.
+    """
+    place = Path(folder).resolve()
+    chosen, stale = workspace.prepare(place, batch, [])
+    if stale:
+        record.keep(place, chosen)
+    _run_stages(stages.Runner(place, jobs, _listener.get()), graph.due(graph.read(place), stale))
+    found = results.read(place, chosen.batch)
+    _publish(place, chosen.batch, found)
+    return [result.plain() for result in found]
+
+
+def _run_stages(runner: stages.Runner, pipeline: list[graph.Stage]) -> None:
+    """Submit all stages at once, each to a thread of Prefect's that waits for what is upstream.
+
+    So the runner, and not the number of threads, limits how many stages run at a time.
+    """
+    futures: dict[str, PrefectFuture[stages.Outcome]] = {}
+    try:
+        for stage in pipeline:
+            upstream = [futures[name] for name in stage.upstream if name in futures]
+            futures[stage.name] = _task(stage, runner).submit(return_state=False, wait_for=upstream)
+        for future in futures.values():
+            future.wait()
+    except BaseException:  # Ctrl-C or Prefect's cancellation: no child outlives the flow
+        runner.stop()
+        raise
+    _raise_first_failure([future.state for future in futures.values()])
+
+
+def _task(stage: graph.Stage, runner: stages.Runner) -> Task[[], stages.Outcome]:
+    def run() -> stages.Outcome:
+        try:
+            return runner.run(stage.name, log=get_run_logger().info)
+        except stages.KilledStageError:
+            raise  # may be tried again
+        except StageError:
+            runner.close()
+            raise
+
+    return Task(
+        run,
+        name=stage.name,
+        task_run_name=stage.name.replace("{", "(").replace("}", ")"),
+        description=stage.desc,
+        tags=[stage.agent] if stage.agent else None,
+        cache_policy=NO_CACHE,
+        persist_result=False,
+        retries=1,
+        retry_delay_seconds=1,
+        retry_condition_fn=_was_killed,
+    )
+
+
+def _was_killed(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
+    """A stage that says what is wrong would say so again; one that was ended from outside may get through."""
+    return isinstance(_error(state), stages.KilledStageError)
+
+
+def _error(state: State[Any]) -> BaseException | None:
+    found = state.result(raise_on_failure=False)
+    return found if isinstance(found, BaseException) else None
+
+
+def _raise_first_failure(states: list[State[Any]]) -> None:
+    errors = [error for state in states if state.is_failed() or state.is_crashed() if (error := _error(state))]
+    for error in errors:
+        if isinstance(error, StageError) and not isinstance(error, stages.SkippedStageError):
+            raise error
+    for error in errors:
+        raise error
+
+
+def _publish(place: Path, batch: str, found: list[results.Result]) -> None:
+    """Prefect artifacts: the table of verdicts, and where the reports are."""
+    from prefect.artifacts import create_link_artifact, create_table_artifact
+
+    key = "".join(letter if letter.isalnum() else "-" for letter in batch.lower())
+    rows = [{"request": r.request, "verdict": r.verdict, "reason": r.reason, "report": r.report} for r in found]
+    create_table_artifact(key=f"verdicts-{key}", table=rows, description=f"Verdicts of batch {batch}")
+    index = place / "reports" / batch / "index.html"
+    if index.exists():
+        create_link_artifact(key=f"reports-{key}", link=index.as_uri(), link_text=f"Reports of batch {batch}")

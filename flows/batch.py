@@ -1,0 +1,61 @@
+"""Running a batch from the command line: ask DVC first, start Prefect only if there is something to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flows import closing, console, environment, graph, results, workspace
+from tasks import settings
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run did: the stages that were stale before it, the results, and the tag if the batch was closed."""
+
+    batch: str
+    stale: list[str]
+    results: list[results.Result]
+    tag: str | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "batch": self.batch,
+            "stale": self.stale,
+            "requests": [result.plain() for result in self.results],
+            "reports": f"reports/{self.batch}",
+            "tag": self.tag,
+        }
+
+
+def run(folder: Path, batch: str | None, assignments: list[str], jobs: int | None, commit: bool) -> Run:
+    """Bring a batch up to date, and close it if asked to. Tells on stderr what it does.
+
+    Raises:
+        AuditError: the settings, the workspace or a stage is at fault.
+    """
+    chosen, stale = workspace.prepare(folder, batch, assignments)
+    _tell_settings(chosen)
+    if stale:
+        _audit(folder, stale, jobs)
+    else:
+        console.say(f"Nothing is stale: batch {chosen.batch} is up to date.")
+    tag = closing.close(folder, chosen.batch) if commit else None
+    return Run(chosen.batch, sorted(stale), results.read(folder, chosen.batch), tag)
+
+
+def _audit(folder: Path, stale: set[str], jobs: int | None) -> None:
+    pipeline = graph.due(graph.read(folder), stale)
+    environment.prepare(folder)
+    console.say("Starting Prefect …")
+    from flows import audit
+
+    with console.progress(pipeline) as listener, audit.watched(listener):
+        audit.audit(jobs=jobs, folder=str(folder))
+
+
+def _tell_settings(chosen: settings.Settings) -> None:
+    for key, value in settings.changed(chosen).items():
+        console.say(f"Setting {key} = {value}")

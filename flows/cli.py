@@ -1,0 +1,205 @@
+"""The command `erasure-audit`. Commands import what they need when they run, so that help comes at once."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn
+
+import typer
+
+from flows.cli_import import app as import_app
+from tasks.errors import AuditError
+
+app = typer.Typer(
+    help="From a deletion request to a signed-off report: forget, verify, report.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.add_typer(import_app, name="import")
+
+Batch = Annotated[
+    str | None, typer.Argument(help="Name of the batch, requests/<batch>.json. Default: the one in params.yaml.")
+]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Write a setting into params.yaml first. Repeatable."),
+]
+Jobs = Annotated[int | None, typer.Option(min=1, help="Stages that run at once. Default: one per core.")]
+Commit = Annotated[bool, typer.Option("--commit", help="Close the batch: commit it and tag it audit/<batch>.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Level = Literal["integrity", "rederive", "reexecute"]
+
+
+def main() -> None:
+    """Run the command line. An `AuditError` is one line on stderr and exit code 1."""
+    try:
+        app()
+    except AuditError as error:
+        _fail(str(error), 1)
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder, or a git repository.")],
+) -> None:
+    """Make a workspace: git, DVC, pipeline, settings.
+
+    Example: erasure-audit init my-audit
+    """
+    from flows import workspace
+
+    workspace.init(folder)
+    typer.echo(f"{folder} is a workspace. Next: cd {folder}; erasure-audit import --help, or erasure-audit demo")
+
+
+@app.command()
+def demo(jobs: Jobs = None, as_json: Json = False) -> None:
+    """Audit the batch `demo` on the embedded data set of synthetic writers.
+
+    Example: erasure-audit demo
+    """
+    from flows import cli_import, workspace
+
+    folder = _here()
+    if not (folder / "data.dvc").exists() and not (folder / "data").exists():
+        cli_import.bring_in_digits(folder)
+    workspace.ensure_data(folder)
+    _run("demo", [], jobs, False, as_json)
+
+
+@app.command()
+def run(
+    batch: Batch = None,
+    assignments: Assignments = None,
+    jobs: Jobs = None,
+    commit: Commit = False,
+    as_json: Json = False,
+) -> None:
+    """Bring a batch up to date: run what is stale, show the verdicts.
+
+    Example: erasure-audit run 2026-11 --set unlearn.method=retrain --commit
+    """
+    _run(batch, assignments or [], jobs, commit, as_json)
+
+
+@app.command()
+def status(as_json: Json = False) -> None:
+    """Show the batch at hand, what is stale, and the verdicts.
+
+    Example: erasure-audit status
+    """
+    from flows import console, graph, results
+    from tasks import settings
+
+    folder = _here()
+    chosen = settings.load(folder / "params.yaml")
+    stale = sorted(graph.stale(folder))
+    found = results.read(folder, chosen.batch)
+    if as_json:
+        _print_json({"batch": chosen.batch, "stale": stale, "requests": [result.plain() for result in found]})
+        return
+    typer.echo(f"Batch {chosen.batch}")
+    typer.echo(
+        f"Stale: {', '.join(stale)}; `erasure-audit run` brings them up to date" if stale else "Nothing is stale"
+    )
+    console.verdicts(found)
+
+
+@app.command()
+def show(
+    request: Annotated[str, typer.Argument(help="Id of a request, or the beginning of it.")], as_json: Json = False
+) -> None:
+    """Show the verdict on one request.
+
+    Example: erasure-audit show 3f2a
+    """
+    from flows import results
+    from tasks import files, settings
+
+    folder = _here()
+    path = results.find(folder, request, settings.load(folder / "params.yaml").batch)
+    evidence = files.read_json(path)
+    if as_json:
+        _print_json(evidence)
+        return
+    for line in results.told(evidence):
+        typer.echo(line)
+    for name in ("report.html", "report.pdf", "evidence.json"):
+        typer.echo(f"  {path.with_name(name).relative_to(folder)}")
+
+
+@app.command()
+def reproduce(
+    batch: Annotated[str, typer.Argument(help="Name of a closed batch, or its tag audit/<batch>.")],
+    level: Annotated[
+        Level, typer.Option(help="integrity: hashes; rederive: verdicts and reports anew; reexecute: all anew.")
+    ] = "integrity",
+    as_json: Json = False,
+) -> None:
+    """Check a closed batch again, in a worktree of its own.
+
+    Example: erasure-audit reproduce 2026-11 --level rederive
+    """
+    from flows import console
+    from flows import reproduce as reproduction
+
+    found = reproduction.reproduce(_here(), batch, level, console.print_event)
+    if as_json:
+        _print_json(found.plain())
+    else:
+        console.comparison(found)
+    if not found:
+        raise typer.Exit(1)
+
+
+def _run(batch: str | None, assignments: list[str], jobs: int | None, commit: bool, as_json: bool) -> None:
+    from flows import batch as batches
+    from flows import console
+
+    try:
+        with _ended_by_sigterm():
+            done = batches.run(_here(), batch, assignments, jobs, commit)
+    except KeyboardInterrupt:
+        _fail("interrupted; finished stages are kept, and the next run continues", 130)
+    if as_json:
+        _print_json(done.plain())
+        return
+    console.verdicts(done.results)
+    if done.tag:
+        typer.echo(f"Closed as {done.tag}")
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Let `kill` end the run as Ctrl-C does, so that the stages' processes end, too."""
+    import signal
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _here() -> Path:
+    from flows import workspace
+
+    return workspace.find(Path.cwd())
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(code)

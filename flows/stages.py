@@ -1,0 +1,184 @@
+"""One stage at a time through DVC, `dvc repro --single-item`, watched line by line.
+
+DVC decides whether the stage has to run. Several stages may run side by side; all of them end when the runner is
+stopped, and what they had not finished is done by the next run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from flows import environment, locks, shell
+from tasks.errors import StageError
+
+Kind = Literal["waiting", "started", "line", "ran", "restored", "unchanged", "failed"]
+Outcome = Literal["ran", "restored", "unchanged"]
+
+
+class KilledStageError(StageError):
+    """A stage was ended from outside, not by a fault of its own; it can be tried again."""
+
+
+class SkippedStageError(StageError):
+    """A stage was not begun, because another one had failed or the run was stopped."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened to a stage: `kind`, for lines the line, and the time since its start, s."""
+
+    stage: str
+    kind: Kind
+    text: str = ""
+    seconds: float = 0.0
+
+
+Listener = Callable[[Event], None]
+
+
+def nobody(event: Event) -> None:
+    """The listener that does not listen."""
+
+
+class Runner:
+    """Runs stages of one workspace, at most `jobs` at once."""
+
+    def __init__(self, workspace: Path, jobs: int | None = None, listener: Listener = nobody) -> None:
+        self._workspace = workspace
+        self._listener = listener
+        self._slots = threading.Semaphore(jobs or os.cpu_count() or 1)
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen[str]] = set()
+        self._closed = False
+
+    def run(self, stage: str, *, force: bool = False, log: Callable[[str], None] | None = None) -> Outcome:
+        """Bring one stage up to date, its inputs as they are.
+
+        Args:
+            stage: its name in DVC.
+            force: run it even if it is not stale.
+            log: is given every line that DVC and the stage print, as it comes.
+
+        Returns:
+            Whether the stage ran, its outputs were restored from DVC's cache, or nothing had to be done.
+
+        Raises:
+            StageError: the stage failed; the text is its own message.
+            KilledStageError: it was ended from outside.
+            SkippedStageError: the runner was closed before its turn came.
+        """
+        with self._slots:
+            if self._closed:
+                raise SkippedStageError(f"{stage} was not begun")
+            begun = time.monotonic()
+            self._listener(Event(stage, "started"))
+            try:
+                outcome = self._until_unlocked(stage, force, log or _nowhere, begun)
+            except StageError as error:
+                self._listener(Event(stage, "failed", str(error), time.monotonic() - begun))
+                raise
+            self._listener(Event(stage, outcome, "", time.monotonic() - begun))
+            return outcome
+
+    def close(self) -> None:
+        """Begin no further stage; running ones go on, so that their work is not lost."""
+        self._closed = True
+
+    def stop(self, grace: float = 10.0) -> None:
+        """End the running stages and begin no further one; those that do not end in `grace` seconds are killed."""
+        self.close()
+        with self._lock:
+            running = list(self._running)
+        for process in running:
+            _signal(process, signal.SIGTERM)
+        for process in running:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(grace)
+            _signal(process, signal.SIGKILL)  # also what the stage has started itself
+
+    def _until_unlocked(self, stage: str, force: bool, log: Callable[[str], None], begun: float) -> Outcome:
+        """Another run in the same workspace, or what a killed one left going, is waited for."""
+        while True:
+            lines, code = self._once(stage, force, log, begun)
+            if code == 0:
+                return _outcome(stage, lines)
+            if self._closed and code < 0:
+                raise KilledStageError(f"{stage} was stopped")
+            if not any(sign in line for line in lines for sign in locks.SIGNS):
+                raise _failure(stage, lines, code)
+            self._listener(Event(stage, "waiting", "waits for another run in this workspace", time.monotonic() - begun))
+            locks.sweep(self._workspace)
+            locks.wait()
+            if self._closed:
+                raise KilledStageError(f"{stage} was stopped")
+
+    def _once(self, stage: str, force: bool, log: Callable[[str], None], begun: float) -> tuple[list[str], int]:
+        command = [*shell.DVC, "repro", "--single-item", *(["--force"] if force else []), stage]
+        lines: list[str] = []
+        with self._process(command) as process:
+            for line in process.stdout or ():
+                text = line.rstrip()
+                if text:
+                    lines.append(text)
+                    log(text)
+                    self._listener(Event(stage, "line", text, time.monotonic() - begun))
+        return lines, process.returncode
+
+    @contextlib.contextmanager
+    def _process(self, command: list[str]) -> Iterator[subprocess.Popen[str]]:
+        """A child with a process group of its own, so that it and its children can be ended together."""
+        with self._lock:
+            if self._closed:
+                raise SkippedStageError("the run was stopped")
+            process = subprocess.Popen(
+                command,
+                cwd=self._workspace,
+                env=environment.child(self._workspace),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                start_new_session=True,
+            )
+            self._running.add(process)
+        try:
+            with process:
+                yield process
+        finally:
+            with self._lock:
+                self._running.discard(process)
+
+
+def _nowhere(_line: str) -> None:
+    pass
+
+
+def _signal(process: subprocess.Popen[str], number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, number)
+
+
+def _outcome(stage: str, lines: list[str]) -> Outcome:
+    if any(line.startswith(f"Running stage '{stage}'") for line in lines):
+        return "ran"
+    return "restored" if any("skipping run, checking out outputs" in line for line in lines) else "unchanged"
+
+
+def _failure(stage: str, lines: list[str], code: int) -> StageError:
+    own = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    if own:
+        return StageError(f"{stage}: {own[-1]}")
+    if code < 0 or any(f"exited with {-number}" in lines[-1] for number in (9, 15)):
+        return KilledStageError(f"{stage} was ended from outside (exit code {code}); the next run continues")
+    told = [line for line in lines if not line.startswith(("Running stage", "> "))]
+    return StageError(f"{stage} failed without a message of its own: {' / '.join(told[-3:])}")

@@ -1,0 +1,77 @@
+"""A block of models of one recipe: what the stages `train` and `retrain` have in common."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks import compute, files, ledger, models, records, seeds, stage, training
+from tasks.errors import EvidenceError
+from tasks.settings import Settings
+
+
+def train_block(kind: str, block: int, rows: NDArray[np.bool_], data: Path, settings: Settings, out: Path) -> None:
+    """Train one block of models and write each with its cost.
+
+    Args:
+        kind: `train` or `retrain`; it names the random streams.
+        block: number of the block; it holds the seeds block·n … block·n + n - 1.
+        rows: (n records,) which records of the manifest are trained on.
+        data: the data folder.
+        settings: recipe, architecture, number of seeds per block.
+        out: folder for `seed-<n>.safetensors` and `seed-<n>.json`; it appears whole or not at all.
+
+    Raises:
+        EvidenceError: a class has no record among `rows`.
+    """
+    place = compute.prepare(settings.compute)
+    known = load_rows(rows, data, settings, place)
+    missing = sorted(set(range(settings.data.classes)) - set(known.labels.tolist()))
+    if missing:
+        raise EvidenceError(
+            f"classes {', '.join(map(str, missing))} have no record to train on; expected every class of data.classes"
+        )
+    numbers = range(block * settings.references.seeds_per_block, (block + 1) * settings.references.seeds_per_block)
+    with files.whole_folder(out) as draft:
+        for position, number in enumerate(numbers, 1):
+            path = draft / f"seed-{number}.safetensors"
+            cost = train_model(
+                known, settings, (kind, number), path, f"model {position}/{len(numbers)} (seed {number})"
+            )
+            files.write_json(path.with_suffix(".json"), cost)
+
+
+def train_model(
+    known: training.Records, settings: Settings, stream: tuple[str, int], path: Path, title: str
+) -> dict[str, object]:
+    """Train one model and write its weights. Returns its cost, as the ledger has it."""
+    stage.say(f"{title}: {settings.train.epochs} epochs over {len(known)} records")
+    started = time.perf_counter()
+    network = models.build(settings.model, settings.data, seeds.derive(settings.seed, *stream, "weights"))
+    training.fit(network, known, settings.train, seeds.derive(settings.seed, *stream, "order"), Announcer(title))
+    seconds = time.perf_counter() - started
+    stage.say(f"{title}: done in {seconds:.1f} s")
+    return ledger.keep(stream[0], models.save(network, path), {"seconds": round(seconds, 3), **known.place.facts()})
+
+
+def load_rows(rows: NDArray[np.bool_], data: Path, settings: Settings, place: compute.Place) -> training.Records:
+    """The records of a data folder that a mask (n records,) selects, on the device."""
+    manifest = records.read_manifest(data)[rows]
+    images = records.load_images(data, manifest, settings.data)
+    return training.Records(images, manifest["label"].to_numpy(np.int64), settings.model, place)
+
+
+class Announcer:
+    """Says how far a long training is, at most every few seconds."""
+
+    def __init__(self, title: str, every: float = 5.0) -> None:
+        self.title, self.every, self.next = title, every, time.perf_counter() + every
+
+    def __call__(self, step: int, loss: float) -> None:
+        """A step was done."""
+        if time.perf_counter() >= self.next:
+            self.next = time.perf_counter() + self.every
+            stage.say(f"{self.title}: step {step}, loss {loss:.3f}")

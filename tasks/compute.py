@@ -1,0 +1,75 @@
+"""Where the arithmetic is done, and that it is done the same way every time."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tasks import settings
+from tasks.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Place:
+    """A device and how it multiplies."""
+
+    device: torch.device
+    bf16: bool
+    threads: int
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """Channels last where the hardware multiplies bf16 (there it is faster), else PyTorch's default."""
+        import torch
+
+        return torch.channels_last if self.bf16 else torch.contiguous_format
+
+    def autocast(self) -> torch.autocast:
+        """The context in which models compute; float32 where the hardware has no bf16."""
+        import torch
+
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
+
+    def facts(self) -> dict[str, str | int]:
+        """What a report says of it."""
+        import torch
+
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
+        return {
+            "device": name,
+            "threads": self.threads,
+            "precision": "bf16" if self.bf16 else "float32",
+            "torch": torch.__version__,
+        }
+
+
+def prepare(wish: settings.Compute) -> Place:
+    """Choose the device and make PyTorch deterministic.
+
+    Raises:
+        ModelError: CUDA is asked for and there is none.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    import torch
+
+    cuda = torch.cuda.is_available()
+    if wish.device == "cuda" and not cuda:
+        raise ModelError("compute.device is cuda, but PyTorch finds no CUDA device; set it to auto or cpu")
+    device = torch.device("cuda" if cuda and wish.device != "cpu" else "cpu")
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    torch.set_num_threads(wish.threads)
+    bf16 = wish.precision == "bf16" or (wish.precision == "auto" and _multiplies_bf16(device))
+    return Place(device, bf16, wish.threads)
+
+
+def _multiplies_bf16(device: torch.device) -> bool:
+    import torch
+
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cpu._is_amx_tile_supported())  # AVX-512 without AMX gains too little to pay for the rounding

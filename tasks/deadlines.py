@@ -1,0 +1,75 @@
+"""The statutory deadline of a deletion request, counted as its regulation counts."""
+
+from __future__ import annotations
+
+import calendar
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import date, timedelta
+
+from tasks.errors import RequestError
+
+SATURDAY = 5
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """The last day for an answer, and the rule that gave it.
+
+    Attributes:
+        rule: one sentence that names the law and how it was counted.
+        date: the last day, or None where the law names no figure.
+    """
+
+    rule: str
+    date: date | None
+
+
+GDPR = (
+    "GDPR Art. 12(3): one calendar month from the day of receipt; where that day is missing, the month's last day, "
+    "and where it is a weekend or a listed holiday, the next working day (Regulation 1182/71). "
+    "It can be extended by two months with notice."
+)
+CCPA = (
+    "CCPA § 1798.130(a)(2): 45 calendar days from the day of receipt. It can be extended once by 45 days with notice."
+)
+LGPD = "LGPD Art. 19: 15 calendar days from the day of receipt, as commonly applied."
+PIPL = "PIPL Art. 50: the law asks for a timely answer and names no figure; your own policy sets the day."
+
+
+def deadline(regulation: str, received: date, holidays: Collection[date] = ()) -> Deadline:
+    """The deadline of a request.
+
+    Args:
+        regulation: `gdpr`, `ccpa`, `lgpd` or `pipl`.
+        received: the day of receipt, as the request's own time stamp writes it.
+        holidays: public holidays; only the GDPR's count looks at them.
+
+    Raises:
+        RequestError: the regulation is another one, or the deadline lies beyond the year 9999.
+    """
+    try:
+        if regulation == "gdpr":
+            return Deadline(GDPR, next_working_day(a_month_later(received), holidays))
+        if regulation == "ccpa":
+            return Deadline(CCPA, received + timedelta(days=45))
+        if regulation == "lgpd":
+            return Deadline(LGPD, received + timedelta(days=15))
+    except (OverflowError, ValueError) as error:
+        raise RequestError(f"got {received.isoformat()} as the day of receipt; its deadline is beyond 9999") from error
+    if regulation == "pipl":
+        return Deadline(PIPL, None)
+    raise RequestError(f"got regulation {regulation!r}, expected gdpr, ccpa, lgpd or pipl")
+
+
+def a_month_later(day: date) -> date:
+    """The same day of the next month, or that month's last day where it has no such day."""
+    year, month = (day.year + 1, 1) if day.month == 12 else (day.year, day.month + 1)
+    return date(year, month, min(day.day, calendar.monthrange(year, month)[1]))
+
+
+def next_working_day(day: date, holidays: Collection[date] = ()) -> date:
+    """`day` itself where it is a working day, else the first one after it."""
+    while day.weekday() >= SATURDAY or day in holidays:
+        day += timedelta(days=1)
+    return day

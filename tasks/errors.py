@@ -1,0 +1,39 @@
+"""Every error that the pipeline raises on purpose. A message says what was got, what was expected, what to do."""
+
+from __future__ import annotations
+
+
+class AuditError(Exception):
+    """Root of all errors of Erasure Audit; its text is fit to be shown to a user and names no data subject."""
+
+
+class SettingsError(AuditError):
+    """A key of `params.yaml` is unknown, of the wrong type or out of range."""
+
+
+class DataError(AuditError):
+    """The manifest or an image file is not what it has to be."""
+
+
+class RequestError(AuditError):
+    """A deletion request, or a batch of them, cannot be acted on."""
+
+
+class ModelError(AuditError):
+    """A model cannot be built, loaded, tapped or trained."""
+
+
+class EvidenceError(AuditError):
+    """The evidence for a verdict or a report is missing or unusable (too few references, NaN, empty forget set)."""
+
+
+class WorkspaceError(AuditError):
+    """The folder is not a workspace, or its git, DVC or files are in a state that the command cannot work with."""
+
+
+class StageError(AuditError):
+    """A stage of the pipeline failed; the text is the stage's own message."""
+
+
+class ReproductionError(AuditError):
+    """A past audit could not be reproduced at the level asked for."""

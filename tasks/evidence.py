@@ -1,0 +1,691 @@
+"""The evidence of one deletion request: what `evidence.json` holds, checked when it is made.
+
+Everything a report says comes from here. A missing number is an error and never a blank, and a character that could
+turn text around or hide it is written out, so that a request cannot make its report say something else.
+"""
+
+from __future__ import annotations
+
+import re
+import statistics
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from pathlib import Path, PurePath
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from tasks import deadlines, settings
+from tasks.errors import EvidenceError, RequestError
+from tasks.settings import Settings
+
+SCHEMA_VERSION = 1
+SCHEMA = Path("docs/evidence.schema.json")
+TRACE_POINTS = 200
+OF_REGISTER = ("position", "regulation", "received", "subject_pseudonym", "records", "labels", "whole_subject", "code")
+OF_VERDICT = (
+    *("verdict", "reason", "residual_influence", "detectability", "detection_limit", "references_needed", "gates"),
+    *("references", "rank_p", "self_check", "accuracy", "prediction_distribution", "influence_points"),
+)
+OF_TRACE = ("forget_loss", "recover_loss", "forget_weight", "recover_weight")
+OF_DATA = ("records", "subjects", "classes", "manifest_sha256")
+OF_RECORD = ("started", "commit", "tool_version", "python", "platform", "packages")
+REJECTED = "the request was set aside"
+
+Verdict = Literal["pass", "fail", "inconclusive"]
+Share = Annotated[float, Field(ge=0, le=1)]
+Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Severity = Literal["error", "warning"]
+
+
+class Part(BaseModel):
+    """A part of the evidence: numbers are finite, types are exact, keys that the shape does not name are left out."""
+
+    model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Request(Part):
+    """The facts of the request; no identity."""
+
+    id: str = Field(min_length=1, description="subject_request_id of the OpenDSR request")
+    position: int = Field(ge=0, description="place in the batch's file")
+    regulation: str | None
+    received: str | None = Field(description="RFC 3339, as the request has it")
+    subject_pseudonym: str | None = Field(pattern=r"^[0-9a-f]{12}$")
+    records: int = Field(ge=0, description="records found for this request")
+    labels: dict[str, int] = Field(description="records by class")
+    whole_subject: bool = Field(description="all records of the data subject, or single ones")
+    code: str | None = Field(description="short word for the reason of a rejection")
+
+
+class Due(Part):
+    """The statutory deadline."""
+
+    rule: str
+    date: str | None = Field(description="ISO date; null where the law names no figure or it cannot be counted")
+    days_left: int | None = Field(description="days from the day on which the audit started")
+
+
+class Interval(Part):
+    """The residual influence: 0 as a model that never saw the records, 1 as if nothing was deleted."""
+
+    estimate: float | None
+    low: float | None
+    high: float | None
+    confidence: Share
+
+
+class Gate(Part):
+    """One question of the test with its answer."""
+
+    name: str
+    question: str
+    observed: float | None
+    threshold: float | None
+    p_good: float | None = Field(description="p-value against the bad side; small: the good side is shown")
+    p_bad: float | None = Field(description="p-value against the good side; small: the bad side is shown")
+    state: Literal["good", "bad", "open"]
+
+
+class Counts(Part):
+    """Reference models."""
+
+    with_: int = Field(alias="with", ge=0, description="models trained with everybody")
+    without: int = Field(ge=0, description="models trained without the batch's records")
+
+
+class Trial(Part):
+    """The test applied to a model whose answer is known."""
+
+    estimate: float | None
+    low: float | None
+    high: float | None
+    verdict: Verdict
+
+
+class SelfCheck(Part):
+    """Does the test find what is there, and nothing where nothing is?"""
+
+    original_caught: bool
+    retrain_cleared: bool
+    original: Trial
+    retrained: Trial
+
+
+class Accuracies(Part):
+    """Shares of records that a model classifies correctly."""
+
+    forget: Share
+    retain: Share
+    control: Share
+
+
+class Accuracy(Part):
+    """Accuracy before and after, and of the baseline with the range over all retrained references."""
+
+    original: Accuracies
+    unlearned: Accuracies
+    retrained: Accuracies
+    retrained_low: Accuracies
+    retrained_high: Accuracies
+
+
+class Distribution(Part):
+    """Shares of the classes that the models predict for the request's records."""
+
+    labels: list[int]
+    original: list[Share]
+    unlearned: list[Share]
+    retrained: list[Share]
+
+
+class Points(Part):
+    """Single models on the scale of the residual influence."""
+
+    unlearned: float | None
+    original: float | None
+    retrained: float | None
+    with_: list[float] = Field(alias="with")
+    without: list[float]
+
+
+class Thresholds(Part):
+    """What counts as forgotten, as fixed before the run."""
+
+    alpha: Share
+    rho0: Share
+    memorised: int
+    utility_margin: Share
+    min_references: int
+
+
+class Seconds(Part):
+    """Wall-clock cost, s."""
+
+    train: float = Field(ge=0)
+    unlearn: float = Field(ge=0)
+    retrain: float = Field(ge=0)
+    train_source: Literal["original", "median of the reference models"]
+
+
+class Trace(Part):
+    """What unlearning did, step by step; at most 200 points, evenly thinned. Null where a phase has no such loss."""
+
+    step: list[int]
+    phase: list[str]
+    forget_loss: list[float | None]
+    recover_loss: list[float | None]
+    forget_weight: list[float | None]
+    recover_weight: list[float | None]
+
+
+class Unlearned(Part):
+    """How the model was made to forget."""
+
+    method: Literal["fcalb", "retrain", "none"]
+    settings: dict[str, Any]
+    trace: Trace
+
+
+class Model(Part):
+    """One model that the verdict rests on."""
+
+    name: str
+    role: Literal["original", "unlearned", "retrained", "with", "without"]
+    file: str
+    weights_sha256: Hash
+    seconds: float | None
+    device: str | None
+    threads: int | None
+    precision: str | None
+    torch: str | None
+
+
+class Check(Part):
+    """One data check in a sentence with its result."""
+
+    name: str
+    sentence: str
+    passed: bool
+    severity: Severity
+    count: int = Field(ge=0, description="records or requests that the check found")
+    records: list[str] = Field(description="at most 20 record ids")
+    this_request: bool = Field(description="this request is among those found")
+
+
+class Checks(Part):
+    """The checks of the data set and of the batch's requests."""
+
+    data: list[Check]
+    requests: list[Check]
+
+
+class DataSet(Part):
+    """The data set as a whole."""
+
+    records: int
+    subjects: int
+    classes: dict[str, int]
+    manifest_sha256: Hash
+    data_md5: str
+
+
+class Organisation(Part):
+    """Whom the report speaks for."""
+
+    controller: str
+    system: str
+
+
+class Level(Part):
+    """One way to check this audit again."""
+
+    level: Literal["integrity", "rederive", "reexecute"]
+    shows: str
+    needs: str
+    commands: list[str]
+
+
+class Provenance(Part):
+    """Where every number comes from."""
+
+    started: str
+    commit: str | None = Field(description="commit that the run started from")
+    tag: str = Field(description="tag that closes the batch")
+    tool_version: str
+    python: str
+    platform: str
+    packages: dict[str, str]
+    devices: list[str]
+    seed: int
+    reference_seeds: dict[str, int] = Field(description="models per kind, seeds 0 … n - 1")
+    settings: dict[str, Any]
+    settings_changed: dict[str, Any]
+
+
+class Common(Part):
+    """What every report has."""
+
+    schema_version: Literal[1]
+    batch: str
+    request: Request
+    reason: str = Field(min_length=1)
+    deadline: Due
+    organisation: Organisation
+    thresholds: Thresholds
+    data: DataSet
+    checks: Checks
+    provenance: Provenance
+    reproduction: list[Level]
+
+
+class Audited(Common):
+    """A request that was carried out and tested."""
+
+    status: Literal["audited"]
+    verdict: Verdict
+    outcome: Literal["pass", "fail", "inconclusive", "below_detection"]
+    residual_influence: Interval
+    detectability: float | None = Field(description="distance between models with and without, in standard deviations")
+    detection_limit: float | None = Field(description="smallest margin that this test could have certified")
+    references_needed: int | None = Field(description="reference models of each kind that would decide it, if known")
+    gates: Annotated[list[Gate], Field(min_length=1)]
+    references: Counts
+    rank_p: Share
+    self_check: SelfCheck
+    accuracy: Accuracy
+    prediction_distribution: Distribution
+    influence_points: Points
+    seconds: Seconds
+    unlearn: Unlearned
+    models: Annotated[list[Model], Field(min_length=1)]
+
+
+class NoInterval(Part):
+    """No residual influence was measured."""
+
+    estimate: None = None
+    low: None = None
+    high: None = None
+    confidence: None = None
+
+
+class NoSelfCheck(Part):
+    """No test was made."""
+
+    original_caught: None = None
+    retrain_cleared: None = None
+
+
+class NoAccuracies(Part):
+    """No accuracy was measured."""
+
+    forget: None = None
+    retain: None = None
+    control: None = None
+
+
+class NoAccuracy(Part):
+    """No accuracy was measured."""
+
+    original: NoAccuracies = NoAccuracies()
+    unlearned: NoAccuracies = NoAccuracies()
+    retrained: NoAccuracies = NoAccuracies()
+
+
+class NoSeconds(Part):
+    """Nothing was computed for this request."""
+
+    train: None = None
+    unlearn: None = None
+    retrain: None = None
+
+
+class NoUnlearning(Part):
+    """Nothing was unlearned for this request."""
+
+    method: None = None
+
+
+class Rejected(Common):
+    """A request that was set aside: the same keys, no numbers."""
+
+    status: Literal["rejected"]
+    verdict: Literal["inconclusive"] = "inconclusive"
+    outcome: Literal["rejected"] = "rejected"
+    residual_influence: NoInterval = NoInterval()
+    detectability: None = None
+    self_check: NoSelfCheck = NoSelfCheck()
+    accuracy: NoAccuracy = NoAccuracy()
+    seconds: NoSeconds = NoSeconds()
+    unlearn: NoUnlearning = NoUnlearning()
+
+
+Evidence: TypeAdapter[Audited | Rejected] = TypeAdapter(Annotated[Audited | Rejected, Field(discriminator="status")])
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Everything the evidence is built from, as the stages before wrote it.
+
+    Attributes:
+        verdicts: `artifacts/verify/verdicts.json`.
+        lineage: `artifacts/score/lineage.json`.
+        register: `artifacts/resolve/register.json`.
+        data_checks: `artifacts/check/data.json`.
+        request_checks: `artifacts/check/requests.json`.
+        trace: rows of `artifacts/unlearn/trace.csv`, as text.
+        record: `ledger/batches/<batch>.json`.
+    """
+
+    batch: str
+    verdicts: Mapping[str, Any]
+    lineage: Mapping[str, Any]
+    register: Mapping[str, Any]
+    data_checks: Mapping[str, Any]
+    request_checks: Mapping[str, Any]
+    trace: Sequence[Mapping[str, str]]
+    record: Mapping[str, Any]
+    settings: Settings
+
+
+def build_all(sources: Sources) -> list[dict[str, Any]]:
+    """The evidence of every request of the batch, in the register's order.
+
+    Raises:
+        EvidenceError: a number or a file's key is missing, or accepted requests and verdicts do not match one to one.
+    """
+    entries = take(sources.register, "batch_requests", "register.json")
+    match(entries, take(sources.verdicts, "requests", "verdicts.json"))
+    if take(sources.record, "batch", "the batch record") != sources.batch:
+        raise EvidenceError(
+            f"the batch record is of {sources.record['batch']!r}, expected {sources.batch!r}; run again"
+        )
+    return [build(sources, entry) for entry in entries]
+
+
+def match(entries: Sequence[Mapping[str, Any]], verdicts: Mapping[str, Any]) -> None:
+    """Every accepted request has a verdict, every verdict an accepted request, and no two share one; else an error."""
+    accepted = [entry_id(entry) for entry in entries if take(entry, "status", "register.json") == "accepted"]
+    if not entries:
+        raise EvidenceError("register.json: got no request, expected at least one; run the stage resolve again")
+    if twice := sorted({name for name in accepted if accepted.count(name) > 1}):
+        raise EvidenceError(f"register.json accepts {twice[0]} twice; run the stage resolve again")
+    if missing := sorted(set(accepted) - set(verdicts)):
+        raise EvidenceError(f"verdicts.json has no verdict for the accepted request {missing[0]}; run verify again")
+    if extra := sorted(set(verdicts) - set(accepted)):
+        raise EvidenceError(f"verdicts.json has a verdict for {extra[0]}, which register.json does not accept")
+
+
+def build(sources: Sources, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The evidence of one request of the register, a plain dictionary of fixed shape.
+
+    Raises:
+        EvidenceError: something is missing or of the wrong type; the message names the request and the place.
+    """
+    where = f"request {entry_id(entry)}"
+    status = take(entry, "status", where)
+    if status == "accepted":
+        verdict = take(take(sources.verdicts, "requests", "verdicts.json"), entry_id(entry), "verdicts.json")
+        special = audited(sources, verdict, where)
+    elif status == "rejected":
+        special = {"status": "rejected", "reason": entry.get("reason") or REJECTED}
+    else:
+        raise EvidenceError(f"{where}: got status {status!r}, expected accepted or rejected")
+    return validate({**common(sources, entry, where), **special}, where)
+
+
+def validate(evidence: Mapping[str, Any], where: str = "evidence") -> dict[str, Any]:
+    """The evidence with exactly the keys of its schema. Raises `EvidenceError` that names the first places at fault."""
+    try:
+        found = Evidence.validate_python(visible(evidence))
+    except ValidationError as error:
+        faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()[:3]]
+        raise EvidenceError(f"{where}: the evidence is incomplete: " + "; ".join(faults)) from None
+    return found.model_dump(mode="json", by_alias=True)
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of `evidence.json`, published as `docs/evidence.schema.json`."""
+    found = Evidence.json_schema(by_alias=True, mode="serialization")
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Evidence of a deletion request",
+        **found,
+    }
+
+
+def common(sources: Sources, entry: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The parts that every report has."""
+    chosen = sources.settings
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "batch": sources.batch,
+        "request": request(entry, where),
+        "deadline": due(entry, take(sources.record, "started", "the batch record"), chosen.report.holidays),
+        "organisation": {"controller": chosen.report.controller, "system": chosen.report.system},
+        "thresholds": chosen.verify.model_dump(),
+        "data": data_set(sources),
+        "checks": checks(sources, entry_id(entry)),
+        "provenance": provenance(sources),
+        "reproduction": reproduction(sources.batch),
+    }
+
+
+def audited(sources: Sources, verdict: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The parts that only an audited request has."""
+    found = {key: take(verdict, key, where) for key in OF_VERDICT}
+    return {
+        **found,
+        "status": "audited",
+        "outcome": outcome(found["verdict"], take(found["self_check"], "original_caught", where)),
+        "seconds": seconds(sources.lineage),
+        "unlearn": unlearned(sources),
+        "models": [model(entry) for entry in take(sources.lineage, "models", "lineage.json")],
+    }
+
+
+def outcome(verdict: str, original_caught: bool) -> str:
+    """The verdict, or `below_detection` where not even the unchanged original model could be told from a retrain."""
+    return "below_detection" if verdict == "inconclusive" and not original_caught else verdict
+
+
+def request(entry: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The facts of a request from its entry in the register."""
+    return {"id": entry_id(entry), **{key: take(entry, key, where) for key in OF_REGISTER}}
+
+
+def due(entry: Mapping[str, Any], started: str, holidays: Sequence[date]) -> dict[str, Any]:
+    """The deadline of a request, counted from the day that its time stamp writes; a sentence where there is none."""
+    try:
+        found = deadlines.deadline(str(entry.get("regulation")), moment(str(entry.get("received"))).date(), holidays)
+    except (RequestError, EvidenceError):
+        rule = "No deadline was counted: the request names no known regulation, or no valid time of receipt."
+        return {"rule": rule, "date": None, "days_left": None}
+    if found.date is None:
+        return {"rule": found.rule, "date": None, "days_left": None}
+    left = (found.date - moment(started).date()).days
+    return {"rule": found.rule, "date": found.date.isoformat(), "days_left": left}
+
+
+def seconds(lineage: Mapping[str, Any]) -> dict[str, Any]:
+    """What training, unlearning and retraining cost, s; a checkpoint of one's own is costed by the reference models."""
+    models = take(lineage, "models", "lineage.json")
+    original, retrained = of_role(models, "original")[0], of_role(models, "retrained")[0]
+    unlearned = of_role(models, "unlearned")[0]["seconds"]
+    if unlearned is None and take(lineage, "method", "lineage.json") == "none":
+        unlearned = 0.0
+    references = [entry["seconds"] for entry in models if entry["role"] == "with" and entry["seconds"] is not None]
+    own = original["seconds"] is None
+    if own and not references:
+        raise EvidenceError(
+            "lineage.json: neither the original model nor a reference model has its seconds; score again"
+        )
+    return {
+        "train": statistics.median(references) if own else original["seconds"],
+        "unlearn": unlearned,
+        "retrain": retrained["seconds"],
+        "train_source": "median of the reference models" if own else "original",
+    }
+
+
+def of_role(models: Sequence[Mapping[str, Any]], role: str) -> list[Mapping[str, Any]]:
+    """The models of a role. Raises `EvidenceError` where there is none, or one lacks its `seconds` key."""
+    found = [entry for entry in models if take(entry, "role", "lineage.json") == role]
+    if not found:
+        raise EvidenceError(f"lineage.json names no {role} model; run the stage score again")
+    for entry in found:
+        take(entry, "seconds", f"lineage.json, {role} model")
+    return found
+
+
+def model(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """One model of the lineage; a path outside the workspace is cut to its name."""
+    path = PurePath(take(entry, "path", "lineage.json"))
+    outside = path.is_absolute() or ".." in path.parts
+    return {**entry, "file": path.name if outside else path.as_posix()}
+
+
+def unlearned(sources: Sources) -> dict[str, Any]:
+    """Method, its settings and its trace."""
+    method = take(sources.lineage, "method", "lineage.json")
+    return {
+        "method": method,
+        "settings": sources.settings.unlearn.model_dump(mode="json"),
+        "trace": trace(sources.trace),
+    }
+
+
+def trace(rows: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+    """The rows of `trace.csv` as columns, thinned evenly to at most 200 with the first and the last."""
+    kept = [rows[index] for index in thinned(len(rows))]
+    try:
+        return {
+            "step": [int(row["step"]) for row in kept],
+            "phase": [row["phase"] for row in kept],
+            **{name: [float(row[name]) if row[name] not in ("", "nan") else None for row in kept] for name in OF_TRACE},
+        }
+    except (KeyError, ValueError, TypeError) as error:
+        raise EvidenceError(f"trace.csv: got a row with {error}, expected numbers in {', '.join(OF_TRACE)}") from error
+
+
+def thinned(count: int, most: int = TRACE_POINTS) -> list[int]:
+    """At most `most` of the indices 0 … count - 1, evenly spread, the ends among them."""
+    if count <= most:
+        return list(range(count))
+    return sorted({round(index * (count - 1) / (most - 1)) for index in range(most)})
+
+
+def checks(sources: Sources, request_id: str) -> dict[str, Any]:
+    """The data checks; of the requests found at fault only whether this one is among them."""
+
+    def one(check: Mapping[str, Any]) -> dict[str, Any]:
+        named = check.get("requests", [])
+        return {"records": [], "count": len(named), **check, "this_request": request_id in named}
+
+    return {
+        "data": [one(check) for check in take(sources.data_checks, "checks", "data.json")],
+        "requests": [one(check) for check in take(sources.request_checks, "checks", "requests.json")],
+    }
+
+
+def data_set(sources: Sources) -> dict[str, Any]:
+    """Size and hashes of the data set, which the checks and the scores have to agree on."""
+    found = {key: take(sources.data_checks, key, "data.json") for key in OF_DATA}
+    if found["manifest_sha256"] != take(sources.lineage, "manifest_sha256", "lineage.json"):
+        raise EvidenceError("data.json and lineage.json are of different manifests; run `erasure-audit run` again")
+    return {**found, "data_md5": take(sources.record, "data_md5", "the batch record")}
+
+
+def provenance(sources: Sources) -> dict[str, Any]:
+    """Software, machine, seeds and settings."""
+    chosen = sources.settings
+    per_block = chosen.references.seeds_per_block
+    moment(take(sources.record, "started", "the batch record"))
+    return {
+        **{key: take(sources.record, key, "the batch record") for key in OF_RECORD},
+        "tag": f"audit/{sources.batch}",
+        "devices": sorted(
+            {entry["device"] for entry in take(sources.lineage, "models", "lineage.json") if entry.get("device")}
+        ),
+        "seed": chosen.seed,
+        "reference_seeds": {
+            "with": per_block * len(chosen.references.with_blocks),
+            "without": per_block * len(chosen.references.without_blocks),
+        },
+        "settings": chosen.model_dump(mode="json"),
+        "settings_changed": plain(settings.changed(chosen)),
+    }
+
+
+def reproduction(batch: str) -> list[dict[str, Any]]:
+    """Three ways to check the audit again, from the cheapest to the dearest."""
+    checkout = f"git checkout audit/{batch}"
+    reproduce = f"erasure-audit reproduce {batch} --level"
+    return [
+        {
+            "level": "integrity",
+            "shows": "Every file is the one that was recorded: all hashes match.",
+            "needs": "the repository and its DVC store",
+            "commands": [f"{reproduce} integrity"],
+        },
+        {
+            "level": "rederive",
+            "shows": "Verdict and report follow from the stored scores, byte for byte.",
+            "needs": "the stored scores; no personal data, so it still works once the records are erased",
+            "commands": [f"{reproduce} rederive", f"{checkout} && dvc repro --single-item --force verify report"],
+        },
+        {
+            "level": "reexecute",
+            "shows": "Everything computed anew from the records gives the same result.",
+            "needs": "all records; identical hashes on the same class of machine, elsewhere the same verdict",
+            "commands": [f"{reproduce} reexecute", f"{checkout} && dvc pull && dvc repro --force"],
+        },
+    ]
+
+
+def entry_id(entry: Mapping[str, Any]) -> str:
+    """The id of a register entry."""
+    return str(take(entry, "request_id", "register.json"))
+
+
+def take(mapping: Mapping[str, Any], key: str, where: str) -> Any:
+    """`mapping[key]`. Raises `EvidenceError` that names the place where it is missing."""
+    try:
+        return mapping[key]
+    except (KeyError, TypeError):
+        raise EvidenceError(f"{where}: {key} is missing; run `erasure-audit run` again") from None
+
+
+def moment(text: str) -> datetime:
+    """A time stamp in RFC 3339. Raises `EvidenceError` where it is none."""
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        raise EvidenceError(f"got {text!r}, expected a time stamp like 2026-11-21T01:02:03Z") from None
+
+
+def plain(value: Any) -> Any:
+    """The same in types that JSON has: tuples become lists, dates text."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value.isoformat() if isinstance(value, date) else value
+
+
+def visible(value: Any) -> Any:
+    """The same with control, surrogate and text-direction characters written out as [U+202E]."""
+    if isinstance(value, str):
+        return re.sub(r"[^\x20-\x7e]", lambda found: shown(found.group()), value)
+    if isinstance(value, Mapping):
+        return {visible(key): visible(item) for key, item in value.items()}
+    return [visible(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def shown(character: str) -> str:
+    """The character, or its code point where it would be invisible or reorder the text around it."""
+    hidden = unicodedata.category(character) in {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+    return f"[U+{ord(character):04X}]" if hidden and character not in "\u200c\u200d\u00ad" else character

@@ -1,0 +1,364 @@
+"""Stage `report`: one report per request as HTML, PDF and evidence, and the register of the batch.
+
+The same evidence gives the same bytes, whatever the machine's clock, time zone, locale or hash seed: every date comes
+from the batch's record and the requests.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import hashlib
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks import evidence, files, settings, stage
+from tasks.errors import AuditError, EvidenceError, WorkspaceError
+
+if TYPE_CHECKING:
+    import jinja2
+
+OUTCOMES = ("fail", "inconclusive", "below_detection", "rejected", "pass")
+RESERVED = {"index.html", "register.json"}
+FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+MONTHS = (
+    *("January", "February", "March", "April", "May", "June", "July"),
+    *("August", "September", "October", "November", "December"),
+)
+PANGO = (
+    "the PDF needs the Pango library, which is not installed; install libpango-1.0-0 and libpangoft2-1.0-0 "
+    "(Debian, Ubuntu) or pango (Fedora, Homebrew), then run again"
+)
+
+
+def main(
+    batch: str,
+    verdicts: Path,
+    lineage: Path,
+    register: Path,
+    checks: Path,
+    trace: Path,
+    record: Path,
+    templates: Path,
+    params: Path,
+    out: Path,
+) -> None:
+    """Write the report of every request of the batch, its index page and its register.
+
+    Example: python -m tasks.report --batch demo --verdicts artifacts/verify/verdicts.json
+    --lineage artifacts/score/lineage.json --register artifacts/resolve/register.json --checks artifacts/check
+    --trace artifacts/unlearn/trace.csv --record ledger/batches/demo.json --templates reports/templates
+    --params params.yaml --out reports/demo
+    """
+    sources = evidence.Sources(
+        batch=batch,
+        verdicts=files.read_json(verdicts),
+        lineage=files.read_json(lineage),
+        register=files.read_json(register),
+        data_checks=files.read_json(checks / "data.json"),
+        request_checks=files.read_json(checks / "requests.json"),
+        trace=read_trace(trace),
+        record=files.read_json(record),
+        settings=settings.load(params),
+    )
+    write(evidence.build_all(sources), templates, out)
+
+
+def write(found: Sequence[dict[str, Any]], templates: Path, out: Path) -> None:
+    """Write the reports of a batch as a whole or not at all.
+
+    Args:
+        found: the evidence of every request, from `evidence.build_all`.
+        templates: folder with `report.html.j2`, `index.html.j2`, `style.css`, `fonts.css` and `fonts/`.
+        out: the batch's folder, replaced at the end.
+
+    Raises:
+        EvidenceError: a template asks for something that the evidence does not have.
+        WorkspaceError: a template or the Pango library is missing.
+    """
+    pages = environment(templates)
+    printer = Printer(templates)
+    rows = []
+    with files.whole_folder(out) as draft:
+        for place, (item, folder) in enumerate(zip(found, folder_names(found), strict=True), start=1):
+            write_one(item, draft / folder, pages, printer)
+            rows.append(row(item, folder, draft))
+            stage.say(f"report {place}/{len(found)}: {folder}, {item['outcome'].replace('_', ' ')}")
+        rows.sort(key=urgency)
+        files.write_text(draft / "index.html", render(pages, "index.html.j2", batch_view(found, rows)))
+        files.write_json(draft / "register.json", {"schema_version": 1, "batch": found[0]["batch"], "requests": rows})
+
+
+def write_one(item: dict[str, Any], folder: Path, pages: jinja2.Environment, printer: Printer) -> None:
+    """Write the three files of one request."""
+    html = render(pages, "report.html.j2", {"e": item})
+    files.write_json(folder / "evidence.json", item)
+    files.write_text(folder / "report.html", html)
+    files.write_bytes(folder / "report.pdf", printer.pdf(html, folder / "evidence.json", item["provenance"]["started"]))
+
+
+def folder_names(found: Sequence[dict[str, Any]]) -> list[str]:
+    """A folder for each request: its id, or its place in the file where the id is no safe or no unique name.
+
+    An accepted request keeps its id when a rejected one claims the same.
+    """
+    taken = {name.casefold() for name in RESERVED}
+    names = [""] * len(found)
+    for index in sorted(range(len(found)), key=lambda index: (found[index]["status"] == "rejected", index)):
+        name = str(found[index]["request"]["id"])
+        if not FOLDER.fullmatch(name) or name.casefold() in taken:
+            name = spare_name(found[index]["request"]["position"], taken)
+        taken.add(name.casefold())
+        names[index] = name
+    return names
+
+
+def spare_name(position: int, taken: set[str]) -> str:
+    """A name from the request's place in the file that nobody has yet."""
+    name = f"request-{position}"
+    while name in taken:
+        name += "-again"
+    return name
+
+
+def row(item: dict[str, Any], folder: str, draft: Path) -> dict[str, Any]:
+    """A request's line in the register, with the hashes of its files."""
+    return {
+        "request_id": item["request"]["id"],
+        "position": item["request"]["position"],
+        "folder": folder,
+        "status": item["status"],
+        "verdict": item["verdict"],
+        "outcome": item["outcome"],
+        "reason": item["reason"],
+        "regulation": item["request"]["regulation"],
+        "received": item["request"]["received"],
+        "subject_pseudonym": item["request"]["subject_pseudonym"],
+        "records": item["request"]["records"],
+        "deadline": item["deadline"]["date"],
+        "days_left": item["deadline"]["days_left"],
+        "residual_influence": item["residual_influence"],
+        "sha256": {path.name: files.sha256(path) for path in sorted((draft / folder).iterdir())},
+    }
+
+
+def urgency(line: dict[str, Any]) -> tuple[int, str, int]:
+    """Sorting key of the register: the worst outcome first, then the nearest deadline."""
+    return OUTCOMES.index(line["outcome"]), line["deadline"] or "9999-99-99", line["position"]
+
+
+def batch_view(found: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What the index page shows."""
+    counts = Counter(line["outcome"] for line in rows)
+    return {"rows": rows, "counts": {name: counts[name] for name in OUTCOMES}, "e": found[0]}
+
+
+def read_trace(path: Path) -> list[dict[str, str]]:
+    """The rows of `trace.csv`. Raises `EvidenceError` where the file is missing or no text."""
+    try:
+        return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+    except (OSError, UnicodeDecodeError) as error:
+        raise EvidenceError(f"{path}: expected the trace of unlearning as CSV; run the stage unlearn") from error
+
+
+def environment(templates: Path) -> jinja2.Environment:
+    """The template engine: everything is escaped, and what is missing is an error."""
+    import jinja2
+
+    found = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(templates),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    found.filters.update(number=number, percent=percent, p_value=p_value, day=day, when=when, duration=duration)
+    found.filters.update(json=shown_json)
+    found.globals.update(linear=Line, influence_range=influence_range, loss_range=loss_range, shares=shares)
+    return found
+
+
+def render(pages: jinja2.Environment, name: str, view: dict[str, Any]) -> str:
+    """One page. Raises `EvidenceError` for a missing value, `WorkspaceError` for a missing or broken template."""
+    import jinja2
+
+    try:
+        return pages.get_template(name).render(view)
+    except jinja2.UndefinedError as error:
+        raise EvidenceError(f"{name}: {error.message}; the evidence has no such value") from error
+    except jinja2.TemplateError as error:
+        raise WorkspaceError(f"reports/templates, {name}: {error}; restore it with git") from error
+
+
+class Printer:
+    """Makes PDFs; fonts and their style sheet are read once."""
+
+    def __init__(self, templates: Path) -> None:
+        """Set up WeasyPrint. Raises `WorkspaceError` where the Pango library or a font is missing."""
+        try:
+            import weasyprint
+            from weasyprint.text.fonts import FontConfiguration
+        except OSError as error:
+            raise WorkspaceError(PANGO) from error
+        sheet = templates / "fonts.css"
+        if not sheet.exists():
+            raise WorkspaceError(f"{sheet}: no such file; restore reports/templates with git")
+        self._weasyprint: Any = weasyprint
+        self._fonts: Any = FontConfiguration()
+        self._sheet: Any = weasyprint.CSS(filename=sheet, font_config=self._fonts)
+
+    def pdf(self, html: str, attached: Path, started: str) -> bytes:
+        """A PDF/A-3 file of a page.
+
+        Args:
+            html: the page.
+            attached: file that the PDF carries.
+            started: time stamp (RFC 3339) for every date in the PDF.
+        """
+        moment = evidence.moment(started)
+        attachment = self._weasyprint.Attachment(
+            string=attached.read_bytes(),
+            name=attached.name,
+            description="The evidence of this report, machine-readable",
+            created=moment,
+            modified=moment,
+            relationship="Data",
+        )
+        target = BytesIO()
+        with source_date(int(moment.timestamp())):
+            self._weasyprint.HTML(string=html, url_fetcher=no_fetching).write_pdf(
+                target,
+                font_config=self._fonts,
+                stylesheets=[self._sheet],
+                attachments=[attachment],
+                pdf_variant="pdf/a-3a",
+                pdf_identifier=hashlib.sha256(html.encode()).hexdigest()[:32].encode(),
+            )
+        return target.getvalue()
+
+
+def no_fetching(url: str, *_: Any, **__: Any) -> Any:
+    """Refuse every address: a report is one self-contained file."""
+    raise AuditError(f"a report asked for {url[:100]!r}; it has to be self-contained")
+
+
+@contextlib.contextmanager
+def source_date(seconds: int) -> Iterator[None]:
+    """Set SOURCE_DATE_EPOCH, which dates the embedded fonts, and put back what was there."""
+    before = os.environ.get("SOURCE_DATE_EPOCH")
+    os.environ["SOURCE_DATE_EPOCH"] = str(seconds)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["SOURCE_DATE_EPOCH"]
+        else:
+            os.environ["SOURCE_DATE_EPOCH"] = before
+
+
+def number(value: float, digits: int = 2) -> str:
+    """A number with a true minus sign, and no minus before a zero."""
+    text = f"{value:,.{digits}f}"
+    return text.lstrip("-") if float(text.replace(",", "")) == 0 else text.replace("-", "\u2212")
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """A share as a percentage, held together by a no-break space."""
+    return f"{number(100 * share, digits)}\u00a0%"
+
+
+def p_value(value: float) -> str:
+    """A p-value to three places; smaller ones say so."""
+    return "< 0.001" if value < 0.001 else number(value, 3)
+
+
+def day(text: str) -> str:
+    """`2026-11-21` or a time stamp as 21 November 2026, in the time stamp's own zone."""
+    found = date.fromisoformat(text[:10])
+    return f"{found.day}\u00a0{MONTHS[found.month - 1]}\u00a0{found.year}"
+
+
+def when(text: str) -> str:
+    """A time stamp as 21 November 2026, 01:02 UTC, in its own zone; text that is none, from a bad request, as it is."""
+    try:
+        found = evidence.moment(text)
+    except EvidenceError:
+        return text
+    return f"{day(text)}, {found:%H:%M} {found.tzname() or ''}".rstrip()
+
+
+def duration(seconds: float) -> str:
+    """A time in the unit that fits."""
+    if seconds < 90:
+        return f"{number(seconds, 1 if seconds >= 1 else 2)}\u00a0s"
+    if seconds < 5400:
+        return f"{number(seconds / 60, 1)}\u00a0min"
+    return f"{number(seconds / 3600, 1)}\u00a0h"
+
+
+def shown_json(value: Any) -> str:
+    """A setting's value as one writes it."""
+    return json.dumps(value, ensure_ascii=False, sort_keys=True)
+
+
+@dataclass(frozen=True)
+class Line:
+    """A straight scale from values to a picture's coordinates; values beyond the ends are put on the end."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def __call__(self, value: float) -> float:
+        """The coordinate of `value`, to a tenth of a pixel."""
+        inside = min(max(value, self.low), self.high)
+        return round(self.start + (inside - self.low) / (self.high - self.low) * (self.end - self.start), 1)
+
+    def beyond(self, value: float) -> bool:
+        """True where `value` lies outside the scale."""
+        return not self.low <= value <= self.high
+
+
+def influence_range(item: dict[str, Any]) -> tuple[float, float]:
+    """The part of the residual-influence axis to show: -1 … 1.5, wider where need be, but within -2.5 … 3."""
+    points, trials = item["influence_points"], item["self_check"]
+    found = [points[name] for name in ("unlearned", "original", "retrained")] + points["with"] + points["without"]
+    for interval in (item["residual_influence"], trials["original"], trials["retrained"]):
+        found += [interval["low"], interval["high"]]
+    known = [value for value in found if value is not None]
+    return max(-2.5, min([-1.0, *known]) - 0.05), min(3.0, max([1.5, *known]) + 0.05)
+
+
+def loss_range(values: Sequence[float | None]) -> tuple[float, float]:
+    """From zero, or the lowest loss below it, to the highest; never of no width."""
+    known = [value for value in values if value is not None]
+    low, high = min([0.0, *known]), max([0.0, *known])
+    return low, high if high > low else low + 1.0
+
+
+def shares(distribution: dict[str, Any], most: int = 10) -> list[dict[str, Any]]:
+    """The classes to draw: the `most` that some model predicts most often, in their order, the rest as one."""
+    models = ("original", "unlearned", "retrained")
+    lines = [
+        {"label": str(label), **{model: distribution[model][place] for model in models}}
+        for place, label in enumerate(distribution["labels"])
+    ]
+    ranked = sorted(range(len(lines)), key=lambda place: (-max(lines[place][model] for model in models), place))
+    drawn = [place for place in ranked[:most] if any(lines[place][model] for model in models)]
+    rest = [line for place, line in enumerate(lines) if place not in drawn]
+    other = {"label": "other", **{model: min(1.0, sum(line[model] for line in rest)) for model in models}}
+    return [lines[place] for place in sorted(drawn)] + ([other] if any(other[model] for model in models) else [])
+
+
+if __name__ == "__main__":
+    stage.run(main)

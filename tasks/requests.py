@@ -1,0 +1,284 @@
+"""Deletion requests in OpenDSR form, and whose records they are about. The only place that parses a request.
+
+A malformed entry is set aside as a `Refusal` and does not stop the others. Whatever a request holds is taken for
+hostile: reasons name fields and positions and never echo a value.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+
+from tasks.errors import DataError, RequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import pandas as pd
+
+REGULATIONS = ("gdpr", "ccpa", "lgpd", "pipl")
+"""Laws that a request can rest on."""
+
+MAX_BYTES = 64 * 1024 * 1024
+"""Largest request file that is read."""
+
+_UUID4 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)", re.ASCII)
+
+_EXPECTED = {
+    "regulation": f"one of {', '.join(REGULATIONS)}",
+    "subject_request_id": "a UUID version 4",
+    "subject_request_type": "erasure",
+    "submitted_time": "a time of RFC 3339 with its offset, as in 2026-11-20T09:30:00Z",
+    "subject_identities": "a list of at least one identity, each with identity_type, identity_value (1-512 characters)"
+    " and identity_format (raw or sha256)",
+    "api_version": "a text of at most 32 characters",
+    "status_callback_urls": "a list of at most 16 addresses",
+    "extensions": 'an object; for single records {"erasure_audit": {"record_ids": ["…"]}} with at least one record id'
+    " and no other key",
+}
+
+
+class Identity(BaseModel):
+    """One way in which the controller knows the data subject."""
+
+    model_config = ConfigDict(frozen=True, strict=True, hide_input_in_errors=True)
+
+    identity_type: Annotated[str, Field(pattern=r"\A[a-z0-9_]{1,64}\z")]
+    identity_value: Annotated[str, Field(min_length=1, max_length=512, repr=False)]
+    identity_format: Literal["raw", "sha256"]
+
+
+class _Records(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
+
+    record_ids: Annotated[list[Annotated[str, Field(pattern=r"\A[A-Za-z0-9._-]{1,64}\z")]], Field(min_length=1)]
+
+
+class _Extensions(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True, hide_input_in_errors=True)
+
+    erasure_audit: _Records | None = None
+
+
+class _Entry(BaseModel):
+    """An erasure request as OpenDSR writes it; keys that we do not use are let be."""
+
+    model_config = ConfigDict(frozen=True, strict=True, hide_input_in_errors=True)
+
+    regulation: Literal["gdpr", "ccpa", "lgpd", "pipl"]
+    subject_request_id: str
+    subject_request_type: Literal["erasure"]
+    submitted_time: str
+    subject_identities: Annotated[list[Identity], Field(min_length=1, max_length=64)]
+    api_version: Annotated[str, Field(max_length=32)] | None = None
+    status_callback_urls: Annotated[list[Annotated[str, Field(max_length=2048)]], Field(max_length=16)] | None = None
+    extensions: _Extensions | None = None
+
+    @field_validator("subject_request_id", "submitted_time")
+    @classmethod
+    def _is_well_formed(cls, value: str, info: ValidationInfo) -> str:
+        read = _uuid4(value) if info.field_name == "subject_request_id" else _time(value)
+        if read is None:
+            raise ValueError("malformed")
+        return read
+
+
+@dataclass(frozen=True)
+class Request:
+    """A well-formed erasure request.
+
+    `position` counts from 1 in the file; `received` is RFC 3339; no `record_ids` means all of the subject's records.
+    """
+
+    position: int
+    request_id: str
+    regulation: str
+    received: str
+    identities: tuple[Identity, ...] = field(repr=False)
+    record_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """An entry that is set aside: `code` for machines, `reason` for people; neither holds a value of the request.
+
+    `request_id` is the entry's own where that is a UUID not used before, else `position-<n>`.
+    """
+
+    position: int
+    request_id: str
+    code: str
+    reason: str
+    regulation: str | None = None
+    received: str | None = None
+
+
+def read_batch(path: Path) -> list[Request | Refusal]:
+    """Read a batch of requests, one result per entry in the file's order.
+
+    Raises:
+        RequestError: the file is missing, too large, no JSON in UTF-8, no list, or empty.
+    """
+    entries: list[Request | Refusal] = []
+    used: set[str] = set()
+    for position, value in enumerate(_read_list(path), start=1):
+        entry = parse(value, position, used)
+        used.add(entry.request_id)
+        entries.append(entry)
+    return entries
+
+
+def parse(value: Any, position: int, used: Iterable[str] = ()) -> Request | Refusal:
+    """Read one entry of a batch. Never raises.
+
+    Args:
+        value: the entry as JSON gives it.
+        position: its place in the file, from 1.
+        used: request ids of the entries before it.
+    """
+    known = _known(value)
+    name = known["subject_request_id"] or f"position-{position}"
+    facts = (known["regulation"], known["submitted_time"])
+    if name in used:
+        reason = "its subject_request_id is that of an earlier request of the batch; give each request its own"
+        return Refusal(position, f"position-{position}", "duplicate_request", reason, *facts)
+    try:
+        entry = _Entry.model_validate(value)
+    except ValidationError as error:
+        return Refusal(position, name, *_complaint(error), *facts)
+    single = entry.extensions.erasure_audit if entry.extensions else None
+    return Request(
+        position=position,
+        request_id=entry.subject_request_id,
+        regulation=entry.regulation,
+        received=entry.submitted_time,
+        identities=tuple(entry.subject_identities),
+        record_ids=tuple(dict.fromkeys(single.record_ids)) if single else (),
+    )
+
+
+def _read_list(path: Path) -> list[Any]:
+    hint = "expected a JSON list of OpenDSR erasure requests"
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise RequestError(f"{path.name}: the batch's requests cannot be read ({error.strerror}); {hint}") from error
+    if len(content) > MAX_BYTES:
+        raise RequestError(f"{path.name}: got {len(content)} bytes, expected at most {MAX_BYTES}; split the batch")
+    try:
+        value = json.loads(content.decode("utf-8-sig"), object_pairs_hook=_unambiguous)
+    except (ValueError, RecursionError) as error:
+        where = f" (line {error.lineno})" if isinstance(error, json.JSONDecodeError) else ""
+        raise RequestError(f"{path.name}: this is no JSON in UTF-8{where}; {hint}") from None
+    if not isinstance(value, list):
+        raise RequestError(f"{path.name}: got one {type(value).__name__}; {hint}, even for a single request")
+    if not value:
+        raise RequestError(f"{path.name}: the batch is empty; {hint}, at least one")
+    return value
+
+
+def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any] | None:
+    """An object whose keys occur once; one with a key twice means two things and counts as absent."""
+    value = dict(pairs)
+    return value if len(value) == len(pairs) else None
+
+
+def _known(value: Any) -> dict[str, str | None]:
+    """The well-formed ones of the facts that a register shows, also of an entry that is malformed otherwise."""
+    readers = {"subject_request_id": _uuid4, "regulation": _regulation, "submitted_time": _time}
+    entry = value if isinstance(value, dict) else {}
+    return {key: reader(entry.get(key)) for key, reader in readers.items()}
+
+
+def _uuid4(value: Any) -> str | None:
+    return value.lower() if isinstance(value, str) and _UUID4.fullmatch(value.lower()) else None
+
+
+def _regulation(value: Any) -> str | None:
+    return value if isinstance(value, str) and value in REGULATIONS else None
+
+
+def _time(value: Any) -> str | None:
+    if not isinstance(value, str) or not _TIME.fullmatch(value):
+        return None
+    try:
+        datetime.fromisoformat(value)
+    except ValueError:
+        return None
+    return value
+
+
+def _complaint(error: ValidationError) -> tuple[str, str]:
+    """Code and reason of a refusal. Field names come from our model only: a hostile key is not repeated."""
+    fields = [
+        key for key in _EXPECTED if any(fault["loc"][:1] == (key,) for fault in error.errors(include_input=False))
+    ]
+    if not fields:
+        return "malformed", "expected a JSON object with the keys of an OpenDSR request, each once"
+    code = "not_erasure" if fields == ["subject_request_type"] else "malformed"
+    return code, "; ".join(f"{key}: expected {_EXPECTED[key]}" for key in fields)
+
+
+class Directory:
+    """Whose identity is whose: from identities to `subject_id`. Holds personal data; nothing of it is ever shown."""
+
+    def __init__(self, subjects: Iterable[str], identities: pd.DataFrame | None = None) -> None:
+        """Args:
+        subjects: subject ids; each is the `controller_customer_id` of its subject.
+        identities: other identities, columns identity_type, identity_value, subject_id.
+        """
+        self._raw = {("controller_customer_id", subject): {subject} for subject in subjects}
+        if identities is not None:
+            rows = (identities[name].tolist() for name in ("identity_type", "identity_value", "subject_id"))
+            for kind, value, subject in zip(*rows, strict=True):
+                self._raw.setdefault((kind, value), set()).add(subject)
+        self._hashed: dict[tuple[str, str], set[str]] = {}
+
+    def subjects(self, identities: Iterable[Identity]) -> set[str]:
+        """The data subjects that identities mean: none if unknown, several if they contradict each other."""
+        found: set[str] = set()
+        for identity in identities:
+            if identity.identity_format == "raw":
+                found |= self._raw.get((identity.identity_type, identity.identity_value), set())
+            else:
+                found |= self._digests().get((identity.identity_type, identity.identity_value.lower()), set())
+        return found
+
+    def _digests(self) -> dict[tuple[str, str], set[str]]:
+        if not self._hashed:  # only a batch that needs it pays for hashing every subject
+            self._hashed = {(kind, _hex(value)): found for (kind, value), found in self._raw.items()}
+        return self._hashed
+
+
+def read_directory(folder: Path, manifest: pd.DataFrame) -> Directory:
+    """The directory of a data set: its subject ids, and `identities.csv` where there is one.
+
+    Raises:
+        DataError: `identities.csv` lacks a column or names a subject that the manifest has not; names the row.
+    """
+    from tasks.records import read_csv
+
+    subjects = manifest["subject_id"].unique().tolist()
+    path = folder / "identities.csv"
+    if not path.exists():
+        return Directory(subjects)
+    table = read_csv(path, ("identity_type", "identity_value", "subject_id"))
+    foreign = ~table["subject_id"].isin(subjects).to_numpy(bool)
+    if foreign.any():
+        raise DataError(
+            f"identities.csv: row {int(foreign.argmax()) + 1} and {int(foreign.sum()) - 1} more name a"
+            " subject that manifest.csv has not; correct the subject_id or remove the row"
+        )
+    return Directory(subjects, table)
+
+
+def _hex(value: str) -> str:
+    return hashlib.sha256(value.encode(errors="surrogatepass")).hexdigest()

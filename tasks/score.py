@@ -1,0 +1,145 @@
+"""Stage `score`: what every model says of every record. The last stage that needs personal data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tasks import blocks, compute, files, ledger, models, records, scoring, stage, training
+from tasks import settings as settings_module
+from tasks.errors import EvidenceError
+from tasks.settings import Settings
+
+ACTIVITY = {
+    "original": "train",
+    "with": "train",
+    "unlearned": "unlearn",
+    "retrained": "retrain",
+    "without": "retrain",
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model to score: its name and role in the audit, and where it lies."""
+
+    name: str
+    role: str
+    path: Path
+
+
+def main(
+    original: Path,
+    trained: Path,
+    unlearned: Path,
+    retrained: Path,
+    data: Path,
+    split: Path,
+    forget: Path,
+    params: Path,
+    out: Path,
+) -> None:
+    """Score all records with all models, and write down which models those were.
+
+    Example: python -m tasks.score --original artifacts/train/0/seed-0.safetensors --trained artifacts/train
+    --unlearned artifacts/unlearn/unlearned.safetensors --retrained artifacts/retrain --data data
+    --split artifacts/split.csv --forget artifacts/resolve/forget.csv --params params.yaml --out artifacts/score
+    """
+    settings = settings_module.load(params)
+    place = compute.prepare(settings.compute)
+    manifest = records.read_manifest(data)
+    known = blocks.load_rows(np.ones(len(manifest), bool), data, settings, place)
+    labels = manifest["label"].to_numpy(np.int64)
+    entries = roll(original, trained, unlearned, retrained, settings)
+    phi, predicted = [], []
+    for position, entry in enumerate(entries, 1):
+        margins, classes = _score(entry, known, labels, settings)
+        phi.append(margins)
+        predicted.append(classes)
+        if position % 10 == 0 or position == len(entries):
+            stage.say(f"scored {position}/{len(entries)} models on {len(manifest)} records")
+    scores = scoring.Scores(
+        np.array([entry.role for entry in entries]),
+        np.stack(phi),
+        np.stack(predicted),
+        labels,
+        records.read_roles(split, manifest),
+        records.read_forget(forget, manifest),
+    )
+    scores.check()
+    scores.save(out / "scores.npz")
+    files.write_json(
+        out / "lineage.json",
+        {
+            "models": [_lineage(entry) for entry in entries],
+            "manifest_sha256": files.sha256(data / "manifest.csv"),
+        },
+    )
+
+
+def roll(original: Path, trained: Path, unlearned: Path, retrained: Path, settings: Settings) -> list[Entry]:
+    """All models of an audit: the original, the unlearned, the retrain baseline, and the references of both kinds.
+
+    The baseline is seed 0 of `retrain` and no reference, so that the self-check judges it as it judges the released
+    model. Seed 0 of `train` is the original model, or a reference where the user brought his own.
+
+    Raises:
+        EvidenceError: a model is missing, or a block lies there that the settings do not name.
+    """
+    references = settings.references
+    _only_blocks(trained, references.with_blocks)
+    _only_blocks(retrained, references.without_blocks)
+    size = references.seeds_per_block
+    with_paths = [trained / str(n // size) / f"seed-{n}.safetensors" for n in range(size * len(references.with_blocks))]
+    without_paths = [
+        retrained / str(n // size) / f"seed-{n}.safetensors" for n in range(size * len(references.without_blocks))
+    ]
+    entries = [
+        Entry("original", "original", original),
+        Entry("unlearned", "unlearned", unlearned),
+        Entry("retrained", "retrained", without_paths[0]),
+        *(Entry(f"with-{n}", "with", path) for n, path in enumerate(with_paths) if path != original),
+        *(Entry(f"without-{n}", "without", path) for n, path in enumerate(without_paths) if n > 0),
+    ]
+    lost = [str(entry.path) for entry in entries if not entry.path.is_file()]
+    if lost:
+        raise EvidenceError(f"{len(lost)} models are missing, first {lost[0]}; run the stages train and retrain")
+    return entries
+
+
+def _only_blocks(folder: Path, expected: tuple[int, ...]) -> None:
+    found = {path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")}
+    extra = sorted(found - {str(block) for block in expected})
+    if extra:
+        raise EvidenceError(
+            f"{folder} holds the blocks {', '.join(extra)}, which the settings do not name; remove them"
+        )
+
+
+def _score(
+    entry: Entry, known: training.Records, labels: scoring.Ints, settings: Settings
+) -> tuple[scoring.Floats, scoring.Ints]:
+    network = models.load(entry.path, settings.model, settings.data)
+    logits = training.logits(network, known)
+    return scoring.margins(logits, labels), logits.argmax(1).astype(np.int64)
+
+
+def _lineage(entry: Entry) -> dict[str, object]:
+    cost_path = entry.path.with_suffix(".json")
+    cost: dict[str, object] = files.read_json(cost_path) if cost_path.is_file() else {}
+    if cost:  # a model that came from another machine brings its cost along
+        ledger.keep(ACTIVITY[entry.role], str(cost["weights_sha256"]), cost)
+    facts = {key: cost.get(key) for key in ("seconds", "device", "threads", "precision", "torch")}
+    return {
+        "name": entry.name,
+        "role": entry.role,
+        "path": entry.path.as_posix(),
+        "weights_sha256": files.sha256(entry.path),
+        **facts,
+    }
+
+
+if __name__ == "__main__":
+    stage.run(main)

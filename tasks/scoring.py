@@ -1,0 +1,115 @@
+"""The score of a record under a model, and the table of all scores that verification works from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks import files
+from tasks.errors import EvidenceError
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Strings = NDArray[np.str_]
+
+
+def margins(logits: NDArray[np.float32] | Floats, labels: Ints) -> Floats:
+    """The logit-scaled confidence phi = log p_y - log sum_{k != y} p_k, higher = more member-like.
+
+    It equals z_y - logsumexp_{k != y} z_k, which neither over- nor underflows (Carlini et al. 2022, section IV.C).
+
+    Args:
+        logits: (n, classes), classes >= 2.
+        labels: (n,) the true classes.
+
+    Returns:
+        (n,) float64.
+    """
+    from scipy.special import logsumexp
+
+    scores = np.asarray(logits, np.float64)
+    rows = np.arange(len(labels))
+    others = scores.copy()
+    others[rows, labels] = -np.inf
+    result: Floats = scores[rows, labels] - logsumexp(others, axis=1)
+    return result
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What every model says of every record. No images, no identities: verification and report need nothing else."""
+
+    model_roles: Strings
+    """(m,) original, unlearned, retrained, with or without"""
+    phi: Floats
+    """(m, n) margins"""
+    predicted: Ints
+    """(m, n) predicted classes"""
+    labels: Ints
+    """(n,) true classes"""
+    roles: Strings
+    """(n,) training, calibration, control or test"""
+    requests: Strings
+    """(n,) request that asks to forget the record, or empty"""
+
+    def save(self, path: Path) -> None:
+        """Write as .npz, the same bytes for the same scores, whole or not at all."""
+        import io
+
+        buffer = io.BytesIO()
+        np.savez(
+            buffer,
+            model_roles=self.model_roles,
+            phi=self.phi,
+            predicted=self.predicted.astype(np.int16),
+            labels=self.labels.astype(np.int16),
+            roles=self.roles,
+            requests=self.requests,
+        )
+        files.write_bytes(path, buffer.getvalue())
+
+    @classmethod
+    def load(cls, path: Path) -> Scores:
+        """Read what `save` wrote; nothing is unpickled.
+
+        Raises:
+            EvidenceError: the file is missing or lacks an array, or a score is NaN.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                scores = cls(
+                    arrays["model_roles"],
+                    arrays["phi"],
+                    arrays["predicted"].astype(np.int64),
+                    arrays["labels"].astype(np.int64),
+                    arrays["roles"],
+                    arrays["requests"],
+                )
+        except (OSError, KeyError, ValueError) as error:
+            raise EvidenceError(f"{path}: expected the scores that the stage score writes ({error})") from error
+        scores.check()
+        return scores
+
+    def check(self) -> None:
+        """Refuse scores that no verdict may stand on.
+
+        Raises:
+            EvidenceError: a score is NaN or infinite, shapes differ, or there is not exactly one model of each
+                of the roles original, unlearned and retrained.
+        """
+        m, n = len(self.model_roles), len(self.labels)
+        if self.phi.shape != (m, n) or self.predicted.shape != (m, n):
+            raise EvidenceError(f"got scores of shape {self.phi.shape}, expected {m} models x {n} records")
+        if not np.isfinite(self.phi).all():
+            models = sorted(set(self.model_roles[~np.isfinite(self.phi).all(axis=1)].tolist()))
+            raise EvidenceError(
+                f"scores of the models {', '.join(models)} are NaN or infinite; their training diverged"
+            )
+        for role in ("original", "unlearned", "retrained"):
+            if int((self.model_roles == role).sum()) != 1:
+                raise EvidenceError(
+                    f"got {int((self.model_roles == role).sum())} models in the role {role}, expected 1"
+                )

@@ -1,0 +1,292 @@
+"""All settings, typed, frozen and validated, with the unit or range of each. They live in `params.yaml`."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from tasks import files
+from tasks.errors import SettingsError
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Section(BaseModel):
+    """A part of `params.yaml`: unknown keys are errors, values do not change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Data(Section):
+    """The facts of the data set."""
+
+    classes: int = Field(10, ge=2, description="number of classes; labels are 0 … classes - 1")
+    channels: Literal[1, 3] = Field(1, description="1: images are read as grey, 3: as colour (RGB)")
+    image_size: int = Field(16, ge=8, le=512, description="side that images are brought to, pixels")
+
+
+class Split(Section):
+    """How data subjects are shared out, where the manifest has no `split` column. What is left over is for training."""
+
+    calibration: Share = Field(0.09, description="share of subjects for tuning the unlearning, never judged with")
+    control: Share = Field(0.20, description="share of subjects whom no model sees, the yardstick of the verdict")
+    test: Share = Field(0.07, description="share of subjects for utility")
+
+    @model_validator(mode="after")
+    def _leaves_training(self) -> Split:
+        if self.calibration + self.control + self.test > 0.8:
+            raise ValueError("calibration + control + test leave less than 0.2 of the subjects for training")
+        return self
+
+
+class Model(Section):
+    """The architecture."""
+
+    name: str = Field(
+        "small_cnn",
+        min_length=1,
+        description="`small_cnn`, a classifier of torchvision.models, or `package.module:factory`"
+        " called as factory(classes=, channels=, image_size=)",
+    )
+    mean: float = Field(
+        0.5, ge=0, le=1, description="subtracted from pixels in 0 … 1; a constant, so that it tells nothing"
+    )
+    std: float = Field(0.5, gt=0, le=1, description="pixels are divided by it after the mean is subtracted")
+
+
+class Train(Section):
+    """The recipe, the same for the original model, the retrain baseline and all references."""
+
+    epochs: int = Field(12, ge=1, le=1000, description="passes over the training records")
+    batch_size: int = Field(64, ge=2, le=8192, description="records per step")
+    learning_rate: float = Field(0.1, gt=0, le=10, description="peak of the one-cycle schedule, SGD")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Nesterov momentum")
+    weight_decay: float = Field(5e-4, ge=0, lt=1, description="L2 penalty")
+    warmup: Share = Field(0.25, description="share of the steps in which the learning rate rises")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the label spread over all classes")
+    shift: int = Field(0, ge=0, le=64, description="augmentation: random shift, pixels at most")
+    flip: bool = Field(False, description="augmentation: random horizontal flip")
+
+
+class References(Section):
+    """How many models are trained to judge with. A block of them is one stage; adding a block trains only that."""
+
+    seeds_per_block: int = Field(9, ge=1, le=256, description="models per block; block b holds seeds b·n … b·n + n - 1")
+    with_blocks: tuple[int, ...] = Field((0, 1), description="blocks of models trained with everybody")
+    without_blocks: tuple[int, ...] = Field((0, 1), description="blocks of models trained without the forget set")
+
+    @field_validator("with_blocks", "without_blocks")
+    @classmethod
+    def _starts_at_zero(cls, blocks: tuple[int, ...]) -> tuple[int, ...]:
+        if sorted(set(blocks)) != list(range(len(blocks))) or not blocks:
+            raise ValueError("expected the blocks 0, 1, 2, … each once")
+        return blocks
+
+
+class Original(Section):
+    """Which model has to forget."""
+
+    checkpoint: str = Field(
+        "artifacts/train/0/seed-0.safetensors",
+        pattern=r"\.safetensors$",
+        description="the model in use; the default is the one that `train` makes, else your own or a released one",
+    )
+
+
+Method = Literal["fcalb", "retrain", "none"]
+Balance = Literal["uncertainty", "fixed"]
+
+
+class Unlearn(Section):
+    """How the original model is made to forget."""
+
+    method: Method = Field("fcalb", description="`retrain` trains anew without the forget set, `none` changes nothing")
+    epochs: float = Field(1.0, ge=0, le=1000, description="length of FCALB, in passes over the retained records")
+    batch_size: int = Field(64, ge=2, le=8192, description="records per step, of each of the two sets")
+    learning_rate: float = Field(0.05, gt=0, le=10, description="peak of the one-cycle schedule, SGD")
+    retained_share: float = Field(0.3, gt=0, le=1, description="share of the retained records that recovery may use")
+    taps: Literal["last", "all"] = Field(
+        "last", description="features held to the random teacher: classifier's input, or all stages"
+    )
+    distance: Literal["mse", "cosine"] = Field("mse", description="distance between features")
+    balance: Balance = Field(
+        "uncertainty", description="how the losses are weighed: learned (Kendall et al. 2018) or 1 : 1"
+    )
+    max_log_weight: float = Field(
+        3.0, ge=0, le=20, description="clamp of the learned log weights, so that no loss takes over"
+    )
+    teacher_mode: Literal["train", "eval"] = Field("train", description="batch-norm mode of the random teacher")
+    reset: float = Field(
+        0.0, ge=0, le=1, description="way that weights are moved to the random teacher beforehand; 0: not at all"
+    )
+
+
+class Verify(Section):
+    """What counts as forgotten. Fix these before the run."""
+
+    alpha: float = Field(0.05, gt=0, le=0.2, description="error rate of each test; a false pass is at most this likely")
+    rho0: float = Field(0.5, gt=0, lt=1, description="margin of the residual influence: a pass says -rho0 < rho < rho0")
+    memorised: int = Field(8, ge=1, description="records in the test of the most memorised ones")
+    utility_margin: float = Field(
+        0.03, gt=0, lt=1, description="accuracy that may be lost against the retrained models' mean"
+    )
+    min_references: int = Field(6, ge=4, description="fewest references of each kind that a verdict may stand on")
+
+
+class Report(Section):
+    """What the report says of the organisation."""
+
+    controller: str = Field(
+        "Example controller (set report.controller)", min_length=1, description="who is responsible for the data"
+    )
+    system: str = Field("Image classifier", min_length=1, description="the model's name in the records of processing")
+    holidays: tuple[date, ...] = Field(
+        (), description="public holidays, ISO dates: a deadline on one moves to the next working day"
+    )
+
+
+class Compute(Section):
+    """Where and how the arithmetic is done. Part of the parameters because it decides the last bits of a result."""
+
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA where there is one")
+    threads: int = Field(1, ge=1, le=256, description="CPU threads of a stage; blocks run side by side")
+    precision: Literal["auto", "float32", "bf16"] = Field(
+        "auto", description="auto: bf16 where the processor multiplies it in hardware"
+    )
+
+
+class Settings(Section):
+    """The whole of `params.yaml`."""
+
+    batch: str = Field(
+        "demo", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="the batch at hand: requests/<batch>.json"
+    )
+    seed: int = Field(0, ge=0, description="root of every random stream")
+    data: Data = Data()
+    split: Split = Split()
+    model: Model = Model()
+    train: Train = Train()
+    references: References = References()
+    original: Original = Original()
+    unlearn: Unlearn = Unlearn()
+    verify: Verify = Verify()
+    report: Report = Report()
+    compute: Compute = Compute()
+
+
+def load(path: Path) -> Settings:
+    """Read and validate `params.yaml`.
+
+    Raises:
+        SettingsError: the file is missing, is no YAML, or a key is unknown, missing or out of range; names the key.
+    """
+    return parse(_read(path), where=str(path))
+
+
+def parse(values: dict[str, Any], where: str = "settings") -> Settings:
+    """Validate settings given as nested dictionaries. Raises `SettingsError` that names the first keys at fault."""
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        faults = []
+        for fault in error.errors():
+            key = ".".join(str(part) for part in fault["loc"]) or "(top)"
+            if fault["type"] == "extra_forbidden":
+                faults.append(f"{key}: unknown key")
+            else:
+                faults.append(f"{key}: got {fault['input']!r}; {fault['msg']}")
+        raise SettingsError(f"{where}: " + "; ".join(faults) + ". docs/settings.md lists every key") from None
+
+
+def assign(path: Path, assignments: list[str]) -> Settings:
+    """Change keys of `params.yaml` in place, comments kept, and only if the result is valid.
+
+    Args:
+        path: the file.
+        assignments: `section.key=value`, the value in YAML.
+
+    Returns:
+        The settings after the change.
+
+    Raises:
+        SettingsError: an assignment has no `=`, or names an unknown key or a value out of range; nothing is written.
+    """
+    from io import StringIO
+
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    document: Any = yaml.load(path.read_text(encoding="utf-8")) if path.exists() else {}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals or not key:
+            raise SettingsError(f"got {assignment!r}, expected key=value, as in unlearn.method=retrain")
+        *sections, leaf = key.split(".")
+        place = document
+        for section in sections:
+            place = place.setdefault(section, {})
+            if not isinstance(place, dict):
+                raise SettingsError(f"{key}: unknown key. docs/settings.md lists every key")
+        try:
+            place[leaf] = YAML(typ="safe").load(text)
+        except YAMLError as error:
+            raise SettingsError(f"{key}: got {text!r}, expected a YAML value") from error
+    settings = parse(document, where="--set")
+    out = StringIO()
+    yaml.dump(document, out)
+    files.write_text(path, out.getvalue())
+    return settings
+
+
+def changed(settings: Settings) -> dict[str, Any]:
+    """The settings that differ from their defaults, by dotted key; the batch's name is no setting of an audit."""
+    defaults, found = Settings(), {}
+    for name in Settings.model_fields:
+        value, default = getattr(settings, name), getattr(defaults, name)
+        if isinstance(value, Section):
+            for key in type(value).model_fields:
+                if getattr(value, key) != getattr(default, key):
+                    found[f"{name}.{key}"] = getattr(value, key)
+        elif name != "batch" and value != default:
+            found[name] = value
+    return found
+
+
+def defaults_yaml() -> str:
+    """The text of a `params.yaml` with every default and its description as a comment."""
+    import json
+
+    lines = [
+        "# The parameters of the batch at hand. docs/settings.md explains them; DVC versions them with every audit."
+    ]
+    for name, field in Settings.model_fields.items():
+        default = field.default
+        if isinstance(default, Section):
+            lines += ["", f"{name}:  # {(type(default).__doc__ or '').splitlines()[0]}"]
+            for key, leaf in type(default).model_fields.items():
+                value = getattr(default, key)
+                shown = json.dumps(list(value) if isinstance(value, tuple) else value)
+                lines.append(f"  {key}: {shown}  # {leaf.description}")
+        else:
+            lines.append(f"{name}: {json.dumps(default)}  # {field.description}")
+    return "\n".join(lines) + "\n"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        values = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise SettingsError(f"{path}: no such file; `erasure-audit init` makes one") from error
+    except (UnicodeDecodeError, YAMLError) as error:
+        raise SettingsError(f"{path}: expected YAML in UTF-8 ({error})") from error
+    if not isinstance(values, dict):
+        raise SettingsError(f"{path}: got {type(values).__name__}, expected keys and values")
+    return values

@@ -1,0 +1,21 @@
+"""Stage `train`: models trained with everybody. It knows of no request, so its models serve all batches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tasks import blocks, records, settings, stage
+
+
+def main(block: int, data: Path, split: Path, params: Path, out: Path) -> None:
+    """Train a block of models on all training records; seed 0 is the original model, the others are references.
+
+    Example: python -m tasks.train --block 0 --data data --split artifacts/split.csv --params params.yaml
+    --out artifacts/train/0
+    """
+    roles = records.read_roles(split, records.read_manifest(data))
+    blocks.train_block("train", block, roles == "training", data, settings.load(params), out)
+
+
+if __name__ == "__main__":
+    stage.run(main)

@@ -1,0 +1,255 @@
+"""The flow on a tiny pipeline: Prefect runs what DVC finds stale, and a stage's own message reaches the user."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dummy
+import pytest
+
+from flows import environment, graph, stages
+from tasks import files
+from tasks.errors import StageError
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return dummy.make(tmp_path_factory.mktemp("flow") / "workspace")
+
+
+@pytest.fixture
+def workspace(fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DUMMY_LOG", str(tmp_path / "log"))
+    return dummy.copy(fresh, tmp_path / "workspace")
+
+
+@pytest.fixture(scope="session")
+def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A standing Prefect server; its address."""
+    environment.prepare(tmp_path_factory.mktemp("prefect"))
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=180):
+        from prefect.settings import PREFECT_API_URL
+
+        yield str(PREFECT_API_URL.value())
+
+
+def run_flow(workspace: Path, **parameters: Any) -> tuple[list[dict[str, Any]], list[stages.Event]]:
+    from flows.audit import audit, watched
+
+    events: list[stages.Event] = []
+    with watched(events.append):
+        return audit(folder=str(workspace), **parameters), events
+
+
+def logged(tmp_path: Path) -> list[str]:
+    return dummy.log_of(tmp_path / "log")
+
+
+@pytest.mark.usefixtures("prefect")
+def test_every_stage_runs_once_and_the_results_come_back(workspace: Path, tmp_path: Path) -> None:
+    found, events = run_flow(workspace, batch="demo")
+    assert sorted(logged(tmp_path)) == sorted(["check", "train0", "train1", "score", "verify", "report"])
+    assert [result["verdict"] for result in found] == ["fail", "pass"]
+    assert {event.stage for event in events if event.kind == "ran"} == set(dummy.STAGES)
+    assert "check: step 2 of 3" in [event.text for event in events]
+    assert graph.stale(workspace) == set()
+
+    _, events = run_flow(workspace)
+    assert events == []
+    assert len(logged(tmp_path)) == 6
+
+    record = files.read_json(workspace / "ledger" / "batches" / "demo.json")
+    assert record["data_md5"].endswith(".dir")
+    assert record["changed_settings"] == {}
+
+    shows_verdicts_as_artifacts("demo")
+
+
+def shows_verdicts_as_artifacts(batch: str) -> None:
+    from prefect.artifacts import Artifact
+
+    table, link = Artifact.get(f"verdicts-{batch}"), Artifact.get(f"reports-{batch}")
+    assert table is not None
+    assert link is not None
+    assert all(request in str(table.data) for request in dummy.REQUESTS)
+    assert "index.html" in str(link.data)
+
+
+@pytest.mark.usefixtures("prefect")
+def test_a_failing_stage_fails_the_flow_with_its_own_message_and_nothing_after_it_runs(
+    workspace: Path, tmp_path: Path
+) -> None:
+    (workspace / "fail-check").touch()
+    with pytest.raises(StageError, match="check: record r7: got label 12, expected 0 to 9; mend the manifest"):
+        run_flow(workspace)
+    assert logged(tmp_path) == ["check"]  # once: what is wrong now is wrong again
+
+    (workspace / "fail-check").unlink()
+    found, _ = run_flow(workspace)
+    assert len(found) == 2
+
+
+@pytest.mark.usefixtures("prefect")
+def test_a_stage_that_is_killed_is_tried_again(workspace: Path, tmp_path: Path) -> None:
+    killed = threading.Event()
+
+    def kill_once(event: stages.Event) -> None:
+        if event.stage == "check" and event.kind == "line" and "step 1" in event.text and not killed.is_set():
+            killed.set()
+            for process in children_that_run("stage.py check", workspace):
+                os.kill(process, signal.SIGKILL)
+
+    from flows.audit import audit, watched
+
+    os.environ["DUMMY_PAUSE"] = "0.5"
+    try:
+        with watched(kill_once):
+            assert len(audit(folder=str(workspace))) == 2
+    finally:
+        del os.environ["DUMMY_PAUSE"]
+    assert killed.is_set()
+    assert logged(tmp_path).count("check") == 1
+
+
+def children_that_run(words: str, workspace: Path) -> list[int]:
+    """The processes of this very workspace with these words in their command line."""
+    import psutil
+
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.cwd() == str(workspace) and words in " ".join(process.cmdline()):
+                found.append(process.pid)
+    return found
+
+
+def test_siblings_run_side_by_side_and_at_most_so_many_as_asked_for(workspace: Path) -> None:
+    stages.Runner(workspace).run("check")
+    for jobs, most in ((1, 1), (2, 2)):
+        events: list[str] = []
+        runner = stages.Runner(workspace, jobs, lambda event, seen=events: seen.append(event.kind))  # type: ignore[misc]
+        threads = [threading.Thread(target=runner.run, args=(f"train@{n}",), kwargs={"force": True}) for n in (0, 1)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert most_at_once(events) == most
+    assert not graph.stale(workspace) & {"check", "train@0", "train@1"}
+
+
+def most_at_once(kinds: list[str]) -> int:
+    running = [kinds[:end].count("started") - kinds[:end].count("ran") for end in range(len(kinds) + 1)]
+    return max(running)
+
+
+def test_a_stage_that_crashes_without_a_message_shows_its_last_lines(workspace: Path) -> None:
+    (workspace / "crash-check").touch()
+    with pytest.raises(StageError, match="ZeroDivisionError: by chance"):
+        stages.Runner(workspace).run("check")
+
+
+def test_outputs_that_dvc_has_in_its_cache_are_restored_and_not_made_again(workspace: Path, tmp_path: Path) -> None:
+    runner = stages.Runner(workspace)
+    assert runner.run("check") == "ran"
+    assert runner.run("check") == "unchanged"
+    (workspace / "artifacts" / "check.txt").unlink()
+    assert runner.run("check") in ("restored", "unchanged")
+    assert (workspace / "artifacts" / "check.txt").exists()
+    assert logged(tmp_path) == ["check"]
+
+
+def test_stopping_ends_the_stage_and_its_children_at_once(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DUMMY_PAUSE", "60")
+    begun = threading.Event()
+    runner = stages.Runner(workspace, 1, lambda event: begun.set() if "step 1" in event.text else None)
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            runner.run("check")
+        except StageError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert begun.wait(60)
+    since = time.monotonic()
+    runner.stop()
+    thread.join(30)
+    assert time.monotonic() - since < 15
+    assert isinstance(errors[0], stages.KilledStageError)
+    assert children_that_run("stage.py", workspace) == []
+    with pytest.raises(stages.SkippedStageError):
+        runner.run("check")
+
+
+def test_a_run_killed_in_the_middle_of_a_stage_is_continued_by_the_next(
+    workspace: Path, tmp_path: Path, prefect: str
+) -> None:
+    variables = {"DUMMY_LOG": str(tmp_path / "log"), "PREFECT_API_URL": prefect}
+    process = subprocess.Popen(
+        dummy.invocation("run"),
+        cwd=workspace,
+        env={**os.environ, **dummy.location(), "DUMMY_PAUSE": "0.7", **variables},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    with process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("score: score: step 1"):
+                os.killpg(process.pid, signal.SIGKILL)  # the run; the stage is on its own now
+                break
+    assert logged(tmp_path)[:1] == ["check"]
+
+    again = dummy.command(workspace, "run", **variables)
+    assert again.returncode == 0, again.stderr
+    assert logged(tmp_path).count("check") == logged(tmp_path).count("train0") == 1
+    assert graph.stale(workspace) == set()
+
+
+def test_ctrl_c_ends_the_children_and_says_that_the_next_run_continues(workspace: Path, prefect: str) -> None:
+    process = subprocess.Popen(
+        dummy.invocation("run"),
+        cwd=workspace,
+        env={**os.environ, **dummy.location(), "DUMMY_PAUSE": "30", "PREFECT_API_URL": prefect},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    told = []
+    with process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            told.append(line)
+            if line.startswith("check: check: step 1"):
+                process.send_signal(signal.SIGINT)
+    assert process.returncode == 130, told
+    assert "the next run continues" in told[-1]
+    assert children_that_run("stage.py", workspace) == []
+
+
+def test_the_deployment_is_one_that_prefect_understands_and_runs_one_batch_at_a_time() -> None:
+    from prefect.cli.deploy._models import PrefectYamlModel
+    from ruamel.yaml import YAML
+
+    from flows.audit import audit
+
+    root = Path(__file__).parent.parent
+    model = PrefectYamlModel.model_validate(YAML(typ="safe").load((root / "prefect.yaml").read_text()))
+    (nightly,) = model.deployments
+    assert nightly.entrypoint == f"flows/audit.py:{audit.fn.__name__}"
+    assert nightly.model_dump()["concurrency_limit"]["limit"] == 1
+    assert "ENQUEUE" in str(nightly.concurrency_limit)
+    assert set(nightly.parameters or {}) <= set(audit.parameters.properties)
