@@ -60,7 +60,8 @@ def prepare(wish: settings.Compute) -> Place:
     if wish.device == "cuda" and not cuda:
         raise ModelError("compute.device is cuda, but PyTorch finds no CUDA device; set it to auto or cpu")
     device = torch.device("cuda" if cuda and wish.device != "cpu" else "cpu")
-    torch.use_deterministic_algorithms(True)
+    # what use_deterministic_algorithms(True) does, without its import of the compiler, which takes 7 s per process
+    torch._C._set_deterministic_algorithms(True, warn_only=False)
     torch.backends.cudnn.benchmark = False
     torch.set_num_threads(wish.threads)
     bf16 = wish.precision == "bf16" or (wish.precision == "auto" and _multiplies_bf16(device))

@@ -481,7 +481,7 @@ def audited(sources: Sources, verdict: Mapping[str, Any], where: str) -> dict[st
         **found,
         "status": "audited",
         "outcome": outcome(found["verdict"], take(found["self_check"], "original_caught", where)),
-        "seconds": seconds(sources.lineage),
+        "seconds": seconds(sources.lineage, sources.settings.unlearn.method),
         "unlearn": unlearned(sources),
         "models": [model(entry) for entry in take(sources.lineage, "models", "lineage.json")],
     }
@@ -510,7 +510,7 @@ def due(entry: Mapping[str, Any], started: str, holidays: Sequence[date]) -> dic
     return {"rule": found.rule, "date": found.date.isoformat(), "days_left": left}
 
 
-def seconds(lineage: Mapping[str, Any]) -> dict[str, Any]:
+def seconds(lineage: Mapping[str, Any], method: str) -> dict[str, Any]:
     """What training, unlearning and retraining cost, s; a checkpoint of one's own is costed by the reference models."""
     models = take(lineage, "models", "lineage.json")
     original, retrained = of_role(models, "original")[0], of_role(models, "retrained")[0]
@@ -550,9 +550,8 @@ def model(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 def unlearned(sources: Sources) -> dict[str, Any]:
     """Method, its settings and its trace."""
-    method = take(sources.lineage, "method", "lineage.json")
     return {
-        "method": method,
+        "method": sources.settings.unlearn.method,
         "settings": sources.settings.unlearn.model_dump(mode="json"),
         "trace": trace(sources.trace),
     }

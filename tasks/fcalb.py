@@ -15,7 +15,7 @@ The random model is freshly initialised: it has never seen the forget set, so it
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tasks import models, seeds, training
 from tasks.errors import EvidenceError
@@ -56,7 +56,7 @@ class UncertaintyBalance:
         w_f, w_r = 0.5 * (-s_f).exp(), (-s_r).exp()
         return w_f * forget + w_r * recover + 0.5 * (s_f + s_r), float(w_f.detach()), float(w_r.detach())
 
-    def groups(self) -> list[dict[str, object]]:
+    def groups(self) -> list[dict[str, Any]]:
         """What the optimiser has to learn beside the model: without weight decay, which would pull weights to 1."""
         return [{"params": [self.log_variances], "weight_decay": 0.0}]
 
@@ -68,7 +68,7 @@ class FixedBalance:
         """The sum of both losses, and their weights."""
         return forget + recover, 1.0, 1.0
 
-    def groups(self) -> list[dict[str, object]]:
+    def groups(self) -> list[dict[str, Any]]:
         """Nothing to learn."""
         return []
 
@@ -143,7 +143,7 @@ def unlearn(
             )
             return loss
 
-        groups: list[dict[str, object]] = [{"params": list(original.parameters())}, *balance.groups()]
+        groups: list[dict[str, Any]] = [{"params": list(original.parameters())}, *balance.groups()]
         training.optimise(groups, objective, steps, wish.learning_rate, settings.train, progress)
     return original.eval(), trace
 

@@ -74,7 +74,7 @@ class Train(Section):
 class References(Section):
     """How many models are trained to judge with. A block of them is one stage; adding a block trains only that."""
 
-    seeds_per_block: int = Field(9, ge=1, le=256, description="models per block; block b holds seeds b·n … b·n + n - 1")
+    seeds_per_block: int = Field(8, ge=1, le=256, description="models per block; block b holds seeds b·n … b·n + n - 1")
     with_blocks: tuple[int, ...] = Field((0, 1), description="blocks of models trained with everybody")
     without_blocks: tuple[int, ...] = Field((0, 1), description="blocks of models trained without the forget set")
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,18 +64,21 @@ class Records:
 
 def _augmentation(recipe: settings.Train, side: int, blank: float) -> Callable[[Tensor], Tensor]:
     """torchvision's v2 transforms, drawn once per batch: many times faster than per image, and as good here."""
-    from torchvision.transforms import v2
+    if not (recipe.shift or recipe.flip):
+        return lambda images: images
+    from torchvision.transforms import v2  # seconds to import: only where it is used
 
     steps: list[nn.Module] = []
     if recipe.shift:
         steps.append(v2.RandomCrop(side, padding=recipe.shift, fill=blank))
     if recipe.flip:
         steps.append(v2.RandomHorizontalFlip())
-    return v2.Compose(steps) if steps else lambda images: images
+    compose: Callable[[Tensor], Tensor] = v2.Compose(steps)
+    return compose
 
 
 def optimise(
-    parameters: list[dict[str, object]],
+    parameters: list[dict[str, Any]],
     objective: Callable[[int], Tensor],
     steps: int,
     learning_rate: float,
@@ -84,7 +88,7 @@ def optimise(
     """Minimise `objective` by SGD with Nesterov momentum on a one-cycle schedule (Smith and Topin 2019).
 
     Args:
-        parameters: PyTorch's parameter groups.
+        parameters: groups as PyTorch has them: `params`, and where it differs from the recipe `weight_decay`.
         objective: step number -> loss, a scalar with a gradient.
         steps: number of steps; none changes nothing.
         learning_rate: the schedule's peak.
@@ -95,34 +99,45 @@ def optimise(
         ModelError: the loss is not finite.
     """
     import torch
+    from torch.optim.sgd import sgd  # the plain function: the optimiser class imports the compiler, 7 s per process
 
-    if steps < 1:
-        return
-    sgd = torch.optim.SGD(
-        parameters,
-        lr=learning_rate,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-        nesterov=recipe.momentum > 0,
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        sgd,
-        [float(group.get("lr", learning_rate)) for group in parameters],  # type: ignore[arg-type]
-        total_steps=max(steps, 2),
-        pct_start=recipe.warmup,
-        cycle_momentum=False,
-    )
+    groups = [(list(group["params"]), group.get("weight_decay", recipe.weight_decay)) for group in parameters]
+    momenta: list[list[Tensor | None]] = [[None] * len(weights) for weights, _ in groups]
     for step in range(steps):
-        sgd.zero_grad(set_to_none=True)
         loss = objective(step)
         value = float(loss.detach())
         if not np.isfinite(value):
             raise ModelError(f"the loss became {value} at step {step + 1} of {steps}; lower the learning rate")
-        loss.backward()  # type: ignore[no-untyped-call]
-        sgd.step()
-        schedule.step()
+        rate = one_cycle(step, steps, learning_rate, recipe.warmup)
+        gradients = iter(torch.autograd.grad(loss, [weight for weights, _ in groups for weight in weights]))
+        with torch.no_grad():
+            for (weights, decay), buffers in zip(groups, momenta, strict=True):
+                sgd(
+                    weights,
+                    [next(gradients) for _ in weights],
+                    buffers,
+                    weight_decay=decay,
+                    momentum=recipe.momentum,
+                    lr=rate,
+                    dampening=0.0,
+                    nesterov=recipe.momentum > 0,
+                    maximize=False,
+                )
         if progress:
             progress(step + 1, value)
+
+
+def one_cycle(step: int, steps: int, peak: float, warmup: float) -> float:
+    """The learning rate of a step: up to `peak` in the share `warmup` of the steps, then down to 0, along cosines.
+
+    It starts at peak / 25 (Smith and Topin 2019).
+    """
+    done = (step + 0.5) / steps
+    if done < warmup:
+        low, high, share = peak / 25, peak, done / warmup
+    else:
+        low, high, share = peak, 0.0, (done - warmup) / (1 - warmup)
+    return low + (high - low) * (1 - math.cos(math.pi * share)) / 2
 
 
 def fit(

@@ -182,7 +182,7 @@ def inputs() -> dict[str, Any]:
     ]
     return {
         "verdicts": {"schema_version": 1, "alpha": 0.05, "rho0": 0.5, "requests": verdicts},
-        "lineage": {"models": models(), "manifest_sha256": digest("manifest"), "method": "fcalb"},
+        "lineage": {"models": models(), "manifest_sha256": digest("manifest")},
         "register": {"batch_requests": register},
         "data_checks": {
             "checks": [

@@ -145,7 +145,8 @@ def test_a_checkpoint_of_ones_own_is_costed_by_the_median_reference_and_says_so(
 
 def test_changing_nothing_takes_no_time_and_has_an_empty_trace() -> None:
     inputs = fabricated.inputs()
-    inputs["lineage"]["method"], inputs["lineage"]["models"][1]["seconds"], inputs["trace"] = "none", None, []
+    inputs["settings"]["unlearn"] = {"method": "none"}
+    inputs["lineage"]["models"][1]["seconds"], inputs["trace"] = None, []
     found = of(fabricated.FAIL, inputs)
     assert found["seconds"]["unlearn"] == 0
     assert found["unlearn"]["trace"]["step"] == []

@@ -1,0 +1,133 @@
+"""The stages one after the other, by their commands' own functions, on a tiny world and on real faces."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks import check, files, importers, resolve, retrain, score, settings, split, train, unlearn, verify
+
+FACES = Path(__file__).parents[2] / "shared" / "datasets" / "cmu_faces" / "cmu_faces.npz"
+IDS = ("3f2b9a52-4d0e-4c1b-9a77-2f6f0f3d8c11", "9b1c7e34-6a2d-4f58-8e90-5d4c3b2a1f00")
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def ask(subjects: list[str]) -> None:
+    batch = [
+        {
+            "regulation": "gdpr",
+            "subject_request_id": request,
+            "subject_request_type": "erasure",
+            "submitted_time": "2026-11-02T09:00:00Z",
+            "subject_identities": [
+                {"identity_type": "controller_customer_id", "identity_value": subject, "identity_format": "raw"}
+            ],
+            "api_version": "1.0",
+        }
+        for request, subject in zip(IDS, subjects, strict=False)
+    ]
+    files.write_json(Path("requests/b.json"), batch)
+
+
+def configure(*assignments: str) -> None:
+    if not Path("params.yaml").exists():
+        files.write_text(Path("params.yaml"), settings.defaults_yaml())
+    settings.assign(Path("params.yaml"), ["batch=b", *assignments])
+
+
+def prepare() -> None:
+    """Everything up to the references."""
+    data, params, roles = Path("data"), Path("params.yaml"), Path("artifacts/split.csv")
+    forget = Path("artifacts/resolve/forget.csv")
+    check.check(data, Path("requests/b.json"), params, Path("artifacts/check"))
+    split.split(data, Path("artifacts/check/data.json"), params, roles)
+    resolve.resolve(
+        data, roles, Path("requests/b.json"), Path("artifacts/check/requests.json"), Path("artifacts/resolve")
+    )
+    train.main(0, data, roles, params, Path("artifacts/train/0"))
+    retrain.main(0, data, roles, forget, params, Path("artifacts/retrain/0"))
+
+
+def judge(method: str) -> dict[str, Any]:
+    """The verdicts on the model that a method makes."""
+    configure(f"unlearn.method={method}")
+    data, params, roles = Path("data"), Path("params.yaml"), Path("artifacts/split.csv")
+    forget, original = Path("artifacts/resolve/forget.csv"), Path("artifacts/train/0/seed-0.safetensors")
+    unlearn.main(original, data, roles, forget, params, Path("artifacts/unlearn"))
+    score.main(
+        original,
+        Path("artifacts/train"),
+        Path("artifacts/unlearn/unlearned.safetensors"),
+        Path("artifacts/retrain"),
+        data,
+        roles,
+        forget,
+        params,
+        Path("artifacts/score"),
+    )
+    verify.main(Path("artifacts/score/scores.npz"), params, Path("artifacts/verify"))
+    found: dict[str, Any] = json.loads(Path("artifacts/verify/verdicts.json").read_text())["requests"]
+    return found
+
+
+def training_subjects(count: int) -> list[str]:
+    """Data subjects whom the default split trains on; the split does not depend on the requests."""
+    from tasks import records
+
+    manifest = records.read_manifest(Path("data"))
+    roles = split.assign(manifest, settings.load(Path("params.yaml")).split, 0)
+    return sorted(set(manifest["subject_id"][roles == "training"]))[:count]
+
+
+def test_a_tiny_world_goes_all_the_way_and_twice_the_same(place: Path) -> None:
+    importers.digits(Path("data"), writers=20)
+    configure("train.epochs=4", "references.seeds_per_block=7", "references.with_blocks=[0]")
+    configure("references.without_blocks=[0]", "verify.utility_margin=0.2")
+    ask(["writer-01", "nobody"])
+    manifest = training_subjects(1)
+    ask([manifest[0], "nobody"])
+    prepare()
+    first = judge("fcalb")
+    scores = Path("artifacts/score/scores.npz").read_bytes()
+    assert set(first) == {IDS[0]}
+    assert first[IDS[0]]["verdict"] in {"pass", "fail", "inconclusive"}
+    assert judge("fcalb") == first
+    assert Path("artifacts/score/scores.npz").read_bytes() == scores
+    register = files.read_json(Path("artifacts/resolve/register.json"))["batch_requests"]
+    assert [entry["status"] for entry in register] == ["accepted", "rejected"]
+    unchanged = judge("none")[IDS[0]]
+    assert unchanged["verdict"] != "pass"
+    assert unchanged["residual_influence"]["estimate"] == pytest.approx(
+        unchanged["self_check"]["original"]["estimate"]
+    )
+
+
+@pytest.mark.skipif(not FACES.exists(), reason="the folder shared/datasets/cmu_faces is absent")
+def test_on_real_faces_a_retrain_never_fails_and_an_unchanged_model_does(place: Path) -> None:
+    summary = importers.npz(Path("data"), FACES, "X_64x60", "pose", "subject", maxval="maxval")
+    configure(
+        f"data.classes={summary.classes}",
+        "data.image_size=24",
+        "train.epochs=16",
+        "train.learning_rate=0.05",
+        "train.batch_size=32",
+        "references.seeds_per_block=9",
+        "references.with_blocks=[0]",
+        "references.without_blocks=[0]",
+        "verify.utility_margin=0.2",
+    )
+    ask(training_subjects(1))
+    prepare()
+    assert all(verdict["verdict"] != "fail" for verdict in judge("retrain").values())
+    for verdict in judge("none").values():
+        assert verdict["verdict"] != "pass"
+        if verdict["self_check"]["original_caught"]:
+            assert verdict["verdict"] == "fail"
