@@ -515,7 +515,7 @@ def seconds(lineage: Mapping[str, Any], method: str) -> dict[str, Any]:
     models = take(lineage, "models", "lineage.json")
     original, retrained = of_role(models, "original")[0], of_role(models, "retrained")[0]
     unlearned = of_role(models, "unlearned")[0]["seconds"]
-    if unlearned is None and take(lineage, "method", "lineage.json") == "none":
+    if unlearned is None and method == "none":
         unlearned = 0.0
     references = [entry["seconds"] for entry in models if entry["role"] == "with" and entry["seconds"] is not None]
     own = original["seconds"] is None

@@ -80,10 +80,10 @@ def judge(method: str) -> dict[str, Any]:
 
 def training_subjects(count: int) -> list[str]:
     """Data subjects whom the default split trains on; the split does not depend on the requests."""
-    from tasks import records
+    from tasks import records, seeds
 
     manifest = records.read_manifest(Path("data"))
-    roles = split.assign(manifest, settings.load(Path("params.yaml")).split, 0)
+    roles = split.assign(manifest, settings.load(Path("params.yaml")).split, seeds.derive(0, "split"))
     return sorted(set(manifest["subject_id"][roles == "training"]))[:count]
 
 
@@ -91,9 +91,7 @@ def test_a_tiny_world_goes_all_the_way_and_twice_the_same(place: Path) -> None:
     importers.digits(Path("data"), writers=20)
     configure("train.epochs=4", "references.seeds_per_block=7", "references.with_blocks=[0]")
     configure("references.without_blocks=[0]", "verify.utility_margin=0.2")
-    ask(["writer-01", "nobody"])
-    manifest = training_subjects(1)
-    ask([manifest[0], "nobody"])
+    ask([*training_subjects(1), "nobody"])
     prepare()
     first = judge("fcalb")
     scores = Path("artifacts/score/scores.npz").read_bytes()
@@ -105,9 +103,7 @@ def test_a_tiny_world_goes_all_the_way_and_twice_the_same(place: Path) -> None:
     assert [entry["status"] for entry in register] == ["accepted", "rejected"]
     unchanged = judge("none")[IDS[0]]
     assert unchanged["verdict"] != "pass"
-    assert unchanged["residual_influence"]["estimate"] == pytest.approx(
-        unchanged["self_check"]["original"]["estimate"]
-    )
+    assert unchanged["residual_influence"]["estimate"] == pytest.approx(unchanged["self_check"]["original"]["estimate"])
 
 
 @pytest.mark.skipif(not FACES.exists(), reason="the folder shared/datasets/cmu_faces is absent")
