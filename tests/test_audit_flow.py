@@ -227,6 +227,8 @@ def test_ctrl_c_ends_the_children_and_says_that_the_next_run_continues(workspace
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # a test run in the background hands on an ignored SIGINT, a terminal does not
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     told = []
     with process:
