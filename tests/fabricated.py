@@ -212,7 +212,9 @@ def inputs() -> dict[str, Any]:
 
 def sources(changed: dict[str, Any] | None = None) -> evidence.Sources:
     """The same as `evidence.Sources`."""
-    return evidence.Sources(batch=BATCH, settings=SETTINGS, **copy.deepcopy(changed or inputs()))
+    given = copy.deepcopy(changed or inputs())
+    chosen = SETTINGS.unlearn.model_copy(update={"method": given.pop("method", SETTINGS.unlearn.method)})
+    return evidence.Sources(batch=BATCH, settings=SETTINGS.model_copy(update={"unlearn": chosen}), **given)
 
 
 def write(folder: Path, changed: dict[str, Any] | None = None) -> list[str]:

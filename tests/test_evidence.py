@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import unicodedata
 from pathlib import Path
@@ -14,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks import evidence, settings
+from tasks import evidence
 from tasks.errors import EvidenceError
 
 SCHEMA = Path(__file__).parents[1] / "docs" / "evidence.schema.json"
@@ -146,10 +145,8 @@ def test_a_checkpoint_of_ones_own_is_costed_by_the_median_reference_and_says_so(
 
 def test_changing_nothing_takes_no_time_and_has_an_empty_trace() -> None:
     inputs = fabricated.inputs()
-    inputs["lineage"]["models"][1]["seconds"], inputs["trace"] = None, []
-    wish = fabricated.SETTINGS.model_copy(update={"unlearn": settings.Unlearn(method="none")})
-    sources = dataclasses.replace(fabricated.sources(inputs), settings=wish)
-    found = next(e for e in evidence.build_all(sources) if e["request"]["id"] == fabricated.FAIL)
+    inputs["method"], inputs["lineage"]["models"][1]["seconds"], inputs["trace"] = "none", None, []
+    found = of(fabricated.FAIL, inputs)
     assert found["seconds"]["unlearn"] == 0
     assert found["unlearn"]["trace"]["step"] == []
 

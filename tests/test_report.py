@@ -297,7 +297,7 @@ def test_an_accepted_request_keeps_its_id_when_a_rejected_one_claims_the_same() 
 @pytest.mark.parametrize("method", ["fcalb", "retrain", "none"])
 def test_every_method_is_explained_and_what_it_did_is_said(method: str) -> None:
     inputs = fabricated.inputs()
-    inputs["lineage"]["method"] = method
+    inputs["method"] = method
     if method != "fcalb":
         inputs["trace"] = []
     text = Page(html_of(inputs, fabricated.FAIL)).text
