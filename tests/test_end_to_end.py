@@ -57,11 +57,11 @@ def prepare() -> None:
     retrain.main(0, data, roles, forget, params, Path("artifacts/retrain/0"))
 
 
-def judge(method: str) -> dict[str, Any]:
+def judge(method: str, original: Path = Path("artifacts/train/0/seed-0.safetensors")) -> dict[str, Any]:
     """The verdicts on the model that a method makes."""
     configure(f"unlearn.method={method}")
     data, params, roles = Path("data"), Path("params.yaml"), Path("artifacts/split.csv")
-    forget, original = Path("artifacts/resolve/forget.csv"), Path("artifacts/train/0/seed-0.safetensors")
+    forget = Path("artifacts/resolve/forget.csv")
     unlearn.main(original, data, roles, forget, params, Path("artifacts/unlearn"))
     score.main(
         original,
@@ -149,3 +149,46 @@ def assert_that_the_test_can_tell() -> None:
         assert verdict["verdict"] != "pass"
         if verdict["self_check"]["original_caught"]:
             assert verdict["verdict"] == "fail"
+
+
+FACTORY = """
+from torch import nn
+def small(classes, channels, image_size):
+    return nn.Sequential(
+        nn.Conv2d(channels, 12, 3, padding=1, bias=False), nn.BatchNorm2d(12), nn.ReLU(), nn.MaxPool2d(4),
+        nn.Flatten(), nn.Linear(12 * (image_size // 4) ** 2, classes),
+    )
+"""
+
+
+def test_a_user_brings_model_images_and_people(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import numpy as np
+    from PIL import Image
+
+    from tasks import blocks, compute, digits, models, training
+
+    images, labels, writers = digits.make(writers=20)
+    lines = ["path,subject_id,label,split"]
+    Path("pictures").mkdir()
+    for number, (image, label, writer) in enumerate(zip(images, labels, writers, strict=True)):
+        Image.fromarray(image).save(f"pictures/{number}.bmp")
+        lines.append(f"{number}.bmp,person-{writer},{label},{'training' if writer < 13 else 'unseen'}")
+    files.write_text(Path("people.csv"), "\n".join(lines) + "\n")
+    files.write_text(Path("mine.py"), FACTORY)
+    monkeypatch.syspath_prepend(place)
+    importers.image_folder(Path("data"), Path("pictures"), Path("people.csv"))
+    configure("model.name=mine:small", "original.checkpoint=models/mine.safetensors", "train.epochs=3")
+    configure("references.seeds_per_block=7", "references.with_blocks=[0]", "references.without_blocks=[0]")
+    wish = settings.load(Path("params.yaml"))
+    own = models.build(wish.model, wish.data, seed=99)
+    known = blocks.load_rows(np.asarray(writers < 13), Path("data"), wish, compute.prepare(wish.compute))
+    training.fit(own, known, wish.train, seed=99)
+    models.save(own, Path("models/mine.safetensors"))
+    ask(["person-3"])
+    prepare()
+    verdict = judge("retrain", Path("models/mine.safetensors"))[IDS[0]]
+    assert verdict["references"] == {"with": 7, "without": 6}
+    assert verdict["accuracy"]["original"]["forget"] > 0.5
+    lineage = files.read_json(Path("artifacts/score/lineage.json"))["models"]
+    assert lineage[0]["path"] == "models/mine.safetensors"
+    assert lineage[0]["seconds"] is None
