@@ -160,7 +160,7 @@ def test_a_method_without_its_time_is_an_error() -> None:
 
 def test_a_path_outside_the_workspace_is_cut_to_its_name() -> None:
     inputs = fabricated.inputs()
-    inputs["lineage"]["models"][0]["path"] = "/home/someone/own.safetensors"
+    inputs["lineage"]["models"][0]["path"] = "/elsewhere/own.safetensors"
     assert of(fabricated.PASS, inputs)["models"][0]["file"] == "own.safetensors"
 
 
