@@ -101,7 +101,10 @@ def optimise(
     import torch
     from torch.optim.sgd import sgd  # the plain function: the optimiser class imports the compiler, 7 s per process
 
-    groups = [(list(group["params"]), group.get("weight_decay", recipe.weight_decay)) for group in parameters]
+    groups = [
+        ([weight for weight in group["params"] if weight.requires_grad], group.get("weight_decay", recipe.weight_decay))
+        for group in parameters
+    ]
     momenta: list[list[Tensor | None]] = [[None] * len(weights) for weights, _ in groups]
     for step in range(steps):
         loss = objective(step)
@@ -109,7 +112,8 @@ def optimise(
         if not np.isfinite(value):
             raise ModelError(f"the loss became {value} at step {step + 1} of {steps}; lower the learning rate")
         rate = one_cycle(step, steps, learning_rate, recipe.warmup)
-        gradients = iter(torch.autograd.grad(loss, [weight for weights, _ in groups for weight in weights]))
+        learned = [weight for weights, _ in groups for weight in weights]
+        gradients = iter(torch.autograd.grad(loss, learned, materialize_grads=True))  # a part may be unused: zeros
         with torch.no_grad():
             for (weights, decay), buffers in zip(groups, momenta, strict=True):
                 sgd(

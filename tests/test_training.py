@@ -186,3 +186,19 @@ def test_features_have_no_distance_to_themselves(kind: str) -> None:
     features = torch.randn(5, 4, 3, 3)
     assert float(fcalb.distance(features, features, kind)) == pytest.approx(0, abs=1e-6)
     assert float(fcalb.distance(features, -features, kind)) > 0.1
+
+
+def test_the_loop_takes_the_steps_of_pytorchs_own_sgd_and_leaves_frozen_weights_alone() -> None:
+    recipe = settings.Train(momentum=0.9, weight_decay=0.01)
+    ours, theirs, frozen = (torch.ones(3, dtype=torch.float64, requires_grad=grad) for grad in (True, True, False))
+    unused = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+    target = torch.tensor([3.0, -1.0, 0.5], dtype=torch.float64)
+    training.optimise([{"params": [ours, frozen, unused]}], lambda _: ((ours - target) ** 2).sum(), 9, 0.05, recipe)
+    sgd = torch.optim.SGD([theirs], lr=0.05, momentum=0.9, weight_decay=0.01, nesterov=True)
+    for step in range(9):
+        sgd.param_groups[0]["lr"] = training.one_cycle(step, 9, 0.05, recipe.warmup)
+        sgd.zero_grad()
+        ((theirs - target) ** 2).sum().backward()
+        sgd.step()
+    torch.testing.assert_close(ours, theirs)
+    assert torch.equal(frozen, torch.ones(3, dtype=torch.float64))
