@@ -1,26 +1,24 @@
 """Unlearning methods side by side: the same originals, the same references, the same verdict.
 
-Each method makes originals forget that are no references (`benchmarks.verdicts` keeps them), and each result is judged
-as the released model on every request of its batch. Time is the method's own, CPU seconds on one thread, as a share of
-one retrain by the full recipe in the same run. Nothing is tuned here but FCALB's configurations with a reset, which
-were chosen on these very requests of the digits, so they flatter it there.
+Each method makes originals forget that are no references, and each result is judged as the released model on every
+request of its batch. Time is the method's own, CPU seconds on one thread, as a share of one retrain by the full recipe
+in the same run. Rows named *tuned* have the settings that `benchmarks.tuning` chose by calibration subjects, with the
+same number of tries for each method; the others are as published, or as written in `configurations`.
 
 Example: python -m benchmarks.methods --world digits --page docs/methods.md
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 from collections import Counter, defaultdict
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks import verdicts, worlds
+from benchmarks import kept, verdicts, worlds
 from benchmarks.verdicts import Job
 from benchmarks.worlds import World
 from tasks import attacks, compute, fcalb, files, models, rivals, scoring, seeds, stage, training, verification
@@ -39,35 +37,39 @@ RESET = {
     "learning_rate": 0.1,
 }
 """Weights 0.6 of the way to the random teacher, then recovery on all retained records"""
-
-
 FORGET = {"reset": 0.0, "forget_steps": 40, "forget_rate": 0.02, "taps": "all"}
 """No reset, but a phase of the feature constraint alone"""
 BALANCES = ("fixed", "gradnorm", "dwa", "imtl_g")
 """Beside the default, learned uncertainty"""
+SHARES = (1 / 12, 1 / 6, 1 / 4, 1 / 3, 5 / 12)
+"""Lengths of the recovery, as shares of the recipe's epochs"""
+LONGER = (1 / 6, 1 / 4, 5 / 12, 7 / 12)
+"""Lengths of training anew, as shares of the recipe's epochs"""
+LONG = 60
+"""Recipes of so many epochs are long: a share of a few per cent is worth trying"""
+FEW = (1 / 60, 1 / 30, 1 / 20, 1 / 12, 1 / 8)
+"""Lengths tried on long recipes, for recovery and for training anew"""
 
 
 def configurations(settings: Settings) -> dict[str, dict[str, Any]]:
     """The methods by title, each as `unlearn` settings; lengths follow the world's recipe."""
-    half, third = settings.train.batch_size // 2, settings.train.epochs / 3
+    half, epochs = settings.train.batch_size // 2, settings.train.epochs
     found: dict[str, dict[str, Any]] = {
         "exact retrain": {"method": "retrain"},
         "unchanged original": {"method": "none"},
         "FCALB, as the abstract has it": {"method": "fcalb"},
         **{f"FCALB, balance {name}": {"method": "fcalb", "balance": name} for name in BALANCES},
-        "FCALB, reset 0.6, recover a third": {**RESET, "epochs": third, "batch_size": half},
-        "FCALB, reset 0.6, recover a quarter": {**RESET, "epochs": third * 0.75, "batch_size": half},
-        "FCALB, forget 40 steps, recover a third": {**RESET, **FORGET, "epochs": third, "batch_size": half},
     }
-    short = {"method": "short_retrain", "batch_size": half}
-    found["short retrain, five twelfths"] = {**short, "rivals": {"training_share": 5 / 12}}
-    found["short retrain, a quarter"] = {**short, "rivals": {"training_share": 0.25}}
-    found["distilled from the original, five twelfths"] = {
-        **short,
-        "method": "distil",
-        "rivals": {"training_share": 5 / 12},
-    }
-    return found | {name: {"method": name} for name in rivals.METHODS if name not in ("short_retrain", "distil")}
+    long = epochs >= LONG
+    for share in FEW if long else SHARES:
+        found[f"FCALB, reset 0.6, {share:.1%} of the epochs"] = {**RESET, "epochs": share * epochs, "batch_size": half}
+    forget = {**RESET, **FORGET, "epochs": (FEW if long else SHARES)[3] * epochs, "batch_size": half}
+    found[f"FCALB, 40 forget steps, {(FEW if long else SHARES)[3]:.1%} of the epochs"] = forget
+    for share in FEW if long else LONGER:
+        anew = {"batch_size": half, "rivals": {"training_share": share}}
+        found[f"short retrain, {share:.1%} of the epochs"] = {"method": "short_retrain", **anew}
+        found[f"distilled anew, {share:.1%} of the epochs"] = {"method": "distil", **anew}
+    return found | {name: {"method": name} for name in rivals.METHODS if name not in rivals.FROM_SCRATCH}
 
 
 @dataclass(frozen=True)
@@ -88,41 +90,43 @@ def main(
     world: str = "digits",
     originals: int = 3,
     references: int = 16,
-    fresh: int = 12,
     seed: int = 1,
     jobs: int = 2,
     keep: Path = Path(".benchmarks"),
     out: Path = Path("benchmarks/results"),
     page: Path | None = None,
 ) -> None:
-    """Unlearn, judge, write the figures of one world, and put their table into a page between its marks.
+    """Train, unlearn, judge, write the figures of one world, and put their table into a page between its marks.
 
-    `benchmarks.verdicts` has to be run on the world before, with as many references and at least as many fresh models.
+    What is done is kept: a run that was stopped goes on where it was.
 
     Example: python -m benchmarks.methods --world digits --originals 3 --page docs/methods.md
     """
+    from benchmarks import tuning
+
     given = worlds.load(world)
-    last = references + fresh
+    make_models(given, originals, references, seed, jobs, keep)
+    tuned = tuning.chosen(given, originals, references, seed, jobs, keep)
+    wishes = configurations(given.settings) | {f"{name}, tuned": choice["wish"] for name, choice in tuned.items()}
     trials = [
-        Trial(title, wish, world, batch, last - n, references, seed, keep)
-        for title, wish in configurations(given.settings).items()
+        Trial(title, wish, world, batch, references + 1 + n, references, seed, keep)
+        for title, wish in wishes.items()
         for batch in range(len(given.batches))
         for n in range(originals)
     ]
+    results = kept.each(trials, attempt, keep / f"methods-{world}-{seed}", jobs, f"{world}, methods")
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for position, (trial, result) in enumerate(zip(trials, pool.map(attempt, trials), strict=True), 1):
-            found[trial.title].append(result)
-            if position % 20 == 0 or position == len(trials):
-                stage.say(f"{world}: {position}/{len(trials)} trials done")
+    for trial, result in zip(trials, results, strict=True):
+        found[trial.title].append(result)
     retrain = float(np.median([row["seconds"] for row in found["exact retrain"]]))
     result = {
         "world": world,
         "about": given.about,
         "command": f"python -m benchmarks.methods --world {world} --originals {originals} --references {references} "
-        f"--fresh {fresh} --seed {seed}",
+        f"--seed {seed}",
         "retrain_seconds": retrain,
-        "settings": configurations(given.settings),
+        "settings": wishes,
+        "tuning": tuned,
         "methods": {title: figures(rows, retrain) for title, rows in found.items()},
         "versions": verdicts.versions(),
     }
@@ -132,18 +136,20 @@ def main(
         verdicts.insert(page, f"methods {world}", table(result))
 
 
+def make_models(given: World, originals: int, references: int, seed: int, jobs: int, keep: Path) -> None:
+    """Train the originals and references that are not there yet."""
+    wanted = [Job(given.name, "with", 0, n, seed, keep) for n in range(1 + references + originals)]
+    for batch in range(len(given.batches)):
+        wanted += [Job(given.name, "without", batch, n, seed, keep) for n in range(1 + references)]
+    verdicts.make_all([job for job in wanted if not job.path.exists()], jobs)
+
+
 def attempt(trial: Trial) -> dict[str, Any]:
     """Let one method loose on one original, and judge what comes out."""
     given = worlds.load(trial.world)
     place = compute.prepare(given.settings.compute)
-    wish = Unlearn.model_validate(trial.wish)
-    recipe = given.settings.train
-    if wish.method in rivals.FROM_SCRATCH:  # they train by the recipe, whose batch size is as free as FCALB's
-        recipe = recipe.model_copy(update={"batch_size": wish.batch_size})
-    stream = seeds.derive(trial.seed, trial.world, "methods", trial.batch, trial.original)
-    settings = given.settings.model_copy(
-        update={"seed": stream % 2**31, "unlearn": wish, "train": recipe}  # each trial draws its own
-    )
+    stream = seeds.derive(trial.seed, trial.world, "methods", trial.batch, trial.original)  # each draws its own
+    settings = settings_of(given, Unlearn.model_validate(trial.wish), stream)
     folder = trial.keep / f"{trial.world}-{trial.seed}"
     network = models.load(folder / f"with-0-{trial.original}.safetensors", settings.model, settings.data)
     started = time.process_time()
@@ -175,6 +181,14 @@ def attempt(trial: Trial) -> dict[str, Any]:
         "control_retrained": float(shares[scores.model_roles == "without"].mean()),
         "rows": list(verdicts.judged(scores, rules)),
     }
+
+
+def settings_of(given: World, wish: Unlearn, stream: int) -> Settings:
+    """The world's settings with a method and a seed; methods from scratch get the batch size that others have."""
+    recipe = given.settings.train
+    if wish.method in rivals.FROM_SCRATCH:  # they train by the recipe, whose batch size is as free as FCALB's
+        recipe = recipe.model_copy(update={"batch_size": wish.batch_size})
+    return given.settings.model_copy(update={"seed": stream % 2**31, "unlearn": wish, "train": recipe})
 
 
 def unlearned(network: nn.Module, given: World, batch: int, settings: Settings, place: compute.Place) -> nn.Module:

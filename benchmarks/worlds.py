@@ -7,7 +7,7 @@ real people's data, read from a folder beside the checkout; nothing of them is k
 from __future__ import annotations
 
 import gzip
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,14 @@ def load(name: str) -> World:
     Raises:
         WorkspaceError: the name is unknown, or the data set is not there.
     """
-    makers = {"digits": _digits, "faces": _faces, "writers": _writers}
+    makers = {
+        "digits": _digits,
+        "digits-long": _digits_long,
+        "faces": _faces,
+        "faces-long": _faces_long,
+        "writers": _writers,
+        "writers-few": _writers_few,
+    }
     if name not in makers:
         raise WorkspaceError(f"got the world {name!r}, expected one of {', '.join(makers)}")
     try:
@@ -69,6 +76,34 @@ def _digits() -> World:
     images, labels, writers = digits.make()
     about = "embedded digits, 29 of 45 synthetic writers trained on, 4 forgotten together"
     return _split("digits", images, labels, writers, Settings(), (4, 4, 4), about)
+
+
+def _digits_long() -> World:
+    about = "embedded digits, 29 of 45 synthetic writers trained on for 120 epochs, 4, 2 and 1 forgotten together"
+    return _longer(_digits(), 120, (4, 2, 1), about)
+
+
+def _faces_long() -> World:
+    about = "pose of CMU faces, 13 of 20 real people trained on for 100 epochs, 2 and 1 forgotten together"
+    return _longer(_faces(), 100, (2, 1), about)
+
+
+def _longer(world: World, epochs: int, sizes: tuple[int, ...], about: str) -> World:
+    """The same data under a recipe as long as production uses, with other batches."""
+    settings = world.settings.model_copy(update={"train": world.settings.train.model_copy(update={"epochs": epochs})})
+    return replace(
+        world,
+        name=f"{world.name}-long",
+        settings=settings,
+        batches=_batches(world.subjects, world.roles, sizes),
+        about=about,
+    )
+
+
+def _writers_few() -> World:
+    world = _writers()
+    about = "60 of 110 real writers of MNIST trained on (QMNIST's writer ids), 2 and 1 forgotten together"
+    return replace(world, name="writers-few", batches=_batches(world.subjects, world.roles, (2, 1)), about=about)
 
 
 def _faces() -> World:
@@ -133,7 +168,12 @@ def _split(
 
     table = pd.DataFrame({"subject_id": [f"person-{number:04d}" for number in subjects], "label": labels})
     roles = split.assign(table, settings.split, seeds.derive(0, "split"))
+    batches = _batches(subjects, roles, sizes)
+    return World(name, images[:, None], labels, subjects.astype(np.int64), roles, batches, settings, about)
+
+
+def _batches(subjects: NDArray[Any], roles: Strings, sizes: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+    """The first training subjects, so many at a time."""
     people = [int(number) for number in np.unique(subjects[roles == "training"])]
     ends = np.cumsum(sizes).tolist()
-    batches = tuple(tuple(people[end - size : end]) for size, end in zip(sizes, ends, strict=True))
-    return World(name, images[:, None], labels, subjects.astype(np.int64), roles, batches, settings, about)
+    return tuple(tuple(people[end - size : end]) for size, end in zip(sizes, ends, strict=True))
