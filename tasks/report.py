@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import re
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -20,7 +19,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks import evidence, files, settings, stage
+from tasks import evidence, files, register, settings, stage
 from tasks.errors import AuditError, EvidenceError, WorkspaceError
 
 if TYPE_CHECKING:
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 
 MOST_GROUPS = 20
 """A report shows so many groups at most; all of them are in its evidence."""
-OUTCOMES = ("fail", "inconclusive", "below_detection", "rejected", "pass")
 RESERVED = {"index.html", "register.json"}
 FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 MONTHS = (
@@ -94,12 +92,12 @@ def write(found: Sequence[dict[str, Any]], templates: Path, out: Path) -> None:
     with files.whole_folder(out) as draft:
         for place, (item, folder) in enumerate(zip(found, folder_names(found), strict=True), start=1):
             write_one(item, draft / folder, pages, printer)
-            rows.append(row(item, folder, draft))
+            rows.append(register.row(item, folder, draft))
             stage.say(f"report {place}/{len(found)}: {folder}, {item['outcome'].replace('_', ' ')}")
-        rows.sort(key=urgency)
-        files.write_text(draft / "index.html", render(pages, "index.html.j2", batch_view(found, rows)))
-        register = {"schema_version": 1, "batch": found[0]["batch"], **passes(rows), "requests": rows}
-        files.write_json(draft / "register.json", register)
+        rows.sort(key=register.urgency)
+        files.write_text(draft / "index.html", render(pages, "index.html.j2", register.batch_view(found, rows)))
+        listed = {"schema_version": 1, "batch": found[0]["batch"], **register.passes(rows), "requests": rows}
+        files.write_json(draft / "register.json", listed)
 
 
 def write_one(item: dict[str, Any], folder: Path, pages: jinja2.Environment, printer: Printer) -> None:
@@ -132,46 +130,6 @@ def spare_name(position: int, taken: set[str]) -> str:
     while name in taken:
         name += "-again"
     return name
-
-
-def row(item: dict[str, Any], folder: str, draft: Path) -> dict[str, Any]:
-    """A request's line in the register, with the hashes of its files."""
-    return {
-        "request_id": item["request"]["id"],
-        "position": item["request"]["position"],
-        "folder": folder,
-        "status": item["status"],
-        "test": item["test"],
-        "verdict": item["verdict"],
-        "outcome": item["outcome"],
-        "register": item["register"],
-        "reason": item["reason"],
-        "regulation": item["request"]["regulation"],
-        "received": item["request"]["received"],
-        "subject_pseudonym": item["request"]["subject_pseudonym"],
-        "records": item["request"]["records"],
-        "deadline": item["deadline"]["date"],
-        "days_left": item["deadline"]["days_left"],
-        "residual_influence": item["residual_influence"],
-        "sha256": {path.name: files.sha256(path) for path in sorted((draft / folder).iterdir())},
-    }
-
-
-def urgency(line: dict[str, Any]) -> tuple[int, str, int]:
-    """Sorting key of the register: the worst outcome first, then the nearest deadline."""
-    return OUTCOMES.index(line["outcome"]), line["deadline"] or "9999-99-99", line["position"]
-
-
-def passes(rows: Sequence[dict[str, Any]]) -> dict[str, int]:
-    """How many requests passed, and how many of those passes hold with false discoveries controlled in the batch."""
-    passed = [line for line in rows if line["verdict"] == "pass"]
-    return {"passes": len(passed), "passes_that_hold": sum(line["register"]["holds"] for line in passed)}
-
-
-def batch_view(found: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What the index page shows."""
-    counts = Counter(line["outcome"] for line in rows)
-    return {"rows": rows, "counts": {name: counts[name] for name in OUTCOMES}, **passes(rows), "e": found[0]}
 
 
 def read_trace(path: Path) -> list[dict[str, str]]:
