@@ -84,8 +84,13 @@ def data_folders(workspace: Path) -> dict[str, str | None]:
 
 def has_remote(workspace: Path) -> bool:
     """Whether DVC knows a remote to fetch from."""
+    return bool(remotes(workspace))
+
+
+def remotes(workspace: Path) -> list[str]:
+    """The names of DVC's remotes, sorted; where they lie is not said."""
     with opened(workspace) as repo:
-        return bool(repo.config.get("remote"))
+        return sorted(repo.config.get("remote") or {})
 
 
 def content_hash(place: Path) -> str:

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from flows import shell
-from tasks import files, ledger, settings
+from flows import graph, shell
+from tasks import decisions, files, ledger, settings
 from tasks.errors import WorkspaceError
 
 PACKAGES = (
@@ -36,6 +36,9 @@ def keep(workspace: Path, chosen: settings.Settings) -> Path:
     found = _circumstances(workspace, chosen)
     if not path.exists() or _lasting(files.read_json(path)) != _lasting(found):
         files.write_json(path, found)
+    decided = workspace / decisions.FOLDER / path.name
+    if not decided.exists():
+        files.write_json(decided, decisions.EMPTY)
     return path
 
 
@@ -53,6 +56,7 @@ def _circumstances(workspace: Path, chosen: settings.Settings) -> dict[str, Any]
         "platform": f"{platform.system()} {platform.machine()}",
         "packages": {name: _version(name) for name in PACKAGES},
         "data_md5": _data_md5(workspace),
+        "remotes": graph.remotes(workspace),
         "changed_settings": _plain(settings.changed(chosen)),
     }
 

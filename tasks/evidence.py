@@ -17,12 +17,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from tasks import deadlines, rivals, settings
+from tasks import deadlines, decisions, rivals, settings
 from tasks.errors import EvidenceError, RequestError
 from tasks.settings import Method, Settings
 
-SCHEMA_VERSION = 2
-VERDICTS_VERSION = 2
+SCHEMA_VERSION = 3
+VERDICTS_VERSION = 3
 """Version of `verdicts.json` that the evidence is built from."""
 SCHEMA = Path("docs/evidence.schema.json")
 TRACE_POINTS = 200
@@ -30,7 +30,7 @@ OF_REGISTER = ("position", "regulation", "received", "subject_pseudonym", "recor
 OF_VERDICT = (
     *("verdict", "reason", "residual_influence", "detectability", "detection_limit", "references_needed", "gates"),
     *("references", "rank_p", "self_check", "accuracy", "prediction_distribution", "influence_points"),
-    *("p_pass", "register", "assumptions", "attacks"),
+    *("p_pass", "register", "assumptions", "attacks", "score_distribution"),
 )
 OF_TRACE = ("forget_loss", "recover_loss", "forget_weight", "recover_weight")
 OF_DATA = ("records", "subjects", "classes", "manifest_sha256")
@@ -189,6 +189,36 @@ class Distribution(Part):
     retrained_low: list[Share] | None = None
     retrained_high: list[Share] | None = None
     distance: Apart | None = None
+
+
+class Medians(Part):
+    """Middle scores of the request's records, log-odds in nats."""
+
+    original: float
+    unlearned: float
+    retrained: float | None = Field(None, description="of all retrained models together")
+    band: Numbers | None = Field(None, description="over the retrained models")
+
+
+class ScoreDistribution(Part):
+    """How sure each model is of the right class of the request's records, as shares of the records by score.
+
+    A score is the log-odds of the right class, in nats: 0 is even, 3 is 20 to 1. Bin i reaches from edge i to i + 1.
+    """
+
+    edges: Annotated[list[float], Field(min_length=2)]
+    original: list[Share]
+    unlearned: list[Share]
+    retrained: list[Share] | None = Field(None, description="of all retrained models together")
+    median: Medians
+
+    @model_validator(mode="after")
+    def _has_a_share_for_each_bin(self) -> ScoreDistribution:
+        """Every model has as many shares as there are bins."""
+        for shares in (self.original, self.unlearned, self.retrained):
+            if shares is not None and len(shares) != len(self.edges) - 1:
+                raise ValueError(f"got {len(shares)} shares for {len(self.edges) - 1} bins; run verify again")
+        return self
 
 
 class Areas(Part):
@@ -408,6 +438,94 @@ class Organisation(Part):
     system: str
 
 
+class InScope(Part):
+    """Models of one role that this audit is about."""
+
+    role: Literal["original", "unlearned", "retrained", "with", "without"]
+    count: Annotated[int, Field(ge=1)]
+    saw_records: bool = Field(description="was trained on the request's records, or made from a model that was")
+
+
+class OutOfScope(Part):
+    """A model that this audit says nothing about."""
+
+    model: str
+    why: str
+
+
+class Scope(Part):
+    """Which models the report is about, and which it is not."""
+
+    models: list[InScope] = Field(description="empty: no model was looked at")
+    outside: list[OutOfScope] = Field(description="as the settings list them")
+
+
+class Copy(Part):
+    """A place where the records, or what was made of them, lie, and what became of it."""
+
+    store: str = Field(description="key, by which an erasure in the decisions names it")
+    kind: Literal["workspace", "dvc_cache", "dvc_remote", "backup", "original_model", "reference_models", "artifacts"]
+    name: str | None = Field(None, description="of a remote or a backup")
+    holds: Literal["records", "influence", "scores"]
+    state: Literal["held", "erased", "expires"]
+    days: Count | None = Field(None, description="days after an erasure in which a backup is overwritten")
+    expires_on: str | None = Field(None, description="ISO date")
+    at: str | None = Field(None, description="when it was erased, RFC 3339")
+    by: str | None = None
+    receipt: str | None = None
+
+    @model_validator(mode="after")
+    def _shows_what_it_claims(self) -> Copy:
+        """An erasure has its receipt."""
+        if self.state != "held" and not (self.at and self.by and self.receipt):
+            raise ValueError(f"{self.store}: got {self.state} without a receipt, expected at, by and receipt")
+        return self
+
+
+class Told(Part):
+    """Someone whom the data were disclosed to, or who processes them, and whether he was told of the erasure."""
+
+    name: str
+    what: str = Field(description="what was disclosed, or is processed")
+    told_at: str | None = None
+    told_by: str | None = None
+    comment: str | None = None
+
+
+class Exemption(Part):
+    """An exception that is claimed against the erasure."""
+
+    ground: str
+    reason: str
+    at: str
+    by: str
+
+
+class Signoff(Part):
+    """A person's decision."""
+
+    at: str
+    by: str
+    role: str
+    decision: Literal["approve", "refuse"]
+    comment: str
+
+
+class Advice(Part):
+    """What is advised for the batch, and why."""
+
+    code: str
+    text: str = Field(min_length=1)
+
+
+class Signing(Part):
+    """The key that signs the report. The signature is in the signed files and not in this evidence."""
+
+    algorithm: str
+    key_id: Hash = Field(description="SHA-256 of the public key")
+    development: bool = Field(description="a key for trying out, which vouches for nobody")
+
+
 class Level(Part):
     """One way to check this audit again."""
 
@@ -432,12 +550,13 @@ class Provenance(Part):
     reference_seeds: dict[str, int] = Field(description="models per kind, seeds 0 … n - 1")
     settings: dict[str, Any]
     settings_changed: dict[str, Any]
+    signing: Signing | None = None
 
 
 class Common(Part):
     """What every report has."""
 
-    schema_version: Literal[2]
+    schema_version: Literal[3]
     batch: str
     request: Request
     reason: str = Field(min_length=1)
@@ -446,6 +565,15 @@ class Common(Part):
     thresholds: Thresholds
     data: DataSet
     checks: Checks
+    progress: Literal["set_aside", "awaiting_signoff", "refused", "released", "erased"]
+    identity_check: str | None = Field(description="how identities are checked before a request reaches the tool")
+    scope: Scope
+    copies: Annotated[list[Copy], Field(min_length=1)]
+    recipients: list[Told]
+    processors: list[Told]
+    exceptions: list[Exemption]
+    approvals: list[Signoff]
+    advice: list[Advice] = []
     provenance: Provenance
     reproduction: list[Level]
 
@@ -464,12 +592,13 @@ class Audited(Common):
     gates: list[Gate] = Field(description="empty where no test could be made")
     p_pass: Share = Field(description="of the least sure gate; 1 where the request did not pass")
     register_: Register = Field(alias="register")
-    assumptions: Assumptions | None = Field(description="null where no test with references was made")
+    assumptions: Assumptions | Unmeasured | None = Field(description="null where no test with references was made")
     references: Counts
     rank_p: Share | None
     self_check: SelfCheck
     accuracy: Accuracy
     prediction_distribution: Distribution | Unmeasured
+    score_distribution: ScoreDistribution | Unmeasured
     attacks: Annotated[list[Attack], Field(min_length=1)] | Unmeasured
     retained_exposure: Exposure | Unmeasured
     utility_by_group: list[Group] | Unmeasured
@@ -587,6 +716,7 @@ class Sources:
         trace: rows of `artifacts/unlearn/trace.csv`, as text.
         record: `ledger/batches/<batch>.json`.
         probes: `artifacts/probe/probes.json`; empty: what the features hold was not measured.
+        decisions: `ledger/decisions/<batch>.json`; empty: nothing was decided yet.
     """
 
     batch: str
@@ -599,6 +729,7 @@ class Sources:
     record: Mapping[str, Any]
     settings: Settings
     probes: Mapping[str, Any] = field(default_factory=dict)
+    decisions: Mapping[str, Any] = field(default_factory=dict)
 
 
 def build_all(sources: Sources) -> list[dict[str, Any]]:
@@ -615,7 +746,8 @@ def build_all(sources: Sources) -> list[dict[str, Any]]:
         raise EvidenceError(
             f"the batch record is of {sources.record['batch']!r}, expected {sources.batch!r}; run again"
         )
-    return [build(sources, entry) for entry in entries]
+    made = decisions.parse(sources.decisions, [entry_id(entry) for entry in entries], "the batch's decisions")
+    return [build(sources, entry, made.of(entry_id(entry))) for entry in entries]
 
 
 def match(entries: Sequence[Mapping[str, Any]], verdicts: Mapping[str, Any]) -> None:
@@ -631,8 +763,13 @@ def match(entries: Sequence[Mapping[str, Any]], verdicts: Mapping[str, Any]) -> 
         raise EvidenceError(f"verdicts.json has a verdict for {extra[0]}, which register.json does not accept")
 
 
-def build(sources: Sources, entry: Mapping[str, Any]) -> dict[str, Any]:
+def build(sources: Sources, entry: Mapping[str, Any], decided: decisions.Decisions) -> dict[str, Any]:
     """The evidence of one request of the register, a plain dictionary of fixed shape.
+
+    Args:
+        sources: what the stages before wrote.
+        entry: the request's line in the register.
+        decided: what was decided on it.
 
     Raises:
         EvidenceError: something is missing or of the wrong type; the message names the request and the place.
@@ -646,7 +783,8 @@ def build(sources: Sources, entry: Mapping[str, Any]) -> dict[str, Any]:
         special = {"status": "rejected", "reason": entry.get("reason") or REJECTED}
     else:
         raise EvidenceError(f"{where}: got status {status!r}, expected accepted or rejected")
-    return validate({**common(sources, entry, where), **special}, where)
+    follows = aftermath(sources, special["status"], decided)
+    return validate({**common(sources, entry, where), **follows, **special}, where)
 
 
 def validate(evidence: Mapping[str, Any], where: str = "evidence") -> dict[str, Any]:
@@ -681,9 +819,81 @@ def common(sources: Sources, entry: Mapping[str, Any], where: str) -> dict[str, 
         "thresholds": chosen.verify.model_dump(),
         "data": data_set(sources),
         "checks": checks(sources, entry_id(entry)),
+        "identity_check": chosen.report.identity_check or None,
+        "advice": sources.verdicts.get("advice", []),
         "provenance": provenance(sources),
         "reproduction": reproduction(sources.batch),
     }
+
+
+def aftermath(sources: Sources, status: str, decided: decisions.Decisions) -> dict[str, Any]:
+    """What became of the request beside its verdict: scope, copies, notices, exceptions, approvals."""
+    chosen = sources.settings.report
+    kept = copies(sources, status, decided)
+
+    def told(name: str, what: str) -> dict[str, Any]:
+        notice = next((notice for notice in reversed(decided.notices) if notice.to == name), None)
+        found = {"told_at": notice.at, "told_by": notice.by, "comment": notice.comment or None} if notice else {}
+        return {"name": name, "what": what, **found}
+
+    known = {party.name for party in chosen.recipients} | {party.name for party in chosen.processors}
+    if strange := sorted({notice.to for notice in decided.notices} - known):
+        raise EvidenceError(
+            f"the batch's decisions: a notice names {strange[0]!r}, whom neither report.recipients nor "
+            "report.processors list; add it there"
+        )
+    return {
+        "progress": decisions.progress(status, decided.approvals, kept),
+        "scope": scope(sources, status),
+        "copies": kept,
+        "recipients": [told(party.name, party.disclosed) for party in chosen.recipients],
+        "processors": [told(party.name, party.task) for party in chosen.processors],
+        "exceptions": [claim.model_dump(include=set(Exemption.model_fields)) for claim in decided.exceptions],
+        "approvals": [approval.model_dump(include=set(Signoff.model_fields)) for approval in decided.approvals],
+    }
+
+
+def scope(sources: Sources, status: str) -> dict[str, Any]:
+    """The models that the report is about by their roles, and those that the settings name as outside of it."""
+    roles = [take(entry, "role", "lineage.json") for entry in take(sources.lineage, "models", "lineage.json")]
+    saw = {"original": True, "unlearned": sources.settings.unlearn.method != "retrain", "with": True}
+    models = [
+        {"role": role, "count": roles.count(role), "saw_records": saw.get(role, False)}
+        for role in ("original", "unlearned", "retrained", "with", "without")
+        if role in roles and status == "audited"
+    ]
+    return {"models": models, "outside": [model.model_dump() for model in sources.settings.report.out_of_scope]}
+
+
+def copies(sources: Sources, status: str, decided: decisions.Decisions) -> list[dict[str, Any]]:
+    """Every place that the tool knows of with what became of it: held, unless a receipt says otherwise.
+
+    Raises:
+        EvidenceError: an erasure names a place that is not known.
+    """
+    remotes = take(sources.record, "remotes", "the batch record")
+    places: list[dict[str, Any]] = [
+        {"store": "workspace", "kind": "workspace", "holds": "records"},
+        {"store": "dvc_cache", "kind": "dvc_cache", "holds": "records"},
+        *({"store": f"dvc_remote:{name}", "kind": "dvc_remote", "name": name, "holds": "records"} for name in remotes),
+        *(
+            {"store": f"backup:{backup.name}", "kind": "backup", **backup.model_dump(), "holds": "records"}
+            for backup in sources.settings.report.backups
+        ),
+    ]
+    if status == "audited":
+        places.append({"store": "original_model", "kind": "original_model", "holds": "influence"})
+        if any(take(entry, "role", "lineage.json") == "with" for entry in sources.lineage["models"]):
+            places.append({"store": "reference_models", "kind": "reference_models", "holds": "influence"})
+        places.append({"store": "artifacts", "kind": "artifacts", "holds": "scores"})
+    known = {place["store"] for place in places}
+    own = decided.erasure if status == "audited" else []  # nobody erased the records of a request that was set aside
+    done = {erasure.store: erasure.model_dump(exclude={"request"}) for erasure in own}
+    if strange := sorted(set(done) - known):
+        raise EvidenceError(
+            f"the batch's decisions: an erasure names {strange[0]!r}, expected one of {', '.join(sorted(known))}"
+        )
+    return [{"state": "held", **place, **done.get(place["store"], {})} for place in places]
 
 
 def audited(sources: Sources, verdict: Mapping[str, Any], request_id: str, where: str) -> dict[str, Any]:
@@ -863,6 +1073,7 @@ def provenance(sources: Sources) -> dict[str, Any]:
         },
         "settings": chosen.model_dump(mode="json"),
         "settings_changed": plain(settings.changed(chosen)),
+        "signing": sources.record.get("signing"),
     }
 
 

@@ -51,13 +51,15 @@ def main(
     params: Path,
     out: Path,
     probes: Path | None = None,
+    decisions: Path | None = None,
 ) -> None:
     """Write the report of every request of the batch, its index page and its register.
 
     Example: python -m tasks.report --batch demo --verdicts artifacts/verify/verdicts.json
     --lineage artifacts/score/lineage.json --register artifacts/resolve/register.json --checks artifacts/check
     --trace artifacts/unlearn/trace.csv --record ledger/batches/demo.json --templates reports/templates
-    --params params.yaml --probes artifacts/probe/probes.json --out reports/demo
+    --params params.yaml --probes artifacts/probe/probes.json
+    --decisions ledger/decisions/demo.json --out reports/demo
     """
     sources = evidence.Sources(
         batch=batch,
@@ -70,6 +72,7 @@ def main(
         record=files.read_json(record),
         settings=settings.load(params),
         probes=files.read_json(probes) if probes else {},
+        decisions=files.read_json(decisions) if decisions else {},
     )
     write(evidence.build_all(sources), templates, out)
 

@@ -220,8 +220,36 @@ class Verify(Section):
     min_references: int = Field(6, ge=4, description="fewest references of each kind that a verdict may stand on")
 
 
+class Recipient(Section):
+    """Someone to whom the data were disclosed, who has to be told of an erasure (Art. 19 GDPR)."""
+
+    name: str = Field(min_length=1)
+    disclosed: str = Field(min_length=1, description="what was disclosed")
+
+
+class Processor(Section):
+    """Someone who processes the data on behalf of the controller."""
+
+    name: str = Field(min_length=1)
+    task: str = Field(min_length=1, description="what it does with the data")
+
+
+class Backup(Section):
+    """A backup that holds the records."""
+
+    name: str = Field(min_length=1)
+    days: int = Field(ge=0, description="days after an erasure in which it is overwritten")
+
+
+class OutOfScope(Section):
+    """A model that the audit says nothing about."""
+
+    model: str = Field(min_length=1)
+    why: str = Field(min_length=1)
+
+
 class Report(Section):
-    """What the report says of the organisation."""
+    """What the report says of the organisation, and what only the organisation knows."""
 
     controller: str = Field(
         "Example controller (set report.controller)", min_length=1, description="who is responsible for the data"
@@ -229,6 +257,21 @@ class Report(Section):
     system: str = Field("Image classifier", min_length=1, description="the model's name in the records of processing")
     holidays: tuple[date, ...] = Field(
         (), description="public holidays, ISO dates: a deadline on one moves to the next working day"
+    )
+    identity_check: str = Field(
+        "", description="how identities are checked before a request reaches this tool; how, and never whose"
+    )
+    recipients: tuple[Recipient, ...] = Field(
+        (), description="to whom the data were disclosed, a list of `{name, disclosed}`"
+    )
+    processors: tuple[Processor, ...] = Field((), description="who processes the data for you, `{name, task}`")
+    backups: tuple[Backup, ...] = Field(
+        (), description="backups with the records, `{name, days}`: days after an erasure until it is overwritten"
+    )
+    out_of_scope: tuple[OutOfScope, ...] = Field(
+        (),
+        description="models made from the data, or from the original model, that this audit is not about,"
+        " `{model, why}`",
     )
 
 

@@ -104,6 +104,50 @@ def _variation(p: Floats, q: Floats) -> Floats:
     return np.asarray(np.abs(p - q).sum(axis=-1) / 2, np.float64)
 
 
+def score_distribution(scores: Scores, forget: NDArray[np.bool_], bins: int = 16) -> dict[str, Any]:
+    """How sure the models are of the right class of the request's records; no record can be told from it.
+
+    Args:
+        scores: all scores of the audit.
+        forget: (n,) the request's records.
+        bins: number of intervals of equal width that all scores are counted in.
+
+    Returns:
+        `edges`: (bins + 1,) of the intervals, log-odds in nats. `original`, `unlearned` and `retrained` (all retrained
+        models together; None without any): (bins,) shares of the records. `median`: the middle score of each, and its
+        `band` [lowest, highest] over the retrained models.
+
+    Raises:
+        EvidenceError: the request has no record, or a score is NaN or infinite.
+    """
+    phi = scores.phi[:, forget]
+    roles = {role: phi[scores.model_roles == role] for role in ("original", "unlearned")}
+    retrained = phi[np.isin(scores.model_roles, RETRAINED)]
+    shown = np.concatenate([*roles.values(), retrained])
+    if not shown.size or not np.isfinite(shown).all():
+        raise EvidenceError(
+            f"got {shown.size} scores, {int((~np.isfinite(shown)).sum())} of them NaN or infinite, "
+            "expected finite ones; train the models anew"
+        )
+    edges = np.histogram_bin_edges(shown, bins)
+    some = len(retrained) > 0
+    middles = np.median(retrained, axis=1) if some else np.empty(0)
+
+    def shares(values: Floats) -> list[float]:
+        return [float(count) / values.size for count in np.histogram(values, edges)[0]]
+
+    return {
+        "edges": edges.tolist(),
+        **{role: shares(values) for role, values in roles.items()},
+        "retrained": shares(retrained) if some else None,
+        "median": {
+            **{role: float(np.median(values)) for role, values in roles.items()},
+            "retrained": float(np.median(retrained)) if some else None,
+            "band": [float(middles.min()), float(middles.max())] if some else None,
+        },
+    }
+
+
 def by_group(scores: Scores, alpha: float) -> list[dict[str, Any]]:
     """Accuracy on unseen people (control and test subjects) by class and by every value of every attribute.
 

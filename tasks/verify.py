@@ -16,7 +16,7 @@ from tasks.errors import EvidenceError
 from tasks.scoring import Scores
 from tasks.verification import Finding, Rules, Verdict
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 def main(scores: Path, params: Path, out: Path) -> None:
@@ -75,12 +75,13 @@ def screened(table: Scores, request: str, rules: Rules) -> dict[str, Any]:
 
 
 def beside(table: Scores, request: str, rules: Rules, memory: attacks.Memory) -> dict[str, Any]:
-    """What is told beside the verdict and never decides it: attacks, accuracies, predictions."""
+    """What is told beside the verdict and never decides it: attacks, accuracies, predictions, scores."""
     rows = table.requests == request
     return {
         "attacks": attempt(lambda: attacks.examine(table, request, rules.alpha, memory).as_json()["attacks"]),
         "accuracy": utility.accuracies(table, rows),
         "prediction_distribution": utility.distributions(table, rows),
+        "score_distribution": attempt(lambda: utility.score_distribution(table, rows)),
     }
 
 

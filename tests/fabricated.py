@@ -20,9 +20,21 @@ BELOW = "3e8c4e4b-9c8d-4f95-8d85-3a5d6d9d0004"
 SET_ASIDE = "4f9b5f5c-ad9e-4aa6-9e96-4b6e7eae0005"
 UNJUDGED = "5a0a6a6d-be0f-4bb7-8fa7-5c7f8fbf0006"
 WEAK = "6b1b7b7e-cf1a-4cc8-9ab8-6d8a9aca0007"
+REQUESTS = (PASS, FAIL, OPEN, BELOW, SET_ASIDE, UNJUDGED, WEAK)
 SECRET = "writer-7731@example.org"
 SETTINGS = settings.parse(
-    {"report": {"controller": "Example Clinic", "system": "Digit reader", "holidays": ["2026-12-25"]}}
+    {
+        "report": {
+            "controller": "Example Clinic",
+            "system": "Digit reader",
+            "holidays": ["2026-12-25"],
+            "identity_check": "Two documents, seen by the front desk",
+            "recipients": [{"name": "Research group", "disclosed": "images of 2025"}],
+            "processors": [{"name": "Hosting company", "task": "stores the images"}],
+            "backups": [{"name": "weekly tape", "days": 35}],
+            "out_of_scope": [{"model": "mobile reader", "why": "it was trained on bought data only"}],
+        }
+    }
 )
 
 
@@ -117,6 +129,13 @@ def beside() -> dict[str, Any]:
             "retrained_high": [0.2, 0.05, 0.1, 0.7, 0.3, 0.1, 0.0, 0.0, 0.0, 0.0],
             "distance": {"original": 0.25, "unlearned": 0.1, "band": [0.05, 0.17]},
         },
+        "score_distribution": {
+            "edges": [-4.0, -2.0, 0.0, 2.0, 4.0, 6.0, 8.0, 10.0, 12.0],
+            "original": [0.0, 0.0, 0.03, 0.07, 0.2, 0.4, 0.2, 0.1],
+            "unlearned": [0.05, 0.1, 0.2, 0.3, 0.2, 0.1, 0.05, 0.0],
+            "retrained": [0.06, 0.09, 0.22, 0.31, 0.17, 0.1, 0.05, 0.0],
+            "median": {"original": 7.1, "unlearned": 3.2, "retrained": 3.0, "band": [2.1, 3.9]},
+        },
         "attacks": [
             attack("lira_online", "LiRA, online", "Carlini et al. 2022", (0.97, 0.55, 0.49), [0.41, 0.61], [0, 5]),
             attack("lira_offline", "LiRA, offline", "Carlini et al. 2022", (0.91, 0.57, 0.5), [0.39, 0.6], [0, 6]),
@@ -192,6 +211,8 @@ def screened(state: str) -> dict[str, Any]:
         del found["accuracy"][key]
         found["prediction_distribution"][key] = None
     found["prediction_distribution"]["distance"] = None
+    found["score_distribution"]["retrained"] = None
+    found["score_distribution"]["median"].update(retrained=None, band=None)
     t, p = (3.1, 0.002) if state == "bad" else (0.4, 0.35)
     gates = (
         ("screening_known", "Do the records look like those that the model was trained on?", t, p, state),
@@ -381,7 +402,7 @@ def inputs() -> dict[str, Any]:
         for n in range(1, 91)
     ]
     return {
-        "verdicts": {"schema_version": 2, "alpha": 0.05, "rho0": 0.5, "batch": told(), "requests": verdicts},
+        "verdicts": {"schema_version": 3, "alpha": 0.05, "rho0": 0.5, "batch": told(), "requests": verdicts},
         "probes": probes(list(verdicts)),
         "lineage": {"models": models(), "manifest_sha256": digest("manifest")},
         "register": {"batch_requests": register},
@@ -407,7 +428,9 @@ def inputs() -> dict[str, Any]:
             "batch": BATCH, "started": "2026-11-21T01:02:03Z", "commit": "3f" * 20, "tool_version": "0.1.0",
             "python": "3.11.2", "platform": "Linux x86_64", "data_md5": "ab" * 16 + ".dir",
             "packages": {"torch": "2.13.0", "weasyprint": "70.0", "numpy": "2.4.1"}, "changed_settings": {},
+            "remotes": ["archive"],
         },
+        "decisions": {"approvals": [], "erasure": [], "exceptions": [], "notices": []},
     }  # fmt: skip
 
 
@@ -425,6 +448,44 @@ def chosen(given: dict[str, Any]) -> settings.Settings:
     return SETTINGS.model_copy(update={"unlearn": unlearn, "verify": verify})
 
 
+def erased(request_id: str = PASS) -> dict[str, Any]:
+    """The decisions on a request that was approved and whose copies were all erased, a backup after some time."""
+
+    def gone(store: str, **changes: Any) -> dict[str, Any]:
+        return {
+            "at": "2026-11-24T10:00:00Z",
+            "by": "K. Okafor",
+            "request": request_id,
+            "store": store,
+            "state": "erased",
+            "receipt": f"log of the erasure, line {len(store)}",
+            **changes,
+        }
+
+    stores = ("workspace", "dvc_cache", "dvc_remote:archive", "original_model", "reference_models")
+    return {
+        "approvals": [approval(request_id)],
+        "erasure": [
+            *map(gone, stores),
+            gone("backup:weekly tape", state="expires", expires_on="2026-12-29"),
+        ],
+        "notices": [{"at": "2026-11-24T11:00:00Z", "by": "K. Okafor", "request": request_id, "to": "Research group"}],
+        "exceptions": [],
+    }
+
+
+def approval(request_id: str, decision: str = "approve", by: str = "M. Laurent") -> dict[str, Any]:
+    """A data protection officer's decision."""
+    return {
+        "at": "2026-11-23T16:20:00+01:00",
+        "by": by,
+        "request": request_id,
+        "role": "Data protection officer",
+        "decision": decision,
+        "comment": "The interval lies within the limits.",
+    }
+
+
 def write(folder: Path, changed: dict[str, Any] | None = None) -> list[str]:
     """Write the inputs as files and return the options of the stage's command, `--out` left out."""
     found = changed or inputs()
@@ -435,6 +496,7 @@ def write(folder: Path, changed: dict[str, Any] | None = None) -> list[str]:
         "register": "register.json",
         "record": "record.json",
         "probes": "probes.json",
+        "decisions": "decisions.json",
     }
     for name, place in {**places, "data_checks": "check/data.json", "request_checks": "check/requests.json"}.items():
         (folder / place).write_text(json.dumps(found[name]), encoding="utf-8")

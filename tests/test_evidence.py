@@ -52,7 +52,7 @@ def test_every_kind_of_ending_has_its_status_verdict_and_outcome(request_id: str
 @pytest.mark.parametrize("request_id", TESTED)
 def test_the_keys_that_other_tools_rely_on_are_always_there(request_id: str) -> None:
     found = of(request_id)
-    assert found["schema_version"] == 2
+    assert found["schema_version"] == 3
     assert found["request"]["id"] == request_id
     assert found["reason"]
     models, sets = ("original", "unlearned", "retrained"), ("forget", "retain", "control")
@@ -201,8 +201,8 @@ def test_without_references_only_a_screening_knows_no_retrained_model() -> None:
 
 def test_verdicts_of_an_older_form_are_an_error() -> None:
     inputs = fabricated.inputs()
-    inputs["verdicts"]["schema_version"] = 1
-    with pytest.raises(EvidenceError, match="schema version 1, expected 2"):
+    inputs["verdicts"]["schema_version"] = 2
+    with pytest.raises(EvidenceError, match="schema version 2, expected 3"):
         evidence.build_all(fabricated.sources(inputs))
 
 
