@@ -14,13 +14,13 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks import evidence, files, register, settings, stage
 from tasks.errors import AuditError, EvidenceError, WorkspaceError
+from tasks.language import SOURCE, Language
 
 if TYPE_CHECKING:
     import jinja2
@@ -29,10 +29,6 @@ MOST_GROUPS = 20
 """A report shows so many groups at most; all of them are in its evidence."""
 RESERVED = {"index.html", "register.json"}
 FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-MONTHS = (
-    *("January", "February", "March", "April", "May", "June", "July"),
-    *("August", "September", "October", "November", "December"),
-)
 PANGO = (
     "the PDF needs the Pango library, which is not installed; install libpango-1.0-0 and libpangoft2-1.0-0 "
     "(Debian, Ubuntu) or pango (Fedora, Homebrew), then run again"
@@ -51,15 +47,13 @@ def main(
     params: Path,
     out: Path,
     probes: Path | None = None,
-    decisions: Path | None = None,
 ) -> None:
     """Write the report of every request of the batch, its index page and its register.
 
     Example: python -m tasks.report --batch demo --verdicts artifacts/verify/verdicts.json
     --lineage artifacts/score/lineage.json --register artifacts/resolve/register.json --checks artifacts/check
     --trace artifacts/unlearn/trace.csv --record ledger/batches/demo.json --templates reports/templates
-    --params params.yaml --probes artifacts/probe/probes.json
-    --decisions ledger/decisions/demo.json --out reports/demo
+    --params params.yaml --probes artifacts/probe/probes.json --out reports/demo
     """
     sources = evidence.Sources(
         batch=batch,
@@ -72,7 +66,6 @@ def main(
         record=files.read_json(record),
         settings=settings.load(params),
         probes=files.read_json(probes) if probes else {},
-        decisions=files.read_json(decisions) if decisions else {},
     )
     write(evidence.build_all(sources), templates, out)
 
@@ -143,8 +136,13 @@ def read_trace(path: Path) -> list[dict[str, str]]:
         raise EvidenceError(f"{path}: expected the trace of unlearning as CSV; run the stage unlearn") from error
 
 
-def environment(templates: Path) -> jinja2.Environment:
-    """The template engine: everything is escaped, and what is missing is an error."""
+def environment(templates: Path, language: str = SOURCE) -> jinja2.Environment:
+    """The template engine: everything is escaped, and what is missing is an error.
+
+    Args:
+        templates: folder of the templates; `locales` beside it holds the catalogues.
+        language: one of `language.LANGUAGES`.
+    """
     import jinja2
 
     found = jinja2.Environment(
@@ -155,7 +153,7 @@ def environment(templates: Path) -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    found.filters.update(number=number, percent=percent, p_value=p_value, day=day, when=when, duration=duration)
+    Language.load(language, templates.parent / "locales").install(found)
     found.filters.update(json=shown_json)
     found.globals.update(linear=Line, influence_range=influence_range, loss_range=loss_range, shares=shares)
     found.globals.update(place_in=place_in, worst_first=worst_first)
@@ -238,46 +236,6 @@ def source_date(seconds: int) -> Iterator[None]:
             del os.environ["SOURCE_DATE_EPOCH"]
         else:
             os.environ["SOURCE_DATE_EPOCH"] = before
-
-
-def number(value: float, digits: int = 2) -> str:
-    """A number with a true minus sign, and no minus before a zero."""
-    text = f"{value:,.{digits}f}"
-    return text.lstrip("-") if float(text.replace(",", "")) == 0 else text.replace("-", "\u2212")
-
-
-def percent(share: float, digits: int = 1) -> str:
-    """A share as a percentage, held together by a no-break space."""
-    return f"{number(100 * share, digits)}\u00a0%"
-
-
-def p_value(value: float) -> str:
-    """A p-value to three places; smaller ones say so."""
-    return "< 0.001" if value < 0.001 else number(value, 3)
-
-
-def day(text: str) -> str:
-    """`2026-11-21` or a time stamp as 21 November 2026, in the time stamp's own zone."""
-    found = date.fromisoformat(text[:10])
-    return f"{found.day}\u00a0{MONTHS[found.month - 1]}\u00a0{found.year}"
-
-
-def when(text: str) -> str:
-    """A time stamp as 21 November 2026, 01:02 UTC, in its own zone; text that is none, from a bad request, as it is."""
-    try:
-        found = evidence.moment(text)
-    except EvidenceError:
-        return text
-    return f"{day(text)}, {found:%H:%M} {found.tzname() or ''}".rstrip()
-
-
-def duration(seconds: float) -> str:
-    """A time in the unit that fits."""
-    if seconds < 90:
-        return f"{number(seconds, 1 if seconds >= 1 else 2)}\u00a0s"
-    if seconds < 5400:
-        return f"{number(seconds / 60, 1)}\u00a0min"
-    return f"{number(seconds / 3600, 1)}\u00a0h"
 
 
 def shown_json(value: Any) -> str:

@@ -201,12 +201,7 @@ def arguments(options: list[str], out: Path) -> list[Any]:
     """The arguments of `report.main` in its order, from the options of the command."""
     values = dict(zip(options[::2], options[1::2], strict=True))
     names = ("verdicts", "lineage", "register", "checks", "trace", "record", "templates", "params")
-    return [values["--batch"], *(Path(values[f"--{name}"]) for name in names), out, *rest(values)]
-
-
-def rest(values: dict[str, str]) -> list[Path]:
-    """What a report can do without."""
-    return [Path(values["--probes"]), Path(values["--decisions"])]
+    return [values["--batch"], *(Path(values[f"--{name}"]) for name in names), out, Path(values["--probes"])]
 
 
 def test_reports_do_not_depend_on_which_others_are_made_with_them(made: Path, tmp_path: Path) -> None:
@@ -533,7 +528,7 @@ def test_classes_left_over_are_summed_without_a_range() -> None:
 
 def test_the_command_works_without_probes(tmp_path: Path) -> None:
     values = arguments(fabricated.write(tmp_path), tmp_path / "reports" / "spring")
-    report.main(*values[:-2])
+    report.main(*values[:-1])
     found = json.loads((tmp_path / "reports" / "spring" / fabricated.PASS / "evidence.json").read_text())
     assert found["features"]["cka"] == {"reason": evidence.NOT_MEASURED}
 
