@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import verdicts, worlds
+from benchmarks import kept, methods, pareto, tuning, verdicts, worlds
 from tasks import files
 from tasks.errors import WorkspaceError
+from tasks.settings import Unlearn
 
 TINY = {"references": 7, "fresh": 1, "planted": 1, "jobs": 1}
 
@@ -50,6 +51,68 @@ def test_planted_models_never_pass_and_a_retrain_never_fails(tmp_path: Path) -> 
     assert "old" not in text
 
 
+@pytest.mark.usefixtures("tiny")
+def test_methods_are_tuned_judged_kept_and_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    some = {
+        "exact retrain": {"method": "retrain"},
+        "unchanged original": {"method": "none"},
+        "FCALB, reset 0.6, third": {**methods.RESET, "epochs": 2.0, "batch_size": 32},
+        "blown up": {"method": "neg_grad", "rivals": {"neg_grad_alpha": 0.01, "learning_rate": 5.0}},
+    }
+    grid = {"fine_tune": [{"method": "fine_tune", "rivals": {"epochs": length}} for length in (0.0, 1.0)]}
+    monkeypatch.setattr(methods, "configurations", lambda _: some)
+    monkeypatch.setattr(tuning, "grids", lambda *_: grid)
+    page, keep, out = tmp_path / "page.md", tmp_path / "keep", tmp_path / "out"
+    page.write_text("<!-- methods digits -->\n<!-- end of methods digits -->\n", encoding="utf-8")
+    rare = {"originals": 1, "references": 7, "jobs": 1, "keep": keep, "out": out}
+    methods.main("digits", **rare, page=page)  # type: ignore[arg-type]
+    found = files.read_json(out / "methods-digits.json")["methods"]
+    assert set(found) == {*some, "fine_tune, tuned"}
+    assert found["unchanged original"]["pass"] == 0
+    assert found["unchanged original"]["influence"][1] > 0.5
+    assert found["blown up"]["diverged"] == 1
+    assert found["exact retrain"]["time"] == 1.0
+    assert "diverged in all 1" in page.read_text(encoding="utf-8")
+
+    made = {path: path.stat().st_mtime_ns for path in keep.rglob("*.*")}
+    methods.main("digits", **rare)  # type: ignore[arg-type]
+    assert {path: path.stat().st_mtime_ns for path in keep.rglob("*.*")} == made
+
+    pareto.main(["digits"], results=out, out=tmp_path / "drawn")
+    first = (tmp_path / "drawn" / "trade-digits.svg").read_bytes()
+    pareto.main(["digits"], results=out, out=tmp_path / "drawn")
+    assert b"FCALB with reset" in first
+    assert first == (tmp_path / "drawn" / "trade-digits.svg").read_bytes()
+
+
+def test_every_method_has_as_many_tries_and_nobody_who_is_judged_is_tuned_on() -> None:
+    for epochs in (12, 120):
+        assert {len(tries) for tries in tuning.grids(epochs, 32).values()} == {tuning.BUDGET}
+        for tries in tuning.grids(epochs, 32).values():
+            for wish in tries:
+                Unlearn.model_validate(wish)
+    given = worlds.load("digits")
+    people = {person for group in tuning.tuning_people(given) for person in group}
+    asked = {person for batch in given.batches for person in batch}
+    assert not people & asked
+    assert people <= set(given.subjects[given.roles == "training"].tolist())
+
+
+def test_a_try_that_loses_accuracy_or_diverges_comes_last() -> None:
+    even = tuning.judged([{"unlike": [0.5, 0.1], "lost": 0.0}, {"unlike": [-0.5, 0.1], "lost": 0.0}], {})
+    off = tuning.judged([{"unlike": [0.3, 0.1], "lost": 0.0}], {})
+    poor = tuning.judged([{"unlike": [0.0, 0.0], "lost": 2 * tuning.LOST}], {})
+    broken = tuning.judged([{"error": "diverged"}], {})
+    order = [one["order"] for one in (even, off, poor, broken)]
+    assert order == sorted(order)
+
+
+def test_a_trial_is_known_by_its_fields_and_not_by_where_it_is_kept(tmp_path: Path) -> None:
+    trial = tuning.Try({"method": "none"}, "digits", (1,), 0, 7, 1, tmp_path)
+    assert kept.name_of(trial) == kept.name_of(replace(trial, keep=Path("elsewhere")))
+    assert kept.name_of(trial) != kept.name_of(replace(trial, wish={"method": "retrain"}))
+
+
 def test_a_table_has_to_know_its_place(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("no marks", encoding="utf-8")
@@ -59,5 +122,5 @@ def test_a_table_has_to_know_its_place(tmp_path: Path) -> None:
 
 
 def test_an_unknown_world_is_named() -> None:
-    with pytest.raises(WorkspaceError, match="expected one of digits, faces, writers"):
+    with pytest.raises(WorkspaceError, match="expected one of digits, digits-long, faces"):
         worlds.load.__wrapped__("moon")

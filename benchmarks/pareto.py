@@ -1,0 +1,102 @@
+"""The three-way trade of each method as a picture: seconds, share of passes, control accuracy.
+
+Drawn from what `benchmarks.methods` measured, one file a world. Time is a share of one exact retrain, on a logarithmic
+axis; a method that is further left and higher up, without losing accuracy, is better.
+
+Example: python -m benchmarks.pareto --world digits --world digits-long
+"""
+
+from __future__ import annotations
+
+import io
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from tasks import files, stage
+from tasks.errors import WorkspaceError
+
+WORLDS = ("digits", "digits-long", "faces", "faces-long", "writers", "writers-few")
+CURVES = {
+    "FCALB, reset 0.6, ": ("FCALB with reset", "#0072b2", "o"),
+    "short retrain, ": ("short retrain", "#d55e00", "s"),
+    "distilled anew, ": ("distilled anew", "#cc79a7", "^"),
+}
+"""Families whose members differ in length: beginning of the title, name, colour (Okabe and Ito 2008), marker"""
+SINGLE = {
+    "exact retrain": ("exact retrain", "#000000", "*"),
+    "FCALB, as": ("FCALB as published", "#009e73", "D"),
+    "FCALB, reset, tuned": ("FCALB with reset, tuned", "#56b4e9", "P"),
+}
+OTHERS = ("rivals and other balances", "#999999", "x")
+
+
+def main(
+    world: list[str] = list(WORLDS),  # noqa: B006 - typer reads it and nobody changes it
+    results: Path = Path("benchmarks/results"),
+    out: Path = Path("docs/figures"),
+) -> None:
+    """Draw the trade of every world that was measured.
+
+    Example: python -m benchmarks.pareto --world digits
+    """
+    for name in world:
+        path = results / f"methods-{name}.json"
+        if not path.exists():
+            raise WorkspaceError(f"{path}: no such file; run python -m benchmarks.methods --world {name}")
+        drawn = out / f"trade-{name}.svg"
+        files.write_bytes(drawn, picture(files.read_json(path)))
+        stage.say(f"{drawn} drawn")
+
+
+def families(methods: dict[str, Any]) -> dict[tuple[str, str, str], list[dict[str, Any]]]:
+    """The methods that were not diverged in all trials, by family, shortest first."""
+    found: dict[tuple[str, str, str], list[dict[str, Any]]] = defaultdict(list)
+    for title, one in methods.items():
+        if not one["control"] or title == "unchanged original":
+            continue
+        known = [style for start, style in {**CURVES, **SINGLE}.items() if title.startswith(start)]
+        found[known[0] if known else OTHERS].append(one)
+    return {style: sorted(rows, key=lambda row: float(row["time"])) for style, rows in found.items()}
+
+
+def picture(result: dict[str, Any]) -> bytes:
+    """An SVG: share of passes above, control accuracy below, over the time as a share of a retrain."""
+    import matplotlib as mpl
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
+
+    mpl.rcParams.update({"svg.hashsalt": "erasure-audit", "svg.fonttype": "none", "font.size": 9})
+    figure = Figure(figsize=(6.4, 5.4), layout="constrained")
+    FigureCanvasSVG(figure)
+    passes, accuracy = figure.subplots(2, 1, sharex=True)
+    target = next(iter(result["methods"].values()))["control_retrained"]
+    for (name, colour, marker), rows in families(result["methods"]).items():
+        line = "-" if any(name == style[0] for style in CURVES.values()) else ""
+        look: dict[str, Any] = {"color": colour, "marker": marker, "linestyle": line, "label": name, "markersize": 6}
+        seconds = [max(row["time"], 0.005) for row in rows]
+        passes.plot(seconds, [100 * row["pass"] / row["judged"] for row in rows], **look)
+        accuracy.plot(seconds, [100 * (row["control"][0] - target) for row in rows], **look)
+    accuracy.axhspan(-0.5, 0.5, color="#0072b2", alpha=0.12, linewidth=0)
+    accuracy.set_ylim(-8, 3)
+    passes.set_ylim(-3, 103)
+    passes.set_xscale("log")
+    passes.set_ylabel("requests passed, %")
+    accuracy.set_ylabel("control accuracy against\nretrained models, points")
+    accuracy.xaxis.set_major_locator(FixedLocator([0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2]))
+    accuracy.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    accuracy.xaxis.set_minor_locator(NullLocator())
+    accuracy.set_xlabel("CPU seconds as a share of one exact retrain")
+    for axes in (passes, accuracy):
+        axes.grid(visible=True, alpha=0.3)
+        axes.axvline(0.1, color="#555555", linestyle=":", linewidth=1)
+    passes.legend(fontsize=8, loc="upper left", framealpha=0.9)
+    passes.set_title(f"{result['world']}: {result['about']}", fontsize=8, wrap=True)
+    target_file = io.BytesIO()
+    figure.savefig(target_file, format="svg", metadata={"Date": None, "Creator": None})
+    return target_file.getvalue()
+
+
+if __name__ == "__main__":
+    stage.run(main)
