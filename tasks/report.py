@@ -29,6 +29,22 @@ MOST_GROUPS = 20
 """A report shows so many groups at most; all of them are in its evidence."""
 RESERVED = {"index.html", "register.json"}
 FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+PDF_UA = b"""<rdf:Description rdf:about="" xmlns:pdfuaid="http://www.aiim.org/pdfua/ns/id/" pdfuaid:part="1"/>
+<rdf:Description rdf:about="" xmlns:pdfaExtension="http://www.aiim.org/pdfa/ns/extension/"
+ xmlns:pdfaSchema="http://www.aiim.org/pdfa/ns/schema#" xmlns:pdfaProperty="http://www.aiim.org/pdfa/ns/property#">
+<pdfaExtension:schemas><rdf:Bag><rdf:li rdf:parseType="Resource">
+<pdfaSchema:schema>PDF/UA identification schema</pdfaSchema:schema>
+<pdfaSchema:namespaceURI>http://www.aiim.org/pdfua/ns/id/</pdfaSchema:namespaceURI>
+<pdfaSchema:prefix>pdfuaid</pdfaSchema:prefix>
+<pdfaSchema:property><rdf:Seq><rdf:li rdf:parseType="Resource">
+<pdfaProperty:name>part</pdfaProperty:name>
+<pdfaProperty:valueType>Integer</pdfaProperty:valueType>
+<pdfaProperty:category>internal</pdfaProperty:category>
+<pdfaProperty:description>Part of ISO 14289 that the document follows</pdfaProperty:description>
+</rdf:li></rdf:Seq></pdfaSchema:property>
+</rdf:li></rdf:Bag></pdfaExtension:schemas>
+</rdf:Description>
+"""
 PANGO = (
     "the PDF needs the Pango library, which is not installed; install libpango-1.0-0 and libpangoft2-1.0-0 "
     "(Debian, Ubuntu) or pango (Fedora, Homebrew), then run again"
@@ -190,7 +206,7 @@ class Printer:
         self._sheet: Any = weasyprint.CSS(filename=sheet, font_config=self._fonts)
 
     def pdf(self, html: str, attached: Path, started: str) -> bytes:
-        """A PDF/A-3 file of a page.
+        """A page as PDF, tagged, with an attachment; it declares itself PDF/A-3a and PDF/UA-1.
 
         Args:
             html: the page.
@@ -208,15 +224,23 @@ class Printer:
         )
         target = BytesIO()
         with source_date(int(moment.timestamp())):
-            self._weasyprint.HTML(string=html, url_fetcher=no_fetching).write_pdf(
+            page = self._weasyprint.HTML(string=html, url_fetcher=no_fetching).render(
+                font_config=self._fonts, stylesheets=[self._sheet]
+            )
+            about = page.metadata.generate_rdf_metadata
+            page.metadata.generate_rdf_metadata = lambda *names: accessible(about(*names))
+            page.write_pdf(
                 target,
-                font_config=self._fonts,
-                stylesheets=[self._sheet],
                 attachments=[attachment],
                 pdf_variant="pdf/a-3a",
                 pdf_identifier=hashlib.sha256(html.encode()).hexdigest()[:32].encode(),
             )
         return target.getvalue()
+
+
+def accessible(rdf: bytes) -> bytes:
+    """A PDF's metadata with the mark of PDF/UA-1, and the description of it that PDF/A asks for (ISO 19005-3, 6.6.2)."""
+    return rdf.replace(b"</rdf:RDF>", PDF_UA + b"</rdf:RDF>")
 
 
 def no_fetching(url: str, *_: Any, **__: Any) -> Any:
