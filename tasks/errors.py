@@ -37,3 +37,7 @@ class StageError(AuditError):
 
 class ReproductionError(AuditError):
     """A past audit could not be reproduced at the level asked for."""
+
+
+class SignatureError(AuditError):
+    """A signing key is missing or unusable, or a signature does not hold."""
