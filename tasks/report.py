@@ -18,7 +18,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks import evidence, files, register, settings, stage
+from tasks import evidence, files, settings, stage
+from tasks import register as listing
 from tasks.errors import AuditError, EvidenceError, WorkspaceError
 from tasks.language import SOURCE, Language
 
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 
 MOST_GROUPS = 20
 """A report shows so many groups at most; all of them are in its evidence."""
-RESERVED = {"index.html", "register.json"}
+RESERVED = re.compile(r"(index|register|summary)\..*", re.IGNORECASE)
+"""Names of files beside the folders of the requests."""
 FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 PDF_UA = b"""<rdf:Description rdf:about="" xmlns:pdfuaid="http://www.aiim.org/pdfua/ns/id/" pdfuaid:part="1"/>
 <rdf:Description rdf:about="" xmlns:pdfaExtension="http://www.aiim.org/pdfa/ns/extension/"
@@ -63,13 +65,15 @@ def main(
     params: Path,
     out: Path,
     probes: Path | None = None,
+    decisions: Path | None = None,
 ) -> None:
     """Write the report of every request of the batch, its index page and its register.
 
     Example: python -m tasks.report --batch demo --verdicts artifacts/verify/verdicts.json
     --lineage artifacts/score/lineage.json --register artifacts/resolve/register.json --checks artifacts/check
     --trace artifacts/unlearn/trace.csv --record ledger/batches/demo.json --templates reports/templates
-    --params params.yaml --probes artifacts/probe/probes.json --out reports/demo
+    --params params.yaml --probes artifacts/probe/probes.json
+    --decisions ledger/decisions/demo.json --out reports/demo
     """
     sources = evidence.Sources(
         batch=batch,
@@ -82,17 +86,19 @@ def main(
         record=files.read_json(record),
         settings=settings.load(params),
         probes=files.read_json(probes) if probes else {},
+        decisions=files.read_json(decisions) if decisions else {},
     )
-    write(evidence.build_all(sources), templates, out)
+    write(evidence.build_all(sources), templates, out, listing.earlier(sources.record))
 
 
-def write(found: Sequence[dict[str, Any]], templates: Path, out: Path) -> None:
+def write(found: Sequence[dict[str, Any]], templates: Path, out: Path, earlier: Sequence[listing.Past] = ()) -> None:
     """Write the reports of a batch as a whole or not at all.
 
     Args:
         found: the evidence of every request, from `evidence.build_all`.
         templates: folder with `report.html.j2`, `index.html.j2`, `style.css`, `fonts.css` and `fonts/`.
         out: the batch's folder, replaced at the end.
+        earlier: earlier batches, for the summary.
 
     Raises:
         EvidenceError: a template asks for something that the evidence does not have.
@@ -100,16 +106,35 @@ def write(found: Sequence[dict[str, Any]], templates: Path, out: Path) -> None:
     """
     pages = environment(templates)
     printer = Printer(templates)
-    rows = []
+    folders = folder_names(found)
     with files.whole_folder(out) as draft:
-        for place, (item, folder) in enumerate(zip(found, folder_names(found), strict=True), start=1):
+        for place, (item, folder) in enumerate(zip(found, folders, strict=True), start=1):
             write_one(item, draft / folder, pages, printer)
-            rows.append(register.row(item, folder, draft))
             stage.say(f"report {place}/{len(found)}: {folder}, {item['outcome'].replace('_', ' ')}")
-        rows.sort(key=register.urgency)
-        files.write_text(draft / "index.html", render(pages, "index.html.j2", register.batch_view(found, rows)))
-        listed = {"schema_version": 1, "batch": found[0]["batch"], **register.passes(rows), "requests": rows}
-        files.write_json(draft / "register.json", listed)
+        listed = listing.of(found, folders, draft)
+        files.write_json(draft / listing.FILE, listed.model_dump(mode="json", by_alias=True))
+        files.write_text(draft / listing.TABLE, listing.table([listed]))
+        write_overview(listed, earlier, draft, pages, printer)
+
+
+def write_overview(
+    listed: listing.Register,
+    earlier: Sequence[listing.Past],
+    folder: Path,
+    pages: jinja2.Environment,
+    printer: Printer,
+    suffix: str = "",
+) -> None:
+    """Write a batch's pages in one language: the table of its requests, and the summary as page and PDF."""
+    files.write_text(folder / f"index{suffix}.html", index_page(listed, pages, suffix))
+    html = render(pages, "summary.html.j2", {**listing.summary(listed, earlier), "suffix": suffix})
+    files.write_text(folder / f"summary{suffix}.html", html)
+    files.write_bytes(folder / f"summary{suffix}.pdf", printer.pdf(html, folder / listing.FILE, listed.started))
+
+
+def index_page(listed: listing.Register, pages: jinja2.Environment, suffix: str = "") -> str:
+    """The table of a batch's requests."""
+    return render(pages, "index.html.j2", {**listing.page([listed]), "r": listed, "suffix": suffix})
 
 
 def write_one(item: dict[str, Any], folder: Path, pages: jinja2.Environment, printer: Printer) -> None:
@@ -125,11 +150,11 @@ def folder_names(found: Sequence[dict[str, Any]]) -> list[str]:
 
     An accepted request keeps its id when a rejected one claims the same.
     """
-    taken = {name.casefold() for name in RESERVED}
+    taken: set[str] = set()
     names = [""] * len(found)
     for index in sorted(range(len(found)), key=lambda index: (found[index]["status"] == "rejected", index)):
         name = str(found[index]["request"]["id"])
-        if not FOLDER.fullmatch(name) or name.casefold() in taken:
+        if not FOLDER.fullmatch(name) or RESERVED.fullmatch(name) or name.casefold() in taken:
             name = spare_name(found[index]["request"]["position"], taken)
         taken.add(name.casefold())
         names[index] = name
