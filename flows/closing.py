@@ -20,6 +20,8 @@ KEPT = (
     "references/.gitignore",
     "reports",
     "requests",
+    "signed",
+    "trusted-keys",
 )
 """What a closed batch consists of. The content behind the hashes of `dvc.lock` is in DVC's cache and remotes."""
 

@@ -14,6 +14,9 @@ SILENT = {
 }
 """Nobody is phoned: the audited data are personal, and an air-gapped machine has nobody to phone."""
 
+SECRET = ("ERASURE_AUDIT_KEY_PEM", "ERASURE_AUDIT_KEY_PASSPHRASE")
+"""The signing key, which no stage gets to see: stages run model code that a user brings."""
+
 DEFAULTS = {
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the command line shows progress in its own way
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",  # two busy cores need more than Prefect's 20 s
@@ -30,12 +33,12 @@ def prepare(workspace: Path) -> None:
 
 
 def child(workspace: Path) -> dict[str, str]:
-    """The environment of a process that runs in the workspace: this one's, with telemetry off.
+    """The environment of a process that runs in the workspace: this one's, telemetry off, without the signing key.
 
     Prefect's database lies in the workspace's `.prefect/` unless `PREFECT_HOME` says otherwise. The folder of the
     running interpreter comes first in PATH, because stage commands say `python -m tasks.<stage>`.
     """
-    inherited = dict(os.environ)
+    inherited = {name: value for name, value in os.environ.items() if name not in SECRET}
     inherited["PATH"] = _first_in_path(str(Path(sys.executable).parent), inherited.get("PATH", os.defpath))
     home = {"PREFECT_HOME": str(workspace.resolve() / ".prefect"), "PYTHONUNBUFFERED": "1"}
     return {**home, **DEFAULTS, **inherited, **SILENT}

@@ -6,12 +6,12 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from flows import graph, locks, shell
+from flows import graph, keys, locks, shell
 from tasks import files, settings
 from tasks.errors import RequestError, WorkspaceError
 
-IGNORED = ("/data", "/artifacts", "/models", "/.prefect", "__pycache__/")
-"""What a workspace keeps out of git: DVC tracks the data, models and artifacts."""
+IGNORED = ("/data", "/artifacts", "/models", "/keys", "/.prefect", "__pycache__/")
+"""What a workspace keeps out of git: DVC tracks the data, models and artifacts, and nobody tracks private keys."""
 
 CONFIG = """[core]
     analytics = false
@@ -66,6 +66,7 @@ def init(folder: Path) -> None:
     (folder / "requests").mkdir(exist_ok=True)
     _copy_if_missing(shipped / "requests" / "demo.json", folder / "requests" / "demo.json")
     _copy_if_missing(shipped / "reports" / "templates", folder / "reports" / "templates")
+    keys.make_development(folder)
     _copy_if_missing(shipped / "dvc.yaml", folder / "dvc.yaml")  # last: now it is a workspace
 
 
