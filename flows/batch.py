@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows import closing, console, environment, graph, results, workspace
+from flows import closing, console, environment, graph, keys, results, signing, workspace
 from tasks import settings
 
 
@@ -30,8 +30,12 @@ class Run:
         }
 
 
-def run(folder: Path, batch: str | None, assignments: list[str], jobs: int | None, commit: bool) -> Run:
-    """Bring a batch up to date, and close it if asked to. Tells on stderr what it does.
+def run(
+    folder: Path, batch: str | None, assignments: list[str], jobs: int | None, commit: bool, sign: bool = False
+) -> Run:
+    """Bring a batch up to date, and sign and close it if asked to. Tells on stderr what it does.
+
+    Closing signs first, if there is a key.
 
     Raises:
         AuditError: the settings, the workspace or a stage is at fault.
@@ -42,6 +46,8 @@ def run(folder: Path, batch: str | None, assignments: list[str], jobs: int | Non
         _audit(folder, stale, jobs)
     else:
         console.say(f"Nothing is stale: batch {chosen.batch} is up to date.")
+    if commit or sign:
+        _sign(folder, chosen.batch)
     tag = closing.close(folder, chosen.batch) if commit else None
     return Run(chosen.batch, sorted(stale), results.read(folder, chosen.batch), tag)
 
@@ -54,6 +60,16 @@ def _audit(folder: Path, stale: set[str], jobs: int | None) -> None:
 
     with console.progress(pipeline) as listener, audit.watched(listener):
         audit.audit(jobs=jobs, folder=str(folder))
+
+
+def _sign(folder: Path, batch: str) -> None:
+    key = keys.at_hand(folder)
+    if key is None:
+        console.say(f"Not signed, for there is no key: name one in {keys.FILE}, see docs/signing.md.")
+        return
+    done = signing.sign(folder, batch, key)
+    mark = " with the development key, which vouches for nobody" if key.signer.development else ""
+    console.say(f"Signed{mark}: {len(done)} reports in signed/{batch}, {sum(item.new for item in done)} of them now.")
 
 
 def _tell_settings(chosen: settings.Settings) -> None:

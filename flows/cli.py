@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 
 from flows.cli_import import app as import_app
+from flows.cli_sign import app as sign_app
 from tasks.errors import AuditError
 
 app = typer.Typer(
@@ -22,6 +23,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(import_app, name="import")
+app.add_typer(sign_app)
 
 Batch = Annotated[
     str | None, typer.Argument(help="Name of the batch, requests/<batch>.json. Default: the one in params.yaml.")
@@ -31,7 +33,7 @@ Assignments = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Write a setting into params.yaml first. Repeatable."),
 ]
 Jobs = Annotated[int | None, typer.Option(min=1, help="Stages that run at once. Default: one per core.")]
-Commit = Annotated[bool, typer.Option("--commit", help="Close the batch: commit it and tag it audit/<batch>.")]
+Commit = Annotated[bool, typer.Option("--commit", help="Close the batch: sign, commit and tag it audit/<batch>.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Level = Literal["integrity", "rederive", "reexecute"]
 CarriedModel = Literal["unlearned", "retrained"]
@@ -61,17 +63,19 @@ def init(
 
 @app.command()
 def demo(jobs: Jobs = None, as_json: Json = False) -> None:
-    """Audit the batch `demo` on the embedded data set of synthetic writers.
+    """Audit the batch `demo` on the embedded data set of synthetic writers, and sign its reports.
 
     Example: erasure-audit demo
     """
-    from flows import cli_import, workspace
+    from flows import cli_import, keys, workspace
 
     folder = _here()
     if not (folder / "data.dvc").exists() and not (folder / "data").exists():
         cli_import.bring_in_digits(folder)
     workspace.ensure_data(folder)
-    _run("demo", [], jobs, False, as_json)
+    if keys.at_hand(folder) is None:
+        keys.make_development(folder)
+    _run("demo", [], jobs, False, as_json, sign=True)
 
 
 @app.command()
@@ -187,13 +191,15 @@ def carry(
     typer.echo("Next: put the requests into requests/<batch>.json, then erasure-audit run <batch>")
 
 
-def _run(batch: str | None, assignments: list[str], jobs: int | None, commit: bool, as_json: bool) -> None:
+def _run(
+    batch: str | None, assignments: list[str], jobs: int | None, commit: bool, as_json: bool, sign: bool = False
+) -> None:
     from flows import batch as batches
     from flows import console
 
     try:
         with _ended_by_sigterm():
-            done = batches.run(_here(), batch, assignments, jobs, commit)
+            done = batches.run(_here(), batch, assignments, jobs, commit, sign)
     except KeyboardInterrupt:
         _fail("interrupted; finished stages are kept, and the next run continues", 130)
     if as_json:

@@ -82,6 +82,13 @@ def data_folders(workspace: Path) -> dict[str, str | None]:
         return {_name(stage): stage.outs[0].hash_info.value for stage in tracked}
 
 
+def recorded(workspace: Path, path: str) -> str | None:
+    """The hash of an output that `dvc.lock` has on record; None: no stage of now makes it, or none has yet."""
+    with opened(workspace) as repo:
+        outs = [out for stage in repo.index.stages if stage.cmd for out in stage.outs]
+        return next((out.hash_info.value for out in outs if out.def_path == path), None)
+
+
 def has_remote(workspace: Path) -> bool:
     """Whether DVC knows a remote to fetch from."""
     return bool(remotes(workspace))

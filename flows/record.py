@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from flows import graph, shell
+from flows import graph, keys, shell
 from tasks import decisions, files, ledger, settings
 from tasks.errors import WorkspaceError
 
@@ -57,6 +57,7 @@ def _circumstances(workspace: Path, chosen: settings.Settings) -> dict[str, Any]
         "packages": {name: _version(name) for name in PACKAGES},
         "data_md5": _data_md5(workspace),
         "remotes": graph.remotes(workspace),
+        "signing": keys.described(keys.at_hand(workspace)),
         "changed_settings": _plain(settings.changed(chosen)),
     }
 
