@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks import compute, files, ledger, models, records, seeds, stage, training
-from tasks.errors import EvidenceError
+from tasks.errors import DataError, EvidenceError
 from tasks.settings import Settings
 
 
@@ -58,10 +58,21 @@ def train_model(
 
 
 def load_rows(rows: NDArray[np.bool_], data: Path, settings: Settings, place: compute.Place) -> training.Records:
-    """The records of a data folder that a mask (n records,) selects, on the device."""
+    """The records of a data folder that a mask (n records,) selects, on the device.
+
+    Raises:
+        DataError: a label is no class, or an image is not what the manifest says.
+    """
     manifest = records.read_manifest(data)[rows]
+    labels = manifest["label"].to_numpy(np.int64)
+    beyond = labels[(labels < 0) | (labels >= settings.data.classes)]
+    if len(beyond):
+        raise DataError(
+            f"manifest.csv: got label {beyond[0]}, expected 0 to {settings.data.classes - 1}; mend the manifest or set "
+            "data.classes"
+        )
     images = records.load_images(data, manifest, settings.data)
-    return training.Records(images, manifest["label"].to_numpy(np.int64), settings.model, place)
+    return training.Records(images, labels, settings.model, place)
 
 
 class Announcer:

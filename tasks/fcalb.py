@@ -79,13 +79,9 @@ def unlearn(
     Raises:
         EvidenceError: the forget set is empty or larger than the retain set, or there is no calibration record to
             choose by.
-        ModelError: the model cannot be tapped, or a loss or margin is not finite.
+        ModelError: the model cannot be tapped, all its weights are frozen, or a loss or margin is not finite.
     """
-    if not 0 < len(forget) <= len(retain):
-        raise EvidenceError(
-            f"got {len(forget)} records to forget and {len(retain)} to retain; expected at least one to forget and no "
-            "more than are retained: retrain instead (unlearn.method=retrain)"
-        )
+    training.check(original, forget, retain)
     wish = settings.unlearn
     if not wish.resets:
         return original, _attempt(original, forget, retain, settings, progress)
@@ -103,7 +99,10 @@ def unlearn(
         trace = _attempt(original, forget, retain, tried, progress)
         away = max(map(abs, unlikeness(*_margins(original, forget), *_margins(original, calibration))))
         if not math.isfinite(away):  # an unchosen strength must not leave the original as it was, unforgotten
-            raise ModelError(f"margins became {away} at reset {strength:g}; lower the learning rate")
+            raise ModelError(
+                f"margins became {away} at reset {strength:g}: unlearning stops and nothing is released; lower the "
+                f"learning rate (unlearn.learning_rate is {wish.learning_rate:g})"
+            )
         if away < best_distance:
             best, best_distance = copy.deepcopy(original.state_dict()), away
             best_trace = [replace(row, phase=f"{row.phase} at {strength:g}") for row in trace]
@@ -124,9 +123,9 @@ def _attempt(
     wish, place = settings.unlearn, forget.place
     steps = round(wish.epochs * len(retain) / min(wish.batch_size, len(retain)))
     forget_steps = wish.forget_steps if wish.phases == "forget_recover" else 0
-    network.to(place.device, memory_format=place.memory_format).train()  # type: ignore[call-overload]
+    network.to(place.device, memory_format=place.memory_format)  # type: ignore[call-overload]
     teacher = models.build(settings.model, settings.data, seeds.derive(settings.seed, "unlearn", "teacher"))
-    teacher.to(place.device, memory_format=place.memory_format).train(wish.teacher_mode == "train")  # type: ignore[call-overload]
+    teacher.to(place.device, memory_format=place.memory_format)  # type: ignore[call-overload]
     if steps or forget_steps:
         move_towards(network, teacher, wish.reset)
     seed = seeds.derive(settings.seed, "unlearn", "order")
@@ -150,7 +149,7 @@ def _attempt(
             loss = losses.recover()
             return loss, TraceRow(0, "recover", math.nan, float(loss.detach()), 0.0, 1.0)
 
-        def run(term: Callable[[], tuple[Tensor, TraceRow]], count: int, rate: float, extra: Any = ()) -> None:
+        def run(term: Callable[[], tuple[Tensor, TraceRow]], count: int, rate: str, extra: Any = ()) -> None:
             before = len(trace)
 
             def objective(_: int) -> Tensor:
@@ -159,13 +158,21 @@ def _attempt(
                 return loss
 
             told = None if progress is None else lambda step, loss: progress(before + step, loss)
-            training.optimise([{"params": weights}, *extra], objective, count, rate, settings.train, told)
+            training.optimise(
+                [{"params": weights}, *extra],
+                objective,
+                count,
+                getattr(wish, rate),
+                settings.train,
+                told,
+                setting=f"unlearn.{rate}",
+            )
 
         if wish.phases == "joint":
-            run(both, steps, wish.learning_rate, balance.groups())
+            run(both, steps, "learning_rate", balance.groups())
         else:
-            run(only_forget, forget_steps, wish.forget_rate)
-            run(only_recover, steps, wish.learning_rate)
+            run(only_forget, forget_steps, "forget_rate")
+            run(only_recover, steps, "learning_rate")
     network.eval()
     return trace
 
@@ -186,6 +193,7 @@ class _Losses:
         self.network, self.kind, self.place = network, wish.distance, forget.place
         self.taps = models.Taps(network, wish.taps, forget.floats(slice(0, 1)))
         self.teacher_taps = models.Taps(teacher, wish.taps, forget.floats(slice(0, 1)))
+        models.hold_still(teacher, batch_norm=wish.teacher_mode == "train")
         self.forget_batches = training.paired(forget).batches(wish.batch_size, generator, settings.train)
         kept = training.sample(retain, wish.retained_share, generator)
         self.retain_batches = kept.batches(wish.batch_size, generator, settings.train)
@@ -195,6 +203,7 @@ class _Losses:
         import torch
 
         images, _ = next(self.forget_batches)
+        models.hold_still(self.network, batch_norm=True)  # features without dropout, as the teacher's are
         with self.place.autocast():
             _, features = self.taps(images)
             with torch.no_grad():
@@ -207,6 +216,7 @@ class _Losses:
         from torch.nn import functional
 
         images, labels = next(self.retain_batches)
+        self.network.train()
         with self.place.autocast():
             return functional.cross_entropy(self.network(images), labels)
 
@@ -254,12 +264,17 @@ def distance(features: Tensor, targets: Tensor, kind: str) -> Tensor:
 
 
 def move_towards(network: nn.Module, teacher: nn.Module, share: float) -> None:
-    """Move all weights a share of the way to the teacher's: 0 leaves them, 1 makes the networks equal."""
+    """Move all weights a share of the way to the teacher's: 0 leaves them, 1 makes the networks equal.
+
+    Running statistics move, too. Frozen weights stay: they were never learned from anybody.
+    """
     import torch
 
     if share == 0:
         return
+    done = {weight.data_ptr() for weight in network.parameters() if not weight.requires_grad}
     with torch.no_grad():
         for value, target in zip(network.state_dict().values(), teacher.state_dict().values(), strict=True):
-            if value.dtype.is_floating_point:
+            if value.is_floating_point() and value.data_ptr() not in done:
                 value.lerp_(target, share)
+                done.add(value.data_ptr())  # tied weights have several names, and move once

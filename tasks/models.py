@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +19,8 @@ if TYPE_CHECKING:
 
 SMALL_IMAGE = 64
 """Below this side, pixels, a torchvision classifier's first layer keeps the resolution; its stride is for photos."""
+AUXILIARY = ("googlenet", "inception_v3")
+"""Classifiers of torchvision with more outputs in training; they are built without these."""
 
 
 def build(model: settings.Model, data: settings.Data, seed: int) -> nn.Module:
@@ -42,7 +47,8 @@ def build(model: settings.Model, data: settings.Data, seed: int) -> nn.Module:
             network = _from_factory(model.name, data)
         else:
             network = _from_torchvision(model.name, data)
-    _try_out(network, model.name, data)
+        _pool_deterministically(network)
+        _try_out(network, model.name, data)  # within the fork: lazy layers draw their weights now
     return network
 
 
@@ -68,17 +74,17 @@ def _small_cnn(data: settings.Data) -> nn.Module:
 
 
 def _from_factory(name: str, data: settings.Data) -> nn.Module:
+    from torch import nn
+
     module_name, _, attribute = name.partition(":")
     try:
         factory: Callable[..., Any] = getattr(importlib.import_module(module_name), attribute)
         network = factory(classes=data.classes, channels=data.channels, image_size=data.image_size)
-    except (ImportError, AttributeError, TypeError) as error:
+    except Exception as error:  # it is the user's code, and may raise anything
         raise ModelError(
-            f"model.name {name!r}: {error}; expected package.module:factory, importable from the workspace and "
-            "called as factory(classes=, channels=, image_size=)"
+            f"model.name {name!r}: {type(error).__name__}: {error}; expected package.module:factory, importable from "
+            "the workspace and called as factory(classes=, channels=, image_size=)"
         ) from error
-    from torch import nn
-
     if not isinstance(network, nn.Module):
         raise ModelError(f"model.name {name!r} gave {type(network).__name__}, expected a torch.nn.Module")
     return network
@@ -92,63 +98,114 @@ def _from_torchvision(name: str, data: settings.Data) -> nn.Module:
         raise ModelError(
             f"model.name {name!r} is unknown; expected small_cnn, package.module:factory or one of {', '.join(known)}"
         )
-    network: nn.Module = models.get_model(name, weights=None, num_classes=data.classes)
+    plain = {"aux_logits": False, "init_weights": True} if name in AUXILIARY else {}
+    network: nn.Module = models.get_model(name, weights=None, num_classes=data.classes, **plain)
     _fit_first_layer(network, data)
     return network
 
 
 def _fit_first_layer(network: nn.Module, data: settings.Data) -> None:
+    """Give the first convolution the data's channels, and stride 1 for small images; all else of it stays."""
     from torch import nn
 
-    for path, layer in network.named_modules():
-        if isinstance(layer, nn.Conv2d):
-            fitted = nn.Conv2d(
-                data.channels,
-                layer.out_channels,
-                layer.kernel_size,  # type: ignore[arg-type]
-                stride=1 if data.image_size < SMALL_IMAGE else layer.stride,  # type: ignore[arg-type]
-                padding=layer.padding,  # type: ignore[arg-type]
-                bias=layer.bias is not None,
+    first = next((layer for layer in network.modules() if isinstance(layer, nn.Conv2d)), None)
+    if first is None:
+        raise ModelError("the model has no convolution; FCALB and this pipeline are for convolutional networks")
+    if first.in_channels != data.channels:
+        if first.groups != 1:
+            raise ModelError(
+                f"the model's first convolution has {first.groups} groups of channels, expected one; write a factory"
             )
-            parent, _, attribute = path.rpartition(".")
-            setattr(network.get_submodule(parent), attribute, fitted)
-            return
-    raise ModelError("the model has no convolution; FCALB and this pipeline are for convolutional networks")
+        first.weight = nn.Parameter(first.weight.detach()[:, : data.channels].clone())
+        first.in_channels = data.channels
+    if data.image_size < SMALL_IMAGE:
+        first.stride = (1, 1)
+
+
+def _pool_deterministically(network: nn.Module) -> None:
+    """Adaptive pooling has no deterministic gradient on CUDA, and would be refused there; this one has."""
+    from torch import nn
+
+    for layer in network.modules():
+        if type(layer) is nn.AdaptiveAvgPool2d and layer.output_size not in (1, (1, 1)):
+            layer.forward = partial(_pool, size=layer.output_size)  # type: ignore[method-assign]
+
+
+def _pool(maps: Tensor, size: Any) -> Tensor:
+    from torch.nn import functional
+
+    return pool_by_matrices(maps, size) if maps.is_cuda else functional.adaptive_avg_pool2d(maps, size)
+
+
+def pool_by_matrices(maps: Tensor, size: int | tuple[int | None, int | None]) -> Tensor:
+    """Adaptive average pooling of maps (n, channels, h, w) to a size, as PyTorch's, by two matrix products.
+
+    Output i is the mean of the inputs floor(i h / size) to ceil((i + 1) h / size).
+    """
+    import torch
+
+    wanted = size if isinstance(size, tuple) else (size, size)
+    across = []
+    for inputs, outputs in zip(maps.shape[2:], wanted, strict=True):
+        count = inputs if outputs is None else outputs
+        shares = torch.zeros(count, inputs, dtype=maps.dtype)
+        for row in range(count):
+            start, end = row * inputs // count, -(-(row + 1) * inputs // count)
+            shares[row, start:end] = 1 / (end - start)
+        across.append(shares.to(maps.device))
+    return across[0] @ maps @ across[1].T
 
 
 def _try_out(network: nn.Module, name: str, data: settings.Data) -> None:
+    """Let the network answer two images, as it does in evaluation and, where it is the user's own, in training."""
     import torch
 
     training = network.training
-    network.eval()
-    try:
-        with torch.no_grad():
-            logits = network(torch.zeros(2, data.channels, data.image_size, data.image_size))
-    except RuntimeError as error:
-        raise ModelError(
-            f"model {name} does not take images of {data.channels}x{data.image_size}x{data.image_size}: {error}; "
-            "set data.image_size larger or choose another model"
-        ) from error
+    tries = [("", network.eval())]
+    images = torch.zeros(2, data.channels, data.image_size, data.image_size)
+    for when, tried in tries:
+        try:
+            with torch.no_grad():
+                logits = tried(images)
+            if ":" in name and len(tries) == 1:  # a copy: training mode changes running statistics
+                tries.append((" in training mode", copy.deepcopy(network).train()))
+        except Exception as error:  # torchvision's and the user's code may raise anything
+            raise ModelError(
+                f"model {name} does not take images of {data.channels}x{data.image_size}x{data.image_size}{when}: "
+                f"{type(error).__name__}: {error}; set data.image_size larger or choose another model"
+            ) from error
+        if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != (2, data.classes):
+            got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+            raise ModelError(
+                f"model {name} gives {got} for two images{when}, expected logits of shape (2, {data.classes})"
+            )
     network.train(training)
-    if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != (2, data.classes):
-        got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise ModelError(f"model {name} gives {got} for two images, expected logits of shape (2, {data.classes})")
 
 
 def save(network: nn.Module, path: Path) -> str:
-    """Write the weights as safetensors, whole or not at all. Returns the SHA-256 of the file."""
+    """Write the weights as safetensors, whole or not at all. Returns the SHA-256 of the file.
+
+    Raises:
+        ModelError: a weight is NaN or infinite; nothing is written.
+    """
+    import torch
     from safetensors.torch import save as serialise
 
-    state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-    files.write_bytes(path, serialise(state))
+    state = network.state_dict()
+    _refuse_not_finite(state, "the model", "its training diverged, and nothing is released: lower the learning rate")
+    # a copy of each: safetensors does not take names that share memory, and tied weights do
+    copies = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in state.items()}
+    files.write_bytes(path, serialise(copies))
     return files.sha256(path)
 
 
 def load(path: Path, model: settings.Model, data: settings.Data) -> nn.Module:
     """Read weights into a freshly built classifier, every tensor by name and shape. Nothing is unpickled.
 
+    Of tied weights one name is enough, which is what `safetensors.torch.save_model` writes.
+
     Raises:
-        ModelError: the file is missing, is no safetensors file, or is of another architecture.
+        ModelError: the file is missing, is no safetensors file, is of another architecture, or holds NaN or infinity.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -164,6 +221,10 @@ def load(path: Path, model: settings.Model, data: settings.Data) -> nn.Module:
         ) from error
     network = build(model, data, seed=0)
     expected = network.state_dict()
+    given = {expected[name].data_ptr(): value for name, value in state.items() if name in expected}
+    for name, value in expected.items():
+        if name not in state and value.numel() and value.data_ptr() in given:
+            state[name] = given[value.data_ptr()]
     wrong = sorted(set(expected) ^ set(state)) or [
         f"{name} {tuple(state[name].shape)} instead of {tuple(value.shape)}"
         for name, value in expected.items()
@@ -174,64 +235,127 @@ def load(path: Path, model: settings.Model, data: settings.Data) -> nn.Module:
             f"{path} is not a checkpoint of {model.name} for {data.classes} classes and {data.channels} channels: "
             f"{len(wrong)} tensors differ, first {wrong[0]}; set model.name and data.* to what it was trained with"
         )
+    _refuse_not_finite(state, str(path), "use a checkpoint that is whole")
     network.load_state_dict(state)
     return network
+
+
+def _refuse_not_finite(state: Mapping[str, Tensor], what: str, advice: str) -> None:
+    bad = [name for name, value in state.items() if value.is_floating_point() and not bool(value.isfinite().all())]
+    if bad:
+        raise ModelError(
+            f"{what} has NaN or infinite values in {len(bad)} of {len(state)} tensors, first {bad[0]}; {advice}"
+        )
+
+
+def hold_still(network: nn.Module, batch_norm: bool) -> None:
+    """Evaluation mode but for batch norm, which is in training mode where `batch_norm` is true.
+
+    So features can be compared: dropout and stochastic depth would let a part of them differ by chance.
+    """
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    network.eval()
+    for layer in network.modules():
+        if isinstance(layer, _BatchNorm):
+            layer.train(batch_norm)
+
+
+Spot = tuple["nn.Module", int]
+"""A layer and which of its calls in a pass, from 0: one layer may be called several times."""
 
 
 class Taps:
     """Reads features while a classifier computes: its classifier's input, or all stages.
 
-    A stage's features are the last map of one resolution, found by trying the model out, so that any convolutional
-    network can be tapped, whether or not it can be traced.
+    The classifier is the last linear layer, or the last convolution of a network that ends in one. A stage's features
+    are the last map of one resolution. Both are found by trying the model out, so that any convolutional network can be
+    tapped, whether or not it can be traced.
     """
 
     def __init__(self, network: nn.Module, which: str, image: Tensor) -> None:
         """Find the taps.
 
         Args:
-            network: any classifier with a linear last layer.
-            which: `last` for the input of the last linear layer, `all` for the last map of each resolution as well.
+            network: any classifier whose last layer is linear or a convolution, with an output per class.
+            which: `last` for the input of the last layer, `all` for the last map of each resolution as well.
             image: one image (1, channels, side, side) to try the model out with.
 
         Raises:
-            ModelError: the model has no linear layer to tap.
+            ModelError: the model has no such layer, or it reads the image itself.
         """
+        import torch
         from torch import nn
 
         self.network = network
-        self._read: list[Tensor] = []
-        calls: list[tuple[nn.Module, torch.Size]] = []
-        linear: list[nn.Module] = []
+        pooling = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
+        calls: list[tuple[Spot, torch.Size]] = []
+        times: Counter[nn.Module] = Counter()
+
+        def note(layer: nn.Module, _: Any, out: Any) -> None:
+            if isinstance(out, torch.Tensor):
+                calls.append(((layer, times[layer]), out.shape))
+            times[layer] += 1
+
         watch = [
-            layer.register_forward_hook(lambda layer, _, out: calls.append((layer, out.shape)))
+            layer.register_forward_hook(note)
             for layer in network.modules()
-            if not list(layer.children())
+            if not list(layer.children()) or isinstance(layer, nn.Linear | nn.Conv2d)  # a parametrised one has children
         ]
         training = network.training
-        network.eval()
-        network(image)
-        network.train(training)
-        for hook in watch:
-            hook.remove()
-        linear = [layer for layer, _ in calls if isinstance(layer, nn.Linear)]
-        if not linear:
-            raise ModelError("the model cannot be tapped: it has no linear layer, whose input would be its features")
-        maps: dict[tuple[int, ...], nn.Module] = {}
-        for layer, shape in calls:
-            if len(shape) == 4 and min(shape[2:]) > 1:
-                maps[tuple(shape[2:])] = layer
+        try:
+            with torch.no_grad():
+                classes = network.eval()(image).shape[1]
+        finally:
+            network.train(training)
+            for hook in watch:
+                hook.remove()
+        weighted = [number for number, ((layer, _), _) in enumerate(calls) if isinstance(layer, nn.Linear | nn.Conv2d)]
+        if len(weighted) < 2 or calls[weighted[-1]][1][1] != classes:
+            raise ModelError(
+                "the model cannot be tapped: its last layer has to be a torch.nn.Linear or Conv2d with an output per "
+                "class, and another such layer has to come before it; its input would be the model's features"
+            )
+        before = calls[: weighted[-1]]
+        resolutions = {
+            tuple(shape[2:]) for (layer, _), shape in before if isinstance(layer, (nn.Conv2d, *pooling))
+        }  # others may have four axes, too, in another order
+        maps: dict[tuple[int, ...], Spot] = {}
+        for spot, shape in before:
+            if len(shape) == 4 and min(shape[2:]) > 1 and tuple(shape[2:]) in resolutions:
+                maps[tuple(shape[2:])] = spot
         self._stages = list(maps.values()) if which == "all" else []
-        self._head = linear[-1]
+        self._head = calls[weighted[-1]][0]
 
     def __call__(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Logits (n, classes) and the features of each tap, (n, ...)."""
-        found: list[Tensor] = []
-        # a later layer may work in place on a map that was read: keep a copy
-        hooks = [stage.register_forward_hook(lambda _, __, out: found.append(out.clone())) for stage in self._stages]
-        hooks.append(self._head.register_forward_pre_hook(lambda _, given: found.append(given[0])))
+        """Logits (n, classes) and the features of each tap, (n, ...).
+
+        Raises:
+            ModelError: the model calls other layers for these images than for the one that it was tried out with.
+        """
+        found: dict[Spot, Tensor] = {}
+        times: Counter[nn.Module] = Counter()
+        stages = set(self._stages)
+
+        def read(layer: nn.Module, _: Any, out: Tensor) -> None:
+            spot = (layer, times[layer])
+            times[layer] += 1
+            if spot in stages:
+                found[spot] = out.clone()  # a later layer may work in place on a map that was read
+
+        head, number = self._head
+        inputs: list[Tensor] = []
+        hooks = [layer.register_forward_hook(read) for layer in {layer for layer, _ in self._stages}]
+        hooks.append(
+            head.register_forward_pre_hook(
+                lambda _, given, named: inputs.append((*given, *named.values())[0]), with_kwargs=True
+            )
+        )
         try:
             logits = self.network(images)
         finally:
             for hook in hooks:
                 hook.remove()
-        return logits, found
+        if len(found) < len(stages) or len(inputs) <= number:
+            raise ModelError("the model cannot be tapped: which of its layers are called depends on the images")
+        return logits, [*(found[spot] for spot in self._stages), inputs[number]]

@@ -23,7 +23,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tasks import models, seeds, training
-from tasks.errors import EvidenceError
 from tasks.settings import Settings
 
 if TYPE_CHECKING:
@@ -107,14 +106,10 @@ def unlearn(
 
     Raises:
         EvidenceError: the forget set is empty or larger than the retain set.
-        ModelError: the loss is not finite.
+        ModelError: the loss is not finite, or all weights are frozen.
         KeyError: the method is no rival.
     """
-    if not 0 < len(forget) <= len(retain):
-        raise EvidenceError(
-            f"got {len(forget)} records to forget and {len(retain)} to retain; expected at least one to forget and no "
-            "more than are retained: retrain instead (unlearn.method=retrain)"
-        )
+    training.check(original, forget, retain)
     return METHODS[settings.unlearn.method](original, forget, retain, settings, progress).eval()
 
 
@@ -354,7 +349,7 @@ def unsir(
 
         _learn(network, impair, steps, settings, progress)
         told = None if progress is None else lambda step, loss: progress(steps + step, loss)
-        _learn(network, repair, steps, settings, told, rate=wish.rivals.unsir_repair_rate)
+        _learn(network, repair, steps, settings, told, rate="unsir_repair_rate")
     return original
 
 
@@ -388,7 +383,7 @@ def error_maximising_noise(
 
     steps = settings.unlearn.rivals.unsir_noise_steps
     group = {"params": [noise], "weight_decay": 0.0}
-    training.optimise([group], objective, steps, NOISE_RATE, settings.train, optimiser="adam")
+    training.optimise([group], objective, steps, NOISE_RATE, settings.train, None, "adam", "the noise's own")
     return noise.detach(), labels
 
 
@@ -685,16 +680,21 @@ def _learn(
     steps: int,
     settings: Settings,
     progress: training.Progress | None,
-    rate: float | None = None,
+    rate: str = "learning_rate",
 ) -> None:
-    """Minimise as the recipe says, at its rate or another, over the weights of this network and no other's."""
+    """Minimise as the recipe says, over the weights of this network and no other's.
+
+    `rate` is the key of `unlearn.rivals` that the peak learning rate is from.
+    """
     chosen = recipe(settings)
     optimiser = chosen.optimiser or "sgd"
     group: dict[str, object] = {"params": list(network.parameters())}
     if optimiser == "adam":
         group["weight_decay"] = 0.0
-    peak = rate if rate is not None else chosen.learning_rate or settings.train.learning_rate
-    training.optimise([group], objective, steps, peak, settings.train, progress, optimiser)
+    peak = getattr(chosen if rate == "learning_rate" else settings.unlearn.rivals, rate)
+    training.optimise(
+        [group], objective, steps, peak, settings.train, progress, optimiser, setting=f"unlearn.rivals.{rate}"
+    )
 
 
 def _steps(records: training.Records, settings: Settings) -> int:

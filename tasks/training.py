@@ -84,6 +84,22 @@ def paired(records: Records) -> Records:
     return records.rows(torch.tensor([0, 0])) if len(records) == 1 else records
 
 
+def check(original: nn.Module, forget: Records, retain: Records) -> None:
+    """Can a method make this model forget?
+
+    Raises:
+        EvidenceError: the forget set is empty or larger than the retain set.
+        ModelError: all weights are frozen.
+    """
+    if not any(weight.requires_grad for weight in original.parameters()):
+        raise ModelError("got a model whose weights are all frozen, expected some with requires_grad: it cannot forget")
+    if not 0 < len(forget) <= len(retain):
+        raise EvidenceError(
+            f"got {len(forget)} records to forget and {len(retain)} to retain; expected at least one to forget and no "
+            "more than are retained: retrain instead (unlearn.method=retrain)"
+        )
+
+
 def sample(records: Records, share: float, generator: torch.Generator) -> Records:
     """A random share of the records, at least two."""
     import torch
@@ -125,6 +141,7 @@ def optimise(
     recipe: settings.Train,
     progress: Progress | None = None,
     optimiser: Optimiser = "sgd",
+    setting: str = "train.learning_rate",
 ) -> None:
     """Minimise `objective` on a one-cycle schedule (Smith and Topin 2019).
 
@@ -137,9 +154,10 @@ def optimise(
         progress: told each step.
         optimiser: `sgd` with Nesterov momentum, or `adam` with the decay rates 0.9 and 0.999 of Kingma and Ba 2015 and
             weight decay as an L2 penalty.
+        setting: the key that `learning_rate` is from, for the error.
 
     Raises:
-        ModelError: the loss is not finite.
+        ModelError: the loss is not finite, or no weight learns.
     """
     import torch
 
@@ -147,6 +165,8 @@ def optimise(
         ([weight for weight in group["params"] if weight.requires_grad], group.get("weight_decay", recipe.weight_decay))
         for group in parameters
     ]
+    if steps and not any(weights for weights, _ in groups):
+        raise ModelError("got no weights with requires_grad, expected some: nothing can learn")
     updates = [
         _adam(weights, decay) if optimiser == "adam" else _sgd(weights, decay, recipe.momentum)
         for weights, decay in groups
@@ -155,7 +175,10 @@ def optimise(
         loss = objective(step)
         value = float(loss.detach())
         if not np.isfinite(value):
-            raise ModelError(f"the loss became {value} at step {step + 1} of {steps}; lower the learning rate")
+            raise ModelError(
+                f"the loss became {value} at step {step + 1} of {steps}: training stops and nothing is released; lower "
+                f"the learning rate ({setting} is {learning_rate:g})"
+            )
         rate = one_cycle(step, steps, learning_rate, recipe.warmup)
         learned = [weight for weights, _ in groups for weight in weights]
         gradients = iter(torch.autograd.grad(loss, learned, materialize_grads=True))  # a part may be unused: zeros

@@ -7,14 +7,18 @@ import io
 import time
 from dataclasses import astuple, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tasks import blocks, compute, fcalb, files, ledger, models, records, rivals, stage, training
 from tasks import settings as settings_module
-from tasks.errors import EvidenceError
+from tasks.errors import EvidenceError, ModelError
 from tasks.settings import Settings
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def main(original: Path, data: Path, split: Path, forget: Path, params: Path, out: Path) -> None:
@@ -22,6 +26,8 @@ def main(original: Path, data: Path, split: Path, forget: Path, params: Path, ou
 
     Example: python -m tasks.unlearn --original artifacts/train/0/seed-0.safetensors --data data
     --split artifacts/split.csv --forget artifacts/resolve/forget.csv --params params.yaml --out artifacts/unlearn
+
+    Nothing is written unless the model is whole: an error leaves what is there as it is.
     """
     settings = settings_module.load(params)
     place = compute.prepare(settings.compute)
@@ -31,6 +37,10 @@ def main(original: Path, data: Path, split: Path, forget: Path, params: Path, ou
     retained = (roles == "training") & ~asked
     if not asked.any():
         raise EvidenceError(f"{forget} names no record; expected a forget set")
+    if not retained.any():
+        raise EvidenceError("no training record is retained, expected some: a model of nobody's data is a new one")
+    labels = manifest["label"].to_numpy(np.int64)
+    _warn_of_lost_classes(set(labels[asked].tolist()) - set(labels[retained].tolist()))
     network = models.load(original, settings.model, settings.data)
     trace: list[fcalb.TraceRow] = []
     path = out / "unlearned.safetensors"
@@ -51,10 +61,33 @@ def main(original: Path, data: Path, split: Path, forget: Path, params: Path, ou
                 calibration = _calibration(roles == "calibration", data, settings, place)
                 network, trace = fcalb.unlearn(network, forget_set, retain_set, settings, told, calibration)
             seconds = time.perf_counter() - started
+            _refuse_without_answers(network, forget_set, settings)
             stage.say(f"{settings.unlearn.method}: done in {seconds:.1f} s")
             cost = ledger.keep("unlearn", models.save(network, path), {"seconds": round(seconds, 3), **place.facts()})
     files.write_json(path.with_suffix(".json"), cost)
     files.write_text(out / "trace.csv", _table(trace))
+
+
+def _warn_of_lost_classes(lost: set[int]) -> None:
+    """Methods can work, since all learn from retained records as they are; `retrain` cannot, so no verdict will."""
+    if lost:
+        classes = ", ".join(map(str, sorted(lost)))
+        stage.say(
+            f"warning: no retained record is of class {classes}: the model keeps an output for it that no record "
+            "teaches, and the stage retrain refuses to train references without it; take the class out of the data "
+            "and of data.classes, and train a new model"
+        )
+
+
+def _refuse_without_answers(network: nn.Module, forget: training.Records, settings: Settings) -> None:
+    """Weights may be finite and too large to compute with: such a model is not written."""
+    if not np.isfinite(training.logits(network, forget)).all():
+        method = settings.unlearn.method
+        key = "unlearn.rivals.learning_rate" if method in rivals.METHODS else "unlearn.learning_rate"
+        raise ModelError(
+            f"{method}: the model's answers became NaN or infinite: the stage stops and nothing is released; lower the "
+            f"learning rate ({key})"
+        )
 
 
 def _calibration(

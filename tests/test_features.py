@@ -454,9 +454,7 @@ def test_where_retraining_lost_nothing_there_is_nothing_to_relearn(audit: Path, 
 FACTORY = """
 from torch import nn
 def pooled(classes, channels, image_size):
-    return nn.Sequential(
-        nn.Conv2d(channels, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, classes, image_size), nn.Flatten()
-    )
+    return nn.Sequential(nn.Conv2d(channels, classes, image_size), nn.Flatten())
 """
 
 
