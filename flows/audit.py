@@ -17,8 +17,8 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.futures import PrefectFuture
 
-from flows import graph, record, results, stages, workspace
-from tasks.errors import StageError
+from flows import graph, record, register, results, stages, workspace
+from tasks.errors import AuditError, StageError
 
 _listener: ContextVar[stages.Listener] = ContextVar("listener", default=stages.nobody)
 
@@ -54,7 +54,7 @@ def audit(batch: str | None = None, jobs: int | None = None, folder: str = ".") 
         record.keep(place, chosen)
     _run_stages(stages.Runner(place, jobs, _listener.get()), graph.due(graph.read(place), stale))
     found = results.read(place, chosen.batch)
-    _publish(place, chosen.batch, found)
+    _publish(place, chosen.batch)
     return [result.plain() for result in found]
 
 
@@ -119,13 +119,17 @@ def _raise_first_failure(states: list[State[Any]]) -> None:
         raise error
 
 
-def _publish(place: Path, batch: str, found: list[results.Result]) -> None:
-    """Prefect artifacts: the table of verdicts, and where the reports are."""
+def _publish(place: Path, batch: str) -> None:
+    """The register of all batches, and as Prefect artifacts the batch's own, and where the reports are."""
     from prefect.artifacts import create_link_artifact, create_table_artifact
 
     key = "".join(letter if letter.isalnum() else "-" for letter in batch.lower())
-    rows = [{"request": r.request, "verdict": r.verdict, "reason": r.reason, "report": r.report} for r in found]
-    create_table_artifact(key=f"verdicts-{key}", table=rows, description=f"Verdicts of batch {batch}")
+    rows, told = register.artifact(place, batch)
+    create_table_artifact(key=f"verdicts-{key}", table=rows, description=told)
     index = place / "reports" / batch / "index.html"
     if index.exists():
         create_link_artifact(key=f"reports-{key}", link=index.as_uri(), link_text=f"Reports of batch {batch}")
+    try:
+        register.write(place)
+    except AuditError as error:  # the audit stands without it
+        get_run_logger().warning("The register of all batches was not made: %s", error)

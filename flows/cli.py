@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 
 from flows.cli_import import app as import_app
+from flows.cli_register import app as register_app
 from flows.cli_sign import app as sign_app
 from tasks.errors import AuditError
 
@@ -24,6 +25,7 @@ app = typer.Typer(
 )
 app.add_typer(import_app, name="import")
 app.add_typer(sign_app)
+app.add_typer(register_app)
 
 Batch = Annotated[
     str | None, typer.Argument(help="Name of the batch, requests/<batch>.json. Default: the one in params.yaml.")

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from flows import graph, keys, shell
+from flows import graph, keys, register, shell
 from tasks import decisions, files, ledger, settings
 from tasks.errors import WorkspaceError
 
@@ -28,7 +28,7 @@ PACKAGES = (
 
 
 def keep(workspace: Path, chosen: settings.Settings) -> Path:
-    """File the circumstances of the batch, or leave those on file if only the time and the commit are others.
+    """File the circumstances of the batch, or leave those on file where only `_PASSING` parts are others.
 
     So a batch that is continued, or run again with the same tool, data and settings, gives the same report.
     """
@@ -59,11 +59,15 @@ def _circumstances(workspace: Path, chosen: settings.Settings) -> dict[str, Any]
         "remotes": graph.remotes(workspace),
         "signing": keys.described(keys.at_hand(workspace)),
         "changed_settings": _plain(settings.changed(chosen)),
+        "earlier": register.earlier(workspace, chosen.batch),
     }
 
 
+_PASSING = ("started", "commit", "earlier")
+
+
 def _lasting(record: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in record.items() if key not in ("started", "commit")}
+    return {key: value for key, value in record.items() if key not in _PASSING}
 
 
 def _version(package: str) -> str | None:

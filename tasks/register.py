@@ -19,6 +19,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from tasks import evidence, files, migrations
 from tasks.errors import AuditError, EvidenceError
+from tasks.language import SENTENCES, Code
 
 SCHEMA_VERSION = 2
 FILE = "register.json"
@@ -94,7 +95,9 @@ class Register(evidence.Part):
     cost: Cost
     passes: Count
     passes_that_hold: Count = Field(description="false discoveries among all passes of the batch controlled")
+    languages: list[Code] = Field(["en"], min_length=1, description="of the pages, the main one first")
     requests: list[Line]
+    sentences: dict[str, Any] = Field({}, description="what the reasons were made of, see tasks/language.py")
 
     @property
     def counts(self) -> dict[Outcome, int]:
@@ -169,7 +172,11 @@ def of(found: Sequence[dict[str, Any]], folders: Sequence[str], place: Path) -> 
             **spent(found),
             "passes": len(passed),
             "passes_that_hold": sum(entry["register"]["holds"] for entry in passed),
+            "languages": first["provenance"]["settings"]["report"].get("languages", ["en"]),
             "requests": lines,
+            SENTENCES: {
+                text: made for item in found for text, made in item.get(SENTENCES, {}).items() if text == item["reason"]
+            },
         },
         place.name,
     )
@@ -347,6 +354,7 @@ def page(registers: Sequence[Register]) -> dict[str, Any]:
         "progresses": [name for name in get_args(Progress) if any(line.progress == name for line in lines)],
         "soon": SOON,
         "chunks": [entries[first : first + CHUNK] for first in range(0, len(entries), CHUNK)],
+        SENTENCES: {text: made for register in registers for text, made in register.sentences.items()},
         "hash": source_hash,
     }
 

@@ -14,7 +14,46 @@ from tasks import settings
 
 REQUESTS = ["11111111-aaaa-4aaa-8aaa-000000000001", "22222222-bbbb-4bbb-8bbb-000000000002"]
 
-STAGE = """
+REGISTER = {
+    "schema_version": 2,
+    "started": "2026-11-21T01:02:03Z",
+    "tool_version": "0.1.0",
+    "controller": "Example Clinic",
+    "system": "Digit reader",
+    "mode": "references",
+    "alpha": 0.05,
+    "method": "fcalb",
+    "cost": {"train": 6.2, "unlearn": 0.5, "retrain": 6.1, "references": 40.0},
+    "passes": 1,
+    "passes_that_hold": 1,
+    "requests": [
+        {
+            "request_id": request,
+            "position": place,
+            "folder": request,
+            "status": "audited",
+            "progress": "awaiting_signoff",
+            "test": "references",
+            "verdict": verdict,
+            "outcome": verdict,
+            "register": {"q_pass": 0.01 if verdict == "pass" else 1.0, "holds": verdict == "pass"},
+            "reason": "because",
+            "regulation": "gdpr",
+            "received": "2026-11-20T08:00:00Z",
+            "subject_pseudonym": "0123456789ab",
+            "records": 38,
+            "deadline": "2026-12-21",
+            "days_left": 30,
+            "residual_influence": {"estimate": 0.08, "low": -0.2, "high": 0.35},
+            "sha256": {},
+        }
+        for place, (request, verdict) in enumerate(zip(REQUESTS, ("fail", "pass"), strict=True))
+    ],
+}
+"""What the stage `report` says of these requests."""
+
+STAGE = (
+    """
 import json, os, pathlib, sys, time
 
 name, out, *deps = sys.argv[1:]
@@ -48,10 +87,14 @@ if name == "report":
         (folder / "evidence.json").write_text(json.dumps(evidence))
         (folder / "report.html").write_text("<p>pass</p>")
     (target / "index.html").write_text(seen)
+    (target / "register.json").write_text(json.dumps({**REGISTER, "batch": target.name}))
 else:
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(seen)
-""".replace("REQUEST_IDS", repr(REQUESTS)).replace("REQUEST-1", REQUESTS[0])
+""".replace("REQUEST_IDS", repr(REQUESTS))
+    .replace("REQUEST-1", REQUESTS[0])
+    .replace("REGISTER", repr(REGISTER))
+)
 
 PIPELINE = """
 stages:
