@@ -163,6 +163,7 @@ def sign_pdf(pdf: bytes, key: Key) -> bytes:
     from pyhanko.pdf_utils.incremental_writer import IncrementalPdfFileWriter
     from pyhanko.pdf_utils.misc import PdfError
     from pyhanko.sign import fields, signers
+    from pyhanko.sign.general import SigningError
     from pyhanko_certvalidator.registry import SimpleCertificateStore
 
     secret = key.private.private_bytes(forms.Encoding.DER, forms.PrivateFormat.PKCS8, forms.NoEncryption())
@@ -189,7 +190,7 @@ def sign_pdf(pdf: bytes, key: Key) -> bytes:
     target = BytesIO()
     try:
         signers.PdfSigner(meta, signer, new_field_spec=place).sign_pdf(Writer(BytesIO(pdf)), output=target)
-    except PdfError as error:
+    except (PdfError, SigningError) as error:
         raise SignatureError(f"the PDF cannot be signed: {error}") from error
     signed = target.getvalue()
     if not signed.startswith(pdf) or check_pdf(signed) != key.signer:
@@ -211,6 +212,8 @@ def check_pdf(pdf: bytes) -> Signer:
         SignatureError: there is no signature, it does not cover the whole file, or it is wrong.
     """
     from asn1crypto import cms, x509
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.x509 import InvalidVersion
     from pyhanko.sign.general import SigningError
     from pyhanko.sign.validation.errors import SignatureValidationError
     from pyhanko.sign.validation.generic_cms import validate_sig_integrity
@@ -225,7 +228,7 @@ def check_pdf(pdf: bytes) -> Signer:
         signer = _signer_of(raw)
         digest = hashlib.sha512(covered).digest()
         intact, valid = validate_sig_integrity(info, x509.Certificate.load(raw), "data", digest)
-    except (*GARBLED, SigningError, SignatureValidationError) as error:
+    except (*GARBLED, InvalidVersion, UnsupportedAlgorithm, SigningError, SignatureValidationError) as error:
         raise SignatureError("the PDF's signature cannot be read; the file was changed after signing") from error
     if not intact or not valid:
         raise SignatureError("the PDF was changed after signing")
@@ -385,13 +388,13 @@ def _signer(public: object, certificate: Certificate | None) -> Signer:
 
 
 def _certificate_in(pem: bytes) -> Certificate | None:
-    from cryptography.x509 import load_pem_x509_certificate
+    from cryptography.x509 import InvalidVersion, load_pem_x509_certificate
 
     if b"BEGIN CERTIFICATE" not in pem:
         return None
     try:
         return load_pem_x509_certificate(pem)
-    except ValueError as error:
+    except (ValueError, InvalidVersion) as error:
         raise SignatureError("the certificate cannot be read, expected PEM; see docs/signing.md") from error
 
 
