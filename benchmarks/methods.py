@@ -57,6 +57,7 @@ def configurations(settings: Settings) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {
         "exact retrain": {"method": "retrain"},
         "unchanged original": {"method": "none"},
+        "fcalb_reset, the default": {"method": "fcalb_reset"},
         "FCALB, as the abstract has it": {"method": "fcalb"},
         **{f"FCALB, balance {name}": {"method": "fcalb", "balance": name} for name in BALANCES},
     }
@@ -205,7 +206,7 @@ def unlearned(network: nn.Module, given: World, batch: int, settings: Settings, 
         network = models.build(settings.model, settings.data, seeds.derive(settings.seed, "retrain", "weights"))
         training.fit(network, retain, settings.train, seeds.derive(settings.seed, "retrain", "order"))
         return network
-    if settings.unlearn.method == "fcalb":
+    if settings.unlearn.method in fcalb.METHODS:
         return fcalb.unlearn(network, records(asked), retain, settings)[0]
     return rivals.unlearn(network, records(asked), retain, settings)
 

@@ -26,7 +26,7 @@ CURVES = {
 SINGLE = {
     "exact retrain": ("exact retrain", "#000000", "*"),
     "FCALB, as": ("FCALB as published", "#009e73", "D"),
-    "FCALB, reset, tuned": ("FCALB with reset, tuned", "#56b4e9", "P"),
+    "fcalb_reset": ("fcalb_reset, the default", "#e69f00", "P"),
 }
 OTHERS = ("rivals and other balances", "#999999", "x")
 

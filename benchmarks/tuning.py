@@ -39,7 +39,7 @@ def grids(epochs: int, half: int) -> dict[str, list[dict[str, Any]]]:
     reset = {**methods.RESET, "batch_size": half}
     length = epochs / 3 if epochs < methods.LONG else epochs / 12
     return {
-        "FCALB, reset": [{**reset, "reset": way, "epochs": length} for way in (0.4, 0.5, 0.55, 0.6, 0.65, 0.7)],
+        "FCALB, reset": [{**reset, "reset": way, "epochs": length} for way in (0.5, 0.6, 0.65, 0.7, 0.75, 0.8)],
         "FCALB, plain": [
             {"method": "fcalb", "balance": "fixed", "forget_weight": weight, "taps": taps, "epochs": 2.0}
             for weight, taps in product((1.0, 10.0, 100.0), ("last", "all"))

@@ -12,9 +12,14 @@ a reconstruction:
 
 The random model is freshly initialised: it has never seen the forget set, so it can teach what not knowing looks like.
 
-Beyond the abstract, and off unless set: weights moved towards the random model beforehand (`unlearn.reset`), the two
-losses one after the other (`unlearn.phases`), and subjects whom no model was trained on to choose how strongly to
-forget (`unlearn.resets`).
+Beyond the abstract, and off unless set: weights moved towards the random model beforehand (`unlearn.reset`; Ash and
+Adams 2020, "On Warm-Starting Neural Network Training", shrink and perturb in the same way), the two losses one after
+the other (`unlearn.phases`), and subjects whom no model was trained on to choose how strongly to forget
+(`unlearn.resets`).
+
+The method `fcalb_reset` is a fixed choice of these, `RESET`: on people's records holding features alone leaves most of
+the influence, while weights moved most of the way to the random model and then recovered pass the verdict
+(docs/methods.md has the figures). It forgets in weights, and no step holds features.
 """
 
 from __future__ import annotations
@@ -35,6 +40,45 @@ from tasks.settings import Settings
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
+
+
+METHODS = ("fcalb", "fcalb_reset")
+"""Names in `unlearn.method` that this module serves"""
+RESET: dict[str, Any] = {
+    "phases": "forget_recover",
+    "forget_steps": 0,
+    "reset": 0.6,
+    "retained_share": 1.0,
+    "balance": "fixed",
+}
+"""`fcalb_reset`: most of the way to the random teacher, then recovery on all retained records"""
+RECOVERY_SHARE, RECOVERY_EPOCHS = 1 / 3, 6.0
+"""Recovery of `fcalb_reset` lasts this share of the recipe's epochs, and so many at most (docs/methods.md)"""
+
+
+def in_force(settings: Settings) -> Settings:
+    """The settings as they are used: with `fcalb_reset` its own choices stand where the user made none.
+
+    Recovery learns as the recipe does, in batches half as large, which give more steps in the same time. What
+    `unlearn.rivals` and `unlearn.reset` say goes before.
+    """
+    wish, recipe = settings.unlearn, settings.train
+    if wish.method != "fcalb_reset":
+        return settings
+    own = {
+        **RESET,
+        "batch_size": max(2, recipe.batch_size // 2),
+        "learning_rate": recipe.learning_rate,
+        "epochs": min(RECOVERY_SHARE * recipe.epochs, RECOVERY_EPOCHS),
+    }
+    own |= {
+        name: value
+        for name in ("epochs", "learning_rate", "retained_share")
+        if (value := getattr(wish.rivals, name)) is not None
+    }
+    if wish.reset:
+        own["reset"] = wish.reset
+    return settings.model_copy(update={"unlearn": wish.model_copy(update=own)})
 
 
 @dataclass(frozen=True)
@@ -68,7 +112,7 @@ def unlearn(
         original: the classifier as trained with everybody.
         forget: the forget set.
         retain: all retained records; recovery uses `unlearn.retained_share` of them, drawn at random.
-        settings: `unlearn` with all choices, `train` for momentum, weight decay and augmentation.
+        settings: `unlearn` with all choices (see `in_force`), `train` for momentum, weight decay and augmentation.
         progress: told each step.
         calibration: records of subjects whom no model was trained on and no verdict looks at; `unlearn.resets` needs
             them, nothing else uses them.
@@ -82,6 +126,7 @@ def unlearn(
         ModelError: the model cannot be tapped, all its weights are frozen, or a loss or margin is not finite.
     """
     training.check(original, forget, retain)
+    settings = in_force(settings)
     wish = settings.unlearn
     if not wish.resets:
         return original, _attempt(original, forget, retain, settings, progress)

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from tasks import files
 from tasks.errors import SettingsError
+from tasks.language import Code
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 
@@ -107,6 +108,7 @@ class Original(Section):
 
 
 Method = Literal[
+    "fcalb_reset",
     "fcalb",
     "retrain",
     "none",
@@ -126,7 +128,7 @@ Balance = Literal["uncertainty", "fixed", "gradnorm", "dwa", "imtl_g"]
 
 
 class Rivals(Section):
-    """What the rivals of FCALB need beside `unlearn.batch_size`; null: the method's own, see docs/settings.md."""
+    """What `fcalb_reset` and the rivals of FCALB need; null: the method's own, see docs/methods.md."""
 
     epochs: float | None = Field(None, ge=0, le=1000, description="passes over the records that the method learns from")
     learning_rate: float | None = Field(None, gt=0, le=10, description="peak of the one-cycle schedule")
@@ -165,7 +167,10 @@ class Unlearn(Section):
     """How the original model is made to forget."""
 
     method: Method = Field(
-        "fcalb", description="`retrain` trains anew without the forget set, `none` changes nothing, the rest are rivals"
+        "fcalb_reset",
+        description="`fcalb_reset` is FCALB's mode for people's records, with settings of its own (docs/methods.md);"
+        " `fcalb` does what the keys below say, by default as the paper's abstract has it; `retrain` trains anew"
+        " without the forget set, `none` changes nothing, the rest are rivals",
     )
     epochs: float = Field(1.0, ge=0, le=1000, description="length of FCALB, in passes over the retained records")
     batch_size: int = Field(64, ge=2, le=8192, description="records per step, of each of the two sets")
@@ -187,7 +192,10 @@ class Unlearn(Section):
     )
     teacher_mode: Literal["train", "eval"] = Field("train", description="batch-norm mode of the random teacher")
     reset: float = Field(
-        0.0, ge=0, le=1, description="way that weights are moved to the random teacher beforehand; 0: not at all"
+        0.0,
+        ge=0,
+        le=1,
+        description="way that weights are moved to the random teacher beforehand; 0: none, with `fcalb_reset` its own",
     )
     resets: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
         (),
@@ -218,6 +226,20 @@ class Verify(Section):
         0.05, gt=0, lt=1, description="accuracy that may be lost against the retrained models' mean"
     )
     min_references: int = Field(6, ge=4, description="fewest references of each kind that a verdict may stand on")
+
+
+class Advice(Section):
+    """From when on a full retrain is advised. It changes no verdict; docs/methods.md has what the limits rest on."""
+
+    unlearnings: int = Field(
+        4, ge=1, description="one after the other since the last training from scratch, this batch's included"
+    )
+    forgotten_share: float = Field(
+        0.25, gt=0, le=1, description="share of the records of the last training from scratch that are forgotten since"
+    )
+    accuracy_loss: float = Field(
+        0.02, ge=0, lt=1, description="accuracy lost against the retrained models' mean, beyond what chance explains"
+    )
 
 
 class Recipient(Section):
@@ -255,6 +277,9 @@ class Report(Section):
         "Example controller (set report.controller)", min_length=1, description="who is responsible for the data"
     )
     system: str = Field("Image classifier", min_length=1, description="the model's name in the records of processing")
+    languages: tuple[Code, ...] = Field(
+        ("en",), min_length=1, description="languages of the reports, the main one first; a request can ask for more"
+    )
     holidays: tuple[date, ...] = Field(
         (), description="public holidays, ISO dates: a deadline on one moves to the next working day"
     )
@@ -300,6 +325,7 @@ class Settings(Section):
     original: Original = Original()
     unlearn: Unlearn = Unlearn()
     verify: Verify = Verify()
+    advice: Advice = Advice()
     report: Report = Report()
     compute: Compute = Compute()
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from tasks import balances, fcalb, settings, training
 from tasks.errors import EvidenceError, ModelError
+from tasks.settings import Unlearn
 from tests.test_training import SMALL, fitted, same, separable, state
 
 ADAPTED = ("gradnorm", "dwa", "imtl_g")
@@ -222,3 +224,22 @@ def test_a_class_that_no_calibration_record_has_is_centred_by_all() -> None:
     known = np.array([0.0, 2.0, 4.0, 6.0])
     whole, _ = fcalb.unlikeness(np.array([3.0]), np.array([7]), known, labels)
     assert whole == pytest.approx(0)
+
+
+def test_the_mode_for_people_chooses_for_itself_and_lets_itself_be_overruled() -> None:
+    def chosen(**unlearn: Any) -> Unlearn:
+        return fcalb.in_force(settings.Settings(unlearn=Unlearn(**unlearn))).unlearn
+
+    own = chosen(method="fcalb_reset")
+    assert (own.phases, own.reset, own.forget_steps, own.retained_share) == ("forget_recover", 0.6, 0, 1.0)
+    assert (own.epochs, own.batch_size, own.learning_rate) == (4.0, 32, 0.1)
+    assert chosen(method="fcalb_reset", reset=0.7).reset == 0.7
+    assert chosen(method="fcalb_reset", rivals={"epochs": 2.0}).epochs == 2.0
+    assert chosen(method="fcalb", epochs=0.5) == Unlearn(method="fcalb", epochs=0.5)
+
+
+def test_recovery_of_the_mode_for_people_does_not_grow_with_long_recipes() -> None:
+    def epochs(recipe: int) -> float:
+        return fcalb.in_force(settings.Settings(train=settings.Train(epochs=recipe))).unlearn.epochs
+
+    assert [epochs(n) for n in (6, 12, 18, 120)] == [2.0, 4.0, 6.0, 6.0]

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from tasks import compute, evidence, models, report, rivals, seeds, settings, training
+from tasks import compute, evidence, fcalb, models, report, rivals, seeds, settings, training
 from tasks.errors import EvidenceError, ModelError, SettingsError
 
 TEMPLATES = Path(__file__).parents[1] / "reports" / "templates"
@@ -92,7 +92,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def test_every_method_of_the_settings_is_there_and_has_its_defaults() -> None:
-    assert set(rivals.METHODS) == set(get_args(settings.Method)) - {"fcalb", "retrain", "none"}
+    assert set(rivals.METHODS) == set(get_args(settings.Method)) - {*fcalb.METHODS, "retrain", "none"}
     assert set(rivals.RECIPES) == set(rivals.METHODS)
 
 

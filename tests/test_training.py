@@ -13,7 +13,7 @@ from tasks.errors import EvidenceError, ModelError
 SMALL = settings.Settings(
     data=settings.Data(classes=3, channels=1, image_size=8),
     train=settings.Train(epochs=6, batch_size=16, learning_rate=0.05),
-    unlearn=settings.Unlearn(epochs=4, batch_size=16, learning_rate=0.2),
+    unlearn=settings.Unlearn(method="fcalb", epochs=4, batch_size=16, learning_rate=0.2),
 )
 
 
