@@ -1,7 +1,8 @@
 """Checking a closed batch: at its tag, in a worktree of its own, at one of three levels.
 
-`integrity` compares every file that is still kept with the hashes in `dvc.lock`. `rederive` makes verdicts and
-reports anew from the kept scores, which works after the records are erased. `reexecute` does everything anew.
+`integrity` compares every file that is still kept with the hashes in `dvc.lock`, and checks the signatures. `rederive`
+makes verdicts and reports anew from the kept scores, which works after the records are erased. `reexecute` does
+everything anew.
 A level at which nothing was compared, or nothing ran, is never reported as reproduced.
 """
 
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from flows import closing, graph, shell, stages, workspace
+from flows import closing, graph, keys, shell, signatures, signing, stages, workspace
 from tasks import files
 from tasks.errors import ReproductionError, WorkspaceError
 
@@ -85,6 +86,7 @@ def reproduce(folder: Path, batch: str, level: Level, listener: stages.Listener 
         if level == "integrity":
             found = _integrity(copy, tag, on_record)
             _compare_checkout(folder, copy, on_record, found)
+            _check_signatures(folder, copy, found)
         else:
             found = _anew(copy, tag, level, locked, listener)
     if not found.identical and not found.different:
@@ -124,6 +126,18 @@ def _compare_checkout(folder: Path, copy: Path, on_record: dict[str, str], found
         if is_report and here.exists() and graph.content_hash(here) != recorded:
             changed = _changed_files(here, copy / path)
             found.different.append(f"{path} in this checkout ({_some(changed)})")
+
+
+def _check_signatures(folder: Path, copy: Path, found: Comparison) -> None:
+    """The signed reports of the tag, and those in the caller's checkout; whom to trust is the caller's word of now."""
+    trusted, batch = keys.trusted(folder), f"{signing.SIGNED}/{found.tag.removeprefix('audit/')}"
+    for root, where in ((copy, ""), (folder, " in this checkout")):
+        for place in sorted((root / batch).glob("*/")):
+            checked = signatures.verify(place, trusted)
+            if not checked:
+                found.different.append(f"{batch}/{place.name}{where} ({checked.line})")
+            elif root == copy:
+                found.identical.append(f"{batch}/{place.name}")
 
 
 def _anew(copy: Path, tag: str, level: Level, locked: dict[str, Any], listener: stages.Listener) -> Comparison:

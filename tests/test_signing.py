@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows import environment, keys, shell, signatures, workspace
+from flows import closing, environment, keys, reproduce, shell, signatures, workspace
 from flows import signing as signing_flow
 from tasks import evidence, files, report, signing
 from tasks.errors import SignatureError, WorkspaceError
@@ -367,6 +367,18 @@ def test_reports_that_are_not_those_on_record_are_not_signed(place: Path) -> Non
         signing_flow.sign(place, "spring", KEY)
     with pytest.raises(WorkspaceError, match="erasure-audit run summer"):
         signing_flow.sign(place, "summer", KEY)
+
+
+def test_the_integrity_of_a_closed_batch_includes_its_signatures(place: Path) -> None:
+    for name, value in {"user.email": "auditor@example.org", "user.name": "Auditor"}.items():
+        shell.git(place, "config", name, value)
+    closing.close(place, "spring")
+    found = reproduce.reproduce(place, "spring", "integrity")
+    assert found, found
+    assert f"signed/spring/{fabricated.PASS}" in found.identical
+    (place / "trusted-keys" / "clinic.pem").unlink()
+    (different, _, *_) = reproduce.reproduce(place, "spring", "integrity").different
+    assert "NOT TRUSTED" in different
 
 
 def test_the_command_checks_without_a_workspace_and_its_exit_code_tells(at_start: Path, tmp_path: Path) -> None:
