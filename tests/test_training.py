@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -79,70 +77,6 @@ def test_a_diverging_loss_is_an_error() -> None:
         next(network.parameters()).fill_(float("nan"))
     with pytest.raises(ModelError, match="learning rate"):
         training.fit(network, separable(), wild, 0)
-
-
-def test_weights_survive_being_saved_and_loaded(tmp_path: Path) -> None:
-    network = fitted()
-    digest = models.save(network, tmp_path / "m.safetensors")
-    loaded = models.load(tmp_path / "m.safetensors", SMALL.model, SMALL.data)
-    assert same(state(network), state(loaded))
-    assert digest == models.save(loaded, tmp_path / "again.safetensors")
-
-
-def test_a_checkpoint_of_another_architecture_is_refused_by_name(tmp_path: Path) -> None:
-    models.save(fitted(), tmp_path / "m.safetensors")
-    other = SMALL.data.model_copy(update={"classes": 5})
-    with pytest.raises(ModelError, match=r"m\.safetensors is not a checkpoint"):
-        models.load(tmp_path / "m.safetensors", SMALL.model, other)
-
-
-def test_a_pickle_is_refused_and_never_run(tmp_path: Path) -> None:
-    torch.save({"weight": torch.zeros(1)}, tmp_path / "m.safetensors")
-    with pytest.raises(ModelError, match="Pickled checkpoints are not read"):
-        models.load(tmp_path / "m.safetensors", SMALL.model, SMALL.data)
-    with pytest.raises(ModelError, match="no such file"):
-        models.load(tmp_path / "none.safetensors", SMALL.model, SMALL.data)
-
-
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "efficientnet_b0", "vgg11_bn", "convnext_tiny"])
-def test_torchvision_classifiers_fit_small_grey_images_and_can_be_tapped(name: str) -> None:
-    data = settings.Data(classes=3, channels=1, image_size=32)
-    network = models.build(settings.Model(name=name), data, 0)
-    image = torch.zeros(1, 1, 32, 32)
-    for which, least in (("last", 1), ("all", 3)):
-        logits, features = models.Taps(network.eval(), which, image)(image)
-        assert logits.shape == (1, 3)
-        assert len(features) >= least
-        assert features[-1].ndim == 2
-
-
-def test_an_unknown_model_is_named() -> None:
-    with pytest.raises(ModelError, match="resnet_magic"):
-        models.build(settings.Model(name="resnet_magic"), SMALL.data, 0)
-
-
-def test_a_factory_of_ones_own_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text(
-        "from torch import nn\n"
-        "def good(classes, channels, image_size):\n"
-        "    return nn.Sequential(nn.Conv2d(channels, 4, 3), nn.ReLU(), nn.Flatten(),"
-        " nn.Linear(4 * (image_size - 2) ** 2, classes))\n"
-        "def bad(classes, channels, image_size):\n"
-        "    return 'a model'\n"
-        "def other(classes, channels, image_size):\n"
-        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, classes + 1))\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    assert models.build(settings.Model(name="mine:good"), SMALL.data, 0)
-    for name, words in (("mine:bad", "expected a torch.nn.Module"), ("mine:other", "logits"), ("mine:gone", "factory")):
-        with pytest.raises(ModelError, match=words):
-            models.build(settings.Model(name=name), SMALL.data, 0)
-
-
-def test_a_model_without_a_linear_layer_says_that_it_cannot_be_tapped() -> None:
-    network = nn.Sequential(nn.Conv2d(1, 3, 8), nn.Flatten())
-    with pytest.raises(ModelError, match="cannot be tapped"):
-        models.Taps(network, "last", torch.zeros(1, 1, 8, 8))
 
 
 def test_unlearning_with_no_steps_leaves_the_weights_equal() -> None:
