@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.errors import EvidenceError
+from tasks.language import say
 from tasks.scoring import Floats, Ints, Scores
 from tasks.verification import holm
 
@@ -236,7 +237,12 @@ class Rows:
         """
         forget = scores.requests == request
         if not request or not forget.any():
-            raise EvidenceError(f"request {request or '(empty)'} has no record in the scores; expected its forget set")
+            raise EvidenceError(
+                say(
+                    "request {request} has no record in the scores; expected its forget set",
+                    request=request or "(empty)",
+                )
+            )
         # a record that a person leaves in the training set would teach the attack what that person looks like
         strangers = ~np.isin(scores.subjects, scores.subjects[forget])
         return cls(forget, _retained(scores) & strangers, np.isin(scores.roles, UNSEEN) & strangers)
@@ -288,8 +294,12 @@ def _ratings(scores: Scores, model: int, rows: Rows) -> Floats:
     people = len(np.unique(scores.subjects[unseen]))
     if not len(members) or people < 2:
         raise EvidenceError(
-            f"got {len(members)} retained records and {people} unseen subjects, expected at least 1 and 2; enlarge "
-            "split.control or split.test"
+            say(
+                "got {records} retained records and {people} unseen subjects, expected at least 1 and 2; enlarge "
+                "split.control or split.test",
+                records=len(members),
+                people=people,
+            )
         )
     # what is not finite belongs to nobody here, and is refused where somebody asks for it
     phi = np.nan_to_num(scores.phi[model])
@@ -332,7 +342,7 @@ def _retained(scores: Scores) -> Mask:
 
 def _finite(*arrays: Floats) -> None:
     if not all(np.isfinite(array).all() for array in arrays):
-        raise EvidenceError("got scores that are NaN or infinite, expected finite ones; has a training diverged?")
+        raise EvidenceError(say("got scores that are NaN or infinite, expected finite ones; has a training diverged?"))
 
 
 # What an attack reaches
@@ -525,7 +535,13 @@ def _flagged(members: Floats, non_members: Floats, rate: float) -> int:
 
 def _both(members: Floats, non_members: Floats) -> None:
     if not len(members) or not len(non_members):
-        raise EvidenceError(f"got {len(members)} members and {len(non_members)} non-members, expected some of each")
+        raise EvidenceError(
+            say(
+                "got {members} members and {others} non-members, expected some of each",
+                members=len(members),
+                others=len(non_members),
+            )
+        )
     _finite(members, non_members)
 
 
@@ -621,7 +637,9 @@ def examine(scores: Scores, request: str, alpha: float, memory: Memory | None = 
     within = np.flatnonzero(scores.model_roles == "with")
     without = _references(scores)
     if len(within) < 2:
-        raise EvidenceError(f"got {len(within)} references trained with everybody, expected at least 2; add blocks")
+        raise EvidenceError(
+            say("got {count} references trained with everybody, expected at least 2; add blocks", count=len(within))
+        )
     _share(alpha, "alpha")
     lira, carlini = scores.phi[:, rows.forget], "Carlini et al. 2022"
     scorers: tuple[tuple[str, str, str, Scorer], ...] = (
@@ -633,7 +651,7 @@ def examine(scores: Scores, request: str, alpha: float, memory: Memory | None = 
         _attack(name, title, source, partial(_one_left_out, score, without), scores, alpha)
         for name, title, source, score in scorers
     ]
-    title, source = "Population attack (logistic regression)", "after Ye et al. 2022"
+    title, source = say("Population attack (logistic regression)"), say("after Ye et al. 2022")
     attacks.append(
         _attack("population", title, source, lambda t: population_attack(scores, t, rows, memory), scores, alpha)
     )
@@ -646,15 +664,23 @@ def _check(scores: Scores, rows: Mask) -> None:
     broken = ~np.isfinite(scores.phi[:, rows]).all(axis=1)
     if broken.any():
         names = ", ".join(sorted(set(scores.model_roles[broken].tolist())))
-        raise EvidenceError(f"got NaN or infinite scores of the models {names}, expected finite ones; train them anew")
+        raise EvidenceError(
+            say(
+                "got NaN or infinite scores of the models {models}, expected finite ones; train them anew", models=names
+            )
+        )
 
 
 def _references(scores: Scores) -> Ints:
     without = np.flatnonzero(scores.model_roles == "without")
     if len(without) < FEWEST_REFERENCES:
         raise EvidenceError(
-            f"got {len(without)} references without the forget set, expected at least {FEWEST_REFERENCES}; add blocks "
-            "to references.without_blocks"
+            say(
+                "got {count} references without the forget set, expected at least {least}; add blocks to "
+                "references.without_blocks",
+                count=len(without),
+                least=FEWEST_REFERENCES,
+            )
         )
     return without
 
@@ -663,7 +689,7 @@ def _rmia_scorer(scores: Scores, rows: Rows, within: Ints) -> Scorer:
     """RMIA, online, with the unseen records as population."""
     unseen = np.flatnonzero(rows.unseen)
     if not len(unseen):
-        raise EvidenceError("got no record of a control or test subject, expected some; enlarge split.control")
+        raise EvidenceError(say("got no record of a control or test subject, expected some; enlarge split.control"))
     x, z = scores.phi[:, rows.forget], scores.phi[:, _some(unseen)]
 
     def score(model: int, out: Ints) -> Floats:
@@ -780,8 +806,12 @@ def exposure(scores: Scores, alpha: float) -> Exposure:
     without, level = _references(scores), _share(alpha, "alpha") / 2
     if not kept.any() or not controls.any():
         raise EvidenceError(
-            f"got {kept.sum()} retained and {controls.sum()} control records, expected some of each; enlarge the data "
-            "or split.control"
+            say(
+                "got {retained} retained and {control} control records, expected some of each; enlarge the data or "
+                "split.control",
+                retained=kept.sum(),
+                control=controls.sum(),
+            )
         )
     judged = [_row(scores, role) for role in JUDGED]
     phi = scores.phi[np.concatenate([judged, without])]
@@ -814,7 +844,7 @@ def _person_means(phi: Floats, subjects: Ints) -> Floats:
 def _typical_spread(people: Floats) -> np.float64:
     spread = np.sqrt(people.var(axis=0, ddof=1).mean())
     if not spread > 0:
-        raise EvidenceError("the references score every record alike; models that do not differ cannot judge")
+        raise EvidenceError(say("the references score every record alike; models that do not differ cannot judge"))
     return np.float64(spread)
 
 

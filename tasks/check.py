@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from tasks import files, records, settings, stage
 from tasks.errors import DataError
+from tasks.language import Sentence, say, with_sentences
 from tasks.requests import Directory, Refusal, Request, read_batch, read_directory
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class Check:
     """
 
     name: str
-    sentence: str
+    sentence: Sentence
     severity: Literal["error", "warning"]
     expectation: str
     arguments: dict[str, Any]
@@ -91,12 +92,12 @@ def check(
     manifest = records.typed(table)
     findings = [_finding(one, ok, records=_first(manifest, one.bad)) for one, ok in zip(checks, passed, strict=True)]
     asked = request_findings(entries, manifest, read_directory(data, manifest), seen)
-    files.write_json(out / "data.json", data_report(manifest, findings, files.sha256(data / "manifest.csv")))
+    report = data_report(manifest, findings, files.sha256(data / "manifest.csv"))
+    files.write_json(out / "data.json", with_sentences(report))
     known = data / "identities.csv"
     identities = files.sha256(known) if known.exists() else None
-    files.write_json(
-        out / "requests.json", {"checks": asked, "requests": len(entries), "identities_sha256": identities}
-    )
+    batch = {"checks": asked, "requests": len(entries), "identities_sha256": identities}
+    files.write_json(out / "requests.json", with_sentences(batch))
     for line in findings + asked:
         if not line["passed"]:
             stage.say(f"warning: not so: {line['sentence']}")
@@ -179,7 +180,7 @@ def data_checks(table: pd.DataFrame, faults: dict[str, NDArray[np.bool_]], seen:
     checks += [
         Check(
             "label_known",
-            f"label is one of the classes 0 … {classes - 1} of the setting data.classes",
+            say("label is one of the classes 0 … {last} of the setting data.classes", last=classes - 1),
             "error",
             "ExpectColumnValuesToBeBetween",
             {"column": "label_number", "min_value": 0, "max_value": classes - 1},
@@ -187,7 +188,7 @@ def data_checks(table: pd.DataFrame, faults: dict[str, NDArray[np.bool_]], seen:
         ),
         Check(
             "file_hash",
-            "every image file is there and has the SHA-256 of the manifest (if not: `dvc checkout data.dvc`)",
+            say("every image file is there and has the SHA-256 of the manifest (if not: `dvc checkout data.dvc`)"),
             "error",
             "ExpectColumnPairValuesToBeEqual",
             {"column_A": "sha256", "column_B": "file_sha256"},
@@ -195,7 +196,7 @@ def data_checks(table: pd.DataFrame, faults: dict[str, NDArray[np.bool_]], seen:
         ),
         Check(
             "file_decodes",
-            "every image file decodes whole (if not it is truncated or no image: restore it or remove its record)",
+            say("every image file decodes whole (if not it is truncated or no image: restore it or remove its record)"),
             "error",
             "ExpectColumnValuesToBeInSet",
             {"column": "file_decodes", "value_set": [True]},
@@ -203,7 +204,9 @@ def data_checks(table: pd.DataFrame, faults: dict[str, NDArray[np.bool_]], seen:
         ),
         Check(
             "classes_present",
-            "every class has records" + (f" (without: {', '.join(map(str, absent[:20]))})" if absent else ""),
+            say("every class has records (without: {classes})", classes=", ".join(map(str, absent[:20])))
+            if absent
+            else say("every class has records"),
             "warning",
             "ExpectColumnDistinctValuesToContainSet",
             {"column": "label_number", "value_set": list(range(classes))},
@@ -211,7 +214,7 @@ def data_checks(table: pd.DataFrame, faults: dict[str, NDArray[np.bool_]], seen:
         ),
         Check(
             "class_balance",
-            f"the smallest class has at least {SMALLEST_CLASS:.0%} of the largest one's records",
+            say("the smallest class has at least {share:.0%} of the largest one's records", share=SMALLEST_CLASS),
             "warning",
             "ExpectColumnValuesToBeBetween",
             {"column": "class_share", "min_value": SMALLEST_CLASS},
@@ -325,10 +328,13 @@ def request_checks(entries: list[Request | Refusal], meant: list[NDArray[np.intp
         once[number] = taken.isdisjoint(asked)
         taken |= asked
     questions = {
-        "request_form": ("every request is an OpenDSR erasure request with an id of its own", ~formed),
-        "request_subject_known": ("every well-formed request names one data subject of the data set", formed & ~known),
-        "request_records_known": ("single records that a request names are its subject's", empty),
-        "request_once": ("no record is asked for twice in the batch", ~once),
+        "request_form": (say("every request is an OpenDSR erasure request with an id of its own"), ~formed),
+        "request_subject_known": (
+            say("every well-formed request names one data subject of the data set"),
+            formed & ~known,
+        ),
+        "request_records_known": (say("single records that a request names are its subject's"), empty),
+        "request_once": (say("no record is asked for twice in the batch"), ~once),
     }
     held = {"value_set": [True]}
     return [
@@ -371,9 +377,13 @@ def near_duplicates(
     bad = np.zeros(len(manifest), bool)
     bad[other] = True
     concerned = [entries[number].request_id for number in np.unique(of_request[named])]
-    sentence = "no record of another data subject looks the same as one to be forgotten"
+    sentence = say("no record of another data subject looks the same as one to be forgotten")
     if len(other):
-        sentence += f" ({int(bad.sum())} do; they stay in the data and the model unless they are asked for, too)"
+        sentence = say(
+            "no record of another data subject looks the same as one to be forgotten ({count} do; they stay in the "
+            "data and the model unless they are asked for, too)",
+            count=bad.sum(),
+        )
     facts = {"name": "near_duplicates", "sentence": sentence, "severity": "warning", "passed": not len(other)}
     return facts | {"records": _first(manifest, bad), "count": int(bad.sum()), "requests": concerned}
 

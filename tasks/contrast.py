@@ -35,6 +35,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tasks.errors import EvidenceError
+from tasks.language import say
 from tasks.scoring import Floats, Ints
 
 LEAST_SPREAD = 0.02
@@ -253,7 +254,7 @@ def contrast(with_: Floats, without: Floats, judged: Floats, aggregate: Aggregat
     high, low = np.array(values[0]), np.array(values[1])
     scale = max(float(np.abs(high).max()), float(np.abs(low).max()), np.finfo(np.float64).tiny)
     if max(np.ptp(high), np.ptp(low), abs(high.mean() - low.mean())) <= 1e-9 * scale:
-        raise EvidenceError("the references score every record alike; models that do not differ cannot judge")
+        raise EvidenceError(say("the references score every record alike; models that do not differ cannot judge"))
     return Contrast(high, low, float(np.mean(total)), *_assumptions(high, low))
 
 
@@ -285,7 +286,10 @@ def centre(phi: Floats, labels: Ints, control_phi: Floats, control_labels: Ints)
     missing = sorted(set(labels.tolist()) - set(control_labels.tolist()))
     if missing:
         raise EvidenceError(
-            f"classes {', '.join(map(str, missing))} have no record of a control subject; enlarge split.control"
+            say(
+                "classes {classes} have no record of a control subject; enlarge split.control",
+                classes=", ".join(map(str, missing)),
+            )
         )
     base = np.empty_like(phi)
     for label in np.unique(labels):

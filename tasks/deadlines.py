@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 
 from tasks.errors import RequestError
+from tasks.language import Sentence, say
 
 SATURDAY = 5
 
@@ -21,20 +22,20 @@ class Deadline:
         date: the last day, or None where the law names no figure.
     """
 
-    rule: str
+    rule: Sentence
     date: date | None
 
 
-GDPR = (
+GDPR = say(
     "GDPR Art. 12(3): one calendar month from the day of receipt; where that day is missing, the month's last day, "
     "and where it is a weekend or a listed holiday, the next working day (Regulation 1182/71). "
     "It can be extended by two months with notice."
 )
-CCPA = (
+CCPA = say(
     "CCPA § 1798.130(a)(2): 45 calendar days from the day of receipt. It can be extended once by 45 days with notice."
 )
-LGPD = "LGPD Art. 19: 15 calendar days from the day of receipt, as commonly applied."
-PIPL = "PIPL Art. 50: the law asks for a timely answer and names no figure; your own policy sets the day."
+LGPD = say("LGPD Art. 19: 15 calendar days from the day of receipt, as commonly applied.")
+PIPL = say("PIPL Art. 50: the law asks for a timely answer and names no figure; your own policy sets the day.")
 
 
 def deadline(regulation: str, received: date, holidays: Collection[date] = ()) -> Deadline:

@@ -17,8 +17,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from tasks import deadlines, decisions, rivals, settings
+from tasks import deadlines, decisions, language, rivals, settings
 from tasks.errors import EvidenceError, RequestError
+from tasks.language import say
 from tasks.settings import Method, Settings
 
 SCHEMA_VERSION = 3
@@ -26,7 +27,10 @@ VERDICTS_VERSION = 3
 """Version of `verdicts.json` that the evidence is built from."""
 SCHEMA = Path("docs/evidence.schema.json")
 TRACE_POINTS = 200
-OF_REGISTER = ("position", "regulation", "received", "subject_pseudonym", "records", "labels", "whole_subject", "code")
+OF_REGISTER = (
+    *("position", "regulation", "received", "subject_pseudonym", "records", "labels", "whole_subject", "code"),
+    "languages",
+)
 OF_VERDICT = (
     *("verdict", "reason", "residual_influence", "detectability", "detection_limit", "references_needed", "gates"),
     *("references", "rank_p", "self_check", "accuracy", "prediction_distribution", "influence_points"),
@@ -35,8 +39,8 @@ OF_VERDICT = (
 OF_TRACE = ("forget_loss", "recover_loss", "forget_weight", "recover_weight")
 OF_DATA = ("records", "subjects", "classes", "manifest_sha256")
 OF_RECORD = ("started", "commit", "tool_version", "python", "platform", "packages")
-REJECTED = "the request was set aside"
-NOT_MEASURED = "no such measurement was made in this audit"
+REJECTED = say("the request was set aside")
+NOT_MEASURED = say("no such measurement was made in this audit")
 
 Verdict = Literal["pass", "fail", "inconclusive"]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -67,6 +71,7 @@ class Request(Part):
     labels: dict[str, int] = Field(description="records by class")
     whole_subject: bool = Field(description="all records of the data subject, or single ones")
     code: str | None = Field(description="short word for the reason of a rejection")
+    languages: list[str] = Field([], description="tags of the languages that the request asks for its report in")
 
 
 class Due(Part):
@@ -553,6 +558,13 @@ class Provenance(Part):
     signing: Signing | None = None
 
 
+class Phrase(Part):
+    """What a sentence of this file was made of, so that it can be told in another language."""
+
+    message: str = Field(description="English, with {name} or {name:format} where a value goes")
+    values: dict[str, str | int | float | Phrase]
+
+
 class Common(Part):
     """What every report has."""
 
@@ -576,6 +588,8 @@ class Common(Part):
     advice: list[Advice] = []
     provenance: Provenance
     reproduction: list[Level]
+    languages: list[language.Code] = Field(["en"], min_length=1, description="of the report, the main one first")
+    sentences: dict[str, Phrase] = Field({}, description="by the English text, wherever it stands in this file")
 
 
 class Audited(Common):
@@ -784,7 +798,16 @@ def build(sources: Sources, entry: Mapping[str, Any], decided: decisions.Decisio
     else:
         raise EvidenceError(f"{where}: got status {status!r}, expected accepted or rejected")
     follows = aftermath(sources, special["status"], decided)
-    return validate({**common(sources, entry, where), **follows, **special}, where)
+    found = {**common(sources, entry, where), **follows, **special}
+    return validate({**found, language.SENTENCES: spoken(sources, found)}, where)
+
+
+def spoken(sources: Sources, found: Mapping[str, Any]) -> dict[str, Any]:
+    """What the sentences of a request's evidence were made of, by their English text."""
+    made = language.sentences(found)
+    for file in (sources.verdicts, sources.register, sources.data_checks, sources.request_checks, sources.probes):
+        made |= file.get(language.SENTENCES, {})
+    return {text: made[text] for text in language.texts(found) if text in made}
 
 
 def validate(evidence: Mapping[str, Any], where: str = "evidence") -> dict[str, Any]:
@@ -823,6 +846,7 @@ def common(sources: Sources, entry: Mapping[str, Any], where: str) -> dict[str, 
         "advice": sources.verdicts.get("advice", []),
         "provenance": provenance(sources),
         "reproduction": reproduction(sources.batch),
+        "languages": language.wanted(chosen.report.languages, entry.get("languages", [])),
     }
 
 
@@ -951,7 +975,7 @@ def due(entry: Mapping[str, Any], started: str, holidays: Sequence[date]) -> dic
     try:
         found = deadlines.deadline(str(entry.get("regulation")), moment(str(entry.get("received"))).date(), holidays)
     except (RequestError, EvidenceError):
-        rule = "No deadline was counted: the request names no known regulation, or no valid time of receipt."
+        rule = say("No deadline was counted: the request names no known regulation, or no valid time of receipt.")
         return {"rule": rule, "date": None, "days_left": None}
     if found.date is None:
         return {"rule": found.rule, "date": None, "days_left": None}
@@ -1084,20 +1108,20 @@ def reproduction(batch: str) -> list[dict[str, Any]]:
     return [
         {
             "level": "integrity",
-            "shows": "Every file is the one that was recorded: all hashes match.",
-            "needs": "the repository and its DVC store",
+            "shows": say("Every file is the one that was recorded: all hashes match."),
+            "needs": say("the repository and its DVC store"),
             "commands": [f"{reproduce} integrity"],
         },
         {
             "level": "rederive",
-            "shows": "Verdict and report follow from the stored scores, byte for byte.",
-            "needs": "the stored scores; no personal data, so it still works once the records are erased",
+            "shows": say("Verdict and report follow from the stored scores, byte for byte."),
+            "needs": say("the stored scores; no personal data, so it still works once the records are erased"),
             "commands": [f"{reproduce} rederive", f"{checkout} && dvc repro --single-item --force verify report"],
         },
         {
             "level": "reexecute",
-            "shows": "Everything computed anew from the records gives the same result.",
-            "needs": "all records; identical hashes on the same class of machine, elsewhere the same verdict",
+            "shows": say("Everything computed anew from the records gives the same result."),
+            "needs": say("all records; identical hashes on the same class of machine, elsewhere the same verdict"),
             "commands": [f"{reproduce} reexecute", f"{checkout} && dvc pull && dvc repro --force"],
         },
     ]

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from tasks import models, settings, training
 from tasks.errors import EvidenceError
+from tasks.language import say
 from tasks.scoring import Floats, Ints
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def read(network: nn.Module, records: training.Records, batch_size: int = 512) -
         (n, d) features.
 
     Raises:
-        ModelError: the model has no linear layer.
+        ModelError: the model cannot be tapped, see `models.Taps`.
         EvidenceError: a feature is NaN or infinite.
     """
     import torch
@@ -57,7 +58,7 @@ def read(network: nn.Module, records: training.Records, batch_size: int = 512) -
         ]
     features: NDArray[np.float32] = np.concatenate(parts)
     if not np.isfinite(features).all():
-        raise EvidenceError("a model's features are NaN or infinite; its training diverged")
+        raise EvidenceError(say("a model's features are NaN or infinite; its training diverged"))
     return features
 
 
@@ -85,14 +86,16 @@ def linear_probe(known: NDArray[np.float32], labels: Ints, asked: NDArray[np.flo
     from threadpoolctl import threadpool_limits
 
     if len(np.unique(labels)) < 2:
-        raise EvidenceError(f"got {len(labels)} retained records of one class, expected two classes for a linear probe")
+        raise EvidenceError(
+            say("got {count} retained records of one class, expected two classes for a linear probe", count=len(labels))
+        )
     scaler, classifier = StandardScaler(), LogisticRegression(max_iter=MOST_ITERATIONS)
     # one thread: on a busy machine BLAS's threads wait for each other, dozens of times longer than they compute
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the one about convergence becomes an error
         classifier.fit(scaler.fit_transform(known.astype(np.float64)), labels)
         if int(np.max(classifier.n_iter_)) >= MOST_ITERATIONS:
-            raise EvidenceError(f"the linear probe did not converge in {MOST_ITERATIONS} iterations")
+            raise EvidenceError(say("the linear probe did not converge in {most} iterations", most=MOST_ITERATIONS))
         return np.asarray(classifier.predict(scaler.transform(asked.astype(np.float64))), np.int64)
 
 
@@ -120,11 +123,11 @@ def cka(x: NDArray[np.float32] | Floats, y: NDArray[np.float32] | Floats) -> flo
             same feature for all of them, or for all pairs of them the same distance.
     """
     if len(x) < 4:
-        raise EvidenceError(f"got {len(x)} records, expected at least 4 to compare features")
+        raise EvidenceError(say("got {count} records, expected at least 4 to compare features", count=len(x)))
     a, b = _off_diagonal(x), _off_diagonal(y)
     lengths = float(np.linalg.norm(a)) * float(np.linalg.norm(b))
     if lengths == 0:
-        raise EvidenceError("the features do not differ between the records; nothing can be compared")
+        raise EvidenceError(say("the features do not differ between the records; nothing can be compared"))
     return float(np.clip(np.vdot(a, b) / lengths, -1, 1))
 
 
@@ -157,7 +160,7 @@ def mean_loss(network: nn.Module, records: training.Records) -> float:
     logits = torch.tensor(training.logits(network, records), dtype=torch.float64)
     loss = float(functional.cross_entropy(logits, records.labels.cpu()))
     if not np.isfinite(loss):
-        raise EvidenceError(f"got a loss of {loss} on the records to forget; expected a finite one")
+        raise EvidenceError(say("got a loss of {loss} on the records to forget; expected a finite one", loss=str(loss)))
     return loss
 
 

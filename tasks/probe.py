@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tasks import blocks, compute, features, files, models, records, seeds, stage, training
 from tasks import settings as settings_module
 from tasks.errors import EvidenceError, ModelError
+from tasks.language import say, with_sentences
 from tasks.scoring import Ints, Strings
 from tasks.settings import Settings
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 SCHEMA_VERSION = 1
-NOTHING_RETRAINED = "a screening has no retrained models, and nothing says what the features should hold"
+NOTHING_RETRAINED = say("a screening has no retrained models, and nothing says what the features should hold")
 REFERENCES = 8
 """So many retrained models beside the baseline make the band, so that the stage stays cheap however many there are."""
 MOST_RECORDS = 2000
@@ -49,7 +50,8 @@ def main(
     """
     settings = settings_module.load(params)
     if not settings.references.without_blocks:
-        files.write_json(out / "probes.json", {"schema_version": SCHEMA_VERSION, "reason": NOTHING_RETRAINED})
+        nothing = {"schema_version": SCHEMA_VERSION, "reason": NOTHING_RETRAINED}
+        files.write_json(out / "probes.json", with_sentences(nothing))
         return
     place = compute.prepare(settings.compute)
     manifest = records.read_manifest(data)
@@ -67,16 +69,14 @@ def main(
         return models.load(paths[name], settings.model, settings.data)
 
     stage.say(f"looking at {len(forget_set)} records to forget, and {len(known)} retained ones, in {len(paths)} models")
-    files.write_json(
-        out / "probes.json",
-        {
-            "schema_version": SCHEMA_VERSION,
-            "references": len(paths) - len(KEYS),
-            "retained_records": len(known),
-            "requests": hold(list(paths), network, known, forget_set, requests[asked]),
-            "relearn": relearn(list(paths), network, forget_set, settings),
-        },
-    )
+    found = {
+        "schema_version": SCHEMA_VERSION,
+        "references": len(paths) - len(KEYS),
+        "retained_records": len(known),
+        "requests": hold(list(paths), network, known, forget_set, requests[asked]),
+        "relearn": relearn(list(paths), network, forget_set, settings),
+    }
+    files.write_json(out / "probes.json", with_sentences(found))
 
 
 def roll(original: Path, unlearned: Path, retrained: Path, settings: Settings) -> dict[str, Path]:
@@ -138,12 +138,12 @@ def hold(
         try:
             seen[name], sample = features.read(model, forget_set), features.read(model, known)
         except (ModelError, EvidenceError) as error:
-            untapped = unprobed = str(error)
+            untapped = unprobed = error.args[0]
             break
         try:
             predicted[name] = features.linear_probe(sample, known_labels, seen[name])
         except EvidenceError as error:
-            unprobed = str(error)
+            unprobed = error.args[0]
         stage.say(f"probed the features of {position}/{len(names)} models")
     table: dict[str, dict[str, Any]] = {}
     for request in np.unique(requests):
@@ -162,7 +162,7 @@ def _similar(seen: Mapping[str, NDArray[np.float32]], own: NDArray[np.bool_], re
     try:
         values = {name: features.cka(of[own], baseline) for name, of in seen.items() if name != BASELINE}
     except EvidenceError as error:
-        return _unknown(KEYS[:2], str(error))
+        return _unknown(KEYS[:2], error.args[0])
     return _part(KEYS[:2], values, references)
 
 
@@ -196,7 +196,7 @@ def relearn(
         steps = _steps(names, network, forget_set, settings, target, rate)
         reason = None
     except EvidenceError as error:
-        target, steps, reason = None, dict.fromkeys((*KEYS, "band")), str(error)
+        target, steps, reason = None, dict.fromkeys((*KEYS, "band")), error.args[0]
     return {"steps": steps, "most": MOST_STEPS, "learning_rate": rate, "target": target, "reason": reason}
 
 
@@ -204,7 +204,7 @@ def _target(network: Callable[[str], nn.Module], forget_set: training.Records) -
     original, baseline = (features.mean_loss(network(name), forget_set) for name in ("original", BASELINE))
     if baseline <= original:
         raise EvidenceError(
-            "the retrain baseline's loss on the records is not above the original's; nothing can be relearned"
+            say("the retrain baseline's loss on the records is not above the original's; nothing can be relearned")
         )
     return baseline + HALFWAY * (original - baseline)
 

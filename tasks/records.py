@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.errors import DataError
+from tasks.language import say
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,16 +40,20 @@ MAX_PIXELS = 64_000_000
 """Largest image that is decoded, pixels; more is taken for a decompression bomb."""
 
 RULES = {
-    "record_id_form": "record_id is 1-64 of A-Z a-z 0-9 . _ -",
-    "record_id_unique": "record_id is unique",
-    "subject_id_form": "subject_id is 1-64 of A-Z a-z 0-9 . _ - (e-mail addresses and names belong in identities.csv)",
-    "label_form": "label is a whole number, 0 or more",
-    "path_inside": "path is relative, has no `..` or `\\`, and leads to a file inside the data folder, not by a link"
-    " out of it (with DVC: `dvc config cache.type copy`)",
-    "path_unique": "path is unique, one file per record",
-    "sha256_form": "sha256 is 64 of 0-9 a-f",
-    "split_known": f"split is one of {', '.join(SPLIT_VALUES)}",
-    "one_split": "all records of a subject have the same split value",
+    "record_id_form": say("record_id is 1-64 of A-Z a-z 0-9 . _ -"),
+    "record_id_unique": say("record_id is unique"),
+    "subject_id_form": say(
+        "subject_id is 1-64 of A-Z a-z 0-9 . _ - (e-mail addresses and names belong in identities.csv)"
+    ),
+    "label_form": say("label is a whole number, 0 or more"),
+    "path_inside": say(
+        "path is relative, has no `..` or `\\`, and leads to a file inside the data folder, not by a link out of it "
+        "(with DVC: `dvc config cache.type copy`)"
+    ),
+    "path_unique": say("path is unique, one file per record"),
+    "sha256_form": say("sha256 is 64 of 0-9 a-f"),
+    "split_known": say("split is one of {values}", values=", ".join(SPLIT_VALUES)),
+    "one_split": say("all records of a subject have the same split value"),
 }
 """What the manifest has to be, by the name of the rule."""
 

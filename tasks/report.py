@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from tasks import evidence, files, settings, stage
 from tasks import register as listing
 from tasks.errors import AuditError, EvidenceError, WorkspaceError
-from tasks.language import SOURCE, Language
+from tasks.language import SOURCE, Code, Language, suffixes
 
 if TYPE_CHECKING:
     import jinja2
@@ -104,7 +104,9 @@ def write(found: Sequence[dict[str, Any]], templates: Path, out: Path, earlier: 
         EvidenceError: a template asks for something that the evidence does not have.
         WorkspaceError: a template or the Pango library is missing.
     """
-    pages = environment(templates)
+    pages = {
+        code: environment(templates, code) for code in sorted({code for item in found for code in item["languages"]})
+    }
     printer = Printer(templates)
     folders = folder_names(found)
     with files.whole_folder(out) as draft:
@@ -114,7 +116,8 @@ def write(found: Sequence[dict[str, Any]], templates: Path, out: Path, earlier: 
         listed = listing.of(found, folders, draft)
         files.write_json(draft / listing.FILE, listed.model_dump(mode="json", by_alias=True))
         files.write_text(draft / listing.TABLE, listing.table([listed]))
-        write_overview(listed, earlier, draft, pages, printer)
+        for code, suffix in suffixes(listed.languages).items():
+            write_overview(listed, earlier, draft, pages[code], printer, suffix)
 
 
 def write_overview(
@@ -137,12 +140,16 @@ def index_page(listed: listing.Register, pages: jinja2.Environment, suffix: str 
     return render(pages, "index.html.j2", {**listing.page([listed]), "r": listed, "suffix": suffix})
 
 
-def write_one(item: dict[str, Any], folder: Path, pages: jinja2.Environment, printer: Printer) -> None:
-    """Write the three files of one request."""
-    html = render(pages, "report.html.j2", {"e": item})
-    files.write_json(folder / "evidence.json", item)
-    files.write_text(folder / "report.html", html)
-    files.write_bytes(folder / "report.pdf", printer.pdf(html, folder / "evidence.json", item["provenance"]["started"]))
+def write_one(item: dict[str, Any], folder: Path, pages: Mapping[Code, jinja2.Environment], printer: Printer) -> None:
+    """Write the evidence of one request, and its report in each of its languages."""
+    evidence_file = folder / "evidence.json"
+    files.write_json(evidence_file, item)
+    for code, suffix in suffixes(item["languages"]).items():
+        html = render(pages[code], "report.html.j2", {"e": item})
+        files.write_text(folder / f"report{suffix}.html", html)
+        files.write_bytes(
+            folder / f"report{suffix}.pdf", printer.pdf(html, evidence_file, item["provenance"]["started"])
+        )
 
 
 def folder_names(found: Sequence[dict[str, Any]]) -> list[str]:
@@ -177,12 +184,12 @@ def read_trace(path: Path) -> list[dict[str, str]]:
         raise EvidenceError(f"{path}: expected the trace of unlearning as CSV; run the stage unlearn") from error
 
 
-def environment(templates: Path, language: str = SOURCE) -> jinja2.Environment:
+def environment(templates: Path, language: Code = SOURCE) -> jinja2.Environment:
     """The template engine: everything is escaped, and what is missing is an error.
 
     Args:
         templates: folder of the templates; `locales` beside it holds the catalogues.
-        language: one of `language.LANGUAGES`.
+        language: of the pages.
     """
     import jinja2
 

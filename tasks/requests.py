@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from tasks.errors import DataError, RequestError
+from tasks.language import Sentence, in_a_list, say
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -33,16 +34,21 @@ _UUID4 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)", re.ASCII)
 
 _EXPECTED = {
-    "regulation": f"one of {', '.join(REGULATIONS)}",
-    "subject_request_id": "a UUID version 4",
-    "subject_request_type": "erasure",
-    "submitted_time": "a time of RFC 3339 with its offset, as in 2026-11-20T09:30:00Z",
-    "subject_identities": "a list of at least one identity, each with identity_type, identity_value (1-512 characters)"
-    " and identity_format (raw or sha256)",
-    "api_version": "a text of at most 32 characters",
-    "status_callback_urls": "a list of at most 16 addresses",
-    "extensions": 'an object; for single records {"erasure_audit": {"record_ids": ["…"]}} with at least one record id'
-    " and no other key",
+    "regulation": say("regulation: expected one of {regulations}", regulations=", ".join(REGULATIONS)),
+    "subject_request_id": say("subject_request_id: expected a UUID version 4"),
+    "subject_request_type": say("subject_request_type: expected erasure"),
+    "submitted_time": say("submitted_time: expected a time of RFC 3339 with its offset, as in 2026-11-20T09:30:00Z"),
+    "subject_identities": say(
+        "subject_identities: expected a list of at least one identity, each with identity_type, identity_value "
+        "(1-512 characters) and identity_format (raw or sha256)"
+    ),
+    "api_version": say("api_version: expected a text of at most 32 characters"),
+    "status_callback_urls": say("status_callback_urls: expected a list of at most 16 addresses"),
+    "extensions": say(
+        "extensions: expected an object; {example} names single records, at least one, and the languages of the "
+        "report, and has no other key",
+        example='{"erasure_audit": {"record_ids": ["…"], "languages": ["en"]}}',
+    ),
 }
 
 
@@ -56,16 +62,21 @@ class Identity(BaseModel):
     identity_format: Literal["raw", "sha256"]
 
 
-class _Records(BaseModel):
+class _Wishes(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
 
-    record_ids: Annotated[list[Annotated[str, Field(pattern=r"\A[A-Za-z0-9._-]{1,64}\z")]], Field(min_length=1)]
+    record_ids: Annotated[
+        list[Annotated[str, Field(pattern=r"\A[A-Za-z0-9._-]{1,64}\z")]] | None, Field(min_length=1)
+    ] = None
+    languages: Annotated[
+        list[Annotated[str, Field(pattern=r"\A[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8}){0,3}\z")]], Field(max_length=8)
+    ] = []
 
 
 class _Extensions(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, hide_input_in_errors=True)
 
-    erasure_audit: _Records | None = None
+    erasure_audit: _Wishes | None = None
 
 
 class _Entry(BaseModel):
@@ -95,7 +106,8 @@ class _Entry(BaseModel):
 class Request:
     """A well-formed erasure request.
 
-    `position` counts from 1 in the file; `received` is RFC 3339; no `record_ids` means all of the subject's records.
+    `position` counts from 1 in the file; `received` is RFC 3339; no `record_ids` means all of the subject's records;
+    `languages` are the tags (BCP 47) of those that the report is asked for in, whether there are such or not.
     """
 
     position: int
@@ -104,6 +116,7 @@ class Request:
     received: str
     identities: tuple[Identity, ...] = field(repr=False)
     record_ids: tuple[str, ...] = ()
+    languages: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -116,7 +129,7 @@ class Refusal:
     position: int
     request_id: str
     code: str
-    reason: str
+    reason: Sentence
     regulation: str | None = None
     received: str | None = None
 
@@ -148,20 +161,21 @@ def parse(value: Any, position: int, used: Iterable[str] = ()) -> Request | Refu
     name = known["subject_request_id"] or f"position-{position}"
     facts = (known["regulation"], known["submitted_time"])
     if name in used:
-        reason = "its subject_request_id is that of an earlier request of the batch; give each request its own"
+        reason = say("its subject_request_id is that of an earlier request of the batch; give each request its own")
         return Refusal(position, f"position-{position}", "duplicate_request", reason, *facts)
     try:
         entry = _Entry.model_validate(value)
     except ValidationError as error:
         return Refusal(position, name, *_complaint(error), *facts)
-    single = entry.extensions.erasure_audit if entry.extensions else None
+    wishes = (entry.extensions and entry.extensions.erasure_audit) or _Wishes()
     return Request(
         position=position,
         request_id=entry.subject_request_id,
         regulation=entry.regulation,
         received=entry.submitted_time,
         identities=tuple(entry.subject_identities),
-        record_ids=tuple(dict.fromkeys(single.record_ids)) if single else (),
+        record_ids=tuple(dict.fromkeys(wishes.record_ids or ())),
+        languages=tuple(dict.fromkeys(wishes.languages)),
     )
 
 
@@ -216,15 +230,15 @@ def _time(value: Any) -> str | None:
     return value
 
 
-def _complaint(error: ValidationError) -> tuple[str, str]:
+def _complaint(error: ValidationError) -> tuple[str, Sentence]:
     """Code and reason of a refusal. Field names come from our model only: a hostile key is not repeated."""
     fields = [
         key for key in _EXPECTED if any(fault["loc"][:1] == (key,) for fault in error.errors(include_input=False))
     ]
     if not fields:
-        return "malformed", "expected a JSON object with the keys of an OpenDSR request, each once"
+        return "malformed", say("expected a JSON object with the keys of an OpenDSR request, each once")
     code = "not_erasure" if fields == ["subject_request_type"] else "malformed"
-    return code, "; ".join(f"{key}: expected {_EXPECTED[key]}" for key in fields)
+    return code, in_a_list(_EXPECTED[key] for key in fields)
 
 
 class Directory:

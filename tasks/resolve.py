@@ -13,24 +13,32 @@ from numpy.typing import NDArray
 
 from tasks import files, records, stage
 from tasks.errors import RequestError
+from tasks.language import Sentence, mark, say, with_sentences
 from tasks.requests import Directory, Refusal, Request, read_batch, read_directory
 
 if TYPE_CHECKING:
     import pandas as pd
 
 REASONS = {
-    "unknown_subject": "no data subject of the data set has one of these identities; check the identity and its type,"
-    " and identities.csv where the identity is not a customer id",
-    "ambiguous_subject": "its identities are those of several data subjects; send one request per subject",
-    "duplicate_subject": "an earlier request of this batch already asks for these records; that one is acted on",
-    "unknown_record": "the data set has no such record as {records}; correct extensions.erasure_audit.record_ids",
-    "record_of_another_subject": "{records} belong to another data subject; a request can name its own subject's"
-    " records only",
-    "not_in_training": "no model was trained on these records, so there is nothing to unlearn; erase the records from"
-    " the data set, that is all",
-    "whole_class": "with it no training record of class {classes} would be left and the model could not keep that"
-    " class; retire the class, or add records of other subjects to it",
-    "whole_data_set": "with it no training record at all would be left; retire the model instead",
+    "unknown_subject": mark(
+        "no data subject of the data set has one of these identities; check the identity and its type, and "
+        "identities.csv where the identity is not a customer id"
+    ),
+    "ambiguous_subject": mark("its identities are those of several data subjects; send one request per subject"),
+    "duplicate_subject": mark("an earlier request of this batch already asks for these records; that one is acted on"),
+    "unknown_record": mark("the data set has no such record as {records}; correct extensions.erasure_audit.record_ids"),
+    "record_of_another_subject": mark(
+        "{records} belong to another data subject; a request can name its own subject's records only"
+    ),
+    "not_in_training": mark(
+        "no model was trained on these records, so there is nothing to unlearn; erase the records from the data set, "
+        "that is all"
+    ),
+    "whole_class": mark(
+        "with it no training record of class {classes} would be left and the model could not keep that class; retire "
+        "the class, or add records of other subjects to it"
+    ),
+    "whole_data_set": mark("with it no training record at all would be left; retire the model instead"),
 }
 """Why a well-formed request is set aside, by code."""
 
@@ -59,7 +67,7 @@ def resolve(
     forgotten = resolution.forget != ""
     table = manifest.loc[forgotten, ["record_id"]].assign(request_id=resolution.forget[forgotten])
     files.write_text(out / "forget.csv", table.sort_values("record_id").to_csv(index=False, lineterminator="\n"))
-    files.write_json(out / "register.json", {"batch_requests": resolution.register})
+    files.write_json(out / "register.json", with_sentences({"batch_requests": resolution.register}))
     for entry in resolution.register:
         outcome = entry["reason"] or f"{entry['records']} records"
         stage.say(f"request {entry['request_id']}: {entry['status']}, {outcome}")
@@ -172,14 +180,18 @@ class _Book:
         return None
 
 
-def _some(record_ids: tuple[str, ...], bad: NDArray[np.bool_]) -> str:
+def _some(record_ids: tuple[str, ...], bad: NDArray[np.bool_]) -> Sentence:
     names = [record_ids[place] for place in np.flatnonzero(bad)]
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return f"record{'s' if len(names) > 1 else ''} {', '.join(names[:5])}{more}"
+    if len(names) > 5:
+        return say("records {names} and {more} more", names=", ".join(names[:5]), more=len(names) - 5)
+    if len(names) > 1:
+        return say("records {names}", names=", ".join(names))
+    return say("record {name}", name=names[0])
 
 
 def _set_aside(entry: Request, code: str, named: str = "", emptied: str = "", **facts: Any) -> dict[str, Any]:
-    return _line(entry, code=code, reason=REASONS[code].format(records=named, classes=emptied), **facts)
+    values = {name: value for name, value in (("records", named), ("classes", emptied)) if value}
+    return _line(entry, code=code, reason=Sentence(REASONS[code], values), **facts)
 
 
 def _line(entry: Request | Refusal, **facts: Any) -> dict[str, Any]:
@@ -197,6 +209,7 @@ def _line(entry: Request | Refusal, **facts: Any) -> dict[str, Any]:
         "request_id": entry.request_id,
         "regulation": entry.regulation,
         "received": entry.received,
+        "languages": list(entry.languages) if isinstance(entry, Request) else [],
         "status": "rejected" if facts.get("code") else "accepted",
         **blank,
         **facts,

@@ -16,6 +16,7 @@ import numpy as np
 
 from tasks import attacks
 from tasks.errors import EvidenceError
+from tasks.language import Sentence, say
 from tasks.scoring import Scores
 from tasks.verification import Gate, holm
 
@@ -27,7 +28,7 @@ class Screening:
     """What a screening found."""
 
     verdict: Literal["fail", "inconclusive"]
-    reason: str
+    reason: Sentence
     gates: tuple[Gate, ...]
 
 
@@ -56,16 +57,20 @@ def screen(scores: Scores, request: str, alpha: float) -> Screening:
     codes, place = np.unique(scores.subjects[rows.unseen], return_inverse=True)
     if len(codes) < FEWEST_STRANGERS:
         raise EvidenceError(
-            f"got {len(codes)} subjects whom no model saw, expected at least {FEWEST_STRANGERS}; enlarge split.control"
+            say(
+                "got {subjects} subjects whom no model saw, expected at least {least}; enlarge split.control",
+                subjects=len(codes),
+                least=FEWEST_STRANGERS,
+            )
         )
     ratings = np.bincount(place, strangers) / np.bincount(place)
     spread = float(ratings.std(ddof=1)) * math.sqrt(1 + 1 / len(ratings))
     if not spread > 1e-12 * max(1.0, float(np.abs(ratings).max())):
-        raise EvidenceError("the model answers on all strangers alike; nothing can be compared with that")
+        raise EvidenceError(say("the model answers on all strangers alike; nothing can be compared with that"))
     t = float(own.mean() - ratings.mean()) / spread
     found = (
-        ("screening_known", "Do the records look like those that the model was trained on?", t),
-        ("screening_strange", "Do the records look stranger than strangers' records?", -t),
+        ("screening_known", say("Do the records look like those that the model was trained on?"), t),
+        ("screening_strange", say("Do the records look stranger than strangers' records?"), -t),
     )
     p_values = [float(stats.t.sf(value, len(ratings) - 1)) for _, _, value in found]
     gates = tuple(
@@ -73,12 +78,16 @@ def screen(scores: Scores, request: str, alpha: float) -> Screening:
         for (name, question, value), p, bad in zip(found, p_values, holm(p_values, alpha), strict=True)
     )
     if gates[0].state == "bad":
-        return Screening("fail", "Screening: the model still knows the records; they look like training data.", gates)
+        reason = say("Screening: the model still knows the records; they look like training data.")
+        return Screening("fail", reason, gates)
     if gates[1].state == "bad":
-        return Screening("fail", "Screening: the records are over-forgotten; they stand out among strangers'.", gates)
+        reason = say("Screening: the records are over-forgotten; they stand out among strangers'.")
+        return Screening("fail", reason, gates)
     return Screening(
         "inconclusive",
-        "Screening: nothing was found. A screening has no references and cannot pass anybody; run the audit with "
-        "verify.mode=references for a verdict.",
+        say(
+            "Screening: nothing was found. A screening has no references and cannot pass anybody; run the audit with "
+            "verify.mode=references for a verdict."
+        ),
         gates,
     )

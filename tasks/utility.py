@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.errors import EvidenceError
+from tasks.language import say
 from tasks.scoring import Floats, Scores
 from tasks.verification import holm
 
@@ -72,7 +73,7 @@ def distributions(scores: Scores, forget: NDArray[np.bool_]) -> dict[str, Any]:
         EvidenceError: the request has no record.
     """
     if not forget.any():
-        raise EvidenceError("got a request without a record, expected its forget set")
+        raise EvidenceError(say("got a request without a record, expected its forget set"))
     classes = int(max(scores.labels.max(), scores.predicted.max())) + 1
     counts = np.stack([np.bincount(row, minlength=classes) for row in scores.predicted[:, forget]])
     shares = counts / counts.sum(axis=1, keepdims=True)
@@ -126,8 +127,11 @@ def score_distribution(scores: Scores, forget: NDArray[np.bool_], bins: int = 16
     shown = np.concatenate([*roles.values(), retrained])
     if not shown.size or not np.isfinite(shown).all():
         raise EvidenceError(
-            f"got {shown.size} scores, {int((~np.isfinite(shown)).sum())} of them NaN or infinite, "
-            "expected finite ones; train the models anew"
+            say(
+                "got {scores} scores, {broken} of them NaN or infinite, expected finite ones; train the models anew",
+                scores=shown.size,
+                broken=(~np.isfinite(shown)).sum(),
+            )
         )
     edges = np.histogram_bin_edges(shown, bins)
     some = len(retrained) > 0
@@ -172,8 +176,11 @@ def by_group(scores: Scores, alpha: float) -> list[dict[str, Any]]:
     retrained = np.isin(scores.model_roles, RETRAINED)
     if retrained.sum() < 2:
         raise EvidenceError(
-            f"got {retrained.sum()} retrained models, expected at least 2, whose spread is the yardstick; "
-            "add blocks to references.without_blocks"
+            say(
+                "got {count} retrained models, expected at least 2, whose spread is the yardstick; add blocks to "
+                "references.without_blocks",
+                count=retrained.sum(),
+            )
         )
     correct = scores.predicted == scores.labels
     rows: list[dict[str, Any]] = []

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from tasks import contrast
 from tasks.contrast import Contrast, Interval
 from tasks.errors import EvidenceError
+from tasks.language import Sentence, in_a_list, in_a_row, say
 from tasks.scoring import Floats, Scores
 
 VerdictName = Literal["pass", "fail", "inconclusive"]
@@ -44,7 +45,7 @@ class Gate:
     """One question, asked against its bad answer and, separately, against its good one."""
 
     name: str
-    question: str
+    question: Sentence
     observed: float | None
     threshold: float
     p_good: float
@@ -126,9 +127,14 @@ def influence_gates(found: Measured, rules: Rules) -> list[Gate]:
     """Gates A (influence left), B (left on the most memorised records) and C (over-forgotten)."""
     whole, most, bound = found.whole, found.most, rules.rho0
     asked = (
-        ("influence", "Is the influence left below the margin, on all records?", whole, bound),
-        ("memorised", "Is it below the margin on the most memorised records?", most, bound),
-        ("over_forgetting", "Are the records not unusually wrong, as over-forgetting makes them?", whole, -bound),
+        ("influence", say("Is the influence left below the margin, on all records?"), whole, bound),
+        ("memorised", say("Is it below the margin on the most memorised records?"), most, bound),
+        (
+            "over_forgetting",
+            say("Are the records not unusually wrong, as over-forgetting makes them?"),
+            whole,
+            -bound,
+        ),
     )
     return [
         _gate(
@@ -138,7 +144,7 @@ def influence_gates(found: Measured, rules: Rules) -> list[Gate]:
     ]
 
 
-def utility_gate(name: str, question: str, accuracy: float, retrained: Floats, rules: Rules) -> Gate:
+def utility_gate(name: str, question: Sentence, accuracy: float, retrained: Floats, rules: Rules) -> Gate:
     """Gate D: is an accuracy not lower than the retrained models' by more than the margin?
 
     Args:
@@ -160,7 +166,7 @@ def utility_gate(name: str, question: str, accuracy: float, retrained: Floats, r
 
 
 def _gate(
-    name: str, question: str, observed: float | None, threshold: float, p_good: float, p_bad: float, rules: Rules
+    name: str, question: Sentence, observed: float | None, threshold: float, p_good: float, p_bad: float, rules: Rules
 ) -> Gate:
     return Gate(name, question, observed, threshold, p_good, p_bad, "good" if p_good < rules.alpha else "open")
 
@@ -233,7 +239,7 @@ class Verdict:
     """The verdict on one request with all of its evidence."""
 
     verdict: VerdictName
-    reason: str
+    reason: Sentence
     records: int
     finding: Finding
     self_check: SelfCheck
@@ -292,18 +298,28 @@ def _rows(scores: Scores, request: str, rules: Rules) -> NDArray[np.bool_]:
     """The request's records, if everything is there that a verdict needs."""
     rows = np.asarray(scores.requests == request)
     if not request or not rows.any():
-        raise EvidenceError(f"request {request or '(empty)'} has no record in the scores; expected its forget set")
+        raise EvidenceError(
+            say("request {request} has no record in the scores; expected its forget set", request=request or "(empty)")
+        )
     with_, without = scores.model_roles == "with", scores.model_roles == "without"
     if min(with_.sum(), without.sum()) < rules.min_references:
         raise EvidenceError(
-            f"got {with_.sum()} references with and {without.sum()} without the forget set, expected at least "
-            f"{rules.min_references} of each; add blocks to references.with_blocks and references.without_blocks"
+            say(
+                "got {with_} references with and {without} without the forget set, expected at least {least} of each; "
+                "add blocks to references.with_blocks and references.without_blocks",
+                with_=with_.sum(),
+                without=without.sum(),
+                least=rules.min_references,
+            )
         )
     broken = ~np.isfinite(scores.phi[:, rows | (scores.roles == "control")]).all(axis=1)
     if broken.any():
         names = ", ".join(sorted(set(scores.model_roles[broken].tolist())))
         raise EvidenceError(
-            f"scores of the models {names} are NaN or infinite; their training diverged, train them anew"
+            say(
+                "scores of the models {models} are NaN or infinite; their training diverged, train them anew",
+                models=names,
+            )
         )
     return rows
 
@@ -313,12 +329,15 @@ def _finding(scores: Scores, measured: Measured, model: int, rules: Rules) -> Fi
     without = scores.model_roles == "without"
     gates = influence_gates(measured, rules)
     for name, rows, question in (
-        ("utility_control", scores.unseen, "Is accuracy on people whom no model saw kept, within the margin?"),
-        ("utility_retain", scores.retained, "Is accuracy on retained records kept, within the margin?"),
+        ("utility_control", scores.unseen, say("Is accuracy on people whom no model saw kept, within the margin?")),
+        ("utility_retain", scores.retained, say("Is accuracy on retained records kept, within the margin?")),
     ):
         if not rows.any():
             raise EvidenceError(
-                f"no record to answer {name} with; expected retained records, and people whom no model saw"
+                say(
+                    "no record to answer {gate} with; expected retained records, and people whom no model saw",
+                    gate=name,
+                )
             )
         shares = correct[:, rows].mean(axis=1)
         gates.append(utility_gate(name, question, float(shares[model]), shares[without], rules))
@@ -327,67 +346,75 @@ def _finding(scores: Scores, measured: Measured, model: int, rules: Rules) -> Fi
 
 def settle(
     finding: Finding, check: SelfCheck, found: Measured, limit: float | None, needed: int | None, rules: Rules
-) -> tuple[VerdictName, str]:
+) -> tuple[VerdictName, Sentence]:
     """The verdict after the self-check, and the reason in words."""
     rho = _in_words(finding.interval)
     if finding.verdict == "fail":
-        return "fail", f"{_failure(finding)} {rho}"
+        return "fail", in_a_row([*(_FAILURE[gate.name] for gate in finding.bad()), rho])
     if not check.original_caught:
-        bound = "none below 1" if limit is None else f"{limit:.2f}"
-        return (
-            "inconclusive",
-            "Below the detection limit: with these references even the model before deletion cannot be told from a "
-            f"retrained one (detectability {found.whole.detectability:.1f}, detection limit {bound}). {_more(needed)}",
-        )
+        return "inconclusive", in_a_row([_undetectable(found.whole.detectability, limit), _more(needed)])
     if not check.retrain_cleared:
         return (
             "inconclusive",
-            "The self-check failed: a model that was retrained without the records does not pass as one. "
-            "Train more references and run the audit again.",
+            say(
+                "The self-check failed: a model that was retrained without the records does not pass as one. "
+                "Train more references and run the audit again."
+            ),
         )
     if finding.verdict == "pass":
-        return (
-            "pass",
-            f"On these records the model behaves like models that never saw them, within ±{rules.rho0:g}. {rho}",
+        alike = say(
+            "On these records the model behaves like models that never saw them, within ±{margin:g}.", margin=rules.rho0
         )
-    doubt = "; ".join(_DOUBT[gate.name] for gate in finding.gates if gate.state == "open")
-    return "inconclusive", f"Not decided: {doubt}. {rho} {_more(needed)}"
+        return "pass", in_a_row([alike, rho])
+    doubts = in_a_list(_DOUBT[gate.name] for gate in finding.gates if gate.state == "open")
+    return "inconclusive", in_a_row([say("Not decided: {doubts}.", doubts=doubts), rho, _more(needed)])
 
 
 _FAILURE = {
-    "influence": "The records still influence the model.",
-    "memorised": "The most memorised records still influence the model.",
-    "over_forgetting": "The records are over-forgotten: unusually wrong answers on them mark the person too.",
-    "utility_control": "The model is less accurate on people it never saw than retrained models are.",
-    "utility_retain": "The model is less accurate on retained records than retrained models are.",
+    "influence": say("The records still influence the model."),
+    "memorised": say("The most memorised records still influence the model."),
+    "over_forgetting": say("The records are over-forgotten: unusually wrong answers on them mark the person too."),
+    "utility_control": say("The model is less accurate on people it never saw than retrained models are."),
+    "utility_retain": say("The model is less accurate on retained records than retrained models are."),
 }
 _DOUBT = {
-    "influence": "influence left is not shown to be below the margin",
-    "memorised": "influence left on the most memorised records is not shown to be below the margin",
-    "over_forgetting": "over-forgetting is not ruled out",
-    "utility_control": "a loss of accuracy on people it never saw is not ruled out",
-    "utility_retain": "a loss of accuracy on retained records is not ruled out",
+    "influence": say("influence left is not shown to be below the margin"),
+    "memorised": say("influence left on the most memorised records is not shown to be below the margin"),
+    "over_forgetting": say("over-forgetting is not ruled out"),
+    "utility_control": say("a loss of accuracy on people it never saw is not ruled out"),
+    "utility_retain": say("a loss of accuracy on retained records is not ruled out"),
 }
 
 
-def _failure(finding: Finding) -> str:
-    return " ".join(_FAILURE[gate.name] for gate in finding.bad())
-
-
-def _in_words(span: Interval) -> str:
-    if span.estimate is None or span.low is None or span.high is None:
-        return "The residual influence cannot be bounded."
-    estimate, low, high = (f"{value:.2f}".replace("-", "−") for value in (span.estimate, span.low, span.high))
-    return (
-        f"Residual influence {estimate}, {span.confidence:.0%} interval {low} to {high} "
-        "(1 = never deleted, 0 = as retrained)."
+def _undetectable(detectability: float, limit: float | None) -> Sentence:
+    return say(
+        "Below the detection limit: with these references even the model before deletion cannot be told from a "
+        "retrained one (detectability {detectability:.1f}, detection limit {limit}).",
+        detectability=detectability,
+        limit=say("none below 1") if limit is None else say("{value:.2f}", value=limit),
     )
 
 
-def _more(needed: int | None) -> str:
+def _in_words(span: Interval) -> Sentence:
+    if span.estimate is None or span.low is None or span.high is None:
+        return say("The residual influence cannot be bounded.")
+    return say(
+        "Residual influence {estimate:.2f}, {confidence:.0%} interval {low:.2f} to {high:.2f} "
+        "(1 = never deleted, 0 = as retrained).",
+        estimate=span.estimate,
+        confidence=span.confidence,
+        low=span.low,
+        high=span.high,
+    )
+
+
+def _more(needed: int | None) -> Sentence:
     if needed is None:
-        return "No number of references would decide it at this margin."
-    return f"About {needed} references of each kind can certify a perfect retrain four times in five."
+        return say("No number of references would decide it at this margin.")
+    return say(
+        "About {references} references of each kind can certify a perfect retrain four times in five.",
+        references=needed,
+    )
 
 
 def false_discovery(p_pass: Sequence[float]) -> list[float]:

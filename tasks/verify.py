@@ -13,6 +13,7 @@ import numpy as np
 from tasks import attacks, files, screening, settings, stage, utility, verification
 from tasks.contrast import Contrast
 from tasks.errors import EvidenceError
+from tasks.language import Sentence, say, with_sentences
 from tasks.scoring import Scores
 from tasks.verification import Finding, Rules, Verdict
 
@@ -37,19 +38,17 @@ def main(scores: Path, params: Path, out: Path) -> None:
         verdicts[request] = judge(table, request, rules) | beside(table, request, rules, memory)
         stage.say(f"{request}: {verdicts[request]['verdict']}")
     add_register(verdicts, rules)
-    files.write_json(
-        out / "verdicts.json",
-        {
-            "schema_version": SCHEMA_VERSION,
-            "alpha": rules.alpha,
-            "rho0": rules.rho0,
-            "batch": {
-                "exposure": attempt(lambda: attacks.exposure(table, rules.alpha).as_json()),
-                "groups": attempt(lambda: utility.by_group(table, rules.alpha)),
-            },
-            "requests": verdicts,
+    found = {
+        "schema_version": SCHEMA_VERSION,
+        "alpha": rules.alpha,
+        "rho0": rules.rho0,
+        "batch": {
+            "exposure": attempt(lambda: attacks.exposure(table, rules.alpha).as_json()),
+            "groups": attempt(lambda: utility.by_group(table, rules.alpha)),
         },
-    )
+        "requests": verdicts,
+    }
+    files.write_json(out / "verdicts.json", with_sentences(found))
     files.write_json(out / "metrics.json", metrics(verdicts))
     files.write_text(out / "influence.csv", influence_table(verdicts))
 
@@ -59,7 +58,7 @@ def judged(table: Scores, request: str, rules: Rules) -> dict[str, Any]:
     try:
         return as_json(verification.judge(table, request, rules))
     except EvidenceError as error:
-        return unjudged(table, request, rules, f"No test could be made: {error}.")
+        return unjudged(table, request, rules, say("No test could be made: {why}.", why=error.args[0]))
 
 
 def screened(table: Scores, request: str, rules: Rules) -> dict[str, Any]:
@@ -67,7 +66,7 @@ def screened(table: Scores, request: str, rules: Rules) -> dict[str, Any]:
     try:
         found = screening.screen(table, request, rules.alpha)
     except EvidenceError as error:
-        return unjudged(table, request, rules, f"No screening could be made: {error}.")
+        return unjudged(table, request, rules, say("No screening could be made: {why}.", why=error.args[0]))
     return unjudged(table, request, rules, found.reason) | {
         "verdict": found.verdict,
         "gates": [asdict(gate) for gate in found.gates],
@@ -90,7 +89,7 @@ def attempt(measure: Any) -> Any:
     try:
         return measure()
     except EvidenceError as error:
-        return {"reason": str(error)}
+        return {"reason": error.args[0]}
 
 
 def add_register(verdicts: dict[str, dict[str, Any]], rules: Rules) -> None:
@@ -135,7 +134,7 @@ def as_json(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def unjudged(table: Scores, request: str, rules: Rules, reason: str) -> dict[str, Any]:
+def unjudged(table: Scores, request: str, rules: Rules, reason: Sentence) -> dict[str, Any]:
     """What is known of a request that no test with references was made for."""
     nothing = {"estimate": None, "low": None, "high": None}
     return {

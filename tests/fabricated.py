@@ -331,6 +331,7 @@ def entry(request_id: str, position: int, **changes: Any) -> dict[str, Any]:
         "records": 38,
         "labels": {str(label): 4 if label < 8 else 3 for label in range(10)},
         "whole_subject": True,
+        "languages": [],
         "position": position,
     }
     return {**accepted, **changes}
