@@ -89,47 +89,46 @@ def verify(target: Path, trusted: Iterable[signing.Signer]) -> Finding:
     """
     target = target.resolve()
     folder = target if target.is_dir() else target.parent
-    parts = sorted({path for pattern in PARTS for path in folder.glob(pattern)})
+    parts = sorted(path for pattern in PARTS for path in folder.glob(pattern))
     place = _statement_for(target, folder)
     looked_at = parts if target in (folder, place) else [target]
     counts = {signer.key_id: signer for signer in trusted}
     found = Finding(target.name)
-    vouchers = _pdfs(parts, looked_at, found)
+    vouchers, broken = _pdfs({*parts, *looked_at})  # a single file may have been given another name
     statement = _statement(place, [*counts.values(), *(voucher.signer for voucher in vouchers)], found)
     if statement:
         vouchers.insert(0, _voucher(statement))
     vouchers = [voucher for voucher in vouchers if any(path.name in voucher.digests for path in looked_at)]
     for path in looked_at:
-        _look_at(path, vouchers, found)
+        _look_at(path, vouchers, broken, found)
     if not looked_at:
         found.faults.append("no report is here")
     for voucher in vouchers:
         found.about = voucher.about | found.about
         if voucher.signer not in found.signers:
             found.signers.append(voucher.signer)
-        if voucher.signer.key_id not in counts:
-            found.untrusted.append(f"{voucher.name}: {signing.UntrustedError(voucher.signer.key_id)}")
+            if voucher.signer.key_id not in counts:
+                found.untrusted.append(str(signing.UntrustedError(voucher.signer.key_id)))
     found.not_covered = _rest(statement, folder, found.covered)
     return found
 
 
-def _pdfs(parts: list[Path], looked_at: list[Path], found: Finding) -> list[Voucher]:
-    """The signed PDFs, each a voucher for itself and for the evidence that it carries."""
-    vouchers = []
-    for path in parts:
+def _pdfs(parts: set[Path]) -> tuple[list[Voucher], dict[str, str]]:
+    """The signed PDFs, each a voucher for itself and for the evidence it carries; and what is wrong with the others."""
+    vouchers, broken = [], {}
+    for path in sorted(parts):
         content = path.read_bytes()
         if path.suffix != ".pdf" or not signing.is_signed(content):
             continue
         try:
             signer, carried = signing.check_pdf(content), signing.attached(content)
         except SignatureError as error:
-            if path in looked_at:
-                found.faults.append(f"{path.name}: {error}")
+            broken[path.name] = str(error)
             continue
         digests = {name: {hashlib.sha256(value).hexdigest()} for name, value in carried.items()}
         about = _about(carried.get("evidence.json", b"{}"))
         vouchers.append(Voucher(path.name, signer, {**digests, path.name: {files.sha256(path)}}, about))
-    return vouchers
+    return vouchers, broken
 
 
 def _statement(place: Path | None, known: list[signing.Signer], found: Finding) -> signing.Statement | None:
@@ -138,7 +137,7 @@ def _statement(place: Path | None, known: list[signing.Signer], found: Finding) 
     try:
         return signing.unseal(place.read_bytes(), known)
     except signing.UntrustedError as error:
-        found.untrusted.append(f"{place.name}: {error}")
+        found.untrusted.append(str(error))
     except (OSError, SignatureError) as error:
         found.faults.append(f"{place.name}: {error}")
     return None
@@ -152,7 +151,7 @@ def _voucher(statement: signing.Statement) -> Voucher:
     return Voucher(STATEMENT, statement.signer, digests, statement.predicate)
 
 
-def _look_at(path: Path, vouchers: list[Voucher], found: Finding) -> None:
+def _look_at(path: Path, vouchers: list[Voucher], broken: dict[str, str], found: Finding) -> None:
     """A file holds if somebody vouches for it, and nobody for other bytes of that name."""
     digest = files.sha256(path)
     asked = [voucher for voucher in vouchers if path.name in voucher.digests]
@@ -161,7 +160,9 @@ def _look_at(path: Path, vouchers: list[Voucher], found: Finding) -> None:
         found.faults.append(f"{path.name} is not the one that {' and '.join(against)} vouches for")
     elif asked:
         found.covered.append(path.name)
-    elif not found.untrusted and not any(fault.startswith(path.name) for fault in found.faults):
+    elif path.name in broken:
+        found.faults.append(f"{path.name}: {broken[path.name]}")
+    elif not found.untrusted:
         found.faults.append(f"{path.name}: no signature covers it; expected a signed PDF, or {STATEMENT} beside it")
 
 
@@ -191,9 +192,8 @@ def _statement_for(target: Path, folder: Path) -> Path | None:
     root = _root(folder)
     signed = [root / SIGNED / folder.relative_to(root / REPORTS)] if root and _within(folder, REPORTS) else []
     named = [target] if target.name.endswith(".dsse.json") else []
-    return next(
-        (path for path in (*named, *(place / STATEMENT for place in (folder, *signed))) if path.is_file()), None
-    )
+    places = [*named, *(place / STATEMENT for place in (folder, *signed))]
+    return next((path for path in places if path.is_file()), None)
 
 
 def _root(folder: Path) -> Path | None:

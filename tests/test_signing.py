@@ -282,8 +282,15 @@ def test_a_signed_pdf_needs_nothing_but_itself_and_vouches_for_its_evidence(at_s
     assert found.about == {"batch": "spring", "request_id": fabricated.PASS, "verdict": "pass"}
     assert "no statement at hand" in found.line
     assert check(tmp_path / "evidence.json").covered == ["evidence.json"]
+    renamed = shutil.copy(tmp_path / "report.pdf", tmp_path / "Deletion request.pdf")
+    assert check(renamed).covered == ["Deletion request.pdf"]
     shutil.copy(folder_of(at_start, fabricated.FAIL) / "evidence.json", tmp_path)
     assert "evidence.json is not the one that report.pdf vouches for" in check(tmp_path / "evidence.json").line
+
+
+def test_a_pdf_that_was_changed_is_not_intact_by_itself(signed: bytes, tmp_path: Path) -> None:
+    (tmp_path / "mail.pdf").write_bytes(with_byte(signed, 7000))
+    assert check(tmp_path / "mail.pdf").line == "NOT INTACT: mail.pdf: mail.pdf: the PDF was changed after signing"
 
 
 def test_evidence_alone_or_an_unsigned_pdf_alone_is_not_intact(reports: Path, tmp_path: Path) -> None:
