@@ -192,7 +192,12 @@ def save(network: nn.Module, path: Path) -> str:
     from safetensors.torch import save as serialise
 
     state = network.state_dict()
-    _refuse_not_finite(state, "the model", "its training diverged, and nothing is released: lower the learning rate")
+    _refuse_not_finite(
+        state,
+        "the model",
+        "its training diverged, and nothing is released: lower the learning rate (train.learning_rate, or to unlearn "
+        "unlearn.learning_rate or unlearn.rivals.learning_rate)",
+    )
     # a copy of each: safetensors does not take names that share memory, and tied weights do
     copies = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in state.items()}
     files.write_bytes(path, serialise(copies))
