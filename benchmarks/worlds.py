@@ -59,6 +59,7 @@ def load(name: str) -> World:
     makers = {
         "digits": _digits,
         "digits-long": _digits_long,
+        "digits-sequence": _digits_sequence,
         "faces": _faces,
         "faces-long": _faces_long,
         "writers": _writers,
@@ -81,6 +82,15 @@ def _digits() -> World:
 def _digits_long() -> World:
     about = "embedded digits, 29 of 45 synthetic writers trained on for 120 epochs, 4, 2 and 1 forgotten together"
     return _longer(_digits(), 120, (4, 2, 1), about)
+
+
+def _digits_sequence() -> World:
+    """Batch k holds all who were asked to be forgotten until then; what is new in it came last."""
+    world = _digits()
+    (people,) = _batches(world.subjects, world.roles, (15,))
+    ends = np.cumsum((1, 2) * 5).tolist()
+    about = "embedded digits, 29 of 45 synthetic writers trained on, 15 forgotten in ten batches of 1 and 2"
+    return replace(world, name="digits-sequence", batches=tuple(people[:end] for end in ends), about=about)
 
 
 def _faces_long() -> World:

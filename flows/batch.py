@@ -12,12 +12,13 @@ from tasks import settings
 
 @dataclass(frozen=True)
 class Run:
-    """What a run did: the stages that were stale before it, the results, and the tag if the batch was closed."""
+    """What a run did: the stages that were stale before it, the results, the tag if the batch was closed, advice."""
 
     batch: str
     stale: list[str]
     results: list[results.Result]
     tag: str | None = None
+    advice: tuple[str, ...] = ()
 
     def plain(self) -> dict[str, Any]:
         """As JSON values."""
@@ -27,6 +28,7 @@ class Run:
             "requests": [result.plain() for result in self.results],
             "reports": f"reports/{self.batch}",
             "tag": self.tag,
+            "advice": list(self.advice),
         }
 
 
@@ -49,7 +51,8 @@ def run(
     if commit or sign:
         _sign(folder, chosen.batch)
     tag = closing.close(folder, chosen.batch) if commit else None
-    return Run(chosen.batch, sorted(stale), results.read(folder, chosen.batch), tag)
+    found, advised = results.read(folder, chosen.batch), results.advice(folder, chosen.batch)
+    return Run(chosen.batch, sorted(stale), found, tag, tuple(advised))
 
 
 def _audit(folder: Path, stale: set[str], jobs: int | None) -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from flows import closing, reproduce, results, shell, workspace
 from tasks import carried, files, records, settings
+from tasks.advice import History
 from tasks.errors import WorkspaceError
 
 FOLDER = "references"
@@ -31,10 +32,14 @@ class Carried:
     original: Original
     records_dropped: int
     folder: str
+    unlearnings: int
+    """of the model that goes on, since it was last trained from scratch"""
+    advice: tuple[str, ...]
+    """why a full retrain is advised, which `original="retrained"` would be"""
 
     def plain(self) -> dict[str, object]:
         """As JSON values."""
-        return dict(vars(self))
+        return {**vars(self), "advice": list(self.advice)}
 
 
 def carry(folder: Path, batch: str, original: Original = "unlearned") -> Carried:
@@ -73,16 +78,22 @@ def carry(folder: Path, batch: str, original: Original = "unlearned") -> Carried
             first = (
                 _there(copy / "artifacts/unlearn/unlearned.safetensors", tag) if original == "unlearned" else paths[0]
             )
-            shutil.copyfile(first, draft / "original.safetensors")
-            shutil.copyfile(first.with_suffix(".json"), draft / "original.json")
+            shutil.copyfile(first, draft / carried.ORIGINAL)
+            shutil.copyfile(first.with_suffix(".json"), (draft / carried.ORIGINAL).with_suffix(".json"))
             # the baseline is one more reference, unless it is the model that goes on
             chosen = paths if original == "unlearned" else paths[1:]
             for path in chosen:
                 shutil.copyfile(path, draft / path.name)
                 shutil.copyfile(path.with_suffix(".json"), draft / path.with_suffix(".json").name)
-            trained_on = carried.training_set(manifest, (roles == "training") & ~forgotten)
+            remaining = (roles == "training") & ~forgotten
+            if original == "unlearned":
+                lineage = files.read_json(_there(copy / "artifacts" / "score" / "lineage.json", tag))
+                history, advised = carried.released(lineage, wish.unlearn.method), results.advice(copy, name)
+            else:
+                history, advised = History(0, 0, int(remaining.sum())), []
+            trained_on = carried.training_set(manifest, remaining)
             commit = shell.git(folder, "rev-parse", f"{tag}^{{commit}}")
-            carried.write(draft, name, commit, trained_on, wish, [path.stem for path in chosen])
+            carried.write(draft, name, commit, trained_on, wish, [path.stem for path in chosen], history)
     try:
         shell.dvc(folder, "add", "--quiet", f"{FOLDER}/{name}")
     except BaseException:  # so that it can be tried again
@@ -95,10 +106,18 @@ def carry(folder: Path, batch: str, original: Original = "unlearned") -> Carried
         [
             f"references.with_from={FOLDER}/{name}",
             "references.with_blocks=[]",
-            f"original.checkpoint={FOLDER}/{name}/original.safetensors",
+            f"original.checkpoint={FOLDER}/{name}/{carried.ORIGINAL}",
         ],
     )
-    return Carried(name, len(chosen), original, int(forgotten.sum()), f"{FOLDER}/{name}")
+    return Carried(
+        name,
+        len(chosen),
+        original,
+        int(forgotten.sum()),
+        f"{FOLDER}/{name}",
+        history.unlearnings,
+        tuple(advised),
+    )
 
 
 def _may_go_on(copy: Path, name: str, original: Original) -> None:

@@ -107,15 +107,17 @@ def status(as_json: Json = False) -> None:
     folder = _here()
     chosen = settings.load(folder / "params.yaml")
     stale = sorted(graph.stale(folder))
-    found = results.read(folder, chosen.batch)
+    found, advised = results.read(folder, chosen.batch), results.advice(folder, chosen.batch)
     if as_json:
-        _print_json({"batch": chosen.batch, "stale": stale, "requests": [result.plain() for result in found]})
+        requests = [result.plain() for result in found]
+        _print_json({"batch": chosen.batch, "stale": stale, "requests": requests, "advice": advised})
         return
     typer.echo(f"Batch {chosen.batch}")
     typer.echo(
         f"Stale: {', '.join(stale)}; `erasure-audit run` brings them up to date" if stale else "Nothing is stale"
     )
     console.verdicts(found)
+    console.advice(advised)
 
 
 @app.command()
@@ -181,6 +183,7 @@ def carry(
     Example: erasure-audit carry 2026-11 --original retrained
     """
     from flows import carry as carrying
+    from flows import console
 
     done = carrying.carry(_here(), batch, original)
     if as_json:
@@ -190,6 +193,9 @@ def carry(
         f"{done.references} references and the {done.original} model are in {done.folder}; {done.records_dropped} "
         "records have left data/ (copies in DVC's cache and remotes stay until they are erased)."
     )
+    if done.unlearnings:
+        typer.echo(f"Unlearnings since this model was last trained from scratch: {done.unlearnings}.")
+    console.advice(done.advice)
     typer.echo("Next: put the requests into requests/<batch>.json, then erasure-audit run <batch>")
 
 
@@ -208,6 +214,7 @@ def _run(
         _print_json(done.plain())
         return
     console.verdicts(done.results)
+    console.advice(done.advice)
     if done.tag:
         typer.echo(f"Closed as {done.tag}")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -129,6 +129,14 @@ def verdicts(results: list[Result]) -> None:
     if not console.is_terminal:
         console.width = 200  # a pipe has no width to keep to
     console.print(table)
+
+
+def advice(told: Iterable[str]) -> None:
+    """Why a full retrain is advised, a line each on stdout."""
+    from rich.console import Console
+
+    for line in told:
+        Console().print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def comparison(found: Comparison) -> None:

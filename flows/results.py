@@ -42,6 +42,13 @@ def read(workspace: Path, batch: str) -> list[Result]:
     return [_result(path, workspace) for path in found]
 
 
+def advice(workspace: Path, batch: str) -> list[str]:
+    """Why a full retrain is advised after a batch, the same for all of its requests; empty where it is not."""
+    found = sorted((workspace / "reports" / batch).glob("*/evidence.json"))
+    told = [item["text"] for path in found for item in files.read_json(path).get("advice", [])]
+    return list(dict.fromkeys(told))
+
+
 def find(workspace: Path, request: str, first: str) -> Path:
     """The `evidence.json` of a request given by its id or the beginning of it; the batch `first` is looked in first.
 
@@ -76,6 +83,7 @@ def told(evidence: dict[str, Any]) -> list[str]:
         if isinstance(accuracy, dict):
             shares = ", ".join(f"{name} {_number(share)}" for name, share in accuracy.items())
             lines.append(f"  accuracy of the {model.replace('_', ' ')} model: {shares}")
+    lines += [f"  {item['text']}" for item in evidence.get("advice") or []]
     return lines
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,14 +19,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks import files
+from tasks.advice import History
 from tasks.errors import EvidenceError
-from tasks.settings import Settings
+from tasks.settings import Method, Settings
 
 if TYPE_CHECKING:
     import pandas as pd
 
 LINEAGE = "lineage.json"
-SCHEMA_VERSION = 1
+ORIGINAL = "original.safetensors"
+"""The model that goes on, beside the references."""
+SCHEMA_VERSION = 2
 
 
 def training_set(manifest: pd.DataFrame, rows: NDArray[np.bool_]) -> str:
@@ -49,16 +54,19 @@ def recipe(settings: Settings) -> dict[str, Any]:
     }
 
 
-def write(folder: Path, batch: str, commit: str, trained_on: str, settings: Settings, names: list[str]) -> None:
-    """Write the lineage of references that lie in a folder.
+def write(
+    folder: Path, batch: str, commit: str, trained_on: str, settings: Settings, names: list[str], history: History
+) -> None:
+    """Write the lineage of the references and of the model that goes on, which lie in a folder.
 
     Args:
-        folder: holds `<name>.safetensors` for each name.
+        folder: holds `original.safetensors`, and `<name>.safetensors` for each name.
         batch: the batch that they were trained for.
         commit: of its tag.
         trained_on: `training_set` of the records that they saw.
         settings: of that batch.
         names: the references.
+        history: of the model that goes on.
     """
     files.write_json(
         folder / LINEAGE,
@@ -68,6 +76,7 @@ def write(folder: Path, batch: str, commit: str, trained_on: str, settings: Sett
             "commit": commit,
             "training_set_sha256": trained_on,
             "recipe": recipe(settings),
+            "original": {"weights_sha256": files.sha256(folder / ORIGINAL), "history": asdict(history)},
             "models": [
                 {"name": name, "weights_sha256": files.sha256(folder / f"{name}.safetensors")} for name in names
             ],
@@ -106,3 +115,50 @@ def references(folder: Path, manifest: pd.DataFrame, rows: NDArray[np.bool_], se
             raise EvidenceError(f"{path} is missing or not what its lineage says; restore it with `dvc checkout`")
         found.append(path)
     return found
+
+
+def history(original: Path, trained: int) -> History:
+    """The history of the model that a batch starts from: what `write` filed beside it, else that it was just trained.
+
+    Args:
+        original: the model.
+        trained: training records of this batch.
+
+    Raises:
+        EvidenceError: the lineage beside it is of another model, or says nothing of its history.
+    """
+    if not (original.parent / LINEAGE).is_file():
+        return History(0, 0, trained)
+    filed = files.read_json(original.parent / LINEAGE).get("original") or {}
+    if filed.get("weights_sha256") != files.sha256(original):
+        raise EvidenceError(
+            f"{original} is not the model that {LINEAGE} beside it tells the history of; restore both with "
+            "`dvc checkout`, or put a model of your own into a folder of its own"
+        )
+    return _history(filed.get("history"), str(original.parent / LINEAGE))
+
+
+def released(lineage: Mapping[str, Any], method: Method) -> History:
+    """The history of the model that an audit made of its original.
+
+    Args:
+        lineage: `lineage.json` of the stage `score`.
+        method: `unlearn.method` of the audit.
+
+    Raises:
+        EvidenceError: the lineage says nothing of it.
+    """
+    try:
+        forgotten, retained = (int(lineage["batch"][key]) for key in ("forgotten", "retained"))
+    except (KeyError, TypeError, ValueError):
+        raise EvidenceError("lineage.json says nothing of the batch's records; run the stage score again") from None
+    return _history(lineage.get("history"), "lineage.json").after(method, forgotten, retained)
+
+
+def _history(filed: Any, where: str) -> History:
+    try:
+        return History(**{key: int(value) for key, value in filed.items()})
+    except (AttributeError, TypeError, ValueError):
+        raise EvidenceError(
+            f"{where} says nothing of how often the model was unlearned; run the audit that made it again"
+        ) from None

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from tasks import deadlines, decisions, language, rivals, settings
+from tasks import advice, carried, deadlines, decisions, language, rivals, settings
 from tasks.errors import EvidenceError, RequestError
 from tasks.language import say
 from tasks.settings import Method, Settings
@@ -521,6 +521,7 @@ class Advice(Part):
 
     code: str
     text: str = Field(min_length=1)
+    values: dict[str, int | float] = Field({}, description="numbers in the text: whole ones are counts, others shares")
 
 
 class Signing(Part):
@@ -843,11 +844,24 @@ def common(sources: Sources, entry: Mapping[str, Any], where: str) -> dict[str, 
         "data": data_set(sources),
         "checks": checks(sources, entry_id(entry)),
         "identity_check": chosen.report.identity_check or None,
-        "advice": sources.verdicts.get("advice", []),
+        "advice": advised(sources),
         "provenance": provenance(sources),
         "reproduction": reproduction(sources.batch),
         "languages": language.wanted(chosen.report.languages, entry.get("languages", [])),
     }
+
+
+def advised(sources: Sources) -> list[dict[str, Any]]:
+    """Why a full retrain is advised after this batch, see `tasks.advice`."""
+    chosen = sources.settings
+    loss = take(take(sources.verdicts, "batch", "verdicts.json"), "control_loss", "verdicts.json, batch")
+    return advice.advise(
+        chosen.unlearn.method,
+        carried.released(sources.lineage, chosen.unlearn.method),
+        list(sources.verdicts["requests"].values()),
+        None if "reason" in loss else loss,
+        chosen.advice,
+    )
 
 
 def aftermath(sources: Sources, status: str, decided: decisions.Decisions) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -88,11 +88,14 @@ def main(
     )
     scores.check()
     scores.save(out / "scores.npz")
+    seen, forgotten = roles == "training", requests != ""
     files.write_json(
         out / "lineage.json",
         {
             "models": [_lineage(entry) for entry in entries],
             "manifest_sha256": files.sha256(data / "manifest.csv"),
+            "history": asdict(carried.history(original, int(seen.sum()))),
+            "batch": {"forgotten": int((seen & forgotten).sum()), "retained": int((seen & ~forgotten).sum())},
         },
     )
 

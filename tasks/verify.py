@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks import attacks, files, screening, settings, stage, utility, verification
+from tasks import advice, attacks, files, screening, settings, stage, utility, verification
 from tasks.contrast import Contrast
 from tasks.errors import EvidenceError
 from tasks.language import Sentence, say, with_sentences
@@ -45,6 +45,7 @@ def main(scores: Path, params: Path, out: Path) -> None:
         "batch": {
             "exposure": attempt(lambda: attacks.exposure(table, rules.alpha).as_json()),
             "groups": attempt(lambda: utility.by_group(table, rules.alpha)),
+            "control_loss": attempt(lambda: advice.control_loss(table, rules.alpha)),
         },
         "requests": verdicts,
     }

@@ -272,6 +272,7 @@ def told() -> dict[str, Any]:
             "worsened": False,
         },
         "groups": groups,
+        "control_loss": {"estimate": 0.011, "low": -0.008, "high": 0.03, "confidence": 0.9},
     }
 
 
@@ -312,7 +313,7 @@ def screening(state: str) -> dict[str, Any]:
     del found["register"]["batch_requests"][1:]
     found["verdicts"]["requests"] = {PASS: screened(state)}
     missing = {"reason": "got 0 references without the forget set, expected at least 4; add blocks"}
-    found["verdicts"]["batch"] = {"exposure": missing, "groups": missing}
+    found["verdicts"]["batch"] = {"exposure": missing, "groups": missing, "control_loss": missing}
     found["lineage"]["models"] = found["lineage"]["models"][:2]
     found["probes"] = {}
     return found
@@ -405,7 +406,12 @@ def inputs() -> dict[str, Any]:
     return {
         "verdicts": {"schema_version": 3, "alpha": 0.05, "rho0": 0.5, "batch": told(), "requests": verdicts},
         "probes": probes(list(verdicts)),
-        "lineage": {"models": models(), "manifest_sha256": digest("manifest")},
+        "lineage": {
+            "models": models(),
+            "manifest_sha256": digest("manifest"),
+            "history": {"unlearnings": 0, "forgotten": 0, "trained": 1158},
+            "batch": {"forgotten": 228, "retained": 930},
+        },
         "register": {"batch_requests": register},
         "data_checks": {
             "checks": [

@@ -4,12 +4,28 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_end_to_end import IDS, ask, configure, prepare, training_subjects
 
-from flows import carry, closing, graph, results, shell, workspace
-from tasks import carried, check, files, importers, records, resolve, retrain, score, settings, split, unlearn
+from flows import carry, closing, graph, record, results, shell, workspace
+from tasks import (
+    carried,
+    check,
+    evidence,
+    files,
+    importers,
+    records,
+    report,
+    resolve,
+    retrain,
+    score,
+    settings,
+    split,
+    unlearn,
+    verify,
+)
 from tasks.errors import EvidenceError, SettingsError, WorkspaceError
 from tasks.scoring import Scores
 
@@ -25,12 +41,14 @@ def closed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(place)
         importers.digits(Path("data"), writers=20)
         workspace.track_data(place)
-        configure("batch=b", "train.epochs=1", "references.seeds_per_block=7", "unlearn.method=retrain")
+        configure("batch=b", "train.epochs=1", "references.seeds_per_block=7", "unlearn.method=fcalb")
         configure("references.with_blocks=[0]", "references.without_blocks=[0]")
         ask(training_subjects(1))
         prepare()
         forget_and_retrain()
-        shell.dvc(place, "commit", "--quiet", "--force", "split", "resolve", "unlearn", "train@0", "retrain@0")
+        score_it()
+        done = ("split", "resolve", "unlearn", "train@0", "retrain@0", "score")
+        shell.dvc(place, "commit", "--quiet", "--force", *done)
         closing.close(place, "b")
     return place
 
@@ -101,8 +119,13 @@ def test_the_next_batch_is_judged_by_the_models_that_the_last_one_retrained(plac
     assert "references/b.dvc" in shell.git(place, "status", "--porcelain", "--untracked-files=all")
     assert [stage.name for stage in graph.read(place) if stage.name.startswith("train")] == []
 
+    trained = int((after["split"] == "training").sum())
+    assert (done.unlearnings, done.advice) == (0, ())
+
     next_batch(successor)
     scores = score_it()
+    fresh = {"unlearnings": 0, "forgotten": 0, "trained": trained}
+    assert files.read_json(Path("artifacts/score/lineage.json"))["history"] == fresh
     assert (scores.model_roles == "with").sum() == 6
     assert (scores.model_roles == "without").sum() == 6
     assert (scores.requests == IDS[0]).any()
@@ -153,10 +176,61 @@ def test_where_everybody_passed_the_unlearned_model_goes_on_and_the_baseline_is_
     passed = results.Result(IDS[0], "pass", "because", 0.0, -0.1, 0.1, "audited", "report.html")
     monkeypatch.setattr(carry.results, "read", lambda *_: [passed])
     expected = files.sha256(Path("artifacts/unlearn/unlearned.safetensors"))
+    told = "A full retrain is advised: as planted."
+    monkeypatch.setattr(carry.results, "advice", lambda *_: [told])
+    successor = training_subjects(2)[1]
     done = carry.carry(place, "b")
     assert done.references == 7
+    assert (done.unlearnings, done.advice) == (1, (told,))
     assert files.sha256(Path("references/b/original.safetensors")) == expected
     assert settings.load(Path("params.yaml")).original.checkpoint == "references/b/original.safetensors"
+    counts_one_unlearning_after_another(successor)
+
+
+def counts_one_unlearning_after_another(successor: str) -> None:
+    """Batch c starts from the model that b unlearned, and its evidence knows that, from the stored files alone."""
+    next_batch(successor)
+    configure("advice.unlearnings=2", "verify.utility_margin=0.2")
+    scores = score_it()
+    lineage = files.read_json(Path("artifacts/score/lineage.json"))
+    before = files.read_json(Path("references/b/lineage.json"))["original"]["history"]
+    assert before["unlearnings"] == 1
+    assert lineage["history"] == before
+    assert lineage["batch"]["forgotten"] == (scores.requests != "").sum()
+    assert before["trained"] == before["forgotten"] + lineage["batch"]["forgotten"] + lineage["batch"]["retained"]
+    assert carried.released(lineage, "fcalb").unlearnings == 2
+    assert carried.released(lineage, "retrain").unlearnings == 0
+
+    verify.main(Path("artifacts/score/scores.npz"), Path("params.yaml"), Path("artifacts/verify"))
+    told = [one["code"] for one in evidence_of(lineage)["advice"]]
+    assert "unlearnings" in told
+    configure("advice.unlearnings=3")
+    assert "unlearnings" not in [one["code"] for one in evidence_of(lineage)["advice"]]
+    configure("unlearn.method=retrain")
+    assert evidence_of(lineage)["advice"] == []
+
+    Path("references/b/original.safetensors").write_bytes(b"altered")
+    with pytest.raises(EvidenceError, match="not the model that lineage"):
+        carried.history(Path("references/b/original.safetensors"), 100)
+
+
+def evidence_of(lineage: dict[str, Any]) -> dict[str, Any]:
+    """The evidence of the first request, as the stage `report` builds it."""
+    wish = settings.load(Path("params.yaml"))
+    made = evidence.build_all(
+        evidence.Sources(
+            batch="b",
+            verdicts=files.read_json(Path("artifacts/verify/verdicts.json")),
+            lineage=lineage,
+            register=files.read_json(Path("artifacts/resolve/register.json")),
+            data_checks=files.read_json(Path("artifacts/check/data.json")),
+            request_checks=files.read_json(Path("artifacts/check/requests.json")),
+            trace=report.read_trace(Path("artifacts/unlearn/trace.csv")),
+            record=files.read_json(record.keep(Path.cwd(), wish)),
+            settings=wish,
+        )
+    )
+    return made[0]
 
 
 def test_what_dvc_refuses_can_be_carried_over_later(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
