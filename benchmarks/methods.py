@@ -91,6 +91,7 @@ def main(
     world: str = "digits",
     originals: int = 3,
     references: int = 16,
+    tune_originals: int = 3,
     seed: int = 1,
     jobs: int = 2,
     keep: Path = Path(".benchmarks"),
@@ -106,26 +107,26 @@ def main(
     from benchmarks import tuning
 
     given = worlds.load(world)
-    make_models(given, originals, references, seed, jobs, keep)
-    tuned = tuning.chosen(given, originals, references, seed, jobs, keep)
+    make_models(given, max(originals, tune_originals), references, seed, jobs, keep)
+    tuned = tuning.chosen(given, tune_originals, references, seed, jobs, keep)
     wishes = configurations(given.settings) | {f"{name}, tuned": choice["wish"] for name, choice in tuned.items()}
     trials = [
         Trial(title, wish, world, batch, references + 1 + n, references, seed, keep)
-        for title, wish in wishes.items()
         for batch in range(len(given.batches))
         for n in range(originals)
+        for title, wish in wishes.items()  # a round of all methods after the other, so that their times compare
     ]
     results = kept.each(trials, attempt, keep / f"methods-{world}-{seed}", jobs, f"{world}, methods")
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for trial, result in zip(trials, results, strict=True):
         found[trial.title].append(result)
-    retrain = float(np.median([row["seconds"] for row in found["exact retrain"]]))
+    retrain = [row["seconds"] for row in found["exact retrain"]]
     result = {
         "world": world,
         "about": given.about,
         "command": f"python -m benchmarks.methods --world {world} --originals {originals} --references {references} "
-        f"--seed {seed}",
-        "retrain_seconds": retrain,
+        f"--tune-originals {tune_originals} --seed {seed}",
+        "retrain_seconds": float(np.median(retrain)),
         "settings": wishes,
         "tuning": tuned,
         "methods": {title: figures(rows, retrain) for title, rows in found.items()},
@@ -211,8 +212,8 @@ def unlearned(network: nn.Module, given: World, batch: int, settings: Settings, 
     return rivals.unlearn(network, records(asked), retain, settings)
 
 
-def figures(trials: list[dict[str, Any]], retrain: float) -> dict[str, Any]:
-    """One method: counts, spread, what it costs."""
+def figures(trials: list[dict[str, Any]], retrain: list[float]) -> dict[str, Any]:
+    """One method: counts, spread, what it costs as a share of the retrain in the same round (median over rounds)."""
     rows = [row for trial in trials for row in trial["rows"]]
     counts = Counter(row["verdict"] for row in rows)
     influence = [row["rho"] for row in rows if row["rho"] is not None]
@@ -227,7 +228,7 @@ def figures(trials: list[dict[str, Any]], retrain: float) -> dict[str, Any]:
         "control": [float(f([t["control"] for t in kept])) for f in (np.mean, np.std)] if kept else None,
         "control_retrained": float(np.mean([t["control_retrained"] for t in kept])) if kept else None,
         "not_good": dict(Counter(name for row in rows for name in row["open"])),
-        "time": float(np.median([trial["seconds"] for trial in trials])) / retrain,
+        "time": float(np.median([t["seconds"] / whole for t, whole in zip(trials, retrain, strict=True)])),
     }
 
 
