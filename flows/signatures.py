@@ -20,7 +20,7 @@ from tasks.errors import SignatureError
 
 PARTS = ("report*.pdf", "report*.html", "evidence.json")
 """The files of a report."""
-ABOUT = ("batch", "request_id", "verdict", "signed_at")
+ABOUT = ("batch", "request_id", "outcome", "signed_at")
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Finding:
         faults: what is not as it was signed, or not signed at all.
         untrusted: why a signature does not count, though nothing speaks against it.
         signers: whose signatures are right.
-        about: batch, request, verdict and time, as signed; the time is the signer's own word.
+        about: batch, request, outcome and time, as signed; the time is the signer's own word.
         covered: files whose bytes are the signed ones.
         not_covered: what the signer vouches for and was not compared, with why.
     """
@@ -213,7 +213,7 @@ def _about(evidence: bytes) -> dict[str, Any]:
     """What a signed PDF's own evidence says of it."""
     try:
         found = json.loads(evidence)
-        return {"batch": found["batch"], "request_id": found["request"]["id"], "verdict": found["verdict"]}
+        return {"batch": found["batch"], "request_id": found["request"]["id"], "outcome": found["outcome"]}
     except (ValueError, KeyError, TypeError):
         return {}
 

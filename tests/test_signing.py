@@ -241,7 +241,7 @@ def test_all_files_of_a_request_are_signed_for_and_all_of_them_are_compared(at_s
 
 def test_the_line_says_who_signed_what_and_what_was_not_compared(at_start: Path, tmp_path: Path) -> None:
     line = check(folder_of(at_start)).line
-    assert line.startswith(f"intact: {fabricated.PASS}, batch spring, request id {fabricated.PASS}, verdict pass")
+    assert line.startswith(f"intact: {fabricated.PASS}, batch spring, request id {fabricated.PASS}, outcome pass")
     assert KEY.signer.key_id[:16] in line
     assert "\n" not in line
     assert "models (not at hand)" in line
@@ -279,7 +279,7 @@ def test_a_signed_pdf_needs_nothing_but_itself_and_vouches_for_its_evidence(at_s
         shutil.copy(folder_of(at_start) / name, tmp_path)
     found = check(tmp_path / "report.pdf")
     assert found.covered == ["report.pdf"]
-    assert found.about == {"batch": "spring", "request_id": fabricated.PASS, "verdict": "pass"}
+    assert found.about == {"batch": "spring", "request_id": fabricated.PASS, "outcome": "pass"}
     assert "no statement at hand" in found.line
     assert check(tmp_path / "evidence.json").covered == ["evidence.json"]
     renamed = shutil.copy(tmp_path / "report.pdf", tmp_path / "Deletion request.pdf")
