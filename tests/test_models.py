@@ -17,7 +17,8 @@ from torch.nn import functional
 from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 from torchvision.models.vgg import make_layers
 
-from tasks import compute, fcalb, models, rivals, settings, training
+from benchmarks import families
+from tasks import compute, fcalb, files, models, rivals, settings, training
 from tasks.errors import EvidenceError, ModelError
 
 NAMED = (
@@ -486,3 +487,12 @@ def test_a_file_cut_short_is_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ModelError, match="is no safetensors file"):
         models.load(path, given.model, given.data)
+
+
+def test_the_table_of_what_can_be_tapped_is_that_of_a_real_run() -> None:
+    root = Path(__file__).parents[1]
+    kept = files.read_json(root / "benchmarks" / "results" / "families.json")
+    rows = {row["name"]: row for row in kept["models"]}
+    for name in ("mobilenet_v3_small", "squeezenet1_1"):
+        assert families.attempt(families.Family(name)) == rows[name]
+    assert families.table(kept) in (root / "docs" / "models.md").read_text(encoding="utf-8")

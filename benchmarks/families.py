@@ -1,0 +1,97 @@
+"""Which classifiers of torchvision can be tapped: each is built, untrained, and one image is read through its taps.
+
+Example: python -m benchmarks.families
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks import kept, verdicts
+from tasks import compute, files, models, settings, stage
+from tasks.errors import ModelError
+
+SIDES = (64, 96, 224)
+"""Image sides to try, pixels: the first that the model takes counts."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """One classifier of torchvision."""
+
+    name: str
+
+
+def main(
+    jobs: int = 1,
+    keep: Path = Path(".benchmarks/families"),
+    out: Path = Path("benchmarks/results"),
+    page: Path = Path("docs/models.md"),
+) -> None:
+    """Write the table of what can be tapped into docs/models.md. The largest models take 3 GB of memory."""
+    from torchvision import models as zoo
+
+    trials = [Family(name) for name in zoo.list_models(zoo)]
+    result = {
+        "command": "python -m benchmarks.families",
+        "models": kept.each(trials, attempt, keep, jobs, "families"),
+        "versions": verdicts.versions() | {"torchvision": _version("torchvision")},
+    }
+    files.write_json(out / "families.json", result)
+    verdicts.insert(page, "families", table(result))
+
+
+def attempt(trial: Family) -> dict[str, Any]:
+    """Build a classifier for the smallest images that it takes, and count its taps."""
+    import torch
+
+    compute.prepare(settings.Compute())
+    error = ""
+    for side in SIDES:
+        data = settings.Data(classes=10, channels=3, image_size=side)
+        try:
+            network = models.build(settings.Model(name=trial.name), data, seed=0).eval()
+            image = torch.zeros(1, 3, side, side)
+            with torch.no_grad():
+                shapes = [list(part.shape[1:]) for part in models.Taps(network, "all", image)(image)[1]]
+        except ModelError as refused:
+            error = str(refused)
+            continue
+        weights = sum(weight.numel() for weight in network.parameters())
+        return {"name": trial.name, "weights": weights, "side": side, "taps": shapes, "error": None}
+    return {"name": trial.name, "weights": None, "side": None, "taps": [], "error": error}
+
+
+def table(result: dict[str, Any]) -> str:
+    """The counts as Markdown."""
+    made = result["versions"]
+    lines = [
+        "| model | weights, million | side, pixels | taps: `last` | taps: `all` | classifier's input |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for one in result["models"]:
+        if one["error"]:
+            lines.append(f"| {one['name']} | | | none | none | {one['error'].replace('|', ' ')} |")
+            continue
+        shape = " × ".join(map(str, one["taps"][-1]))
+        lines.append(
+            f"| {one['name']} | {one['weights'] / 1e6:.1f} | {one['side']} | 1 | {len(one['taps'])} | {shape} |"
+        )
+    lines += [
+        "",
+        f"`{result['command']}` (torch {made['torch']}, torchvision {made['torchvision']}).",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _version(package: str) -> str:
+    from importlib.metadata import version
+
+    return version(package)
+
+
+if __name__ == "__main__":
+    stage.run(main)
