@@ -76,6 +76,7 @@ def from_2(old: Raw) -> dict[str, Any]:
     found = {
         **old,
         "progress": "awaiting_signoff" if audited else "set_aside",
+        "completed": None,
         "identity_check": None,
         "scope": {
             "models": [

@@ -33,7 +33,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 """How a cell begins that a spreadsheet may take for a formula (OWASP, CSV injection)."""
 CHUNK = 50
 """Rows of one body of a page's table: the browser leaves those out of sight unpainted."""
-MOST_EARLIER = 8
+MOST_EARLIER = 6
 """A summary shows so many earlier batches at most, to stay on its page."""
 Progress = Literal["awaiting_signoff", "refused", "set_aside", "released", "erased"]
 Count = Annotated[int, Field(ge=0)]
@@ -172,7 +172,7 @@ def of(found: Sequence[dict[str, Any]], folders: Sequence[str], place: Path) -> 
             **spent(found),
             "passes": len(passed),
             "passes_that_hold": sum(entry["register"]["holds"] for entry in passed),
-            "languages": first["provenance"]["settings"]["report"].get("languages", ["en"]),
+            "languages": first["provenance"]["settings"].get("report", {}).get("languages", ["en"]),
             "requests": lines,
             SENTENCES: {
                 text: made for item in found for text, made in item.get(SENTENCES, {}).items() if text == item["reason"]

@@ -2,6 +2,7 @@
 // Filters and sorts the table of requests. Without this script the table is whole and the worst stands first.
 (() => {
   const CHUNK = 50; // rows of a table body; the browser leaves bodies out of sight unpainted
+  const [FIRST, NEXT] = [100, 1000]; // rows shown at once, and in each turn of the browser after that
   const table = document.querySelector("table.register");
   const form = document.querySelector("form.tools");
   const told = form.querySelector("output");
@@ -10,7 +11,6 @@
   const column = (name) => heads.findIndex((head) => head.dataset.name === name);
   const [due, progress] = [column("deadline"), column("progress")];
   const { lang } = document.documentElement;
-  const words = new Intl.Collator(lang, { numeric: true });
   const number = new Intl.NumberFormat(lang);
   const items = [...table.tBodies].flatMap((body) => [...body.rows]).map((row) => ({ row, keys: [] }));
   const sorting = { by: -1, down: false }; // -1: as the page came, the worst first
@@ -27,7 +27,7 @@
   const compare = (one, other) => {
     const [a, b] = [key(one, sorting.by), key(other, sorting.by)];
     if (a === null || b === null) return (a === null) - (b === null); // what is not known comes last either way
-    const found = typeof a === "number" ? a - b : words.compare(a, b);
+    const found = a < b ? -1 : a > b ? 1 : 0;
     return sorting.down ? -found : found;
   };
 
@@ -52,17 +52,28 @@
     });
   };
 
+  let waiting = []; // rows that are still to be laid out
+  let turn = 0;
+  const lay = (count) => {
+    const bodies = [];
+    for (let first = 0; first < Math.min(count, waiting.length); first += CHUNK) {
+      const body = document.createElement("tbody");
+      body.append(...waiting.slice(first, first + CHUNK).map((item) => item.row));
+      bodies.push(body);
+    }
+    table.append(...bodies);
+    waiting = waiting.slice(count);
+    if (waiting.length) turn = setTimeout(lay, 0, NEXT);
+  };
+  window.addEventListener("beforeprint", () => lay(waiting.length));
+
   const show = () => {
     const shown = matching();
     if (sorting.by >= 0) shown.sort(compare);
-    const bodies = [];
-    for (let first = 0; first < shown.length; first += CHUNK) {
-      const body = document.createElement("tbody");
-      body.append(...shown.slice(first, first + CHUNK).map((item) => item.row));
-      bodies.push(body);
-    }
     for (const body of [...table.tBodies]) body.remove();
-    table.append(...bodies);
+    clearTimeout(turn);
+    waiting = shown;
+    lay(FIRST);
     heads.forEach((head, place) => {
       if (place === sorting.by) head.setAttribute("aria-sort", sorting.down ? "descending" : "ascending");
       else head.removeAttribute("aria-sort");
