@@ -7,7 +7,7 @@ exceptions claimed. An entry is of one request, or of the whole batch where it n
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -140,6 +140,11 @@ def progress(status: str, approvals: Sequence[Approval], copies: Sequence[Mappin
     if "refuse" in standing.values():
         return "refused"
     return "released" if standing else "awaiting_signoff"
+
+
+def latest(moments: Iterable[str]) -> str:
+    """The latest of time stamps, whose zones may differ."""
+    return max(moments, key=datetime.fromisoformat)
 
 
 _Some = TypeVar("_Some", bound=Entry)

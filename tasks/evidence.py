@@ -579,6 +579,7 @@ class Common(Part):
     data: DataSet
     checks: Checks
     progress: Literal["set_aside", "awaiting_signoff", "refused", "released", "erased"]
+    completed: str | None = Field(description="when the last copy was erased, RFC 3339; null while one is held")
     identity_check: str | None = Field(description="how identities are checked before a request reaches the tool")
     scope: Scope
     copies: Annotated[list[Copy], Field(min_length=1)]
@@ -880,8 +881,10 @@ def aftermath(sources: Sources, status: str, decided: decisions.Decisions) -> di
             f"the batch's decisions: a notice names {strange[0]!r}, whom neither report.recipients nor "
             "report.processors list; add it there"
         )
+    progress = decisions.progress(status, decided.approvals, kept)
     return {
-        "progress": decisions.progress(status, decided.approvals, kept),
+        "progress": progress,
+        "completed": decisions.latest(copy["at"] for copy in kept if "at" in copy) if progress == "erased" else None,
         "scope": scope(sources, status),
         "copies": kept,
         "recipients": [told(party.name, party.disclosed) for party in chosen.recipients],

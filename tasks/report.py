@@ -6,19 +6,20 @@ from the batch's record and the requests.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import csv
+import functools
 import hashlib
 import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks import evidence, files, settings, stage
+from tasks import evidence, files, pictures, settings, stage
 from tasks import register as listing
 from tasks.errors import AuditError, EvidenceError, WorkspaceError
 from tasks.language import SOURCE, Code, Language, suffixes
@@ -26,8 +27,6 @@ from tasks.language import SOURCE, Code, Language, suffixes
 if TYPE_CHECKING:
     import jinja2
 
-MOST_GROUPS = 20
-"""A report shows so many groups at most; all of them are in its evidence."""
 RESERVED = re.compile(r"(index|register|summary)\..*", re.IGNORECASE)
 """Names of files beside the folders of the requests."""
 FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -203,8 +202,8 @@ def environment(templates: Path, language: Code = SOURCE) -> jinja2.Environment:
     )
     Language.load(language, templates.parent / "locales").install(found)
     found.filters.update(json=shown_json)
-    found.globals.update(linear=Line, influence_range=influence_range, loss_range=loss_range, shares=shares)
-    found.globals.update(place_in=place_in, worst_first=worst_first)
+    found.globals.update(pictures.HELPERS)
+    found.globals["font"] = lambda name: as_address(templates / "fonts" / name)
     return found
 
 
@@ -294,75 +293,18 @@ def source_date(seconds: int) -> Iterator[None]:
             os.environ["SOURCE_DATE_EPOCH"] = before
 
 
+@functools.cache
+def as_address(font: Path) -> str:
+    """A font as a data: address, so that a page is one file. Raises `WorkspaceError` where it is missing."""
+    try:
+        return "data:font/woff2;base64," + base64.b64encode(font.read_bytes()).decode()
+    except OSError as error:
+        raise WorkspaceError(f"{font}: no font can be read there ({error}); restore reports/templates with git") from error
+
+
 def shown_json(value: Any) -> str:
     """A setting's value as one writes it."""
     return json.dumps(value, ensure_ascii=False, sort_keys=True)
-
-
-@dataclass(frozen=True)
-class Line:
-    """A straight scale from values to a picture's coordinates; values beyond the ends are put on the end."""
-
-    low: float
-    high: float
-    start: float
-    end: float
-
-    def __call__(self, value: float) -> float:
-        """The coordinate of `value`, to a tenth of a pixel."""
-        inside = min(max(value, self.low), self.high)
-        return round(self.start + (inside - self.low) / (self.high - self.low) * (self.end - self.start), 1)
-
-    def beyond(self, value: float) -> bool:
-        """True where `value` lies outside the scale."""
-        return not self.low <= value <= self.high
-
-
-def influence_range(item: dict[str, Any]) -> tuple[float, float]:
-    """The part of the residual-influence axis to show: -1 … 1.5, wider where need be, but within -2.5 … 3."""
-    points, trials = item["influence_points"], item["self_check"]
-    found = [points[name] for name in ("unlearned", "original", "retrained")] + points["with"] + points["without"]
-    for interval in (item["residual_influence"], trials["original"], trials["retrained"]):
-        found += [interval["low"], interval["high"]]
-    known = [value for value in found if value is not None]
-    return max(-2.5, min([-1.0, *known]) - 0.05), min(3.0, max([1.5, *known]) + 0.05)
-
-
-def loss_range(values: Sequence[float | None]) -> tuple[float, float]:
-    """From zero, or the lowest loss below it, to the highest; never of no width."""
-    known = [value for value in values if value is not None]
-    low, high = min([0.0, *known]), max([0.0, *known])
-    return low, high if high > low else low + 1.0
-
-
-def shares(distribution: dict[str, Any], most: int = 10) -> list[dict[str, Any]]:
-    """The classes to draw: the `most` that some model predicts most often, in their order, the rest as one.
-
-    The rest has no range of the retrained models: lowest and highest of single classes do not add up.
-    """
-    models = [model for model in ("original", "unlearned", "retrained") if distribution[model] is not None]
-    known = [key for key in (*models, "retrained_low", "retrained_high") if distribution[key] is not None]
-    lines: list[dict[str, Any]] = [
-        {"label": str(label), **{key: distribution[key][place] for key in known}}
-        for place, label in enumerate(distribution["labels"])
-    ]
-    ranked = sorted(range(len(lines)), key=lambda place: (-max(lines[place][model] for model in models), place))
-    drawn = [place for place in ranked[:most] if any(lines[place][model] for model in models)]
-    rest = [line for place, line in enumerate(lines) if place not in drawn]
-    other = {"label": "other", **{model: min(1.0, sum(line[model] for line in rest)) for model in models}}
-    return [lines[place] for place in sorted(drawn)] + ([other] if any(other[model] for model in models) else [])
-
-
-def place_in(value: float, band: Sequence[float] | None) -> str:
-    """Where a value lies against the range of the retrained models: inside, above or below; empty without a range."""
-    if band is None:
-        return ""
-    return "above" if value > band[1] else "below" if value < band[0] else "inside"
-
-
-def worst_first(groups: Sequence[dict[str, Any]], most: int = MOST_GROUPS) -> list[dict[str, Any]]:
-    """The groups to show: those that are worse, then the least likely by chance; at most `most`."""
-    return sorted(groups, key=lambda group: (not group["worse"], group["p_worse"]))[:most]
 
 
 if __name__ == "__main__":

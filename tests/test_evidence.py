@@ -222,7 +222,7 @@ def test_what_is_told_beside_the_verdict_reaches_the_evidence_as_it_was_measured
 @pytest.mark.parametrize("key", ["attacks", "prediction_distribution", "retained_exposure", "utility_by_group"])
 def test_what_could_not_be_measured_has_its_reason(key: str) -> None:
     inputs, missing = fabricated.inputs(), {"reason": "too few references"}
-    inputs["verdicts"]["batch"] = {"exposure": missing, "groups": missing}
+    inputs["verdicts"]["batch"].update(exposure=missing, groups=missing)
     inputs["verdicts"]["requests"][fabricated.PASS].update(attacks=missing, prediction_distribution=missing)
     assert of(fabricated.PASS, inputs)[key] == missing
 
