@@ -6,12 +6,13 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from flows import catalogues
 from tasks import evidence, files, settings, stage
 from tasks.errors import WorkspaceError
 
 
 def main(check: bool = False) -> None:
-    """Write params.yaml's defaults, docs/settings.md, docs/cli.md and docs/evidence.schema.json, or check them.
+    """Write params.yaml's defaults, what is generated in docs/, and the catalogues' messages, or check them.
 
     Example: python -m flows.reference --check
     """
@@ -20,6 +21,7 @@ def main(check: bool = False) -> None:
         Path("docs/settings.md"): settings_page(),
         Path("docs/cli.md"): command_page(),
         evidence.SCHEMA: json.dumps(evidence.schema(), indent=2, sort_keys=True, ensure_ascii=False) + "\n",
+        **{path: catalogues.renewed(path) for path in sorted(catalogues.LOCALES.glob("*.po"))},
     }
     for path, text in pages.items():
         if not check:

@@ -1,9 +1,9 @@
 """The languages of the reports: text from gettext catalogues, numbers and dates by locale.
 
-English is the language of the source. Every other one is a catalogue, `reports/locales/<code>.po`, which is compiled in
-memory. What a stage says in words is a `Sentence`: English text for programs and people, which also knows the message
-and the values that it was made of. These go beside it into the stage's file and from there into `evidence.json`, so
-that this alone is enough to tell it in another language.
+English is the language of the source. Every other one is a catalogue, `reports/templates/locales/<code>.po`, which is
+compiled in memory. What a stage says in words is a `Sentence`: English text for programs and people, which also knows
+the message and the values that it was made of. These go beside it into the stage's file and from there into
+`evidence.json`, so that this alone is enough to tell it in another language.
 """
 
 from __future__ import annotations
@@ -119,8 +119,17 @@ def wanted(settled: Sequence[Code], asked: Iterable[str]) -> list[Code]:
         settled: those of the settings, the main one first.
         asked: tags (BCP 47) that the request names; one that there is no catalogue of adds nothing.
     """
-    primary = [tag.split("-")[0].lower() for tag in asked]
-    return list(dict.fromkeys([*settled, *(code for tag in primary for code in get_args(Code) if code == tag)]))
+    known = [code for tag in asked for code in get_args(Code) if code == _primary(tag)]
+    return list(dict.fromkeys([*settled, *known]))
+
+
+def unavailable(asked: Iterable[str]) -> list[str]:
+    """The tags of languages that there is no catalogue of."""
+    return [tag for tag in asked if _primary(tag) not in get_args(Code)]
+
+
+def _primary(tag: str) -> str:
+    return tag.split("-")[0].lower()
 
 
 def suffixes(codes: Iterable[Code]) -> dict[Code, str]:
@@ -190,7 +199,7 @@ class Language:
         pages.policies["ext.i18n.trimmed"] = True
         pages.filters.update(number=self.number, percent=self.percent, p_value=self.p_value)
         pages.filters.update(day=self.day, when=self.when, duration=self.duration)
-        pages.globals.update(language=self, native=NATIVE, suffixes=suffixes)
+        pages.globals.update(language=self, native=NATIVE, suffixes=suffixes, unavailable=unavailable)
 
         @jinja2.pass_context
         def told(context: jinja2.runtime.Context, text: str) -> str:

@@ -187,7 +187,7 @@ def environment(templates: Path, language: Code = SOURCE) -> jinja2.Environment:
     """The template engine: everything is escaped, and what is missing is an error.
 
     Args:
-        templates: folder of the templates; `locales` beside it holds the catalogues.
+        templates: folder of the templates, and in its `locales` the catalogues.
         language: of the pages.
     """
     import jinja2
@@ -200,7 +200,7 @@ def environment(templates: Path, language: Code = SOURCE) -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    Language.load(language, templates.parent / "locales").install(found)
+    Language.load(language, templates / "locales").install(found)
     found.filters.update(json=shown_json)
     found.globals.update(pictures.HELPERS)
     found.globals["font"] = lambda name: as_address(templates / "fonts" / name)
