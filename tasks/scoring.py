@@ -119,14 +119,14 @@ class Scores:
         """Refuse scores that no verdict may stand on.
 
         Raises:
-            EvidenceError: shapes differ, or there is not exactly one model of each
-                of the roles original, unlearned and retrained.
+            EvidenceError: shapes differ, or there is not exactly one model of each of the roles original, unlearned
+                and, where models were trained without the forget set, retrained.
         """
         m, n = len(self.model_roles), len(self.labels)
         if self.phi.shape != (m, n) or self.predicted.shape != (m, n):
             raise EvidenceError(f"got scores of shape {self.phi.shape}, expected {m} models x {n} records")
-        alone = bool(np.isin(self.model_roles, ("original", "unlearned")).all())  # a screening has no other models
-        for role in ("original", "unlearned", *(() if alone else ("retrained",))):
+        anew = bool(np.isin(self.model_roles, ("retrained", "without")).any())  # a screening has no such models
+        for role in ("original", "unlearned", *(("retrained",) if anew else ())):
             if int((self.model_roles == role).sum()) != 1:
                 raise EvidenceError(
                     f"got {int((self.model_roles == role).sum())} models in the role {role}, expected 1"

@@ -75,3 +75,26 @@ def test_a_model_that_answers_all_alike_cannot_be_screened() -> None:
     scores = world(0, 0.0)
     with pytest.raises(EvidenceError, match="alike"):
         screening.screen(replace(scores, phi=np.ones_like(scores.phi), predicted=scores.predicted * 0), "r", 0.05)
+
+
+def test_a_screening_may_lie_beside_models_trained_with_everybody_and_finds_the_same() -> None:
+    scores = world(0, 3.0)
+    beside = replace(
+        scores,
+        model_roles=np.array(["original", "unlearned", "with"]),
+        phi=scores.phi[[0, 1, 0]],
+        predicted=scores.predicted[[0, 1, 0]],
+    )
+    beside.check()
+    assert screening.screen(beside, "r", 0.05) == screening.screen(scores, "r", 0.05)
+
+
+def test_models_without_the_forget_set_need_a_retrained_one_among_them() -> None:
+    scores = world(0, 3.0)
+    with pytest.raises(EvidenceError, match="role retrained, expected 1"):
+        replace(
+            scores,
+            model_roles=np.array(["original", "unlearned", "without"]),
+            phi=scores.phi[[0, 1, 0]],
+            predicted=scores.predicted[[0, 1, 0]],
+        ).check()
