@@ -2,7 +2,7 @@
 // Filters and sorts the table of requests. Without this script the table is whole and the worst stands first.
 (() => {
   const CHUNK = 50; // rows of a table body; the browser leaves bodies out of sight unpainted
-  const [FIRST, NEXT] = [100, 1000]; // rows shown at once, and in each turn of the browser after that
+  const [FIRST, NEXT] = [50, 250]; // rows shown at once, and in each turn of the browser after that
   const table = document.querySelector("table.register");
   const form = document.querySelector("form.tools");
   const told = form.querySelector("output");
@@ -17,7 +17,7 @@
 
   const key = (item, place) => {
     if (!(place in item.keys)) {
-      const cell = item.row.cells[place];
+      const cell = item.row.children[place];
       const value = cell.dataset.v ?? cell.textContent.trim();
       item.keys[place] = value === "" ? null : heads[place].dataset.kind === "number" ? Number(value) : value;
     }
@@ -32,7 +32,7 @@
   };
 
   const isDue = (item, wanted) => {
-    const left = item.row.cells[due].dataset.left;
+    const left = item.row.children[due].dataset.left;
     if (wanted === "none") return left === undefined;
     return left !== undefined && (wanted === "overdue" ? left < 0 : left >= 0 && left <= Number(form.dataset.soon));
   };
