@@ -270,7 +270,7 @@ class Printer:
 
 
 def accessible(rdf: bytes) -> bytes:
-    """A PDF's metadata with the mark of PDF/UA-1, and the description of it that PDF/A asks for (ISO 19005-3, 6.6.2)."""
+    """A PDF's metadata with the mark of PDF/UA-1 and the description of it that PDF/A wants (ISO 19005-3, 6.6.2)."""
     return rdf.replace(b"</rdf:RDF>", PDF_UA + b"</rdf:RDF>")
 
 
@@ -299,7 +299,7 @@ def as_address(font: Path) -> str:
     try:
         return "data:font/woff2;base64," + base64.b64encode(font.read_bytes()).decode()
     except OSError as error:
-        raise WorkspaceError(f"{font}: no font can be read there ({error}); restore reports/templates with git") from error
+        raise WorkspaceError(f"{font}: no font can be read ({error}); restore reports/templates with git") from error
 
 
 def shown_json(value: Any) -> str:
