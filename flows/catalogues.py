@@ -16,6 +16,8 @@ MODULES = Path("tasks")
 LOCALES = Path("reports/templates/locales")
 SAYING = {"say", "mark"}
 """Functions of `tasks.language` whose first argument is a message."""
+TEXTS = {".j2", ".css", ".js"}
+"""What is a template."""
 METHODS = {"gettext"}
 """Methods of `Language` whose first argument is a message."""
 OPTIONS = {"trim_blocks": "true", "lstrip_blocks": "true", "trimmed": "true", "silent": "false"}
@@ -35,7 +37,7 @@ def in_templates() -> Iterator[tuple[str, str, str]]:
     """File, message and plural, if any, of every use in a template."""
     from jinja2.ext import babel_extract
 
-    for path in sorted(TEMPLATES.glob("*.j2")):
+    for path in sorted(path for path in TEMPLATES.iterdir() if path.suffix in TEXTS):
         with path.open("rb") as file:
             for _, _, message, _ in babel_extract(file, ("_", "gettext", "ngettext"), (), OPTIONS):
                 one, many = (message[0], message[1]) if isinstance(message, tuple) else (message, "")
@@ -68,7 +70,7 @@ def read(path: Path) -> Catalog:
 
 def translations(message: Message) -> tuple[str, ...]:
     """What a message is in the catalogue's language, one for each form of the plural."""
-    return (message.string,) if isinstance(message.string, str) else tuple(message.string)
+    return (message.string,) if isinstance(message.string, str) else tuple(message.string or ())
 
 
 def renewed(path: Path) -> str:

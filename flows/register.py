@@ -63,8 +63,10 @@ def write(workspace: Path, day: date | None = None) -> Overview:
         "version": __version__,
     }
     files.write_text(workspace / REPORTS / ".gitignore", IGNORED)
-    for suffix, pages in _languages(workspace):
-        html = report.render(pages, "register.html.j2", {**view, "suffix": suffix})
+    codes = settings.load(workspace / "params.yaml").report.languages
+    for code, suffix in language.suffixes(codes).items():
+        pages = report.environment(workspace / REPORTS / "templates", code)
+        html = report.render(pages, "register.html.j2", {**view, "suffix": suffix, "codes": codes})
         files.write_text(workspace / REPORTS / f"index{suffix}.html", html)
     files.write_text(workspace / REPORTS / register.TABLE, register.table(found))
     lines = [line for batch in found for line in batch.requests]
@@ -76,12 +78,6 @@ def write(workspace: Path, day: date | None = None) -> Overview:
         register.deadlines(lines).overdue,
         unreadable,
     )
-
-
-def _languages(workspace: Path) -> list[tuple[str, Any]]:
-    chosen = settings.load(workspace / "params.yaml").report.languages
-    templates = workspace / REPORTS / "templates"
-    return [(suffix, report.environment(templates, code)) for code, suffix in language.suffixes(chosen).items()]
 
 
 def earlier(workspace: Path, batch: str) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import os
 import re
@@ -310,18 +311,26 @@ def test_two_processes_in_other_zones_and_locales_write_the_same_chinese_bytes(t
         assert first == second, name
 
 
-def test_a_chinese_pdf_embeds_the_vendored_typefaces_and_no_other(tmp_path: Path, spoken: dict[str, Any]) -> None:
+def test_the_pages_of_a_batch_whose_main_language_is_chinese(tmp_path: Path) -> None:
     import pikepdf
 
-    item = spoken[fabricated.SET_ASIDE]
-    report.write([item], TEMPLATES, tmp_path / "spring")
-    with pikepdf.open(tmp_path / "spring" / fabricated.SET_ASIDE / "report.zh.pdf") as pdf:
+    sources = fabricated.sources(inputs_that_speak())
+    wish = sources.settings.report.model_copy(update={"languages": ("zh", "en")})
+    sources = dataclasses.replace(sources, settings=sources.settings.model_copy(update={"report": wish}))
+    place = tmp_path / "spring"
+    report.write(evidence.build_all(sources)[4:5], TEMPLATES, place)
+    names = {f"{stem}{code}.{kind}" for stem, kind in (("index", "html"), ("summary", "html")) for code in ("", ".en")}
+    assert names <= {path.name for path in place.iterdir()}
+    index, english = (Page((place / name).read_text(encoding="utf-8")) for name in ("index.html", "index.en.html"))
+    assert "批次 spring 的删除请求" in index.text
+    assert TOLD[fabricated.SET_ASIDE] in index.text
+    assert "Deletion requests of batch spring" in english.text
+    assert f'href="{fabricated.SET_ASIDE}/report.en.html"' in (place / "index.en.html").read_text(encoding="utf-8")
+    with pikepdf.open(place / fabricated.SET_ASIDE / "report.pdf") as pdf:
         objects = [thing for thing in pdf.objects if isinstance(thing, pikepdf.Dictionary) and "/BaseFont" in thing]
         assert str(pdf.Root["/Lang"]) == "zh"
-    assert {re.sub(r"^/[A-Z]+\+|-(Semi-)?Bold$|,$", "", str(thing["/BaseFont"])) for thing in objects} <= {
-        "Noto-Sans-SC",
-        "Source-Sans-3",
-    }
+    vendored = re.compile(r"/[A-Z]+\+(Noto-Sans-SC|Source-Sans-3)(-Bold|-Semi-Bold)?,?")
+    assert [thing for thing in objects if not vendored.fullmatch(str(thing["/BaseFont"]))] == []
 
 
 def test_a_deadline_is_counted_and_told_in_the_language_of_the_page() -> None:
