@@ -827,6 +827,7 @@ def schema() -> dict[str, Any]:
     found = Evidence.json_schema(by_alias=True, mode="serialization")
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": f"urn:erasure-audit:evidence:{SCHEMA_VERSION}",
         "title": "Evidence of a deletion request",
         **found,
     }

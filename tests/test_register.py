@@ -96,7 +96,14 @@ def summary_of(listed: register.Register, earlier: list[register.Past] | None = 
 
 
 def all_of(*listed: register.Register) -> str:
-    view = {**register.page(listed), "made_on": "2026-11-25", "unreadable": {}, "version": "0.1.0", "suffix": ""}
+    view = {
+        **register.page(listed),
+        "suffix": "",
+        "codes": ("en",),
+        "made_on": "2026-11-25",
+        "unreadable": {},
+        "version": "0.1.0",
+    }
     return report.render(report.environment(TEMPLATES), "register.html.j2", view)
 
 
@@ -124,7 +131,7 @@ def test_a_page_is_one_file_that_allows_nothing_but_its_own_style_and_script(mad
     assert "unsafe" not in str(policy)
     assert not {"iframe", "img", "link", "object"} & {tag for tag, _ in found.tags}
     assert not [key for _, tag in found.tags for key in tag if key.startswith("on") or key == "style"]
-    own = r"#[\w-]+|(index|summary|register)(\.\w\w)?\.(html|pdf|csv|json)|[\w-]+/(report\.(html|pdf)|evidence\.json)"
+    own = r"#[\w-]+|(index|summary|register)(\.\w\w)?\.(html|pdf|csv|json)|[\w-]+/(report(\.\w\w)?\.\w+|evidence\.json)"
     assert all(re.fullmatch(own, str(tag["href"])) for _, tag in found.tags if "href" in tag)
 
 
