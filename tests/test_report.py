@@ -345,7 +345,7 @@ def test_measurements_that_could_not_be_made_are_said_in_words() -> None:
 
 def section(html: str, title: str) -> str:
     """The text of a page from a heading on to the next."""
-    rest = html[html.index(title) :]
+    rest = html[html.index(title, html.index('id="request"')) :]
     return Page(re.split("<h[23]", rest)[0]).text.replace("\u00a0", " ")
 
 
@@ -575,3 +575,61 @@ def test_glyphs_of_the_reports_are_in_the_vendored_fonts() -> None:
         assert not {
             character for character in text + "ρα≤≥−·…–✓→×§" if ord(character) not in known and character != "\n"
         }
+
+
+def decided(decisions: dict[str, Any], request_id: str = fabricated.PASS) -> str:
+    """The page of a request after decisions."""
+    return html_of({**fabricated.inputs(), "decisions": decisions}, request_id)
+
+
+def test_an_erased_request_says_what_became_of_every_copy_with_its_receipt() -> None:
+    html = decided(fabricated.erased())
+    text = Page(html).text.replace("\u00a0", " ")
+    assert "Erased: every copy of the records and every model that saw them, by 24 November 2026" in text
+    assert "What lies in backups expires by 29 December 2026." in text
+    assert "Tell the data subject what was done" in text[: text.index("The request")]
+    assert "expires on 29 December 2026" in section(html, "Copies of the records").replace("\u00a0", " ")
+    assert "log of the erasure" in text
+    assert "M. Laurent" in section(html, "Approvals")
+    assert "Holds no more: the records are erased." in text
+
+
+def test_a_release_of_what_did_not_pass_is_called_into_question() -> None:
+    approved = {"approvals": [fabricated.approval(fabricated.FAIL)]}
+    assert "Make sure that this was meant" in Page(decided(approved, fabricated.FAIL)).text
+    refused = {"approvals": [fabricated.approval(fabricated.PASS, "refuse")]}
+    assert "Release nothing on this audit" in Page(decided(refused)).text
+
+
+def test_an_erased_request_that_did_not_pass_asks_not_to_say_that_the_model_has_forgotten() -> None:
+    text = Page(decided(fabricated.erased(fabricated.BELOW), fabricated.BELOW)).text
+    assert "Do not say that the model has forgotten the records" in text
+
+
+def test_a_development_key_is_marked_at_the_top_and_in_the_provenance() -> None:
+    inputs = fabricated.inputs()
+    key = {"algorithm": "ed25519", "key_id": fabricated.digest("key"), "development": True}
+    inputs["record"]["signing"] = key
+    text = Page(html_of(inputs, fabricated.PASS)).text
+    assert "development key" in text[: text.index("Pass:")]
+    assert key["key_id"] in text
+    inputs["record"]["signing"] = {**key, "development": False}
+    assert "development key" not in Page(html_of(inputs, fabricated.PASS)).text
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_decisions_are_inert(text: str) -> None:
+    def page_with(words: str) -> str:
+        made = fabricated.erased()
+        for entry in (*made["approvals"], *made["erasure"]):
+            entry["by"] = words
+        made["approvals"][0].update(comment=words, role=words)
+        made["exceptions"] = [{"at": "2026-11-24T10:00:00Z", "by": words, "ground": words, "reason": words}]
+        return decided(made)
+
+    if "\ud800" in text:
+        text = text.replace("\ud800", "")
+    html = page_with(text)
+    assert [tag for tag, _ in Page(html).tags] == [tag for tag, _ in Page(page_with("plain words")).tags]
+    assert str(evidence.visible(text)) in section(html, "Recipients, processors")
+    assert not re.search("[\u202a-\u202e\u2066-\u2069\u0000]", html)
