@@ -56,6 +56,11 @@ RECOVERY_SHARE, RECOVERY_EPOCHS = 1 / 3, 6.0
 """Recovery of `fcalb_reset` lasts this share of the recipe's epochs, and so many at most (docs/methods.md)"""
 
 
+def key(method: str, rate: str = "learning_rate") -> str:
+    """Where in `params.yaml` a rate of a method is set: for `fcalb_reset` among those of the rivals."""
+    return f"unlearn.{rate}" if method == "fcalb" else f"unlearn.rivals.{rate}"
+
+
 def in_force(settings: Settings) -> Settings:
     """The settings as they are used: with `fcalb_reset` its own choices stand where the user made none.
 
@@ -146,7 +151,7 @@ def unlearn(
         if not math.isfinite(away):  # an unchosen strength must not leave the original as it was, unforgotten
             raise ModelError(
                 f"margins became {away} at reset {strength:g}: unlearning stops and nothing is released; lower the "
-                f"learning rate (unlearn.learning_rate is {wish.learning_rate:g})"
+                f"learning rate ({key(wish.method)} is {wish.learning_rate:g})"
             )
         if away < best_distance:
             best, best_distance = copy.deepcopy(original.state_dict()), away
@@ -210,7 +215,7 @@ def _attempt(
                 getattr(wish, rate),
                 settings.train,
                 told,
-                setting=f"unlearn.{rate}",
+                setting=key(wish.method, rate),
             )
 
         if wish.phases == "joint":
@@ -236,8 +241,10 @@ class _Losses:
     ) -> None:
         wish = settings.unlearn
         self.network, self.kind, self.place = network, wish.distance, forget.place
-        self.taps = models.Taps(network, wish.taps, forget.floats(slice(0, 1)))
-        self.teacher_taps = models.Taps(teacher, wish.taps, forget.floats(slice(0, 1)))
+        if wish.phases == "joint" or wish.forget_steps:  # else a model that cannot be tapped will do
+            self.taps, self.teacher_taps = (
+                models.Taps(each, wish.taps, forget.floats(slice(0, 1))) for each in (network, teacher)
+            )
         models.hold_still(teacher, batch_norm=wish.teacher_mode == "train")
         self.forget_batches = training.paired(forget).batches(wish.batch_size, generator, settings.train)
         kept = training.sample(retain, wish.retained_share, generator)

@@ -83,10 +83,9 @@ def _refuse_without_answers(network: nn.Module, forget: training.Records, settin
     """Weights may be finite and too large to compute with: such a model is not written."""
     if not np.isfinite(training.logits(network, forget)).all():
         method = settings.unlearn.method
-        key = "unlearn.rivals.learning_rate" if method in rivals.METHODS else "unlearn.learning_rate"
         raise ModelError(
             f"{method}: the model's answers became NaN or infinite: the stage stops and nothing is released; lower the "
-            f"learning rate ({key})"
+            f"learning rate ({fcalb.key(method)})"
         )
 
 

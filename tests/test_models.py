@@ -86,7 +86,9 @@ def wish(name: str, side: int = 16, channels: int = 1, **unlearn: Any) -> settin
         data=settings.Data(classes=2, channels=channels, image_size=side),
         model=settings.Model(name=name),
         train=settings.Train(epochs=4, batch_size=4, learning_rate=0.01),
-        unlearn=settings.Unlearn.model_validate({"batch_size": 4, "learning_rate": 0.001, **unlearn}),
+        unlearn=settings.Unlearn.model_validate(
+            {"method": "fcalb", "batch_size": 4, "learning_rate": 0.001, **unlearn}
+        ),
     )
 
 
@@ -392,6 +394,10 @@ def test_a_classifier_whose_features_have_no_layer_to_be_read_at_cannot_be_tappe
     given = wish(f"own_networks:{factory}")
     with pytest.raises(ModelError, match=r"cannot be tapped: its last layer has to be a torch\.nn\.Linear or Conv2d"):
         fcalb.unlearn(build(given), some(2, given, 1), some(8, given), given)
+    for method in ("fcalb_reset", "scrub"):  # they read no features
+        given = wish(f"own_networks:{factory}", method=method, rivals={"epochs": 1})
+        run = fcalb.unlearn if method in fcalb.METHODS else rivals.unlearn
+        assert run(build(given), some(2, given, 1), some(8, given), given)
 
 
 @pytest.mark.usefixtures("own")

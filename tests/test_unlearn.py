@@ -14,14 +14,14 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from tasks import files, models, rivals, settings, unlearn
+from tasks import fcalb, files, models, rivals, settings, unlearn
 from tasks.errors import AuditError, DataError, EvidenceError, ModelError
 
 RETAINED, ASKED = 24, 4
 CHOSEN = settings.Settings(
     data=settings.Data(classes=3, channels=1, image_size=8), train=settings.Train(epochs=2, batch_size=8)
 )
-SHORT: dict[str, Any] = {"batch_size": 8, "rivals": {"epochs": 1, "unsir_noise_steps": 2}}
+SHORT: dict[str, Any] = {"method": "fcalb", "batch_size": 8, "rivals": {"epochs": 1, "unsir_noise_steps": 2}}
 
 
 @pytest.fixture
@@ -82,6 +82,7 @@ def released(place: Path) -> dict[str, torch.Tensor]:
 
 METHODS = [method for method in get_args(settings.Method) if method != "none"]
 DIVERGING: dict[str, Any] = {
+    "fcalb_reset": {"rivals": {"learning_rate": 10, "epochs": 200}},
     "fcalb": {"learning_rate": 10, "epochs": 60, "max_log_weight": 20, "balance": "fixed", "forget_weight": 1000},
     "neg_grad": {"rivals": {"learning_rate": 10, "epochs": 60, "neg_grad_alpha": 0.01}},
 }
@@ -94,7 +95,7 @@ def test_a_single_record_is_forgotten_by_every_method(method: str, place: Path) 
     assert released(place)
 
 
-@pytest.mark.parametrize("method", ["fcalb", *rivals.METHODS])
+@pytest.mark.parametrize("method", [*fcalb.METHODS, *rivals.METHODS])
 def test_more_records_to_forget_than_are_retained_are_refused(method: str, place: Path) -> None:
     write_forget(place, range(RETAINED))
     refused(place, EvidenceError, "got 24 records to forget and 4 to retain.*retrain instead", method=method)
