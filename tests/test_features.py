@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from tasks import blocks, compute, evidence, features, files, models, probe, settings, training
 from tasks.errors import EvidenceError, ModelError
+from tasks.language import with_sentences
 from tasks.scoring import Floats
 
 TINY = settings.Settings(
@@ -394,7 +395,7 @@ def test_a_screening_has_nothing_to_compare_with_and_says_so(audit: Path, tmp_pa
     wish["references"]["without_blocks"] = []
     files.write_text(tmp_path / "params.yaml", json.dumps(wish))
     found = run(audit, tmp_path, params=tmp_path / "params.yaml", retrained=tmp_path / "nowhere")
-    assert found == {"schema_version": 1, "reason": probe.NOTHING_RETRAINED}
+    assert found == with_sentences({"schema_version": 1, "reason": probe.NOTHING_RETRAINED})
 
 
 def test_what_the_stage_writes_is_what_the_evidence_takes(audit: Path, tmp_path: Path) -> None:
