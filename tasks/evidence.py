@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from tasks import advice, carried, deadlines, decisions, language, rivals, settings
+from tasks import advice, carried, deadlines, decisions, fcalb, language, rivals, settings
 from tasks.errors import EvidenceError, RequestError
 from tasks.language import say
 from tasks.settings import Method, Settings
@@ -1046,7 +1046,7 @@ def model(entry: Mapping[str, Any]) -> dict[str, Any]:
 def unlearned(sources: Sources) -> dict[str, Any]:
     """Method, its settings, a rival's with the numbers that stood for null, and its trace."""
     chosen = sources.settings
-    used = chosen.unlearn.model_dump(mode="json")
+    used = fcalb.in_force(chosen).unlearn.model_dump(mode="json")
     if chosen.unlearn.method in rivals.METHODS:
         used["rivals"] |= asdict(rivals.recipe(chosen))
     return {
