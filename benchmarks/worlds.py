@@ -1,7 +1,8 @@
 """The data sets that benchmarks run on, in memory: images, classes, data subjects, and who is asked to be forgotten.
 
 `digits` is embedded. `faces` (CMU Face Images, 20 people) and `writers` (MNIST with the NIST writers of QMNIST) are
-real people's data, read from a folder beside the checkout; nothing of them is kept.
+real people's data, read from a folder beside the checkout; nothing of them is kept. `garments-class` and
+`garments-random` are Fashion-MNIST, where a label or a random tenth of the records stands for a person.
 """
 
 from __future__ import annotations
@@ -62,6 +63,8 @@ def load(name: str) -> World:
         "digits-sequence": _digits_sequence,
         "faces": _faces,
         "faces-long": _faces_long,
+        "garments-class": _garments_class,
+        "garments-random": _garments_random,
         "writers": _writers,
         "writers-few": _writers_few,
     }
@@ -187,3 +190,45 @@ def _batches(subjects: NDArray[Any], roles: Strings, sizes: tuple[int, ...]) -> 
     people = [int(number) for number in np.unique(subjects[roles == "training"])]
     ends = np.cumsum(sizes).tolist()
     return tuple(tuple(people[end - size : end]) for size, end in zip(sizes, ends, strict=True))
+
+
+def _garments_class() -> World:
+    """A label is what is forgotten; the last one is for tuning and is in no table."""
+    world = _garments()
+    subjects = np.where(world.roles == "training", world.labels, -1)
+    about = f"{world.about}, all shirts forgotten; tuned on an original that forgets all coats"
+    return replace(world, name="garments-class", subjects=subjects, batches=((6,), (4,)), about=about)
+
+
+def _garments_random() -> World:
+    """A random tenth is what is forgotten; the last one is for tuning and is in no table."""
+    world = _garments()
+    known = np.flatnonzero(world.roles == "training")
+    subjects = np.full(len(world.labels), -1)
+    subjects[known] = np.random.Generator(np.random.PCG64(0)).permutation(len(known)) * 10 // len(known)
+    about = f"{world.about}, a random tenth forgotten; tuned on an original that forgets another tenth"
+    return replace(world, name="garments-random", subjects=subjects, batches=((0,), (1,)), about=about)
+
+
+def _garments() -> World:
+    """Fashion-MNIST, of which a part is taken, halved in size: one training takes seconds of one core."""
+    sizes = {"training": 3000, "calibration": 2500, "test": 2500}
+    images, labels = [], []
+    for part, count in (("train", sizes["training"]), ("t10k", sizes["calibration"] + sizes["test"])):
+        folder = DATASETS / "fashion_mnist"
+        pixels = np.frombuffer(_unpacked(folder / f"{part}-images-idx3-ubyte.gz"), np.uint8, offset=16)
+        classes = np.frombuffer(_unpacked(folder / f"{part}-labels-idx1-ubyte.gz"), np.uint8, offset=8)
+        rows = np.random.Generator(np.random.PCG64(0)).permutation(len(classes))[:count]
+        whole = pixels.reshape(-1, LARGE // 2, 2, LARGE // 2, 2)[rows]
+        images.append(whole.mean(axis=(2, 4)).round().astype(np.uint8))
+        labels.append(classes[rows].astype(np.int64))
+    roles = np.repeat(np.array(list(sizes)), list(sizes.values()))
+    settings = parse({"data": {"image_size": LARGE // 2}, "train": {"epochs": 16}})
+    about = (
+        f"Fashion-MNIST at {LARGE // 2}x{LARGE // 2} pixels, {sizes['training']} of its 60 000 training images "
+        f"and {sizes['test']} of its test images"
+    )
+    together = np.concatenate(labels)
+    return World(
+        "garments", np.concatenate(images)[:, None], together, np.full(len(together), -1), roles, (), settings, about
+    )

@@ -1,0 +1,184 @@
+"""What each open choice of FCALB does, one at a time, around two configurations.
+
+The abstract of the paper fixes the idea and leaves open which features are held to the random teacher, by which
+distance, with which balance, on how much retained data, in which batch-norm mode. Around the documented defaults and
+around the method `fcalb_reset`, which moves weights to the random teacher first, each choice is changed by itself, and
+the outcome is judged as in `benchmarks.methods`, whose models it shares.
+
+Example: python -m benchmarks.ablation --world digits --page docs/methods.md
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import kept, methods, verdicts, worlds
+from benchmarks.methods import Trial
+from tasks import files, stage
+from tasks.settings import Train
+
+FIXED = (0.1, 1.0, 10.0)
+"""Weights of the forget loss that a balance which adapts has to beat"""
+ADAPTIVE = ("uncertainty", "gradnorm", "dwa", "imtl_g")
+DEFAULT, RESET, JOINT = "default", "reset", "reset, joint"
+"""Around what a choice is changed; without forget steps only the last of them has two losses to weigh after a reset"""
+
+
+def configurations(recipe: Train) -> dict[str, dict[str, dict[str, Any]]]:
+    """Settings of `unlearn`, by what they vary and by what is varied."""
+    plain = {"method": "fcalb"}
+    reset = {**methods.RESET, "epochs": recipe.epochs / 3, "batch_size": recipe.batch_size // 2}
+    joint = {**reset, "phases": "joint"}
+    first = {"phases": "forget_recover", "forget_steps": 40, "forget_rate": 0.02}
+    features: dict[str, dict[str, Any]] = {
+        "taps all": {"taps": "all"},
+        "distance cosine": {"distance": "cosine"},
+        "teacher's batch norm in evaluation mode": {"teacher_mode": "eval"},
+    }
+    return {
+        DEFAULT: {
+            "as it is": plain,
+            **{what: plain | change for what, change in (features | _balances()).items()},
+            **{f"retained share {share:g}": {**plain, "retained_share": share} for share in (0.1, 1.0)},
+            "forget 40 steps, then recover": plain | first,
+            **{f"reset {way:g}": {**plain, "reset": way} for way in (0.4, 0.5, 0.6, 0.7, 0.8)},
+            f"batch size {recipe.batch_size // 2}": {**plain, "batch_size": recipe.batch_size // 2},
+            "3 epochs": {**plain, "epochs": 3.0},
+        },
+        RESET: {
+            "as it is": reset,
+            **{f"reset {way:g}": {**reset, "reset": way} for way in (0.0, 0.4, 0.5, 0.7, 0.8)},
+            **{f"retained share {share:g}": {**reset, "retained_share": share} for share in (0.1, 0.3)},
+            f"batch size {recipe.batch_size}": {**reset, "batch_size": recipe.batch_size},
+            **{
+                f"{part:.0%} of the recipe's epochs": {**reset, "epochs": part * recipe.epochs} for part in (1 / 6, 0.5)
+            },
+            "forget 40 steps, then recover": reset | first,
+            "forget 40 steps, taps all, then recover": reset | first | features["taps all"],
+        },
+        JOINT: {
+            "as it is": joint,
+            **{what: joint | change for what, change in (features | _balances()).items()},
+        },
+    }
+
+
+def _balances() -> dict[str, dict[str, Any]]:
+    fixed = {f"balance fixed, {weight:g}": {"balance": "fixed", "forget_weight": weight} for weight in FIXED}
+    return {f"balance {name}": {"balance": name} for name in ADAPTIVE[1:]} | fixed
+
+
+def main(
+    world: str = "digits",
+    originals: int = 2,
+    references: int = 16,
+    seed: int = 1,
+    jobs: int = 2,
+    keep: Path = Path(".benchmarks"),
+    out: Path = Path("benchmarks/results"),
+    page: Path | None = None,
+) -> None:
+    """Unlearn with each change, judge, write the figures, and put their table into a page between its marks.
+
+    What is done is kept: a run that was stopped goes on where it was.
+
+    Example: python -m benchmarks.ablation --world digits --originals 2 --page docs/methods.md
+    """
+    given = worlds.load(world)
+    methods.make_models(given, originals, references, seed, jobs, keep)
+    wishes = {"": {"exact retrain": {"method": "retrain"}}} | configurations(given.settings.train)
+    trials = [
+        ((around, what), Trial(f"{around}: {what}", wish, world, batch, references + 1 + n, references, seed, keep))
+        for batch in range(len(given.batches))
+        for n in range(originals)
+        for around, changes in wishes.items()  # a round of all changes after the other, so that their times compare
+        for what, wish in changes.items()
+    ]
+    folder = keep / f"ablation-{world}-{seed}"
+    results = kept.each([trial for _, trial in trials], methods.attempt, folder, jobs, f"{world}, ablation")
+    found: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    for (name, _), one in zip(trials, results, strict=True):
+        found[name].append(one)
+    retrain = [row["seconds"] for row in found["", "exact retrain"]]
+    rows: dict[str, dict[str, Any]] = defaultdict(dict)
+    for (around, what), some in found.items():
+        rows[around][what] = methods.figures(some, retrain)
+    result = {
+        "world": world,
+        "about": given.about,
+        "command": f"python -m benchmarks.ablation --world {world} --originals {originals} --references {references} "
+        f"--seed {seed}",
+        "retrain_seconds": float(np.median(retrain)),
+        "settings": wishes,
+        "retrain": rows.pop("")["exact retrain"],
+        "rows": dict(rows),
+        "versions": verdicts.versions(),
+    }
+    files.write_json(out / f"ablation-{world}.json", result)
+    stage.say(table(result))
+    if page:
+        verdicts.insert(page, f"ablation {world}", table(result))
+
+
+def table(result: dict[str, Any]) -> str:
+    """The figures as Markdown, and whether weights that adapt beat a fixed one."""
+    made, retrain = result["versions"], result["retrain"]
+    lines = [
+        f"**{result['world']}**: {result['about']}. {retrain['trials']} originals × batches, {retrain['judged']} "
+        f"judged in a row; an exact retrain has {retrain['pass']} passes, {retrain['fail']} fails, control accuracy "
+        f"{retrain['control'][0]:.1%} and takes {result['retrain_seconds']:.2f} s.",
+        "",
+        "| around | what is changed | pass | fail | inconclusive | ρ: median, 5 % … 95 % | control accuracy, ± sd "
+        "| time / retrain |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for around, changes in result["rows"].items():
+        for what, one in changes.items():
+            lines.append(f"| {around} | {what} | {_cells(one)} |")
+    lines += [
+        "",
+        *(f"{compared(changes, around)}" for around, changes in result["rows"].items() if around != RESET),
+        "",
+        f"`{result['command']}` ({made['processor']}, Python {made['python']}, torch {made['torch']}).",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _cells(one: dict[str, Any]) -> str:
+    if not one["influence"]:
+        return f"diverged in all {one['trials']} | | | | | {one['time']:.2f}"
+    low, middle, high = one["influence"]
+    mean, deviation = one["control"]
+    note = f" ({one['diverged']} of {one['trials']} diverged)" if one["diverged"] else ""
+    return (
+        f"{one['pass']}{note} | {one['fail']} | {one['inconclusive']} | {middle:.2f}, {low:.2f} … {high:.2f} | "
+        f"{mean:.1%} ± {deviation:.1%} | {one['time']:.2f}"
+    )
+
+
+def compared(changes: dict[str, dict[str, Any]], around: str) -> str:
+    """Which balance is best, in words: the one with most passes, among equals that whose median ρ is nearest to 0."""
+    adaptive = {"uncertainty": changes["as it is"]} | {name: changes[f"balance {name}"] for name in ADAPTIVE[1:]}
+    fixed = {f"{weight:g}": changes[f"balance fixed, {weight:g}"] for weight in FIXED}
+
+    def rank(one: dict[str, Any]) -> tuple[float, float]:
+        return (-one["pass"], abs(one["influence"][1])) if one["influence"] else (np.inf, np.inf)
+
+    (ours, own), (weight, its) = (min(group.items(), key=lambda item: rank(item[1])) for group in (adaptive, fixed))
+    if not (own["influence"] and its["influence"]):
+        return f"Around *{around}*: no balance of one of the two kinds came to an end."
+    won = "beats" if rank(own) < rank(its) else "does not beat"
+    return (
+        f"Around *{around}* the best balance that adapts ({ours}: {own['pass']} passes, median ρ "
+        f"{own['influence'][1]:.2f}, control accuracy {own['control'][0]:.1%}) {won} the best fixed weight ({weight}: "
+        f"{its['pass']}, {its['influence'][1]:.2f}, {its['control'][0]:.1%})."
+    )
+
+
+if __name__ == "__main__":
+    stage.run(main)
