@@ -317,16 +317,22 @@ def test_an_accepted_request_keeps_its_id_when_a_rejected_one_claims_the_same() 
     assert report.folder_names(found) == ["request-0", "same"]
 
 
-@pytest.mark.parametrize("method", ["fcalb", "retrain", "none"])
+@pytest.mark.parametrize("method", ["fcalb", "fcalb_reset", "retrain", "none"])
 def test_every_method_is_explained_and_what_it_did_is_said(method: str) -> None:
     inputs = fabricated.inputs()
     inputs["method"] = method
-    if method != "fcalb":
+    if not method.startswith("fcalb"):
         inputs["trace"] = []
     text = Page(html_of(inputs, fabricated.FAIL)).text
-    said = {"fcalb": "random weights", "retrain": "trained anew without", "none": "Nothing was unlearned"}
+    said = {
+        "fcalb": "inner features",
+        "fcalb_reset": "moved 60\u00a0% of the way",
+        "retrain": "trained anew without",
+        "none": "Nothing was unlearned",
+    }
     assert said[method] in text
-    assert ("step by step" in text) == (method == "fcalb")
+    assert ("step by step" in text) == method.startswith("fcalb")
+    assert ("No method was applied" in text) == (method == "none")
 
 
 def test_measurements_that_could_not_be_made_are_said_in_words() -> None:
