@@ -19,7 +19,7 @@ demo: .venv/.ready ## Set up, and audit a small batch of deletion requests on th
 	@$(BIN)/erasure-audit demo
 
 test: .venv/.ready ## Set up, and run the tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: .venv/.ready ## Style, types, direction of imports, generated files
 	$(BIN)/ruff check

@@ -321,8 +321,9 @@ def decode(content: bytes, record_id: str) -> Image.Image:
     """
     import io
 
-    from PIL import Image
+    from PIL import Image, ImageFile
 
+    ImageFile.LOAD_TRUNCATED_IMAGES = False  # WeasyPrint, where it is imported, lets the whole process take them
     try:
         picture = Image.open(io.BytesIO(content), formats=_formats())
         _refuse_bomb(picture)

@@ -261,7 +261,7 @@ def test_rows_that_are_laid_out_in_turns_all_come(tmp_path: Path, browser: Brows
     (tmp_path / "index.html").write_text(a_big_page(2500), encoding="utf-8")
     with Opened(browser, tmp_path / "index.html") as page:
         page.get_by_role("button", name="Request").click()
-        page.wait_for_function("document.querySelectorAll('tbody tr').length === 2500")
+        page.locator("tbody tr").nth(2499).wait_for(state="attached")
         assert shown(page) == [f"no-{number:05}" for number in range(2500)]
         page.get_by_label("Words in a row").fill("no-0001")
         assert len(shown(page)) == 10
