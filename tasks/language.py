@@ -28,7 +28,7 @@ SOURCE: Code = "en"
 """The language that is written in the source, and needs no catalogue."""
 LOCALES: dict[Code, str] = {"en": "en_GB", "zh": "zh_CN"}
 """What numbers and dates follow in each language."""
-NATIVE: dict[Code, str] = {"en": "English", "zh": "中文"}
+NATIVE: dict[Code, str] = {"en": "English", "zh": "中文 (Chinese)"}
 """What each language calls itself."""
 SENTENCES = "sentences"
 """Key under which a file has the messages and values of its sentences, by their English text."""
