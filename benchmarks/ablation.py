@@ -137,8 +137,7 @@ def table(result: dict[str, Any]) -> str:
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for around, changes in result["rows"].items():
-        for what, one in changes.items():
-            lines.append(f"| {around} | {what} | {_cells(one)} |")
+        lines += [methods.row(f"{around} | {what}", one) for what, one in changes.items()]
     lines += [
         "",
         *(f"{compared(changes, around)}" for around, changes in result["rows"].items() if around != RESET),
@@ -147,18 +146,6 @@ def table(result: dict[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
-
-
-def _cells(one: dict[str, Any]) -> str:
-    if not one["influence"]:
-        return f"diverged in all {one['trials']} | | | | | {one['time']:.2f}"
-    low, middle, high = one["influence"]
-    mean, deviation = one["control"]
-    note = f" ({one['diverged']} of {one['trials']} diverged)" if one["diverged"] else ""
-    return (
-        f"{one['pass']}{note} | {one['fail']} | {one['inconclusive']} | {middle:.2f}, {low:.2f} … {high:.2f} | "
-        f"{mean:.1%} ± {deviation:.1%} | {one['time']:.2f}"
-    )
 
 
 def compared(changes: dict[str, dict[str, Any]], around: str) -> str:

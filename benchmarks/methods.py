@@ -244,23 +244,27 @@ def table(result: dict[str, Any]) -> str:
         "| method | pass | fail | inconclusive | ρ: median, 5 % … 95 % | control accuracy, ± sd | time / retrain |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for title, one in sorted(methods.items(), key=lambda item: (-item[1]["pass"], item[1]["fail"])):
-        if not one["influence"]:
-            lines.append(f"| {title} | diverged in all {one['trials']} | | | | | {one['time']:.2f} |")
-            continue
-        low, middle, high = one["influence"]
-        mean, spread = one["control"]
-        note = f" ({one['diverged']} of {one['trials']} diverged)" if one["diverged"] else ""
-        lines.append(
-            f"| {title}{note} | {one['pass']} | {one['fail']} | {one['inconclusive']} | "
-            f"{middle:.2f}, {low:.2f} … {high:.2f} | {mean:.1%} ± {spread:.1%} | {one['time']:.2f} |"
-        )
+    ranked = sorted(methods.items(), key=lambda item: (-item[1]["pass"], item[1]["fail"]))
+    lines += [row(title, one) for title, one in ranked]
     lines += [
         "",
         f"`{result['command']}` ({made['processor']}, Python {made['python']}, torch {made['torch']}).",
         "",
     ]
     return "\n".join(lines)
+
+
+def row(title: str, one: dict[str, Any]) -> str:
+    """One method's figures as a row of Markdown."""
+    if not one["influence"]:
+        return f"| {title} | diverged in all {one['trials']} | | | | | {one['time']:.2f} |"
+    low, middle, high = one["influence"]
+    mean, spread = one["control"]
+    note = f" ({one['diverged']} of {one['trials']} diverged)" if one["diverged"] else ""
+    return (
+        f"| {title}{note} | {one['pass']} | {one['fail']} | {one['inconclusive']} | "
+        f"{middle:.2f}, {low:.2f} … {high:.2f} | {mean:.1%} ± {spread:.1%} | {one['time']:.2f} |"
+    )
 
 
 if __name__ == "__main__":

@@ -164,7 +164,7 @@ class Rivals(Section):
 
 
 class Unlearn(Section):
-    """How the original model is made to forget."""
+    """How the original model is made to forget. The keys beside `method` are `fcalb`'s where they name no other."""
 
     method: Method = Field(
         "fcalb_reset",
@@ -172,10 +172,30 @@ class Unlearn(Section):
         " `fcalb` does what the keys below say, by default as the paper's abstract has it; `retrain` trains anew"
         " without the forget set, `none` changes nothing, the rest are rivals",
     )
-    epochs: float = Field(1.0, ge=0, le=1000, description="length of FCALB, in passes over the retained records")
-    batch_size: int = Field(64, ge=2, le=8192, description="records per step, of each of the two sets")
-    learning_rate: float = Field(0.05, gt=0, le=10, description="peak of the one-cycle schedule, SGD")
-    retained_share: float = Field(0.3, gt=0, le=1, description="share of the retained records that recovery may use")
+    epochs: float = Field(
+        1.0,
+        ge=0,
+        le=1000,
+        description="length of `fcalb`, in passes over the retained records; of others: `rivals.epochs`",
+    )
+    batch_size: int = Field(
+        64,
+        ge=2,
+        le=8192,
+        description="records per step, of each of the two sets; `fcalb_reset` takes half of `train.batch_size`",
+    )
+    learning_rate: float = Field(
+        0.05,
+        gt=0,
+        le=10,
+        description="peak of the one-cycle schedule, SGD, of `fcalb`; of others: `rivals.learning_rate`",
+    )
+    retained_share: float = Field(
+        0.3,
+        gt=0,
+        le=1,
+        description="share of the retained records that `fcalb` may use; others: `rivals.retained_share`",
+    )
     taps: Literal["last", "all"] = Field(
         "last", description="features held to the random teacher: classifier's input, or all stages"
     )
