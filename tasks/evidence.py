@@ -898,7 +898,7 @@ def aftermath(sources: Sources, status: str, decided: decisions.Decisions) -> di
 def scope(sources: Sources, status: str) -> dict[str, Any]:
     """The models that the report is about by their roles, and those that the settings name as outside of it."""
     roles = [take(entry, "role", "lineage.json") for entry in take(sources.lineage, "models", "lineage.json")]
-    saw = {"original": True, "unlearned": sources.settings.unlearn.method != "retrain", "with": True}
+    saw = {"original": True, "unlearned": sources.settings.unlearn.method not in advice.FROM_SCRATCH, "with": True}
     models = [
         {"role": role, "count": roles.count(role), "saw_records": saw.get(role, False)}
         for role in ("original", "unlearned", "retrained", "with", "without")

@@ -367,3 +367,11 @@ def test_building_leaves_its_sources_as_they_were() -> None:
     sources = fabricated.sources()
     evidence.build_all(sources)
     assert sources == fabricated.sources()
+
+
+@pytest.mark.parametrize(("method", "saw"), [("fcalb_reset", True), ("distil", True), ("short_retrain", False)])
+def test_a_model_trained_from_scratch_never_saw_the_records(method: str, saw: bool) -> None:
+    inputs = {**fabricated.inputs(), "method": method}
+    found = evidence.build_all(fabricated.sources(inputs))
+    models = next(one for one in found if one["request"]["id"] == fabricated.PASS)["scope"]["models"]
+    assert {model["role"]: model["saw_records"] for model in models}["unlearned"] is saw
