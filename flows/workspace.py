@@ -10,7 +10,18 @@ from flows import graph, keys, locks, shell
 from tasks import files, settings
 from tasks.errors import RequestError, WorkspaceError
 
-IGNORED = ("/data", "/artifacts", "/models", "/keys", "/.prefect", "__pycache__/")
+IGNORED = (
+    "/data",
+    "/artifacts",
+    "/models",
+    "/keys",
+    "/inbox",
+    "/.batches",
+    "/.erasure",
+    "/.prefect",
+    "/.register",
+    "__pycache__/",
+)
 """What a workspace keeps out of git: DVC tracks the data, models and artifacts, and nobody tracks private keys."""
 
 CONFIG = """[core]

@@ -63,10 +63,27 @@ def deadline(regulation: str, received: date, holidays: Collection[date] = ()) -
     raise RequestError(f"got regulation {regulation!r}, expected gdpr, ccpa, lgpd or pipl")
 
 
-def a_month_later(day: date) -> date:
-    """The same day of the next month, or that month's last day where it has no such day."""
-    year, month = (day.year + 1, 1) if day.month == 12 else (day.year, day.month + 1)
-    return date(year, month, min(day.day, calendar.monthrange(year, month)[1]))
+def extended(regulation: str, received: date, holidays: Collection[date] = ()) -> date | None:
+    """The last day where a request's deadline is extended with notice, or None where the law knows no extension.
+
+    GDPR Art. 12(3): by two further months, counted from the day of receipt; CCPA § 1798.130(a)(2): 45 further days.
+
+    Raises:
+        RequestError: the deadline lies beyond the year 9999.
+    """
+    try:
+        if regulation == "gdpr":
+            return next_working_day(a_month_later(received, 3), holidays)
+        return received + timedelta(days=90) if regulation == "ccpa" else None
+    except (OverflowError, ValueError) as error:
+        raise RequestError(f"got {received.isoformat()} as the day of receipt; its deadline is beyond 9999") from error
+
+
+def a_month_later(day: date, months: int = 1) -> date:
+    """The same day of the next month (or of one after it), or that month's last day where it has no such day."""
+    years, month = divmod(day.month - 1 + months, 12)
+    year = day.year + years
+    return date(year, month + 1, min(day.day, calendar.monthrange(year, month + 1)[1]))
 
 
 def next_working_day(day: date, holidays: Collection[date] = ()) -> date:

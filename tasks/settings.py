@@ -320,6 +320,34 @@ class Report(Section):
     )
 
 
+class Operate(Section):
+    """How requests are operated on day by day. Nothing here changes a verdict or makes a stage stale."""
+
+    identities: Literal["here", "before"] = Field(
+        "here",
+        description="where identities are checked: a person says so with `erasure-audit requests verify`, or before a"
+        " request reaches this tool (then `report.identity_check` has to say how)",
+    )
+    batch_from: int = Field(1, ge=1, description="verified requests that have to wait before a batch is begun")
+    batch_days_left: int = Field(
+        21, ge=0, description="days before the nearest deadline from which a batch is begun, however few requests wait"
+    )
+    largest_batch: int = Field(200, ge=1, le=100_000, description="requests in a batch at most")
+    four_eyes: bool = Field(False, description="a release needs the approvals of two different people")
+    erase_after_release: bool = Field(True, description="`finalize` erases the copies right after a release")
+    warn_days: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        (7, 2), description="days before a deadline at which somebody is notified"
+    )
+    stuck_hours: float = Field(12, gt=0, description="a run that shows no sign of life for so long is reported")
+
+    @field_validator("warn_days")
+    @classmethod
+    def _falls(cls, days: tuple[int, ...]) -> tuple[int, ...]:
+        if list(days) != sorted(set(days), reverse=True):
+            raise ValueError("expected different numbers of days, the largest first")
+        return days
+
+
 class Compute(Section):
     """Where and how the arithmetic is done. Part of the parameters because it decides the last bits of a result."""
 
@@ -347,6 +375,7 @@ class Settings(Section):
     verify: Verify = Verify()
     advice: Advice = Advice()
     report: Report = Report()
+    operate: Operate = Operate()
     compute: Compute = Compute()
 
     @model_validator(mode="after")
@@ -361,6 +390,8 @@ class Settings(Section):
                 raise ValueError("references.with_blocks is empty, so original.checkpoint is made by nobody")
         if wanted.with_blocks and wanted.with_from != TRAINED:
             raise ValueError(f"references.with_from is not {TRAINED}, so references.with_blocks has to be []")
+        if self.operate.identities == "before" and not self.report.identity_check:
+            raise ValueError("operate.identities is before, so report.identity_check has to say how they are checked")
         return self
 
 
@@ -431,10 +462,9 @@ def assign(path: Path, assignments: list[str]) -> Settings:
 
 
 def changed(settings: Settings) -> dict[str, Any]:
-    """The settings that differ from their defaults, by dotted key; the batch's name is no setting of an audit."""
+    """The settings of an audit that differ from their defaults, by dotted key; its name and its operating are none."""
     found = _changed(settings, Settings())
-    found.pop("batch", None)
-    return found
+    return {key: value for key, value in found.items() if key != "batch" and not key.startswith("operate.")}
 
 
 def _changed(section: Section, default: Section) -> dict[str, Any]:

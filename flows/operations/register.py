@@ -1,0 +1,692 @@
+"""The register: every request's life, from its receipt to its closing, each step with time and actor.
+
+What happened is a chain of events that nobody can change unseen; what is so now follows from it. A request is
+received → identity_verified → batched → audited → awaiting_signoff → released → erased → closed, or rejected → closed.
+A legal hold stands beside the state: it keeps a request out of batches, and its batch from being released and erased.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import socket
+import threading
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from flows.operations import database
+from flows.operations.database import callbacks, events, leases, requests
+from tasks import deadlines
+from tasks.errors import AuditError
+
+GENESIS = "0" * 64
+"""What the first event names as the one before it."""
+
+
+class RegisterError(AuditError):
+    """The register does not allow what was asked for, or is damaged."""
+
+
+class UnknownRequestError(RegisterError):
+    """No such request or batch is in the register."""
+
+
+class ConflictError(RegisterError):
+    """A request with this id is there already, with another content."""
+
+
+class BusyError(AuditError):
+    """Somebody else does this work right now."""
+
+
+class State(StrEnum):
+    """How far a request is."""
+
+    RECEIVED = "received"
+    IDENTITY_VERIFIED = "identity_verified"
+    BATCHED = "batched"
+    AUDITED = "audited"
+    AWAITING_SIGNOFF = "awaiting_signoff"
+    RELEASED = "released"
+    ERASED = "erased"
+    REJECTED = "rejected"
+    CLOSED = "closed"
+
+
+MOVES: dict[State, frozenset[State]] = {
+    State.RECEIVED: frozenset({State.IDENTITY_VERIFIED, State.REJECTED}),
+    State.IDENTITY_VERIFIED: frozenset({State.BATCHED, State.REJECTED}),
+    State.BATCHED: frozenset({State.AUDITED, State.IDENTITY_VERIFIED, State.REJECTED}),
+    State.AUDITED: frozenset({State.AWAITING_SIGNOFF}),
+    State.AWAITING_SIGNOFF: frozenset({State.RELEASED, State.IDENTITY_VERIFIED, State.REJECTED}),
+    State.RELEASED: frozenset({State.ERASED}),
+    State.ERASED: frozenset({State.CLOSED}),
+    State.REJECTED: frozenset({State.CLOSED}),
+    State.CLOSED: frozenset(),
+}
+"""Which state may follow which. From a batch back to identity_verified: the request is queued for the next batch."""
+IN_BATCH = (State.BATCHED, State.AUDITED, State.AWAITING_SIGNOFF, State.RELEASED)
+"""States of requests whose batch is in flight: no other batch is begun before it is erased."""
+OPEN = tuple(state for state in State if state not in (State.ERASED, State.REJECTED, State.CLOSED))
+OUTWARD = {
+    State.RECEIVED: "pending",
+    State.IDENTITY_VERIFIED: "pending",
+    State.BATCHED: "in_progress",
+    State.AUDITED: "in_progress",
+    State.AWAITING_SIGNOFF: "in_progress",
+    State.RELEASED: "in_progress",
+    State.ERASED: "completed",
+    State.CLOSED: "completed",
+    State.REJECTED: "cancelled",
+}
+"""What a state is called outside (OpenDSR's request_status). A closed request that was rejected is cancelled."""
+
+
+@dataclass(frozen=True)
+class Intake:
+    """A well-formed request without any identity in the clear.
+
+    Attributes:
+        request_id: UUID version 4, in small letters.
+        regulation: gdpr, ccpa, lgpd or pipl.
+        submitted: RFC 3339, with its offset; its day is the day of receipt.
+        identities: `{identity_type, identity_value, identity_format}` with keyed pseudonyms.
+        wishes: `{"record_ids": [pseudonyms], "languages": […]}`, either may be missing.
+        callbacks: addresses that want to hear of changes.
+    """
+
+    request_id: str
+    regulation: str
+    submitted: str
+    identities: tuple[Mapping[str, str], ...] = field(repr=False)
+    wishes: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    callbacks: tuple[str, ...] = field(default=(), repr=False)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the content, by which a repetition is told from a contradiction."""
+        return _sha256(_canonical([self.regulation, self.submitted, list(map(dict, self.identities)), self.wishes]))
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is so now of one request."""
+
+    request_id: str
+    regulation: str
+    submitted: str
+    source: str
+    identities: tuple[Mapping[str, str], ...] = field(repr=False)
+    wishes: Mapping[str, Any] = field(repr=False)
+    callbacks: tuple[str, ...] = field(repr=False)
+    due: date | None
+    extended: bool
+    state: State
+    held: bool
+    batch: str | None
+    verdict: str | None
+    duplicate_of: str | None
+
+    @property
+    def shown(self) -> str:
+        """The state as people see it: a hold covers what lies under it."""
+        return "on_hold" if self.held and self.state in OPEN else str(self.state)
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON values, without pseudonyms and addresses."""
+        return {
+            "request_id": self.request_id,
+            "regulation": self.regulation,
+            "submitted": self.submitted,
+            "source": self.source,
+            "due": None if self.due is None else self.due.isoformat(),
+            "extended": self.extended,
+            "state": str(self.state),
+            "shown": self.shown,
+            "held": self.held,
+            "batch": self.batch,
+            "verdict": self.verdict,
+            "duplicate_of": self.duplicate_of,
+        }
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened. `details` hold no personal data."""
+
+    seq: int
+    at: str
+    actor: str
+    request_id: str | None
+    batch: str | None
+    kind: str
+    details: Mapping[str, Any]
+    previous: str
+    hash: str
+
+
+@dataclass(frozen=True)
+class Head:
+    """The end of the chain: whoever has it can tell later whether anything before it was changed."""
+
+    seq: int
+    hash: str
+
+
+class Register:
+    """The register of one workspace. All methods may be called from several threads and processes."""
+
+    def __init__(self, home: Path, holidays: Collection[date] = ()) -> None:
+        """Args:
+        home: the workspace.
+        holidays: public holidays, for deadlines; `settings.report.holidays`.
+
+        Raises:
+            WorkspaceError: the database cannot be used.
+        """
+        self._engine = database.connect(home)
+        self._holidays = frozenset(holidays)
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._engine.dispose()
+
+    # -- requests come in ------------------------------------------------------------------------------------------
+
+    def receive(self, request: Intake, actor: str, source: str) -> tuple[Case, bool]:
+        """Take a request in; the same one again changes nothing.
+
+        Returns:
+            The case, and whether it is new. A case whose identities meet those of an open one is marked as its
+            duplicate and kept all the same: a person decides.
+
+        Raises:
+            ConflictError: the id is known with another content.
+            RequestError: the deadline cannot be counted.
+        """
+        day = datetime.fromisoformat(request.submitted).date()
+        due = deadlines.deadline(request.regulation, day, self._holidays).date
+        with database.writing(self._engine) as connection:
+            known = _row(connection, request.request_id)
+            if known is not None:
+                if known.digest != request.digest:
+                    raise ConflictError(
+                        f"request {request.request_id} is in the register already with another content; "
+                        "send a changed request under an id of its own"
+                    )
+                return _case(known), False
+            twin = _twin(connection, request)
+            connection.execute(
+                requests.insert().values(
+                    request_id=request.request_id,
+                    digest=request.digest,
+                    regulation=request.regulation,
+                    submitted=request.submitted,
+                    source=source,
+                    identities=[dict(identity) for identity in request.identities],
+                    wishes=dict(request.wishes),
+                    callbacks=list(request.callbacks),
+                    due=None if due is None else due.isoformat(),
+                    extended=False,
+                    state=str(State.RECEIVED),
+                    held=False,
+                    duplicate_of=twin,
+                )
+            )
+            details = {"source": source, "due": due and due.isoformat(), **({"duplicate_of": twin} if twin else {})}
+            _append(connection, actor, request.request_id, None, str(State.RECEIVED), details, _callbacks(request))
+            return _case(_known(connection, request.request_id)), True
+
+    def verify_identity(self, request_id: str, actor: str, how: str) -> Case:
+        """The person is who he says; `how` it was checked, never who it is."""
+        return self.move([request_id], State.IDENTITY_VERIFIED, actor, how=how)[0]
+
+    def reject(self, request_id: str, actor: str, reason: str) -> Case:
+        """Refuse a request for good."""
+        return self.move([request_id], State.REJECTED, actor, reason=reason)[0]
+
+    def hold(self, request_id: str, actor: str, reason: str, ground: str = "GDPR Art. 17(3)(e)") -> Case:
+        """Put a legal hold on a request: nothing of it is released or erased until the hold is lifted.
+
+        Raises:
+            RegisterError: there is a hold already, or the request is past erasing.
+        """
+        return self._flag(request_id, actor, True, {"reason": reason, "ground": ground})
+
+    def lift(self, request_id: str, actor: str, reason: str) -> Case:
+        """Lift a legal hold."""
+        return self._flag(request_id, actor, False, {"reason": reason})
+
+    def extend(self, request_id: str, actor: str, reason: str) -> Case:
+        """Extend the deadline as the regulation allows, once; the subject has to be told why.
+
+        Raises:
+            RegisterError: it was extended already, is closed, or the regulation knows no extension.
+        """
+        with database.writing(self._engine) as connection:
+            case = _case(_known(connection, request_id))
+            due = deadlines.extended(case.regulation, datetime.fromisoformat(case.submitted).date(), self._holidays)
+            if due is None or case.extended or case.state not in OPEN:
+                raise RegisterError(
+                    f"request {request_id}: its deadline cannot be extended ({case.regulation}, {case.shown}"
+                    f"{', extended before' if case.extended else ''})"
+                )
+            _change(connection, request_id, due=due.isoformat(), extended=True)
+            details = {"reason": reason, "from": case.due and case.due.isoformat(), "to": due.isoformat()}
+            _append(connection, actor, request_id, case.batch, "extended", details, case.callbacks)
+            return _case(_known(connection, request_id))
+
+    # -- the way through -------------------------------------------------------------------------------------------
+
+    def move(
+        self,
+        request_ids: Sequence[str],
+        state: State,
+        actor: str,
+        *,
+        batch: str | None = None,
+        verdicts: Mapping[str, str] | None = None,
+        **details: Any,
+    ) -> list[Case]:
+        """Bring requests to a state, all of them or none. Those that are there already are left alone.
+
+        Args:
+            request_ids: which.
+            state: where to.
+            actor: who does it.
+            batch: the batch that they get into, or whose event this is; None: the one they are in.
+            verdicts: by request, for `audited`.
+            details: further facts for the event; no personal data.
+
+        Raises:
+            UnknownRequestError: there is no such request.
+            RegisterError: a request may not go there from where it is, or is on hold.
+        """
+        with database.writing(self._engine) as connection:
+            return [
+                self._move(connection, one, state, actor, batch, (verdicts or {}).get(one), details)
+                for one in request_ids
+            ]
+
+    def collect(self, batch: str, actor: str, most: int = 1000) -> list[Case]:
+        """Put all requests that wait for a batch into one, those with the nearest deadline first.
+
+        Args:
+            batch: its name.
+            actor: who does it.
+            most: requests at most.
+
+        Returns:
+            The cases; none if none waits.
+
+        Raises:
+            RegisterError: another batch is in flight, or the name was used before.
+        """
+        with database.writing(self._engine) as connection:
+            flying = connection.scalar(
+                sa.select(requests.c.batch).where(requests.c.state.in_(list(map(str, IN_BATCH)))).limit(1)
+            )
+            if flying is not None:
+                raise RegisterError(
+                    f"batch {flying} is not erased yet; the next one starts from the model that it releases"
+                )
+            if connection.scalar(sa.select(events.c.seq).where(events.c.batch == batch).limit(1)) is not None:
+                raise RegisterError(f"there was a batch {batch} before; give the new one a name of its own")
+            waiting = (
+                sa.select(requests.c.request_id)
+                .where(requests.c.state == str(State.IDENTITY_VERIFIED), requests.c.held.is_(False))
+                .order_by(sa.func.coalesce(requests.c.due, "9999"), requests.c.request_id)
+                .limit(most)
+            )
+            found = list(connection.scalars(waiting))
+            return [self._move(connection, one, State.BATCHED, actor, batch, None, {}) for one in found]
+
+    def note(
+        self, kind: str, actor: str, *, request_id: str | None = None, batch: str | None = None, **details: Any
+    ) -> Event:
+        """Write down something that changes no state: a decision, a failure, a warning that was sent, a promotion."""
+        with database.writing(self._engine) as connection:
+            if request_id is not None:
+                _known(connection, request_id)
+            return _append(connection, actor, request_id, batch, kind, details)
+
+    # -- looking ---------------------------------------------------------------------------------------------------
+
+    def case(self, request_id: str) -> Case:
+        """One request.
+
+        Raises:
+            UnknownRequestError: there is no such request.
+        """
+        with database.reading(self._engine) as connection:
+            return _case(_known(connection, request_id))
+
+    def cases(self, states: Collection[State] | None = None, batch: str | None = None) -> list[Case]:
+        """Requests, the nearest deadline first; all, or those in some states or of one batch."""
+        query = sa.select(requests).order_by(sa.func.coalesce(requests.c.due, "9999"), requests.c.request_id)
+        if states is not None:
+            query = query.where(requests.c.state.in_([str(state) for state in states]))
+        if batch is not None:
+            query = query.where(requests.c.batch == batch)
+        with database.reading(self._engine) as connection:
+            return [_case(row) for row in connection.execute(query)]
+
+    def in_flight(self) -> str | None:
+        """The batch that is neither erased nor given up, if there is one."""
+        found = self.cases(IN_BATCH)
+        return found[0].batch if found else None
+
+    def history(self, request_id: str | None = None, batch: str | None = None, kind: str | None = None) -> list[Event]:
+        """Events in their order; all, or those of a request, of a batch (its requests' events included), of a kind."""
+        query = sa.select(events).order_by(events.c.seq)
+        for column, wanted in ((events.c.request_id, request_id), (events.c.batch, batch), (events.c.kind, kind)):
+            if wanted is not None:
+                query = query.where(column == wanted)
+        with database.reading(self._engine) as connection:
+            return [_event(row) for row in connection.execute(query)]
+
+    def head(self) -> Head:
+        """The end of the chain."""
+        with database.reading(self._engine) as connection:
+            return _head(connection)
+
+    def check_chain(self, known: Sequence[Head] = ()) -> Head:
+        """Go through the whole chain, and see that the requests are where their events say.
+
+        Args:
+            known: earlier heads, as commits of closed batches hold them: cut off or rewritten chains lack them.
+
+        Raises:
+            RegisterError: an event is missing, changed or out of place, or a request's state is not its last event's.
+        """
+        heads = {head.seq: head.hash for head in known}
+        previous, expected = GENESIS, 1
+        states: dict[str, str] = {}
+        with database.reading(self._engine) as connection:
+            for row in connection.execute(sa.select(events).order_by(events.c.seq)):
+                event = _event(row)
+                wanted = _hash(
+                    event.previous,
+                    event.seq,
+                    event.at,
+                    event.actor,
+                    event.request_id,
+                    event.batch,
+                    event.kind,
+                    row.details,
+                )
+                if event.seq != expected or event.previous != previous or event.hash != wanted:
+                    raise RegisterError(f"event {expected} of the register is missing or was changed; restore a backup")
+                if heads.pop(event.seq, event.hash) != event.hash:
+                    raise RegisterError(f"the chain up to event {event.seq} is not the one that git holds the end of")
+                if event.request_id and event.kind in tuple(State):
+                    states[event.request_id] = event.kind
+                previous, expected = event.hash, expected + 1
+            found = {row.request_id: row.state for row in connection.execute(sa.select(requests))}
+        if heads:
+            raise RegisterError(f"the register ends before event {max(heads)}, which git holds the hash of")
+        if found != states:
+            wrong = sorted(set(found.items()) ^ set(states.items()))
+            raise RegisterError(f"request {wrong[0][0]}: its state is not what its events say; restore a backup")
+        return Head(expected - 1, previous)
+
+    # -- who works -------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def lease(self, name: str, seconds: float = 120.0) -> Iterator[None]:
+        """Do exclusive work inside the block, wherever the others run.
+
+        The lease is renewed as long as the process lives; after it died, the lease holds for `seconds` at most, or no
+        longer at all for somebody on the same machine who can see that the process is gone.
+
+        Raises:
+            BusyError: somebody else holds it.
+        """
+        me = f"{socket.gethostname()}:{os.getpid()}:{threading.get_ident()}:{os.urandom(4).hex()}"
+        self._take(name, me, seconds)
+        over = threading.Event()
+        renewal = threading.Thread(target=self._renew, args=(name, me, seconds, over), daemon=True)
+        renewal.start()
+        try:
+            yield
+        finally:
+            over.set()
+            renewal.join()
+            with database.writing(self._engine) as connection:
+                connection.execute(leases.delete().where(leases.c.name == name, leases.c.holder == me))
+
+    def working(self) -> list[tuple[str, str, str]]:
+        """Leases that hold: name, since when, and until when if nobody renews it."""
+        with database.reading(self._engine) as connection:
+            rows = connection.execute(sa.select(leases).order_by(leases.c.name))
+            return [(row.name, row.since, row.until) for row in rows if row.until > _now()]
+
+    # -- who is told -----------------------------------------------------------------------------------------------
+
+    def undelivered(self, at: datetime | None = None, most: int = 100) -> list[tuple[Event, str, int]]:
+        """Status callbacks whose time has come: the event, the address, and the tries so far."""
+        query = (
+            sa.select(callbacks.c.url, callbacks.c.tries, events)
+            .join(events, events.c.seq == callbacks.c.seq)
+            .where(callbacks.c.next_try <= _text(at or datetime.now(UTC)))
+            .order_by(callbacks.c.seq)
+            .limit(most)
+        )
+        with database.reading(self._engine) as connection:
+            return [(_event(row), row.url, row.tries) for row in connection.execute(query)]
+
+    def tried(self, seq: int, url: str, outcome: str, again: datetime | None) -> None:
+        """Write down a try to deliver a callback; `again` is None when it is delivered, or given up."""
+        with database.writing(self._engine) as connection:
+            connection.execute(
+                callbacks.update()
+                .where(callbacks.c.seq == seq, callbacks.c.url == url)
+                .values(
+                    tries=callbacks.c.tries + 1, next_try=None if again is None else _text(again), outcome=outcome[:200]
+                )
+            )
+
+    # --------------------------------------------------------------------------------------------------------------
+
+    def _move(
+        self,
+        connection: sa.Connection,
+        request_id: str,
+        state: State,
+        actor: str,
+        batch: str | None,
+        verdict: str | None,
+        details: Mapping[str, Any],
+    ) -> Case:
+        case = _case(_known(connection, request_id))
+        if case.state == state:
+            return case
+        if state not in MOVES[case.state]:
+            ways = ", ".join(sorted(MOVES[case.state])) or "nothing"
+            raise RegisterError(f"request {request_id} is {case.shown}; expected next: {ways}; got {state}")
+        if case.held and state not in (State.IDENTITY_VERIFIED, State.REJECTED, State.AUDITED, State.AWAITING_SIGNOFF):
+            raise RegisterError(f"request {request_id} is on hold; lift the hold before it is {state}")
+        changes: dict[str, Any] = {"state": str(state)}
+        if batch is not None:
+            changes["batch"] = batch
+        if verdict is not None:
+            changes["verdict"] = verdict
+        _change(connection, request_id, **changes)
+        facts = {**details, **({"verdict": verdict} if verdict is not None else {}), "from": str(case.state)}
+        _append(connection, actor, request_id, batch or case.batch, str(state), facts, case.callbacks)
+        return _case(_known(connection, request_id))
+
+    def _flag(self, request_id: str, actor: str, held: bool, details: Mapping[str, Any]) -> Case:
+        with database.writing(self._engine) as connection:
+            case = _case(_known(connection, request_id))
+            if case.held == held or (held and case.state not in OPEN):
+                raise RegisterError(
+                    f"request {request_id} is {case.shown}; a hold cannot be {'set' if held else 'lifted'}"
+                )
+            _change(connection, request_id, held=held)
+            _append(
+                connection, actor, request_id, case.batch, "on_hold" if held else "hold_lifted", details, case.callbacks
+            )
+            return _case(_known(connection, request_id))
+
+    def _take(self, name: str, me: str, seconds: float) -> None:
+        now = datetime.now(UTC)
+        with database.writing(self._engine) as connection:
+            row = connection.execute(sa.select(leases).where(leases.c.name == name)).first()
+            if row is not None and row.until > _text(now) and not _gone(row.holder):
+                raise BusyError(f"{name}: another process works on it since {row.since}; wait for its end")
+            connection.execute(leases.delete().where(leases.c.name == name))
+            until = _text(now + timedelta(seconds=seconds))
+            connection.execute(leases.insert().values(name=name, holder=me, since=_text(now), until=until))
+
+    def _renew(self, name: str, me: str, seconds: float, over: threading.Event) -> None:
+        while not over.wait(seconds / 4):
+            until = _text(datetime.now(UTC) + timedelta(seconds=seconds))
+            renewed = leases.update().where(leases.c.name == name, leases.c.holder == me).values(until=until)
+            # a database that is gone for a moment is asked again in a moment
+            with contextlib.suppress(AuditError, sa.exc.SQLAlchemyError), database.writing(self._engine) as connection:
+                connection.execute(renewed)
+
+
+def _append(
+    connection: sa.Connection,
+    actor: str,
+    request_id: str | None,
+    batch: str | None,
+    kind: str,
+    details: Mapping[str, Any],
+    told: Sequence[str] = (),
+) -> Event:
+    """Add an event to the chain, and what has to be told of it to the list of callbacks."""
+    head = _head(connection)
+    seq, at, text = head.seq + 1, _now(), _canonical(details)
+    digest = _hash(head.hash, seq, at, actor, request_id, batch, kind, text)
+    connection.execute(
+        events.insert().values(
+            seq=seq,
+            at=at,
+            actor=actor,
+            request_id=request_id,
+            batch=batch,
+            kind=kind,
+            details=text,
+            previous=head.hash,
+            hash=digest,
+        )
+    )
+    for url in dict.fromkeys(told):
+        connection.execute(callbacks.insert().values(seq=seq, url=url, tries=0, next_try=at))
+    return Event(seq, at, actor, request_id, batch, kind, json.loads(text), head.hash, digest)
+
+
+def _head(connection: sa.Connection) -> Head:
+    row = connection.execute(sa.select(events.c.seq, events.c.hash).order_by(events.c.seq.desc()).limit(1)).first()
+    return Head(0, GENESIS) if row is None else Head(row.seq, row.hash)
+
+
+def _hash(
+    previous: str, seq: int, at: str, actor: str, request_id: str | None, batch: str | None, kind: str, details: str
+) -> str:
+    """SHA-256 over everything that an event says, and over the hash of the one before."""
+    return _sha256(_canonical([previous, seq, at, actor, request_id, batch, kind, details]))
+
+
+def _row(connection: sa.Connection, request_id: str) -> Any:
+    return connection.execute(sa.select(requests).where(requests.c.request_id == request_id)).first()
+
+
+def _known(connection: sa.Connection, request_id: str) -> Any:
+    row = _row(connection, request_id)
+    if row is None:
+        raise UnknownRequestError(
+            f"the register has no request {_shown(request_id)}; see `erasure-audit requests list`"
+        )
+    return row
+
+
+def _change(connection: sa.Connection, request_id: str, **values: Any) -> None:
+    connection.execute(requests.update().where(requests.c.request_id == request_id).values(**values))
+
+
+def _twin(connection: sa.Connection, request: Intake) -> str | None:
+    """An open request that has an identity in common with this one."""
+    wanted = {_canonical(dict(identity)) for identity in request.identities}
+    query = (
+        sa.select(requests.c.request_id, requests.c.identities)
+        .where(requests.c.state.in_(list(map(str, OPEN))))
+        .order_by(requests.c.request_id)
+    )
+    for row in connection.execute(query):
+        if wanted.intersection(_canonical(identity) for identity in row.identities):
+            return str(row.request_id)
+    return None
+
+
+def _callbacks(request: Intake) -> tuple[str, ...]:
+    return request.callbacks
+
+
+def _case(row: Any) -> Case:
+    return Case(
+        request_id=row.request_id,
+        regulation=row.regulation,
+        submitted=row.submitted,
+        source=row.source,
+        identities=tuple(row.identities),
+        wishes=row.wishes,
+        callbacks=tuple(row.callbacks),
+        due=None if row.due is None else date.fromisoformat(row.due),
+        extended=bool(row.extended),
+        state=State(row.state),
+        held=bool(row.held),
+        batch=row.batch,
+        verdict=row.verdict,
+        duplicate_of=row.duplicate_of,
+    )
+
+
+def _event(row: Any) -> Event:
+    return Event(
+        row.seq, row.at, row.actor, row.request_id, row.batch, row.kind, json.loads(row.details), row.previous, row.hash
+    )
+
+
+def _gone(holder: str) -> bool:
+    """Whether a lease's holder was a process of this machine that lives no more."""
+    import psutil
+
+    host, pid, *_ = holder.split(":")
+    return host == socket.gethostname() and not psutil.pid_exists(int(pid))
+
+
+def _shown(request_id: str) -> str:
+    """An id for a message; what is no UUID may be anything, so it is not repeated."""
+    try:
+        return str(UUID(request_id))
+    except ValueError:
+        return "of that name (expected a UUID)"
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _now() -> str:
+    return _text(datetime.now(UTC))
+
+
+def _text(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
