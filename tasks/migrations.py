@@ -93,8 +93,8 @@ def from_2(old: Raw) -> dict[str, Any]:
 
 
 def passing(gates: list[Raw]) -> float:
-    """The p-value of the least sure gate; a gate without one shows nothing."""
-    return max(1.0 if gate["p_good"] is None else gate["p_good"] for gate in gates)
+    """The p-value of the least sure gate; a gate without one, or none at all, shows nothing."""
+    return max((1.0 if gate["p_good"] is None else gate["p_good"] for gate in gates), default=1.0)
 
 
 STEPS: dict[int, Callable[[Raw], Raw]] = {1: from_1, 2: from_2}
