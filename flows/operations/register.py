@@ -254,6 +254,18 @@ class Register:
         """Refuse a request for good."""
         return self.move([request_id], State.REJECTED, actor, reason=reason)[0]
 
+    def cancel(self, request_id: str, actor: str, reason: str) -> Case:
+        """Withdraw a request that is in no batch yet; one that is rejected already is left alone.
+
+        Raises:
+            RegisterError: it is in a batch, or past one.
+        """
+        with database.writing(self._engine) as connection:
+            case = _case(_known(connection, request_id))
+            if case.state not in (State.RECEIVED, State.IDENTITY_VERIFIED, State.REJECTED):
+                raise RegisterError(f"request {request_id} is {case.shown}; it can be cancelled before it is batched")
+            return self._move(connection, request_id, State.REJECTED, actor, None, None, {"reason": reason})
+
     def hold(self, request_id: str, actor: str, reason: str, ground: str = "GDPR Art. 17(3)(e)") -> Case:
         """Put a legal hold on a request: nothing of it is released or erased until the hold is lifted.
 
@@ -473,12 +485,23 @@ class Register:
     # -- who is told -----------------------------------------------------------------------------------------------
 
     def undelivered(self, at: datetime | None = None, most: int = 100) -> list[tuple[Event, str, int]]:
-        """Status callbacks whose time has come: the event, the address, and the tries so far."""
+        """Status callbacks whose time has come: the event, the address, and the tries so far.
+
+        Of a request's events that wait for the same address, only the first is given, so that their order is kept. The
+        longest due come first, so that addresses that always fail do not keep the others from their turn.
+        """
+        earlier, before = callbacks.alias(), events.alias()
+        waits = (
+            sa.select(earlier.c.seq)
+            .join(before, before.c.seq == earlier.c.seq)
+            .where(earlier.c.url == callbacks.c.url, before.c.request_id == events.c.request_id)
+            .where(earlier.c.seq < callbacks.c.seq, earlier.c.next_try.is_not(None))
+        )
         query = (
             sa.select(callbacks.c.url, callbacks.c.tries, events)
             .join(events, events.c.seq == callbacks.c.seq)
-            .where(callbacks.c.next_try <= _text(at or datetime.now(UTC)))
-            .order_by(callbacks.c.seq)
+            .where(callbacks.c.next_try <= _text(at or datetime.now(UTC)), ~waits.exists())
+            .order_by(callbacks.c.next_try, callbacks.c.seq)
             .limit(most)
         )
         with database.reading(self._engine) as connection:
