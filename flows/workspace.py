@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from flows import graph, keys, locks, shell
-from tasks import files, settings
+from tasks import files, pseudonyms, settings
 from tasks.errors import RequestError, WorkspaceError
 
 IGNORED = (
@@ -78,6 +78,7 @@ def init(folder: Path) -> None:
     _copy_if_missing(shipped / "requests" / "demo.json", folder / "requests" / "demo.json")
     _copy_if_missing(shipped / "reports" / "templates", folder / "reports" / "templates")
     keys.make_development(folder)
+    pseudonyms.make(folder)
     _copy_if_missing(shipped / "dvc.yaml", folder / "dvc.yaml")  # last: now it is a workspace
 
 

@@ -354,8 +354,9 @@ def _rows_meant(
     rows = own[subject_id]
     if not entry.record_ids:
         return rows
-    rows = rows[manifest["record_id"].iloc[rows].isin(entry.record_ids).to_numpy(bool)]
-    return rows if len(rows) == len(entry.record_ids) else rows[:0]
+    names = directory.record_ids(entry)
+    rows = rows[manifest["record_id"].iloc[rows].isin(names).to_numpy(bool)]
+    return rows if len(rows) == len(names) else rows[:0]
 
 
 def near_duplicates(

@@ -41,3 +41,7 @@ class ReproductionError(AuditError):
 
 class SignatureError(AuditError):
     """A signing key is missing or unusable, or a signature does not hold."""
+
+
+class PseudonymError(AuditError):
+    """The key of pseudonyms is missing or unusable, or pseudonyms were made with another one."""

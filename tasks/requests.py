@@ -6,7 +6,6 @@ hostile: reasons name fields and positions and never echo a value.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from dataclasses import dataclass, field
@@ -14,13 +13,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from tasks.errors import DataError, RequestError
+from tasks import pseudonyms
+from tasks.errors import DataError, PseudonymError, RequestError
 from tasks.language import Sentence, in_a_list, say
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     import pandas as pd
 
@@ -29,6 +29,9 @@ REGULATIONS = ("gdpr", "ccpa", "lgpd", "pipl")
 
 MAX_BYTES = 64 * 1024 * 1024
 """Largest request file that is read."""
+
+PSEUDONYM = "hmac-sha256"
+"""Format of an identity that is a keyed pseudonym (`tasks.pseudonyms`); in batch files only."""
 
 _UUID4 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)", re.ASCII)
@@ -52,6 +55,12 @@ _EXPECTED = {
 }
 
 
+def _allow_pseudonyms(info: ValidationInfo) -> None:
+    """From outside nobody may send pseudonyms: he could try out whom the controller knows."""
+    if info.context is not None and not info.context["pseudonyms"]:
+        raise ValueError("pseudonyms are for batch files only")
+
+
 class Identity(BaseModel):
     """One way in which the controller knows the data subject."""
 
@@ -59,7 +68,15 @@ class Identity(BaseModel):
 
     identity_type: Annotated[str, Field(pattern=r"\A[a-z0-9_]{1,64}\z")]
     identity_value: Annotated[str, Field(min_length=1, max_length=512, repr=False)]
-    identity_format: Literal["raw", "sha256"]
+    identity_format: Literal["raw", "sha256", "hmac-sha256"]
+
+    @model_validator(mode="after")
+    def _is_allowed(self, info: ValidationInfo) -> Identity:
+        if self.identity_format == PSEUDONYM:
+            _allow_pseudonyms(info)
+            if not pseudonyms.FORM.fullmatch(self.identity_value):
+                raise ValueError("malformed")
+        return self
 
 
 class _Wishes(BaseModel):
@@ -68,9 +85,19 @@ class _Wishes(BaseModel):
     record_ids: Annotated[
         list[Annotated[str, Field(pattern=r"\A[A-Za-z0-9._-]{1,64}\z")]] | None, Field(min_length=1)
     ] = None
+    record_pseudonyms: Annotated[list[str] | None, Field(min_length=1)] = None
     languages: Annotated[
         list[Annotated[str, Field(pattern=r"\A[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8}){0,3}\z")]], Field(max_length=8)
     ] = []
+
+    @field_validator("record_pseudonyms")
+    @classmethod
+    def _are_allowed(cls, values: list[str] | None, info: ValidationInfo) -> list[str] | None:
+        if values is not None:
+            _allow_pseudonyms(info)
+            if not all(map(pseudonyms.FORM.fullmatch, values)):
+                raise ValueError("malformed")
+        return values
 
 
 class _Extensions(BaseModel):
@@ -107,7 +134,8 @@ class Request:
     """A well-formed erasure request.
 
     `position` counts from 1 in the file; `received` is RFC 3339; no `record_ids` means all of the subject's records;
-    `languages` are the tags (BCP 47) of those that the report is asked for in, whether there are such or not.
+    a record id may be a pseudonym. `languages` are the tags (BCP 47) of those that the report is asked for in, whether
+    there are such or not. `callbacks` are the addresses that want to hear of changes.
     """
 
     position: int
@@ -117,6 +145,7 @@ class Request:
     identities: tuple[Identity, ...] = field(repr=False)
     record_ids: tuple[str, ...] = ()
     languages: tuple[str, ...] = ()
+    callbacks: tuple[str, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
@@ -143,19 +172,20 @@ def read_batch(path: Path) -> list[Request | Refusal]:
     entries: list[Request | Refusal] = []
     used: set[str] = set()
     for position, value in enumerate(_read_list(path), start=1):
-        entry = parse(value, position, used)
+        entry = parse(value, position, used, allow_pseudonyms=True)
         used.add(entry.request_id)
         entries.append(entry)
     return entries
 
 
-def parse(value: Any, position: int, used: Iterable[str] = ()) -> Request | Refusal:
+def parse(value: Any, position: int, used: Iterable[str] = (), *, allow_pseudonyms: bool = False) -> Request | Refusal:
     """Read one entry of a batch. Never raises.
 
     Args:
         value: the entry as JSON gives it.
         position: its place in the file, from 1.
         used: request ids of the entries before it.
+        allow_pseudonyms: whether identities and records may be given as pseudonyms, as in a batch file of our own.
     """
     known = _known(value)
     name = known["subject_request_id"] or f"position-{position}"
@@ -164,7 +194,7 @@ def parse(value: Any, position: int, used: Iterable[str] = ()) -> Request | Refu
         reason = say("its subject_request_id is that of an earlier request of the batch; give each request its own")
         return Refusal(position, f"position-{position}", "duplicate_request", reason, *facts)
     try:
-        entry = _Entry.model_validate(value)
+        entry = _Entry.model_validate(value, context={"pseudonyms": allow_pseudonyms})
     except ValidationError as error:
         return Refusal(position, name, *_complaint(error), *facts)
     wishes = (entry.extensions and entry.extensions.erasure_audit) or _Wishes()
@@ -174,8 +204,9 @@ def parse(value: Any, position: int, used: Iterable[str] = ()) -> Request | Refu
         regulation=entry.regulation,
         received=entry.submitted_time,
         identities=tuple(entry.subject_identities),
-        record_ids=tuple(dict.fromkeys(wishes.record_ids or ())),
+        record_ids=tuple(dict.fromkeys((*(wishes.record_ids or ()), *(wishes.record_pseudonyms or ())))),
         languages=tuple(dict.fromkeys(wishes.languages)),
+        callbacks=tuple(dict.fromkeys(entry.status_callback_urls or ())),
     )
 
 
@@ -244,10 +275,18 @@ def _complaint(error: ValidationError) -> tuple[str, Sentence]:
 class Directory:
     """Whose identity is whose: from identities to `subject_id`. Holds personal data; nothing of it is ever shown."""
 
-    def __init__(self, subjects: Iterable[str], identities: pd.DataFrame | None = None) -> None:
+    def __init__(
+        self,
+        subjects: Iterable[str],
+        identities: pd.DataFrame | None = None,
+        records: Sequence[str] = (),
+        key: Callable[[], pseudonyms.Key] = lambda: pseudonyms.at_hand(Path()),
+    ) -> None:
         """Args:
         subjects: subject ids; each is the `controller_customer_id` of its subject.
         identities: other identities, columns identity_type, identity_value, subject_id.
+        records: record ids, of which requests may hold pseudonyms.
+        key: gives the key of pseudonyms; called only for a batch that has some.
         """
         self._raw = {("controller_customer_id", subject): {subject} for subject in subjects}
         if identities is not None:
@@ -255,25 +294,75 @@ class Directory:
             for kind, value, subject in zip(*rows, strict=True):
                 self._raw.setdefault((kind, value), set()).add(subject)
         self._hashed: dict[tuple[str, str], set[str]] = {}
+        self._pseudonyms: dict[str, set[str]] = {}
+        self._records, self._record_pseudonyms = records, dict[str, str]()
+        self._get_key = key
+        self._key: pseudonyms.Key | None = None
 
     def subjects(self, identities: Iterable[Identity]) -> set[str]:
-        """The data subjects that identities mean: none if unknown, several if they contradict each other."""
+        """The data subjects that identities mean: none if unknown, several if they contradict each other.
+
+        Raises:
+            PseudonymError: an identity is a pseudonym, and the key at hand is missing or another one.
+        """
         found: set[str] = set()
         for identity in identities:
+            kind, value = identity.identity_type, identity.identity_value
             if identity.identity_format == "raw":
-                found |= self._raw.get((identity.identity_type, identity.identity_value), set())
+                found |= self._raw.get((kind, value), set())
+            elif identity.identity_format == "sha256":
+                found |= self._digests().get((kind, value.lower()), set())
             else:
-                found |= self._digests().get((identity.identity_type, identity.identity_value.lower()), set())
+                self._key_of(value)
+                found |= self._by_pseudonym().get(value, set())
         return found
+
+    def record_ids(self, entry: Request) -> tuple[str, ...]:
+        """The record ids that a request names, pseudonyms resolved; one that no record has stays as it is.
+
+        Raises:
+            PseudonymError: as `subjects`.
+        """
+        names = (self._record(name) if pseudonyms.FORM.fullmatch(name) else name for name in entry.record_ids)
+        return tuple(dict.fromkeys(names))
 
     def _digests(self) -> dict[tuple[str, str], set[str]]:
         if not self._hashed:  # only a batch that needs it pays for hashing every subject
-            self._hashed = {(kind, _hex(value)): found for (kind, value), found in self._raw.items()}
+            self._hashed = {(kind, pseudonyms.sha256(value)): found for (kind, value), found in self._raw.items()}
         return self._hashed
+
+    def _by_pseudonym(self) -> dict[str, set[str]]:
+        if not self._pseudonyms:
+            key = self._key_at_hand()
+            self._pseudonyms = {key.of(kind, value): found for (kind, value), found in self._raw.items()}
+        return self._pseudonyms
+
+    def _record(self, pseudonym: str) -> str:
+        key = self._key_of(pseudonym)
+        if not self._record_pseudonyms:
+            self._record_pseudonyms = {key.of(pseudonyms.RECORD, name): name for name in self._records}
+        return self._record_pseudonyms.get(pseudonym, pseudonym)
+
+    def _key_at_hand(self) -> pseudonyms.Key:
+        if self._key is None:
+            self._key = self._get_key()
+        return self._key
+
+    def _key_of(self, pseudonym: str) -> pseudonyms.Key:
+        """The key at hand, which has to be the one that the pseudonym was made with."""
+        key = self._key_at_hand()
+        if not key.made(pseudonym):
+            raise PseudonymError(
+                f"the batch holds pseudonyms of key {pseudonym[:8]}, and the key at hand is {key.key_id}; set "
+                f"{pseudonyms.KEY} to the key that the requests were taken in with"
+            )
+        return key
 
 
 def read_directory(folder: Path, manifest: pd.DataFrame) -> Directory:
-    """The directory of a data set: its subject ids, and `identities.csv` where there is one.
+    """The directory of a data set: its subject ids, its record ids, and `identities.csv` where there is one.
+
+    The key of pseudonyms is that of the workspace around the folder.
 
     Raises:
         DataError: `identities.csv` lacks a column or names a subject that the manifest has not; names the row.
@@ -281,18 +370,18 @@ def read_directory(folder: Path, manifest: pd.DataFrame) -> Directory:
     from tasks.records import read_csv
 
     subjects = manifest["subject_id"].unique().tolist()
-    path = folder / "identities.csv"
-    if not path.exists():
-        return Directory(subjects)
-    table = read_csv(path, ("identity_type", "identity_value", "subject_id"))
+    record_ids, path = manifest["record_id"].tolist(), folder / "identities.csv"
+    table = None
+    if path.exists():
+        table = read_csv(path, ("identity_type", "identity_value", "subject_id"))
+        _refuse_foreign(table, subjects)
+    return Directory(subjects, table, record_ids, lambda: pseudonyms.at_hand(folder.absolute().parent))
+
+
+def _refuse_foreign(table: pd.DataFrame, subjects: list[str]) -> None:
     foreign = ~table["subject_id"].isin(subjects).to_numpy(bool)
     if foreign.any():
         raise DataError(
             f"identities.csv: row {int(foreign.argmax()) + 1} and {int(foreign.sum()) - 1} more name a"
             " subject that manifest.csv has not; correct the subject_id or remove the row"
         )
-    return Directory(subjects, table)
-
-
-def _hex(value: str) -> str:
-    return hashlib.sha256(value.encode(errors="surrogatepass")).hexdigest()

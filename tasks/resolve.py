@@ -156,12 +156,13 @@ class _Book:
             return own, None, {}
         import pandas as pd
 
-        rows = self._ids.get_indexer(pd.Index(entry.record_ids))
+        names = self._directory.record_ids(entry)
+        rows = self._ids.get_indexer(pd.Index(names))
         if (rows < 0).any():
-            return own[:0], "unknown_record", {"named": _some(entry.record_ids, rows < 0)}
+            return own[:0], "unknown_record", {"named": _some(names, rows < 0)}
         foreign = ~np.isin(rows, own)
         if foreign.any():
-            return own[:0], "record_of_another_subject", {"named": _some(entry.record_ids, foreign)}
+            return own[:0], "record_of_another_subject", {"named": _some(names, foreign)}
         return rows, None, {}
 
     def _objection(self, rows: NDArray[np.intp], facts: dict[str, Any]) -> str | None:

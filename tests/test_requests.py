@@ -188,7 +188,7 @@ def test_an_identity_leads_to_its_subject_raw_and_hashed() -> None:
 
 
 def test_other_identities_are_read_from_identities_csv(tmp_path: Path) -> None:
-    manifest = pd.DataFrame({"subject_id": ["ada", "bob"]})
+    manifest = pd.DataFrame({"subject_id": ["ada", "bob"], "record_id": ["r1", "r2"]})
     (tmp_path / "identities.csv").write_text("identity_type,identity_value,subject_id\nemail,a@example.org,ada\n")
     directory = read_directory(tmp_path, manifest)
     hashed = hashlib.sha256(b"a@example.org").hexdigest()
@@ -199,5 +199,5 @@ def test_other_identities_are_read_from_identities_csv(tmp_path: Path) -> None:
 def test_an_identity_of_nobody_in_the_manifest_is_refused_without_its_name(tmp_path: Path) -> None:
     (tmp_path / "identities.csv").write_text("identity_type,identity_value,subject_id\nemail,a@example.org,eve\n")
     with pytest.raises(DataError, match="row 1") as caught:
-        read_directory(tmp_path, pd.DataFrame({"subject_id": ["ada"]}))
+        read_directory(tmp_path, pd.DataFrame({"subject_id": ["ada"], "record_id": ["r1"]}))
     assert "eve" not in str(caught.value)

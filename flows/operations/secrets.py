@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from typing import Any
 
@@ -11,12 +12,17 @@ def get(name: str) -> str | None:
 
     Args:
         name: of the environment variable, `ERASURE_AUDIT_DATABASE`; the block's is the same in small letters with
-            dashes, `erasure-audit-database`. A block is looked for only where `PREFECT_API_URL` names a server.
+            dashes, `erasure-audit-database`. A block is looked for only where `PREFECT_API_URL` names a server, once
+            in a process: whoever changes a block starts the process again.
     """
     if found := os.environ.get(name):
         return found
-    if not os.environ.get("PREFECT_API_URL"):
-        return None
+    server = os.environ.get("PREFECT_API_URL")
+    return _block(server, name) if server else None
+
+
+@functools.cache
+def _block(_server: str, name: str) -> str | None:
     from prefect.blocks.system import Secret
 
     try:
@@ -25,3 +31,9 @@ def get(name: str) -> str | None:
         return None
     value = block.get()
     return str(value) if value else None
+
+
+def export(name: str) -> None:
+    """Put a secret that a Prefect block holds into this process's environment, for the processes that it starts."""
+    if found := get(name):
+        os.environ[name] = found

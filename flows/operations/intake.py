@@ -1,0 +1,106 @@
+"""How requests get into the register: parsed, their identities made pseudonyms, what was in the clear thrown away.
+
+All ways in (HTTP, drop folder, files) meet here.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flows.operations import secrets
+from tasks import pseudonyms, requests, settings
+from tasks.errors import RequestError
+
+if TYPE_CHECKING:
+    from flows.operations.register import Case, Intake, Register
+
+_ADDRESS = re.compile(r"https?://[\x21-\x7e]{1,2040}")
+
+
+def take_in(home: Path, value: Any) -> Intake:
+    """An OpenDSR request as the register keeps it: identities and record ids as keyed pseudonyms.
+
+    Args:
+        home: the workspace, whose key is used; it gets one where there is none.
+        value: the request as JSON gives it.
+
+    Raises:
+        RequestError: it is malformed; the message names fields and repeats no value.
+        PseudonymError: the key cannot be used.
+    """
+    from flows.operations.register import Intake
+
+    entry = requests.parse(value, 1)
+    if isinstance(entry, requests.Refusal):
+        raise RequestError(str(entry.reason))
+    if not all(map(_ADDRESS.fullmatch, entry.callbacks)):
+        raise RequestError("status_callback_urls: expected addresses that begin with https:// or http://")
+    key = key_of(home)
+    wishes = {
+        "record_pseudonyms": sorted(key.of(pseudonyms.RECORD, name) for name in entry.record_ids),
+        "languages": list(entry.languages),
+    }
+    found = {
+        (one.identity_type, key.of(one.identity_type, one.identity_value, one.identity_format))
+        for one in entry.identities
+    }
+    return Intake(
+        request_id=entry.request_id,
+        regulation=entry.regulation,
+        submitted=entry.received,
+        identities=tuple(
+            {"identity_type": kind, "identity_value": name, "identity_format": requests.PSEUDONYM}
+            for kind, name in sorted(found)
+        ),
+        wishes={name: wish for name, wish in wishes.items() if wish},
+        callbacks=entry.callbacks,
+    )
+
+
+def key_of(home: Path) -> pseudonyms.Key:
+    """The key of pseudonyms: the secret of its name, else the workspace's own, made where there is none.
+
+    A key that only a Prefect block holds gets into this process's environment, where the stages look for it.
+
+    Raises:
+        PseudonymError: it is too short, or others may read its file.
+    """
+    secrets.export(pseudonyms.KEY)
+    return pseudonyms.make(home)
+
+
+def enter(home: Path, register: Register, value: Any, actor: str, source: str) -> tuple[Case, bool]:
+    """Take a request in and write it into the register; the same one again changes nothing.
+
+    Where identities are checked before a request gets here (`operate.identities`), it is verified at once.
+
+    Returns:
+        The case, and whether it is new.
+
+    Raises:
+        RequestError: it is malformed, or its deadline cannot be counted.
+        ConflictError: its id is known with another content.
+        PseudonymError: the key cannot be used, or is not that of the requests in the register.
+    """
+    from flows.operations.register import State
+
+    case, new = register.receive(take_in(home, value), actor, source)
+    chosen = settings.load(home / "params.yaml")
+    if chosen.operate.identities == "before" and case.state == State.RECEIVED:  # also after a kill in between
+        case = register.verify_identity(case.request_id, "intake", "before it came here, see report.identity_check")
+    return case, new
+
+
+def as_entry(case: Case) -> dict[str, Any]:
+    """A request as an entry of a batch file, which git may see: pseudonyms and nothing in the clear."""
+    entry: dict[str, Any] = {
+        "regulation": case.regulation,
+        "subject_request_id": case.request_id,
+        "subject_request_type": "erasure",
+        "submitted_time": case.submitted,
+        "subject_identities": [dict(identity) for identity in case.identities],
+        "api_version": "1.0",
+    }
+    return entry | ({"extensions": {"erasure_audit": dict(case.wishes)}} if case.wishes else {})
