@@ -52,7 +52,15 @@ def audit(batch: str | None = None, jobs: int | None = None, folder: str = ".") 
     chosen, stale = workspace.prepare(place, batch, [])
     if stale:
         record.keep(place, chosen)
-    _run_stages(stages.Runner(place, jobs, _listener.get()), graph.due(graph.read(place), stale))
+    from flows.operations import agents  # the one place where what is audited meets where it is run
+
+    elsewhere = agents.at_hand(place, chosen.batch, get_run_logger().info)
+    runner = stages.Runner(place, jobs, _listener.get(), elsewhere=elsewhere)
+    try:
+        _run_stages(runner, graph.due(graph.read(place), stale))
+    finally:
+        if elsewhere is not None:
+            elsewhere.close()
     found = results.read(place, chosen.batch)
     _publish(place, chosen.batch)
     return [result.plain() for result in found]
@@ -79,7 +87,7 @@ def _run_stages(runner: stages.Runner, pipeline: list[graph.Stage]) -> None:
 def _task(stage: graph.Stage, runner: stages.Runner) -> Task[[], stages.Outcome]:
     def run() -> stages.Outcome:
         try:
-            return runner.run(stage.name, log=get_run_logger().info)
+            return runner.run(stage.name, agent=stage.agent, log=get_run_logger().info)
         except stages.KilledStageError:
             raise  # may be tried again
         except StageError:

@@ -12,10 +12,10 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from flows import environment, locks, shell
 from tasks.errors import StageError
@@ -49,23 +49,46 @@ def nobody(event: Event) -> None:
     """The listener that does not listen."""
 
 
-class Runner:
-    """Runs stages of one workspace, at most `jobs` at once."""
+class Elsewhere(Protocol):
+    """Other machines that can run a stage and leave its results in DVC's cache here."""
 
-    def __init__(self, workspace: Path, jobs: int | None = None, listener: Listener = nobody) -> None:
+    def brings(self, stage: str, agent: str, tell: Callable[[str], None]) -> bool:
+        """Whether it brought the results of a stage that is meant for such an agent; if not, the stage runs here."""
+
+    def stop(self) -> None:
+        """Withdraw everything that was handed out."""
+
+
+class Runner:
+    """Runs stages of one workspace, at most `jobs` at once on this machine."""
+
+    def __init__(
+        self,
+        workspace: Path,
+        jobs: int | None = None,
+        listener: Listener = nobody,
+        *,
+        elsewhere: Elsewhere | None = None,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
         self._workspace = workspace
         self._listener = listener
+        self._elsewhere = elsewhere
+        self._variables = dict(variables or {})
         self._slots = threading.Semaphore(jobs or os.cpu_count() or 1)
         self._lock = threading.Lock()
         self._running: set[subprocess.Popen[str]] = set()
         self._closed = False
 
-    def run(self, stage: str, *, force: bool = False, log: Callable[[str], None] | None = None) -> Outcome:
+    def run(
+        self, stage: str, *, force: bool = False, agent: str | None = None, log: Callable[[str], None] | None = None
+    ) -> Outcome:
         """Bring one stage up to date, its inputs as they are.
 
         Args:
             stage: its name in DVC.
-            force: run it even if it is not stale.
+            force: run it even if it is not stale, and here.
+            agent: the kind of agent that it is meant for; what runs elsewhere takes none of the places here.
             log: is given every line that DVC and the stage print, as it comes.
 
         Returns:
@@ -76,6 +99,8 @@ class Runner:
             KilledStageError: it was ended from outside.
             SkippedStageError: the runner was closed before its turn came.
         """
+        if agent is not None and not force:
+            self._try_elsewhere(stage, agent, log or _nowhere)
         with self._slots:
             if self._closed:
                 raise SkippedStageError(f"{stage} was not begun")
@@ -89,6 +114,22 @@ class Runner:
             self._listener(Event(stage, outcome, "", time.monotonic() - begun))
             return outcome
 
+    def _try_elsewhere(self, stage: str, agent: str, log: Callable[[str], None]) -> None:
+        """Have another machine fill DVC's cache, if there is one; the stage's own turn here then only restores."""
+        if self._elsewhere is None or self._closed:
+            return
+        begun = time.monotonic()
+
+        def tell(line: str) -> None:
+            log(line)
+            self._listener(Event(stage, "line", line, time.monotonic() - begun))
+
+        try:
+            self._elsewhere.brings(stage, agent, tell)
+        except StageError as error:
+            self._listener(Event(stage, "failed", str(error), time.monotonic() - begun))
+            raise
+
     def close(self) -> None:
         """Begin no further stage; running ones go on, so that their work is not lost."""
         self._closed = True
@@ -96,6 +137,8 @@ class Runner:
     def stop(self, grace: float = 10.0) -> None:
         """End the running stages and begin no further one; those that do not end in `grace` seconds are killed."""
         self.close()
+        if self._elsewhere is not None:
+            self._elsewhere.stop()
         with self._lock:
             running = list(self._running)
         for process in running:
@@ -142,7 +185,7 @@ class Runner:
             process = subprocess.Popen(
                 command,
                 cwd=self._workspace,
-                env=environment.child(self._workspace),
+                env={**environment.child(self._workspace), **self._variables},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
