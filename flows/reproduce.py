@@ -9,14 +9,13 @@ A level at which nothing was compared, or nothing ran, is never reported as repr
 from __future__ import annotations
 
 import contextlib
-import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from flows import closing, graph, keys, shell, signatures, signing, stages, workspace
+from flows.operations import worktrees
 from tasks import files
 from tasks.errors import ReproductionError, WorkspaceError
 
@@ -188,43 +187,11 @@ def _require_inputs(copy: Path, tag: str, level: Level, wanted: list[str], locke
 
 @contextlib.contextmanager
 def worktree(folder: Path, tag: str) -> Iterator[Path]:
-    """A checkout of the tag that shares the DVC cache and is gone afterwards, whatever happens."""
-    parent = Path(tempfile.mkdtemp(prefix="erasure-audit-"))
-    copy = parent / "workspace"
-    try:
-        shell.git(folder, "worktree", "add", "--quiet", "--detach", str(copy), tag)
-        within = copy / shell.git(folder, "rev-parse", "--show-prefix")
-        _share_cache(folder, within)
-        _fetch(within)
-        yield within
-    finally:
-        shutil.rmtree(parent, ignore_errors=True)
-        shell.git(folder, "worktree", "prune")
-
-
-def _share_cache(folder: Path, copy: Path) -> None:
-    if not (copy / ".dvc").is_dir() or not (copy / "dvc.lock").is_file():
-        raise ReproductionError("the tag holds no .dvc and dvc.lock, so it is no closed batch")
-    local = folder / ".dvc" / "config.local"
-    if local.exists():  # remotes' credentials
-        shutil.copyfile(local, copy / ".dvc" / "config.local")
-    with graph.opened(folder) as repo:
-        cache = Path(repo.cache.local.path).parent.parent if _nested(repo) else Path(repo.cache.local.path)
-    shell.dvc(copy, "config", "--local", "cache.dir", str(cache))
-
-
-def _nested(repo: Any) -> bool:
-    """DVC 3 keeps its objects in files/md5 of the folder that the setting names."""
-    return Path(repo.cache.local.path).parts[-2:] == ("files", "md5")
-
-
-def _fetch(copy: Path) -> None:
-    """Bring what the cache and the remotes hold; what is missing is found out and named later."""
-    if graph.has_remote(copy):
-        with contextlib.suppress(WorkspaceError):
-            shell.dvc(copy, "fetch", "--quiet")
-    with contextlib.suppress(WorkspaceError):
-        shell.dvc(copy, "checkout", "--quiet", "--allow-missing")
+    """A checkout of a closed batch's tag that shares the DVC cache and is gone afterwards, whatever happens."""
+    with worktrees.at(folder, tag) as copy:
+        if not (copy / "dvc.lock").is_file():
+            raise ReproductionError(f"{tag} holds no dvc.lock, so it is no closed batch")
+        yield copy
 
 
 def _lock(copy: Path) -> dict[str, Any]:
