@@ -1,0 +1,269 @@
+"""Which objects saw which records: read from every `dvc.lock` and `.dvc` file that git knows.
+
+A model is taken to have seen a record unless it is known that it has not: because the data it was made from are at hand
+and do not list the record, or because it was retrained without it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flows import shell
+from flows.operations.sought import DERIVED, ORIGINAL, REFERENCES
+
+DATA, REDERIVED, TRAINED, RETRAINED, MODEL = "data", ("verify", "report"), "train", "retrain", ".safetensors"
+"""The data folder, the stages that run from the scores, the stages whose models have and have not seen the forget set,
+and how the file of a model ends."""
+
+Read = Callable[[str], bytes | None]
+
+
+@dataclass(frozen=True)
+class State:
+    """One state of the workspace.
+
+    Attributes:
+        names: tags that it has.
+        stages: of `dvc.lock`, by name.
+        pointers: md5 of what the `.dvc` files track, by the path that is tracked.
+        after: whether it has the released model of the batch in its past.
+    """
+
+    names: tuple[str, ...]
+    stages: dict[str, Any]
+    pointers: dict[str, str]
+    after: bool = False
+
+    @property
+    def data(self) -> str | None:
+        """The version of the data."""
+        return self.pointers.get(DATA)
+
+    def on_record(self) -> dict[str, str]:
+        """Every path with its md5."""
+        entries = [
+            entry for stage in self.stages.values() for entry in (*stage.get("deps", []), *stage.get("outs", []))
+        ]
+        return {**{str(entry["path"]): str(entry.get("md5")) for entry in entries}, **self.pointers}
+
+
+def states(folder: Path, release: str | None, others: Iterable[Path] = ()) -> list[State]:
+    """Every state that git knows, and those that lie uncommitted in work trees.
+
+    Args:
+        folder: the workspace.
+        release: tag of the release; None: there is none.
+        others: further checkouts.
+    """
+    tags: dict[str, list[str]] = {}
+    for line in shell.git(
+        folder, "tag", "--list", "--format=%(refname:short) %(objectname) %(*objectname)"
+    ).splitlines():
+        name, *hashes = line.split()
+        tags.setdefault(hashes[-1], []).append(name)
+    later: set[str] = set()
+    if release:
+        within = shell.git(folder, "rev-list", "--all", "--ancestry-path", f"{release}..").split()
+        later = set(within) | {shell.git(folder, "rev-parse", f"{release}^{{commit}}")}
+    reader = _Reader(folder)
+    commits = shell.git(folder, "log", "--all", "--full-history", "--format=%H", "--", "dvc.lock", "*.dvc").split()
+    wanted = dict.fromkeys(
+        [*commits, *tags, *shell.git(folder, "for-each-ref", "--format=%(objectname)", "refs/heads").split()]
+    )
+    found = [
+        reader.state(commit, tuple(sorted(tags.get(commit, ()))), commit in later)
+        for commit in wanted
+        if shell.succeeds(folder, "cat-file", "-e", f"{commit}^{{commit}}")
+    ]
+    return [*found, *(at_hand(tree) for tree in (folder, *others))]
+
+
+def at_hand(tree: Path) -> State:
+    """The state of a work tree as it lies there, committed or not."""
+    stages = _stages((tree / "dvc.lock").read_text(encoding="utf-8")) if (tree / "dvc.lock").is_file() else {}
+    pointers: dict[str, str] = {}
+    for path in _pointer_files(tree):
+        pointers |= _pointer(path.read_text(encoding="utf-8"), path.relative_to(tree).as_posix())
+    return State((), stages, pointers)
+
+
+def versions(found: Iterable[State]) -> set[str]:
+    """Every version of the data."""
+    known = {state.data for state in found} | {
+        str(entry["md5"])
+        for state in found
+        for stage in state.stages.values()
+        for entry in stage.get("deps", [])
+        if entry["path"] == DATA and entry.get("md5")
+    }
+    return {one for one in known if one is not None}
+
+
+@dataclass
+class Saw:
+    """What saw the records, by md5 and kind; what verdicts are derived from; what is kept as released."""
+
+    models: dict[str, str] = field(default_factory=dict)
+    derivation: set[str] = field(default_factory=set)
+    keep: set[str] = field(default_factory=set)
+
+
+def saw(
+    found: Iterable[State],
+    batch: str,
+    lists: Callable[[str], bool | None],
+    forgets: Callable[[str], bool | None],
+    read: Read,
+) -> Saw:
+    """Which objects saw records of the forget set.
+
+    Args:
+        found: the states.
+        batch: whose records are erased; its released and retrained models are kept.
+        lists: whether a version of the data lists one of the records; None: it is gone.
+        forgets: whether a list of records to forget (`forget.csv`, by md5) has all of them; None: it is gone.
+        read: the content of an object.
+    """
+    result, all_states = Saw(), list(found)
+    free = {state.data for state in all_states if state.after and state.data}
+
+    def clean(version: str | None) -> bool:
+        return version is None or version in free or lists(version) is False
+
+    for state in all_states:
+        made = _made(state, clean, forgets, read)
+        result.derivation |= made.derivation
+        _add(result.models, made.models)
+        for path, oid in state.pointers.items():
+            if path == DATA:
+                continue
+            objects = dict(_objects(oid, path, read))
+            if state.after and path in (f"references/{batch}", f"releases/{batch}"):
+                result.keep |= objects.keys()
+            elif not clean(state.data):
+                kind = REFERENCES if path.startswith("references/") else DERIVED
+                _add(result.models, {one: kind for one, name in objects.items() if name.endswith(MODEL)})
+        result.keep |= made.keep
+        if f"audit/{batch}" in state.names:
+            _add(result.models, dict.fromkeys(originals(state) & result.models.keys(), ORIGINAL))
+    return result
+
+
+def originals(state: State) -> set[str]:
+    """The md5 of the model that had to forget."""
+    deps = [entry for name, stage in state.stages.items() if name == "unlearn" for entry in stage.get("deps", [])]
+    return {str(entry["md5"]) for entry in deps if str(entry["path"]).endswith(MODEL) and entry.get("md5")}
+
+
+def _add(models: dict[str, str], more: dict[str, str]) -> None:
+    rank = (DERIVED, REFERENCES, ORIGINAL)
+    for oid, kind in more.items():
+        models[oid] = max(kind, models.get(oid, DERIVED), key=rank.index)
+
+
+def _made(state: State, clean: Callable[[str | None], bool], forgets: Callable[[str], bool | None], read: Read) -> Saw:
+    """What the stages of one state made of the records, one from the other until nothing is added."""
+    result = Saw()
+    for name, stage in state.stages.items():
+        if name in REDERIVED:
+            entries = [*stage.get("deps", []), *(stage.get("outs", []) if name == "verify" else [])]
+            result.derivation |= {str(entry["md5"]) for entry in entries if entry.get("md5")}
+    waiting = dict(state.stages)
+    while True:
+        hit = [name for name, stage in waiting.items() if _reads(stage, clean, result)]
+        if not hit:
+            return result
+        for name in hit:
+            stage = waiting.pop(name)
+            without = name.partition("@")[0] == RETRAINED and any(
+                str(entry["path"]).endswith("forget.csv") and forgets(str(entry.get("md5")))
+                for entry in stage.get("deps", [])
+            )
+            for entry in stage.get("outs", []):
+                objects = dict(_objects(str(entry.get("md5")), str(entry["path"]), read))
+                if without:
+                    result.keep |= objects.keys()
+                else:
+                    kind = REFERENCES if name.partition("@")[0] == TRAINED else DERIVED
+                    result.models |= {
+                        one: kind
+                        for one, path in objects.items()
+                        if one not in result.derivation and not path.endswith((".json", ".csv", ".dir"))
+                    }
+            for entry in stage.get("deps", []):  # a model of the user's own, trained on the data that the stage reads
+                if str(entry["path"]).endswith(MODEL) and entry.get("md5"):
+                    result.models.setdefault(str(entry["md5"]), DERIVED)
+
+
+def _reads(stage: Any, clean: Callable[[str | None], bool], result: Saw) -> bool:
+    return any(
+        (entry["path"] == DATA and not clean(str(entry.get("md5")))) or str(entry.get("md5")) in result.models
+        for entry in stage.get("deps", [])
+    )
+
+
+def _objects(oid: str, path: str, read: Read) -> Iterator[tuple[str, str]]:
+    """The object itself, and the files in it if it is a folder whose list is there."""
+    if not oid or oid == "None":
+        return
+    if not oid.endswith(".dir"):
+        yield oid, path
+        return
+    yield oid, f"{path}.dir"
+    content = read(oid)
+    for entry in json.loads(content) if content else []:
+        yield str(entry["md5"]), f"{path}/{entry['relpath']}"
+
+
+class _Reader:
+    """Reads states from git; the same file is parsed once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._locks: dict[str, dict[str, Any]] = {}
+        self._pointers: dict[tuple[str, str], dict[str, str]] = {}
+
+    def state(self, commit: str, names: tuple[str, ...], after: bool) -> State:
+        stages: dict[str, Any] = {}
+        pointers: dict[str, str] = {}
+        for line in shell.git(self._folder, "ls-tree", "-r", commit, "--", ".").splitlines():
+            about, _, path = line.partition("\t")
+            blob = about.split()[2]
+            if path == "dvc.lock":
+                if blob not in self._locks:
+                    self._locks[blob] = _stages(self._content(blob))
+                stages = self._locks[blob]
+            elif path.endswith(".dvc"):
+                if (blob, path) not in self._pointers:
+                    self._pointers[blob, path] = _pointer(self._content(blob), path)
+                pointers |= self._pointers[blob, path]
+        return State(names, stages, pointers, after)
+
+    def _content(self, blob: str) -> str:
+        return shell.git(self._folder, "cat-file", "blob", blob)
+
+
+def _stages(text: str) -> dict[str, Any]:
+    found: dict[str, Any] = (_yaml(text) or {}).get("stages") or {}
+    return found
+
+
+def _pointer(text: str, path: str) -> dict[str, str]:
+    folder = path.rpartition("/")[0]
+    outs = (_yaml(text) or {}).get("outs") or []
+    return {f"{folder}/{out['path']}" if folder else str(out["path"]): str(out["md5"]) for out in outs if "md5" in out}
+
+
+def _yaml(text: str) -> Any:
+    from ruamel.yaml import YAML
+
+    return YAML(typ="safe").load(text)
+
+
+def _pointer_files(tree: Path) -> list[Path]:
+    names = shell.git(tree, "ls-files", "--cached", "--others", "--exclude-standard", "-z", "--", "*.dvc").split("\0")
+    return [tree / name for name in names if name and (tree / name).is_file()]
