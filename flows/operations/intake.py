@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.operations import secrets
-from tasks import pseudonyms, requests, settings
+from tasks import pseudonyms, requests
 from tasks.errors import RequestError
 
 if TYPE_CHECKING:
-    from flows.operations.register import Case, Intake, Register
+    from flows.operations.register import Case, Intake
 
 _ADDRESS = re.compile(r"https?://[\x21-\x7e]{1,2040}")
 
@@ -69,28 +69,6 @@ def key_of(home: Path) -> pseudonyms.Key:
     """
     secrets.export(pseudonyms.KEY)
     return pseudonyms.make(home)
-
-
-def enter(home: Path, register: Register, value: Any, actor: str, source: str) -> tuple[Case, bool]:
-    """Take a request in and write it into the register; the same one again changes nothing.
-
-    Where identities are checked before a request gets here (`operate.identities`), it is verified at once.
-
-    Returns:
-        The case, and whether it is new.
-
-    Raises:
-        RequestError: it is malformed, or its deadline cannot be counted.
-        ConflictError: its id is known with another content.
-        PseudonymError: the key cannot be used, or is not that of the requests in the register.
-    """
-    from flows.operations.register import State
-
-    case, new = register.receive(take_in(home, value), actor, source)
-    chosen = settings.load(home / "params.yaml")
-    if chosen.operate.identities == "before" and case.state == State.RECEIVED:  # also after a kill in between
-        case = register.verify_identity(case.request_id, "intake", "before it came here, see report.identity_check")
-    return case, new
 
 
 def as_entry(case: Case) -> dict[str, Any]:
