@@ -1,0 +1,1 @@
+"""One module per version; none is changed once it was released."""
