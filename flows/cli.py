@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
+from flows.cli_agents import app as agents_app
 from flows.cli_import import app as import_app
 from flows.cli_register import app as register_app
 from flows.cli_sign import app as sign_app
@@ -26,6 +27,7 @@ app = typer.Typer(
 app.add_typer(import_app, name="import")
 app.add_typer(sign_app)
 app.add_typer(register_app)
+app.add_typer(agents_app, name="agent")
 
 Batch = Annotated[
     str | None, typer.Argument(help="Name of the batch, requests/<batch>.json. Default: the one in params.yaml.")
