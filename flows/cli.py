@@ -14,6 +14,7 @@ import typer
 from flows.cli_agents import app as agents_app
 from flows.cli_import import app as import_app
 from flows.cli_register import app as register_app
+from flows.cli_serve import app as serve_app
 from flows.cli_sign import app as sign_app
 from tasks.errors import AuditError
 
@@ -27,6 +28,7 @@ app = typer.Typer(
 app.add_typer(import_app, name="import")
 app.add_typer(sign_app)
 app.add_typer(register_app)
+app.add_typer(serve_app)
 app.add_typer(agents_app, name="agent")
 
 Batch = Annotated[
