@@ -51,7 +51,7 @@ def world(folder: Path) -> Path:
             source="random pictures",
             note="Nobody's pictures.",
             class_names=("0", "1"),
-            columns=importers._columns(  # noqa: SLF001 - the importers' own way to make columns
+            columns=importers._columns(
                 len(rows), [subject_id(subject) for subject, _ in rows], [number % CLASSES for _, number in rows]
             ),
             pictures=(importers.encode(random.integers(0, 256, (SIDE, SIDE), dtype=np.uint8)) for _ in rows),
