@@ -1,0 +1,413 @@
+"""After an erasure nothing of the erased is left anywhere, everything of the others is, and receipts say only that."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import zipfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import dummy
+import pytest
+from moto.server import ThreadedMotoServer
+
+from flows import graph, reproduce, shell, workspace
+from flows.operations import erasure, stores
+from flows.operations.erasure import ErasureError
+from flows.operations.register import Intake, Register, State
+from tasks import files, pseudonyms, settings
+from tasks.errors import AuditError, ReproductionError
+
+FORGOTTEN, UNSEEN, OTHER, PARTLY = "person-001", "person-005", "person-002", "person-003"
+IDS = {
+    FORGOTTEN: "11111111-aaaa-4aaa-8aaa-000000000001",
+    UNSEEN: "22222222-bbbb-4bbb-8bbb-000000000002",
+    PARTLY: "33333333-cccc-4ccc-8ccc-000000000003",
+    "nobody": "44444444-dddd-4ddd-8ddd-000000000004",
+}
+BUCKET = "erasure"
+
+STAGE = '''
+import csv, hashlib, json, pathlib, sys, zipfile
+
+name, batch = sys.argv[1], sys.argv[2]
+rows = list(csv.DictReader(open("data/manifest.csv"))) if pathlib.Path("data/manifest.csv").exists() else []
+out = pathlib.Path("artifacts")
+
+def write(path, content):
+    path = out / path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+def table(path):
+    return list(csv.DictReader(open(out / path)))
+
+def model(records, seed):
+    """A model remembers a part of every image that it saw."""
+    return bytes(8) + bytes([seed]) + b"".join(pathlib.Path("data", row["path"]).read_bytes()[8:40] for row in records)
+
+def trained():
+    roles = {row["record_id"]: row["role"] for row in table("split.csv")}
+    return [row for row in rows if roles[row["record_id"]] == "training"]
+
+def left():
+    gone = {row["record_id"] for row in table("resolve/forget.csv")}
+    return [row for row in trained() if row["record_id"] not in gone]
+
+if name == "check":
+    write("check/data.json", json.dumps({"records": len(rows)}))
+    write("check/requests.json", "{}")
+if name == "split":
+    lines = [f"{row['record_id']},{'control' if row['subject_id'] > 'person-004' else 'training'}" for row in rows]
+    write("split.csv", "\\n".join(["record_id,role", *lines]) + "\\n")
+if name in ("train", "retrain"):
+    for seed in (0, 1):
+        write(f"{name}/0/seed-{seed}.safetensors", model(trained() if name == "train" else left(), seed))
+        write(f"{name}/0/seed-{seed}.json", json.dumps({"seconds": 1.0}))
+if name == "unlearn":
+    write("unlearn/unlearned.safetensors", model(left(), 9))
+    write("unlearn/trace.csv", "step,forget_loss\\n1,0.5\\n")
+if name == "score":
+    with zipfile.ZipFile(out / "scores.tmp", "w") as target:
+        target.writestr(zipfile.ZipInfo("phi.npy"), bytes(range(len(rows))))
+    write("score/scores.npz", (out / "scores.tmp").read_bytes())
+    (out / "scores.tmp").unlink()
+    write("score/lineage.json", json.dumps({"models": 5}))
+if name == "verify":
+    write("verify/verdicts.json", json.dumps({"requests": {}}))
+if name == "report":
+    decided = json.load(open(f"ledger/decisions/{batch}.json"))
+    folder = pathlib.Path("reports", batch, "11111111-aaaa-4aaa-8aaa-000000000001")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "evidence.json").write_text(json.dumps({"copies": decided["erasure"]}))
+'''
+
+PIPELINE = """
+stages:
+  check:
+    cmd: python stage.py check ${batch}
+    deps: [data, "requests/${batch}.json"]
+    outs: [artifacts/check/data.json, artifacts/check/requests.json]
+  split:
+    cmd: python stage.py split ${batch}
+    deps: [data/manifest.csv, artifacts/check/data.json]
+    outs: [artifacts/split.csv]
+  train:
+    matrix: {block: [0]}
+    cmd: python stage.py train ${batch} ${item.block}
+    deps: [data, artifacts/split.csv]
+    outs: ["artifacts/train/${item.block}"]
+  resolve:
+    cmd: >-
+      python -m tasks.resolve --data data --split artifacts/split.csv --requests requests/${batch}.json
+      --checked artifacts/check/requests.json --out artifacts/resolve
+    deps: [data/manifest.csv, artifacts/split.csv, "requests/${batch}.json", artifacts/check/requests.json]
+    outs: [artifacts/resolve/forget.csv, artifacts/resolve/register.json]
+  unlearn:
+    cmd: python stage.py unlearn ${batch}
+    deps: ["${original.checkpoint}", data, artifacts/split.csv, artifacts/resolve/forget.csv]
+    outs: [artifacts/unlearn/unlearned.safetensors, artifacts/unlearn/trace.csv]
+  retrain:
+    matrix: {block: [0]}
+    cmd: python stage.py retrain ${batch} ${item.block}
+    deps: [data, artifacts/split.csv, artifacts/resolve/forget.csv]
+    outs: ["artifacts/retrain/${item.block}"]
+  score:
+    cmd: python stage.py score ${batch}
+    deps:
+      - ${original.checkpoint}
+      - ${references.with_from}
+      - artifacts/unlearn/unlearned.safetensors
+      - artifacts/retrain
+      - data
+      - artifacts/split.csv
+      - artifacts/resolve/forget.csv
+    outs: [artifacts/score/scores.npz, artifacts/score/lineage.json]
+  verify:
+    cmd: python stage.py verify ${batch}
+    deps: [artifacts/score/scores.npz]
+    outs: [artifacts/verify/verdicts.json]
+  report:
+    cmd: python stage.py report ${batch}
+    deps:
+      - artifacts/verify/verdicts.json
+      - artifacts/score/lineage.json
+      - artifacts/resolve/register.json
+      - artifacts/check/data.json
+      - artifacts/check/requests.json
+      - artifacts/unlearn/trace.csv
+      - ledger/batches/${batch}.json
+      - ledger/decisions/${batch}.json
+    outs:
+      - reports/${batch}: {cache: false}
+"""
+
+
+# -- a world ---------------------------------------------------------------------------------------------------------
+
+
+def picture(number: int, edition: int = 0) -> bytes:
+    """An image as good as any: nothing decodes it."""
+    return b"\x89PNG\0\0\0\0" + hashlib.sha256(f"picture {number}, {edition}".encode()).digest() * 3
+
+
+def mail(person: str) -> str:
+    """Another identity of a person."""
+    return f"{person.replace('-', '.')}@example.org"
+
+
+def fill(folder: Path, edition: int = 0) -> None:
+    """Six people with four records each. One of the first person's images is one of the second's, byte by byte."""
+    lines = ["record_id,subject_id,label,path,sha256"]
+    for number in range(24):
+        content = picture(4 if number == 3 else number, edition if number == 0 else 0)
+        files.write_bytes(folder / "images" / f"r{number:05d}.png", content)
+        name, person = f"r{number:05d}", f"person-{number // 4 + 1:03d}"
+        lines.append(f"{name},{person},{number % 2},images/{name}.png,{hashlib.sha256(content).hexdigest()}")
+    files.write_text(folder / "manifest.csv", "\n".join(lines) + "\n")
+    people = [f"email,{mail(f'person-{number:03d}')},person-{number:03d}" for number in range(1, 7)]
+    files.write_text(folder / "identities.csv", "\n".join(["identity_type,identity_value,subject_id", *people]) + "\n")
+
+
+def ask(place: Path, batch: str) -> None:
+    """The batch's requests as the nightly run writes them: pseudonyms only."""
+    key = pseudonyms.make(place)
+    entries = [
+        {
+            "regulation": "gdpr",
+            "subject_request_id": request,
+            "subject_request_type": "erasure",
+            "submitted_time": "2026-11-02T09:00:00Z",
+            "subject_identities": [
+                {
+                    "identity_type": "email",
+                    "identity_value": key.of("email", mail(who)),
+                    "identity_format": "hmac-sha256",
+                }
+            ],
+        }
+        for who, request in IDS.items()
+    ]
+    wanted = [key.of(pseudonyms.RECORD, name) for name in ("r00008", "r00009")]
+    entries[2]["extensions"] = {"erasure_audit": {"record_pseudonyms": wanted}}
+    files.write_json(place / "requests" / f"{batch}.json", entries)
+
+
+def needles() -> dict[str, bytes]:
+    """Everything that must be gone: bytes, hashes, names of records and people."""
+    found: dict[str, bytes] = {}
+    gone = [0, 1, 2, 3, 8, 9, *range(16, 20)]
+    for number in gone:
+        found[f"record id {number}"] = f"r{number:05d}".encode()
+        for edition in (0, 1) if number == 0 else (0,):
+            content = picture(number, edition)
+            if number != 3:  # its bytes are also a remaining record's
+                found[f"bytes {number}.{edition}"] = content[8:40]
+                found[f"md5 {number}.{edition}"] = hashlib.md5(content).hexdigest().encode()
+                found[f"sha256 {number}.{edition}"] = hashlib.sha256(content).hexdigest().encode()
+    for person in (FORGOTTEN, UNSEEN):
+        for what in (person, mail(person)):
+            found[f"name {person} {len(what)}"] = what.encode()
+            found[f"hash of name {person} {len(what)}"] = hashlib.sha256(what.encode()).hexdigest().encode()
+    return found
+
+
+def contents(path: Path) -> Iterator[bytes]:
+    """A file as it lies there, and what is packed in it."""
+    content = path.read_bytes()
+    yield content
+    if content.startswith(b"\x1f\x8b"):
+        yield gzip.decompress(content)
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as packed:
+            yield from (packed.read(name) for name in packed.namelist())
+
+
+def of_git(place: Path) -> Iterator[bytes]:
+    """Every object of git, reachable or not."""
+    listing = ["git", "cat-file", "--batch-all-objects", "--batch-check=%(objectname) %(objecttype)"]
+    for line in subprocess.run(listing, cwd=place, capture_output=True, check=True).stdout.decode().splitlines():
+        name, kind = line.split()
+        yield subprocess.run(["git", "cat-file", kind, name], cwd=place, capture_output=True, check=True).stdout
+
+
+class World:
+    """A workspace with everything around it in one folder: remotes, DVC's databases, temporary files."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.home, self.remote = root, root / "home", root / "remote"
+
+    def remains(self, bucket: Any = None) -> dict[str, set[str]]:
+        """Where which of the needles is found; names of files count, too."""
+        sought, found = needles(), dict[str, set[str]]()
+
+        def look(place: str, content: bytes) -> None:
+            hits = {name for name, needle in sought.items() if needle in content}
+            if hits:
+                found.setdefault(place, set()).update(hits)
+
+        for path in self.root.rglob("*"):
+            name = path.relative_to(self.root).as_posix()
+            look(name, name.encode())
+            look(name, name.replace("/", "").encode())  # DVC parts a hash after two digits
+            if path.is_file():
+                for content in contents(path):
+                    look(name, content)
+        for number, content in enumerate(of_git(self.home)):
+            look(f"git object {number}", content)
+        if bucket is not None:
+            for version in bucket.object_versions.all():
+                look(f"s3:{version.key}", version.key.replace("/", "").encode())
+                if version.size is not None:
+                    look(f"s3:{version.key}", version.get()["Body"].read())
+        return found
+
+    def erase(self, **options: Any) -> erasure.Erased:
+        """Erase the batch b."""
+        return erasure.erase(self.home, "b", "Ada Officer", temporary=[self.root / "tmp"], **options)
+
+
+def build(root: Path) -> World:
+    """A released batch: one person forgotten, one whom no model saw, two records of a third, and one unknown."""
+    world = World(root)
+    home = world.home
+    home.mkdir(parents=True)
+    (root / "tmp").mkdir()
+    shell.git(home, "init", "--quiet")
+    shell.git(home, "config", "user.email", "officer@example.org")
+    shell.git(home, "config", "user.name", "Officer")
+    shell.dvc(home, "init", "--quiet")
+    files.write_text(home / ".dvc/config", workspace.CONFIG)
+    files.write_text(home / ".gitignore", "".join(f"{name}\n" for name in workspace.IGNORED))
+    files.write_text(home / "stage.py", STAGE)
+    files.write_text(home / "dvc.yaml", PIPELINE)
+    files.write_text(home / "params.yaml", settings.defaults_yaml())
+    settings.assign(home / "params.yaml", ["batch=b", 'report.backups=[{"name": "tapes", "days": 30}]'])
+    shell.dvc(home, "remote", "add", "-d", "folder", str(world.remote))
+    fill(home / "data", edition=1)  # an earlier version of one image
+    workspace.track_data(home)
+    shell.git(home, "add", ".")
+    shell.git(home, "commit", "--quiet", "-m", "first data")
+    shell.dvc(home, "push", "--quiet")
+    shutil.rmtree(home / "data")
+    fill(home / "data")
+    files.write_text(home / "data" / "note.txt", "never committed")
+    workspace.track_data(home)  # a version that git never hears of
+    (home / "data" / "note.txt").unlink()
+    workspace.track_data(home)
+    ask(home, "b")
+    files.write_json(home / "ledger/batches/b.json", {"remotes": ["folder"]})
+    files.write_json(
+        home / "ledger/decisions/b.json", {"approvals": [], "erasure": [], "exceptions": [], "notices": []}
+    )
+    shell.dvc(home, "repro", "--quiet")
+    shell.git(home, "add", ".")
+    shell.git(home, "commit", "--quiet", "-m", "audit")
+    shell.git(home, "tag", "-a", "-m", "audit", "audit/b")
+    shell.dvc(home, "push", "--quiet", "--run-cache")
+    release(home)
+    return world
+
+
+def release(home: Path) -> None:
+    """What a release does: the models that go on, and the data without the forgotten."""
+    for folder, source in (("releases", "unlearn/unlearned"), ("references", "retrain/0/seed-0")):
+        target = home / folder / "b" / "model.safetensors"
+        target.parent.mkdir(parents=True)
+        shutil.copyfile(home / "artifacts" / f"{source}.safetensors", target)
+        shell.dvc(home, "add", "--quiet", f"{folder}/b")
+    forgotten = {line.partition(",")[0] for line in (home / "artifacts/resolve/forget.csv").read_text().splitlines()}
+    lines = (home / "data/manifest.csv").read_text().splitlines()
+    kept = [line for line in lines if line.partition(",")[0] not in forgotten - {"record_id"}]
+    files.write_text(home / "data/manifest.csv", "\n".join(kept) + "\n")
+    for name in forgotten - {"record_id"}:
+        (home / "data/images" / f"{name}.png").unlink()
+    people = (home / "data/identities.csv").read_text().splitlines()
+    files.write_text(home / "data/identities.csv", "\n".join(row for row in people if FORGOTTEN not in row) + "\n")
+    workspace.track_data(home)
+    shell.dvc(home, "push", "--quiet")
+    shell.git(home, "add", ".")
+    shell.git(home, "commit", "--quiet", "-m", "release")
+    shell.git(home, "tag", "-a", "-m", "release", "release/b")
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> World:
+    place = tmp_path_factory.mktemp("erasure") / "world"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DVC_SITE_CACHE_DIR", str(place / "site"))
+        patch.setenv("TMPDIR", str(place / "tmp"))
+        return build(place)
+
+
+@pytest.fixture
+def world(built: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    place = tmp_path / "world"
+    shutil.copytree(built.root, place, symlinks=True)
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(place / "site"))
+    monkeypatch.delenv("PREFECT_HOME", raising=False)
+    made = World(place)
+    shell.dvc(made.home, "remote", "modify", "folder", "url", str(made.remote))
+    shell.git(made.home, "commit", "--quiet", "--all", "-m", "remote moved")
+    return made
+
+
+def states(world: World) -> dict[str, str]:
+    """The state of each store, by its receipts."""
+    return {one["store"]: one["state"] for one in erasure.receipts(world.home)[0]["stores"]}
+
+
+def of_others(world: World) -> dict[str, bytes]:
+    """The files of people who remain, as the data at hand have them."""
+    gone = {f"r{number:05d}.png" for number in (0, 1, 2, 3, 8, 9, *range(16, 20))}
+    return {path.name: path.read_bytes() for path in (world.home / "data/images").iterdir() if path.name not in gone}
+
+
+# -- what is gone, and what is not -----------------------------------------------------------------------------------
+
+
+def test_nothing_of_the_erased_is_left_in_any_store_and_everything_of_the_others_is(world: World) -> None:
+    before = world.remains()
+    everywhere = {name for hits in before.values() for name in hits}
+    assert everywhere >= set(needles()) - {name for name in needles() if name.startswith("hash of name")}
+    for place in ("home/.dvc/cache", "remote", "home/artifacts", "home/data", "site"):
+        assert any(name.startswith(place) for name in before), place
+    others = of_others(world)
+    kept = [path for name in ("releases", "references") for path in (world.home / name).rglob("*.safetensors")]
+    assert len(kept) == 2
+
+    done = world.erase()
+
+    assert world.remains() == {}
+    assert of_others(world) == others
+    assert all(path.exists() for path in kept)
+    assert done.new
+    assert done.tag == "erased/b"
+    assert shell.succeeds(world.home, "rev-parse", "--verify", "refs/tags/erased/b")
+    assert not (world.home / ".erasure").exists()
+    assert states(world) == {
+        **dict.fromkeys(("workspace", "temporary_files", "dvc_cache", "dvc_remote:folder", "dvc_databases"), "erased"),
+        **dict.fromkeys(("prefect", "register", "inbox", "git", "original_model", "reference_models"), "erased"),
+        "backup:tapes": "expires",
+    }
+    assert shell.git(world.home, "status", "--porcelain") == ""
+    decided = files.read_json(world.home / "ledger/decisions/b.json")["erasure"]
+    assert {one["store"] for one in decided} >= {"workspace", "dvc_cache", "dvc_remote:folder", "original_model"}
+    assert files.read_json(next((world.home / "reports/b").glob("*/evidence.json")))["copies"] == decided
+
+    # the people who remain can be fetched anew, and the next run works
+    shutil.rmtree(world.home / "data")
+    shutil.rmtree(world.home / ".dvc/cache")
+    shell.dvc(world.home, "pull", "--quiet", "data.dvc", "releases/b.dvc", "references/b.dvc")
+    assert of_others(world) == others
+    assert "data.dvc" not in graph.stale(world.home)
