@@ -63,13 +63,14 @@ def resolve(
     manifest = records.read_manifest(data)
     roles = records.read_roles(split, manifest)
     resolution = decide(read_batch(requests), manifest, roles, read_directory(data, manifest))
+    # first, so that whoever handles a batch of which nothing is left knows what became of each request
+    files.write_json(out / "register.json", with_sentences({"batch_requests": resolution.register}))
     refuse_nothing_left(resolution.register, requests.name)
     forgotten = resolution.forget != ""
     table = manifest.loc[forgotten, ["record_id"]].assign(request_id=resolution.forget[forgotten])
     files.write_text(out / "forget.csv", table.sort_values("record_id").to_csv(index=False, lineterminator="\n"))
-    files.write_json(out / "register.json", with_sentences({"batch_requests": resolution.register}))
     for entry in resolution.register:
-        outcome = entry["reason"] or f"{entry['records']} records"
+        outcome = _told(entry) or f"{entry['records']} records"
         stage.say(f"request {entry['request_id']}: {entry['status']}, {outcome}")
 
 
@@ -99,8 +100,14 @@ def pseudonym(request_id: str, subject_id: str) -> str:
 def refuse_nothing_left(register: list[dict[str, Any]], name: str) -> None:
     """Raise `RequestError` with every request's reason if none was accepted."""
     if not any(entry["status"] == "accepted" for entry in register):
-        reasons = "; ".join(f"{entry['request_id']}: {entry['reason']}" for entry in register)
+        reasons = "; ".join(f"{entry['request_id']}: {_told(entry)}" for entry in register)
         raise RequestError(f"{name}: no request of the batch can be acted on. {reasons}")
+
+
+def _told(entry: dict[str, Any]) -> str | None:
+    """Why a request is set aside, as logs may hold it: they name no record."""
+    named = entry["code"] in ("unknown_record", "record_of_another_subject")
+    return f"{entry['code']}; its report names them" if named else entry["reason"] and str(entry["reason"])
 
 
 class _Book:

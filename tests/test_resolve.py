@@ -170,13 +170,15 @@ def test_the_stage_writes_the_forget_set_and_the_register(tmp_path: Path) -> Non
     assert [line["position"] for line in register] == [1, 2]
 
 
-def test_a_batch_with_nothing_to_act_on_is_an_error_with_every_reason_and_nothing_is_written(tmp_path: Path) -> None:
+def test_a_batch_with_nothing_to_act_on_is_an_error_with_every_reason_and_the_register_tells_them(tmp_path: Path) -> None:
     with pytest.raises(RequestError) as caught:
         run(tmp_path, ["eve", "dan"])
     assert request_id(1) in str(caught.value)
     assert request_id(2) in str(caught.value)
     assert "eve" not in str(caught.value)
-    assert not (tmp_path / "out").exists()
+    register = json.loads((tmp_path / "out/register.json").read_text())["batch_requests"]
+    assert [line["code"] for line in register] == ["unknown_subject", "not_in_training"]
+    assert not (tmp_path / "out/forget.csv").exists()
 
 
 def test_the_demo_batch_has_three_requests_to_act_on_and_one_to_set_aside() -> None:

@@ -121,7 +121,7 @@ def share_cache(home: Path, copy: Path) -> None:
 
     A remote in a folder is named from where it is read, so a checkout that lies elsewhere is told its full path.
     """
-    from configobj import ConfigObj
+    from configobj import ConfigObj  # type: ignore[import-untyped]
 
     own = home / _LOCAL
     config = ConfigObj(str(own) if own.is_file() else None, encoding="utf-8")
