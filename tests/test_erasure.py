@@ -4,29 +4,18 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import io
-import json
-import multiprocessing
-import os
 import shutil
-import signal
-import sqlite3
 import subprocess
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import dummy
 import pytest
-from moto.server import ThreadedMotoServer
 
-from flows import graph, reproduce, shell, workspace
-from flows.operations import erasure, stores
-from flows.operations.erasure import ErasureError
-from flows.operations.register import Intake, Register, State
+from flows import graph, shell, workspace
+from flows.operations import erasure
 from tasks import files, pseudonyms, settings
-from tasks.errors import AuditError, ReproductionError
 
 FORGOTTEN, UNSEEN, OTHER, PARTLY = "person-001", "person-005", "person-002", "person-003"
 IDS = {

@@ -14,14 +14,13 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows import graph, keys, locks, reproduce, shell, signing, stages, workspace
-from flows.operations import lineage, stores, worktrees
+from flows.operations import lineage, signoff, stores, worktrees
 from flows.operations.sought import ORIGINAL, REFERENCES, Judge, Sought
 from tasks import decisions, files, pseudonyms, records, settings
 from tasks.errors import AuditError
@@ -35,8 +34,6 @@ PRIVATE = ".erasure"
 """Folder of what an erasure under way has to know; nobody else may read it, and it goes last."""
 RECEIPTS = Path("ledger/erasures")
 SCHEMA_VERSION = 1
-LEASE = "batch"
-NOT_IN_TRAINING = "not_in_training"
 HANDOVER = "handover"
 """Folder of a remote in which stages are handed to agents."""
 
@@ -102,8 +99,8 @@ def erase(
         BusyError: a batch is being worked on.
         AuditError: the workspace, its data or DVC are not as they have to be.
     """
-    with _alone(home, register):
-        return _Erasure(home, batch, by or stores.operator(home), register, listener, temporary).run()
+    with _alone(home, register) as check:
+        return _Erasure(home, batch, by or stores.operator(home), register, listener, temporary, check).run()
 
 
 def receipts(home: Path) -> list[dict[str, Any]]:
@@ -112,10 +109,9 @@ def receipts(home: Path) -> list[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def _alone(home: Path, register: Register | None) -> Iterator[None]:
-    """Nobody else works on a batch, and no DVC is at work in the workspace or in another checkout of it."""
-    lease: AbstractContextManager[None] = register.lease(LEASE) if register else contextlib.nullcontext()
-    with lease:
+def _alone(home: Path, register: Register | None) -> Iterator[Callable[[], None]]:
+    """Nobody else decides, releases or erases, and no DVC is at work in any checkout; yields a check of the former."""
+    with register.lease(signoff.LEASE) if register else contextlib.nullcontext() as lease:
         for tree in (home, *stores.trees(home)):
             locks.sweep(tree)
             table = tree / ".dvc" / "tmp" / "rwlock"
@@ -124,7 +120,7 @@ def _alone(home: Path, register: Register | None) -> Iterator[None]:
                 raise ErasureError(
                     "DVC is at work in a checkout of this workspace; wait until it ended, then try again"
                 )
-        yield
+        yield lease.check if lease is not None else lambda: None
 
 
 class _Erasure:
@@ -136,17 +132,20 @@ class _Erasure:
         register: Register | None,
         listener: Listener,
         temporary: list[Path] | None,
+        check: Callable[[], None],
     ) -> None:
+        self.check = check
         self.home, self.batch, self.by, self.register, self.say = home, batch, by, register, listener
         self.temporary = temporary
         self.private = home / PRIVATE / f"{batch}.json"
         self.receipts = home / RECEIPTS / f"{batch}.json"
 
     def run(self) -> Erased:
+        if not self.private.exists() and _has_tag(self.home, tag_of(self.batch)):
+            self._move()
+            return self._summary(new=False)
+        self._refuse_held()
         if not self.private.exists():
-            if _has_tag(self.home, tag_of(self.batch)):
-                self._move()
-                return self._summary(new=False)
             self._may_begin()
             self.say("plan")
             self._write(self._plan())
@@ -160,6 +159,14 @@ class _Erasure:
         return self._summary(new=True)
 
     # -- beforehand ------------------------------------------------------------------------------------------------
+
+    def _refuse_held(self) -> None:
+        """A hold that comes when a part is erased keeps the rest."""
+        if self.register and (held := [case.request_id for case in self.register.cases(batch=self.batch) if case.held]):
+            raise ErasureError(
+                f"batch {self.batch}: a legal hold lies on request {', '.join(held)}; nothing is erased before it is "
+                "lifted"
+            )
 
     def _may_begin(self) -> None:
         if not _has_tag(self.home, f"audit/{self.batch}"):
@@ -189,15 +196,15 @@ class _Erasure:
         if version is None:
             raise ErasureError(f"audit/{self.batch} tracks no data/, so nothing can be erased by it")
         with self._private_folder() as place:
-            table, forgotten, requests = self._records(place, shelf, on_record, version)
+            table, forget_set, requests = self._records(place, shelf, on_record, version)
         named = _Named.of(table, shelf, lineage.versions(known) | {version})
         here = lineage.at_hand(self.home).data
         needed, shared = _needed(here, named, shelf)
-        forget_set = {record for record, request in forgotten.items() if request}
+        trained = _Named.of(table[table["trained"]], shelf, lineage.versions(known) | {version})
         saw = lineage.saw(
             known,
             self.batch,
-            lambda one: shelf.lists(one, named),
+            lambda one: shelf.lists(one, trained),
             lambda one: shelf.forgets(one, forget_set),
             shelf.read,
         )
@@ -231,29 +238,14 @@ class _Erasure:
 
     def _records(
         self, place: Path, shelf: _Shelf, on_record: Mapping[str, str], version: str
-    ) -> tuple[pd.DataFrame, dict[str, str], dict[str, str]]:
-        """The batch's records that go: their rows, the request of each, and what becomes of each request."""
+    ) -> tuple[pd.DataFrame, set[str], dict[str, str]]:
+        """The records that go: their rows, the ids of those that were trained on, and what becomes of each request."""
         import numpy as np
 
         from tasks.requests import Directory, read_batch
         from tasks.resolve import decide
 
-        manifest, forget = shelf.data(version, place), place / "forget.csv"
-        forget.write_bytes(shelf.must(on_record.get("artifacts/resolve/forget.csv"), "forget.csv"))
-        register = json.loads(shelf.must(on_record.get("artifacts/resolve/register.json"), "register.json"))
-        asked = records.read_forget(forget, manifest)
-        entries = register["batch_requests"]
-        decided = decisions.parse(
-            _decided(self.home, self.batch), [str(entry["request_id"]) for entry in entries], "ledger/decisions"
-        )
-        fates = {str(entry["request_id"]): self._fate(entry, decided) for entry in entries}
-        requests = place / f"{self.batch}.json"
-        requests.write_text(shell.git(self.home, "show", f"audit/{self.batch}:./requests/{self.batch}.json"))
-        aside = [
-            entry
-            for entry in read_batch(requests)
-            if _code(register, entry.request_id) == NOT_IN_TRAINING and fates[entry.request_id] == "erased"
-        ]
+        manifest = shelf.data(version, place)
         known = place / "identities.csv"
         columns = ("identity_type", "identity_value", "subject_id")
         people = records.read_csv(known, columns) if known.is_file() else None
@@ -263,6 +255,29 @@ class _Erasure:
             manifest["record_id"].tolist(),
             lambda: pseudonyms.at_hand(self.home),
         )
+        requests = place / f"{self.batch}.json"
+        requests.write_text(shell.git(self.home, "show", f"audit/{self.batch}:./requests/{self.batch}.json"))
+        asked = np.full(len(manifest), "")
+        if "artifacts/resolve/forget.csv" in on_record:
+            forget = place / "forget.csv"
+            forget.write_bytes(shelf.must(on_record["artifacts/resolve/forget.csv"], "forget.csv"))
+            asked = records.read_forget(forget, manifest)
+            resolved = shelf.must(on_record.get("artifacts/resolve/register.json"), "register.json")
+            entries = json.loads(resolved)["batch_requests"]
+        else:  # no model saw anybody of the batch, and its audit ended here
+            roles = place / "split.csv"
+            roles.write_bytes(shelf.must(on_record.get("artifacts/split.csv"), "split.csv"))
+            entries = decide(read_batch(requests), manifest, records.read_roles(roles, manifest), directory).register
+        decided = decisions.parse(
+            _decided(self.home, self.batch), [str(entry["request_id"]) for entry in entries], "ledger/decisions"
+        )
+        fates = {str(entry["request_id"]): self._fate(entry, decided) for entry in entries}
+        codes = {str(entry["request_id"]): entry["code"] for entry in entries}
+        aside = [
+            entry
+            for entry in read_batch(requests)
+            if codes[entry.request_id] == signoff.NOT_IN_TRAINING and fates[entry.request_id] == "erased"
+        ]
         # taken as if each had been trained on, they are found just as those are that were
         unseen = decide(
             aside,
@@ -280,22 +295,21 @@ class _Erasure:
         leaving = set(table["subject_id"][table["last"]])
         if people is not None:
             table.attrs["identities"] = sorted(people["identity_value"][people["subject_id"].isin(leaving)])
-        trained = table["request"].where(table["trained"], "")
-        return table, dict(zip(table["record_id"], trained, strict=True)), fates
+        return table, set(table["record_id"][table["trained"]]), fates
 
     def _fate(self, entry: Mapping[str, Any], decided: decisions.Decisions) -> str:
         """`erased`, or why the request's data stay."""
         request, code = str(entry["request_id"]), entry["code"]
-        if entry["status"] != "accepted" and code != NOT_IN_TRAINING:
+        if entry["status"] != "accepted" and code != signoff.NOT_IN_TRAINING:
             return f"set aside ({code})"
         own = decided.of(request)
         if own.exceptions:
             return "an exception is claimed"
         if "refuse" in {approval.by: approval.decision for approval in own.approvals}.values():
             return "refused"
-        return self._fate_in_register(request, code)
+        return self._fate_in_register(request)
 
-    def _fate_in_register(self, request: str, code: str | None) -> str:
+    def _fate_in_register(self, request: str) -> str:
         if self.register is None:
             return "erased"
         from flows.operations.register import State, UnknownRequestError
@@ -304,12 +318,10 @@ class _Erasure:
             case = self.register.case(request)
         except UnknownRequestError:  # a batch that was written by hand
             return "erased"
-        if case.held:
-            return "on hold"
         if case.batch not in (None, self.batch):
             return "asked for again in another batch"
-        past = (State.RELEASED, State.ERASED, State.CLOSED, *([State.REJECTED] if code == NOT_IN_TRAINING else []))
-        return "erased" if case.state in past or code == NOT_IN_TRAINING else f"not released ({case.shown})"
+        past = case.state in (State.RELEASED, State.ERASED, State.CLOSED)
+        return "erased" if past else f"not released ({case.shown})"
 
     # -- carrying it out -------------------------------------------------------------------------------------------
 
@@ -380,6 +392,7 @@ class _Erasure:
         self._write(plan)
         if seen.found:
             self.say(f"erase {place.name}")
+            self.check()
             place.erase(seen.found)
             self.say(f"look at {place.name} again")
             seen = place.look(judge)
@@ -508,6 +521,10 @@ class _Erasure:
         decided = self.home / decisions.FOLDER / f"{self.batch}.json"
         files.write_json(decided, self._with_receipts(plan, done))
         name = f"reports/{self.batch}"
+        if not shell.succeeds(self.home, "rev-parse", "--verify", "--quiet", f"audit/{self.batch}:./{name}"):
+            self._close([decided])  # a batch of which no model saw anybody has no reports
+            return
+        lock, as_released = self.home / "dvc.lock", ("diff", "--quiet", f"release/{self.batch}", "--", "dvc.lock")
         with reproduce.worktree(self.home, f"audit/{self.batch}") as copy:
             for path in (decided, *sorted((self.home / "ledger/batches").glob(f"{self.batch}.json"))):
                 target = copy / path.relative_to(self.home)
@@ -521,10 +538,16 @@ class _Erasure:
                 if (copy / folder).is_dir():
                     with files.whole_folder(self.home / folder) as draft:
                         shutil.copytree(copy / folder, draft, dirs_exist_ok=True)
+            if shell.succeeds(self.home, *as_released):  # else it is of a later batch by now
+                files.write_bytes(lock, (copy / "dvc.lock").read_bytes())
+        self._close([decided, self.home / name, self.home / "signed" / self.batch, lock])
+
+    def _close(self, changed: list[Path]) -> None:
+        """Commit and tag."""
         self.say("commit")
-        mine = [path.relative_to(self.home).as_posix() for path in (decided, self.receipts)]
         removed = shell.git(self.home, "ls-files", "--deleted", "--", "*.dvc").splitlines()
-        paths = ["data.dvc", *mine, name, f"signed/{self.batch}", *removed]
+        paths = [path.relative_to(self.home).as_posix() for path in (*changed, self.receipts, self.home / "data.dvc")]
+        paths += removed
         there = [path for path in paths if (self.home / path).exists() or path in removed]
         shell.git(self.home, "add", "--all", "--", *there)
         if not shell.succeeds(self.home, "diff", "--cached", "--quiet", "--", *there):
@@ -818,15 +841,6 @@ def _settings_at(home: Path, tag: str) -> settings.Settings:
     from ruamel.yaml import YAML
 
     return settings.parse(YAML(typ="safe").load(shell.git(home, "show", f"{tag}:./params.yaml")) or {})
-
-
-def _entry(register: Mapping[str, Any], request: str) -> dict[str, Any]:
-    return next(dict(entry) for entry in register["batch_requests"] if entry["request_id"] == request)
-
-
-def _code(register: Mapping[str, Any], request: str) -> str | None:
-    code: str | None = _entry(register, request)["code"]
-    return code
 
 
 def _told(fates: Mapping[str, str]) -> str:
