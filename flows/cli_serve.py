@@ -111,7 +111,7 @@ def send_callbacks(as_json: Json = False) -> None:
     if as_json:
         typer.echo(json.dumps(done.plain(), indent=2))
     else:
-        typer.echo(f"{done.delivered} delivered, {done.again} to be tried again, {done.given_up} given up")
+        typer.echo(done.line)
 
 
 def _register(home: Path) -> Register:
@@ -132,7 +132,9 @@ def _serve(host: str, port: int, certificate: Path | None, private_key: Path | N
 
     if (certificate is None) != (private_key is None):
         raise SettingsError("--certificate and --private-key belong together; give both, or none behind a proxy")
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    for name in ("erasure_audit", "uvicorn.error"):
+        logging.getLogger(name).setLevel(logging.INFO)
     if certificate is None and host not in ("127.0.0.1", "::1", "localhost"):
         typer.echo("Warning: this is plain HTTP on the network; let a proxy speak TLS, or give --certificate", err=True)
     made = api.app(workspace.find(Path.cwd()), deliver=callbacks)

@@ -226,8 +226,8 @@ class Gate:
     def _first_time(self, name: str, nonce: str, now: float) -> bool:
         with self._lock:
             if len(self._nonces) >= _MOST_NONCES:
-                self._nonces = {key: until for key, until in self._nonces.items() if until > now}
-            known = self._nonces.get((name, nonce), 0.0) > now
+                self._nonces = {key: until for key, until in self._nonces.items() if until >= now}
+            known = self._nonces.get((name, nonce), 0.0) >= now
             if known or len(self._nonces) >= _MOST_NONCES:
                 return False
             self._nonces[name, nonce] = now + 2 * WINDOW  # as long as its time could pass at all

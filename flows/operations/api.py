@@ -616,8 +616,9 @@ def _background(office: Office, over: threading.Event, deliver: bool) -> None:
     while not over.wait(PAUSE):
         try:
             office.denials.settle()
-            if deliver:
-                callbacks.deliver(office.home, office.register)
+            done = callbacks.deliver(office.home, office.register) if deliver else callbacks.Delivery()
+            if done != callbacks.Delivery():
+                _LOG.info("callbacks: %s", done.line)
         except BusyError:
             continue
         except Exception as error:  # it goes on at the next look, whatever it was

@@ -15,6 +15,7 @@ import logging
 import os
 import random
 import socket
+import ssl
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -81,6 +82,11 @@ class Delivery:
     delivered: int = 0
     again: int = 0
     given_up: int = 0
+
+    @property
+    def line(self) -> str:
+        """For people."""
+        return f"{self.delivered} delivered, {self.again} to be tried again, {self.given_up} given up"
 
     def plain(self) -> dict[str, int]:
         """As JSON values."""
@@ -175,14 +181,16 @@ def pause(tries: int, chance: Callable[[], float] = random.random) -> timedelta:
 
 async def _deliver(register: Register, key: signing.Key, at: datetime | None, resolve: Resolve) -> Delivery:
     """Rounds until nothing is due: after an event is told, the request's next one may be."""
+    import certifi
     import httpx
 
     counted: Counter[str] = Counter()
     everywhere = asyncio.Semaphore(AT_ONCE)
     hosts: dict[str, asyncio.Semaphore] = {}
-    timeout = httpx.Timeout(TIMEOUT)
+    trusted = ssl.create_default_context()  # the machine's authorities, an organisation's own among them
+    trusted.load_verify_locations(certifi.where())
     # no proxy from the environment: the address that was looked at has to be the one that is connected to
-    async with httpx.AsyncClient(timeout=timeout, follow_redirects=False, trust_env=False) as client:
+    async with httpx.AsyncClient(verify=trusted, timeout=TIMEOUT, follow_redirects=False, trust_env=False) as client:
 
         async def one(event: Event, url: str, tries: int) -> None:
             host = hosts.setdefault(urlsplit(url).hostname or "", asyncio.Semaphore(AT_ONCE_PER_HOST))
@@ -240,7 +248,7 @@ async def _send(
                     "User-Agent": "erasure-audit",
                     **headers(body, key, domain()),
                 },
-                extensions={**extra, "timeout": httpx.Timeout(TIMEOUT).as_dict()},
+                extensions=dict(extra),
             )
             answer = await client.send(request, stream=True)
             await answer.aclose()  # whatever else it says is not waited for
