@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from flows import closing, environment, keys, results, shell, signing, stages, workspace
 from flows.operations import drop, intake, notices, signoff, worktrees
-from flows.operations.register import IN_BATCH, BusyError, Case, Register, RegisterError, State
+from flows.operations.register import HEADS, IN_BATCH, BusyError, Case, Register, RegisterError, State
 from tasks import files, settings
 from tasks.errors import AuditError, WorkspaceError
 
@@ -29,9 +29,6 @@ LEASE = "nightly"
 """What prepares and audits batches is done by one at a time."""
 MANY_FAILURES = 3
 """Nights in a row after whose failure a person has to look."""
-CHAIN = Path("ledger/chain")
-"""Where a batch's commit holds the end of the register's chain."""
-
 _log = logging.getLogger("erasure_audit")
 
 Outcome = Literal["nothing_due", "awaits_signoff", "waits", "set_aside", "failed"]
@@ -272,8 +269,7 @@ def _close(register: Register, batch: str, place: Path) -> None:
     key = keys.at_hand(place)
     if key is not None and results.read(place, batch):
         signing.sign(place, batch, key)
-    head = register.head()
-    files.write_json(place / CHAIN / f"{batch}.json", {"seq": head.seq, "hash": head.hash})
+    register.file_head(place / HEADS / f"{batch}.json")
     closing.close(place, batch)
 
 
