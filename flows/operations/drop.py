@@ -277,14 +277,14 @@ def _content(path: Path) -> bytes | None:
     Raises:
         RequestError: it is no plain file, or too large; it is not read then.
     """
+    if not stat.S_ISREG(path.lstat().st_mode):
+        raise RequestError("this is a link, a folder or the like; expected a plain file with requests in it")
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
-        raise RequestError("this is a link, or a file that cannot be opened; expected a plain file") from error
+        raise RequestError(f"the file cannot be opened ({error.strerror})") from error
     with os.fdopen(handle, "rb") as stream:
         before = os.fstat(handle)
-        if not stat.S_ISREG(before.st_mode):
-            raise RequestError("this is no plain file; expected one, with requests in it")
         if before.st_size > MAX_BYTES:
             raise RequestError(f"got {before.st_size} bytes, expected at most {MAX_BYTES}; split the file")
         content = stream.read(MAX_BYTES + 1)
