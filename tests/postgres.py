@@ -39,17 +39,17 @@ class Server:
         folders = f"-c unix_socket_directories={self.folder}"
         self._run("pg_ctl", "-w", "-l", str(self.folder / "log"), "-o", f"-p {self.port} {settings} {folders}", "start")
 
-    def stop(self) -> None:
-        self._run("pg_ctl", "-w", "-m", "immediate", "stop")
+    def stop(self, mode: str = "fast") -> None:
+        self._run("pg_ctl", "-w", "-m", mode, "stop")
 
     def new(self) -> str:
-        """The address of a new, empty database."""
+        """The address of what is as good as a new, empty database: a schema, which is made in no time."""
         name = f"register_{uuid.uuid4().hex}"
         engine = sa.create_engine(self.url().replace("postgresql", "postgresql+psycopg"), isolation_level="AUTOCOMMIT")
         with engine.connect() as connection:
-            connection.exec_driver_sql(f"CREATE DATABASE {name}")
+            connection.exec_driver_sql(f"CREATE SCHEMA {name}")
         engine.dispose()
-        return self.url(name)
+        return f"{self.url()}?options=-csearch_path%3D{name}"
 
     def _run(self, program: str, *arguments: str) -> None:
         command = [str(self._binaries / program), "-D", str(self.folder / "data"), *arguments]
@@ -88,5 +88,5 @@ def running() -> Iterator[Server]:
         yield server
     finally:
         with contextlib.suppress(RuntimeError):
-            server.stop()
+            server.stop("immediate")
         shutil.rmtree(folder, ignore_errors=True)

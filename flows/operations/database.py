@@ -139,8 +139,12 @@ def connect(home: Path) -> sa.Engine:
         raise WorkspaceError(hint)
     if engine.dialect.name == "sqlite":
         _prepare_sqlite(engine)
-    with reachable(engine):
-        migrate.upgrade(engine)
+    try:
+        with reachable(engine):
+            migrate.upgrade(engine)
+    except BaseException:
+        engine.dispose()
+        raise
     return engine
 
 
@@ -186,6 +190,17 @@ def writing(engine: sa.Engine) -> Iterator[sa.Connection]:
 def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
     """A connection that only looks."""
     with reachable(engine), engine.connect() as connection:
+        yield connection
+
+
+@contextlib.contextmanager
+def snapshot(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """A connection that only looks, and sees one moment however long it looks."""
+    with reachable(engine), engine.connect() as connection:
+        if engine.dialect.name == "sqlite":
+            connection.exec_driver_sql("BEGIN")
+        else:
+            connection = connection.execution_options(isolation_level="REPEATABLE READ")
         yield connection
 
 

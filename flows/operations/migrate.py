@@ -36,7 +36,8 @@ def version(connection: sa.Connection) -> str | None:
     """The version of the tables, None where there are none."""
     if not sa.inspect(connection).has_table("alembic_version"):
         return None
-    return connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
+    found: str | None = connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
+    return found
 
 
 def _upgrade(connection: sa.Connection, found: str | None) -> None:

@@ -3,16 +3,20 @@
 What happened is a chain of events that nobody can change unseen; what is so now follows from it. A request is
 received → identity_verified → batched → audited → awaiting_signoff → released → erased → closed, or rejected → closed.
 A legal hold stands beside the state: it keeps a request out of batches, and its batch from being released and erased.
+Pseudonyms of a closed request are dropped; nothing that stays says whom it was about.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
+import re
 import socket
 import threading
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -24,12 +28,16 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from flows.operations import database
-from flows.operations.database import callbacks, events, leases, requests
-from tasks import deadlines
-from tasks.errors import AuditError
+from flows.operations.database import callbacks, events, identities, leases, requests
+from tasks import deadlines, files, pseudonyms
+from tasks.errors import AuditError, PseudonymError
 
 GENESIS = "0" * 64
 """What the first event names as the one before it."""
+LONGEST = 2000
+"""Characters of a text in an event at most, as a reason that a person gives; what is more is cut off."""
+HEADS = Path("ledger/chain")
+"""Where git keeps the chain's end as it was when a batch was committed, `<batch>.json`."""
 
 
 class RegisterError(AuditError):
@@ -46,6 +54,10 @@ class ConflictError(RegisterError):
 
 class BusyError(AuditError):
     """Somebody else does this work right now."""
+
+
+class LostLeaseError(AuditError):
+    """Exclusive work went on for too long without the database, and somebody else may do it by now."""
 
 
 class State(StrEnum):
@@ -66,7 +78,7 @@ MOVES: dict[State, frozenset[State]] = {
     State.RECEIVED: frozenset({State.IDENTITY_VERIFIED, State.REJECTED}),
     State.IDENTITY_VERIFIED: frozenset({State.BATCHED, State.REJECTED}),
     State.BATCHED: frozenset({State.AUDITED, State.IDENTITY_VERIFIED, State.REJECTED}),
-    State.AUDITED: frozenset({State.AWAITING_SIGNOFF}),
+    State.AUDITED: frozenset({State.AWAITING_SIGNOFF, State.IDENTITY_VERIFIED, State.REJECTED}),
     State.AWAITING_SIGNOFF: frozenset({State.RELEASED, State.IDENTITY_VERIFIED, State.REJECTED}),
     State.RELEASED: frozenset({State.ERASED}),
     State.ERASED: frozenset({State.CLOSED}),
@@ -76,7 +88,12 @@ MOVES: dict[State, frozenset[State]] = {
 """Which state may follow which. From a batch back to identity_verified: the request is queued for the next batch."""
 IN_BATCH = (State.BATCHED, State.AUDITED, State.AWAITING_SIGNOFF, State.RELEASED)
 """States of requests whose batch is in flight: no other batch is begun before it is erased."""
+HELD, LIFTED, EXTENDED = "on_hold", "hold_lifted", "extended"
+CHANGES = frozenset({*map(str, State), HELD, LIFTED, EXTENDED})
+"""Kinds of events that come with a change of a request."""
 OPEN = tuple(state for state in State if state not in (State.ERASED, State.REJECTED, State.CLOSED))
+BLOCKED = (State.BATCHED, State.RELEASED, State.ERASED)
+"""What a request on hold does not become."""
 OUTWARD = {
     State.RECEIVED: "pending",
     State.IDENTITY_VERIFIED: "pending",
@@ -100,7 +117,7 @@ class Intake:
         regulation: gdpr, ccpa, lgpd or pipl.
         submitted: RFC 3339, with its offset; its day is the day of receipt.
         identities: `{identity_type, identity_value, identity_format}` with keyed pseudonyms.
-        wishes: `{"record_ids": [pseudonyms], "languages": […]}`, either may be missing.
+        wishes: `{"record_pseudonyms": […], "languages": […]}`, either may be missing.
         callbacks: addresses that want to hear of changes.
     """
 
@@ -114,7 +131,8 @@ class Intake:
     @property
     def digest(self) -> str:
         """SHA-256 of the content, by which a repetition is told from a contradiction."""
-        return _sha256(_canonical([self.regulation, self.submitted, list(map(dict, self.identities)), self.wishes]))
+        who = list(map(dict, self.identities))
+        return _sha256(_canonical([self.regulation, self.submitted, who, self.wishes, self.callbacks]))
 
 
 @dataclass(frozen=True)
@@ -140,6 +158,10 @@ class Case:
     def shown(self) -> str:
         """The state as people see it: a hold covers what lies under it."""
         return "on_hold" if self.held and self.state in OPEN else str(self.state)
+
+    def days_left(self, today: date) -> int | None:
+        """Days until the deadline, below zero after it; None where there is none or the request is done."""
+        return None if self.due is None or self.state not in OPEN else (self.due - today).days
 
     def plain(self) -> dict[str, Any]:
         """As JSON values, without pseudonyms and addresses."""
@@ -182,6 +204,72 @@ class Head:
     hash: str
 
 
+class Lease:
+    """Exclusive work that one holds. It is renewed in the background; `check` says whether it still counts."""
+
+    def __init__(self, engine: sa.Engine, name: str, seconds: float) -> None:
+        """Args:
+        engine: the register's database.
+        name: of the work.
+        seconds: how long it holds without being renewed.
+        """
+        self._engine, self.name, self._seconds = engine, name, seconds
+        self._holder = f"{_machine()}:{os.getpid()}:{_started(os.getpid())}:{os.urandom(4).hex()}"
+        self._over, self._held_until = threading.Event(), 0.0
+        self._renewal = threading.Thread(target=self._renew_often, name=f"lease {name}", daemon=True)
+
+    def check(self) -> None:
+        """To be called before what cannot be undone: a lease that ran out while the database was away is noticed.
+
+        Raises:
+            LostLeaseError: somebody else may do the work by now; stop, and leave the rest to him.
+            WorkspaceError: the lease ran out, and the database cannot be asked.
+        """
+        if time.time() >= self._held_until and not self._renew():
+            raise LostLeaseError(
+                f"{self.name}: its lease ran out while the database was away, and another process took it over; "
+                "this one stops, and what it finished is kept"
+            )
+
+    def take(self) -> None:
+        """Raises `BusyError` if somebody else holds it."""
+        now = datetime.now(UTC)
+        with database.writing(self._engine) as connection:
+            row = connection.execute(sa.select(leases).where(leases.c.name == self.name)).first()
+            if row is not None and row.until > _text(now) and not _gone(row.holder):
+                raise BusyError(f"{self.name}: another process works on it since {row.since}; wait for its end")
+            connection.execute(leases.delete().where(leases.c.name == self.name))
+            until = _text(now + timedelta(seconds=self._seconds))
+            values = {"name": self.name, "holder": self._holder, "since": _text(now), "until": until}
+            self._held_until = time.time() + self._seconds
+            connection.execute(leases.insert().values(**values))
+        self._renewal.start()
+
+    def release(self) -> None:
+        """Give it back; if the database is away, it runs out by itself."""
+        self._over.set()
+        self._renewal.join()
+        with contextlib.suppress(AuditError), database.writing(self._engine) as connection:
+            connection.execute(leases.delete().where(leases.c.name == self.name, leases.c.holder == self._holder))
+
+    def _renew(self) -> bool:
+        held_until = time.time() + self._seconds
+        until = _text(datetime.now(UTC) + timedelta(seconds=self._seconds))
+        own = leases.update().where(leases.c.name == self.name, leases.c.holder == self._holder)
+        with database.writing(self._engine) as connection:
+            if not connection.execute(own.values(until=until)).rowcount:
+                self._held_until = 0.0
+                return False
+        self._held_until = held_until
+        return True
+
+    def _renew_often(self) -> None:
+        while not self._over.wait(self._seconds / 4):
+            with contextlib.suppress(AuditError):  # a database that is gone for a moment is asked again in a moment
+                if not self._renew():
+                    return
+
+
 class Register:
     """The register of one workspace. All methods may be called from several threads and processes."""
 
@@ -205,6 +293,8 @@ class Register:
     def receive(self, request: Intake, actor: str, source: str) -> tuple[Case, bool]:
         """Take a request in; the same one again changes nothing.
 
+        The day of receipt is that of the request's own time stamp, by the offset that it names.
+
         Returns:
             The case, and whether it is new. A case whose identities meet those of an open one is marked as its
             duplicate and kept all the same: a person decides.
@@ -212,6 +302,7 @@ class Register:
         Raises:
             ConflictError: the id is known with another content.
             RequestError: the deadline cannot be counted.
+            PseudonymError: its pseudonyms are of another key than those of the open requests.
         """
         day = datetime.fromisoformat(request.submitted).date()
         due = deadlines.deadline(request.regulation, day, self._holidays).date
@@ -224,7 +315,9 @@ class Register:
                         "send a changed request under an id of its own"
                     )
                 return _case(known), False
-            twin = _twin(connection, request)
+            names = {str(identity["identity_value"]) for identity in request.identities}
+            _refuse_other_key(connection, names)
+            twin = _twin(connection, names)
             connection.execute(
                 requests.insert().values(
                     request_id=request.request_id,
@@ -242,8 +335,18 @@ class Register:
                     duplicate_of=twin,
                 )
             )
-            details = {"source": source, "due": due and due.isoformat(), **({"duplicate_of": twin} if twin else {})}
-            _append(connection, actor, request.request_id, None, str(State.RECEIVED), details, _callbacks(request))
+            connection.execute(
+                identities.insert(), [{"pseudonym": name, "request_id": request.request_id} for name in sorted(names)]
+            )
+            details = {
+                "source": source,
+                "regulation": request.regulation,
+                "submitted": request.submitted,
+                "digest": request.digest,
+                "due": due and due.isoformat(),
+                **({"duplicate_of": twin} if twin else {}),
+            }
+            _append(connection, actor, request.request_id, None, str(State.RECEIVED), details, request.callbacks)
             return _case(_known(connection, request.request_id)), True
 
     def verify_identity(self, request_id: str, actor: str, how: str) -> Case:
@@ -294,7 +397,9 @@ class Register:
                 )
             _change(connection, request_id, due=due.isoformat(), extended=True)
             details = {"reason": reason, "from": case.due and case.due.isoformat(), "to": due.isoformat()}
-            _append(connection, actor, request_id, case.batch, "extended", details, case.callbacks)
+            if case.due is not None and datetime.now(UTC).date() > case.due:
+                details["late"] = "the first deadline had passed"
+            _append(connection, actor, request_id, case.batch, EXTENDED, details, case.callbacks)
             return _case(_known(connection, request_id))
 
     # -- the way through -------------------------------------------------------------------------------------------
@@ -328,6 +433,19 @@ class Register:
                 self._move(connection, one, state, actor, batch, (verdicts or {}).get(one), details)
                 for one in request_ids
             ]
+
+    def close_rejected(self, actor: str) -> list[Case]:
+        """Close the rejected requests that belong to no batch in flight; those of one are closed when it ends."""
+        with database.writing(self._engine) as connection:
+            flying = sa.select(requests.c.batch).where(requests.c.state.in_(list(map(str, IN_BATCH))))
+            done = (
+                sa.select(requests.c.request_id)
+                .where(requests.c.state == str(State.REJECTED))
+                .where(requests.c.batch.is_(None) | requests.c.batch.not_in(flying))
+                .order_by(requests.c.request_id)
+            )
+            found = list(connection.scalars(done))
+            return [self._move(connection, one, State.CLOSED, actor, None, None, {}) for one in found]
 
     def collect(self, batch: str, actor: str, most: int = 1000) -> list[Case]:
         """Put all requests that wait for a batch into one, those with the nearest deadline first.
@@ -365,7 +483,14 @@ class Register:
     def note(
         self, kind: str, actor: str, *, request_id: str | None = None, batch: str | None = None, **details: Any
     ) -> Event:
-        """Write down something that changes no state: a decision, a failure, a warning that was sent, a promotion."""
+        """Write down something that changes no state: a decision, a failure, a warning that was sent, a promotion.
+
+        Raises:
+            UnknownRequestError: there is no such request.
+            RegisterError: events of this kind come with a change of state.
+        """
+        if request_id is not None and kind in CHANGES:
+            raise RegisterError(f"got {kind} as a note on a request; it comes with a change, so change the request")
         with database.writing(self._engine) as connection:
             if request_id is not None:
                 _known(connection, request_id)
@@ -382,8 +507,26 @@ class Register:
         with database.reading(self._engine) as connection:
             return _case(_known(connection, request_id))
 
+    def find(self, beginning: str) -> str:
+        """The id of the request that begins so.
+
+        Raises:
+            UnknownRequestError: none does, or several do.
+        """
+        start = beginning.lower()
+        if len(start) < 36 and re.fullmatch(r"[0-9a-f-]{4,}", start):
+            query = sa.select(requests.c.request_id).where(requests.c.request_id.startswith(start)).limit(2)
+            with database.reading(self._engine) as connection:
+                found = list(connection.scalars(query))
+            if len(found) > 1:
+                raise UnknownRequestError(f"several requests begin with {start}; write more of the id")
+            start = found[0] if found else start
+        return self.case(start).request_id
+
     def cases(self, states: Collection[State] | None = None, batch: str | None = None) -> list[Case]:
         """Requests, the nearest deadline first; all, or those in some states or of one batch."""
+        if not _askable(batch):
+            return []
         query = sa.select(requests).order_by(sa.func.coalesce(requests.c.due, "9999"), requests.c.request_id)
         if states is not None:
             query = query.where(requests.c.state.in_([str(state) for state in states]))
@@ -399,6 +542,8 @@ class Register:
 
     def history(self, request_id: str | None = None, batch: str | None = None, kind: str | None = None) -> list[Event]:
         """Events in their order; all, or those of a request, of a batch (its requests' events included), of a kind."""
+        if not all(map(_askable, (request_id, batch, kind))):
+            return []
         query = sa.select(events).order_by(events.c.seq)
         for column, wanted in ((events.c.request_id, request_id), (events.c.batch, batch), (events.c.kind, kind)):
             if wanted is not None:
@@ -411,70 +556,67 @@ class Register:
         with database.reading(self._engine) as connection:
             return _head(connection)
 
+    def file_head(self, path: Path) -> Head:
+        """Write the end of the chain into a file that git will keep, `ledger/chain/<batch>.json`."""
+        head = self.head()
+        files.write_json(path, {"seq": head.seq, "hash": head.hash})
+        return head
+
     def check_chain(self, known: Sequence[Head] = ()) -> Head:
-        """Go through the whole chain, and see that the requests are where their events say.
+        """Go through the whole chain, and see that the requests are as their events say.
 
         Args:
-            known: earlier heads, as commits of closed batches hold them: cut off or rewritten chains lack them.
+            known: earlier ends, as `heads` finds them: a chain that was cut off or rewritten as a whole lacks them.
 
         Raises:
-            RegisterError: an event is missing, changed or out of place, or a request's state is not its last event's.
+            RegisterError: an event is missing, changed or out of place, or a request is not as its events say.
         """
-        heads = {head.seq: head.hash for head in known}
-        previous, expected = GENESIS, 1
-        states: dict[str, str] = {}
-        with database.reading(self._engine) as connection:
-            for row in connection.execute(sa.select(events).order_by(events.c.seq)):
-                event = _event(row)
-                wanted = _hash(
-                    event.previous,
-                    event.seq,
-                    event.at,
-                    event.actor,
-                    event.request_id,
-                    event.batch,
-                    event.kind,
-                    row.details,
-                )
-                if event.seq != expected or event.previous != previous or event.hash != wanted:
-                    raise RegisterError(f"event {expected} of the register is missing or was changed; restore a backup")
-                if heads.pop(event.seq, event.hash) != event.hash:
-                    raise RegisterError(f"the chain up to event {event.seq} is not the one that git holds the end of")
-                if event.request_id and event.kind in tuple(State):
-                    states[event.request_id] = event.kind
-                previous, expected = event.hash, expected + 1
-            found = {row.request_id: row.state for row in connection.execute(sa.select(requests))}
-        if heads:
-            raise RegisterError(f"the register ends before event {max(heads)}, which git holds the hash of")
-        if found != states:
-            wrong = sorted(set(found.items()) ^ set(states.items()))
-            raise RegisterError(f"request {wrong[0][0]}: its state is not what its events say; restore a backup")
-        return Head(expected - 1, previous)
+        wanted = {head.seq: head.hash for head in known}
+        previous, seq = GENESIS, 0
+        said: dict[str, dict[str, Any]] = {}
+        with database.snapshot(self._engine) as connection:
+            for row in _rows(connection, sa.select(events).order_by(events.c.seq)):
+                seq += 1
+                try:
+                    event = _event(row)
+                except ValueError:
+                    raise RegisterError(f"event {seq} of the register was changed; restore a backup") from None
+                facts = (event.at, event.actor, event.request_id, event.batch, event.kind, row.details)
+                if (event.seq, event.previous, event.hash) != (seq, previous, _hash(previous, seq, *facts)):
+                    raise RegisterError(f"event {seq} of the register is missing or was changed; restore a backup")
+                if wanted.pop(seq, event.hash) != event.hash:
+                    raise RegisterError(f"the chain up to event {seq} is not the one that git holds the end of")
+                if event.request_id is not None:
+                    _replay(said.setdefault(event.request_id, {}), event)
+                previous = event.hash
+            for row in _rows(connection, sa.select(*_FOLLOWING)):
+                if said.pop(row.request_id, None) != {**row._mapping, "held": bool(row.held)}:
+                    raise RegisterError(f"request {row.request_id} is not as its events say; restore a backup")
+        if wanted:
+            raise RegisterError(f"the register ends before event {max(wanted)}, which git holds the hash of")
+        if said:
+            raise RegisterError(f"request {min(said)} is gone, and its events are there; restore a backup")
+        return Head(seq, previous)
 
     # -- who works -------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def lease(self, name: str, seconds: float = 120.0) -> Iterator[None]:
+    def lease(self, name: str, seconds: float = 120.0) -> Iterator[Lease]:
         """Do exclusive work inside the block, wherever the others run.
 
         The lease is renewed as long as the process lives; after it died, the lease holds for `seconds` at most, or no
-        longer at all for somebody on the same machine who can see that the process is gone.
+        longer at all for somebody on the same machine who can see that the process is gone. Call `check` of what is
+        yielded before a step that cannot be undone. Machines' clocks may differ by a few seconds and not by minutes.
 
         Raises:
             BusyError: somebody else holds it.
         """
-        me = f"{socket.gethostname()}:{os.getpid()}:{threading.get_ident()}:{os.urandom(4).hex()}"
-        self._take(name, me, seconds)
-        over = threading.Event()
-        renewal = threading.Thread(target=self._renew, args=(name, me, seconds, over), daemon=True)
-        renewal.start()
+        held = Lease(self._engine, name, seconds)
+        held.take()
         try:
-            yield
+            yield held
         finally:
-            over.set()
-            renewal.join()
-            with database.writing(self._engine) as connection:
-                connection.execute(leases.delete().where(leases.c.name == name, leases.c.holder == me))
+            held.release()
 
     def working(self) -> list[tuple[str, str, str]]:
         """Leases that hold: name, since when, and until when if nobody renews it."""
@@ -531,18 +673,28 @@ class Register:
         details: Mapping[str, Any],
     ) -> Case:
         case = _case(_known(connection, request_id))
+        verdict = verdict or details.get("verdict")
         if case.state == state:
             return case
+        if (state is State.BATCHED and batch is None) or (
+            state is not State.BATCHED and None not in (batch, case.batch) and batch != case.batch
+        ):
+            raise RegisterError(f"request {request_id} is in batch {case.batch}, got {batch} for {state}")
         if state not in MOVES[case.state]:
             ways = ", ".join(sorted(MOVES[case.state])) or "nothing"
             raise RegisterError(f"request {request_id} is {case.shown}; expected next: {ways}; got {state}")
-        if case.held and state not in (State.IDENTITY_VERIFIED, State.REJECTED, State.AUDITED, State.AWAITING_SIGNOFF):
+        if case.held and state in BLOCKED:
             raise RegisterError(f"request {request_id} is on hold; lift the hold before it is {state}")
         changes: dict[str, Any] = {"state": str(state)}
         if batch is not None:
             changes["batch"] = batch
         if verdict is not None:
             changes["verdict"] = verdict
+        if state not in OPEN:  # only open requests have duplicates
+            connection.execute(identities.delete().where(identities.c.request_id == request_id))
+        if state is State.CLOSED:
+            changes["identities"] = []
+            changes["wishes"] = {name: wish for name, wish in case.wishes.items() if name == "languages"}
         _change(connection, request_id, **changes)
         facts = {**details, **({"verdict": verdict} if verdict is not None else {}), "from": str(case.state)}
         _append(connection, actor, request_id, batch or case.batch, str(state), facts, case.callbacks)
@@ -556,28 +708,8 @@ class Register:
                     f"request {request_id} is {case.shown}; a hold cannot be {'set' if held else 'lifted'}"
                 )
             _change(connection, request_id, held=held)
-            _append(
-                connection, actor, request_id, case.batch, "on_hold" if held else "hold_lifted", details, case.callbacks
-            )
+            _append(connection, actor, request_id, case.batch, HELD if held else LIFTED, details, case.callbacks)
             return _case(_known(connection, request_id))
-
-    def _take(self, name: str, me: str, seconds: float) -> None:
-        now = datetime.now(UTC)
-        with database.writing(self._engine) as connection:
-            row = connection.execute(sa.select(leases).where(leases.c.name == name)).first()
-            if row is not None and row.until > _text(now) and not _gone(row.holder):
-                raise BusyError(f"{name}: another process works on it since {row.since}; wait for its end")
-            connection.execute(leases.delete().where(leases.c.name == name))
-            until = _text(now + timedelta(seconds=seconds))
-            connection.execute(leases.insert().values(name=name, holder=me, since=_text(now), until=until))
-
-    def _renew(self, name: str, me: str, seconds: float, over: threading.Event) -> None:
-        while not over.wait(seconds / 4):
-            until = _text(datetime.now(UTC) + timedelta(seconds=seconds))
-            renewed = leases.update().where(leases.c.name == name, leases.c.holder == me).values(until=until)
-            # a database that is gone for a moment is asked again in a moment
-            with contextlib.suppress(AuditError, sa.exc.SQLAlchemyError), database.writing(self._engine) as connection:
-                connection.execute(renewed)
 
 
 def _append(
@@ -591,7 +723,7 @@ def _append(
 ) -> Event:
     """Add an event to the chain, and what has to be told of it to the list of callbacks."""
     head = _head(connection)
-    seq, at, text = head.seq + 1, _now(), _canonical(details)
+    seq, at, text, actor = head.seq + 1, _now(), _canonical(_cut(details)), _cut(actor)[:200]
     digest = _hash(head.hash, seq, at, actor, request_id, batch, kind, text)
     connection.execute(
         events.insert().values(
@@ -623,12 +755,18 @@ def _hash(
     return _sha256(_canonical([previous, seq, at, actor, request_id, batch, kind, details]))
 
 
+def _rows(connection: sa.Connection, query: sa.Select[Any]) -> Iterator[Any]:
+    """Rows of a long answer, a thousand at a time."""
+    with connection.execute(query.execution_options(yield_per=1000)) as found:
+        yield from found
+
+
 def _row(connection: sa.Connection, request_id: str) -> Any:
     return connection.execute(sa.select(requests).where(requests.c.request_id == request_id)).first()
 
 
 def _known(connection: sa.Connection, request_id: str) -> Any:
-    row = _row(connection, request_id)
+    row = _row(connection, request_id) if _shown(request_id) == request_id else None
     if row is None:
         raise UnknownRequestError(
             f"the register has no request {_shown(request_id)}; see `erasure-audit requests list`"
@@ -640,22 +778,54 @@ def _change(connection: sa.Connection, request_id: str, **values: Any) -> None:
     connection.execute(requests.update().where(requests.c.request_id == request_id).values(**values))
 
 
-def _twin(connection: sa.Connection, request: Intake) -> str | None:
-    """An open request that has an identity in common with this one."""
-    wanted = {_canonical(dict(identity)) for identity in request.identities}
+def _twin(connection: sa.Connection, names: Collection[str]) -> str | None:
+    """The earliest open request that has a pseudonym in common with these."""
     query = (
-        sa.select(requests.c.request_id, requests.c.identities)
-        .where(requests.c.state.in_(list(map(str, OPEN))))
-        .order_by(requests.c.request_id)
+        sa.select(requests.c.request_id)
+        .join(identities, identities.c.request_id == requests.c.request_id)
+        .where(identities.c.pseudonym.in_(names))
+        .order_by(requests.c.submitted, requests.c.request_id)
     )
-    for row in connection.execute(query):
-        if wanted.intersection(_canonical(identity) for identity in row.identities):
-            return str(row.request_id)
-    return None
+    found: str | None = connection.scalar(query.limit(1))
+    return found
 
 
-def _callbacks(request: Intake) -> tuple[str, ...]:
-    return request.callbacks
+def _refuse_other_key(connection: sa.Connection, names: Collection[str]) -> None:
+    """Under another key the same person would look like somebody else, and duplicates would be missed."""
+    one = connection.scalar(sa.select(identities.c.pseudonym).limit(1))
+    for name in names:
+        if one and name[:9] != one[:9] and pseudonyms.FORM.fullmatch(one) and pseudonyms.FORM.fullmatch(name):
+            raise PseudonymError(
+                f"the open requests were taken in with the pseudonym key {one[:8]}, and the key at hand is {name[:8]}; "
+                f"set {pseudonyms.KEY} to the one before, or close those requests first"
+            )
+
+
+_FOLLOWING = [
+    requests.c[name]
+    for name in (
+        "request_id", "regulation", "submitted", "source", "digest", "due", "extended", "state", "held", "batch",
+        "verdict", "duplicate_of",
+    )
+]  # fmt: skip
+"""Columns that follow from the events."""
+
+
+def _replay(said: dict[str, Any], event: Event) -> None:
+    """Bring what the events said of a request so far up to one more event."""
+    details = event.details
+    if event.kind == State.RECEIVED:
+        copied = ("regulation", "submitted", "source", "digest", "due", "duplicate_of")
+        said |= {name: details.get(name) for name in copied}
+        said |= {"request_id": event.request_id, "extended": False, "held": False, "batch": None, "verdict": None}
+    if event.kind in tuple(State):
+        said["state"] = event.kind
+        said["batch"] = event.batch or said["batch"]
+        said["verdict"] = details.get("verdict") or said["verdict"]
+    elif event.kind in (HELD, LIFTED):
+        said["held"] = event.kind == HELD
+    elif event.kind == EXTENDED:
+        said |= {"extended": True, "due": details.get("to")}
 
 
 def _case(row: Any) -> Case:
@@ -685,10 +855,60 @@ def _event(row: Any) -> Event:
 
 def _gone(holder: str) -> bool:
     """Whether a lease's holder was a process of this machine that lives no more."""
+    machine, pid, started, *_ = holder.split(":")
+    return machine == _machine() and _started(int(pid)) != started
+
+
+def _started(pid: int) -> str:
+    """When a process began, so that a later one of the same number is told from it; empty where there is none."""
     import psutil
 
-    host, pid, *_ = holder.split(":")
-    return host == socket.gethostname() and not psutil.pid_exists(int(pid))
+    try:
+        return f"{psutil.Process(pid).create_time():.2f}"
+    except psutil.NoSuchProcess:
+        return ""
+
+
+@functools.cache
+def _machine() -> str:
+    """This machine since it was started, and this container on it: numbers of processes mean something only here."""
+    parts = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        parts += [Path("/proc/sys/kernel/random/boot_id").read_text(), str(Path("/proc/self/ns/pid").readlink())]
+    return _sha256(_canonical(parts))[:16]
+
+
+def heads(home: Path) -> list[Head]:
+    """The earlier ends of the chain that git keeps in `ledger/chain/`.
+
+    Raises:
+        RegisterError: a file there is none of ours.
+    """
+    found = []
+    for path in sorted((home / HEADS).glob("*.json")):
+        try:
+            value = files.read_json(path)
+            found.append(Head(int(value["seq"]), str(value["hash"])))
+        except (AuditError, KeyError, TypeError, ValueError) as error:
+            raise RegisterError(
+                f"{HEADS / path.name}: expected the end of the chain; `git checkout` brings it back"
+            ) from error
+    return found
+
+
+def _askable(text: str | None) -> bool:
+    """Whether a database can be asked for a text; PostgreSQL refuses NUL and half characters."""
+    return text is None or _cut(text) == text
+
+
+def _cut(value: Any) -> Any:
+    """A value of an event: texts of a bearable length, without characters that a database cannot keep."""
+    if isinstance(value, str):
+        value = value.encode(errors="replace").decode().replace("\0", "�")
+        return value if len(value) <= LONGEST else value[: LONGEST - 1] + "…"
+    if isinstance(value, Mapping):
+        return {key: _cut(one) for key, one in value.items()}
+    return [_cut(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def _shown(request_id: str) -> str:
