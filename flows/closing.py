@@ -18,6 +18,7 @@ KEPT = (
     "ledger",
     "params.yaml",
     "references/.gitignore",
+    "releases/.gitignore",
     "reports",
     "requests",
     "signed",

@@ -1,4 +1,4 @@
-"""References that come from an earlier batch, and how it is known that they may judge this one.
+"""What a release hands to the next batch: the model that it starts from, and references that may judge it.
 
 Models retrained for one batch have seen everybody who remains. So they are what the next batch needs as references
 trained with everybody, and only the references without its own forget set have to be trained. That holds as long as
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks import files
-from tasks.advice import History
+from tasks.advice import FROM_SCRATCH, History
 from tasks.errors import EvidenceError
 from tasks.settings import Method, Settings
 
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 LINEAGE = "lineage.json"
-ORIGINAL = "original.safetensors"
-"""The model that goes on, beside the references."""
-SCHEMA_VERSION = 2
+MODEL = "model.safetensors"
+"""A released model, in its folder."""
+SCHEMA_VERSION = 3
 
 
 def training_set(manifest: pd.DataFrame, rows: NDArray[np.bool_]) -> str:
@@ -54,19 +54,18 @@ def recipe(settings: Settings) -> dict[str, Any]:
     }
 
 
-def write(
-    folder: Path, batch: str, commit: str, trained_on: str, settings: Settings, names: list[str], history: History
+def write_references(
+    folder: Path, batch: str, commit: str, trained_on: str, settings: Settings, names: list[str]
 ) -> None:
-    """Write the lineage of the references and of the model that goes on, which lie in a folder.
+    """Write the lineage of references that lie in a folder.
 
     Args:
-        folder: holds `original.safetensors`, and `<name>.safetensors` for each name.
+        folder: holds `<name>.safetensors` for each name.
         batch: the batch that they were trained for.
         commit: of its tag.
         trained_on: `training_set` of the records that they saw.
         settings: of that batch.
         names: the references.
-        history: of the model that goes on.
     """
     files.write_json(
         folder / LINEAGE,
@@ -76,7 +75,6 @@ def write(
             "commit": commit,
             "training_set_sha256": trained_on,
             "recipe": recipe(settings),
-            "original": {"weights_sha256": files.sha256(folder / ORIGINAL), "history": asdict(history)},
             "models": [
                 {"name": name, "weights_sha256": files.sha256(folder / f"{name}.safetensors")} for name in names
             ],
@@ -84,11 +82,69 @@ def write(
     )
 
 
+def write_release(
+    folder: Path,
+    batch: str,
+    commit: str,
+    kind: str,
+    settings: Settings,
+    history: History,
+    retained: str,
+    chain: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """Write the lineage of a released model, back to the first training that is known of.
+
+    Args:
+        folder: holds `model.safetensors`.
+        batch: that released it.
+        commit: of the audit's tag.
+        kind: unlearned, or retrained.
+        settings: of the batch.
+        history: of the model.
+        retained: `training_set` of the records that it may still know.
+        chain: of the model that the batch started from, as `chain_of` returns it.
+
+    Returns:
+        What was written.
+    """
+    weights = files.sha256(folder / MODEL)
+    method = settings.unlearn.method if kind == "unlearned" else "retrain"
+    came_from = chain[-1]["weights_sha256"] if kind == "unlearned" and method not in FROM_SCRATCH else None
+    made = {"batch": batch, "commit": commit, "method": method, "weights_sha256": weights, "made_from": came_from}
+    lineage = {
+        "schema_version": SCHEMA_VERSION,
+        "batch": batch,
+        "commit": commit,
+        "recipe": recipe(settings),
+        "model": {"kind": kind, "method": method, "weights_sha256": weights, "history": asdict(history)},
+        "retained_set_sha256": retained,
+        "chain": [*chain, made],
+    }
+    files.write_json(folder / LINEAGE, lineage)
+    return lineage
+
+
+def chain_of(original: Path, weights_sha256: str, trained: bool) -> list[dict[str, Any]]:
+    """How the model that a batch starts from came about: what its release filed, else that it is where all began.
+
+    Args:
+        original: the model's file, of which only the folder is looked at.
+        weights_sha256: its hash, as the audit has it.
+        trained: whether the pipeline trained it; else somebody brought it along.
+    """
+    beside = original.parent / LINEAGE
+    filed: list[dict[str, Any]] = (files.read_json(beside).get("chain") or []) if beside.is_file() else []
+    if filed and filed[-1]["weights_sha256"] == weights_sha256:
+        return filed
+    method = "train" if trained else None
+    return [{"batch": None, "commit": None, "method": method, "weights_sha256": weights_sha256, "made_from": None}]
+
+
 def references(folder: Path, manifest: pd.DataFrame, rows: NDArray[np.bool_], settings: Settings) -> list[Path]:
     """The references that an earlier batch left in a folder, if they may judge this one.
 
     Args:
-        folder: as `write` left it.
+        folder: as `write_references` left it.
         manifest: n records of this batch.
         rows: (n,) all training records of this batch, its forget set included.
         settings: of this batch.
@@ -118,7 +174,7 @@ def references(folder: Path, manifest: pd.DataFrame, rows: NDArray[np.bool_], se
 
 
 def history(original: Path, trained: int) -> History:
-    """The history of the model that a batch starts from: what `write` filed beside it, else that it was just trained.
+    """The history of the model that a batch starts from: what its release filed, else that it was just trained.
 
     Args:
         original: the model.
@@ -129,7 +185,8 @@ def history(original: Path, trained: int) -> History:
     """
     if not (original.parent / LINEAGE).is_file():
         return History(0, 0, trained)
-    filed = files.read_json(original.parent / LINEAGE).get("original") or {}
+    lineage = files.read_json(original.parent / LINEAGE)
+    filed = lineage.get("model") or lineage.get("original") or {}  # `original` until schema version 2
     if filed.get("weights_sha256") != files.sha256(original):
         raise EvidenceError(
             f"{original} is not the model that {LINEAGE} beside it tells the history of; restore both with "

@@ -21,6 +21,7 @@ from tasks.errors import AuditError, WorkspaceError
 
 Original = Literal["unlearned", "retrained"]
 """The model that is released: the one that was made to forget, or the exact retrain."""
+Decision = Literal["approve", "reject"]
 Next = Literal["more_references", "another_method", "requeue", "refuse"]
 """What becomes of rejected requests: they wait for the next batch, audited with more references, by another method or
 as before; or they are refused for good."""
