@@ -144,7 +144,8 @@ def comparison(found: Comparison) -> None:
     from rich.console import Console
 
     console = Console(soft_wrap=True, highlight=False)
-    for title, paths in (("identical", found.identical), ("different", found.different), ("not kept", found.missing)):
+    told = {"identical": found.identical, "different": found.different, "erased": found.erased}
+    for title, paths in (*told.items(), ("not kept", found.missing)):
         for path in paths:
             console.print(f"{title:>10}  {path}", markup=False)
     console.print(f"{found.tag}, level {found.level}: {_conclusion(found)}", markup=False)
@@ -153,7 +154,8 @@ def comparison(found: Comparison) -> None:
 def _conclusion(found: Comparison) -> str:
     ran = f"{len(found.ran)} stages ran; " if found.ran else ""
     if not found.different:
-        left = f", {len(found.missing)} not kept and so not compared" if found.missing else ""
+        left = f", {len(found.erased)} erased with receipts" if found.erased else ""
+        left += f", {len(found.missing)} not kept and so not compared" if found.missing else ""
         return f"holds. {ran}all {len(found.identical)} compared are identical{left}"
     if found.same_verdicts:
         return f"holds. {ran}files differ, but every verdict is the same and every estimate inside its interval"

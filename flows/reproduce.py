@@ -25,6 +25,10 @@ REDERIVED = ("verify", "report")
 """The stages that run from the scores alone."""
 
 VERDICTS = "artifacts/verify/verdicts.json"
+ERASURES = Path("ledger/erasures")
+"""Receipts of erasures, which say what of closed states is not kept any more."""
+LATER = ("erased", "release", "audit")
+"""Beginnings of a batch's tags, the latest state first."""
 
 
 @dataclass
@@ -38,6 +42,7 @@ class Comparison:
         identical: files and folders with the hash that is on record.
         different: what has another hash, with where and why.
         missing: what is on record and not kept any more (or was never pushed).
+        erased: what is on record and was erased, with the file of receipts.
         same_verdicts: whether, in spite of differences, every verdict is the same and every statistic inside its
             recorded interval; None: not looked at, because nothing differs or verdicts are missing.
     """
@@ -48,6 +53,7 @@ class Comparison:
     identical: list[str] = field(default_factory=list)
     different: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    erased: list[str] = field(default_factory=list)
     same_verdicts: bool | None = None
 
     def __bool__(self) -> bool:
@@ -79,20 +85,51 @@ def reproduce(folder: Path, batch: str, level: Level, listener: stages.Listener 
     tag = closing.tag_of(batch)
     if not shell.succeeds(folder, "rev-parse", "--verify", "--quiet", f"refs/tags/{tag}^{{commit}}"):
         raise ReproductionError(f"no tag {tag}; `erasure-audit run {batch} --commit` closes a batch. {_tags(folder)}")
+    if level == "reexecute":
+        _refuse_erased(folder, tag)
     with worktree(folder, tag) as copy:
         locked = _lock(copy)
         on_record = _on_record(locked)
         if level == "integrity":
             found = _integrity(copy, tag, on_record)
             _compare_checkout(folder, copy, on_record, found)
+            _quote_receipts(folder, tag, found)
             _check_signatures(folder, copy, found)
         else:
             found = _anew(copy, tag, level, locked, listener)
     if not found.identical and not found.different:
+        found.missing += found.erased
         raise ReproductionError(
             f"{tag}: nothing could be compared; everything on record is gone: {_some(found.missing)}"
         )
     return found
+
+
+def _refuse_erased(folder: Path, tag: str) -> None:
+    """Data that were erased are not made again either, as the embedded ones could be."""
+    for path, receipts in _receipts(folder):
+        if "data" in receipts["not_kept"].get(tag, []):
+            raise ReproductionError(
+                f"{tag} cannot be executed again: records that it read were erased on {_day(receipts)}, receipts in "
+                f"{path.relative_to(folder)}. The level rederive makes verdicts and reports again without them"
+            )
+
+
+def _quote_receipts(folder: Path, tag: str, found: Comparison) -> None:
+    """What is missing because it was erased is told from what is missing for no known reason."""
+    for path, receipts in _receipts(folder):
+        listed = receipts["not_kept"].get(tag, [])
+        gone = {one for one in found.missing if any(_within(one, path) or _within(path, one) for path in listed)}
+        found.missing = [one for one in found.missing if one not in gone]
+        found.erased += [f"{one} (on {_day(receipts)}, {path.relative_to(folder)})" for one in sorted(gone)]
+
+
+def _receipts(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+    return [(path, files.read_json(path)) for path in sorted((folder / ERASURES).glob("*.json"))]
+
+
+def _day(receipts: dict[str, Any]) -> str:
+    return str(max(one["at"] for one in receipts["stores"]))[:10]
 
 
 def _integrity(copy: Path, tag: str, on_record: dict[str, str]) -> Comparison:
@@ -103,6 +140,7 @@ def _integrity(copy: Path, tag: str, on_record: dict[str, str]) -> Comparison:
             found.missing.append(path)
         else:
             _compare(copy / path, path, recorded, found)
+    found.missing = sorted(set(found.missing))
     for stage, differs in graph.status(copy).items():
         found.different += [f"params.yaml ({stage})"] * ("params.yaml" in str(differs))
     return found
@@ -118,13 +156,31 @@ def _compare(place: Path, path: str, recorded: str, found: Comparison) -> None:
 
 
 def _compare_checkout(folder: Path, copy: Path, on_record: dict[str, str], found: Comparison) -> None:
-    """The reports that lie in the caller's checkout are the ones that people open, so they are looked at, too."""
+    """The reports that lie in the caller's checkout are the ones that people open, so they are looked at, too.
+
+    After a release or an erasure they tell of it, and are compared with that state's.
+    """
+    latest = _latest(folder, found.tag)
     for path, recorded in on_record.items():
         here = folder / path
         is_report = path.startswith("reports/") and path != "reports/templates"
-        if is_report and here.exists() and graph.content_hash(here) != recorded:
+        if not is_report or not here.exists() or graph.content_hash(here) == recorded:
+            continue
+        if latest != found.tag:
+            changed = shell.git(folder, "diff", "--name-only", "--relative", latest, "--", path).splitlines()
+            changed += shell.git(folder, "ls-files", "--others", "--", path).splitlines()
+        else:
             changed = _changed_files(here, copy / path)
+        if changed:
             found.different.append(f"{path} in this checkout ({_some(changed)})")
+
+
+def _latest(folder: Path, tag: str) -> str:
+    """The batch's latest state that has a tag."""
+    batch = tag.removeprefix("audit/")
+    tags = [f"{state}/{batch}" for state in LATER]
+    there = (one for one in tags if shell.succeeds(folder, "rev-parse", "--verify", "--quiet", f"refs/tags/{one}"))
+    return next(there, tag)
 
 
 def _check_signatures(folder: Path, copy: Path, found: Comparison) -> None:

@@ -54,10 +54,10 @@ class Approval(Entry):
 
 
 class Erasure(Entry):
-    """A copy that was erased, or that will be gone on a known day. Hashing or masking is no erasure."""
+    """A copy that was erased, that will be gone on a known day, or that stays. Hashing or masking is no erasure."""
 
     store: Words = Field(description="key of the store, as part 7 of the report lists it")
-    state: Literal["erased", "expires"]
+    state: Literal["erased", "expires", "held"]
     expires_on: Day | None = None
     receipt: Words = Field(description="what shows it: a hash, a ticket, a log's line; no personal data")
 
@@ -131,11 +131,11 @@ def progress(status: str, approvals: Sequence[Approval], copies: Sequence[Mappin
     Of each person the last decision stands; one refusal that stands is a refusal. Erased is a request of which no copy
     of the records, and no model that saw them, is held any more, or is only until a known day.
     """
-    if status == "rejected":
-        return "set_aside"
-    states = [copy["state"] for copy in copies if copy["holds"] != "scores"]
+    states = [copy["state"] for copy in copies if copy["holds"] in ("records", "influence")]
     if states and "held" not in states:
         return "erased"
+    if status == "rejected":
+        return "set_aside"
     standing = {approval.by: approval.decision for approval in approvals}
     if "refuse" in standing.values():
         return "refused"

@@ -26,6 +26,8 @@ SCHEMA_VERSION = 3
 VERDICTS_VERSION = 3
 """Version of `verdicts.json` that the evidence is built from."""
 SCHEMA = Path("docs/evidence.schema.json")
+UNSEEN = "not_in_training"
+"""Code of a request that was set aside because no model was trained on its records."""
 TRACE_POINTS = 200
 OF_REGISTER = (
     *("position", "regulation", "received", "subject_pseudonym", "records", "labels", "whole_subject", "code"),
@@ -469,9 +471,11 @@ class Copy(Part):
     """A place where the records, or what was made of them, lie, and what became of it."""
 
     store: str = Field(description="key, by which an erasure in the decisions names it")
-    kind: Literal["workspace", "dvc_cache", "dvc_remote", "backup", "original_model", "reference_models", "artifacts"]
+    kind: Literal[
+        "workspace", "dvc_cache", "dvc_remote", "backup", "original_model", "reference_models", "artifacts", "git"
+    ]
     name: str | None = Field(None, description="of a remote or a backup")
-    holds: Literal["records", "influence", "scores"]
+    holds: Literal["records", "influence", "scores", "identifiers"]
     state: Literal["held", "erased", "expires"]
     days: Count | None = Field(None, description="days after an erasure in which a backup is overwritten")
     expires_on: str | None = Field(None, description="ISO date")
@@ -799,7 +803,7 @@ def build(sources: Sources, entry: Mapping[str, Any], decided: decisions.Decisio
         special = {"status": "rejected", "reason": entry.get("reason") or REJECTED}
     else:
         raise EvidenceError(f"{where}: got status {status!r}, expected accepted or rejected")
-    follows = aftermath(sources, special["status"], decided)
+    follows = aftermath(sources, special["status"], decided, entry.get("code"))
     found = {**common(sources, entry, where), **follows, **special}
     return validate({**found, language.SENTENCES: spoken(sources, found)}, where)
 
@@ -866,10 +870,10 @@ def advised(sources: Sources) -> list[dict[str, Any]]:
     )
 
 
-def aftermath(sources: Sources, status: str, decided: decisions.Decisions) -> dict[str, Any]:
+def aftermath(sources: Sources, status: str, decided: decisions.Decisions, code: str | None = None) -> dict[str, Any]:
     """What became of the request beside its verdict: scope, copies, notices, exceptions, approvals."""
     chosen = sources.settings.report
-    kept = copies(sources, status, decided)
+    kept = copies(sources, status, decided, code)
 
     def told(name: str, what: str) -> dict[str, Any]:
         notice = next((notice for notice in reversed(decided.notices) if notice.to == name), None)
@@ -907,7 +911,9 @@ def scope(sources: Sources, status: str) -> dict[str, Any]:
     return {"models": models, "outside": [model.model_dump() for model in sources.settings.report.out_of_scope]}
 
 
-def copies(sources: Sources, status: str, decided: decisions.Decisions) -> list[dict[str, Any]]:
+def copies(
+    sources: Sources, status: str, decided: decisions.Decisions, code: str | None = None
+) -> list[dict[str, Any]]:
     """Every place that the tool knows of with what became of it: held, unless a receipt says otherwise.
 
     Raises:
@@ -928,8 +934,12 @@ def copies(sources: Sources, status: str, decided: decisions.Decisions) -> list[
         if any(take(entry, "role", "lineage.json") == "with" for entry in sources.lineage["models"]):
             places.append({"store": "reference_models", "kind": "reference_models", "holds": "influence"})
         places.append({"store": "artifacts", "kind": "artifacts", "holds": "scores"})
+    if any(erasure.store == "git" for erasure in decided.erasure):
+        places.append({"store": "git", "kind": "git", "holds": "identifiers"})
     known = {place["store"] for place in places}
-    own = decided.erasure if status == "audited" else []  # nobody erased the records of a request that was set aside
+    own = decided.erasure if status == "audited" else []  # nobody erased the records of a request that was set aside,
+    if code == UNSEEN:  # unless no model was trained on them, and the data had to go all the same
+        own = [erasure for erasure in decided.erasure if erasure.store in known]
     done = {erasure.store: erasure.model_dump(exclude={"request"}) for erasure in own}
     if strange := sorted(set(done) - known):
         raise EvidenceError(

@@ -19,7 +19,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows import graph, keys, locks, reproduce, shell, signing, stages, workspace
+from flows import graph, keys, locks, shell, signing, stages, workspace
 from flows.operations import lineage, signoff, stores, worktrees
 from flows.operations.sought import ORIGINAL, REFERENCES, Judge, Sought
 from tasks import decisions, files, pseudonyms, records, settings
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 PRIVATE = ".erasure"
 """Folder of what an erasure under way has to know; nobody else may read it, and it goes last."""
 RECEIPTS = Path("ledger/erasures")
+"""Where git keeps the receipts, one file per batch; `flows.reproduce` quotes them."""
 SCHEMA_VERSION = 1
 HANDOVER = "handover"
 """Folder of a remote in which stages are handed to agents."""
@@ -525,7 +526,7 @@ class _Erasure:
             self._close([decided])  # a batch of which no model saw anybody has no reports
             return
         lock, as_released = self.home / "dvc.lock", ("diff", "--quiet", f"release/{self.batch}", "--", "dvc.lock")
-        with reproduce.worktree(self.home, f"audit/{self.batch}") as copy:
+        with worktrees.at(self.home, f"audit/{self.batch}") as copy:
             for path in (decided, *sorted((self.home / "ledger/batches").glob(f"{self.batch}.json"))):
                 target = copy / path.relative_to(self.home)
                 target.parent.mkdir(parents=True, exist_ok=True)
