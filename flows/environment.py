@@ -14,8 +14,13 @@ SILENT = {
 }
 """Nobody is phoned: the audited data are personal, and an air-gapped machine has nobody to phone."""
 
-SECRET = ("ERASURE_AUDIT_KEY_PEM", "ERASURE_AUDIT_KEY_PASSPHRASE")
-"""The signing key, which no stage gets to see: stages run model code that a user brings."""
+SECRET = (
+    "ERASURE_AUDIT_KEY_PEM",
+    "ERASURE_AUDIT_KEY_PASSPHRASE",
+    "ERASURE_AUDIT_TOKENS",
+    "ERASURE_AUDIT_SIGNING_CLIENTS",
+)
+"""The signing key, and who may use the server; no stage gets to see them: stages run model code that a user brings."""
 
 DEFAULTS = {
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the command line shows progress in its own way
@@ -33,7 +38,7 @@ def prepare(workspace: Path) -> None:
 
 
 def child(workspace: Path) -> dict[str, str]:
-    """The environment of a process that runs in the workspace: this one's, telemetry off, without the signing key.
+    """The environment of a process that runs in the workspace: this one's, telemetry off, without the secrets.
 
     Prefect's database lies in the workspace's `.prefect/` unless `PREFECT_HOME` says otherwise. The folder of the
     running interpreter comes first in PATH, because stage commands say `python -m tasks.<stage>`.

@@ -17,7 +17,7 @@ from tasks.errors import SignatureError
 
 FILE = "ERASURE_AUDIT_KEY"
 """Environment variable: path of the PEM file with the signing key."""
-PEM, PASSPHRASE = environment.SECRET
+PEM, PASSPHRASE = environment.SECRET[:2]
 """Environment variables: the PEM itself, which goes before the file, and the passphrase of an encrypted key."""
 
 DEVELOPMENT = Path("keys/development.pem")
