@@ -24,6 +24,7 @@ from typing import Any
 import dummy
 import httpx
 import outside
+import postgres
 import pytest
 import schemathesis
 from cryptography.x509 import load_pem_x509_certificate
@@ -31,7 +32,7 @@ from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from flows.operations import access, api, callbacks, signoff
+from flows.operations import access, api, callbacks, database, signoff
 from flows.operations.access import ALLOWED, Gate, Role
 from flows.operations.register import Register, State
 from tasks.errors import WorkspaceError
@@ -72,6 +73,22 @@ class World:
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
+    found = World(tmp_path / "home")
+    yield found
+    found.register.close()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[postgres.Server]:
+    with postgres.running() as running:
+        yield running
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def either(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    """A world on each of the two databases."""
+    if request.param == "postgresql":
+        monkeypatch.setenv(database.URL, request.getfixturevalue("server").new())
     found = World(tmp_path / "home")
     yield found
     found.register.close()
@@ -580,14 +597,14 @@ def almost_good(draw: st.DrawFn) -> dict[str, Any]:
     return body
 
 
-def test_whatever_is_sent_nothing_crashes_and_nothing_taken_in_is_lost(world: World) -> None:
+def test_whatever_is_sent_nothing_crashes_and_nothing_taken_in_is_lost(either: World) -> None:
     taken: set[str] = set()
 
     @hypothesis_settings(max_examples=400, **QUIET)
     @given(body=almost_good() | ANYTHING, role=st.sampled_from(outside.ROLES), form=st.sampled_from(["json", "raw"]))
     def send(body: Any, role: str, form: str) -> None:
         content = json.dumps(body).encode() if form == "json" else repr(body).encode(errors="replace")
-        answer = world.call(role, "POST", DSR, content=content, headers={"Content-Type": "application/json"})
+        answer = either.call(role, "POST", DSR, content=content, headers={"Content-Type": "application/json"})
         assert answer.status_code in (200, 201, 400, 403, 409)
         if answer.status_code == 201:
             named = answer.json()["subject_request_id"]
@@ -598,15 +615,15 @@ def test_whatever_is_sent_nothing_crashes_and_nothing_taken_in_is_lost(world: Wo
 
     send()
     assert len(taken) > 10
-    assert {case.request_id for case in world.register.cases()} == taken
-    assert len(world.register.history(kind="received")) == len(taken)
-    world.register.check_chain()
+    assert {case.request_id for case in either.register.cases()} == taken
+    assert len(either.register.history(kind="received")) == len(taken)
+    either.register.check_chain()
 
 
-def test_no_path_crashes_on_what_its_description_allows_or_forbids(world: World) -> None:
+def test_no_path_crashes_on_what_its_description_allows_or_forbids(either: World) -> None:
     for number in range(1, 4):
-        world.post(number)
-    schema = schemathesis.openapi.from_asgi("/openapi.json", world.app)
+        either.post(number)
+    schema = schemathesis.openapi.from_asgi("/openapi.json", either.app)
     known = st.sampled_from([outside.request_id(number) for number in range(1, 4)])
     statuses: set[int] = set()
     created: set[str] = {outside.request_id(number) for number in range(1, 4)}
@@ -619,7 +636,7 @@ def test_no_path_crashes_on_what_its_description_allows_or_forbids(world: World)
         def send(case: Any, role: str, request: str | None) -> None:
             if request is not None and case.path_parameters and "request" in case.path_parameters:
                 case.path_parameters["request"] = request
-            answer = case.call(headers={"Authorization": f"Bearer {world.tokens[role]}"})
+            answer = case.call(headers={"Authorization": f"Bearer {either.tokens[role]}"})
             statuses.add(answer.status_code)
             assert answer.status_code < 500, (operation.label, answer.status_code)
             if answer.status_code == 201:
@@ -630,8 +647,8 @@ def test_no_path_crashes_on_what_its_description_allows_or_forbids(world: World)
     for operation in operations:
         fuzz(operation)
     assert {200, 400, 403, 404} <= statuses
-    assert {case.request_id for case in world.register.cases()} == created
-    world.register.check_chain()
+    assert {case.request_id for case in either.register.cases()} == created
+    either.register.check_chain()
 
 
 def test_the_description_names_every_shown_way_and_what_it_answers(world: World) -> None:
