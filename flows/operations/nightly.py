@@ -13,7 +13,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -72,9 +72,11 @@ def run(home: Path, register: Register, listener: stages.Listener = stages.nobod
     """
     environment.prepare(home)
     with register.lease(LEASE):
-        _take_in(home, register)
+        left = _take_in(home, register)
         _tidy(home, register)
         night = _night(home, register, listener, audit or in_prefect)
+        if left and night.outcome == "nothing_due":
+            night = replace(night, text=f"{night.text} {left} files of the drop folder are still being written.")
         register.note("night", ACTOR, batch=night.batch, outcome=night.outcome)
     notices.deliver(home)
     return night
@@ -110,15 +112,16 @@ def in_prefect(place: Path, batch: str, listener: stages.Listener) -> None:
         audit.audit(batch=batch, folder=str(place))
 
 
-def _take_in(home: Path, register: Register) -> None:
-    """What is wrong with what comes in does not keep a batch at hand from going on."""
+def _take_in(home: Path, register: Register) -> int:
+    """What is wrong with what comes in does not keep a batch at hand from going on. How many files are left."""
     try:
-        drop.take(home, register)
+        return drop.take(home, register).left
     except BusyError:
         pass
     except AuditError as error:
         register.note("failed", ACTOR, reason=_told(error), step="drop folder")
         notices.send(home, "The drop folder cannot be read", _told(error))
+    return 0
 
 
 def _tidy(home: Path, register: Register) -> None:
