@@ -878,6 +878,23 @@ def _machine() -> str:
     return _sha256(_canonical(parts))[:16]
 
 
+@contextlib.contextmanager
+def opened(home: Path) -> Iterator[Register]:
+    """The register of a workspace, with its settings' holidays, closed at the end.
+
+    Raises:
+        SettingsError: `params.yaml` cannot be used.
+        WorkspaceError: the database cannot be used.
+    """
+    from tasks import settings
+
+    register = Register(home, settings.load(home / "params.yaml").report.holidays)
+    try:
+        yield register
+    finally:
+        register.close()
+
+
 def heads(home: Path) -> list[Head]:
     """The earlier ends of the chain that git keeps in `ledger/chain/`.
 
