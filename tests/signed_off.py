@@ -84,7 +84,7 @@ def make(home: Path, verdicts: dict[str, str], *, remote: bool = False) -> Path:
     _audit(home, verdicts)
     ids = list(verdicts)
     for request in ids:
-        intake = Intake(request, "gdpr", "2026-11-20T09:00:00Z", ({"identity_value": SUBJECTS[request]},))
+        intake = Intake(request, "gdpr", "2026-11-20T09:00:00Z", (identity_of(request),))
         register.receive(intake, "intake", "test")
     register.move(ids, State.IDENTITY_VERIFIED, "officer", how="passport")
     register.collect(BATCH, "nightly")
@@ -159,6 +159,12 @@ def request_of(request: str) -> dict[str, Any]:
         "subject_identities": [{**identity, "identity_format": "raw"}],
         "api_version": "1.0",
     }
+
+
+def identity_of(request: str) -> dict[str, str]:
+    """An identity as the register keeps it, of somebody else for each request."""
+    name = f"00000000:{hashlib.sha256(request.encode()).hexdigest()}"
+    return {"identity_type": "email", "identity_value": name, "identity_format": "hmac-sha256"}
 
 
 def copy(source: Path, target: Path) -> Path:
