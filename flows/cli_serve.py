@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from flows.operations.register import Register
 
 app = typer.Typer(rich_markup_mode=None)
 serve_app = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
@@ -72,13 +69,11 @@ def drop(as_json: Json = False) -> None:
     """
     from flows import workspace
     from flows.operations import drop as dropped
+    from flows.operations.register import opened
 
     home = workspace.find(Path.cwd())
-    register = _register(home)
-    try:
+    with opened(home) as register:
         taken = dropped.take(home, register)
-    finally:
-        register.close()
     if as_json:
         typer.echo(json.dumps(taken.plain(), indent=2, ensure_ascii=False))
     else:
@@ -101,24 +96,15 @@ def send_callbacks(as_json: Json = False) -> None:
     """
     from flows import workspace
     from flows.operations import callbacks
+    from flows.operations.register import opened
 
     home = workspace.find(Path.cwd())
-    register = _register(home)
-    try:
+    with opened(home) as register:
         done = callbacks.deliver(home, register)
-    finally:
-        register.close()
     if as_json:
         typer.echo(json.dumps(done.plain(), indent=2))
     else:
         typer.echo(done.line)
-
-
-def _register(home: Path) -> Register:
-    from flows.operations.register import Register
-    from tasks import settings
-
-    return Register(home, settings.load(home / "params.yaml").report.holidays)
 
 
 def _serve(host: str, port: int, certificate: Path | None, private_key: Path | None, callbacks: bool) -> None:

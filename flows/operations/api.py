@@ -40,6 +40,7 @@ from flows.operations.register import (
     RegisterError,
     State,
     UnknownRequestError,
+    heads,
 )
 from tasks import requests, settings, signing
 from tasks.errors import AuditError, PseudonymError, RequestError, SignatureError, WorkspaceError
@@ -213,7 +214,7 @@ def list_requests(call: Call) -> Answer:
     cases = call.register.cases(states, None if batch is None else _batch(batch))
     if wanted == "on_hold":
         cases = [case for case in cases if case.held]
-    first, many = _number(call, "offset", 0, 10**9), _number(call, "limit", PAGE, 1000)
+    first, many = _number(call, "offset", 0, 10**9 - 1), _number(call, "limit", PAGE, 1000)
     return Answer({"total": len(cases), "requests": [case.plain() for case in cases[first : first + many]]})
 
 
@@ -281,11 +282,9 @@ def reject(call: Call) -> Answer:
 
 
 def chain(call: Call) -> Answer:
-    """Whether the chain of events is whole; where it ends."""
+    """Whether the chain of events is whole, the ends that git keeps included; where it ends."""
     try:
-        head = call.register.check_chain()
-    except UnknownRequestError:
-        raise
+        head = call.register.check_chain(heads(call.office.home))
     except RegisterError as error:
         return Answer({"intact": False, "message": str(error)})
     return Answer({"intact": True, "events": head.seq, "head": head.hash})
@@ -296,10 +295,8 @@ def all_events(call: Call) -> Answer:
     kind = call.query.get("kind")
     if kind is not None and not re.fullmatch(r"[a-z_]{1,32}", kind):
         raise RequestError("kind: expected a kind of events, as access_denied")
-    found = call.register.history(kind=kind)
-    first, many = _number(call, "offset", 0, 10**9), _number(call, "limit", PAGE, 1000)
-    latest = found[::-1][first : first + many]
-    return Answer({"total": len(found), "events": [_event(event) for event in latest]})
+    found = call.register.latest(kind, _number(call, "offset", 0, 10**9 - 1), _number(call, "limit", PAGE, 1000))
+    return Answer({"events": [_event(event) for event in found]})
 
 
 def health(_call: Call) -> Answer:

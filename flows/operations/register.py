@@ -551,6 +551,20 @@ class Register:
         with database.reading(self._engine) as connection:
             return [_event(row) for row in connection.execute(query)]
 
+    def latest(self, kind: str | None = None, first: int = 0, most: int = 100) -> list[Event]:
+        """The last events, the newest first; all, or those of a kind.
+
+        Args:
+            kind: which.
+            first: how many to pass over.
+            most: how many to give at most.
+        """
+        query = sa.select(events).order_by(events.c.seq.desc()).offset(first).limit(most)
+        if kind is not None:
+            query = query.where(events.c.kind == kind)
+        with database.reading(self._engine) as connection:
+            return [_event(row) for row in connection.execute(query)]
+
     def head(self) -> Head:
         """The end of the chain."""
         with database.reading(self._engine) as connection:
