@@ -12,10 +12,14 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 
 from flows.cli_agents import app as agents_app
+from flows.cli_erase import app as erase_app
 from flows.cli_import import app as import_app
+from flows.cli_operate import app as operate_app
 from flows.cli_register import app as register_app
+from flows.cli_requests import app as requests_app
 from flows.cli_serve import app as serve_app
 from flows.cli_sign import app as sign_app
+from flows.cli_signoff import app as signoff_app
 from tasks.errors import AuditError
 
 app = typer.Typer(
@@ -28,7 +32,11 @@ app = typer.Typer(
 app.add_typer(import_app, name="import")
 app.add_typer(sign_app)
 app.add_typer(register_app)
+app.add_typer(operate_app)
+app.add_typer(signoff_app)
+app.add_typer(erase_app)
 app.add_typer(serve_app)
+app.add_typer(requests_app, name="requests")
 app.add_typer(agents_app, name="agent")
 
 Batch = Annotated[
@@ -42,7 +50,6 @@ Jobs = Annotated[int | None, typer.Option(min=1, help="Stages that run at once. 
 Commit = Annotated[bool, typer.Option("--commit", help="Close the batch: sign, commit and tag it audit/<batch>.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Level = Literal["integrity", "rederive", "reexecute"]
-CarriedModel = Literal["unlearned", "retrained"]
 
 
 def main() -> None:
@@ -105,16 +112,19 @@ def status(as_json: Json = False) -> None:
 
     Example: erasure-audit status
     """
-    from flows import console, graph, results
+    from flows import cli_signoff, console, graph, results
     from tasks import settings
 
     folder = _here()
-    chosen = settings.load(folder / "params.yaml")
+    chosen, waits = settings.load(folder / "params.yaml"), cli_signoff.waiting(folder)
     stale = sorted(graph.stale(folder))
     found, advised = results.read(folder, chosen.batch), results.advice(folder, chosen.batch)
     if as_json:
         requests = [result.plain() for result in found]
-        _print_json({"batch": chosen.batch, "stale": stale, "requests": requests, "advice": advised})
+        found_waiting = waits.plain() if waits else None
+        _print_json(
+            {"batch": chosen.batch, "stale": stale, "requests": requests, "advice": advised, "signoff": found_waiting}
+        )
         return
     typer.echo(f"Batch {chosen.batch}")
     typer.echo(
@@ -122,6 +132,10 @@ def status(as_json: Json = False) -> None:
     )
     console.verdicts(found)
     console.advice(advised)
+    if waits:
+        typer.echo(waits.line)
+        for choice in waits.choices:
+            typer.echo(f"  to {choice.text}:\n    {choice.command}")
 
 
 @app.command()
@@ -171,38 +185,6 @@ def reproduce(
         raise typer.Exit(1)
 
 
-@app.command()
-def carry(
-    batch: Annotated[str, typer.Argument(help="Name of a closed batch, or its tag audit/<batch>.")],
-    original: Annotated[
-        CarriedModel,
-        typer.Option(help="The model that goes on: the unlearned one, if all requests passed, or the exact retrain."),
-    ] = "unlearned",
-    as_json: Json = False,
-) -> None:
-    """Carry a closed batch over: its retrained models become the next batch's references.
-
-    The forgotten records leave the data set. Only models without the next forget set have to be trained then.
-
-    Example: erasure-audit carry 2026-11 --original retrained
-    """
-    from flows import carry as carrying
-    from flows import console
-
-    done = carrying.carry(_here(), batch, original)
-    if as_json:
-        _print_json(done.plain())
-        return
-    typer.echo(
-        f"{done.references} references and the {done.original} model are in {done.folder}; {done.records_dropped} "
-        "records have left data/ (copies in DVC's cache and remotes stay until they are erased)."
-    )
-    if done.unlearnings:
-        typer.echo(f"Unlearnings since this model was last trained from scratch: {done.unlearnings}.")
-    console.advice(done.advice)
-    typer.echo("Next: put the requests into requests/<batch>.json, then erasure-audit run <batch>")
-
-
 def _run(
     batch: str | None, assignments: list[str], jobs: int | None, commit: bool, as_json: bool, sign: bool = False
 ) -> None:
@@ -210,7 +192,7 @@ def _run(
     from flows import console
 
     try:
-        with _ended_by_sigterm():
+        with ended_by_sigterm():
             done = batches.run(_here(), batch, assignments, jobs, commit, sign)
     except KeyboardInterrupt:
         _fail("interrupted; finished stages are kept, and the next run continues", 130)
@@ -224,7 +206,7 @@ def _run(
 
 
 @contextlib.contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
+def ended_by_sigterm() -> Iterator[None]:
     """Let `kill` end the run as Ctrl-C does, so that the stages' processes end, too."""
     import signal
 
