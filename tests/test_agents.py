@@ -1,4 +1,4 @@
-"""Stages handed to agents: what travels, that nothing stays, and two real workers with a remote over the network."""
+"""Stages handed to agents: what travels, what comes back, that nothing stays behind, and whom the caller believes."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import agents_world
 import dummy
 import pytest
 
@@ -18,34 +22,13 @@ from flows import graph, shell, stages
 from flows.operations import agent_parcel, agent_work, agents
 from tasks.errors import SettingsError, StageError
 
-STAGE = dummy.STAGE.replace('"fail-" + name', 'pathlib.Path(__file__).with_name("fail-" + name)')
-"""The dummy stage as a user's own module: it is found in the agent's clone, and does not travel."""
-
-
-def make(folder: Path, remote: str) -> Path:
-    """A caller's workspace whose stages for agents say what they are run by."""
-    place = dummy.make(folder)
-    (place / "stage.py").write_text(STAGE)
-    pipeline = (place / "dvc.yaml").read_text().replace("python stage.py", "python -m stage")
-    (place / "dvc.yaml").write_text(
-        pipeline.replace("deps: [artifacts/check.txt]", "deps: [artifacts/check.txt, data]")
-    )
-    shell.dvc(place, "remote", "add", "--quiet", "--default", "store", remote)
-    shell.git(place, "commit", "--quiet", "--all", "-m", "for agents")
-    return place
-
-
-def clone(workspace: Path, folder: Path) -> Path:
-    shell.git(workspace.parent, "clone", "--quiet", str(workspace), str(folder))
-    return folder
-
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a caller's workspace that is checked already, an agent's clone, and a remote."""
     place = tmp_path_factory.mktemp("agents")
-    workspace = make(place / "caller", "../store")
-    clone(workspace, place / "agent")
+    workspace = agents_world.make(place / "caller", "../store")
+    agents_world.clone(workspace, place / "agent")
     stages.Runner(workspace).run("check")
     return place
 
@@ -286,3 +269,184 @@ def test_without_a_remote_or_a_standing_server_everything_runs_here(
         monkeypatch.setenv(agents.MODE, "often")
         with pytest.raises(SettingsError, match="got 'often', expected auto, here or pool"):
             agents.at_hand(here / "caller", "demo", told.append)
+
+
+class Server:
+    """As much of Prefect as a caller speaks to: runs go through the states given, one more at each look."""
+
+    def __init__(self, *runs: list[Any], workers: bool = True) -> None:
+        self.plans = [list(states) for states in runs]
+        self.made: list[dict[str, Any]] = []
+        self.set: list[tuple[int, Any]] = []
+        self.workers = workers
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def read_deployment_by_name(self, name: str) -> SimpleNamespace:
+        return SimpleNamespace(id=name)
+
+    def read_workers_for_work_pool(self, pool: str) -> list[SimpleNamespace]:
+        from prefect.client.schemas.objects import WorkerStatus
+
+        return [SimpleNamespace(name="a", status=WorkerStatus.ONLINE if self.workers else WorkerStatus.OFFLINE)]
+
+    def read_flow_runs(self, **_: Any) -> list[Any]:
+        return []
+
+    def create_flow_run_from_deployment(self, deployment: str, **about: Any) -> SimpleNamespace:
+        self.made.append({"deployment": deployment, **about})
+        return SimpleNamespace(id=len(self.made) - 1)
+
+    def read_flow_run(self, run: int) -> SimpleNamespace:
+        states = self.plans[run]
+        return SimpleNamespace(state=states.pop(0) if len(states) > 1 else states[0])
+
+    def set_flow_run_state(self, run: int, state: Any, force: bool = False) -> None:
+        self.set.append((run, state))
+        self.plans[run] = [state]
+
+
+def caller_of(here: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> agents.Agents:
+    monkeypatch.setattr(agents, "POLL", 0.02)
+    monkeypatch.setattr(agents, "FETCH_PAUSE", 0.02)
+    made = agents.Agents(here / "caller", "demo", agent_parcel.Post(here / "caller"))
+    monkeypatch.setattr(made, "_prefect", lambda: server)
+    return made
+
+
+def states() -> Any:
+    from prefect import states
+
+    return states
+
+
+def test_what_prefect_is_told_names_the_work_and_holds_no_data(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Server([states().Scheduled(), states().Failed(message="train@0: because")])
+    with pytest.raises(StageError, match=r"^train@0: because$"):
+        caller_of(here, server, monkeypatch).brings("train@0", "gpu", lambda line: None)
+    (made,) = server.made
+    assert made["deployment"] == "agent-stage/gpu"
+    assert made["name"] == "demo/train@0"
+    assert made["parameters"]["parcel"].startswith("handover/demo/")
+    assert set(made["parameters"]) == {"stage", "batch", "parcel", "sha256"}
+    assert agent_parcel.Post(here / "caller").below(agents.HANDOVER) == []
+
+
+def test_a_lost_agent_s_stage_is_handed_out_once_more_and_never_a_third_time(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = Server([states().Running(), states().Crashed(message="exit code -9")], [states().Crashed(message="again")])
+    told: list[str] = []
+    with pytest.raises(
+        agents.AgentError, match=r"train@0: 2 agents one after the other were lost with it; the last: again"
+    ):
+        caller_of(here, server, monkeypatch).brings("train@0", "gpu", told.append)
+    assert len(server.made) == 2
+    assert "the agent is lost: exit code -9" in told
+
+
+def test_an_agent_that_is_silent_is_lost_and_its_run_is_marked_so(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(agents.SILENCE, "0.3")
+    monkeypatch.setattr(agents, "STARTING", 0.3)
+    server = Server([states().Running()], [states().Pending()])
+    with pytest.raises(agents.AgentError, match="no sign of life"):
+        caller_of(here, server, monkeypatch).brings("train@0", "gpu", lambda line: None)
+    assert [(run, state.name) for run, state in server.set] == [(0, "Crashed"), (1, "Crashed")]
+
+
+def test_an_agent_that_gives_signs_of_life_may_take_as_long_as_it_needs(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(agents.SILENCE, "2")
+    server = Server([states().Running()])
+    sender = caller_of(here, server, monkeypatch)
+    parcel = agent_parcel.collect(here / "caller", "train@0", "demo")
+    assert parcel is not None
+    told: list[str] = []
+    post = agent_parcel.Post(here / "caller")
+
+    def live() -> None:
+        while not server.made:
+            time.sleep(0.05)
+        for number in range(50):
+            post.put(f"{parcel.name}/alive-0", b'{"agent": "g1", "pid": 7, "line": "epoch %d"}' % number)
+            time.sleep(0.1)
+        server.plans[0] = [states().Failed(message="enough")]
+
+    thread = threading.Thread(target=live)
+    thread.start()
+    with pytest.raises(StageError, match=r"^enough$"):
+        sender.brings("train@0", "gpu", told.append)
+    thread.join()
+    assert "runs on g1 (process 7)" in told
+    assert [line for line in told if line.startswith("epoch")] != []
+
+
+def test_with_no_worker_the_stage_runs_here_and_the_run_says_why(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Server(workers=False)
+    told: list[str] = []
+    assert not caller_of(here, server, monkeypatch).brings("train@0", "gpu", told.append)
+    assert told == ["runs here: no worker of pool gpu is online"]
+    assert server.made == []
+    assert not (here / "store").exists()
+
+
+def test_when_the_last_worker_goes_before_taking_the_stage_it_runs_here_after_a_while(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(agents.WAIT, "0.2")
+    server = Server([states().Scheduled()])
+    told: list[str] = []
+
+    def go(line: str) -> None:
+        told.append(line)
+        server.workers = "handed" not in line
+
+    assert not caller_of(here, server, monkeypatch).brings("train@0", "gpu", go)
+    assert told[-1] == "runs here: no worker of pool gpu is online any more"
+    assert [(run, state.name) for run, state in server.set] == [(0, "Cancelled")]
+    assert agent_parcel.Post(here / "caller").below(agents.HANDOVER) == []
+
+
+def test_while_all_workers_are_busy_a_stage_waits_for_its_turn(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(agents.WAIT, "0.1")
+    server = Server([*[states().Scheduled()] * 20, states().Failed(message="its turn")])
+    with pytest.raises(StageError, match=r"^its turn$"):
+        caller_of(here, server, monkeypatch).brings("train@0", "gpu", lambda line: None)
+
+
+def test_where_a_pool_is_demanded_nothing_runs_here_in_its_place(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Server(
+        [states().Scheduled(), states().Scheduled(), states().Failed(message="taken at last")], workers=False
+    )
+    sender = caller_of(here, server, monkeypatch)
+    sender._mode = "pool"
+    with pytest.raises(StageError, match=r"^taken at last$"):
+        sender.brings("train@0", "gpu", lambda line: None)
+
+
+def test_stopping_the_caller_withdraws_what_is_out(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Server([states().Running()])
+    sender = caller_of(here, server, monkeypatch)
+    errors: list[BaseException] = []
+
+    def bring() -> None:
+        try:
+            sender.brings("train@0", "gpu", lambda line: None)
+        except StageError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=bring)
+    thread.start()
+    while not server.made:
+        time.sleep(0.05)
+    time.sleep(0.2)
+    sender.stop()
+    thread.join(30)
+    assert isinstance(errors[0], stages.KilledStageError)
+    assert server.set[0][1].name == "Cancelling"
+    assert agent_parcel.Post(here / "caller").below(agents.HANDOVER) == []

@@ -47,6 +47,8 @@ FETCHES, FETCH_PAUSE = 4, 5.0
 """How often the results of a run that ended well are looked for, and the time between, s."""
 TRIES = 2
 """How often a stage is handed out: once, and once again if its agent is lost."""
+STARTING = 180.0
+"""How long an agent may take to its first sign of life, for starting Python and Prefect takes a while, s."""
 PATIENCE = 300.0
 """How long Prefect's server may be away while a stage runs, s."""
 
@@ -233,7 +235,7 @@ class Agents:
             elif state.is_cancelled() or state.is_cancelling():
                 raise StageError(f"{parcel.stage} was cancelled in Prefect: {state.message or 'no reason given'}")
             else:
-                watch.look(begun=state.is_running())
+                watch.look()
 
     def _require_somebody(self, client: SyncPrefectClient, pool: str) -> None:
         from prefect.exceptions import ObjectNotFound
@@ -401,11 +403,8 @@ class _Watch:
         self._seen: dict[str, Any] = {}
         self._looked = self._heard = time.monotonic()
 
-    def look(self, *, begun: bool) -> None:
-        """Take note of a sign of life. Raises `_LostError` if there was none for too long.
-
-        Until the first one the agent has three times as long: starting Python and Prefect takes a while.
-        """
+    def look(self) -> None:
+        """Take note of a sign of life. Raises `_LostError` if there was none for too long."""
         now = time.monotonic()
         if now - self._looked < min(5.0, self._silence / 10):
             return
@@ -423,7 +422,7 @@ class _Watch:
             self._tell(said["line"])
         if said != self._seen:
             self._seen, self._heard = said, now
-        allowed = self._silence if self._seen and begun else 3 * self._silence
+        allowed = self._silence if self._seen else max(self._silence, STARTING)
         if now - self._heard > allowed:
             raise _LostError(f"no sign of life for {now - self._heard:.0f} s")
 

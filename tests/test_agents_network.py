@@ -1,0 +1,289 @@
+"""Agents for real: a Prefect server, two workers in two clones, and a remote that is reached over the network (S3)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import agents_world
+import dummy
+import httpx
+import psutil
+import pytest
+
+from flows import graph
+
+BUCKET = "audit-store"
+
+
+@dataclass
+class World:
+    """A caller's workspace, and what is around it."""
+
+    root: Path
+    api: str
+    s3: Any
+    workers: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def start(self, name: str) -> None:
+        variables = {
+            **dummy.location(),
+            "PREFECT_API_URL": self.api,
+            "PREFECT_HOME": str(self.root / f"prefect-{name}"),
+            "PREFECT_WORKER_QUERY_SECONDS": "1",
+            "ERASURE_AUDIT_AGENT_FOLDER": str(self.scratch(name)),
+            "ERASURE_AUDIT_AGENT_BEAT": "0.5",
+            "DUMMY_LOG": str(self.root / f"{name}.log"),
+        }
+        with (self.root / f"{name}.out").open("wb") as out:
+            self.workers[name] = subprocess.Popen(
+                dummy.invocation("agent", "start", "--pool", "gpu", "--name", name),
+                cwd=self.root / f"agent-{name}",
+                env={**os.environ, **variables},
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def kill(self, name: str) -> None:
+        """As if the power had failed: the worker and all that it has started."""
+        worker = psutil.Process(self.workers[name].pid)
+        for process in [worker, *worker.children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.workers.pop(name).wait()
+
+    def pause(self, seconds: float) -> None:
+        """How long each of a stage's three steps takes on agents."""
+        for name in ("a", "b"):
+            (self.root / f"agent-{name}" / "pause").write_text(str(seconds))
+
+    def scratch(self, name: str) -> Path:
+        return self.root / f"scratch-{name}"
+
+    def stage_runs_at(self, name: str) -> bool:
+        commands = ((each.info["cwd"] or "", " ".join(each.info["cmdline"] or ())) for each in running())
+        return any(cwd.startswith(str(self.scratch(name))) and "-m stage" in words for cwd, words in commands)
+
+    def left_at_agents(self) -> list[Path]:
+        return [path for name in ("a", "b") for path in self.scratch(name).iterdir()]
+
+    def log(self, name: str) -> list[str]:
+        return dummy.log_of(self.root / f"{name}.log")
+
+    def on_remote(self, prefix: str = "") -> list[str]:
+        found = self.s3.list_objects_v2(Bucket=BUCKET, Prefix=f"dvc/{prefix}").get("Contents", [])
+        return [each["Key"] for each in found]
+
+    def runs(self, stage: str) -> list[dict[str, Any]]:
+        """What Prefect knows of the handing over of a stage, oldest first."""
+        wanted = {"flow_runs": {"name": {"any_": [f"demo/{stage}"]}}, "sort": "START_TIME_ASC"}
+        found: list[dict[str, Any]] = httpx.post(f"{self.api}/flow_runs/filter", json=wanted).json()
+        return found
+
+    def online(self) -> list[str]:
+        found = httpx.post(f"{self.api}/work_pools/gpu/workers/filter", json={})
+        return [each["name"] for each in found.json() if each["status"] == "ONLINE"] if found.is_success else []
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    import logging
+
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    root = tmp_path_factory.mktemp("network")
+    with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "testing")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)  # else a line per request
+        moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+        moto.start()
+        stack.callback(moto.stop)
+        endpoint = "http://{}:{}".format(*moto.get_host_and_port())
+        s3 = boto3.client("s3", endpoint_url=endpoint)
+        s3.create_bucket(Bucket=BUCKET)
+        made = World(root, stack.enter_context(prefect_server(root)), s3)
+        caller = agents_world.make(root / "caller", f"s3://{BUCKET}/dvc", endpointurl=endpoint)
+        for name in ("a", "b"):
+            agents_world.clone(caller, root / f"agent-{name}")
+            made.start(name)
+        try:
+            until(lambda: len(made.online()) == 2)
+            yield made
+        finally:
+            for name in list(made.workers):
+                made.kill(name)
+
+
+@contextlib.contextmanager
+def prefect_server(root: Path) -> Iterator[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    quiet = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1", "PREFECT_SERVER_UI_ENABLED": "false"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
+        env={**os.environ, **quiet, "PREFECT_HOME": str(root / "prefect-server")},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        until(lambda: answers(f"http://127.0.0.1:{port}/api/health"))
+        yield f"http://127.0.0.1:{port}/api"
+    finally:
+        for each in [*psutil.Process(process.pid).children(recursive=True), process]:
+            each.kill()
+        process.wait()
+
+
+def answers(address: str) -> bool:
+    with contextlib.suppress(httpx.HTTPError):
+        return httpx.get(address).is_success
+    return False
+
+
+def running() -> Iterator[psutil.Process]:
+    return psutil.process_iter(["cwd", "cmdline"])
+
+
+def until(true: Callable[[], bool], seconds: float = 300) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.2)
+
+
+@pytest.fixture
+def caller(world: World, tmp_path: Path) -> Path:
+    return dummy.copy(world.root / "caller", tmp_path / "caller")
+
+
+def begin(world: World, caller: Path, tmp_path: Path, *settings: str) -> subprocess.Popen[str]:
+    variables = {
+        **dummy.location(),
+        "PREFECT_API_URL": world.api,
+        "DUMMY_LOG": str(tmp_path / "log"),
+        "ERASURE_AUDIT_AGENT_SILENCE": "10",
+    }
+    return subprocess.Popen(
+        dummy.invocation("run", *(part for setting in settings for part in ("--set", setting))),
+        cwd=caller,
+        env={**os.environ, **variables},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+def finished(process: subprocess.Popen[str]) -> list[str]:
+    with process:
+        assert process.stderr is not None
+        return process.stderr.read().splitlines()
+
+
+def told_until(process: subprocess.Popen[str], words: str) -> list[str]:
+    assert process.stderr is not None
+    told = []
+    for line in process.stderr:
+        told.append(line.rstrip())
+        if words in line:
+            return told
+    raise AssertionError("\n".join(told))
+
+
+def test_stages_for_agents_spread_over_all_workers_and_their_results_come_back(
+    world: World, caller: Path, tmp_path: Path
+) -> None:
+    world.pause(1)  # so that none is ready for the second before the other has taken it
+    process = begin(world, caller, tmp_path)
+    told = finished(process)
+    assert process.returncode == 0, told
+    assert sorted([world.log("a"), world.log("b")]) == [["train0"], ["train1"]]
+    assert dummy.log_of(tmp_path / "log") == ["check", "score", "verify", "report"]
+    assert graph.stale(caller) == set()
+    assert world.left_at_agents() == []
+    assert world.on_remote("handover") == []
+    assert len(world.on_remote("runs")) == 2
+    for stage in ("train@0", "train@1"):
+        (run,) = world.runs(stage)
+        assert run["state_type"] == "COMPLETED"
+        assert set(run["parameters"]) == {"stage", "batch", "parcel", "sha256"}
+
+
+def test_a_stage_whose_worker_is_killed_is_run_again_elsewhere_once(world: World, caller: Path, tmp_path: Path) -> None:
+    before = len(world.log("a"))
+    world.pause(2)
+    process = begin(world, caller, tmp_path, "seed=1")
+    until(lambda: world.stage_runs_at("b"))
+    world.kill("b")
+    assert list(world.scratch("b").iterdir()) != []
+
+    world.start("b")  # the machine comes back, and clears up first
+    told = finished(process)
+    assert process.returncode == 0, told
+    lost = [line.partition(":")[0] for line in told if "the agent is lost: no sign of life" in line]
+    assert len(lost) == 1
+    kept = ({"train@0", "train@1"} - set(lost)).pop()
+    assert [run["state_type"] for run in world.runs(lost[0])[-2:]] == ["CRASHED", "COMPLETED"]
+    assert len(world.runs(kept)) == 2  # the one of the first test, and one of this
+    done = world.log("a")[before:] + world.log("b")[1:]
+    assert sorted(done) == ["train0", "train1"]
+    assert graph.stale(caller) == set()
+    until(lambda: world.left_at_agents() == [])
+    assert world.on_remote("handover") == []
+
+
+def test_a_stage_that_fails_on_an_agent_fails_the_run_with_its_own_message_and_is_not_tried_again(
+    world: World, caller: Path, tmp_path: Path
+) -> None:
+    until(lambda: {"a", "b"} <= set(world.online()))
+    before = len(world.runs("train@0"))
+    for name in ("a", "b"):
+        (world.root / f"agent-{name}" / "fail-train0").touch()
+    try:
+        world.pause(0)
+        process = begin(world, caller, tmp_path, "seed=2")
+        told = finished(process)
+    finally:
+        for name in ("a", "b"):
+            (world.root / f"agent-{name}" / "fail-train0").unlink()
+    assert process.returncode == 1
+    assert told[-1] == "error: train@0: record r7: got label 12, expected 0 to 9; mend the manifest"
+    assert len(world.runs("train@0")) == before + 1
+    assert world.left_at_agents() == []
+    assert world.on_remote("handover") == []
+
+
+def test_a_killed_caller_finds_its_stages_again_and_a_stopped_one_withdraws_them(
+    world: World, caller: Path, tmp_path: Path
+) -> None:
+    world.pause(20)
+    before = len(world.runs("train@0"))
+    process = begin(world, caller, tmp_path, "seed=3")
+    told_until(process, "train0: step")
+    os.killpg(process.pid, signal.SIGKILL)
+    finished(process)
+
+    process = begin(world, caller, tmp_path, "seed=3")
+    told_until(process, "train@0: is under way on an agent already")
+    assert len(world.runs("train@0")) == before + 1
+    process.send_signal(signal.SIGINT)
+    told = finished(process)
+    assert process.returncode == 130, told
+    until(lambda: world.left_at_agents() == [])
+    assert world.on_remote("handover") == []
+    until(lambda: world.runs("train@0")[-1]["state_type"] == "CANCELLED")
