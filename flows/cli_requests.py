@@ -105,7 +105,8 @@ def show(request: Request, as_json: Json = False) -> None:
         return
     _table([case])
     for event in history:
-        details = ", ".join(f"{name} {value}" for name, value in event.details.items() if value is not None)
+        told = {name: value for name, value in event.details.items() if value is not None and name != "digest"}
+        details = ", ".join(f"{name} {value}" for name, value in told.items())
         typer.echo(f"{event.at[:19]}Z  {event.kind}  by {event.actor}{f'  ({details})' if details else ''}")
 
 
@@ -250,6 +251,21 @@ def export(
         typer.echo(text, nl=False)
     else:
         files.write_text(out, text)
+
+
+@app.command()
+def backup(
+    target: Annotated[Path, typer.Argument(metavar="FILE", help="A new file.")],
+) -> None:
+    """Copy the register's SQLite file while it is in use, and check the copy. PostgreSQL has pg_dump for that.
+
+    The key of pseudonyms is not in it and needs a backup of its own, elsewhere: see docs/requests.md.
+
+    Example: erasure-audit requests backup /mnt/backup/register-2026-11-21.db
+    """
+    with _book() as (_, register):
+        head = register.backup(target)
+    typer.echo(f"{target}: {head.seq} events, the last one {head.hash[:16]}, checked")
 
 
 @contextlib.contextmanager

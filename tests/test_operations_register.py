@@ -706,22 +706,35 @@ def test_a_server_that_stops_and_starts_again_loses_nothing(tmp_path: Path, monk
 
 
 def test_the_register_is_backed_up_while_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sqlite3
-
     monkeypatch.delenv(database.URL, raising=False)
     book = Register(tmp_path / "home")
     one = received(book)
     copy = tmp_path / "copy" / database.FILE
     copy.parent.mkdir(parents=True)
-    with (
-        contextlib.closing(sqlite3.connect(tmp_path / "home" / database.FILE)) as source,
-        contextlib.closing(sqlite3.connect(copy)) as target,
-    ):
-        source.backup(target)
+    with started(WORKER, str(tmp_path / "home"), "100", "200") as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        head = book.backup(copy)
+        process.kill()
+        process.communicate()
+    with pytest.raises(RegisterError, match="name a new file"):
+        book.backup(copy)
     restored = Register(tmp_path / "copy")
-    assert restored.check_chain([book.head()]).seq == 1
+    assert restored.check_chain([head]) == head
     assert restored.case(one) == book.case(one)
+    assert book.check_chain([head]).seq >= head.seq >= 2
     restored.close()
+    book.close()
+
+
+def test_postgresql_has_its_own_backup(
+    server: postgres.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(database.URL, server.new())
+    book = Register(tmp_path)
+    with pytest.raises(RegisterError, match="pg_dump"):
+        book.backup(tmp_path / "copy.db")
+    assert not (tmp_path / "copy.db").exists()
     book.close()
 
 

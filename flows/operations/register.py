@@ -612,6 +612,27 @@ class Register:
             raise RegisterError(f"request {min(said)} is gone, and its events are there; restore a backup")
         return Head(seq, previous)
 
+    def backup(self, target: Path) -> Head:
+        """Copy the register into a new file while others work, and check the copy's chain; for SQLite only.
+
+        Raises:
+            RegisterError: the register is in PostgreSQL, the file is there already or cannot be written.
+        """
+        if self._engine.dialect.name != "sqlite":
+            raise RegisterError("the register is in PostgreSQL; pg_dump backs it up, see docs/requests.md")
+        try:
+            os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        except OSError as error:
+            raise RegisterError(f"{target}: cannot be written ({error.strerror}); name a new file") from error
+        with database.reading(self._engine) as connection:
+            connection.exec_driver_sql("VACUUM INTO ?", (str(target),))
+        copy = Register.__new__(Register)
+        copy._engine = sa.create_engine(f"sqlite:///{target.absolute()}")
+        try:
+            return copy.check_chain()
+        finally:
+            copy.close()
+
     # -- who works -------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
