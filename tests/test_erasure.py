@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import json
+import os
 import shutil
+import signal
 import subprocess
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from moto.server import ThreadedMotoServer
 
-from flows import graph, shell, workspace
-from flows.operations import erasure
+from flows import reproduce, shell, workspace
+from flows.operations import erasure, stores
+from flows.operations.erasure import ErasureError
+from flows.operations.register import Intake, Register, State
 from tasks import files, pseudonyms, settings
+from tasks.errors import ReproductionError
 
 FORGOTTEN, UNSEEN, OTHER, PARTLY = "person-001", "person-005", "person-002", "person-003"
 IDS = {
@@ -394,9 +401,244 @@ def test_nothing_of_the_erased_is_left_in_any_store_and_everything_of_the_others
     assert {one["store"] for one in decided} >= {"workspace", "dvc_cache", "dvc_remote:folder", "original_model"}
     assert files.read_json(next((world.home / "reports/b").glob("*/evidence.json")))["copies"] == decided
 
-    # the people who remain can be fetched anew, and the next run works
+    says_what_was_done_and_names_nobody(world)
+    checks_again_what_can_be(world)
+    does_nothing_the_second_time(world)
+    leaves_the_others_a_workspace_that_works(world, others)
+
+
+def says_what_was_done_and_names_nobody(world: World) -> None:
+    """Numbers, times and names of stores; the report has an entry per store, and a hash that its receipt has, too."""
+    [filed] = erasure.receipts(world.home)
+    fates = filed["requests"]
+    assert [fates[IDS[who]] for who in (FORGOTTEN, UNSEEN, PARTLY)] == ["erased"] * 3
+    assert fates[IDS["nobody"]] == "set aside (unknown_subject)"
+    by_store = {one["store"]: one for one in filed["stores"]}
+    assert by_store["dvc_cache"]["found"].keys() >= {"records", "lists", "original", "references", "runs"}
+    assert by_store["dvc_cache"]["looked_for"] == {
+        "records": 10,
+        "files": 10,
+        "people": 2,
+        "identities": 2,
+        "models": by_store["dvc_cache"]["looked_for"]["models"],
+    }  # one of the files is kept, one has an earlier version
+    assert by_store["dvc_cache"]["shared_with_remaining_records"] == 1
+    for one in filed["stores"]:
+        text = json.dumps({key: value for key, value in one.items() if key != "sha256"}, sort_keys=True, indent=None)
+        assert (
+            hashlib.sha256(json.dumps(json.loads(text), sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+            == (one["sha256"])
+        )
+    decided = files.read_json(world.home / "ledger/decisions/b.json")["erasure"]
+    assert {one["store"] for one in decided} == {
+        *("workspace", "dvc_cache", "dvc_remote:folder", "original_model", "reference_models", "backup:tapes")
+    }
+    assert all(
+        one["receipt"].endswith(by_store[one["store"]]["sha256"]) for one in decided if one["store"] != "workspace"
+    )
+    assert all(one["by"] == "Ada Officer" for one in decided)
+    report = files.read_json(next((world.home / "reports/b").glob("*/evidence.json")))
+    assert report["copies"] == decided
+
+
+def checks_again_what_can_be(world: World) -> None:
+    """Verdicts and reports can be derived again; executing again is refused with the reason; what is gone is told."""
+    assert reproduce.reproduce(world.home, "b", "rederive")
+    with pytest.raises(ReproductionError, match=r"records that it read were erased on .*ledger/erasures/b.json"):
+        reproduce.reproduce(world.home, "b", "reexecute")
+    found = reproduce.reproduce(world.home, "b", "integrity")
+    assert found
+    assert found.missing == []
+    assert any(one.startswith("artifacts/train/0 (on ") for one in found.erased)
+    assert "artifacts/retrain/0" in found.identical
+
+
+def does_nothing_the_second_time(world: World) -> None:
+    """Erasing twice is harmless."""
+    head = shell.git(world.home, "rev-parse", "HEAD")
+    again = world.erase()
+    assert not again.new
+    assert shell.git(world.home, "rev-parse", "HEAD") == head
+
+
+def leaves_the_others_a_workspace_that_works(world: World, others: dict[str, bytes]) -> None:
+    """The people who remain can be fetched anew, and the next run has all that it needs."""
     shutil.rmtree(world.home / "data")
     shutil.rmtree(world.home / ".dvc/cache")
     shell.dvc(world.home, "pull", "--quiet", "data.dvc", "releases/b.dvc", "references/b.dvc")
     assert of_others(world) == others
-    assert "data.dvc" not in graph.stale(world.home)
+    shell.dvc(world.home, "repro", "--quiet", "split", "train")
+    assert len((world.home / "artifacts/split.csv").read_text().splitlines()) == 1 + len(others)
+
+
+# -- remotes ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+def bucket_of(world: World, address: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A bucket that keeps versions, as a second remote with all that the cache has; one object was deleted there."""
+    import boto3
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    bucket = boto3.resource("s3", endpoint_url=address).create_bucket(Bucket=BUCKET)
+    bucket.Versioning().enable()
+    shell.dvc(world.home, "remote", "add", "cloud", f"s3://{BUCKET}/store")
+    shell.dvc(world.home, "remote", "modify", "cloud", "endpointurl", address)
+    shell.git(world.home, "commit", "--quiet", "--all", "-m", "a second remote")
+    bucket.put_object(Key="other/r00000.txt", Body=b"of another project")
+    shell.dvc(world.home, "push", "--quiet", "--remote", "cloud", "--all-tags", "--run-cache")
+    bucket.put_object(Key="store/handover/b/1/parcel.tar", Body=b"r00000")
+    name = hashlib.md5(picture(1)).hexdigest()
+    bucket.Object(f"store/files/md5/{name[:2]}/{name[2:]}").delete()
+    return bucket
+
+
+def test_versions_in_a_bucket_go_and_a_remote_that_is_away_is_not_called_erased(
+    world: World, s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket = bucket_of(world, s3, monkeypatch)
+    assert any(place.startswith("s3:store/files") for place in world.remains(bucket))
+    away = world.root / "away"
+    world.remote.rename(away)
+
+    with pytest.raises(ErasureError, match=r"dvc_remote:folder .*Run `erasure-audit erase b` again"):
+        world.erase()
+
+    found = states(world)
+    assert found["dvc_cache"] == found["dvc_remote:cloud"] == "erased"
+    assert "dvc_remote:folder" not in found
+    assert found["original_model"] == found["reference_models"] == "held"  # they may lie in the remote
+    assert not shell.succeeds(world.home, "rev-parse", "--verify", "refs/tags/erased/b")
+    private = world.home / ".erasure/b.json"
+    assert private.stat().st_mode & 0o777 == 0o600
+    assert ".erasure" not in shell.git(world.home, "status", "--porcelain", "--untracked-files=all")
+
+    shutil.rmtree(world.remote, ignore_errors=True)
+    away.rename(world.remote)
+    assert world.erase().tag == "erased/b"
+    left = world.remains(bucket)
+    assert left.pop("s3:other/r00000.txt")
+    assert left == {}
+
+
+# -- killed anywhere -------------------------------------------------------------------------------------------------
+
+KILLED_AT = (
+    *("plan", "data", "erase workspace", "half dvc_cache", "half dvc_remote:folder", "erase dvc_databases"),
+    *("report", "commit", "tag", "register", "forget the plan"),
+)
+
+
+def killed(world: World, at: str) -> None:
+    """Erase in a process of its own that is killed before a step is taken, or in the middle of erasing a store."""
+    child = os.fork()
+    if child == 0:
+
+        def step(told: str) -> None:
+            if told == at:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        whole = stores.Objects.erase
+
+        def half(store: stores.Objects, found: Iterable[stores.Found]) -> None:
+            going = list(found)
+            if at == f"half {store.name}":
+                whole(store, going[: len(going) // 2])
+                os.kill(os.getpid(), signal.SIGKILL)
+            whole(store, going)
+
+        stores.Objects.erase = half  # type: ignore[method-assign]
+        try:
+            world.erase(listener=step)
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status), f"not killed at {at}"
+
+
+def test_an_erasure_that_is_killed_at_any_step_is_continued(world: World) -> None:
+    others = of_others(world)
+    for at in KILLED_AT:
+        killed(world, at)
+        if (world.home / "ledger/erasures/b.json").exists():
+            assert KILLED_AT.index(at) >= KILLED_AT.index("erase dvc_databases")
+    assert world.erase().tag == "erased/b"
+    assert world.remains() == {}
+    assert of_others(world) == others
+    assert shell.git(world.home, "status", "--porcelain") == ""
+    counted = {one["store"]: one.get("erased") for one in erasure.receipts(world.home)[0]["stores"]}
+    assert counted["dvc_cache"] > 20
+    assert counted["dvc_remote:folder"] > 20
+
+
+# -- whose data stay -------------------------------------------------------------------------------------------------
+
+
+def register_of(world: World) -> Register:
+    """The register with the batch as a release leaves it."""
+    register = Register(world.home)
+    key = pseudonyms.at_hand(world.home)
+    for who, request in IDS.items():
+        known = {
+            "identity_type": "email",
+            "identity_value": key.of("email", mail(who)),
+            "identity_format": "hmac-sha256",
+        }
+        register.receive(Intake(request, "gdpr", "2026-11-02T09:00:00Z", (known,)), "intake", "api")
+    ids = list(IDS.values())
+    register.move(ids, State.IDENTITY_VERIFIED, "Ada")
+    register.collect("b", "nightly")
+    register.reject(IDS["nobody"], "nightly", "unknown_subject")
+    for state in (State.AUDITED, State.AWAITING_SIGNOFF, State.RELEASED):
+        register.move(ids[:3], state, "test")
+    return register
+
+
+def test_what_is_held_or_excepted_stays_and_what_the_tool_may_not_touch_is_said(world: World) -> None:
+    register = register_of(world)
+    register.hold(IDS[FORGOTTEN], "Ada", "a claim is pending")
+    before = world.remains()
+    with pytest.raises(ErasureError, match="legal hold"):
+        world.erase(register=register)
+    register.lift(IDS[FORGOTTEN], "Ada", "the claim was settled")
+    with pytest.raises(ErasureError, match="no tag audit/c"):
+        erasure.erase(world.home, "c")
+    assert world.remains().keys() >= before.keys()
+
+    decided = world.home / "ledger/decisions/b.json"
+    claim = {"at": "2026-11-20T09:00:00Z", "by": "Ada", "request": IDS[PARTLY], "ground": "Art. 17(3)", "reason": "tax"}
+    files.write_json(decided, {**files.read_json(decided), "exceptions": [claim]})
+    (world.home / "pictures").mkdir()
+    (world.home / "pictures/first.png").write_bytes(picture(0))
+    (world.home / "notes.txt").write_text(f"ask {mail(FORGOTTEN)} again")
+    shell.git(world.home, "add", "notes.txt")
+    shell.git(world.home, "commit", "--quiet", "-m", "notes")
+
+    with pytest.raises(ErasureError, match=r"1 files that are not the tool's .*\(pictures/first.png\)"):
+        world.erase(register=register)
+    assert register.case(IDS[FORGOTTEN]).state is State.RELEASED
+    shutil.rmtree(world.home / "pictures")
+
+    done = world.erase(register=register)
+
+    kept = hashlib.md5(picture(8)).hexdigest()
+    assert (world.home / ".dvc/cache/files/md5" / kept[:2] / kept[2:]).read_bytes() == picture(8)
+    assert not (world.home / "data/images/r00016.png").exists()
+    assert list(done.held) == ["git"]
+    assert "1 files in git's history" in done.held["git"]
+    assert [register.case(IDS[who]).state for who in (FORGOTTEN, UNSEEN)] == [State.ERASED] * 2
+    assert register.case(IDS[PARTLY]).state is State.RELEASED
+    entries = files.read_json(decided)["erasure"]
+    assert {one["request"] for one in entries} == {IDS[FORGOTTEN], IDS[UNSEEN]}
+    assert [one["state"] for one in entries if one["store"] == "git"] == ["held"] * 2
+    register.close()

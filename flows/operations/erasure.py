@@ -485,11 +485,13 @@ class _Erasure:
         held: dict[str, str] = {}
         for remote in remotes:
             try:
-                if isinstance(remote, stores.Objects) and fresh and not remote.has(fresh):
-                    name = remote.name.partition(":")[2]
-                    shell.dvc(self.home, "push", "--quiet", "--remote", name, "data.dvc")
-            except AuditError:
-                held[remote.name] = f"{remote.name} cannot be reached; nothing there counts as erased"
+                if isinstance(remote, stores.Objects) and fresh:
+                    remote.refuse_empty()  # pushed to, a folder that is not mounted would look as if it were
+                    if not remote.has(fresh):
+                        name = remote.name.partition(":")[2]
+                        shell.dvc(self.home, "push", "--quiet", "--remote", name, "data.dvc")
+            except AuditError as error:
+                held[remote.name] = str(error)
         return held
 
     def _file(self, plan: Mapping[str, Any], judge: Judge, done: list[dict[str, Any]]) -> None:

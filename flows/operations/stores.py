@@ -142,10 +142,7 @@ class Objects:
                 elif kind := self._judged(item, judge):
                     found.found.append(Found(self._address(item), kind))
             if not found.looked_at and self.name != "dvc_cache":
-                raise StoreError(
-                    f"{self.name} holds nothing at all; mount it if it is a disk, or `dvc push` what remains, and run "
-                    "the same command again. Nothing there counts as erased"
-                )
+                raise StoreError(self._nothing_there())
             for item in runs:  # last: they are judged by the objects that they name
                 if judge.run(self._read(item)):
                     found.found.append(Found(self._address(item), RUNS))
@@ -179,6 +176,18 @@ class Objects:
         """Whether an object is here."""
         with _reached(self.name):
             return any(self.fs.exists(f"{self.root}/{prefix}{oid[:2]}/{oid[2:]}") for prefix in ("files/md5/", ""))
+
+    def refuse_empty(self) -> None:
+        """Raise `StoreError` where there is nothing at all, as where a disk is not mounted."""
+        with _reached(self.name):
+            if next(self._items(), None) is None:
+                raise StoreError(self._nothing_there())
+
+    def _nothing_there(self) -> str:
+        return (
+            f"{self.name} holds nothing at all; mount it if it is a disk, or `dvc push` what remains, and run the same "
+            "command again. Nothing there counts as erased"
+        )
 
     def _judged(self, item: _Item, judge: Judge) -> str | None:
         oid = item.oid
