@@ -514,6 +514,12 @@ class _Erasure:
         found = files.read_json(self.receipts)["stores"] if self.receipts.exists() else []
         return {one["store"]: one for one in found}
 
+    def _in_report(self) -> set[str]:
+        """The stores that the batch's reports list in part 7, and git, which they list where it is named."""
+        found = (self.home / "reports" / self.batch).glob("*/evidence.json")
+        listed = {copy["store"] for path in found for copy in files.read_json(path).get("copies", []) if "kind" in copy}
+        return listed | {"git"} if listed else set()
+
     def _others_entries(self) -> list[dict[str, Any]]:
         """Erasures that people entered by hand."""
         entered: list[dict[str, Any]] = _decided(self.home, self.batch).get("erasure", [])
@@ -565,12 +571,13 @@ class _Erasure:
         fates = plan["requests"]
         going = [request for request, fate in fates.items() if fate == "erased"]
         others = [request for request, fate in fates.items() if fate != "erased" and not fate.startswith("set aside")]
+        known = self._in_report()
         entries = []
         for part, receipt in _by_part(done).items():
             if receipt["state"] == "held" and part != "git":
                 continue
-            if part.startswith("dvc_remote:") and part.partition(":")[2] not in plan["remotes"]:
-                continue  # it was set up after the audit, so that the report does not know of it
+            if known and part not in known:
+                continue  # a remote that was set up after the audit, say: receipts tell of it, the report cannot
             entry = {
                 "store": part,
                 "state": receipt["state"],
