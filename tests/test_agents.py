@@ -186,6 +186,18 @@ def ended(pid: int) -> bool:
     return True
 
 
+def test_what_a_killed_caller_left_in_its_workspace_is_removed(here: Path) -> None:
+    home = here / "caller"
+    killed = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    left = home / ".dvc" / "tmp" / f"depot-{killed.stdout.strip()}-x"
+    left.mkdir()
+    with agent_parcel.depot(home, {}, agent_parcel.cache_of(home)) as place:
+        agents.sweep(home, "demo")
+        assert place.exists()
+        assert not left.exists()
+    assert list((home / ".dvc" / "tmp").glob("depot-*")) == []
+
+
 def test_agents_do_not_work_in_a_folder_that_others_can_read(here: Path, tmp_path: Path) -> None:
     (tmp_path / "scratch").mkdir(mode=0o755)
     with pytest.raises(agent_work.UnfitError, match="chmod 700"), agent_work.own_folder():

@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import io
 import json
+import os
 import shutil
 import tarfile
 import tempfile
@@ -32,6 +33,7 @@ PARCEL, ALIVE = "parcel.tar", "alive"
 """A parcel's file, and the beginning of the names of the files in which agents say that they are at it."""
 
 _DESCRIPTION, _FILES = "parcel.json", "files"
+_DEPOT = "depot-"
 _dvc_at_work = threading.Lock()
 """DVC's library is asked by one thread at a time."""
 
@@ -156,24 +158,34 @@ def kept(entry: bytes) -> dict[str, str] | None:
 
 
 @contextlib.contextmanager
-def depot(home: Path, parent: Path, tracked: dict[str, str], cache: Path | None = None) -> Iterator[Path]:
+def depot(home: Path, tracked: dict[str, str], cache: Path) -> Iterator[Path]:
     """A fresh folder in which DVC sees just these objects, with home's remote, for pushing or fetching them.
 
     It has locks of its own, so moving many files keeps no stage of the workspace from beginning or ending.
 
     Args:
         home: the workspace whose remote is used.
-        parent: where to make the folder.
         tracked: paths and hashes, as DVC has them.
-        cache: the cache to work with; None: one of its own, which goes with the folder.
+        cache: the cache to work with.
     """
+    parent = home / ".dvc" / "tmp"
     parent.mkdir(parents=True, exist_ok=True)
-    place = Path(tempfile.mkdtemp(prefix="depot-", dir=parent))
+    place = Path(tempfile.mkdtemp(prefix=f"{_DEPOT}{os.getpid()}-", dir=parent))
     try:
         lay_tracks(home, place, tracked, cache)
         yield place
     finally:
         shutil.rmtree(place, ignore_errors=True)
+
+
+def clear_depots(home: Path) -> None:
+    """Remove the depots of killed processes; they hold hashes of records."""
+    import psutil
+
+    for place in (home / ".dvc" / "tmp").glob(f"{_DEPOT}*"):
+        owner = place.name.removeprefix(_DEPOT).partition("-")[0]
+        if not (owner.isdecimal() and psutil.pid_exists(int(owner))):
+            shutil.rmtree(place, ignore_errors=True)
 
 
 def lay_tracks(home: Path, place: Path, tracked: dict[str, str], cache: Path | None = None) -> list[Path]:
@@ -274,11 +286,13 @@ class Post:
 def sweep(home: Path, batch: str) -> list[str]:
     """Remove what lies on the remote of a batch's handing over; returns the paths. Harmless when nothing does.
 
-    Agents that are still at a stage of the batch find their parcel gone, stop, and hand nothing back.
+    Agents that are still at a stage of the batch find their parcel gone, stop, and hand nothing back. What killed
+    callers left in this workspace goes, too.
 
     Raises:
         RemoteError: the remote does not answer.
     """
+    clear_depots(home)
     return Post(home).remove(f"{HANDOVER}/{batch}")
 
 

@@ -105,6 +105,7 @@ def at_hand(workspace: Path, batch: str, tell: Tell) -> Agents | None:
             raise AgentError(str(error)) from error
         tell(f"Everything runs here: {error}")
         return None
+    parcels.clear_depots(workspace)
     return Agents(workspace, batch, post, mode)
 
 
@@ -332,7 +333,7 @@ class Agents:
             if entry is None or not outputs:
                 continue
             try:
-                with parcels.depot(self._workspace, self._workspace / ".dvc" / "tmp", outputs, cache) as place:
+                with parcels.depot(self._workspace, outputs, cache) as place:
                     self._dvc(place, "fetch", "--quiet")
             except WorkspaceError:
                 continue
@@ -359,7 +360,7 @@ class Agents:
             if missing:
                 tell(f"sends {len(missing)} inputs to remote {self._post.name}")
                 try:
-                    with parcels.depot(self._workspace, self._workspace / ".dvc" / "tmp", missing, cache) as place:
+                    with parcels.depot(self._workspace, missing, cache) as place:
                         self._dvc(place, "push", "--quiet")
                 except WorkspaceError as error:
                     raise parcels.RemoteError(f"the inputs could not be sent: {error}") from error
