@@ -1,0 +1,751 @@
+"""A campaign of faults: the operation is hit at random moments, then goes on, and nothing may be lost or left.
+
+Each round is a small world of its own (`benchmarks.stand_in`: played models, everything else real). Requests come in,
+a batch is audited, approved, released and erased by the commands that operators use, and meanwhile something breaks:
+processes are killed, disks are full, remotes and databases go away, schedulers start twice, bytes rot, requests are
+hostile. After it the same commands are given again until the round is over. Then it has to hold, whatever happened:
+
+    no request is lost, and none is handled twice
+    no report is half-written
+    the register's chain is whole, and agrees with what git holds of it
+    after the receipt, no file anywhere holds a record, hash or identifier of those who were erased
+    the operator's checkout is clean, and the next run has nothing to do
+
+Example: python -m benchmarks.faults --faults 120 --page docs/operations.md
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from benchmarks import stand_in
+from tasks import files, stage
+from tasks.errors import AuditError
+
+RESULTS = Path("benchmarks/results/faults.json")
+BEGIN, END = "<!-- faults: begin -->", "<!-- faults: end -->"
+MOST_TRIES = 8
+"""How often a step is given again before a round counts as stuck."""
+STAGE_SECONDS = "0.6"
+"""How long a played stage takes, so that there is something to hit."""
+
+
+@dataclass
+class Fault:
+    """One thing that was broken: what kind, during which command, how long after its start (s), what came of it."""
+
+    kind: str
+    during: str
+    after: float
+    seen: str
+
+
+@dataclass
+class Round:
+    """One world and what happened to it. `broken` says which promise was not kept; empty: all were."""
+
+    number: int
+    scenario: str
+    seed: int
+    faults: list[Fault] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+class World:
+    """A workspace in which a round is played, and the commands given to it."""
+
+    def __init__(self, folder: Path, chance: random.Random, extra: dict[str, str] | None = None) -> None:
+        """Args:
+        folder: a copy of the template.
+        chance: decides who asks and when something breaks.
+        extra: further environment, as a database's address.
+        """
+        self.folder, self.chance = folder, chance
+        self.temp = folder.parent / "tmp"
+        self.temp.mkdir(exist_ok=True)
+        self.environment = {
+            **os.environ,
+            "TMPDIR": str(self.temp),
+            "DVC_SITE_CACHE_DIR": str(folder.parent / "site"),
+            "ERASURE_AUDIT_PSEUDONYM_KEY": "k" * 40,
+            stand_in.PAUSE: STAGE_SECONDS,
+            **(extra or {}),
+        }
+        self.asked: dict[str, str] = {}
+        self.records: dict[str, dict[str, bytes]] = {}
+        with (folder / "data" / "manifest.csv").open(encoding="utf-8", newline="") as table:
+            for row in csv.DictReader(table):
+                content = (folder / "data" / row["path"]).read_bytes()
+                self.records.setdefault(row["subject_id"], {})[row["record_id"]] = content
+
+    def start(self, *words: str, prefix: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+        """Give a command and do not wait for it."""
+        program = Path(sys.executable).with_name("erasure-audit")
+        return subprocess.Popen(
+            [*prefix, str(program), *words],
+            cwd=self.folder,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+
+    def give(self, *words: str, prefix: tuple[str, ...] = ()) -> tuple[int, str]:
+        """Give a command and wait for its end."""
+        process = self.start(*words, prefix=prefix)
+        text, _ = process.communicate(timeout=600)
+        return process.returncode, text
+
+    def ask(self, subjects: list[int], day: str = "2026-11-02") -> None:
+        """Put requests into the drop folder."""
+        ids = [str(uuid.UUID(int=self.chance.getrandbits(128), version=4)) for _ in subjects]
+        names = [stand_in.subject_id(number) for number in subjects]
+        self.asked |= dict(zip(ids, names, strict=True))
+        inbox = self.folder / "inbox"
+        inbox.mkdir(exist_ok=True)
+        files.write_text(inbox / f"{ids[0]}.csv", stand_in.table(names, day, ids))
+
+    def until_done(self, *words: str) -> str:
+        """Give a command again until it ends well, as a schedule would."""
+        text = ""
+        for _ in range(MOST_TRIES):
+            code, text = self.give(*words)
+            if code == 0:
+                return text
+            time.sleep(1)
+        raise AuditError(f"{words[0]} did not end well in {MOST_TRIES} tries: {text.strip().splitlines()[-1:]}")
+
+    def register(self) -> list[dict[str, Any]]:
+        """What the register says of all requests."""
+        found: list[dict[str, Any]] = json.loads(self.until_done("requests", "list", "--all", "--json"))
+        return found
+
+    def plain(self, *command: str) -> tuple[int, str]:
+        """Run another program in the workspace."""
+        done = subprocess.run(
+            command,
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    def needles(self) -> list[bytes]:
+        """What must be found nowhere once those who asked are erased: their pictures' bytes, hashes and ids."""
+        found = []
+        for subject in self.asked.values():
+            found += [subject.encode(), hashlib.sha256(subject.encode()).hexdigest().encode()]
+            for record, content in self.records[subject].items():
+                digests = (hashlib.md5(content).hexdigest(), hashlib.sha256(content).hexdigest())  # noqa: S324
+                found += [content, record.encode(), *(digest.encode() for digest in digests)]
+        return found
+
+
+def play(number: int, scenario: str, seed: int, template: Path, place: Path, database: Postgres | None) -> Round:
+    """Play one round in a folder of its own, which is removed afterwards if everything held."""
+    found = Round(number, scenario, seed)
+    started = time.monotonic()
+    folder = place / f"round-{number}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    shutil.copytree(template, folder / "world", symlinks=True)
+    chance = random.Random(seed)
+    extra = {"ERASURE_AUDIT_DATABASE": database.fresh(f"round{number}")} if database else {}
+    world = World(folder / "world", chance, extra)
+    try:
+        SCENARIOS[scenario](world, found, database)
+        _finish(world)
+        found.broken += _promises(world)
+    except (AuditError, OSError, subprocess.TimeoutExpired, ValueError, KeyError) as error:
+        found.broken.append(f"{type(error).__name__}: {error}")
+    finally:
+        _end_what_is_left(world)
+        found.seconds = round(time.monotonic() - started, 1)
+        if not found.broken:
+            shutil.rmtree(folder, ignore_errors=True)
+    return found
+
+
+# -- what is broken ----------------------------------------------------------------------------------------------------
+
+
+def killed_flow(world: World, found: Round, _database: Postgres | None) -> None:
+    """The flow's own process dies, at any moment of the night and of the finalizing; its stages are orphans then."""
+    world.ask(_some_subjects(world))
+    for _ in range(3):
+        found.faults.append(_kill(world, ("nightly",), world.chance.uniform(0.5, 45), whole=False))
+    world.until_done("nightly")
+    _approve(world)
+    for _ in range(3):
+        found.faults.append(_kill(world, ("finalize",), world.chance.uniform(0.5, 25), whole=False))
+
+
+def killed_machine(world: World, found: Round, _database: Postgres | None) -> None:
+    """Everything dies at once, as when a machine loses power (what was written before is on the disk)."""
+    world.ask(_some_subjects(world))
+    for _ in range(2):
+        found.faults.append(_kill(world, ("nightly",), world.chance.uniform(0.5, 45), whole=True))
+    world.until_done("nightly")
+    _approve(world)
+    for _ in range(4):
+        found.faults.append(_kill(world, ("finalize",), world.chance.uniform(0.5, 25), whole=True))
+
+
+def killed_stage(world: World, found: Round, _database: Postgres | None) -> None:
+    """A stage dies under a flow that lives."""
+    world.ask(_some_subjects(world))
+    for _ in range(2):
+        found.faults += _kill_stages(world, ("nightly",), 3)
+    world.until_done("nightly")
+    _approve(world)
+
+
+def full_disk(world: World, found: Round, _database: Postgres | None) -> None:
+    """The disk is full in the middle of the night, and of the finalizing; then somebody makes room."""
+    world.ask(_some_subjects(world))
+    with _small_disk(world) as fill:
+        for command in (("nightly",), ("finalize",)):
+            for _ in range(2):
+                room = world.chance.randint(1, 400) * 1024
+                with fill(room):
+                    code, text = world.give(*command)
+                found.faults.append(
+                    Fault("disk full", command[0], 0.0, f"{room // 1024} KiB left: {_told(code, text)}")
+                )
+            if command == ("nightly",):
+                world.until_done("nightly")
+                _approve(world)
+        _finish(world)
+        found.broken += _promises(world)
+
+
+def remote_gone(world: World, found: Round, _database: Postgres | None) -> None:
+    """The remote cannot be reached when things are pushed to it, and when they have to be erased from it."""
+    away = world.folder.parent / "remote-away"
+    remote = world.folder.parent / "remote"
+    remote.mkdir()
+    _told_ok(world, "dvc", "remote", "add", "--default", "store", "../remote")
+    _told_ok(world, "dvc", "push", "--quiet")
+    _told_ok(world, "git", "commit", "--quiet", "--all", "-m", "A remote")
+    world.ask(_some_subjects(world))
+    for command in (("nightly",), ("finalize",)):
+        remote.rename(away)
+        remote.write_text("not a folder")  # as a mount that has gone
+        code, text = world.give(*command)
+        found.faults.append(Fault("remote gone", command[0], 0.0, _told(code, text)))
+        remote.unlink()
+        away.rename(remote)
+        if command == ("nightly",):
+            world.until_done("nightly")
+            _approve(world)
+
+
+def database_gone(world: World, found: Round, database: Postgres | None) -> None:
+    """The register's server stops at once, and comes back after the command has ended."""
+    if database is None:
+        raise AuditError("this round needs a PostgreSQL server; install Debian's package postgresql")
+    world.ask(_some_subjects(world))
+    for command, most in ((("nightly",), 45.0), (("nightly",), 45.0), (("finalize",), 20.0), (("finalize",), 20.0)):
+        if command == ("finalize",) and not any(fault.during == "finalize" for fault in found.faults):
+            world.until_done("nightly")
+            _approve(world)
+        process = world.start(*command)
+        after = world.chance.uniform(0.5, most)
+        _wait(process, after)
+        database.stop()
+        text, _ = process.communicate(timeout=600)
+        database.start()
+        found.faults.append(Fault("database gone", command[0], round(after, 1), _told(process.returncode, text)))
+
+
+def two_schedulers(world: World, found: Round, _database: Postgres | None) -> None:
+    """Three schedulers begin the same work at nearly the same moment."""
+    world.ask(_some_subjects(world))
+    for command in (("nightly",), ("finalize",)):
+        running = []
+        for _ in range(3):
+            running.append(world.start(*command))
+            time.sleep(world.chance.uniform(0, 0.5))
+        ended = [(process.communicate(timeout=600)[0], process.returncode) for process in running]
+        seen = "; ".join(sorted(_told(code, text) for text, code in ended))
+        found.faults += [Fault("started twice", command[0], 0.0, seen), Fault("started thrice", command[0], 0.0, seen)]
+        if command == ("nightly",):
+            world.until_done("nightly")
+            _approve(world)
+
+
+def months_end(world: World, found: Round, _database: Postgres | None) -> None:
+    """The night passes from one month, or year, to the next, and a request of the 31st has a deadline in February."""
+    if shutil.which("faketime") is None:
+        raise AuditError("this round needs `faketime`; install Debian's package faketime")
+    moment = world.chance.choice(["2026-12-31 23:59:50", "2027-01-31 23:59:45", "2028-02-28 23:59:50"])
+    world.ask(_some_subjects(world), day=moment.split()[0])
+    prefix = ("faketime", "-f", f"@{moment}")
+    code, text = world.give("nightly", prefix=prefix)
+    found.faults.append(Fault("month's end", "nightly", 0.0, f"{moment}: {_told(code, text)}"))
+    due = {case["due"] for case in world.register()}
+    expected = {"2026-12-31": "2027-02-01", "2027-01-31": "2027-03-01", "2028-02-28": "2028-03-28"}[moment.split()[0]]
+    if due != {expected}:
+        found.broken.append(f"deadline: got {due}, expected {expected}")
+    world.until_done("nightly")
+    _approve(world)
+    code, text = world.give("finalize", prefix=prefix)
+    found.faults.append(Fault("month's end", "finalize", 0.0, f"{moment}: {_told(code, text)}"))
+
+
+def rotten_cache(world: World, found: Round, _database: Postgres | None) -> None:
+    """An object in DVC's cache, and the file made from it, lose some of their bytes between two runs."""
+    world.ask(_some_subjects(world))
+    found.faults.append(_kill(world, ("nightly",), world.chance.uniform(15, 40), whole=True))
+    for command in (("nightly",), ("finalize",)):
+        cache = sorted(path for path in (world.folder / ".dvc/cache/files").rglob("*") if path.is_file())
+        victim = world.chance.choice(cache)
+        sound = victim.read_bytes()
+        mode = victim.stat().st_mode
+        victim.chmod(0o644)
+        victim.write_bytes(bytes(byte ^ 0x5A for byte in sound[:64]) + sound[64:])
+        code, text = world.give(*command)
+        found.faults.append(Fault("rotten object", command[0], 0.0, _told(code, text)))
+        if victim.exists():  # the operator restores it from a backup, where the run has not made it anew
+            victim.write_bytes(sound)
+            victim.chmod(mode)
+        if command == ("nightly",):
+            world.until_done("nightly")
+            _approve(world)
+
+
+def hostile_requests(world: World, found: Round, _database: Postgres | None) -> None:
+    """Requests whose fields try to break what reads, stores or prints them, among good ones."""
+    inbox = world.folder / "inbox"
+    world.ask(_some_subjects(world))
+    for place, (name, entry) in enumerate(_hostile(world)):
+        text = entry if isinstance(entry, str) else json.dumps([entry])
+        files.write_bytes(inbox / f"hostile-{place}.json", text.encode(errors="surrogatepass"))
+        code, text = world.give("intake", "drop")
+        found.faults.append(Fault("hostile request", "intake", 0.0, f"{name}: {_told(code, text)}"))
+        if "Traceback" in text:
+            found.broken.append(f"{name}: an exception reached the operator")
+    world.until_done("nightly")
+    _approve(world)
+
+
+SCENARIOS: dict[str, Callable[[World, Round, Any], None]] = {
+    "killed flow": killed_flow,
+    "killed machine": killed_machine,
+    "killed stage": killed_stage,
+    "full disk": full_disk,
+    "remote gone": remote_gone,
+    "database gone": database_gone,
+    "two schedulers": two_schedulers,
+    "month's end": months_end,
+    "rotten cache": rotten_cache,
+    "hostile requests": hostile_requests,
+}
+
+
+# -- what has to hold --------------------------------------------------------------------------------------------------
+
+
+def _finish(world: World) -> None:
+    """Go on as the schedule does, until nothing is left to do."""
+    for _ in range(MOST_TRIES):
+        world.until_done("nightly")
+        states = {case["state"] for case in world.register()}
+        if "awaiting_signoff" in states:
+            _approve(world)
+        world.until_done("finalize")
+        if {case["state"] for case in world.register()} <= {"closed"}:
+            return
+    raise AuditError(f"the round is stuck: {Counter(case['state'] for case in world.register())}")
+
+
+def _promises(world: World) -> list[str]:
+    """What was not kept, in words; empty: all was."""
+    broken = []
+    cases = {case["request_id"]: case for case in world.register()}
+    if lost := set(world.asked) - set(cases):
+        broken.append(f"{len(lost)} requests are lost")
+    for request in world.asked:
+        code, text = world.give("requests", "show", request, "--json")
+        kinds = Counter(event["kind"] for event in json.loads(text)["events"]) if code == 0 else Counter()
+        once = ("received", "released", "erased", "closed")
+        broken += [f"a request was {kind} {kinds[kind]} times" for kind in once if kinds[kind] != 1]
+    code, text = world.give("requests", "check")
+    if code != 0:
+        broken.append(f"chain: {_told(code, text)}")
+    broken += _half_written(world)
+    broken += [f"left after the receipt: {where}" for where in _left(world)]
+    _, dirty = world.plain("git", "status", "--porcelain")
+    if dirty.strip():
+        broken.append(f"the checkout is not clean: {dirty.split()[:6]}")
+    code, text = world.give("nightly")
+    if code != 0:
+        broken.append(f"the next run: {_told(code, text)}")
+    return broken
+
+
+def _half_written(world: World) -> list[str]:
+    """Reports that are not whole, and drafts that nobody took away."""
+    broken = []
+    for register in sorted((world.folder / "reports").glob("*/register.json")):
+        for line in json.loads(register.read_text(encoding="utf-8"))["requests"]:
+            folder = register.parent / line["folder"]
+            try:
+                evidence = json.loads((folder / "evidence.json").read_text(encoding="utf-8"))
+                pdf = (folder / "report.pdf").read_bytes()
+                html = (folder / "report.html").read_text(encoding="utf-8")
+            except (OSError, ValueError) as error:
+                broken.append(f"report of {register.parent.name}: {error}")
+                continue
+            whole = pdf.startswith(b"%PDF") and b"%%EOF" in pdf[-64:] and html.rstrip().endswith("</html>")
+            if not whole or evidence["request"]["id"] != line["request_id"]:
+                broken.append(f"a report of {register.parent.name} is half-written")
+    drafts = [path for path in (world.folder / "reports").glob("*") if path.name.startswith(".") and path.is_dir()]
+    return broken + [f"a draft lies about: {path.name}" for path in drafts]
+
+
+def _left(world: World) -> list[str]:
+    """Files in which something of the erased people is found: bytes, hashes, ids; git's objects are looked into."""
+    needles = world.needles()
+    found = []
+    for path in sorted(world.folder.parent.rglob("*")):
+        if path.is_file() and not path.is_symlink():
+            content = path.read_bytes()
+            if any(needle in content for needle in needles):
+                found.append(path.relative_to(world.folder.parent).as_posix())
+    _, listing = world.plain("git", "cat-file", "--batch-all-objects", "--batch-check=%(objectname) %(objecttype)")
+    for line in listing.splitlines():
+        name, kind = line.split()
+        content = subprocess.run(["git", "cat-file", kind, name], cwd=world.folder, capture_output=True).stdout
+        if any(needle in content for needle in needles):
+            found.append(f"git {kind} {name[:8]}")
+    return found
+
+
+# -- how it is broken --------------------------------------------------------------------------------------------------
+
+
+def _kill(world: World, command: tuple[str, ...], after: float, whole: bool) -> Fault:
+    """kill -9 a command after so many seconds: its own process alone, or it and all that it started."""
+    process = world.start(*command)
+    ended = _wait(process, after)
+    if ended:
+        seen = f"had ended before: {_told(process.returncode, process.communicate()[0])}"
+    else:
+        children = psutil.Process(process.pid).children(recursive=True) if whole else []
+        for victim in (psutil.Process(process.pid), *children):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                victim.kill()
+        process.wait()
+        seen = f"killed with {len(children)} others" if whole else "killed"
+        if not whole:
+            time.sleep(world.chance.uniform(0, 3))  # orphans are still at it, or have ended
+    if process.stdout:
+        process.stdout.close()
+    return Fault("killed machine" if whole else "killed flow", command[0], round(after, 1), seen)
+
+
+def _kill_stages(world: World, command: tuple[str, ...], most: int) -> list[Fault]:
+    """kill -9 stages of a running command, one after the other."""
+    found: list[Fault] = []
+    started = time.monotonic()
+    process = world.start(*command)
+    patience = world.chance.uniform(0, 3)
+    while process.poll() is None and len(found) < most and time.monotonic() - started < 300:
+        time.sleep(0.1)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for child in psutil.Process(process.pid).children(recursive=True):
+                words = child.cmdline()
+                if any(word.startswith(("tasks.", "benchmarks.stand_in")) for word in words):
+                    time.sleep(patience)
+                    name = next(word for word in words if word.startswith(("tasks.", "benchmarks.stand_in")))
+                    child.kill()
+                    found.append(
+                        Fault("killed stage", command[0], round(time.monotonic() - started, 1), f"killed {name}")
+                    )
+                    patience = world.chance.uniform(0, 3)
+                    time.sleep(1.5)
+                    break
+    text, _ = process.communicate(timeout=600)
+    if found:
+        found[-1].seen += f"; then {_told(process.returncode, text)}"
+    return found
+
+
+@contextlib.contextmanager
+def _small_disk(world: World) -> Iterator[Callable[[int], contextlib.AbstractContextManager[None]]]:
+    """Put the world on a disk of its own, which can be filled until so many bytes are left."""
+    place = world.folder.parent
+    moved = place.with_name(place.name + "-before")
+    place.rename(moved)
+    place.mkdir()
+    code = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2g", "tmpfs", str(place)], check=False).returncode
+    if code != 0:
+        place.rmdir()
+        moved.rename(place)
+        raise AuditError("this round mounts a small disk, which only root may do")
+    try:
+        shutil.copytree(moved, place, symlinks=True, dirs_exist_ok=True)
+        shutil.rmtree(moved)
+
+        @contextlib.contextmanager
+        def fill(room: int) -> Iterator[None]:
+            filler = place / "filler"
+            with filler.open("wb") as stream:
+                os.posix_fallocate(stream.fileno(), 0, max(1, shutil.disk_usage(place).free - room))
+            try:
+                yield
+            finally:
+                filler.unlink()
+
+        yield fill
+    finally:
+        _end_what_is_left(world)
+        subprocess.run(["umount", "--lazy", str(place)], check=False)
+
+
+class Postgres:
+    """A server of one campaign, on loopback, that can be stopped at once and started again."""
+
+    def __init__(self, place: Path) -> None:
+        """Make and start it. Raises `AuditError` where there is no PostgreSQL."""
+        programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+        if not programs:
+            raise AuditError("no PostgreSQL here; install Debian's package postgresql")
+        self.programs, self.place = programs[-1], place
+        self.place.mkdir(parents=True)
+        self.as_user = ("runuser", "-u", "postgres", "--") if os.geteuid() == 0 else ()
+        if self.as_user:
+            shutil.chown(place, "postgres")
+            for folder in place.parents:
+                if folder.stat().st_mode & 0o005 != 0o005:
+                    folder.chmod(folder.stat().st_mode | 0o055)
+        self.port = _free_port()
+        self._run("initdb", "--auth=trust", "--username=audit", "--pgdata", str(place / "data"))
+        self.start()
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        options = f"-c listen_addresses=127.0.0.1 -p {self.port} -k {self.place}"
+        self._run("pg_ctl", "-w", "-D", str(self.place / "data"), "-l", str(self.place / "log"), "-o", options, "start")
+
+    def stop(self) -> None:
+        """Stop it without waiting for anybody."""
+        self._run("pg_ctl", "-w", "-m", "immediate", "-D", str(self.place / "data"), "stop")
+
+    def fresh(self, name: str) -> str:
+        """The address of a new, empty database."""
+        self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "audit", name)
+        return f"postgresql://audit@127.0.0.1:{self.port}/{name}"
+
+    def _run(self, program: str, *words: str) -> None:
+        # its own output would keep our pipes open as long as the server lives
+        done = subprocess.run(
+            [*self.as_user, str(self.programs / program), *words],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            check=False,
+        )
+        if done.returncode != 0:
+            raise AuditError(f"{program} ended with exit code {done.returncode}")
+
+
+def _hostile(world: World) -> Iterator[tuple[str, Any]]:
+    """Entries, each with a name; those of a subject are of nobody who asked."""
+    good: dict[str, Any] = {
+        "regulation": "gdpr",
+        "subject_request_id": str(uuid.UUID(int=world.chance.getrandbits(128), version=4)),
+        "subject_request_type": "erasure",
+        "submitted_time": "2026-11-02T09:15:00Z",
+        "subject_identities": [
+            {"identity_type": "controller_customer_id", "identity_value": "x", "identity_format": "raw"}
+        ],
+    }
+
+    def identity(value: Any) -> dict[str, Any]:
+        return {**good, "subject_identities": [{**good["subject_identities"][0], "identity_value": value}]}
+
+    yield "path as id", {**good, "subject_request_id": "../../../etc/passwd"}
+    yield "template as regulation", {**good, "regulation": "{{ 7 * 7 }}"}
+    yield "NUL in a value", identity("a\u0000b")
+    yield "lone surrogate", json.dumps([identity("LONE")]).replace("LONE", "\\ud800")
+    yield "SQL in a value", {**identity("'; DROP TABLE events; --"), "submitted_time": "'; DROP TABLE events; --"}
+    yield "time without zone", {**good, "submitted_time": "2026-11-02T09:15:00"}
+    yield "year 9999", {**good, "submitted_time": "9999-12-31T23:59:59Z"}
+    yield "very long value", identity("x" * 1_000_000)
+    yield "number as value", identity(1e308)
+    yield "deep nesting", "[" * 100_000 + "]" * 100_000
+    yield "key given twice", json.dumps([good])[:-2] + ', "regulation": "ccpa"}]'
+    yield "no JSON", "\x89PNG\r\n"
+    yield "formula in a value", {**good, "regulation": '=HYPERLINK("http://x")'}
+    yield "callback to a file", {**good, "status_callback_urls": ["file:///etc/passwd"], "regulation": "none"}
+
+
+def _approve(world: World) -> None:
+    """A person approves the batch that waits; where not every verdict is a pass, the exact retrain."""
+    batches = {case["batch"] for case in world.register() if case["state"] == "awaiting_signoff"}
+    for batch in sorted(batches):
+        code, _ = world.give("approve", batch, "--by", "officer@example.org", "--comment", "read")
+        if code != 0:
+            world.until_done(
+                "approve", batch, "--by", "officer@example.org", "--comment", "read", "--model", "retrained"
+            )
+
+
+def _some_subjects(world: World) -> list[int]:
+    return world.chance.sample(range(stand_in.SUBJECTS), 2)
+
+
+def _wait(process: subprocess.Popen[str], seconds: float) -> bool:
+    """Whether a command ended by itself within so many seconds."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(seconds)
+        return True
+    return False
+
+
+def _told(code: int, text: str) -> str:
+    """How a command ended, in one line."""
+    if code == 0:
+        return "went on"
+    lines = [line for line in text.splitlines() if line.startswith("error:")]
+    trace = " (with a traceback)" if "Traceback (most recent call last)" in text and not lines else ""
+    return f"exit {code}{trace}: {(lines or text.strip().splitlines() or ['nothing said'])[-1][:160]}"
+
+
+def _told_ok(world: World, *command: str) -> None:
+    program = [sys.executable, "-P", "-m", "dvc", *command[1:]] if command[0] == "dvc" else list(command)
+    code, text = world.plain(*program)
+    if code != 0:
+        raise AuditError(f"{' '.join(command[:2])} failed: {text.strip().splitlines()[-1:]}")
+
+
+def _end_what_is_left(world: World) -> None:
+    """End what killed commands have left running in the world: orphaned stages, temporary servers."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.pid != os.getpid() and process.environ().get("TMPDIR") == str(world.temp):
+                process.send_signal(signal.SIGKILL)
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+# -- the table ---------------------------------------------------------------------------------------------------------
+
+
+def main(
+    faults: int = 100, seed: int = 0, only: str | None = None, page: Path | None = None, out: Path = RESULTS
+) -> None:
+    """Inject faults, round after round, and write what came of them.
+
+    Args:
+        faults: how many at least.
+        seed: decides who asks and when something breaks.
+        only: one scenario, by its name.
+        page: a Markdown page whose table between the marks is made anew.
+        out: the results as JSON.
+
+    Example: python -m benchmarks.faults --faults 120 --page docs/operations.md
+    """
+    names = [only] if only else list(SCENARIOS)
+    rounds: list[Round] = []
+    with tempfile.TemporaryDirectory(prefix="faults-") as parent:
+        place = Path(parent)
+        place.chmod(0o755)
+        template = stand_in.world(place / "template")
+        _ready(template)
+        database = Postgres(place / "postgres") if "database gone" in names else None
+        try:
+            while sum(len(one.faults) for one in rounds) < faults:
+                number = len(rounds)
+                scenario = names[number % len(names)]
+                own = database if scenario == "database gone" else None
+                rounds.append(play(number, scenario, seed * 10_000 + number, template, place, own))
+                last = rounds[-1]
+                state = "; ".join(last.broken) or "all held"
+                stage.say(
+                    f"{sum(len(one.faults) for one in rounds)}/{faults} faults: round {number}, {scenario}, "
+                    f"{len(last.faults)} faults, {last.seconds:.0f} s: {state}"
+                )
+                files.write_json(out, {"seed": seed, "rounds": [asdict(one) for one in rounds]})
+        finally:
+            if database is not None:
+                database.stop()
+    if page is not None:
+        write_page(page, rounds)
+    broken = [one for one in rounds if one.broken]
+    if broken:
+        raise AuditError(f"{len(broken)} of {len(rounds)} rounds broke a promise; {out} says which")
+
+
+def _ready(template: Path) -> None:
+    """Settings of a campaign: identities are checked before, so that requests go straight into a batch."""
+    from flows import shell
+    from tasks import settings
+
+    settings.assign(
+        template / "params.yaml", ["operate.identities=before", "report.identity_check=Two documents at the desk"]
+    )
+    shell.git(template, "add", ".")
+    shell.git(template, "commit", "--quiet", "-m", "Settings of a campaign")
+
+
+def write_page(page: Path, rounds: list[Round]) -> None:
+    """Put the table of faults between the marks of a page."""
+    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    _, _, after = rest.partition(END)
+    files.write_text(page, f"{before}{BEGIN}\n{table(rounds)}{END}{after}")
+
+
+def table(rounds: list[Round]) -> str:
+    """Faults by kind and command, and how often the promises held."""
+    lines = ["| fault | during | injected | command went on | command stopped with a message | promises broken |"]
+    lines.append("| --- | --- | ---: | ---: | ---: | ---: |")
+    kinds = sorted({(fault.kind, fault.during) for one in rounds for fault in one.faults})
+    for kind, during in kinds:
+        own = [(one, fault) for one in rounds for fault in one.faults if (fault.kind, fault.during) == (kind, during)]
+        went = sum("went on" in fault.seen for _, fault in own)
+        stopped = sum("exit " in fault.seen for _, fault in own)
+        broken = sum(bool(one.broken) for one, _ in own)
+        lines.append(f"| {kind} | `{during}` | {len(own)} | {went} | {stopped} | {broken} |")
+    total = sum(len(one.faults) for one in rounds)
+    held = sum(not one.broken for one in rounds)
+    lines += ["", f"{total} faults in {len(rounds)} rounds; all promises held in {held} of {len(rounds)} rounds."]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    stage.run(main)
