@@ -492,9 +492,19 @@ def test_the_lease_of_a_killed_process_ends_at_once(book: Register, home: Path) 
         with pytest.raises(BusyError), book.lease("nightly"):
             pytest.fail("two at once")
         process.kill()
-        process.wait()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # nobody has taken note of its end yet
         with book.lease("nightly"):
             pass
+
+
+def test_a_later_process_of_the_same_number_does_not_hold_the_lease(
+    book: Register, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as before:
+        before.setattr(register, "_started", lambda pid: "1")
+        register.Lease(book._engine, "nightly", 600).take()
+    with book.lease("nightly"):
+        pass
 
 
 def test_a_lease_of_another_machine_counts_until_it_runs_out(book: Register, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -565,7 +575,7 @@ def test_processes_that_begin_and_write_at_once_make_one_chain(home: Path) -> No
 
 def test_whoever_is_killed_leaves_whole_steps_and_the_next_one_continues(home: Path) -> None:
     said: list[str] = []
-    for number, lines in enumerate((3, 8, 13, 20)):
+    for number, lines in enumerate((3, 8, 20)):
         with started(WORKER, str(home), "100", "25") as process:
             assert process.stdout is not None
             said += [process.stdout.readline() for _ in range(lines + number)]
@@ -848,7 +858,7 @@ def test_any_life_is_the_one_of_the_simple_model(
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=15 if server else 30,
+            max_examples=10 if server else 20,
             stateful_step_count=25,
             deadline=None,
             suppress_health_check=list(HealthCheck),

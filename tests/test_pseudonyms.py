@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flows import shell
-from flows.operations import intake
+from flows.operations import intake, secrets
 from tasks import pseudonyms, requests, resolve
 from tasks.errors import PseudonymError, RequestError
 from tasks.pseudonyms import Key
@@ -163,6 +163,14 @@ def test_the_environments_key_goes_before_the_workspaces_own(tmp_path: Path, mon
     with pytest.raises(PseudonymError, match="9 characters, expected at least 32") as caught:
         pseudonyms.at_hand(home)
     assert "too short" not in str(caught.value)
+
+
+def test_a_key_in_a_prefect_block_reaches_the_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(pseudonyms.KEY, "")  # so that what is exported is undone
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    monkeypatch.setattr(secrets, "_block", lambda server, name: "b" * 32)
+    assert intake.key_of(tmp_path) == Key(b"b" * 32) == pseudonyms.at_hand(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_key_that_others_can_read_is_not_used(tmp_path: Path) -> None:

@@ -890,18 +890,24 @@ def _event(row: Any) -> Event:
 
 def _gone(holder: str) -> bool:
     """Whether a lease's holder was a process of this machine that lives no more."""
+    import psutil
+
     machine, pid, started, *_ = holder.split(":")
-    return machine == _machine() and _started(int(pid)) != started
+    if machine != _machine():
+        return False
+    return not psutil.pid_exists(int(pid)) or _started(int(pid)) not in (started, "unknown")
 
 
 def _started(pid: int) -> str:
-    """When a process began, so that a later one of the same number is told from it; empty where there is none."""
-    import psutil
+    """When a process began, so that a later one of the same number is told from it.
 
+    In ticks since the machine was started: a clock that is set does not change them.
+    """
     try:
-        return f"{psutil.Process(pid).create_time():.2f}"
-    except psutil.NoSuchProcess:
-        return ""
+        state, *facts = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (OSError, ValueError):  # no Linux, or a process that is not shown to us
+        return "unknown"
+    return "ended" if state == "Z" else facts[18]
 
 
 @functools.cache
