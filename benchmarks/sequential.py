@@ -5,7 +5,7 @@ newest people and on all who were forgotten before. References follow from who s
 
     without     trained without everybody forgotten so far, for the newest people and for earlier ones alike
     with        trained with everybody who was left when the people at hand asked: the models that judged them when
-                they were the newest. What `erasure-audit carry` takes over is exactly this
+                they were the newest. What `erasure-audit release` takes over is exactly this
     original    the model released just before the people at hand asked; the self-check has to catch it
 
 So an influence of 1 means: as if nothing had been deleted since they asked, and 0: as retrained without all of them.

@@ -41,7 +41,7 @@ class History:
         if self.unlearnings < 0 or not 0 <= self.forgotten <= self.trained or self.trained < 1:
             raise EvidenceError(
                 f"got a model's history of {self.unlearnings} unlearnings, {self.forgotten} of {self.trained} records "
-                "forgotten; expected counts, and no more forgotten than trained on; carry the batch over again"
+                "forgotten; expected counts, and no more forgotten than trained on; release the batch again"
             )
 
     @property

@@ -16,7 +16,7 @@ import signed_off
 from signed_off import ASIDE, BATCH, OTHER, PASS, snapshot
 
 from flows import shell
-from flows.operations import release, signoff
+from flows.operations import card, release, signoff
 from flows.operations.register import BusyError, Register, State
 from flows.operations.release import ReleaseError
 from flows.operations.signoff import SignoffError
@@ -147,6 +147,10 @@ def test_serving_systems_take_the_model_by_its_tag(released: Path, tmp_path: Pat
     shell.dvc(tmp_path, "get", str(released), f"releases/{BATCH}", "--rev", f"release/{BATCH}", "--out", "served")
     served, own = tmp_path / "served/model.safetensors", released / f"releases/{BATCH}/model.safetensors"
     assert served.read_bytes() == own.read_bytes()
+
+
+def test_the_page_about_serving_has_the_lines_of_the_model_card() -> None:
+    assert card.LOADER in (Path(__file__).parents[1] / "docs/release.md").read_text()
 
 
 def test_a_second_release_says_that_it_was_done_and_changes_nothing(released: Path) -> None:
