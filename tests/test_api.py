@@ -719,7 +719,7 @@ def test_twenty_at_once_that_send_the_same_are_one_request(place: Path, tmp_path
             codes = sorted(pool.map(send, range(20)))
         assert codes == [*[200] * 19, 201]
         server.process.send_signal(signal.SIGTERM)  # it ends in peace
-        server.process.wait(20)
+        server.process.wait(60)
     register = Register(place)
     assert outside.has_all(register, {1})
     assert len(register.history()) == 1
@@ -736,7 +736,7 @@ def test_what_was_answered_before_a_kill_is_in_the_register(place: Path, tmp_pat
     with serving(place, secret, tmp_path / "log") as server:
 
         def send(worker: int) -> None:
-            with contextlib.suppress(httpx.HTTPError), httpx.Client(headers=header, timeout=10) as client:
+            with contextlib.suppress(httpx.HTTPError), httpx.Client(headers=header, timeout=30) as client:
                 for number in range(1000 * worker, 1000 * worker + 500):
                     if client.post(server.url + DSR, json=outside.request(number + 1)).status_code == 201:
                         answered.add(number + 1)
@@ -757,7 +757,10 @@ def test_what_was_answered_before_a_kill_is_in_the_register(place: Path, tmp_pat
     assert len(kept) <= len(answered) + 4  # at most one per sender was kept and not answered
     register.check_chain()
     with serving(place, secret, tmp_path / "log2") as server:
-        again = [httpx.post(server.url + DSR, json=outside.request(n), headers=header) for n in sorted(answered)[-5:]]
+        again = [
+            httpx.post(server.url + DSR, json=outside.request(n), headers=header, timeout=30)
+            for n in sorted(answered)[-5:]
+        ]
         assert [answer.status_code for answer in again] == [200] * 5
 
 
@@ -772,12 +775,12 @@ def test_what_is_no_http_ends_in_an_error_and_the_server_goes_on(place: Path, tm
             b"POST /opendsr/v1/requests HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999999999\r\n\r\n",
             b"POST /opendsr/v1/requests HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n",
         ):
-            with socket.create_connection(("127.0.0.1", server.port), 10) as connection:
+            with socket.create_connection(("127.0.0.1", server.port), 30) as connection:
                 connection.sendall(noise)
                 connection.shutdown(socket.SHUT_WR)
                 said = connection.recv(4096)
                 assert not said.startswith(b"HTTP/1.1 5"), noise[:60]
-        assert httpx.get(server.url + "/healthz").json() == {"status": "ok"}
+        assert httpx.get(server.url + "/healthz", timeout=30).json() == {"status": "ok"}
     assert "Traceback" not in (tmp_path / "log").read_text()
 
 

