@@ -240,18 +240,3 @@ def test_ctrl_c_ends_the_children_and_says_that_the_next_run_continues(workspace
     assert process.returncode == 130, told
     assert "the next run continues" in told[-1]
     assert children_that_run("stage.py", workspace) == []
-
-
-def test_the_deployment_is_one_that_prefect_understands_and_runs_one_batch_at_a_time() -> None:
-    from prefect.cli.deploy._models import PrefectYamlModel
-    from ruamel.yaml import YAML
-
-    from flows.audit import audit
-
-    root = Path(__file__).parent.parent
-    model = PrefectYamlModel.model_validate(YAML(typ="safe").load((root / "prefect.yaml").read_text()))
-    (nightly,) = model.deployments
-    assert nightly.entrypoint == f"flows/audit.py:{audit.fn.__name__}"
-    assert nightly.model_dump()["concurrency_limit"]["limit"] == 1
-    assert "ENQUEUE" in str(nightly.concurrency_limit)
-    assert set(nightly.parameters or {}) <= set(audit.parameters.properties)

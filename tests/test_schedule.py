@@ -30,9 +30,12 @@ NAMES = ("planted.person@example.org", "planted-customer-4711")
 
 
 def test_every_deployment_names_a_flow_that_is_there_and_runs_one_at_a_time() -> None:
+    from prefect.cli.deploy._models import PrefectYamlModel
     from prefect.flows import load_flow_from_entrypoint
 
-    found = YAML(typ="safe").load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))["deployments"]
+    whole = YAML(typ="safe").load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))
+    assert len(PrefectYamlModel.model_validate(whole).deployments) == len(whole["deployments"])
+    found = whole["deployments"]
     assert {each["name"] for each in found} >= {"nightly", "watch", "finalize", "reaudit", "sign-off", "audit"}
     for each in found:
         assert each["concurrency_limit"] == {"limit": 1, "collision_strategy": "ENQUEUE"}
