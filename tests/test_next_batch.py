@@ -149,7 +149,7 @@ def test_the_next_batch_starts_from_the_release_and_is_judged_by_what_the_last_o
 
     assert done.references == 6  # seed 0 goes on as the model in use, so it is no reference
     assert done.records_dropped == len(gone)
-    assert shell.git(place, "status", "--porcelain") == ""
+    assert shell.git(place, "status", "--porcelain", "--untracked-files=no") == ""
     after = records.read_manifest(Path("data"))
     assert person not in set(after["subject_id"])
     assert not (Path("data") / before.set_index("record_id")["path"][sorted(gone)[0]]).exists()

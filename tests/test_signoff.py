@@ -292,6 +292,27 @@ def test_a_batch_by_hand_waits_while_another_is_in_flight(home: Path, register: 
     assert states(register) == {other: "awaiting_signoff"}
 
 
+def test_people_decide_on_prefects_page(home: Path, register: Register, monkeypatch: pytest.MonkeyPatch) -> None:
+    from prefect import artifacts
+    from prefect.logging import disable_run_logger
+
+    from flows.operations import page
+
+    wait(register, {PASS: "pass", OTHER: "fail"})
+    shown: list[dict[str, str]] = []
+    monkeypatch.setattr(artifacts, "create_markdown_artifact", lambda **told: shown.append(told))
+    with disable_run_logger():
+        with pytest.raises(SignoffError, match="Choose `next`"):
+            page.sign_off.fn(BATCH, "reject", "Ada", "no", folder=str(home))
+        done = page.sign_off.fn(BATCH, "approve", "Ada", "read", model="retrained", folder=str(home))
+        assert done["state"] == "approved"
+        with register.lease(signoff.LEASE):
+            busy = page.finalize.fn(folder=str(home))
+    assert "release" in busy["waits"]
+    assert [told["key"] for told in shown] == [f"signoff-{BATCH}"]
+    assert "is approved" in shown[0]["markdown"]
+
+
 def test_people_see_what_waits_and_decide_on_the_command_line(home: Path, register: Register) -> None:
     wait(register, {PASS: "pass"})
     shutil.rmtree(home / ".dvc")

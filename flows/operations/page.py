@@ -13,7 +13,7 @@ from prefect import flow, get_run_logger
 
 from flows import workspace
 from flows.operations import release, signoff
-from flows.operations.register import Register
+from flows.operations.register import BusyError, Register
 from tasks import settings
 
 
@@ -73,7 +73,10 @@ def finalize(batch: str | None = None, folder: str = ".") -> dict[str, Any]:
     home = workspace.find(Path(folder))
     register = _register(home)
     try:
-        done = release.finalize(home, register, batch, get_run_logger().info)
+        try:
+            done = release.finalize(home, register, batch, get_run_logger().info)
+        except BusyError as error:  # the next run of the schedule finds what is left
+            done = release.Finalized((), str(error))
         for line in (*done.done, *([done.waits] if done.waits else [])):
             get_run_logger().info(line)
         return done.plain()
