@@ -51,7 +51,6 @@ class World:
                 env={**os.environ, **variables},
                 stdout=out,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,
             )
 
     def kill(self, name: str) -> None:
@@ -138,7 +137,6 @@ def prefect_server(root: Path) -> Iterator[str]:
         env={**os.environ, **quiet, "PREFECT_HOME": str(root / "prefect-server")},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        start_new_session=True,
     )
     try:
         until(lambda: answers(f"http://127.0.0.1:{port}/api/health"))
