@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -18,7 +19,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from flows import reproduce, shell, workspace
-from flows.operations import erasure, stores
+from flows.operations import erasure, lineage, sought, stores
 from flows.operations.erasure import ErasureError
 from flows.operations.register import Intake, Register, State
 from tasks import files, pseudonyms, settings
@@ -642,3 +643,104 @@ def test_what_is_held_or_excepted_stays_and_what_the_tool_may_not_touch_is_said(
     assert {one["request"] for one in entries} == {IDS[FORGOTTEN], IDS[UNSEEN]}
     assert [one["state"] for one in entries if one["store"] == "git"] == ["held"] * 2
     register.close()
+
+
+# -- what saw whom ---------------------------------------------------------------------------------------------------
+
+
+def test_a_model_stays_only_if_it_is_released_or_is_known_not_to_have_seen_the_records() -> None:
+    def stage(outs: dict[str, str], **deps: str) -> dict[str, Any]:
+        paths = {"data": "data", "forget": "artifacts/resolve/forget.csv", "model": "models/own.safetensors"}
+        return {
+            "deps": [{"path": paths[name], "md5": oid} for name, oid in deps.items()],
+            "outs": [{"path": path, "md5": oid} for path, oid in outs.items()],
+        }
+
+    verified = {"deps": [{"path": "artifacts/score/scores.npz", "md5": "scores"}], "outs": []}
+    audited = lineage.State(
+        ("audit/b",),
+        {
+            "train@0": stage({"artifacts/train/0/m.safetensors": "reference"}, data="old.dir"),
+            "features": stage({"artifacts/features.npy": "features"}, data="old.dir"),
+            "unlearn": stage(
+                {"artifacts/unlearn/unlearned.safetensors": "unlearned", "artifacts/unlearn/trace.csv": "trace"},
+                data="old.dir",
+                forget="all",
+                model="own",
+            ),
+            "retrain@0": stage({"artifacts/retrain/0/m.safetensors": "retrained"}, data="old.dir", forget="all"),
+            "score": stage({"artifacts/score/scores.npz": "scores"}, data="old.dir"),
+            "verify": verified,
+        },
+        {"data": "old.dir", "releases/a": "earlier.dir"},
+    )
+    rejected = lineage.State(
+        ("audit/a2",),
+        {"retrain@0": stage({"artifacts/retrain/0/m.safetensors": "without others"}, data="old.dir", forget="others")},
+        {"data": "old.dir"},
+    )
+    vanished = lineage.State(
+        (), {"retrain@0": stage({"artifacts/m.safetensors": "of lost data"}, data="lost.dir", forget="lost")}, {}
+    )
+    before = lineage.State(
+        (), {"train@0": stage({"artifacts/m.safetensors": "before they came"}, data="young.dir")}, {"data": "young.dir"}
+    )
+    released = lineage.State(("release/b",), {}, {"data": "new.dir", "releases/b": "released.dir"}, after=True)
+    later = lineage.State(
+        ("audit/c",),
+        {"retrain@0": stage({"artifacts/m.safetensors": "later"}, data="new.dir", forget="lost")},
+        {"data": "new.dir", "releases/b": "released.dir"},
+        after=True,
+    )
+    folders = {"released.dir": "retrained", "earlier.dir": "released before"}
+
+    def read(oid: str) -> bytes | None:
+        listed = folders.get(oid)
+        return json.dumps([{"md5": listed, "relpath": "model.safetensors"}]).encode() if listed else None
+
+    found = lineage.saw(
+        [audited, rejected, vanished, before, released, later],
+        "b",
+        {"old.dir": True, "young.dir": False, "lost.dir": None, "new.dir": None}.__getitem__,
+        {"all": True, "others": False, "lost": None}.__getitem__,
+        read,
+    )
+
+    gone = {oid: kind for oid, kind in found.models.items() if oid not in found.keep | found.derivation}
+    assert gone == {
+        "reference": "references",
+        "features": "derived",
+        "unlearned": "derived",
+        "own": "original",
+        "without others": "derived",
+        "of lost data": "derived",
+        "released before": "derived",
+    }
+    assert "retrained" in found.keep
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("record_id,role\nr00017,training\n", True),
+        ("record_id,role\nr00018,training\n", False),
+        ('{"reason": "records r00017, r3 belong to another"}', True),
+        ('"r00017.png"', True),
+        ("ask kim.doe@example.org.", True),
+        ('{"name": "J\\u00fcrgen Gro\\u00df"}', True),
+        ("row,subject_id\n1,7\n", True),
+        ("row,count\n1,7\n", False),
+        ('{"7": 7, "text": "7 records"}', False),
+        (hashlib.sha256(b"kim.doe@example.org").hexdigest(), True),
+    ],
+)
+def test_names_are_found_in_text_and_short_ones_only_where_names_stand(text: str, found: bool) -> None:
+    names = sought.Names(
+        sought.Sought(
+            frozenset(),
+            record_ids=frozenset({"r00017"}),
+            subject_ids=frozenset({"7"}),
+            identities=frozenset({"kim.doe@example.org", "Jürgen Groß"}),
+        )
+    )
+    assert names.within(io.BytesIO(text.encode())) is found

@@ -111,14 +111,17 @@ class Names:
         return False
 
     def in_bytes(self, content: bytes) -> bool:
-        """Whether bytes of any kind, as a database's, name one of them."""
-        return self._in_line(content)
+        """Whether bytes of any kind name one of them. A database's rows have nothing between one value and the next."""
+        long = (one for one in (*self._words, *self._parts) if len(one) >= 6)
+        return any(one in content for one in (*long, *self._phrases))
 
     def _in_line(self, line: bytes) -> bool:
         for word in _WORD.findall(line):  # `r17` stands in `r17`, in `r17.png` and at the end of a sentence
             if word in self._words or word.strip(b"._-") in self._words or word.partition(b".")[0] in self._words:
                 return True
-        if self._parts and not self._parts.isdisjoint(_PART.findall(line)):
+        if self._parts and any(
+            part in self._parts or part.strip(b"._-") in self._parts for part in _PART.findall(line)
+        ):
             return True
         return any(phrase in line for phrase in self._phrases)
 
