@@ -177,9 +177,10 @@ class _Erasure:
                 f"batch {self.batch} is not released: the model in use still is one that saw the records. "
                 f"See `erasure-audit approve` and `erasure-audit release {self.batch}`"
             )
-        for tree in stores.trees(self.home):
-            name = tree.resolve().name
-            if tree.resolve().parent == (self.home / ".batches").resolve() and not _has_tag(self.home, f"audit/{name}"):
+        batches = (self.home / worktrees.FOLDER).resolve()
+        for tree in (tree.resolve() for tree in stores.trees(self.home)):
+            name = tree.relative_to(batches).parts[0] if tree.is_relative_to(batches) else None
+            if name is not None and not _has_tag(self.home, f"audit/{name}"):
                 raise ErasureError(
                     f"batch {name} is under way and reads the data; erase {self.batch} when it is audited"
                 )
@@ -347,6 +348,7 @@ class _Erasure:
             stores.Databases([self.home, *others]),
             stores.Witnesses("prefect", [stores.prefect_home(self.home)]),
             stores.Witnesses("register", [self.home / ".register"]),
+            *([stores.Rows(self.home)] if self.register else []),
             stores.Witnesses("inbox", [self.home / "inbox"]),
             stores.History(self.home),
         ]
