@@ -18,10 +18,11 @@ import socket
 import threading
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
@@ -367,7 +368,7 @@ class Register:
             case = _case(_known(connection, request_id))
             if case.state not in (State.RECEIVED, State.IDENTITY_VERIFIED, State.REJECTED):
                 raise RegisterError(f"request {request_id} is {case.shown}; it can be cancelled before it is batched")
-            return self._move(connection, request_id, State.REJECTED, actor, None, None, {"reason": reason})
+            return _move(connection, [request_id], State.REJECTED, actor, details={"reason": reason})[0]
 
     def hold(self, request_id: str, actor: str, reason: str, ground: str = "GDPR Art. 17(3)(e)") -> Case:
         """Put a legal hold on a request: nothing of it is released or erased until the hold is lifted.
@@ -429,10 +430,7 @@ class Register:
             RegisterError: a request may not go there from where it is, or is on hold.
         """
         with database.writing(self._engine) as connection:
-            return [
-                self._move(connection, one, state, actor, batch, (verdicts or {}).get(one), details)
-                for one in request_ids
-            ]
+            return _move(connection, request_ids, state, actor, batch, verdicts or {}, details)
 
     def close_rejected(self, actor: str) -> list[Case]:
         """Close the rejected requests that belong to no batch in flight; those of one are closed when it ends."""
@@ -445,7 +443,7 @@ class Register:
                 .order_by(requests.c.request_id)
             )
             found = list(connection.scalars(done))
-            return [self._move(connection, one, State.CLOSED, actor, None, None, {}) for one in found]
+            return _move(connection, found, State.CLOSED, actor)
 
     def collect(self, batch: str, actor: str, most: int = 1000) -> list[Case]:
         """Put all requests that wait for a batch into one, those with the nearest deadline first.
@@ -478,7 +476,7 @@ class Register:
                 .limit(most)
             )
             found = list(connection.scalars(waiting))
-            return [self._move(connection, one, State.BATCHED, actor, batch, None, {}) for one in found]
+            return _move(connection, found, State.BATCHED, actor, batch)
 
     def note(
         self, kind: str, actor: str, *, request_id: str | None = None, batch: str | None = None, **details: Any
@@ -697,44 +695,6 @@ class Register:
 
     # --------------------------------------------------------------------------------------------------------------
 
-    def _move(
-        self,
-        connection: sa.Connection,
-        request_id: str,
-        state: State,
-        actor: str,
-        batch: str | None,
-        verdict: str | None,
-        details: Mapping[str, Any],
-    ) -> Case:
-        case = _case(_known(connection, request_id))
-        verdict = verdict or details.get("verdict")
-        if case.state == state:
-            return case
-        if (state is State.BATCHED and batch is None) or (
-            state is not State.BATCHED and None not in (batch, case.batch) and batch != case.batch
-        ):
-            raise RegisterError(f"request {request_id} is in batch {case.batch}, got {batch} for {state}")
-        if state not in MOVES[case.state]:
-            ways = ", ".join(sorted(MOVES[case.state])) or "nothing"
-            raise RegisterError(f"request {request_id} is {case.shown}; expected next: {ways}; got {state}")
-        if case.held and state in BLOCKED:
-            raise RegisterError(f"request {request_id} is on hold; lift the hold before it is {state}")
-        changes: dict[str, Any] = {"state": str(state)}
-        if batch is not None:
-            changes["batch"] = batch
-        if verdict is not None:
-            changes["verdict"] = verdict
-        if state not in OPEN:  # only open requests have duplicates
-            connection.execute(identities.delete().where(identities.c.request_id == request_id))
-        if state is State.CLOSED:
-            changes["identities"] = []
-            changes["wishes"] = {name: wish for name, wish in case.wishes.items() if name == "languages"}
-        _change(connection, request_id, **changes)
-        facts = {**details, **({"verdict": verdict} if verdict is not None else {}), "from": str(case.state)}
-        _append(connection, actor, request_id, batch or case.batch, str(state), facts, case.callbacks)
-        return _case(_known(connection, request_id))
-
     def _flag(self, request_id: str, actor: str, held: bool, details: Mapping[str, Any]) -> Case:
         with database.writing(self._engine) as connection:
             case = _case(_known(connection, request_id))
@@ -747,6 +707,87 @@ class Register:
             return _case(_known(connection, request_id))
 
 
+def _move(
+    connection: sa.Connection,
+    request_ids: Sequence[str],
+    state: State,
+    actor: str,
+    batch: str | None = None,
+    verdicts: Mapping[str, str] = MappingProxyType({}),
+    details: Mapping[str, Any] = MappingProxyType({}),
+) -> list[Case]:
+    """See `Register.move`. As few statements as can be, however many requests: others wait meanwhile."""
+    cases = _known_all(connection, request_ids)
+    steps = []
+    for one in dict.fromkeys(request_ids):
+        before = cases[one]
+        if before.state == state:
+            continue
+        _refuse(before, state, batch)
+        verdict = verdicts.get(one) or details.get("verdict")
+        cases[one] = after = replace(
+            before,
+            state=state,
+            batch=batch or before.batch,
+            verdict=verdict or before.verdict,
+            identities=() if state is State.CLOSED else before.identities,
+            wishes=_without_records(before.wishes) if state is State.CLOSED else before.wishes,
+        )
+        facts = {**details, **({"verdict": verdict} if verdict is not None else {}), "from": str(before.state)}
+        steps.append(_Step(actor, one, after.batch, str(state), facts, after.callbacks))
+    if not steps:
+        return [cases[one] for one in request_ids]
+    changed = [cases[str(step.request_id)] for step in steps]
+    names = ("state", "batch", "verdict", "identities", "wishes")
+    connection.execute(
+        requests.update()
+        .where(requests.c.request_id == sa.bindparam("one"))
+        .values({name: sa.bindparam(f"new_{name}") for name in names}),
+        [{"one": case.request_id} | {f"new_{name}": _column(case, name) for name in names} for case in changed],
+    )
+    if state not in OPEN:  # only open requests have duplicates
+        own = identities.delete().where(identities.c.request_id == sa.bindparam("one"))
+        connection.execute(own, [{"one": case.request_id} for case in changed])
+    _append_all(connection, steps)
+    return [cases[one] for one in request_ids]
+
+
+def _refuse(case: Case, state: State, batch: str | None) -> None:
+    """Raise `RegisterError` if a request may not go there."""
+    if (state is State.BATCHED and batch is None) or (
+        state is not State.BATCHED and None not in (batch, case.batch) and batch != case.batch
+    ):
+        raise RegisterError(f"request {case.request_id} is in batch {case.batch}, got {batch} for {state}")
+    if state not in MOVES[case.state]:
+        ways = ", ".join(sorted(MOVES[case.state])) or "nothing"
+        raise RegisterError(f"request {case.request_id} is {case.shown}; expected next: {ways}; got {state}")
+    if case.held and state in BLOCKED:
+        raise RegisterError(f"request {case.request_id} is on hold; lift the hold before it is {state}")
+
+
+def _without_records(wishes: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: wish for name, wish in wishes.items() if name == "languages"}
+
+
+def _column(case: Case, name: str) -> Any:
+    value = getattr(case, name)
+    if name == "identities":
+        return [dict(identity) for identity in value]
+    return dict(value) if name == "wishes" else value and str(value)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """An event that is to be written, and the addresses that want to hear of it."""
+
+    actor: str
+    request_id: str | None
+    batch: str | None
+    kind: str
+    details: Mapping[str, Any]
+    told: Sequence[str] = ()
+
+
 def _append(
     connection: sa.Connection,
     actor: str,
@@ -757,25 +798,23 @@ def _append(
     told: Sequence[str] = (),
 ) -> Event:
     """Add an event to the chain, and what has to be told of it to the list of callbacks."""
-    head = _head(connection)
-    seq, at, text, actor = head.seq + 1, _now(), _canonical(_cut(details)), _cut(actor)[:200]
-    digest = _hash(head.hash, seq, at, actor, request_id, batch, kind, text)
-    connection.execute(
-        events.insert().values(
-            seq=seq,
-            at=at,
-            actor=actor,
-            request_id=request_id,
-            batch=batch,
-            kind=kind,
-            details=text,
-            previous=head.hash,
-            hash=digest,
-        )
-    )
-    for url in dict.fromkeys(told):
-        connection.execute(callbacks.insert().values(seq=seq, url=url, tries=0, next_try=at))
-    return Event(seq, at, actor, request_id, batch, kind, json.loads(text), head.hash, digest)
+    return _append_all(connection, [_Step(actor, request_id, batch, kind, details, told)])[0]
+
+
+def _append_all(connection: sa.Connection, steps: Sequence[_Step]) -> list[Event]:
+    head, rows, calls = _head(connection), list[dict[str, Any]](), list[dict[str, Any]]()
+    for step in steps:
+        facts = (_now(), _cut(step.actor)[:200], step.request_id, step.batch, step.kind, _canonical(_cut(step.details)))
+        names = ("at", "actor", "request_id", "batch", "kind", "details")
+        row = dict(zip(names, facts, strict=True)) | {"seq": head.seq + 1, "previous": head.hash}
+        row["hash"] = _hash(head.hash, head.seq + 1, *facts)
+        head = Head(head.seq + 1, row["hash"])
+        rows.append(row)
+        calls += [{"seq": head.seq, "url": url, "tries": 0, "next_try": row["at"]} for url in dict.fromkeys(step.told)]
+    connection.execute(events.insert(), rows)
+    if calls:
+        connection.execute(callbacks.insert(), calls)
+    return [Event(**{**row, "details": json.loads(row["details"])}) for row in rows]
 
 
 def _head(connection: sa.Connection) -> Head:
@@ -798,6 +837,18 @@ def _rows(connection: sa.Connection, query: sa.Select[Any]) -> Iterator[Any]:
 
 def _row(connection: sa.Connection, request_id: str) -> Any:
     return connection.execute(sa.select(requests).where(requests.c.request_id == request_id)).first()
+
+
+def _known_all(connection: sa.Connection, request_ids: Sequence[str]) -> dict[str, Case]:
+    found: dict[str, Case] = {}
+    wanted = [one for one in dict.fromkeys(request_ids) if _shown(one) == one]
+    for start in range(0, len(wanted), 1000):  # databases take so many parameters, and not any number
+        some = sa.select(requests).where(requests.c.request_id.in_(wanted[start : start + 1000]))
+        found |= {row.request_id: _case(row) for row in connection.execute(some)}
+    for one in request_ids:
+        if one not in found:
+            _known(connection, one)  # says so
+    return found
 
 
 def _known(connection: sa.Connection, request_id: str) -> Any:
