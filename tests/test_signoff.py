@@ -149,6 +149,18 @@ def test_on_hold_is_not_approved(home: Path, register: Register) -> None:
     assert signoff.standing(home, register, BATCH).state == "approved"
 
 
+def test_a_batch_whose_audit_is_not_through_cannot_be_decided_on(home: Path, register: Register) -> None:
+    register.receive(Intake(PASS, "gdpr", "2026-11-20T09:00:00Z", (signed_off.identity_of(PASS),)), "intake", "test")
+    register.verify_identity(PASS, "officer", "passport")
+    register.collect(BATCH, "nightly")
+    for state in (State.BATCHED, State.AUDITED):
+        register.move([PASS], state, "nightly", verdicts={PASS: "pass"})
+        for decide in (signoff.approve, signoff.reject):
+            with pytest.raises(SignoffError, match="not audited yet"):
+                decide(home, register, BATCH, "Ada", "early", *(["requeue"] if decide is signoff.reject else []))
+    assert register.history(kind="decision") == []
+
+
 def test_an_approval_is_of_the_audit_that_was_seen(home: Path, register: Register) -> None:
     wait(register, {PASS: "pass"})
     signoff.approve(home, register, BATCH, "Ada", "")

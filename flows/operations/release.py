@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows import closing, graph, keys, locks, results, shell, signing, stages
 from flows.operations import card, signoff, worktrees
-from flows.operations.register import HEADS, Register, State
+from flows.operations.register import HEADS, Lease, Register, State
 from tasks import advice, carried, decisions, files, records, settings
 from tasks.errors import AuditError, WorkspaceError
 
@@ -103,8 +103,8 @@ def release(home: Path, register: Register, batch: str, told: Told = lambda _: N
         AuditError: a model cannot be had, git, DVC or the remote fails. The workspace is as it was.
     """
     name = batch.removeprefix("audit/").removeprefix("release/")
-    with register.lease(signoff.LEASE):
-        return _Release(home, register, name, told).run()
+    with register.lease(signoff.LEASE) as lease:
+        return _Release(home, register, name, told, lease).run()
 
 
 def releases(home: Path) -> list[Released]:
@@ -116,8 +116,8 @@ def releases(home: Path) -> list[Released]:
 class _Release:
     """One batch on its way from approved to released."""
 
-    def __init__(self, home: Path, register: Register, batch: str, told: Told) -> None:
-        self.home, self.register, self.batch, self.told = home, register, batch, told
+    def __init__(self, home: Path, register: Register, batch: str, told: Told, lease: Lease) -> None:
+        self.home, self.register, self.batch, self.told, self.lease = home, register, batch, told, lease
         self.tag, self.audit = tag_of(batch), closing.tag_of(batch)
         self.journal = home / worktrees.FOLDER / f"release-{batch}.json"
 
@@ -323,6 +323,7 @@ class _Release:
 
     def _promote(self, plan: dict[str, Any] | None) -> Released:
         """Bring the workspace to the release's commit, all of it or nothing; then the register."""
+        self.lease.check()
         try:
             if plan is not None:
                 self.told("switch")
@@ -500,7 +501,7 @@ def _finalize(home: Path, register: Register, batch: str, told: Told, done: list
             done.append(f"batch {batch} rejected, its reports filed as rejected/{batch}")
         return None
     cases = register.cases(batch=batch)
-    if any(case.state == State.BATCHED for case in cases):
+    if any(case.state in (State.BATCHED, State.AUDITED) for case in cases):
         return f"Batch {batch} is being audited"
     where = signoff.standing(home, register, batch)
     if where.state in ("waiting", "on_hold"):

@@ -249,7 +249,7 @@ def standing(home: Path, register: Register, batch: str) -> Standing:
         raise SignoffError(
             f"the register has no request in a batch {batch} that waits for its sign-off; see `erasure-audit status`"
         )
-    if unready := [case for case in cases if case.state == State.BATCHED and last is None]:
+    if unready := [case for case in cases if case.state in (State.BATCHED, State.AUDITED) and last is None]:
         raise SignoffError(f"batch {batch} is not audited yet ({len(unready)} requests); wait for its audit")
     needed = 2 if settings.load(home / "params.yaml").operate.four_eyes else 1
     commit = _commit(home, batch)
