@@ -133,9 +133,7 @@ def status(as_json: Json = False) -> None:
     console.verdicts(found)
     console.advice(advised)
     if waits:
-        typer.echo(waits.line)
-        for choice in waits.choices:
-            typer.echo(f"  to {choice.text}:\n    {choice.command}")
+        typer.echo(f"{waits.line}. You can\n{waits.offered}")
 
 
 @app.command()

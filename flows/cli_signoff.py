@@ -186,9 +186,8 @@ def _tell(found: Standing, as_json: bool) -> None:
         typer.echo(f"  {one.request_id}  {one.verdict or '—'}  {one.state}  {one.approvals} approvals{lack}")
     if found.state == "approved":
         typer.echo(f"Next: erasure-audit finalize {found.batch}")
-    elif found.state in ("waiting", "rejected"):
-        for choice in found.choices:
-            typer.echo(f"  to {choice.text}:\n    {choice.command}")
+    elif found.state == "waiting":
+        typer.echo(f"You can\n{found.offered}")
 
 
 def _lines(done: Released) -> Iterator[str]:

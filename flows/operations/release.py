@@ -131,8 +131,7 @@ class _Release:
             self._undo(plan)
             plan = None
         if where.state != "approved":
-            offered = "; ".join(f"{choice.text}: {choice.command}" for choice in where.choices)
-            raise ReleaseError(f"{where.line}; nothing is released. {offered}".rstrip())
+            raise ReleaseError("\n".join([f"{where.line}; nothing is released", where.offered]).rstrip())
         if plan is None and not _has_tag(self.home, self.tag):
             plan = self._prepare(where)
         return self._promote(plan)

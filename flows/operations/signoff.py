@@ -108,6 +108,11 @@ class Standing:
         }
         return f"Batch {self.batch} {told[self.state]} ({counted})"
 
+    @property
+    def offered(self) -> str:
+        """What can be decided now, as lines of text."""
+        return "\n".join(f"  {choice.text}:\n    {choice.command}" for choice in self.choices)
+
     def plain(self) -> dict[str, Any]:
         """As JSON values."""
         return asdict(self) | {"line": self.line}
@@ -147,8 +152,8 @@ def approve(
         wanted = model or "unlearned"
     else:
         raise SignoffError(
-            f"batch {batch}: not every request passed, so the unlearned model cannot be released. "
-            + " ".join(f"{choice.text}: {choice.command};" for choice in before.choices).rstrip(";")
+            f"batch {batch}: not every request passed, so the unlearned model cannot be released; you can\n"
+            + before.offered
         )
     if wanted == "retrained":
         _refuse_without_retrain(home, batch)
