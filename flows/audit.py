@@ -18,7 +18,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.futures import PrefectFuture
 
 from flows import graph, record, register, results, stages, workspace
-from tasks.errors import AuditError, StageError
+from tasks.errors import AuditError, StageError, without_records
 
 _listener: ContextVar[stages.Listener] = ContextVar("listener", default=stages.nobody)
 
@@ -85,14 +85,17 @@ def _run_stages(runner: stages.Runner, pipeline: list[graph.Stage]) -> None:
 
 
 def _task(stage: graph.Stage, runner: stages.Runner) -> Task[[], stages.Outcome]:
+    def log(line: str) -> None:
+        get_run_logger().info(without_records(line))
+
     def run() -> stages.Outcome:
         try:
-            return runner.run(stage.name, agent=stage.agent, log=get_run_logger().info)
+            return runner.run(stage.name, agent=stage.agent, log=log)
         except stages.KilledStageError:
             raise  # may be tried again
-        except StageError:
+        except StageError as error:
             runner.close()
-            raise
+            raise type(error)(without_records(str(error))) from None  # Prefect keeps it; the listener has all of it
 
     return Task(
         run,

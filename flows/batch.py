@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows import closing, console, environment, graph, keys, results, signing, workspace
+from flows import closing, console, environment, graph, keys, results, signing, stages, workspace
 from tasks import settings
+from tasks.errors import StageError, without_records
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,19 @@ def _audit(folder: Path, stale: set[str], jobs: int | None) -> None:
     console.say("Starting Prefect …")
     from flows import audit
 
-    with console.progress(pipeline) as listener, audit.watched(listener):
-        audit.audit(jobs=jobs, folder=str(folder))
+    told: list[str] = []
+    with console.progress(pipeline) as listener:
+
+        def take(event: stages.Event) -> None:
+            if event.kind == "failed":
+                told.append(event.text)
+            listener(event)
+
+        try:
+            with audit.watched(take):
+                audit.audit(jobs=jobs, folder=str(folder))
+        except StageError as error:  # the person here may read what Prefect is not to keep
+            raise next((StageError(text) for text in told if without_records(text) == str(error)), error) from None
 
 
 def _sign(folder: Path, batch: str) -> None:

@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
+_RECORDS = re.compile(r"\b(records?) [A-Za-z0-9._-]+(?:, [A-Za-z0-9._-]+)*(?= and \d+ more\b|:)")
+
+
+def without_records(text: str) -> str:
+    """A message for where it stays: without the ids of records that it names, which an erasure could not take out."""
+    return _RECORDS.sub(r"\1 …", text)
+
 
 class AuditError(Exception):
     """Root of all errors of Erasure Audit; its text is fit to be shown to a user and names no data subject."""

@@ -90,7 +90,7 @@ def test_a_failing_stage_fails_the_flow_with_its_own_message_and_nothing_after_i
     workspace: Path, tmp_path: Path
 ) -> None:
     (workspace / "fail-check").touch()
-    with pytest.raises(StageError, match="check: record r7: got label 12, expected 0 to 9; mend the manifest"):
+    with pytest.raises(StageError, match="check: record …: got label 12, expected 0 to 9; mend the manifest"):
         run_flow(workspace)
     assert logged(tmp_path) == ["check"]  # once: what is wrong now is wrong again
 

@@ -92,7 +92,7 @@ def playing(**codes: str) -> nightly.Audit:
 
 
 def failing(place: Path, batch: str, listener: stages.Listener) -> None:
-    raise StageError("check: by chance")
+    raise StageError("check: record r7: got label 12")
 
 
 def states(register: Register) -> dict[str, str]:
@@ -200,7 +200,9 @@ def test_a_failed_audit_is_told_and_continued_and_after_three_nights_a_person_ha
     for _ in range(3):
         night = nightly.run(home, register, audit=failing)
         assert (night.outcome, states(register)) == ("failed", {request: "batched"})
-    assert [event.details["reason"] for event in register.history(kind="failed")] == ["check: by chance"] * 3
+    assert [event.details["reason"] for event in register.history(kind="failed")] == [
+        "check: record …: got label 12"
+    ] * 3
     assert len(told) == 3
     assert "person has to look" in told[2]
     assert "person has to look" not in told[1]

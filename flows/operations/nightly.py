@@ -22,7 +22,7 @@ from flows import closing, environment, keys, results, shell, signing, stages, w
 from flows.operations import drop, intake, notices, signoff, worktrees
 from flows.operations.register import HEADS, IN_BATCH, BusyError, Case, Register, RegisterError, State
 from tasks import files, settings
-from tasks.errors import AuditError, WorkspaceError
+from tasks.errors import AuditError, WorkspaceError, without_records
 
 ACTOR = "nightly"
 LEASE = "nightly"
@@ -307,7 +307,9 @@ def _failures(register: Register, batch: str | None) -> int:
 
 def _told(error: Exception) -> str:
     """An error as the register and a message may hold it: others than ours may quote anything."""
-    return str(error) if isinstance(error, AuditError) else f"{type(error).__name__}: see the log on the machine"
+    if isinstance(error, AuditError):
+        return without_records(str(error))
+    return f"{type(error).__name__}: see the log on the machine"
 
 
 def _tagged(home: Path, tag: str) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 from flows import closing, reproduce, shell, stages
 from flows.operations import notices
 from flows.operations.register import Register
-from tasks.errors import AuditError, ReproductionError
+from tasks.errors import AuditError, ReproductionError, without_records
 
 ACTOR = "reaudit"
 LEASE = "reaudit"
@@ -103,9 +103,10 @@ def _highest(home: Path, tag: str, listener: stages.Listener) -> Reaudit:
         try:
             found = reproduce.reproduce(home, tag, level, listener)
         except ReproductionError as error:
-            impossible[level] = str(error)
+            impossible[level] = without_records(str(error))
         except AuditError as error:
-            return Reaudit(tag, level, False, f"{tag}, level {level}: DOES NOT HOLD. {error}", impossible)
+            why = without_records(str(error))
+            return Reaudit(tag, level, False, f"{tag}, level {level}: DOES NOT HOLD. {why}", impossible)
         else:
             counted = (
                 f"{len(found.identical)} identical, {len(found.different)} different, {len(found.missing)} not kept"
