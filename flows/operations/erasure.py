@@ -342,7 +342,7 @@ class _Erasure:
         places: list[stores.Store] = [
             stores.Tree("workspace", self.home),
             *(stores.Tree(f"worktree:{number}", tree) for number, tree in enumerate(others, 1)),
-            stores.Temporary(self.temporary),
+            stores.Temporary(self.home, self.temporary),
             cache,
             *remotes,
             stores.Databases([self.home, *others]),

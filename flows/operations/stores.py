@@ -347,13 +347,20 @@ class Temporary:
     name, part = "temporary_files", "workspace"
     held: str | None = None
 
-    def __init__(self, folders: Iterable[Path] | None = None) -> None:
+    def __init__(self, home: Path, folders: Iterable[Path] | None = None) -> None:
+        """Args:
+        home: the workspace.
+        folders: in which they lie; None: the machine's.
+        """
+        self._git = (home / shell.git(home, "rev-parse", "--git-common-dir")).resolve()
         self._roots = list(folders) if folders is not None else [Path(tempfile.gettempdir())]
 
     def look(self, judge: Judge) -> Look:
         """See `Store`."""
         looked = Look()
         for folder in (place for root in self._roots for place in sorted(root.glob(f"{TEMPORARY}*"))):
+            if self._is_of_another(folder):
+                continue
             kinds = []
             for path in _files(folder):
                 looked.looked_at += 1
@@ -372,26 +379,34 @@ class Temporary:
             else:
                 place.unlink(missing_ok=True)
 
+    def _is_of_another(self, folder: Path) -> bool:
+        """Whether it is the checkout of another workspace that is still in use."""
+        pointer = folder / "workspace" / ".git"
+        if not pointer.is_file():
+            return False
+        leads = Path(pointer.read_text(encoding="utf-8").removeprefix("gitdir:").strip())
+        return leads.exists() and not leads.resolve().is_relative_to(self._git)
+
 
 class Databases:
-    """DVC's own databases: hashes and names of files by the repository that they lie in. All can be made again."""
+    """DVC's own databases: hashes and names of files by the repository that they lie in. All can be made again.
+
+    Those of other repositories on the machine are let be: DVC may be at work in them.
+    """
 
     name, part = "dvc_databases", "workspace"
     held: str | None = None
 
-    def __init__(self, trees: Iterable[Path], site: Path | None = None) -> None:
+    def __init__(self, trees: Iterable[Path]) -> None:
         """Args:
-        trees: work trees, for what DVC keeps in them.
-        site: the folder for all repositories of this machine; None: where DVC says that it is.
+        trees: the workspace and its other checkouts.
         """
-        self._places = [tree / ".dvc" / "tmp" for tree in trees]
-        self._site = site
+        self._trees = list(trees)
 
     def look(self, judge: Judge) -> Look:
         """See `Store`."""
         looked = Look()
-        site = self._site or site_cache()
-        places = [*self._places, *(sorted((site / "repo").glob("*")) if (site / "repo").is_dir() else [])]
+        places = [*(tree / ".dvc" / "tmp" for tree in self._trees), *_site_caches(self._trees)]
         for place in places:
             found = False
             for path in _files(place):
@@ -539,11 +554,18 @@ def trees(home: Path) -> list[Path]:
     return [place for place in listed if place.exists() and place.resolve() != own]
 
 
-def site_cache() -> Path:
-    """The folder in which DVC keeps databases for all repositories of this machine."""
-    from dvc.dirs import site_cache_dir
+def _site_caches(trees: Iterable[Path]) -> list[Path]:
+    """Where DVC keeps databases outside of the checkouts; a folder that is set for it by DVC_SITE_CACHE_DIR is all."""
+    from dvc.env import DVC_SITE_CACHE_DIR
 
-    return Path(site_cache_dir())
+    if folder := os.environ.get(DVC_SITE_CACHE_DIR):
+        return sorted(Path(folder).glob("repo/*"))
+    found = []
+    for tree in trees:
+        if (tree / ".dvc").is_dir():
+            with graph.opened(tree) as repo:
+                found.append(Path(repo.site_cache_dir))
+    return found
 
 
 def prefect_home(home: Path) -> Path:

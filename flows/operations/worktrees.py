@@ -128,6 +128,8 @@ def share_cache(home: Path, copy: Path) -> None:
     with graph.opened(home) as repo:
         cache = Path(repo.cache.local.path)
         config.setdefault("cache", {})["dir"] = str(cache.parent.parent if _nested(cache) else cache)
+        # DVC's databases of paths and hashes, which would outlive the checkout elsewhere, and be found by no erasure
+        config.setdefault("core", {})["site_cache_dir"] = str((home / ".dvc" / "tmp" / "site").resolve())
         for name, options in (repo.config.get("remote") or {}).items():
             config[f'remote "{name}"'] = {key: _text(value) for key, value in options.items()}
     target = copy / _LOCAL
