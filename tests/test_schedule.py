@@ -195,12 +195,21 @@ def test_a_night_on_schedule_runs_once_and_leaves_request_ids_only(stand: Stand,
     register = Register(home)
     assert {case.state for case in register.cases()} == {State.AWAITING_SIGNOFF}
     assert [event.details["outcome"] for event in register.history(kind="night")] == ["awaits_signoff", "waits"]
+    register.note("callback_given_up", "callbacks", request_id=dummy.REQUESTS[0], event=1, tries=9)
     register.close()
     artifacts = stand.ask("artifacts/filter", limit=50)
     assert any(str(each["key"]).startswith("signoff-") for each in artifacts)
 
     stand.prefect("deployment", "run", "watch/watch")
     stand.wait(lambda: list(stand.runs("watch").values()) == ["Completed"])
+
+    def emitted() -> list[dict[str, Any]]:
+        asked = {"event": {"prefix": ["erasure-audit."]}}
+        return list(stand.ask("events/filter", filter=asked, limit=10)["events"])
+
+    stand.wait(lambda: len(emitted()) == 1, 60)
+    assert emitted()[0]["event"] == "erasure-audit.stuck"
+    assert emitted()[0]["resource"]["prefect.resource.id"] == f"erasure-audit.request.{dummy.REQUESTS[0]}"
     stand.stop()
 
     holding = {name: holders(stand.folder, name) for name in (*NAMES, *dummy.REQUESTS)}

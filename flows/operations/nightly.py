@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from flows import closing, environment, keys, results, shell, signing, stages, workspace
 from flows.operations import drop, intake, notices, signoff, worktrees
-from flows.operations.register import HEADS, IN_BATCH, BusyError, Case, Register, RegisterError, State
+from flows.operations.register import HEADS, IN_BATCH, BusyError, Case, Lease, Register, RegisterError, State
 from tasks import files, settings
 from tasks.errors import AuditError, WorkspaceError, without_records
 
@@ -71,10 +71,10 @@ def run(home: Path, register: Register, listener: stages.Listener = stages.nobod
         WorkspaceError: the register cannot be used.
     """
     environment.prepare(home)
-    with register.lease(LEASE):
+    with register.lease(LEASE) as lease:
         left = _take_in(home, register)
         _tidy(home, register)
-        night = _night(home, register, listener, audit or in_prefect)
+        night = _night(home, register, lease, listener, audit or in_prefect)
         if left and night.outcome == "nothing_due":
             night = replace(night, text=f"{night.text} {left} files of the drop folder are still being written.")
         register.note("night", ACTOR, batch=night.batch, outcome=night.outcome)
@@ -132,7 +132,7 @@ def _tidy(home: Path, register: Register) -> None:
             worktrees.drop(home, tree.name)
 
 
-def _night(home: Path, register: Register, listener: stages.Listener, audit: Audit) -> Night:
+def _night(home: Path, register: Register, lease: Lease, listener: stages.Listener, audit: Audit) -> Night:
     batch = None
     try:
         batch = register.in_flight() or _begin(home, register)
@@ -141,7 +141,7 @@ def _night(home: Path, register: Register, listener: stages.Listener, audit: Aud
         found = {case.state for case in register.cases(IN_BATCH, batch=batch)}
         if not found & {State.BATCHED, State.AUDITED}:
             return _waits(home, register, batch)
-        return _bring_to_signoff(home, register, batch, listener, audit)
+        return _bring_to_signoff(home, register, lease, batch, listener, audit)
     except Exception as error:
         if not isinstance(error, AuditError):
             _log.exception("The night failed by an error that is not ours")
@@ -180,7 +180,9 @@ def _name(home: Path, register: Register, today: date) -> str:
     return name
 
 
-def _bring_to_signoff(home: Path, register: Register, batch: str, listener: stages.Listener, audit: Audit) -> Night:
+def _bring_to_signoff(
+    home: Path, register: Register, lease: Lease, batch: str, listener: stages.Listener, audit: Audit
+) -> Night:
     tag = closing.tag_of(batch)
     if not _tagged(home, tag):
         changed = [] if worktrees.path(home, batch).exists() else worktrees.uncommitted(home)
@@ -191,6 +193,7 @@ def _bring_to_signoff(home: Path, register: Register, batch: str, listener: stag
         _write_requests(register, batch, place)
         with _logged(home, batch, listener) as told:
             _audit(place, register, batch, audit, told)
+        lease.check()  # a machine that slept, or lost the database for long, may have been taken for dead
         if not _write_verdicts(register, batch, place):
             worktrees.drop(home, batch)
             notices.send(home, f"Batch {batch}: nothing to do", "Every request of it was set aside; see the register.")

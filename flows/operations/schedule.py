@@ -102,13 +102,16 @@ def long_runs(patience: timedelta) -> list[str]:
 
     names = ["Running", "Pending", "Cancelling", "Late", "AwaitingConcurrencySlot"]
     wanted = FlowRunFilter(state=FlowRunFilterState(name=FlowRunFilterStateName(any_=names)))
+    try:
+        with get_client(sync_client=True) as client:
+            runs = client.read_flow_runs(flow_run_filter=wanted, limit=200)
+    except Exception as error:  # whatever it is, the watch goes on and says so
+        return [f"Prefect's server does not answer ({type(error).__name__}); see that it runs"]
     now, found = datetime.now(UTC), []
-    with get_client(sync_client=True) as client:
-        for run in client.read_flow_runs(flow_run_filter=wanted, limit=200):
-            since = run.start_time or run.expected_start_time
-            state = run.state_name or "?"
-            if since is not None and now - since > patience:
-                found.append(f"Prefect run {run.name} ({run.id}): {state} since {since:%Y-%m-%dT%H:%M}Z")
+    for run in runs:
+        since = run.start_time or run.expected_start_time
+        if since is not None and now - since > patience:
+            found.append(f"Prefect run {run.name} ({run.id}): {run.state_name} since {since:%Y-%m-%dT%H:%M}Z")
     return sorted(found)
 
 
