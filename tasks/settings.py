@@ -85,7 +85,7 @@ class References(Section):
     with_from: str = Field(
         TRAINED,
         pattern=r"^[A-Za-z0-9._/-]+$",
-        description="folder of the models trained with everybody; `erasure-audit release` sets it to those of an earlier"
+        description="folder of the models trained with everybody; a release sets it to those of an earlier"
         " batch, so that none has to be trained",
     )
 

@@ -170,7 +170,9 @@ def test_the_stage_writes_the_forget_set_and_the_register(tmp_path: Path) -> Non
     assert [line["position"] for line in register] == [1, 2]
 
 
-def test_a_batch_with_nothing_to_act_on_is_an_error_with_every_reason_and_the_register_tells_them(tmp_path: Path) -> None:
+def test_a_batch_with_nothing_to_act_on_is_an_error_with_every_reason_and_the_register_tells_them(
+    tmp_path: Path,
+) -> None:
     with pytest.raises(RequestError) as caught:
         run(tmp_path, ["eve", "dan"])
     assert request_id(1) in str(caught.value)
