@@ -226,6 +226,50 @@ def killed_stage(world: World, found: Round, _database: Postgres | None) -> None
     _approve(world)
 
 
+def killed_worker(world: World, found: Round, _database: Postgres | None) -> None:
+    """Machines that stages were handed to die in the middle of them, with all that runs there."""
+    _with_remote(world)
+    world.environment |= {
+        "PREFECT_HOME": str(world.temp / "prefect"),
+        "PREFECT_API_URL": f"http://127.0.0.1:{(port := _free_port())}/api",
+        "ERASURE_AUDIT_AGENT_SILENCE": "20",
+        "ERASURE_AUDIT_AGENT_BEAT": "2",
+        stand_in.PAUSE: "6",
+    }
+    prefect = [sys.executable, "-P", "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    server = subprocess.Popen(
+        prefect, env=world.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    agents = [_agent(world, name) for name in ("one", "two")]
+    try:
+        _until(lambda: "workers online" in world.give("agent", "check")[1], 180)
+        world.ask(_some_subjects(world))
+        process = world.start("nightly")
+        started = time.monotonic()
+        for place in range(2):
+            if not _until(lambda: process.poll() is not None or _at_work(agents[place % 2]), 240):
+                break
+            if process.poll() is not None:
+                break
+            time.sleep(world.chance.uniform(0, 4))
+            _kill_tree(agents[place % 2].pid)
+            after = round(time.monotonic() - started, 1)
+            found.faults.append(Fault("killed worker", "nightly", after, "its machine is gone"))
+            agents[place % 2] = _agent(world, f"next-{place}")
+        text, _ = process.communicate(timeout=600)
+        for fault in found.faults:
+            fault.seen += f"; then {_told(process.returncode, text)}"
+        world.until_done("nightly")
+        _approve(world)
+        _finish(world)
+    finally:
+        for one in (*agents, server):
+            _kill_tree(one.pid)
+        world.environment = {
+            key: value for key, value in world.environment.items() if key not in ("PREFECT_HOME", "PREFECT_API_URL")
+        }
+
+
 def full_disk(world: World, found: Round, _database: Postgres | None) -> None:
     """The disk is full in the middle of the night, and of the finalizing; then somebody makes room."""
     world.ask(_some_subjects(world))
@@ -248,11 +292,7 @@ def full_disk(world: World, found: Round, _database: Postgres | None) -> None:
 def remote_gone(world: World, found: Round, _database: Postgres | None) -> None:
     """The remote cannot be reached when things are pushed to it, and when they have to be erased from it."""
     away = world.folder.parent / "remote-away"
-    remote = world.folder.parent / "remote"
-    remote.mkdir()
-    _told_ok(world, "dvc", "remote", "add", "--default", "store", "../remote")
-    _told_ok(world, "dvc", "push", "--quiet")
-    _told_ok(world, "git", "commit", "--quiet", "--all", "-m", "A remote")
+    remote = _with_remote(world)
     world.ask(_some_subjects(world))
     for command in (("nightly",), ("finalize",)):
         remote.rename(away)
@@ -359,6 +399,7 @@ SCENARIOS: dict[str, Callable[[World, Round, Any], None]] = {
     "killed flow": killed_flow,
     "killed machine": killed_machine,
     "killed stage": killed_stage,
+    "killed worker": killed_worker,
     "full disk": full_disk,
     "remote gone": remote_gone,
     "database gone": database_gone,
@@ -496,6 +537,63 @@ def _kill_stages(world: World, command: tuple[str, ...], most: int) -> list[Faul
     if found:
         found[-1].seen += f"; then {_told(process.returncode, text)}"
     return found
+
+
+def _with_remote(world: World) -> Path:
+    """A remote beside the world, for it and for agents."""
+    remote = world.folder.parent / "remote"
+    remote.mkdir()
+    _told_ok(world, "dvc", "remote", "add", "--default", "store", "../remote")
+    _told_ok(world, "dvc", "push", "--quiet")
+    _told_ok(world, "git", "commit", "--quiet", "--all", "-m", "A remote")
+    return remote
+
+
+def _agent(world: World, name: str) -> subprocess.Popen[bytes]:
+    """A machine that takes stages: a clone of the workspace with a worker in it."""
+    clone = world.folder.parent / f"agent-{name}"
+    _told_ok(world, "git", "clone", "--quiet", str(world.folder), str(clone))
+    folder = world.folder.parent / f"work-{name}"
+    program = Path(sys.executable).with_name("erasure-audit")
+    return subprocess.Popen(
+        [str(program), "agent", "start", "--pool", "gpu", "--name", name],
+        cwd=clone,
+        env={**world.environment, "ERASURE_AUDIT_AGENT_FOLDER": str(folder)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def _at_work(agent: subprocess.Popen[bytes]) -> bool:
+    """Whether a stage runs on an agent."""
+    with contextlib.suppress(psutil.Error):
+        for child in psutil.Process(agent.pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                if any(word.startswith("benchmarks.stand_in") for word in child.cmdline()):
+                    return True
+    return False
+
+
+def _kill_tree(pid: int) -> None:
+    """kill -9 a process that we started, and all that it started."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        for victim in (process, *process.children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                victim.kill()
+        process.wait(10)
+
+
+def _until(holds: Callable[[], bool], seconds: float) -> bool:
+    """Wait until something holds; whether it did in time."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if holds():
+            return True
+        time.sleep(0.5)
+    return False
 
 
 @contextlib.contextmanager
