@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import functools
 import hashlib
 import json
 import os
@@ -247,15 +248,15 @@ def killed_worker(world: World, found: Round, _database: Postgres | None) -> Non
         process = world.start("nightly")
         started = time.monotonic()
         for place in range(2):
-            if not _until(lambda: process.poll() is not None or _at_work(agents[place % 2]), 240):
-                break
+            victim = agents[place]
+            _until(functools.partial(_ended_or_at_work, process, victim), 240)
             if process.poll() is not None:
                 break
             time.sleep(world.chance.uniform(0, 4))
-            _kill_tree(agents[place % 2].pid)
+            _kill_tree(victim.pid)
             after = round(time.monotonic() - started, 1)
             found.faults.append(Fault("killed worker", "nightly", after, "its machine is gone"))
-            agents[place % 2] = _agent(world, f"next-{place}")
+            agents[place] = _agent(world, f"next-{place}")
         text, _ = process.communicate(timeout=600)
         for fault in found.faults:
             fault.seen += f"; then {_told(process.returncode, text)}"
@@ -520,19 +521,15 @@ def _kill_stages(world: World, command: tuple[str, ...], most: int) -> list[Faul
     patience = world.chance.uniform(0, 3)
     while process.poll() is None and len(found) < most and time.monotonic() - started < 300:
         time.sleep(0.1)
-        with contextlib.suppress(psutil.NoSuchProcess):
-            for child in psutil.Process(process.pid).children(recursive=True):
-                words = child.cmdline()
-                if any(word.startswith(("tasks.", "benchmarks.stand_in")) for word in words):
-                    time.sleep(patience)
-                    name = next(word for word in words if word.startswith(("tasks.", "benchmarks.stand_in")))
-                    child.kill()
-                    found.append(
-                        Fault("killed stage", command[0], round(time.monotonic() - started, 1), f"killed {name}")
-                    )
-                    patience = world.chance.uniform(0, 3)
-                    time.sleep(1.5)
-                    break
+        for child, name in _stages(process.pid):
+            time.sleep(patience)
+            with contextlib.suppress(psutil.Error):
+                child.kill()
+                after = round(time.monotonic() - started, 1)
+                found.append(Fault("killed stage", command[0], after, f"killed {name}"))
+            patience = world.chance.uniform(0, 3)
+            time.sleep(1.5)
+            break
     text, _ = process.communicate(timeout=600)
     if found:
         found[-1].seen += f"; then {_told(process.returncode, text)}"
@@ -566,14 +563,20 @@ def _agent(world: World, name: str) -> subprocess.Popen[bytes]:
     )
 
 
-def _at_work(agent: subprocess.Popen[bytes]) -> bool:
-    """Whether a stage runs on an agent."""
+def _ended_or_at_work(command: subprocess.Popen[str], agent: subprocess.Popen[bytes]) -> bool:
+    return command.poll() is not None or any(True for _ in _stages(agent.pid))
+
+
+def _stages(pid: int) -> Iterator[tuple[psutil.Process, str]]:
+    """The stages that a process runs now, each with its name."""
+    children: list[psutil.Process] = []
     with contextlib.suppress(psutil.Error):
-        for child in psutil.Process(agent.pid).children(recursive=True):
-            with contextlib.suppress(psutil.Error):
-                if any(word.startswith("benchmarks.stand_in") for word in child.cmdline()):
-                    return True
-    return False
+        children = psutil.Process(pid).children(recursive=True)
+    for child in children:
+        with contextlib.suppress(psutil.Error):
+            words = child.cmdline()
+            if "-m" in words[:-2] and words[words.index("-m") + 1].startswith(("tasks.", "benchmarks.stand_in")):
+                yield child, words[words.index("-m") + 1]
 
 
 def _kill_tree(pid: int) -> None:
