@@ -23,6 +23,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -241,9 +242,9 @@ def killed_worker(world: World, found: Round, _database: Postgres | None) -> Non
     server = subprocess.Popen(
         prefect, env=world.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
-    agents = [_agent(world, name) for name in ("one", "two")]
+    agents = [_agent(world, name) for name in ("first", "second")]
     try:
-        _until(lambda: "workers online" in world.give("agent", "check")[1], 180)
+        _until(lambda: {"first", "second"} <= set(re.findall(r"\w+", world.give("agent", "check")[1])), 180)
         world.ask(_some_subjects(world))
         process = world.start("nightly")
         started = time.monotonic()
