@@ -287,8 +287,6 @@ def full_disk(world: World, found: Round, _database: Postgres | None) -> None:
             if command == ("nightly",):
                 world.until_done("nightly")
                 _approve(world)
-        _finish(world)
-        found.broken += _promises(world)
 
 
 def remote_gone(world: World, found: Round, _database: Postgres | None) -> None:
@@ -612,24 +610,27 @@ def _small_disk(world: World) -> Iterator[Callable[[int], contextlib.AbstractCon
         place.rmdir()
         moved.rename(place)
         raise AuditError("this round mounts a small disk, which only root may do")
+    shutil.copytree(moved, place, symlinks=True, dirs_exist_ok=True)
+    shutil.rmtree(moved)
+
+    @contextlib.contextmanager
+    def fill(room: int) -> Iterator[None]:
+        filler = place / "filler"
+        with filler.open("wb") as stream:
+            os.posix_fallocate(stream.fileno(), 0, max(1, shutil.disk_usage(place).free - room))
+        try:
+            yield
+        finally:
+            filler.unlink()
+
     try:
-        shutil.copytree(moved, place, symlinks=True, dirs_exist_ok=True)
-        shutil.rmtree(moved)
-
-        @contextlib.contextmanager
-        def fill(room: int) -> Iterator[None]:
-            filler = place / "filler"
-            with filler.open("wb") as stream:
-                os.posix_fallocate(stream.fileno(), 0, max(1, shutil.disk_usage(place).free - room))
-            try:
-                yield
-            finally:
-                filler.unlink()
-
         yield fill
     finally:
         _end_what_is_left(world)
+        shutil.copytree(place, moved, symlinks=True)
         subprocess.run(["umount", "--lazy", str(place)], check=False)
+        place.rmdir()
+        moved.rename(place)
 
 
 class Postgres:
