@@ -47,6 +47,8 @@ RESULTS = Path("benchmarks/results/faults.json")
 BEGIN, END = "<!-- faults: begin -->", "<!-- faults: end -->"
 MOST_TRIES = 8
 """How often a step is given again before a round counts as stuck."""
+NIGHT, FINALIZING = 24.0, 12.0
+"""About how long the commands take, s: faults come at a moment before that."""
 STAGE_SECONDS = "0.6"
 """How long a played stage takes, so that there is something to hit."""
 
@@ -201,22 +203,22 @@ def killed_flow(world: World, found: Round, _database: Postgres | None) -> None:
     """The flow's own process dies, at any moment of the night and of the finalizing; its stages are orphans then."""
     world.ask(_some_subjects(world))
     for _ in range(3):
-        found.faults.append(_kill(world, ("nightly",), world.chance.uniform(0.5, 45), whole=False))
+        found.faults += _kill(world, ("nightly",), world.chance.uniform(0.5, NIGHT), whole=False)
     world.until_done("nightly")
     _approve(world)
     for _ in range(3):
-        found.faults.append(_kill(world, ("finalize",), world.chance.uniform(0.5, 25), whole=False))
+        found.faults += _kill(world, ("finalize",), world.chance.uniform(0.5, FINALIZING), whole=False)
 
 
 def killed_machine(world: World, found: Round, _database: Postgres | None) -> None:
     """Everything dies at once, as when a machine loses power (what was written before is on the disk)."""
     world.ask(_some_subjects(world))
     for _ in range(2):
-        found.faults.append(_kill(world, ("nightly",), world.chance.uniform(0.5, 45), whole=True))
+        found.faults += _kill(world, ("nightly",), world.chance.uniform(0.5, NIGHT), whole=True)
     world.until_done("nightly")
     _approve(world)
     for _ in range(4):
-        found.faults.append(_kill(world, ("finalize",), world.chance.uniform(0.5, 25), whole=True))
+        found.faults += _kill(world, ("finalize",), world.chance.uniform(0.5, FINALIZING), whole=True)
 
 
 def killed_stage(world: World, found: Round, _database: Postgres | None) -> None:
@@ -278,7 +280,7 @@ def full_disk(world: World, found: Round, _database: Postgres | None) -> None:
     with _small_disk(world) as fill:
         for command in (("nightly",), ("finalize",)):
             for _ in range(2):
-                room = world.chance.randint(1, 400) * 1024
+                room = int(10 ** world.chance.uniform(3.5, 7))
                 with fill(room):
                     code, text = world.give(*command)
                 found.faults.append(
@@ -311,7 +313,12 @@ def database_gone(world: World, found: Round, database: Postgres | None) -> None
     if database is None:
         raise AuditError("this round needs a PostgreSQL server; install Debian's package postgresql")
     world.ask(_some_subjects(world))
-    for command, most in ((("nightly",), 45.0), (("nightly",), 45.0), (("finalize",), 20.0), (("finalize",), 20.0)):
+    for command, most in (
+        (("nightly",), NIGHT),
+        (("nightly",), NIGHT),
+        (("finalize",), FINALIZING),
+        (("finalize",), FINALIZING),
+    ):
         if command == ("finalize",) and not any(fault.during == "finalize" for fault in found.faults):
             world.until_done("nightly")
             _approve(world)
@@ -362,7 +369,7 @@ def months_end(world: World, found: Round, _database: Postgres | None) -> None:
 def rotten_cache(world: World, found: Round, _database: Postgres | None) -> None:
     """An object in DVC's cache, and the file made from it, lose some of their bytes between two runs."""
     world.ask(_some_subjects(world))
-    found.faults.append(_kill(world, ("nightly",), world.chance.uniform(15, 40), whole=True))
+    found.faults += _kill(world, ("nightly",), world.chance.uniform(0.5, NIGHT), whole=True)
     for command in (("nightly",), ("finalize",)):
         cache = sorted(path for path in (world.folder / ".dvc/cache/files").rglob("*") if path.is_file())
         victim = world.chance.choice(cache)
@@ -492,24 +499,30 @@ def _left(world: World) -> list[str]:
 # -- how it is broken --------------------------------------------------------------------------------------------------
 
 
-def _kill(world: World, command: tuple[str, ...], after: float, whole: bool) -> Fault:
-    """kill -9 a command after so many seconds: its own process alone, or it and all that it started."""
+def _kill(world: World, command: tuple[str, ...], after: float, whole: bool) -> list[Fault]:
+    """kill -9 a command after so many seconds: its own process alone, or it and all that it started.
+
+    Returns:
+        The fault; none if the command had ended by itself before.
+    """
     process = world.start(*command)
     ended = _wait(process, after)
-    if ended:
-        seen = f"had ended before: {_told(process.returncode, process.communicate()[0])}"
-    else:
-        children = psutil.Process(process.pid).children(recursive=True) if whole else []
-        for victim in (psutil.Process(process.pid), *children):
+    children: list[psutil.Process] = []
+    if not ended:
+        with contextlib.suppress(psutil.Error):
+            children = psutil.Process(process.pid).children(recursive=True) if whole else []
+        process.kill()
+        for child in children:
             with contextlib.suppress(psutil.NoSuchProcess):
-                victim.kill()
+                child.kill()
         process.wait()
-        seen = f"killed with {len(children)} others" if whole else "killed"
         if not whole:
             time.sleep(world.chance.uniform(0, 3))  # orphans are still at it, or have ended
     if process.stdout:
         process.stdout.close()
-    return Fault("killed machine" if whole else "killed flow", command[0], round(after, 1), seen)
+    seen = f"killed with {len(children)} others" if whole else "killed"
+    kind = "killed machine" if whole else "killed flow"
+    return [] if ended else [Fault(kind, command[0], round(after, 1), seen)]
 
 
 def _kill_stages(world: World, command: tuple[str, ...], most: int) -> list[Fault]:

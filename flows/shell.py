@@ -19,7 +19,10 @@ def git(folder: Path, *arguments: str) -> str:
 
 
 def dvc(folder: Path, *arguments: str) -> str:
-    """Run DVC in a folder and return what it prints, stripped. Raises `WorkspaceError` with DVC's message."""
+    """Run DVC in a folder and return what it prints, stripped. Raises `WorkspaceError` with DVC's message.
+
+    What it prints is shown to nobody, so there is no need for `--quiet`, which would hide the message, too.
+    """
     return _run([*DVC, *arguments], folder, f"dvc {arguments[0]}")
 
 
@@ -47,6 +50,6 @@ def _run(command: list[str], folder: Path, name: str) -> str:
 
 
 def _reason(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("Having any troubles")]
     told = [line for line in lines if line.lower().startswith(("error", "fatal"))]
     return " ".join(told or lines[-3:])

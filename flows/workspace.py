@@ -69,7 +69,7 @@ def init(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if not shell.succeeds(folder, "rev-parse", "--git-dir"):
         shell.git(folder, "init", "--quiet")
-    shell.dvc(folder, "init", "--quiet", *([] if (folder / ".git").exists() else ["--subdir"]))
+    shell.dvc(folder, "init", *([] if (folder / ".git").exists() else ["--subdir"]))
     files.write_text(folder / ".dvc" / "config", CONFIG)
     _ignore(folder / ".gitignore")
     _write_if_missing(folder / "README.md", README)
@@ -142,7 +142,7 @@ def track_data(folder: Path, source: str | None = None) -> None:
         folder: the workspace.
         source: where the data came from; `DIGITS` says that they can be made again.
     """
-    shell.dvc(folder, "add", "--quiet", "data")
+    shell.dvc(folder, "add", "data")
     if source is not None:
         _mark(folder / "data.dvc", source)
 
@@ -185,7 +185,7 @@ def _remake(folder: Path, make: Callable[[Path], object]) -> None:
             "the embedded digits that this machine makes differ from those that data.dvc records; fetch them from"
             " a DVC remote, or take this machine's with `erasure-audit import digits`"
         )
-    shell.dvc(folder, "commit", "--quiet", "--force", "data.dvc")
+    shell.dvc(folder, "commit", "--force", "data.dvc")
 
 
 def _digits(target: Path) -> object:
@@ -197,7 +197,7 @@ def _digits(target: Path) -> object:
 def _brings(folder: Path, command: str) -> bool:
     """Whether DVC could bring the data; what it brought in part is removed."""
     try:
-        shell.dvc(folder, command, "--quiet", "data.dvc")
+        shell.dvc(folder, command, "data.dvc")
     except WorkspaceError:
         shutil.rmtree(folder / "data", ignore_errors=True)
     return (folder / "data").exists()

@@ -194,7 +194,7 @@ def _unpack_inputs(home: Path, place: Path, parcel: parcels.Parcel) -> None:
     try:
         tracks = parcels.lay_tracks(home, place, parcel.inputs)
         if tracks:
-            shell.dvc(place, "pull", "--quiet")
+            shell.dvc(place, "pull")
         for track in tracks:
             track.unlink()
         parcel.lay_out(place)
@@ -213,7 +213,7 @@ def _hand_back(place: Path, post: parcels.Post, parcel: parcels.Parcel, signs: _
     if signs.abandoned or not post.exists(f"{parcel.name}/{parcels.PARCEL}"):
         raise AbandonedError("the caller withdrew the stage")
     try:
-        shell.dvc(place, "push", "--quiet", "--run-cache", parcel.stage)
+        shell.dvc(place, "push", "--run-cache", parcel.stage)
     except WorkspaceError as error:
         raise UnfitError(f"the results of {parcel.stage} could not be put on the remote: {error}") from error
 

@@ -334,7 +334,7 @@ class Agents:
                 continue
             try:
                 with parcels.depot(self._workspace, outputs, cache) as place:
-                    self._dvc(place, "fetch", "--quiet")
+                    self._dvc(place, "fetch")
             except WorkspaceError:
                 continue
             if _all_there(cache, outputs):  # else the results were removed since, as an erasure does
@@ -361,7 +361,7 @@ class Agents:
                 tell(f"sends {len(missing)} inputs to remote {self._post.name}")
                 try:
                     with parcels.depot(self._workspace, missing, cache) as place:
-                        self._dvc(place, "push", "--quiet")
+                        self._dvc(place, "push")
                 except WorkspaceError as error:
                     raise parcels.RemoteError(f"the inputs could not be sent: {error}") from error
                 self._sent.update(missing.values())

@@ -491,7 +491,7 @@ class _Erasure:
                     remote.refuse_empty()  # pushed to, a folder that is not mounted would look as if it were
                     if not remote.has(fresh):
                         name = remote.name.partition(":")[2]
-                        shell.dvc(self.home, "push", "--quiet", "--remote", name, "data.dvc")
+                        shell.dvc(self.home, "push", "--remote", name, "data.dvc")
             except AuditError as error:
                 held[remote.name] = str(error)
         return held

@@ -152,7 +152,7 @@ class _Release:
             self.told("push")
             if graph.has_remote(copy):
                 tracked = [path for path in (*self._own(), "data.dvc") if (copy / path).exists()]
-                shell.dvc(copy, "push", "--quiet", *tracked)
+                shell.dvc(copy, "push", *tracked)
         plan = {"from": start, "to": target, "data": (self.home / "data").exists(), "weights": facts["weights_sha256"]}
         self.told("journal")
         files.write_json(self.journal, plan)
@@ -184,7 +184,7 @@ class _Release:
             changes |= changed
             facts |= made
         tracked = [path.removesuffix(".dvc") for path in (*self._own(), "data.dvc")]
-        shell.dvc(copy, "add", "--quiet", *(path for path in tracked if (copy / path).exists()))
+        shell.dvc(copy, "add", *(path for path in tracked if (copy / path).exists()))
         settings.assign(copy / "params.yaml", [f"{key}={value}" for key, value in changes.items()])
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         facts |= {"batch": self.batch, "tag": self.tag, "records_dropped": int((forgotten | aside).sum()), "at": now}
@@ -379,14 +379,14 @@ class _Release:
                 with contextlib.suppress(OSError):  # other batches' are in it
                     (self.home / path).parent.rmdir()
             if plan["data"]:
-                _dvc(self.home, "checkout", "--quiet", "--force", "data.dvc")
+                _dvc(self.home, "checkout", "--force", "data.dvc")
             if _has_tag(self.home, self.tag):
                 shell.git(self.home, "tag", "--delete", self.tag)
         self.journal.unlink(missing_ok=True)
 
     def _checkout(self, plan: dict[str, Any]) -> None:
         tracked = [path for path in self._own() if (self.home / path).exists()]
-        _dvc(self.home, "checkout", "--quiet", "--force", *tracked, *(["data.dvc"] if plan["data"] else []))
+        _dvc(self.home, "checkout", "--force", *tracked, *(["data.dvc"] if plan["data"] else []))
 
     def _may_continue(self, plan: dict[str, Any]) -> bool:
         """Whether the journal of a killed release still leads somewhere: nobody has committed in between."""

@@ -198,7 +198,7 @@ def _bring(place: Path) -> None:
     for name in sorted(graph.data_folders(place)):
         for command in ("checkout", *(["pull"] if graph.has_remote(place) else [])):
             with contextlib.suppress(WorkspaceError):
-                shell.dvc(place, command, "--quiet", "--force", name)
+                shell.dvc(place, command, "--force", name)
                 break
         else:
             if name != "data.dvc":
@@ -214,10 +214,10 @@ def _fetch(copy: Path) -> None:
     """Bring what the cache and the remotes hold; what is missing is found out and named later."""
     if graph.has_remote(copy):
         with contextlib.suppress(WorkspaceError):
-            shell.dvc(copy, "fetch", "--quiet")
+            shell.dvc(copy, "fetch")
     _checkout(copy)
 
 
 def _checkout(copy: Path) -> None:
     with contextlib.suppress(WorkspaceError):
-        shell.dvc(copy, "checkout", "--quiet", "--allow-missing")
+        shell.dvc(copy, "checkout", "--allow-missing")
