@@ -77,6 +77,7 @@ def init(folder: Path) -> None:
     (folder / "requests").mkdir(exist_ok=True)
     _copy_if_missing(shipped / "requests" / "demo.json", folder / "requests" / "demo.json")
     _copy_if_missing(shipped / "reports" / "templates", folder / "reports" / "templates")
+    _copy_if_missing(shipped / "prefect.yaml", folder / "prefect.yaml")
     keys.make_development(folder)
     pseudonyms.make(folder)
     _copy_if_missing(shipped / "dvc.yaml", folder / "dvc.yaml")  # last: now it is a workspace

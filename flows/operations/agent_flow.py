@@ -14,7 +14,7 @@ from prefect.states import Cancelled, Completed, Crashed, Failed
 
 from flows import stages
 from flows.operations import agent_work
-from tasks.errors import AuditError, StageError
+from tasks.errors import AuditError, StageError, without_records
 
 FLOW = "agent-stage"
 ENTRYPOINT = "flows.operations.agent_flow.agent_stage"
@@ -38,15 +38,15 @@ def agent_stage(stage: str, batch: str, parcel: str, sha256: str) -> State[Any]:
     log = get_run_logger()
     log.info("Stage %s of batch %s", stage, batch)
     try:
-        agent_work.work(home, parcel, sha256, str(flow_run.id), log.info)
+        agent_work.work(home, parcel, sha256, str(flow_run.id), lambda line: log.info(without_records(line)))
     except stages.KilledStageError as error:
-        return Crashed(message=str(error))
+        return Crashed(message=without_records(str(error)))
     except agent_work.AbandonedError as error:
         return Cancelled(message=str(error))
     except StageError as error:
-        return Failed(message=str(error))
+        return Failed(message=without_records(str(error)))
     except AuditError as error:
-        return Crashed(message=str(error))
+        return Crashed(message=without_records(str(error)))
     return Completed(message="The results are on the DVC remote")
 
 
