@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows import closing, graph, keys, locks, results, shell, signing, stages
+from flows import register as pages
 from flows.operations import card, signoff, worktrees
 from flows.operations.register import HEADS, Lease, Register, State
 from tasks import advice, carried, decisions, files, records, settings
@@ -489,6 +490,9 @@ def finalize(home: Path, register: Register, batch: str | None = None, told: Tol
     if aside:
         register.move(aside, State.CLOSED, ACTOR)
         done.append(f"{len(aside)} refused or set-aside requests closed")
+    if done and (home / "reports").is_dir():
+        with contextlib.suppress(AuditError):  # a view only, which `erasure-audit register` makes again
+            pages.write(home)
     return Finalized(tuple(done), waits)
 
 
