@@ -60,7 +60,8 @@ def test_help_comes_at_once_and_loads_nothing_heavy(tmp_path: Path) -> None:
 def test_every_command_has_help_with_an_example(tmp_path: Path, command: list[str]) -> None:
     ended = dummy.command(tmp_path, *command, "--help")
     assert ended.returncode == 0
-    assert command[-1] in GROUPS or f"Example: erasure-audit {' '.join(command)}" in ended.stdout
+    example = ended.stdout.partition("Example: ")[2]
+    assert command[-1] in GROUPS or f"erasure-audit {' '.join(command)}" in example
 
 
 def test_with_nothing_stale_a_run_shows_the_verdicts_and_starts_no_prefect(place: Path) -> None:
