@@ -244,6 +244,7 @@ def killed_worker(world: World, found: Round, _database: Postgres | None) -> Non
     server = subprocess.Popen(
         prefect, env=world.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
+    _until(functools.partial(_answers, f"{world.environment['PREFECT_API_URL']}/health"), 120)
     agents = [_agent(world, name) for name in ("first", "second")]
     try:
         _until(lambda: {"first", "second"} <= set(re.findall(r"\w+", world.give("agent", "check")[1])), 180)
@@ -573,6 +574,14 @@ def _agent(world: World, name: str) -> subprocess.Popen[bytes]:
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
+
+
+def _answers(url: str) -> bool:
+    import httpx
+
+    with contextlib.suppress(httpx.HTTPError):
+        return httpx.get(url, trust_env=False).status_code == 200
+    return False
 
 
 def _ended_or_at_work(command: subprocess.Popen[str], agent: subprocess.Popen[bytes]) -> bool:
