@@ -20,6 +20,7 @@ import contextlib
 import csv
 import functools
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -29,6 +30,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import uuid
 from collections import Counter
@@ -792,7 +794,12 @@ def _free_port() -> int:
 
 
 def main(
-    faults: int = 100, seed: int = 0, only: str | None = None, page: Path | None = None, out: Path = RESULTS
+    faults: int = 100,
+    seed: int = 0,
+    only: str | None = None,
+    jobs: int = 2,
+    page: Path | None = None,
+    out: Path = RESULTS,
 ) -> None:
     """Inject faults, round after round, and write what came of them.
 
@@ -800,32 +807,45 @@ def main(
         faults: how many at least.
         seed: decides who asks and when something breaks.
         only: one scenario, by its name.
+        jobs: rounds that are played at once.
         page: a Markdown page whose table between the marks is made anew.
         out: the results as JSON.
 
     Example: python -m benchmarks.faults --faults 120 --page docs/operations.md
     """
+    from concurrent.futures import ThreadPoolExecutor
+
     names = [only] if only else list(SCENARIOS)
     rounds: list[Round] = []
-    with tempfile.TemporaryDirectory(prefix="faults-") as parent:
+    with tempfile.TemporaryDirectory(prefix="faults-", ignore_cleanup_errors=True) as parent:
         place = Path(parent)
         place.chmod(0o755)
         template = stand_in.world(place / "template")
         _ready(template)
         database = Postgres(place / "postgres") if "database gone" in names else None
-        try:
+        numbers, lock, alone = itertools.count(), threading.Lock(), threading.Lock()
+
+        def work() -> None:
             while sum(len(one.faults) for one in rounds) < faults:
-                number = len(rounds)
+                with lock:
+                    number = next(numbers)
                 scenario = names[number % len(names)]
                 own = database if scenario == "database gone" else None
-                rounds.append(play(number, scenario, seed * 10_000 + number, template, place, own))
-                last = rounds[-1]
-                state = "; ".join(last.broken) or "all held"
-                stage.say(
-                    f"{sum(len(one.faults) for one in rounds)}/{faults} faults: round {number}, {scenario}, "
-                    f"{len(last.faults)} faults, {last.seconds:.0f} s: {state}"
-                )
-                files.write_json(out, {"seed": seed, "rounds": [asdict(one) for one in rounds]})
+                with alone if own else contextlib.nullcontext():  # it stops the server
+                    last = play(number, scenario, seed * 10_000 + number, template, place, own)
+                with lock:
+                    rounds.append(last)
+                    state = "; ".join(last.broken) or "all held"
+                    stage.say(
+                        f"{sum(len(one.faults) for one in rounds)}/{faults} faults: round {number}, {scenario}, "
+                        f"{len(last.faults)} faults, {last.seconds:.0f} s: {state}"
+                    )
+                    files.write_json(out, {"seed": seed, "rounds": [asdict(one) for one in rounds]})
+
+        try:
+            with ThreadPoolExecutor(jobs) as pool:
+                for player in [pool.submit(work) for _ in range(jobs)]:
+                    player.result()
         finally:
             if database is not None:
                 database.stop()

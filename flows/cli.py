@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,15 +51,20 @@ Assignments = Annotated[
 Jobs = Annotated[int | None, typer.Option(min=1, help="Stages that run at once. Default: one per core.")]
 Commit = Annotated[bool, typer.Option("--commit", help="Close the batch: sign, commit and tag it audit/<batch>.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 Level = Literal["integrity", "rederive", "reexecute"]
 
 
 def main() -> None:
-    """Run the command line. An `AuditError` is one line on stderr and exit code 1."""
+    """Run the command line. An `AuditError`, or a disk that is full, is one line on stderr and exit code 1."""
     try:
         app()
     except AuditError as error:
         _fail(str(error), 1)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        _fail(f"{os.strerror(error.errno)}: make room, then give the command again; what was done is kept", 1)
 
 
 @app.command()

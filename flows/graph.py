@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,6 +127,10 @@ def opened(workspace: Path) -> Iterator[Repo]:
         raise WorkspaceError(f"{workspace} is no workspace; `erasure-audit init` makes one") from error
     except DvcException as error:
         raise WorkspaceError(f"DVC cannot read the workspace: {error}") from error
+    except sqlite3.Error as error:  # of the databases in which DVC remembers hashes
+        raise WorkspaceError(
+            f"DVC cannot use its databases ({error}); see that the disk has room, then again"
+        ) from error
 
 
 def _stage(stage: Any, graph: Any) -> Stage:
