@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -369,3 +370,26 @@ def test_a_workspace_in_a_folder_of_its_repository_has_its_place_in_the_checkout
     place = worktrees.open(home, "b")
     assert place == home / ".batches" / "b" / "audits"
     assert (place / "data" / "manifest.csv").exists()
+
+
+def test_a_rotten_object_fails_one_night_and_the_next_has_it_again_from_the_workspace(
+    home: Path, register: Register
+) -> None:
+    ask(home, register)
+    sound = (home / "data" / "manifest.csv").read_bytes()
+    oid = hashlib.md5(sound).hexdigest()
+    with graph.opened(home) as repo:
+        rotten = Path(repo.cache.local.path) / oid[:2] / oid[2:]
+    rotten.chmod(0o644)
+    rotten.write_bytes(b"x" + sound[1:])
+
+    def audit(place: Path, batch: str, listener: stages.Listener) -> None:
+        if (place / "data" / "manifest.csv").read_bytes() != sound:
+            raise StageError("check: the manifest is not what it has to be")
+        playing()(place, batch, listener)
+
+    assert nightly.run(home, register, audit=audit).outcome == "failed"
+    assert nightly.run(home, register, audit=audit).outcome == "awaits_signoff"
+    assert rotten.read_bytes() == sound
+    (mended,) = register.history(kind="mended")
+    assert mended.details == {"objects": 1, "files": 1}

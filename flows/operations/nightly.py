@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flows import closing, environment, keys, results, shell, signing, stages, workspace
-from flows.operations import drop, intake, notices, signoff, worktrees
+from flows.operations import drop, intake, mending, notices, signoff, worktrees
 from flows.operations.register import HEADS, IN_BATCH, BusyError, Case, Lease, Register, RegisterError, State
 from tasks import files, settings
 from tasks.errors import AuditError, WorkspaceError, without_records
@@ -186,6 +186,10 @@ def _bring_to_signoff(
     tag = closing.tag_of(batch)
     if not _tagged(home, tag):
         changed = [] if worktrees.path(home, batch).exists() else worktrees.uncommitted(home)
+        if _failures(register, batch) and worktrees.path(home, batch).exists():
+            found = mending.take_out(home, worktrees.path(home, batch))
+            if found.objects or found.files:
+                register.note("mended", ACTOR, batch=batch, objects=found.objects, files=found.files)
         place = worktrees.open(home, batch)
         if changed:
             text = f"Not in batch {batch}, for it is not committed: {', '.join(changed[:10])}"
