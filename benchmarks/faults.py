@@ -255,7 +255,7 @@ def killed_worker(world: World, found: Round, _database: Postgres | None) -> Non
         world.ask(_some_subjects(world))
         process = world.start("nightly")
         started = time.monotonic()
-        for place in range(2):
+        for place, name in enumerate(("first", "second")):
             victim = agents[place]
             _until(functools.partial(_ended_or_at_work, process, victim), 240)
             if process.poll() is not None:
@@ -264,7 +264,7 @@ def killed_worker(world: World, found: Round, _database: Postgres | None) -> Non
             _kill_tree(victim.pid)
             after = round(time.monotonic() - started, 1)
             found.faults.append(Fault("killed worker", "nightly", after, "its machine is gone"))
-            agents[place] = _agent(world, f"next-{place}")
+            agents[place] = _agent(world, name)  # it comes back, and clears what it had of the stage
         text, _ = process.communicate(timeout=600)
         for fault in found.faults:
             fault.seen += f"; then {_told(process.returncode, text)}"
@@ -382,9 +382,11 @@ def rotten_cache(world: World, found: Round, _database: Postgres | None) -> None
         mode = victim.stat().st_mode
         victim.chmod(0o644)
         victim.write_bytes(bytes(byte ^ 0x5A for byte in sound[:64]) + sound[64:])
+        victim.chmod(mode)  # bytes rot without anybody's leave, so DVC has no reason to look
         code, text = world.give(*command)
         found.faults.append(Fault("rotten object", command[0], 0.0, _told(code, text)))
         if victim.exists():  # the operator restores it from a backup, where the run has not made it anew
+            victim.chmod(0o644)
             victim.write_bytes(sound)
             victim.chmod(mode)
         if command == ("nightly",):
@@ -453,7 +455,8 @@ def _promises(world: World) -> list[str]:
     if code != 0:
         broken.append(f"chain: {_told(code, text)}")
     broken += _half_written(world)
-    broken += [f"left after the receipt: {where}" for where in _left(world)]
+    left = _left(world)
+    broken += [f"left after the receipt in {len(left)} places: {', '.join(left[:3])}"] if left else []
     _, dirty = world.plain("git", "status", "--porcelain")
     if dirty.strip():
         broken.append(f"the checkout is not clean: {dirty.split()[:6]}")
@@ -566,7 +569,8 @@ def _with_remote(world: World) -> Path:
 def _agent(world: World, name: str) -> subprocess.Popen[bytes]:
     """A machine that takes stages: a clone of the workspace with a worker in it."""
     clone = world.folder.parent / f"agent-{name}"
-    _told_ok(world, "git", "clone", "--quiet", str(world.folder), str(clone))
+    if not clone.exists():
+        _told_ok(world, "git", "clone", "--quiet", str(world.folder), str(clone))
     folder = world.folder.parent / f"work-{name}"
     program = Path(sys.executable).with_name("erasure-audit")
     return subprocess.Popen(

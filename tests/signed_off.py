@@ -126,9 +126,16 @@ def _audit(home: Path, verdicts: dict[str, str]) -> None:
         for number in names:
             _model(place / f"artifacts/{folder}/seed-{number}.safetensors", f"{folder} {number}")
     _model(place / "artifacts/unlearn/unlearned.safetensors", "unlearned")
-    original = place / "artifacts/train/0/seed-0.safetensors"
     lineage = {
-        "models": [{"role": "original", "weights_sha256": files.sha256(original)}],
+        "models": [
+            {"role": role, "path": path.relative_to(place).as_posix(), "weights_sha256": files.sha256(path)}
+            for role, pattern in (
+                ("original", "train/0/seed-0"),
+                ("unlearned", "unlearn/*"),
+                ("without", "retrain/0/*"),
+            )
+            for path in sorted((place / "artifacts").glob(f"{pattern}.safetensors"))
+        ],
         "batch": {"forgotten": len(gone), "retained": 14 - len(gone)},
         "history": {"unlearnings": 0, "forgotten": 0, "trained": 14},
     }

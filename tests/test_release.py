@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 import os
+import re
 import signal
 from collections.abc import Callable
 from contextlib import closing as closed
@@ -351,3 +353,37 @@ def test_a_batch_that_no_model_saw_releases_no_model_and_a_contradiction_stops_i
     assert "p9" not in (home / "data/manifest.csv").read_text()
     assert not (home / "releases").exists()
     assert states(home) == {"released"}
+
+
+def _object(home: Path, oid: str) -> Path:
+    return home / ".dvc" / "cache" / "files" / "md5" / oid[:2] / oid[2:]
+
+
+def test_a_model_whose_bytes_rotted_in_the_cache_is_not_released(world: Path, tmp_path: Path) -> None:
+    home = signed_off.copy(world, tmp_path / "home")
+    (tmp_path / "store").symlink_to(world.parent / "store")
+    lock = shell.git(home, "show", f"audit/{BATCH}:dvc.lock")
+    found = re.search(r"artifacts/unlearn\n\s+hash: md5\n\s+md5: (\S+)", lock)
+    assert found is not None
+    listed = {entry["relpath"]: entry["md5"] for entry in json.loads(_object(home, found[1]).read_text())}
+    rotten = _object(home, listed["unlearned.safetensors"])
+    rotten.chmod(0o644)
+    rotten.write_bytes(rotten.read_bytes()[:-1] + b"?")
+    rotten.chmod(0o444)  # as DVC keeps it, so that it does not look
+    shell.dvc(home, "remote", "remove", "store")
+    shell.git(home, "commit", "--quiet", "--all", "-m", "no remote")
+    before = snapshot(home)
+    with closed(Register(home)) as register, pytest.raises(ReleaseError, match=r"neither in|not the model that was"):
+        release.release(home, register, BATCH)
+    assert {**snapshot(home), "cache": 0} == {**before, "cache": 0}
+
+
+def test_data_of_which_only_the_cache_lost_a_part_are_put_back_there(world: Path, tmp_path: Path) -> None:
+    home = signed_off.copy(world, tmp_path / "home")
+    (tmp_path / "store").symlink_to(world.parent / "store")
+    lost = _object(home, hashlib.md5((home / "data" / "manifest.csv").read_bytes()).hexdigest())
+    lost.unlink()
+    shell.dvc(home, "remote", "remove", "store")
+    shell.git(home, "commit", "--quiet", "--all", "-m", "no remote")
+    with closed(Register(home)) as register:
+        assert release.release(home, register, BATCH).new

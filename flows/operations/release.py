@@ -227,6 +227,7 @@ class _Release:
             # the baseline is one more reference, unless it is the model that goes on
             source, retrained = retrained[0], retrained[1:]
             history, told = advice.History(0, 0, int(remaining.sum())), []
+        self._refuse_others(copy, lineage, [source, *retrained])
         own = f"{RELEASES}/{self.batch}"
         with files.whole_folder(copy / own) as draft:
             _copy_model(source, draft / carried.MODEL)
@@ -249,6 +250,17 @@ class _Release:
             "unlearnings": history.unlearnings,
             "advice": told,
         }
+
+    def _refuse_others(self, copy: Path, lineage: dict[str, Any], models: Collection[Path]) -> None:
+        """What is released, and what judges the next batch, has to be what was audited, byte for byte."""
+        audited = {one["path"]: one["weights_sha256"] for one in lineage["models"]}
+        for path in models:
+            name = path.relative_to(copy).as_posix()
+            if files.sha256(path) != audited.get(name):
+                raise ReleaseError(
+                    f"{name} is not the model that was audited: its object in DVC's cache is damaged. Take it from a "
+                    "remote or a backup (remove it from the cache, `dvc fetch`), then release again"
+                )
 
     def _verdicts(self, copy: Path, kind: signoff.Original) -> list[str]:
         """The verdicts on the audited requests, as the evidence has them; what people approved cannot outdo them."""
@@ -407,11 +419,20 @@ class _Release:
                 f"data.dvc is not that of {self.audit}, so the data changed since; bring them back "
                 f"(`git checkout {self.audit} -- data.dvc && dvc checkout data.dvc`, commit), release, then change them"
             )
-        if (self.home / "data").exists() and json.loads(shell.dvc(self.home, "status", "--json", "data.dvc") or "{}"):
+        if (self.home / "data").exists() and not self._has_data():
             raise ReleaseError("data/ is not what data.dvc records; `dvc add data` or `dvc checkout data.dvc` first")
         for path in (f"{RELEASES}/{self.batch}", f"{REFERENCES}/{self.batch}"):
             if (self.home / path).exists():
                 raise ReleaseError(f"{path} is there already, and is not of a release; move it out of the way")
+
+    def _has_data(self) -> bool:
+        """Whether data/ is what `data.dvc` records. Where only DVC's cache lacks some of it, it is put back there."""
+        if not json.loads(shell.dvc(self.home, "status", "--json", "data.dvc") or "{}"):
+            return True
+        if graph.content_hash(self.home / "data") != graph.data_folders(self.home)["data.dvc"]:
+            return False
+        shell.dvc(self.home, "commit", "--force", "data.dvc")
+        return True
 
     def _refuse_uncommitted(self, touched: Collection[str]) -> None:
         """Nothing that somebody has not committed is overwritten."""
