@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import kept, methods, verdicts, worlds
+from benchmarks import kept, measure, methods, verdicts, worlds
 from benchmarks.methods import Trial
 from tasks import files, stage
 from tasks.settings import Train
@@ -121,7 +121,7 @@ def main(
     files.write_json(out / f"ablation-{world}.json", result)
     stage.say(table(result))
     if page:
-        verdicts.insert(page, f"ablation {world}", table(result))
+        measure.insert(page, f"ablation {world}", table(result))
 
 
 def table(result: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import kept, verdicts
+from benchmarks import kept, measure, verdicts
 from tasks import compute, files, models, settings, stage
 from tasks.errors import ModelError
 
@@ -40,7 +40,7 @@ def main(
         "versions": verdicts.versions() | {"torchvision": _version("torchvision")},
     }
     files.write_json(out / "families.json", result)
-    verdicts.insert(page, "families", table(result))
+    measure.insert(page, "families", table(result))
 
 
 def attempt(trial: Family) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import kept, methods, verdicts, worlds
+from benchmarks import kept, measure, methods, verdicts, worlds
 from benchmarks.verdicts import Job
 from benchmarks.worlds import World
 from tasks import compute, fcalb, files, models, rivals, scoring, seeds, stage, training
@@ -175,7 +175,7 @@ def main(
     files.write_json(out / f"gaps-{world}.json", result)
     stage.say(table(result))
     if page:
-        verdicts.insert(page, f"gaps {world}", table(result))
+        measure.insert(page, f"gaps {world}", table(result))
 
 
 def make_models(given: World, originals: int, references: int, seed: int, jobs: int, keep: Path) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks import kept, verdicts, worlds
+from benchmarks import kept, measure, verdicts, worlds
 from benchmarks.verdicts import Job
 from benchmarks.worlds import World
 from tasks import attacks, compute, fcalb, files, models, rivals, scoring, seeds, stage, training, verification
@@ -135,7 +135,7 @@ def main(
     files.write_json(out / f"methods-{world}.json", result)
     stage.say(table(result))
     if page:
-        verdicts.insert(page, f"methods {world}", table(result))
+        measure.insert(page, f"methods {world}", table(result))
 
 
 def make_models(given: World, originals: int, references: int, seed: int, jobs: int, keep: Path) -> None:

@@ -13,7 +13,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks import verdicts
+from benchmarks import measure
 from tasks import files, stage
 from tasks.errors import WorkspaceError
 
@@ -53,7 +53,7 @@ def main(
         files.write_bytes(drawn, picture(found[-1]))
         stage.say(f"{drawn} drawn")
     if page:
-        verdicts.insert(page, "aims", aims(found))
+        measure.insert(page, "aims", aims(found))
 
 
 def aims(found: list[dict[str, Any]]) -> str:

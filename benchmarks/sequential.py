@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import kept, methods, verdicts, worlds
+from benchmarks import kept, measure, methods, verdicts, worlds
 from benchmarks.verdicts import Job
 from benchmarks.worlds import World
 from tasks import advice, compute, files, models, scoring, seeds, stage, training, verification
@@ -130,7 +130,7 @@ def main(
     files.write_bytes(figures / f"sequential-{world}.svg", picture(result))
     stage.say(table(result))
     if page:
-        verdicts.insert(page, f"sequential {world}", table(result))
+        measure.insert(page, f"sequential {world}", table(result))
 
 
 def run(chain: Chain) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import verdicts, worlds
+from benchmarks import measure, verdicts, worlds
 from tasks import contrast, files, stage
 from tasks.scoring import Floats
 
@@ -63,7 +63,7 @@ def main(
     files.write_json(out / f"sharpness-{world}.json", result)
     stage.say(table(result))
     if page:
-        verdicts.insert(page, f"sharpness {world}", table(result))
+        measure.insert(page, f"sharpness {world}", table(result))
 
 
 def detectability(with_: Floats, without: Floats, fit: Fit) -> float:

@@ -32,10 +32,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import worlds
+from benchmarks import measure, worlds
 from benchmarks.worlds import World
 from tasks import attacks, compute, files, models, scoring, screening, seeds, stage, training, verification
-from tasks.errors import EvidenceError, WorkspaceError
+from tasks.errors import EvidenceError
 from tasks.settings import Train
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def main(
     files.write_json(out / f"verdicts-{world}.json", result)
     stage.say(table(result))
     if page:
-        insert(page, f"verdicts {world}", table(result))
+        measure.insert(page, f"verdicts {world}", table(result))
 
 
 def plan(given: World, references: int, fresh: int, planted: int, seed: int, keep: Path) -> list[Job]:
@@ -334,20 +334,6 @@ def table(result: dict[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
-
-
-def insert(page: Path, mark: str, text: str) -> None:
-    """Replace what stands between `<!-- mark -->` and `<!-- end of mark -->` in a Markdown page.
-
-    Raises:
-        WorkspaceError: the page has no such marks.
-    """
-    first, last = f"<!-- {mark} -->", f"<!-- end of {mark} -->"
-    before, opened, rest = page.read_text(encoding="utf-8").partition(first)
-    _, closed, after = rest.partition(last)
-    if not opened or not closed:
-        raise WorkspaceError(f"{page} lacks the marks {first} and {last}, between which the table belongs")
-    files.write_text(page, f"{before}{first}\n{text}\n{last}{after}")
 
 
 def versions() -> dict[str, str]:
