@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import kept, methods, pareto, tuning, verdicts, worlds
+from benchmarks import kept, measure, methods, pareto, tuning, verdicts, worlds
 from tasks import files
 from tasks.errors import WorkspaceError
 from tasks.settings import Unlearn
@@ -117,7 +117,7 @@ def test_a_table_has_to_know_its_place(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("no marks", encoding="utf-8")
     with pytest.raises(WorkspaceError, match="lacks the marks"):
-        verdicts.insert(page, "verdicts digits", "table")
+        measure.insert(page, "verdicts digits", "table")
     assert page.read_text(encoding="utf-8") == "no marks"
 
 
