@@ -7,7 +7,7 @@ parameters nor its artifacts hold personal data: a batch's name, request ids, ve
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -17,20 +17,21 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.futures import PrefectFuture
 
-from flows import graph, record, register, results, stages, workspace
+from flows import graph, register, results, stages
+from flows.ready import Ready, prepare
 from tasks.errors import AuditError, StageError, without_records
 
-_listener: ContextVar[stages.Listener] = ContextVar("listener", default=stages.nobody)
+_ready: ContextVar[Ready | None] = ContextVar("ready", default=None)
 
 
 @contextlib.contextmanager
-def watched(listener: stages.Listener) -> Iterator[None]:
-    """Tell `listener` what happens to the stages of the flows that run inside the block."""
-    token = _listener.set(listener)
+def of(ready: Ready) -> Iterator[None]:
+    """Flows that run inside the block take over an audit whose first stages may be running already."""
+    token = _ready.set(ready)
     try:
         yield
     finally:
-        _listener.reset(token)
+        _ready.reset(token)
 
 
 @flow(name="erasure-audit", persist_result=False)
@@ -49,24 +50,22 @@ def audit(batch: str | None = None, jobs: int | None = None, folder: str = ".") 
         AuditError: the workspace is unusable, or a stage failed; then the text is the stage's own message.
     """
     place = Path(folder).resolve()
-    chosen, stale = workspace.prepare(place, batch, [])
-    if stale:
-        record.keep(place, chosen)
+    ready = _ready.get() or prepare(place, batch, [], jobs)
     from flows.operations import agents  # the one place where what is audited meets where it is run
 
-    elsewhere = agents.at_hand(place, chosen.batch, get_run_logger().info)
-    runner = stages.Runner(place, jobs, _listener.get(), elsewhere=elsewhere)
+    elsewhere = agents.at_hand(place, ready.settings.batch, get_run_logger().info)
+    ready.runner.elsewhere = elsewhere
     try:
-        _run_stages(runner, graph.due(graph.read(place), stale))
+        _run_stages(ready.runner, ready.pipeline)
     finally:
         if elsewhere is not None:
             elsewhere.close()
-    found = results.read(place, chosen.batch)
-    _publish(place, chosen.batch)
+    found = results.read(place, ready.settings.batch)
+    _publish(place, ready.settings.batch)
     return [result.plain() for result in found]
 
 
-def _run_stages(runner: stages.Runner, pipeline: list[graph.Stage]) -> None:
+def _run_stages(runner: stages.Runner, pipeline: Sequence[graph.Stage]) -> None:
     """Submit all stages at once, each to a thread of Prefect's that waits for what is upstream.
 
     So the runner, and not the number of threads, limits how many stages run at a time.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows import closing, console, environment, graph, keys, results, signing, stages, workspace
+from flows import closing, console, environment, keys, ready, results, signing, stages
 from tasks import settings
 from tasks.errors import StageError, without_records
 
@@ -43,38 +43,45 @@ def run(
     Raises:
         AuditError: the settings, the workspace or a stage is at fault.
     """
-    chosen, stale = workspace.prepare(folder, batch, assignments)
+    found = ready.prepare(folder, batch, assignments, jobs)
+    chosen = found.settings
     _tell_settings(chosen)
-    if stale:
-        _audit(folder, stale, jobs)
+    if found.stale:
+        console.say("Starting Prefect …")
+        with console.progress(found.pipeline) as listener:
+            audit(found, listener)
     else:
         console.say(f"Nothing is stale: batch {chosen.batch} is up to date.")
     if commit or sign:
         _sign(folder, chosen.batch)
     tag = closing.close(folder, chosen.batch) if commit else None
-    found, advised = results.read(folder, chosen.batch), results.advice(folder, chosen.batch)
-    return Run(chosen.batch, sorted(stale), found, tag, tuple(advised))
+    judged, advised = results.read(folder, chosen.batch), results.advice(folder, chosen.batch)
+    return Run(chosen.batch, sorted(found.stale), judged, tag, tuple(advised))
 
 
-def _audit(folder: Path, stale: set[str], jobs: int | None) -> None:
-    pipeline = graph.due(graph.read(folder), stale)
-    environment.prepare(folder)
-    console.say("Starting Prefect …")
-    from flows import audit
+def audit(found: ready.Ready, listener: stages.Listener) -> None:
+    """Audit by the Prefect flow; the first stages run while Prefect starts.
 
-    told: list[str] = []
-    with console.progress(pipeline) as listener:
+    Raises:
+        AuditError: the workspace is unusable, or a stage failed; then the text is the stage's own message.
+    """
+    failures: list[str] = []
 
-        def take(event: stages.Event) -> None:
-            if event.kind == "failed":
-                told.append(event.text)
-            listener(event)
+    def take(event: stages.Event) -> None:
+        if event.kind == "failed":
+            failures.append(event.text)
+        listener(event)
+
+    environment.prepare(found.folder)
+    found.runner.listener = take
+    with ready.begun(found):
+        from flows import audit  # it imports Prefect
 
         try:
-            with audit.watched(take):
-                audit.audit(jobs=jobs, folder=str(folder))
-        except StageError as error:  # the person here may read what Prefect is not to keep
-            raise next((StageError(text) for text in told if without_records(text) == str(error)), error) from None
+            with audit.of(found):
+                audit.audit(batch=found.settings.batch, folder=str(found.folder))
+        except StageError as error:  # whoever listens may know what Prefect is not to keep
+            raise next((StageError(text) for text in failures if without_records(text) == str(error)), error) from None
 
 
 def _sign(folder: Path, batch: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -45,7 +45,7 @@ class Row:
 class Progress:
     """Collects events of stages into rows; as a rich renderable it is the table of these rows."""
 
-    def __init__(self, pipeline: list[Stage]) -> None:
+    def __init__(self, pipeline: Sequence[Stage]) -> None:
         self._rows = {stage.name: Row() for stage in pipeline}
         self._lock = threading.Lock()
 
@@ -76,7 +76,7 @@ class Progress:
 
 
 @contextlib.contextmanager
-def progress(pipeline: list[Stage]) -> Iterator[Listener]:
+def progress(pipeline: Sequence[Stage]) -> Iterator[Listener]:
     """Show what happens to the stages: a live table on a terminal, lines elsewhere."""
     screen = stderr()
     if not screen.is_terminal:

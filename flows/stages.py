@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -60,7 +63,12 @@ class Elsewhere(Protocol):
 
 
 class Runner:
-    """Runs stages of one workspace, at most `jobs` at once on this machine."""
+    """Runs stages of one workspace, at most `jobs` at once on this machine.
+
+    Attributes:
+        listener: told what happens to the stages.
+        elsewhere: other machines that may run stages; None: all run here.
+    """
 
     def __init__(
         self,
@@ -72,13 +80,29 @@ class Runner:
         variables: Mapping[str, str] | None = None,
     ) -> None:
         self._workspace = workspace
-        self._listener = listener
-        self._elsewhere = elsewhere
+        self.listener = listener
+        self.elsewhere = elsewhere
         self._variables = dict(variables or {})
         self._slots = threading.Semaphore(jobs or os.cpu_count() or 1)
         self._lock = threading.Lock()
         self._running: set[subprocess.Popen[str]] = set()
+        self._ahead: dict[str, _Ahead] = {}
         self._closed = False
+
+    def ahead(self, stages: Sequence[str]) -> None:
+        """Run stages one after the other in the background; whoever asks for one by `run` is given what came of it.
+
+        After a failure those that follow are not begun.
+        """
+        begun = {stage: _Ahead() for stage in stages}
+        self._ahead |= begun
+
+        def work() -> None:
+            well = True
+            for stage, one in begun.items():
+                well = one.do(partial(self._run if well else _not_begun, stage, False, None))
+
+        threading.Thread(target=work, name="ahead", daemon=True).start()
 
     def run(
         self, stage: str, *, force: bool = False, agent: str | None = None, log: Callable[[str], None] | None = None
@@ -99,35 +123,40 @@ class Runner:
             KilledStageError: it was ended from outside.
             SkippedStageError: the runner was closed before its turn came.
         """
+        if (begun := self._ahead.pop(stage, None)) is not None:
+            return begun.hand_over(log or _nowhere)
+        return self._run(stage, force, agent, log or _nowhere)
+
+    def _run(self, stage: str, force: bool, agent: str | None, log: Callable[[str], None]) -> Outcome:
         if agent is not None and not force:
-            self._try_elsewhere(stage, agent, log or _nowhere)
+            self._try_elsewhere(stage, agent, log)
         with self._slots:
             if self._closed:
-                raise SkippedStageError(f"{stage} was not begun")
+                _not_begun(stage)
             begun = time.monotonic()
-            self._listener(Event(stage, "started"))
+            self.listener(Event(stage, "started"))
             try:
-                outcome = self._until_unlocked(stage, force, log or _nowhere, begun)
+                outcome = self._until_unlocked(stage, force, log, begun)
             except StageError as error:
-                self._listener(Event(stage, "failed", str(error), time.monotonic() - begun))
+                self.listener(Event(stage, "failed", str(error), time.monotonic() - begun))
                 raise
-            self._listener(Event(stage, outcome, "", time.monotonic() - begun))
+            self.listener(Event(stage, outcome, "", time.monotonic() - begun))
             return outcome
 
     def _try_elsewhere(self, stage: str, agent: str, log: Callable[[str], None]) -> None:
         """Have another machine fill DVC's cache, if there is one; the stage's own turn here then only restores."""
-        if self._elsewhere is None or self._closed:
+        if self.elsewhere is None or self._closed:
             return
         begun = time.monotonic()
 
         def tell(line: str) -> None:
             log(line)
-            self._listener(Event(stage, "line", line, time.monotonic() - begun))
+            self.listener(Event(stage, "line", line, time.monotonic() - begun))
 
         try:
-            self._elsewhere.brings(stage, agent, tell)
+            self.elsewhere.brings(stage, agent, tell)
         except StageError as error:
-            self._listener(Event(stage, "failed", str(error), time.monotonic() - begun))
+            self.listener(Event(stage, "failed", str(error), time.monotonic() - begun))
             raise
 
     def close(self) -> None:
@@ -137,8 +166,8 @@ class Runner:
     def stop(self, grace: float = 10.0) -> None:
         """End the running stages and begin no further one; those that do not end in `grace` seconds are killed."""
         self.close()
-        if self._elsewhere is not None:
-            self._elsewhere.stop()
+        if self.elsewhere is not None:
+            self.elsewhere.stop()
         with self._lock:
             running = list(self._running)
         for process in running:
@@ -158,7 +187,7 @@ class Runner:
                 raise KilledStageError(f"{stage} was stopped")
             if not any(sign in line for line in lines for sign in locks.SIGNS):
                 raise _failure(stage, lines, code)
-            self._listener(Event(stage, "waiting", "waits for another run in this workspace", time.monotonic() - begun))
+            self.listener(Event(stage, "waiting", "waits for another run in this workspace", time.monotonic() - begun))
             locks.sweep(self._workspace)
             locks.wait()
             if self._closed:
@@ -173,7 +202,7 @@ class Runner:
                 if text:
                     lines.append(text)
                     log(text)
-                    self._listener(Event(stage, "line", text, time.monotonic() - begun))
+                    self.listener(Event(stage, "line", text, time.monotonic() - begun))
         return lines, process.returncode
 
     @contextlib.contextmanager
@@ -200,6 +229,33 @@ class Runner:
         finally:
             with self._lock:
                 self._running.discard(process)
+
+
+class _Ahead:
+    """A stage that is run before anybody asks for it. Its lines wait for the thread that does."""
+
+    def __init__(self) -> None:
+        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._outcome: Future[Outcome] = Future()
+
+    def do(self, run: Callable[[Callable[[str], None]], Outcome]) -> bool:
+        """Run it, its lines going where it is told; whether that went well."""
+        try:
+            self._outcome.set_result(run(self._lines.put))
+        except BaseException as error:  # it is raised again in the thread that asks
+            self._outcome.set_exception(error)
+        self._lines.put(None)
+        return self._outcome.exception() is None
+
+    def hand_over(self, log: Callable[[str], None]) -> Outcome:
+        """Wait for its end, and be told every line in this thread."""
+        for line in iter(self._lines.get, None):
+            log(line)
+        return self._outcome.result()
+
+
+def _not_begun(stage: str, *_: object) -> Outcome:
+    raise SkippedStageError(f"{stage} was not begun")
 
 
 def _nowhere(_line: str) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import dummy
 import pytest
 
-from flows import environment, graph, stages
+from flows import batch, environment, graph, ready, stages
 from tasks import files
 from tasks.errors import StageError
 
@@ -44,10 +44,12 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def run_flow(workspace: Path, **parameters: Any) -> tuple[list[dict[str, Any]], list[stages.Event]]:
-    from flows.audit import audit, watched
+    from flows.audit import audit, of
 
     events: list[stages.Event] = []
-    with watched(events.append):
+    found = ready.prepare(workspace, parameters.get("batch"), [])
+    found.runner.listener = events.append
+    with of(found):
         return audit(folder=str(workspace), **parameters), events
 
 
@@ -109,12 +111,9 @@ def test_a_stage_that_is_killed_is_tried_again(workspace: Path, tmp_path: Path) 
             for process in children_that_run("stage.py check", workspace):
                 os.kill(process, signal.SIGKILL)
 
-    from flows.audit import audit, watched
-
     os.environ["DUMMY_PAUSE"] = "0.5"
     try:
-        with watched(kill_once):
-            assert len(audit(folder=str(workspace))) == 2
+        batch.audit(ready.prepare(workspace, None, []), kill_once)
     finally:
         del os.environ["DUMMY_PAUSE"]
     assert killed.is_set()
@@ -240,3 +239,57 @@ def test_ctrl_c_ends_the_children_and_says_that_the_next_run_continues(workspace
     assert process.returncode == 130, told
     assert "the next run continues" in told[-1]
     assert children_that_run("stage.py", workspace) == []
+
+
+def test_what_was_begun_ahead_runs_once_and_all_its_lines_reach_whoever_asks(workspace: Path, tmp_path: Path) -> None:
+    events, lines = list[str](), list[str]()
+    runner = stages.Runner(workspace, 1, lambda event: events.append(event.kind))
+    runner.ahead(["check"])
+    while "ran" not in events:
+        time.sleep(0.05)
+    assert lines == []
+    assert runner.run("check", log=lines.append) == "ran"
+    assert [line for line in lines if line.startswith("check: step")] == [f"check: step {n} of 3" for n in (1, 2, 3)]
+    assert logged(tmp_path) == ["check"]
+    assert runner.run("check") == "unchanged"  # asked again, it is looked at again
+
+
+def test_what_fails_ahead_fails_where_it_is_asked_for_and_what_follows_is_not_begun(
+    workspace: Path, tmp_path: Path
+) -> None:
+    (workspace / "fail-check").touch()
+    runner = stages.Runner(workspace)
+    runner.ahead(["check", "train0"])
+    with pytest.raises(stages.SkippedStageError):
+        runner.run("train0")
+    with pytest.raises(StageError, match="got label 12"):
+        runner.run("check")
+    assert logged(tmp_path) == ["check"]
+
+
+def test_the_head_of_a_pipeline_is_what_waits_for_no_agent() -> None:
+    pipeline = (
+        graph.Stage("check"),
+        graph.Stage("train", ("check",), agent="gpu"),
+        graph.Stage("resolve", ("check", "done before")),
+        graph.Stage("verify", ("resolve", "train")),
+        graph.Stage("report", ("verify",)),
+    )
+    assert ready.head(pipeline) == ["check", "resolve"]
+
+
+def test_a_run_that_ends_before_prefect_is_there_leaves_no_stage_running(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DUMMY_PAUSE", "60")
+    found = ready.prepare(workspace, None, [])
+    begun = threading.Event()
+    found.runner.listener = lambda event: begun.set() if "step 1" in event.text else None
+
+    def interrupted() -> None:
+        assert begun.wait(60)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), ready.begun(found):
+        interrupted()
+    assert children_that_run("stage.py check", workspace) == []

@@ -18,7 +18,8 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from flows import closing, environment, keys, results, shell, signing, stages, workspace
+from flows import batch as batches
+from flows import closing, environment, keys, ready, results, shell, signing, stages
 from flows.operations import drop, intake, mending, notices, signoff, worktrees
 from flows.operations.register import HEADS, IN_BATCH, BusyError, Case, Lease, Register, RegisterError, State
 from tasks import files, settings
@@ -103,13 +104,9 @@ def give_up(home: Path, register: Register, batch: str, by: str, reason: str) ->
 
 def in_prefect(place: Path, batch: str, listener: stages.Listener) -> None:
     """Audit a batch by the Prefect flow; without Prefect where nothing is stale."""
-    _, stale = workspace.prepare(place, batch, [])
-    if not stale:
-        return
-    from flows import audit
-
-    with audit.watched(listener):
-        audit.audit(batch=batch, folder=str(place))
+    found = ready.prepare(place, batch, [])
+    if found.stale:
+        batches.audit(found, listener)
 
 
 def _take_in(home: Path, register: Register) -> int:
