@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks import compute, files, ledger, models, records, seeds, stage, training
+from tasks import compute, files, ledger, models, records, seeds, stage, together, training
 from tasks.errors import DataError, EvidenceError
 from tasks.settings import Settings
 
@@ -34,27 +36,56 @@ def train_block(kind: str, block: int, rows: NDArray[np.bool_], data: Path, sett
         raise EvidenceError(
             f"classes {', '.join(map(str, missing))} have no record to train on; expected every class of data.classes"
         )
-    numbers = range(block * settings.references.seeds_per_block, (block + 1) * settings.references.seeds_per_block)
+    size = settings.references.seeds_per_block
+    numbers = range(block * size, (block + 1) * size)
+    build = partial(models.build, settings.model, settings.data, seed=0)
+    at_once = together.count(settings.compute, size, build, known)
     with files.whole_folder(out) as draft:
-        for position, number in enumerate(numbers, 1):
-            path = draft / f"seed-{number}.safetensors"
-            cost = train_model(
-                known, settings, (kind, number), path, f"model {position}/{len(numbers)} (seed {number})"
-            )
-            files.write_json(path.with_suffix(".json"), cost)
+        for first in range(0, size, at_once):
+            group = numbers[first : first + at_once]
+            paths = [draft / f"seed-{number}.safetensors" for number in group]
+            costs = _train(known, settings, [(kind, number) for number in group], paths, _title(first, group, size))
+            for path, cost in zip(paths, costs, strict=True):
+                files.write_json(path.with_suffix(".json"), cost)
+
+
+def _title(first: int, group: range, size: int) -> str:
+    if len(group) == 1:
+        return f"model {first + 1}/{size} (seed {group[0]})"
+    return f"models {first + 1} to {first + len(group)} of {size} (seeds {group[0]} to {group[-1]})"
 
 
 def train_model(
     known: training.Records, settings: Settings, stream: tuple[str, int], path: Path, title: str
 ) -> dict[str, object]:
     """Train one model and write its weights. Returns its cost, as the ledger has it."""
+    (cost,) = _train(known, settings, [stream], [path], title)
+    return cost
+
+
+def _train(
+    known: training.Records, settings: Settings, streams: Sequence[tuple[str, int]], paths: Sequence[Path], title: str
+) -> list[dict[str, object]]:
+    """Train models at once and write the weights of each. Returns the cost of each, its share of the time."""
     stage.say(f"{title}: {settings.train.epochs} epochs over {len(known)} records")
     started = time.perf_counter()
-    network = models.build(settings.model, settings.data, seeds.derive(settings.seed, *stream, "weights"))
-    training.fit(network, known, settings.train, seeds.derive(settings.seed, *stream, "order"), Announcer(title))
+    weights, orders = (
+        [seeds.derive(settings.seed, *stream, what) for stream in streams] for what in ("weights", "order")
+    )
+    networks = [models.build(settings.model, settings.data, seed) for seed in weights]
+    facts = known.place.facts()
+    if len(networks) == 1:
+        training.fit(networks[0], known, settings.train, orders[0], Announcer(title))
+    else:
+        together.fit(networks, known, settings.train, orders, Announcer(title))
+        facts["together"] = len(networks)
     seconds = time.perf_counter() - started
     stage.say(f"{title}: done in {seconds:.1f} s")
-    return ledger.keep(stream[0], models.save(network, path), {"seconds": round(seconds, 3), **known.place.facts()})
+    measured = {"seconds": round(seconds / len(networks), 3), **facts}
+    return [
+        ledger.keep(kind, models.save(network, path), measured)
+        for (kind, _), network, path in zip(streams, networks, paths, strict=True)
+    ]
 
 
 def load_rows(rows: NDArray[np.bool_], data: Path, settings: Settings, place: compute.Place) -> training.Records:

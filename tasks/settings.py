@@ -356,6 +356,11 @@ class Compute(Section):
     precision: Literal["auto", "float32", "bf16"] = Field(
         "auto", description="auto: bf16 where the processor multiplies it in hardware"
     )
+    together: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = Field(
+        "auto",
+        description="models of a block trained at once in one process, `auto` or a number; auto: the whole block on "
+        "CUDA, one on a processor",
+    )
 
 
 class Settings(Section):

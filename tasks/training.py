@@ -270,7 +270,6 @@ def fit(
     from torch.nn import functional
 
     network.to(records.place.device, memory_format=records.place.memory_format).train()  # type: ignore[call-overload]
-    steps = max(1, recipe.epochs * (len(records) // min(recipe.batch_size, max(len(records), 1))))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # v2 transforms draw from the global generator
         batches = records.batches(recipe.batch_size, torch.Generator().manual_seed(seed), recipe)
@@ -280,8 +279,14 @@ def fit(
             with records.place.autocast():
                 return functional.cross_entropy(network(images), labels, label_smoothing=recipe.label_smoothing)
 
-        optimise([{"params": list(network.parameters())}], objective, steps, recipe.learning_rate, recipe, progress)
+        weights = [{"params": list(network.parameters())}]
+        optimise(weights, objective, steps(len(records), recipe), recipe.learning_rate, recipe, progress)
     network.eval()
+
+
+def steps(count: int, recipe: settings.Train) -> int:
+    """Steps of a training on so many records: whole batches of every epoch, at least one."""
+    return max(1, recipe.epochs * (count // min(recipe.batch_size, max(count, 1))))
 
 
 def logits(network: nn.Module, records: Records, batch_size: int = 512) -> NDArray[np.float32]:
