@@ -159,7 +159,9 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join([*lines, *("| " + " | ".join(map(str, row)) + " |" for row in rows)])
 
 
-def write(name: str, command_line: str, found: dict[str, Any], text: str, page: Path = PAGE) -> None:
+def write(
+    name: str, command_line: str, found: dict[str, Any], text: str, page: Path = PAGE, out: Path = RESULTS
+) -> None:
     """Keep the figures as JSON, and put the table into the page, with what it was measured on and by which command.
 
     Args:
@@ -168,12 +170,13 @@ def write(name: str, command_line: str, found: dict[str, Any], text: str, page: 
         found: the figures.
         text: Markdown.
         page: has `<!-- name -->` and `<!-- end of name -->`.
+        out: folder for the JSON file.
 
     Raises:
         WorkspaceError: the page has no such marks; the figures are kept all the same.
     """
     facts = machine()
-    path = RESULTS / f"{name.replace(' ', '-')}.json"
+    path = out / f"{name.replace(' ', '-')}.json"
     files.write_json(path, {"command": command_line, "machine": facts, **found})
     insert(page, name, f"{text}\n\n`{command_line}`. {told_of(facts)}.")
 

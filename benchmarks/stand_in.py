@@ -188,6 +188,20 @@ def _write(path: Path, text: str) -> None:
     files.write_text(path, text)
 
 
+def request(number: int) -> dict[str, Any]:
+    """A request of a data subject as a batch file has it."""
+    return {
+        "subject_request_id": f"00000000-0000-4000-8000-{number:012d}",
+        "subject_request_type": "erasure",
+        "submitted_time": "2026-11-02T09:00:00Z",
+        "subject_identities": [
+            {"identity_type": "controller_customer_id", "identity_value": subject_id(number), "identity_format": "raw"}
+        ],
+        "api_version": "1.0",
+        "regulation": "gdpr",
+    }
+
+
 def table(subjects: list[str], day: str, ids: list[str]) -> str:
     """Requests as the CSV that the intake takes: one per subject."""
     text = io.StringIO()

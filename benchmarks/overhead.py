@@ -1,0 +1,159 @@
+"""What is around the compute: how long a batch takes whose models are all in the cache, and a run with nothing to do.
+
+The demonstration's batch is audited once. Then, in turns, everything but the trained, retrained and unlearned models is
+forgotten, in the workspace and in DVC's run-cache, and the batch is audited again: by `erasure-audit run`, which starts
+Prefect, and by `dvc repro`, which is the least that any way of running these stages takes.
+
+Example: python -m benchmarks.overhead --rounds 5
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from benchmarks import measure, stand_in
+from tasks import files, stage
+from tasks.errors import WorkspaceError
+
+KEPT = ("train", "retrain", "unlearn")
+"""Stages whose results stay in the cache."""
+World = Literal["demo", "stand-in"]
+AUDIT, REPRO, IDLE, STATUS, HELP, BARE = (
+    "erasure-audit run, models cached",
+    "dvc repro, models cached",
+    "erasure-audit run, nothing to do",
+    "dvc status, nothing to do",
+    "erasure-audit --help",
+    "python -c pass",
+)
+AIMS = {AUDIT: 25.0, IDLE: 5.0, HELP: 0.3}
+"""What issue 7 asks for, s."""
+_DONE = re.compile(r"^(\S+): (done|from cache) \(([0-9.]+) s\)$")
+
+
+def main(rounds: int = 5, world: World = "demo", page: Path = measure.PAGE, out: Path = measure.RESULTS) -> None:
+    """Measure, and write the table.
+
+    Args:
+        rounds: how often each command is measured.
+        world: the demonstration's batch, or one whose models are played, which only shows that this works.
+        page: has the marks `overhead`.
+        out: folder for the figures.
+    """
+    tool = [str(Path(sys.executable).parent / "erasure-audit")]
+    stages: list[dict[str, float]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        if world == "demo":
+            told(place, [*tool, "init", "."])
+            told(place, [*tool, "demo"])
+        else:
+            ask(stand_in.world(place))
+            told(place, [*tool, "run"])
+        ways: dict[str, Callable[[], float]] = {
+            AUDIT: lambda: audited(place, [*tool, "run"], stages),
+            REPRO: lambda: repro(place),
+            IDLE: lambda: measure.command([*tool, "run"], place).seconds,
+            STATUS: lambda: measure.command([sys.executable, "-m", "dvc", "status"], place).seconds,
+            HELP: lambda: measure.command([*tool, "--help"], place).seconds,
+            BARE: lambda: measure.command([sys.executable, "-c", "pass"], place).seconds,
+        }
+        found = measure.in_turns(ways, rounds)
+    figures: dict[str, Any] = {
+        "seconds": {name: measure.Spread.of(values).plain() for name, values in found.items()},
+        "run_to_repro": measure.ratio(found[AUDIT], found[REPRO]).plain(),
+        "stages": {name: measure.Spread.of([one[name] for one in stages]).plain() for name in stages[0]},
+    }
+    line = f"python -m benchmarks.overhead --rounds {rounds}"
+    measure.write("overhead", line, figures, table(figures), page, out)
+
+
+def ask(place: Path) -> None:
+    """A request in the world whose models are played."""
+    files.write_json(place / "requests" / "demo.json", [stand_in.request(0)])
+
+
+def audited(place: Path, words: list[str], stages: list[dict[str, float]]) -> float:
+    """How long the batch takes with all but its models forgotten; what each stage took is added to `stages`, s."""
+    forget(place)
+    lines: list[str] = []
+    seconds = measure.seconds(lambda: lines.extend(told(place, words)))
+    done = [match for line in lines if (match := _DONE.match(line))]
+    stages.append({match[1]: float(match[3]) for match in done})
+    ran = {match[1].partition("@")[0] for match in done if match[2] == "done"}
+    if ran.intersection(KEPT) or "score" not in ran:
+        raise WorkspaceError(f"the stages {', '.join(sorted(ran))} ran; expected all but train, retrain and unlearn")
+    return seconds
+
+
+def repro(place: Path) -> float:
+    """The same by DVC alone."""
+    forget(place)
+    return measure.seconds(lambda: told(place, [sys.executable, "-m", "dvc", "repro"]))
+
+
+def told(place: Path, words: list[str]) -> list[str]:
+    """The lines that a command prints.
+
+    Raises:
+        WorkspaceError: it failed; the text is the end of what it said.
+    """
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    done = subprocess.run(
+        words,
+        cwd=place,
+        env={**os.environ, "PATH": path},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    lines = done.stdout.splitlines()
+    if done.returncode != 0:
+        raise WorkspaceError(f"{Path(words[0]).name} {' '.join(words[1:4])} failed: {' / '.join(lines[-3:])}")
+    return lines
+
+
+def forget(place: Path) -> None:
+    """Forget in the workspace all that was made, and in DVC's run-cache all but the models."""
+    for inputs in (place / ".dvc" / "cache" / "runs").glob("*/*"):  # a folder for all runs of a stage with these
+        command = next(inputs.iterdir()).read_text(encoding="utf-8").partition("--")[0]
+        if not command.split()[-1].endswith(KEPT):
+            shutil.rmtree(inputs)
+    for folder in ("artifacts", "reports/demo"):
+        shutil.rmtree(place / folder)
+    (place / "dvc.lock").unlink()
+
+
+def table(figures: dict[str, Any]) -> str:
+    """The figures as Markdown: the commands, then the stages."""
+    rows = [
+        (f"`{name}`", *(f"{spread[key]:.2f}" for key in ("median", "low", "high")), AIMS.get(name, ""))
+        for name, spread in figures["seconds"].items()
+    ]
+    stages = [
+        (name, *(f"{spread[key]:.1f}" for key in ("median", "low", "high")))
+        for name, spread in sorted(figures["stages"].items(), key=lambda one: -one[1]["median"])
+    ]
+    ratio, runs = figures["run_to_repro"], figures["run_to_repro"]["runs"]
+    return "\n\n".join(
+        [
+            measure.table((f"command, {runs} rounds", "median, s", "least", "greatest", "aim"), rows),
+            f"`erasure-audit run` took {ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f}) times as long "
+            "as `dvc repro`. What its stages took, side by side with others and with Prefect's start:",
+            measure.table(("stage", "median, s", "least", "greatest"), stages),
+        ]
+    )
+
+
+if __name__ == "__main__":
+    stage.run(main)
