@@ -30,9 +30,3 @@ def make(folder: Path, remote: str, **options: str) -> Path:
         shell.dvc(place, "remote", "modify", "--quiet", "store", name, value)
     shell.git(place, "commit", "--quiet", "--all", "-m", "for agents")
     return place
-
-
-def clone(workspace: Path, folder: Path) -> Path:
-    """What an agent has: a clone without data, cache or results."""
-    shell.git(workspace.parent, "clone", "--quiet", str(workspace), str(folder))
-    return folder

@@ -18,6 +18,7 @@ import agents_world
 import dummy
 import pytest
 
+from benchmarks import network
 from flows import graph, shell, stages
 from flows.operations import agent_parcel, agent_work, agents
 from tasks.errors import SettingsError, StageError
@@ -28,7 +29,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a caller's workspace that is checked already, an agent's clone, and a remote."""
     place = tmp_path_factory.mktemp("agents")
     workspace = agents_world.make(place / "caller", "../store")
-    agents_world.clone(workspace, place / "agent")
+    network.clone(workspace, place / "agent")
     stages.Runner(workspace).run("check")
     return place
 

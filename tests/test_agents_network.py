@@ -5,24 +5,20 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import agents_world
 import dummy
-import httpx
 import psutil
 import pytest
 
+from benchmarks import network
+from benchmarks.network import until
 from flows import graph
-
-BUCKET = "audit-store"
 
 
 @dataclass
@@ -37,29 +33,23 @@ class World:
     def start(self, name: str) -> None:
         variables = {
             **dummy.location(),
-            "PREFECT_API_URL": self.api,
             "PREFECT_HOME": str(self.root / f"prefect-{name}"),
             "PREFECT_WORKER_QUERY_SECONDS": "1",
             "ERASURE_AUDIT_AGENT_FOLDER": str(self.scratch(name)),
             "ERASURE_AUDIT_AGENT_BEAT": "0.5",
             "DUMMY_LOG": str(self.root / f"{name}.log"),
         }
-        with (self.root / f"{name}.out").open("wb") as out:
-            self.workers[name] = subprocess.Popen(
-                dummy.invocation("agent", "start", "--pool", "gpu", "--name", name),
-                cwd=self.root / f"agent-{name}",
-                env={**os.environ, **variables},
-                stdout=out,
-                stderr=subprocess.STDOUT,
-            )
+        self.workers[name] = network.agent(
+            dummy.invocation("agent", "start", "--pool", "gpu", "--name", name),
+            self.root / f"agent-{name}",
+            self.api,
+            self.root / f"{name}.out",
+            variables,
+        )
 
     def kill(self, name: str) -> None:
         """As if the power had failed: the worker and all that it has started."""
-        worker = psutil.Process(self.workers[name].pid)
-        for process in [worker, *worker.children(recursive=True)]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-        self.workers.pop(name).wait()
+        network.kill(self.workers.pop(name))
 
     def pause(self, seconds: float) -> None:
         """How long each of a stage's three steps takes on agents."""
@@ -80,43 +70,28 @@ class World:
         return dummy.log_of(self.root / f"{name}.log")
 
     def on_remote(self, prefix: str = "") -> list[str]:
-        found = self.s3.list_objects_v2(Bucket=BUCKET, Prefix=f"dvc/{prefix}").get("Contents", [])
+        found = self.s3.list_objects_v2(Bucket=network.BUCKET, Prefix=f"dvc/{prefix}").get("Contents", [])
         return [each["Key"] for each in found]
 
     def runs(self, stage: str) -> list[dict[str, Any]]:
         """What Prefect knows of the handing over of a stage, oldest first."""
-        wanted = {"flow_runs": {"name": {"any_": [f"demo/{stage}"]}}, "sort": "START_TIME_ASC"}
-        found: list[dict[str, Any]] = httpx.post(f"{self.api}/flow_runs/filter", json=wanted).json()
-        return found
+        return network.runs(self.api, f"demo/{stage}")
 
     def online(self) -> list[str]:
-        found = httpx.post(f"{self.api}/work_pools/gpu/workers/filter", json={})
-        return [each["name"] for each in found.json() if each["status"] == "ONLINE"] if found.is_success else []
+        return network.online(self.api, "gpu")
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    import logging
-
-    import boto3
-    from moto.server import ThreadedMotoServer
-
     root = tmp_path_factory.mktemp("network")
     with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            patch.setenv(name, "testing")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        logging.getLogger("werkzeug").setLevel(logging.ERROR)  # else a line per request
-        moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-        moto.start()
-        stack.callback(moto.stop)
-        endpoint = "http://{}:{}".format(*moto.get_host_and_port())
-        s3 = boto3.client("s3", endpoint_url=endpoint)
-        s3.create_bucket(Bucket=BUCKET)
-        made = World(root, stack.enter_context(prefect_server(root)), s3)
-        caller = agents_world.make(root / "caller", f"s3://{BUCKET}/dvc", endpointurl=endpoint)
+        for name, value in network.CREDENTIALS.items():
+            patch.setenv(name, value)
+        endpoint, s3 = stack.enter_context(network.s3_store())
+        made = World(root, stack.enter_context(network.prefect_server(root)), s3)
+        caller = agents_world.make(root / "caller", f"s3://{network.BUCKET}/dvc", endpointurl=endpoint)
         for name in ("a", "b"):
-            agents_world.clone(caller, root / f"agent-{name}")
+            network.clone(caller, root / f"agent-{name}")
             made.start(name)
         try:
             until(lambda: len(made.online()) == 2)
@@ -126,42 +101,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
                 made.kill(name)
 
 
-@contextlib.contextmanager
-def prefect_server(root: Path) -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    quiet = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1", "PREFECT_SERVER_UI_ENABLED": "false"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
-        env={**os.environ, **quiet, "PREFECT_HOME": str(root / "prefect-server")},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        until(lambda: answers(f"http://127.0.0.1:{port}/api/health"))
-        yield f"http://127.0.0.1:{port}/api"
-    finally:
-        for each in [*psutil.Process(process.pid).children(recursive=True), process]:
-            each.kill()
-        process.wait()
-
-
-def answers(address: str) -> bool:
-    with contextlib.suppress(httpx.HTTPError):
-        return httpx.get(address).is_success
-    return False
-
-
 def running() -> Iterator[psutil.Process]:
     return psutil.process_iter(["cwd", "cmdline"])
-
-
-def until(true: Callable[[], bool], seconds: float = 300) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.2)
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ SWEEP = 30.0
 
 WORKER = {
     "PREFECT_WORKER_HEARTBEAT_SECONDS": "10",  # three of them missed, and the worker counts as offline
-    "PREFECT_WORKER_QUERY_SECONDS": "3",
+    "PREFECT_WORKER_QUERY_SECONDS": "1",  # what a free agent loses before it takes the next stage
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO",
 }
 """Prefect's settings for the worker, unless the user has set them."""

@@ -1,0 +1,427 @@
+"""What more agents and more requests would come to: a batch played on measured times, event by event.
+
+The graph is that of `dvc.yaml`, stage for stage. A stage for agents is sent, waits for a free agent, is fetched from
+the store, runs, and is brought back; what is left runs on the coordinator. Whoever is free takes what was ready first.
+
+Example: python -m benchmarks.simulation --hours 1
+"""
+
+from __future__ import annotations
+
+import heapq
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import count, pairwise
+from pathlib import Path
+from typing import Any
+
+from benchmarks import measure
+from tasks import files, stage
+from tasks.errors import WorkspaceError
+
+COUNTS = (1, 2, 4, 8, 16, 32, 64)
+"""Numbers of agents."""
+REQUESTS = (10, 100, 1000, 10_000)
+"""Requests a day, all of them in the night's batch."""
+TIMES = measure.RESULTS / "stage-times.json"
+WORKERS = measure.RESULTS / "workers.json"
+AGENTS, COORDINATOR, STORE, MAIL = "agents", "coordinator", "store", "mail"
+"""Where something takes place; `mail` is the caller's sending, one stage at a time."""
+GAIN = 0.1
+"""Share of the time that twice as many agents have to save to be worth it."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Something that takes some seconds at a place, after others."""
+
+    name: str
+    seconds: float
+    place: str
+    after: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When each task began and ended, s, and how long each place was busy, all of its servers together, s."""
+
+    spans: dict[str, tuple[float, float]]
+    busy: dict[str, float]
+
+    @property
+    def seconds(self) -> float:
+        """Until the last task has ended."""
+        return max((end for _, end in self.spans.values()), default=0.0)
+
+
+def simulate(tasks: Sequence[Task], servers: Mapping[str, int]) -> Schedule:
+    """Play tasks: a free server of a place takes the task that was ready first, among those the one named first.
+
+    Args:
+        tasks: each after those that it names, in any order; no task is after itself.
+        servers: how many there are of each place, at least 1.
+
+    Raises:
+        WorkspaceError: a task is after one that does not exist, or after itself.
+    """
+    order = {task.name: number for number, task in enumerate(tasks)}
+    missing = {name: set(task.after) for task in tasks for name in [task.name]}
+    ready: dict[str, list[tuple[float, int]]] = {task.place: [] for task in tasks}
+    free, busy = dict(servers), dict.fromkeys(servers, 0.0)
+    running: list[tuple[float, int]] = []
+    spans: dict[str, tuple[float, float]] = {}
+    now = 0.0
+    for number, task in enumerate(tasks):
+        if not task.after:
+            heapq.heappush(ready[task.place], (now, number))
+    while True:
+        for place, waiting in ready.items():
+            while waiting and free[place]:
+                number = heapq.heappop(waiting)[1]
+                task = tasks[number]
+                free[place] -= 1
+                busy[place] += task.seconds
+                spans[task.name] = (now, now + task.seconds)
+                heapq.heappush(running, (now + task.seconds, number))
+        if not running:
+            break
+        now, number = heapq.heappop(running)
+        ended = tasks[number]
+        free[ended.place] += 1
+        for name, before in missing.items():
+            if ended.name in before:
+                before.discard(ended.name)
+                if not before:
+                    heapq.heappush(ready[tasks[order[name]].place], (now, order[name]))
+    if len(spans) != len(tasks):
+        raise WorkspaceError(f"tasks that can never begin: {', '.join(sorted(order.keys() - spans.keys()))}")
+    return Schedule(spans, busy)
+
+
+def critical_path(tasks: Sequence[Task]) -> float:
+    """How long the tasks take with servers without end, s."""
+    return simulate(tasks, {task.place: len(tasks) for task in tasks}).seconds
+
+
+@dataclass(frozen=True)
+class Times:
+    """What things take, s.
+
+    Attributes:
+        coordinator: of each stage that runs there, once per batch.
+        each: likewise, per request.
+        agents: of the stages for agents other than the blocks.
+        block_start: of a block, whatever its number of models.
+        block_model: of each model of a block.
+        sent: that the caller spends on a stage before an agent can take it.
+        agent: that an agent is busy with a stage beyond the stage itself.
+        stored: of the store, to give and take the stage's objects.
+        restored: until the caller has the results of a stage.
+    """
+
+    coordinator: Mapping[str, float]
+    each: Mapping[str, float]
+    agents: Mapping[str, float]
+    block_start: float
+    block_model: float
+    sent: float
+    agent: float
+    stored: float
+    restored: float
+
+    def block(self, models: int) -> float:
+        """A block of so many models."""
+        return self.block_start + models * self.block_model
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A night's batch: its requests, the models trained without them, models per block, and which references it has."""
+
+    requests: int
+    models: int = 16
+    per_block: int = 8
+    carried: bool = True
+
+
+def tasks_of(batch: Batch, times: Times) -> list[Task]:
+    """The batch's stages, as `dvc.yaml` has them."""
+    blocks = -(-batch.models // batch.per_block)
+    sizes = [min(batch.per_block, batch.models - number * batch.per_block) for number in range(blocks)]
+    made: list[Task] = []
+
+    def here(name: str, *after: str) -> None:
+        seconds = times.coordinator[name] + batch.requests * times.each.get(name, 0.0)
+        made.append(Task(name, seconds, COORDINATOR, after))
+
+    def away(name: str, seconds: float, *after: str) -> None:
+        made.extend(handed_out(name, seconds, times, after))
+
+    here("check")
+    here("split", "check")
+    here("resolve", "split")
+    retrained = [f"retrain@{number}" for number in range(blocks)]
+    trained = [] if batch.carried else [f"train@{number}" for number in range(blocks)]
+    for names, before in ((trained, "split"), (retrained, "resolve")):
+        for name, size in zip(names, sizes, strict=False):
+            away(name, times.block(size), before)
+    away("unlearn", times.agents["unlearn"], "resolve", *trained[:1])
+    away("probe", times.agents["probe"], "unlearn", *retrained)
+    here("score", "unlearn", *trained, *retrained)
+    here("verify", "score")
+    here("report", "verify", "probe")
+    return made
+
+
+def handed_out(name: str, seconds: float, times: Times, after: Sequence[str] = ()) -> list[Task]:
+    """A stage that an agent runs; the last task has the stage's name."""
+    parts = [
+        (f"{name} sent", times.sent, MAIL),
+        (f"{name} stored", times.stored, STORE),
+        (f"{name} at work", times.agent + seconds, AGENTS),
+        (name, times.restored, COORDINATOR),
+    ]
+    names = [part for part, _, _ in parts]
+    before = [tuple(after), *((one,) for one, _ in pairwise(names))]
+    return [Task(*part, ahead) for part, ahead in zip(parts, before, strict=True)]
+
+
+def servers(agents: int, cores: int = 2) -> dict[str, int]:
+    """How many of each place there are."""
+    return {AGENTS: agents, COORDINATOR: cores, STORE: 1, MAIL: 1}
+
+
+def main(
+    hours: float = 1.0,
+    rounds: int = 0,
+    data: float = 10.0,
+    throughput: float = 100.0,
+    times: Path = TIMES,
+    workers: Path = WORKERS,
+    out: Path | None = None,
+) -> None:
+    """Play batches and write benchmarks/results/simulation.json and the tables of docs/performance.md.
+
+    Args:
+        hours: assumed training of one model on a GPU, h, beside the measured times.
+        rounds: measure the stages' times anew so many times before; 0: take those that were measured.
+        data: assumed size of the data beside these hours, GB.
+        throughput: assumed of the store, MB/s.
+        times: measured times of the stages.
+        workers: measured times of agents.
+        out: where the figures go instead; the page then stays as it is.
+    """
+    if rounds:
+        files.write_json(times, measured(rounds))
+    known, agents = files.read_json(times), files.read_json(workers)
+    small = of_measured(known, agents)
+    large = replace(
+        small,
+        block_model=3600 * hours,
+        agents={**small.agents, "unlearn": 360 * hours},
+        stored=1000 * data / throughput,
+    )
+    found = {
+        "assumed": {"hours": hours, "data_gb": data, "store_mb_s": throughput},
+        "measured": swept(small, 8),
+        "large": {str(size): swept(large, size) for size in (8, 1)},
+        "validated": validated(agents),
+    }
+    if out is not None:
+        files.write_json(out, found)
+        return
+    measure.write("simulation", f"python -m benchmarks.simulation --hours {hours:g}", found, text(found))
+
+
+def swept(times: Times, per_block: int) -> list[dict[str, Any]]:
+    """Batches of all sizes on all numbers of agents."""
+    found = []
+    for requests in REQUESTS:
+        tasks = tasks_of(Batch(requests, per_block=per_block), times)
+        for agents in COUNTS:
+            played = simulate(tasks, servers(agents))
+            found.append(
+                {
+                    "requests": requests,
+                    "agents": agents,
+                    "seconds": round(played.seconds, 1),
+                    "utilisation": round(played.busy[AGENTS] / (agents * played.seconds), 4),
+                    "store": round(played.busy[STORE] / played.seconds, 4),
+                    "reports": round((played.spans["report"][1] - played.spans["report"][0]) / played.seconds, 4),
+                    "critical_path": round(critical_path(tasks), 1),
+                }
+            )
+    return found
+
+
+def saturated(rows: Sequence[Mapping[str, Any]], requests: int) -> int:
+    """From how many agents on twice as many save less than a tenth of the time."""
+    seconds: dict[int, float] = {row["agents"]: row["seconds"] for row in rows if row["requests"] == requests}
+    for fewer, more in pairwise(sorted(seconds)):
+        if seconds[more] > (1 - GAIN) * seconds[fewer]:
+            return fewer
+    return max(seconds)
+
+
+def of_measured(known: Mapping[str, Any], agents: Mapping[str, Any]) -> Times:
+    """Times from what was measured: of stages in place, and of hand-overs to one agent."""
+    few, many = known["stages"]["few"], known["stages"]["many"]
+    more = known["requests"]["many"] - known["requests"]["few"]
+    each = {name: max(0.0, (many[name]["median"] - few[name]["median"]) / more) for name in few}
+    fixed = {name: few[name]["median"] - known["requests"]["few"] * each[name] for name in few}
+    one, all_ = (known["blocks"][str(size)]["median"] for size in (1, known["models"]))
+    per_model = (all_ - one) / (known["models"] - 1)
+    phases = {name: spread["median"] for name, spread in agents["phases"]["one agent"].items()}
+    return Times(
+        coordinator={name: seconds for name, seconds in fixed.items() if name not in AWAY},
+        each={name: seconds for name, seconds in each.items() if name not in AWAY},
+        agents={name: fixed[name] for name in AWAY},
+        block_start=one - per_model,
+        block_model=per_model,
+        **handing(phases),
+    )
+
+
+AWAY = ("unlearn", "probe")
+
+
+def handing(phases: Mapping[str, float]) -> dict[str, float]:
+    """What handing a stage out costs, from its phases. What the store itself takes is in the agent's fetching."""
+    busy = sum(phases[name] for name in ("queued", "started", "fetched", "returned"))
+    return {"sent": phases["sent"], "agent": busy, "stored": 0.0, "restored": phases["restored"]}
+
+
+def validated(agents: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The simulation beside what was measured, on times of hand-overs to one agent only."""
+    phases = {name: spread["median"] for name, spread in agents["phases"]["one agent"].items()}
+    times = Times({}, {}, {}, 0.0, 0.0, **handing(phases))
+    tasks = [task for n in range(agents["stages"]) for task in handed_out(f"block {n}", phases["worked"], times)]
+    found = []
+    for name, number in (("one agent", 1), ("two agents", 2)):
+        played = simulate(tasks, servers(number)).seconds
+        real = agents["seconds"][name]["median"]
+        found.append({"agents": number, "simulated": played, "measured": real, "error": played / real - 1})
+    return found
+
+
+def measured(rounds: int, models: int = 8) -> dict[str, Any]:
+    """The stages' times in place on the digits, s: DVC and Python start included, one thread.
+
+    Args:
+        rounds: how often each is measured.
+        models: per block, beside blocks of one model.
+    """
+    from benchmarks import workers
+    from flows import graph, stages, workspace
+    from tasks import records
+
+    asked = {"few": 2, "many": 10}
+    with tempfile.TemporaryDirectory(prefix="simulation-") as folder:
+        place = workers.caller(Path(folder) / "caller", models, 1, 12)
+        manifest = records.read_manifest(place / "data")
+        roles = records.read_roles(place / "artifacts" / "split.csv", manifest)
+        people = sorted(set(manifest["subject_id"][roles == "training"]))
+        for name, number in asked.items():
+            files.write_json(place / "requests" / f"{name}.json", _requests(people[:number]))
+        took: dict[str, list[float]] = {}
+
+        def listen(event: stages.Event) -> None:
+            if event.kind == "ran":
+                took.setdefault(event.stage, []).append(event.seconds)
+
+        found: dict[str, dict[str, dict[str, float]]] = {}
+        for batch in asked:
+            workspace.prepare(place, batch, [])
+            quiet, loud = stages.Runner(place, 1), stages.Runner(place, 1, listen)
+            names = [each.name for each in graph.read(place)]
+            for name in names:
+                quiet.run(name)
+            took.clear()
+            once = [name for name in names if "@" not in name]
+            for number in range(rounds):
+                for name in once:
+                    stage.say(f"round {number + 1}/{rounds}, {batch}: {name}")
+                    loud.run(name, force=True)
+            found[batch] = {name: measure.Spread.of(values).plain() for name, values in took.items()}
+        blocks = _blocks(place, models, rounds, listen, took)
+    return {"rounds": rounds, "models": models, "requests": asked, "stages": found, "blocks": blocks}
+
+
+def _blocks(place: Path, models: int, rounds: int, listen: Any, took: dict[str, list[float]]) -> dict[str, Any]:
+    """A block of one model and one of several, in turns."""
+    from flows import stages
+    from tasks import settings
+
+    def way(size: int) -> float:
+        settings.assign(place / "params.yaml", [f"references.seeds_per_block={size}"])
+        stages.Runner(place, 1, listen).run("train@0", force=True)
+        return took["train@0"][-1]
+
+    seconds = measure.in_turns({str(size): lambda size=size: way(size) for size in (1, models)}, rounds)  # type: ignore[misc]
+    return {size: measure.Spread.of(values).plain() for size, values in seconds.items()}
+
+
+def _requests(people: Sequence[str]) -> list[dict[str, Any]]:
+    numbers = count(1)
+    return [
+        {
+            "regulation": "gdpr",
+            "subject_request_id": f"{next(numbers):08x}-0000-4000-8000-000000000000",
+            "subject_request_type": "erasure",
+            "submitted_time": "2026-11-20T09:00:00Z",
+            "api_version": "3.0",
+            "subject_identities": [
+                {"identity_type": "controller_customer_id", "identity_value": one, "identity_format": "raw"}
+            ],
+        }
+        for one in people
+    ]
+
+
+def text(found: Mapping[str, Any]) -> str:
+    """The tables for the page."""
+    assumed, rows = found["assumed"], found["validated"]
+    checks = [
+        [f"{row['agents']}", f"{row['simulated']:.0f} s", f"{row['measured']:.0f} s", f"{row['error']:+.0%}"]
+        for row in rows
+    ]
+    return "\n\n".join(
+        [
+            "The simulation beside the table above; it knows the hand-overs to one agent only.",
+            measure.table(["agents", "simulated", "measured", "error"], checks),
+            "A night's batch on the measured times of the digits, 16 models without the forget set in blocks of 8, "
+            "references carried over:",
+            _grid(found["measured"]),
+            f"The same if training a model takes **{assumed['hours']:g} h on a GPU (assumed)**, unlearning a tenth of "
+            f"it, and {assumed['data_gb']:g} GB of data come over a store of {assumed['store_mb_s']:g} MB/s:",
+            *(
+                part
+                for size, played in found["large"].items()
+                for part in (f"Blocks of {size}:" if size != "1" else "Every model a block of its own:", _grid(played))
+            ),
+        ]
+    )
+
+
+def _grid(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Turnaround and the agents' utilisation: a row per number of agents, a column per number of requests."""
+    cells = {(row["agents"], row["requests"]): f"{_time(row['seconds'])}, {row['utilisation']:.0%}" for row in rows}
+    lines: list[list[object]] = [[agents, *(cells[agents, number] for number in REQUESTS)] for agents in COUNTS]
+    lines.append(["reports' share at 64", *(f"{_at(rows, number)['reports']:.0%}" for number in REQUESTS)])
+    lines.append(["enough agents", *(saturated(rows, number) for number in REQUESTS)])
+    return measure.table(["agents", *(f"{number} requests" for number in REQUESTS)], lines)
+
+
+def _at(rows: Sequence[Mapping[str, Any]], requests: int) -> Mapping[str, Any]:
+    return next(row for row in rows if row["requests"] == requests and row["agents"] == COUNTS[-1])
+
+
+def _time(seconds: float) -> str:
+    if seconds < 5400:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+if __name__ == "__main__":
+    stage.run(main)

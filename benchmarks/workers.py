@@ -1,0 +1,297 @@
+"""The blocks of `train` and `retrain` on one and two agents, and in place: what a second one brings, what it costs.
+
+Everything is real: a Prefect server, a work pool per number of agents, clones, an S3 store as DVC's remote, training on
+the embedded digits. A stage has one thread, and an agent with all its stages one core. The learning rate differs in its
+ninth digit from turn to turn, so that everything is computed anew and takes as long.
+
+Example: python -m benchmarks.workers --rounds 5
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import count, pairwise
+from pathlib import Path
+from typing import Any
+
+from benchmarks import measure, network
+from flows import graph, shell, stages, workspace
+from tasks import files, settings, stage
+from tasks.errors import WorkspaceError
+
+KINDS = ("train", "retrain")
+AGENTS = {"one": ("one-0",), "two": ("two-0", "two-1")}
+"""Pools, and their agents; the last digit is the core that an agent has."""
+WAYS = {
+    "in place, one at a time": ("", 1),
+    "in place, two at a time": ("", 2),
+    "one agent": ("one", 1),
+    "two agents": ("two", 1),
+}
+"""By name, the pool, empty for none, and the number of stages at a time in place."""
+PHASES = {
+    "sent": "the caller collects the inputs, asks the remote for results, sends what is not there",
+    "queued": "until an agent that is free takes it",
+    "started": "the agent's process starts",
+    "fetched": "the inputs come to the agent, DVC starts",
+    "worked": "the stage itself",
+    "returned": "the results go to the remote",
+    "restored": "the caller notices, fetches and checks out",
+}
+RATE = 0.1
+
+
+def main(rounds: int = 5, models: int = 8, blocks: int = 2, epochs: int = 12, out: Path | None = None) -> None:
+    """Measure, and write benchmarks/results/workers.json and the table of docs/performance.md.
+
+    Args:
+        rounds: how often each way is measured.
+        models: per block.
+        blocks: of each kind.
+        epochs: of training.
+        out: where the figures go instead; the page then stays as it is.
+    """
+    taken: dict[str, list[Ran]] = {name: [] for name in WAYS}
+    with tempfile.TemporaryDirectory(prefix="workers-") as folder, world(Path(folder), models, blocks, epochs) as made:
+
+        def way(name: str) -> float:
+            taken[name].append(made.run(*WAYS[name]))
+            return taken[name][-1].seconds
+
+        took = measure.in_turns({name: partial(way, name) for name in WAYS}, rounds)
+    found = {"models": models, "stages": len(KINDS) * blocks, "epochs": epochs, **figures(took, taken)}
+    if out is not None:
+        files.write_json(out, found)
+        return
+    line = f"python -m benchmarks.workers --rounds {rounds} --models {models} --blocks {blocks} --epochs {epochs}"
+    measure.write("workers", line, found, text(found))
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What bringing all blocks up to date took: wall-clock time, s; each stage's, and its phases where handed out."""
+
+    seconds: float
+    stages: dict[str, float]
+    phases: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+@dataclass
+class World:
+    """A caller's workspace, and agents for it."""
+
+    caller: Path
+    api: str
+    turn: Iterator[int] = field(default_factory=count)
+
+    def run(self, pool: str, jobs: int) -> Ran:
+        """Bring all blocks up to date, from nothing.
+
+        Args:
+            pool: whose agents do it; empty: it is done in place.
+            jobs: stages at a time in place; where it is one, it has one core.
+
+        Raises:
+            WorkspaceError: it failed.
+        """
+        settings.assign(self.caller / "params.yaml", [f"train.learning_rate={RATE + next(self.turn) * 1e-9}"])
+        pinned = ["taskset", "--cpu-list", str(_cores()[0])] if jobs == 1 and not pool else []
+        script = "import sys; from benchmarks import workers; workers.bring_up_to_date(*sys.argv[1:])"
+        ended = subprocess.run(
+            [*pinned, sys.executable, "-c", script, pool, str(jobs)],
+            cwd=self.caller,
+            env=_environment(self.api),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if ended.returncode != 0:
+            raise WorkspaceError(f"the blocks could not be run: {' / '.join(ended.stderr.splitlines()[-3:])}")
+        seconds, spans = json.loads(ended.stdout.splitlines()[-1])
+        whole = {name: end - began for name, (began, end) in spans.items()}
+        return Ran(seconds, whole, self._phases(spans, pool) if pool else {})
+
+    def _phases(self, spans: dict[str, tuple[float, float]], pool: str) -> dict[str, dict[str, float]]:
+        """How long each part of each hand-over took, as Prefect has noted it, s; all clocks are this machine's."""
+        runs = {name: network.runs(self.api, f"{BATCH}/{name}")[-1] for name in spans}
+        states = {name: network.states(self.api, run["id"]) for name, run in runs.items()}
+        free = [0.0] * len(AGENTS[pool])
+        found = {}
+        for name in sorted(spans, key=lambda name: states[name]["RUNNING"]):
+            reached = states[name]
+            lines = network.log(self.api, runs[name]["id"])
+            began, ended = spans[name]
+            created = network.moment(runs[name]["created"])
+            waits = max(created, heapq.heappop(free))  # whoever was free first has taken it
+            at_work = next(at for at, line in lines if line.startswith("Running stage"))
+            done = next(at for at, line in lines if line.startswith("Updating lock file"))
+            marks = [waits, reached["PENDING"], reached["RUNNING"], at_work, done, reached["COMPLETED"], ended]
+            lengths = [created - began, *(after - before for before, after in pairwise(marks))]
+            found[name] = dict(zip(PHASES, lengths, strict=True))
+            heapq.heappush(free, reached["COMPLETED"])
+        return found
+
+
+BATCH = "demo"
+
+
+def bring_up_to_date(pool: str, jobs: str) -> None:
+    """Run all blocks of the workspace at hand as an audit does; print the time, and when each began and ended."""
+    from flows.operations import agent_flow, agents  # noqa: F401 - a run of an audit has it by then
+
+    place = Path.cwd()
+    names = [each.name for each in graph.read(place) if each.name.partition("@")[0] in KINDS]
+    elsewhere = agents.at_hand(place, BATCH, lambda _: None) if pool else None
+    runner = stages.Runner(place, int(jobs), elsewhere=elsewhere)
+    spans: dict[str, tuple[float, float]] = {}
+
+    def bring(name: str) -> None:
+        began = time.time()
+        outcome = runner.run(name, agent=pool or None)
+        spans[name] = (began, time.time())
+        if outcome != ("restored" if pool else "ran"):
+            raise WorkspaceError(f"{name}: got {outcome}, expected that it runs {'on an agent' if pool else 'here'}")
+
+    began = time.perf_counter()
+    with ThreadPoolExecutor(len(names)) as threads:
+        list(threads.map(bring, names))
+    seconds = time.perf_counter() - began
+    if elsewhere is not None:
+        elsewhere.close()
+    print(json.dumps([seconds, spans]))
+
+
+@contextlib.contextmanager
+def world(root: Path, models: int, blocks: int, epochs: int) -> Iterator[World]:
+    """A server, a store, a caller whose next stages are the blocks, and three agents."""
+    command = [sys.executable, "-c", "from flows.cli import main; main()", "agent", "start"]
+    os.environ.update(network.CREDENTIALS)
+    with contextlib.ExitStack() as stack:
+        endpoint, _ = stack.enter_context(network.s3_store())
+        api = stack.enter_context(network.prefect_server(root))
+        place = caller(root / "caller", models, blocks, epochs)
+        network.connect(place, endpoint)
+        shell.git(place, "add", ".")
+        shell.git(place, "commit", "--quiet", "-m", "A workspace")
+        cores = _cores()
+        for pool, names in AGENTS.items():
+            for number, name in enumerate(names):
+                home = network.clone(place, root / name)
+                variables = {
+                    **_environment(api),
+                    "PREFECT_HOME": str(root / f"prefect-{name}"),
+                    "ERASURE_AUDIT_AGENT_FOLDER": str(root / f"scratch-{name}"),
+                }
+                words = [*command, "--pool", pool, "--name", name]
+                core = cores[number % len(cores)]
+                agent = network.agent(words, home, api, root / f"{name}.out", variables, core)
+                stack.callback(network.kill, agent)
+        network.until(lambda: all(sorted(names) == sorted(network.online(api, pool)) for pool, names in AGENTS.items()))
+        yield World(place, api)
+
+
+def caller(folder: Path, models: int, blocks: int, epochs: int) -> Path:
+    """A workspace on the digits in which all that the blocks read is up to date."""
+    from tasks import importers
+
+    workspace.init(folder)
+    shell.git(folder, "config", "user.email", "operator@example.org")
+    shell.git(folder, "config", "user.name", "Operator")
+    importers.digits(folder / "data")
+    numbers = list(range(blocks))
+    chosen = {"seeds_per_block": models, "with_blocks": numbers, "without_blocks": numbers}
+    assigned = [f"references.{key}={value}" for key, value in chosen.items()]
+    workspace.prepare(folder, BATCH, [*assigned, f"train.epochs={epochs}", "compute.threads=1"])
+    pipeline = {each.name: each for each in graph.read(folder)}
+    wanted = {name for name in pipeline if name.partition("@")[0] in KINDS}
+    before = set[str]()
+    while more := {up for name in wanted | before for up in pipeline[name].upstream} - before:
+        before |= more
+    runner = stages.Runner(folder, 1)
+    for name in pipeline:
+        if name in before:
+            runner.run(name)
+    return folder
+
+
+def figures(took: dict[str, list[float]], taken: dict[str, list[Ran]]) -> dict[str, Any]:
+    """Times of all blocks, speed-ups within a round, and what a hand-over costs by its phases."""
+    place, one, two = "in place, one at a time", "one agent", "two agents"
+    handed = {way: [phases for ran in taken[way] for phases in ran.phases.values()] for way in (one, two)}
+
+    def per_stage(way: str) -> list[float]:
+        """What each round took on agents beyond the stages' own work, per stage that one agent had."""
+        share = len(AGENTS[WAYS[way][0]]) / len(taken[way][0].phases)
+        return [
+            (ran.seconds - sum(each["worked"] for each in ran.phases.values()) / len(AGENTS[WAYS[way][0]])) * share
+            for ran in taken[way]
+        ]
+
+    return {
+        "rounds": len(took[one]),
+        "seconds": {name: measure.Spread.of(values).plain() for name, values in took.items()},
+        "measured": took,
+        "speed_up": {
+            "two agents over one": measure.ratio(took[one], took[two]).plain(),
+            "two over one in place": measure.ratio(took[place], took["in place, two at a time"]).plain(),
+            "one agent over in place": measure.ratio(took[place], took[one]).plain(),
+        },
+        "stage": {name: measure.Spread.of(_all(taken[name])).plain() for name in WAYS},
+        "phases": {
+            way: {name: measure.Spread.of([each[name] for each in found]).plain() for name in PHASES}
+            for way, found in handed.items()
+        },
+        "beyond_work": {way: measure.Spread.of(per_stage(way)).plain() for way in (one, two)},
+    }
+
+
+def _all(rounds: list[Ran]) -> list[float]:
+    return [seconds for ran in rounds for seconds in ran.stages.values()]
+
+
+def text(found: dict[str, Any]) -> str:
+    """The tables for the page."""
+    seconds, phases = found["seconds"], found["phases"]
+    ways = [[name, f"{_told(spread)} s"] for name, spread in seconds.items()]
+    ratios = [[name, f"{_told(spread, 2)} ×"] for name, spread in found["speed_up"].items()]
+    parts = [[told, *(f"{_told(one[name])} s" for one in phases.values())] for name, told in PHASES.items()]
+    cost = found["beyond_work"]
+    return "\n\n".join(
+        [
+            f"{found['stages']} stages of {found['models']} models on the digits, {found['epochs']} epochs; medians "
+            f"of {found['rounds']} rounds with the least and the greatest.",
+            measure.table(["", "all stages"], ways),
+            measure.table(["within a round", "faster"], ratios),
+            measure.table(["a stage that is handed out", *phases], parts),
+            f"Beyond the stages' own work an agent spends {_told(cost['one agent'])} s per stage where it is alone, and"
+            f" {_told(cost['two agents'])} s where there are two.",
+        ]
+    )
+
+
+def _told(spread: dict[str, float], digits: int = 1) -> str:
+    return f"{spread['median']:.{digits}f} ({spread['low']:.{digits}f} to {spread['high']:.{digits}f})"
+
+
+def _cores() -> list[int]:
+    return sorted(os.sched_getaffinity(0))
+
+
+def _environment(api: str) -> dict[str, str]:
+    """The environment of the caller and its agents; the project is found whether or not it is installed."""
+    return {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "PREFECT_API_URL": api}
+
+
+if __name__ == "__main__":
+    stage.run(main)

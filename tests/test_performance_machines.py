@@ -1,0 +1,138 @@
+"""What more machines bring: the simulation keeps to what is known of schedules, and the benchmarks run."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks import simulation, workers
+from benchmarks.measure import Spread
+from benchmarks.simulation import Batch, Task, Times, simulate
+from tasks.errors import WorkspaceError
+
+TIMES = Times(
+    coordinator={"check": 2, "split": 1, "resolve": 1, "score": 4, "verify": 2, "report": 3},
+    each={"report": 0.5},
+    agents={"unlearn": 5, "probe": 4},
+    block_start=2,
+    block_model=1,
+    sent=1,
+    agent=6,
+    stored=0,
+    restored=2,
+)
+
+
+@st.composite
+def works(draw: st.DrawFn) -> list[Task]:
+    """Tasks of one place, each after some of those before it."""
+    lengths = draw(st.lists(st.integers(0, 20), min_size=1, max_size=12))
+    return [
+        Task(str(number), length, "here", tuple(map(str, draw(st.sets(st.integers(0, number - 1))) if number else ())))
+        for number, length in enumerate(lengths)
+    ]
+
+
+@given(works())
+def test_one_server_takes_the_sum_and_servers_without_end_the_critical_path(tasks: list[Task]) -> None:
+    assert simulate(tasks, {"here": 1}).seconds == sum(task.seconds for task in tasks)
+    longest: dict[str, float] = {}
+    for task in tasks:
+        longest[task.name] = task.seconds + max((longest[name] for name in task.after), default=0)
+    assert simulation.critical_path(tasks) == max(longest.values())
+
+
+@given(works(), st.integers(1, 5))
+def test_a_schedule_is_never_shorter_than_either_bound_nor_longer_than_grahams(tasks: list[Task], number: int) -> None:
+    work, path = sum(task.seconds for task in tasks), simulation.critical_path(tasks)
+    played = simulate(tasks, {"here": number})
+    assert max(work / number, path) - 1e-9 <= played.seconds <= (work - path) / number + path + 1e-9
+    assert played.busy["here"] == work
+
+
+@given(works(), st.integers(1, 5))
+def test_nothing_begins_before_what_it_is_after_nor_on_more_servers_than_there_are(
+    tasks: list[Task], number: int
+) -> None:
+    spans = simulate(tasks, {"here": number}).spans
+    assert spans.keys() == {task.name for task in tasks}
+    for task in tasks:
+        assert all(spans[before][1] <= spans[task.name][0] for before in task.after)
+    for moment in {begin for begin, _ in spans.values()}:
+        assert sum(begin <= moment < end for begin, end in spans.values()) <= number
+
+
+def test_tasks_that_wait_for_each_other_are_named() -> None:
+    with pytest.raises(WorkspaceError, match="can never begin: a, b"):
+        simulate([Task("a", 1, "here", ("b",)), Task("b", 1, "here", ("a",))], {"here": 1})
+
+
+def test_a_batch_has_the_stages_of_the_pipeline_and_carried_references_are_not_trained() -> None:
+    names = {task.name for task in simulation.tasks_of(Batch(3, models=16, per_block=8), TIMES)}
+    assert {"check", "split", "resolve", "unlearn", "retrain@0", "retrain@1", "probe", "score", "verify"} < names
+    assert "train@0" not in names
+    assert "train@1" in {task.name for task in simulation.tasks_of(Batch(3, carried=False), TIMES)}
+
+
+def test_the_last_block_holds_what_is_left() -> None:
+    tasks = {task.name: task for task in simulation.tasks_of(Batch(1, models=10, per_block=8), TIMES)}
+    assert tasks["retrain@1 at work"].seconds == TIMES.agent + TIMES.block(2)
+
+
+def test_more_agents_never_make_a_batch_slower_here_and_more_requests_never_faster() -> None:
+    for requests, carried in itertools.product((1, 100), (True, False)):
+        tasks = simulation.tasks_of(Batch(requests, carried=carried), TIMES)
+        seconds = [simulate(tasks, simulation.servers(agents)).seconds for agents in (1, 2, 4, 64)]
+        assert seconds == sorted(seconds, reverse=True)
+    few, many = (simulate(simulation.tasks_of(Batch(n), TIMES), simulation.servers(2)).seconds for n in (10, 110))
+    assert many - few == pytest.approx(100 * TIMES.each["report"])
+
+
+def test_a_slow_store_bounds_the_batch_however_many_agents_there_are() -> None:
+    slow = replace(TIMES, stored=1000.0)
+    tasks = simulation.tasks_of(Batch(1), slow)
+    assert simulate(tasks, simulation.servers(64)).seconds >= 4 * 1000
+
+
+def test_saturation_is_where_twice_as_many_save_less_than_a_tenth() -> None:
+    rows = [{"requests": 10, "agents": n, "seconds": s} for n, s in ((1, 100), (2, 60), (4, 56), (8, 20))]
+    assert simulation.saturated(rows, 10) == 2
+
+
+def test_phases_of_hand_overs_become_times_and_a_table() -> None:
+    phases = dict.fromkeys(workers.PHASES, 1.0)
+    rounds = [workers.Ran(40.0, {"train@0": 20.0, "train@1": 40.0}, {"train@0": phases, "train@1": phases})] * 3
+    taken = {
+        name: rounds if pool else [replace(ran, phases={}) for ran in rounds]
+        for name, (pool, _) in workers.WAYS.items()
+    }
+    found = {
+        "models": 1,
+        "stages": 2,
+        "epochs": 1,
+        **workers.figures({name: [40.0] * 3 for name in workers.WAYS}, taken),
+    }
+    assert found["speed_up"]["two agents over one"] == Spread(1.0, 1.0, 1.0, 3).plain()
+    assert found["beyond_work"]["one agent"]["median"] == (40 - 2) / 2
+    assert found["beyond_work"]["two agents"]["median"] == 40 - 1
+    assert "two agents over one | 1.00 (1.00 to 1.00) ×" in workers.text(found)
+    one, two = simulation.validated(found)
+    assert (one["simulated"], two["simulated"]) == (1 + 5 + 5 + 1, 1 + 1 + 5 + 1)
+
+
+def test_an_hour_of_training_is_written_as_an_assumption() -> None:
+    rows = simulation.swept(TIMES, 8)
+    text = simulation.text(
+        {
+            "assumed": {"hours": 2.0, "data_gb": 10.0, "store_mb_s": 100.0},
+            "measured": rows,
+            "large": {"8": rows},
+            "validated": [{"agents": 1, "simulated": 9.0, "measured": 10.0, "error": -0.1}],
+        }
+    )
+    assert "**2 h on a GPU (assumed)**" in text
+    assert "| 1 | 9 s | 10 s | -10% |" in text
