@@ -71,12 +71,15 @@ def list_(
 
     Example: erasure-audit requests list --state received --state on_hold
     """
+    from flows.operations.register import OPEN, State
+
+    named = set(map(str, state or ()))
+    if named:
+        states = [one for one in State if one in named or ("on_hold" in named and one in OPEN)]
+    else:
+        states = [one for one in State if everything or one != State.CLOSED]
     with _book() as (_, register):
-        found = [
-            case
-            for case in register.cases()
-            if (case.shown in state if state else everything or case.shown != "closed")
-        ]
+        found = [case for case in register.cases(states) if not named or case.shown in named]
     if as_json:
         _print([_line(case) for case in found])
         return

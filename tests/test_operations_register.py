@@ -108,6 +108,19 @@ def change(book: Register, statement: str) -> None:
         connection.commit()
 
 
+def test_pages_together_are_all_cases_in_their_order(book: Register) -> None:
+    for number in range(1, 8):
+        (received if number % 3 else verified)(book, number)
+    book.hold(book.cases()[2].request_id, "Ada", "a claim")
+    for states in (None, [State.RECEIVED], []):
+        whole = book.cases(states)
+        pages = [book.page(states, first=first, most=3) for first in range(0, 9, 3)]
+        assert [case for _, cases in pages for case in cases] == whole
+        assert {total for total, _ in pages} == {len(whole)}
+    assert book.page(held=True) == (1, [case for case in book.cases() if case.held])
+    assert book.page(batch="' OR 1=1 --") == book.page(batch="\0") == (0, [])
+
+
 # -- the life of a request -------------------------------------------------------------------------------------------
 
 

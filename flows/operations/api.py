@@ -211,11 +211,14 @@ def list_requests(call: Call) -> Answer:
     if wanted is not None and wanted not in (*State, "on_hold"):
         raise RequestError(f"state: expected one of {', '.join(State)}, on_hold")
     states = None if wanted is None else OPEN if wanted == "on_hold" else (State(wanted),)
-    cases = call.register.cases(states, None if batch is None else _batch(batch))
-    if wanted == "on_hold":
-        cases = [case for case in cases if case.held]
-    first, many = _number(call, "offset", 0, 10**9 - 1), _number(call, "limit", PAGE, 1000)
-    return Answer({"total": len(cases), "requests": [case.plain() for case in cases[first : first + many]]})
+    total, cases = call.register.page(
+        states,
+        None if batch is None else _batch(batch),
+        held=wanted == "on_hold",
+        first=_number(call, "offset", 0, 10**9 - 1),
+        most=_number(call, "limit", PAGE, 1000),
+    )
+    return Answer({"total": total, "requests": [case.plain() for case in cases]})
 
 
 def show_request(call: Call) -> Answer:

@@ -6,14 +6,17 @@ and do not list the record, or because it was retrained without it.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from flows import shell
 from flows.operations.sought import DERIVED, ORIGINAL, REFERENCES
+from tasks.errors import WorkspaceError
 
 DATA, REDERIVED, TRAINED, RETRAINED, MODEL = "data", ("verify", "report"), "train", "retrain", ".safetensors"
 """The data folder, the stages that run from the scores, the stages whose models have and have not seen the forget set,
@@ -69,17 +72,14 @@ def states(folder: Path, release: str | None, others: Iterable[Path] = ()) -> li
     if release:
         within = shell.git(folder, "rev-list", "--all", "--ancestry-path", f"{release}..").split()
         later = set(within) | {shell.git(folder, "rev-parse", f"{release}^{{commit}}")}
-    reader = _Reader(folder)
     commits = shell.git(folder, "log", "--all", "--full-history", "--format=%H", "--", "dvc.lock", "*.dvc").split()
     wanted = dict.fromkeys(
         [*commits, *tags, *shell.git(folder, "for-each-ref", "--format=%(objectname)", "refs/heads").split()]
     )
-    found = [
-        reader.state(commit, tuple(sorted(tags.get(commit, ()))), commit in later)
-        for commit in wanted
-        if shell.succeeds(folder, "cat-file", "-e", f"{commit}^{{commit}}")
-    ]
-    return [*found, *(at_hand(tree) for tree in (folder, *others))]
+    with _git_objects(folder) as objects:
+        reader = _Reader(objects, shell.git(folder, "rev-parse", "--show-prefix").rstrip("/"))
+        found = [reader.state(commit, tuple(sorted(tags.get(commit, ()))), commit in later) for commit in wanted]
+    return [*(state for state in found if state), *(at_hand(tree) for tree in (folder, *others))]
 
 
 def at_hand(tree: Path) -> State:
@@ -220,31 +220,81 @@ def _objects(oid: str, path: str, read: Read) -> Iterator[tuple[str, str]]:
 
 
 class _Reader:
-    """Reads states from git; the same file is parsed once."""
+    """Reads states from git; what states have in common, files and whole folders, is read once."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, objects: Callable[[str], bytes | None], prefix: str) -> None:
+        """Args:
+        objects: the content of a git object; None: there is no such.
+        prefix: the workspace's folder in the repository.
+        """
+        self._objects, self._prefix = objects, prefix
         self._locks: dict[str, dict[str, Any]] = {}
-        self._pointers: dict[tuple[str, str], dict[str, str]] = {}
+        self._below: dict[tuple[str, str], dict[str, str]] = {}
 
-    def state(self, commit: str, names: tuple[str, ...], after: bool) -> State:
-        stages: dict[str, Any] = {}
-        pointers: dict[str, str] = {}
-        for line in shell.git(self._folder, "ls-tree", "-r", commit, "--", ".").splitlines():
-            about, _, path = line.partition("\t")
-            blob = about.split()[2]
-            if path == "dvc.lock":
-                if blob not in self._locks:
-                    self._locks[blob] = _stages(self._content(blob))
-                stages = self._locks[blob]
-            elif path.endswith(".dvc"):
-                if (blob, path) not in self._pointers:
-                    self._pointers[blob, path] = _pointer(self._content(blob), path)
-                pointers |= self._pointers[blob, path]
-        return State(names, stages, pointers, after)
+    def state(self, commit: str, names: tuple[str, ...], after: bool) -> State | None:
+        """The state of a commit; None: it is none, as what a tag names may be."""
+        if self._objects(f"{commit}^{{commit}}") is None:
+            return None
+        content = self._objects(f"{commit}:{self._prefix}")
+        if content is None:  # before the workspace was made
+            return State(names, {}, {}, after)
+        width = len(commit) // 2
+        lock = next((oid for _, name, oid in _entries(content, width) if name == "dvc.lock"), "")
+        if lock not in self._locks:
+            self._locks[lock] = _stages(self._text(lock)) if lock else {}
+        return State(names, self._locks[lock], self._pointers(content, width), after)
 
-    def _content(self, blob: str) -> str:
-        return shell.git(self._folder, "cat-file", "blob", blob)
+    def _pointers(self, tree: bytes, width: int, folder: str = "") -> dict[str, str]:
+        found: dict[str, str] = {}
+        for is_folder, name, oid in _entries(tree, width):
+            path = f"{folder}{name}"
+            if not (is_folder or name.endswith(".dvc")):
+                continue
+            if (oid, path) not in self._below:
+                self._below[oid, path] = (
+                    self._pointers(self._objects(oid) or b"", width, f"{path}/")
+                    if is_folder
+                    else _pointer(self._text(oid), path)
+                )
+            found |= self._below[oid, path]
+        return found
+
+    def _text(self, oid: str) -> str:
+        return (self._objects(oid) or b"").decode()
+
+
+def _entries(tree: bytes, width: int) -> Iterator[tuple[bool, str, str]]:
+    """The entries of a git tree: whether it is a folder, its name, and the object's id, which has `width` bytes."""
+    start = 0
+    while start < len(tree):
+        end = tree.index(b"\0", start)
+        mode, _, name = tree[start:end].partition(b" ")
+        start = end + 1 + width
+        if mode != b"160000":  # a commit of another repository
+            yield mode == b"40000", name.decode(errors="surrogateescape"), tree[end + 1 : start].hex()
+
+
+@contextlib.contextmanager
+def _git_objects(folder: Path) -> Iterator[Callable[[str], bytes | None]]:
+    """What gives the content of git's objects by name; None: there is no such. One process gives all of them."""
+    with subprocess.Popen(
+        ["git", "cat-file", "--batch"], cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        asked, given = cast("IO[bytes]", process.stdin), cast("IO[bytes]", process.stdout)
+
+        def content(name: str) -> bytes | None:
+            asked.write(f"{name}\n".encode())
+            asked.flush()
+            about = given.readline().split()
+            if not about:
+                raise WorkspaceError("git cat-file ended; see `git fsck`")
+            if about[-1] == b"missing":
+                return None
+            found = given.read(int(about[-1]))
+            given.read(1)  # the end of the line
+            return found
+
+        yield content
 
 
 def _stages(text: str) -> dict[str, Any]:

@@ -525,13 +525,34 @@ class Register:
         """Requests, the nearest deadline first; all, or those in some states or of one batch."""
         if not _askable(batch):
             return []
-        query = sa.select(requests).order_by(sa.func.coalesce(requests.c.due, "9999"), requests.c.request_id)
-        if states is not None:
-            query = query.where(requests.c.state.in_([str(state) for state in states]))
-        if batch is not None:
-            query = query.where(requests.c.batch == batch)
         with database.reading(self._engine) as connection:
-            return [_case(row) for row in connection.execute(query)]
+            return [_case(row) for row in connection.execute(_urgent_first(_wanted(states, batch)))]
+
+    def page(
+        self,
+        states: Collection[State] | None = None,
+        batch: str | None = None,
+        *,
+        held: bool = False,
+        first: int = 0,
+        most: int = 100,
+    ) -> tuple[int, list[Case]]:
+        """How many requests there are, as `cases` gives them, and some of them.
+
+        Args:
+            states: only those in one of them.
+            batch: only those in it.
+            held: only those on hold.
+            first: how many to pass over.
+            most: how many to give at most.
+        """
+        if not _askable(batch):
+            return 0, []
+        where = _wanted(states, batch) + ([requests.c.held.is_(True)] if held else [])
+        with database.reading(self._engine) as connection:
+            total = connection.scalar(sa.select(sa.func.count()).select_from(requests).where(*where))
+            rows = connection.execute(_urgent_first(where).offset(first).limit(most))
+            return int(total or 0), [_case(row) for row in rows]
 
     def in_flight(self) -> str | None:
         """The batch that is neither erased nor given up, if there is one."""
@@ -837,6 +858,17 @@ def _rows(connection: sa.Connection, query: sa.Select[Any]) -> Iterator[Any]:
 
 def _row(connection: sa.Connection, request_id: str) -> Any:
     return connection.execute(sa.select(requests).where(requests.c.request_id == request_id)).first()
+
+
+def _wanted(states: Collection[State] | None, batch: str | None) -> list[sa.ColumnElement[bool]]:
+    """What requests in some states and of a batch have; None: any."""
+    found = [] if states is None else [requests.c.state.in_([str(state) for state in states])]
+    return [*found, *([] if batch is None else [requests.c.batch == batch])]
+
+
+def _urgent_first(where: Sequence[sa.ColumnElement[bool]]) -> sa.Select[Any]:
+    order = (sa.func.coalesce(requests.c.due, "9999"), requests.c.request_id)
+    return sa.select(requests).where(*where).order_by(*order)
 
 
 def _known_all(connection: sa.Connection, request_ids: Sequence[str]) -> dict[str, Case]:
