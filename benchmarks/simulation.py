@@ -199,7 +199,8 @@ def main(
     throughput: float = 100.0,
     times: Path = TIMES,
     workers: Path = WORKERS,
-    out: Path | None = None,
+    page: Path = measure.PAGE,
+    out: Path = measure.RESULTS,
 ) -> None:
     """Play batches and write benchmarks/results/simulation.json and the tables of docs/performance.md.
 
@@ -210,7 +211,8 @@ def main(
         throughput: assumed of the store, MB/s.
         times: measured times of the stages.
         workers: measured times of agents.
-        out: where the figures go instead; the page then stays as it is.
+        page: has the marks `simulation`.
+        out: folder for the figures.
     """
     if rounds:
         files.write_json(times, measured(rounds))
@@ -228,10 +230,7 @@ def main(
         "large": {str(size): swept(large, size) for size in (8, 1)},
         "validated": validated(agents),
     }
-    if out is not None:
-        files.write_json(out, found)
-        return
-    measure.write("simulation", f"python -m benchmarks.simulation --hours {hours:g}", found, text(found))
+    measure.write("simulation", f"python -m benchmarks.simulation --hours {hours:g}", found, text(found), page, out)
 
 
 def swept(times: Times, per_block: int) -> list[dict[str, Any]]:

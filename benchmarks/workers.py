@@ -27,7 +27,7 @@ from typing import Any
 
 from benchmarks import measure, network
 from flows import graph, shell, stages, workspace
-from tasks import files, settings, stage
+from tasks import settings, stage
 from tasks.errors import WorkspaceError
 
 KINDS = ("train", "retrain")
@@ -52,7 +52,14 @@ PHASES = {
 RATE = 0.1
 
 
-def main(rounds: int = 5, models: int = 8, blocks: int = 2, epochs: int = 12, out: Path | None = None) -> None:
+def main(
+    rounds: int = 5,
+    models: int = 8,
+    blocks: int = 2,
+    epochs: int = 12,
+    page: Path = measure.PAGE,
+    out: Path = measure.RESULTS,
+) -> None:
     """Measure, and write benchmarks/results/workers.json and the table of docs/performance.md.
 
     Args:
@@ -60,7 +67,8 @@ def main(rounds: int = 5, models: int = 8, blocks: int = 2, epochs: int = 12, ou
         models: per block.
         blocks: of each kind.
         epochs: of training.
-        out: where the figures go instead; the page then stays as it is.
+        page: has the marks `workers`.
+        out: folder for the figures.
     """
     taken: dict[str, list[Ran]] = {name: [] for name in WAYS}
     with tempfile.TemporaryDirectory(prefix="workers-") as folder, world(Path(folder), models, blocks, epochs) as made:
@@ -71,11 +79,8 @@ def main(rounds: int = 5, models: int = 8, blocks: int = 2, epochs: int = 12, ou
 
         took = measure.in_turns({name: partial(way, name) for name in WAYS}, rounds)
     found = {"models": models, "stages": len(KINDS) * blocks, "epochs": epochs, **figures(took, taken)}
-    if out is not None:
-        files.write_json(out, found)
-        return
     line = f"python -m benchmarks.workers --rounds {rounds} --models {models} --blocks {blocks} --epochs {epochs}"
-    measure.write("workers", line, found, text(found))
+    measure.write("workers", line, found, text(found), page, out)
 
 
 @dataclass(frozen=True)
