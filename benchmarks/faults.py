@@ -188,7 +188,7 @@ def play(number: int, scenario: str, seed: int, template: Path, place: Path, dat
     world = World(folder / "world", chance, extra)
     try:
         SCENARIOS[scenario](world, found, database)
-        _finish(world)
+        finish(world)
         found.broken += _promises(world)
     except (AuditError, OSError, subprocess.TimeoutExpired, ValueError, KeyError) as error:
         found.broken.append(f"{type(error).__name__}: {error}")
@@ -209,7 +209,7 @@ def killed_flow(world: World, found: Round, _database: Postgres | None) -> None:
     for _ in range(3):
         found.faults += _kill(world, ("nightly",), world.chance.uniform(0.5, NIGHT), whole=False)
     world.until_done("nightly")
-    _approve(world)
+    approve(world)
     for _ in range(3):
         found.faults += _kill(world, ("finalize",), world.chance.uniform(0.5, FINALIZING), whole=False)
 
@@ -220,7 +220,7 @@ def killed_machine(world: World, found: Round, _database: Postgres | None) -> No
     for _ in range(2):
         found.faults += _kill(world, ("nightly",), world.chance.uniform(0.5, NIGHT), whole=True)
     world.until_done("nightly")
-    _approve(world)
+    approve(world)
     for _ in range(4):
         found.faults += _kill(world, ("finalize",), world.chance.uniform(0.5, FINALIZING), whole=True)
 
@@ -231,7 +231,7 @@ def killed_stage(world: World, found: Round, _database: Postgres | None) -> None
     for _ in range(2):
         found.faults += _kill_stages(world, ("nightly",), 3)
     world.until_done("nightly")
-    _approve(world)
+    approve(world)
 
 
 def killed_worker(world: World, found: Round, _database: Postgres | None) -> None:
@@ -269,8 +269,8 @@ def killed_worker(world: World, found: Round, _database: Postgres | None) -> Non
         for fault in found.faults:
             fault.seen += f"; then {_told(process.returncode, text)}"
         world.until_done("nightly")
-        _approve(world)
-        _finish(world)
+        approve(world)
+        finish(world)
     finally:
         for one in (*agents, server):
             _kill_tree(one.pid)
@@ -293,7 +293,7 @@ def full_disk(world: World, found: Round, _database: Postgres | None) -> None:
                 )
             if command == ("nightly",):
                 world.until_done("nightly")
-                _approve(world)
+                approve(world)
 
 
 def remote_gone(world: World, found: Round, _database: Postgres | None) -> None:
@@ -310,7 +310,7 @@ def remote_gone(world: World, found: Round, _database: Postgres | None) -> None:
         away.rename(remote)
         if command == ("nightly",):
             world.until_done("nightly")
-            _approve(world)
+            approve(world)
 
 
 def database_gone(world: World, found: Round, database: Postgres | None) -> None:
@@ -326,7 +326,7 @@ def database_gone(world: World, found: Round, database: Postgres | None) -> None
     ):
         if command == ("finalize",) and not any(fault.during == "finalize" for fault in found.faults):
             world.until_done("nightly")
-            _approve(world)
+            approve(world)
         process = world.start(*command)
         after = world.chance.uniform(0.5, most)
         _wait(process, after)
@@ -349,7 +349,7 @@ def two_schedulers(world: World, found: Round, _database: Postgres | None) -> No
         found.faults += [Fault("started twice", command[0], 0.0, seen), Fault("started thrice", command[0], 0.0, seen)]
         if command == ("nightly",):
             world.until_done("nightly")
-            _approve(world)
+            approve(world)
 
 
 def months_end(world: World, found: Round, _database: Postgres | None) -> None:
@@ -366,7 +366,7 @@ def months_end(world: World, found: Round, _database: Postgres | None) -> None:
     if due != {expected}:
         found.broken.append(f"deadline: got {due}, expected {expected}")
     world.until_done("nightly")
-    _approve(world)
+    approve(world)
     code, text = world.give("finalize", prefix=prefix)
     found.faults.append(Fault("month's end", "finalize", 0.0, f"{moment}: {_told(code, text)}"))
 
@@ -391,7 +391,7 @@ def rotten_cache(world: World, found: Round, _database: Postgres | None) -> None
             victim.chmod(mode)
         if command == ("nightly",):
             world.until_done("nightly")
-            _approve(world)
+            approve(world)
 
 
 def hostile_requests(world: World, found: Round, _database: Postgres | None) -> None:
@@ -406,7 +406,7 @@ def hostile_requests(world: World, found: Round, _database: Postgres | None) -> 
         if "Traceback" in text:
             found.broken.append(f"{name}: an exception reached the operator")
     world.until_done("nightly")
-    _approve(world)
+    approve(world)
 
 
 SCENARIOS: dict[str, Callable[[World, Round, Any], None]] = {
@@ -427,13 +427,13 @@ SCENARIOS: dict[str, Callable[[World, Round, Any], None]] = {
 # -- what has to hold --------------------------------------------------------------------------------------------------
 
 
-def _finish(world: World) -> None:
+def finish(world: World) -> None:
     """Go on as the schedule does, until nothing is left to do."""
     for _ in range(MOST_TRIES):
         world.until_done("nightly")
         states = {case["state"] for case in world.register()}
         if "awaiting_signoff" in states:
-            _approve(world)
+            approve(world)
         world.until_done("finalize")
         if {case["state"] for case in world.register()} <= {"closed"}:
             return
@@ -741,7 +741,7 @@ def _hostile(world: World) -> Iterator[tuple[str, Any]]:
     yield "callback to a file", {**good, "status_callback_urls": ["file:///etc/passwd"], "regulation": "none"}
 
 
-def _approve(world: World) -> None:
+def approve(world: World) -> None:
     """A person approves the batch that waits; where not every verdict is a pass, the exact retrain."""
     batches = {case["batch"] for case in world.register() if case["state"] == "awaiting_signoff"}
     for batch in sorted(batches):
@@ -827,7 +827,7 @@ def main(
         place = Path(parent)
         place.chmod(0o755)
         template = stand_in.world(place / "template")
-        _ready(template)
+        ready(template)
         database = Postgres(place / "postgres") if "database gone" in names else None
         first = max((one.number for one in rounds), default=-1) + 1
         numbers, lock, alone = itertools.count(first), threading.Lock(), threading.Lock()
@@ -871,7 +871,7 @@ def _kept(out: Path, seed: int) -> list[Round]:
     return [Round(**{**one, "faults": [Fault(**fault) for fault in one["faults"]]}) for one in found["rounds"]]
 
 
-def _ready(template: Path) -> None:
+def ready(template: Path) -> None:
     """Settings of a campaign: identities are checked before, so that requests go straight into a batch."""
     from flows import shell
     from tasks import settings
