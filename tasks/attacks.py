@@ -12,9 +12,9 @@ is compared with others that it is not among, which spreads the band a little.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +25,8 @@ from tasks.scoring import Floats, Ints, Scores
 from tasks.verification import holm
 
 Mask = NDArray[np.bool_]
-Scorer = Callable[[int, Ints], Floats]
-"""(model, rows of the `without` references that judge it) -> (f,) scores of the forget records under that model"""
+Scorer = Callable[[Ints, Ints], Floats]
+"""(p,) models and (p, k) rows of the `without` references that judge each -> (p, f) scores of the forget records"""
 
 MANY_REFERENCES = 64
 """With fewer references of a kind LiRA pools its variance over records. Carlini et al. (2022) find it better below 64
@@ -40,6 +40,8 @@ models: .15 to .84), with 1, which the authors' library uses too, .78 (.41 to .6
 MOST_RECORDS = 2000
 """RMIA compares with, and the population attack learns from, at most so many records of a kind, drawn with a fixed
 seed, so that large data sets do not take hours; the regression has three coefficients."""
+SMALLEST = 1e-290
+"""A mean below it may have lost parts that are too small for a float64; its logarithm is then summed from theirs."""
 FOLDS = 5
 FEWEST_REFERENCES = 4
 """With fewer `without` references none would be left to fit on once the model judged and the non-member are out."""
@@ -68,7 +70,7 @@ def lira_online(phi: Floats, in_phi: Floats, out_phi: Floats, shared_variance: b
     Args:
         phi: (..., n) logit-scaled confidences under the models attacked.
         in_phi: (j, n) the same records under references trained on them, j >= 2.
-        out_phi: (k, n) under references not trained on them, k >= 2.
+        out_phi: (..., k, n) under references not trained on them, k >= 2.
         shared_variance: pool the variances over the n records; None: where a kind has fewer than 64 references, which
             is when the paper finds it better.
 
@@ -78,7 +80,7 @@ def lira_online(phi: Floats, in_phi: Floats, out_phi: Floats, shared_variance: b
     Raises:
         EvidenceError: fewer than two references of a kind, shapes that do not fit, or a score that is not finite.
     """
-    shared = _shares(shared_variance, min(len(in_phi), len(out_phi)))
+    shared = _shares(shared_variance, min(len(in_phi), out_phi.shape[-2]))
     (mu_in, var_in), (mu_out, var_out) = _normal(in_phi, shared, phi), _normal(out_phi, shared, phi)
     inside, outside = (phi - mu_in) ** 2 / var_in, (phi - mu_out) ** 2 / var_out
     ratio: Floats = 0.5 * (outside - inside + np.log(var_out) - np.log(var_in))
@@ -93,7 +95,7 @@ def lira_offline(phi: Floats, out_phi: Floats, shared_variance: bool | None = No
 
     Args:
         phi: (..., n) logit-scaled confidences under the models attacked.
-        out_phi: (k, n) the same records under references not trained on them, k >= 2.
+        out_phi: (..., k, n) the same records under references not trained on them, k >= 2.
         shared_variance: as in `lira_online`.
 
     Returns:
@@ -102,7 +104,7 @@ def lira_offline(phi: Floats, out_phi: Floats, shared_variance: bool | None = No
     Raises:
         EvidenceError: as in `lira_online`.
     """
-    mean, variance = _normal(out_phi, _shares(shared_variance, len(out_phi)), phi)
+    mean, variance = _normal(out_phi, _shares(shared_variance, out_phi.shape[-2]), phi)
     z: Floats = (phi - mean) / np.sqrt(variance)
     return z
 
@@ -112,17 +114,18 @@ def _shares(asked: bool | None, references: int) -> bool:
 
 
 def _normal(references: Floats, shared: bool, phi: Floats) -> tuple[Floats, Floats]:
-    """Mean (n,) and variance (n,) of the references' scores (k, n), fit to judge phi (..., n)."""
-    if references.ndim != 2 or len(references) < 2 or not references.shape[1] or phi.shape[-1:] != references.shape[1:]:
+    """Mean and variance (..., n) of the references' scores (..., k, n), fit to judge phi (..., n)."""
+    few = references.ndim < 2 or references.shape[-2] < 2 or not references.shape[-1]
+    if few or phi.shape[-1:] != references.shape[-1:]:
         raise EvidenceError(
             f"got references of shape {references.shape} for scores of shape {phi.shape}, expected (references, "
             "records) with at least 2 references of each kind and the same records; add blocks of references"
         )
     _finite(references, phi)
-    variance: Floats = references.var(axis=0, ddof=1)
+    variance: Floats = references.var(axis=-2, ddof=1)
     if shared:
-        variance = np.full_like(variance, variance.mean())
-    return references.mean(axis=0), np.maximum(variance, VARIANCE_FLOOR)
+        variance = np.broadcast_to(variance.mean(axis=-1, keepdims=True), variance.shape)
+    return references.mean(axis=-2), np.maximum(variance, VARIANCE_FLOOR)
 
 
 def evidence_online(in_phi: Floats, out_phi: Floats) -> Floats:
@@ -170,16 +173,37 @@ def evidence_offline(out_phi: Floats, a: float) -> Floats:
 
 
 def _log_mean(phi: Floats, shares: Floats) -> Floats:
-    """log of the weighted mean of sigmoid(phi) (k, n) with weights (k,) of sum 1, exact near p = 0 and near p = 1."""
+    """log of weighted means of sigmoid(phi), exact near p = 0 and near p = 1.
+
+    Args:
+        phi: (k, n) logit-scaled confidences.
+        shares: (..., k) weights, each row of sum 1; a weight of 0 is allowed.
+
+    Returns:
+        (..., n) natural logarithms, <= 0. Sums are made in the order of the k, on any number of threads.
+    """
+    from scipy.special import expit
+
+    doubt = np.minimum(np.einsum("...k,kn->...n", shares, expit(-phi)), 1.0)
+    result: Floats = np.log1p(-np.minimum(doubt, 0.5))
+    columns = np.flatnonzero((doubt > 0.5).reshape(-1, phi.shape[1]).any(axis=0))
+    if len(columns):
+        result[..., columns] = np.where(
+            doubt[..., columns] > 0.5, _log_mean_doubted(phi[:, columns], shares), result[..., columns]
+        )
+    return np.minimum(result, 0.0)
+
+
+def _log_mean_doubted(phi: Floats, shares: Floats) -> Floats:
+    """The same where models are unsure of the record, so that its mean itself is summed, and not what it lacks to 1."""
     from scipy.special import expit, log_expit, logsumexp
 
-    doubt = np.minimum(shares @ expit(-phi), 1.0)
-    result: Floats = np.log1p(-np.minimum(doubt, 0.5))
-    doubted = doubt > 0.5
-    if doubted.any():
-        # a weight of 0 is allowed, and logsumexp leaves it out
-        result[doubted] = logsumexp(log_expit(phi[:, doubted]), b=shares[:, None], axis=0)
-    return np.minimum(result, 0.0)
+    mean: Floats = np.einsum("...k,kn->...n", shares, expit(phi))
+    lost = mean < SMALLEST
+    result: Floats = np.log(np.maximum(mean, SMALLEST))
+    for *row, column in np.argwhere(lost):
+        result[(*row, column)] = logsumexp(log_expit(phi[:, column]), b=shares[tuple(row)])
+    return result
 
 
 def rmia(
@@ -212,7 +236,11 @@ def rmia(
             f"{phi.shape} and {population_phi.shape}, expected the same records"
         )
     _finite(phi, population_phi, evidence, population_evidence)
-    ratio, population = log_expit(phi) - evidence, np.sort(log_expit(population_phi) - population_evidence)
+    return _beaten(log_expit(phi) - evidence, np.sort(log_expit(population_phi) - population_evidence), gamma)
+
+
+def _beaten(ratio: Floats, population: Floats, gamma: float = GAMMA) -> Floats:
+    """Share (n,) of the population's sorted log ratios (z,) that log ratios (n,) are above by the factor gamma."""
     beaten: Floats = np.searchsorted(population, ratio - math.log(gamma), side="right") / len(population)
     return beaten
 
@@ -235,7 +263,7 @@ class Rows:
         Raises:
             EvidenceError: the request has no record.
         """
-        forget = scores.requests == request
+        forget = scores.rows_of(request)
         if not request or not forget.any():
             raise EvidenceError(
                 say(
@@ -244,12 +272,18 @@ class Rows:
                 )
             )
         # a record that a person leaves in the training set would teach the attack what that person looks like
-        strangers = ~np.isin(scores.subjects, scores.subjects[forget])
-        return cls(forget, _retained(scores) & strangers, np.isin(scores.roles, UNSEEN) & strangers)
+        strangers = ~np.isin(scores.subjects, np.unique(scores.subjects[forget]))
+        return cls(forget, scores.retained & strangers, scores.unseen & strangers)
+
+    @cached_property
+    def key(self) -> tuple[bytes, bytes]:
+        """Who is what beside the request, to know it again."""
+        return self.retained.tobytes(), self.unseen.tobytes()
 
 
-Memory = dict[tuple[int, bytes, bytes], Floats]
-"""Ratings of all records by model and by who is what, for the requests of one batch: they mostly share both."""
+Memory = dict[tuple[Hashable, ...], Floats]
+"""What the requests of one batch mostly share, by what it depends on: the population attack's ratings of all records by
+model, and RMIA's population as seen by each set of references."""
 
 
 def population_attack(scores: Scores, model: int, rows: Rows, memory: Memory | None = None) -> tuple[Floats, Floats]:
@@ -274,9 +308,10 @@ def population_attack(scores: Scores, model: int, rows: Rows, memory: Memory | N
     Raises:
         EvidenceError: no retained record, or fewer than two unseen subjects.
     """
-    _finite(scores.phi[model, rows.forget | rows.retained | rows.unseen])
+    if not scores.finite:
+        _finite(scores.phi[model, rows.forget | rows.retained | rows.unseen])
     memory = {} if memory is None else memory
-    key = model, rows.retained.tobytes(), rows.unseen.tobytes()
+    key = "ratings", model, rows.key
     if key not in memory:
         memory[key] = _ratings(scores, model, rows)
     return memory[key][rows.forget], memory[key][rows.unseen]
@@ -306,17 +341,19 @@ def _ratings(scores: Scores, model: int, rows: Rows) -> Floats:
     correct = (scores.predicted[model] == scores.labels).astype(np.float64)
     found, held_out = np.zeros(len(phi)), np.empty(len(unseen))
     folds = min(FOLDS, people)
-    for fitted, held in GroupKFold(folds).split(unseen, groups=scores.subjects[unseen]):
-        yardstick = np.zeros(len(phi), bool)
-        yardstick[unseen[fitted]] = True
-        features = np.column_stack([phi, correct, phi - _class_means(phi, scores.labels, yardstick)])
-        known = np.concatenate([members, unseen[fitted]])
-        attack = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", solver="newton-cholesky"))
-        with threadpool_limits(1):  # three features: threads would only wait for each other
+    with threadpool_limits(1):  # three features: threads would only wait for each other
+        for fitted, held in GroupKFold(folds).split(unseen, groups=scores.subjects[unseen]):
+            yardstick = np.zeros(len(phi), bool)
+            yardstick[unseen[fitted]] = True
+            features = np.column_stack([phi, correct, phi - _class_means(phi, scores.labels, yardstick)])
+            known = np.concatenate([members, unseen[fitted]])
+            attack = make_pipeline(
+                StandardScaler(), LogisticRegression(class_weight="balanced", solver="newton-cholesky")
+            )
             attack.fit(features[known], np.arange(len(known)) < len(members))
             ratings = attack.decision_function(features)
-        held_out[held] = ratings[unseen[held]]
-        found += ratings / folds
+            held_out[held] = ratings[unseen[held]]
+            found += ratings / folds
     found[unseen] = held_out
     return found
 
@@ -334,10 +371,6 @@ def _class_means(phi: Floats, labels: Ints, rows: Mask) -> Floats:
 def _some(rows: Ints) -> Ints:
     """At most MOST_RECORDS of the rows, always the same: every k-th would beat with any order of the manifest."""
     return rows if len(rows) <= MOST_RECORDS else np.random.default_rng(0).permutation(rows)[:MOST_RECORDS]
-
-
-def _retained(scores: Scores) -> Mask:
-    return np.asarray((scores.roles == "training") & (scores.requests == ""))
 
 
 def _finite(*arrays: Floats) -> None:
@@ -387,12 +420,13 @@ def auc(members: Floats, non_members: Floats) -> float:
     Raises:
         EvidenceError: either side is empty, or a score is not finite.
     """
-    from scipy.stats import rankdata
-
     _both(members, non_members)
-    m, k = len(members), len(non_members)
-    ranks = rankdata(np.concatenate([members, non_members]))[:m]
-    return float((ranks.sum() - m * (m + 1) / 2) / (m * k))
+    return float(_placements(members, np.sort(non_members)).sum() / (len(members) * len(non_members)))
+
+
+def _placements(scores: Floats, others: Floats) -> Floats:
+    """(m,) how many of the others (k,), sorted, are below each score (m,), those that are equal half."""
+    return (np.searchsorted(others, scores, side="left") + np.searchsorted(others, scores, side="right")) / 2
 
 
 def auc_interval(members: Floats, non_members: Floats, confidence: float = CONFIDENCE) -> tuple[float, float]:
@@ -434,13 +468,11 @@ def auc_interval(members: Floats, non_members: Floats, confidence: float = CONFI
 
 def _delong(members: Floats, non_members: Floats) -> float:
     """Standard error of the AUC from the placements of each side in the other; 0 where a side has one record."""
-    from scipy.stats import rankdata
-
     m, k = len(members), len(non_members)
     if min(m, k) < 2:
         return 0.0
-    ranks = rankdata(np.concatenate([members, non_members]))
-    above, below = (ranks[:m] - rankdata(members)) / k, (ranks[m:] - rankdata(non_members)) / m
+    above = _placements(members, np.sort(non_members)) / k
+    below = (m - _placements(non_members, np.sort(members))) / m
     return math.sqrt(float(above.var(ddof=1)) / m + float(below.var(ddof=1)) / k)
 
 
@@ -476,6 +508,7 @@ def threshold(non_members: Floats, rate: float) -> float:
     return float(np.sort(non_members)[len(non_members) - 1 - min(allowed, len(non_members) - 1)])
 
 
+@cache
 def clopper_pearson(successes: int, trials: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """Exact interval of a share (Clopper and Pearson 1934): it covers at least as often as it says.
 
@@ -632,7 +665,7 @@ def examine(scores: Scores, request: str, alpha: float, memory: Memory | None = 
         EvidenceError: the request has no record, a score is NaN, or there are too few references, retained records
             or unseen subjects.
     """
-    rows = Rows.of(scores, request)
+    rows, memory = Rows.of(scores, request), {} if memory is None else memory
     _check(scores, rows.forget | rows.retained | rows.unseen)
     within = np.flatnonzero(scores.model_roles == "with")
     without = _references(scores)
@@ -645,10 +678,10 @@ def examine(scores: Scores, request: str, alpha: float, memory: Memory | None = 
     scorers: tuple[tuple[str, str, str, Scorer], ...] = (
         ("lira_online", "LiRA, online", carlini, lambda t, out: lira_online(lira[t], lira[within], lira[out])),
         ("lira_offline", "LiRA, offline", carlini, lambda t, out: lira_offline(lira[t], lira[out])),
-        ("rmia", "RMIA", "Zarifzadeh et al. 2024", _rmia_scorer(scores, rows, within)),
+        ("rmia", "RMIA", "Zarifzadeh et al. 2024", _rmia_scorer(scores, rows, memory)),
     )
     attacks = [
-        _attack(name, title, source, partial(_one_left_out, score, without), scores, alpha)
+        _attack(name, title, source, _one_left_out(score, without), scores, alpha)
         for name, title, source, score in scorers
     ]
     title, source = say("Population attack (logistic regression)"), say("after Ye et al. 2022")
@@ -661,6 +694,8 @@ def examine(scores: Scores, request: str, alpha: float, memory: Memory | None = 
 def _check(scores: Scores, rows: Mask) -> None:
     """Refuse scores that are not finite on the rows, and name the models."""
     scores.check()
+    if scores.finite:
+        return
     broken = ~np.isfinite(scores.phi[:, rows]).all(axis=1)
     if broken.any():
         names = ", ".join(sorted(set(scores.model_roles[broken].tolist())))
@@ -685,24 +720,54 @@ def _references(scores: Scores) -> Ints:
     return without
 
 
-def _rmia_scorer(scores: Scores, rows: Rows, within: Ints) -> Scorer:
+def _rmia_scorer(scores: Scores, rows: Rows, memory: Memory) -> Scorer:
     """RMIA, online, with the unseen records as population."""
+    from scipy.special import log_expit
+
     unseen = np.flatnonzero(rows.unseen)
     if not len(unseen):
         raise EvidenceError(say("got no record of a control or test subject, expected some; enlarge split.control"))
-    x, z = scores.phi[:, rows.forget], scores.phi[:, _some(unseen)]
+    within, without = (np.flatnonzero(scores.model_roles == role) for role in ("with", "without"))
+    judges = np.concatenate([within, without])
+    x = scores.phi[:, rows.forget]
 
-    def score(model: int, out: Ints) -> Floats:
-        return rmia(x[model], z[model], evidence_online(x[within], x[out]), evidence_online(z[within], z[out]))
+    def shares(out: Ints) -> Floats:
+        """(p, judges) weight of each reference, where (p, k) of those without judge; both kinds count alike."""
+        weights = np.zeros((len(out), len(judges)))
+        weights[:, : len(within)] = 0.5 / len(within)
+        weights[np.arange(len(out))[:, None], len(within) + np.searchsorted(without, out)] = 0.5 / out.shape[1]
+        return weights
+
+    def population(models: Ints, out: Ints) -> Floats:
+        """(p, z) sorted log ratios of the population."""
+        key = "population", rows.key[1], models.tobytes(), out.tobytes()
+        if key not in memory:
+            z = scores.phi[:, _some(unseen)]
+            memory[key] = np.sort(log_expit(z[models]) - _log_mean(z[judges], shares(out)), axis=1)
+        return memory[key]
+
+    def score(models: Ints, out: Ints) -> Floats:
+        ratios = log_expit(x[models]) - _log_mean(x[judges], shares(out))
+        return np.stack([_beaten(*pair) for pair in zip(ratios, population(models, out), strict=True)])
 
     return score
 
 
-def _one_left_out(score: Scorer, without: Ints, model: int) -> tuple[Floats, Floats]:
-    """Scores of the forget records under a model, and under each of its references as judged by the other ones."""
-    others = without[without != model] if model in without else without[:-1]
-    non_members = [score(int(other), others[others != other]) for other in others]
-    return score(model, others), np.concatenate(non_members)
+def _one_left_out(score: Scorer, without: Ints) -> Callable[[int], tuple[Floats, Floats]]:
+    """How (members, non-members) score under a model: the forget records, and the same under each of its references.
+
+    A reference is judged by the other ones. What they come to is made once for all models that share them.
+    """
+    known: dict[bytes, Floats] = {}
+
+    def judge(model: int) -> tuple[Floats, Floats]:
+        others = without[without != model] if model in without else without[:-1]
+        if others.tobytes() not in known:
+            rest = np.stack([others[others != other] for other in others])
+            known[others.tobytes()] = score(others, rest).ravel()
+        return score(np.array([model]), others[None])[0], known[others.tobytes()]
+
+    return judge
 
 
 def _attack(
@@ -801,7 +866,7 @@ def exposure(scores: Scores, alpha: float) -> Exposure:
         EvidenceError: a score is NaN, there are too few references, no retained, control or unseen record, or the
             references do not differ.
     """
-    kept, controls, unseen = _retained(scores), scores.roles == "control", np.isin(scores.roles, UNSEEN)
+    kept, controls, unseen = scores.retained, scores.roles == "control", scores.unseen
     _check(scores, kept | unseen)
     without, level = _references(scores), _share(alpha, "alpha") / 2
     if not kept.any() or not controls.any():

@@ -31,8 +31,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tasks.errors import EvidenceError
 from tasks.language import say
@@ -171,9 +173,9 @@ class Contrast:
 
     def _p(self, t: float) -> float:
         """Probability of a t as low. Where residuals are not normal, at least their own share of such (conformal)."""
-        from scipy import stats
+        from scipy import special
 
-        p = float(stats.t.cdf(t, self.degrees))
+        p = float(special.stdtr(self.degrees, t))
         if self.normal:
             return p
         residuals = self.residuals()
@@ -205,11 +207,11 @@ class Contrast:
         tests reject at alpha (Schuirmann 1987). Where the gap of the references is not significant no interval is
         bounded, and the bounds are None.
         """
-        from scipy import stats
+        from scipy import special
 
         own, without, with_, degrees = self._variances
         d, g = float(self.judged - self.without.mean()), self.gap
-        limit = float(stats.t.ppf(1 - alpha, degrees))
+        limit = float(special.stdtrit(degrees, 1 - alpha))
         if not self.normal:  # the t whose conformal p is alpha, beyond all residuals where there are too few
             residuals = np.sort(np.abs(self.residuals()))[::-1]
             rank = math.floor(alpha * (len(residuals) + 1)) - 1
@@ -312,14 +314,14 @@ def unusual_confidence(with_: Floats, without: Floats, base: Floats, judged_base
     Returns:
         True where the controls' part of T lies outside the references' 95 % prediction interval.
     """
-    from scipy import stats
+    from scipy import special
 
     slope = Likelihood.fit(with_, without).slope
     usual, own = base @ slope, float(judged_base @ slope)
     error = float(usual.std(ddof=1)) * math.sqrt(1 + 1 / len(usual))
     if not error > 0:
         return own != float(usual.mean())
-    return 2 * float(stats.t.sf(abs(own - usual.mean()) / error, len(usual) - 1)) < ASSUMPTION_LEVEL
+    return 2 * float(special.stdtr(len(usual) - 1, -abs(own - usual.mean()) / error)) < ASSUMPTION_LEVEL
 
 
 def detection_limit(detectability: float, with_: int, without: int, degrees: int, alpha: float) -> float | None:
@@ -327,11 +329,11 @@ def detection_limit(detectability: float, with_: int, without: int, degrees: int
 
     With endless references it is (z_{1-alpha} + z_{0.8}) / d', 2.49 / d' at alpha = 0.05.
     """
-    from scipy import optimize, stats
+    from scipy import optimize, special
 
     if not detectability > 0:
         return None
-    quantiles = float(stats.t.ppf(1 - alpha, degrees) + stats.t.ppf(POWER, degrees))
+    quantiles = float(special.stdtrit(degrees, 1 - alpha) + special.stdtrit(degrees, POWER))
 
     def lacking(r: float) -> float:
         return r - quantiles * math.sqrt(1 + (1 - r) ** 2 / without + r**2 / with_) / detectability
@@ -340,12 +342,30 @@ def detection_limit(detectability: float, with_: int, without: int, degrees: int
 
 
 def references_needed(detectability: float, alpha: float, rho0: float) -> int | None:
-    """How many references of each kind bring the detection limit to rho0, or None where no number would."""
-    for count in range(4, MOST_REFERENCES + 1):
-        limit = detection_limit(detectability, count, count, 2 * count - 2, alpha)
-        if limit is not None and limit <= rho0:
-            return count
-    return None
+    """How many references of each kind bring the detection limit to rho0, or None where no number would.
+
+    What a margin r lacks is concave in r and below 0 at r = 0. So the limit, where it is 0, lies within 1 where nothing
+    lacks at 1, and within rho0 where nothing lacks at rho0 either: no limit has to be found.
+    """
+    if not detectability > 0:
+        return None
+    counts = np.arange(4, MOST_REFERENCES + 1)
+
+    def enough(r: float) -> NDArray[np.bool_]:
+        error = np.sqrt(1 + (1 - r) ** 2 / counts + r**2 / counts)
+        return np.asarray(r - _quantiles(alpha) * error / detectability >= 0)
+
+    found = np.flatnonzero(enough(1.0) & enough(min(rho0, 1.0)))
+    return int(counts[found[0]]) if len(found) else None
+
+
+@cache
+def _quantiles(alpha: float) -> Floats:
+    """Sum of both quantiles of Student's t that a detection limit needs, for 4, 5 … references of each kind."""
+    from scipy import special
+
+    degrees = 2 * np.arange(4, MOST_REFERENCES + 1) - 2
+    return np.asarray(special.stdtrit(degrees, 1 - alpha) + special.stdtrit(degrees, POWER), np.float64)
 
 
 def rank_p(judged: float, without: Floats) -> float:

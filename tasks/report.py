@@ -10,16 +10,17 @@ import base64
 import contextlib
 import csv
 import functools
+import gc
 import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks import evidence, files, pictures, settings, stage
+from tasks import crew, evidence, files, pictures, settings, stage
 from tasks import register as listing
 from tasks.errors import AuditError, EvidenceError, WorkspaceError
 from tasks.language import SOURCE, Code, Language, suffixes
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 
 RESERVED = re.compile(r"(index|register|summary)\..*", re.IGNORECASE)
 """Names of files beside the folders of the requests."""
+STYLE = re.compile(r"<style>(.*?)</style>", re.DOTALL)
+REPORTS_PER_PROCESS = 8
+"""So many reports take longer than to start a process that helps."""
 FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 PDF_UA = b"""<rdf:Description rdf:about="" xmlns:pdfuaid="http://www.aiim.org/pdfua/ns/id/" pdfuaid:part="1"/>
 <rdf:Description rdf:about="" xmlns:pdfaExtension="http://www.aiim.org/pdfa/ns/extension/"
@@ -103,20 +107,19 @@ def write(found: Sequence[dict[str, Any]], templates: Path, out: Path, earlier: 
         EvidenceError: a template asks for something that the evidence does not have.
         WorkspaceError: a template or the Pango library is missing.
     """
-    pages = {
-        code: environment(templates, code) for code in sorted({code for item in found for code in item["languages"]})
-    }
-    printer = Printer(templates)
+    codes = sorted({code for item in found for code in item["languages"]})
+    press = Press(templates, codes)
     folders = folder_names(found)
     with files.whole_folder(out) as draft:
-        for place, (item, folder) in enumerate(zip(found, folders, strict=True), start=1):
-            write_one(item, draft / folder, pages, printer)
-            stage.say(f"report {place}/{len(found)}: {folder}, {item['outcome'].replace('_', ' ')}")
+        jobs = [(item, draft / folder) for item, folder in zip(found, folders, strict=True)]
+        done = crew.each(write_one, jobs, press, functools.partial(Press, templates, codes), worth=REPORTS_PER_PROCESS)
+        for count, (item, folder) in enumerate(done, start=1):
+            stage.say(f"report {count}/{len(found)}: {folder.name}, {item['outcome'].replace('_', ' ')}")
         listed = listing.of(found, folders, draft)
         files.write_json(draft / listing.FILE, listed.model_dump(mode="json", by_alias=True))
         files.write_text(draft / listing.TABLE, listing.table([listed]))
         for code, suffix in suffixes(listed.languages).items():
-            write_overview(listed, earlier, draft, pages[code], printer, suffix)
+            write_overview(listed, earlier, draft, press.pages[code], press.printer, suffix)
 
 
 def write_overview(
@@ -139,16 +142,16 @@ def index_page(listed: listing.Register, pages: jinja2.Environment, suffix: str 
     return render(pages, "index.html.j2", {**listing.page([listed]), "r": listed, "suffix": suffix})
 
 
-def write_one(item: dict[str, Any], folder: Path, pages: Mapping[Code, jinja2.Environment], printer: Printer) -> None:
-    """Write the evidence of one request, and its report in each of its languages."""
+def write_one(press: Press, job: tuple[dict[str, Any], Path]) -> None:
+    """Write the evidence of one request into its folder, and its report in each of its languages."""
+    item, folder = job
     evidence_file = folder / "evidence.json"
     files.write_json(evidence_file, item)
     for code, suffix in suffixes(item["languages"]).items():
-        html = render(pages[code], "report.html.j2", {"e": item})
+        html = render(press.pages[code], "report.html.j2", {"e": item})
+        pdf = press.printer.pdf(html, evidence_file, item["provenance"]["started"])
         files.write_text(folder / f"report{suffix}.html", html)
-        files.write_bytes(
-            folder / f"report{suffix}.pdf", printer.pdf(html, evidence_file, item["provenance"]["started"])
-        )
+        files.write_bytes(folder / f"report{suffix}.pdf", pdf)
 
 
 def folder_names(found: Sequence[dict[str, Any]]) -> list[str]:
@@ -219,8 +222,21 @@ def render(pages: jinja2.Environment, name: str, view: dict[str, Any]) -> str:
         raise WorkspaceError(f"reports/templates, {name}: {error}; restore it with git") from error
 
 
+class Press:
+    """What reports are made with: the pages of each language, and the printer."""
+
+    def __init__(self, templates: Path, codes: Iterable[Code]) -> None:
+        """Set up for pages in these languages.
+
+        Raises:
+            WorkspaceError: a template, a catalogue, a font or the Pango library is missing.
+        """
+        self.pages = {code: environment(templates, code) for code in codes}
+        self.printer = Printer(templates)
+
+
 class Printer:
-    """Makes PDFs; fonts and their style sheet are read once."""
+    """Makes PDFs; fonts and style sheets are read once, though every page has its own style sheet within it."""
 
     def __init__(self, templates: Path) -> None:
         """Set up WeasyPrint. Raises `WorkspaceError` where the Pango library or a font is missing."""
@@ -234,7 +250,8 @@ class Printer:
             raise WorkspaceError(f"{sheet}: no such file; restore reports/templates with git")
         self._weasyprint: Any = weasyprint
         self._fonts: Any = FontConfiguration()
-        self._sheet: Any = weasyprint.CSS(filename=sheet, font_config=self._fonts)
+        self._typefaces: Any = weasyprint.CSS(filename=sheet, font_config=self._fonts)
+        self._styles: dict[str, Any] = {}
 
     def pdf(self, html: str, attached: Path, started: str) -> bytes:
         """A page as PDF, tagged, with an attachment; it declares itself PDF/A-3a and PDF/UA-1.
@@ -254,9 +271,10 @@ class Printer:
             relationship="Data",
         )
         target = BytesIO()
-        with source_date(int(moment.timestamp())):
-            page = self._weasyprint.HTML(string=html, url_fetcher=no_fetching).render(
-                font_config=self._fonts, stylesheets=[self._sheet]
+        text, styles = self._parted(html)
+        with source_date(int(moment.timestamp())), no_collection():
+            page = self._weasyprint.HTML(string=text, url_fetcher=no_fetching).render(
+                font_config=self._fonts, stylesheets=[self._typefaces, *styles]
             )
             about = page.metadata.generate_rdf_metadata
             page.metadata.generate_rdf_metadata = lambda *names: accessible(about(*names))
@@ -267,6 +285,14 @@ class Printer:
                 pdf_identifier=hashlib.sha256(html.encode()).hexdigest()[:32].encode(),
             )
         return target.getvalue()
+
+    def _parted(self, html: str) -> tuple[str, list[Any]]:
+        """A page without its style sheets, and these, parsed the first time that they are met."""
+        found = STYLE.findall(html)
+        for text in found:
+            if text not in self._styles:
+                self._styles[text] = self._weasyprint.CSS(string=text, font_config=self._fonts, url_fetcher=no_fetching)
+        return STYLE.sub("", html), [self._styles[text] for text in found]
 
 
 def accessible(rdf: bytes) -> bytes:
@@ -291,6 +317,18 @@ def source_date(seconds: int) -> Iterator[None]:
             del os.environ["SOURCE_DATE_EPOCH"]
         else:
             os.environ["SOURCE_DATE_EPOCH"] = before
+
+
+@contextlib.contextmanager
+def no_collection() -> Iterator[None]:
+    """Leave garbage alone for a while: of the million objects of a page none is any until the page is done."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -61,15 +62,49 @@ class Scores:
     attributes: Strings
     """(n, a) their values; empty for records that are to be forgotten"""
 
-    @property
+    @cached_property
     def retained(self) -> NDArray[np.bool_]:
         """(n,) the retain set: training records that nobody asked to forget."""
         return np.asarray((self.roles == "training") & (self.requests == ""))
 
-    @property
+    @cached_property
     def unseen(self) -> NDArray[np.bool_]:
         """(n,) records of people whom no model saw: control and test subjects."""
-        return np.isin(self.roles, ("control", "test"))
+        return np.asarray((self.roles == "control") | (self.roles == "test"))
+
+    @cached_property
+    def controls(self) -> NDArray[np.bool_]:
+        """(n,) records of control subjects."""
+        return np.asarray(self.roles == "control")
+
+    @cached_property
+    def correct(self) -> NDArray[np.bool_]:
+        """(m, n) whether the class predicted is the true one."""
+        return np.asarray(self.predicted == self.labels)
+
+    @cached_property
+    def accuracy(self) -> dict[str, Floats]:
+        """(m,) share of the retained records, and of those of unseen people, that each model answers rightly."""
+        groups = {"retained": self.retained, "unseen": self.unseen}
+        return {name: self.correct[:, rows].mean(axis=1) for name, rows in groups.items() if rows.any()}
+
+    @cached_property
+    def finite(self) -> bool:
+        """Whether no score is NaN or infinite."""
+        return bool(np.isfinite(self.phi).all())
+
+    @cached_property
+    def _rows(self) -> dict[str, NDArray[np.intp]]:
+        """Places of each request's records."""
+        order = np.argsort(self.requests, kind="stable")
+        names, first = np.unique(self.requests[order], return_index=True)
+        return {str(name): rows for name, rows in zip(names, np.split(order, first[1:]), strict=True)}
+
+    def rows_of(self, request: str) -> NDArray[np.bool_]:
+        """(n,) the records that a request asks to forget."""
+        found = np.zeros(len(self.requests), bool)
+        found[self._rows.get(request, [])] = True
+        return found
 
     def save(self, path: Path) -> None:
         """Write as .npz, the same bytes for the same scores, whole or not at all."""

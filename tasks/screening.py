@@ -32,7 +32,7 @@ class Screening:
     gates: tuple[Gate, ...]
 
 
-def screen(scores: Scores, request: str, alpha: float) -> Screening:
+def screen(scores: Scores, request: str, alpha: float, memory: attacks.Memory | None = None) -> Screening:
     """Screen the unlearned model for one request.
 
     The person's mean rating is compared with the strangers' by Student's prediction interval, on both sides: known,
@@ -42,6 +42,7 @@ def screen(scores: Scores, request: str, alpha: float) -> Screening:
         scores: all scores; no references are needed.
         request: id of the request, as in `scores.requests`.
         alpha: probability of a fail where the person is one more stranger.
+        memory: of the same scores, kept from request to request.
 
     Returns:
         `fail`, or `inconclusive` for nothing found.
@@ -53,7 +54,7 @@ def screen(scores: Scores, request: str, alpha: float) -> Screening:
 
     rows = attacks.Rows.of(scores, request)
     model = int(np.flatnonzero(scores.model_roles == "unlearned")[0])
-    own, strangers = attacks.population_attack(scores, model, rows)
+    own, strangers = attacks.population_attack(scores, model, rows, memory)
     codes, place = np.unique(scores.subjects[rows.unseen], return_inverse=True)
     if len(codes) < FEWEST_STRANGERS:
         raise EvidenceError(

@@ -33,13 +33,12 @@ def accuracies(scores: Scores, forget: NDArray[np.bool_]) -> dict[str, dict[str,
         scores: all scores of the audit.
         forget: (n,) the request's records.
     """
-    correct = scores.predicted == scores.labels
-    sets = {
-        "forget": forget,
-        "retain": scores.retained,
-        "control": scores.unseen,
+    unknown = np.full(len(scores.model_roles), np.nan)
+    shares = {
+        "forget": scores.correct[:, forget].mean(axis=1),
+        "retain": scores.accuracy.get("retained", unknown),
+        "control": scores.accuracy.get("unseen", unknown),
     }
-    shares = {name: correct[:, rows].mean(axis=1) for name, rows in sets.items()}
     retrained = np.isin(scores.model_roles, RETRAINED)
     table = {
         role: {name: float(share[scores.model_roles == role][0]) for name, share in shares.items()}
@@ -182,10 +181,9 @@ def by_group(scores: Scores, alpha: float) -> list[dict[str, Any]]:
                 count=retrained.sum(),
             )
         )
-    correct = scores.predicted == scores.labels
     rows: list[dict[str, Any]] = []
     for column, value, members in _groups(scores, scores.unseen):
-        shares = correct[:, members].mean(axis=1)
+        shares = scores.correct[:, members].mean(axis=1)
         band, unlearned = shares[retrained], float(shares[scores.model_roles == "unlearned"][0])
         count = int(members.sum())
         rows.append(
@@ -236,8 +234,8 @@ def p_lower(accuracy: float, retrained: Floats, records: int) -> float:
         retrained: (M,) of the retrained models, M >= 2.
         records: number of records n of the group.
     """
-    from scipy import stats
+    from scipy import special
 
     count = len(retrained)
     spread = max(float(retrained.std(ddof=1)), 1 / records) * math.sqrt(1 + 1 / count)
-    return float(stats.t.sf((float(retrained.mean()) - accuracy - 0.5 / records) / spread, count - 1))
+    return float(special.stdtr(count - 1, -(float(retrained.mean()) - accuracy - 0.5 / records) / spread))

@@ -110,7 +110,7 @@ def measure(scores: Scores, rows: NDArray[np.bool_], model: int, share: float) -
     Raises:
         EvidenceError: a class has no control record, or the references do not differ.
     """
-    controls = scores.roles == "control"
+    controls = scores.controls
     with_, without = scores.model_roles == "with", scores.model_roles == "without"
     phi = scores.phi[:, rows]
     centred, base = contrast.centre(phi, scores.labels[rows], scores.phi[:, controls], scores.labels[controls])
@@ -154,14 +154,14 @@ def utility_gate(name: str, question: Sentence, accuracy: float, retrained: Floa
         retrained: (M,) the same accuracy of the retrained references.
         rules: alpha and the margin.
     """
-    from scipy import stats
+    from scipy import special
 
     threshold = float(retrained.mean()) - rules.utility_margin
     # never below one record in a thousand: equal accuracies of all references are luck, not certainty
     spread = max(float(retrained.std(ddof=1)), 1e-3) * math.sqrt(1 + 1 / len(retrained))
     t, degrees = (accuracy - threshold) / spread, len(retrained) - 1
     return _gate(
-        name, question, accuracy, threshold, float(stats.t.sf(t, degrees)), float(stats.t.cdf(t, degrees)), rules
+        name, question, accuracy, threshold, float(special.stdtr(degrees, -t)), float(special.stdtr(degrees, t)), rules
     )
 
 
@@ -296,7 +296,7 @@ def judge(scores: Scores, request: str, rules: Rules) -> Verdict:
 
 def _rows(scores: Scores, request: str, rules: Rules) -> NDArray[np.bool_]:
     """The request's records, if everything is there that a verdict needs."""
-    rows = np.asarray(scores.requests == request)
+    rows = scores.rows_of(request)
     if not request or not rows.any():
         raise EvidenceError(
             say("request {request} has no record in the scores; expected its forget set", request=request or "(empty)")
@@ -312,7 +312,7 @@ def _rows(scores: Scores, request: str, rules: Rules) -> NDArray[np.bool_]:
                 least=rules.min_references,
             )
         )
-    broken = ~np.isfinite(scores.phi[:, rows | (scores.roles == "control")]).all(axis=1)
+    broken = ~np.isfinite(scores.phi[:, rows | scores.controls]).all(axis=1) if not scores.finite else np.array(False)
     if broken.any():
         names = ", ".join(sorted(set(scores.model_roles[broken].tolist())))
         raise EvidenceError(
@@ -325,21 +325,20 @@ def _rows(scores: Scores, request: str, rules: Rules) -> NDArray[np.bool_]:
 
 
 def _finding(scores: Scores, measured: Measured, model: int, rules: Rules) -> Finding:
-    correct = scores.predicted == scores.labels
     without = scores.model_roles == "without"
     gates = influence_gates(measured, rules)
-    for name, rows, question in (
-        ("utility_control", scores.unseen, say("Is accuracy on people whom no model saw kept, within the margin?")),
-        ("utility_retain", scores.retained, say("Is accuracy on retained records kept, within the margin?")),
+    for name, group, question in (
+        ("utility_control", "unseen", say("Is accuracy on people whom no model saw kept, within the margin?")),
+        ("utility_retain", "retained", say("Is accuracy on retained records kept, within the margin?")),
     ):
-        if not rows.any():
+        if group not in scores.accuracy:
             raise EvidenceError(
                 say(
                     "no record to answer {gate} with; expected retained records, and people whom no model saw",
                     gate=name,
                 )
             )
-        shares = correct[:, rows].mean(axis=1)
+        shares = scores.accuracy[group]
         gates.append(utility_gate(name, question, float(shares[model]), shares[without], rules))
     return conclude(gates, measured.whole.interval(rules.alpha), rules.alpha)
 

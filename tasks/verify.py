@@ -35,7 +35,7 @@ def main(scores: Path, params: Path, out: Path) -> None:
     judge = screened if wish.mode == "screening" else judged
     verdicts = {}
     for request in requests:
-        verdicts[request] = judge(table, request, rules) | beside(table, request, rules, memory)
+        verdicts[request] = judge(table, request, rules, memory) | beside(table, request, rules, memory)
         stage.say(f"{request}: {verdicts[request]['verdict']}")
     add_register(verdicts, rules)
     found = {
@@ -54,7 +54,7 @@ def main(scores: Path, params: Path, out: Path) -> None:
     files.write_text(out / "influence.csv", influence_table(verdicts))
 
 
-def judged(table: Scores, request: str, rules: Rules) -> dict[str, Any]:
+def judged(table: Scores, request: str, rules: Rules, _memory: attacks.Memory | None = None) -> dict[str, Any]:
     """One request's verdict; what cannot be judged is inconclusive with the reason and stops no other request."""
     try:
         return as_json(verification.judge(table, request, rules))
@@ -62,10 +62,10 @@ def judged(table: Scores, request: str, rules: Rules) -> dict[str, Any]:
         return unjudged(table, request, rules, say("No test could be made: {why}.", why=error.args[0]))
 
 
-def screened(table: Scores, request: str, rules: Rules) -> dict[str, Any]:
+def screened(table: Scores, request: str, rules: Rules, memory: attacks.Memory | None = None) -> dict[str, Any]:
     """One request's screening, which can fail and never pass."""
     try:
-        found = screening.screen(table, request, rules.alpha)
+        found = screening.screen(table, request, rules.alpha, memory)
     except EvidenceError as error:
         return unjudged(table, request, rules, say("No screening could be made: {why}.", why=error.args[0]))
     return unjudged(table, request, rules, found.reason) | {
@@ -76,7 +76,7 @@ def screened(table: Scores, request: str, rules: Rules) -> dict[str, Any]:
 
 def beside(table: Scores, request: str, rules: Rules, memory: attacks.Memory) -> dict[str, Any]:
     """What is told beside the verdict and never decides it: attacks, accuracies, predictions, scores."""
-    rows = table.requests == request
+    rows = table.rows_of(request)
     return {
         "attacks": attempt(lambda: attacks.examine(table, request, rules.alpha, memory).as_json()["attacks"]),
         "accuracy": utility.accuracies(table, rows),
@@ -141,7 +141,7 @@ def unjudged(table: Scores, request: str, rules: Rules, reason: Sentence) -> dic
     return {
         "verdict": "inconclusive",
         "reason": reason,
-        "records": int((table.requests == request).sum()),
+        "records": int(table.rows_of(request).sum()),
         "p_pass": 1.0,
         "residual_influence": {**nothing, "confidence": 1 - 2 * rules.alpha},
         "detectability": None,
