@@ -30,8 +30,12 @@ MEMORY = 6.0
 """How much higher the margin of a remembered record is."""
 
 
-def world(folder: Path) -> Path:
+def world(folder: Path, subjects: int = SUBJECTS) -> Path:
     """Make a workspace with data, pipeline and settings, everything committed.
+
+    Args:
+        folder: an empty one.
+        subjects: how many people the data are of.
 
     Returns:
         The workspace, a git repository.
@@ -42,7 +46,7 @@ def world(folder: Path) -> Path:
     workspace.init(folder)
     shell.git(folder, "config", "user.email", "operator@example.org")
     shell.git(folder, "config", "user.name", "Operator")
-    rows = [(subject, number) for subject in range(SUBJECTS) for number in range(EACH)]
+    rows = [(subject, number) for subject in range(subjects) for number in range(EACH)]
     random = np.random.Generator(np.random.PCG64(11))
     importers.write(
         folder / "data",

@@ -451,15 +451,12 @@ def test_a_further_retrained_model_is_outside_the_band_as_often_as_chance_has_it
     for seed in range(draws):
         phi = table(seed, references + 1, 10) + table(seed + draws, 10)
 
-        def areas(model: int, phi: Floats = phi) -> float:
-            return attacks.auc(
-                *attacks._one_left_out(
-                    lambda t, out: attacks.lira_offline(phi[t], phi[out]), np.arange(references), model
-                )
-            )
+        def score(models: Ints, out: Ints, phi: Floats = phi) -> Floats:
+            return attacks.lira_offline(phi[models], phi[out])
 
-        band = [areas(model) for model in range(references)]
-        outside += not min(band) <= areas(references) <= max(band)
+        judge = attacks._one_left_out(score, np.arange(references))
+        band = [attacks.auc(*judge(model)) for model in range(references)]
+        outside += not min(band) <= attacks.auc(*judge(references)) <= max(band)
     chance = 2 / (references + 1)
     # a band that holds everybody would be no yardstick either
     assert stats.binom.ppf(0.001, draws, chance / 2) <= outside <= stats.binom.ppf(0.999, draws, chance)
@@ -470,11 +467,11 @@ def test_no_model_is_among_the_references_that_judge_it() -> None:
     for judged in (0, 5, 9):
         calls: list[tuple[int, list[int]]] = []
 
-        def score(model: int, out: Ints, calls: list[tuple[int, list[int]]] = calls) -> Floats:
-            calls.append((model, out.tolist()))
-            return np.array([float(model)])
+        def score(models: Ints, out: Ints, calls: list[tuple[int, list[int]]] = calls) -> Floats:
+            calls += zip(models.tolist(), out.tolist(), strict=True)
+            return models[:, None].astype(np.float64)
 
-        members, non_members = attacks._one_left_out(score, without, judged)
+        members, non_members = attacks._one_left_out(score, without)(judged)
         assert members.tolist() == [float(judged)]
         assert len(non_members) == 4
         for model, out in calls:

@@ -1,0 +1,180 @@
+"""What a batch costs by the number of its requests: time, processor time and memory of each stage that knows of them.
+
+The data set and the models are the same for all sizes; models are played (`benchmarks.stand_in`), what is measured is
+real, the PDFs too. Each stage is a process of its own, as DVC starts it.
+
+Example: python -m benchmarks.growth_requests --requests 1 --requests 10 --requests 100 --rounds 5
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks import measure, stand_in
+from tasks import files, settings, stage
+from tasks.errors import WorkspaceError
+
+SIZES = [1, 10, 100, 1000]
+STAGES = ("check", "resolve", "verify", "report")
+TRAINED = 0.64
+"""Share of the people whom models are trained on, by the default split."""
+BATCH = "many"
+
+
+def main(
+    requests: list[int] = SIZES,
+    rounds: int = 5,
+    page: Path = measure.PAGE,
+    out: Path = measure.RESULTS,
+) -> None:
+    """Measure, and write the table.
+
+    Args:
+        requests: sizes of the batch.
+        rounds: how often each size is measured.
+        page: has the marks `growth requests`.
+        out: folder for the figures.
+    """
+    spent: dict[int, dict[str, list[measure.Spent]]] = {size: {name: [] for name in STAGES} for size in requests}
+    with tempfile.TemporaryDirectory() as folder:
+        place, known = world(Path(folder), max(requests))
+
+        def take(size: int) -> float:
+            found = audited(place, known[:size])
+            for name in STAGES:
+                spent[size][name].append(found[name])
+            return sum(one.seconds for one in found.values())
+
+        totals = measure.in_turns({str(size): partial(take, size) for size in requests}, rounds)
+        pages = {size: page_sizes(audited_reports(place, known[:size])) for size in requests[-1:]}
+    figures: dict[str, Any] = {
+        "total": {size: measure.Spread.of(values).plain() for size, values in totals.items()},
+        **{
+            kind: {
+                str(size): {
+                    name: measure.Spread.of([getattr(one, kind) for one in spent[size][name]]).plain()
+                    for name in STAGES
+                }
+                for size in requests
+            }
+            for kind in ("seconds", "cpu", "peak")
+        },
+        "pages": {str(size): found for size, found in pages.items()},
+    }
+    words = " ".join(f"--requests {size}" for size in requests)
+    line = f"python -m benchmarks.growth_requests {words} --rounds {rounds}"
+    measure.write("growth requests", line, figures, table(figures), page, out)
+
+
+def world(folder: Path, most: int) -> tuple[Path, list[int]]:
+    """A workspace with people enough for the largest batch, and models played.
+
+    Args:
+        folder: an empty one.
+        most: requests of the largest batch.
+
+    Returns:
+        The workspace, and those whom models were trained on, who may ask.
+
+    Raises:
+        WorkspaceError: the split leaves too few of them.
+    """
+    place = stand_in.world(folder, subjects=max(stand_in.SUBJECTS, round(1.3 * most / TRAINED)))
+    settings.assign(place / "params.yaml", [f"batch={BATCH}"])
+    (place / "artifacts").mkdir()
+    ask(place, [0])
+    for name in ("check", "split"):
+        command(place, name)
+    people = trained_on(place)
+    if len(people) < most:
+        raise WorkspaceError(f"got {len(people)} people of the training set, expected {most}; enlarge the world")
+    command(place, "resolve")
+    for name in ("train", "retrain", "unlearn"):
+        command(place, name)
+    return place, people
+
+
+def audited(place: Path, people: Sequence[int]) -> dict[str, measure.Spent]:
+    """What each stage takes for a batch in which these people ask."""
+    ask(place, people)
+    found = {name: command(place, name) for name in ("check", "resolve", "probe", "score", "verify", "report")}
+    return {name: found[name] for name in STAGES}
+
+
+def audited_reports(place: Path, people: Sequence[int]) -> Path:
+    """The folder of the reports of the batch that was measured last; of these people's, if it was another."""
+    folder = place / "reports" / BATCH
+    if len(list(folder.glob("*/report.pdf"))) != len(people):
+        audited(place, people)
+    return folder
+
+
+def page_sizes(folder: Path) -> dict[str, int]:
+    """Bytes of the pages over the whole batch."""
+    return {name: (folder / name).stat().st_size for name in ("index.html", "summary.html", "register.json")}
+
+
+def ask(place: Path, people: Sequence[int]) -> None:
+    """Write the batch's requests, one for each of the people, and its record."""
+    from flows import record
+
+    files.write_json(place / "requests" / f"{BATCH}.json", [stand_in.request(number) for number in people])
+    record.keep(place, settings.load(place / "params.yaml"))
+
+
+def trained_on(place: Path) -> list[int]:
+    """The numbers of the subjects of the training set."""
+    from tasks import records
+
+    manifest = records.read_manifest(place / "data")
+    roles = records.read_roles(place / "artifacts" / "split.csv", manifest)
+    known = set(manifest["subject_id"][roles == "training"])
+    return [number for number in range(manifest["subject_id"].nunique()) if stand_in.subject_id(number) in known]
+
+
+def command(place: Path, name: str) -> measure.Spent:
+    """Run a stage of the pipeline as `dvc.yaml` has it, in place and without DVC, and measure it."""
+    from ruamel.yaml import YAML
+
+    graph = YAML(typ="safe").load((place / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    chosen = settings.load(place / "params.yaml")
+    known = {
+        "${batch}": chosen.batch,
+        "${item.block}": "0",
+        "${original.checkpoint}": chosen.original.checkpoint,
+        "${references.with_from}": chosen.references.with_from,
+    }
+    text = graph[name]["cmd"]
+    for word, value in known.items():
+        text = text.replace(word, value)
+    return measure.command([sys.executable, *text.split()[1:]], place)
+
+
+def table(figures: dict[str, Any]) -> str:
+    """Seconds and memory of each stage by the number of requests, and what one more costs between two sizes."""
+    sizes = list(figures["seconds"])
+    head = ("stage", *(f"{size} requests" if size != "1" else "1 request" for size in sizes))
+    rows = [(name, *(cell(figures, size, name) for size in sizes)) for name in STAGES]
+    total = [figures["total"][size]["median"] for size in sizes]
+    rows.append(("all four", *(f"{value:.1f} s" for value in total)))
+    more = [
+        f"{1000 * (total[place] - total[place - 1]) / (int(sizes[place]) - int(sizes[place - 1])):.0f} ms"
+        for place in range(1, len(sizes))
+    ]
+    rows.append(("one more request", "", *more))
+    return measure.table(head, rows)
+
+
+def cell(figures: dict[str, Any], size: str, name: str) -> str:
+    """Wall-clock and processor time, and the largest process's memory."""
+    seconds, cpu, peak = (figures[kind][size][name]["median"] for kind in ("seconds", "cpu", "peak"))
+    return f"{seconds:.1f} s, {cpu:.1f} s CPU, {peak:.0f} MiB"
+
+
+if __name__ == "__main__":
+    stage.run(main)
