@@ -492,9 +492,9 @@ def test_a_models_own_scores_do_not_move_what_it_is_compared_with(name: str) -> 
         score = {
             "lira_online": lambda t, out: attacks.lira_online(forget[t], forget[within], forget[out]),
             "lira_offline": lambda t, out: attacks.lira_offline(forget[t], forget[out]),
-            "rmia": attacks._rmia_scorer(replace(scores, phi=phi), rows, within),
+            "rmia": attacks._rmia_scorer(replace(scores, phi=phi), rows, {}),
         }[name]
-        return attacks._one_left_out(score, without, judged)[1]
+        return attacks._one_left_out(score, without)(judged)[1]
 
     wild = scores.phi.copy()
     wild[without[2]] *= -100
