@@ -2,7 +2,8 @@
 
 `digits` is embedded. `faces` (CMU Face Images, 20 people) and `writers` (MNIST with the NIST writers of QMNIST) are
 real people's data, read from a folder beside the checkout; nothing of them is kept. `garments-class` and
-`garments-random` are Fashion-MNIST, where a label or a random tenth of the records stands for a person.
+`garments-random` are Fashion-MNIST, where a label or a random tenth of the records stands for a person. `cifar` is a
+subset of CIFAR-10, in which nobody is asked to be forgotten: training on it is timed.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ def load(name: str) -> World:
         WorkspaceError: the name is unknown, or the data set is not there.
     """
     makers = {
+        "cifar": _cifar,
         "digits": _digits,
         "digits-long": _digits_long,
         "digits-sequence": _digits_sequence,
@@ -160,6 +162,27 @@ def _writers() -> World:
     return _split(
         "writers", images, labels[rows], np.unique(writer[rows], return_inverse=True)[1], settings, (6,), about
     )
+
+
+def _cifar() -> World:
+    """The first 24 000 training images and the first 1 000 test images of CIFAR-10, in their order."""
+    from PIL import Image
+
+    folder, side = DATASETS / "cifar10", 32
+    numbers = (*range(24), 50)
+    labels = np.load(folder / "labels_51000.npy", allow_pickle=False).reshape(-1, 1000)
+    pictures = [np.asarray(Image.open(folder / f"cifar10_batch_{number}.png")) for number in numbers]
+    images = np.concatenate(pictures).reshape(-1, side, side, 3).transpose(0, 3, 1, 2)
+    settings = parse(
+        {
+            "data": {"channels": 3, "image_size": side},
+            "train": {"epochs": 10, "shift": 2, "flip": True},
+        }
+    )
+    roles = np.repeat(np.array(["training", "test"]), [24000, 1000])
+    known = np.concatenate([labels[number] for number in numbers]).astype(np.int64)
+    about = "24 000 of the 50 000 training images of CIFAR-10 and 1 000 of its test images"
+    return World("cifar", np.ascontiguousarray(images), known, np.full(len(known), -1), roles, (), settings, about)
 
 
 def _unpacked(path: Path) -> bytes:

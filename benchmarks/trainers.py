@@ -1,0 +1,262 @@
+"""Ways of training the same models, each in processes of its own that are warm before anything is measured.
+
+`public` is the way that public unlearning code trains: float32, a `DataLoader` over images that the transforms of
+torchvision prepare one by one, `torch.optim.SGD` under `OneCycleLR`. `ours` is the loop of the stages. Both have the
+same models, records, epochs and batch size.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks import worlds
+from benchmarks.worlds import World
+from tasks import compute, models, together, training
+from tasks.settings import Settings, Train
+
+if TYPE_CHECKING:
+    from torch import nn
+
+SIDE = 2048
+"""Rows and columns of the matrices whose product is the measure of the hardware"""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Models that one process trains."""
+
+    world: str
+    seeds: tuple[int, ...]
+    loop: Literal["public", "ours"] = "ours"
+    threads: int = 1
+    workers: int = 0
+    """processes of the public loop's `DataLoader`"""
+    at_once: int = 1
+    """models stacked in one step, ours"""
+    device: Literal["cpu", "cuda"] = "cpu"
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    model: str = ""
+    """another model than the world's"""
+    epochs: int = 0
+    """fewer epochs than the world's recipe"""
+    records: int = 0
+    """fewer records than the world's"""
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a job took and what its models are worth."""
+
+    seconds: float
+    cpu: float
+    """processor time, s, with that of the `DataLoader`'s workers"""
+    accuracies: tuple[float, ...]
+    """of each model on the people whom no model saw, 0 … 1"""
+
+
+class Crew:
+    """Warm processes, a job for each at a time."""
+
+    def __init__(self, count: int) -> None:
+        spawn = multiprocessing.get_context("spawn")  # a forked copy of threads that compute hangs
+        self.count = count
+        self._processes = [ProcessPoolExecutor(1, mp_context=spawn) for _ in range(count)]
+
+    def do(self, jobs: Sequence[Job]) -> list[Done]:
+        """Jobs side by side, one in each of the first processes."""
+        waiting = [process.submit(train, job) for process, job in zip(self._processes, jobs, strict=False)]
+        return [future.result() for future in waiting]
+
+    def trial(self, jobs: Sequence[Job]) -> float:
+        """Seconds of a small part of the jobs: one model or stack each, ten steps."""
+        count = 10 * settings_of(jobs[0]).train.batch_size
+        small = [replace(job, seeds=job.seeds[: job.at_once], epochs=1, records=count) for job in jobs]
+        return max(done.seconds for done in self.do(small))
+
+    def rate(self, count: int, threads: int, bf16: bool, device: str = "cpu") -> float:
+        """Operations a second of matrix products in so many of the processes at once, all together."""
+        waiting = [process.submit(products, threads, bf16, device) for process in self._processes[:count]]
+        return sum(future.result() for future in waiting)
+
+    def close(self) -> None:
+        """End the processes."""
+        for process in self._processes:
+            process.shutdown()
+
+
+def settings_of(job: Job) -> Settings:
+    """The world's settings with what the job changes."""
+    own = worlds.load(job.world).settings
+    recipe = own.train.model_copy(update={"epochs": job.epochs or own.train.epochs})
+    model = own.model.model_copy(update={"name": job.model or own.model.name})
+    place = own.compute.model_copy(update={"device": job.device, "threads": job.threads, "precision": job.precision})
+    return own.model_copy(update={"train": recipe, "model": model, "compute": place})
+
+
+def learned(job: Job) -> NDArray[np.int64]:
+    """Numbers (n,) of the records that the models are trained on."""
+    rows = np.flatnonzero(worlds.load(job.world).roles == "training")
+    return rows[: job.records or len(rows)]
+
+
+def train(job: Job) -> Done:
+    """Train the job's models, measure that, and then ask each about people whom no model saw."""
+    import torch
+
+    world, settings, rows = worlds.load(job.world), settings_of(job), learned(job)
+    place = compute.prepare(settings.compute)
+    networks = [models.build(settings.model, settings.data, seed) for seed in job.seeds]
+    images, labels = world.images[rows], world.labels[rows]
+    began, spent = time.perf_counter(), _processor_time()
+    if job.loop == "public":
+        torch._C._set_deterministic_algorithms(False, warn_only=False)
+        for network, seed in zip(networks, job.seeds, strict=True):
+            public(network, images, labels, settings, seed, job.workers)
+    else:
+        known = training.Records(images, labels, settings.model, place)
+        for first in range(0, len(networks), job.at_once):
+            part, seeds = networks[first : first + job.at_once], job.seeds[first : first + job.at_once]
+            if job.at_once == 1:
+                training.fit(part[0], known, settings.train, seeds[0])
+            else:
+                together.fit(part, known, settings.train, seeds)
+    seconds, cpu = time.perf_counter() - began, _processor_time() - spent
+    return Done(seconds, cpu, tuple(_accuracy(network, world, settings, place) for network in networks))
+
+
+def _processor_time() -> float:
+    spent = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in spent)
+
+
+def _accuracy(network: nn.Module, world: World, settings: Settings, place: compute.Place) -> float:
+    rows = world.roles != "training"
+    unseen = training.Records(world.images[rows], world.labels[rows], settings.model, place)
+    return float((training.logits(network, unseen).argmax(1) == world.labels[rows]).mean())
+
+
+def public(
+    network: nn.Module,
+    images: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+    settings: Settings,
+    seed: int,
+    workers: int,
+) -> None:
+    """Train a classifier, in place, as public unlearning code does.
+
+    Workers live through all epochs and the loss is not read, which is faster than what much of that code does.
+
+    Args:
+        network: the classifier.
+        images: (n, channels, side, side).
+        labels: (n,).
+        settings: `train` and `model`.
+        seed: of the order and the augmentation.
+        workers: processes that prepare images; 0 prepares them in this one.
+    """
+    import torch
+    from torch.nn import functional
+
+    recipe = settings.train
+    torch.manual_seed(seed)
+    loader: Any = torch.utils.data.DataLoader(
+        Pictures(images, labels, settings),  # type: ignore[arg-type]  # a data set has a length and items
+        batch_size=min(recipe.batch_size, len(labels)),
+        shuffle=True,
+        drop_last=True,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+    )
+    optimiser = torch.optim.SGD(
+        network.parameters(),
+        lr=recipe.learning_rate,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        nesterov=recipe.momentum > 0,
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser,
+        max_lr=recipe.learning_rate,
+        total_steps=recipe.epochs * len(loader),
+        pct_start=recipe.warmup,
+        cycle_momentum=False,
+    )
+    network.train()
+    for _ in range(recipe.epochs):
+        for batch, targets in loader:
+            optimiser.zero_grad()
+            loss = functional.cross_entropy(network(batch), targets, label_smoothing=recipe.label_smoothing)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            schedule.step()
+    network.eval()
+
+
+class Pictures:
+    """A data set as `torchvision.datasets` has it: a picture, through its transforms, and its label."""
+
+    def __init__(self, images: NDArray[np.uint8], labels: NDArray[np.int64], settings: Settings) -> None:
+        self.images = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
+        self.labels, self.transform = labels, transforms(settings.train, settings)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, number: int) -> tuple[Any, int]:
+        from PIL import Image
+
+        picture = Image.fromarray(self.images[number].squeeze())
+        return self.transform(picture), int(self.labels[number])
+
+
+def transforms(recipe: Train, settings: Settings) -> Any:
+    """torchvision's transforms of one picture."""
+    from torchvision import transforms as known
+
+    steps: list[Any] = []
+    if recipe.shift:
+        steps.append(known.RandomCrop(settings.data.image_size, padding=recipe.shift))
+    if recipe.flip:
+        steps.append(known.RandomHorizontalFlip())
+    return known.Compose([*steps, known.ToTensor(), known.Normalize(settings.model.mean, settings.model.std)])
+
+
+def products(threads: int, bf16: bool, device: str = "cpu", least: float = 0.3) -> float:
+    """Operations a second of products of large matrices in the precision given: the hardware's limit as it is now."""
+    import torch
+
+    torch.set_num_threads(threads)
+    kind = torch.bfloat16 if bf16 else torch.float32
+    left, right = (torch.ones(SIDE, SIDE, dtype=kind, device=device) for _ in range(2))
+    left @ right
+    count, began = 0, time.perf_counter()
+    while count == 0 or time.perf_counter() - began < least:
+        product = left @ right
+        count += 1
+        product[0, 0].item()  # a GPU is waited for
+    return 2 * SIDE**3 * count / (time.perf_counter() - began)
+
+
+def operations(job: Job) -> float:
+    """Operations of the products and convolutions in the training of one model, forward and backward."""
+    import torch
+    from torch.nn import functional
+    from torch.utils.flop_counter import FlopCounterMode
+
+    settings, count = settings_of(job), len(learned(job))
+    size = min(settings.train.batch_size, count)
+    network = models.build(settings.model, settings.data, 0).train()
+    images = torch.zeros(size, settings.data.channels, settings.data.image_size, settings.data.image_size)
+    with FlopCounterMode(display=False) as counter:
+        functional.cross_entropy(network(images), torch.zeros(size, dtype=torch.int64)).backward()  # type: ignore[no-untyped-call]
+    return float(counter.get_total_flops() * training.steps(count, settings.train))

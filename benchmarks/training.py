@@ -1,0 +1,190 @@
+"""Training as the stages do it, against the way that public unlearning code does it, on the same cores.
+
+All cores are for both. The public loop trains one model after the other with all threads, or a model per core at a
+time, each with and without workers; the best median counts, and what takes three times as long as another in a trial is
+not measured. Ours trains a model per core at a time. The limit is what the hardware could do: the operations of the
+models, at the rate of a product of large matrices measured in the same round.
+Accuracy is that of the models whose training was timed. Processor time is that of all processes with their workers; on
+a machine with other work it is the fairer measure, since more processes take more of the machine from others.
+
+Example: python -m benchmarks.training --world digits --models 4
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import measure, trainers, worlds
+from benchmarks.measure import Spread
+from benchmarks.trainers import Crew, Done, Job
+from tasks import compute, files, stage
+
+OURS, BF16, PUBLIC, LIMIT = "ours", "ours, bf16", "public", "limit"
+
+
+def main(
+    world: list[str] = ["digits"],  # noqa: B006  # an option that may be given several times
+    models: int = 2,
+    rounds: int = 5,
+    epochs: int = 0,
+    records: int = 0,
+    cores: int = 0,
+    bf16: bool = False,
+    out: Path = measure.RESULTS,
+    page: Path = measure.PAGE,
+) -> None:
+    """Train models of each world in each way, in turns, and put its row into the page.
+
+    Example: python -m benchmarks.training --world digits --world faces --models 4
+    """
+    cores = cores or measure.machine()["cores"]
+    options = {"models": models, "rounds": rounds, "epochs": epochs, "records": records}
+    told = "".join(f" --{name} {value}" for name, value in options.items() if value) + " --bf16" * bf16
+    crew = Crew(cores)
+    try:
+        for name in world:
+            stage.say(f"{name}: {worlds.load(name).about}")
+            row = _measured(
+                Job(name, (), epochs=epochs, records=records), crew, math.ceil(models / cores), rounds, bf16
+            )
+            keep("training", name, {**row, "command": f"python -m benchmarks.training --world {name}{told}"}, out, page)
+    finally:
+        crew.close()
+
+
+def _measured(job: Job, crew: Crew, each: int, rounds: int, bf16: bool) -> dict[str, Any]:
+    """The row of one world; `each` models are trained per core."""
+    arrangements = ways(job, crew.count, each, bf16)
+    half = compute.prepare(trainers.settings_of(job).compute).bf16
+    work = trainers.operations(job) * each * crew.count
+    crew.trial([replace(job, seeds=(0,), loop="public")] * crew.count)  # all that is imported is now
+    tried = {name: crew.trial(jobs) for name, jobs in arrangements.items()}
+    least = min(seconds for name, seconds in tried.items() if name.startswith(PUBLIC))
+    stage.say(", ".join(f"{name}: {seconds:.2f} s" for name, seconds in tried.items()))
+    done: dict[str, list[Done]] = defaultdict(list)
+    timed = {
+        name: partial(_timed, crew, jobs, done[name]) for name, jobs in arrangements.items() if tried[name] <= 3 * least
+    }
+    found = measure.in_turns({**timed, LIMIT: lambda: work / crew.rate(crew.count, 1, half)}, rounds)
+    return figures(job, found, done, each * crew.count) | {"tried": tried}
+
+
+def ways(job: Job, cores: int, each: int, bf16: bool) -> dict[str, list[Job]]:
+    """The arrangements by name, each as the jobs of its processes; all of them train `each` models per core."""
+
+    def processes(count: int, **how: Any) -> list[Job]:
+        share = each * cores // count
+        return [replace(job, seeds=tuple(range(n * share, (n + 1) * share)), **how) for n in range(count)]
+
+    found = {OURS: processes(cores)}
+    if bf16:
+        found[BF16] = processes(cores, precision="bf16")
+    for count in sorted({1, cores}):
+        for workers in (0, 2):
+            title = f"{PUBLIC}, {count} at a time, {workers} workers"
+            found[title] = processes(count, loop="public", threads=cores // count, workers=workers)
+    return found
+
+
+def _timed(crew: Crew, jobs: Sequence[Job], done: list[Done]) -> float:
+    """Seconds until all models are trained, other ones than in the round before."""
+    models = sum(len(job.seeds) for job in jobs)
+    shift = len(done) // len(jobs) * models
+    results = crew.do([replace(job, seeds=tuple(seed + shift for seed in job.seeds)) for job in jobs])
+    done += results
+    return max(result.seconds for result in results)
+
+
+def figures(job: Job, found: dict[str, list[float]], done: dict[str, list[Done]], models: int) -> dict[str, Any]:
+    """What is told of one world; times are seconds for one model."""
+    rivals = [name for name in found if name.startswith(PUBLIC)]
+    rival = min(rivals, key=lambda name: float(np.median(found[name])))
+    known = [accuracy for name in rivals for one in done[name] for accuracy in one.accuracies]
+    rounds = len(found[OURS])
+    cpu = {
+        name: np.sum(np.reshape([one.cpu for one in results], (rounds, -1)), axis=1).tolist()
+        for name, results in done.items()
+    }
+    settings = trainers.settings_of(job)
+    row: dict[str, Any] = {
+        "about": worlds.load(job.world).about,
+        "records": len(trainers.learned(job)),
+        "epochs": settings.train.epochs,
+        "models": models,
+        "rival": rival,
+        "seconds": {name: Spread.of(np.divide(values, models).tolist()).plain() for name, values in found.items()},
+        "cpu_seconds": {name: Spread.of(np.divide(values, models).tolist()).plain() for name, values in cpu.items()},
+        "accuracy_public": _mean(known),
+    }
+    for name in (OURS, BF16):
+        if name in done:
+            own = [accuracy for one in done[name] for accuracy in one.accuracies]
+            row[name] = {
+                "times_as_fast": measure.ratio(found[rival], found[name]).plain(),
+                "times_less_processor_time": measure.ratio(cpu[rival], cpu[name]).plain(),
+                "times_the_limit": measure.ratio(found[name], found[LIMIT]).plain(),
+                "accuracy": _mean(own),
+                "difference": difference(own, known),
+            }
+    return row
+
+
+def _mean(values: Sequence[float]) -> dict[str, float]:
+    return {"mean": float(np.mean(values)), "models": len(values)}
+
+
+def difference(own: Sequence[float], known: Sequence[float]) -> list[float]:
+    """Difference of the mean accuracies and its 95 % interval (Welch): middle, low, high."""
+    from scipy import stats
+
+    interval = stats.ttest_ind(own, known, equal_var=False).confidence_interval(0.95)
+    return [float(np.mean(own) - np.mean(known)), float(interval.low), float(interval.high)]
+
+
+def keep(name: str, world: str, row: dict[str, Any], out: Path, page: Path) -> None:
+    """Put a row beside those of other worlds, into the results and the page."""
+    path = out / f"{name}.json"
+    rows = (files.read_json(path)["worlds"] if path.exists() else {}) | {world: row}
+    measure.write(
+        name, f"python -m benchmarks.{name} --world {'|'.join(rows)}", {"worlds": rows}, text(rows), page, out
+    )
+
+
+def text(rows: dict[str, dict[str, Any]]) -> str:
+    """The table, a row per world and precision."""
+    head = ["data", "public, s", "ours, s", "times as fast", "in processor time", "times the limit"]
+    head += ["accuracy, public", "ours less public, points"]
+    lines = []
+    for world, row in rows.items():
+        for name in (OURS, BF16):
+            if name not in row:
+                continue
+            own = row[name]
+            middle, low, high = (100 * value for value in own["difference"])
+            lines.append(
+                [
+                    f"{world}{name.removeprefix(OURS)}: {row['records']} records, {row['epochs']} epochs",
+                    f"{row['seconds'][row['rival']]['median']:.2f}",
+                    f"{row['seconds'][name]['median']:.2f}",
+                    *(
+                        f"{Spread(**own[key]):.1f}"
+                        for key in ("times_as_fast", "times_less_processor_time", "times_the_limit")
+                    ),
+                    f"{row['accuracy_public']['mean']:.1%}",
+                    f"{middle:+.1f} ({low:+.1f} to {high:+.1f})",
+                ]
+            )
+    best = "; ".join(f"{world}: {row['rival'].removeprefix('public, ')}" for world, row in rows.items())
+    return f"{measure.table(head, lines)}\n\nThe best arrangement of the public loop: {best}."
+
+
+if __name__ == "__main__":
+    stage.run(main)
