@@ -24,6 +24,8 @@ CREDENTIALS = {
     "AWS_DEFAULT_REGION": "us-east-1",
 }
 """Environment variables with which the store is reached."""
+PATIENCE = 60.0
+"""How long Prefect's server may take to an answer, s."""
 
 
 @contextlib.contextmanager
@@ -121,7 +123,7 @@ def online(api: str, pool: str) -> list[str]:
     """The names of a pool's workers that are there now."""
     import httpx
 
-    found = httpx.post(f"{api}/work_pools/{pool}/workers/filter", json={})
+    found = httpx.post(f"{api}/work_pools/{pool}/workers/filter", json={}, timeout=PATIENCE)
     return [each["name"] for each in found.json() if each["status"] == "ONLINE"] if found.is_success else []
 
 
@@ -130,7 +132,7 @@ def runs(api: str, name: str) -> list[dict[str, Any]]:
     import httpx
 
     wanted = {"flow_runs": {"name": {"any_": [name]}}, "sort": "START_TIME_ASC"}
-    found: list[dict[str, Any]] = httpx.post(f"{api}/flow_runs/filter", json=wanted).json()
+    found: list[dict[str, Any]] = httpx.post(f"{api}/flow_runs/filter", json=wanted, timeout=PATIENCE).json()
     return found
 
 
@@ -138,7 +140,7 @@ def states(api: str, run: str) -> dict[str, float]:
     """When a run reached each of its states for the first time, by the state's type, Unix time."""
     import httpx
 
-    found = httpx.get(f"{api}/flow_run_states/", params={"flow_run_id": run}).json()
+    found = httpx.get(f"{api}/flow_run_states/", params={"flow_run_id": run}, timeout=PATIENCE).json()
     reached = sorted((moment(each["timestamp"]), each["type"]) for each in found)
     return {kind: at for at, kind in reversed(reached)}
 
@@ -150,7 +152,7 @@ def log(api: str, run: str) -> list[tuple[float, str]]:
     lines: list[tuple[float, str]] = []
     while True:
         wanted = {"logs": {"flow_run_id": {"any_": [run]}}, "sort": "TIMESTAMP_ASC", "offset": len(lines)}
-        more = httpx.post(f"{api}/logs/filter", json=wanted).json()
+        more = httpx.post(f"{api}/logs/filter", json=wanted, timeout=PATIENCE).json()
         lines += [(moment(each["timestamp"]), each["message"]) for each in more]
         if not more:
             return lines

@@ -202,7 +202,7 @@ def world(root: Path, models: int, blocks: int, epochs: int) -> Iterator[World]:
                 core = cores[number % len(cores)]
                 agent = network.agent(words, home, api, root / f"{name}.out", variables, core)
                 stack.callback(network.kill, agent)
-        network.until(lambda: all(sorted(names) == sorted(network.online(api, pool)) for pool, names in AGENTS.items()))
+        network.until(lambda: all(set(names) == set(network.online(api, pool)) for pool, names in AGENTS.items()), 900)
         yield World(place, api)
 
 
