@@ -12,11 +12,13 @@ import heapq
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
 from benchmarks import measure
+from flows import environment, shell
 from tasks import files, stage
 from tasks.errors import WorkspaceError
 
@@ -105,6 +107,30 @@ def critical_path(tasks: Sequence[Task]) -> float:
 
 
 @dataclass(frozen=True)
+class Handover:
+    """What handing a stage to an agent costs, s.
+
+    Attributes:
+        sent: that the caller spends before an agent can take the stage.
+        agent: that an agent is busy with it beyond the stage itself.
+        restored: until the caller has the results.
+        stored: of the store, to give and take the stage's objects.
+    """
+
+    sent: float
+    agent: float
+    restored: float
+    stored: float = 0.0
+
+    @classmethod
+    def of(cls, agents: Mapping[str, Any]) -> Handover:
+        """From what was measured with one agent; what its own store took is in the agent's time."""
+        phases = {name: spread["median"] for name, spread in agents["phases"]["one agent"].items()}
+        busy = sum(phases[name] for name in ("queued", "started", "fetched", "returned"))
+        return cls(phases["sent"], busy, phases["restored"])
+
+
+@dataclass(frozen=True)
 class Times:
     """What things take, s.
 
@@ -114,10 +140,8 @@ class Times:
         agents: of the stages for agents other than the blocks.
         block_start: of a block, whatever its number of models.
         block_model: of each model of a block.
-        sent: that the caller spends on a stage before an agent can take it.
-        agent: that an agent is busy with a stage beyond the stage itself.
-        stored: of the store, to give and take the stage's objects.
-        restored: until the caller has the results of a stage.
+        handover: of a stage to an agent.
+        processes: that share what is done per request.
     """
 
     coordinator: Mapping[str, float]
@@ -125,10 +149,8 @@ class Times:
     agents: Mapping[str, float]
     block_start: float
     block_model: float
-    sent: float
-    agent: float
-    stored: float
-    restored: float
+    handover: Handover
+    processes: int = 1
 
     def block(self, models: int) -> float:
         """A block of so many models."""
@@ -152,11 +174,11 @@ def tasks_of(batch: Batch, times: Times) -> list[Task]:
     made: list[Task] = []
 
     def here(name: str, *after: str) -> None:
-        seconds = times.coordinator[name] + batch.requests * times.each.get(name, 0.0)
+        seconds = times.coordinator[name] + batch.requests * times.each.get(name, 0.0) / times.processes
         made.append(Task(name, seconds, COORDINATOR, after))
 
     def away(name: str, seconds: float, *after: str) -> None:
-        made.extend(handed_out(name, seconds, times, after))
+        made.extend(handed_out(name, seconds, times.handover, after))
 
     here("check")
     here("split", "check")
@@ -174,13 +196,13 @@ def tasks_of(batch: Batch, times: Times) -> list[Task]:
     return made
 
 
-def handed_out(name: str, seconds: float, times: Times, after: Sequence[str] = ()) -> list[Task]:
+def handed_out(name: str, seconds: float, over: Handover, after: Sequence[str] = ()) -> list[Task]:
     """A stage that an agent runs; the last task has the stage's name."""
     parts = [
-        (f"{name} sent", times.sent, MAIL),
-        (f"{name} stored", times.stored, STORE),
-        (f"{name} at work", times.agent + seconds, AGENTS),
-        (name, times.restored, COORDINATOR),
+        (f"{name} sent", over.sent, MAIL),
+        (f"{name} stored", over.stored, STORE),
+        (f"{name} at work", over.agent + seconds, AGENTS),
+        (name, over.restored, COORDINATOR),
     ]
     names = [part for part, _, _ in parts]
     before = [tuple(after), *((one,) for one, _ in pairwise(names))]
@@ -218,12 +240,9 @@ def main(
         files.write_json(times, measured(rounds))
     known, agents = files.read_json(times), files.read_json(workers)
     small = of_measured(known, agents)
-    large = replace(
-        small,
-        block_model=3600 * hours,
-        agents={**small.agents, "unlearn": 360 * hours},
-        stored=1000 * data / throughput,
-    )
+    unlearning = {**small.agents, "unlearn": 360 * hours}
+    slower = replace(small.handover, stored=1000 * data / throughput)
+    large = replace(small, block_model=3600 * hours, agents=unlearning, handover=slower)
     found = {
         "assumed": {"hours": hours, "data_gb": data, "store_mb_s": throughput},
         "measured": swept(small, 8),
@@ -271,31 +290,23 @@ def of_measured(known: Mapping[str, Any], agents: Mapping[str, Any]) -> Times:
     fixed = {name: few[name]["median"] - known["requests"]["few"] * each[name] for name in few}
     one, all_ = (known["blocks"][str(size)]["median"] for size in (1, known["models"]))
     per_model = (all_ - one) / (known["models"] - 1)
-    phases = {name: spread["median"] for name, spread in agents["phases"]["one agent"].items()}
     return Times(
         coordinator={name: seconds for name, seconds in fixed.items() if name not in AWAY},
         each={name: seconds for name, seconds in each.items() if name not in AWAY},
         agents={name: fixed[name] for name in AWAY},
         block_start=one - per_model,
         block_model=per_model,
-        **handing(phases),
+        handover=Handover.of(agents),
     )
 
 
 AWAY = ("unlearn", "probe")
 
 
-def handing(phases: Mapping[str, float]) -> dict[str, float]:
-    """What handing a stage out costs, from its phases. What the store itself takes is in the agent's fetching."""
-    busy = sum(phases[name] for name in ("queued", "started", "fetched", "returned"))
-    return {"sent": phases["sent"], "agent": busy, "stored": 0.0, "restored": phases["restored"]}
-
-
 def validated(agents: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The simulation beside what was measured, on times of hand-overs to one agent only."""
-    phases = {name: spread["median"] for name, spread in agents["phases"]["one agent"].items()}
-    times = Times({}, {}, {}, 0.0, 0.0, **handing(phases))
-    tasks = [task for n in range(agents["stages"]) for task in handed_out(f"block {n}", phases["worked"], times)]
+    worked, over = agents["phases"]["one agent"]["worked"]["median"], Handover.of(agents)
+    tasks = [task for number in range(agents["stages"]) for task in handed_out(f"block {number}", worked, over)]
     found = []
     for name, number in (("one agent", 1), ("two agents", 2)):
         played = simulate(tasks, servers(number)).seconds
@@ -305,7 +316,10 @@ def validated(agents: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def measured(rounds: int, models: int = 8) -> dict[str, Any]:
-    """The stages' times in place on the digits, s: DVC and Python start included, one thread.
+    """The stages' times in place on the digits, s: processor time with DVC and Python, of one thread.
+
+    Processor time, because a stage that waits for nothing takes as long on a core of its own, and because what else
+    the machine does is not in it.
 
     Args:
         rounds: how often each is measured.
@@ -313,7 +327,7 @@ def measured(rounds: int, models: int = 8) -> dict[str, Any]:
     """
     from benchmarks import workers
     from flows import graph, stages, workspace
-    from tasks import records
+    from tasks import records, settings
 
     asked = {"few": 2, "many": 10}
     with tempfile.TemporaryDirectory(prefix="simulation-") as folder:
@@ -321,44 +335,31 @@ def measured(rounds: int, models: int = 8) -> dict[str, Any]:
         manifest = records.read_manifest(place / "data")
         roles = records.read_roles(place / "artifacts" / "split.csv", manifest)
         people = sorted(set(manifest["subject_id"][roles == "training"]))
-        for name, number in asked.items():
-            files.write_json(place / "requests" / f"{name}.json", _requests(people[:number]))
-        took: dict[str, list[float]] = {}
-
-        def listen(event: stages.Event) -> None:
-            if event.kind == "ran":
-                took.setdefault(event.stage, []).append(event.seconds)
-
-        found: dict[str, dict[str, dict[str, float]]] = {}
-        for batch in asked:
+        found: dict[str, dict[str, Any]] = {}
+        for batch, number in asked.items():
+            files.write_json(place / "requests" / f"{batch}.json", _requests(people[:number]))
             workspace.prepare(place, batch, [])
-            quiet, loud = stages.Runner(place, 1), stages.Runner(place, 1, listen)
             names = [each.name for each in graph.read(place)]
             for name in names:
-                quiet.run(name)
-            took.clear()
-            once = [name for name in names if "@" not in name]
-            for number in range(rounds):
-                for name in once:
-                    stage.say(f"round {number + 1}/{rounds}, {batch}: {name}")
-                    loud.run(name, force=True)
-            found[batch] = {name: measure.Spread.of(values).plain() for name, values in took.items()}
-        blocks = _blocks(place, models, rounds, listen, took)
+                stages.Runner(place, 1).run(name)
+            ways = {name: partial(_spent, place, name) for name in names if "@" not in name}
+            found[batch] = _spreads(measure.in_turns(ways, rounds))
+
+        def block(size: int) -> float:
+            settings.assign(place / "params.yaml", [f"references.seeds_per_block={size}"])
+            return _spent(place, "train@0")
+
+        blocks = _spreads(measure.in_turns({str(size): partial(block, size) for size in (1, models)}, rounds))
     return {"rounds": rounds, "models": models, "requests": asked, "stages": found, "blocks": blocks}
 
 
-def _blocks(place: Path, models: int, rounds: int, listen: Any, took: dict[str, list[float]]) -> dict[str, Any]:
-    """A block of one model and one of several, in turns."""
-    from flows import stages
-    from tasks import settings
+def _spent(place: Path, name: str) -> float:
+    """Processor time of a stage that is run again, s."""
+    return measure.command([*shell.DVC, "repro", "--single-item", "--force", name], place, environment.child(place)).cpu
 
-    def way(size: int) -> float:
-        settings.assign(place / "params.yaml", [f"references.seeds_per_block={size}"])
-        stages.Runner(place, 1, listen).run("train@0", force=True)
-        return took["train@0"][-1]
 
-    seconds = measure.in_turns({str(size): lambda size=size: way(size) for size in (1, models)}, rounds)  # type: ignore[misc]
-    return {size: measure.Spread.of(values).plain() for size, values in seconds.items()}
+def _spreads(found: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    return {name: measure.Spread.of(values).plain() for name, values in found.items()}
 
 
 def _requests(people: Sequence[str]) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from benchmarks import simulation, workers
 from benchmarks.measure import Spread
-from benchmarks.simulation import Batch, Task, Times, simulate
+from benchmarks.simulation import Batch, Handover, Task, Times, simulate
 from tasks.errors import WorkspaceError
 
 TIMES = Times(
@@ -20,10 +20,7 @@ TIMES = Times(
     agents={"unlearn": 5, "probe": 4},
     block_start=2,
     block_model=1,
-    sent=1,
-    agent=6,
-    stored=0,
-    restored=2,
+    handover=Handover(sent=1, agent=6, restored=2),
 )
 
 
@@ -80,7 +77,7 @@ def test_a_batch_has_the_stages_of_the_pipeline_and_carried_references_are_not_t
 
 def test_the_last_block_holds_what_is_left() -> None:
     tasks = {task.name: task for task in simulation.tasks_of(Batch(1, models=10, per_block=8), TIMES)}
-    assert tasks["retrain@1 at work"].seconds == TIMES.agent + TIMES.block(2)
+    assert tasks["retrain@1 at work"].seconds == TIMES.handover.agent + TIMES.block(2)
 
 
 def test_more_agents_never_make_a_batch_slower_here_and_more_requests_never_faster() -> None:
@@ -93,7 +90,7 @@ def test_more_agents_never_make_a_batch_slower_here_and_more_requests_never_fast
 
 
 def test_a_slow_store_bounds_the_batch_however_many_agents_there_are() -> None:
-    slow = replace(TIMES, stored=1000.0)
+    slow = replace(TIMES, handover=replace(TIMES.handover, stored=1000.0))
     tasks = simulation.tasks_of(Batch(1), slow)
     assert simulate(tasks, simulation.servers(64)).seconds >= 4 * 1000
 
