@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import itertools
+import json
 from dataclasses import replace
+from pathlib import Path
 
+import dummy
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import simulation, workers
-from benchmarks.measure import Spread
+from benchmarks import growth_batches, past, simulation, stand_in, workers
+from benchmarks.measure import Spent, Spread
 from benchmarks.simulation import Batch, Handover, Task, Times, simulate
+from flows import graph, shell
+from flows.operations import intake, lineage
+from flows.operations.register import State, heads, opened
+from tasks import files
 from tasks.errors import WorkspaceError
 
 TIMES = Times(
@@ -133,3 +140,70 @@ def test_an_hour_of_training_is_written_as_an_assumption() -> None:
     )
     assert "**2 h on a GPU (assumed)**" in text
     assert "| 1 | 9 s | 10 s | -10% |" in text
+
+
+@pytest.fixture
+def closed(tmp_path: Path) -> Path:
+    """A workspace that has closed one batch of one request, whose model is kept and whose list of records is gone."""
+    home = dummy.make(tmp_path / "home")
+    files.write_text(home / ".gitignore", f"{(home / '.gitignore').read_text()}/.register\n/keys\n")
+    day = "2026-11-21"
+    with opened(home) as register:
+        request = {**stand_in.request(0), "status_callback_urls": []}
+        (case, _) = register.receive(intake.take_in(home, request), "test", "drop")
+        for state in past.WAY:
+            batch = day if state is State.BATCHED else None
+            verdicts = {case.request_id: "pass"} if state is State.AUDITED else None
+            register.move([case.request_id], state, "test", batch=batch, verdicts=verdicts)
+        register.note("decision", "officer", batch=day, decision="approve")
+    kept = home / "releases" / day
+    files.write_text(kept / "model.txt", "weights")
+    shell.dvc(home, "add", "--quiet", str(kept.relative_to(home)))
+    out = {"path": "artifacts/check.txt", "hash": "md5", "md5": "0" * 32, "size": 1}
+    lock = {"schema": "2.0", "stages": {"check": {"cmd": "true", "outs": [out]}}}
+    contents = {
+        "audit": {"dvc.lock": json.dumps(lock), f"reports/{day}/index.html": f"batch {day}, {case.request_id}"},
+        "release": {f"ledger/releases/{day}.json": json.dumps({"batch": day, "at": f"{day}T10:00:00Z"})},
+        "erased": {f"ledger/erasures/{day}.json": "{}"},
+    }
+    for step, changed in contents.items():
+        for path, text in changed.items():
+            files.write_text(home / path, text)
+        shell.git(home, "add", ".", *([] if step == "release" else [":!releases"]))
+        shell.git(home, "commit", "--quiet", "-m", step)
+        shell.git(home, "tag", "--annotate", "-m", step, f"{step}/{day}")
+    return home
+
+
+def test_past_batches_have_their_own_tags_objects_and_events_and_leave_the_state_at_hand(closed: Path) -> None:
+    before = {path: (closed / path).read_bytes() for path in ("dvc.lock", "params.yaml", "data.dvc")}
+    past.add(closed, 3)
+    assert shell.git(closed, "status", "--porcelain") == ""
+    assert {path: (closed / path).read_bytes() for path in before} == before
+    tags = shell.git(closed, "tag", "--list").split()
+    names = [f"2026-11-{day}" for day in (18, 19, 20, 21)]
+    assert sorted(tags) == sorted(f"{step}/{name}" for step in past.STEPS for name in names)
+    found = {name: state for state in lineage.states(closed, None) for name in state.names}
+    models = [found[f"release/{name}"].pointers[f"releases/{name}"] for name in names]
+    gone = [found[f"audit/{name}"].stages["check"]["outs"][0]["md5"] for name in names]
+    assert len(set(models)) == len(set(gone)) == 4
+    assert "releases" not in " ".join(graph.stale(closed))
+    with opened(closed) as register:
+        assert register.check_chain(heads(closed)).seq == len(register.history())
+        assert {case.batch for case in register.cases([State.CLOSED])} == set(names)
+        assert len(register.history(kind="decision")) == 4
+    page = (closed / "reports" / names[0] / "index.html").read_text()
+    assert page.startswith(f"batch {names[0]}, ")
+    assert page.split()[-1] != (closed / "reports" / names[-1] / "index.html").read_text().split()[-1]
+
+
+def test_without_a_closed_batch_there_is_nothing_to_take_twins_of(tmp_path: Path) -> None:
+    with pytest.raises(WorkspaceError, match="no batch was closed here"):
+        past.add(dummy.make(tmp_path / "home"), 1)
+
+
+def test_what_grows_is_told_with_the_ratio_of_the_most_to_the_fewest() -> None:
+    spent = {number: [Spent(2.0 * number, 1.0 * number, 100.0)] * 3 for number in (1, 10)}
+    found = growth_batches.figures({"status": spent})
+    assert found["commands"]["status"]["ratio"]["cpu"] == Spread(10.0, 10.0, 10.0, 3).plain()
+    assert "| `status` | 1.0 | 10.0 | 10.00 (10.00 to 10.00) | 100 → 100 |" in growth_batches.text(found)
