@@ -9,6 +9,7 @@ import pytest
 
 from flows import shell
 from flows.operations import lineage
+from tasks.errors import WorkspaceError
 
 LOCK = "schema: '2.0'\nstages:\n  split:\n    outs: [{{path: artifacts/split.csv, md5: {0}}}]\n"
 POINTER = "outs: [{{md5: {0}, path: {1}}}]\n"
@@ -83,3 +84,10 @@ def test_however_many_commits_there_are_git_is_started_as_often(top: Path, monke
     started.clear()
     assert len(lineage.states(top / "within", "audit/one")) == 9
     assert len(started) == few
+
+
+def test_an_object_that_git_has_lost_is_named_and_nothing_is_taken_for_empty(top: Path) -> None:
+    lost = shell.git(top, "rev-parse", "audit/one:within/data.dvc")
+    (top / ".git" / "objects" / lost[:2] / lost[2:]).unlink()
+    with pytest.raises(WorkspaceError, match=f"git has lost its object {lost}"):
+        lineage.states(top / "within", "audit/one")

@@ -252,7 +252,7 @@ class _Reader:
                 continue
             if (oid, path) not in self._below:
                 self._below[oid, path] = (
-                    self._pointers(self._objects(oid) or b"", width, f"{path}/")
+                    self._pointers(self._must(oid), width, f"{path}/")
                     if is_folder
                     else _pointer(self._text(oid), path)
                 )
@@ -260,7 +260,13 @@ class _Reader:
         return found
 
     def _text(self, oid: str) -> str:
-        return (self._objects(oid) or b"").decode()
+        return self._must(oid).decode()
+
+    def _must(self, oid: str) -> bytes:
+        content = self._objects(oid)
+        if content is None:  # what is not read cannot be erased
+            raise WorkspaceError(f"git has lost its object {oid}; see `git fsck`, and fetch what is missing")
+        return content
 
 
 def _entries(tree: bytes, width: int) -> Iterator[tuple[bool, str, str]]:
