@@ -326,7 +326,7 @@ def measured(rounds: int, models: int = 8) -> dict[str, Any]:
         models: per block, beside blocks of one model.
     """
     from benchmarks import workers
-    from flows import graph, stages, workspace
+    from flows import graph, record, stages, workspace
     from tasks import records, settings
 
     asked = {"few": 2, "many": 10}
@@ -338,7 +338,8 @@ def measured(rounds: int, models: int = 8) -> dict[str, Any]:
         found: dict[str, dict[str, Any]] = {}
         for batch, number in asked.items():
             files.write_json(place / "requests" / f"{batch}.json", _requests(people[:number]))
-            workspace.prepare(place, batch, [])
+            chosen, _ = workspace.prepare(place, batch, [])
+            record.keep(place, chosen)
             names = [each.name for each in graph.read(place)]
             for name in names:
                 stages.Runner(place, 1).run(name)
