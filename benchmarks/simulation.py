@@ -30,6 +30,8 @@ TIMES = measure.RESULTS / "stage-times.json"
 WORKERS = measure.RESULTS / "workers.json"
 AGENTS, COORDINATOR, STORE, MAIL = "agents", "coordinator", "store", "mail"
 """Where something takes place; `mail` is the caller's sending, one stage at a time."""
+CORES = 2
+"""Of the coordinator; reports are made by all of them."""
 GAIN = 0.1
 """Share of the time that twice as many agents have to save to be worth it."""
 
@@ -141,7 +143,6 @@ class Times:
         block_start: of a block, whatever its number of models.
         block_model: of each model of a block.
         handover: of a stage to an agent.
-        processes: that share what is done per request.
     """
 
     coordinator: Mapping[str, float]
@@ -150,7 +151,6 @@ class Times:
     block_start: float
     block_model: float
     handover: Handover
-    processes: int = 1
 
     def block(self, models: int) -> float:
         """A block of so many models."""
@@ -174,7 +174,8 @@ def tasks_of(batch: Batch, times: Times) -> list[Task]:
     made: list[Task] = []
 
     def here(name: str, *after: str) -> None:
-        seconds = times.coordinator[name] + batch.requests * times.each.get(name, 0.0) / times.processes
+        cores = CORES if name == "report" else 1
+        seconds = times.coordinator[name] + batch.requests * times.each.get(name, 0.0) / cores
         made.append(Task(name, seconds, COORDINATOR, after))
 
     def away(name: str, seconds: float, *after: str) -> None:
@@ -209,7 +210,7 @@ def handed_out(name: str, seconds: float, over: Handover, after: Sequence[str] =
     return [Task(*part, ahead) for part, ahead in zip(parts, before, strict=True)]
 
 
-def servers(agents: int, cores: int = 2) -> dict[str, int]:
+def servers(agents: int, cores: int = CORES) -> dict[str, int]:
     """How many of each place there are."""
     return {AGENTS: agents, COORDINATOR: cores, STORE: 1, MAIL: 1}
 

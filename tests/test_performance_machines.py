@@ -93,7 +93,7 @@ def test_more_agents_never_make_a_batch_slower_here_and_more_requests_never_fast
         seconds = [simulate(tasks, simulation.servers(agents)).seconds for agents in (1, 2, 4, 64)]
         assert seconds == sorted(seconds, reverse=True)
     few, many = (simulate(simulation.tasks_of(Batch(n), TIMES), simulation.servers(2)).seconds for n in (10, 110))
-    assert many - few == pytest.approx(100 * TIMES.each["report"])
+    assert many - few == pytest.approx(100 * TIMES.each["report"] / simulation.CORES)
 
 
 def test_a_slow_store_bounds_the_batch_however_many_agents_there_are() -> None:
