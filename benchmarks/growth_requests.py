@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ BATCH = "many"
 
 def main(
     requests: list[int] = SIZES,
+    most_reports: int = 1000,
     rounds: int = 5,
     page: Path = measure.PAGE,
     out: Path = measure.RESULTS,
@@ -36,39 +38,52 @@ def main(
 
     Args:
         requests: sizes of the batch.
+        most_reports: of larger batches no reports are made, which take long.
         rounds: how often each size is measured.
         page: has the marks `growth requests`.
         out: folder for the figures.
     """
-    spent: dict[int, dict[str, list[measure.Spent]]] = {size: {name: [] for name in STAGES} for size in requests}
+    stages = {size: STAGES if size <= most_reports else STAGES[:-1] for size in requests}
+    spent: dict[str, dict[str, list[measure.Spent]]] = {
+        str(size): {name: [] for name in stages[size]} for size in requests
+    }
     with tempfile.TemporaryDirectory() as folder:
         place, known = world(Path(folder), max(requests))
 
         def take(size: int) -> float:
-            found = audited(place, known[:size])
-            for name in STAGES:
-                spent[size][name].append(found[name])
+            found = audited(place, known[:size], stages[size])
+            for name, one in found.items():
+                spent[str(size)][name].append(one)
             return sum(one.seconds for one in found.values())
 
         totals = measure.in_turns({str(size): partial(take, size) for size in requests}, rounds)
-        pages = {size: page_sizes(audited_reports(place, known[:size])) for size in requests[-1:]}
-    figures: dict[str, Any] = {
-        "total": {size: measure.Spread.of(values).plain() for size, values in totals.items()},
-        **{
-            kind: {
-                str(size): {
-                    name: measure.Spread.of([getattr(one, kind) for one in spent[size][name]]).plain()
-                    for name in STAGES
-                }
-                for size in requests
-            }
-            for kind in ("seconds", "cpu", "peak")
-        },
-        "pages": {str(size): found for size, found in pages.items()},
-    }
+        reported = max(size for size in requests if size <= most_reports)
+        pages = page_sizes(audited_reports(place, known[:reported]))
+    figures = {**figures_of(totals, spent), "pages": pages}
     words = " ".join(f"--requests {size}" for size in requests)
-    line = f"python -m benchmarks.growth_requests {words} --rounds {rounds}"
-    measure.write("growth requests", line, figures, table(figures), page, out)
+    line = f"python -m benchmarks.growth_requests {words} --most-reports {most_reports} --rounds {rounds}"
+    heads = [f"{size} requests" if size > 1 else "1 request" for size in requests]
+    text = f"{table(figures, heads)}\n\n{told_of_pages(pages, reported)}"
+    measure.write("growth requests", line, figures, text, page, out)
+
+
+def figures_of(
+    totals: dict[str, list[float]], spent: dict[str, dict[str, list[measure.Spent]]]
+) -> dict[str, dict[str, Any]]:
+    """The spreads, by kind, size and stage; `total` is wall-clock time of all stages, `total_cpu` processor time."""
+    kinds = {
+        kind: {
+            size: {name: measure.Spread.of([getattr(one, kind) for one in ones]).plain() for name, ones in own.items()}
+            for size, own in spent.items()
+        }
+        for kind in ("seconds", "cpu", "peak")
+    }
+    cpu = {size: zip(*([one.cpu for one in ones] for ones in own.values()), strict=True) for size, own in spent.items()}
+    return {
+        **kinds,
+        "total": {size: measure.Spread.of(values).plain() for size, values in totals.items()},
+        "total_cpu": {size: measure.Spread.of([sum(row) for row in rows]).plain() for size, rows in cpu.items()},
+    }
 
 
 def world(folder: Path, most: int) -> tuple[Path, list[int]]:
@@ -99,11 +114,12 @@ def world(folder: Path, most: int) -> tuple[Path, list[int]]:
     return place, people
 
 
-def audited(place: Path, people: Sequence[int]) -> dict[str, measure.Spent]:
-    """What each stage takes for a batch in which these people ask."""
+def audited(place: Path, people: Sequence[int], stages: Sequence[str] = STAGES) -> dict[str, measure.Spent]:
+    """What each of the stages takes for a batch in which these people ask."""
     ask(place, people)
-    found = {name: command(place, name) for name in ("check", "resolve", "probe", "score", "verify", "report")}
-    return {name: found[name] for name in STAGES}
+    order = ("check", "resolve", "probe", "score", "verify", "report")
+    found = {name: command(place, name) for name in order if name in stages or name not in STAGES}
+    return {name: found[name] for name in stages}
 
 
 def audited_reports(place: Path, people: Sequence[int]) -> Path:
@@ -155,25 +171,45 @@ def command(place: Path, name: str) -> measure.Spent:
     return measure.command([sys.executable, *text.split()[1:]], place)
 
 
-def table(figures: dict[str, Any]) -> str:
-    """Seconds and memory of each stage by the number of requests, and what one more costs between two sizes."""
+def table(figures: dict[str, Any], heads: Sequence[str]) -> str:
+    """What each stage takes by size, and what one more thing costs between two sizes."""
     sizes = list(figures["seconds"])
-    head = ("stage", *(f"{size} requests" if size != "1" else "1 request" for size in sizes))
-    rows = [(name, *(cell(figures, size, name) for size in sizes)) for name in STAGES]
-    total = [figures["total"][size]["median"] for size in sizes]
-    rows.append(("all four", *(f"{value:.1f} s" for value in total)))
-    more = [
-        f"{1000 * (total[place] - total[place - 1]) / (int(sizes[place]) - int(sizes[place - 1])):.0f} ms"
-        for place in range(1, len(sizes))
-    ]
-    rows.append(("one more request", "", *more))
-    return measure.table(head, rows)
+    stages = list(figures["seconds"][sizes[0]])
+    rows = [(name, *(cell(figures, size, name) for size in sizes)) for name in stages]
+    whole = [size for size in sizes if len(figures["seconds"][size]) == len(stages)]
+    total = [told(figures["total"][size]["median"], figures["total_cpu"][size]["median"]) for size in whole]
+    missing = [""] * (len(sizes) - len(whole))
+    rows.append(("all", *total, *missing))
+    rows.append(("one more", "", *(more(figures, *pair) for pair in pairwise(whole)), *missing))
+    return measure.table(("stage", *heads), rows)
 
 
 def cell(figures: dict[str, Any], size: str, name: str) -> str:
-    """Wall-clock and processor time, and the largest process's memory."""
+    """Wall-clock and processor time, and the largest process's memory; nothing where it was not run."""
+    if name not in figures["seconds"][size]:
+        return ""
     seconds, cpu, peak = (figures[kind][size][name]["median"] for kind in ("seconds", "cpu", "peak"))
-    return f"{seconds:.1f} s, {cpu:.1f} s CPU, {peak:.0f} MiB"
+    return f"{told(seconds, cpu)}, {peak:.0f} MiB"
+
+
+def told(seconds: float, cpu: float) -> str:
+    """Wall-clock and processor time."""
+    return f"{seconds:.1f} s, {cpu:.1f} s CPU"
+
+
+def more(figures: dict[str, Any], smaller: str, larger: str) -> str:
+    """What one more costs, by the slope between two sizes."""
+    steps = int(larger) - int(smaller)
+    seconds, cpu = (
+        (figures[kind][larger]["median"] - figures[kind][smaller]["median"]) / steps for kind in ("total", "total_cpu")
+    )
+    return f"{seconds:.2f} s, {cpu:.2f} s CPU"
+
+
+def told_of_pages(pages: dict[str, int], requests: int) -> str:
+    """The sizes of the pages over the whole batch."""
+    sizes = ", ".join(f"`{name}` {size / 1e6:.2f} MB" for name, size in pages.items())
+    return f"The pages over all {requests} requests: {sizes}."
 
 
 if __name__ == "__main__":

@@ -9,9 +9,11 @@ from __future__ import annotations
 import re
 import statistics
 import unicodedata
+from collections import ChainMap, Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import date, datetime
+from functools import cached_property
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal
 
@@ -751,6 +753,26 @@ class Sources:
     probes: Mapping[str, Any] = field(default_factory=dict)
     decisions: Mapping[str, Any] = field(default_factory=dict)
 
+    @cached_property
+    def sentences(self) -> dict[str, Any]:
+        """What the sentences of all files were made of, by their English text."""
+        found: dict[str, Any] = {}
+        for file in (self.verdicts, self.register, self.data_checks, self.request_checks, self.probes):
+            found |= file.get(language.SENTENCES, {})
+        return found
+
+    @cached_property
+    def advised(self) -> list[dict[str, Any]]:
+        """Why a full retrain is advised after this batch, see `tasks.advice`."""
+        loss = take(take(self.verdicts, "batch", "verdicts.json"), "control_loss", "verdicts.json, batch")
+        return advice.advise(
+            self.settings.unlearn.method,
+            carried.released(self.lineage, self.settings.unlearn.method),
+            list(self.verdicts["requests"].values()),
+            None if "reason" in loss else loss,
+            self.settings.advice,
+        )
+
 
 def build_all(sources: Sources) -> list[dict[str, Any]]:
     """The evidence of every request of the batch, in the register's order.
@@ -775,7 +797,7 @@ def match(entries: Sequence[Mapping[str, Any]], verdicts: Mapping[str, Any]) -> 
     accepted = [entry_id(entry) for entry in entries if take(entry, "status", "register.json") == "accepted"]
     if not entries:
         raise EvidenceError("register.json: got no request, expected at least one; run the stage resolve again")
-    if twice := sorted({name for name in accepted if accepted.count(name) > 1}):
+    if twice := sorted(name for name, count in Counter(accepted).items() if count > 1):
         raise EvidenceError(f"register.json accepts {twice[0]} twice; run the stage resolve again")
     if missing := sorted(set(accepted) - set(verdicts)):
         raise EvidenceError(f"verdicts.json has no verdict for the accepted request {missing[0]}; run verify again")
@@ -810,9 +832,7 @@ def build(sources: Sources, entry: Mapping[str, Any], decided: decisions.Decisio
 
 def spoken(sources: Sources, found: Mapping[str, Any]) -> dict[str, Any]:
     """What the sentences of a request's evidence were made of, by their English text."""
-    made = language.sentences(found)
-    for file in (sources.verdicts, sources.register, sources.data_checks, sources.request_checks, sources.probes):
-        made |= file.get(language.SENTENCES, {})
+    made = ChainMap(sources.sentences, language.sentences(found))
     return {text: made[text] for text in language.texts(found) if text in made}
 
 
@@ -850,24 +870,11 @@ def common(sources: Sources, entry: Mapping[str, Any], where: str) -> dict[str, 
         "data": data_set(sources),
         "checks": checks(sources, entry_id(entry)),
         "identity_check": chosen.report.identity_check or None,
-        "advice": advised(sources),
+        "advice": sources.advised,
         "provenance": provenance(sources),
         "reproduction": reproduction(sources.batch),
         "languages": language.wanted(chosen.report.languages, entry.get("languages", [])),
     }
-
-
-def advised(sources: Sources) -> list[dict[str, Any]]:
-    """Why a full retrain is advised after this batch, see `tasks.advice`."""
-    chosen = sources.settings
-    loss = take(take(sources.verdicts, "batch", "verdicts.json"), "control_loss", "verdicts.json, batch")
-    return advice.advise(
-        chosen.unlearn.method,
-        carried.released(sources.lineage, chosen.unlearn.method),
-        list(sources.verdicts["requests"].values()),
-        None if "reason" in loss else loss,
-        chosen.advice,
-    )
 
 
 def aftermath(sources: Sources, status: str, decided: decisions.Decisions, code: str | None = None) -> dict[str, Any]:

@@ -249,8 +249,8 @@ class Printer:
         if not sheet.exists():
             raise WorkspaceError(f"{sheet}: no such file; restore reports/templates with git")
         self._weasyprint: Any = weasyprint
-        self._fonts: Any = FontConfiguration()
-        self._typefaces: Any = weasyprint.CSS(filename=sheet, font_config=self._fonts)
+        self.fonts: Any = FontConfiguration()
+        self._typefaces: Any = weasyprint.CSS(filename=sheet, font_config=self.fonts)
         self._styles: dict[str, Any] = {}
 
     def pdf(self, html: str, attached: Path, started: str) -> bytes:
@@ -271,10 +271,10 @@ class Printer:
             relationship="Data",
         )
         target = BytesIO()
-        text, styles = self._parted(html)
+        text, styles = self.parted(html)
         with source_date(int(moment.timestamp())), no_collection():
             page = self._weasyprint.HTML(string=text, url_fetcher=no_fetching).render(
-                font_config=self._fonts, stylesheets=[self._typefaces, *styles]
+                font_config=self.fonts, stylesheets=styles
             )
             about = page.metadata.generate_rdf_metadata
             page.metadata.generate_rdf_metadata = lambda *names: accessible(about(*names))
@@ -286,13 +286,13 @@ class Printer:
             )
         return target.getvalue()
 
-    def _parted(self, html: str) -> tuple[str, list[Any]]:
+    def parted(self, html: str) -> tuple[str, list[Any]]:
         """A page without its style sheets, and these, parsed the first time that they are met."""
         found = STYLE.findall(html)
         for text in found:
             if text not in self._styles:
-                self._styles[text] = self._weasyprint.CSS(string=text, font_config=self._fonts, url_fetcher=no_fetching)
-        return STYLE.sub("", html), [self._styles[text] for text in found]
+                self._styles[text] = self._weasyprint.CSS(string=text, font_config=self.fonts, url_fetcher=no_fetching)
+        return STYLE.sub("", html), [self._typefaces, *(self._styles[text] for text in found)]
 
 
 def accessible(rdf: bytes) -> bytes:

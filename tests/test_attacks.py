@@ -687,3 +687,31 @@ def test_bad_arrays_are_errors() -> None:
     for call in calls:
         with pytest.raises(EvidenceError, match=r"got .* expected"):
             call()
+
+
+def test_means_of_probabilities_are_those_of_plain_sums_by_any_weights() -> None:
+    random = np.random.default_rng(5)
+    phi, shares = random.normal(0, 4, (6, 40)), random.dirichlet(np.ones(6), (3, 2))
+    shares[0, 0] = [0.5, 0, 0, 0, 0, 0.5]
+    found = attacks._log_mean(phi, shares)
+    assert found.shape == (3, 2, 40)
+    for place in np.ndindex(3, 2):
+        for column in range(40):
+            terms = [w / (1 + math.exp(-x)) for w, x in zip(shares[place], phi[:, column], strict=True)]
+            assert found[(*place, column)] == pytest.approx(math.log(math.fsum(terms)), rel=1e-12, abs=1e-14)
+    tiny = attacks._log_mean(np.array([[-900.0], [-1000.0]]), np.array([[0.5, 0.5], [0.0, 1.0]]))
+    np.testing.assert_allclose(tiny[:, 0], [math.log(0.5) - 900, -1000], rtol=1e-12)
+
+
+def test_what_requests_share_is_remembered_and_changes_nothing() -> None:
+    scores = world(0.2, 6)
+    second = replace(scores, requests=np.where(scores.subjects == 1003, "s", scores.requests))
+    memory: attacks.Memory = {}
+    for request in ("r", "s", "r"):
+        assert (
+            attacks.examine(second, request, ALPHA, memory).as_json()
+            == attacks.examine(second, request, ALPHA).as_json()
+        )
+    kept = len(memory)
+    attacks.examine(second, "s", ALPHA, memory)
+    assert len(memory) == kept

@@ -175,3 +175,16 @@ def test_a_usual_model_is_called_unusual_one_time_in_twenty() -> None:
         bases = rng.normal(3, 0.2, (33, 1)) * np.ones((33, 20))
         found += contrast.unusual_confidence(with_, without, bases[:32], bases[32])
     assert stats.binom.ppf(0.001, 1000, 0.05) <= found <= stats.binom.ppf(0.999, 1000, 0.05)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.floats(0.1, 60), st.sampled_from([0.01, 0.05, 0.1]), st.floats(0.05, 0.95))
+def test_the_references_needed_are_the_fewest_whose_detection_limit_is_within_the_margin(
+    detectability: float, alpha: float, rho0: float
+) -> None:
+    def within(count: int) -> bool:
+        limit = contrast.detection_limit(detectability, count, count, 2 * count - 2, alpha)
+        return limit is not None and limit <= rho0
+
+    few = next((count for count in range(4, contrast.MOST_REFERENCES + 1) if within(count)), None)
+    assert contrast.references_needed(detectability, alpha, rho0) == few

@@ -5,6 +5,7 @@ No validator of PDF/A is at hand here, so reports say "declared". What is looked
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import subprocess
@@ -220,3 +221,29 @@ def test_other_zones_locales_hash_seeds_and_processes_give_the_same_bytes(folder
     hashes = {process.communicate(timeout=500)[0].strip() for process in processes}
     assert len(hashes) == 1
     assert len(hashes.pop()) == 64
+
+
+def test_a_style_sheet_that_is_parsed_once_for_many_pages_gives_the_bytes_of_one_that_a_page_carries(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    html, attached = (folder / "report.html").read_text(encoding="utf-8"), folder / "evidence.json"
+    printer = report.Printer(TEMPLATES)
+    found = [printer.pdf(html, attached, "2026-11-21T01:02:03Z") for _ in range(2)]
+    parsed = printer.parted(html)[1]
+    assert printer.parted(html)[1] == parsed  # the same objects
+    assert "<style>" not in printer.parted(html)[0]
+    monkeypatch.setattr(printer, "parted", lambda text: (text, parsed[:1]))
+    assert [printer.pdf(html, attached, "2026-11-21T01:02:03Z")] * 2 == found
+
+
+def test_printing_leaves_the_collection_of_garbage_as_it_was(folder: Path) -> None:
+    html, printer = (folder / "report.html").read_text(encoding="utf-8"), report.Printer(TEMPLATES)
+    with pytest.raises(ValueError, match="broken"), report.no_collection():
+        raise ValueError("broken")
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        printer.pdf(html, folder / "evidence.json", "2026-11-21T01:02:03Z")
+        assert not gc.isenabled()
+    finally:
+        gc.enable()

@@ -18,7 +18,7 @@ import fabricated
 import pikepdf
 import pytest
 
-from tasks import evidence, pictures, report
+from tasks import crew, evidence, pictures, report
 from tasks.errors import EvidenceError, WorkspaceError
 
 ROOT = Path(__file__).parents[1]
@@ -639,3 +639,32 @@ def test_hostile_decisions_are_inert(text: str) -> None:
     assert [tag for tag, _ in Page(html).tags] == [tag for tag, _ in Page(page_with("plain words")).tags]
     assert str(evidence.visible(text)) in section(html, "Recipients, processors")
     assert not re.search("[\u202a-\u202e\u2066-\u2069\u0000]", html)
+
+
+def test_a_batch_that_processes_share_has_the_bytes_of_one_that_is_made_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = evidence.build_all(fabricated.sources())[3:6]
+    report.write(found, TEMPLATES, tmp_path / "alone")
+    monkeypatch.setattr(report, "REPORTS_PER_PROCESS", 1)
+    monkeypatch.setattr(crew, "cores", lambda: 2)
+    report.write(found, TEMPLATES, tmp_path / "shared")
+    alone, shared = (
+        {path.relative_to(tmp_path / name): path.read_bytes() for path in (tmp_path / name).rglob("*.*")}
+        for name in ("alone", "shared")
+    )
+    assert alone == shared
+
+
+def test_an_error_in_a_process_that_helps_is_the_stages_own_and_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = evidence.build_all(fabricated.sources())[3:6]
+    del found[0]["deadline"]  # the first is for the process that helps
+    monkeypatch.setattr(report, "REPORTS_PER_PROCESS", 1)
+    monkeypatch.setattr(crew, "cores", lambda: 2)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "old").write_text("old")
+    with pytest.raises(EvidenceError, match="the evidence has no such value"):
+        report.write(found, TEMPLATES, tmp_path / "out")
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "old"]

@@ -1,0 +1,113 @@
+"""What an audit's last stages cost by the number of reference models: time, processor time and memory.
+
+The data are the embedded digits, of which three people ask. The models are `small_cnn` with fresh weights, for no stage
+here takes another time for trained ones; what the verdict comes to means nothing.
+
+Example: python -m benchmarks.growth_references --references 8 --references 64 --rounds 5
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks import growth_requests, measure, stand_in
+from tasks import files, records, settings, stage
+
+SIZES = [8, 16, 32, 64]
+STAGES = ("score", "probe", "verify")
+BLOCK = 8
+ASKING = 3
+MODELS = Path("models")
+"""Folder of the models of the largest size; those of one size are links to some of them."""
+
+
+def main(
+    references: list[int] = SIZES, rounds: int = 5, page: Path = measure.PAGE, out: Path = measure.RESULTS
+) -> None:
+    """Measure, and write the table.
+
+    Args:
+        references: sizes, models of each kind, multiples of 8.
+        rounds: how often each size is measured.
+        page: has the marks `growth references`.
+        out: folder for the figures.
+    """
+    spent: dict[str, dict[str, list[measure.Spent]]] = {str(size): {name: [] for name in STAGES} for size in references}
+    with tempfile.TemporaryDirectory() as folder:
+        place = world(Path(folder), max(references))
+
+        def take(size: int) -> float:
+            choose(place, size)
+            found = {name: growth_requests.command(place, name) for name in STAGES}
+            for name, one in found.items():
+                spent[str(size)][name].append(one)
+            return sum(one.seconds for one in found.values())
+
+        totals = measure.in_turns({str(size): partial(take, size) for size in references}, rounds)
+    figures: dict[str, Any] = growth_requests.figures_of(totals, spent)
+    words = " ".join(f"--references {size}" for size in references)
+    line = f"python -m benchmarks.growth_references {words} --rounds {rounds}"
+    heads = [f"{size} of each kind" for size in references]
+    measure.write("growth references", line, figures, growth_requests.table(figures, heads), page, out)
+
+
+def world(place: Path, most: int) -> Path:
+    """A workspace with digits, a split, three requests, and fresh models of both kinds.
+
+    Args:
+        place: an empty folder.
+        most: models of each kind, a multiple of 8.
+    """
+    from flows import workspace
+    from tasks import importers, models, seeds
+
+    workspace.init(place)
+    importers.digits(place / "data")
+    ask(place, ["writer-03"])
+    for name in ("check", "split"):
+        growth_requests.command(place, name)
+    manifest = records.read_manifest(place / "data")
+    training = records.read_roles(place / "artifacts" / "split.csv", manifest) == "training"
+    ask(place, sorted(set(manifest["subject_id"][training]))[:ASKING])
+    growth_requests.command(place, "resolve")
+    chosen = settings.load(place / "params.yaml")
+
+    def fresh(path: Path, *names: str | int) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        models.save(models.build(chosen.model, chosen.data, seeds.derive(0, *names)), path)
+
+    for number in range(most):
+        for kind in ("train", "retrain"):
+            fresh(place / MODELS / kind / str(number // BLOCK) / f"seed-{number}.safetensors", kind, number)
+    fresh(place / "artifacts" / "unlearn" / "unlearned.safetensors", "unlearn")
+    files.write_json(place / "artifacts" / "unlearn" / "unlearned.json", {})
+    return place
+
+
+def ask(place: Path, subjects: list[str]) -> None:
+    """Write the requests of some people."""
+    asked = [stand_in.request(number) for number in range(len(subjects))]
+    for request, subject in zip(asked, subjects, strict=True):
+        request["subject_identities"][0]["identity_value"] = subject
+    files.write_json(place / "requests" / "demo.json", asked)
+
+
+def choose(place: Path, size: int) -> None:
+    """Set the workspace to so many references of each kind."""
+    blocks = list(range(size // BLOCK))
+    keys = [f"references.{kind}_blocks={blocks}" for kind in ("with", "without")]
+    settings.assign(place / "params.yaml", [f"references.seeds_per_block={BLOCK}", *keys])
+    for kind in ("train", "retrain"):
+        folder = place / "artifacts" / kind
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        for block in blocks:
+            (folder / str(block)).symlink_to(place / MODELS / kind / str(block))
+
+
+if __name__ == "__main__":
+    stage.run(main)
