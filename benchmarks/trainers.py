@@ -77,8 +77,8 @@ class Crew:
         return [future.result() for future in waiting]
 
     def trial(self, jobs: Sequence[Job]) -> float:
-        """Seconds of a small part of the jobs: one model or stack each, ten steps."""
-        count = 10 * settings_of(jobs[0]).train.batch_size
+        """Seconds of a small part of the jobs: one model or stack each, ten steps at most."""
+        count = min(10 * settings_of(jobs[0]).train.batch_size, len(learned(jobs[0])))
         small = [replace(job, seeds=job.seeds[: job.at_once], epochs=1, records=count) for job in jobs]
         return max(done.seconds for done in self.do(small))
 

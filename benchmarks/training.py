@@ -1,7 +1,7 @@
 """Training as the stages do it, against the way that public unlearning code does it, on the same cores.
 
 All cores are for both. The public loop trains one model after the other with all threads, or a model per core at a
-time, each with and without workers; the best median counts, and what takes three times as long as another in a trial is
+time, each with and without workers; the best median counts, and what takes twice as long as another in a trial is
 not measured. Ours trains a model per core at a time. The limit is what the hardware could do: the operations of the
 models, at the rate of a product of large matrices measured in the same round.
 Accuracy is that of the models whose training was timed. Processor time is that of all processes with their workers; on
@@ -71,7 +71,7 @@ def _measured(job: Job, crew: Crew, each: int, rounds: int, bf16: bool) -> dict[
     stage.say(", ".join(f"{name}: {seconds:.2f} s" for name, seconds in tried.items()))
     done: dict[str, list[Done]] = defaultdict(list)
     timed = {
-        name: partial(_timed, crew, jobs, done[name]) for name, jobs in arrangements.items() if tried[name] <= 3 * least
+        name: partial(_timed, crew, jobs, done[name]) for name, jobs in arrangements.items() if tried[name] <= 2 * least
     }
     found = measure.in_turns({**timed, LIMIT: lambda: work / crew.rate(crew.count, 1, half)}, rounds)
     return figures(job, found, done, each * crew.count) | {"tried": tried}
