@@ -173,9 +173,9 @@ def _attempt(
     wish, place = settings.unlearn, forget.place
     steps = round(wish.epochs * len(retain) / min(wish.batch_size, len(retain)))
     forget_steps = wish.forget_steps if wish.phases == "forget_recover" else 0
-    network.to(place.device, memory_format=place.memory_format)  # type: ignore[call-overload]
+    network.to(place.device, memory_format=forget.memory_format)  # type: ignore[call-overload]
     teacher = models.build(settings.model, settings.data, seeds.derive(settings.seed, "unlearn", "teacher"))
-    teacher.to(place.device, memory_format=place.memory_format)  # type: ignore[call-overload]
+    teacher.to(place.device, memory_format=forget.memory_format)  # type: ignore[call-overload]
     if steps or forget_steps:
         move_towards(network, teacher, wish.reset)
     seed = seeds.derive(settings.seed, "unlearn", "order")

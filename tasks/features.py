@@ -200,7 +200,7 @@ def relearn_steps(
 
     place = records.place
     pupil = copy.deepcopy(network)
-    pupil.to(place.device, memory_format=place.memory_format)  # type: ignore[call-overload]
+    pupil.to(place.device, memory_format=records.memory_format)  # type: ignore[call-overload]
     learned = [weight for weight in pupil.parameters() if weight.requires_grad]
     plain = recipe.model_copy(update={"shift": 0, "flip": False})
     every = max(1, len(records) // recipe.batch_size // CHECKS_PER_EPOCH)

@@ -373,7 +373,7 @@ def error_maximising_noise(
     network.eval()
     generator = torch.Generator().manual_seed(seeds.derive(settings.seed, "unlearn", "noise"))
     start = torch.randn((count, *forget.images.shape[1:]), generator=generator)
-    noise = start.to(forget.place.device, memory_format=forget.place.memory_format).requires_grad_()
+    noise = start.to(forget.place.device, memory_format=forget.memory_format).requires_grad_()
     labels = forget.labels[torch.arange(count, device=forget.labels.device) % len(forget)]
 
     def objective(_: int) -> Tensor:
@@ -715,7 +715,7 @@ def _fresh(settings: Settings) -> nn.Module:
 def _student(network: nn.Module, records: training.Records) -> nn.Module:
     """The same network, on the device and in training mode."""
     placed: nn.Module = network.to(  # type: ignore[call-overload]
-        records.place.device, memory_format=records.place.memory_format
+        records.place.device, memory_format=records.memory_format
     )
     return placed.train()
 
@@ -723,7 +723,7 @@ def _student(network: nn.Module, records: training.Records) -> nn.Module:
 def _teacher(network: nn.Module, records: training.Records) -> nn.Module:
     """A copy on the device that never learns, in evaluation mode."""
     placed: nn.Module = copy.deepcopy(network).to(  # type: ignore[call-overload]
-        records.place.device, memory_format=records.place.memory_format
+        records.place.device, memory_format=records.memory_format
     )
     return placed.eval().requires_grad_(False)
 

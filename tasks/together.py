@@ -44,7 +44,7 @@ def fit(
 
     place = records.place
     for network in networks:
-        network.to(place.device, memory_format=place.memory_format).train()  # type: ignore[call-overload]
+        network.to(place.device, memory_format=records.memory_format).train()  # type: ignore[call-overload]
     stack = torch.func.stack_module_state(list(networks))
     steps = training.steps(len(records), recipe)
     batches = [_alone(records, recipe, seed) for seed in seeds]
@@ -93,7 +93,7 @@ def why_not(network: nn.Module, records: training.Records) -> str | None:
     import torch
 
     place = records.place
-    pair = [copy.deepcopy(network).to(place.device, memory_format=place.memory_format).train() for _ in range(2)]  # type: ignore[call-overload]
+    pair = [copy.deepcopy(network).to(place.device, memory_format=records.memory_format).train() for _ in range(2)]  # type: ignore[call-overload]
     images, labels = records.floats(slice(0, 2)), records.labels[:2]
     try:
         stack = torch.func.stack_module_state(pair)

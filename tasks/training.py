@@ -38,12 +38,17 @@ class Records:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """How images and weights lie on the device."""
+        return self.place.memory_format(self.images.shape[1])
+
     def floats(self, rows: Tensor | slice) -> Tensor:
-        """Normalised images of some rows, float32, in the device's memory format."""
+        """Normalised images of some rows, float32, in the memory format."""
         import torch
 
         pixels = self.images[rows].to(torch.float32)
-        return ((pixels / 255 - self.model.mean) / self.model.std).contiguous(memory_format=self.place.memory_format)
+        return ((pixels / 255 - self.model.mean) / self.model.std).contiguous(memory_format=self.memory_format)
 
     def rows(self, rows: Tensor) -> Records:
         """Some of the records, by number (k,), in that order; a number may come twice."""
@@ -269,7 +274,7 @@ def fit(
     import torch
     from torch.nn import functional
 
-    network.to(records.place.device, memory_format=records.place.memory_format).train()  # type: ignore[call-overload]
+    network.to(records.place.device, memory_format=records.memory_format).train()  # type: ignore[call-overload]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # v2 transforms draw from the global generator
         batches = records.batches(recipe.batch_size, torch.Generator().manual_seed(seed), recipe)

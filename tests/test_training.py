@@ -136,3 +136,11 @@ def test_the_loop_takes_the_steps_of_pytorchs_own_sgd_and_leaves_frozen_weights_
         sgd.step()
     torch.testing.assert_close(ours, theirs)
     assert torch.equal(frozen, torch.ones(3, dtype=torch.float64))
+
+
+def test_colour_lies_channels_last_on_a_processor_and_grey_as_ever() -> None:
+    place = compute.prepare(SMALL.compute)
+    assert place.memory_format(3) == torch.channels_last
+    assert place.memory_format(1) == torch.contiguous_format
+    colour = training.Records(np.zeros((4, 3, 8, 8), np.uint8), np.zeros(4, np.int64), SMALL.model, place)
+    assert colour.floats(slice(None)).is_contiguous(memory_format=torch.channels_last)
