@@ -10,19 +10,21 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks import compute, files, ledger, models, records, seeds, stage, together, training
+from tasks import compute, files, ledger, models, packed, seeds, stage, together, training
 from tasks.errors import DataError, EvidenceError
 from tasks.settings import Settings
 
 
-def train_block(kind: str, block: int, rows: NDArray[np.bool_], data: Path, settings: Settings, out: Path) -> None:
+def train_block(
+    kind: str, block: int, rows: NDArray[np.bool_], data: packed.Packed, settings: Settings, out: Path
+) -> None:
     """Train one block of models and write each with its cost.
 
     Args:
         kind: `train` or `retrain`; it names the random streams.
         block: number of the block; it holds the seeds block·n … block·n + n - 1.
         rows: (n records,) which records of the manifest are trained on.
-        data: the data folder.
+        data: all records.
         settings: recipe, architecture, number of seeds per block.
         out: folder for `seed-<n>.safetensors` and `seed-<n>.json`; it appears whole or not at all.
 
@@ -88,22 +90,22 @@ def _train(
     ]
 
 
-def load_rows(rows: NDArray[np.bool_], data: Path, settings: Settings, place: compute.Place) -> training.Records:
-    """The records of a data folder that a mask (n records,) selects, on the device.
+def load_rows(
+    rows: NDArray[np.bool_] | slice, data: packed.Packed, settings: Settings, place: compute.Place
+) -> training.Records:
+    """Some of the n records of a data set, by a mask (n,) or from one row to another, on the device.
 
     Raises:
         DataError: a label is no class, or an image is not what the manifest says.
     """
-    manifest = records.read_manifest(data)[rows]
-    labels = manifest["label"].to_numpy(np.int64)
+    labels = data.manifest["label"].to_numpy(np.int64)[rows]
     beyond = labels[(labels < 0) | (labels >= settings.data.classes)]
     if len(beyond):
         raise DataError(
             f"manifest.csv: got label {beyond[0]}, expected 0 to {settings.data.classes - 1}; mend the manifest or set "
             "data.classes"
         )
-    images = records.load_images(data, manifest, settings.data)
-    return training.Records(images, labels, settings.model, place)
+    return training.Records(data.images(rows), labels, settings.model, place)
 
 
 class Announcer:

@@ -8,7 +8,6 @@ may be personal, gets into its results; the records at fault are named by our ow
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks import files, records, settings, stage
+from tasks import files, packed, records, settings, stage
 from tasks.errors import DataError
 from tasks.language import Sentence, say, with_sentences
 from tasks.requests import Directory, Refusal, Request, read_batch, read_directory
@@ -34,9 +33,6 @@ ALIKE = 3.0
 
 PLAIN = 8.0
 """Standard deviation of a thumbnail's grey levels below which it shows too little to be compared."""
-
-THUMB = 8
-"""Side of a thumbnail, pixels."""
 
 
 @dataclass(frozen=True)
@@ -60,17 +56,9 @@ class Check:
     bad: NDArray[np.bool_]
 
 
-@dataclass(frozen=True)
-class Files:
-    """What the image files are: SHA-256 or "" where unreadable, whether they decode, (n, 64) grey thumbnails."""
-
-    sha256: list[str]
-    decodes: NDArray[np.bool_]
-    thumbs: NDArray[np.float32]
-
-
 def check(
     data: Path = Path("data"),
+    pack: Path = Path("artifacts/pack"),
     requests: Path = Path("requests/demo.json"),
     params: Path = Path("params.yaml"),
     out: Path = Path("artifacts/check"),
@@ -78,16 +66,16 @@ def check(
     """Check the data set and the batch, and write data.json and requests.json.
 
     Raises:
-        DataError: the data are at fault; names the records, and nothing is written.
+        DataError: the data are at fault, or were not packed; names the records, and nothing is written.
         RequestError: the batch is empty or cannot be read.
     """
     chosen = settings.load(params)
     entries = read_batch(requests)
     table = records.read_table(data)
     found = records.faults(table, data)
-    seen = look(data, table, ~found["path_inside"])
+    seen = packed.read_files(pack, data)
     checks = data_checks(table, found, seen, chosen.data.classes)
-    passed = validate(data_frame(table, seen), checks, "manifest")
+    passed = validate(data_frame(table), checks, "manifest")
     refuse_faults(table, checks, passed)
     manifest = records.typed(table)
     findings = [_finding(one, ok, records=_first(manifest, one.bad)) for one, ok in zip(checks, passed, strict=True)]
@@ -115,39 +103,7 @@ def data_report(manifest: pd.DataFrame, findings: list[dict[str, Any]], digest: 
     }
 
 
-def look(folder: Path, table: pd.DataFrame, inside: NDArray[np.bool_]) -> Files:
-    """Read and decode every image file once; paths that are not `inside` the folder are not opened."""
-    hashes, decodes = [""] * len(table), np.zeros(len(table), bool)
-    thumbs = np.zeros((len(table), THUMB * THUMB), np.float32)
-    root = folder.resolve()
-    for row, path in enumerate(table["path"].tolist()):
-        if not inside[row]:
-            continue
-        try:
-            content = (root / path).read_bytes()
-        except OSError:
-            continue
-        hashes[row] = hashlib.sha256(content).hexdigest()
-        try:
-            picture = records.decode(content, "")
-        except DataError:
-            continue
-        decodes[row] = True
-        thumbs[row] = thumbnail(picture)
-        if (row + 1) % 20_000 == 0:
-            stage.say(f"checked {row + 1} of {len(table)} image files")
-    return Files(hashes, decodes, thumbs)
-
-
-def thumbnail(picture: Any) -> NDArray[np.float32]:
-    """(64,) grey levels 0 … 255 of a picture averaged over an 8 x 8 grid."""
-    from PIL import Image
-
-    grey = picture if picture.mode == "L" else picture.convert("L")
-    return np.asarray(grey.resize((THUMB, THUMB), Image.Resampling.BOX), np.float32).reshape(-1)
-
-
-def data_frame(table: pd.DataFrame, seen: Files) -> pd.DataFrame:
+def data_frame(table: pd.DataFrame) -> pd.DataFrame:
     """The manifest beside what was found out about it, one column per question."""
     import pandas as pd
 
@@ -157,25 +113,23 @@ def data_frame(table: pd.DataFrame, seen: Files) -> pd.DataFrame:
     return frame.assign(
         label_number=label,
         class_share=counts / counts.max(),
-        file_sha256=seen.sha256,
     )
 
 
-def data_checks(table: pd.DataFrame, faults: dict[str, NDArray[np.bool_]], seen: Files, classes: int) -> list[Check]:
+def data_checks(
+    table: pd.DataFrame, faults: dict[str, NDArray[np.bool_]], seen: packed.Files, classes: int
+) -> list[Check]:
     """The suite over the manifest and its files.
 
     Args:
         table: n records as strings.
         faults: what `records.faults` found.
-        seen: what `look` found.
+        seen: what the image files are.
         classes: number of classes that the settings name.
     """
-    import pandas as pd
-
-    frame = data_frame(table, seen)
+    frame = data_frame(table)
     label, none = frame["label_number"], np.zeros(len(table), bool)
     absent = sorted(set(range(classes)) - set(label.tolist()))
-    readable = np.array([digest != "" for digest in seen.sha256])
     checks = [Check(rule, records.RULES[rule], "error", *_EXPECTATIONS[rule], bad) for rule, bad in faults.items()]
     checks += [
         Check(
@@ -190,9 +144,9 @@ def data_checks(table: pd.DataFrame, faults: dict[str, NDArray[np.bool_]], seen:
             "file_hash",
             say("every image file is there and has the SHA-256 of the manifest (if not: `dvc checkout data.dvc`)"),
             "error",
-            "ExpectColumnPairValuesToBeEqual",
-            {"column_A": "sha256", "column_B": "file_sha256"},
-            (table["sha256"] != pd.Series(seen.sha256)).to_numpy(bool),
+            "ExpectColumnValuesToBeInSet",
+            {"column": "file_hash", "value_set": [True]},
+            ~seen.same,
         ),
         Check(
             "file_decodes",
@@ -200,7 +154,7 @@ def data_checks(table: pd.DataFrame, faults: dict[str, NDArray[np.bool_]], seen:
             "error",
             "ExpectColumnValuesToBeInSet",
             {"column": "file_decodes", "value_set": [True]},
-            ~seen.decodes & readable,
+            ~seen.decodes & seen.readable,
         ),
         Check(
             "classes_present",
@@ -303,7 +257,7 @@ def _great_expectations() -> Iterator[tuple[Any, Any]]:
 
 
 def request_findings(
-    entries: list[Request | Refusal], manifest: pd.DataFrame, directory: Directory, seen: Files
+    entries: list[Request | Refusal], manifest: pd.DataFrame, directory: Directory, seen: packed.Files
 ) -> list[dict[str, Any]]:
     """The suite over the batch, as findings for requests.json."""
     import pandas as pd
@@ -360,7 +314,7 @@ def _rows_meant(
 
 
 def near_duplicates(
-    entries: list[Request | Refusal], meant: list[NDArray[np.intp] | None], manifest: pd.DataFrame, seen: Files
+    entries: list[Request | Refusal], meant: list[NDArray[np.intp] | None], manifest: pd.DataFrame, seen: packed.Files
 ) -> dict[str, Any]:
     """A warning for records of another subject that look the same as one to be forgotten: those stay in the model.
 
@@ -374,7 +328,8 @@ def near_duplicates(
     for number, rows in enumerate(meant):
         if rows is not None:
             of_request[rows] = np.where(of_request[rows] < 0, number, of_request[rows])
-    named, other = twins(np.flatnonzero(of_request >= 0), subject, seen)
+    content, _ = pd.factorize(manifest["sha256"])  # that of the files: the data passed
+    named, other = twins(np.flatnonzero(of_request >= 0), subject, content, seen.thumbs)
     bad = np.zeros(len(manifest), bool)
     bad[other] = True
     concerned = [entries[number].request_id for number in np.unique(of_request[named])]
@@ -389,7 +344,9 @@ def near_duplicates(
     return facts | {"records": _first(manifest, bad), "count": int(bad.sum()), "requests": concerned}
 
 
-def twins(named: NDArray[np.intp], subject: NDArray[np.intp], seen: Files) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+def twins(
+    named: NDArray[np.intp], subject: NDArray[np.intp], content: NDArray[np.intp], thumbs: NDArray[np.uint8]
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Pairs of a named record and a record of another subject that have the same bytes or look the same.
 
     Looking the same: thumbnails differ by at most `ALIKE` on average. Averages over 2 x 4 cells can only be closer
@@ -398,29 +355,32 @@ def twins(named: NDArray[np.intp], subject: NDArray[np.intp], seen: Files) -> tu
     Args:
         named: rows of the records to be forgotten.
         subject: (n,) number of each record's subject.
-        seen: what `look` found.
+        content: (n,) a number for each record's file, the same for the same bytes.
+        thumbs: (n, 64) grey levels of the records' thumbnails.
 
     Returns:
         Rows of the named records and of the others, one entry per pair.
     """
     from scipy.spatial import cKDTree
 
-    thumbs = seen.thumbs
-    rough = thumbs.reshape(-1, 2, 4, 4, 2).mean(axis=(2, 4)).reshape(len(thumbs), 8)
-    digest = np.unique(np.array(seen.sha256), return_inverse=True)[1]
-    same = _same_value(named, digest)
-    shows = named[thumbs[named].std(axis=1) >= PLAIN]
+    rough = thumbs.reshape(-1, 2, 4, 4, 2).mean(axis=(2, 4), dtype=np.float32).reshape(len(thumbs), 8)
+    same = _same_value(named, content)
+    shows = named[_contrast(thumbs[named]) >= PLAIN]
     near: list[list[int]] = []
     if len(shows):
-        reach = ALIKE * THUMB / np.sqrt(THUMB) + 1e-3
+        reach = ALIKE * packed.THUMB / np.sqrt(packed.THUMB) + 1e-3
         near = cKDTree(rough).query_ball_point(rough[shows], reach).tolist()
     left = np.concatenate([same[0], np.repeat(shows, [len(found) for found in near])]).astype(np.intp)
     right = np.concatenate([same[1], *(np.array(found, np.intp) for found in near)]).astype(np.intp)
     foreign = subject[left] != subject[right]
     left, right = left[foreign], right[foreign]
-    apart = np.sqrt(((thumbs[left] - thumbs[right]) ** 2).mean(axis=1)) if len(left) else np.empty(0)
-    alike = (apart <= ALIKE) & ((thumbs[left].std(axis=1) >= PLAIN) | (digest[left] == digest[right]))
+    apart = np.sqrt(((thumbs[left].astype(np.float32) - thumbs[right]) ** 2).mean(axis=1))
+    alike = (apart <= ALIKE) & ((_contrast(thumbs[left]) >= PLAIN) | (content[left] == content[right]))
     return left[alike], right[alike]
+
+
+def _contrast(thumbs: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return np.asarray(thumbs.astype(np.float32).std(axis=1))
 
 
 def _same_value(rows: NDArray[np.intp], values: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

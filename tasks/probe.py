@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks import blocks, compute, features, files, models, records, seeds, stage, training
+from tasks import blocks, compute, features, files, models, packed, records, seeds, stage, training
 from tasks import settings as settings_module
 from tasks.errors import EvidenceError, ModelError
 from tasks.language import say, with_sentences
@@ -40,13 +40,22 @@ Part = dict[str, Any]
 
 
 def main(
-    original: Path, unlearned: Path, retrained: Path, data: Path, split: Path, forget: Path, params: Path, out: Path
+    original: Path,
+    unlearned: Path,
+    retrained: Path,
+    data: Path,
+    pack: Path,
+    split: Path,
+    forget: Path,
+    params: Path,
+    out: Path,
 ) -> None:
     """Look past the answers of the original, the unlearned and retrained models, into their features.
 
     Example: python -m tasks.probe --original artifacts/train/0/seed-0.safetensors
     --unlearned artifacts/unlearn/unlearned.safetensors --retrained artifacts/retrain --data data
-    --split artifacts/split.csv --forget artifacts/resolve/forget.csv --params params.yaml --out artifacts/probe
+    --pack artifacts/pack --split artifacts/split.csv --forget artifacts/resolve/forget.csv --params params.yaml
+    --out artifacts/probe
     """
     settings = settings_module.load(params)
     if not settings.references.without_blocks:
@@ -54,7 +63,8 @@ def main(
         files.write_json(out / "probes.json", with_sentences(nothing))
         return
     place = compute.prepare(settings.compute)
-    manifest = records.read_manifest(data)
+    everything = packed.read(pack, data, settings.data)
+    manifest = everything.manifest
     requests = records.read_forget(forget, manifest)
     asked = requests != ""
     if not asked.any():
@@ -62,8 +72,8 @@ def main(
     retained = (records.read_roles(split, manifest) == "training") & ~asked
     paths = roll(original, unlearned, retrained, settings)
     sample = draw(retained, MOST_RECORDS, seeds.derive(settings.seed, "probe", "retained"))
-    known = blocks.load_rows(sample, data, settings, place)
-    forget_set = blocks.load_rows(asked, data, settings, place)
+    known = blocks.load_rows(sample, everything, settings, place)
+    forget_set = blocks.load_rows(asked, everything, settings, place)
 
     def network(name: str) -> nn.Module:
         return models.load(paths[name], settings.model, settings.data)

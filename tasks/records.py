@@ -6,7 +6,6 @@ attribute) and the files that `path` names, relative to the folder. Errors name 
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from pathlib import Path
@@ -135,7 +134,7 @@ def faults(table: pd.DataFrame, folder: Path) -> dict[str, NDArray[np.bool_]]:
         "record_id_unique": table["record_id"].duplicated(keep=False).to_numpy(bool),
         "subject_id_form": ~_matches(table["subject_id"], IDENTIFIER),
         "label_form": ~_matches(table["label"], r"[0-9]{1,9}"),
-        "path_inside": ~_inside(table["path"], folder),
+        "path_inside": ~inside(table["path"], folder),
         "path_unique": table["path"].duplicated(keep=False).to_numpy(bool),
         "sha256_form": ~_matches(table["sha256"], r"[0-9a-f]{64}"),
     }
@@ -174,12 +173,12 @@ def _matches(values: pd.Series[Any], pattern: str) -> NDArray[np.bool_]:
     return np.fromiter((fits(value) is not None for value in values), bool, len(values))
 
 
-def _inside(paths: pd.Series[Any], folder: Path) -> NDArray[np.bool_]:
+def inside(paths: pd.Series[Any], folder: Path) -> NDArray[np.bool_]:
     """Whether each path stays in the folder: by its text, and by where its symbolic links lead."""
     root = folder.resolve()
     directories: dict[str, tuple[bool, frozenset[str]]] = {}
 
-    def inside(path: str) -> bool:
+    def contained(path: str) -> bool:
         parent, _, name = path.rpartition("/")
         if not name or "\\" in path or "\0" in path or ":" in path or path[0] == "/":
             return False
@@ -187,10 +186,10 @@ def _inside(paths: pd.Series[Any], folder: Path) -> NDArray[np.bool_]:
             return False
         if parent not in directories:
             directories[parent] = _links(root, parent)
-        contained, links = directories[parent]
-        return contained and (name not in links or (root / path).resolve().is_relative_to(root))
+        within, links = directories[parent]
+        return within and (name not in links or (root / path).resolve().is_relative_to(root))
 
-    return np.fromiter((inside(path) for path in paths), bool, len(paths))
+    return np.fromiter((contained(path) for path in paths), bool, len(paths))
 
 
 def _links(root: Path, parent: str) -> tuple[bool, frozenset[str]]:
@@ -254,32 +253,21 @@ def _refuse(table: pd.DataFrame, bad: NDArray[np.bool_], path: Path, expected: s
         raise DataError(f"{path.name}: {name_records(table, bad)}: expected {expected}; run the stage that makes it")
 
 
-def load_images(folder: Path, manifest: pd.DataFrame, data: Data) -> NDArray[np.uint8]:
-    """Read, verify and decode all images.
+def pixels(picture: Image.Image, data: Data) -> NDArray[np.uint8]:
+    """What models are shown of a decoded picture.
 
-    Each file's hash is checked against the manifest before it is decoded. The camera's orientation (EXIF) is
-    applied; transparent pixels are laid on black, which is also what augmentation pads with; 16-bit grey is scaled
-    to 8 bits; other sizes are brought to the square of `data.image_size` by antialiased bilinear filtering, without
-    cropping.
+    Sizes other than `data.image_size` are brought to that square by antialiased bilinear filtering, without cropping.
 
     Args:
-        folder: the data folder.
-        manifest: as `read_manifest` returns it, or some rows of it.
+        picture: as `decode` returns it.
         data: channels (1 grey, 3 RGB) and side of the images.
 
     Returns:
-        (n, channels, size, size) uint8.
-
-    Raises:
-        DataError: a file is missing, differs from its hash, is truncated or no image; names the record.
+        (channels, size, size) uint8.
     """
-    mode, side = ("L" if data.channels == 1 else "RGB"), data.image_size
-    images = np.empty((len(manifest), side, side, data.channels), np.uint8)
-    columns = (manifest[column].tolist() for column in ("record_id", "path", "sha256"))
-    for row, (record_id, path, sha256) in enumerate(zip(*columns, strict=True)):
-        picture = decode(read_content(folder, record_id, path, sha256), record_id).convert(mode)
-        images[row] = np.asarray(resize(picture, side)).reshape(side, side, data.channels)
-    return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    side = data.image_size
+    shown = np.asarray(resize(picture.convert("L" if data.channels == 1 else "RGB"), side))
+    return shown.reshape(side, side, data.channels).transpose(2, 0, 1)
 
 
 def resize(picture: Image.Image, side: int) -> Image.Image:
@@ -289,29 +277,11 @@ def resize(picture: Image.Image, side: int) -> Image.Image:
     return picture if picture.size == (side, side) else picture.resize((side, side), Image.Resampling.BILINEAR)
 
 
-def read_content(folder: Path, record_id: str, path: str, sha256: str) -> bytes:
-    """Read one record's file and check its hash.
-
-    Raises:
-        DataError: the file is missing or differs from its hash; names the record.
-    """
-    try:
-        content = (folder / path).read_bytes()
-    except OSError as error:
-        raise DataError(
-            f"record {record_id}: its image file cannot be read ({error.strerror}); restore the"
-            " data folder, e.g. with `dvc checkout data.dvc`, or remove the record from the manifest"
-        ) from error
-    if hashlib.sha256(content).hexdigest() != sha256:
-        raise DataError(
-            f"record {record_id}: its image file has another SHA-256 than manifest.csv says; restore the"
-            " file or, if the change is meant, correct the manifest"
-        )
-    return content
-
-
 def decode(content: bytes, record_id: str) -> Image.Image:
     """Decode an image file of any format that Pillow reads.
+
+    The camera's orientation (EXIF) is applied; transparent pixels are laid on black, which is also what augmentation
+    pads with; 16-bit grey is scaled to 8 bits.
 
     Returns:
         A picture of 8 bits per channel, mode L or RGB, upright, without transparency.

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tasks import blocks, records, settings, stage
+from tasks import blocks, packed, records, settings, stage
 
 
-def main(block: int, data: Path, split: Path, forget: Path, params: Path, out: Path) -> None:
+def main(block: int, data: Path, pack: Path, split: Path, forget: Path, params: Path, out: Path) -> None:
     """Train a block of models on the retain set; seed 0 is the retrain baseline, the others are references.
 
-    Example: python -m tasks.retrain --block 0 --data data --split artifacts/split.csv
+    Example: python -m tasks.retrain --block 0 --data data --pack artifacts/pack --split artifacts/split.csv
     --forget artifacts/resolve/forget.csv --params params.yaml --out artifacts/retrain/0
     """
-    manifest = records.read_manifest(data)
-    retained = (records.read_roles(split, manifest) == "training") & (records.read_forget(forget, manifest) == "")
-    blocks.train_block("retrain", block, retained, data, settings.load(params), out)
+    wish = settings.load(params)
+    known = packed.read(pack, data, wish.data)
+    trained = records.read_roles(split, known.manifest) == "training"
+    retained = trained & (records.read_forget(forget, known.manifest) == "")
+    blocks.train_block("retrain", block, retained, known, wish, out)
 
 
 if __name__ == "__main__":

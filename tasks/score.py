@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks import blocks, carried, compute, files, ledger, models, records, scoring, stage, training
+from tasks import blocks, carried, compute, files, ledger, models, packed, records, scoring, stage, training
 from tasks import settings as settings_module
 from tasks.errors import EvidenceError
 from tasks.settings import Settings
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 MOST_VALUES = 20
 """A column with more values is no grouping but a name of something."""
+BATCH = 512
+"""Images that a model is shown at once."""
+SLAB = 64 * 2**20
+"""Pixels that are in memory at once, as whole batches; at least one."""
 ACTIVITY = {
     "original": "train",
     "with": "train",
@@ -43,6 +47,7 @@ def main(
     unlearned: Path,
     retrained: Path,
     data: Path,
+    pack: Path,
     split: Path,
     forget: Path,
     params: Path,
@@ -52,16 +57,17 @@ def main(
 
     Example: python -m tasks.score --original artifacts/train/0/seed-0.safetensors --trained artifacts/train
     --unlearned artifacts/unlearn/unlearned.safetensors --retrained artifacts/retrain --data data
-    --split artifacts/split.csv --forget artifacts/resolve/forget.csv --params params.yaml --out artifacts/score
+    --pack artifacts/pack --split artifacts/split.csv --forget artifacts/resolve/forget.csv --params params.yaml
+    --out artifacts/score
     """
     import pandas as pd
 
     settings = settings_module.load(params)
     place = compute.prepare(settings.compute)
-    manifest = records.read_manifest(data)
+    known = packed.read(pack, data, settings.data)
+    manifest = known.manifest
     requests = records.read_forget(forget, manifest)
     names, values = attributes(manifest, requests != "")
-    known = blocks.load_rows(np.ones(len(manifest), bool), data, settings, place)
     labels = manifest["label"].to_numpy(np.int64)
     roles = records.read_roles(split, manifest)
     entries = roll(original, trained, unlearned, retrained, settings)
@@ -70,7 +76,7 @@ def main(
         entries += [Entry(f"with-{path.stem}", "with", path) for path in paths]
     phi, predicted = [], []
     for position, entry in enumerate(entries, 1):
-        margins, classes = _score(entry, known, labels, settings)
+        margins, classes = _score(entry, known, settings, place)
         phi.append(margins)
         predicted.append(classes)
         if position % 10 == 0 or position == len(entries):
@@ -161,10 +167,16 @@ def _seeds(folder: Path, blocks: tuple[int, ...], size: int) -> list[Path]:
 
 
 def _score(
-    entry: Entry, known: training.Records, labels: scoring.Ints, settings: Settings
+    entry: Entry, known: packed.Packed, settings: Settings, place: compute.Place
 ) -> tuple[scoring.Floats, scoring.Ints]:
+    """The margins of all n records and the classes predicted, (n,) each. So many images at once as `SLAB` says."""
     network = models.load(entry.path, settings.model, settings.data)
-    logits = training.logits(network, known)
+    size = max(1, SLAB // (BATCH * settings.data.channels * settings.data.image_size**2)) * BATCH
+    slabs = (slice(first, first + size) for first in range(0, len(known.manifest), size))
+    logits = np.concatenate(
+        [training.logits(network, blocks.load_rows(rows, known, settings, place), BATCH) for rows in slabs]
+    )
+    labels = known.manifest["label"].to_numpy(np.int64)
     return scoring.margins(logits, labels), logits.argmax(1).astype(np.int64)
 
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tasks import blocks, records, settings, stage
+from tasks import blocks, packed, records, settings, stage
 
 
-def main(block: int, data: Path, split: Path, params: Path, out: Path) -> None:
+def main(block: int, data: Path, pack: Path, split: Path, params: Path, out: Path) -> None:
     """Train a block of models on all training records; seed 0 is the original model, the others are references.
 
-    Example: python -m tasks.train --block 0 --data data --split artifacts/split.csv --params params.yaml
-    --out artifacts/train/0
+    Example: python -m tasks.train --block 0 --data data --pack artifacts/pack --split artifacts/split.csv
+    --params params.yaml --out artifacts/train/0
     """
-    roles = records.read_roles(split, records.read_manifest(data))
-    blocks.train_block("train", block, roles == "training", data, settings.load(params), out)
+    wish = settings.load(params)
+    known = packed.read(pack, data, wish.data)
+    roles = records.read_roles(split, known.manifest)
+    blocks.train_block("train", block, roles == "training", known, wish, out)
 
 
 if __name__ == "__main__":

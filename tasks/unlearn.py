@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks import blocks, compute, fcalb, files, ledger, models, records, rivals, stage, training
+from tasks import blocks, compute, fcalb, files, ledger, models, packed, records, rivals, stage, training
 from tasks import settings as settings_module
 from tasks.errors import EvidenceError, ModelError
 from tasks.settings import Settings
@@ -21,17 +21,19 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def main(original: Path, data: Path, split: Path, forget: Path, params: Path, out: Path) -> None:
+def main(original: Path, data: Path, pack: Path, split: Path, forget: Path, params: Path, out: Path) -> None:
     """Make the original model forget, by the method of `unlearn.method`.
 
     Example: python -m tasks.unlearn --original artifacts/train/0/seed-0.safetensors --data data
-    --split artifacts/split.csv --forget artifacts/resolve/forget.csv --params params.yaml --out artifacts/unlearn
+    --pack artifacts/pack --split artifacts/split.csv --forget artifacts/resolve/forget.csv --params params.yaml
+    --out artifacts/unlearn
 
     Nothing is written unless the model is whole: an error leaves what is there as it is.
     """
     settings = settings_module.load(params)
     place = compute.prepare(settings.compute)
-    manifest = records.read_manifest(data)
+    known = packed.read(pack, data, settings.data)
+    manifest = known.manifest
     asked = records.read_forget(forget, manifest) != ""
     roles = records.read_roles(split, manifest)
     retained = (roles == "training") & ~asked
@@ -47,18 +49,18 @@ def main(original: Path, data: Path, split: Path, forget: Path, params: Path, ou
     if settings.unlearn.method == "none":
         cost = ledger.keep("unlearn", models.save(network, path), {"seconds": 0.0, **place.facts()})
     else:
-        retain_set = blocks.load_rows(retained, data, settings, place)
+        retain_set = blocks.load_rows(retained, known, settings, place)
         if settings.unlearn.method == "retrain":
             cost = blocks.train_model(retain_set, settings, ("unlearn", 0), path, "retraining")
         else:
-            forget_set = blocks.load_rows(asked, data, settings, place)
+            forget_set = blocks.load_rows(asked, known, settings, place)
             stage.say(f"{settings.unlearn.method}: {len(forget_set)} records to forget, {len(retain_set)} retained")
             started = time.perf_counter()
             told = blocks.Announcer(settings.unlearn.method)
             if settings.unlearn.method in rivals.METHODS:
                 network = rivals.unlearn(network, forget_set, retain_set, settings, told)
             else:
-                calibration = _calibration(roles == "calibration", data, settings, place)
+                calibration = _calibration(roles == "calibration", known, settings, place)
                 network, trace = fcalb.unlearn(network, forget_set, retain_set, settings, told, calibration)
             seconds = time.perf_counter() - started
             _refuse_without_answers(network, forget_set, settings)
@@ -90,7 +92,7 @@ def _refuse_without_answers(network: nn.Module, forget: training.Records, settin
 
 
 def _calibration(
-    rows: NDArray[np.bool_], data: Path, settings: Settings, place: compute.Place
+    rows: NDArray[np.bool_], data: packed.Packed, settings: Settings, place: compute.Place
 ) -> training.Records | None:
     """The records of calibration subjects, if FCALB is to choose by them and there are any."""
     return blocks.load_rows(rows, data, settings, place) if settings.unlearn.resets and rows.any() else None

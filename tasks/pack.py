@@ -1,0 +1,150 @@
+"""Stage `pack`: every image file is read, compared with its hash and decoded, once for all that follows."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks import files, packed, records, settings, stage
+from tasks.errors import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from PIL import Image
+
+MOST_BYTES = 32 * 2**20
+"""Pixels that a process holds at most, unless a single image has more."""
+
+MOST_FILES = 1000
+"""Files that a process is given at a time."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some records that follow each other in the manifest.
+
+    Attributes:
+        first: row of the first.
+        root: the data folder.
+        paths: of their files in it; None where the path leads out of it.
+        hashes: their SHA-256 by the manifest.
+    """
+
+    first: int
+    root: Path
+    paths: list[str | None]
+    hashes: list[str]
+
+
+def main(data: Path, params: Path, out: Path) -> None:
+    """Decode all images into one array, and note what every file is.
+
+    A file that is missing, altered or damaged is a fact to be noted: the stage `check` refuses it with all other faults
+    of the data. A path that leads out of the data folder is not opened.
+
+    Example: python -m tasks.pack --data data --params params.yaml --out artifacts/pack
+    """
+    wish = settings.load(params).data
+    table = records.read_table(data)
+    for left in out.glob(f".{packed.IMAGES}-*"):  # of a process that was killed
+        left.unlink()
+    with files.whole_file(out / packed.IMAGES) as draft:
+        known = write(draft, data, table, wish)
+    packed.write_files(out, known)
+    packed.write_about(out, data, known)
+
+
+def write(target: Path, data: Path, table: pd.DataFrame, wish: settings.Data, jobs: int | None = None) -> packed.Files:
+    """Decode the images of a manifest into a file, (n, channels, side, side) uint8, zeros where there is no image.
+
+    Args:
+        target: the file, in NumPy's format.
+        data: the data folder.
+        table: n records as strings.
+        wish: channels and side of the images.
+        jobs: processes; None: as many as there are cores for this one.
+
+    Returns:
+        What every file is.
+    """
+    shape = (len(table), wish.channels, wish.image_size, wish.image_size)
+    images = np.lib.format.open_memmap(target, mode="w+", dtype=np.uint8, shape=shape)
+    images.flush()
+    del images
+    known, told = packed.Files.none(len(table)), 0
+    for part, found in _decoded(list(_parts(data, table, wish)), target, wish, jobs or _cores()):
+        rows = slice(part.first, part.first + len(part.paths))
+        for name in ("readable", "same", "decodes", "thumbs"):
+            getattr(known, name)[rows] = getattr(found, name)
+        if rows.stop // 20_000 > told:
+            told = rows.stop // 20_000
+            stage.say(f"decoded {rows.stop} of {len(table)} images")
+    return known
+
+
+def decode(part: Part, target: Path, wish: settings.Data) -> packed.Files:
+    """Decode some images into their place in the file of all; returns what their files are."""
+    known = packed.Files.none(len(part.paths))
+    shape = (len(part.paths), wish.channels, wish.image_size, wish.image_size)
+    images = np.zeros(shape, np.uint8)
+    for row, (path, sha256) in enumerate(zip(part.paths, part.hashes, strict=True)):
+        try:
+            content = (part.root / path).read_bytes() if path else None
+        except OSError:
+            content = None
+        if content is None:
+            continue
+        known.readable[row] = True
+        known.same[row] = hashlib.sha256(content).hexdigest() == sha256
+        try:
+            picture = records.decode(content, "")
+        except DataError:
+            continue
+        known.decodes[row] = True
+        known.thumbs[row] = thumbnail(picture)
+        images[row] = records.pixels(picture, wish)
+    np.load(target, mmap_mode="r+")[part.first : part.first + len(images)] = images
+    return known
+
+
+def thumbnail(picture: Image.Image) -> NDArray[np.uint8]:
+    """(64,) grey levels 0 … 255 of a picture averaged over an 8 x 8 grid."""
+    from PIL import Image
+
+    grey = picture if picture.mode == "L" else picture.convert("L")
+    return np.asarray(grey.resize((packed.THUMB, packed.THUMB), Image.Resampling.BOX), np.uint8).reshape(-1)
+
+
+def _parts(data: Path, table: pd.DataFrame, wish: settings.Data) -> Iterator[Part]:
+    size = max(1, min(MOST_FILES, MOST_BYTES // (wish.channels * wish.image_size**2)))
+    root, inside = data.resolve(), records.inside(table["path"], data)
+    for first in range(0, len(table), size):
+        rows = slice(first, first + size)
+        paths = [path if ok else None for path, ok in zip(table["path"][rows], inside[rows], strict=True)]
+        yield Part(first, root, paths, table["sha256"][rows].tolist())
+
+
+def _decoded(parts: list[Part], target: Path, wish: settings.Data, jobs: int) -> Iterator[tuple[Part, packed.Files]]:
+    """Each part when it is done, in order; in processes of their own where there is enough to do."""
+    if jobs == 1 or len(parts) == 1:
+        for part in parts:
+            yield part, decode(part, target, wish)
+        return
+    with ProcessPoolExecutor(min(jobs, len(parts))) as pool:
+        yield from zip(parts, pool.map(decode, parts, [target] * len(parts), [wish] * len(parts)), strict=True)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+if __name__ == "__main__":
+    stage.run(main)
