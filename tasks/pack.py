@@ -26,6 +26,9 @@ MOST_BYTES = 32 * 2**20
 MOST_FILES = 1000
 """Files that a process is given at a time."""
 
+SAY_EVERY = 20_000
+"""Images after which a line tells how far it is."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -52,7 +55,11 @@ def main(data: Path, params: Path, out: Path) -> None:
 
     Example: python -m tasks.pack --data data --params params.yaml --out artifacts/pack
     """
-    wish = settings.load(params).data
+    make(data, settings.load(params).data, out)
+
+
+def make(data: Path, wish: settings.Data, out: Path) -> None:
+    """Write the pack of a data folder into a folder."""
     table = records.read_table(data)
     for left in out.glob(f".{packed.IMAGES}-*"):  # of a process that was killed
         left.unlink()
@@ -84,8 +91,8 @@ def write(target: Path, data: Path, table: pd.DataFrame, wish: settings.Data, jo
         rows = slice(part.first, part.first + len(part.paths))
         for name in ("readable", "same", "decodes", "thumbs"):
             getattr(known, name)[rows] = getattr(found, name)
-        if rows.stop // 20_000 > told:
-            told = rows.stop // 20_000
+        if rows.stop // SAY_EVERY > told:
+            told = rows.stop // SAY_EVERY
             stage.say(f"decoded {rows.stop} of {len(table)} images")
     return known
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,7 +107,7 @@ def read(pack: Path, data: Path, wish: Data) -> Packed:
     shape = (len(manifest), wish.channels, wish.image_size, wish.image_size)
     try:
         pixels = np.load(pack / IMAGES, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, EOFError, ValueError) as error:
         raise _refusal(pack, f"{IMAGES} cannot be read ({type(error).__name__})") from error
     if pixels.shape != shape or pixels.dtype != np.uint8:
         raise _refusal(pack, f"got images of shape {pixels.shape}, {pixels.dtype}, expected {shape}, uint8")
@@ -123,9 +124,9 @@ def read_files(pack: Path, data: Path) -> Files:
     """
     size = int(_about(pack, data)["records"])
     try:
-        with np.load(pack / FILES, allow_pickle=False) as found:
+        with (pack / FILES).open("rb") as stream, np.load(stream, allow_pickle=False) as found:
             known = Files(found["readable"], found["same"], found["decodes"], found["thumbs"])
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, EOFError, ValueError, KeyError, BadZipFile) as error:
         raise _refusal(pack, f"{FILES} cannot be read ({type(error).__name__})") from error
     if {len(part) for part in (known.readable, known.same, known.decodes, known.thumbs)} != {size}:
         raise _refusal(pack, f"{FILES} is not of {size} records")

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
-from tasks import check, importers, records
+from tasks import check, importers, pack, records
 from tasks.errors import DataError, RequestError
 
 PEOPLE = [f"person-{row % 4}" for row in range(24)]
@@ -72,7 +72,8 @@ def asks(*subjects: str, **more: Any) -> list[dict[str, Any]]:
 
 def run(folder: Path, batch: list[Any], out: str = "out") -> tuple[dict[str, Any], dict[str, Any]]:
     (folder / "batch.json").write_text(json.dumps(batch))
-    check.check(folder / "data", folder / "batch.json", folder / "params.yaml", folder / out)
+    pack.main(folder / "data", folder / "params.yaml", folder / "pack")
+    check.check(folder / "data", folder / "pack", folder / "batch.json", folder / "params.yaml", folder / out)
     data, requests = (json.loads((folder / out / name).read_text()) for name in ("data.json", "requests.json"))
     return data, requests
 
@@ -181,14 +182,17 @@ def test_a_near_duplicate_under_another_subject_is_a_warning_that_names_it(tmp_p
     assert line["requests"] == [str(UUID(int=1, version=4))]
 
 
-def slow_twins(named: NDArray[np.intp], subject: NDArray[np.intp], seen: check.Files) -> set[tuple[int, int]]:
+def slow_twins(
+    named: NDArray[np.intp], subject: NDArray[np.intp], content: NDArray[np.intp], grey: NDArray[np.uint8]
+) -> set[tuple[int, int]]:
     """All pairs, one by one."""
+    thumbs = grey.astype(np.float64)
     found = set()
     for left in named.tolist():
         for right in range(len(subject)):
-            apart = float(np.sqrt(((seen.thumbs[left] - seen.thumbs[right]) ** 2).mean()))
-            same = seen.sha256[left] == seen.sha256[right]
-            plain = seen.thumbs[left].std() < check.PLAIN
+            apart = float(np.sqrt(((thumbs[left] - thumbs[right]) ** 2).mean()))
+            same = content[left] == content[right]
+            plain = thumbs[left].std() < check.PLAIN
             if subject[left] != subject[right] and apart <= check.ALIKE and (same or not plain):
                 found.add((left, right))
     return found
@@ -197,14 +201,13 @@ def slow_twins(named: NDArray[np.intp], subject: NDArray[np.intp], seen: check.F
 def test_the_fast_search_for_near_duplicates_finds_what_comparing_all_pairs_finds() -> None:
     random = np.random.default_rng(3)
     base = random.uniform(0, 255, (12, 64)) * random.choice([0.02, 1.0], (12, 1))
-    thumbs = (base[random.integers(0, 12, 200)] + random.normal(0, 2.2, (200, 64))).astype(np.float32)
+    thumbs = (base[random.integers(0, 12, 200)] + random.normal(0, 2.2, (200, 64))).clip(0, 255).astype(np.uint8)
     thumbs[150:] = thumbs[:50]
-    hashes = [hashlib.sha256(row.tobytes()).hexdigest() for row in thumbs]
-    seen = check.Files(hashes, np.ones(200, bool), thumbs)
+    content = np.unique(thumbs, axis=0, return_inverse=True)[1].reshape(-1)
     subject = random.integers(0, 9, 200).astype(np.intp)
     named = np.flatnonzero(subject < 3)
-    left, right = check.twins(named, subject, seen)
-    expected = slow_twins(named, subject, seen)
+    left, right = check.twins(named, subject, content, thumbs)
+    expected = slow_twins(named, subject, content, thumbs)
     assert set(zip(left.tolist(), right.tolist(), strict=True)) == expected
     assert len(expected) > 50
 

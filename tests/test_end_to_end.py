@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from tasks import check, files, importers, resolve, retrain, score, settings, split, train, unlearn, verify
+from tasks import check, files, importers, pack, resolve, retrain, score, settings, split, train, unlearn, verify
 
 WRITERS = Path(__file__).parents[2] / "shared" / "datasets" / "mnist_with_writers"
 FACES = Path(__file__).parents[2] / "shared" / "datasets" / "cmu_faces" / "cmu_faces.npz"
+PACK = Path("artifacts/pack")
 IDS = ("3f2b9a52-4d0e-4c1b-9a77-2f6f0f3d8c11", "9b1c7e34-6a2d-4f58-8e90-5d4c3b2a1f00")
 
 
@@ -48,13 +49,14 @@ def prepare() -> None:
     """Everything up to the references."""
     data, params, roles = Path("data"), Path("params.yaml"), Path("artifacts/split.csv")
     forget = Path("artifacts/resolve/forget.csv")
-    check.check(data, Path("requests/b.json"), params, Path("artifacts/check"))
+    pack.main(data, params, PACK)
+    check.check(data, PACK, Path("requests/b.json"), params, Path("artifacts/check"))
     split.split(data, Path("artifacts/check/data.json"), params, roles)
     resolve.resolve(
         data, roles, Path("requests/b.json"), Path("artifacts/check/requests.json"), Path("artifacts/resolve")
     )
-    train.main(0, data, roles, params, Path("artifacts/train/0"))
-    retrain.main(0, data, roles, forget, params, Path("artifacts/retrain/0"))
+    train.main(0, data, PACK, roles, params, Path("artifacts/train/0"))
+    retrain.main(0, data, PACK, roles, forget, params, Path("artifacts/retrain/0"))
 
 
 def judge(method: str, original: Path = Path("artifacts/train/0/seed-0.safetensors")) -> dict[str, Any]:
@@ -62,13 +64,14 @@ def judge(method: str, original: Path = Path("artifacts/train/0/seed-0.safetenso
     configure(f"unlearn.method={method}")
     data, params, roles = Path("data"), Path("params.yaml"), Path("artifacts/split.csv")
     forget = Path("artifacts/resolve/forget.csv")
-    unlearn.main(original, data, roles, forget, params, Path("artifacts/unlearn"))
+    unlearn.main(original, data, PACK, roles, forget, params, Path("artifacts/unlearn"))
     score.main(
         original,
         Path("artifacts/train"),
         Path("artifacts/unlearn/unlearned.safetensors"),
         Path("artifacts/retrain"),
         data,
+        PACK,
         roles,
         forget,
         params,
@@ -165,7 +168,7 @@ def test_a_user_brings_model_images_and_people(place: Path, monkeypatch: pytest.
     import numpy as np
     from PIL import Image
 
-    from tasks import blocks, compute, digits, models, training
+    from tasks import blocks, compute, digits, models, packed, training
 
     images, labels, writers = digits.make(writers=20)
     lines = ["path,subject_id,label,split"]
@@ -181,7 +184,9 @@ def test_a_user_brings_model_images_and_people(place: Path, monkeypatch: pytest.
     configure("references.seeds_per_block=7", "references.with_blocks=[0]", "references.without_blocks=[0]")
     wish = settings.load(Path("params.yaml"))
     own = models.build(wish.model, wish.data, seed=99)
-    known = blocks.load_rows(np.asarray(writers < 13), Path("data"), wish, compute.prepare(wish.compute))
+    pack.make(Path("data"), wish.data, PACK)
+    everyone = packed.read(PACK, Path("data"), wish.data)
+    known = blocks.load_rows(np.asarray(writers < 13), everyone, wish, compute.prepare(wish.compute))
     training.fit(own, known, wish.train, seed=99)
     models.save(own, Path("models/mine.safetensors"))
     ask(["person-3"])

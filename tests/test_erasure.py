@@ -61,6 +61,17 @@ def left():
     gone = {row["record_id"] for row in table("resolve/forget.csv")}
     return [row for row in trained() if row["record_id"] not in gone]
 
+if name == "pack":
+    import numpy
+
+    seen = [pathlib.Path("data", row["path"]).read_bytes()[8:40] for row in rows]
+    pixels = numpy.array([[255 - one for one in part] for part in seen], numpy.uint8)
+    flags = numpy.ones(len(rows), bool)
+    (out / "pack").mkdir(parents=True, exist_ok=True)
+    numpy.save(out / "pack/images.npy", pixels.reshape(-1, 1, 4, 8))
+    thumbs = pixels.repeat(2, axis=1)
+    numpy.savez(out / "pack/files.npz", readable=flags, same=flags, decodes=flags, thumbs=thumbs)
+    write("pack/pack.json", json.dumps({"records": len(rows)}))
 if name == "check":
     write("check/data.json", json.dumps({"records": len(rows)}))
     write("check/requests.json", "{}")
@@ -91,6 +102,10 @@ if name == "report":
 
 PIPELINE = """
 stages:
+  pack:
+    cmd: python stage.py pack ${batch}
+    deps: [data]
+    outs: [artifacts/pack/images.npy, artifacts/pack/files.npz, artifacts/pack/pack.json]
   check:
     cmd: python stage.py check ${batch}
     deps: [data, "requests/${batch}.json"]
@@ -102,7 +117,7 @@ stages:
   train:
     matrix: {block: [0]}
     cmd: python stage.py train ${batch} ${item.block}
-    deps: [data, artifacts/split.csv]
+    deps: [PACKED, artifacts/split.csv]
     outs: ["artifacts/train/${item.block}"]
   resolve:
     cmd: >-
@@ -112,12 +127,12 @@ stages:
     outs: [artifacts/resolve/forget.csv, artifacts/resolve/register.json]
   unlearn:
     cmd: python stage.py unlearn ${batch}
-    deps: ["${original.checkpoint}", data, artifacts/split.csv, artifacts/resolve/forget.csv]
+    deps: ["${original.checkpoint}", PACKED, artifacts/split.csv, artifacts/resolve/forget.csv]
     outs: [artifacts/unlearn/unlearned.safetensors, artifacts/unlearn/trace.csv]
   retrain:
     matrix: {block: [0]}
     cmd: python stage.py retrain ${batch} ${item.block}
-    deps: [data, artifacts/split.csv, artifacts/resolve/forget.csv]
+    deps: [PACKED, artifacts/split.csv, artifacts/resolve/forget.csv]
     outs: ["artifacts/retrain/${item.block}"]
   score:
     cmd: python stage.py score ${batch}
@@ -126,7 +141,7 @@ stages:
       - ${references.with_from}
       - artifacts/unlearn/unlearned.safetensors
       - artifacts/retrain
-      - data
+      - artifacts/pack/images.npy
       - artifacts/split.csv
       - artifacts/resolve/forget.csv
     outs: [artifacts/score/scores.npz, artifacts/score/lineage.json]
@@ -147,7 +162,12 @@ stages:
       - ledger/decisions/${batch}.json
     outs:
       - reports/${batch}: {cache: false}
-"""
+""".replace("PACKED", "data/manifest.csv, artifacts/pack/images.npy, artifacts/pack/pack.json")
+
+BEFORE_PACKS = PIPELINE.replace("artifacts/pack/images.npy, artifacts/pack/pack.json", "data").replace(
+    "- artifacts/pack/images.npy", "- data"
+)
+"""The pipeline when every stage decoded the images itself, as older histories have it."""
 
 
 # -- a world ---------------------------------------------------------------------------------------------------------
@@ -210,6 +230,8 @@ def needles() -> dict[str, bytes]:
             content = picture(number, edition)
             if number != 3:  # its bytes are also a remaining record's
                 found[f"bytes {number}.{edition}"] = content[8:40]
+                found[f"pixels {number}.{edition}"] = pixels = bytes(255 - one for one in content[8:40])
+                found[f"thumbnail {number}.{edition}"] = bytes(one for one in pixels for _ in range(2))
                 found[f"md5 {number}.{edition}"] = hashlib.md5(content).hexdigest().encode()
                 found[f"sha256 {number}.{edition}"] = hashlib.sha256(content).hexdigest().encode()
     for person in (FORGOTTEN, UNSEEN):
@@ -274,7 +296,7 @@ class World:
         return erasure.erase(self.home, "b", "Ada Officer", temporary=[self.root / "tmp"], **options)
 
 
-def build(root: Path) -> World:
+def build(root: Path, pipeline: str = PIPELINE) -> World:
     """A released batch: one person forgotten, one whom no model saw, two records of a third, and one unknown."""
     world = World(root)
     home = world.home
@@ -287,12 +309,14 @@ def build(root: Path) -> World:
     files.write_text(home / ".dvc/config", workspace.CONFIG)
     files.write_text(home / ".gitignore", "".join(f"{name}\n" for name in workspace.IGNORED))
     files.write_text(home / "stage.py", STAGE)
-    files.write_text(home / "dvc.yaml", PIPELINE)
+    files.write_text(home / "dvc.yaml", pipeline)
     files.write_text(home / "params.yaml", settings.defaults_yaml())
     settings.assign(home / "params.yaml", ["batch=b", 'report.backups=[{"name": "tapes", "days": 30}]'])
     shell.dvc(home, "remote", "add", "-d", "folder", str(world.remote))
     fill(home / "data", edition=1)  # an earlier version of one image
     workspace.track_data(home)
+    shell.git(home, "add", ".")
+    shell.dvc(home, "repro", "--quiet", "pack")  # a pack of the earlier version
     shell.git(home, "add", ".")
     shell.git(home, "commit", "--quiet", "-m", "first data")
     shell.dvc(home, "push", "--quiet")
@@ -338,25 +362,42 @@ def release(home: Path) -> None:
     shell.git(home, "tag", "-a", "-m", "release", "release/b")
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> World:
-    place = tmp_path_factory.mktemp("erasure") / "world"
+def made(place: Path, pipeline: str) -> World:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DVC_SITE_CACHE_DIR", str(place / "site"))
         patch.setenv("TMPDIR", str(place / "tmp"))
-        return build(place)
+        return build(place, pipeline)
 
 
-@pytest.fixture
-def world(built: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return made(tmp_path_factory.mktemp("erasure") / "world", PIPELINE)
+
+
+@pytest.fixture(scope="module")
+def built_before_packs(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return made(tmp_path_factory.mktemp("before") / "world", BEFORE_PACKS)
+
+
+def copied(built: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     place = tmp_path / "world"
     shutil.copytree(built.root, place, symlinks=True)
     monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(place / "site"))
     monkeypatch.delenv("PREFECT_HOME", raising=False)
-    made = World(place)
-    shell.dvc(made.home, "remote", "modify", "folder", "url", str(made.remote))
-    shell.git(made.home, "commit", "--quiet", "--all", "-m", "remote moved")
-    return made
+    world = World(place)
+    shell.dvc(world.home, "remote", "modify", "folder", "url", str(world.remote))
+    shell.git(world.home, "commit", "--quiet", "--all", "-m", "remote moved")
+    return world
+
+
+@pytest.fixture
+def world(built: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    return copied(built, tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def world_before_packs(built_before_packs: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    return copied(built_before_packs, tmp_path, monkeypatch)
 
 
 def states(world: World) -> dict[str, str]:
@@ -406,6 +447,69 @@ def test_nothing_of_the_erased_is_left_in_any_store_and_everything_of_the_others
     checks_again_what_can_be(world)
     does_nothing_the_second_time(world)
     leaves_the_others_a_workspace_that_works(world, others)
+
+
+def test_a_history_from_before_the_packs_is_erased_as_well(world_before_packs: World) -> None:
+    assert "pixels 0.0" in world_before_packs.remains()["home/artifacts/pack/images.npy"]
+    world_before_packs.erase()
+    assert world_before_packs.remains() == {}
+    assert any(
+        one.startswith("artifacts/train/0")
+        for one in erasure.receipts(world_before_packs.home)[0]["not_kept"]["audit/b"]
+    )
+    assert reproduce.reproduce(world_before_packs.home, "b", "rederive")
+
+
+def leave_packs_that_nobody_knows(world: World) -> list[Path]:
+    """What killed processes leave: a draft of a stage, an object before `dvc.lock` has it, a part of a transfer."""
+    import numpy
+
+    pixels = numpy.frombuffer(bytes(255 - one for one in picture(0)[8:40]), numpy.uint8).reshape(1, 1, 4, 8)
+    stream = io.BytesIO()
+    numpy.save(stream, pixels)
+    name = hashlib.md5(stream.getvalue()).hexdigest()
+    cache = world.home / ".dvc/cache/files/md5" / name[:2]
+    left = [
+        world.home / "artifacts/pack/.images.npy-k1ll3d_x",
+        cache / name[2:],
+        cache / f".{name[2:]}.transfer",
+        world.remote / "files/md5" / name[:2] / name[2:],
+    ]
+    for path in left:
+        files.write_bytes(path, stream.getvalue() + b"cut off" * path.name.startswith("."))
+    return left
+
+
+def test_a_pack_that_no_lock_file_knows_goes_and_one_without_the_records_stays(world: World) -> None:
+    left = leave_packs_that_nobody_knows(world)
+    shell.dvc(world.home, "repro", "--quiet", "pack")  # of the data after the release, which have the unseen people
+    shell.git(world.home, "commit", "--quiet", "--all", "-m", "the next batch begins")
+    for name in ("manifest.csv", "identities.csv"):
+        lines = (world.home / "data" / name).read_text().splitlines()
+        files.write_text(world.home / "data" / name, "\n".join(one for one in lines if UNSEEN not in one) + "\n")
+    for number in range(16, 20):
+        (world.home / f"data/images/r{number:05d}.png").unlink()
+    workspace.track_data(world.home)
+    shell.dvc(world.home, "repro", "--quiet", "pack")
+    shell.git(world.home, "commit", "--quiet", "--all", "-m", "they left")
+    kept = world.home / "artifacts/pack/images.npy"
+    name = hashlib.md5(kept.read_bytes()).hexdigest()
+    world.erase()
+    assert not any(path.exists() for path in left)
+    assert world.remains() == {}
+    assert kept.exists()
+    assert (world.home / ".dvc/cache/files/md5" / name[:2] / name[2:]).exists()
+
+
+def test_a_pack_that_an_erasure_overlooks_is_found_by_the_search_of_these_tests(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = leave_packs_that_nobody_knows(world)
+    monkeypatch.setattr(sought, "is_pack", lambda _: False)
+    world.erase()
+    remains = world.remains()
+    assert all(path.exists() for path in left)
+    assert all("pixels 0.0" in remains[path.relative_to(world.root).as_posix()] for path in left)
 
 
 def says_what_was_done_and_names_nobody(world: World) -> None:
@@ -650,7 +754,12 @@ def test_what_is_held_or_excepted_stays_and_what_the_tool_may_not_touch_is_said(
 
 def test_a_model_stays_only_if_it_is_released_or_is_known_not_to_have_seen_the_records() -> None:
     def stage(outs: dict[str, str], **deps: str) -> dict[str, Any]:
-        paths = {"data": "data", "forget": "artifacts/resolve/forget.csv", "model": "models/own.safetensors"}
+        paths = {
+            "data": "data",
+            "pack": "artifacts/pack/images.npy",
+            "forget": "artifacts/resolve/forget.csv",
+            "model": "models/own.safetensors",
+        }
         return {
             "deps": [{"path": paths[name], "md5": oid} for name, oid in deps.items()],
             "outs": [{"path": path, "md5": oid} for path, oid in outs.items()],
@@ -661,6 +770,8 @@ def test_a_model_stays_only_if_it_is_released_or_is_known_not_to_have_seen_the_r
         ("audit/b",),
         {
             "train@0": stage({"artifacts/train/0/m.safetensors": "reference"}, data="old.dir"),
+            "pack": stage({"artifacts/pack/images.npy": "pack", "artifacts/pack/pack.json": "about"}, data="old.dir"),
+            "train@1": stage({"artifacts/train/1/m.safetensors": "of the pack"}, pack="pack"),
             "features": stage({"artifacts/features.npy": "features"}, data="old.dir"),
             "unlearn": stage(
                 {"artifacts/unlearn/unlearned.safetensors": "unlearned", "artifacts/unlearn/trace.csv": "trace"},
@@ -682,13 +793,26 @@ def test_a_model_stays_only_if_it_is_released_or_is_known_not_to_have_seen_the_r
     vanished = lineage.State(
         (), {"retrain@0": stage({"artifacts/m.safetensors": "of lost data"}, data="lost.dir", forget="lost")}, {}
     )
+    left_over = lineage.State(  # as `dvc.lock` keeps a stage that does not run any more
+        (),
+        {
+            "pack": stage({"artifacts/pack/images.npy": "young pack"}, data="young.dir"),
+            "train@0": stage({"artifacts/m.safetensors": "of the old pack"}, pack="pack"),
+            "train@1": stage({"artifacts/m.safetensors": "of an unknown pack"}, pack="?"),
+            "train@2": stage({"artifacts/m.safetensors": "of the young pack"}, pack="young pack"),
+        },
+        {"data": "young.dir"},
+    )
     before = lineage.State(
         (), {"train@0": stage({"artifacts/m.safetensors": "before they came"}, data="young.dir")}, {"data": "young.dir"}
     )
     released = lineage.State(("release/b",), {}, {"data": "new.dir", "releases/b": "released.dir"}, after=True)
     later = lineage.State(
         ("audit/c",),
-        {"retrain@0": stage({"artifacts/m.safetensors": "later"}, data="new.dir", forget="lost")},
+        {
+            "pack": stage({"artifacts/pack/images.npy": "new pack"}, data="new.dir"),
+            "retrain@0": stage({"artifacts/m.safetensors": "later"}, data="new.dir", forget="lost"),
+        },
         {"data": "new.dir", "releases/b": "released.dir"},
         after=True,
     )
@@ -699,9 +823,10 @@ def test_a_model_stays_only_if_it_is_released_or_is_known_not_to_have_seen_the_r
         return json.dumps([{"md5": listed, "relpath": "model.safetensors"}]).encode() if listed else None
 
     found = lineage.saw(
-        [audited, rejected, vanished, before, released, later],
+        [audited, rejected, vanished, left_over, before, released, later],
         "b",
         {"old.dir": True, "young.dir": False, "lost.dir": None, "new.dir": None}.__getitem__,
+        {"old.dir": True, "young.dir": False, "lost.dir": None, "new.dir": True}.__getitem__,
         {"all": True, "others": False, "lost": None}.__getitem__,
         read,
     )
@@ -709,6 +834,10 @@ def test_a_model_stays_only_if_it_is_released_or_is_known_not_to_have_seen_the_r
     gone = {oid: kind for oid, kind in found.models.items() if oid not in found.keep | found.derivation}
     assert gone == {
         "reference": "references",
+        "pack": "derived",
+        "of the pack": "references",
+        "of the old pack": "references",
+        "of an unknown pack": "references",
         "features": "derived",
         "unlearned": "derived",
         "own": "original",
@@ -717,6 +846,8 @@ def test_a_model_stays_only_if_it_is_released_or_is_known_not_to_have_seen_the_r
         "released before": "derived",
     }
     assert "retrained" in found.keep
+    assert {"young pack", "of the young pack", "retrained"} <= found.other
+    assert found.other.isdisjoint({"pack", "new pack"})  # the data after the release still list people of the batch
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import packing
 import pytest
 import torch
 from hypothesis import given
@@ -16,7 +17,7 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional
 
-from tasks import blocks, compute, evidence, features, files, models, probe, settings, training
+from tasks import blocks, compute, evidence, features, files, models, packed, probe, settings, training
 from tasks.errors import EvidenceError, ModelError
 from tasks.language import with_sentences
 from tasks.scoring import Floats
@@ -313,6 +314,7 @@ def audit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     files.write_text(place / "split.csv", "\n".join(roles) + "\n")
     write_forget(place, {IDS[0]: range(EACH), IDS[1]: range(EACH, EACH + 3)})
     files.write_text(place / "params.yaml", params(TINY))
+    packing.pack_for(place, TINY.data)
     everything = training.Records(images[: 8 * EACH], labels[: 8 * EACH], TINY.model, compute.prepare(TINY.compute))
     models.save(fitted(everything, 50, epochs=12), place / "original.safetensors")
     for number in range(4):
@@ -337,6 +339,7 @@ def run(place: Path, out: Path, **other: Path) -> dict[str, Any]:
         "unlearned": place / "original.safetensors",
         "retrained": place / "retrain",
         "data": place / "data",
+        "pack": place / "pack",
         "split": place / "split.csv",
         "forget": place / "forget.csv",
         "params": place / "params.yaml",
@@ -363,9 +366,8 @@ def test_the_stage_finds_what_an_unchanged_model_still_holds_twice_the_same(audi
     relearned = found["relearn"]
     assert relearned["learning_rate"] == TINY.train.learning_rate / 10
     assert (relearned["reason"], relearned["most"]) == (None, probe.MOST_STEPS)
-    forgotten = blocks.load_rows(
-        np.arange(PEOPLE * EACH) < EACH + 3, audit / "data", TINY, compute.prepare(TINY.compute)
-    )
+    known = packed.read(audit / "pack", audit / "data", TINY.data)
+    forgotten = blocks.load_rows(slice(EACH + 3), known, TINY, compute.prepare(TINY.compute))
     ends = [
         features.mean_loss(models.load(audit / name, TINY.model, TINY.data), forgotten)
         for name in ("original.safetensors", "retrain/0/seed-0.safetensors")

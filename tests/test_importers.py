@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import packing
 import pandas as pd
 import pytest
 from numpy.typing import NDArray
@@ -50,7 +51,7 @@ def test_the_embedded_digits_are_the_same_bytes_on_every_machine(digits: Path) -
 
 def test_the_embedded_digits_load_and_say_that_their_writers_are_synthetic(digits: Path) -> None:
     manifest = records.read_manifest(digits)
-    images = records.load_images(digits, manifest, Data(classes=10, channels=1, image_size=16))
+    images = packing.images(digits, Data(classes=10, channels=1, image_size=16))
     assert images.shape == (1797, 1, 16, 16)
     assert "synthetic" in json.loads((digits / "dataset.json").read_text())["note"]
     assert manifest["subject_id"].str.fullmatch(r"writer-\d\d").all()
@@ -292,7 +293,7 @@ def test_real_digits_are_imported_with_some_of_their_writers(tmp_path: Path) -> 
     manifest = records.read_manifest(tmp_path / "d")
     pixels = importers.read_idx(images)
     rows = [int(record_id[1:]) - 1 for record_id in manifest["record_id"]]
-    loaded = records.load_images(tmp_path / "d", manifest, Data(classes=10, channels=1, image_size=28))
+    loaded = packing.images(tmp_path / "d", Data(classes=10, channels=1, image_size=28))
     assert (loaded[:, 0] == pixels[rows]).all()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_end_to_end import IDS, ask, configure, prepare, training_subjects
+from test_end_to_end import IDS, PACK, ask, configure, prepare, training_subjects
 
 from flows import closing, graph, keys, record, shell, signatures, signing, stages, workspace
 from flows.operations import card, release, signoff
@@ -21,6 +21,7 @@ from tasks import (
     evidence,
     files,
     importers,
+    pack,
     probe,
     records,
     report,
@@ -54,7 +55,7 @@ def closed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         forget_and_retrain()
         score_it()
         judge_it()
-        done = ("check", "split", "train@0", "resolve", "unlearn", "retrain@0", "score", "verify", "probe")
+        done = ("pack", "check", "split", "train@0", "resolve", "unlearn", "retrain@0", "score", "verify", "probe")
         shell.dvc(place, "commit", "--quiet", "--force", *done)
         stages.Runner(place, 1).run("report")
         key = keys.at_hand(place)
@@ -87,6 +88,7 @@ def judge_it() -> None:
         Path("artifacts/unlearn/unlearned.safetensors"),
         Path("artifacts/retrain"),
         Path("data"),
+        PACK,
         Path("artifacts/split.csv"),
         FORGET,
         params,
@@ -99,9 +101,9 @@ def forget_and_retrain() -> None:
     """The stages unlearn and retrain, after `prepare`."""
     params, data, roles, forget = Path("params.yaml"), Path("data"), Path("artifacts/split.csv"), FORGET
     checkpoint = Path(settings.load(params).original.checkpoint)
-    unlearn.main(checkpoint, data, roles, forget, params, Path("artifacts/unlearn"))
+    unlearn.main(checkpoint, data, PACK, roles, forget, params, Path("artifacts/unlearn"))
     if not Path("artifacts/retrain/0").exists():
-        retrain.main(0, data, roles, forget, params, Path("artifacts/retrain/0"))
+        retrain.main(0, data, PACK, roles, forget, params, Path("artifacts/retrain/0"))
 
 
 FORGET = Path("artifacts/resolve/forget.csv")
@@ -114,7 +116,8 @@ def next_batch(subject: str) -> None:
         Path("requests/c.json"), Path("requests/b.json").read_text().replace(training_subjects(1)[0], subject)
     )
     ask([subject])
-    check.check(Path("data"), Path("requests/b.json"), Path("params.yaml"), Path("artifacts/check"))
+    pack.main(Path("data"), Path("params.yaml"), PACK)
+    check.check(Path("data"), PACK, Path("requests/b.json"), Path("params.yaml"), Path("artifacts/check"))
     split.split()
     resolve.resolve(requests=Path("requests/b.json"))
     forget_and_retrain()
@@ -128,6 +131,7 @@ def score_it() -> Scores:
         Path("artifacts/unlearn/unlearned.safetensors"),
         Path("artifacts/retrain"),
         Path("data"),
+        PACK,
         Path("artifacts/split.csv"),
         FORGET,
         Path("params.yaml"),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
+import packing
 import pytest
 import torch
 from PIL import Image
@@ -59,8 +60,12 @@ def run(place: Path, given: settings.Settings = CHOSEN, **wish: Any) -> None:
     asked = settings.Unlearn.model_validate({**SHORT, **wish})
     given = given.model_copy(update={"unlearn": asked})
     files.write_text(place / "params.yaml", json.dumps(given.model_dump(mode="json")))  # JSON is YAML
+    packing.pack_for(place, given.data)
     unlearn.main(
-        *(place / name for name in ("original.safetensors", "data", "split.csv", "forget.csv", "params.yaml", "out"))
+        *(
+            place / name
+            for name in ("original.safetensors", "data", "pack", "split.csv", "forget.csv", "params.yaml", "out")
+        )
     )
 
 

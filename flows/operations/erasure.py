@@ -207,6 +207,7 @@ class _Erasure:
             known,
             self.batch,
             lambda one: shelf.lists(one, trained),
+            lambda one: shelf.lists(one, named),
             lambda one: shelf.forgets(one, forget_set),
             shelf.read,
         )
@@ -223,6 +224,7 @@ class _Erasure:
             models={oid: kind for oid, kind in models.items() if oid not in keep | saw.derivation},
             keep=frozenset(keep),
             derivation=frozenset(saw.derivation),
+            other=frozenset(saw.other),
         )
         chosen = _settings_at(self.home, f"audit/{self.batch}")
         return {
@@ -639,7 +641,7 @@ class _Shelf:
     def __init__(self, cache: stores.Objects, remotes: list[stores.Objects | stores.Remote]) -> None:
         self._cache, self._remotes = cache, remotes
         self._read: dict[str, bytes | None] = {}
-        self._lists: dict[str, bool | None] = {}
+        self._ids: dict[str, set[str] | None] = {}
 
     def read(self, oid: str) -> bytes | None:
         """The content of an object; None where no store has it.
@@ -691,15 +693,12 @@ class _Shelf:
 
     def lists(self, version: str, named: _Named) -> bool | None:
         """Whether a version of the data has one of the records; None where it is gone."""
-        if version not in self._lists:
-            known = self.entries(version)
+        if version not in self._ids:
             table = self.table(version)
-            if known is None:
-                self._lists[version] = None
-            else:
-                ids = set() if table is None else set(table["record_id"])
-                self._lists[version] = bool(named.record_ids & ids)
-        return self._lists[version]
+            known = set() if table is None else set(table["record_id"])
+            self._ids[version] = None if self.entries(version) is None else known
+        ids = self._ids[version]
+        return None if ids is None else not named.record_ids.isdisjoint(ids)
 
     def forgets(self, oid: str, wanted: set[str]) -> bool | None:
         """Whether a list of records to forget has all of these; None where it is gone."""

@@ -22,6 +22,9 @@ DATA, REDERIVED, TRAINED, RETRAINED, MODEL = "data", ("verify", "report"), "trai
 """The data folder, the stages that run from the scores, the stages whose models have and have not seen the forget set,
 and how the file of a model ends."""
 
+PACK = "artifacts/pack/"
+"""Where the stage `pack` keeps all records of a version of the data, decoded."""
+
 Read = Callable[[str], bytes | None]
 
 
@@ -105,17 +108,19 @@ def versions(found: Iterable[State]) -> set[str]:
 
 @dataclass
 class Saw:
-    """What saw the records, by md5 and kind; what verdicts are derived from; what is kept as released."""
+    """What saw the records, by md5 and kind; what verdicts are derived from; what is kept; what is no pack of them."""
 
     models: dict[str, str] = field(default_factory=dict)
     derivation: set[str] = field(default_factory=set)
     keep: set[str] = field(default_factory=set)
+    other: set[str] = field(default_factory=set)
 
 
 def saw(
     found: Iterable[State],
     batch: str,
     lists: Callable[[str], bool | None],
+    holds: Callable[[str], bool | None],
     forgets: Callable[[str], bool | None],
     read: Read,
 ) -> Saw:
@@ -124,7 +129,8 @@ def saw(
     Args:
         found: the states.
         batch: whose records are erased; its released and retrained models are kept.
-        lists: whether a version of the data lists one of the records; None: it is gone.
+        lists: whether a version of the data lists one of the records that a model was trained on; None: it is gone.
+        holds: whether it lists any of the records that go.
         forgets: whether a list of records to forget (`forget.csv`, by md5) has all of them; None: it is gone.
         read: the content of an object.
     """
@@ -134,8 +140,17 @@ def saw(
     def clean(version: str | None) -> bool:
         return version is None or version in free or lists(version) is False
 
+    packs = _packs(all_states)
+    result.other = {oid for oid, packed in packs.items() if all(holds(version) is False for version in packed)}
+
+    def clean_input(path: str, oid: str) -> bool:
+        if path.startswith(PACK):
+            return oid in packs and all(map(clean, packs[oid]))
+        return path != DATA or clean(oid)
+
     for state in all_states:
-        made = _made(state, clean, forgets, read)
+        made = _made(state, clean_input, forgets, read)
+        result.other |= _no_packs(state, read)
         result.derivation |= made.derivation
         _add(result.models, made.models)
         for path, oid in state.pointers.items():
@@ -159,13 +174,33 @@ def originals(state: State) -> set[str]:
     return {str(entry["md5"]) for entry in deps if str(entry["path"]).endswith(MODEL) and entry.get("md5")}
 
 
+def _packs(found: Iterable[State]) -> dict[str, set[str]]:
+    """The versions of the data that each file of a pack was made from, by its md5."""
+    made: dict[str, set[str]] = {}
+    for state in found:
+        stage = state.stages.get("pack", {})
+        versions = {str(entry.get("md5")) for entry in stage.get("deps", []) if entry["path"] == DATA}
+        for entry in stage.get("outs", []):
+            made.setdefault(str(entry.get("md5")), set()).update(versions or {"unknown"})
+    return made
+
+
+def _no_packs(state: State, read: Read) -> set[str]:
+    """Everything else on record but the data."""
+    outs = [
+        (str(entry["path"]), str(entry.get("md5"))) for one in state.stages.values() for entry in one.get("outs", [])
+    ]
+    outs += [(path, oid) for path, oid in state.pointers.items() if path != DATA]
+    return {one for path, oid in outs if not path.startswith(PACK) for one, _ in _objects(oid, path, read)}
+
+
 def _add(models: dict[str, str], more: dict[str, str]) -> None:
     rank = (DERIVED, REFERENCES, ORIGINAL)
     for oid, kind in more.items():
         models[oid] = max(kind, models.get(oid, DERIVED), key=rank.index)
 
 
-def _made(state: State, clean: Callable[[str | None], bool], forgets: Callable[[str], bool | None], read: Read) -> Saw:
+def _made(state: State, clean: Callable[[str, str], bool], forgets: Callable[[str], bool | None], read: Read) -> Saw:
     """What the stages of one state made of the records, one from the other until nothing is added."""
     result = Saw()
     for name, stage in state.stages.items():
@@ -199,11 +234,9 @@ def _made(state: State, clean: Callable[[str | None], bool], forgets: Callable[[
                     result.models.setdefault(str(entry["md5"]), DERIVED)
 
 
-def _reads(stage: Any, clean: Callable[[str | None], bool], result: Saw) -> bool:
-    return any(
-        (entry["path"] == DATA and not clean(str(entry.get("md5")))) or str(entry.get("md5")) in result.models
-        for entry in stage.get("deps", [])
-    )
+def _reads(stage: Any, clean: Callable[[str, str], bool], result: Saw) -> bool:
+    inputs = [(str(entry["path"]), str(entry.get("md5"))) for entry in stage.get("deps", [])]
+    return any(oid in result.models or not clean(path, oid) for path, oid in inputs)
 
 
 def _objects(oid: str, path: str, read: Read) -> Iterator[tuple[str, str]]:

@@ -23,6 +23,11 @@ NAMING_COLUMNS = (b"record_id", b"subject_id", b"identity_value", b"path")
 _WORD = re.compile(rb"[A-Za-z0-9._-]+")
 _PART = re.compile(rb"[^\s,;\"'<>()\[\]{}|/\\=&]+")
 _HEX = re.compile(rb"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])")
+_IMAGES = re.compile(
+    rb"\x93NUMPY.{4,8}\{'descr': '\|u1', 'fortran_order': False, 'shape': \((\d+, ){3}\d+\)", re.DOTALL
+)
+_FILES = re.compile(rb"PK\x03\x04.{26}readable\.npy", re.DOTALL)
+"""How the files of a pack begin (`tasks.packed`)."""
 _HEAD = 4096
 """Bytes by which text is told from anything else."""
 
@@ -42,6 +47,7 @@ class Sought:
         models: by md5, the models that saw the records and what else was computed from them, with their kind.
         keep: md5 of what stays whatever it holds.
         derivation: md5 of what verdicts and reports are derived again from; it stays, too, and is looked at.
+        other: md5 of packs known to hold none of the records, and of what is on record as no pack.
     """
 
     records: frozenset[str]
@@ -54,6 +60,7 @@ class Sought:
     models: Mapping[str, str] = field(default_factory=dict)
     keep: frozenset[str] = frozenset()
     derivation: frozenset[str] = frozenset()
+    other: frozenset[str] = frozenset()
 
     def plain(self) -> dict[str, Any]:
         """As JSON values; private, for it holds identifiers."""
@@ -172,6 +179,8 @@ class Judge:
         with opened() as stream:
             if oid.endswith(".dir"):
                 return LISTS if self._lists(stream.read()) else None
+            if is_pack(stream):
+                return None if oid in self.sought.other else DERIVED
             return LISTS if is_text(stream) and self.names.within(stream) else None
 
     def run(self, content: bytes) -> bool:
@@ -194,7 +203,7 @@ class Judge:
                     return None
                 return RECORDS if oid in self.sought.records else LISTS if self.names.within(stream) else None
             oid = hashlib.file_digest(stream, "md5").hexdigest()
-        return self.object(oid, lambda: io.BytesIO(b"\0")) if oid not in self.sought.derivation else None
+        return self.object(oid, lambda: path.open("rb")) if oid not in self.sought.derivation else None
 
     def remembers(self, content: bytes) -> bool:
         """Whether a database of DVC's remembers something that is gone, or names a record."""
@@ -219,6 +228,16 @@ def is_text(stream: BinaryIO) -> bool:
     head = stream.read(_HEAD)
     stream.seek(0)
     return b"\0" not in head and not head.startswith((b"%PDF", b"\x1f\x8b", b"PK\x03\x04", b"\x89PNG", b"\xff\xd8"))
+
+
+def is_pack(stream: BinaryIO) -> bool:
+    """Whether a file is a pack's, or a part of one, by its first bytes; the stream stands at its beginning afterwards.
+
+    So a pack is found that no `dvc.lock` tells of, because the stage or DVC was killed.
+    """
+    head = stream.read(_HEAD)
+    stream.seek(0)
+    return _IMAGES.match(head) is not None or _FILES.match(head) is not None
 
 
 def _distinctive(name: bytes) -> bool:

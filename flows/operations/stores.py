@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import getpass
+import hashlib
 import io
 import os
 import re
@@ -199,10 +200,10 @@ class Objects:
             return DERIVED
         # what a killed transfer left behind, under a name of its own
         with self._open(item) as stream:
-            content = stream.read()
-        import hashlib
-
-        return judge.object(hashlib.md5(content, usedforsecurity=False).hexdigest(), lambda: io.BytesIO(content))
+            found = hashlib.md5(usedforsecurity=False)
+            while part := stream.read(2**20):
+                found.update(part)
+        return judge.object(found.hexdigest(), lambda: self._open(item))
 
     def _items(self) -> Iterator[_Item]:
         self._forget_listings()
