@@ -30,6 +30,9 @@ SAY_EVERY = 20_000
 """Images after which a line tells how far it is."""
 
 
+Found = tuple[packed.Files, NDArray[np.uint32]]
+
+
 @dataclass(frozen=True)
 class Part:
     """Some records that follow each other in the manifest.
@@ -64,12 +67,11 @@ def make(data: Path, wish: settings.Data, out: Path) -> None:
     for left in out.glob(f".{packed.IMAGES}-*"):  # of a process that was killed
         left.unlink()
     with files.whole_file(out / packed.IMAGES) as draft:
-        known = write(draft, data, table, wish)
-    packed.write_files(out, known)
-    packed.write_about(out, data, known)
+        known, sums = write(draft, data, table, wish)
+    packed.write(out, data, known, sums)
 
 
-def write(target: Path, data: Path, table: pd.DataFrame, wish: settings.Data, jobs: int | None = None) -> packed.Files:
+def write(target: Path, data: Path, table: pd.DataFrame, wish: settings.Data, jobs: int | None = None) -> Found:
     """Decode the images of a manifest into a file, (n, channels, side, side) uint8, zeros where there is no image.
 
     Args:
@@ -80,25 +82,26 @@ def write(target: Path, data: Path, table: pd.DataFrame, wish: settings.Data, jo
         jobs: processes; None: as many as there are cores for this one.
 
     Returns:
-        What every file is.
+        What every file is, and the checksum (n,) of its pixels.
     """
     shape = (len(table), wish.channels, wish.image_size, wish.image_size)
     images = np.lib.format.open_memmap(target, mode="w+", dtype=np.uint8, shape=shape)
     images.flush()
     del images
-    known, told = packed.Files.none(len(table)), 0
-    for part, found in _decoded(list(_parts(data, table, wish)), target, wish, jobs or _cores()):
+    known, sums, told = packed.Files.none(len(table)), np.zeros(len(table), np.uint32), 0
+    for part, (found, sums_found) in _decoded(list(_parts(data, table, wish)), target, wish, jobs or _cores()):
         rows = slice(part.first, part.first + len(part.paths))
         for name in ("readable", "same", "decodes", "thumbs"):
             getattr(known, name)[rows] = getattr(found, name)
+        sums[rows] = sums_found
         if rows.stop // SAY_EVERY > told:
             told = rows.stop // SAY_EVERY
             stage.say(f"decoded {rows.stop} of {len(table)} images")
-    return known
+    return known, sums
 
 
-def decode(part: Part, target: Path, wish: settings.Data) -> packed.Files:
-    """Decode some images into their place in the file of all; returns what their files are."""
+def decode(part: Part, target: Path, wish: settings.Data) -> Found:
+    """Decode some images into their place in the file of all; returns what their files are, and checksums."""
     known = packed.Files.none(len(part.paths))
     shape = (len(part.paths), wish.channels, wish.image_size, wish.image_size)
     images = np.zeros(shape, np.uint8)
@@ -119,7 +122,7 @@ def decode(part: Part, target: Path, wish: settings.Data) -> packed.Files:
         known.thumbs[row] = thumbnail(picture)
         images[row] = records.pixels(picture, wish)
     np.load(target, mmap_mode="r+")[part.first : part.first + len(images)] = images
-    return known
+    return known, packed.checksums(images)
 
 
 def thumbnail(picture: Image.Image) -> NDArray[np.uint8]:
@@ -139,7 +142,7 @@ def _parts(data: Path, table: pd.DataFrame, wish: settings.Data) -> Iterator[Par
         yield Part(first, root, paths, table["sha256"][rows].tolist())
 
 
-def _decoded(parts: list[Part], target: Path, wish: settings.Data, jobs: int) -> Iterator[tuple[Part, packed.Files]]:
+def _decoded(parts: list[Part], target: Path, wish: settings.Data, jobs: int) -> Iterator[tuple[Part, Found]]:
     """Each part when it is done, in order; in processes of their own where there is enough to do."""
     if jobs == 1 or len(parts) == 1:
         for part in parts:

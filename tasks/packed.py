@@ -1,11 +1,12 @@
 """The images of a data set, decoded once: what the stage `pack` made and the other stages read.
 
-A pack is a folder with `images.npy`, every record's pixels in the order of the manifest; `files.npz`, what the stage
-`check` has to know of every image file; and `pack.json`, which says what they were made of.
+A pack is a folder with `images.npy`, every record's pixels in the order of the manifest; `rows.npz`, by which a reader
+knows that they are what was written; and `files.npz`, what the stage `check` has to know of every image file.
 """
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 
     from tasks.settings import Data
 
-IMAGES, FILES, ABOUT = "images.npy", "files.npz", "pack.json"
-"""The files of a pack. Only the last holds nothing of the records."""
+IMAGES, ROWS, FILES = "images.npy", "rows.npz", "files.npz"
+"""The files of a pack."""
 
 THUMB = 8
 """Side of a thumbnail, pixels."""
@@ -64,31 +65,39 @@ class Packed:
     Attributes:
         manifest: n records.
         pixels: (n, channels, side, side) uint8, of a file that is mapped into memory: only what is asked for is read.
-        faulty: (n,) where there are none, for the image file is missing, altered or damaged.
+        sound: (n,) where there are some; the image file of the others is missing, altered or damaged.
+        sums: (n,) uint32, as `checksums` gives them.
     """
 
     manifest: pd.DataFrame
     pixels: NDArray[np.uint8]
-    faulty: NDArray[np.bool_]
+    sound: NDArray[np.bool_]
+    sums: NDArray[np.uint32]
 
     def images(self, rows: NDArray[np.bool_] | slice) -> NDArray[np.uint8]:
         """The pixels of some records.
 
         Raises:
-            DataError: the file of one of them is missing, altered or damaged; names it.
+            DataError: the file of one of them is missing, altered or damaged, or its pixels are; names it.
         """
-        bad = np.zeros_like(self.faulty)
-        bad[rows] = self.faulty[rows]
-        if bad.any():
-            raise DataError(
-                f"{records.name_records(self.manifest, bad)}: expected a sound image file; run the stage check, which "
-                "says what is wrong"
-            )
+        self._refuse(rows, ~self.sound[rows], "a sound image file; run the stage check, which says what is wrong")
         found = np.asarray(self.pixels[rows])
+        self._refuse(rows, checksums(found) != self.sums[rows], f"{IMAGES} as it was written; run the stage pack anew")
         if found.shape[1] > 1:
             return found
         # one channel lies first and last at once; said to be last, PyTorch takes the kernels that are faster here
         return found.reshape(len(found), *found.shape[2:], 1).transpose(0, 3, 1, 2)
+
+    def _refuse(self, rows: NDArray[np.bool_] | slice, bad: NDArray[np.bool_], expected: str) -> None:
+        if bad.any():
+            everywhere = np.zeros(len(self.manifest), bool)
+            everywhere[rows] = bad
+            raise DataError(f"{records.name_records(self.manifest, everywhere)}: expected {expected}")
+
+
+def checksums(images: NDArray[np.uint8]) -> NDArray[np.uint32]:
+    """(n,) CRC-32 of each of n images; it finds what has rotted."""
+    return np.fromiter((zlib.crc32(image) for image in images), np.uint32, len(images))
 
 
 def read(pack: Path, data: Path, wish: Data) -> Packed:
@@ -103,7 +112,7 @@ def read(pack: Path, data: Path, wish: Data) -> Packed:
         DataError: the manifest is at fault, or the pack is missing, damaged, of another manifest or of other settings.
     """
     manifest = records.read_manifest(data)
-    about = _about(pack, data)
+    known = _load(pack, ROWS, data, len(manifest))
     shape = (len(manifest), wish.channels, wish.image_size, wish.image_size)
     try:
         pixels = np.load(pack / IMAGES, mmap_mode="r", allow_pickle=False)
@@ -111,48 +120,42 @@ def read(pack: Path, data: Path, wish: Data) -> Packed:
         raise _refusal(pack, f"{IMAGES} cannot be read ({type(error).__name__})") from error
     if pixels.shape != shape or pixels.dtype != np.uint8:
         raise _refusal(pack, f"got images of shape {pixels.shape}, {pixels.dtype}, expected {shape}, uint8")
-    faulty = np.zeros(len(manifest), bool)
-    faulty[about["faulty"]] = True
-    return Packed(manifest, pixels, faulty)
+    return Packed(manifest, pixels, known["sound"], known["sums"])
 
 
-def read_files(pack: Path, data: Path) -> Files:
-    """What is known of the image files of a data folder.
+def read_files(pack: Path, data: Path, size: int) -> Files:
+    """What is known of the image files of a data folder with so many records.
 
     Raises:
         DataError: the pack is missing, damaged or of another manifest.
     """
-    size = int(_about(pack, data)["records"])
+    known = _load(pack, FILES, data, size)
+    return Files(known["readable"], known["same"], known["decodes"], known["thumbs"])
+
+
+def write(pack: Path, data: Path, known: Files, sums: NDArray[np.uint32]) -> None:
+    """Write what belongs to the images of a data folder; the same bytes for the same facts."""
+    _save(pack / ROWS, data, sound=known.sound, sums=sums)
+    _save(pack / FILES, data, readable=known.readable, same=known.same, decodes=known.decodes, thumbs=known.thumbs)
+
+
+def _save(path: Path, data: Path, **arrays: NDArray[Any]) -> None:
+    with files.whole_file(path) as draft, draft.open("wb") as stream:
+        np.savez(stream, manifest_sha256=np.array(files.sha256(data / "manifest.csv")), allow_pickle=False, **arrays)
+
+
+def _load(pack: Path, name: str, data: Path, size: int) -> dict[str, NDArray[Any]]:
     try:
-        with (pack / FILES).open("rb") as stream, np.load(stream, allow_pickle=False) as found:
-            known = Files(found["readable"], found["same"], found["decodes"], found["thumbs"])
+        with (pack / name).open("rb") as stream, np.load(stream, allow_pickle=False) as found:
+            known = dict(found)
     except (OSError, EOFError, ValueError, KeyError, BadZipFile) as error:
-        raise _refusal(pack, f"{FILES} cannot be read ({type(error).__name__})") from error
-    if {len(part) for part in (known.readable, known.same, known.decodes, known.thumbs)} != {size}:
-        raise _refusal(pack, f"{FILES} is not of {size} records")
-    return known
-
-
-def write_about(pack: Path, data: Path, known: Files) -> None:
-    """Write which manifest a pack is of, and which rows of it hold no image."""
-    faulty = np.flatnonzero(~known.sound).tolist()
-    digest = files.sha256(data / "manifest.csv")
-    files.write_json(pack / ABOUT, {"manifest_sha256": digest, "records": len(known.same), "faulty": faulty})
-
-
-def write_files(pack: Path, known: Files) -> None:
-    """Write what is known of the image files; the same bytes for the same facts."""
-    with files.whole_file(pack / FILES) as draft, draft.open("wb") as stream:
-        np.savez(stream, readable=known.readable, same=known.same, decodes=known.decodes, thumbs=known.thumbs)
-
-
-def _about(pack: Path, data: Path) -> dict[str, Any]:
-    if not (pack / ABOUT).is_file():
-        raise _refusal(pack, f"there is no {ABOUT}")
-    about: dict[str, Any] = files.read_json(pack / ABOUT)
-    if about.get("manifest_sha256") != files.sha256(data / "manifest.csv"):
+        raise _refusal(pack, f"{name} cannot be read ({type(error).__name__})") from error
+    if str(known.pop("manifest_sha256", "")) != files.sha256(data / "manifest.csv"):
         raise _refusal(pack, "it is of another manifest.csv than the data are")
-    return about
+    expected = {ROWS: {"sound", "sums"}, FILES: {"readable", "same", "decodes", "thumbs"}}[name]
+    if known.keys() != expected or {len(part) for part in known.values()} != {size}:
+        raise _refusal(pack, f"{name} is not of {size} records")
+    return known
 
 
 def _refusal(pack: Path, why: str) -> DataError:

@@ -169,13 +169,29 @@ def name_records(table: pd.DataFrame, bad: NDArray[np.bool_], first: int = 5) ->
 
 
 def _matches(values: pd.Series[Any], pattern: str) -> NDArray[np.bool_]:
+    lines = values.tolist()
+    text = _lines(lines)
+    # nearly always all do, and one search in all of the text is ten times as fast as one in each value
+    if text is not None and re.fullmatch(f"(?:{pattern}\n)*+", text):
+        return np.ones(len(lines), bool)
     fits = re.compile(pattern).fullmatch
-    return np.fromiter((fits(value) is not None for value in values), bool, len(values))
+    return np.fromiter((fits(value) is not None for value in lines), bool, len(lines))
+
+
+def _lines(values: list[str]) -> str | None:
+    """The values as a text with one on each line; None if one of them holds the end of a line."""
+    text = "\n".join([*values, ""])
+    return text if text.count("\n") == len(values) else None
 
 
 def inside(paths: pd.Series[Any], folder: Path) -> NDArray[np.bool_]:
     """Whether each path stays in the folder: by its text, and by where its symbolic links lead."""
-    root = folder.resolve()
+    root, lines = folder.resolve(), paths.tolist()
+    text = _lines(lines)
+    if text is not None and not any(part in f"\n{text}" for part in _ODD_IN_PATHS):
+        parents = {path.rpartition("/")[0] for path in lines}
+        if all(_links(root, parent) == (True, frozenset()) for parent in parents):
+            return np.ones(len(lines), bool)
     directories: dict[str, tuple[bool, frozenset[str]]] = {}
 
     def contained(path: str) -> bool:
@@ -189,7 +205,11 @@ def inside(paths: pd.Series[Any], folder: Path) -> NDArray[np.bool_]:
         within, links = directories[parent]
         return within and (name not in links or (root / path).resolve().is_relative_to(root))
 
-    return np.fromiter((contained(path) for path in paths), bool, len(paths))
+    return np.fromiter((contained(path) for path in lines), bool, len(lines))
+
+
+_ODD_IN_PATHS = ("\\", "\0", ":", "..", "\n/", "/\n", "\n\n")
+"""What no plain path has, where each is a line of its own."""
 
 
 def _links(root: Path, parent: str) -> tuple[bool, frozenset[str]]:

@@ -70,8 +70,9 @@ if name == "pack":
     (out / "pack").mkdir(parents=True, exist_ok=True)
     numpy.save(out / "pack/images.npy", pixels.reshape(-1, 1, 4, 8))
     thumbs = pixels.repeat(2, axis=1)
-    numpy.savez(out / "pack/files.npz", readable=flags, same=flags, decodes=flags, thumbs=thumbs)
-    write("pack/pack.json", json.dumps({"records": len(rows)}))
+    manifest = numpy.array("0" * 64)
+    numpy.savez(out / "pack/files.npz", manifest_sha256=manifest, thumbs=thumbs)
+    numpy.savez(out / "pack/rows.npz", manifest_sha256=manifest, sums=numpy.arange(len(rows), dtype=numpy.uint32))
 if name == "check":
     write("check/data.json", json.dumps({"records": len(rows)}))
     write("check/requests.json", "{}")
@@ -105,7 +106,7 @@ stages:
   pack:
     cmd: python stage.py pack ${batch}
     deps: [data]
-    outs: [artifacts/pack/images.npy, artifacts/pack/files.npz, artifacts/pack/pack.json]
+    outs: [artifacts/pack/images.npy, artifacts/pack/rows.npz, artifacts/pack/files.npz]
   check:
     cmd: python stage.py check ${batch}
     deps: [data, "requests/${batch}.json"]
@@ -162,9 +163,9 @@ stages:
       - ledger/decisions/${batch}.json
     outs:
       - reports/${batch}: {cache: false}
-""".replace("PACKED", "data/manifest.csv, artifacts/pack/images.npy, artifacts/pack/pack.json")
+""".replace("PACKED", "data/manifest.csv, artifacts/pack/images.npy, artifacts/pack/rows.npz")
 
-BEFORE_PACKS = PIPELINE.replace("artifacts/pack/images.npy, artifacts/pack/pack.json", "data").replace(
+BEFORE_PACKS = PIPELINE.replace("artifacts/pack/images.npy, artifacts/pack/rows.npz", "data").replace(
     "- artifacts/pack/images.npy", "- data"
 )
 """The pipeline when every stage decoded the images itself, as older histories have it."""
@@ -770,7 +771,7 @@ def test_a_model_stays_only_if_it_is_released_or_is_known_not_to_have_seen_the_r
         ("audit/b",),
         {
             "train@0": stage({"artifacts/train/0/m.safetensors": "reference"}, data="old.dir"),
-            "pack": stage({"artifacts/pack/images.npy": "pack", "artifacts/pack/pack.json": "about"}, data="old.dir"),
+            "pack": stage({"artifacts/pack/images.npy": "pack", "artifacts/pack/rows.npz": "rows"}, data="old.dir"),
             "train@1": stage({"artifacts/train/1/m.safetensors": "of the pack"}, pack="pack"),
             "features": stage({"artifacts/features.npy": "features"}, data="old.dir"),
             "unlearn": stage(
@@ -835,6 +836,7 @@ def test_a_model_stays_only_if_it_is_released_or_is_known_not_to_have_seen_the_r
     assert gone == {
         "reference": "references",
         "pack": "derived",
+        "rows": "derived",
         "of the pack": "references",
         "of the old pack": "references",
         "of an unknown pack": "references",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +49,7 @@ def test_several_processes_make_the_same_bytes_as_one(
     monkeypatch.setattr(pack, "_cores", lambda: 3)
     monkeypatch.setattr(pack, "SAY_EVERY", 10)
     pack.make(data, GREY, tmp_path / "parts")
-    for name in (packed.IMAGES, packed.FILES, packed.ABOUT):
+    for name in (packed.IMAGES, packed.FILES, packed.ROWS):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
     assert capsys.readouterr().out.splitlines() == [f"decoded 12 of {COUNT} images", f"decoded 20 of {COUNT} images"]
 
@@ -63,7 +62,7 @@ def test_a_faulty_file_is_noted_and_the_others_are_packed(data: Path, tmp_path: 
     (tmp_path / "secret.png").write_bytes(whole)
     put(data, 5, "path", "../secret.png")
     pack.make(data, GREY, tmp_path / "pack")
-    known = packed.read_files(tmp_path / "pack", data)
+    known = packed.read_files(tmp_path / "pack", data, COUNT)
     assert np.flatnonzero(~known.readable).tolist() == [1, 5]
     assert np.flatnonzero(~known.same).tolist() == [1, 2, 3, 5]
     assert np.flatnonzero(~known.decodes).tolist() == [1, 2, 5]
@@ -89,13 +88,13 @@ def test_a_pack_of_other_records_or_settings_is_refused(data: Path, tmp_path: Pa
     put(data, 0, "subject_id", "another")
     for read in (
         lambda: packed.read(tmp_path / "pack", data, GREY),
-        lambda: packed.read_files(tmp_path / "pack", data),
+        lambda: packed.read_files(tmp_path / "pack", data, COUNT),
     ):
         with pytest.raises(DataError, match=r"another manifest.csv .*run the stage pack"):
             read()
 
 
-@pytest.mark.parametrize("name", [packed.IMAGES, packed.FILES, packed.ABOUT])
+@pytest.mark.parametrize("name", [packed.IMAGES, packed.FILES, packed.ROWS])
 def test_a_pack_that_is_torn_or_not_whole_is_refused(data: Path, tmp_path: Path, name: str) -> None:
     pack.make(data, GREY, tmp_path / "pack")
     path = tmp_path / "pack" / name
@@ -104,13 +103,12 @@ def test_a_pack_that_is_torn_or_not_whole_is_refused(data: Path, tmp_path: Path,
     def refused() -> None:
         with pytest.raises(DataError, match="run the stage pack"):
             packed.read(tmp_path / "pack", data, GREY)
-            packed.read_files(tmp_path / "pack", data)
+            packed.read_files(tmp_path / "pack", data, COUNT)
 
     path.unlink()
     refused()
-    if name != packed.ABOUT:
-        path.write_bytes(content[: len(content) // 2])
-        refused()
+    path.write_bytes(content[: len(content) // 2])
+    refused()
 
 
 def test_nothing_is_unpickled(data: Path, tmp_path: Path) -> None:
@@ -130,11 +128,15 @@ def test_the_pixels_stay_in_their_file_until_they_are_asked_for(data: Path, tmp_
 def test_the_draft_of_a_killed_process_goes(data: Path, tmp_path: Path) -> None:
     files.write_bytes(tmp_path / "pack/.images.npy-k1lled_x", b"pixels")
     pack.make(data, GREY, tmp_path / "pack")
-    assert {path.name for path in (tmp_path / "pack").iterdir()} == {packed.IMAGES, packed.FILES, packed.ABOUT}
+    assert {path.name for path in (tmp_path / "pack").iterdir()} == {packed.IMAGES, packed.FILES, packed.ROWS}
 
 
-def test_what_says_whose_pack_it_is_names_no_record(data: Path, tmp_path: Path) -> None:
-    (data / "images/r03.png").unlink()
+def test_pixels_that_rotted_are_found_where_they_are_read(data: Path, tmp_path: Path) -> None:
     pack.make(data, GREY, tmp_path / "pack")
-    about = json.loads((tmp_path / "pack" / packed.ABOUT).read_text())
-    assert about == {"faulty": [3], "manifest_sha256": files.sha256(data / "manifest.csv"), "records": COUNT}
+    images = np.load(tmp_path / "pack" / packed.IMAGES, mmap_mode="r+")
+    images[4, 0, 3, 3] ^= 1
+    images.flush()
+    known = packed.read(tmp_path / "pack", data, GREY)
+    assert len(known.images(slice(4))) == 4
+    with pytest.raises(DataError, match=r"record r04: expected images.npy as it was written; run the stage pack"):
+        known.images(np.arange(COUNT) > 1)

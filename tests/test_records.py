@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,19 @@ def test_no_path_is_accepted_that_leaves_the_folder(path: str) -> None:
     root = Path("/nowhere/data")
     if records.inside(pd.Series([path]), root)[0]:
         assert (root / path).resolve().is_relative_to(root)
+
+
+@given(st.lists(st.text("ab./\\:\n\0", max_size=6), min_size=1))
+def test_a_path_is_judged_the_same_alone_and_among_others(paths: list[str]) -> None:
+    root = Path("/nowhere/data")
+    alone = [bool(records.inside(pd.Series([path, ".."], dtype=str), root)[0]) for path in paths]  # `..`: one by one
+    assert records.inside(pd.Series(paths, dtype=str), root).tolist() == alone
+
+
+@given(st.lists(st.text("a0.- \n", max_size=5), min_size=1))
+def test_a_value_is_matched_the_same_alone_and_among_others(values: list[str]) -> None:
+    expected = [re.fullmatch("[a0.-]{1,4}", value) is not None for value in values]
+    assert records._matches(pd.Series(values, dtype=str), "[a0.-]{1,4}").tolist() == expected
 
 
 def test_images_come_back_as_they_were_stored(three: Path) -> None:

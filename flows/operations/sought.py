@@ -26,7 +26,7 @@ _HEX = re.compile(rb"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])")
 _IMAGES = re.compile(
     rb"\x93NUMPY.{4,8}\{'descr': '\|u1', 'fortran_order': False, 'shape': \((\d+, ){3}\d+\)", re.DOTALL
 )
-_FILES = re.compile(rb"PK\x03\x04.{26}readable\.npy", re.DOTALL)
+_FILES = re.compile(rb"PK\x03\x04.{26}manifest_sha256\.npy", re.DOTALL)
 """How the files of a pack begin (`tasks.packed`)."""
 _HEAD = 4096
 """Bytes by which text is told from anything else."""
