@@ -103,7 +103,7 @@ def world(folder: Path, most: int) -> tuple[Path, list[int]]:
     settings.assign(place / "params.yaml", [f"batch={BATCH}"])
     (place / "artifacts").mkdir()
     ask(place, [0])
-    for name in ("check", "split"):
+    for name in ("pack", "check", "split"):
         command(place, name)
     people = trained_on(place)
     if len(people) < most:

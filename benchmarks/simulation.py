@@ -181,7 +181,8 @@ def tasks_of(batch: Batch, times: Times) -> list[Task]:
     def away(name: str, seconds: float, *after: str) -> None:
         made.extend(handed_out(name, seconds, times.handover, after))
 
-    here("check")
+    here("pack")
+    here("check", "pack")
     here("split", "check")
     here("resolve", "split")
     retrained = [f"retrain@{number}" for number in range(blocks)]

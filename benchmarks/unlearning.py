@@ -22,7 +22,7 @@ import numpy as np
 from benchmarks import measure, worlds
 from benchmarks.measure import Spread
 from benchmarks.worlds import World
-from tasks import compute, files, importers, models, settings, stage, training
+from tasks import compute, files, importers, models, pack, settings, stage, training
 
 UNLEARN, RETRAIN, NOTHING = "fcalb_reset", "retrain", "none"
 METHODS = (UNLEARN, RETRAIN, NOTHING)
@@ -86,6 +86,7 @@ def lay_out(world: World, chosen: settings.Settings, folder: Path) -> None:
             pictures=(importers.encode(image.squeeze()) for image in pixels),
         ),
     )
+    pack.make(folder / "data", chosen.data, folder / "pack")
     asked = world.requests(0)
     _table(folder / "split.csv", "role", zip(ids, world.roles.tolist(), strict=True))
     forgotten = zip(np.array(ids)[asked != ""].tolist(), asked[asked != ""].tolist(), strict=True)
@@ -118,8 +119,10 @@ def _run(folder: Path, chosen: settings.Settings, method: str, found: dict[str, 
     unlearn = chosen.unlearn.model_copy(update={"method": method})
     _params(folder, chosen.model_copy(update={"unlearn": unlearn}))
     shutil.rmtree(folder / "ledger", ignore_errors=True)  # else the first round's seconds would stand
-    words = "--original original.safetensors --data data --split split.csv --forget forget.csv --params params.yaml"
-    spent = measure.command([sys.executable, "-m", "tasks.unlearn", *words.split(), "--out", "out"], folder)
+    words = "--original original.safetensors --data data --pack pack --split split.csv --forget forget.csv"
+    spent = measure.command(
+        [sys.executable, "-m", "tasks.unlearn", *words.split(), "--params", "params.yaml", "--out", "out"], folder
+    )
     found["cpu"].append(spent.cpu)
     found["wall"].append(spent.seconds)
     found["compute"].append(files.read_json(folder / "out" / "unlearned.json")["seconds"])

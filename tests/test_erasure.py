@@ -101,7 +101,7 @@ if name == "report":
     (folder / "evidence.json").write_text(json.dumps({"copies": decided["erasure"]}))
 '''
 
-PIPELINE = """
+_TEMPLATE = """
 stages:
   pack:
     cmd: python stage.py pack ${batch}
@@ -142,7 +142,7 @@ stages:
       - ${references.with_from}
       - artifacts/unlearn/unlearned.safetensors
       - artifacts/retrain
-      - artifacts/pack/images.npy
+      - LAST
       - artifacts/split.csv
       - artifacts/resolve/forget.csv
     outs: [artifacts/score/scores.npz, artifacts/score/lineage.json]
@@ -163,11 +163,11 @@ stages:
       - ledger/decisions/${batch}.json
     outs:
       - reports/${batch}: {cache: false}
-""".replace("PACKED", "data/manifest.csv, artifacts/pack/images.npy, artifacts/pack/rows.npz")
-
-BEFORE_PACKS = PIPELINE.replace("artifacts/pack/images.npy, artifacts/pack/rows.npz", "data").replace(
-    "- artifacts/pack/images.npy", "- data"
+"""
+PIPELINE = _TEMPLATE.replace("PACKED", "data/manifest.csv, artifacts/pack/images.npy, artifacts/pack/rows.npz").replace(
+    "LAST", "artifacts/pack/images.npy"
 )
+BEFORE_PACKS = _TEMPLATE.replace("PACKED", "data").replace("LAST", "data")
 """The pipeline when every stage decoded the images itself, as older histories have it."""
 
 

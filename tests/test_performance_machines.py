@@ -22,7 +22,7 @@ from tasks import files
 from tasks.errors import WorkspaceError
 
 TIMES = Times(
-    coordinator={"check": 2, "split": 1, "resolve": 1, "score": 4, "verify": 2, "report": 3},
+    coordinator={"pack": 1, "check": 1, "split": 1, "resolve": 1, "score": 4, "verify": 2, "report": 3},
     each={"report": 0.5},
     agents={"unlearn": 5, "probe": 4},
     block_start=2,
@@ -77,7 +77,18 @@ def test_tasks_that_wait_for_each_other_are_named() -> None:
 
 def test_a_batch_has_the_stages_of_the_pipeline_and_carried_references_are_not_trained() -> None:
     names = {task.name for task in simulation.tasks_of(Batch(3, models=16, per_block=8), TIMES)}
-    assert {"check", "split", "resolve", "unlearn", "retrain@0", "retrain@1", "probe", "score", "verify"} < names
+    assert {
+        "pack",
+        "check",
+        "split",
+        "resolve",
+        "unlearn",
+        "retrain@0",
+        "retrain@1",
+        "probe",
+        "score",
+        "verify",
+    } < names
     assert "train@0" not in names
     assert "train@1" in {task.name for task in simulation.tasks_of(Batch(3, carried=False), TIMES)}
 
