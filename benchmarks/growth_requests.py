@@ -108,6 +108,7 @@ def world(folder: Path, most: int) -> tuple[Path, list[int]]:
     people = trained_on(place)
     if len(people) < most:
         raise WorkspaceError(f"got {len(people)} people of the training set, expected {most}; enlarge the world")
+    ask(place, people[:1])
     command(place, "resolve")
     for name in ("train", "retrain", "unlearn"):
         command(place, name)

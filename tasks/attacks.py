@@ -43,6 +43,8 @@ seed, so that large data sets do not take hours; the regression has three coeffi
 SMALLEST = 1e-290
 """A mean below it may have lost parts that are too small for a float64; its logarithm is then summed from theirs."""
 FOLDS = 5
+MOST_STEPS, CLOSE, SHORTEST = 100, 1e-4, 2**-20
+"""Where the regression stops: after so many steps, or where slope and expected gain are so small; its least step."""
 FEWEST_REFERENCES = 4
 """With fewer `without` references none would be left to fit on once the model judged and the non-member are out."""
 CONFIDENCE = 0.95
@@ -319,12 +321,6 @@ def population_attack(scores: Scores, model: int, rows: Rows, memory: Memory | N
 
 def _ratings(scores: Scores, model: int, rows: Rows) -> Floats:
     """(n,) log odds of every record: of unseen people by the fold that did not see them, else the mean over folds."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import GroupKFold
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-    from threadpoolctl import threadpool_limits
-
     members, unseen = _some(np.flatnonzero(rows.retained)), np.flatnonzero(rows.unseen)
     people = len(np.unique(scores.subjects[unseen]))
     if not len(members) or people < 2:
@@ -341,21 +337,74 @@ def _ratings(scores: Scores, model: int, rows: Rows) -> Floats:
     correct = (scores.predicted[model] == scores.labels).astype(np.float64)
     found, held_out = np.zeros(len(phi)), np.empty(len(unseen))
     folds = min(FOLDS, people)
-    with threadpool_limits(1):  # three features: threads would only wait for each other
-        for fitted, held in GroupKFold(folds).split(unseen, groups=scores.subjects[unseen]):
-            yardstick = np.zeros(len(phi), bool)
-            yardstick[unseen[fitted]] = True
-            features = np.column_stack([phi, correct, phi - _class_means(phi, scores.labels, yardstick)])
-            known = np.concatenate([members, unseen[fitted]])
-            attack = make_pipeline(
-                StandardScaler(), LogisticRegression(class_weight="balanced", solver="newton-cholesky")
-            )
-            attack.fit(features[known], np.arange(len(known)) < len(members))
-            ratings = attack.decision_function(features)
-            held_out[held] = ratings[unseen[held]]
-            found += ratings / folds
+    fold = _dealt(scores.subjects[unseen], folds)
+    for number in range(folds):
+        fitted, held = unseen[fold != number], fold == number
+        yardstick = np.zeros(len(phi), bool)
+        yardstick[fitted] = True
+        features = np.column_stack([phi, correct, phi - _class_means(phi, scores.labels, yardstick)])
+        known = np.concatenate([members, fitted])
+        ratings = _log_odds(features[known], np.arange(len(known)) < len(members), features)
+        held_out[held] = ratings[unseen[held]]
+        found += ratings / folds
     found[unseen] = held_out
     return found
+
+
+def _dealt(people: Ints, folds: int) -> Ints:
+    """(n,) fold of each record: people are dealt whole, those of most records first, each to the fold of fewest."""
+    _, place, counts = np.unique(people, return_inverse=True, return_counts=True)
+    fold, size = np.zeros(len(counts), np.int64), np.zeros(folds, np.int64)
+    for person in np.argsort(counts, kind="stable")[::-1]:
+        fold[person] = np.argmin(size)
+        size[fold[person]] += counts[person]
+    return fold[place]
+
+
+def _log_odds(known: Floats, member: Mask, asked: Floats) -> Floats:
+    """Log odds of being a member, by a logistic regression on standardised features.
+
+    Both kinds weigh alike, and half the squared length of the coefficients, all but the intercept's, is added to the
+    negative log-likelihood. It is minimised by Newton's method with steps that are halved until they help (Armijo).
+
+    Args:
+        known: (n, features) of records of which it is known.
+        member: (n,) what they are; some of each.
+        asked: (m, features) of others.
+
+    Returns:
+        (m,) log odds.
+    """
+    from scipy.special import expit
+
+    count = len(known)
+    mean, variance = known.mean(axis=0), known.var(axis=0)
+    scale = np.where(variance > (count * np.finfo(np.float64).eps * mean) ** 2, np.sqrt(variance), 1.0)
+    x = np.column_stack([(known - mean) / scale, np.ones(count)])
+    weight = 1 / (2 * np.where(member, member.sum(), count - member.sum()))
+    penalty = np.append(np.full(known.shape[1], 1 / count), 0.0)
+    best = np.zeros(x.shape[1])
+
+    def loss(w: Floats) -> float:
+        z = x @ w
+        return float(weight @ (np.logaddexp(0, z) - member * z) + penalty @ w**2 / 2)
+
+    def slope(w: Floats) -> Floats:
+        return np.asarray(x.T @ (weight * (expit(x @ w) - member)) + penalty * w, np.float64)
+
+    downhill = slope(best)
+    for _ in range(MOST_STEPS):
+        p = expit(x @ best)
+        curvature = (x.T * (weight * p * (1 - p))) @ x + np.diag(penalty)
+        step = -np.linalg.solve(curvature, downhill)
+        before, length = loss(best), 1.0
+        while loss(best + length * step) > before + length * 2**-11 * (downhill @ step) and length > SHORTEST:
+            length /= 2
+        best = best + length * step
+        downhill = slope(best)
+        if np.abs(downhill).max() <= CLOSE and step @ curvature @ step / 2 <= CLOSE:
+            break
+    return np.asarray((asked - mean) / scale @ best[:-1] + best[-1], np.float64)
 
 
 def _class_means(phi: Floats, labels: Ints, rows: Mask) -> Floats:

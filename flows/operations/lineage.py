@@ -285,9 +285,7 @@ class _Reader:
                 continue
             if (oid, path) not in self._below:
                 self._below[oid, path] = (
-                    self._pointers(self._must(oid), width, f"{path}/")
-                    if is_folder
-                    else _pointer(self._text(oid), path)
+                    self._pointers(self._must(oid), width, f"{path}/") if is_folder else _pointer(self._text(oid), path)
                 )
             found |= self._below[oid, path]
         return found
