@@ -11,8 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize, stats
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score, roc_curve
 from sklearn.model_selection import GroupKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from tasks import attacks
 from tasks.attacks import Rows
@@ -715,3 +718,26 @@ def test_what_requests_share_is_remembered_and_changes_nothing() -> None:
     kept = len(memory)
     attacks.examine(second, "s", ALPHA, memory)
     assert len(memory) == kept
+
+
+@FEW
+@given(st.integers(0, 10**6), st.sampled_from([0.0, 0.1, 1.0, 30.0]), st.booleans())
+def test_the_regression_is_the_librarys_to_the_last_digits(seed: int, apart: float, always_right: bool) -> None:
+    random = np.random.default_rng(seed)
+    count = int(random.integers(10, 400))
+    member = random.permutation(np.arange(count) < random.integers(1, count))
+    phi = random.normal(2, 3, count) + apart * member
+    features = np.column_stack([phi, always_right | (phi > 0), phi - random.choice([0, 1, 2], count)])
+    library = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", solver="newton-cholesky"))
+    expected = library.fit(features, member).decision_function(features)
+    np.testing.assert_allclose(
+        attacks._log_odds(features, member, features), expected, rtol=1e-11, atol=1e-11 * np.abs(expected).max()
+    )
+
+
+@FEW
+@given(st.lists(st.integers(0, 12), min_size=20, max_size=80).filter(lambda found: len(set(found)) > 4))
+def test_people_are_dealt_as_the_library_deals_them(people: list[int]) -> None:
+    dealt = attacks._dealt(np.array(people), 5)
+    for number, (_, held) in enumerate(GroupKFold(5).split(people, groups=people)):
+        assert np.flatnonzero(dealt == number).tolist() == held.tolist()
