@@ -295,7 +295,8 @@ def _cores() -> list[int]:
 
 def _environment(api: str) -> dict[str, str]:
     """The environment of the caller and its agents; the project is found whether or not it is installed."""
-    return {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "PREFECT_API_URL": api}
+    found = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "PREFECT_API_URL": api}
+    return {**found, "ERASURE_AUDIT_AGENT_SILENCE": "900"}  # a machine that is busy otherwise is not dead
 
 
 if __name__ == "__main__":
