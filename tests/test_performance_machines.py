@@ -11,6 +11,7 @@ import dummy
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ruamel.yaml import YAML
 
 from benchmarks import growth_batches, past, simulation, stand_in, workers
 from benchmarks.measure import Spent, Spread
@@ -144,6 +145,7 @@ def test_an_hour_of_training_is_written_as_an_assumption() -> None:
     text = simulation.text(
         {
             "assumed": {"hours": 2.0, "data_gb": 10.0, "store_mb_s": 100.0},
+            "rounds": 5,
             "measured": rows,
             "large": {"8": rows},
             "validated": [{"agents": 1, "simulated": 9.0, "measured": 10.0, "error": -0.1}],
