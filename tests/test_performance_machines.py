@@ -76,22 +76,16 @@ def test_tasks_that_wait_for_each_other_are_named() -> None:
         simulate([Task("a", 1, "here", ("b",)), Task("b", 1, "here", ("a",))], {"here": 1})
 
 
-def test_a_batch_has_the_stages_of_the_pipeline_and_carried_references_are_not_trained() -> None:
-    names = {task.name for task in simulation.tasks_of(Batch(3, models=16, per_block=8), TIMES)}
-    assert {
-        "pack",
-        "check",
-        "split",
-        "resolve",
-        "unlearn",
-        "retrain@0",
-        "retrain@1",
-        "probe",
-        "score",
-        "verify",
-    } < names
-    assert "train@0" not in names
-    assert "train@1" in {task.name for task in simulation.tasks_of(Batch(3, carried=False), TIMES)}
+def test_a_batch_has_the_stages_of_the_pipeline_where_it_runs_them_and_carried_references_are_not_trained() -> None:
+    pipeline = YAML(typ="safe").load((Path(__file__).parents[1] / "dvc.yaml").read_text())["stages"]
+    fresh, carried = (simulation.tasks_of(Batch(3, carried=carried), TIMES) for carried in (False, True))
+    assert {task.name for task in fresh if task.place == simulation.AGENTS} - {task.name for task in carried} == {
+        "train@0 at work",
+        "train@1 at work",
+    }
+    assert {task.name.partition(" ")[0].partition("@")[0] for task in fresh} == set(pipeline)
+    away = {task.name.partition(" ")[0].partition("@")[0] for task in fresh if task.place == simulation.AGENTS}
+    assert away == {name for name, one in pipeline.items() if "agent" in one.get("meta", {})}
 
 
 def test_the_last_block_holds_what_is_left() -> None:
