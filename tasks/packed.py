@@ -133,6 +133,15 @@ def read_files(pack: Path, data: Path, size: int) -> Files:
     return Files(known["readable"], known["same"], known["decodes"], known["thumbs"])
 
 
+def notes_faults(pack: Path) -> bool:
+    """Whether image files were missing, altered or damaged when a pack was made; False where there is none to read."""
+    try:
+        with (pack / ROWS).open("rb") as stream, np.load(stream, allow_pickle=False) as found:
+            return not found["sound"].all()
+    except (OSError, EOFError, ValueError, KeyError, BadZipFile):
+        return False
+
+
 def write(pack: Path, data: Path, known: Files, sums: NDArray[np.uint32]) -> None:
     """Write what belongs to the images of a data folder; the same bytes for the same facts."""
     _save(pack / ROWS, data, sound=known.sound, sums=sums)

@@ -91,7 +91,7 @@ def training_subjects(count: int) -> list[str]:
     return sorted(set(manifest["subject_id"][roles == "training"]))[:count]
 
 
-def test_a_tiny_world_goes_all_the_way_and_twice_the_same(place: Path) -> None:
+def test_a_tiny_world_goes_all_the_way_and_twice_the_same(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     importers.digits(Path("data"), writers=20)
     configure("train.epochs=4", "references.seeds_per_block=7", "references.with_blocks=[0]")
     configure("references.without_blocks=[0]", "verify.utility_margin=0.2")
@@ -101,6 +101,7 @@ def test_a_tiny_world_goes_all_the_way_and_twice_the_same(place: Path) -> None:
     scores = Path("artifacts/score/scores.npz").read_bytes()
     assert set(first) == {IDS[0]}
     assert first[IDS[0]]["verdict"] in {"pass", "fail", "inconclusive"}
+    monkeypatch.setattr(score, "SLAB", 1)  # now a model is shown the records part by part
     assert judge("fcalb") == first
     assert Path("artifacts/score/scores.npz").read_bytes() == scores
     register = files.read_json(Path("artifacts/resolve/register.json"))["batch_requests"]

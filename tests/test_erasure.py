@@ -726,17 +726,22 @@ def test_what_is_held_or_excepted_stays_and_what_the_tool_may_not_touch_is_said(
     files.write_json(decided, {**files.read_json(decided), "exceptions": [claim]})
     (world.home / "pictures").mkdir()
     (world.home / "pictures/first.png").write_bytes(picture(0))
+    shutil.copyfile(world.home / "artifacts/pack/images.npy", world.home / "pictures/all.npy")
+    shutil.copyfile(leave_packs_that_nobody_knows(world)[1], world.home / "mine.npy")  # an array of somebody's own
     (world.home / "notes.txt").write_text(f"ask {mail(FORGOTTEN)} again")
     shell.git(world.home, "add", "notes.txt")
     shell.git(world.home, "commit", "--quiet", "-m", "notes")
 
-    with pytest.raises(ErasureError, match=r"1 files that are not the tool's .*\(pictures/first.png\)"):
+    with pytest.raises(
+        ErasureError, match=r"2 files that are not the tool's .*\(pictures/all.npy, pictures/first.png\)"
+    ):
         world.erase(register=register)
     assert register.case(IDS[FORGOTTEN]).state is State.RELEASED
     shutil.rmtree(world.home / "pictures")
 
     done = world.erase(register=register)
 
+    assert (world.home / "mine.npy").exists()
     kept = hashlib.md5(picture(8)).hexdigest()
     assert (world.home / ".dvc/cache/files/md5" / kept[:2] / kept[2:]).read_bytes() == picture(8)
     assert not (world.home / "data/images/r00016.png").exists()

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows import graph
+from flows.operations import lineage
+from tasks import packed
 
 
 @dataclass(frozen=True)
@@ -28,17 +30,24 @@ def take_out(home: Path, place: Path) -> Damage:
     """Take damaged objects out of the cache and damaged files out of a batch's checkout.
 
     Files of stages that ran and were cut off before DVC took note count as damaged: their stage restores or makes
-    them again. All outputs are read once, so this is for a batch whose audit failed.
+    them again. So does a pack that notes faulty image files: DVC, which hashed them before they rotted, would take it
+    for up to date when they are sound again. All outputs are read once, so this is for a batch whose audit failed.
 
     Args:
         home: the workspace, whose own files stand in for objects if they are sound.
         place: the batch's checkout, which shares home's cache.
     """
     objects = damaged = 0
+    pack = place / lineage.PACK
+    outdated = packed.notes_faults(pack)
     with graph.opened(place) as repo:
         cache = Path(repo.cache.local.path)
         outs = [(out.hash_info.value, Path(out.fs_path)) for out in repo.index.outs if out.use_cache and out.hash_info]
     for value, path in outs:
+        if outdated and path.parent == pack:
+            objects += _drop(_object(cache, value))
+            damaged += _drop(path)
+            continue
         objects += _drop_unsound(cache, value)
         for oid, file in list(_parts(cache, value, path)):
             objects += _drop_unsound(cache, oid)
@@ -58,12 +67,15 @@ def _parts(cache: Path, value: str, path: Path) -> Iterator[tuple[str, Path]]:
             yield str(entry["md5"]), path / str(entry["relpath"])
 
 
+def _drop(path: Path) -> int:
+    there = path.is_file()
+    path.unlink(missing_ok=True)
+    return int(there)
+
+
 def _drop_unsound(cache: Path, oid: str) -> int:
     path = _object(cache, oid)
-    if not path.is_file() or _md5(path) == oid.removesuffix(".dir"):
-        return 0
-    path.unlink()
-    return 1
+    return _drop(path) if path.is_file() and _md5(path) != oid.removesuffix(".dir") else 0
 
 
 def _restore(cache: Path, oid: str, copy: Path) -> None:

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 RECORDS, LISTS, ORIGINAL, REFERENCES, DERIVED, RUNS = "records", "lists", "original", "references", "derived", "runs"
+PACKS = "packs"
 """Kinds of findings: the records' files; what lists or names them; models that saw them and what else was computed
-from them; entries of DVC's run-cache that would bring such a thing back."""
+from them; entries of DVC's run-cache that would bring such a thing back; packs of unknown origin."""
 
 NAMING_COLUMNS = (b"record_id", b"subject_id", b"identity_value", b"path")
 _WORD = re.compile(rb"[A-Za-z0-9._-]+")
@@ -180,7 +181,7 @@ class Judge:
             if oid.endswith(".dir"):
                 return LISTS if self._lists(stream.read()) else None
             if is_pack(stream):
-                return None if oid in self.sought.other else DERIVED
+                return None if oid in self.sought.other else PACKS
             return LISTS if is_text(stream) and self.names.within(stream) else None
 
     def run(self, content: bytes) -> bool:

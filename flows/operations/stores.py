@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Protocol
 
 from flows import graph, shell
-from flows.operations.sought import DERIVED, LISTS, RUNS, Judge, is_text
+from flows.operations.sought import DERIVED, LISTS, PACKS, RUNS, Judge, is_text
 from tasks.errors import AuditError
 
 OBJECT = re.compile(r"(?:files/md5/)?(?P<head>[0-9a-f]{2})/(?P<tail>[0-9a-f]{30}(?:\.dir)?)")
@@ -324,7 +324,7 @@ class Tree:
                 raise StoreError(f"{self.name}: a file cannot be read ({error.strerror}); mend its rights") from error
             if kind and _ours(key):
                 looked.found.append(Found(key, kind))
-            elif kind:
+            elif kind and kind != PACKS:  # an array of somebody's own only looks like one
                 looked.foreign += 1
                 if len(looked.examples) < 5 and not judge.names.in_bytes(key.encode()):
                     looked.examples.append(key)
