@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from ruamel.yaml import YAML
 from test_records import COLOUR, GREY, make, png
 
 from tasks import files, pack, packed, records
@@ -140,3 +141,11 @@ def test_pixels_that_rotted_are_found_where_they_are_read(data: Path, tmp_path: 
     assert len(known.images(slice(4))) == 4
     with pytest.raises(DataError, match=r"record r04: expected images.npy as it was written; run the stage pack"):
         known.images(np.arange(COUNT) > 1)
+
+
+def test_no_stage_after_the_check_is_given_the_image_files() -> None:
+    pipeline = YAML(typ="safe").load((Path(__file__).parents[1] / "dvc.yaml").read_text())["stages"]
+    assert {name for name, one in pipeline.items() if "data" in one["deps"]} == {"pack", "check"}
+    readers = {name for name, one in pipeline.items() if f"artifacts/pack/{packed.IMAGES}" in one["deps"]}
+    assert readers == {"train", "retrain", "unlearn", "probe", "score"}
+    assert all(f"artifacts/pack/{packed.ROWS}" in pipeline[name]["deps"] for name in readers)

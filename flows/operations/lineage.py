@@ -186,12 +186,11 @@ def _packs(found: Iterable[State]) -> dict[str, set[str]]:
 
 
 def _no_packs(state: State, read: Read) -> set[str]:
-    """Everything else on record but the data."""
-    outs = [
-        (str(entry["path"]), str(entry.get("md5"))) for one in state.stages.values() for entry in one.get("outs", [])
-    ]
-    outs += [(path, oid) for path, oid in state.pointers.items() if path != DATA]
-    return {one for path, oid in outs if not path.startswith(PACK) for one, _ in _objects(oid, path, read)}
+    """The files that other stages made, and those that `.dvc` files track; the data are images."""
+    outs = [entry for stage in state.stages.values() for entry in stage.get("outs", [])]
+    tracked = [(path, oid) for path, oid in state.pointers.items() if path != DATA]
+    made = {str(entry.get("md5")) for entry in outs if not str(entry["path"]).startswith(PACK)}
+    return made | {one for path, oid in tracked for one, _ in _objects(oid, path, read)}
 
 
 def _add(models: dict[str, str], more: dict[str, str]) -> None:
