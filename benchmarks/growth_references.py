@@ -68,7 +68,7 @@ def world(place: Path, most: int) -> Path:
     workspace.init(place)
     importers.digits(place / "data")
     ask(place, ["writer-03"])
-    for name in ("check", "split"):
+    for name in ("pack", "check", "split"):
         growth_requests.command(place, name)
     manifest = records.read_manifest(place / "data")
     training = records.read_roles(place / "artifacts" / "split.csv", manifest) == "training"

@@ -17,6 +17,8 @@ from tasks.errors import AuditError
 Tool = TypeVar("Tool")
 Thing = TypeVar("Thing")
 
+MOST = 8
+"""Processes that share work at most: each holds all that the work needs, and a server has other things to do."""
 AHEAD = 2
 """Things that a helping process is given before it is done with them, so that it never waits."""
 
@@ -42,7 +44,7 @@ def each(
     Raises:
         AuditError: a process ended before its work was done, or the work's own error.
     """
-    helpers = min(cores() - 1, (len(things) - 1) // worth)
+    helpers = min(cores() - 1, MOST - 1, (len(things) - 1) // worth)
     if helpers < 1:
         for thing in things:
             work(tool, thing)
