@@ -7,6 +7,7 @@ same models, records, epochs and batch size.
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import resource
 import time
@@ -77,10 +78,12 @@ class Crew:
         return [future.result() for future in waiting]
 
     def trial(self, jobs: Sequence[Job]) -> float:
-        """Seconds of a small part of the jobs: one model or stack each, ten steps at most."""
-        count = min(10 * settings_of(jobs[0]).train.batch_size, len(learned(jobs[0])))
-        small = [replace(job, seeds=job.seeds[: job.at_once], epochs=1, records=count) for job in jobs]
-        return max(done.seconds for done in self.do(small))
+        """Seconds of a small part of the jobs: one model or stack each, about ten steps."""
+        wanted = 10 * settings_of(jobs[0]).train.batch_size
+        count = min(wanted, len(learned(jobs[0])))
+        epochs = math.ceil(wanted / count)
+        parts = [replace(job, seeds=job.seeds[: job.at_once], epochs=epochs, records=count) for job in jobs]
+        return max(done.seconds for done in self.do(parts))
 
     def rate(self, count: int, threads: int, bf16: bool, device: str = "cpu") -> float:
         """Operations a second of matrix products in so many of the processes at once, all together."""
