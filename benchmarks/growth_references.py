@@ -52,7 +52,9 @@ def main(
     words = " ".join(f"--references {size}" for size in references)
     line = f"python -m benchmarks.growth_references {words} --rounds {rounds}"
     heads = [f"{size} of each kind" for size in references]
-    measure.write("growth references", line, figures, growth_requests.table(figures, heads), page, out)
+    measure.write(
+        "growth references", line, figures, growth_requests.table(figures, heads, "one more of each kind"), page, out
+    )
 
 
 def world(place: Path, most: int) -> Path:

@@ -172,7 +172,7 @@ def command(place: Path, name: str) -> measure.Spent:
     return measure.command([sys.executable, *text.split()[1:]], place)
 
 
-def table(figures: dict[str, Any], heads: Sequence[str]) -> str:
+def table(figures: dict[str, Any], heads: Sequence[str], one: str = "one more request") -> str:
     """What each stage takes by size, and what one more thing costs between two sizes."""
     sizes = list(figures["seconds"])
     stages = list(figures["seconds"][sizes[0]])
@@ -181,7 +181,7 @@ def table(figures: dict[str, Any], heads: Sequence[str]) -> str:
     total = [told(figures["total"][size]["median"], figures["total_cpu"][size]["median"]) for size in whole]
     missing = [""] * (len(sizes) - len(whole))
     rows.append(("all", *total, *missing))
-    rows.append(("one more", "", *(more(figures, *pair) for pair in pairwise(whole)), *missing))
+    rows.append((one, "", *(more(figures, *pair) for pair in pairwise(whole)), *missing))
     return measure.table(("stage", *heads), rows)
 
 
