@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from benchmarks import growth_batches, past, simulation, stand_in, workers
 from benchmarks.measure import Spent, Spread
 from benchmarks.simulation import Batch, Handover, Task, Times, simulate
 from flows import graph, shell
-from flows.operations import intake, lineage
+from flows.operations import intake, lineage, worktrees
 from flows.operations.register import State, heads, opened
 from tasks import files
 from tasks.errors import WorkspaceError
@@ -214,3 +215,30 @@ def test_what_grows_is_told_with_the_ratio_of_the_most_to_the_fewest() -> None:
     found = growth_batches.figures({"status": spent})
     assert found["commands"]["status"]["ratio"]["cpu"] == Spread(10.0, 10.0, 10.0, 3).plain()
     assert "| `status` | 1.0 | 10.0 | 10.00 (10.00 to 10.00) | 100 → 100 |" in growth_batches.text(found)
+
+
+def test_a_batchs_checkout_has_all_that_past_batches_released_from_one_process(
+    closed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    past.add(closed, 2)
+    given: list[tuple[str, ...]] = []
+    dvc = shell.dvc
+
+    def noting(folder: Path, *words: str) -> str:
+        given.append(words)
+        return dvc(folder, *words)
+
+    monkeypatch.setattr(shell, "dvc", noting)
+    place = worktrees.open(closed, "next")
+    names = [f"releases/2026-11-{day}" for day in (19, 20, 21)]
+    assert all((place / name / "model.txt").read_text().strip() == "weights" for name in names)
+    brought = [words for words in given if "data.dvc" in words or any(f"{name}.dvc" in words for name in names)]
+    assert brought == [("checkout", "--force", "data.dvc", *(f"{name}.dvc" for name in names))]
+
+
+def test_what_a_past_batch_released_and_nobody_has_any_more_is_named_and_the_rest_is_brought(closed: Path) -> None:
+    pointer = lineage.at_hand(closed).pointers["releases/2026-11-21"]
+    shutil.rmtree(closed / ".dvc" / "cache" / "files" / "md5" / pointer[:2])
+    with pytest.raises(WorkspaceError, match=r"releases/2026-11-21\.dvc: its content is neither in DVC's cache"):
+        worktrees.open(closed, "next")
+    assert (closed / ".batches" / "next" / "data").is_dir()

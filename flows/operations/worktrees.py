@@ -9,7 +9,7 @@ import contextlib
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -194,13 +194,16 @@ def _lend_keys(home: Path, place: Path) -> None:
 
 
 def _bring(place: Path) -> None:
-    """Data and models as the commit names them, also where a killed checkout had left a part."""
-    for name in sorted(graph.data_folders(place)):
-        for command in ("checkout", *(["pull"] if graph.has_remote(place) else [])):
-            with contextlib.suppress(WorkspaceError):
-                shell.dvc(place, command, "--force", name)
-                break
-        else:
+    """Data and models as the commit names them, also where a killed checkout had left a part.
+
+    All at once, for every released batch has some; where that fails, one after the other tells which cannot be had.
+    """
+    names = sorted(graph.data_folders(place))
+    commands = ("checkout", *(["pull"] if graph.has_remote(place) else []))
+    if not names or _brought(place, commands[:1], *names):
+        return
+    for name in names:
+        if not _brought(place, commands, name):
             if name != "data.dvc":
                 raise WorkspaceError(
                     f"{name}: its content is neither in DVC's cache nor in a remote; add the remote that holds it"
@@ -208,6 +211,15 @@ def _bring(place: Path) -> None:
             if (place / "data").exists():
                 shutil.rmtree(place / "data")
             workspace.ensure_data(place)  # the embedded data can be made again
+
+
+def _brought(place: Path, commands: Iterable[str], *names: str) -> bool:
+    """Whether one of DVC's commands could bring what these `.dvc` files name."""
+    for command in commands:
+        with contextlib.suppress(WorkspaceError):
+            shell.dvc(place, command, "--force", *names)
+            return True
+    return False
 
 
 def _fetch(copy: Path) -> None:
