@@ -270,20 +270,24 @@ class Printer:
             modified=moment,
             relationship="Data",
         )
+        with source_date(int(moment.timestamp())), no_collection():
+            return self._printed(html, attachment)
+
+    def _printed(self, html: str, attachment: Any) -> bytes:
+        """The PDF; what it was made with is garbage when this returns, and is collected before the next page."""
         target = BytesIO()
         text, styles = self.parted(html)
-        with source_date(int(moment.timestamp())), no_collection():
-            page = self._weasyprint.HTML(string=text, url_fetcher=no_fetching).render(
-                font_config=self.fonts, stylesheets=styles
-            )
-            about = page.metadata.generate_rdf_metadata
-            page.metadata.generate_rdf_metadata = lambda *names: accessible(about(*names))
-            page.write_pdf(
-                target,
-                attachments=[attachment],
-                pdf_variant="pdf/a-3a",
-                pdf_identifier=hashlib.sha256(html.encode()).hexdigest()[:32].encode(),
-            )
+        page = self._weasyprint.HTML(string=text, url_fetcher=no_fetching).render(
+            font_config=self.fonts, stylesheets=styles
+        )
+        about = page.metadata.generate_rdf_metadata
+        page.metadata.generate_rdf_metadata = lambda *names: accessible(about(*names))
+        page.write_pdf(
+            target,
+            attachments=[attachment],
+            pdf_variant="pdf/a-3a",
+            pdf_identifier=hashlib.sha256(html.encode()).hexdigest()[:32].encode(),
+        )
         return target.getvalue()
 
     def parted(self, html: str) -> tuple[str, list[Any]]:

@@ -247,3 +247,10 @@ def test_printing_leaves_the_collection_of_garbage_as_it_was(folder: Path) -> No
         assert not gc.isenabled()
     finally:
         gc.enable()
+
+
+def test_what_a_page_was_made_with_is_gone_when_its_pdf_is_there(folder: Path) -> None:
+    report.Printer(TEMPLATES).pdf(
+        (folder / "report.html").read_text(encoding="utf-8"), folder / "evidence.json", "2026-11-21T01:02:03Z"
+    )
+    assert not [thing for thing in gc.get_objects() if type(thing).__name__ == "PageBox"]
