@@ -238,7 +238,7 @@ def of_stages(found: dict[str, Any]) -> str:
                 *(_times(spent[name]["seconds"]["median"], spent[name]["cpu"]["median"]) for name in STAGES),
                 _times(seconds, cpu),
                 f"{peak:.0f} MiB",
-                spent["check"]["seconds"]["runs"],
+                f"{spent['check']['seconds']['runs']:.0f}",
             ]
         )
     return measure.table(head, rows)
