@@ -91,7 +91,12 @@ def test_helping_processes_end_with_the_one_that_they_help(how: signal.Signals, 
     program, folder = tmp_path / "program.py", tmp_path / "done"
     folder.mkdir()
     program.write_text(WITH_A_HELPER.format(tests=str(Path(__file__).parent), folder=str(folder)))
-    main = subprocess.Popen([sys.executable, program], stderr=subprocess.DEVNULL)
+    main = subprocess.Popen(
+        [sys.executable, program],
+        stderr=subprocess.DEVNULL,
+        # a test run in the background hands on an ignored SIGINT, a terminal does not
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     while len(pids := {text for path in folder.iterdir() if (text := path.read_text())}) < 2:
         assert main.poll() is None
         time.sleep(0.02)
