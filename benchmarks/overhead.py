@@ -147,7 +147,7 @@ def table(figures: dict[str, Any]) -> str:
     ratio, runs = figures["run_to_repro"], figures["run_to_repro"]["runs"]
     return "\n\n".join(
         [
-            measure.table((f"command, {runs} rounds", "median, s", "least", "greatest", "aim"), rows),
+            measure.table((f"command, {int(runs)} rounds", "median, s", "least", "greatest", "aim"), rows),
             f"`erasure-audit run` took {ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f}) times as long "
             "as `dvc repro`. What its stages took, side by side with others and with Prefect's start:",
             measure.table(("stage", "median, s", "least", "greatest"), stages),
