@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -17,8 +19,14 @@ from tasks.errors import AuditError
 
 @contextlib.contextmanager
 def whole_folder(target: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `target` that replaces it when the block ends without an error."""
+    """Yield an empty folder beside `target` that replaces it when the block ends without an error.
+
+    What killed processes left of the same target is removed. One process at a time may write a target.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
+    for left in target.parent.glob(f".{glob.escape(target.name)}-????????"):
+        if re.fullmatch("[a-z0-9_]{8}", left.name[-8:]):  # as `tempfile` names them; not the draft of `<name>-2`
+            shutil.rmtree(left, ignore_errors=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         yield draft
