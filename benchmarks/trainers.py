@@ -65,16 +65,22 @@ class Done:
 
 
 class Crew:
-    """Warm processes, a job for each at a time."""
+    """Warm processes, a job for each at a time; the loops have processes of their own.
+
+    Ours leaves PyTorch and the allocator set up in its way, which must not reach the other.
+    """
 
     def __init__(self, count: int) -> None:
         spawn = multiprocessing.get_context("spawn")  # a forked copy of threads that compute hangs
         self.count = count
-        self._processes = [ProcessPoolExecutor(1, mp_context=spawn) for _ in range(count)]
+        self._processes = {
+            loop: [ProcessPoolExecutor(1, mp_context=spawn) for _ in range(count)] for loop in ("ours", "public")
+        }
 
     def do(self, jobs: Sequence[Job]) -> list[Done]:
-        """Jobs side by side, one in each of the first processes."""
-        waiting = [process.submit(train, job) for process, job in zip(self._processes, jobs, strict=False)]
+        """Jobs of one loop side by side, one in each of its first processes."""
+        processes = self._processes[jobs[0].loop]
+        waiting = [process.submit(train, job) for process, job in zip(processes, jobs, strict=False)]
         return [future.result() for future in waiting]
 
     def trial(self, jobs: Sequence[Job]) -> float:
@@ -87,13 +93,14 @@ class Crew:
 
     def rate(self, count: int, threads: int, bf16: bool, device: str = "cpu") -> float:
         """Operations a second of matrix products in so many of the processes at once, all together."""
-        waiting = [process.submit(products, threads, bf16, device) for process in self._processes[:count]]
+        waiting = [process.submit(products, threads, bf16, device) for process in self._processes["ours"][:count]]
         return sum(future.result() for future in waiting)
 
     def close(self) -> None:
         """End the processes."""
-        for process in self._processes:
-            process.shutdown()
+        for processes in self._processes.values():
+            for process in processes:
+                process.shutdown()
 
 
 def settings_of(job: Job) -> Settings:
@@ -113,15 +120,12 @@ def learned(job: Job) -> NDArray[np.int64]:
 
 def train(job: Job) -> Done:
     """Train the job's models, measure that, and then ask each about people whom no model saw."""
-    import torch
-
     world, settings, rows = worlds.load(job.world), settings_of(job), learned(job)
-    place = compute.prepare(settings.compute)
+    place = compute.prepare(settings.compute) if job.loop == "ours" else _as_it_comes(job)
     networks = [models.build(settings.model, settings.data, seed) for seed in job.seeds]
     images, labels = world.images[rows], world.labels[rows]
     began, spent = time.perf_counter(), _processor_time()
     if job.loop == "public":
-        torch._C._set_deterministic_algorithms(False, warn_only=False)
         for network, seed in zip(networks, job.seeds, strict=True):
             public(network, images, labels, settings, seed, job.workers)
     else:
@@ -134,6 +138,14 @@ def train(job: Job) -> Done:
                 together.fit(part, known, settings.train, seeds)
     seconds, cpu = time.perf_counter() - began, _processor_time() - spent
     return Done(seconds, cpu, tuple(_accuracy(network, world, settings, place) for network in networks))
+
+
+def _as_it_comes(job: Job) -> compute.Place:
+    """PyTorch as it is after its import, with so many threads."""
+    import torch
+
+    torch.set_num_threads(job.threads)
+    return compute.Place(torch.device("cpu"), bf16=False, threads=job.threads)
 
 
 def _processor_time() -> float:

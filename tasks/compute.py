@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,6 +12,12 @@ from tasks.errors import ModelError
 
 if TYPE_CHECKING:
     import torch
+
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""What glibc's <malloc.h> calls them"""
+KEPT_AT_MOST = 32 << 20
+"""Bytes of a piece of memory that glibc can keep; it takes no more on machines of 64 bit."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +72,20 @@ def prepare(wish: settings.Compute) -> Place:
     device = torch.device("cuda" if cuda and wish.device != "cpu" else "cpu")
     # what use_deterministic_algorithms(True) does, without its import of the compiler, which takes 7 s per process
     torch._C._set_deterministic_algorithms(True, warn_only=False)
+    torch._C._set_deterministic_fill_uninitialized_memory(False)  # finds faulty operations, and writes all memory twice
+    _keep_memory()
     torch.backends.cudnn.benchmark = False
     torch.set_num_threads(wish.threads)
     bf16 = wish.precision == "bf16" or (wish.precision == "auto" and _multiplies_bf16(device))
     return Place(device, bf16, wish.threads)
+
+
+def _keep_memory() -> None:
+    """Let glibc keep what is freed for the next step: it gives large pieces back, and each comes anew page by page."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other systems have none
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, KEPT_AT_MOST)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def _multiplies_bf16(device: torch.device) -> bool:

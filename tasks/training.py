@@ -214,6 +214,7 @@ def _sgd(weights: list[Tensor], decay: float, momentum: float) -> Update:
             dampening=0.0,
             nesterov=momentum > 0,
             maximize=False,
+            foreach=True,
         )
 
     return update

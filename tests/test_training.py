@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import ctypes
+import resource
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +16,8 @@ SMALL = settings.Settings(
     train=settings.Train(epochs=6, batch_size=16, learning_rate=0.05),
     unlearn=settings.Unlearn(method="fcalb", epochs=4, batch_size=16, learning_rate=0.2),
 )
+PIECE = 8 << 20
+"""Bytes of a tensor that is large beside those of these models"""
 
 
 def separable(count: int = 96, seed: int = 0, wish: settings.Settings = SMALL) -> training.Records:
@@ -144,3 +149,18 @@ def test_colour_lies_channels_last_on_a_processor_and_grey_as_ever() -> None:
     assert place.memory_format(1) == torch.contiguous_format
     colour = training.Records(np.zeros((4, 3, 8, 8), np.uint8), np.zeros(4, np.int64), SMALL.model, place)
     assert colour.floats(slice(None)).is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="another allocator than glibc's")
+def test_memory_that_a_step_frees_is_there_for_the_next() -> None:
+    compute.prepare(SMALL.compute)
+
+    def step() -> None:
+        _ = [torch.ones(PIECE // 4) for _ in range(8)]
+
+    step()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        step()
+    fresh = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+    assert fresh < 8 * PIECE // resource.getpagesize(), "pages came anew for each step"
