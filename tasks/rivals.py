@@ -730,7 +730,7 @@ def _teacher(network: nn.Module, records: training.Records) -> nn.Module:
 
 @contextmanager
 def _streams(settings: Settings) -> Iterator[torch.Generator]:
-    """Random streams of their own: a generator for the order of records, and the global one for augmentation."""
+    """Random streams of their own: a generator for the batches, and the global one for layers such as dropout."""
     import torch
 
     seed = seeds.derive(settings.seed, "unlearn", "order")

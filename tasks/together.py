@@ -8,7 +8,7 @@ small model leaves idle; on a processor one at a time is faster (docs/performanc
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from tasks import compute, settings, stage, training
@@ -47,7 +47,7 @@ def fit(
         network.to(place.device, memory_format=records.memory_format).train()  # type: ignore[call-overload]
     stack = torch.func.stack_module_state(list(networks))
     steps = training.steps(len(records), recipe)
-    batches = [_alone(records, recipe, seed) for seed in seeds]
+    batches = [records.batches(recipe.batch_size, torch.Generator().manual_seed(seed), recipe) for seed in seeds]
 
     def objective(_: int) -> Tensor:
         images, labels = zip(*(next(each) for each in batches), strict=True)
@@ -102,20 +102,6 @@ def why_not(network: nn.Module, records: training.Records) -> str | None:
     except Exception as error:  # what vmap does not take is told by errors of many kinds
         return next(iter(str(error).strip().splitlines()), type(error).__name__)
     return None
-
-
-def _alone(records: training.Records, recipe: settings.Train, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """The batches that a model trained alone with this seed gets, whatever else draws random numbers meanwhile."""
-    import torch
-
-    batches = records.batches(recipe.batch_size, torch.Generator().manual_seed(seed), recipe)
-    state = torch.Generator().manual_seed(seed).get_state()
-    while True:
-        with torch.random.fork_rng(devices=[]):
-            torch.set_rng_state(state)
-            batch = next(batches)
-            state = torch.get_rng_state()
-        yield batch
 
 
 def _losses(

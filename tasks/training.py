@@ -45,10 +45,13 @@ class Records:
 
     def floats(self, rows: Tensor | slice) -> Tensor:
         """Normalised images of some rows, float32, in the memory format."""
+        return self._normalised(self.images[rows])
+
+    def _normalised(self, pixels: Tensor) -> Tensor:
         import torch
 
-        pixels = self.images[rows].to(torch.float32)
-        return ((pixels / 255 - self.model.mean) / self.model.std).contiguous(memory_format=self.memory_format)
+        values = pixels.to(torch.float32) / 255
+        return ((values - self.model.mean) / self.model.std).contiguous(memory_format=self.memory_format)
 
     def rows(self, rows: Tensor) -> Records:
         """Some of the records, by number (k,), in that order; a number may come twice."""
@@ -66,6 +69,8 @@ class Records:
     def batches(self, size: int, generator: torch.Generator, recipe: settings.Train) -> Iterator[tuple[Tensor, Tensor]]:
         """Endless batches (images, labels), every record once per epoch; a rest too small for a batch waits.
 
+        Order and augmentation are drawn from the generator, on the CPU and so the same for every device.
+
         Raises:
             EvidenceError: there are fewer than two records, too few for batch norm.
         """
@@ -74,12 +79,12 @@ class Records:
         if len(self) < 2:
             raise EvidenceError(f"got {len(self)} records to train on, expected at least 2")
         size = min(size, len(self))
-        augment = _augmentation(recipe, self.images.shape[-1], (0 - self.model.mean) / self.model.std)
         while True:
             order = torch.randperm(len(self), generator=generator).to(self.place.device)
             for start in range(0, len(self) - size + 1, size):
                 rows = order[start : start + size]
-                yield augment(self.floats(rows)), self.labels[rows]
+                pixels = augmented(self.images[rows], recipe, generator)
+                yield self._normalised(pixels), self.labels[rows]
 
 
 def paired(records: Records) -> Records:
@@ -123,19 +128,26 @@ def joined(first: Records, second: Records) -> Records:
     return both
 
 
-def _augmentation(recipe: settings.Train, side: int, blank: float) -> Callable[[Tensor], Tensor]:
-    """torchvision's v2 transforms, drawn once per batch: many times faster than per image, and as good here."""
-    if not (recipe.shift or recipe.flip):
-        return lambda images: images
-    from torchvision.transforms import v2  # seconds to import: only where it is used
+def augmented(pixels: Tensor, recipe: settings.Train, generator: torch.Generator) -> Tensor:
+    """Images (n, channels, side, side) uint8, each flipped and shifted on its own; what comes in at an edge is black.
 
-    steps: list[nn.Module] = []
-    if recipe.shift:
-        steps.append(v2.RandomCrop(side, padding=recipe.shift, fill=blank))
+    It is what torchvision's `RandomHorizontalFlip` and `RandomCrop` with padding do to one image after the other; those
+    of its transforms that take a batch draw once for all of it.
+    """
+    import torch
+    from torch.nn import functional
+
+    count, side = len(pixels), pixels.shape[-1]
     if recipe.flip:
-        steps.append(v2.RandomHorizontalFlip())
-    compose: Callable[[Tensor], Tensor] = v2.Compose(steps)
-    return compose
+        turned = torch.rand(count, generator=generator).to(pixels.device) < 0.5
+        pixels = torch.where(turned[:, None, None, None], pixels.flip(-1), pixels)
+    if recipe.shift:
+        padded = functional.pad(pixels, [recipe.shift] * 4).permute(0, 2, 3, 1)
+        first = torch.randint(2 * recipe.shift + 1, (2, count, 1), generator=generator).to(pixels.device)
+        down, across = first + torch.arange(side, device=pixels.device)  # each (n, side)
+        which = torch.arange(count, device=pixels.device)[:, None, None]
+        pixels = padded[which, down[:, :, None], across[:, None, :]].permute(0, 3, 1, 2)
+    return pixels
 
 
 def optimise(
@@ -277,7 +289,7 @@ def fit(
 
     network.to(records.place.device, memory_format=records.memory_format).train()  # type: ignore[call-overload]
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # v2 transforms draw from the global generator
+        torch.manual_seed(seed)  # layers such as dropout draw from the global generator
         batches = records.batches(recipe.batch_size, torch.Generator().manual_seed(seed), recipe)
 
         def objective(_: int) -> Tensor:

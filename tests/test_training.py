@@ -164,3 +164,40 @@ def test_memory_that_a_step_frees_is_there_for_the_next() -> None:
         step()
     fresh = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
     assert fresh < 8 * PIECE // resource.getpagesize(), "pages came anew for each step"
+
+
+def moved(picture: np.ndarray, shift: int, flip: bool) -> dict[bytes, tuple[bool, int, int]]:
+    """Every way in which the augmentation may move a picture, by what comes out."""
+    found = {}
+    for turned in (False, True)[: 1 + flip]:
+        padded = np.pad(picture[..., ::-1] if turned else picture, ((0, 0), (shift, shift), (shift, shift)))
+        for down in range(2 * shift + 1):
+            for across in range(2 * shift + 1):
+                side = picture.shape[-1]
+                found[padded[:, down : down + side, across : across + side].tobytes()] = (turned, down, across)
+    return found
+
+
+@pytest.mark.parametrize(("shift", "flip"), [(0, False), (0, True), (2, False), (1, True)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_each_image_of_a_batch_is_flipped_and_shifted_on_its_own(shift: int, flip: bool, channels: int) -> None:
+    pixels = np.random.default_rng(0).integers(1, 256, (400, channels, 6, 6)).astype(np.uint8)
+    recipe = SMALL.train.model_copy(update={"shift": shift, "flip": flip})
+    given = training.augmented(torch.tensor(pixels), recipe, torch.Generator().manual_seed(1))
+    assert given.dtype == torch.uint8
+    seen = [
+        moved(before, shift, flip)[after.tobytes()]  # a KeyError: no such move is meant
+        for before, after in zip(pixels, given.numpy(), strict=True)
+    ]
+    every = (2 * shift + 1) ** 2 * (1 + flip)
+    assert len(set(seen)) == every, "some move never came, or all images moved alike"
+    assert all(seen.count(one) > 400 / every / 3 for one in set(seen))
+
+
+def test_the_augmentation_is_drawn_from_the_generator_alone() -> None:
+    recipe = SMALL.train.model_copy(update={"shift": 2, "flip": True})
+    known, drawn = separable(), []
+    for noise in (1, 2):
+        torch.manual_seed(noise)
+        drawn.append(next(known.batches(96, torch.Generator().manual_seed(7), recipe))[0])
+    assert torch.equal(*drawn)
