@@ -191,6 +191,7 @@ def public(
         drop_last=True,
         num_workers=workers,
         persistent_workers=workers > 0,
+        multiprocessing_context="fork" if workers else None,  # the usual one, which a spawned process does not have
     )
     optimiser = torch.optim.SGD(
         network.parameters(),

@@ -142,11 +142,10 @@ def augmented(pixels: Tensor, recipe: settings.Train, generator: torch.Generator
         turned = torch.rand(count, generator=generator).to(pixels.device) < 0.5
         pixels = torch.where(turned[:, None, None, None], pixels.flip(-1), pixels)
     if recipe.shift:
-        padded = functional.pad(pixels, [recipe.shift] * 4).permute(0, 2, 3, 1)
-        first = torch.randint(2 * recipe.shift + 1, (2, count, 1), generator=generator).to(pixels.device)
-        down, across = first + torch.arange(side, device=pixels.device)  # each (n, side)
-        which = torch.arange(count, device=pixels.device)[:, None, None]
-        pixels = padded[which, down[:, :, None], across[:, None, :]].permute(0, 3, 1, 2)
+        padded = functional.pad(pixels, [recipe.shift] * 4)
+        down, across = torch.randint(2 * recipe.shift + 1, (2, count), generator=generator).to(pixels.device)
+        windows = padded.unfold(2, side, 1).unfold(3, side, 1)  # a view; index by index it took four times as long
+        pixels = windows[torch.arange(count, device=pixels.device), :, down, across]
     return pixels
 
 
