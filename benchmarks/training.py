@@ -1,9 +1,9 @@
 """Training as the stages do it, against the way that public unlearning code does it, on the same cores.
 
 All cores are for both. The public loop trains one model after the other with all threads, or a model per core at a
-time, each with and without workers; the best median counts. Workers that take twice as long as none in a trial are not
-measured. Ours trains a model per core at a time. The limit is what the hardware could do: the operations of the
-models, at the rate of a product of large matrices of the same precision, measured in the same round.
+time, each with and without workers; the best median counts. Ours trains a model per core at a time. The limit is what
+the hardware could do: the operations of the models, at the rate of a product of large matrices of the same precision,
+measured in the same round.
 
 Accuracy is that of the models whose training was timed. Processor time is that of all processes with their workers; on
 a machine with other work it is the fairer measure, since more processes take more of the machine from others.
@@ -68,19 +68,15 @@ def _measured(job: Job, crew: Crew, each: int, rounds: int, bf16: bool) -> dict[
     arrangements = ways(job, crew.count, each, bf16)
     half = compute.prepare(trainers.settings_of(job).compute).bf16
     work = trainers.operations(job) * each * crew.count
-    crew.trial([replace(job, seeds=(0,), loop="public")] * crew.count)  # all that is imported is now
-    crew.trial([replace(job, seeds=(0,))] * crew.count)
-    tried = {name: crew.trial(jobs) for name, jobs in arrangements.items()}
-    least = min(seconds for name, seconds in tried.items() if name.startswith(PUBLIC))
-    stage.say(", ".join(f"{name}: {seconds:.2f} s" for name, seconds in tried.items()))
+    for jobs in arrangements.values():
+        crew.trial(jobs)  # all that is imported is now
     done: dict[str, list[Done]] = defaultdict(list)
-    close = {name: jobs for name, jobs in arrangements.items() if jobs[0].workers == 0 or tried[name] <= 2 * least}
-    timed = {name: partial(_timed, crew, jobs, done[name]) for name, jobs in close.items()}
+    timed = {name: partial(_timed, crew, jobs, done[name]) for name, jobs in arrangements.items()}
     limits = {
         LIMITS[name]: partial(_limit, crew, work, half or name == BF16) for name in (OURS, BF16) if name in arrangements
     }
     found = measure.in_turns({**timed, **limits}, rounds)
-    return figures(job, found, done, each * crew.count) | {"tried": tried}
+    return figures(job, found, done, each * crew.count)
 
 
 def _limit(crew: Crew, work: float, half: bool) -> float:

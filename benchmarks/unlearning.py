@@ -42,9 +42,19 @@ def main(
     path = out / "unlearning.json"
     for name in world:
         rows = files.read_json(path)["worlds"] if path.exists() else {}
-        rows[name] = measured(worlds.load(name), rounds, epochs)
-        command = "python -m benchmarks.unlearning" + "".join(f" --world {each}" for each in rows)
-        measure.write("unlearning", command, {"worlds": rows}, text(rows), page, out)
+        rows[f"{name}, {epochs} epochs" if epochs else name] = measured(worlds.load(name), rounds, epochs)
+        measure.write("unlearning", _line(rows), {"worlds": rows}, text(rows), page, out)
+
+
+def _line(rows: dict[str, dict[str, Any]]) -> str:
+    """The commands that give these rows: one for the worlds' own recipes, one for each other length."""
+    asked: dict[int, str] = {}
+    for row in rows.values():
+        asked[row["asked_epochs"]] = asked.get(row["asked_epochs"], "") + f" --world {row['world']}"
+    return "`, `".join(
+        f"python -m benchmarks.unlearning{names}" + f" --epochs {epochs}" * bool(epochs)
+        for epochs, names in asked.items()
+    )
 
 
 def measured(world: World, rounds: int, epochs: int = 0) -> dict[str, Any]:
@@ -63,6 +73,8 @@ def measured(world: World, rounds: int, epochs: int = 0) -> dict[str, Any]:
     }
     return {
         "about": world.about,
+        "world": world.name,
+        "asked_epochs": epochs,
         "epochs": chosen.train.epochs,
         "share": shares,
         **{method: {what: Spread.of(values).plain() for what, values in by.items()} for method, by in found.items()},
@@ -135,12 +147,12 @@ def text(rows: dict[str, dict[str, Any]]) -> str:
     head += ["share of a retrain", "share, compute alone"]
     lines = [
         [
-            f"{world}: {row['epochs']} epochs",
+            f"{row['world']}: {row['epochs']} epochs",
             *(f"{row[method]['cpu']['median']:.1f}" for method in METHODS),
             f"{Spread(**row['share']['cpu']):.0%}",
             f"{Spread(**row['share']['compute']):.0%}",
         ]
-        for world, row in rows.items()
+        for row in rows.values()
     ]
     return measure.table(head, lines)
 

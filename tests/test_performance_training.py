@@ -101,7 +101,7 @@ def test_models_side_by_side_are_timed_in_each_way(page: Path, tmp_path: Path, m
 
 def test_unlearning_and_retraining_are_whole_stages(page: Path, tmp_path: Path) -> None:
     unlearning.main(["digits"], rounds=1, epochs=3, out=tmp_path, page=page)
-    row = files.read_json(tmp_path / "unlearning.json")["worlds"]["digits"]
+    row = files.read_json(tmp_path / "unlearning.json")["worlds"]["digits, 3 epochs"]
     assert row["none"]["compute"]["median"] == 0
     assert row["retrain"]["cpu"]["median"] > row["retrain"]["compute"]["median"] > 0
     assert "| digits: 3 epochs |" in page.read_text(encoding="utf-8")
