@@ -201,3 +201,22 @@ def test_the_augmentation_is_drawn_from_the_generator_alone() -> None:
         torch.manual_seed(noise)
         drawn.append(next(known.batches(96, torch.Generator().manual_seed(7), recipe))[0])
     assert torch.equal(*drawn)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_with_the_same_number_of_threads_the_weights_are_the_same(threads: int, precision: str) -> None:
+    wish = settings.Settings.model_validate(
+        {
+            "data": {"classes": 3, "channels": 3, "image_size": 32},
+            "train": {"epochs": 2, "batch_size": 32, "shift": 2},
+            "compute": {"device": "cpu", "threads": threads, "precision": precision},
+        }
+    )
+    images = np.random.default_rng(0).integers(0, 256, (128, 3, 32, 32)).astype(np.uint8)
+    known = training.Records(images, np.arange(128) % 3, wish.model, compute.prepare(wish.compute))
+    assert known.place.facts()["threads"] == torch.get_num_threads() == threads
+    twins = [models.build(wish.model, wish.data, 1) for _ in range(2)]
+    for twin in twins:
+        training.fit(twin, known, wish.train, 1)
+    assert same(state(twins[0]), state(twins[1]))
