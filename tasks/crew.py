@@ -23,11 +23,15 @@ AHEAD = 2
 """Things that a helping process is given before it is done with them, so that it never waits."""
 
 _tool: Any = None
-"""What a helping process works with."""
+"""What a helping process works with, or the `AuditError` that kept it from being made."""
 
 
 def each(
-    work: Callable[[Tool, Thing], None], things: Sequence[Thing], tool: Tool, make: Callable[[], Tool], worth: int
+    work: Callable[[Tool, Thing], None],
+    things: Sequence[Thing],
+    here: Callable[[], Tool],
+    make: Callable[[], Tool],
+    worth: int,
 ) -> Iterator[Thing]:
     """Do the work on every thing, and yield the things as they are done, in no certain order.
 
@@ -37,7 +41,7 @@ def each(
     Args:
         work: a function of a module; what it makes, it writes.
         things: what to work on; they travel to other processes.
-        tool: what the work needs, here.
+        here: gives what the work needs, once the helping processes have begun to start.
         make: makes the same in another process.
         worth: so many things pay for starting a process.
 
@@ -46,6 +50,7 @@ def each(
     """
     helpers = min(cores() - 1, MOST - 1, (len(things) - 1) // worth)
     if helpers < 1:
+        tool = here()
         for thing in things:
             work(tool, thing)
             yield thing
@@ -53,11 +58,17 @@ def each(
     todo, begun = deque(things), dict[Future[None], Thing]()
     # not forked: Pango, and libraries for arithmetic, have threads that a forked process would wait for
     pool = ProcessPoolExecutor(helpers, get_context("spawn"), _begin, (make,))
+
+    def give() -> None:
+        while todo and len(begun) < AHEAD * helpers:
+            thing = todo.popleft()
+            begun[pool.submit(_do, work, thing)] = thing
+
     try:
+        give()
+        tool = here()
         while todo or begun:
-            while todo and len(begun) < AHEAD * helpers:
-                thing = todo.popleft()
-                begun[pool.submit(_do, work, thing)] = thing
+            give()
             if todo:
                 thing = todo.pop()
                 work(tool, thing)
@@ -82,7 +93,10 @@ def _begin(make: Callable[[], Any]) -> None:
     global _tool
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _tool = make()
+    try:
+        _tool = make()
+    except AuditError as error:  # whoever asked for help meets it too, and tells it better
+        _tool = error
 
 
 def _end_with_parent() -> None:
@@ -93,4 +107,6 @@ def _end_with_parent() -> None:
 
 
 def _do(work: Callable[[Any, Any], None], thing: Any) -> None:
+    if isinstance(_tool, AuditError):
+        raise _tool
     work(_tool, thing)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 RESERVED = re.compile(r"(index|register|summary)\..*", re.IGNORECASE)
 """Names of files beside the folders of the requests."""
 STYLE = re.compile(r"<style>(.*?)</style>", re.DOTALL)
-REPORTS_PER_PROCESS = 8
+REPORTS_PER_PROCESS = 2
 """So many reports take longer than to start a process that helps."""
 FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 PDF_UA = b"""<rdf:Description rdf:about="" xmlns:pdfuaid="http://www.aiim.org/pdfua/ns/id/" pdfuaid:part="1"/>
@@ -108,7 +108,7 @@ def write(found: Sequence[dict[str, Any]], templates: Path, out: Path, earlier: 
         WorkspaceError: a template or the Pango library is missing.
     """
     codes = sorted({code for item in found for code in item["languages"]})
-    press = Press(templates, codes)
+    press = functools.cache(lambda: Press(templates, codes))
     folders = folder_names(found)
     with files.whole_folder(out) as draft:
         jobs = [(item, draft / folder) for item, folder in zip(found, folders, strict=True)]
@@ -119,7 +119,7 @@ def write(found: Sequence[dict[str, Any]], templates: Path, out: Path, earlier: 
         files.write_json(draft / listing.FILE, listed.model_dump(mode="json", by_alias=True))
         files.write_text(draft / listing.TABLE, listing.table([listed]))
         for code, suffix in suffixes(listed.languages).items():
-            write_overview(listed, earlier, draft, press.pages[code], press.printer, suffix)
+            write_overview(listed, earlier, draft, press().pages[code], press().printer, suffix)
 
 
 def write_overview(

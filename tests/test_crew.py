@@ -24,7 +24,7 @@ import test_crew
 if __name__ == "__main__":
     crew.cores = lambda: 2
     make = functools.partial(str, {folder!r})
-    for _ in crew.each(test_crew.slowly, range(1000), make(), make, worth=1):
+    for _ in crew.each(test_crew.slowly, range(1000), make, make, worth=1):
         pass
 """
 
@@ -63,27 +63,45 @@ def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_everything_is_done_once_and_by_two_processes(tmp_path: Path) -> None:
     make = functools.partial(str, tmp_path)
-    done = list(crew.each(write_pid, range(200), make(), make, worth=10))
+    done = list(crew.each(write_pid, range(200), make, make, worth=10))
     assert sorted(done) == list(range(200))
     assert len({path.read_text() for path in tmp_path.iterdir()}) == 2
 
 
 def test_a_few_things_are_done_by_this_process_alone_and_in_order(tmp_path: Path) -> None:
     make = functools.partial(str, tmp_path)
-    assert list(crew.each(write_pid, range(5), make(), make, worth=5)) == list(range(5))
+    assert list(crew.each(write_pid, range(5), make, make, worth=5)) == list(range(5))
     assert {path.read_text() for path in tmp_path.iterdir()} == {str(os.getpid())}
 
 
 def test_an_error_in_a_helping_process_is_raised_here_with_its_own_words() -> None:
     make = functools.partial(str, "")
     with pytest.raises(EvidenceError, match="thing 0 is broken"):
-        list(crew.each(fail, range(100), make(), make, worth=10))
+        list(crew.each(fail, range(100), make, make, worth=10))
 
 
 def test_a_helping_process_that_is_killed_is_an_error_and_no_missing_thing() -> None:
     make = functools.partial(str, "")
     with pytest.raises(AuditError, match="a process that helped ended"):
-        list(crew.each(end, range(100), make(), make, worth=10))
+        list(crew.each(end, range(100), make, make, worth=10))
+
+
+def unmade(message: str) -> str:
+    """A tool that cannot be made."""
+    raise AuditError(message)
+
+
+def test_a_tool_that_no_process_can_make_is_one_error_in_its_own_words(capfd: pytest.CaptureFixture[str]) -> None:
+    make = functools.partial(unmade, "no tool")
+    with pytest.raises(AuditError, match=r"^no tool$"):
+        list(crew.each(write_pid, range(100), make, make, worth=10))
+    assert not any(capfd.readouterr())
+
+
+def test_a_tool_that_only_a_helping_process_cannot_make_is_an_error_too(tmp_path: Path) -> None:
+    here, make = functools.partial(str, tmp_path), functools.partial(unmade, "no tool")
+    with pytest.raises(AuditError, match=r"^no tool$"):
+        list(crew.each(write_pid, range(100), here, make, worth=10))
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
