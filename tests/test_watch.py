@@ -239,10 +239,11 @@ def test_a_batch_that_waits_for_days_is_told_of_daily(home: Path, register: Regi
     register.move([REQUEST], State.AWAITING_SIGNOFF, "nightly")
     now = datetime.now(UTC)
     assert watch.run(home, register, now=now + timedelta(days=2)).stuck == ()
-    (text,) = watch.run(home, register, now=now + timedelta(days=3, hours=1)).stuck
+    third = now + timedelta(days=3, hours=1)
+    (text,) = watch.run(home, register, now=third).stuck
     assert "awaits sign-off for 3 days" in text
-    assert watch.run(home, register, now=now + timedelta(days=3, hours=2)).stuck == ()
-    assert len(watch.run(home, register, now=now + timedelta(days=4, hours=2)).stuck) == 1
+    assert watch.run(home, register, now=third.replace(hour=23, minute=59)).stuck == ()  # the same day still
+    assert len(watch.run(home, register, now=third + timedelta(days=1)).stuck) == 1
 
 
 def test_a_schedule_that_stopped_is_told_of(home: Path, register: Register, receiver: Receiver) -> None:
