@@ -51,7 +51,7 @@ def _line(rows: dict[str, dict[str, Any]]) -> str:
     asked: dict[int, str] = {}
     for row in rows.values():
         asked[row["asked_epochs"]] = asked.get(row["asked_epochs"], "") + f" --world {row['world']}"
-    return "`, `".join(
+    return " && ".join(
         f"python -m benchmarks.unlearning{names}" + f" --epochs {epochs}" * bool(epochs)
         for epochs, names in asked.items()
     )
