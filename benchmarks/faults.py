@@ -840,6 +840,8 @@ def main(
                 own = database if scenario == "database gone" else None
                 with alone if own else contextlib.nullcontext():  # it stops the server
                     last = play(number, scenario, seed * 10_000 + number, template, place, own)
+                for fault in last.faults:
+                    fault.seen = fault.seen.replace(f"{place}/", "")  # results name no folder of a machine
                 with lock:
                     rounds.append(last)
                     state = "; ".join(last.broken) or "all held"
