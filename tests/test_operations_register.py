@@ -474,12 +474,12 @@ def test_a_lease_that_ran_out_and_was_taken_over_is_noticed_by_its_holder(
 ) -> None:
     monkeypatch.setattr(register.Lease, "_renew_often", lambda self: None)  # the database is away
     other = Register(home)
-    with book.lease("nightly", seconds=0.2) as held:
-        time.sleep(0.3)
+    with book.lease("nightly", seconds=1.5) as held:  # on a busy machine the other takes a while to ask
+        time.sleep(1.7)
         held.check()  # nobody took it meanwhile: it is taken up again
         with pytest.raises(BusyError), other.lease("nightly"):
             pytest.fail("two at once")
-        time.sleep(0.3)
+        time.sleep(1.7)
         with other.lease("nightly"):
             with pytest.raises(LostLeaseError, match="nightly"):
                 held.check()
