@@ -26,14 +26,14 @@ lint: .venv/.ready ## Style, types, direction of imports, generated files
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m flows.reference --check
+	$(BIN)/python -m tools.generate_docs --check
 
 format: .venv/.ready ## Bring the code into its form
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
 docs: .venv/.ready ## Make what is generated: docs/settings.md, docs/cli.md, docs/evidence.schema.json, params.yaml
-	$(BIN)/python -m flows.reference
+	$(BIN)/python -m tools.generate_docs
 
 lock: .venv/.ready ## Choose versions anew
 	$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \

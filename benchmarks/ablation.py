@@ -18,8 +18,8 @@ import numpy as np
 
 from benchmarks import kept, measure, methods, verdicts, worlds
 from benchmarks.methods import Trial
-from tasks import files, stage
-from tasks.settings import Train
+from tasks.common import files, stage_cli
+from tasks.common.settings import Train
 
 FIXED = (0.1, 1.0, 10.0)
 """Weights of the forget loss that a balance which adapts has to beat"""
@@ -119,7 +119,7 @@ def main(
         "versions": verdicts.versions(),
     }
     files.write_json(out / f"ablation-{world}.json", result)
-    stage.say(table(result))
+    stage_cli.say(table(result))
     if page:
         measure.insert(page, f"ablation {world}", table(result))
 
@@ -168,4 +168,4 @@ def compared(changes: dict[str, dict[str, Any]], around: str) -> str:
 
 
 if __name__ == "__main__":
-    stage.run(main)
+    stage_cli.run(main)

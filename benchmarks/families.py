@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import kept, measure, verdicts
-from tasks import compute, files, models, settings, stage
-from tasks.errors import ModelError
+from tasks.common import files, settings, stage_cli
+from tasks.common.errors import ModelError
+from tasks.training import architectures, compute
 
 SIDES = (64, 96, 224)
 """Image sides to try, pixels: the first that the model takes counts."""
@@ -52,10 +53,10 @@ def attempt(trial: Family) -> dict[str, Any]:
     for side in SIDES:
         data = settings.Data(classes=10, channels=3, image_size=side)
         try:
-            network = models.build(settings.Model(name=trial.name), data, seed=0).eval()
+            network = architectures.build(settings.Model(name=trial.name), data, seed=0).eval()
             image = torch.zeros(1, 3, side, side)
             with torch.no_grad():
-                shapes = [list(part.shape[1:]) for part in models.Taps(network, "all", image)(image)[1]]
+                shapes = [list(part.shape[1:]) for part in architectures.Taps(network, "all", image)(image)[1]]
         except ModelError as refused:
             error = str(refused)
             continue
@@ -94,4 +95,4 @@ def _version(package: str) -> str:
 
 
 if __name__ == "__main__":
-    stage.run(main)
+    stage_cli.run(main)

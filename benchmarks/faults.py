@@ -42,8 +42,8 @@ from typing import Any
 import psutil
 
 from benchmarks import stand_in
-from tasks import files, stage
-from tasks.errors import AuditError
+from tasks.common import files, stage_cli
+from tasks.common.errors import AuditError
 
 RESULTS = Path("benchmarks/results/faults.json")
 BEGIN, END = "<!-- faults: begin -->", "<!-- faults: end -->"
@@ -845,7 +845,7 @@ def main(
                 with lock:
                     rounds.append(last)
                     state = "; ".join(last.broken) or "all held"
-                    stage.say(
+                    stage_cli.say(
                         f"{sum(len(one.faults) for one in rounds)}/{faults} faults: round {number}, {scenario}, "
                         f"{len(last.faults)} faults, {last.seconds:.0f} s: {state}"
                     )
@@ -875,8 +875,8 @@ def _kept(out: Path, seed: int) -> list[Round]:
 
 def ready(template: Path) -> None:
     """Settings of a campaign: identities are checked before, so that requests go straight into a batch."""
-    from flows import shell
-    from tasks import settings
+    from flows.workspace import shell
+    from tasks.common import settings
 
     settings.assign(
         template / "params.yaml", ["operate.identities=before", "report.identity_check=Two documents at the desk"]
@@ -910,4 +910,4 @@ def table(rounds: list[Round]) -> str:
 
 
 if __name__ == "__main__":
-    stage.run(main)
+    stage_cli.run(main)

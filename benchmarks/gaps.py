@@ -27,9 +27,12 @@ from numpy.typing import NDArray
 from benchmarks import kept, measure, methods, verdicts, worlds
 from benchmarks.verdicts import Job
 from benchmarks.worlds import World
-from tasks import compute, fcalb, files, models, rivals, scoring, seeds, stage, training
-from tasks.errors import EvidenceError, ModelError, WorkspaceError
-from tasks.settings import Unlearn
+from tasks.common import files, seeds, stage_cli
+from tasks.common.errors import EvidenceError, ModelError, WorkspaceError
+from tasks.common.settings import Unlearn
+from tasks.training import architectures, compute, training_loop
+from tasks.unlearning import fcalb, rivals
+from tasks.verification import scoring
 
 Aim = dict[str, tuple[float, float]]
 """Mean and standard deviation of each metric over retrained models"""
@@ -173,7 +176,7 @@ def main(
         "versions": verdicts.versions(),
     }
     files.write_json(out / f"gaps-{world}.json", result)
-    stage.say(table(result))
+    stage_cli.say(table(result))
     if page:
         measure.insert(page, f"gaps {world}", table(result))
 
@@ -228,14 +231,14 @@ def attempt(trial: Trial) -> dict[str, Any]:
     stream = seeds.derive(trial.seed, trial.world, "gaps", trial.batch, trial.original)
     settings = methods.settings_of(given, Unlearn.model_validate(trial.wish), stream)
     path = Job(trial.world, "with", 0, trial.original, trial.seed, trial.keep).path
-    network = models.load(path.with_suffix(".safetensors"), settings.model, settings.data)
+    network = architectures.load(path.with_suffix(".safetensors"), settings.model, settings.data)
     started = time.process_time()
     try:
         network = methods.unlearned(network, given, trial.batch, settings, place)
     except (ModelError, EvidenceError) as error:
         return {"seconds": time.process_time() - started, "error": str(error)}
     seconds = time.process_time() - started
-    logits = training.logits(network, training.Records(given.images, given.labels, settings.model, place))
+    logits = training_loop.logits(network, training_loop.Records(given.images, given.labels, settings.model, place))
     phi = scoring.margins(logits, given.labels)
     if not np.isfinite(phi).all():
         return {"seconds": seconds, "error": "diverged"}
@@ -366,4 +369,4 @@ def finding(all_of: dict[str, dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    stage.run(main)
+    stage_cli.run(main)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import faults, measure, past, stand_in
-from tasks import stage
+from tasks.common import stage_cli
 
 PAST = (1, 10, 30, 100)
 TOOL = str(Path(sys.executable).with_name("erasure-audit"))
@@ -114,14 +114,16 @@ def made(root: Path, numbers: list[int]) -> dict[int, World]:
     for number in numbers:
         folder = root / f"past-{number}" / "world"
         shutil.copytree(template, folder, symlinks=True)
-        stage.say(f"a workspace with {number} past batches")
+        stage_cli.say(f"a workspace with {number} past batches")
         worlds[number] = World(folder, number, people[2:4])
     return worlds
 
 
 def trained(workspace: Path) -> list[int]:
     """The numbers of the data subjects whom models are trained on, as the stage `split` chooses them."""
-    from tasks import records, seeds, settings, split
+    from tasks import split
+    from tasks.common import seeds, settings
+    from tasks.data import records
 
     chosen = settings.load(workspace / "params.yaml")
     manifest = records.read_manifest(workspace / "data")
@@ -184,4 +186,4 @@ def text(found: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    stage.run(main)
+    stage_cli.run(main)

@@ -22,8 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import measure, stand_in, worlds
-from tasks import files, importers, pack, packed, records, settings, stage
-from tasks.errors import WorkspaceError
+from tasks import pack
+from tasks.common import files, settings, stage_cli
+from tasks.common.errors import WorkspaceError
+from tasks.data import image_pack, importers, records
 
 SIZES = [1_000, 10_000, 100_000, 1_000_000]
 IMAGES = [1_000, 10_000, 60_000]
@@ -80,7 +82,7 @@ def stages(place: Path, size: int, rounds: int, large_rounds: int) -> dict[str, 
         for name, words in STAGES.items():
             spent[name].append(measure.command([sys.executable, "-m", f"tasks.{name}", *words.split()], place))
         seconds = sum(found[-1].seconds for found in spent.values())
-        stage.say(f"{size} records, round {number + 1}: {seconds:.1f} s")
+        stage_cli.say(f"{size} records, round {number + 1}: {seconds:.1f} s")
     return {name: _spread(found) for name, found in spent.items()}
 
 
@@ -96,9 +98,9 @@ def synthetic(place: Path, size: int) -> None:
     )
     files.write_text(place / "data" / "manifest.csv", ",".join(records.COLUMNS) + "\n" + "".join(rows))
     known = np.ones(size, bool)
-    thumbs = random.integers(0, 256, (size, packed.THUMB**2), np.uint8)
-    facts = packed.Files(known, known, known, thumbs)
-    packed.write(place / "pack", place / "data", facts, np.zeros(size, np.uint32))
+    thumbs = random.integers(0, 256, (size, image_pack.THUMB**2), np.uint8)
+    facts = image_pack.Files(known, known, known, thumbs)
+    image_pack.write(place / "pack", place / "data", facts, np.zeros(size, np.uint32))
     files.write_text(place / "params.yaml", settings.defaults_yaml())
     asking = np.unique(subjects)[:REQUESTS].tolist()
     files.write_json(place / "requests.json", [stand_in.request(number) for number in asking])
@@ -120,7 +122,7 @@ def loading(place: Path, size: int, rounds: int) -> dict[str, Any]:
         raise WorkspaceError("the pack holds other pixels than the files")
     return {
         "packing": _spread(spent),
-        "megabytes": (place / "pack" / packed.IMAGES).stat().st_size / 1e6,
+        "megabytes": (place / "pack" / image_pack.IMAGES).stat().st_size / 1e6,
         **{name: measure.Spread.of(values).plain() for name, values in found.items()},
         "ratio": measure.ratio(found["files"], found["pack"]).plain(),
     }
@@ -158,7 +160,7 @@ def block(size: int) -> NDArray[np.bool_]:
 
 def from_pack(place: Path) -> NDArray[np.uint8]:
     """A block's images as the stages load them."""
-    known = packed.read(place / "pack", place / "data", settings.load(place / "params.yaml").data)
+    known = image_pack.read(place / "pack", place / "data", settings.load(place / "params.yaml").data)
     return known.images(block(len(known.manifest)))
 
 
@@ -276,4 +278,4 @@ def _times(seconds: float, cpu: float) -> str:
 
 
 if __name__ == "__main__":
-    stage.run(main)
+    stage_cli.run(main)

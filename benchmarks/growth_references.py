@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import growth_requests, measure, stand_in
-from tasks import files, records, settings, stage
+from tasks.common import files, settings, stage_cli
+from tasks.data import records
 
 SIZES = [8, 16, 32, 64]
 STAGES = ("score", "probe", "verify")
@@ -64,10 +65,12 @@ def world(place: Path, most: int) -> Path:
         place: an empty folder.
         most: models of each kind, a multiple of 8.
     """
-    from flows import workspace
-    from tasks import importers, models, seeds
+    from flows.workspace import layout
+    from tasks.common import seeds
+    from tasks.data import importers
+    from tasks.training import architectures
 
-    workspace.init(place)
+    layout.init(place)
     importers.digits(place / "data")
     ask(place, ["writer-03"])
     for name in ("pack", "check", "split"):
@@ -80,7 +83,7 @@ def world(place: Path, most: int) -> Path:
 
     def fresh(path: Path, *names: str | int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        models.save(models.build(chosen.model, chosen.data, seeds.derive(0, *names)), path)
+        architectures.save(architectures.build(chosen.model, chosen.data, seeds.derive(0, *names)), path)
 
     for number in range(most):
         for kind in ("train", "retrain"):
@@ -112,4 +115,4 @@ def choose(place: Path, size: int) -> None:
 
 
 if __name__ == "__main__":
-    stage.run(main)
+    stage_cli.run(main)

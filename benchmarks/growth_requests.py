@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import measure, stand_in
-from tasks import files, settings, stage
-from tasks.errors import WorkspaceError
+from tasks.common import files, settings, stage_cli
+from tasks.common.errors import WorkspaceError
 
 SIZES = [1, 10, 100, 1000]
 STAGES = ("check", "resolve", "verify", "report")
@@ -138,15 +138,15 @@ def page_sizes(folder: Path) -> dict[str, int]:
 
 def ask(place: Path, people: Sequence[int]) -> None:
     """Write the batch's requests, one for each of the people, and its record."""
-    from flows import record
+    from flows.pipeline import provenance
 
     files.write_json(place / "requests" / f"{BATCH}.json", [stand_in.request(number) for number in people])
-    record.keep(place, settings.load(place / "params.yaml"))
+    provenance.keep(place, settings.load(place / "params.yaml"))
 
 
 def trained_on(place: Path) -> list[int]:
     """The numbers of the subjects of the training set."""
-    from tasks import records
+    from tasks.data import records
 
     manifest = records.read_manifest(place / "data")
     roles = records.read_roles(place / "artifacts" / "split.csv", manifest)
@@ -214,4 +214,4 @@ def told_of_pages(pages: dict[str, int], requests: int) -> str:
 
 
 if __name__ == "__main__":
-    stage.run(main)
+    stage_cli.run(main)

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tasks import files, stage
+from tasks.common import files, stage_cli
 
 
 def each(
@@ -31,7 +31,7 @@ def each(
     if missing:
         for done, _ in enumerate(_run(missing, work, jobs), start=1):
             if done % 20 == 0 or done == len(missing):
-                stage.say(f"{title}: {done}/{len(missing)} done, {len(trials) - len(missing)} were there")
+                stage_cli.say(f"{title}: {done}/{len(missing)} done, {len(trials) - len(missing)} were there")
     return [files.read_json(path) for path in paths]
 
 

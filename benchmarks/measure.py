@@ -20,8 +20,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks import files, stage
-from tasks.errors import WorkspaceError
+from tasks.common import files, stage_cli
+from tasks.common.errors import WorkspaceError
 
 RESULTS = Path("benchmarks/results")
 PAGE = Path("docs/performance.md")
@@ -67,7 +67,7 @@ def in_turns(ways: Mapping[str, Callable[[], float]], rounds: int = 5) -> dict[s
         first = number % len(names)
         for name in names[first:] + names[:first]:
             found[name].append(ways[name]())
-            stage.say(f"round {number + 1}/{rounds}, {name}: {found[name][-1]:.4g}")
+            stage_cli.say(f"round {number + 1}/{rounds}, {name}: {found[name][-1]:.4g}")
     return found
 
 

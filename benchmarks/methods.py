@@ -21,9 +21,13 @@ import numpy as np
 from benchmarks import kept, measure, verdicts, worlds
 from benchmarks.verdicts import Job
 from benchmarks.worlds import World
-from tasks import attacks, compute, fcalb, files, models, rivals, scoring, seeds, stage, training, verification
-from tasks.errors import EvidenceError, ModelError
-from tasks.settings import Settings, Unlearn
+from tasks.common import files, seeds, stage_cli
+from tasks.common.errors import EvidenceError, ModelError
+from tasks.common.settings import Settings, Unlearn
+from tasks.training import architectures, compute, training_loop
+from tasks.unlearning import fcalb, rivals
+from tasks.verification import attacks, scoring
+from tasks.verification import verdicts as verification
 
 if TYPE_CHECKING:
     from torch import nn
@@ -133,7 +137,7 @@ def main(
         "versions": verdicts.versions(),
     }
     files.write_json(out / f"methods-{world}.json", result)
-    stage.say(table(result))
+    stage_cli.say(table(result))
     if page:
         measure.insert(page, f"methods {world}", table(result))
 
@@ -153,14 +157,14 @@ def attempt(trial: Trial) -> dict[str, Any]:
     stream = seeds.derive(trial.seed, trial.world, "methods", trial.batch, trial.original)  # each draws its own
     settings = settings_of(given, Unlearn.model_validate(trial.wish), stream)
     folder = trial.keep / f"{trial.world}-{trial.seed}"
-    network = models.load(folder / f"with-0-{trial.original}.safetensors", settings.model, settings.data)
+    network = architectures.load(folder / f"with-0-{trial.original}.safetensors", settings.model, settings.data)
     started = time.process_time()
     try:
         network = unlearned(network, given, trial.batch, settings, place)
     except (ModelError, EvidenceError) as error:
         return {"seconds": time.process_time() - started, "error": str(error), "rows": []}
     seconds = time.process_time() - started
-    logits = training.logits(network, training.Records(given.images, given.labels, settings.model, place))
+    logits = training_loop.logits(network, training_loop.Records(given.images, given.labels, settings.model, place))
     phi, predicted = scoring.margins(logits, given.labels), logits.argmax(1).astype(np.int64)
     if not np.isfinite(phi).all():
         return {"seconds": seconds, "error": "diverged", "rows": []}
@@ -197,15 +201,15 @@ def unlearned(network: nn.Module, given: World, batch: int, settings: Settings, 
     """The network after the method that the settings name."""
     asked = np.isin(given.subjects, given.batches[batch])
 
-    def records(rows: Any) -> training.Records:
-        return training.Records(given.images[rows], given.labels[rows], settings.model, place)
+    def records(rows: Any) -> training_loop.Records:
+        return training_loop.Records(given.images[rows], given.labels[rows], settings.model, place)
 
     retain = records((given.roles == "training") & ~asked)
     if settings.unlearn.method == "none":
         return network
     if settings.unlearn.method == "retrain":
-        network = models.build(settings.model, settings.data, seeds.derive(settings.seed, "retrain", "weights"))
-        training.fit(network, retain, settings.train, seeds.derive(settings.seed, "retrain", "order"))
+        network = architectures.build(settings.model, settings.data, seeds.derive(settings.seed, "retrain", "weights"))
+        training_loop.fit(network, retain, settings.train, seeds.derive(settings.seed, "retrain", "order"))
         return network
     if settings.unlearn.method in fcalb.METHODS:
         return fcalb.unlearn(network, records(asked), retain, settings)[0]
@@ -268,4 +272,4 @@ def row(title: str, one: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    stage.run(main)
+    stage_cli.run(main)

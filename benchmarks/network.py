@@ -14,8 +14,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from flows import shell
-from tasks.errors import WorkspaceError
+from flows.workspace import shell
+from tasks.common.errors import WorkspaceError
 
 BUCKET = "audit-store"
 CREDENTIALS = {

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks import measure, stand_in
-from tasks import files, stage
-from tasks.errors import WorkspaceError
+from tasks.common import files, stage_cli
+from tasks.common.errors import WorkspaceError
 
 KEPT = ("train", "retrain", "unlearn")
 """Stages whose results stay in the cache."""
@@ -156,4 +156,4 @@ def table(figures: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    stage.run(main)
+    stage_cli.run(main)

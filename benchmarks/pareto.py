@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import measure
-from tasks import files, stage
-from tasks.errors import WorkspaceError
+from tasks.common import files, stage_cli
+from tasks.common.errors import WorkspaceError
 
 WORLDS = ("digits", "faces", "writers", "digits-long")
 DEFAULT = "fcalb_reset, the default"
@@ -51,7 +51,7 @@ def main(
         found.append(files.read_json(path))
         drawn = out / f"trade-{name}.svg"
         files.write_bytes(drawn, picture(found[-1]))
-        stage.say(f"{drawn} drawn")
+        stage_cli.say(f"{drawn} drawn")
     if page:
         measure.insert(page, "aims", aims(found))
 
@@ -137,4 +137,4 @@ def picture(result: dict[str, Any]) -> bytes:
 
 
 if __name__ == "__main__":
-    stage.run(main)
+    stage_cli.run(main)

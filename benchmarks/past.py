@@ -18,11 +18,12 @@ from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
 
-from flows import shell
-from flows.operations import agent_parcel, intake
-from flows.operations.register import HEADS, Head, Register, State, opened
-from tasks import files
-from tasks.errors import WorkspaceError
+from flows.agents import parcel
+from flows.intake import pseudonymise
+from flows.register.register import HEADS, Head, Register, State, opened
+from flows.workspace import shell
+from tasks.common import files
+from tasks.common.errors import WorkspaceError
 
 STEPS = ("audit", "release", "erased")
 """Tags of a closed batch, in their order."""
@@ -158,7 +159,7 @@ def _twin(home: Path, register: Register, model: str, number: int) -> _Twin:
     """A twin whose requests are in the register, from their receipt to their closing."""
     cases = register.cases(batch=model)
     ids = {case.request_id: str(uuid.UUID(int=number << 64 | place, version=4)) for place, case in enumerate(cases)}
-    twin = _Twin(number, model, agent_parcel.cache_of(home) / "files" / "md5", ids)
+    twin = _Twin(number, model, parcel.cache_of(home) / "files" / "md5", ids)
     for case in cases:
         identity = {
             "identity_type": "controller_customer_id",
@@ -173,7 +174,7 @@ def _twin(home: Path, register: Register, model: str, number: int) -> _Twin:
             "api_version": "1.0",
             "subject_identities": [identity],
         }
-        register.receive(intake.take_in(home, value), "past", "drop")
+        register.receive(pseudonymise.take_in(home, value), "past", "drop")
     own = list(ids.values())
     for state in WAY:
         verdicts = {ids[case.request_id]: case.verdict or "pass" for case in cases} if state is State.AUDITED else None

@@ -15,8 +15,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tasks import register, report, stage
-from tasks.errors import WorkspaceError
+from tasks import report
+from tasks.common import stage_cli
+from tasks.common.errors import WorkspaceError
+from tasks.reporting import batch_register
 
 TEMPLATES = Path("reports/templates")
 REASONS = (
@@ -80,11 +82,11 @@ def measured(path: Path) -> dict[str, float]:
     return found
 
 
-def a_register(requests: int) -> register.Register:
+def a_register(requests: int) -> batch_register.Register:
     """The register of a batch in which every outcome, deadline and reason occurs."""
-    lines = sorted((register.Line.model_validate(a_line(n)) for n in range(requests)), key=register.urgency)
+    lines = sorted((batch_register.Line.model_validate(a_line(n)) for n in range(requests)), key=batch_register.urgency)
     found = {
-        "schema_version": register.SCHEMA_VERSION,
+        "schema_version": batch_register.SCHEMA_VERSION,
         "batch": "large",
         "started": "2026-11-21T01:02:03Z",
         "tool_version": "0.1.0",
@@ -98,12 +100,12 @@ def a_register(requests: int) -> register.Register:
         "passes_that_hold": sum(line.verdict == "pass" for line in lines),
         "requests": [],
     }
-    return register.checked(found, "large").model_copy(update={"requests": lines})
+    return batch_register.checked(found, "large").model_copy(update={"requests": lines})
 
 
 def a_line(n: int) -> dict[str, Any]:
     """The line of request `n`."""
-    outcome = register.OUTCOMES[7 * n % 5]
+    outcome = batch_register.OUTCOMES[7 * n % 5]
     aside = outcome == "rejected"
     rho = None if aside else n % 300 / 150 - 0.5
     return {
@@ -129,4 +131,4 @@ def a_line(n: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    stage.run(main)
+    stage_cli.run(main)

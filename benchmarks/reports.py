@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import growth_requests, measure
-from tasks import crew, files, report, stage
+from tasks import report
+from tasks.common import files, stage_cli, worker_pool
 
 TEMPLATES = Path("reports/templates")
 OURS, ALONE, LOOP = "the stage, on all cores", "the stage, on one core", "all set up anew for each report, on one core"
@@ -54,7 +55,7 @@ def main(
         seconds = measure.in_turns(taken, rounds)
     figures: dict[str, Any] = {
         "requests": requests,
-        "cores": crew.cores(),
+        "cores": worker_pool.cores(),
         "seconds": {name: measure.Spread.of(values).plain() for name, values in seconds.items()},
         "cpu": {name: measure.Spread.of(values).plain() for name, values in cpu.items()},
         "loop_to": {
@@ -152,4 +153,4 @@ def table(figures: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    stage.run(main)
+    stage_cli.run(main)

@@ -9,7 +9,8 @@ newest people and on all who were forgotten before. References follow from who s
     original    the model released just before the people at hand asked; the self-check has to catch it
 
 So an influence of 1 means: as if nothing had been deleted since they asked, and 0: as retrained without all of them.
-An audit in production cannot do this, because the records of earlier people are erased. It goes by `tasks.advice`,
+An audit in production cannot do this, because the records of earlier people are erased. It goes by
+`tasks.verification.retrain_advice`,
 whose limits these figures carry: what would be advised is noted at each step, and one row follows the advice.
 
 Example: python -m benchmarks.sequential --world digits --page docs/methods.md
@@ -30,9 +31,12 @@ from numpy.typing import NDArray
 from benchmarks import kept, measure, methods, verdicts, worlds
 from benchmarks.verdicts import Job
 from benchmarks.worlds import World
-from tasks import advice, compute, files, models, scoring, seeds, stage, training, verification
-from tasks.errors import EvidenceError, ModelError
-from tasks.settings import Advice, Settings, Unlearn
+from tasks.common import files, seeds, stage_cli
+from tasks.common.errors import EvidenceError, ModelError
+from tasks.common.settings import Advice, Settings, Unlearn
+from tasks.training import architectures, compute, training_loop
+from tasks.verification import retrain_advice, scoring
+from tasks.verification import verdicts as verification
 
 if TYPE_CHECKING:
     from torch import nn
@@ -48,7 +52,7 @@ STYLES = {
 }
 """Colour (Okabe and Ito 2008) and marker of each method"""
 ADVICE = ("unlearnings", "forgotten_share", "accuracy_lost", "influence_left", "failed")
-"""Codes of `tasks.advice`"""
+"""Codes of `tasks.verification.retrain_advice`"""
 
 Answers = tuple[NDArray[np.float64], NDArray[np.int64]]
 """Margins and predicted classes (models, records)"""
@@ -128,7 +132,7 @@ def main(
     }
     files.write_json(out / f"sequential-{world}.json", result)
     files.write_bytes(figures / f"sequential-{world}.svg", picture(result))
-    stage.say(table(result))
+    stage_cli.say(table(result))
     if page:
         measure.insert(page, f"sequential {world}", table(result))
 
@@ -139,9 +143,9 @@ def run(chain: Chain) -> dict[str, Any]:
     place = compute.prepare(given.settings.compute)
     rules = verification.Rules(**given.settings.verify.model_dump(exclude={"mode"}))
     path = chain.keep / f"{chain.world}-{chain.seed}" / f"with-0-{chain.original}.safetensors"
-    network = models.load(path, given.settings.model, given.settings.data)
+    network = architectures.load(path, given.settings.model, given.settings.data)
     trained = int((given.roles == "training").sum())
-    history = advice.History(0, 0, trained)
+    history = retrain_advice.History(0, 0, trained)
     yardsticks = [_yardstick(chain, step) for step in range(len(given.batches) + 1)]
     released = [_answers(network, given, place)]
     steps: list[dict[str, Any]] = []
@@ -161,7 +165,7 @@ def run(chain: Chain) -> dict[str, Any]:
         retained = int(((world.roles == "training") & ~asked).sum())
         history = history.after(settings.unlearn.method, int(asked.sum()), retained)
         judged = [judge(given, released, yardsticks, step, earlier, rules) for earlier in range(1, step + 1)]
-        loss = advice.control_loss(scores_of(given, released, yardsticks, step, step), rules.alpha)
+        loss = retrain_advice.control_loss(scores_of(given, released, yardsticks, step, step), rules.alpha)
         known = {"newest": judged[-1], "loss": loss, "history": asdict(history)}
         if chain.limits is not None and advised(known, chain.limits):
             started = time.process_time()
@@ -171,7 +175,7 @@ def run(chain: Chain) -> dict[str, Any]:
             released[-1] = _answers(network, given, place)
             history = history.after("retrain", int(asked.sum()), retained)
             judged = [judge(given, released, yardsticks, step, earlier, rules) for earlier in range(1, step + 1)]
-            loss = advice.control_loss(scores_of(given, released, yardsticks, step, step), rules.alpha)
+            loss = retrain_advice.control_loss(scores_of(given, released, yardsticks, step, step), rules.alpha)
         steps.append({"seconds": seconds, "loss": loss, "sets": judged, "known": known})
     return {"steps": steps}
 
@@ -181,8 +185,8 @@ def advised(known: dict[str, Any], limits: dict[str, Any]) -> list[str]:
 
     An exact retrain is asked about as if it were none: what would be advised then is a false alarm.
     """
-    history = advice.History(**known["history"])
-    told = advice.advise("fcalb", history, known["newest"], known["loss"], Advice.model_validate(limits))
+    history = retrain_advice.History(**known["history"])
+    told = retrain_advice.advise("fcalb", history, known["newest"], known["loss"], Advice.model_validate(limits))
     return [one["code"] for one in told]
 
 
@@ -233,7 +237,9 @@ def _yardstick(chain: Chain, step: int) -> Answers:
 
 
 def _answers(network: nn.Module, given: World, place: compute.Place) -> Answers:
-    logits = training.logits(network, training.Records(given.images, given.labels, given.settings.model, place))
+    logits = training_loop.logits(
+        network, training_loop.Records(given.images, given.labels, given.settings.model, place)
+    )
     return scoring.margins(logits, given.labels)[None], logits.argmax(1).astype(np.int64)[None]
 
 
@@ -390,4 +396,4 @@ def picture(result: dict[str, Any]) -> bytes:
 
 
 if __name__ == "__main__":
-    stage.run(main)
+    stage_cli.run(main)

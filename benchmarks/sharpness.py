@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks import measure, verdicts, worlds
-from tasks import contrast, files, stage
-from tasks.scoring import Floats
+from tasks.common import files, stage_cli
+from tasks.verification import contrast
+from tasks.verification.scoring import Floats
 
 Fit = Callable[[Floats, Floats], Callable[[Floats], Floats]]
 """(j, n) scores with, (k, n) without -> a function (m, n) -> (m,)"""
@@ -61,7 +62,7 @@ def main(
         "versions": verdicts.versions(),
     }
     files.write_json(out / f"sharpness-{world}.json", result)
-    stage.say(table(result))
+    stage_cli.say(table(result))
     if page:
         measure.insert(page, f"sharpness {world}", table(result))
 
@@ -119,4 +120,4 @@ def table(result: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    stage.run(main)
+    stage_cli.run(main)

@@ -22,8 +22,9 @@ import numpy as np
 from benchmarks import measure, trainers
 from benchmarks.measure import Spread
 from benchmarks.trainers import Crew, Job
-from tasks import compute, files, stage
-from tasks.errors import WorkspaceError
+from tasks.common import files, stage_cli
+from tasks.common.errors import WorkspaceError
+from tasks.training import compute
 
 LIMIT = "limit"
 
@@ -120,4 +121,4 @@ def text(rows: dict[str, dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    stage.run(main)
+    stage_cli.run(main)

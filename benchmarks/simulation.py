@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import measure
-from flows import environment, shell
-from tasks import files, stage
-from tasks.errors import WorkspaceError
+from flows.workspace import environment, shell
+from tasks.common import files, stage_cli
+from tasks.common.errors import WorkspaceError
 
 COUNTS = (1, 2, 4, 8, 16, 32, 64)
 """Numbers of agents."""
@@ -329,8 +329,10 @@ def measured(rounds: int, models: int = 8) -> dict[str, Any]:
         models: per block, beside blocks of one model.
     """
     from benchmarks import workers
-    from flows import graph, record, stages, workspace
-    from tasks import records, settings
+    from flows.pipeline import provenance, stage_runner
+    from flows.workspace import dvc_graph, layout
+    from tasks.common import settings
+    from tasks.data import records
 
     asked = {"few": 2, "many": 10}
     with tempfile.TemporaryDirectory(prefix="simulation-") as folder:
@@ -341,11 +343,11 @@ def measured(rounds: int, models: int = 8) -> dict[str, Any]:
         found: dict[str, dict[str, Any]] = {}
         for batch, number in asked.items():
             files.write_json(place / "requests" / f"{batch}.json", _requests(people[:number]))
-            chosen, _ = workspace.prepare(place, batch, [])
-            record.keep(place, chosen)
-            names = [each.name for each in graph.read(place)]
+            chosen, _ = layout.prepare(place, batch, [])
+            provenance.keep(place, chosen)
+            names = [each.name for each in dvc_graph.read(place)]
             for name in names:
-                stages.Runner(place, 1).run(name)
+                stage_runner.Runner(place, 1).run(name)
             ways = {name: partial(_spent, place, name) for name in names if "@" not in name}
             found[batch] = _spreads(measure.in_turns(ways, rounds))
 
@@ -428,4 +430,4 @@ def _time(seconds: float) -> str:
 
 
 if __name__ == "__main__":
-    stage.run(main)
+    stage_cli.run(main)

@@ -40,10 +40,11 @@ def world(folder: Path, subjects: int = SUBJECTS) -> Path:
     Returns:
         The workspace, a git repository.
     """
-    from flows import shell, workspace
-    from tasks import files, importers, settings
+    from flows.workspace import layout, shell
+    from tasks.common import files, settings
+    from tasks.data import importers
 
-    workspace.init(folder)
+    layout.init(folder)
     shell.git(folder, "config", "user.email", "operator@example.org")
     shell.git(folder, "config", "user.name", "Operator")
     rows = [(subject, number) for subject in range(subjects) for number in range(EACH)]
@@ -75,7 +76,7 @@ def world(folder: Path, subjects: int = SUBJECTS) -> Path:
             "references.without_blocks=[0]",
         ],
     )
-    workspace.track_data(folder)
+    layout.track_data(folder)
     shell.git(folder, "add", ".")
     shell.git(folder, "commit", "--quiet", "-m", "A world")
     return folder
@@ -88,7 +89,7 @@ def subject_id(number: int) -> str:
 
 def main(name: str, options: dict[str, str]) -> None:
     """Play a stage: print, take some time, write what the real one would."""
-    from tasks import settings
+    from tasks.common import settings
 
     for step in range(1, 4):
         print(f"{name}: step {step} of 3", flush=True)
@@ -107,7 +108,7 @@ def main(name: str, options: dict[str, str]) -> None:
 
 
 def _block(kind: str, block: int, size: int, seed: int, out: Path) -> None:
-    from tasks import files
+    from tasks.common import files
 
     with files.whole_folder(out) as draft:
         for number in range(block * size, (block + 1) * size):
@@ -117,12 +118,12 @@ def _block(kind: str, block: int, size: int, seed: int, out: Path) -> None:
 def _model(path: Path, seed: int, activity: str) -> None:
     from safetensors.numpy import save
 
-    from tasks import files, ledger
+    from tasks.common import cost_ledger, files
 
     weights = np.random.Generator(np.random.PCG64(seed)).standard_normal(64).astype(np.float32)
     files.write_bytes(path, save({"weights": weights}))
     measured = {"seconds": 0.1, "device": "cpu", "threads": 1, "precision": "float32", "torch": "none"}
-    files.write_json(path.with_suffix(".json"), ledger.keep(activity, files.sha256(path), measured))
+    files.write_json(path.with_suffix(".json"), cost_ledger.keep(activity, files.sha256(path), measured))
 
 
 def _score(options: dict[str, str], chosen: Any) -> None:
@@ -130,8 +131,11 @@ def _score(options: dict[str, str], chosen: Any) -> None:
 
     import pandas as pd
 
-    from tasks import carried, files, records, scoring
+    from tasks.common import files
+    from tasks.data import records
     from tasks.score import _lineage, roll  # the real stage's own list of models
+    from tasks.training import release_lineage
+    from tasks.verification import scoring
 
     manifest = records.read_manifest(Path("data"))
     requests = records.read_forget(Path(options["forget"]), manifest)
@@ -141,7 +145,7 @@ def _score(options: dict[str, str], chosen: Any) -> None:
     if chosen.references.with_from != "artifacts/train":
         from tasks.score import Entry
 
-        found = carried.references(Path(options["trained"]), manifest, roles == "training", chosen)
+        found = release_lineage.references(Path(options["trained"]), manifest, roles == "training", chosen)
         entries += [Entry(f"with-{path.stem}", "with", path) for path in found]
     random = np.random.Generator(np.random.PCG64(_seed(options, chosen.seed)))
     base = random.normal(2.0, 1.0, len(manifest))
@@ -171,7 +175,7 @@ def _score(options: dict[str, str], chosen: Any) -> None:
         {
             "models": [_lineage(entry) for entry in entries],
             "manifest_sha256": files.sha256(Path("data/manifest.csv")),
-            "history": asdict(carried.history(original, int(seen.sum()))),
+            "history": asdict(release_lineage.history(original, int(seen.sum()))),
             "batch": {
                 "forgotten": int((seen & (requests != "")).sum()),
                 "retained": int((seen & (requests == "")).sum()),
@@ -187,7 +191,7 @@ def _seed(options: dict[str, str], seed: int) -> int:
 
 
 def _write(path: Path, text: str) -> None:
-    from tasks import files
+    from tasks.common import files
 
     files.write_text(path, text)
 

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from benchmarks import worlds
 from benchmarks.worlds import World
-from tasks import compute, models, together, training
-from tasks.settings import Settings, Train
+from tasks.common.settings import Settings, Train
+from tasks.training import architectures, compute, stacked, training_loop
 
 if TYPE_CHECKING:
     from torch import nn
@@ -122,20 +122,20 @@ def train(job: Job) -> Done:
     """Train the job's models, measure that, and then ask each about people whom no model saw."""
     world, settings, rows = worlds.load(job.world), settings_of(job), learned(job)
     place = compute.prepare(settings.compute) if job.loop == "ours" else _as_it_comes(job)
-    networks = [models.build(settings.model, settings.data, seed) for seed in job.seeds]
+    networks = [architectures.build(settings.model, settings.data, seed) for seed in job.seeds]
     images, labels = world.images[rows], world.labels[rows]
     began, spent = time.perf_counter(), _processor_time()
     if job.loop == "public":
         for network, seed in zip(networks, job.seeds, strict=True):
             public(network, images, labels, settings, seed, job.workers)
     else:
-        known = training.Records(images, labels, settings.model, place)
+        known = training_loop.Records(images, labels, settings.model, place)
         for first in range(0, len(networks), job.at_once):
             part, seeds = networks[first : first + job.at_once], job.seeds[first : first + job.at_once]
             if job.at_once == 1:
-                training.fit(part[0], known, settings.train, seeds[0])
+                training_loop.fit(part[0], known, settings.train, seeds[0])
             else:
-                together.fit(part, known, settings.train, seeds)
+                stacked.fit(part, known, settings.train, seeds)
     seconds, cpu = time.perf_counter() - began, _processor_time() - spent
     return Done(seconds, cpu, tuple(_accuracy(network, world, settings, place) for network in networks))
 
@@ -155,8 +155,8 @@ def _processor_time() -> float:
 
 def _accuracy(network: nn.Module, world: World, settings: Settings, place: compute.Place) -> float:
     rows = world.roles != "training"
-    unseen = training.Records(world.images[rows], world.labels[rows], settings.model, place)
-    return float((training.logits(network, unseen).argmax(1) == world.labels[rows]).mean())
+    unseen = training_loop.Records(world.images[rows], world.labels[rows], settings.model, place)
+    return float((training_loop.logits(network, unseen).argmax(1) == world.labels[rows]).mean())
 
 
 def public(
@@ -271,8 +271,8 @@ def operations(job: Job) -> float:
 
     settings, count = settings_of(job), len(learned(job))
     size = min(settings.train.batch_size, count)
-    network = models.build(settings.model, settings.data, 0).train()
+    network = architectures.build(settings.model, settings.data, 0).train()
     images = torch.zeros(size, settings.data.channels, settings.data.image_size, settings.data.image_size)
     with FlopCounterMode(display=False) as counter:
         functional.cross_entropy(network(images), torch.zeros(size, dtype=torch.int64)).backward()  # type: ignore[no-untyped-call]
-    return float(counter.get_total_flops() * training.steps(count, settings.train))
+    return float(counter.get_total_flops() * training_loop.steps(count, settings.train))

@@ -26,7 +26,8 @@ import numpy as np
 from benchmarks import measure, trainers, worlds
 from benchmarks.measure import Spread
 from benchmarks.trainers import Crew, Done, Job
-from tasks import compute, files, stage
+from tasks.common import files, stage_cli
+from tasks.training import compute
 
 OURS, BF16, PUBLIC = "ours", "ours, bf16", "public"
 LIMITS = {OURS: "limit", BF16: "limit, bf16"}
@@ -54,7 +55,7 @@ def main(
     crew = Crew(cores)
     try:
         for name in world:
-            stage.say(f"{name}: {worlds.load(name).about}")
+            stage_cli.say(f"{name}: {worlds.load(name).about}")
             row = _measured(
                 Job(name, (), epochs=epochs, records=records), crew, math.ceil(models / cores), rounds, bf16
             )
@@ -196,4 +197,4 @@ def text(rows: dict[str, dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    stage.run(main)
+    stage_cli.run(main)

@@ -19,9 +19,12 @@ import numpy as np
 
 from benchmarks import kept, methods, worlds
 from benchmarks.worlds import World
-from tasks import compute, fcalb, models, scoring, seeds, stage, training
-from tasks.errors import EvidenceError, ModelError
-from tasks.settings import Unlearn
+from tasks.common import seeds, stage_cli
+from tasks.common.errors import EvidenceError, ModelError
+from tasks.common.settings import Unlearn
+from tasks.training import architectures, compute, training_loop
+from tasks.unlearning import fcalb
+from tasks.verification import scoring
 
 BUDGET = 6
 """Tries of each method"""
@@ -84,7 +87,7 @@ def main(
     given = worlds.load(world)
     methods.make_models(given, originals, references, seed, jobs, keep)
     for name, choice in chosen(given, originals, references, seed, jobs, keep).items():
-        stage.say(f"{name}: {choice}")
+        stage_cli.say(f"{name}: {choice}")
 
 
 def chosen(given: World, originals: int, references: int, seed: int, jobs: int, keep: Path) -> dict[str, Any]:
@@ -139,17 +142,17 @@ def attempt(one: Try) -> dict[str, Any]:
     stream = seeds.derive(one.seed, "tune", one.original)
     settings = methods.settings_of(given, Unlearn.model_validate(one.wish), stream)
     path = one.keep / f"{one.world}-{one.seed}" / f"with-0-{one.original}.safetensors"
-    network = models.load(path, settings.model, settings.data)
+    network = architectures.load(path, settings.model, settings.data)
     spare = given.roles == "calibration"
     asked = np.isin(given.subjects, one.people)
-    known = training.Records(given.images[spare], given.labels[spare], settings.model, place)
-    gone = training.Records(given.images[asked], given.labels[asked], settings.model, place)
-    before = float((training.logits(network, known).argmax(1) == given.labels[spare]).mean())
+    known = training_loop.Records(given.images[spare], given.labels[spare], settings.model, place)
+    gone = training_loop.Records(given.images[asked], given.labels[asked], settings.model, place)
+    before = float((training_loop.logits(network, known).argmax(1) == given.labels[spare]).mean())
     try:
         network = methods.unlearned(network, given, 0, settings, place)
     except (ModelError, EvidenceError) as error:
         return {"error": str(error)}
-    answers, its = training.logits(network, gone), training.logits(network, known)
+    answers, its = training_loop.logits(network, gone), training_loop.logits(network, known)
     margins, yardstick = scoring.margins(answers, given.labels[asked]), scoring.margins(its, given.labels[spare])
     unlike = fcalb.unlikeness(margins, given.labels[asked], yardstick, given.labels[spare])
     if not np.isfinite(unlike).all():
@@ -158,4 +161,4 @@ def attempt(one: Try) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    stage.run(main)
+    stage_cli.run(main)

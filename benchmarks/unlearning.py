@@ -22,7 +22,10 @@ import numpy as np
 from benchmarks import measure, worlds
 from benchmarks.measure import Spread
 from benchmarks.worlds import World
-from tasks import compute, files, importers, models, pack, settings, stage, training
+from tasks import pack
+from tasks.common import files, settings, stage_cli
+from tasks.data import importers
+from tasks.training import architectures, compute, training_loop
 
 UNLEARN, RETRAIN, NOTHING = "fcalb_reset", "retrain", "none"
 METHODS = (UNLEARN, RETRAIN, NOTHING)
@@ -103,16 +106,16 @@ def lay_out(world: World, chosen: settings.Settings, folder: Path) -> None:
     _table(folder / "split.csv", "role", zip(ids, world.roles.tolist(), strict=True))
     forgotten = zip(np.array(ids)[asked != ""].tolist(), asked[asked != ""].tolist(), strict=True)
     _table(folder / "forget.csv", "request_id", forgotten)
-    known = training.Records(
+    known = training_loop.Records(
         world.images[world.roles == "training"],
         world.labels[world.roles == "training"],
         chosen.model,
         compute.prepare(chosen.compute),
     )
     _params(folder, chosen)
-    original = models.build(chosen.model, chosen.data, seed=1)
-    training.fit(original, known, chosen.train, seed=1)
-    models.save(original, folder / "original.safetensors")
+    original = architectures.build(chosen.model, chosen.data, seed=1)
+    training_loop.fit(original, known, chosen.train, seed=1)
+    architectures.save(original, folder / "original.safetensors")
 
 
 def _table(path: Path, column: str, rows: Any) -> None:
@@ -158,4 +161,4 @@ def text(rows: dict[str, dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    stage.run(main)
+    stage_cli.run(main)

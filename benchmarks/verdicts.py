@@ -34,9 +34,11 @@ from numpy.typing import NDArray
 
 from benchmarks import measure, worlds
 from benchmarks.worlds import World
-from tasks import attacks, compute, files, models, scoring, screening, seeds, stage, training, verification
-from tasks.errors import EvidenceError
-from tasks.settings import Train
+from tasks.common import files, seeds, stage_cli
+from tasks.common.errors import EvidenceError
+from tasks.common.settings import Train
+from tasks.training import architectures, compute, training_loop
+from tasks.verification import attacks, scoring, screening, verdicts
 
 if TYPE_CHECKING:
     from torch import nn
@@ -118,7 +120,7 @@ def main(
         "cases": rows,
     }
     files.write_json(out / f"verdicts-{world}.json", result)
-    stage.say(table(result))
+    stage_cli.say(table(result))
     if page:
         measure.insert(page, f"verdicts {world}", table(result))
 
@@ -145,7 +147,7 @@ def make_all(missing: list[Job], jobs: int) -> None:
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
         for position, _ in enumerate(pool.map(make, missing), 1):
             if position % 10 == 0 or position == len(missing):
-                stage.say(f"{missing[0].world}: {position}/{len(missing)} models made")
+                stage_cli.say(f"{missing[0].world}: {position}/{len(missing)} models made")
 
 
 def make(job: Job) -> None:
@@ -157,14 +159,14 @@ def make(job: Job) -> None:
     if job.kind in EDITED:
         network = edited(job, given, place)
     else:
-        network = models.build(settings.model, settings.data, seeds.derive(job.seed, *stream, "weights"))
+        network = architectures.build(settings.model, settings.data, seeds.derive(job.seed, *stream, "weights"))
         rows = training_rows(given, job)
-        known = training.Records(given.images[rows], given.labels[rows], settings.model, place)
-        training.fit(network, known, settings.train, seeds.derive(job.seed, *stream, "order"))
+        known = training_loop.Records(given.images[rows], given.labels[rows], settings.model, place)
+        training_loop.fit(network, known, settings.train, seeds.derive(job.seed, *stream, "order"))
     seconds = time.perf_counter() - started
-    logits = training.logits(network, training.Records(given.images, given.labels, settings.model, place))
+    logits = training_loop.logits(network, training_loop.Records(given.images, given.labels, settings.model, place))
     if job.kind == "with":
-        models.save(network, job.path.with_suffix(".safetensors"))
+        architectures.save(network, job.path.with_suffix(".safetensors"))
     job.path.parent.mkdir(parents=True, exist_ok=True)
     draft = job.path.with_suffix(".draft.npz")
     phi = scoring.margins(logits, given.labels)
@@ -199,17 +201,17 @@ def edited(job: Job, given: World, place: compute.Place) -> nn.Module:
 
     settings = given.settings
     originals = sorted(job.path.parent.glob("with-0-*.safetensors"), key=lambda p: int(p.stem.rpartition("-")[2]))
-    network = models.load(originals[-1 - job.number], settings.model, settings.data)
+    network = architectures.load(originals[-1 - job.number], settings.model, settings.data)
     seed = seeds.derive(job.seed, job.world, job.kind, job.batch, job.number, "order")
     forget = np.isin(given.subjects, given.batches[job.batch])
     retain = (given.roles == "training") & ~forget
-    kept = training.Records(given.images[retain], given.labels[retain], settings.model, place)
+    kept = training_loop.Records(given.images[retain], given.labels[retain], settings.model, place)
     longer = {"epochs": max(1, settings.train.epochs // 4), "learning_rate": 0.02}
     recipe = Train(**{**settings.train.model_dump(), **longer})
     if job.kind == "fine_tune":
-        training.fit(network, kept, recipe, seed)
+        training_loop.fit(network, kept, recipe, seed)
     elif job.kind == "last_layer":
-        fresh = models.build(settings.model, settings.data, seed)
+        fresh = architectures.build(settings.model, settings.data, seed)
         last = [name for name, layer in network.named_modules() if isinstance(layer, nn.Linear)][-1]
         network.get_submodule(last).load_state_dict(fresh.get_submodule(last).state_dict())
         for name, weight in network.named_parameters():
@@ -217,9 +219,9 @@ def edited(job: Job, given: World, place: compute.Place) -> nn.Module:
         for layer in network.modules():
             if isinstance(layer, nn.BatchNorm2d):
                 layer.momentum = 0.0  # the features stay as they are
-        training.fit(network, kept, recipe, seed)
+        training_loop.fit(network, kept, recipe, seed)
     else:
-        known = training.Records(given.images[forget], given.labels[forget], settings.model, place)
+        known = training_loop.Records(given.images[forget], given.labels[forget], settings.model, place)
         network.eval()  # batch norm stays as it is
 
         def away(_: int) -> torch.Tensor:
@@ -229,15 +231,15 @@ def edited(job: Job, given: World, place: compute.Place) -> nn.Module:
             return functional.softplus(logits[truth] - others).mean()  # -log(1 - p_y): bounded, unlike -log(p_y)'s rise
 
         for _ in range(200):  # a step at a time, until three records of four are got wrong
-            training.optimise([{"params": list(network.parameters())}], away, 1, 0.002, recipe)
-            if (training.logits(network, known).argmax(1) == given.labels[forget]).mean() < 0.25:
+            training_loop.optimise([{"params": list(network.parameters())}], away, 1, 0.002, recipe)
+            if (training_loop.logits(network, known).argmax(1) == given.labels[forget]).mean() < 0.25:
                 break
     return network.eval()
 
 
 def judge_all(given: World, todo: list[Job], references: int) -> dict[str, dict[str, Any]]:
     """Each model judged as the released one on each request of its batch; figures by case."""
-    rules = verification.Rules(**given.settings.verify.model_dump(exclude={"mode"}))
+    rules = verdicts.Rules(**given.settings.verify.model_dump(exclude={"mode"}))
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for batch in range(len(given.batches)):
         by_kind: dict[str, list[Job]] = defaultdict(list)
@@ -253,14 +255,14 @@ def judge_all(given: World, todo: list[Job], references: int) -> dict[str, dict[
                 found[case] += [
                     {"seconds": _seconds(job), "model": f"{batch}-{job.number}", **one} for one in judged(scores, rules)
                 ]
-        stage.say(f"{given.name}: batch {batch + 1}/{len(given.batches)} judged")
+        stage_cli.say(f"{given.name}: batch {batch + 1}/{len(given.batches)} judged")
     return {case: figures(rows) for case, rows in found.items()}
 
 
-def judged(scores: scoring.Scores, rules: verification.Rules) -> Iterator[dict[str, Any]]:
+def judged(scores: scoring.Scores, rules: verdicts.Rules) -> Iterator[dict[str, Any]]:
     """The verdict and the screening of one model on each request."""
     for request in sorted(set(scores.requests.tolist()) - {""}):
-        verdict = verification.judge(scores, request, rules)
+        verdict = verdicts.judge(scores, request, rules)
         try:
             screened = screening.screen(scores, request, rules.alpha).verdict
         except EvidenceError:
@@ -379,4 +381,4 @@ def table_of_scores(given: World, batch: int, judged: Any, fixed: Any, reference
 
 
 if __name__ == "__main__":
-    stage.run(main)
+    stage_cli.run(main)

@@ -26,9 +26,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import measure, network
-from flows import graph, shell, stages, workspace
-from tasks import settings, stage
-from tasks.errors import WorkspaceError
+from flows.pipeline import stage_runner
+from flows.workspace import dvc_graph, layout, shell
+from tasks.common import settings, stage_cli
+from tasks.common.errors import WorkspaceError
 
 KINDS = ("train", "retrain")
 AGENTS = {"one": ("one-0",), "two": ("two-0", "two-1")}
@@ -153,12 +154,12 @@ BATCH = "demo"
 
 def bring_up_to_date(pool: str, jobs: str) -> None:
     """Run all blocks of the workspace at hand as an audit does; print the time, and when each began and ended."""
-    from flows.operations import agent_flow, agents  # noqa: F401 - a run of an audit has it by then
+    from flows.agents import dispatch, stage_flow  # noqa: F401 - a run of an audit has it by then
 
     place = Path.cwd()
-    names = [each.name for each in graph.read(place) if each.name.partition("@")[0] in KINDS]
-    elsewhere = agents.at_hand(place, BATCH, lambda _: None) if pool else None
-    runner = stages.Runner(place, int(jobs), elsewhere=elsewhere)
+    names = [each.name for each in dvc_graph.read(place) if each.name.partition("@")[0] in KINDS]
+    elsewhere = dispatch.at_hand(place, BATCH, lambda _: None) if pool else None
+    runner = stage_runner.Runner(place, int(jobs), elsewhere=elsewhere)
     spans: dict[str, tuple[float, float]] = {}
 
     def bring(name: str) -> None:
@@ -180,7 +181,7 @@ def bring_up_to_date(pool: str, jobs: str) -> None:
 @contextlib.contextmanager
 def world(root: Path, models: int, blocks: int, epochs: int) -> Iterator[World]:
     """A server, a store, a caller whose next stages are the blocks, and three agents."""
-    command = [sys.executable, "-c", "from flows.cli import main; main()", "agent", "start"]
+    command = [sys.executable, "-c", "from flows.cli.main import main; main()", "agent", "start"]
     os.environ.update(network.CREDENTIALS)
     with contextlib.ExitStack() as stack:
         endpoint, _ = stack.enter_context(network.s3_store())
@@ -208,22 +209,22 @@ def world(root: Path, models: int, blocks: int, epochs: int) -> Iterator[World]:
 
 def caller(folder: Path, models: int, blocks: int, epochs: int) -> Path:
     """A workspace on the digits in which all that the blocks read is up to date."""
-    from tasks import importers
+    from tasks.data import importers
 
-    workspace.init(folder)
+    layout.init(folder)
     shell.git(folder, "config", "user.email", "operator@example.org")
     shell.git(folder, "config", "user.name", "Operator")
     importers.digits(folder / "data")
     numbers = list(range(blocks))
     chosen = {"seeds_per_block": models, "with_blocks": numbers, "without_blocks": numbers}
     assigned = [f"references.{key}={value}" for key, value in chosen.items()]
-    workspace.prepare(folder, BATCH, [*assigned, f"train.epochs={epochs}", "compute.threads=1"])
-    pipeline = {each.name: each for each in graph.read(folder)}
+    layout.prepare(folder, BATCH, [*assigned, f"train.epochs={epochs}", "compute.threads=1"])
+    pipeline = {each.name: each for each in dvc_graph.read(folder)}
     wanted = {name for name in pipeline if name.partition("@")[0] in KINDS}
     before = set[str]()
     while more := {up for name in wanted | before for up in pipeline[name].upstream} - before:
         before |= more
-    runner = stages.Runner(folder, 1)
+    runner = stage_runner.Runner(folder, 1)
     for name in pipeline:
         if name in before:
             runner.run(name)
@@ -300,4 +301,4 @@ def _environment(api: str) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    stage.run(main)
+    stage_cli.run(main)

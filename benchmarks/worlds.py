@@ -17,10 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks import digits, seeds, split
-from tasks.errors import WorkspaceError
-from tasks.scoring import Ints, Strings
-from tasks.settings import Settings, parse
+from tasks import split
+from tasks.common import seeds
+from tasks.common.errors import WorkspaceError
+from tasks.common.settings import Settings, parse
+from tasks.data import synthetic_digits
+from tasks.verification.scoring import Ints, Strings
 
 DATASETS = Path("../shared/datasets")
 LARGE = 28
@@ -79,7 +81,7 @@ def load(name: str) -> World:
 
 
 def _digits() -> World:
-    images, labels, writers = digits.make()
+    images, labels, writers = synthetic_digits.make()
     about = "embedded digits, 29 of 45 synthetic writers trained on, 4 forgotten together"
     return _split("digits", images, labels, writers, Settings(), (4, 4, 4), about)
 

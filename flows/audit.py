@@ -17,9 +17,11 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.futures import PrefectFuture
 
-from flows import graph, register, results, stages
-from flows.ready import Ready, prepare
-from tasks.errors import AuditError, StageError, without_records
+from flows.pipeline import results, stage_runner
+from flows.pipeline.prepare import Ready, prepare
+from flows.reports import overview
+from flows.workspace import dvc_graph
+from tasks.common.errors import AuditError, StageError, without_records
 
 _ready: ContextVar[Ready | None] = ContextVar("ready", default=None)
 
@@ -51,9 +53,9 @@ def audit(batch: str | None = None, jobs: int | None = None, folder: str = ".") 
     """
     place = Path(folder).resolve()
     ready = _ready.get() or prepare(place, batch, [], jobs)
-    from flows.operations import agents  # the one place where what is audited meets where it is run
+    from flows.agents import dispatch  # the one place where what is audited meets where it is run
 
-    elsewhere = agents.at_hand(place, ready.settings.batch, get_run_logger().info)
+    elsewhere = dispatch.at_hand(place, ready.settings.batch, get_run_logger().info)
     ready.runner.elsewhere = elsewhere
     try:
         _run_stages(ready.runner, ready.pipeline)
@@ -65,12 +67,12 @@ def audit(batch: str | None = None, jobs: int | None = None, folder: str = ".") 
     return [result.plain() for result in found]
 
 
-def _run_stages(runner: stages.Runner, pipeline: Sequence[graph.Stage]) -> None:
+def _run_stages(runner: stage_runner.Runner, pipeline: Sequence[dvc_graph.Stage]) -> None:
     """Submit all stages at once, each to a thread of Prefect's that waits for what is upstream.
 
     So the runner, and not the number of threads, limits how many stages run at a time.
     """
-    futures: dict[str, PrefectFuture[stages.Outcome]] = {}
+    futures: dict[str, PrefectFuture[stage_runner.Outcome]] = {}
     try:
         for stage in pipeline:
             upstream = [futures[name] for name in stage.upstream if name in futures]
@@ -83,14 +85,14 @@ def _run_stages(runner: stages.Runner, pipeline: Sequence[graph.Stage]) -> None:
     _raise_first_failure([future.state for future in futures.values()])
 
 
-def _task(stage: graph.Stage, runner: stages.Runner) -> Task[[], stages.Outcome]:
+def _task(stage: dvc_graph.Stage, runner: stage_runner.Runner) -> Task[[], stage_runner.Outcome]:
     def log(line: str) -> None:
         get_run_logger().info(without_records(line))
 
-    def run() -> stages.Outcome:
+    def run() -> stage_runner.Outcome:
         try:
             return runner.run(stage.name, agent=stage.agent, log=log)
-        except stages.KilledStageError:
+        except stage_runner.KilledStageError:
             raise  # may be tried again
         except StageError as error:
             runner.close()
@@ -112,7 +114,7 @@ def _task(stage: graph.Stage, runner: stages.Runner) -> Task[[], stages.Outcome]
 
 def _was_killed(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
     """A stage that says what is wrong would say so again; one that was ended from outside may get through."""
-    return isinstance(_error(state), stages.KilledStageError)
+    return isinstance(_error(state), stage_runner.KilledStageError)
 
 
 def _error(state: State[Any]) -> BaseException | None:
@@ -123,7 +125,7 @@ def _error(state: State[Any]) -> BaseException | None:
 def _raise_first_failure(states: list[State[Any]]) -> None:
     errors = [error for state in states if state.is_failed() or state.is_crashed() if (error := _error(state))]
     for error in errors:
-        if isinstance(error, StageError) and not isinstance(error, stages.SkippedStageError):
+        if isinstance(error, StageError) and not isinstance(error, stage_runner.SkippedStageError):
             raise error
     for error in errors:
         raise error
@@ -134,12 +136,12 @@ def _publish(place: Path, batch: str) -> None:
     from prefect.artifacts import create_link_artifact, create_table_artifact
 
     key = "".join(letter if letter.isalnum() else "-" for letter in batch.lower())
-    rows, told = register.artifact(place, batch)
+    rows, told = overview.artifact(place, batch)
     create_table_artifact(key=f"verdicts-{key}", table=rows, description=told)
     index = place / "reports" / batch / "index.html"
     if index.exists():
         create_link_artifact(key=f"reports-{key}", link=index.as_uri(), link_text=f"Reports of batch {batch}")
     try:
-        register.write(place)
+        overview.write(place)
     except AuditError as error:  # the audit stands without it
         get_run_logger().warning("The register of all batches was not made: %s", error)

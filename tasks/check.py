@@ -2,7 +2,7 @@
 
 Faults of the data stop the audit before anything is written. A fault of a request is on file here and the request is
 set aside by `resolve`. Great Expectations is told to answer with yes or no only, so that no value of the data, which
-may be personal, gets into its results; the records at fault are named by our own rules (`tasks.records`).
+may be personal, gets into its results; the records at fault are named by our own rules (`tasks.data.records`).
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks import files, packed, records, settings, stage
-from tasks.errors import DataError
-from tasks.language import Sentence, say, with_sentences
-from tasks.requests import Directory, Refusal, Request, read_batch, read_directory
+from tasks.common import files, settings, stage_cli
+from tasks.common.errors import DataError
+from tasks.common.language import Sentence, say, with_sentences
+from tasks.data import image_pack, records
+from tasks.requests.opendsr import Directory, Refusal, Request, read_batch, read_directory
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,7 +74,7 @@ def check(
     entries = read_batch(requests)
     table = records.read_table(data)
     found = records.faults(table, data)
-    seen = packed.read_files(pack, data, len(table))
+    seen = image_pack.read_files(pack, data, len(table))
     checks = data_checks(table, found, seen, chosen.data.classes)
     passed = validate(data_frame(table), checks, "manifest")
     refuse_faults(table, checks, passed)
@@ -88,7 +89,7 @@ def check(
     files.write_json(out / "requests.json", with_sentences(batch))
     for line in findings + asked:
         if not line["passed"]:
-            stage.say(f"warning: not so: {line['sentence']}")
+            stage_cli.say(f"warning: not so: {line['sentence']}")
 
 
 def data_report(manifest: pd.DataFrame, findings: list[dict[str, Any]], digest: str) -> dict[str, Any]:
@@ -117,7 +118,7 @@ def data_frame(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def data_checks(
-    table: pd.DataFrame, faults: dict[str, NDArray[np.bool_]], seen: packed.Files, classes: int
+    table: pd.DataFrame, faults: dict[str, NDArray[np.bool_]], seen: image_pack.Files, classes: int
 ) -> list[Check]:
     """The suite over the manifest and its files.
 
@@ -266,7 +267,7 @@ def _great_expectations() -> Iterator[tuple[Any, Any]]:
 
 
 def request_findings(
-    entries: list[Request | Refusal], manifest: pd.DataFrame, directory: Directory, seen: packed.Files
+    entries: list[Request | Refusal], manifest: pd.DataFrame, directory: Directory, seen: image_pack.Files
 ) -> list[dict[str, Any]]:
     """The suite over the batch, as findings for requests.json."""
     import pandas as pd
@@ -323,7 +324,10 @@ def _rows_meant(
 
 
 def near_duplicates(
-    entries: list[Request | Refusal], meant: list[NDArray[np.intp] | None], manifest: pd.DataFrame, seen: packed.Files
+    entries: list[Request | Refusal],
+    meant: list[NDArray[np.intp] | None],
+    manifest: pd.DataFrame,
+    seen: image_pack.Files,
 ) -> dict[str, Any]:
     """A warning for records of another subject that look the same as one to be forgotten: those stay in the model.
 
@@ -377,7 +381,7 @@ def twins(
     shows = named[_contrast(thumbs[named]) >= PLAIN]
     near: list[list[int]] = []
     if len(shows):
-        reach = ALIKE * packed.THUMB / np.sqrt(packed.THUMB) + 1e-3
+        reach = ALIKE * image_pack.THUMB / np.sqrt(image_pack.THUMB) + 1e-3
         near = cKDTree(rough, compact_nodes=False, balanced_tree=False).query_ball_point(rough[shows], reach).tolist()
     left = np.concatenate([same[0], np.repeat(shows, [len(found) for found in near])]).astype(np.intp)
     right = np.concatenate([same[1], *(np.array(found, np.intp) for found in near)]).astype(np.intp)
@@ -411,4 +415,4 @@ def _first(manifest: pd.DataFrame, bad: NDArray[np.bool_]) -> list[str]:
 
 
 if __name__ == "__main__":
-    stage.run(check)
+    stage_cli.run(check)

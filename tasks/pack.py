@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks import files, packed, records, settings, stage
-from tasks.errors import DataError
+from tasks.common import files, settings, stage_cli
+from tasks.common.errors import DataError
+from tasks.data import image_pack, records
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,7 +31,7 @@ SAY_EVERY = 20_000
 """Images after which a line tells how far it is."""
 
 
-Found = tuple[packed.Files, NDArray[np.uint32]]
+Found = tuple[image_pack.Files, NDArray[np.uint32]]
 
 
 @dataclass(frozen=True)
@@ -64,11 +65,11 @@ def main(data: Path, params: Path, out: Path) -> None:
 def make(data: Path, wish: settings.Data, out: Path) -> None:
     """Write the pack of a data folder into a folder."""
     table = records.read_table(data)
-    for left in out.glob(f".{packed.IMAGES}-*"):  # of a process that was killed
+    for left in out.glob(f".{image_pack.IMAGES}-*"):  # of a process that was killed
         left.unlink()
-    with files.whole_file(out / packed.IMAGES) as draft:
+    with files.whole_file(out / image_pack.IMAGES) as draft:
         known, sums = write(draft, data, table, wish)
-    packed.write(out, data, known, sums)
+    image_pack.write(out, data, known, sums)
 
 
 def write(target: Path, data: Path, table: pd.DataFrame, wish: settings.Data, jobs: int | None = None) -> Found:
@@ -88,7 +89,7 @@ def write(target: Path, data: Path, table: pd.DataFrame, wish: settings.Data, jo
     images = np.lib.format.open_memmap(target, mode="w+", dtype=np.uint8, shape=shape)
     images.flush()
     del images
-    known, sums, told = packed.Files.none(len(table)), np.zeros(len(table), np.uint32), 0
+    known, sums, told = image_pack.Files.none(len(table)), np.zeros(len(table), np.uint32), 0
     for part, (found, sums_found) in _decoded(list(_parts(data, table, wish)), target, wish, jobs or _cores()):
         rows = slice(part.first, part.first + len(part.paths))
         for name in ("readable", "same", "decodes", "thumbs"):
@@ -96,13 +97,13 @@ def write(target: Path, data: Path, table: pd.DataFrame, wish: settings.Data, jo
         sums[rows] = sums_found
         if rows.stop // SAY_EVERY > told:
             told = rows.stop // SAY_EVERY
-            stage.say(f"decoded {rows.stop} of {len(table)} images")
+            stage_cli.say(f"decoded {rows.stop} of {len(table)} images")
     return known, sums
 
 
 def decode(part: Part, target: Path, wish: settings.Data) -> Found:
     """Decode some images into their place in the file of all; returns what their files are, and checksums."""
-    known = packed.Files.none(len(part.paths))
+    known = image_pack.Files.none(len(part.paths))
     shape = (len(part.paths), wish.channels, wish.image_size, wish.image_size)
     images = np.zeros(shape, np.uint8)
     for row, (path, sha256) in enumerate(zip(part.paths, part.hashes, strict=True)):
@@ -122,7 +123,7 @@ def decode(part: Part, target: Path, wish: settings.Data) -> Found:
         known.thumbs[row] = thumbnail(picture)
         images[row] = records.pixels(picture, wish)
     np.load(target, mmap_mode="r+")[part.first : part.first + len(images)] = images
-    return known, packed.checksums(images)
+    return known, image_pack.checksums(images)
 
 
 def thumbnail(picture: Image.Image) -> NDArray[np.uint8]:
@@ -130,7 +131,7 @@ def thumbnail(picture: Image.Image) -> NDArray[np.uint8]:
     from PIL import Image
 
     grey = picture if picture.mode == "L" else picture.convert("L")
-    return np.asarray(grey.resize((packed.THUMB, packed.THUMB), Image.Resampling.BOX), np.uint8).reshape(-1)
+    return np.asarray(grey.resize((image_pack.THUMB, image_pack.THUMB), Image.Resampling.BOX), np.uint8).reshape(-1)
 
 
 def _parts(data: Path, table: pd.DataFrame, wish: settings.Data) -> Iterator[Part]:
@@ -157,4 +158,4 @@ def _cores() -> int:
 
 
 if __name__ == "__main__":
-    stage.run(main)
+    stage_cli.run(main)

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks import blocks, compute, features, files, models, packed, records, seeds, stage, training
-from tasks import settings as settings_module
-from tasks.errors import EvidenceError, ModelError
-from tasks.language import say, with_sentences
-from tasks.scoring import Ints, Strings
-from tasks.settings import Settings
+from tasks.common import files, seeds, stage_cli
+from tasks.common import settings as settings_module
+from tasks.common.errors import EvidenceError, ModelError
+from tasks.common.language import say, with_sentences
+from tasks.common.settings import Settings
+from tasks.data import image_pack, records
+from tasks.training import architectures, compute, reference_blocks, training_loop
+from tasks.verification import feature_probes
+from tasks.verification.scoring import Ints, Strings
 
 if TYPE_CHECKING:
     from torch import nn
@@ -63,7 +66,7 @@ def main(
         files.write_json(out / "probes.json", with_sentences(nothing))
         return
     place = compute.prepare(settings.compute)
-    everything = packed.read(pack, data, settings.data)
+    everything = image_pack.read(pack, data, settings.data)
     manifest = everything.manifest
     requests = records.read_forget(forget, manifest)
     asked = requests != ""
@@ -72,13 +75,15 @@ def main(
     retained = (records.read_roles(split, manifest) == "training") & ~asked
     paths = roll(original, unlearned, retrained, settings)
     sample = draw(retained, MOST_RECORDS, seeds.derive(settings.seed, "probe", "retained"))
-    known = blocks.load_rows(sample, everything, settings, place)
-    forget_set = blocks.load_rows(asked, everything, settings, place)
+    known = reference_blocks.load_rows(sample, everything, settings, place)
+    forget_set = reference_blocks.load_rows(asked, everything, settings, place)
 
     def network(name: str) -> nn.Module:
-        return models.load(paths[name], settings.model, settings.data)
+        return architectures.load(paths[name], settings.model, settings.data)
 
-    stage.say(f"looking at {len(forget_set)} records to forget, and {len(known)} retained ones, in {len(paths)} models")
+    stage_cli.say(
+        f"looking at {len(forget_set)} records to forget, and {len(known)} retained ones, in {len(paths)} models"
+    )
     found = {
         "schema_version": SCHEMA_VERSION,
         "references": len(paths) - len(KEYS),
@@ -120,8 +125,8 @@ def draw(rows: NDArray[np.bool_], most: int, seed: int) -> NDArray[np.bool_]:
 def hold(
     names: Sequence[str],
     network: Callable[[str], nn.Module],
-    known: training.Records,
-    forget_set: training.Records,
+    known: training_loop.Records,
+    forget_set: training_loop.Records,
     requests: Strings,
 ) -> dict[str, dict[str, Any]]:
     """Linear probe and CKA, by request.
@@ -146,15 +151,15 @@ def hold(
     for position, name in enumerate(names, 1):
         model = network(name)  # one that cannot be loaded is an error
         try:
-            seen[name], sample = features.read(model, forget_set), features.read(model, known)
+            seen[name], sample = feature_probes.read(model, forget_set), feature_probes.read(model, known)
         except (ModelError, EvidenceError) as error:
             untapped = unprobed = error.args[0]
             break
         try:
-            predicted[name] = features.linear_probe(sample, known_labels, seen[name])
+            predicted[name] = feature_probes.linear_probe(sample, known_labels, seen[name])
         except EvidenceError as error:
             unprobed = error.args[0]
-        stage.say(f"probed the features of {position}/{len(names)} models")
+        stage_cli.say(f"probed the features of {position}/{len(names)} models")
     table: dict[str, dict[str, Any]] = {}
     for request in np.unique(requests):
         own = requests == request
@@ -170,14 +175,14 @@ def hold(
 def _similar(seen: Mapping[str, NDArray[np.float32]], own: NDArray[np.bool_], references: Sequence[str]) -> Part:
     baseline = seen[BASELINE][own]
     try:
-        values = {name: features.cka(of[own], baseline) for name, of in seen.items() if name != BASELINE}
+        values = {name: feature_probes.cka(of[own], baseline) for name, of in seen.items() if name != BASELINE}
     except EvidenceError as error:
         return _unknown(KEYS[:2], error.args[0])
     return _part(KEYS[:2], values, references)
 
 
 def relearn(
-    names: Sequence[str], network: Callable[[str], nn.Module], forget_set: training.Records, settings: Settings
+    names: Sequence[str], network: Callable[[str], nn.Module], forget_set: training_loop.Records, settings: Settings
 ) -> dict[str, Any]:
     """Relearn time of the batch's forget set: training steps until a model's loss on it is halfway to the original's.
 
@@ -210,8 +215,8 @@ def relearn(
     return {"steps": steps, "most": MOST_STEPS, "learning_rate": rate, "target": target, "reason": reason}
 
 
-def _target(network: Callable[[str], nn.Module], forget_set: training.Records) -> float:
-    original, baseline = (features.mean_loss(network(name), forget_set) for name in ("original", BASELINE))
+def _target(network: Callable[[str], nn.Module], forget_set: training_loop.Records) -> float:
+    original, baseline = (feature_probes.mean_loss(network(name), forget_set) for name in ("original", BASELINE))
     if baseline <= original:
         raise EvidenceError(
             say("the retrain baseline's loss on the records is not above the original's; nothing can be relearned")
@@ -222,7 +227,7 @@ def _target(network: Callable[[str], nn.Module], forget_set: training.Records) -
 def _steps(
     names: Sequence[str],
     network: Callable[[str], nn.Module],
-    forget_set: training.Records,
+    forget_set: training_loop.Records,
     settings: Settings,
     target: float,
     rate: float,
@@ -230,8 +235,10 @@ def _steps(
     seed = seeds.derive(settings.seed, "probe", "relearn")
     counts: dict[str, float] = {}
     for position, name in enumerate(names, 1):
-        counts[name] = features.relearn_steps(network(name), forget_set, target, rate, settings.train, MOST_STEPS, seed)
-        stage.say(f"relearned with {position}/{len(names)} models: {counts[name]} steps")
+        counts[name] = feature_probes.relearn_steps(
+            network(name), forget_set, target, rate, settings.train, MOST_STEPS, seed
+        )
+        stage_cli.say(f"relearned with {position}/{len(names)} models: {counts[name]} steps")
     return _against(KEYS, counts, names[2:])
 
 
@@ -250,4 +257,4 @@ def _against(keys: Sequence[str], values: Mapping[str, float], band: Sequence[st
 
 
 if __name__ == "__main__":
-    stage.run(main)
+    stage_cli.run(main)

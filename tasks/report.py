@@ -20,10 +20,11 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks import crew, evidence, files, pictures, settings, stage
-from tasks import register as listing
-from tasks.errors import AuditError, EvidenceError, WorkspaceError
-from tasks.language import SOURCE, Code, Language, suffixes
+from tasks.common import files, settings, stage_cli, worker_pool
+from tasks.common.errors import AuditError, EvidenceError, WorkspaceError
+from tasks.common.language import SOURCE, Code, Language, suffixes
+from tasks.reporting import batch_register as listing
+from tasks.reporting import charts, evidence
 
 if TYPE_CHECKING:
     import jinja2
@@ -112,9 +113,11 @@ def write(found: Sequence[dict[str, Any]], templates: Path, out: Path, earlier: 
     folders = folder_names(found)
     with files.whole_folder(out) as draft:
         jobs = [(item, draft / folder) for item, folder in zip(found, folders, strict=True)]
-        done = crew.each(write_one, jobs, press, functools.partial(Press, templates, codes), worth=REPORTS_PER_PROCESS)
+        done = worker_pool.each(
+            write_one, jobs, press, functools.partial(Press, templates, codes), worth=REPORTS_PER_PROCESS
+        )
         for count, (item, folder) in enumerate(done, start=1):
-            stage.say(f"report {count}/{len(found)}: {folder.name}, {item['outcome'].replace('_', ' ')}")
+            stage_cli.say(f"report {count}/{len(found)}: {folder.name}, {item['outcome'].replace('_', ' ')}")
         listed = listing.of(found, folders, draft)
         files.write_json(draft / listing.FILE, listed.model_dump(mode="json", by_alias=True))
         files.write_text(draft / listing.TABLE, listing.table([listed]))
@@ -205,7 +208,7 @@ def environment(templates: Path, language: Code = SOURCE) -> jinja2.Environment:
     )
     Language.load(language, templates / "locales").install(found)
     found.filters.update(json=shown_json)
-    found.globals.update(pictures.HELPERS)
+    found.globals.update(charts.HELPERS)
     found.globals["font"] = lambda name: as_address(templates / "fonts" / name)
     return found
 
@@ -350,4 +353,4 @@ def shown_json(value: Any) -> str:
 
 
 if __name__ == "__main__":
-    stage.run(main)
+    stage_cli.run(main)

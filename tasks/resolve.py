@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks import files, records, stage
-from tasks.errors import RequestError
-from tasks.language import Sentence, mark, say, with_sentences
-from tasks.requests import Directory, Refusal, Request, read_batch, read_directory
+from tasks.common import files, stage_cli
+from tasks.common.errors import RequestError
+from tasks.common.language import Sentence, mark, say, with_sentences
+from tasks.data import records
+from tasks.requests.opendsr import Directory, Refusal, Request, read_batch, read_directory
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,7 +72,7 @@ def resolve(
     files.write_text(out / "forget.csv", table.sort_values("record_id").to_csv(index=False, lineterminator="\n"))
     for entry in resolution.register:
         outcome = _told(entry) or f"{entry['records']} records"
-        stage.say(f"request {entry['request_id']}: {entry['status']}, {outcome}")
+        stage_cli.say(f"request {entry['request_id']}: {entry['status']}, {outcome}")
 
 
 def decide(
@@ -225,4 +226,4 @@ def _line(entry: Request | Refusal, **facts: Any) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    stage.run(resolve)
+    stage_cli.run(resolve)

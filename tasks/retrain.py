@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tasks import blocks, packed, records, settings, stage
+from tasks.common import settings, stage_cli
+from tasks.data import image_pack, records
+from tasks.training import reference_blocks
 
 
 def main(block: int, data: Path, pack: Path, split: Path, forget: Path, params: Path, out: Path) -> None:
@@ -14,11 +16,11 @@ def main(block: int, data: Path, pack: Path, split: Path, forget: Path, params: 
     --forget artifacts/resolve/forget.csv --params params.yaml --out artifacts/retrain/0
     """
     wish = settings.load(params)
-    known = packed.read(pack, data, wish.data)
+    known = image_pack.read(pack, data, wish.data)
     trained = records.read_roles(split, known.manifest) == "training"
     retained = trained & (records.read_forget(forget, known.manifest) == "")
-    blocks.train_block("retrain", block, retained, known, wish, out)
+    reference_blocks.train_block("retrain", block, retained, known, wish, out)
 
 
 if __name__ == "__main__":
-    stage.run(main)
+    stage_cli.run(main)

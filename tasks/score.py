@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks import blocks, carried, compute, files, ledger, models, packed, records, scoring, stage, training
-from tasks import settings as settings_module
-from tasks.errors import EvidenceError
-from tasks.settings import Settings
+from tasks.common import cost_ledger, files, stage_cli
+from tasks.common import settings as settings_module
+from tasks.common.errors import EvidenceError
+from tasks.common.settings import Settings
+from tasks.data import image_pack, records
+from tasks.training import architectures, compute, reference_blocks, release_lineage, training_loop
+from tasks.verification import scoring
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,7 +67,7 @@ def main(
 
     settings = settings_module.load(params)
     place = compute.prepare(settings.compute)
-    known = packed.read(pack, data, settings.data)
+    known = image_pack.read(pack, data, settings.data)
     manifest = known.manifest
     requests = records.read_forget(forget, manifest)
     names, values = attributes(manifest, requests != "")
@@ -72,7 +75,7 @@ def main(
     roles = records.read_roles(split, manifest)
     entries = roll(original, trained, unlearned, retrained, settings)
     if settings.references.with_from != settings_module.TRAINED:
-        paths = carried.references(trained, manifest, roles == "training", settings)
+        paths = release_lineage.references(trained, manifest, roles == "training", settings)
         entries += [Entry(f"with-{path.stem}", "with", path) for path in paths]
     phi, predicted = [], []
     for position, entry in enumerate(entries, 1):
@@ -80,7 +83,7 @@ def main(
         phi.append(margins)
         predicted.append(classes)
         if position % 10 == 0 or position == len(entries):
-            stage.say(f"scored {position}/{len(entries)} models on {len(manifest)} records")
+            stage_cli.say(f"scored {position}/{len(entries)} models on {len(manifest)} records")
     scores = scoring.Scores(
         np.array([entry.role for entry in entries]),
         np.stack(phi),
@@ -100,7 +103,7 @@ def main(
         {
             "models": [_lineage(entry) for entry in entries],
             "manifest_sha256": files.sha256(data / "manifest.csv"),
-            "history": asdict(carried.history(original, int(seen.sum()))),
+            "history": asdict(release_lineage.history(original, int(seen.sum()))),
             "batch": {"forgotten": int((seen & forgotten).sum()), "retained": int((seen & ~forgotten).sum())},
         },
     )
@@ -167,14 +170,17 @@ def _seeds(folder: Path, blocks: tuple[int, ...], size: int) -> list[Path]:
 
 
 def _score(
-    entry: Entry, known: packed.Packed, settings: Settings, place: compute.Place
+    entry: Entry, known: image_pack.Packed, settings: Settings, place: compute.Place
 ) -> tuple[scoring.Floats, scoring.Ints]:
     """The margins of all n records and the classes predicted, (n,) each. So many images at once as `SLAB` says."""
-    network = models.load(entry.path, settings.model, settings.data)
+    network = architectures.load(entry.path, settings.model, settings.data)
     size = max(1, SLAB // (BATCH * settings.data.channels * settings.data.image_size**2)) * BATCH
     slabs = (slice(first, first + size) for first in range(0, len(known.manifest), size))
     logits = np.concatenate(
-        [training.logits(network, blocks.load_rows(rows, known, settings, place), BATCH) for rows in slabs]
+        [
+            training_loop.logits(network, reference_blocks.load_rows(rows, known, settings, place), BATCH)
+            for rows in slabs
+        ]
     )
     labels = known.manifest["label"].to_numpy(np.int64)
     return scoring.margins(logits, labels), logits.argmax(1).astype(np.int64)
@@ -184,7 +190,7 @@ def _lineage(entry: Entry) -> dict[str, object]:
     cost_path = entry.path.with_suffix(".json")
     cost: dict[str, object] = files.read_json(cost_path) if cost_path.is_file() else {}
     if cost:  # a model that came from another machine brings its cost along
-        ledger.keep(ACTIVITY[entry.role], str(cost["weights_sha256"]), cost)
+        cost_ledger.keep(ACTIVITY[entry.role], str(cost["weights_sha256"]), cost)
     facts = {key: cost.get(key) for key in ("seconds", "device", "threads", "precision", "torch")}
     return {
         "name": entry.name,
@@ -196,4 +202,4 @@ def _lineage(entry: Entry) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    stage.run(main)
+    stage_cli.run(main)

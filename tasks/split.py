@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks import files, records, seeds, settings, stage
-from tasks.errors import DataError
+from tasks.common import files, seeds, settings, stage_cli
+from tasks.common.errors import DataError
+from tasks.data import records
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +35,7 @@ def split(
         raise DataError("manifest.csv is not the one that was checked; run the stage `check` first")
     roles = assign(manifest, chosen.split, seeds.derive(chosen.seed, "split"))
     for line in describe(manifest, roles):
-        stage.say(line)
+        stage_cli.say(line)
     table = manifest[["record_id"]].assign(role=roles)
     files.write_text(out, table.to_csv(index=False, lineterminator="\n"))
 
@@ -176,4 +177,4 @@ def _refuse_two_roles(manifest: pd.DataFrame) -> None:
 
 
 if __name__ == "__main__":
-    stage.run(split)
+    stage_cli.run(split)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tasks import blocks, packed, records, settings, stage
+from tasks.common import settings, stage_cli
+from tasks.data import image_pack, records
+from tasks.training import reference_blocks
 
 
 def main(block: int, data: Path, pack: Path, split: Path, params: Path, out: Path) -> None:
@@ -14,10 +16,10 @@ def main(block: int, data: Path, pack: Path, split: Path, params: Path, out: Pat
     --params params.yaml --out artifacts/train/0
     """
     wish = settings.load(params)
-    known = packed.read(pack, data, wish.data)
+    known = image_pack.read(pack, data, wish.data)
     roles = records.read_roles(split, known.manifest)
-    blocks.train_block("train", block, roles == "training", known, wish, out)
+    reference_blocks.train_block("train", block, roles == "training", known, wish, out)
 
 
 if __name__ == "__main__":
-    stage.run(main)
+    stage_cli.run(main)

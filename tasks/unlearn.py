@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks import blocks, compute, fcalb, files, ledger, models, packed, records, rivals, stage, training
-from tasks import settings as settings_module
-from tasks.errors import EvidenceError, ModelError
-from tasks.settings import Settings
+from tasks.common import cost_ledger, files, stage_cli
+from tasks.common import settings as settings_module
+from tasks.common.errors import EvidenceError, ModelError
+from tasks.common.settings import Settings
+from tasks.data import image_pack, records
+from tasks.training import architectures, compute, reference_blocks, training_loop
+from tasks.unlearning import fcalb, rivals
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,7 +35,7 @@ def main(original: Path, data: Path, pack: Path, split: Path, forget: Path, para
     """
     settings = settings_module.load(params)
     place = compute.prepare(settings.compute)
-    known = packed.read(pack, data, settings.data)
+    known = image_pack.read(pack, data, settings.data)
     manifest = known.manifest
     asked = records.read_forget(forget, manifest) != ""
     roles = records.read_roles(split, manifest)
@@ -43,20 +46,20 @@ def main(original: Path, data: Path, pack: Path, split: Path, forget: Path, para
         raise EvidenceError("no training record is retained, expected some: a model of nobody's data is a new one")
     labels = manifest["label"].to_numpy(np.int64)
     _warn_of_lost_classes(set(labels[asked].tolist()) - set(labels[retained].tolist()))
-    network = models.load(original, settings.model, settings.data)
+    network = architectures.load(original, settings.model, settings.data)
     trace: list[fcalb.TraceRow] = []
     path = out / "unlearned.safetensors"
     if settings.unlearn.method == "none":
-        cost = ledger.keep("unlearn", models.save(network, path), {"seconds": 0.0, **place.facts()})
+        cost = cost_ledger.keep("unlearn", architectures.save(network, path), {"seconds": 0.0, **place.facts()})
     else:
-        retain_set = blocks.load_rows(retained, known, settings, place)
+        retain_set = reference_blocks.load_rows(retained, known, settings, place)
         if settings.unlearn.method == "retrain":
-            cost = blocks.train_model(retain_set, settings, ("unlearn", 0), path, "retraining")
+            cost = reference_blocks.train_model(retain_set, settings, ("unlearn", 0), path, "retraining")
         else:
-            forget_set = blocks.load_rows(asked, known, settings, place)
-            stage.say(f"{settings.unlearn.method}: {len(forget_set)} records to forget, {len(retain_set)} retained")
+            forget_set = reference_blocks.load_rows(asked, known, settings, place)
+            stage_cli.say(f"{settings.unlearn.method}: {len(forget_set)} records to forget, {len(retain_set)} retained")
             started = time.perf_counter()
-            told = blocks.Announcer(settings.unlearn.method)
+            told = reference_blocks.Announcer(settings.unlearn.method)
             if settings.unlearn.method in rivals.METHODS:
                 network = rivals.unlearn(network, forget_set, retain_set, settings, told)
             else:
@@ -64,8 +67,10 @@ def main(original: Path, data: Path, pack: Path, split: Path, forget: Path, para
                 network, trace = fcalb.unlearn(network, forget_set, retain_set, settings, told, calibration)
             seconds = time.perf_counter() - started
             _refuse_without_answers(network, forget_set, settings)
-            stage.say(f"{settings.unlearn.method}: done in {seconds:.1f} s")
-            cost = ledger.keep("unlearn", models.save(network, path), {"seconds": round(seconds, 3), **place.facts()})
+            stage_cli.say(f"{settings.unlearn.method}: done in {seconds:.1f} s")
+            cost = cost_ledger.keep(
+                "unlearn", architectures.save(network, path), {"seconds": round(seconds, 3), **place.facts()}
+            )
     files.write_json(path.with_suffix(".json"), cost)
     files.write_text(out / "trace.csv", _table(trace))
 
@@ -74,16 +79,16 @@ def _warn_of_lost_classes(lost: set[int]) -> None:
     """Methods can work, since all learn from retained records as they are; `retrain` cannot, so no verdict will."""
     if lost:
         classes = ", ".join(map(str, sorted(lost)))
-        stage.say(
+        stage_cli.say(
             f"warning: no retained record is of class {classes}: the model keeps an output for it that no record "
             "teaches, and the stage retrain refuses to train references without it; take the class out of the data "
             "and of data.classes, and train a new model"
         )
 
 
-def _refuse_without_answers(network: nn.Module, forget: training.Records, settings: Settings) -> None:
+def _refuse_without_answers(network: nn.Module, forget: training_loop.Records, settings: Settings) -> None:
     """Weights may be finite and too large to compute with: such a model is not written."""
-    if not np.isfinite(training.logits(network, forget)).all():
+    if not np.isfinite(training_loop.logits(network, forget)).all():
         method = settings.unlearn.method
         raise ModelError(
             f"{method}: the model's answers became NaN or infinite: the stage stops and nothing is released; lower the "
@@ -92,10 +97,10 @@ def _refuse_without_answers(network: nn.Module, forget: training.Records, settin
 
 
 def _calibration(
-    rows: NDArray[np.bool_], data: packed.Packed, settings: Settings, place: compute.Place
-) -> training.Records | None:
+    rows: NDArray[np.bool_], data: image_pack.Packed, settings: Settings, place: compute.Place
+) -> training_loop.Records | None:
     """The records of calibration subjects, if FCALB is to choose by them and there are any."""
-    return blocks.load_rows(rows, data, settings, place) if settings.unlearn.resets and rows.any() else None
+    return reference_blocks.load_rows(rows, data, settings, place) if settings.unlearn.resets and rows.any() else None
 
 
 def _table(trace: list[fcalb.TraceRow]) -> str:
@@ -107,4 +112,4 @@ def _table(trace: list[fcalb.TraceRow]) -> str:
 
 
 if __name__ == "__main__":
-    stage.run(main)
+    stage_cli.run(main)

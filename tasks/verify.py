@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from tasks import advice, attacks, files, screening, settings, stage, utility, verification
-from tasks.contrast import Contrast
-from tasks.errors import EvidenceError
-from tasks.language import Sentence, say, with_sentences
-from tasks.scoring import Scores
-from tasks.verification import Finding, Rules, Verdict
+from tasks.common import files, settings, stage_cli
+from tasks.common.errors import EvidenceError
+from tasks.common.language import Sentence, say, with_sentences
+from tasks.verification import attacks, retrain_advice, screening, utility
+from tasks.verification import verdicts as verification
+from tasks.verification.contrast import Contrast
+from tasks.verification.scoring import Scores
+from tasks.verification.verdicts import Finding, Rules, Verdict
 
 SCHEMA_VERSION = 3
 
@@ -36,7 +38,7 @@ def main(scores: Path, params: Path, out: Path) -> None:
     verdicts = {}
     for request in requests:
         verdicts[request] = judge(table, request, rules, memory) | beside(table, request, rules, memory)
-        stage.say(f"{request}: {verdicts[request]['verdict']}")
+        stage_cli.say(f"{request}: {verdicts[request]['verdict']}")
     add_register(verdicts, rules)
     found = {
         "schema_version": SCHEMA_VERSION,
@@ -45,7 +47,7 @@ def main(scores: Path, params: Path, out: Path) -> None:
         "batch": {
             "exposure": attempt(lambda: attacks.exposure(table, rules.alpha).as_json()),
             "groups": attempt(lambda: utility.by_group(table, rules.alpha)),
-            "control_loss": attempt(lambda: advice.control_loss(table, rules.alpha)),
+            "control_loss": attempt(lambda: retrain_advice.control_loss(table, rules.alpha)),
         },
         "requests": verdicts,
     }
@@ -197,4 +199,4 @@ def influence_table(verdicts: dict[str, dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    stage.run(main)
+    stage_cli.run(main)

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from tasks import check, files, importers, pack, resolve, retrain, score, settings, split, train, unlearn, verify
+from tasks import check, pack, resolve, retrain, score, split, train, unlearn, verify
+from tasks.common import files, settings
+from tasks.data import importers
 
 WRITERS = Path(__file__).parents[2] / "shared" / "datasets" / "mnist_with_writers"
 FACES = Path(__file__).parents[2] / "shared" / "datasets" / "cmu_faces" / "cmu_faces.npz"
@@ -84,7 +86,8 @@ def judge(method: str, original: Path = Path("artifacts/train/0/seed-0.safetenso
 
 def training_subjects(count: int) -> list[str]:
     """Data subjects whom the default split trains on; the split does not depend on the requests."""
-    from tasks import records, seeds
+    from tasks.common import seeds
+    from tasks.data import records
 
     manifest = records.read_manifest(Path("data"))
     roles = split.assign(manifest, settings.load(Path("params.yaml")).split, seeds.derive(0, "split"))
@@ -169,9 +172,10 @@ def test_a_user_brings_model_images_and_people(place: Path, monkeypatch: pytest.
     import numpy as np
     from PIL import Image
 
-    from tasks import blocks, compute, digits, models, packed, training
+    from tasks.data import image_pack, synthetic_digits
+    from tasks.training import architectures, compute, reference_blocks, training_loop
 
-    images, labels, writers = digits.make(writers=20)
+    images, labels, writers = synthetic_digits.make(writers=20)
     lines = ["path,subject_id,label,split"]
     Path("pictures").mkdir()
     for number, (image, label, writer) in enumerate(zip(images, labels, writers, strict=True)):
@@ -184,12 +188,12 @@ def test_a_user_brings_model_images_and_people(place: Path, monkeypatch: pytest.
     configure("model.name=their_network:small", "original.checkpoint=models/mine.safetensors", "train.epochs=3")
     configure("references.seeds_per_block=7", "references.with_blocks=[0]", "references.without_blocks=[0]")
     wish = settings.load(Path("params.yaml"))
-    own = models.build(wish.model, wish.data, seed=99)
+    own = architectures.build(wish.model, wish.data, seed=99)
     pack.make(Path("data"), wish.data, PACK)
-    everyone = packed.read(PACK, Path("data"), wish.data)
-    known = blocks.load_rows(np.asarray(writers < 13), everyone, wish, compute.prepare(wish.compute))
-    training.fit(own, known, wish.train, seed=99)
-    models.save(own, Path("models/mine.safetensors"))
+    everyone = image_pack.read(PACK, Path("data"), wish.data)
+    known = reference_blocks.load_rows(np.asarray(writers < 13), everyone, wish, compute.prepare(wish.compute))
+    training_loop.fit(own, known, wish.train, seed=99)
+    architectures.save(own, Path("models/mine.safetensors"))
     ask(["person-3"])
     prepare()
     verdict = judge("retrain", Path("models/mine.safetensors"))[IDS[0]]

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import stand_in
-from flows import shell
-from tasks import files
+from flows.workspace import shell
+from tasks.common import files
 
 REQUEST = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
 README = Path(__file__).parents[1] / "README.md"

@@ -1,1 +1,1 @@
-"""Operating the audit for years: the register of requests, intake, schedule, agents, sign-off, release, erasure."""
+"""What is done with a batch day by day: running, sign-off, release, notices."""

@@ -16,10 +16,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from flows.operations import secrets
-from flows.operations.register import BusyError
-from tasks import files
-from tasks.errors import AuditError
+from flows.register.register import BusyError
+from flows.workspace import secrets
+from tasks.common import files
+from tasks.common.errors import AuditError
 
 CHANNELS = "ERASURE_AUDIT_NOTIFY"
 """Names the secret with the channels, one per line: an Apprise URL, or `block://<type>/<name>` for a Prefect block."""

@@ -17,12 +17,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows import closing, graph, keys, locks, results, shell, signing, stages
-from flows import register as pages
-from flows.operations import card, signoff, worktrees
-from flows.operations.register import HEADS, Lease, Register, State
-from tasks import advice, carried, decisions, files, records, settings
-from tasks.errors import AuditError, WorkspaceError
+from flows.operations import model_card, signoff
+from flows.pipeline import close_batch, results, stage_runner
+from flows.register.register import HEADS, Lease, Register, State
+from flows.reports import overview as pages
+from flows.reports import signing
+from flows.workspace import checkouts, dvc_graph, dvc_locks, shell, signing_keys
+from tasks.common import files, settings
+from tasks.common.errors import AuditError, WorkspaceError
+from tasks.data import records
+from tasks.requests import decisions
+from tasks.training import release_lineage
+from tasks.verification import retrain_advice
 
 if TYPE_CHECKING:
     import numpy as np
@@ -119,8 +125,8 @@ class _Release:
 
     def __init__(self, home: Path, register: Register, batch: str, told: Told, lease: Lease) -> None:
         self.home, self.register, self.batch, self.told, self.lease = home, register, batch, told, lease
-        self.tag, self.audit = tag_of(batch), closing.tag_of(batch)
-        self.journal = home / worktrees.FOLDER / f"release-{batch}.json"
+        self.tag, self.audit = tag_of(batch), close_batch.tag_of(batch)
+        self.journal = home / checkouts.FOLDER / f"release-{batch}.json"
 
     def run(self) -> Released:
         where = signoff.standing(self.home, self.register, self.batch)
@@ -144,14 +150,14 @@ class _Release:
         self.told("prepare")
         self._refuse_unready()
         start = shell.git(self.home, "rev-parse", "HEAD^{commit}")
-        with worktrees.at(self.home, self.audit) as copy:
+        with checkouts.at(self.home, self.audit) as copy:
             facts = self._fill(copy, where)
             self.told("commit")
             self._commit(copy, start)
             target = shell.git(copy, "rev-parse", "HEAD^{commit}")
             self._refuse_uncommitted(_changed(self.home, start, target))
             self.told("push")
-            if graph.has_remote(copy):
+            if dvc_graph.has_remote(copy):
                 tracked = [path for path in (*self._own(), "data.dvc") if (copy / path).exists()]
                 shell.dvc(copy, "push", *tracked)
         plan = {"from": start, "to": target, "data": (self.home / "data").exists(), "weights": facts["weights_sha256"]}
@@ -173,11 +179,11 @@ class _Release:
             if where.model is None:
                 raise ReleaseError(f"batch {self.batch}: it is not decided which model is released")
             _papers(self.home, copy, self.register, self.batch, self.told)
-        before, changes = graph.data_folders(copy)["data.dvc"], self._before_wishes()
+        before, changes = dvc_graph.data_folders(copy)["data.dvc"], self._before_wishes()
         self.told("data")
         _drop(copy / "data", forgotten | aside, roles)
         if where.model is not None and not where.data_only:
-            versions = {"before": before, "after": graph.content_hash(copy / "data")}
+            versions = {"before": before, "after": dvc_graph.content_hash(copy / "data")}
             self.told("model")
             changed, made = self._model(
                 copy, where.model, commit, wish, manifest, roles == "training", forgotten, versions
@@ -213,35 +219,37 @@ class _Release:
             raise ReleaseError(f"batch {self.batch} was only screened, so there is no exact retrain to release")
         lineage = files.read_json(self._there(copy / "artifacts" / "score" / "lineage.json"))
         remaining = trained & ~forgotten
-        retained = carried.training_set(manifest, remaining)
-        chain = carried.chain_of(
+        retained = release_lineage.training_set(manifest, remaining)
+        chain = release_lineage.chain_of(
             copy / wish.original.checkpoint,
             next(one["weights_sha256"] for one in lineage["models"] if one["role"] == "original"),
             wish.original.checkpoint.startswith(settings.TRAINED),
         )
         if kind == "unlearned":
             source = self._there(copy / "artifacts/unlearn/unlearned.safetensors")
-            history = carried.released(lineage, wish.unlearn.method)
+            history = release_lineage.released(lineage, wish.unlearn.method)
             told = results.advice(copy, self.batch)
         else:
             # the baseline is one more reference, unless it is the model that goes on
             source, retrained = retrained[0], retrained[1:]
-            history, told = advice.History(0, 0, int(remaining.sum())), []
+            history, told = retrain_advice.History(0, 0, int(remaining.sum())), []
         self._refuse_others(copy, lineage, [source, *retrained])
         own = f"{RELEASES}/{self.batch}"
         with files.whole_folder(copy / own) as draft:
-            _copy_model(source, draft / carried.MODEL)
-            made = carried.write_release(draft, self.batch, commit, kind, wish, history, retained, chain)
+            _copy_model(source, draft / release_lineage.MODEL)
+            made = release_lineage.write_release(draft, self.batch, commit, kind, wish, history, retained, chain)
             counts = {"forgotten": int(forgotten.sum()), "retained": int(remaining.sum())}
             hashes = [files.sha256(path) for path in retrained]
-            files.write_text(draft / "README.md", card.write(made, verdicts, wish, counts, versions, hashes))
-        changes = {"original.checkpoint": f"{own}/{carried.MODEL}"}
+            files.write_text(draft / "README.md", model_card.write(made, verdicts, wish, counts, versions, hashes))
+        changes = {"original.checkpoint": f"{own}/{release_lineage.MODEL}"}
         if retrained:
             place = f"{REFERENCES}/{self.batch}"
             with files.whole_folder(copy / place) as draft:
                 for path in retrained:
                     _copy_model(path, draft / path.name)
-                carried.write_references(draft, self.batch, commit, retained, wish, [path.stem for path in retrained])
+                release_lineage.write_references(
+                    draft, self.batch, commit, retained, wish, [path.stem for path in retrained]
+                )
             changes |= {"references.with_from": place, "references.with_blocks": "[]"}
         return changes, {
             "model": kind,
@@ -285,7 +293,7 @@ class _Release:
         """(n,) the records that leave although no model was trained on them."""
         import numpy as np
 
-        from tasks.requests import read_batch, read_directory
+        from tasks.requests.opendsr import read_batch, read_directory
         from tasks.resolve import decide
 
         wanted = {one.request_id for one in where.requests if one.verdict == signoff.NOT_IN_TRAINING}
@@ -429,7 +437,7 @@ class _Release:
         """Whether data/ is what `data.dvc` records. Where only DVC's cache lacks some of it, it is put back there."""
         if not json.loads(shell.dvc(self.home, "status", "--json", "data.dvc") or "{}"):
             return True
-        if graph.content_hash(self.home / "data") != graph.data_folders(self.home)["data.dvc"]:
+        if dvc_graph.content_hash(self.home / "data") != dvc_graph.data_folders(self.home)["data.dvc"]:
             return False
         shell.dvc(self.home, "commit", "--force", "data.dvc")
         return True
@@ -520,7 +528,7 @@ def finalize(home: Path, register: Register, batch: str | None = None, told: Tol
 def _finalize(home: Path, register: Register, batch: str, told: Told, done: list[str]) -> str | None:
     """Bring one batch on; returns what it waits for."""
     if signoff.settle(register, batch):
-        worktrees.close(home, batch)
+        checkouts.close(home, batch)
         if _file_rejection(home, register, batch, told):
             done.append(f"batch {batch} rejected, its reports filed as rejected/{batch}")
         return None
@@ -536,7 +544,7 @@ def _finalize(home: Path, register: Register, batch: str, told: Told, done: list
     if any(case.state == State.RELEASED for case in register.cases(batch=batch)):
         if not settings.load(home / "params.yaml").operate.erase_after_release:
             return f"Batch {batch} is released; `erasure-audit erase {batch}` erases the copies"
-        from flows.operations import erasure
+        from flows.erasure import erasure
 
         erasure.erase(home, batch, register=register, listener=told)
         done.append(f"copies of batch {batch} erased")
@@ -544,7 +552,7 @@ def _finalize(home: Path, register: Register, batch: str, told: Told, done: list
     if erased:
         register.move(erased, State.CLOSED, ACTOR)
         done.append(f"batch {batch} closed")
-    worktrees.close(home, batch)
+    checkouts.close(home, batch)
     return None
 
 
@@ -553,7 +561,7 @@ def _file_rejection(home: Path, register: Register, batch: str, told: Told) -> b
     tag = f"rejected/{batch}"
     if _has_tag(home, tag):
         return False
-    with worktrees.at(home, closing.tag_of(batch)) as copy:
+    with checkouts.at(home, close_batch.tag_of(batch)) as copy:
         if (copy / "reports" / batch).exists():
             _papers(home, copy, register, batch, told)
         paths = ("dvc.lock", "ledger", f"reports/{batch}", f"signed/{batch}")
@@ -571,8 +579,8 @@ def _papers(home: Path, copy: Path, register: Register, batch: str, told: Told) 
     filed = files.read_json(path) if path.exists() else {}
     approvals = signoff.decided(register, batch, shell.git(copy, "rev-parse", "HEAD^{commit}"))
     files.write_json(path, {**decisions.EMPTY, **filed, "approvals": approvals})
-    stages.Runner(copy, 1).run("report")
-    key = keys.at_hand(home)
+    stage_runner.Runner(copy, 1).run("report")
+    key = signing_keys.at_hand(home)
     if key is not None:
         told("sign")
         signing.sign(copy, batch, key)
@@ -629,14 +637,14 @@ def _holds(home: Path, commit: str) -> bool:
 
 def _dvc(home: Path, *words: str) -> None:
     """DVC in the workspace; another one that is at work there, as a killed release may leave, is waited for."""
-    locks.sweep(home)
+    dvc_locks.sweep(home)
     for _ in range(30):
         try:
             shell.dvc(home, *words)
         except WorkspaceError as error:
-            if not any(sign in str(error) for sign in locks.SIGNS):
+            if not any(sign in str(error) for sign in dvc_locks.SIGNS):
                 raise
-            locks.wait()
+            dvc_locks.wait()
         else:
             return
     shell.dvc(home, *words)

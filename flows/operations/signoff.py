@@ -14,10 +14,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from flows import closing, shell
-from flows.operations.register import Case, Event, Register, State, UnknownRequestError
-from tasks import decisions, settings
-from tasks.errors import AuditError, WorkspaceError
+from flows.pipeline import close_batch
+from flows.register.register import Case, Event, Register, State, UnknownRequestError
+from flows.workspace import shell
+from tasks.common import settings
+from tasks.common.errors import AuditError, WorkspaceError
+from tasks.requests import decisions
 
 Original = Literal["unlearned", "retrained"]
 """The model that is released: the one that was made to forget, or the exact retrain."""
@@ -457,13 +459,13 @@ def _settings(home: Path, batch: str) -> settings.Settings:
     """The settings that a batch was audited with."""
     from ruamel.yaml import YAML
 
-    text = shell.git(home, "show", f"{closing.tag_of(batch)}:./params.yaml")
-    return settings.parse(YAML(typ="safe").load(text), where=f"params.yaml of {closing.tag_of(batch)}")
+    text = shell.git(home, "show", f"{close_batch.tag_of(batch)}:./params.yaml")
+    return settings.parse(YAML(typ="safe").load(text), where=f"params.yaml of {close_batch.tag_of(batch)}")
 
 
 def _commit(home: Path, batch: str) -> str:
     """The commit of a batch's audit: what whoever decides has seen."""
-    tag = closing.tag_of(batch)
+    tag = close_batch.tag_of(batch)
     try:
         return shell.git(home, "rev-parse", "--verify", "--quiet", f"refs/tags/{tag}^{{commit}}")
     except WorkspaceError:
@@ -499,7 +501,7 @@ def _adopt(home: Path, register: Register, batch: str, by: str) -> None:
     Raises:
         SignoffError: another batch is in flight.
     """
-    from flows.operations import intake
+    from flows.intake import pseudonymise
 
     known = register.cases(batch=batch)
     if any(case.source != BY_HAND or case.state not in (State.BATCHED, State.AUDITED) for case in known):
@@ -507,7 +509,7 @@ def _adopt(home: Path, register: Register, batch: str, by: str) -> None:
     flying = register.in_flight()
     if flying not in (None, batch):
         raise SignoffError(f"batch {flying} is in flight; decide on it and finalize it before {batch}")
-    tag = closing.tag_of(batch)
+    tag = close_batch.tag_of(batch)
     _commit(home, batch)
     found = _evidence(home, tag, batch)
     entries = json.loads(shell.git(home, "show", f"{tag}:./requests/{batch}.json"))
@@ -516,7 +518,7 @@ def _adopt(home: Path, register: Register, batch: str, by: str) -> None:
         named = str(value.get("subject_request_id", "")).lower() if isinstance(value, dict) else ""
         if named not in found or named in ids:
             continue  # malformed, or named twice: it was set aside by its position, and has no life of its own
-        case, _ = register.receive(intake.take_in(home, value), by, BY_HAND)
+        case, _ = register.receive(pseudonymise.take_in(home, value), by, BY_HAND)
         ids.append(case.request_id)
         if case.state == State.RECEIVED:
             register.verify_identity(case.request_id, by, BY_HAND)

@@ -1,0 +1,471 @@
+"""Handing stages with `meta: {agent: gpu}` to Prefect workers on other machines, and getting the results back.
+
+The agent's results come as DVC objects and an entry of DVC's run cache, so the caller's own `dvc repro` of the stage
+restores them as if it had run them itself. A stage that finishes twice is harmless: its results lie under their own
+hashes, and the caller takes those that were there first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from flows.agents import parcel as parcels
+from flows.agents.parcel import HANDOVER, sweep
+from flows.pipeline.stage_runner import KilledStageError
+from flows.workspace import environment, shell
+from tasks.common import files
+from tasks.common.errors import SettingsError, StageError, WorkspaceError
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.objects import FlowRun
+
+__all__ = ["HANDOVER", "Agents", "at_hand", "online", "sweep"]
+
+MODE = "ERASURE_AUDIT_AGENTS"
+"""Environment variable: `auto` (hand out where a worker is online, else run here), `here` (never), `pool` (always)."""
+SILENCE = "ERASURE_AUDIT_AGENT_SILENCE"
+"""Environment variable: without a sign of life for so long an agent counts as lost, s."""
+WAIT = "ERASURE_AUDIT_AGENT_WAIT"
+"""Environment variable: with no worker online for so long a stage that waits runs here instead, s."""
+
+Mode = Literal["auto", "here", "pool"]
+Tell = Callable[[str], None]
+
+POLL = 1.0
+"""Time between two looks at a run, s."""
+FETCHES, FETCH_PAUSE = 4, 5.0
+"""How often the results of a run that ended well are looked for, and the time between, s."""
+TRIES = 2
+"""How often a stage is handed out: once, and once again if its agent is lost."""
+STARTING = 180.0
+"""How long an agent may take to its first sign of life, for starting Python and Prefect takes a while, s."""
+PATIENCE = 300.0
+"""How long Prefect's server may be away while a stage runs, s."""
+
+
+class AgentError(StageError):
+    """A stage could not be run on any agent."""
+
+
+class _LostError(Exception):
+    """The agent that had the stage is gone, or could not do it."""
+
+
+class _NobodyError(Exception):
+    """No agent takes the stage."""
+
+
+@dataclass(frozen=True)
+class _Patience:
+    """Times, s."""
+
+    silence: float
+    wait: float
+
+    @classmethod
+    def from_environment(cls) -> _Patience:
+        return cls(_seconds(SILENCE, 90.0), _seconds(WAIT, 120.0))
+
+
+def at_hand(workspace: Path, batch: str, tell: Tell) -> Agents | None:
+    """The agents that stages of a run can be handed to; None: there are none, everything runs here.
+
+    Args:
+        workspace: the caller's.
+        batch: the batch at hand.
+        tell: is given a line where agents could be expected and cannot be used.
+
+    Raises:
+        SettingsError: `ERASURE_AUDIT_AGENTS` is none of its values.
+        AgentError: it is `pool`, and there is no standing Prefect server or no DVC remote.
+    """
+    from prefect.settings import PREFECT_API_URL
+
+    mode = _mode()
+    if mode == "here":
+        return None
+    if not PREFECT_API_URL.value():
+        if mode == "pool":
+            raise AgentError(f"{MODE}=pool needs a standing Prefect server; set PREFECT_API_URL")
+        return None
+    try:
+        post = parcels.Post(workspace)
+    except parcels.RemoteError as error:
+        if mode == "pool":
+            raise AgentError(str(error)) from error
+        tell(f"Everything runs here: {error}")
+        return None
+    parcels.clear_depots(workspace)
+    return Agents(workspace, batch, post, mode)
+
+
+def online(client: SyncPrefectClient, pool: str) -> list[str]:
+    """The names of a pool's workers that are there now, sorted; empty also if there is no such pool."""
+    from prefect.client.schemas.objects import WorkerStatus
+    from prefect.exceptions import ObjectNotFound
+
+    try:
+        found = client.read_workers_for_work_pool(pool)
+    except ObjectNotFound:
+        return []
+    return sorted(worker.name for worker in found if worker.status == WorkerStatus.ONLINE)
+
+
+class Agents:
+    """Hands stages of one run of a batch to agents; several at once, each from a thread of its own."""
+
+    def __init__(self, workspace: Path, batch: str, post: parcels.Post, mode: Mode = "auto") -> None:
+        self._workspace = workspace
+        self._batch = batch
+        self._post = post
+        self._mode = mode
+        self._patience = _Patience.from_environment()
+        self._stopped = threading.Event()
+        self._lock = threading.Lock()
+        self._sending = threading.Lock()
+        self._sent: set[str] = set()
+        self._out: dict[Any, parcels.Parcel] = {}
+
+    def brings(self, stage: str, agent: str, tell: Tell) -> bool:
+        """Whether another machine ran the stage, and its results are in DVC's cache here now.
+
+        Raises:
+            StageError: the stage failed there; the text is its own message.
+            AgentError: two agents one after the other were lost with it.
+            KilledStageError: the run was stopped.
+        """
+        try:
+            return self._brings(stage, agent, tell)
+        except _prefect_away() as error:
+            raise AgentError(f"{stage}: Prefect's server failed ({type(error).__name__}); run it again") from error
+        except (parcels.RemoteError, parcels.UnportableError, _NobodyError) as error:
+            if self._mode == "pool" and not isinstance(error, parcels.UnportableError):
+                raise AgentError(f"{stage}: {error}") from error
+            tell(f"runs here: {error}")
+            return False
+
+    def stop(self) -> None:
+        """Withdraw every stage that is out, so that agents end it and hand nothing back."""
+        self._stopped.set()
+        with self._lock:
+            out = dict(self._out)
+        for run, parcel in out.items():
+            self._withdraw(run, parcel, "The caller was stopped")
+
+    def close(self) -> None:
+        """Clear the remote of what this run has put there for handing over, if it has."""
+        if self._sent:
+            with contextlib.suppress(parcels.RemoteError):  # the next run of the batch, or its erasure, does it
+                sweep(self._workspace, self._batch)
+
+    def _brings(self, stage: str, pool: str, tell: Tell) -> bool:
+        parcel = parcels.collect(self._workspace, stage, self._batch)
+        if parcel is None or self._kept_here(parcel):
+            return False
+        if self._fetch(parcel):
+            tell("the results are on the remote already")
+            return True
+        with self._prefect() as client:
+            self._require_somebody(client, pool)
+            self._send(parcel, tell)
+            try:
+                self._until_done(client, parcel, pool, tell)
+            finally:
+                with contextlib.suppress(parcels.RemoteError):  # `close` tries again
+                    self._post.remove(parcel.name)
+        return True
+
+    def _until_done(self, client: SyncPrefectClient, parcel: parcels.Parcel, pool: str, tell: Tell) -> None:
+        lost = ""
+        for _ in range(TRIES):
+            run = self._under_way(client, parcel, tell) or self._hand_out(client, parcel, pool, tell)
+            with self._lock:
+                self._out[run.id] = parcel
+            try:
+                self._follow(client, run, parcel, pool, tell)
+                self._fetch_for_certain(parcel)
+            except _LostError as error:
+                lost = str(error)
+                tell(f"the agent is lost: {lost}")
+                self._mark_lost(client, run.id, lost)
+            else:
+                return
+            finally:
+                with self._lock:
+                    self._out.pop(run.id, None)
+        raise AgentError(f"{parcel.stage}: {TRIES} agents one after the other were lost with it; the last: {lost}")
+
+    def _follow(self, client: SyncPrefectClient, run: FlowRun, parcel: parcels.Parcel, pool: str, tell: Tell) -> None:
+        """Wait until a run has ended well."""
+        watch = _Watch(self._post, parcel, str(run.id), self._patience.silence, tell)
+        nobody_since = unreachable_since = None
+        while True:
+            if self._stopped.wait(POLL):
+                self._withdraw(run.id, parcel, "The caller was stopped")
+                raise KilledStageError(f"{parcel.stage} was stopped")
+            try:
+                state = client.read_flow_run(run.id).state
+                somebody = state is None or not state.is_scheduled() or bool(online(client, pool))
+            except _prefect_away() as error:
+                unreachable_since = unreachable_since or time.monotonic()
+                if time.monotonic() - unreachable_since > PATIENCE:
+                    raise AgentError(f"{parcel.stage}: Prefect's server is away ({type(error).__name__})") from error
+                continue
+            unreachable_since = None
+            if state is None or state.is_scheduled():
+                nobody_since = None if somebody else nobody_since or time.monotonic()
+                if self._mode == "auto" and nobody_since and time.monotonic() - nobody_since > self._patience.wait:
+                    self._withdraw(run.id, parcel, "No worker took it")
+                    raise _NobodyError(f"no worker of pool {pool} is online any more")
+            elif state.is_completed():
+                return
+            elif state.is_failed():
+                raise StageError(state.message or f"{parcel.stage} failed on an agent without a message")
+            elif state.is_crashed():
+                raise _LostError(state.message or "its run crashed")
+            elif state.is_cancelled() or state.is_cancelling():
+                raise StageError(f"{parcel.stage} was cancelled in Prefect: {state.message or 'no reason given'}")
+            else:
+                watch.look()
+
+    def _require_somebody(self, client: SyncPrefectClient, pool: str) -> None:
+        from prefect.exceptions import ObjectNotFound
+
+        from flows.agents.stage_flow import FLOW
+
+        try:
+            there = online(client, pool)
+            client.read_deployment_by_name(f"{FLOW}/{pool}")
+        except ObjectNotFound as error:
+            raise _NobodyError(f"no agent was ever started for pool {pool}, see `erasure-audit agent start`") from error
+        except _prefect_away() as error:
+            raise _NobodyError(f"Prefect's server does not answer ({type(error).__name__})") from error
+        if not there and self._mode == "auto":
+            raise _NobodyError(f"no worker of pool {pool} is online")
+
+    def _under_way(self, client: SyncPrefectClient, parcel: parcels.Parcel, tell: Tell) -> FlowRun | None:
+        """The run that a caller which was killed has left, or another one of the same batch is waiting for."""
+        from prefect.client.schemas.filters import FlowRunFilter
+        from prefect.client.schemas.objects import StateType
+
+        wanted = FlowRunFilter.model_validate(
+            {
+                "tags": {"all_": _tags(parcel)},
+                "state": {"type": {"any_": [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING]}},
+            }
+        )
+        found = client.read_flow_runs(flow_run_filter=wanted, limit=1)
+        if found:
+            tell("is under way on an agent already")
+        return found[0] if found else None
+
+    def _hand_out(self, client: SyncPrefectClient, parcel: parcels.Parcel, pool: str, tell: Tell) -> FlowRun:
+        from flows.agents.stage_flow import FLOW
+
+        packed = parcel.pack()
+        self._post.put(f"{parcel.name}/{parcels.PARCEL}", packed)
+        run = client.create_flow_run_from_deployment(
+            client.read_deployment_by_name(f"{FLOW}/{pool}").id,
+            name=f"{parcel.batch}/{parcel.stage}",
+            tags=_tags(parcel),
+            parameters={
+                "stage": parcel.stage,
+                "batch": parcel.batch,
+                "parcel": parcel.name,
+                "sha256": parcels.digest(packed),
+            },
+        )
+        tell(f"handed to pool {pool}")
+        return run
+
+    def _withdraw(self, run: Any, parcel: parcels.Parcel, why: str) -> None:
+        """Cancel a run; without its parcel an agent ends even if word of the cancelling does not reach it."""
+        from prefect.states import Cancelled, Cancelling
+
+        with contextlib.suppress(parcels.RemoteError):
+            self._post.remove(parcel.name)
+        with contextlib.suppress(*_prefect_away()), self._prefect() as client:
+            state = client.read_flow_run(run).state
+            if state is not None and not state.is_final():
+                taken = state.is_running() or state.is_pending()
+                client.set_flow_run_state(run, Cancelling(message=why) if taken else Cancelled(message=why))
+
+    def _mark_lost(self, client: SyncPrefectClient, run: Any, why: str) -> None:
+        from prefect.states import Crashed
+
+        with contextlib.suppress(*_prefect_away()):
+            state = client.read_flow_run(run).state
+            if state is not None and not state.is_final():
+                client.set_flow_run_state(run, Crashed(message=f"Lost: {why}"), force=True)
+
+    @contextlib.contextmanager
+    def _prefect(self) -> Iterator[SyncPrefectClient]:
+        from prefect.client.orchestration import get_client
+
+        with get_client(sync_client=True) as client:
+            yield client
+
+    def _kept_here(self, parcel: parcels.Parcel) -> bool:
+        """Whether the workspace's own cache has the results, so that DVC restores them."""
+        cache = parcels.cache_of(self._workspace)
+        entries = [parcels.kept(path.read_bytes()) for path in sorted((cache / parcel.runs).glob("*"))]
+        return any(_all_there(cache, outputs) for outputs in entries if outputs)
+
+    def _fetch(self, parcel: parcels.Parcel) -> bool:
+        """Bring the results from the remote into the workspace's cache, if they are there; first those, then the entry.
+
+        DVC's own `dvc fetch --run-cache` would bring all results of all years; these are the ones of this key.
+        """
+        cache = parcels.cache_of(self._workspace)
+        for path in self._post.below(parcel.runs):
+            entry = self._post.get(path)
+            outputs = parcels.kept(entry) if entry is not None else None
+            if entry is None or not outputs:
+                continue
+            try:
+                with parcels.depot(self._workspace, outputs, cache) as place:
+                    self._dvc(place, "fetch")
+            except WorkspaceError:
+                continue
+            if _all_there(cache, outputs):  # else the results were removed since, as an erasure does
+                files.write_bytes(cache / path, entry)
+                return True
+        return False
+
+    def _fetch_for_certain(self, parcel: parcels.Parcel) -> None:
+        """Bring the results of a run that has ended well; a remote that stumbles costs no second run."""
+        for _ in range(FETCHES):
+            with contextlib.suppress(parcels.RemoteError):
+                if self._fetch(parcel):
+                    return
+            if self._stopped.wait(FETCH_PAUSE):
+                raise KilledStageError(f"{parcel.stage} was stopped")
+        raise _LostError("its results are not on the remote; does it have another remote?")
+
+    def _send(self, parcel: parcels.Parcel, tell: Tell) -> None:
+        """Push what the stage reads; what this run has pushed before is there."""
+        cache = parcels.cache_of(self._workspace)
+        with self._sending:
+            missing = {path: md5 for path, md5 in parcel.inputs.items() if md5 not in self._sent}
+            if missing:
+                tell(f"sends {len(missing)} inputs to remote {self._post.name}")
+                try:
+                    with parcels.depot(self._workspace, missing, cache) as place:
+                        self._dvc(place, "push")
+                except WorkspaceError as error:
+                    raise parcels.RemoteError(f"the inputs could not be sent: {error}") from error
+                self._sent.update(missing.values())
+
+    def _dvc(self, place: Path, *arguments: str) -> None:
+        """DVC in a folder of ours, ended when the run is stopped."""
+        with subprocess.Popen(
+            [*shell.DVC, *arguments],
+            cwd=place,
+            env=environment.child(self._workspace),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        ) as process:
+            while True:
+                try:
+                    told, _ = process.communicate(timeout=POLL)
+                    break
+                except subprocess.TimeoutExpired:
+                    if self._stopped.is_set():
+                        process.kill()
+            if self._stopped.is_set():
+                raise KilledStageError("the run was stopped")
+            if process.returncode != 0:
+                lines = [line.removeprefix("ERROR: ") for line in told.splitlines() if line.startswith("ERROR")]
+                raise WorkspaceError(f"dvc {arguments[0]} failed: {' '.join(lines) or 'no message'}")
+
+
+class _Watch:
+    """Looks for an agent's signs of life. Only what this machine's clock says counts, so no clock has to agree."""
+
+    def __init__(self, post: parcels.Post, parcel: parcels.Parcel, run: str, silence: float, tell: Tell) -> None:
+        self._post = post
+        self._path = f"{parcel.name}/{parcels.ALIVE}-{run}"
+        self._silence = silence
+        self._tell = tell
+        self._seen: dict[str, Any] = {}
+        self._looked = self._heard = time.monotonic()
+
+    def look(self) -> None:
+        """Take note of a sign of life. Raises `_LostError` if there was none for too long."""
+        now = time.monotonic()
+        if now - self._looked < min(5.0, self._silence / 10):
+            return
+        unheard, self._looked = now - self._looked, now
+        try:
+            said = json.loads(self._post.get(self._path) or b"{}")
+        except parcels.RemoteError:
+            self._heard += unheard  # nobody could be heard, so the agent is not to blame
+            return
+        except ValueError:
+            said = self._seen  # in the middle of a write
+        if said.get("agent") and not self._seen:
+            self._tell(f"runs on {said['agent']} (process {said['pid']})")
+        if said.get("line") and said["line"] != self._seen.get("line"):
+            self._tell(said["line"])
+        if said != self._seen:
+            self._seen, self._heard = said, now
+        allowed = self._silence if self._seen else max(self._silence, STARTING)
+        if now - self._heard > allowed:
+            raise _LostError(f"no sign of life for {now - self._heard:.0f} s")
+
+
+def _all_there(cache: Path, outputs: dict[str, str]) -> bool:
+    """Whether the cache holds all objects of these outputs, for folders also the files in them."""
+
+    def kept(md5: str) -> Path:
+        return cache / "files" / "md5" / md5[:2] / md5[2:]
+
+    for md5 in outputs.values():
+        if not kept(md5).exists():
+            return False
+        if md5.endswith(".dir") and not all(kept(entry["md5"]).exists() for entry in files.read_json(kept(md5))):
+            return False
+    return True
+
+
+def _tags(parcel: parcels.Parcel) -> list[str]:
+    return ["erasure-audit", f"batch:{parcel.batch}", f"key:{parcel.key[:32]}"]
+
+
+def _prefect_away() -> tuple[type[Exception], ...]:
+    import httpx
+    from prefect.exceptions import PrefectException
+
+    return (httpx.HTTPError, PrefectException)
+
+
+def _mode() -> Mode:
+    mode = os.environ.get(MODE) or "auto"
+    if mode not in ("auto", "here", "pool"):
+        raise SettingsError(f"{MODE}: got {mode!r}, expected auto, here or pool")
+    return mode  # type: ignore[return-value]
+
+
+def _seconds(name: str, default: float) -> float:
+    text = os.environ.get(name) or str(default)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds < float("inf"):
+        raise SettingsError(f"{name}: got {text!r}, expected a time in seconds")
+    return seconds

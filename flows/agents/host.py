@@ -1,0 +1,157 @@
+"""This machine as an agent: looks at what it needs, and keeps a Prefect worker going that takes one stage at a time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from flows.agents import parcel, worker
+from flows.workspace import environment
+from tasks.common.errors import AuditError, WorkspaceError
+
+SWEEP = 30.0
+"""Time between two looks for what killed stages left, s."""
+
+WORKER = {
+    "PREFECT_WORKER_HEARTBEAT_SECONDS": "10",  # three of them missed, and the worker counts as offline
+    "PREFECT_WORKER_QUERY_SECONDS": "1",  # what a free agent loses before it takes the next stage
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO",
+}
+"""Prefect's settings for the worker, unless the user has set them."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that an agent needs, and whether it is there."""
+
+    what: str
+    usable: bool
+    told: str
+
+
+def check(home: Path, pool: str) -> list[Finding]:
+    """What an agent in this folder could use: the server, the pool's workers, the remote, the folder, the device."""
+    return [_server(home), _workers(pool), _remote(home), _scratch(), _device()]
+
+
+def start(home: Path, pool: str, name: str | None, tell: Callable[[str], None]) -> None:
+    """Check, deploy the flow, and run a worker with room for one stage until it ends or this process is told to end.
+
+    Raises:
+        AuditError: something that the agent needs is missing, or the worker ended by itself.
+    """
+    for setting, value in WORKER.items():
+        os.environ.setdefault(setting, value)
+    environment.prepare(home)
+    os.environ[worker.HOME] = str(home)
+    found = [_server(home), _remote(home), _scratch(), _device()]
+    for finding in found:
+        tell(f"{finding.what}: {finding.told}")
+    missing = [finding.what for finding in found if not finding.usable]
+    if missing:
+        raise WorkspaceError(f"this machine cannot be an agent yet, see {', '.join(missing)} above")
+    from flows.agents import stage_flow
+
+    stage_flow.deploy(pool)
+    called = name or f"{socket.gethostname()}-{uuid.uuid4().hex[:6]}"
+    tell(f"agent {called} takes stages from pool {pool}; Ctrl-C ends it")
+    code = _worker(pool, called)
+    if code not in (0, -signal.SIGTERM, -signal.SIGINT):
+        raise WorkspaceError(f"the worker ended with exit code {code}; its own messages stand above")
+
+
+def _worker(pool: str, name: str) -> int:
+    """Run the worker; what killed stages left is removed meanwhile and afterwards."""
+    command = ["worker", "start", "--pool", pool, "--name", name, "--type", "process", "--limit", "1"]
+    worker.sweep()
+    with subprocess.Popen([sys.executable, "-P", "-m", "prefect", *command]) as process:
+
+        def end(_number: int, _frame: FrameType | None) -> None:
+            process.terminate()
+
+        before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            while True:
+                try:
+                    return process.wait(SWEEP)
+                except subprocess.TimeoutExpired:
+                    worker.sweep()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            worker.sweep()
+
+
+def _server(home: Path) -> Finding:
+    environment.prepare(home)
+    from prefect.settings import PREFECT_API_URL
+
+    address = PREFECT_API_URL.value()
+    if not address:
+        return Finding("server", False, "PREFECT_API_URL is not set; it names the Prefect server of all agents")
+    import httpx
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import PrefectException
+
+    try:
+        with get_client(sync_client=True) as client:
+            return Finding("server", True, f"Prefect {client.api_version()} answers")
+    except (httpx.HTTPError, PrefectException) as error:
+        return Finding("server", False, f"does not answer at PREFECT_API_URL ({type(error).__name__})")
+
+
+def _workers(pool: str) -> Finding:
+    import httpx
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import PrefectException
+    from prefect.settings import PREFECT_API_URL
+
+    from flows.agents import dispatch
+
+    if not PREFECT_API_URL.value():
+        return Finding(f"pool {pool}", False, "unknown without a server")
+    try:
+        with get_client(sync_client=True) as client:
+            there = dispatch.online(client, pool)
+    except (httpx.HTTPError, PrefectException) as error:
+        return Finding(f"pool {pool}", False, f"unknown ({type(error).__name__})")
+    return Finding(f"pool {pool}", True, f"workers online: {', '.join(there) or 'none, stages run in place'}")
+
+
+def _remote(home: Path) -> Finding:
+    """Written, read and removed, because each of them may be forbidden."""
+    probe = f"{parcel.HANDOVER}/.probe-{uuid.uuid4().hex}/probe"
+    try:
+        post = parcel.Post(home)
+        post.put(probe, b"probe")
+        same = post.get(probe) == b"probe"
+        gone = post.remove(probe.rpartition("/")[0]) == [probe]
+    except AuditError as error:
+        return Finding("remote", False, str(error))
+    if not (same and gone):
+        return Finding("remote", False, f"{post.name}: a file could be written, but not read again and removed")
+    return Finding("remote", True, f"{post.name} can be written, read and cleared")
+
+
+def _scratch() -> Finding:
+    try:
+        with worker.own_folder() as place:
+            return Finding("folder", True, f"copies of records lie in {place.parent} while a stage runs, and only then")
+    except (AuditError, OSError) as error:
+        return Finding("folder", False, str(error))
+
+
+def _device() -> Finding:
+    import torch
+
+    if torch.cuda.is_available():
+        return Finding("device", True, f"{torch.cuda.get_device_name()} (torch {torch.__version__})")
+    return Finding("device", True, f"no CUDA device, stages run on the CPU (torch {torch.__version__})")

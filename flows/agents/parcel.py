@@ -1,0 +1,418 @@
+"""What travels between a workspace and an agent, and the DVC remote as the only way it travels.
+
+Records, models and results travel as DVC objects, under the hashes that DVC gave them. What DVC does not hold (the
+pipeline, the settings, files that git tracks) travels as one parcel beside them, in `handover/<batch>/<id>/`. So an
+agent needs neither git nor a connection to the workspace, and works on exactly what the caller has at hand, committed
+or not. The parcel's SHA-256 goes through Prefect, so whoever can write to the remote only cannot slip in a command.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import shutil
+import tarfile
+import tempfile
+import threading
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from flows.workspace import dvc_graph, dvc_locks
+from tasks.common import files
+from tasks.common.errors import AuditError, WorkspaceError
+
+HANDOVER = "handover"
+"""Folder of the DVC remote, beside DVC's own `files` and `runs`, with a folder per batch: parcels under way."""
+
+PARCEL, ALIVE = "parcel.tar", "alive"
+"""A parcel's file, and the beginning of the names of the files in which agents say that they are at it."""
+
+_DESCRIPTION, _FILES = "parcel.json", "files"
+_DEPOT = "depot-"
+_dvc_at_work = threading.Lock()
+"""DVC's library is asked by one thread at a time."""
+
+
+class RemoteError(AuditError):
+    """The DVC remote cannot be reached, or does not hold what it should."""
+
+
+class UnportableError(AuditError):
+    """A stage cannot be handed to another machine."""
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """A stage with all that it needs to run elsewhere.
+
+    Attributes:
+        stage: its name in DVC.
+        batch: the batch at hand.
+        key: DVC's key of the stage in the run cache; it stands for command, inputs and settings.
+        tool: version of this tool.
+        inputs: paths of what it reads, and the hash under which DVC keeps each.
+        files: paths and contents of what DVC does not keep.
+    """
+
+    stage: str
+    batch: str
+    key: str
+    tool: str
+    inputs: dict[str, str]
+    files: dict[str, bytes]
+
+    @property
+    def name(self) -> str:
+        """Its folder on the remote. The same work has the same name, so a caller that was killed finds it again."""
+        return f"{HANDOVER}/{self.batch}/{self.key[:32]}"
+
+    @property
+    def runs(self) -> str:
+        """Where DVC keeps the results of this very work: in the run cache, the same on remotes and at home."""
+        return f"runs/{self.key[:2]}/{self.key}"
+
+    def pack(self) -> bytes:
+        """One archive; the same parcel gives the same bytes."""
+        described = {name: value for name, value in asdict(self).items() if name != "files"}
+        stream = io.BytesIO()
+        with tarfile.open(fileobj=stream, mode="w") as archive:
+            _add(archive, _DESCRIPTION, json.dumps(described, sort_keys=True).encode())
+            for path, content in sorted(self.files.items()):
+                _add(archive, f"{_FILES}/{path}", content)
+        return stream.getvalue()
+
+    def lay_out(self, place: Path) -> None:
+        """Write the files into a folder."""
+        for path, content in self.files.items():
+            files.write_bytes(place / path, content)
+
+
+def digest(packed: bytes) -> str:
+    """The SHA-256 of a packed parcel."""
+    return hashlib.sha256(packed).hexdigest()
+
+
+def unpack(packed: bytes, expected: str) -> Parcel:
+    """The parcel in an archive.
+
+    Raises:
+        RemoteError: the archive is not the one that was handed out, or a path in it leads out of its folder.
+    """
+    if digest(packed) != expected:
+        raise RemoteError("the parcel on the remote is not the one handed out (other SHA-256); nothing is run")
+    found: dict[str, bytes] = {}
+    with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+        for member in archive:
+            content = archive.extractfile(member)
+            if content is not None:
+                found[member.name] = content.read()
+    described = json.loads(found.pop(_DESCRIPTION))
+    parcel = Parcel(**described, files={path.removeprefix(f"{_FILES}/"): data for path, data in found.items()})
+    for path in (*parcel.files, *parcel.inputs):
+        if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+            raise RemoteError(f"the parcel names a path outside its folder: {path}")
+    return parcel
+
+
+def collect(workspace: Path, name: str, batch: str) -> Parcel | None:
+    """What a stage of the workspace needs to run elsewhere; None: it is up to date and has not to run.
+
+    What it reads from has to be up to date.
+
+    Raises:
+        UnportableError: DVC would not find its results again, as it has no inputs or outputs of its own, or some that
+            are not kept in the cache.
+        WorkspaceError: DVC cannot read the workspace.
+    """
+    with _read(workspace) as repo:
+        stage = _find(repo, name)
+        return _collect(repo, stage, batch) if stage.changed() else None
+
+
+def key_of(workspace: Path, name: str) -> str:
+    """DVC's key of a stage in the run cache, its inputs as they lie in the workspace. Raises as `collect`."""
+    with _read(workspace) as repo:
+        return _key(_find(repo, name))
+
+
+def cache_of(workspace: Path) -> Path:
+    """The folder of the workspace's DVC cache, which holds its objects and its run cache."""
+    with _dvc_at_work, dvc_graph.opened(workspace) as repo:
+        return Path(repo.cache.legacy.path)
+
+
+def kept(entry: bytes) -> dict[str, str] | None:
+    """The outputs that an entry of the run cache names, with their hashes; None: it cannot be read."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        return {str(out["path"]): str(out["md5"]) for out in YAML(typ="safe").load(entry)["outs"]}
+    except (YAMLError, KeyError, TypeError, UnicodeDecodeError):
+        return None
+
+
+@contextlib.contextmanager
+def depot(home: Path, tracked: dict[str, str], cache: Path) -> Iterator[Path]:
+    """A fresh folder in which DVC sees just these objects, with home's remote, for pushing or fetching them.
+
+    It has locks of its own, so moving many files keeps no stage of the workspace from beginning or ending.
+
+    Args:
+        home: the workspace whose remote is used.
+        tracked: paths and hashes, as DVC has them.
+        cache: the cache to work with.
+    """
+    parent = home / ".dvc" / "tmp"
+    parent.mkdir(parents=True, exist_ok=True)
+    place = Path(tempfile.mkdtemp(prefix=f"{_DEPOT}{os.getpid()}-", dir=parent))
+    try:
+        lay_tracks(home, place, tracked, cache)
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def clear_depots(home: Path) -> None:
+    """Remove the depots of killed processes; they hold hashes of records."""
+    import psutil
+
+    for place in (home / ".dvc" / "tmp").glob(f"{_DEPOT}*"):
+        owner = place.name.removeprefix(_DEPOT).partition("-")[0]
+        if not (owner.isdecimal() and psutil.pid_exists(int(owner))):
+            shutil.rmtree(place, ignore_errors=True)
+
+
+def lay_tracks(home: Path, place: Path, tracked: dict[str, str], cache: Path | None = None) -> list[Path]:
+    """Make a folder one in which DVC sees just these objects; returns the `.dvc` files that say so.
+
+    Everything that DVC notes of them, also what it otherwise keeps for all of a machine's folders, lies inside.
+    """
+    from configobj import ConfigObj  # type: ignore[import-untyped]
+
+    name, options = _remote_of(home)
+    (place / ".dvc" / "tmp").mkdir(parents=True)
+    config = ConfigObj(encoding="utf-8")
+    config.filename = str(place / ".dvc" / "config")
+    config["core"] = {
+        "no_scm": "true",
+        "analytics": "false",
+        "autostage": "false",
+        "remote": name,
+        "site_cache_dir": str(place / ".dvc" / "site"),
+    }
+    config["cache"] = {"type": "reflink,hardlink,copy", **({"dir": str(cache)} if cache else {})}
+    config[f'remote "{name}"'] = options
+    Path(config.filename).touch(mode=0o600)  # options may hold what config.local does
+    config.write()
+    found = []
+    for number, (path, md5) in enumerate(sorted(tracked.items())):
+        found.append(place / f"track-{number}.dvc")
+        files.write_text(found[-1], json.dumps({"outs": [{"path": path, "md5": md5, "hash": "md5"}]}))
+    return found
+
+
+class Post:
+    """Small files on the DVC remote of a workspace. Every method raises `RemoteError` if the remote does not answer."""
+
+    def __init__(self, home: Path) -> None:
+        """Find the remote.
+
+        Raises:
+            RemoteError: there is none, several without a default, or its settings are unusable.
+        """
+        name, _ = _remote_of(home)
+        self.name = name
+        self._lock = threading.Lock()
+        with _dvc_at_work, _remote_errors(name), dvc_graph.opened(home) as repo:
+            remote = repo.cloud.get_remote(name)
+            self._fs: Any = remote.fs
+            self._root = remote.path
+            if remote.worktree or remote.fs.version_aware:
+                raise RemoteError(f"remote {name}: agents cannot work with one that keeps versions by itself")
+
+    def put(self, path: str, content: bytes) -> None:
+        """Write a file."""
+        with self._at_it():
+            target = self._fs.join(self._root, path)
+            self._fs.makedirs(self._fs.parent(target), exist_ok=True)
+            self._fs.pipe_file(target, content)
+
+    def get(self, path: str) -> bytes | None:
+        """A file's content; None: there is no such file."""
+        with self._at_it():
+            try:
+                content: bytes = self._fs.cat_file(self._fs.join(self._root, path))
+            except FileNotFoundError:
+                return None
+            return content
+
+    def exists(self, path: str) -> bool:
+        """Whether there is such a file."""
+        with self._at_it():
+            return bool(self._fs.exists(self._fs.join(self._root, path)))
+
+    def below(self, folder: str) -> list[str]:
+        """The files below a folder, as paths from the remote's root, sorted."""
+        with self._at_it():
+            place = self._fs.join(self._root, folder)
+            if not self._fs.exists(place):
+                return []
+            return sorted(self._fs.as_posix(self._fs.relpath(path, self._root)) for path in self._fs.find(place))
+
+    def remove(self, folder: str) -> list[str]:
+        """Remove all files below a folder; returns them."""
+        there = self.below(folder)
+        with self._at_it():
+            for path in there:
+                with contextlib.suppress(FileNotFoundError):
+                    self._fs.rm_file(self._fs.join(self._root, path))
+            if self._fs.protocol == "local":  # elsewhere a folder without files is no folder
+                shutil.rmtree(self._fs.join(self._root, folder), ignore_errors=True)
+        return there
+
+    @contextlib.contextmanager
+    def _at_it(self) -> Iterator[None]:
+        with self._lock, _remote_errors(self.name):
+            self._fs.fs.invalidate_cache()  # others write there, too
+            yield
+
+
+def sweep(home: Path, batch: str) -> list[str]:
+    """Remove what lies on the remote of a batch's handing over; returns the paths. Harmless when nothing does.
+
+    Agents that are still at a stage of the batch find their parcel gone, stop, and hand nothing back. What killed
+    callers left in this workspace goes, too.
+
+    Raises:
+        RemoteError: the remote does not answer.
+    """
+    clear_depots(home)
+    return Post(home).remove(f"{HANDOVER}/{batch}")
+
+
+def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    archive.addfile(member, io.BytesIO(content))
+
+
+@contextlib.contextmanager
+def _read(workspace: Path) -> Iterator[Any]:
+    """DVC's view of the workspace while no other process writes `dvc.lock`."""
+    with _dvc_at_work, dvc_graph.opened(workspace) as repo:
+        from dvc.lock import LockError
+
+        for _ in range(60):
+            try:
+                repo.lock.lock()
+                break
+            except LockError:
+                dvc_locks.sweep(workspace)
+                dvc_locks.wait()
+        else:
+            raise WorkspaceError("another DVC process holds this workspace's lock; end it, or wait for it")
+        try:
+            yield repo
+        finally:
+            repo.lock.unlock()
+
+
+def _find(repo: Any, name: str) -> Any:
+    for stage in repo.index.stages:
+        if stage.cmd and stage.path_in_repo == "dvc.yaml" and stage.name == name:
+            return stage
+    raise UnportableError(f"{name}: no stage of this name in the workspace's own dvc.yaml")
+
+
+def _key(stage: Any) -> str:
+    from dvc.stage.cache import _can_hash, _get_stage_hash
+
+    stage.save_deps()
+    if not _can_hash(stage) or not all(out.use_cache for out in stage.outs):
+        raise UnportableError(f"{stage.name}: DVC keeps no results of this stage that could be handed back")
+    return str(_get_stage_hash(stage))
+
+
+def _collect(repo: Any, stage: Any, batch: str) -> Parcel:
+    from dvc.dependency import ParamsDependency
+
+    from tasks import __version__
+
+    root, key = Path(repo.root_dir), _key(stage)
+    inputs: dict[str, str] = {}
+    loose = {root / "dvc.yaml", root / "params.yaml", root / ".dvcignore"}
+    for dep in stage.deps:
+        if isinstance(dep, ParamsDependency):
+            loose.add(Path(dep.fs_path))
+            continue
+        kept_as = _objects(repo, dep)
+        inputs.update(kept_as)
+        if not kept_as:
+            path = Path(dep.fs_path)
+            loose.update([path] if path.is_file() else (each for each in path.rglob("*") if each.is_file()))
+    content = {path.relative_to(root).as_posix(): path.read_bytes() for path in loose if path.is_file()}
+    return Parcel(stage.name, batch, key, __version__, _outermost(inputs), content)
+
+
+def _objects(repo: Any, dep: Any) -> dict[str, str]:
+    """The objects in DVC's cache that a dependency consists of, by path; none: it is no output of anything."""
+
+    def path_of(out: Any) -> str:
+        return str(repo.fs.as_posix(repo.fs.relpath(out.fs_path, repo.root_dir)))
+
+    own = dep.hash_info
+    if own.name == "md5" and not own.isdir and repo.cache.local.exists(own.value):
+        return {path_of(dep): str(own.value)}
+    related = (
+        out
+        for out in repo.index.outs
+        if out.protocol == "local" and out.use_cache and out.hash_info and out.hash_info.name == "md5"
+        if dep.fs.isin_or_eq(out.fs_path, dep.fs_path) or dep.fs.isin(dep.fs_path, out.fs_path)
+    )
+    return {path_of(out): str(out.hash_info.value) for out in related if Path(out.fs_path).exists()}
+
+
+def _outermost(inputs: dict[str, str]) -> dict[str, str]:
+    """Without what lies in a folder that comes anyway."""
+    return {
+        path: md5 for path, md5 in inputs.items() if not any(str(up) in inputs for up in PurePosixPath(path).parents)
+    }
+
+
+def _remote_of(home: Path) -> tuple[str, dict[str, str]]:
+    """The default remote, or the only one: its name and its options."""
+    with _dvc_at_work, dvc_graph.opened(home) as repo:
+        known = repo.config.get("remote") or {}
+        name = repo.config["core"].get("remote") or (next(iter(known)) if len(known) == 1 else None)
+        if name is None or name not in known:
+            raise RemoteError(
+                f"{'no' if not known else 'no default'} DVC remote here; agents hand their results back through one:"
+                " `dvc remote add --default <name> <url>`"
+            )
+        return name, {key: _as_text(value) for key, value in known[name].items() if value is not None}
+
+
+def _as_text(value: Any) -> Any:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return value if isinstance(value, list) else str(value)
+
+
+@contextlib.contextmanager
+def _remote_errors(name: str) -> Iterator[None]:
+    """Errors of the many libraries that speak to remotes, as one that a user can read; addresses are left out."""
+    try:
+        yield
+    except AuditError:
+        raise
+    except Exception as error:
+        raise RemoteError(
+            f"remote {name} does not answer as it should ({type(error).__name__}); see that it can be reached from"
+            " here, and its credentials: `erasure-audit agent check`"
+        ) from error

@@ -1,0 +1,1 @@
+"""The command `erasure-audit`, a module per group of commands."""

@@ -1,0 +1,56 @@
+"""The commands `erasure-audit agent start` and `erasure-audit agent check`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="This machine as one that stages are handed to.", no_args_is_help=True, rich_markup_mode=None)
+
+Pool = Annotated[str, typer.Option(help="Work pool; stages with `meta: {agent: gpu}` go to the pool gpu.")]
+
+
+@app.callback()
+def agents() -> None:
+    """Let this machine run stages for other workspaces, see docs/agents.md."""
+
+
+@app.command()
+def start(
+    pool: Pool = "gpu",
+    name: Annotated[
+        str | None, typer.Option(help="Name of this agent. Default: the machine's, and a number of its own.")
+    ] = None,
+) -> None:
+    """Take stages from a Prefect work pool, one at a time, until ended.
+
+    PREFECT_API_URL names the server; the folder is a clone of the workspace, or any in which `dvc remote` is set up.
+
+    Example: PREFECT_API_URL=http://audit-server:4200/api erasure-audit agent start --pool gpu
+    """
+    from flows.agents import host
+
+    host.start(_home(), pool, name, typer.echo)
+
+
+@app.command()
+def check(pool: Pool = "gpu") -> None:
+    """Say whether server, pool, remote and device can be used from here. Exit code 1 if not.
+
+    Example: erasure-audit agent check
+    """
+    from flows.agents import host
+
+    found = host.check(_home(), pool)
+    for finding in found:
+        typer.echo(f"{'ok  ' if finding.usable else 'FAIL'}  {finding.what}: {finding.told}")
+    if not all(finding.usable for finding in found):
+        raise typer.Exit(1)
+
+
+def _home() -> Path:
+    from flows.workspace import layout
+
+    return layout.find(Path.cwd())

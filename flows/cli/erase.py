@@ -1,0 +1,54 @@
+"""The command `erasure-audit erase`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.command()
+def erase(
+    batch: Annotated[str, typer.Argument(help="Name of a released batch.")],
+    by: Annotated[str | None, typer.Option(help="Who answers for it. Default: git's user.name.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Erase the copies of a released batch's records: data, DVC's cache and remotes, models that saw them.
+
+    Every store is looked at again afterwards and gets a receipt in ledger/erasures/. What was cut off is continued by
+    the same command; a batch that is erased already is left alone. Erased records do not come back.
+
+    Example: erasure-audit erase 2026-11 --by "Ada Officer"
+    """
+    from flows.erasure import erasure
+    from flows.pipeline import console
+    from flows.register import register
+    from flows.workspace import layout
+
+    home = layout.find(Path.cwd())
+    name = batch.removeprefix("release/").removeprefix("audit/")
+    book = register.Register(home)
+    try:
+        done = erasure.erase(home, name, by, book, lambda step: console.say(f"{step} …") if not as_json else None)
+    finally:
+        book.close()
+    if as_json:
+        typer.echo(json.dumps(done.plain(), indent=2, ensure_ascii=False))
+        return
+    for receipt in done.receipts:
+        typer.echo(_line(receipt))
+    said = "Erased" if done.new else "Nothing was left to do: it was erased before,"
+    typer.echo(f"{said} {done.tag}. Receipts: {erasure.RECEIPTS / name}.json")
+
+
+def _line(receipt: dict[str, Any]) -> str:
+    if receipt["state"] == "expires":
+        return f"  {receipt['store']}: expires on {receipt['expires_on']}"
+    if receipt["state"] == "held":
+        return f"  {receipt['store']}: HELD, {receipt['reason']}"
+    found = ", ".join(f"{count} {kind}" for kind, count in receipt["found"].items() if count)
+    return f"  {receipt['store']}: erased ({found or 'nothing was there'})"

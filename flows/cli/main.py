@@ -1,0 +1,243 @@
+"""The command `erasure-audit`. Commands import what they need when they run, so that help comes at once."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn
+
+import typer
+
+from flows.cli.agents import app as agents_app
+from flows.cli.erase import app as erase_app
+from flows.cli.import_ import app as import_app
+from flows.cli.operate import app as operate_app
+from flows.cli.register import app as register_app
+from flows.cli.requests import app as requests_app
+from flows.cli.serve import app as serve_app
+from flows.cli.sign import app as sign_app
+from flows.cli.sign_off import app as signoff_app
+from tasks.common.errors import AuditError
+
+app = typer.Typer(
+    help="From a deletion request to a signed-off report: forget, verify, report.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.add_typer(import_app, name="import")
+app.add_typer(sign_app)
+app.add_typer(register_app)
+app.add_typer(operate_app)
+app.add_typer(signoff_app)
+app.add_typer(erase_app)
+app.add_typer(serve_app)
+app.add_typer(requests_app, name="requests")
+app.add_typer(agents_app, name="agent")
+
+Batch = Annotated[
+    str | None, typer.Argument(help="Name of the batch, requests/<batch>.json. Default: the one in params.yaml.")
+]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Write a setting into params.yaml first. Repeatable."),
+]
+Jobs = Annotated[int | None, typer.Option(min=1, help="Stages that run at once. Default: one per core.")]
+Commit = Annotated[bool, typer.Option("--commit", help="Close the batch: sign, commit and tag it audit/<batch>.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+Level = Literal["integrity", "rederive", "reexecute"]
+
+
+def main() -> None:
+    """Run the command line. An `AuditError`, or a disk that is full, is one line on stderr and exit code 1."""
+    try:
+        app()
+    except AuditError as error:
+        _fail(str(error), 1)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        _fail(f"{os.strerror(error.errno)}: make room, then give the command again; what was done is kept", 1)
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder, or a git repository.")],
+) -> None:
+    """Make a workspace: git, DVC, pipeline, settings.
+
+    Example: erasure-audit init my-audit
+    """
+    from flows.workspace import layout
+
+    layout.init(folder)
+    typer.echo(f"{folder} is a workspace. Next: cd {folder}; erasure-audit import --help, or erasure-audit demo")
+
+
+@app.command()
+def demo(jobs: Jobs = None, as_json: Json = False) -> None:
+    """Audit the batch `demo` on the embedded data set of synthetic writers, and sign its reports.
+
+    Example: erasure-audit demo
+    """
+    from flows.cli import import_
+    from flows.workspace import layout, signing_keys
+
+    folder = _here()
+    if not (folder / "data.dvc").exists() and not (folder / "data").exists():
+        import_.bring_in_digits(folder)
+    layout.ensure_data(folder)
+    if signing_keys.at_hand(folder) is None:
+        signing_keys.make_development(folder)
+    _run("demo", [], jobs, False, as_json, sign=True)
+
+
+@app.command()
+def run(
+    batch: Batch = None,
+    assignments: Assignments = None,
+    jobs: Jobs = None,
+    commit: Commit = False,
+    as_json: Json = False,
+) -> None:
+    """Bring a batch up to date: run what is stale, show the verdicts.
+
+    Example: erasure-audit run 2026-11 --set unlearn.method=retrain --commit
+    """
+    _run(batch, assignments or [], jobs, commit, as_json)
+
+
+@app.command()
+def status(as_json: Json = False) -> None:
+    """Show the batch at hand, what is stale, and the verdicts.
+
+    Example: erasure-audit status
+    """
+    from flows.cli import sign_off
+    from flows.pipeline import console, results
+    from flows.workspace import dvc_graph
+    from tasks.common import settings
+
+    folder = _here()
+    chosen, waits = settings.load(folder / "params.yaml"), sign_off.waiting(folder)
+    stale = sorted(dvc_graph.stale(folder))
+    found, advised = results.read(folder, chosen.batch), results.advice(folder, chosen.batch)
+    if as_json:
+        requests = [result.plain() for result in found]
+        found_waiting = waits.plain() if waits else None
+        _print_json(
+            {"batch": chosen.batch, "stale": stale, "requests": requests, "advice": advised, "signoff": found_waiting}
+        )
+        return
+    typer.echo(f"Batch {chosen.batch}")
+    typer.echo(
+        f"Stale: {', '.join(stale)}; `erasure-audit run` brings them up to date" if stale else "Nothing is stale"
+    )
+    console.verdicts(found)
+    console.advice(advised)
+    if waits:
+        typer.echo(f"{waits.line}. You can\n{waits.offered}")
+
+
+@app.command()
+def show(
+    request: Annotated[str, typer.Argument(help="Id of a request, or the beginning of it.")], as_json: Json = False
+) -> None:
+    """Show the verdict on one request.
+
+    Example: erasure-audit show 3f2a
+    """
+    from flows.pipeline import results
+    from tasks.common import files, settings
+
+    folder = _here()
+    path = results.find(folder, request, settings.load(folder / "params.yaml").batch)
+    evidence = files.read_json(path)
+    if as_json:
+        _print_json(evidence)
+        return
+    for line in results.told(evidence):
+        typer.echo(line)
+    for name in ("report.html", "report.pdf", "evidence.json"):
+        typer.echo(f"  {path.with_name(name).relative_to(folder)}")
+
+
+@app.command()
+def reproduce(
+    batch: Annotated[str, typer.Argument(help="Name of a closed batch, or its tag audit/<batch>.")],
+    level: Annotated[
+        Level, typer.Option(help="integrity: hashes; rederive: verdicts and reports anew; reexecute: all anew.")
+    ] = "integrity",
+    as_json: Json = False,
+) -> None:
+    """Check a closed batch again, in a worktree of its own.
+
+    Example: erasure-audit reproduce 2026-11 --level rederive
+    """
+    from flows.pipeline import console
+    from flows.pipeline import reproduce as reproduction
+
+    found = reproduction.reproduce(_here(), batch, level, console.print_event)
+    if as_json:
+        _print_json(found.plain())
+    else:
+        console.comparison(found)
+    if not found:
+        raise typer.Exit(1)
+
+
+def _run(
+    batch: str | None, assignments: list[str], jobs: int | None, commit: bool, as_json: bool, sign: bool = False
+) -> None:
+    from flows.operations import run_batch as batches
+    from flows.pipeline import console
+
+    try:
+        with ended_by_sigterm():
+            done = batches.run(_here(), batch, assignments, jobs, commit, sign)
+    except KeyboardInterrupt:
+        _fail("interrupted; finished stages are kept, and the next run continues", 130)
+    if as_json:
+        _print_json(done.plain())
+        return
+    console.verdicts(done.results)
+    console.advice(done.advice)
+    if done.tag:
+        typer.echo(f"Closed as {done.tag}")
+
+
+@contextlib.contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """Let `kill` end the run as Ctrl-C does, so that the stages' processes end, too."""
+    import signal
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _here() -> Path:
+    from flows.workspace import layout
+
+    return layout.find(Path.cwd())
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(code)

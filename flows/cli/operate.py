@@ -1,0 +1,146 @@
+"""The commands `erasure-audit nightly`, `watch` and `reaudit`: what the schedule does, for cron and by hand."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from flows.register.register import Register
+
+app = typer.Typer(rich_markup_mode=None)
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+@app.command()
+def nightly(
+    give_up: Annotated[
+        str | None,
+        typer.Option(metavar="BATCH", help="Put the requests of a batch that cannot be audited back into the queue."),
+    ] = None,
+    by: Annotated[str, typer.Option(metavar="NAME", help="With --give-up: who does it.")] = "",
+    reason: Annotated[str, typer.Option(help="With --give-up: why. No personal data.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Take requests in, begin a batch if one is due, and audit the one at hand, in a checkout of its own.
+
+    What an interrupted night left is continued. Exits with 1 if the audit failed; that another process is at it is
+    said, and no failure.
+
+    Example: erasure-audit nightly
+    """
+    from flows.cli import main
+    from flows.operations import night_run as nights
+    from flows.pipeline import console
+
+    with _register("The night's work") as (home, register):
+        if give_up is not None:
+            if not by or not reason:
+                raise typer.BadParameter("--give-up needs --by NAME and --reason WHY")
+            moved = nights.give_up(home, register, give_up, by, reason)
+            if as_json:
+                _print({"batch": give_up, "requests": [case.request_id for case in moved]})
+            else:
+                typer.echo(f"{len(moved)} requests of batch {give_up} wait for the next one.")
+            return
+        try:
+            with main.ended_by_sigterm():
+                night = nights.run(home, register, console.print_event)
+        except KeyboardInterrupt:
+            console.say("error: interrupted; finished stages are kept, and the next run continues")
+            raise typer.Exit(130) from None
+    if as_json:
+        _print(night.plain())
+    else:
+        typer.echo(night.text)
+    if night.outcome == "failed":
+        raise typer.Exit(1)
+
+
+@app.command()
+def watch(as_json: Json = False) -> None:
+    """Tell of deadlines that come near, of what is stuck, and whether the register is whole. What was told is not
+    told again the same day.
+
+    Example: erasure-audit watch
+    """
+    import os
+
+    from flows.operations import monitoring as watches
+    from flows.workspace import environment
+
+    with _register("The watch") as (home, register):
+        environment.prepare(home)
+        if os.environ.get("PREFECT_API_URL"):
+            from flows import schedule
+
+            found = watches.run(home, register, runs=schedule.long_runs)
+        else:
+            found = watches.run(home, register)
+    if as_json:
+        _print(found.plain())
+        return
+    for text in (*found.deadlines, *found.stuck):
+        typer.echo(text)
+    if not found.deadlines and not found.stuck:
+        typer.echo("Nothing new to tell.")
+    if found.waiting:
+        typer.echo(f"{found.waiting} messages were not taken by a channel yet; they are sent again.")
+
+
+@app.command()
+def reaudit(
+    batch: Annotated[
+        str | None, typer.Argument(help="Name of a closed batch, or its tag. Default: the one drawn for this month.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Do a past audit again at the highest level that still holds, and write the outcome into the register.
+
+    Example: erasure-audit reaudit
+    """
+    from flows.operations import audit_sampling as reaudits
+    from flows.pipeline import console
+
+    with _register("The re-audit") as (home, register):
+        found = reaudits.run(home, register, batch, console.print_event)
+    if as_json:
+        _print(found.plain())
+    else:
+        typer.echo(found.text)
+        for level, why in found.impossible.items():
+            typer.echo(f"  {level} was not possible: {why}")
+    if not found.holds:
+        raise typer.Exit(1)
+
+
+@contextlib.contextmanager
+def _register(what: str) -> Iterator[tuple[Path, Register]]:
+    """The workspace and its register; a failure is told, and that somebody else is at it ends the command well."""
+    from flows.operations import notices
+    from flows.pipeline import console
+    from flows.register.register import BusyError, Register
+    from flows.workspace import layout
+    from tasks.common import settings
+
+    home = layout.find(Path.cwd())
+    try:
+        with notices.of_failures(home, what):
+            register = Register(home, settings.load(home / "params.yaml").report.holidays)
+            try:
+                yield home, register
+            finally:
+                register.close()
+    except BusyError as error:
+        console.say(str(error))
+        raise typer.Exit from None
+
+
+def _print(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))

@@ -1,0 +1,38 @@
+"""The command `erasure-audit register`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.command()
+def register(
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Make the register of all batches: reports/index.html, and reports/register.csv for spreadsheets.
+
+    Days left are counted from today. Every run makes it, too; a batch that cannot be read is named, and exits with 1.
+
+    Example: erasure-audit register
+    """
+    from flows.pipeline import console
+    from flows.reports import overview as registers
+    from flows.workspace import layout
+
+    done = registers.write(layout.find(Path.cwd()))
+    if as_json:
+        typer.echo(json.dumps(done.plain(), indent=2, ensure_ascii=False))
+    else:
+        counted = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in done.counts.items() if count)
+        typer.echo(f"{done.batches} batches: {counted or 'no requests'}; {done.overdue} overdue")
+        typer.echo(f"  {done.page}\n  {done.table}")
+    for name, why in done.unreadable.items():
+        console.say(f"Not readable: {name}: {why}")
+    if done.unreadable:
+        raise typer.Exit(1)

@@ -1,0 +1,353 @@
+"""The commands `erasure-audit requests`: what is in the register, and what a person does with it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from flows.intake.drop_folder import Refused, Taken
+    from flows.register.register import Case, Register
+
+app = typer.Typer(
+    help="The register of requests: take in, verify, hold, reject, look.", no_args_is_help=True, rich_markup_mode=None
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Request = Annotated[str, typer.Argument(metavar="ID", help="Id of a request, or the beginning of it.")]
+Requests = Annotated[list[str], typer.Argument(metavar="ID...", help="Ids of requests, or their beginnings.")]
+By = Annotated[str, typer.Option(help="Who does it, as the register shall name him.")]
+Reason = Annotated[str, typer.Option(help="Why; kept as it is entered, so name no data subject.")]
+
+
+class Shown(StrEnum):
+    """States as people see them."""
+
+    RECEIVED = "received"
+    IDENTITY_VERIFIED = "identity_verified"
+    ON_HOLD = "on_hold"
+    BATCHED = "batched"
+    AUDITED = "audited"
+    AWAITING_SIGNOFF = "awaiting_signoff"
+    RELEASED = "released"
+    ERASED = "erased"
+    REJECTED = "rejected"
+    CLOSED = "closed"
+
+
+COLUMNS = (
+    "request_id",
+    "regulation",
+    "submitted",
+    "source",
+    "due",
+    "days_left",
+    "extended",
+    "state",
+    "shown",
+    "held",
+    "batch",
+    "verdict",
+    "duplicate_of",
+)
+"""Columns of the exported CSV."""
+
+
+@app.command("list")
+def list_(
+    state: Annotated[
+        list[Shown] | None, typer.Option(help="Only requests in this state. Repeatable. Default: all but closed ones.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Closed requests, too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """List requests with state and deadline, the most urgent first.
+
+    Example: erasure-audit requests list --state received --state on_hold
+    """
+    from flows.register.register import OPEN, State
+
+    named = set(map(str, state or ()))
+    if named:
+        states = [one for one in State if one in named or ("on_hold" in named and one in OPEN)]
+    else:
+        states = [one for one in State if everything or one != State.CLOSED]
+    with _book() as (_, register):
+        found = [case for case in register.cases(states) if not named or case.shown in named]
+    if as_json:
+        _print([_line(case) for case in found])
+        return
+    _table(found)
+
+
+@app.command()
+def show(request: Request, as_json: Json = False) -> None:
+    """Show a request and everything that happened to it.
+
+    Example: erasure-audit requests show 7c9e6679
+    """
+    with _book() as (_, register):
+        case = register.case(register.find(request))
+        history = register.history(case.request_id)
+    if as_json:
+        _print(
+            _line(case)
+            | {
+                "events": [
+                    {"seq": one.seq, "at": one.at, "actor": one.actor, "kind": one.kind, "details": one.details}
+                    for one in history
+                ]
+            }
+        )
+        return
+    _table([case])
+    for event in history:
+        told = {name: value for name, value in event.details.items() if value is not None and name != "digest"}
+        details = ", ".join(f"{name} {value}" for name, value in told.items())
+        typer.echo(f"{event.at[:19]}Z  {event.kind}  by {event.actor}{f'  ({details})' if details else ''}")
+
+
+@app.command()
+def receive(
+    paths: Annotated[list[Path], typer.Argument(metavar="FILE...", help="OpenDSR as .json, or a .csv.")],
+    by: By = "command line",
+    as_json: Json = False,
+) -> None:
+    """Take requests in: a JSON file with one or a list of them, or a CSV with one identity per row.
+
+    A CSV has the columns subject_request_id, regulation, submitted_time, identity_type, identity_value,
+    identity_format; rows with the same id are one request. Refused entries are named by number, the others are taken
+    in, and the exit code is 1. Identities are kept as keyed pseudonyms; the files stay where they are.
+
+    Example: erasure-audit requests receive november.csv --by "Ada Clerk"
+    """
+    from flows.intake import drop_folder
+
+    with _book() as (home, register):
+        taken = drop_folder.Taken()
+        for path in paths:
+            taken += _take(home, register, path, by)
+    if as_json:
+        _print(taken.plain())
+    else:
+        typer.echo(f"{len(taken.new)} new, {len(taken.known)} known already, {len(taken.refused)} refused")
+        for entry in taken.refused:
+            typer.echo(f"  {_place(entry)}: {entry.reason}", err=True)
+    if taken.refused:
+        raise typer.Exit(1)
+
+
+@app.command()
+def verify(
+    requests: Requests,
+    by: By,
+    how: Annotated[str, typer.Option(help="How the identity was checked, never who it is.")],
+    as_json: Json = False,
+) -> None:
+    """Say that the people who sent requests are who they say, all of them or none.
+
+    Example: erasure-audit requests verify 7c9e6679 0f8fad5b --by "Ada Clerk" --how "login and e-mail code"
+    """
+    from flows.register.register import State
+
+    with _book() as (_, register):
+        ids = [register.find(one) for one in requests]
+        _done(register.move(ids, State.IDENTITY_VERIFIED, _named(by), how=_named(how, "--how")), as_json)
+
+
+@app.command()
+def reject(requests: Requests, by: By, reason: Reason, as_json: Json = False) -> None:
+    """Refuse requests for good, before they are in a batch. Those of a batch are decided on with its sign-off.
+
+    Example: erasure-audit requests reject 7c9e6679 --by "Ada Clerk" --reason "identity not shown within a month"
+    """
+    with _book() as (_, register):
+        ids = [register.find(one) for one in requests]
+        _done([register.cancel(one, _named(by), _named(reason, "--reason")) for one in ids], as_json)
+
+
+@app.command()
+def hold(
+    request: Request,
+    by: By,
+    reason: Reason,
+    ground: Annotated[str, typer.Option(help="The exception that is claimed.")] = "GDPR Art. 17(3)(e)",
+    as_json: Json = False,
+) -> None:
+    """Put a legal hold on a request: it gets into no batch, and its batch is neither released nor erased.
+
+    The deadline goes on: the data subject has to be told of the exception.
+
+    Example: erasure-audit requests hold 7c9e6679 --by "Ada Clerk" --reason "claim 12/345"
+    """
+    with _book() as (_, register):
+        _done([register.hold(register.find(request), _named(by), _named(reason, "--reason"), ground)], as_json)
+
+
+@app.command()
+def lift(request: Request, by: By, reason: Reason, as_json: Json = False) -> None:
+    """Lift a legal hold.
+
+    Example: erasure-audit requests lift 7c9e6679 --by "Ada Clerk" --reason "claim 12/345 is settled"
+    """
+    with _book() as (_, register):
+        _done([register.lift(register.find(request), _named(by), _named(reason, "--reason"))], as_json)
+
+
+@app.command()
+def extend(request: Request, by: By, reason: Reason, as_json: Json = False) -> None:
+    """Extend a deadline as its regulation allows, once. The data subject has to be told why within the first one.
+
+    Example: erasure-audit requests extend 7c9e6679 --by "Ada Clerk" --reason "many requests at once"
+    """
+    with _book() as (_, register):
+        _done([register.extend(register.find(request), _named(by), _named(reason, "--reason"))], as_json)
+
+
+@app.command()
+def check(as_json: Json = False) -> None:
+    """Check the chain of events, that requests are as it says, and that it holds the ends which git keeps.
+
+    Example: erasure-audit requests check
+    """
+    from flows.register.register import heads
+
+    with _book() as (home, register):
+        known = heads(home)
+        head = register.check_chain(known)
+    if as_json:
+        _print({"events": head.seq, "hash": head.hash, "known_ends": len(known)})
+        return
+    typer.echo(f"{head.seq} events, the last one {head.hash[:16]}: intact")
+    typer.echo(f"{len(known)} earlier ends that git keeps: all in it")
+
+
+@app.command()
+def export(
+    form: Annotated[
+        Literal["json", "csv"], typer.Option("--format", help="json: with all events; csv: a line per request.")
+    ] = "json",
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Where to. Default: standard output.")] = None,
+) -> None:
+    """Write the whole register out, without identities and pseudonyms. What people entered is in the JSON as it is.
+
+    Example: erasure-audit requests export --format csv --out register.csv
+    """
+    from tasks.common import files
+
+    with _book() as (_, register):
+        head = register.head()
+        cases = [_line(case) for case in register.cases()]
+        events = [] if form == "csv" else [vars(event) for event in register.history()]
+    if form == "csv":
+        text = _csv(cases)
+    else:
+        whole = {"head": vars(head), "requests": cases, "events": events}
+        text = json.dumps(whole, indent=2, ensure_ascii=False) + "\n"
+    if out is None:
+        typer.echo(text, nl=False)
+    else:
+        files.write_text(out, text)
+
+
+@app.command()
+def backup(
+    target: Annotated[Path, typer.Argument(metavar="FILE", help="A new file.")],
+) -> None:
+    """Copy the register's SQLite file while it is in use, and check the copy. PostgreSQL has pg_dump for that.
+
+    The key of pseudonyms is not in it and needs a backup of its own, elsewhere: see docs/requests.md.
+
+    Example: erasure-audit requests backup /mnt/backup/register-2026-11-21.db
+    """
+    with _book() as (_, register):
+        head = register.backup(target)
+    typer.echo(f"{target}: {head.seq} events, the last one {head.hash[:16]}, checked")
+
+
+@contextlib.contextmanager
+def _book() -> Iterator[tuple[Path, Register]]:
+    from flows.register import register
+    from flows.workspace import layout
+
+    home = layout.find(Path.cwd())
+    with register.opened(home) as book:
+        yield home, book
+
+
+def _take(home: Path, register: Register, path: Path, by: str) -> Taken:
+    from flows.intake import drop_folder
+    from tasks.common.errors import RequestError
+
+    kind = path.suffix.lower()
+    try:
+        with path.open("rb") as stream:
+            sheet = drop_folder.read(stream.read(drop_folder.MAX_BYTES + 1), kind)
+    except OSError as error:
+        return drop_folder.Taken(refused=(drop_folder.Refused(0, f"{path} cannot be read ({error.strerror})", ""),))
+    except RequestError as error:
+        return drop_folder.Taken(refused=(drop_folder.Refused(0, f"{path}: {error}", ""),))
+    taken = drop_folder.take_entries(home, register, sheet, _named(by), "csv" if kind == ".csv" else "file")
+    return taken + drop_folder.Taken(files=1)
+
+
+def _place(entry: Refused) -> str:
+    return f"entry {entry.position}" if entry.position else "a whole file"
+
+
+def _named(text: str, option: str = "--by") -> str:
+    """What a person says of himself or his reasons; nothing is no answer."""
+    if not text.strip():
+        raise typer.BadParameter(f"{option}: expected a text")
+    return text.strip()
+
+
+def _done(cases: list[Case], as_json: bool) -> None:
+    if as_json:
+        _print([_line(case) for case in cases])
+    else:
+        _table(cases)
+
+
+def _line(case: Case) -> dict[str, Any]:
+    from datetime import UTC, datetime
+
+    return case.plain() | {"days_left": case.days_left(datetime.now(UTC).date())}
+
+
+def _table(cases: list[Case]) -> None:
+    if not cases:
+        typer.echo("No requests.")
+        return
+    rows = [("request", "state", "due", "left", "batch", "verdict", "")]
+    for case in cases:
+        line = _line(case)
+        marks = [f"may be a duplicate of {case.duplicate_of}"] if case.duplicate_of else []
+        marks += ["extended"] if case.extended else []
+        left = "" if line["days_left"] is None else f"{line['days_left']} d"
+        cells = (line["due"] or "none", left, case.batch or "", case.verdict or "", ", ".join(marks))
+        rows.append((case.request_id, case.shown, *cells))
+    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
+    for row in rows:
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _csv(lines: list[dict[str, Any]]) -> str:
+    import csv
+    import io
+
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue()
+
+
+def _print(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))

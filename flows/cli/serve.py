@@ -1,0 +1,148 @@
+"""The commands `erasure-audit serve` and `erasure-audit intake`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(rich_markup_mode=None)
+serve_app = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
+intake_app = typer.Typer(
+    help="Take requests in from files, and send status callbacks, once.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(serve_app, name="serve")
+app.add_typer(intake_app, name="intake")
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+@serve_app.callback()
+def serve(
+    context: typer.Context,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: a free one.")] = 8420,
+    certificate: Annotated[
+        Path | None, typer.Option(metavar="PEM", help="Certificate chain, where no proxy speaks TLS.")
+    ] = None,
+    private_key: Annotated[Path | None, typer.Option(metavar="PEM", help="The certificate's key.")] = None,
+    callbacks: Annotated[
+        bool, typer.Option("--callbacks/--no-callbacks", help="Send status callbacks in the background.")
+    ] = True,
+) -> None:
+    """Serve OpenDSR and the operators' paths over HTTP until told to stop.
+
+    Who may use it stands in the secret ERASURE_AUDIT_TOKENS; without it the server does not start. See docs/intake.md.
+
+    Example: erasure-audit serve --host 127.0.0.1 --port 8420
+    """
+    if context.invoked_subcommand is None:
+        _serve(host, port, certificate, private_key, callbacks)
+
+
+@serve_app.command()
+def token(
+    name: Annotated[str, typer.Option(help="Who it is for: the actor that the register names.")],
+    role: Annotated[list[str], typer.Option(help="intake, operator, approver or auditor. Repeatable.")],
+    as_json: Json = False,
+) -> None:
+    """Make a bearer token. It is shown once and kept nowhere.
+
+    Example: erasure-audit serve token --name crm --role intake
+    """
+    from flows.server import auth
+
+    made, entry = auth.new_token(name, role)
+    if as_json:
+        typer.echo(json.dumps({"token": made, "entry": entry}, indent=2))
+        return
+    typer.echo(f"token, for {name} alone:\n  {made}\nentry to add to the secret {auth.TOKENS}:\n  {entry}")
+
+
+@intake_app.command()
+def drop(as_json: Json = False) -> None:
+    """Take in the files that lie in inbox/: JSON and CSV. Exit code 1 if an entry was refused.
+
+    Example: erasure-audit intake drop
+    """
+    from flows.intake import drop_folder as dropped
+    from flows.register.register import opened
+    from flows.workspace import layout
+
+    home = layout.find(Path.cwd())
+    with opened(home) as register:
+        taken = dropped.take(home, register)
+    if as_json:
+        typer.echo(json.dumps(taken.plain(), indent=2, ensure_ascii=False))
+    else:
+        typer.echo(f"{len(taken.new)} new, {len(taken.known)} known, {len(taken.refused)} refused")
+        for entry in taken.refused:
+            typer.echo(f"  {f'entry {entry.position}' if entry.position else 'a whole file'}: {entry.reason}")
+        if taken.refused:
+            typer.echo(f"What was refused is in {dropped.REFUSED}/, with the reasons beside it")
+        if taken.left:
+            typer.echo(f"{taken.left} files are left for the next time; they may still be written")
+    if taken.refused:
+        raise typer.Exit(1)
+
+
+@intake_app.command(name="callbacks")
+def send_callbacks(as_json: Json = False) -> None:
+    """Send the status callbacks that are due, once; for a scheduler, where no server does.
+
+    Example: erasure-audit intake callbacks
+    """
+    from flows.intake import callbacks
+    from flows.register.register import opened
+    from flows.workspace import layout
+
+    home = layout.find(Path.cwd())
+    with opened(home) as register:
+        done = callbacks.deliver(home, register)
+    if as_json:
+        typer.echo(json.dumps(done.plain(), indent=2))
+    else:
+        typer.echo(done.line)
+
+
+def _serve(host: str, port: int, certificate: Path | None, private_key: Path | None, callbacks: bool) -> None:
+    import logging
+
+    import uvicorn
+
+    from flows.server import api
+    from flows.workspace import layout
+    from tasks.common.errors import SettingsError
+
+    if (certificate is None) != (private_key is None):
+        raise SettingsError("--certificate and --private-key belong together; give both, or none behind a proxy")
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    for name in ("erasure_audit", "uvicorn.error"):
+        logging.getLogger(name).setLevel(logging.INFO)
+    if certificate is None and host not in ("127.0.0.1", "::1", "localhost"):
+        typer.echo("Warning: this is plain HTTP on the network; let a proxy speak TLS, or give --certificate", err=True)
+    made = api.app(layout.find(Path.cwd()), deliver=callbacks)
+    config = uvicorn.Config(
+        made,
+        host=host,
+        port=port,
+        http="h11",
+        ws="none",
+        log_config=None,
+        log_level=logging.INFO,
+        access_log=False,  # it names paths as they come; ours names routes
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=256,
+        timeout_keep_alive=10,
+        timeout_graceful_shutdown=10,
+        h11_max_incomplete_event_size=32 * 1024,
+        ssl_certfile=certificate,
+        ssl_keyfile=private_key,
+    )
+    server = uvicorn.Server(config)
+    server.run()
+    if not server.started:
+        raise typer.Exit(1)

@@ -1,0 +1,208 @@
+"""The commands `erasure-audit approve`, `reject`, `release`, `releases` and `finalize`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from flows.operations.release import Released
+    from flows.operations.signoff import Standing
+    from flows.register.register import Register
+
+app = typer.Typer(rich_markup_mode=None)
+
+Target = Annotated[str, typer.Argument(metavar="BATCH|REQUEST", help="Name of a batch, or id of a request of it.")]
+By = Annotated[str, typer.Option("--by", metavar="NAME", help="Who decides; stands in the report.")]
+Role = Annotated[str, typer.Option(help="As which; stands in the report.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Model = Literal["unlearned", "retrained"]
+Next = Literal["more_references", "another_method", "requeue", "refuse"]
+
+
+@app.command()
+def approve(
+    target: Target,
+    by: By,
+    comment: Annotated[str, typer.Option(help="Why; stands in the report. No personal data.")] = "",
+    role: Role = "approver",
+    model: Annotated[
+        Model | None,
+        typer.Option(help="The model to release: the unlearned one, if all passed, or the exact retrain."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Approve an audited batch, or one request of it. A batch is released when all of its requests are approved.
+
+    With operate.four_eyes two different people have to approve. A batch that was run by hand (erasure-audit run
+    --commit) gets into the register of requests by this.
+
+    Example: erasure-audit approve 2026-11-21 --by "Ada Okafor" --comment "Reports read, ticket 4711"
+    """
+    from flows.operations import signoff
+
+    with _register() as (home, register):
+        _tell(signoff.approve(home, register, target, by, comment, role, model), as_json)
+
+
+@app.command()
+def reject(
+    target: Target,
+    by: By,
+    comment: Annotated[str, typer.Option(help="Why; stands in the report. No personal data.")],
+    next: Annotated[  # the option's name
+        Next,
+        typer.Option(
+            help="What becomes of the requests: audited again with more references, by another method, or as"
+            " before; or refused for good."
+        ),
+    ],
+    method: Annotated[str | None, typer.Option(help="With --next another_method: unlearn.method.")] = None,
+    role: Role = "approver",
+    as_json: Json = False,
+) -> None:
+    """Reject an audited batch. Its requests wait for the next one, or are refused for good.
+
+    To reject one request ends its batch, too, because the model has forgotten all of them together: with --next refuse
+    he is refused, and the others wait for the next batch, whose model does not forget him.
+
+    Example: erasure-audit reject 2026-11-21 --by "Ada Okafor" --comment "1 of 4 inconclusive" --next more_references
+    """
+    from flows.operations import signoff
+
+    with _register() as (home, register):
+        _tell(signoff.reject(home, register, target, by, comment, next, method, role), as_json)
+
+
+@app.command()
+def release(
+    batch: Annotated[str, typer.Argument(help="Name of an approved batch.")],
+    as_json: Json = False,
+) -> None:
+    """Release an approved batch: its model becomes releases/<batch>, and the next batch starts from it.
+
+    The forgotten records leave the data set; the retrained models become the next batch's references. It is one commit
+    with the tag release/<batch>: all of it or nothing. After an interruption the same command goes on.
+
+    Example: erasure-audit release 2026-11-21
+    """
+    from flows.operations import release as releasing
+    from flows.pipeline import console
+
+    with _register() as (home, register):
+        done = releasing.release(home, register, batch, console.say if not as_json else _unheard)
+    if as_json:
+        _print(done.plain())
+        return
+    for line in _lines(done):
+        typer.echo(line)
+    console.advice(done.advice)
+
+
+@app.command()
+def releases(as_json: Json = False) -> None:
+    """List all releases, the newest first. The model in use is the newest one that has weights.
+
+    Example: erasure-audit releases
+    """
+    from flows.operations import release as releasing
+    from flows.workspace import layout
+
+    found = releasing.releases(layout.find(Path.cwd()))
+    if as_json:
+        _print([one.plain() for one in found])
+        return
+    for one in found:
+        what = f"{one.model}  {one.weights_sha256[:16]}" if one.weights_sha256 else "data only"
+        typer.echo(f"{one.at[:10]}  {one.tag}  {what}  {one.records_dropped} records")
+    if not found:
+        typer.echo("Nothing is released yet.")
+
+
+@app.command()
+def finalize(
+    batch: Annotated[str | None, typer.Argument(help="Only this batch. Default: all that are not closed.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Bring decided batches to their end: release, erase the copies, close. What is done is skipped.
+
+    Example: erasure-audit finalize
+    """
+    from flows.operations import release as releasing
+    from flows.pipeline import console
+
+    with _register() as (home, register):
+        done = releasing.finalize(home, register, batch, console.say if not as_json else _unheard)
+    if as_json:
+        _print(done.plain())
+        return
+    for line in (*done.done, *([done.waits] if done.waits else [])):
+        typer.echo(line)
+    if not done.done and not done.waits:
+        typer.echo("Nothing is to be finalized.")
+
+
+def waiting(home: Path) -> Standing | None:
+    """Where the batch in flight stands, if it waits for people; a workspace without a register has none."""
+    from flows.operations import signoff
+    from flows.register.register import State
+
+    with _register(home, only_known=True) as (_, register):
+        cases = register.cases([State.AWAITING_SIGNOFF]) if register is not None else []
+        return signoff.standing(home, register, str(cases[0].batch)) if cases else None
+
+
+@contextlib.contextmanager
+def _register(home: Path | None = None, only_known: bool = False) -> Iterator[tuple[Path, Any]]:
+    """The workspace and its register, given back at the end."""
+    from flows.register import database
+    from flows.register.register import Register
+    from flows.workspace import layout, secrets
+    from tasks.common import settings
+
+    place = home or layout.find(Path.cwd())
+    if only_known and not (place / database.FILE).exists() and not secrets.get(database.URL):
+        yield place, None
+        return
+    register: Register = Register(place, settings.load(place / "params.yaml").report.holidays)
+    try:
+        yield place, register
+    finally:
+        register.close()
+
+
+def _tell(found: Standing, as_json: bool) -> None:
+    if as_json:
+        _print(found.plain())
+        return
+    typer.echo(found.line)
+    for one in found.requests:
+        lack = f", {one.lacking} lack" if one.lacking and found.state == "waiting" else ""
+        typer.echo(f"  {one.request_id}  {one.verdict or '—'}  {one.state}  {one.approvals} approvals{lack}")
+    if found.state == "approved":
+        typer.echo(f"Next: erasure-audit finalize {found.batch}")
+    elif found.state == "waiting":
+        typer.echo(f"You can\n{found.offered}")
+
+
+def _lines(done: Released) -> Iterator[str]:
+    yield f"{'Released' if done.new else 'Was released on ' + done.at[:10]}: {done.tag}"
+    if done.model:
+        yield f"  the {done.model} model, SHA-256 {done.weights_sha256}, is the one in use: releases/{done.batch}"
+        yield f"  {done.references} references for the next batch; unlearnings since training: {done.unlearnings}"
+    else:
+        yield "  no model saw these people, so the one in use stays"
+    yield f"  {done.records_dropped} records have left data/ (copies stay until they are erased)"
+
+
+def _unheard(_: str) -> None:
+    pass
+
+
+def _print(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))

@@ -1,0 +1,1 @@
+"""Erasing every copy of released records, with receipts."""

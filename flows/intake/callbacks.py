@@ -1,0 +1,333 @@
+"""Status callbacks: what a controller is told of a request, signed, in order, tried again until it is taken.
+
+An address comes from whoever sent the request, so it is taken for hostile: only HTTPS to public addresses, the address
+that was looked at is the one that is connected to, no redirect is followed, no answer is read, and no endpoint can take
+more than its time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import ipaddress
+import json
+import logging
+import os
+import random
+import socket
+import ssl
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from flows.register.register import OUTWARD, Event, Register, State
+from flows.workspace import signing_keys
+from tasks.common.errors import RequestError, SignatureError, WorkspaceError
+
+if TYPE_CHECKING:
+    import httpx
+
+    from tasks.signatures import signing
+
+HOSTS = "ERASURE_AUDIT_CALLBACK_HOSTS"
+"""Environment variable: hosts (`name` or `name:port`, between commas) that are our own: private addresses and plain
+HTTP are allowed for them."""
+PUBLIC_URL = "ERASURE_AUDIT_PUBLIC_URL"
+"""Environment variable: where others reach the server, as in https://erasure.example.org; its host signs."""
+API_VERSION = "1.0"
+
+MOST_TRIES = 14
+"""Tries of one callback before it is given up: over a day and a half."""
+FIRST_PAUSE, LONGEST_PAUSE = 30.0, 12 * 3600.0
+"""Pause after the first try, and the longest, s; each is twice the one before, less up to a half by chance."""
+TIMEOUT = 10.0
+"""All that one endpoint gets, from looking its name up to the first line of its answer, s."""
+AT_ONCE, AT_ONCE_PER_HOST = 32, 4
+
+_LOG = logging.getLogger("erasure_audit.callbacks")
+_EMBEDDING = tuple(map(ipaddress.ip_network, ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32", "::/96")))
+"""IPv6 networks whose addresses stand for IPv4 ones, which could be private."""
+
+Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
+
+
+class RefusedAddressError(RequestError):
+    """A callback's address leads where we do not go."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the outside is told of a request."""
+
+    request_id: str
+    status: str
+    due: str | None
+    controller: str
+    received: str
+
+    @property
+    def completion(self) -> str | None:
+        """RFC 3339; None where the law names no day."""
+        return None if self.due is None else f"{self.due}T23:59:59Z"
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What became of the callbacks that were due: delivered, to be tried again, given up."""
+
+    delivered: int = 0
+    again: int = 0
+    given_up: int = 0
+
+    @property
+    def line(self) -> str:
+        """For people."""
+        return f"{self.delivered} delivered, {self.again} to be tried again, {self.given_up} given up"
+
+    def plain(self) -> dict[str, int]:
+        """As JSON values."""
+        return {"delivered": self.delivered, "again": self.again, "given_up": self.given_up}
+
+
+def told(history: Sequence[Event]) -> Told:
+    """What the events of one request, from its receipt on, look like from outside."""
+    first = history[0]
+    status, due, rejected = OUTWARD[State.RECEIVED], first.details.get("due"), False
+    for event in history:
+        if event.kind in set(State):
+            rejected = rejected or event.kind == State.REJECTED
+            status = OUTWARD[State.REJECTED if rejected else State(event.kind)]
+        elif event.kind == "extended":
+            due = event.details.get("to")
+    return Told(str(first.request_id), status, due, first.actor, first.at)
+
+
+def check(url: str) -> None:
+    """See that an address has a form that callbacks can be sent to.
+
+    Raises:
+        RequestError: it has not; the address is not repeated.
+    """
+    expected = "status_callback_urls: expected addresses https://host/path of printable ASCII, without user or fragment"
+    try:
+        parts = urlsplit(url)
+        port = parts.port or 443
+    except ValueError:
+        raise RequestError(expected) from None
+    plain = url.isascii() and url.isprintable() and not set(url) & set(' \\"<>^`{|}')
+    named = parts.hostname and not parts.username and not parts.password and "@" not in parts.netloc
+    if not plain or not named or parts.fragment or len(url) > 2048:
+        raise RequestError(expected)
+    if parts.scheme != "https" and not (parts.scheme == "http" and _own(str(parts.hostname), parts.port or 80)):
+        raise RequestError(expected)
+    if parts.scheme == "https" and port < 1:
+        raise RequestError(expected)
+
+
+def deliver(home: Path, register: Register, at: datetime | None = None, resolve: Resolve | None = None) -> Delivery:
+    """Send the status callbacks that are due, each signed; what fails is tried again later.
+
+    Somebody else who delivers at the same time is no error: nothing is sent twice then. A process killed between a
+    callback and its entry in the register sends it again: `event` in the body says that it is the same.
+
+    Args:
+        home: the workspace, for the signing key.
+        register: which callbacks are due.
+        at: now.
+        resolve: looks a host's addresses up.
+
+    Raises:
+        SignatureError: there is no signing key; unsigned callbacks are worth nothing.
+        BusyError: another process delivers.
+    """
+    if not register.undelivered(at, most=1):
+        return Delivery()
+    key = signing_keys.at_hand(home)
+    if key is None:
+        raise SignatureError(f"status callbacks wait and there is no key to sign them with; see {signing_keys.FILE}")
+    with register.lease("callbacks"):
+        return asyncio.run(_deliver(register, key, at, resolve or _resolve))
+
+
+def headers(body: bytes, key: signing.Key, domain: str) -> dict[str, str]:
+    """The headers by which OpenDSR, and OpenGDPR as it was called before, know whose a body is."""
+    signature = base64.b64encode(key.private.sign(body)).decode("ascii")
+    return {
+        f"X-{name}-{what}": value
+        for name in ("OpenDSR", "OpenGDPR")
+        for what, value in (("Processor-Domain", domain), ("Signature", signature))
+    }
+
+
+def domain() -> str:
+    """The host that signs: that of `ERASURE_AUDIT_PUBLIC_URL`."""
+    return urlsplit(os.environ.get(PUBLIC_URL, "")).hostname or "localhost"
+
+
+def pause(tries: int, chance: Callable[[], float] = random.random) -> timedelta:
+    """How long to wait after so many tries: twice as long each time, shortened by chance so that not all come at once.
+
+    Args:
+        tries: 1 or more.
+        chance: gives numbers from 0 to 1.
+    """
+    full = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** (tries - 1))
+    return timedelta(seconds=full * (1 - chance() / 2))
+
+
+async def _deliver(register: Register, key: signing.Key, at: datetime | None, resolve: Resolve) -> Delivery:
+    """Rounds until nothing is due: after an event is told, the request's next one may be."""
+    import certifi
+    import httpx
+
+    counted: Counter[str] = Counter()
+    everywhere = asyncio.Semaphore(AT_ONCE)
+    hosts: dict[str, asyncio.Semaphore] = {}
+    trusted = ssl.create_default_context()  # the machine's authorities, an organisation's own among them
+    trusted.load_verify_locations(certifi.where())
+    # no proxy from the environment: the address that was looked at has to be the one that is connected to
+    async with httpx.AsyncClient(verify=trusted, timeout=TIMEOUT, follow_redirects=False, trust_env=False) as client:
+
+        async def one(event: Event, url: str, tries: int) -> None:
+            host = hosts.setdefault(urlsplit(url).hostname or "", asyncio.Semaphore(AT_ONCE_PER_HOST))
+            async with host, everywhere:
+                outcome, taken = await _send(register, client, key, event, url, resolve)
+            counted[await asyncio.to_thread(_note, register, event, url, tries + 1, outcome, taken, at)] += 1
+
+        for _ in range(1000):  # a life has few events; this only keeps a defect from running for ever
+            due = await asyncio.to_thread(register.undelivered, at, 200)
+            if not due:
+                break
+            await asyncio.gather(*(one(*callback) for callback in due))
+    return Delivery(counted["delivered"], counted["again"], counted["given_up"])
+
+
+def _note(
+    register: Register, event: Event, url: str, tries: int, outcome: str, taken: bool, at: datetime | None
+) -> str:
+    """Write a try down; what became of it."""
+    if taken:
+        register.tried(event.seq, url, outcome, None)
+        return "delivered"
+    if tries < MOST_TRIES:
+        register.tried(event.seq, url, outcome, (at or datetime.now(UTC)) + pause(tries))
+        return "again"
+    register.note(  # first, so that a kill in between says it twice rather than never
+        "callback_given_up", "callbacks", request_id=event.request_id, event=event.seq, tries=tries, outcome=outcome
+    )
+    register.tried(event.seq, url, outcome, None)
+    _LOG.warning("request %s: the callback of event %d is given up: %s", event.request_id, event.seq, outcome)
+    return "given_up"
+
+
+async def _send(
+    register: Register, client: httpx.AsyncClient, key: signing.Key, event: Event, url: str, resolve: Resolve
+) -> tuple[str, bool]:
+    """Try once. Returns what came of it, and whether the callback is done with."""
+    import httpx
+
+    history = [other for other in await asyncio.to_thread(register.history, event.request_id) if other.seq <= event.seq]
+    now = told(history)
+    if len(history) > 1 and now == told(history[:-1]):
+        return "nothing new to tell", True
+    body = _body(now, event, url)
+    try:
+        async with asyncio.timeout(TIMEOUT):
+            target, extra = await _target(url, resolve)
+            request = client.build_request(
+                "POST",
+                target,
+                content=body,
+                headers={
+                    "Host": urlsplit(url).netloc,
+                    "Content-Type": "application/json",
+                    "User-Agent": "erasure-audit",
+                    **headers(body, key, domain()),
+                },
+                extensions=dict(extra),
+            )
+            answer = await client.send(request, stream=True)
+            await answer.aclose()  # whatever else it says is not waited for
+    except TimeoutError:
+        return f"no answer within {TIMEOUT:g} s", False
+    except RequestError as error:
+        return str(error), False
+    except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
+        return f"not reached ({type(error).__name__})", False
+    return f"HTTP {answer.status_code}", 200 <= answer.status_code < 300
+
+
+def _body(now: Told, event: Event, url: str) -> bytes:
+    value = {
+        "controller_id": now.controller,
+        "status_callback_url": url,
+        "subject_request_id": now.request_id,
+        "request_status": now.status,
+        "expected_completion_time": now.completion,
+        "status_time": event.at,
+        "event": event.seq,
+        "api_version": API_VERSION,
+    }
+    return json.dumps(value, ensure_ascii=False).encode()
+
+
+async def _target(url: str, resolve: Resolve) -> tuple[str, Mapping[str, Any]]:
+    """The URL with an address that was looked at in the host's place, and the name that its certificate has to bear.
+
+    Raises:
+        RefusedAddressError: the host has an address that is not public, and is not one of our own.
+        RequestError: the URL's form is not one that callbacks are sent to (any more).
+    """
+    check(url)
+    parts = urlsplit(url)
+    host, port = str(parts.hostname), parts.port or (443 if parts.scheme == "https" else 80)
+    found = await resolve(host, port)
+    if not found:
+        raise OSError("no address")
+    if not _own(host, port) and not all(map(_public, found)):
+        raise RefusedAddressError(f"the callback's host has an address that is not public; list our own in {HOSTS}")
+    address = f"[{found[0]}]" if ":" in found[0] else found[0]
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    return f"{parts.scheme}://{address}:{port}{path}", {"sni_hostname": host}
+
+
+async def _resolve(host: str, port: int) -> Sequence[str]:
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [str(address[0]) for *_, address in found]
+
+
+def _public(address: str) -> bool:
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:  # as fe80::1%eth0
+        return False
+    if isinstance(found, ipaddress.IPv6Address):
+        if found.ipv4_mapped is not None:
+            return _public(str(found.ipv4_mapped))
+        if any(found in network for network in _EMBEDDING):
+            return False
+    return found.is_global and not found.is_multicast
+
+
+def _own(host: str, port: int) -> bool:
+    listed = {name.strip().lower() for name in os.environ.get(HOSTS, "").replace(",", " ").split()}
+    return host.lower() in listed or f"{host.lower()}:{port}" in listed
+
+
+def public_url() -> str | None:
+    """Where others reach the server, without a slash at its end; None if it is not said.
+
+    Raises:
+        WorkspaceError: it is no address of a server.
+    """
+    named = os.environ.get(PUBLIC_URL)
+    if not named:
+        return None
+    parts = urlsplit(named)
+    if parts.scheme not in ("https", "http") or not parts.hostname or parts.query or parts.fragment:
+        raise WorkspaceError(f"{PUBLIC_URL}: expected an address as in https://erasure.example.org")
+    return named.rstrip("/")

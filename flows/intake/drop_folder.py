@@ -1,0 +1,443 @@
+"""Requests from files: the drop folder `inbox/`, JSON lists and CSV, for those without an API.
+
+A file is claimed by renaming it, so that nobody can change which file is read; its good entries are taken in, the
+others are kept in `inbox/refused/` with the reasons beside them; then it is gone. A kill at any moment only means that
+entries are met again, which the register knows. File names may hold a person's name: they are not logged and not kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import hashlib
+import io
+import json
+import os
+import secrets
+import stat
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+from flows.intake import pseudonymise
+from flows.register.register import Case, ConflictError, Register, State
+from tasks.common import settings
+from tasks.common.errors import RequestError
+
+INBOX = Path("inbox")
+REFUSED = INBOX / "refused"
+TAKING = INBOX / ".taking"
+"""Files that are being taken in; what a killed run left here is taken first."""
+KINDS = (".json", ".csv")
+MAX_BYTES = 64 * 1024 * 1024
+SETTLED = 2.0
+"""A file younger than this may still be written, s."""
+COLUMNS = (
+    "subject_request_id",
+    "regulation",
+    "submitted_time",
+    "identity_type",
+    "identity_value",
+    "identity_format",
+)
+"""Columns of a CSV, in any order; rows with the same subject_request_id are one request with several identities."""
+
+BEFORE = "before the request reached this tool, as report.identity_check says"
+
+_REQUEST = ("subject_request_id", "regulation", "submitted_time")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One request of a file.
+
+    Attributes:
+        position: in a JSON list from 1; in a CSV, the number of its first row below the header.
+        value: as OpenDSR JSON.
+        text: as it stands in the file.
+        fault: why it can be no request; None if it may be one.
+    """
+
+    position: int
+    value: Any = field(repr=False)
+    text: str = field(repr=False)
+    fault: str | None = None
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """What a file holds; `header` is that of a CSV, as it stands there."""
+
+    entries: tuple[Entry, ...]
+    header: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Refused:
+    """An entry that was not taken in, and why; position 0 is the whole file."""
+
+    position: int
+    reason: str
+    text: str = field(repr=False)
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON values, without the entry itself."""
+        return {"position": self.position, "reason": self.reason}
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What came of files: requests that are new, those that were known, entries refused, and files of each end."""
+
+    new: tuple[str, ...] = ()
+    known: tuple[str, ...] = ()
+    refused: tuple[Refused, ...] = ()
+    files: int = 0
+    left: int = 0
+
+    def __add__(self, other: Taken) -> Taken:
+        return Taken(
+            self.new + other.new,
+            self.known + other.known,
+            self.refused + other.refused,
+            self.files + other.files,
+            self.left + other.left,
+        )
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "new": list(self.new),
+            "known": list(self.known),
+            "refused": [entry.plain() for entry in self.refused],
+            "files": self.files,
+            "left": self.left,
+        }
+
+
+def enter(home: Path, register: Register, value: Any, actor: str, source: str) -> tuple[Case, bool]:
+    """Take one request in, whichever way it came. The same one again changes nothing.
+
+    Where identities are checked before a request gets here (`operate.identities`), it is verified at once.
+
+    Args:
+        home: the workspace, for the key of pseudonyms and the settings.
+        register: where it is written down.
+        value: an OpenDSR request as JSON gives it.
+        actor: who brings it.
+        source: `http`, `drop folder`, `csv` or `file`.
+
+    Returns:
+        The case, and whether it is new.
+
+    Raises:
+        RequestError: it is no request that can be acted on; names fields and repeats no value.
+        ConflictError: its id is known with another content.
+        PseudonymError: the key of pseudonyms cannot be used.
+    """
+    from flows.intake import callbacks
+
+    request = pseudonymise.take_in(home, value)
+    for url in request.callbacks:
+        callbacks.check(url)
+    case, new = register.receive(request, actor, source)
+    checked = settings.load(home / "params.yaml").operate.identities == "before"
+    if checked and case.state is State.RECEIVED:  # also if a kill came between the two steps
+        case = register.verify_identity(case.request_id, actor, BEFORE)
+    return case, new
+
+
+def take(home: Path, register: Register, actor: str = "drop folder") -> Taken:
+    """Take in what lies in the drop folder.
+
+    Files younger than two seconds, hidden ones and those of other kinds are left; links and folders named like files
+    of requests are put aside unread.
+
+    Args:
+        home: the workspace.
+        register: where requests are written down.
+        actor: who brings them.
+
+    Raises:
+        BusyError: another process does this right now.
+        WorkspaceError: the register cannot be used; files stay, and the next call continues.
+    """
+    if not (home / INBOX).is_dir():
+        return Taken()
+    with register.lease("inbox"):
+        left, claimed = _claim(home)
+        taken = Taken(left=left)
+        for path in claimed:
+            taken += _take_file(home, register, path, actor)
+    return taken
+
+
+def take_entries(home: Path, register: Register, sheet: Sheet, actor: str, source: str) -> Taken:
+    """Take in the good entries of a file; the others are returned with their reasons.
+
+    Args:
+        home: the workspace.
+        register: where requests are written down.
+        sheet: from `read`.
+        actor: who brings them.
+        source: `drop folder`, `csv` or `file`.
+    """
+    new: list[str] = []
+    known: list[str] = []
+    refused: list[Refused] = []
+    for entry in sheet.entries:
+        if entry.fault is not None:
+            refused.append(Refused(entry.position, entry.fault, entry.text))
+            continue
+        try:
+            case, is_new = enter(home, register, entry.value, actor, source)
+        except (RequestError, ConflictError) as error:
+            refused.append(Refused(entry.position, str(error), entry.text))
+        else:
+            (new if is_new else known).append(case.request_id)
+    return Taken(tuple(new), tuple(known), tuple(refused))
+
+
+def read(content: bytes, kind: str) -> Sheet:
+    """The entries of a file.
+
+    Args:
+        content: its bytes.
+        kind: `.json` (one request, or a list of them) or `.csv`.
+
+    Raises:
+        RequestError: nothing can be read of it at all; repeats none of it.
+    """
+    if len(content) > MAX_BYTES:
+        raise RequestError(f"got {len(content)} bytes, expected at most {MAX_BYTES}; split the file")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise RequestError("this is no text in UTF-8; save it so and try again") from None
+    return _read_csv(text) if kind == ".csv" else _read_json(text)
+
+
+def strict_json(text: str) -> Any:
+    """JSON as it is meant: numbers that exist, and no object with a key twice, which would mean two things.
+
+    Raises:
+        RequestError: it is none, or is nested too deeply.
+    """
+    try:
+        return _decoder().decode(text)
+    except (ValueError, RecursionError) as error:
+        where = f" (line {error.lineno}, column {error.colno})" if isinstance(error, json.JSONDecodeError) else ""
+        raise RequestError(f"this is no JSON{where}; expected an OpenDSR request, each key of an object once") from None
+
+
+def _claim(home: Path) -> tuple[int, list[Path]]:
+    """Rename what can be taken into the folder of claimed files. How many are left, and all claimed ones."""
+    taking = home / TAKING
+    taking.mkdir(mode=0o700, exist_ok=True)
+    left, now = 0, time.time()
+    for path in sorted((home / INBOX).iterdir()):
+        if path.suffix.lower() not in KINDS or path.name.startswith("."):
+            continue
+        with contextlib.suppress(FileNotFoundError):  # its owner took it back
+            if -86400 < now - path.lstat().st_mtime < SETTLED and path.is_file():
+                left += 1
+                continue
+            path.rename(taking / f"{secrets.token_hex(8)}{path.suffix.lower()}")
+    return left, sorted(taking.iterdir())
+
+
+def _take_file(home: Path, register: Register, path: Path, actor: str) -> Taken:
+    try:
+        content = _content(path)
+    except RequestError as error:
+        path.rename(_refused(home) / f"{secrets.token_hex(8)}{path.suffix}")
+        register.note("intake_refused", actor, reason=str(error), entries=0)
+        return Taken(refused=(Refused(0, str(error), ""),), files=1)
+    if content is None:
+        return Taken(left=1)
+    sheet: Sheet | None = None
+    try:
+        sheet = read(content, path.suffix)
+    except RequestError as error:
+        taken = Taken(refused=(Refused(0, str(error), ""),))
+    else:
+        taken = take_entries(home, register, sheet, actor, "csv" if path.suffix == ".csv" else "drop folder")
+    if taken.refused:
+        _keep(home, content, path.suffix, sheet, taken.refused)
+        register.note("intake_refused", actor, entries=len(taken.refused))
+    path.unlink()
+    return taken + Taken(files=1)
+
+
+def _content(path: Path) -> bytes | None:
+    """What a claimed file holds; None if somebody still writes it.
+
+    Raises:
+        RequestError: it is no plain file, or too large; it is not read then.
+    """
+    if not stat.S_ISREG(path.lstat().st_mode):
+        raise RequestError("this is a link, a folder or the like; expected a plain file with requests in it")
+    try:
+        stream = path.open("rb")  # nobody else can put a link here: the folder of claimed files is ours alone
+    except OSError as error:
+        raise RequestError(f"the file cannot be opened ({error.strerror})") from error
+    with stream:
+        before = os.fstat(stream.fileno())
+        if before.st_size > MAX_BYTES:
+            raise RequestError(f"got {before.st_size} bytes, expected at most {MAX_BYTES}; split the file")
+        content = stream.read(MAX_BYTES + 1)
+        after = os.fstat(stream.fileno())
+    same = (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns) and len(content) == after.st_size
+    return content if same else None
+
+
+def _keep(home: Path, content: bytes, kind: str, sheet: Sheet | None, refused: Sequence[Refused]) -> None:
+    """Keep refused entries in a file like the one they came in, and the reasons beside it.
+
+    The names follow from the content, so that a repetition after a kill writes the same files.
+    """
+    name = hashlib.sha256(content).hexdigest()[:16]
+    texts = [entry.text for entry in refused]
+    if sheet is None:
+        kept = content
+    elif sheet.header is None:
+        kept = ("[\n" + ",\n".join(texts) + "\n]\n").encode()
+    else:
+        kept = "".join([sheet.header, *texts]).encode()
+    reasons = json.dumps([entry.plain() for entry in refused], indent=2, ensure_ascii=False)
+    folder = _refused(home)
+    _write(folder / f"{name}.reasons.txt", reasons.encode() + b"\n")
+    _write(folder / f"{name}{kind}", kept)
+
+
+def _refused(home: Path) -> Path:
+    folder = home / REFUSED
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file that only its owner may read, and that is on the disk before the original goes."""
+    draft = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+    with os.fdopen(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    draft.replace(path)
+
+
+def _read_json(text: str) -> Sheet:
+    """A list of requests, each with its text as it stands there; or a single request."""
+    hint = "expected a JSON list of OpenDSR erasure requests"
+    decoder, place = _decoder(), _skip(text, 0)
+    if text[place : place + 1] != "[":
+        return Sheet((Entry(1, strict_json(text), text.strip()),))
+    entries: list[Entry] = []
+    place = _skip(text, place + 1)
+    try:
+        while text[place : place + 1] != "]" or entries:
+            value, end = decoder.raw_decode(text, place)
+            entries.append(Entry(len(entries) + 1, value, text[place:end]))
+            place = _skip(text, end)
+            if text[place : place + 1] == "]":
+                break
+            if text[place : place + 1] != ",":
+                raise ValueError("a comma is missing")  # noqa: TRY301 - told like the decoder's own complaints
+            place = _skip(text, place + 1)
+        if text[place + 1 :].strip():
+            raise ValueError("something stands behind the list")  # noqa: TRY301
+    except (ValueError, RecursionError):
+        raise RequestError(f"this is no JSON (after entry {len(entries)}); {hint}") from None
+    if not entries:
+        raise RequestError(f"the list is empty; {hint}, at least one")
+    return Sheet(tuple(entries))
+
+
+def _skip(text: str, place: int) -> int:
+    while place < len(text) and text[place] in " \t\r\n":
+        place += 1
+    return place
+
+
+def _decoder() -> json.JSONDecoder:
+    return json.JSONDecoder(object_pairs_hook=_unambiguous, parse_constant=_no_number)
+
+
+def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any] | None:
+    """An object whose keys occur once; one with a key twice counts as absent, as in `tasks.requests.opendsr`."""
+    value = dict(pairs)
+    return value if len(value) == len(pairs) else None
+
+
+def _no_number(_name: str) -> NoReturn:
+    raise ValueError("NaN and infinity are no JSON")
+
+
+def _read_csv(text: str) -> Sheet:
+    header, _, rest = text.partition("\n")
+    mark = ";" if ";" in header and "," not in header else ","
+    names = [name.strip().lower() for name in next(iter(_rows(header, mark)), ("", []))[1]]
+    hint = f"expected the columns {', '.join(COLUMNS)}, each once and no other"
+    if sorted(names) != sorted(COLUMNS):
+        raise RequestError(f"the header is another one; {hint}")
+    found: dict[str, Entry] = {}
+    for number, (line, cells) in enumerate(_rows(rest, mark), start=1):
+        if not any(cell.strip() for cell in cells):
+            continue
+        row = {name: cell.strip() for name, cell in zip(names, cells, strict=False)}
+        # a row that is no request of its own kind must not meet another one's id
+        name = row.get("subject_request_id", "").lower() if len(cells) == len(names) else f"row {number}"
+        known = found.get(name)
+        found[name] = _row(number, row, line, len(cells) - len(names)) if known is None else _joined(known, row, line)
+    if not found:
+        raise RequestError(f"there is no row below the header; {hint}")
+    return Sheet(tuple(found.values()), header + "\n")
+
+
+def _rows(text: str, mark: str) -> Iterator[tuple[str, list[str]]]:
+    """Rows with their text as it stands in the file."""
+    used: list[str] = []
+
+    def lines() -> Iterator[str]:
+        for line in io.StringIO(text, newline=""):
+            used.append(line)
+            yield line
+
+    reader = csv.reader(lines(), delimiter=mark, strict=True)
+    while True:
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error:
+            raise RequestError(f"line {reader.line_num} below the header is no CSV; see its quotation marks") from None
+        line = "".join(used)
+        used.clear()
+        yield line if line.endswith("\n") else line + "\n", cells
+
+
+def _row(number: int, row: dict[str, str], line: str, too_many: int) -> Entry:
+    if too_many:
+        fault = f"got {len(COLUMNS) + too_many} cells, expected {len(COLUMNS)}"
+        return Entry(number, None, line, fault)
+    value = {
+        **{name: row[name] for name in _REQUEST},
+        "subject_request_type": "erasure",
+        "subject_identities": [_identity(row)],
+    }
+    return Entry(number, value, line)
+
+
+def _joined(entry: Entry, row: dict[str, str], line: str) -> Entry:
+    """An entry with one more identity, if its row says the same of the request."""
+    if entry.fault is None and any(entry.value[name] != row[name] for name in _REQUEST[1:]):
+        fault = "rows with this subject_request_id differ in regulation or submitted_time; make them the same"
+        return Entry(entry.position, entry.value, entry.text + line, fault)
+    identities = [*entry.value["subject_identities"], _identity(row)]
+    return Entry(entry.position, {**entry.value, "subject_identities": identities}, entry.text + line, entry.fault)
+
+
+def _identity(row: dict[str, str]) -> dict[str, str]:
+    return {name: row[name] for name in COLUMNS[3:]}

@@ -1,0 +1,84 @@
+"""How requests get into the register: parsed, their identities made pseudonyms, what was in the clear thrown away.
+
+All ways in (HTTP, drop folder, files) meet here.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flows.workspace import secrets
+from tasks.common.errors import RequestError
+from tasks.requests import opendsr, pseudonyms
+
+if TYPE_CHECKING:
+    from flows.register.register import Case, Intake
+
+_ADDRESS = re.compile(r"https?://[\x21-\x7e]{1,2040}")
+
+
+def take_in(home: Path, value: Any) -> Intake:
+    """An OpenDSR request as the register keeps it: identities and record ids as keyed pseudonyms.
+
+    Args:
+        home: the workspace, whose key is used; it gets one where there is none.
+        value: the request as JSON gives it.
+
+    Raises:
+        RequestError: it is malformed; the message names fields and repeats no value.
+        PseudonymError: the key cannot be used.
+    """
+    from flows.register.register import Intake
+
+    entry = opendsr.parse(value, 1)
+    if isinstance(entry, opendsr.Refusal):
+        raise RequestError(str(entry.reason))
+    if not all(map(_ADDRESS.fullmatch, entry.callbacks)):
+        raise RequestError("status_callback_urls: expected addresses that begin with https:// or http://")
+    key = key_of(home)
+    wishes = {
+        "record_pseudonyms": sorted(key.of(pseudonyms.RECORD, name) for name in entry.record_ids),
+        "languages": list(entry.languages),
+    }
+    found = {
+        (one.identity_type, key.of(one.identity_type, one.identity_value, one.identity_format))
+        for one in entry.identities
+    }
+    return Intake(
+        request_id=entry.request_id,
+        regulation=entry.regulation,
+        submitted=entry.received,
+        identities=tuple(
+            {"identity_type": kind, "identity_value": name, "identity_format": opendsr.PSEUDONYM}
+            for kind, name in sorted(found)
+        ),
+        wishes={name: wish for name, wish in wishes.items() if wish},
+        callbacks=entry.callbacks,
+    )
+
+
+def key_of(home: Path) -> pseudonyms.Key:
+    """The key of pseudonyms: the secret of its name, else the workspace's own, made where there is none.
+
+    A key that only a Prefect block holds gets into this process's environment, where the stages look for it.
+
+    Raises:
+        PseudonymError: it is too short, or others may read its file.
+    """
+    secrets.export(pseudonyms.KEY)
+    return pseudonyms.make(home)
+
+
+def as_entry(case: Case) -> dict[str, Any]:
+    """A request as an entry of a batch file, which git may see: pseudonyms and nothing in the clear."""
+    entry: dict[str, Any] = {
+        "regulation": case.regulation,
+        "subject_request_id": case.request_id,
+        "subject_request_type": "erasure",
+        "submitted_time": case.submitted,
+        "subject_identities": [dict(identity) for identity in case.identities],
+        "api_version": "1.0",
+    }
+    return entry | ({"extensions": {"erasure_audit": dict(case.wishes)}} if case.wishes else {})

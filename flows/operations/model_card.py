@@ -1,0 +1,101 @@
+"""The model card of a release: what the model is, where it comes from, how it is loaded, and what it is not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tasks.common.settings import Settings
+
+LOADER = '''import json
+from pathlib import Path
+
+import torch
+from tasks import models
+from tasks.common.settings import Data, Model
+
+place = Path("served")
+recipe = json.loads((place / "lineage.json").read_text())["recipe"]
+model, data = Model.model_validate(recipe["model"]), Data.model_validate(recipe["data"])
+network = models.load(place / "model.safetensors", model, data).eval()
+
+
+def classify(images: torch.Tensor) -> torch.Tensor:
+    """Classes of images (n, channels, size, size), uint8."""
+    with torch.no_grad():
+        return network((images / 255 - model.mean) / model.std).argmax(1)
+'''
+"""What a serving system does with a release; it needs torch, torchvision and this package."""
+
+KINDS = {
+    "unlearned": "The model in use before, made to forget by `{method}`.",
+    "retrained": "Trained from scratch without the forgotten records (the audit's baseline, seed 0).",
+}
+
+
+def write(
+    lineage: Mapping[str, Any],
+    verdicts: Sequence[str],
+    settings: Settings,
+    records: Mapping[str, int],
+    versions: Mapping[str, str | None],
+    references: Sequence[str],
+) -> str:
+    """The card as Markdown; no personal data.
+
+    Args:
+        lineage: of the release.
+        verdicts: on the unlearned model, one per audited request.
+        settings: of the batch.
+        records: `forgotten` and `retained` training records.
+        versions: md5 of the data `before` and `after`.
+        references: SHA-256 of the references that the next batch is judged by.
+    """
+    batch, model = lineage["batch"], lineage["model"]
+    counted = ", ".join(f"{count} {name}" for name, count in sorted(Counter(verdicts).items()))
+    chain = [
+        f"| {one['batch'] or '—'} | {one['method'] or 'brought along'} | `{one['weights_sha256'][:16]}` | "
+        f"{'`' + one['made_from'][:16] + '`' if one['made_from'] else '—'} |"
+        for one in lineage["chain"]
+    ]
+    return f"""# {settings.report.system}, release of batch {batch}
+
+{KINDS[model["kind"]].format(method=model["method"])}
+
+| | |
+| --- | --- |
+| weights | `model.safetensors`, SHA-256 `{model["weights_sha256"]}` |
+| architecture | `{settings.model.name}`, {settings.data.classes} classes, {settings.data.channels} channels of \
+{settings.data.image_size} × {settings.data.image_size} pixels |
+| input | pixels in 0 … 1, less {settings.model.mean}, divided by {settings.model.std} |
+| audit | tag `audit/{batch}`, commit `{lineage["commit"]}` |
+| release | tag `release/{batch}` |
+| verdicts on the unlearned model | {counted or "none"} |
+| records forgotten / left to train on | {records["forgotten"]} / {records["retained"]} |
+| data before → after | `{versions["before"]}` → `{versions["after"]}` (DVC) |
+| records left, SHA-256 | `{lineage["retained_set_sha256"]}` |
+| unlearnings since the last training from scratch | {model["history"]["unlearnings"]} |
+
+## Where it comes from
+
+| batch | method | weights | made from |
+| --- | --- | --- | --- |
+{chr(10).join(chain)}
+
+The recipe is in `lineage.json`. References for the next batch: {len(references)} models in `references/{batch}`.
+
+## How it is loaded
+
+`dvc get REPOSITORY releases/{batch} --rev release/{batch} --out served`, then
+
+```python
+{LOADER}```
+
+## Limits
+
+- A verdict is evidence about behaviour against the tests of the audit, at their error rate and detection limit; it does
+  not say that a law was complied with, or that nothing of the records is left in the weights.
+- Accuracy, differences between groups and what the tests can detect stand in the reports of the batch.
+- An earlier release knows people whom this one forgot: do not go back to one.
+"""

@@ -1,0 +1,101 @@
+"""Running a batch from the command line: ask DVC first, start Prefect only if there is something to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flows.pipeline import close_batch, console, prepare, results, stage_runner
+from flows.reports import signing
+from flows.workspace import environment, signing_keys
+from tasks.common import settings
+from tasks.common.errors import StageError, without_records
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run did: the stages that were stale before it, the results, the tag if the batch was closed, advice."""
+
+    batch: str
+    stale: list[str]
+    results: list[results.Result]
+    tag: str | None = None
+    advice: tuple[str, ...] = ()
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "batch": self.batch,
+            "stale": self.stale,
+            "requests": [result.plain() for result in self.results],
+            "reports": f"reports/{self.batch}",
+            "tag": self.tag,
+            "advice": list(self.advice),
+        }
+
+
+def run(
+    folder: Path, batch: str | None, assignments: list[str], jobs: int | None, commit: bool, sign: bool = False
+) -> Run:
+    """Bring a batch up to date, and sign and close it if asked to. Tells on stderr what it does.
+
+    Closing signs first, if there is a key.
+
+    Raises:
+        AuditError: the settings, the workspace or a stage is at fault.
+    """
+    found = prepare.prepare(folder, batch, assignments, jobs)
+    chosen = found.settings
+    _tell_settings(chosen)
+    if found.stale:
+        console.say("Starting Prefect …")
+        with console.progress(found.pipeline) as listener:
+            audit(found, listener)
+    else:
+        console.say(f"Nothing is stale: batch {chosen.batch} is up to date.")
+    if commit or sign:
+        _sign(folder, chosen.batch)
+    tag = close_batch.close(folder, chosen.batch) if commit else None
+    judged, advised = results.read(folder, chosen.batch), results.advice(folder, chosen.batch)
+    return Run(chosen.batch, sorted(found.stale), judged, tag, tuple(advised))
+
+
+def audit(found: prepare.Ready, listener: stage_runner.Listener) -> None:
+    """Audit by the Prefect flow; the first stages run while Prefect starts.
+
+    Raises:
+        AuditError: the workspace is unusable, or a stage failed; then the text is the stage's own message.
+    """
+    failures: list[str] = []
+
+    def take(event: stage_runner.Event) -> None:
+        if event.kind == "failed":
+            failures.append(event.text)
+        listener(event)
+
+    environment.prepare(found.folder)
+    found.runner.listener = take
+    with prepare.begun(found):
+        from flows import audit  # it imports Prefect
+
+        try:
+            with audit.of(found):
+                audit.audit(batch=found.settings.batch, folder=str(found.folder))
+        except StageError as error:  # whoever listens may know what Prefect is not to keep
+            raise next((StageError(text) for text in failures if without_records(text) == str(error)), error) from None
+
+
+def _sign(folder: Path, batch: str) -> None:
+    key = signing_keys.at_hand(folder)
+    if key is None:
+        console.say(f"Not signed, for there is no key: name one in {signing_keys.FILE}, see docs/signing.md.")
+        return
+    done = signing.sign(folder, batch, key)
+    mark = " with the development key, which vouches for nobody" if key.signer.development else ""
+    console.say(f"Signed{mark}: {len(done)} reports in signed/{batch}, {sum(item.new for item in done)} of them now.")
+
+
+def _tell_settings(chosen: settings.Settings) -> None:
+    for key, value in settings.changed(chosen).items():
+        console.say(f"Setting {key} = {value}")

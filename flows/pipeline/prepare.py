@@ -1,0 +1,64 @@
+"""What an audit needs before its first stage; and its first stages, which run while Prefect is still starting."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from flows.pipeline import provenance, stage_runner
+from flows.workspace import dvc_graph, layout
+from tasks.common import settings
+
+
+@dataclass(frozen=True)
+class Ready:
+    """An audit that can begin.
+
+    Attributes:
+        folder: the workspace.
+        settings: of the batch.
+        stale: names of the stages that are stale.
+        pipeline: the stages that have to be brought up to date, each after its upstream.
+        runner: runs them.
+    """
+
+    folder: Path
+    settings: settings.Settings
+    stale: frozenset[str]
+    pipeline: tuple[dvc_graph.Stage, ...]
+    runner: stage_runner.Runner
+
+
+def prepare(folder: Path, batch: str | None, assignments: list[str], jobs: int | None = None) -> Ready:
+    """Make the workspace ready for a run, and file the circumstances of the batch if there is something to do.
+
+    Raises:
+        AuditError: the settings, the requests or the workspace are at fault.
+    """
+    chosen, stale = layout.prepare(folder, batch, assignments)
+    if stale:
+        provenance.keep(folder, chosen)
+    pipeline = dvc_graph.due(dvc_graph.read(folder), stale) if stale else []
+    return Ready(folder, chosen, frozenset(stale), tuple(pipeline), stage_runner.Runner(folder, jobs))
+
+
+def head(pipeline: tuple[dvc_graph.Stage, ...]) -> list[str]:
+    """The stages that run here whatever agents there are: neither they nor what they wait for is meant for one."""
+    due, found = {stage.name for stage in pipeline}, list[str]()
+    for stage in pipeline:
+        if stage.agent is None and due.intersection(stage.upstream) <= set(found):
+            found.append(stage.name)
+    return found
+
+
+@contextlib.contextmanager
+def begun(ready: Ready) -> Iterator[None]:
+    """Run the head of the pipeline in the background; whatever goes wrong in the block ends what runs."""
+    ready.runner.ahead(head(ready.pipeline))
+    try:
+        yield
+    except BaseException:
+        ready.runner.stop()
+        raise

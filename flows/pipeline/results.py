@@ -1,0 +1,117 @@
+"""The verdicts of a batch, read from the evidence beside its reports."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks.common import files
+from tasks.common.errors import RequestError
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one request; the report's path is relative to the workspace."""
+
+    request: str
+    verdict: str
+    reason: str
+    estimate: float | None
+    low: float | None
+    high: float | None
+    status: str
+    report: str
+
+    @property
+    def interval(self) -> str:
+        """The residual influence with its interval, as a person reads it."""
+        if self.estimate is None:
+            return "—"
+        low, high = ("?" if end is None else f"{end:.2f}" for end in (self.low, self.high))
+        return f"{self.estimate:.2f} ({low} … {high})"
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
+
+
+def read(workspace: Path, batch: str) -> list[Result]:
+    """The results of a batch in the order of its requests' ids; empty before its reports are made."""
+    found = sorted((workspace / "reports" / batch).glob("*/evidence.json"))
+    return [_result(path, workspace) for path in found]
+
+
+def advice(workspace: Path, batch: str) -> list[str]:
+    """Why a full retrain is advised after a batch, the same for all of its requests; empty where it is not."""
+    found = sorted((workspace / "reports" / batch).glob("*/evidence.json"))
+    told = [item["text"] for path in found for item in files.read_json(path).get("advice", [])]
+    return list(dict.fromkeys(told))
+
+
+def find(workspace: Path, request: str, first: str) -> Path:
+    """The `evidence.json` of a request given by its id or the beginning of it; the batch `first` is looked in first.
+
+    Raises:
+        RequestError: no report is that request's, or those of several requests are.
+    """
+    found = sorted((workspace / "reports").glob(f"*/{_safe(request)}*/evidence.json"))
+    found = [path for path in found if path.parts[-3] == first] or found
+    if not found:
+        raise RequestError(
+            f"got {request!r}, expected the id of a request that has a report; see `erasure-audit status`"
+        )
+    if len({path.parent.name for path in found}) > 1:
+        raise RequestError(f"got {request!r}, with which {len(found)} requests begin; give more of the id")
+    return found[-1]
+
+
+def told(evidence: dict[str, Any]) -> list[str]:
+    """What a person wants to know of the evidence on one request, as lines."""
+    influence = evidence.get("residual_influence") or {}
+    found, low, high = (_number(influence.get(key)) for key in ("estimate", "low", "high"))
+    check = evidence.get("self_check") or {}
+    seen = _number(evidence.get("detectability"))
+    caught, cleared = (_yes(check.get(key)) for key in ("original_caught", "retrain_cleared"))
+    lines = [
+        f"Request {evidence.get('request', {}).get('id', '?')}: {evidence.get('verdict', '?')}",
+        f"  {evidence.get('reason', '')}",
+        f"  residual influence {found} between {low} and {high}; detectability {seen}",
+        f"  self-check: original model caught {caught}, retrained model cleared {cleared}",
+    ]
+    for model, accuracy in (evidence.get("accuracy") or {}).items():
+        if isinstance(accuracy, dict):
+            shares = ", ".join(f"{name} {_number(share)}" for name, share in accuracy.items())
+            lines.append(f"  accuracy of the {model.replace('_', ' ')} model: {shares}")
+    lines += [f"  {item['text']}" for item in evidence.get("advice") or []]
+    return lines
+
+
+def _number(value: Any) -> str:
+    return f"{value:.2f}" if isinstance(value, int | float) else "—"
+
+
+def _yes(value: bool | None) -> str:
+    return {True: "yes", False: "no", None: "—"}[value]
+
+
+def _safe(request: str) -> str:
+    """A request id as the literal beginning of a file name."""
+    if not request or not all(letter.isalnum() or letter in "-_." for letter in request):
+        raise RequestError(f"got {request!r}, expected the id of a request")
+    return request
+
+
+def _result(path: Path, workspace: Path) -> Result:
+    evidence = files.read_json(path)
+    influence = evidence.get("residual_influence") or {}
+    return Result(
+        request=str(evidence.get("request", {}).get("id", path.parent.name)),
+        verdict=str(evidence.get("verdict", "inconclusive")),
+        reason=str(evidence.get("reason", "")),
+        estimate=influence.get("estimate"),
+        low=influence.get("low"),
+        high=influence.get("high"),
+        status=str(evidence.get("status", "audited")),
+        report=(path.parent / "report.html").relative_to(workspace).as_posix(),
+    )

@@ -1,0 +1,1 @@
+"""Reports of closed batches: signing them, checking them, the overview of all batches."""

@@ -1,0 +1,120 @@
+"""The register of all batches, `reports/index.html` and `reports/register.csv`.
+
+Its days left are counted from the day it is made. So it is not reproducible, belongs to no stage and stays out of git;
+every run makes it again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from tasks import __version__, report
+from tasks.common import files, language, settings
+from tasks.reporting import batch_register
+
+REPORTS = Path("reports")
+IGNORED = "# Made anew every day, see `erasure-audit register`.\n/.gitignore\n/index*.html\n/register.csv\n"
+MOST_SHOWN = 1000
+"""Prefect shows so many requests of a batch at most, the worst; the pages show all."""
+
+
+@dataclass(frozen=True)
+class Overview:
+    """What was made: requests by outcome, those overdue, and batches that could not be read, with why."""
+
+    page: Path
+    table: Path
+    batches: int
+    counts: dict[str, int]
+    overdue: int
+    unreadable: dict[str, str]
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "page": self.page.as_posix(),
+            "table": self.table.as_posix(),
+            "batches": self.batches,
+            "counts": self.counts,
+            "overdue": self.overdue,
+            "unreadable": self.unreadable,
+        }
+
+
+def write(workspace: Path, day: date | None = None) -> Overview:
+    """Make the pages of the register of all batches.
+
+    Args:
+        workspace: the workspace; the paths of the result are relative to it.
+        day: from which days left are counted; None: today.
+
+    Raises:
+        AuditError: the templates or the settings cannot be used.
+    """
+    counted_from = day or datetime.now().astimezone().date()
+    found, unreadable = batch_register.read_all(workspace / REPORTS)
+    found = [batch.as_of(counted_from) for batch in found]
+    view = {
+        **batch_register.page(found),
+        "made_on": counted_from.isoformat(),
+        "unreadable": unreadable,
+        "version": __version__,
+    }
+    files.write_text(workspace / REPORTS / ".gitignore", IGNORED)
+    codes = settings.load(workspace / "params.yaml").report.languages
+    for code, suffix in language.suffixes(codes).items():
+        pages = report.environment(workspace / REPORTS / "templates", code)
+        html = report.render(pages, "register.html.j2", {**view, "suffix": suffix, "codes": codes})
+        files.write_text(workspace / REPORTS / f"index{suffix}.html", html)
+    files.write_text(workspace / REPORTS / batch_register.TABLE, batch_register.table(found))
+    lines = [line for batch in found for line in batch.requests]
+    return Overview(
+        REPORTS / "index.html",
+        REPORTS / batch_register.TABLE,
+        len(found),
+        {str(outcome): count for outcome, count in batch_register.counts(lines).items()},
+        batch_register.deadlines(lines).overdue,
+        unreadable,
+    )
+
+
+def earlier(workspace: Path, batch: str) -> list[dict[str, Any]]:
+    """What the summary of a batch says of the others that have reports; one that cannot be read is left out."""
+    found, _ = batch_register.read_all(workspace / REPORTS)
+    return [batch_register.past(other).model_dump(mode="json") for other in reversed(found) if other.batch != batch]
+
+
+def artifact(workspace: Path, batch: str) -> tuple[list[dict[str, Any]], str]:
+    """A batch's register for Prefect, the worst first, and a sentence about it.
+
+    Neither holds personal data: no reason, no pseudonym, and of a request only an id that is a UUID, since a bad
+    request may have anything in its place.
+
+    Raises:
+        AuditError: the register cannot be read.
+    """
+    listed = batch_register.read(workspace / REPORTS / batch)
+    rows = [
+        {
+            "request": _id(line),
+            "outcome": line.outcome,
+            "deadline": None if line.deadline is None else line.deadline.isoformat(),
+            "days left": line.days_left,
+            "status": line.progress,
+        }
+        for line in listed.requests
+    ]
+    counted = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in listed.counts.items() if count)
+    cut = f" The worst {MOST_SHOWN} are shown." if len(rows) > MOST_SHOWN else ""
+    return rows[:MOST_SHOWN], f"Batch {batch}: {counted}. Days left when the audit started.{cut}"
+
+
+def _id(line: batch_register.Line) -> str:
+    try:
+        return str(UUID(line.request_id))
+    except ValueError:
+        return f"request {line.position + 1}"

@@ -1,0 +1,224 @@
+"""Checking signed reports: is every byte as it was signed, by whom, and what was not looked at.
+
+Every file has to be vouched for: by its own signature, by the statement beside it, or, for the evidence, by a signed
+PDF that carries it. Several vouchers have to agree. Needs no workspace and no network, just the files and a public key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flows.reports.signing import LOCK, REPORTS, SIGNED, STATEMENT
+from tasks.common import files
+from tasks.common.errors import SignatureError
+from tasks.signatures import signing
+
+PARTS = ("report*.pdf", "report*.html", "evidence.json")
+"""The files of a report."""
+ABOUT = ("batch", "request_id", "outcome", "signed_at")
+
+
+@dataclass
+class Finding:
+    """What checking found.
+
+    Attributes:
+        target: name of the file or folder.
+        faults: what is not as it was signed, or not signed at all.
+        untrusted: why a signature does not count, though nothing speaks against it.
+        signers: whose signatures are right.
+        about: batch, request, outcome and time, as signed; the time is the signer's own word.
+        covered: files whose bytes are the signed ones.
+        not_covered: what the signer vouches for and was not compared, with why.
+    """
+
+    target: str
+    faults: list[str] = field(default_factory=list)
+    untrusted: list[str] = field(default_factory=list)
+    signers: list[signing.Signer] = field(default_factory=list)
+    about: dict[str, Any] = field(default_factory=dict)
+    covered: list[str] = field(default_factory=list)
+    not_covered: list[str] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        """Something is covered, everything looked at is as it was signed, and by trusted keys alone."""
+        return bool(self.covered and self.signers) and not self.faults and not self.untrusted
+
+    @property
+    def line(self) -> str:
+        """The finding in one line."""
+        if self.faults:
+            return f"NOT INTACT: {self.target}: {'; '.join(self.faults)}"
+        if not self:
+            return f"NOT TRUSTED: {self.target}: {'; '.join(self.untrusted)}"
+        about = ", ".join(f"{name.replace('_', ' ')} {self.about[name]}" for name in ABOUT if name in self.about)
+        names = " and ".join(_named(signer) for signer in self.signers)
+        rest = f"; not covered: {', '.join(self.not_covered)}" if self.not_covered else ""
+        return f"intact: {self.target}, {about}; signed by {names}{rest}"
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON values."""
+        signers = [
+            {"key_id": signer.key_id, "subject": signer.subject, "development": signer.development}
+            for signer in self.signers
+        ]
+        return {**vars(self), "signers": signers, "intact": not self.faults and bool(self.covered), "holds": bool(self)}
+
+
+@dataclass(frozen=True)
+class Voucher:
+    """A right signature, and the hashes that a file of a name may have by it."""
+
+    name: str
+    signer: signing.Signer
+    digests: dict[str, set[str]]
+    about: dict[str, Any]
+
+
+def verify(target: Path, trusted: Iterable[signing.Signer]) -> Finding:
+    """Check a signed PDF, an `evidence.json`, a page, a statement, or a folder of them.
+
+    Args:
+        target: the file or folder. A folder of `reports/` is checked by the statement in `signed/`.
+        trusted: whose signatures count.
+    """
+    target = target.resolve()
+    folder = target if target.is_dir() else target.parent
+    parts = sorted(path for pattern in PARTS for path in folder.glob(pattern))
+    place = _statement_for(target, folder)
+    looked_at = parts if target in (folder, place) else [target]
+    counts = {signer.key_id: signer for signer in trusted}
+    found = Finding(target.name)
+    vouchers, broken = _pdfs({*parts, *looked_at})  # a single file may have been given another name
+    statement = _statement(place, [*counts.values(), *(voucher.signer for voucher in vouchers)], found)
+    if statement:
+        vouchers.insert(0, _voucher(statement))
+    vouchers = [voucher for voucher in vouchers if any(path.name in voucher.digests for path in looked_at)]
+    for path in looked_at:
+        _look_at(path, vouchers, broken, found)
+    if not looked_at:
+        found.faults.append("no report is here")
+    for voucher in vouchers:
+        found.about = voucher.about | found.about
+        if voucher.signer not in found.signers:
+            found.signers.append(voucher.signer)
+            if voucher.signer.key_id not in counts:
+                found.untrusted.append(str(signing.UntrustedError(voucher.signer.key_id)))
+    found.not_covered = _rest(statement, folder, found.covered)
+    return found
+
+
+def _pdfs(parts: set[Path]) -> tuple[list[Voucher], dict[str, str]]:
+    """The signed PDFs, each a voucher for itself and for the evidence it carries; and what is wrong with the others."""
+    vouchers, broken = [], {}
+    for path in sorted(parts):
+        content = path.read_bytes()
+        if path.suffix != ".pdf" or not signing.is_signed(content):
+            continue
+        try:
+            signer, carried = signing.check_pdf(content), signing.attached(content)
+        except SignatureError as error:
+            broken[path.name] = str(error)
+            continue
+        digests = {name: {hashlib.sha256(value).hexdigest()} for name, value in carried.items()}
+        about = _about(carried.get("evidence.json", b"{}"))
+        vouchers.append(Voucher(path.name, signer, {**digests, path.name: {files.sha256(path)}}, about))
+    return vouchers, broken
+
+
+def _statement(place: Path | None, known: list[signing.Signer], found: Finding) -> signing.Statement | None:
+    if place is None:
+        return None
+    try:
+        return signing.unseal(place.read_bytes(), known)
+    except signing.UntrustedError as error:
+        found.untrusted.append(str(error))
+    except (OSError, SignatureError) as error:
+        found.faults.append(f"{place.name}: {error}")
+    return None
+
+
+def _voucher(statement: signing.Statement) -> Voucher:
+    digests: dict[str, set[str]] = {}
+    for name, digest in statement.subjects.items():
+        if _is_part(name):
+            digests.setdefault(Path(name).name, set()).add(digest)
+    return Voucher(STATEMENT, statement.signer, digests, statement.predicate)
+
+
+def _look_at(path: Path, vouchers: list[Voucher], broken: dict[str, str], found: Finding) -> None:
+    """A file holds if somebody vouches for it, and nobody for other bytes of that name."""
+    digest = files.sha256(path)
+    asked = [voucher for voucher in vouchers if path.name in voucher.digests]
+    against = [voucher.name for voucher in asked if digest not in voucher.digests[path.name]]
+    if against:
+        found.faults.append(f"{path.name} is not the one that {' and '.join(against)} vouches for")
+    elif asked:
+        found.covered.append(path.name)
+    elif path.name in broken:
+        found.faults.append(f"{path.name}: {broken[path.name]}")
+    elif not found.untrusted:
+        found.faults.append(f"{path.name}: no signature covers it; expected a signed PDF, or {STATEMENT} beside it")
+
+
+def _rest(statement: signing.Statement | None, folder: Path, covered: list[str]) -> list[str]:
+    """What a reader could take for checked, and was not."""
+    if statement is None:
+        return [f"the page, the models and {LOCK} (no statement at hand)"]
+    parts = sorted({Path(name).name for name in statement.subjects if _is_part(name)} - set(covered))
+    rest = [f"{name} ({'not looked at' if (folder / name).exists() else 'not at hand'})" for name in parts]
+    root = _root(folder)
+    states = {name: _state(root, name, digest) for name, digest in statement.subjects.items() if not _is_part(name)}
+    lock = states.pop(LOCK, "")
+    counted = Counter(states.values())
+    rest += [f"{counted[state]} of {len(states)} models ({state})" for state in sorted(counted) if state]
+    return rest + [f"{LOCK} ({lock})"] * bool(lock)
+
+
+def _state(root: Path | None, name: str, digest: str) -> str:
+    """Empty where the file is as it was signed. Another file is no fault: the workspace may be at its next batch."""
+    if root is None or not (root / name).is_file():
+        return "not at hand"
+    return "" if files.sha256(root / name) == digest else "not the one signed, perhaps of another batch"
+
+
+def _statement_for(target: Path, folder: Path) -> Path | None:
+    """The statement itself, the one beside the file, or the one in `signed/` for a folder of `reports/`."""
+    root = _root(folder)
+    signed = [root / SIGNED / folder.relative_to(root / REPORTS)] if root and _within(folder, REPORTS) else []
+    named = [target] if target.name.endswith(".dsse.json") else []
+    places = [*named, *(place / STATEMENT for place in (folder, *signed))]
+    return next((path for path in places if path.is_file()), None)
+
+
+def _root(folder: Path) -> Path | None:
+    """The workspace that a report's folder lies in, by its place alone."""
+    return folder.parents[2] if _within(folder, REPORTS) or _within(folder, SIGNED) else None
+
+
+def _within(folder: Path, top: str) -> bool:
+    return len(folder.parts) > 3 and folder.parts[-3] == top
+
+
+def _is_part(name: str) -> bool:
+    return name.startswith((f"{REPORTS}/", f"{SIGNED}/"))
+
+
+def _about(evidence: bytes) -> dict[str, Any]:
+    """What a signed PDF's own evidence says of it."""
+    try:
+        found = json.loads(evidence)
+        return {"batch": found["batch"], "request_id": found["request"]["id"], "outcome": found["outcome"]}
+    except (ValueError, KeyError, TypeError):
+        return {}
+
+
+def _named(signer: signing.Signer) -> str:
+    mark = ", a DEVELOPMENT key, which vouches for nobody" if signer.development else ""
+    return f"{signer.subject or 'a bare public key'} (key {signer.key_id[:16]}{mark})"

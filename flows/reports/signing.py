@@ -1,0 +1,110 @@
+"""Signing the reports of a batch.
+
+`reports/<batch>/` is what the pipeline makes, the same bytes every time, and stays unsigned. What is handed over is
+`signed/<batch>/<request>/`: the PDF with its signature, the page and the evidence as they are, and the statement that
+names them all, the models and `dvc.lock` by their hashes. `flows.reports.signature_checks` checks it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from flows.workspace import dvc_graph, signing_keys
+from tasks.common import files
+from tasks.common.errors import SignatureError, WorkspaceError
+from tasks.signatures import signing
+
+STATEMENT = "statement.dsse.json"
+REPORTS, SIGNED, LOCK = "reports", "signed", "dvc.lock"
+
+
+@dataclass(frozen=True)
+class Signed:
+    """What became of one request; `folder` is relative to the workspace, `new` false where all was signed already."""
+
+    request: str
+    folder: str
+    new: bool
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
+
+
+def sign(workspace: Path, batch: str, key: signing.Key) -> list[Signed]:
+    """Sign the report of every request of a batch. What a trusted key has signed, and is as it was, is left alone.
+
+    A development key's signature gives way to one of any other key, and never the other way round.
+
+    Raises:
+        WorkspaceError: the batch has no reports, or they are not the ones that DVC recorded.
+        SignatureError: a PDF cannot be signed.
+    """
+    reports = workspace / REPORTS / batch
+    recorded = dvc_graph.recorded(workspace, f"{REPORTS}/{batch}")
+    if recorded is None or not reports.is_dir() or dvc_graph.content_hash(reports) != recorded:
+        raise WorkspaceError(
+            f"{REPORTS}/{batch} is not what {LOCK} records, so it is not signed; bring it up to date with"
+            f" `erasure-audit run {batch}`"
+        )
+    known = [*signing_keys.trusted(workspace), key.signer]
+    return [_sign(workspace, path.parent, key, known) for path in sorted(reports.glob("*/evidence.json"))]
+
+
+def _sign(workspace: Path, source: Path, key: signing.Key, known: list[signing.Signer]) -> Signed:
+    found = files.read_json(source / "evidence.json")
+    target = workspace / SIGNED / source.relative_to(workspace / REPORTS)
+    subjects = _subjects(workspace, source, found)
+    done = Signed(found["request"]["id"], target.relative_to(workspace).as_posix(), new=True)
+    if _holds(target, subjects, key, known):
+        return Signed(done.request, done.folder, new=False)
+    with files.whole_folder(target) as draft:
+        for path in sorted(source.iterdir()):
+            content = path.read_bytes()
+            if path.suffix == ".pdf":
+                content = signing.sign_pdf(content, key)
+                subjects[f"{done.folder}/{path.name}"] = hashlib.sha256(content).hexdigest()
+            files.write_bytes(draft / path.name, content)
+        files.write_bytes(draft / STATEMENT, signing.seal(subjects, _predicate(found, key), key))
+    return done
+
+
+def _subjects(workspace: Path, source: Path, found: dict[str, Any]) -> dict[str, str]:
+    """Everything that the report rests on and that has a hash."""
+    made = [*sorted(source.iterdir()), workspace / LOCK]
+    models = {model["file"]: model["weights_sha256"] for model in found.get("models") or []}
+    return models | {path.relative_to(workspace).as_posix(): files.sha256(path) for path in made}
+
+
+def _predicate(found: dict[str, Any], key: signing.Key) -> dict[str, Any]:
+    return {
+        "batch": found["batch"],
+        "request_id": found["request"]["id"],
+        "verdict": found["verdict"],
+        "outcome": found["outcome"],
+        "tool_version": found["provenance"]["tool_version"],
+        "started": found["provenance"]["started"],
+        "signed_at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "development": key.signer.development,
+    }
+
+
+def _holds(target: Path, subjects: dict[str, str], key: signing.Key, known: list[signing.Signer]) -> bool:
+    """Whether the folder is signed already, over the same bytes, by a key that need not be replaced."""
+    try:
+        statement = signing.unseal((target / STATEMENT).read_bytes(), known)
+        unchanged = all(
+            files.sha256(target / Path(name).name) == digest
+            for name, digest in statement.subjects.items()
+            if name.startswith(f"{SIGNED}/") or (name.startswith(f"{REPORTS}/") and not name.endswith(".pdf"))
+        )
+        bearers = {signing.check_pdf(path.read_bytes()) for path in target.glob("*.pdf")}
+    except (OSError, SignatureError):
+        return False
+    named = {name: digest for name, digest in statement.subjects.items() if not name.startswith(f"{SIGNED}/")}
+    replaceable = statement.signer.development and statement.signer != key.signer
+    return unchanged and named == subjects and bearers == {statement.signer} and not replaceable

@@ -1,0 +1,235 @@
+"""Checkouts beside the operator's own: one per batch in `.batches/`, and temporary ones of past audits.
+
+Each shares the workspace's DVC cache and knows its remotes, so nothing is copied twice and nothing is lost with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from flows.workspace import dvc_graph, layout, shell
+from tasks.common import files
+from tasks.common.errors import WorkspaceError
+
+FOLDER = ".batches"
+"""Folder of the workspace in which batches run; git and DVC do not look into it."""
+
+_LOCAL = Path(".dvc/config.local")
+_OURS = ("*.dvc", ".dvc/config", "dvc.yaml", "params.yaml", "reports/templates", "trusted-keys", "*.py")
+_PATIENCE = 30.0
+"""Time after which a git lock is what a killed process left, s."""
+
+
+def open(home: Path, batch: str) -> Path:
+    """Make or find the checkout in which a batch runs, on the branch `batch/<batch>` from home's HEAD.
+
+    What was left half-made is made anew; the data and models that `.dvc` files name are as committed.
+
+    Returns:
+        The workspace in it, which lies in it where home lies in home's repository.
+
+    Raises:
+        WorkspaceError: home has no commit yet, git or DVC fails, or data are neither in the cache nor in a remote.
+    """
+    if not shell.succeeds(home, "rev-parse", "--verify", "--quiet", "HEAD^{commit}"):
+        raise WorkspaceError(
+            "nothing is committed here yet, and a batch starts from a commit; `git add . && git commit`"
+        )
+    tree = home / FOLDER / batch
+    (home / FOLDER).mkdir(exist_ok=True)
+    ignore = home / FOLDER / ".gitignore"
+    if not ignore.exists():
+        files.write_text(ignore, "*\n")
+    place = path(home, batch)
+    _forget_locks(home, tree, batch)
+    fresh = not ((place / _LOCAL).is_file() and _is_checkout(tree))
+    if fresh:
+        _make(home, tree, batch)
+        share_cache(home, place)  # last, so that its file says that the checkout is whole
+    _lend_keys(home, place)
+    _bring(place)
+    if fresh:  # what stages made before, as far as it is at hand; else they make it again
+        _checkout(place)
+    return place
+
+
+def path(home: Path, batch: str) -> Path:
+    """Where the batch's workspace is, or would be."""
+    return home / FOLDER / batch / shell.git(home, "rev-parse", "--show-prefix")
+
+
+def log_of(home: Path, batch: str) -> Path:
+    """The file with the lines of the batch's stages; its time is the last sign of life."""
+    return home / FOLDER / f"{batch}.log"
+
+
+def close(home: Path, batch: str) -> None:
+    """Remove the batch's checkout and its log. Branch, tag and DVC's cache stay. Harmless if there is none."""
+    tree = home / FOLDER / batch
+    if tree.exists():
+        shutil.rmtree(tree)
+    log_of(home, batch).unlink(missing_ok=True)
+    shell.git(home, "worktree", "prune")
+
+
+def drop(home: Path, batch: str) -> None:
+    """Remove the checkout of a batch that comes to nothing, with its branch. A batch that has its tag keeps it."""
+    close(home, batch)
+    if not shell.succeeds(home, "rev-parse", "--verify", "--quiet", f"refs/tags/audit/{batch}") and shell.succeeds(
+        home, "rev-parse", "--verify", "--quiet", f"refs/heads/batch/{batch}"
+    ):
+        shell.git(home, "branch", "--quiet", "-D", f"batch/{batch}")
+
+
+def uncommitted(home: Path) -> list[str]:
+    """What is changed in the operator's checkout and therefore not in a batch that starts now, sorted."""
+    changed = shell.git(home, "diff", "--name-only", "--relative", "HEAD", "--", ".").splitlines()
+    new = shell.git(home, "ls-files", "--others", "--exclude-standard", "--", *_OURS).splitlines()
+    return sorted({*changed, *new})
+
+
+@contextlib.contextmanager
+def at(home: Path, revision: str) -> Iterator[Path]:
+    """A checkout of a tag or commit that is gone afterwards, whatever happens; what DVC still has of it is there.
+
+    Raises:
+        WorkspaceError: git or DVC fails.
+    """
+    parent = Path(tempfile.mkdtemp(prefix="erasure-audit-"))
+    tree = parent / "workspace"
+    try:
+        shell.git(home, "worktree", "add", "--quiet", "--detach", str(tree), revision)
+        within = tree / shell.git(home, "rev-parse", "--show-prefix")
+        if not (within / ".dvc").is_dir():
+            raise WorkspaceError(f"{revision} holds no .dvc, so it is no state of this workspace")
+        share_cache(home, within)
+        _fetch(within)
+        yield within
+    finally:
+        shutil.rmtree(parent, ignore_errors=True)
+        shell.git(home, "worktree", "prune")
+
+
+def share_cache(home: Path, copy: Path) -> None:
+    """Have DVC in a checkout use home's cache and remotes, with their credentials; nobody else may read the file.
+
+    A remote in a folder is named from where it is read, so a checkout that lies elsewhere is told its full path.
+    """
+    from configobj import ConfigObj  # type: ignore[import-untyped]
+
+    own = home / _LOCAL
+    config = ConfigObj(str(own) if own.is_file() else None, encoding="utf-8")
+    with dvc_graph.opened(home) as repo:
+        cache = Path(repo.cache.local.path)
+        config.setdefault("cache", {})["dir"] = str(cache.parent.parent if _nested(cache) else cache)
+        # DVC's databases of paths and hashes, which would outlive the checkout elsewhere, and be found by no erasure
+        config.setdefault("core", {})["site_cache_dir"] = str((home / ".dvc" / "tmp" / "site").resolve())
+        for name, options in (repo.config.get("remote") or {}).items():
+            config[f'remote "{name}"'] = {key: _text(value) for key, value in options.items()}
+    target = copy / _LOCAL
+    draft = target.with_name(".config.local-draft")
+    draft.unlink(missing_ok=True)
+    draft.touch(mode=0o600)
+    config.filename = str(draft)
+    config.write()
+    draft.replace(target)
+
+
+def _nested(cache: Path) -> bool:
+    """DVC 3 keeps its objects in files/md5 of the folder that the setting names."""
+    return cache.parts[-2:] == ("files", "md5")
+
+
+def _text(value: Any) -> Any:
+    return str(value).lower() if isinstance(value, bool) else value
+
+
+def _make(home: Path, tree: Path, batch: str) -> None:
+    """Nothing was run yet in a checkout that is not whole, so nothing is lost with it."""
+    if tree.exists():
+        shutil.rmtree(tree)
+    # twice, for git locks a checkout that it is making
+    shell.succeeds(home, "worktree", "remove", "--force", "--force", str(tree))
+    shell.git(home, "worktree", "prune")
+    branch = f"batch/{batch}"
+    known = shell.succeeds(home, "rev-parse", "--verify", "--quiet", f"refs/heads/{branch}")
+    shell.git(
+        home, "worktree", "add", "--quiet", *([str(tree), branch] if known else ["-b", branch, str(tree), "HEAD"])
+    )
+
+
+def _is_checkout(tree: Path) -> bool:
+    if not (tree / ".git").is_file():
+        return False
+    try:
+        return Path(shell.git(tree, "rev-parse", "--show-toplevel")).resolve() == tree.resolve()
+    except WorkspaceError:
+        return False
+
+
+def _forget_locks(home: Path, tree: Path, batch: str) -> None:
+    """Remove git's lock files that a killed process left; one at work is given time to end."""
+    common = (home / shell.git(home, "rev-parse", "--git-common-dir")).resolve()
+    own = common / "worktrees" / tree.name
+    kept = [own / "index.lock", own / "HEAD.lock"]
+    kept += [common / "refs" / ref for ref in (f"heads/batch/{batch}.lock", f"tags/audit/{batch}.lock")]
+    for lock in kept:
+        with contextlib.suppress(FileNotFoundError):
+            while time.time() - lock.stat().st_mtime < _PATIENCE:
+                time.sleep(0.5)
+            lock.unlink()
+
+
+def _lend_keys(home: Path, place: Path) -> None:
+    """The keys that git does not know lie in home alone; the checkout points to them."""
+    keys = place / "keys"
+    if (home / "keys").is_dir() and not keys.is_symlink() and not keys.exists():
+        keys.symlink_to((home / "keys").resolve(), target_is_directory=True)
+
+
+def _bring(place: Path) -> None:
+    """Data and models as the commit names them, also where a killed checkout had left a part.
+
+    All at once, for every released batch has some; where that fails, one after the other tells which cannot be had.
+    """
+    names = sorted(dvc_graph.data_folders(place))
+    commands = ("checkout", *(["pull"] if dvc_graph.has_remote(place) else []))
+    if not names or _brought(place, commands[:1], *names):
+        return
+    for name in names:
+        if not _brought(place, commands, name):
+            if name != "data.dvc":
+                raise WorkspaceError(
+                    f"{name}: its content is neither in DVC's cache nor in a remote; add the remote that holds it"
+                )
+            if (place / "data").exists():
+                shutil.rmtree(place / "data")
+            layout.ensure_data(place)  # the embedded data can be made again
+
+
+def _brought(place: Path, commands: Iterable[str], *names: str) -> bool:
+    """Whether one of DVC's commands could bring what these `.dvc` files name."""
+    for command in commands:
+        with contextlib.suppress(WorkspaceError):
+            shell.dvc(place, command, "--force", *names)
+            return True
+    return False
+
+
+def _fetch(copy: Path) -> None:
+    """Bring what the cache and the remotes hold; what is missing is found out and named later."""
+    if dvc_graph.has_remote(copy):
+        with contextlib.suppress(WorkspaceError):
+            shell.dvc(copy, "fetch")
+    _checkout(copy)
+
+
+def _checkout(copy: Path) -> None:
+    with contextlib.suppress(WorkspaceError):
+        shell.dvc(copy, "checkout", "--allow-missing")

@@ -1,0 +1,156 @@
+"""The pipeline's graph as DVC sees it. Nothing here knows a stage by name, and DVC alone says what is stale."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flows.workspace import dvc_locks, environment
+from tasks.common.errors import WorkspaceError
+
+if TYPE_CHECKING:
+    from dvc.repo import Repo
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of `dvc.yaml`; each item of a matrix is a stage of its own.
+
+    Attributes:
+        name: as DVC addresses it, `train@0`.
+        upstream: names of the stages whose outputs it reads.
+        desc: what it is for, from `dvc.yaml`.
+        agent: where it runs, from `meta: {agent: …}`; None: anywhere.
+    """
+
+    name: str
+    upstream: tuple[str, ...] = ()
+    desc: str | None = None
+    agent: str | None = None
+
+
+def read(workspace: Path) -> list[Stage]:
+    """The stages in an order in which each comes after its upstream, ties as in `dvc.yaml`.
+
+    Raises:
+        WorkspaceError: the folder is no DVC repository, or `dvc.yaml` is not what DVC expects.
+    """
+    import networkx
+
+    with opened(workspace) as repo:
+        graph = repo.index.graph  # edges point from a stage to what it reads from
+        place = {stage: number for number, stage in enumerate(repo.index.stages)}
+        ordered = networkx.lexicographical_topological_sort(graph.reverse(), key=place.__getitem__)
+        return [_stage(stage, graph) for stage in ordered if stage.cmd]
+
+
+def stale(workspace: Path) -> set[str]:
+    """The stages and `.dvc` files whose inputs, settings or outputs are not those on record, by name.
+
+    A stage that is fine now but reads from a stale one is not in the set.
+
+    Raises:
+        WorkspaceError: as `read`.
+    """
+    return set(status(workspace))
+
+
+def due(pipeline: list[Stage], stale: set[str]) -> list[Stage]:
+    """The stages that have to be brought up to date: the stale ones and all that read from them."""
+    found: set[str] = set()
+    for stage in pipeline:
+        if stage.name in stale or found.intersection(stage.upstream):
+            found.add(stage.name)
+    return [stage for stage in pipeline if stage.name in found]
+
+
+def status(workspace: Path) -> dict[str, Any]:
+    """What DVC's status says: for each stage that is not as recorded, what differs."""
+    with opened(workspace) as repo:
+        names = {stage.addressing: _name(stage) for stage in repo.index.stages}
+        found: dict[str, Any] = _patiently(repo.status)
+        return {names[address]: differs for address, differs in found.items()}
+
+
+def data_folders(workspace: Path) -> dict[str, str | None]:
+    """The `.dvc` files of the workspace and the hash that each records of its folder or file."""
+    with opened(workspace) as repo:
+        tracked = [stage for stage in repo.index.stages if not stage.cmd]
+        return {_name(stage): stage.outs[0].hash_info.value for stage in tracked}
+
+
+def recorded(workspace: Path, path: str) -> str | None:
+    """The hash of an output that `dvc.lock` has on record; None: no stage of now makes it, or none has yet."""
+    with opened(workspace) as repo:
+        outs = [out for stage in repo.index.stages if stage.cmd for out in stage.outs]
+        return next((out.hash_info.value for out in outs if out.def_path == path), None)
+
+
+def has_remote(workspace: Path) -> bool:
+    """Whether DVC knows a remote to fetch from."""
+    return bool(remotes(workspace))
+
+
+def remotes(workspace: Path) -> list[str]:
+    """The names of DVC's remotes, sorted; where they lie is not said."""
+    with opened(workspace) as repo:
+        return sorted(repo.config.get("remote") or {})
+
+
+def content_hash(place: Path) -> str:
+    """DVC's hash of a file or folder, computed from the bytes and not remembered."""
+    from dvc_data.hashfile.build import build
+    from dvc_data.hashfile.db import HashFileDB
+    from dvc_objects.fs.local import LocalFileSystem
+
+    disk: Any = LocalFileSystem
+    forgetful = HashFileDB(disk(), str(place.parent))  # a store without a state, to which nothing is added
+    _, _, made = build(forgetful, str(place.resolve()), disk(), "md5", dry_run=True)
+    return str(made.hash_info.value)
+
+
+@contextlib.contextmanager
+def opened(workspace: Path) -> Iterator[Repo]:
+    """DVC's view of a workspace, its errors turned into `WorkspaceError`."""
+    environment.prepare(workspace)
+    from dvc.exceptions import DvcException, NotDvcRepoError
+    from dvc.repo import Repo
+
+    try:
+        with Repo(str(workspace)) as repo:
+            yield repo
+    except NotDvcRepoError as error:
+        raise WorkspaceError(f"{workspace} is no workspace; `erasure-audit init` makes one") from error
+    except DvcException as error:
+        raise WorkspaceError(f"DVC cannot read the workspace: {error}") from error
+    except sqlite3.Error as error:  # of the databases in which DVC remembers hashes
+        raise WorkspaceError(
+            f"DVC cannot use its databases ({error}); see that the disk has room, then again"
+        ) from error
+
+
+def _stage(stage: Any, graph: Any) -> Stage:
+    upstream = sorted(_name(before) for before in graph.successors(stage) if before.cmd)
+    return Stage(_name(stage), tuple(upstream), stage.desc, (stage.meta or {}).get("agent"))
+
+
+def _name(stage: Any) -> str:
+    """How DVC addresses the stage in the workspace's folder; its own `addressing` goes by the current folder."""
+    if not stage.cmd:
+        return str(stage.path_in_repo)
+    return str(stage.name if stage.path_in_repo == "dvc.yaml" else f"{stage.path_in_repo}:{stage.name}")
+
+
+def _patiently(ask: Any, tries: int = 20) -> Any:
+    """DVC holds its lock only for moments between stages, so another run is waited for."""
+    from dvc.lock import LockError
+
+    for _ in range(tries - 1):
+        with contextlib.suppress(LockError):
+            return ask()
+        dvc_locks.wait()
+    return ask()

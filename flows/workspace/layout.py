@@ -1,0 +1,267 @@
+"""A workspace: the folder with `dvc.yaml`, settings, requests, data and reports that all commands work in."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from flows.workspace import dvc_graph, dvc_locks, shell, signing_keys
+from tasks.common import files, settings
+from tasks.common.errors import RequestError, WorkspaceError
+from tasks.requests import pseudonyms
+
+IGNORED = (
+    "/data",
+    "/artifacts",
+    "/models",
+    "/keys",
+    "/inbox",
+    "/.batches",
+    "/.erasure",
+    "/.prefect",
+    "/.register",
+    "__pycache__/",
+)
+"""What a workspace keeps out of git: DVC tracks the data, models and artifacts, and nobody tracks private keys."""
+
+CONFIG = """[core]
+    analytics = false
+    autostage = false
+"""
+"""DVC's settings: it phones nobody, and nothing is staged behind the user's back."""
+
+README = """# An erasure audit
+
+Put a batch of deletion requests (OpenDSR, a JSON list) into `requests/<batch>.json`, then
+
+    erasure-audit import --help   # once: the records that the model was trained on
+    erasure-audit run <batch>     # forget, verify, report
+    erasure-audit show <request>
+
+`params.yaml` holds the settings, `dvc.yaml` the pipeline, `reports/<batch>/` the results.
+"""
+
+DIGITS = "embedded digits"
+"""Mark in `data.dvc` (`meta: source`) of data that can be made again instead of fetched."""
+
+
+def find(start: Path) -> Path:
+    """The workspace that a folder lies in.
+
+    Raises:
+        WorkspaceError: neither the folder nor one above it holds `dvc.yaml` and `.dvc`.
+    """
+    for folder in (start.resolve(), *start.resolve().parents):
+        if (folder / ".dvc").is_dir() and (folder / "dvc.yaml").is_file():
+            return folder
+    raise WorkspaceError(f"{start.resolve()} is in no workspace; `erasure-audit init` makes one")
+
+
+def init(folder: Path) -> None:
+    """Make a workspace in a new or empty folder, or in a git repository that has no `dvc.yaml` yet.
+
+    Raises:
+        WorkspaceError: it is one already, or git or DVC is missing or fails.
+    """
+    if (folder / "dvc.yaml").exists() or (folder / ".dvc").exists():
+        raise WorkspaceError(f"{folder} holds a DVC pipeline already; choose a new folder")
+    shipped = _shipped()
+    folder.mkdir(parents=True, exist_ok=True)
+    if not shell.succeeds(folder, "rev-parse", "--git-dir"):
+        shell.git(folder, "init", "--quiet")
+    shell.dvc(folder, "init", *([] if (folder / ".git").exists() else ["--subdir"]))
+    files.write_text(folder / ".dvc" / "config", CONFIG)
+    _ignore(folder / ".gitignore")
+    _write_if_missing(folder / "README.md", README)
+    _write_if_missing(folder / "params.yaml", settings.defaults_yaml())
+    (folder / "requests").mkdir(exist_ok=True)
+    _copy_if_missing(shipped / "requests" / "demo.json", folder / "requests" / "demo.json")
+    _copy_if_missing(shipped / "reports" / "templates", folder / "reports" / "templates")
+    _copy_if_missing(shipped / "prefect.yaml", folder / "prefect.yaml")
+    signing_keys.make_development(folder)
+    pseudonyms.make(folder)
+    _copy_if_missing(shipped / "dvc.yaml", folder / "dvc.yaml")  # last: now it is a workspace
+
+
+def choose(folder: Path, batch: str | None, assignments: list[str]) -> settings.Settings:
+    """Write the batch and other settings into `params.yaml`, where DVC versions them.
+
+    Raises:
+        SettingsError: an unknown key or a value out of range; nothing is written.
+        RequestError: the batch has no file of requests; nothing is written.
+    """
+    params = folder / "params.yaml"
+    wanted = [*assignments, *([f"batch={_quoted(batch)}"] if batch is not None else [])]
+    named = [text.partition("=")[2] for text in wanted if text.startswith("batch=")]
+    current = settings.load(params)
+    _check_requests(folder, named[-1].strip("\"' ") if named else current.batch)
+    return settings.assign(params, wanted) if wanted else current
+
+
+def prepare(folder: Path, batch: str | None, assignments: list[str]) -> tuple[settings.Settings, set[str]]:
+    """Make the workspace ready for a run: settings written, data present and tracked, remains of killed runs removed.
+
+    Returns:
+        The settings, and the names of the stages that are stale.
+
+    Raises:
+        AuditError: as `choose`, `ensure_data` and `graph.stale`.
+    """
+    chosen = choose(folder, batch, assignments)
+    if (folder / "data").exists() and not (folder / "data.dvc").exists():
+        track_data(folder)
+    ensure_data(folder)
+    dvc_locks.sweep(folder)
+    prune(folder, chosen)
+    for stage in ("train", "retrain"):  # no block at all is an empty folder, and no missing one
+        (folder / "artifacts" / stage).mkdir(parents=True, exist_ok=True)
+    stale = dvc_graph.stale(folder)
+    if "data.dvc" in stale:  # the records were edited; stages read them as they are now, and so must data.dvc
+        track_data(folder)
+    return chosen, {name for name in stale if not name.endswith(".dvc")}
+
+
+def prune(folder: Path, chosen: settings.Settings) -> list[str]:
+    """Remove the models of blocks that the settings no longer ask for, so that no verdict counts them.
+
+    They stay in DVC's cache. Returns the folders removed, relative to the workspace.
+    """
+    wanted = {"train": chosen.references.with_blocks, "retrain": chosen.references.without_blocks}
+    removed = []
+    for stage, blocks in wanted.items():
+        for block in sorted((folder / "artifacts" / stage).glob("*")):
+            if block.is_dir() and block.name not in {str(number) for number in blocks}:
+                shutil.rmtree(block)
+                removed.append(block.relative_to(folder).as_posix())
+    return removed
+
+
+def track_data(folder: Path, source: str | None = None) -> None:
+    """Have DVC take note of `data/` as it is now: hashes into `data.dvc`, content into the cache.
+
+    Args:
+        folder: the workspace.
+        source: where the data came from; `DIGITS` says that they can be made again.
+    """
+    shell.dvc(folder, "add", "data")
+    if source is not None:
+        _mark(folder / "data.dvc", source)
+
+
+def ensure_data(folder: Path) -> str:
+    """See to it that `data/` is there as `data.dvc` records it: from the cache, a remote, or made again.
+
+    Returns:
+        Where the data came from: "present", "cache", "remote" or "made".
+
+    Raises:
+        WorkspaceError: there is no `data.dvc`, or the data cannot be had, or what was made has other hashes.
+    """
+    if not (folder / "data.dvc").exists():
+        raise WorkspaceError("no data.dvc; `erasure-audit import` brings in the records, for example `import digits`")
+    if (folder / "data").exists():
+        return "present"
+    for source, bring in {"cache": "checkout", "remote": "pull"}.items():
+        if (source == "cache" or dvc_graph.has_remote(folder)) and _brings(folder, bring):
+            return source
+    _remake(folder, _digits)
+    return "made"
+
+
+def _remake(folder: Path, make: Callable[[Path], object]) -> None:
+    if _source(folder / "data.dvc") != DIGITS:
+        raise WorkspaceError(
+            "the records of data.dvc are neither in DVC's cache nor in a remote; add the remote that holds them"
+            " (`dvc remote add`), or import them anew"
+        )
+    try:
+        make(folder / "data")
+        same = dvc_graph.content_hash(folder / "data") == dvc_graph.data_folders(folder)["data.dvc"]
+    except BaseException:
+        shutil.rmtree(folder / "data", ignore_errors=True)
+        raise
+    if not same:
+        shutil.rmtree(folder / "data")
+        raise WorkspaceError(
+            "the embedded digits that this machine makes differ from those that data.dvc records; fetch them from"
+            " a DVC remote, or take this machine's with `erasure-audit import digits`"
+        )
+    shell.dvc(folder, "commit", "--force", "data.dvc")
+
+
+def _digits(target: Path) -> object:
+    from tasks.data import importers
+
+    return importers.digits(target)
+
+
+def _brings(folder: Path, command: str) -> bool:
+    """Whether DVC could bring the data; what it brought in part is removed."""
+    try:
+        shell.dvc(folder, command, "data.dvc")
+    except WorkspaceError:
+        shutil.rmtree(folder / "data", ignore_errors=True)
+    return (folder / "data").exists()
+
+
+def _shipped() -> Path:
+    """The folder of the pipeline, templates and example that come with the tool: in a wheel, or in the repository."""
+    package = Path(settings.__file__).parents[1]
+    for place in (package / "_workspace", package.parent):
+        if (place / "dvc.yaml").is_file():
+            return place
+    raise WorkspaceError("this installation lacks dvc.yaml; install erasure-audit again")
+
+
+def _check_requests(folder: Path, batch: str) -> None:
+    if (folder / "requests" / f"{batch}.json").is_file():
+        return
+    there = ", ".join(sorted(path.stem for path in (folder / "requests").glob("*.json"))) or "none"
+    raise RequestError(f"requests/{batch}.json: no such file; put the batch's requests there. Batches here: {there}")
+
+
+def _quoted(batch: str) -> str:
+    """As YAML text, so that a batch called 2026 stays a name."""
+    import json
+
+    return json.dumps(batch)
+
+
+def _source(path: Path) -> str | None:
+    from ruamel.yaml import YAML
+
+    meta = YAML(typ="safe").load(path.read_text(encoding="utf-8")).get("meta") or {}
+    return meta.get("source")
+
+
+def _mark(path: Path, source: str) -> None:
+    from io import StringIO
+
+    from ruamel.yaml import YAML
+
+    yaml, text = YAML(), StringIO()
+    document = yaml.load(path.read_text(encoding="utf-8"))
+    document["meta"] = {**(document.get("meta") or {}), "source": source}
+    yaml.dump(document, text)
+    files.write_text(path, text.getvalue())
+
+
+def _ignore(path: Path) -> None:
+    there = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    files.write_text(path, "\n".join([*there, *(line for line in IGNORED if line not in there)]) + "\n")
+
+
+def _write_if_missing(path: Path, text: str) -> None:
+    if not path.exists():
+        files.write_text(path, text)
+
+
+def _copy_if_missing(source: Path, target: Path) -> None:
+    if target.exists() or not source.exists():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        shutil.copytree(source, target)
+    else:
+        shutil.copyfile(source, target)

@@ -1,0 +1,55 @@
+"""Git and DVC as commands, with their failures as errors that a user can read."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from flows.workspace import environment
+from tasks.common.errors import WorkspaceError
+
+DVC = [sys.executable, "-P", "-m", "dvc"]
+"""DVC in the running interpreter; -P keeps the workspace's own files from being imported as DVC's."""
+
+
+def git(folder: Path, *arguments: str) -> str:
+    """Run git in a folder and return what it prints, stripped. Raises `WorkspaceError` with git's message."""
+    return _run(["git", *arguments], folder, f"git {arguments[0]}")
+
+
+def dvc(folder: Path, *arguments: str) -> str:
+    """Run DVC in a folder and return what it prints, stripped. Raises `WorkspaceError` with DVC's message.
+
+    What it prints is shown to nobody, so there is no need for `--quiet`, which would hide the message, too.
+    """
+    return _run([*DVC, *arguments], folder, f"dvc {arguments[0]}")
+
+
+def succeeds(folder: Path, *command: str) -> bool:
+    """Whether a git command ends with exit code 0."""
+    return subprocess.run(["git", *command], cwd=folder, capture_output=True, check=False).returncode == 0
+
+
+def _run(command: list[str], folder: Path, name: str) -> str:
+    try:
+        ended = subprocess.run(
+            command,
+            cwd=folder,
+            env=environment.child(folder),
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
+    except FileNotFoundError as error:
+        raise WorkspaceError(f"{command[0]}: no such command; install it and try again") from error
+    if ended.returncode != 0:
+        raise WorkspaceError(f"{name} failed: {_reason(ended.stderr) or _reason(ended.stdout) or 'no message'}")
+    return ended.stdout.strip()
+
+
+def _reason(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("Having any troubles")]
+    told = [line for line in lines if line.lower().startswith(("error", "fatal"))]
+    return " ".join(told or lines[-3:])

@@ -1,0 +1,92 @@
+"""Where signing keys come from, and whose signatures are trusted.
+
+A key comes from the environment, never from settings, so that it gets into no parameter, log or commit; without one
+the workspace's development key signs. Trusted are the public keys in `trusted-keys/`, which git keeps.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from flows.workspace import environment
+from tasks.common import files
+from tasks.common.errors import SignatureError
+from tasks.signatures import signing
+
+FILE = "ERASURE_AUDIT_KEY"
+"""Environment variable: path of the PEM file with the signing key."""
+PEM, PASSPHRASE = environment.SECRET[:2]
+"""Environment variables: the PEM itself, which goes before the file, and the passphrase of an encrypted key."""
+
+DEVELOPMENT = Path("keys/development.pem")
+TRUSTED = Path("trusted-keys")
+
+
+def at_hand(workspace: Path) -> signing.Key | None:
+    """The key to sign with: from the environment, else the workspace's development key, else none.
+
+    Raises:
+        SignatureError: a key is named and cannot be had, others may read its file, or it is no Ed25519 key.
+    """
+    passphrase = os.environ.get(PASSPHRASE)
+    if pem := os.environ.get(PEM):
+        return signing.read_key(pem.encode(), passphrase)
+    if named := os.environ.get(FILE):
+        return signing.read_key(_secret(Path(named)), passphrase)
+    own = workspace / DEVELOPMENT
+    return signing.read_key(_secret(own)) if own.is_file() else None
+
+
+def described(key: signing.Key | None) -> dict[str, Any] | None:
+    """A key as the batch's record and the evidence name it."""
+    if key is None:
+        return None
+    return {"algorithm": signing.ALGORITHM, "key_id": key.signer.key_id, "development": key.signer.development}
+
+
+def make_development(workspace: Path) -> None:
+    """Make the workspace's development key if it has none, and trust it there. Git never sees the private part."""
+    path = workspace / DEVELOPMENT
+    if path.exists():
+        return
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    files.write_text(path.parent / ".gitignore", "*\n")
+    pem = signing.make_key(development=True)
+    with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as stream:
+        stream.write(pem)
+    key = signing.read_key(pem)
+    files.write_bytes(workspace / TRUSTED / f"development-{key.signer.key_id[:8]}.pem", signing.public_pem(key))
+
+
+def trusted(workspace: Path | None, given: Iterable[Path] = ()) -> list[signing.Signer]:
+    """Whose signatures count: the keys of the workspace's `trusted-keys/` and those given.
+
+    Raises:
+        SignatureError: a file holds no Ed25519 public key or certificate.
+    """
+    kept = sorted((workspace / TRUSTED).glob("*.pem")) if workspace else []
+    return [_public(path) for path in (*kept, *given)]
+
+
+def _public(path: Path) -> signing.Signer:
+    try:
+        return signing.read_signer(path.read_bytes())
+    except OSError as error:
+        raise SignatureError(f"{path}: cannot be read ({error.strerror}); expected a public key as PEM") from error
+    except SignatureError as error:
+        raise SignatureError(f"{path}: {error}") from error
+
+
+def _secret(path: Path) -> bytes:
+    """A private key's file, which nobody but its owner may read."""
+    try:
+        with path.open("rb") as stream:
+            mode = os.fstat(stream.fileno()).st_mode
+            if os.name == "posix" and mode & 0o077:
+                raise SignatureError(f"{path}: others may read this signing key; chmod 600 {path}")
+            return stream.read()
+    except OSError as error:
+        raise SignatureError(f"{path}: the signing key cannot be read ({error.strerror}); see ${FILE}") from error

@@ -1,0 +1,522 @@
+"""All settings, typed, frozen and validated, with the unit or range of each. They live in `params.yaml`."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from tasks.common import files
+from tasks.common.errors import SettingsError
+from tasks.common.language import Code
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+TRAINED = "artifacts/train"
+"""Where the stage `train` leaves its models."""
+
+
+class Section(BaseModel):
+    """A part of `params.yaml`: unknown keys are errors, values do not change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Data(Section):
+    """The facts of the data set."""
+
+    classes: int = Field(10, ge=2, description="number of classes; labels are 0 … classes - 1")
+    channels: Literal[1, 3] = Field(1, description="1: images are read as grey, 3: as colour (RGB)")
+    image_size: int = Field(16, ge=8, le=512, description="side that images are brought to, pixels")
+
+
+class Split(Section):
+    """How data subjects are shared out, where the manifest has no `split` column. What is left over is for training."""
+
+    calibration: Share = Field(0.09, description="share of subjects for tuning the unlearning, never judged with")
+    control: Share = Field(0.20, description="share of subjects whom no model sees, the yardstick of the verdict")
+    test: Share = Field(0.07, description="share of subjects for utility")
+
+    @model_validator(mode="after")
+    def _leaves_training(self) -> Split:
+        if self.calibration + self.control + self.test > 0.8:
+            raise ValueError("calibration + control + test leave less than 0.2 of the subjects for training")
+        return self
+
+
+class Model(Section):
+    """The architecture."""
+
+    name: str = Field(
+        "small_cnn",
+        min_length=1,
+        description="`small_cnn`, a classifier of torchvision.models, or `package.module:factory`"
+        " called as factory(classes=, channels=, image_size=)",
+    )
+    mean: float = Field(
+        0.5, ge=0, le=1, description="subtracted from pixels in 0 … 1; a constant, so that it tells nothing"
+    )
+    std: float = Field(0.5, gt=0, le=1, description="pixels are divided by it after the mean is subtracted")
+
+
+class Train(Section):
+    """The recipe, the same for the original model, the retrain baseline and all references."""
+
+    epochs: int = Field(12, ge=1, le=1000, description="passes over the training records")
+    batch_size: int = Field(64, ge=2, le=8192, description="records per step")
+    learning_rate: float = Field(0.1, gt=0, le=10, description="peak of the one-cycle schedule, SGD")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Nesterov momentum")
+    weight_decay: float = Field(5e-4, ge=0, lt=1, description="L2 penalty")
+    warmup: Share = Field(0.25, description="share of the steps in which the learning rate rises")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the label spread over all classes")
+    shift: int = Field(0, ge=0, le=64, description="augmentation: random shift, pixels at most")
+    flip: bool = Field(False, description="augmentation: random horizontal flip")
+
+
+class References(Section):
+    """How many models are trained to judge with. A block of them is one stage; adding a block trains only that."""
+
+    seeds_per_block: int = Field(8, ge=1, le=256, description="models per block; block b holds seeds b·n … b·n + n - 1")
+    with_blocks: tuple[int, ...] = Field((0, 1), description="blocks of models trained with everybody")
+    without_blocks: tuple[int, ...] = Field((0, 1), description="blocks of models trained without the forget set")
+    with_from: str = Field(
+        TRAINED,
+        pattern=r"^[A-Za-z0-9._/-]+$",
+        description="folder of the models trained with everybody; a release sets it to those of an earlier"
+        " batch, so that none has to be trained",
+    )
+
+    @field_validator("with_blocks", "without_blocks")
+    @classmethod
+    def _starts_at_zero(cls, blocks: tuple[int, ...]) -> tuple[int, ...]:
+        if sorted(set(blocks)) != list(range(len(blocks))) or len(set(blocks)) < len(blocks):
+            raise ValueError("expected the blocks 0, 1, 2, … each once")
+        return blocks
+
+
+class Original(Section):
+    """Which model has to forget."""
+
+    checkpoint: str = Field(
+        "artifacts/train/0/seed-0.safetensors",
+        pattern=r"\.safetensors$",
+        description="the model in use; the default is the one that `train` makes, else your own or a released one",
+    )
+
+
+Method = Literal[
+    "fcalb_reset",
+    "fcalb",
+    "retrain",
+    "none",
+    "fine_tune",
+    "neg_grad",
+    "random_labels",
+    "bad_teacher",
+    "unsir",
+    "scrub",
+    "ssd",
+    "salun",
+    "delete",
+    "short_retrain",
+    "distil",
+]
+Balance = Literal["uncertainty", "fixed", "gradnorm", "dwa", "imtl_g"]
+
+
+class Rivals(Section):
+    """What `fcalb_reset` and the rivals of FCALB need; null: the method's own, see docs/methods.md."""
+
+    epochs: float | None = Field(None, ge=0, le=1000, description="passes over the records that the method learns from")
+    learning_rate: float | None = Field(None, gt=0, le=10, description="peak of the one-cycle schedule")
+    retained_share: float | None = Field(None, gt=0, le=1, description="share of the retained records that may be used")
+    temperature: float | None = Field(None, gt=0, le=100, description="softens what teachers say, where there are any")
+    training_share: float = Field(
+        0.25, gt=0, le=1, description="length of `short_retrain` and `distil`, as a share of `train.epochs`"
+    )
+    neg_grad_alpha: float = Field(
+        0.95, gt=0, le=1, description="`neg_grad`: weight of retained records, the rest is the forgotten ones'"
+    )
+    unsir_noise_steps: int = Field(40, ge=0, le=10_000, description="`unsir`: steps in which noise is learned")
+    unsir_repair_rate: float = Field(0.01, gt=0, le=10, description="`unsir`: peak learning rate of the repair")
+    scrub_alpha: float = Field(
+        0.5, ge=0, le=1000, description="`scrub`: weight of staying with the original's answers on retained records"
+    )
+    scrub_gamma: float = Field(1.0, ge=0, le=1000, description="`scrub`: weight of cross-entropy on retained records")
+    scrub_max_epochs: int = Field(
+        3,
+        ge=0,
+        le=1000,
+        description="`scrub`: epochs that open with a pass away from the original on forgotten records",
+    )
+    ssd_alpha: float = Field(
+        10.0,
+        gt=0,
+        le=1e9,
+        description="`ssd`: how many times more a weight has to matter for forgotten records to be dampened;"
+        " none is where these are 1 / `ssd_alpha` of all or more",
+    )
+    ssd_lambda: float = Field(1.0, ge=0, le=1e9, description="`ssd`: dampening constant, lower dampens more")
+    salun_share: float = Field(0.5, gt=0, le=1, description="`salun`: share of the weights that may change")
+
+
+class Unlearn(Section):
+    """How the original model is made to forget. The keys beside `method` are `fcalb`'s where they name no other."""
+
+    method: Method = Field(
+        "fcalb_reset",
+        description="`fcalb_reset` is FCALB's mode for people's records, with settings of its own (docs/methods.md);"
+        " `fcalb` does what the keys below say, by default as the paper's abstract has it; `retrain` trains anew"
+        " without the forget set, `none` changes nothing, the rest are rivals",
+    )
+    epochs: float = Field(
+        1.0,
+        ge=0,
+        le=1000,
+        description="length of `fcalb`, in passes over the retained records; of others: `rivals.epochs`",
+    )
+    batch_size: int = Field(
+        64,
+        ge=2,
+        le=8192,
+        description="records per step, of each of the two sets; `fcalb_reset` takes half of `train.batch_size`",
+    )
+    learning_rate: float = Field(
+        0.05,
+        gt=0,
+        le=10,
+        description="peak of the one-cycle schedule, SGD, of `fcalb`; of others: `rivals.learning_rate`",
+    )
+    retained_share: float = Field(
+        0.3,
+        gt=0,
+        le=1,
+        description="share of the retained records that `fcalb` may use; others: `rivals.retained_share`",
+    )
+    taps: Literal["last", "all"] = Field(
+        "last", description="features held to the random teacher: classifier's input, or all stages"
+    )
+    distance: Literal["mse", "cosine"] = Field("mse", description="distance between features")
+    balance: Balance = Field(
+        "uncertainty",
+        description="how the losses are weighed: learned (Kendall et al. 2018), fixed, or by GradNorm, DWA or IMTL-G",
+    )
+    forget_weight: float = Field(
+        1.0, ge=0, le=1000, description="weight of the forget loss beside 1 for recovering, where `balance` is fixed"
+    )
+    max_log_weight: float = Field(
+        3.0, ge=0, le=20, description="clamp of the learned or adapted log weights, so that no loss takes over"
+    )
+    teacher_mode: Literal["train", "eval"] = Field("train", description="batch-norm mode of the random teacher")
+    reset: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="way that weights are moved to the random teacher beforehand; 0: none, with `fcalb_reset` its own",
+    )
+    resets: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
+        (),
+        max_length=16,
+        description="values of `reset` that are all tried; calibration subjects choose between them. Empty: `reset`",
+    )
+    phases: Literal["joint", "forget_recover"] = Field(
+        "joint", description="forget and recover in each step, or forget first and then recover for `epochs`"
+    )
+    forget_steps: int = Field(40, ge=0, le=100_000, description="steps of the phase that only forgets")
+    forget_rate: float = Field(0.003, gt=0, le=10, description="peak learning rate of the phase that only forgets, SGD")
+    rivals: Rivals = Rivals()
+
+
+class Verify(Section):
+    """What counts as forgotten. Fix these before the run."""
+
+    mode: Literal["references", "screening"] = Field(
+        "references",
+        description="`screening` needs no references and can say *fail* or *nothing found*, but never *pass*",
+    )
+    alpha: float = Field(0.05, gt=0, le=0.2, description="error rate of each test; a false pass is at most this likely")
+    rho0: float = Field(0.5, gt=0, lt=1, description="margin of the residual influence: a pass says -rho0 < rho < rho0")
+    memorised: float = Field(
+        0.7, gt=0, le=1, description="share of the records in the test of those that look most remembered"
+    )
+    utility_margin: float = Field(
+        0.05, gt=0, lt=1, description="accuracy that may be lost against the retrained models' mean"
+    )
+    min_references: int = Field(6, ge=4, description="fewest references of each kind that a verdict may stand on")
+
+
+class Advice(Section):
+    """From when on a full retrain is advised. It changes no verdict; docs/methods.md has what the limits rest on."""
+
+    unlearnings: int = Field(
+        4, ge=1, description="one after the other since the last training from scratch, this batch's included"
+    )
+    forgotten_share: float = Field(
+        0.25, gt=0, le=1, description="share of the records of the last training from scratch that are forgotten since"
+    )
+    accuracy_loss: float = Field(
+        0.02, ge=0, lt=1, description="accuracy lost against the retrained models' mean, beyond what chance explains"
+    )
+
+
+class Recipient(Section):
+    """Someone to whom the data were disclosed, who has to be told of an erasure (Art. 19 GDPR)."""
+
+    name: str = Field(min_length=1)
+    disclosed: str = Field(min_length=1, description="what was disclosed")
+
+
+class Processor(Section):
+    """Someone who processes the data on behalf of the controller."""
+
+    name: str = Field(min_length=1)
+    task: str = Field(min_length=1, description="what it does with the data")
+
+
+class Backup(Section):
+    """A backup that holds the records."""
+
+    name: str = Field(min_length=1)
+    days: int = Field(ge=0, description="days after an erasure in which it is overwritten")
+
+
+class OutOfScope(Section):
+    """A model that the audit says nothing about."""
+
+    model: str = Field(min_length=1)
+    why: str = Field(min_length=1)
+
+
+class Report(Section):
+    """What the report says of the organisation, and what only the organisation knows."""
+
+    controller: str = Field(
+        "Example controller (set report.controller)", min_length=1, description="who is responsible for the data"
+    )
+    system: str = Field("Image classifier", min_length=1, description="the model's name in the records of processing")
+    languages: tuple[Code, ...] = Field(
+        ("en",), min_length=1, description="languages of the reports, the main one first; a request can ask for more"
+    )
+    holidays: tuple[date, ...] = Field(
+        (), description="public holidays, ISO dates: a deadline on one moves to the next working day"
+    )
+    identity_check: str = Field(
+        "", description="how identities are checked before a request reaches this tool; how, and never whose"
+    )
+    recipients: tuple[Recipient, ...] = Field(
+        (), description="to whom the data were disclosed, a list of `{name, disclosed}`"
+    )
+    processors: tuple[Processor, ...] = Field((), description="who processes the data for you, `{name, task}`")
+    backups: tuple[Backup, ...] = Field(
+        (), description="backups with the records, `{name, days}`: days after an erasure until it is overwritten"
+    )
+    out_of_scope: tuple[OutOfScope, ...] = Field(
+        (),
+        description="models made from the data, or from the original model, that this audit is not about,"
+        " `{model, why}`",
+    )
+
+
+class Operate(Section):
+    """How requests are operated on day by day. Nothing here changes a verdict or makes a stage stale."""
+
+    identities: Literal["here", "before"] = Field(
+        "here",
+        description="where identities are checked: a person says so with `erasure-audit requests verify`, or before a"
+        " request reaches this tool (then `report.identity_check` has to say how)",
+    )
+    batch_from: int = Field(1, ge=1, description="verified requests that have to wait before a batch is begun")
+    batch_days_left: int = Field(
+        21, ge=0, description="days before the nearest deadline from which a batch is begun, however few requests wait"
+    )
+    largest_batch: int = Field(200, ge=1, le=100_000, description="requests in a batch at most")
+    four_eyes: bool = Field(False, description="a release needs the approvals of two different people")
+    erase_after_release: bool = Field(True, description="`finalize` erases the copies right after a release")
+    warn_days: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        (7, 2), description="days before a deadline at which somebody is notified"
+    )
+    stuck_hours: float = Field(12, gt=0, description="a run that shows no sign of life for so long is reported")
+
+    @field_validator("warn_days")
+    @classmethod
+    def _falls(cls, days: tuple[int, ...]) -> tuple[int, ...]:
+        if list(days) != sorted(set(days), reverse=True):
+            raise ValueError("expected different numbers of days, the largest first")
+        return days
+
+
+class Compute(Section):
+    """Where and how the arithmetic is done. Part of the parameters because it decides the last bits of a result."""
+
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA where there is one")
+    threads: int = Field(1, ge=1, le=256, description="CPU threads of a stage; blocks run side by side")
+    precision: Literal["auto", "float32", "bf16"] = Field(
+        "auto", description="auto: bf16 where the processor multiplies it in hardware"
+    )
+    together: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = Field(
+        "auto",
+        description="models of a block trained at once in one process, `auto` or a number; auto: the whole block on "
+        "CUDA, one on a processor",
+    )
+
+
+class Settings(Section):
+    """The whole of `params.yaml`."""
+
+    batch: str = Field(
+        "demo", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="the batch at hand: requests/<batch>.json"
+    )
+    seed: int = Field(0, ge=0, description="root of every random stream")
+    data: Data = Data()
+    split: Split = Split()
+    model: Model = Model()
+    train: Train = Train()
+    references: References = References()
+    original: Original = Original()
+    unlearn: Unlearn = Unlearn()
+    verify: Verify = Verify()
+    advice: Advice = Advice()
+    report: Report = Report()
+    operate: Operate = Operate()
+    compute: Compute = Compute()
+
+    @model_validator(mode="after")
+    def _has_what_it_needs(self) -> Settings:
+        wanted = self.references
+        if not wanted.without_blocks and self.verify.mode != "screening":
+            raise ValueError("references.without_blocks is empty; only verify.mode=screening needs no references")
+        if not wanted.with_blocks and wanted.with_from == TRAINED:
+            if self.verify.mode != "screening":
+                raise ValueError("references.with_blocks is empty; only verify.mode=screening needs no references")
+            if self.original.checkpoint.startswith(TRAINED):
+                raise ValueError("references.with_blocks is empty, so original.checkpoint is made by nobody")
+        if wanted.with_blocks and wanted.with_from != TRAINED:
+            raise ValueError(f"references.with_from is not {TRAINED}, so references.with_blocks has to be []")
+        if self.operate.identities == "before" and not self.report.identity_check:
+            raise ValueError("operate.identities is before, so report.identity_check has to say how they are checked")
+        return self
+
+
+def load(path: Path) -> Settings:
+    """Read and validate `params.yaml`.
+
+    Raises:
+        SettingsError: the file is missing, is no YAML, or a key is unknown, missing or out of range; names the key.
+    """
+    return parse(_read(path), where=str(path))
+
+
+def parse(values: dict[str, Any], where: str = "settings") -> Settings:
+    """Validate settings given as nested dictionaries. Raises `SettingsError` that names the first keys at fault."""
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        faults = []
+        for fault in error.errors():
+            key = ".".join(str(part) for part in fault["loc"]) or "(top)"
+            if fault["type"] == "extra_forbidden":
+                faults.append(f"{key}: unknown key")
+            else:
+                faults.append(f"{key}: got {fault['input']!r}; {fault['msg']}")
+        raise SettingsError(f"{where}: " + "; ".join(faults) + ". docs/settings.md lists every key") from None
+
+
+def assign(path: Path, assignments: list[str]) -> Settings:
+    """Change keys of `params.yaml` in place, comments kept, and only if the result is valid.
+
+    Args:
+        path: the file.
+        assignments: `section.key=value`, the value in YAML.
+
+    Returns:
+        The settings after the change.
+
+    Raises:
+        SettingsError: an assignment has no `=`, or names an unknown key or a value out of range; nothing is written.
+    """
+    from io import StringIO
+
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    document: Any = yaml.load(path.read_text(encoding="utf-8")) if path.exists() else {}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals or not key:
+            raise SettingsError(f"got {assignment!r}, expected key=value, as in unlearn.method=retrain")
+        *sections, leaf = key.split(".")
+        place = document
+        for section in sections:
+            place = place.setdefault(section, {})
+            if not isinstance(place, dict):
+                raise SettingsError(f"{key}: unknown key. docs/settings.md lists every key")
+        try:
+            place[leaf] = YAML(typ="safe").load(text)
+        except YAMLError as error:
+            raise SettingsError(f"{key}: got {text!r}, expected a YAML value") from error
+    settings = parse(document, where="--set")
+    out = StringIO()
+    yaml.dump(document, out)
+    files.write_text(path, out.getvalue())
+    return settings
+
+
+def changed(settings: Settings) -> dict[str, Any]:
+    """The settings of an audit that differ from their defaults, by dotted key; its name and its operating are none."""
+    found = _changed(settings, Settings())
+    return {key: value for key, value in found.items() if key != "batch" and not key.startswith("operate.")}
+
+
+def _changed(section: Section, default: Section) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key in type(section).model_fields:
+        value, usual = getattr(section, key), getattr(default, key)
+        if isinstance(value, Section):
+            found |= {f"{key}.{name}": item for name, item in _changed(value, usual).items()}
+        elif value != usual:
+            found[key] = value
+    return found
+
+
+def defaults_yaml() -> str:
+    """The text of a `params.yaml` with every default and its description as a comment."""
+    lines = [
+        "# The parameters of the batch at hand. docs/settings.md explains them; DVC versions them with every audit.",
+        *_yaml_lines(Settings, ""),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _yaml_lines(section: type[Section], indent: str) -> list[str]:
+    """The keys of a section; the sections of the first level are set apart by an empty line."""
+    import json
+
+    lines = []
+    for key, field in section.model_fields.items():
+        if isinstance(field.default, Section):
+            title = (type(field.default).__doc__ or "").splitlines()[0]
+            lines += [*([] if indent else [""]), f"{indent}{key}:  # {title}"]
+            lines += _yaml_lines(type(field.default), indent + "  ")
+        else:
+            lines.append(f"{indent}{key}: {json.dumps(field.default)}  # {field.description}")
+    return lines
+
+
+def _read(path: Path) -> dict[str, Any]:
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        values = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise SettingsError(f"{path}: no such file; `erasure-audit init` makes one") from error
+    except (UnicodeDecodeError, YAMLError) as error:
+        raise SettingsError(f"{path}: expected YAML in UTF-8 ({error})") from error
+    if not isinstance(values, dict):
+        raise SettingsError(f"{path}: got {type(values).__name__}, expected keys and values")
+    return values

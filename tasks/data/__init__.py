@@ -1,0 +1,1 @@
+"""The data set: its manifest, its images, where data sets come from."""

@@ -1,0 +1,172 @@
+"""The images of a data set, decoded once: what the stage `pack` made and the other stages read.
+
+A pack is a folder with `images.npy`, every record's pixels in the order of the manifest; `rows.npz`, by which a reader
+knows that they are what was written; and `files.npz`, what the stage `check` has to know of every image file.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.common import files
+from tasks.common.errors import DataError
+from tasks.data import records
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from tasks.common.settings import Data
+
+IMAGES, ROWS, FILES = "images.npy", "rows.npz", "files.npz"
+"""The files of a pack."""
+
+THUMB = 8
+"""Side of a thumbnail, pixels."""
+
+
+@dataclass(frozen=True)
+class Files:
+    """What the n image files are.
+
+    Attributes:
+        readable: (n,) bool, whether it is there and can be read.
+        same: (n,) bool, whether it has the SHA-256 of the manifest.
+        decodes: (n,) bool, whether it decodes whole.
+        thumbs: (n, 64) uint8 grey levels of the picture averaged over an 8 x 8 grid; zeros where it does not decode.
+    """
+
+    readable: NDArray[np.bool_]
+    same: NDArray[np.bool_]
+    decodes: NDArray[np.bool_]
+    thumbs: NDArray[np.uint8]
+
+    @classmethod
+    def none(cls, size: int) -> Files:
+        """Of n files none of which was looked at yet."""
+        unknown = np.zeros(size, bool)
+        return cls(unknown, unknown.copy(), unknown.copy(), np.zeros((size, THUMB * THUMB), np.uint8))
+
+    @property
+    def sound(self) -> NDArray[np.bool_]:
+        """(n,) which of them a model may be shown."""
+        return self.same & self.decodes
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A data set whose images are decoded.
+
+    Attributes:
+        manifest: n records.
+        pixels: (n, channels, side, side) uint8, of a file that is mapped into memory: only what is asked for is read.
+        sound: (n,) where there are some; the image file of the others is missing, altered or damaged.
+        sums: (n,) uint32, as `checksums` gives them.
+    """
+
+    manifest: pd.DataFrame
+    pixels: NDArray[np.uint8]
+    sound: NDArray[np.bool_]
+    sums: NDArray[np.uint32]
+
+    def images(self, rows: NDArray[np.bool_] | slice) -> NDArray[np.uint8]:
+        """The pixels of some records.
+
+        Raises:
+            DataError: the file of one of them is missing, altered or damaged, or its pixels are; names it.
+        """
+        self._refuse(rows, ~self.sound[rows], "a sound image file; run the stage check, which says what is wrong")
+        found = np.asarray(self.pixels[rows])
+        self._refuse(rows, checksums(found) != self.sums[rows], f"{IMAGES} as it was written; run the stage pack anew")
+        if found.shape[1] > 1:
+            return found
+        # one channel lies first and last at once; said to be last, PyTorch takes the kernels that are faster here
+        return found.reshape(len(found), *found.shape[2:], 1).transpose(0, 3, 1, 2)
+
+    def _refuse(self, rows: NDArray[np.bool_] | slice, bad: NDArray[np.bool_], expected: str) -> None:
+        if bad.any():
+            everywhere = np.zeros(len(self.manifest), bool)
+            everywhere[rows] = bad
+            raise DataError(f"{records.name_records(self.manifest, everywhere)}: expected {expected}")
+
+
+def checksums(images: NDArray[np.uint8]) -> NDArray[np.uint32]:
+    """(n,) CRC-32 of each of n images; it finds what has rotted."""
+    return np.fromiter((zlib.crc32(image) for image in images), np.uint32, len(images))
+
+
+def read(pack: Path, data: Path, wish: Data) -> Packed:
+    """The manifest of a data folder and its images.
+
+    Args:
+        pack: folder of the pack.
+        data: the data folder, of which nothing but `manifest.csv` is read.
+        wish: channels and side of the images, as the settings have them.
+
+    Raises:
+        DataError: the manifest is at fault, or the pack is missing, damaged, of another manifest or of other settings.
+    """
+    manifest = records.read_manifest(data)
+    known = _load(pack, ROWS, data, len(manifest))
+    shape = (len(manifest), wish.channels, wish.image_size, wish.image_size)
+    try:
+        pixels = np.load(pack / IMAGES, mmap_mode="r", allow_pickle=False)
+    except (OSError, EOFError, ValueError) as error:
+        raise _refusal(pack, f"{IMAGES} cannot be read ({type(error).__name__})") from error
+    if pixels.shape != shape or pixels.dtype != np.uint8:
+        raise _refusal(pack, f"got images of shape {pixels.shape}, {pixels.dtype}, expected {shape}, uint8")
+    return Packed(manifest, pixels, known["sound"], known["sums"])
+
+
+def read_files(pack: Path, data: Path, size: int) -> Files:
+    """What is known of the image files of a data folder with so many records.
+
+    Raises:
+        DataError: the pack is missing, damaged or of another manifest.
+    """
+    known = _load(pack, FILES, data, size)
+    return Files(known["readable"], known["same"], known["decodes"], known["thumbs"])
+
+
+def notes_faults(pack: Path) -> bool:
+    """Whether image files were missing, altered or damaged when a pack was made; False where there is none to read."""
+    try:
+        with (pack / ROWS).open("rb") as stream, np.load(stream, allow_pickle=False) as found:
+            return not found["sound"].all()
+    except (OSError, EOFError, ValueError, KeyError, BadZipFile):
+        return False
+
+
+def write(pack: Path, data: Path, known: Files, sums: NDArray[np.uint32]) -> None:
+    """Write what belongs to the images of a data folder; the same bytes for the same facts."""
+    _save(pack / ROWS, data, sound=known.sound, sums=sums)
+    _save(pack / FILES, data, readable=known.readable, same=known.same, decodes=known.decodes, thumbs=known.thumbs)
+
+
+def _save(path: Path, data: Path, **arrays: NDArray[Any]) -> None:
+    with files.whole_file(path) as draft, draft.open("wb") as stream:
+        np.savez(stream, manifest_sha256=np.array(files.sha256(data / "manifest.csv")), allow_pickle=False, **arrays)
+
+
+def _load(pack: Path, name: str, data: Path, size: int) -> dict[str, NDArray[Any]]:
+    try:
+        with (pack / name).open("rb") as stream, np.load(stream, allow_pickle=False) as found:
+            known = dict(found)
+    except (OSError, EOFError, ValueError, KeyError, BadZipFile) as error:
+        raise _refusal(pack, f"{name} cannot be read ({type(error).__name__})") from error
+    if str(known.pop("manifest_sha256", "")) != files.sha256(data / "manifest.csv"):
+        raise _refusal(pack, "it is of another manifest.csv than the data are")
+    expected = {ROWS: {"sound", "sums"}, FILES: {"readable", "same", "decodes", "thumbs"}}[name]
+    if known.keys() != expected or {len(part) for part in known.values()} != {size}:
+        raise _refusal(pack, f"{name} is not of {size} records")
+    return known
+
+
+def _refusal(pack: Path, why: str) -> DataError:
+    return DataError(f"{pack}: {why}; run the stage pack")

@@ -1,0 +1,1 @@
+"""Evidence, and what the reports show of it."""

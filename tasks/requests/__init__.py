@@ -1,0 +1,1 @@
+"""Deletion requests: their form, their pseudonyms, their deadlines, and what people decided about them."""

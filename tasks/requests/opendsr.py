@@ -1,0 +1,387 @@
+"""Deletion requests in OpenDSR form, and whose records they are about. The only place that parses a request.
+
+A malformed entry is set aside as a `Refusal` and does not stop the others. Whatever a request holds is taken for
+hostile: reasons name fields and positions and never echo a value.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+
+from tasks.common.errors import DataError, PseudonymError, RequestError
+from tasks.common.language import Sentence, in_a_list, say
+from tasks.requests import pseudonyms
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    import pandas as pd
+
+REGULATIONS = ("gdpr", "ccpa", "lgpd", "pipl")
+"""Laws that a request can rest on."""
+
+MAX_BYTES = 64 * 1024 * 1024
+"""Largest request file that is read."""
+
+PSEUDONYM = "hmac-sha256"
+"""Format of an identity that is a keyed pseudonym (`tasks.requests.pseudonyms`); in batch files only."""
+
+_UUID4 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)", re.ASCII)
+
+_EXPECTED = {
+    "regulation": say("regulation: expected one of {regulations}", regulations=", ".join(REGULATIONS)),
+    "subject_request_id": say("subject_request_id: expected a UUID version 4"),
+    "subject_request_type": say("subject_request_type: expected erasure"),
+    "submitted_time": say("submitted_time: expected a time of RFC 3339 with its offset, as in 2026-11-20T09:30:00Z"),
+    "subject_identities": say(
+        "subject_identities: expected a list of at least one identity, each with identity_type, identity_value "
+        "(1-512 characters) and identity_format (raw or sha256)"
+    ),
+    "api_version": say("api_version: expected a text of at most 32 characters"),
+    "status_callback_urls": say("status_callback_urls: expected a list of at most 16 addresses"),
+    "extensions": say(
+        "extensions: expected an object; {example} names single records, at least one, and the languages of the "
+        "report, and has no other key",
+        example='{"erasure_audit": {"record_ids": ["…"], "languages": ["en"]}}',
+    ),
+}
+
+
+def _allow_pseudonyms(info: ValidationInfo) -> None:
+    """From outside nobody may send pseudonyms: he could try out whom the controller knows."""
+    if info.context is not None and not info.context["pseudonyms"]:
+        raise ValueError("pseudonyms are for batch files only")
+
+
+class Identity(BaseModel):
+    """One way in which the controller knows the data subject."""
+
+    model_config = ConfigDict(frozen=True, strict=True, hide_input_in_errors=True)
+
+    identity_type: Annotated[str, Field(pattern=r"\A[a-z0-9_]{1,64}\z")]
+    identity_value: Annotated[str, Field(min_length=1, max_length=512, repr=False)]
+    identity_format: Literal["raw", "sha256", "hmac-sha256"]
+
+    @model_validator(mode="after")
+    def _is_allowed(self, info: ValidationInfo) -> Identity:
+        if self.identity_format == PSEUDONYM:
+            _allow_pseudonyms(info)
+            if not pseudonyms.FORM.fullmatch(self.identity_value):
+                raise ValueError("malformed")
+        return self
+
+
+class _Wishes(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
+
+    record_ids: Annotated[
+        list[Annotated[str, Field(pattern=r"\A[A-Za-z0-9._-]{1,64}\z")]] | None, Field(min_length=1)
+    ] = None
+    record_pseudonyms: Annotated[list[str] | None, Field(min_length=1)] = None
+    languages: Annotated[
+        list[Annotated[str, Field(pattern=r"\A[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8}){0,3}\z")]], Field(max_length=8)
+    ] = []
+
+    @field_validator("record_pseudonyms")
+    @classmethod
+    def _are_allowed(cls, values: list[str] | None, info: ValidationInfo) -> list[str] | None:
+        if values is not None:
+            _allow_pseudonyms(info)
+            if not all(map(pseudonyms.FORM.fullmatch, values)):
+                raise ValueError("malformed")
+        return values
+
+
+class _Extensions(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True, hide_input_in_errors=True)
+
+    erasure_audit: _Wishes | None = None
+
+
+class _Entry(BaseModel):
+    """An erasure request as OpenDSR writes it; keys that we do not use are let be."""
+
+    model_config = ConfigDict(frozen=True, strict=True, hide_input_in_errors=True)
+
+    regulation: Literal["gdpr", "ccpa", "lgpd", "pipl"]
+    subject_request_id: str
+    subject_request_type: Literal["erasure"]
+    submitted_time: str
+    subject_identities: Annotated[list[Identity], Field(min_length=1, max_length=64)]
+    api_version: Annotated[str, Field(max_length=32)] | None = None
+    status_callback_urls: Annotated[list[Annotated[str, Field(max_length=2048)]], Field(max_length=16)] | None = None
+    extensions: _Extensions | None = None
+
+    @field_validator("subject_request_id", "submitted_time")
+    @classmethod
+    def _is_well_formed(cls, value: str, info: ValidationInfo) -> str:
+        read = _uuid4(value) if info.field_name == "subject_request_id" else _time(value)
+        if read is None:
+            raise ValueError("malformed")
+        return read
+
+
+@dataclass(frozen=True)
+class Request:
+    """A well-formed erasure request.
+
+    `position` counts from 1 in the file; `received` is RFC 3339; no `record_ids` means all of the subject's records;
+    a record id may be a pseudonym. `languages` are the tags (BCP 47) of those that the report is asked for in, whether
+    there are such or not. `callbacks` are the addresses that want to hear of changes.
+    """
+
+    position: int
+    request_id: str
+    regulation: str
+    received: str
+    identities: tuple[Identity, ...] = field(repr=False)
+    record_ids: tuple[str, ...] = ()
+    languages: tuple[str, ...] = ()
+    callbacks: tuple[str, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """An entry that is set aside: `code` for machines, `reason` for people; neither holds a value of the request.
+
+    `request_id` is the entry's own where that is a UUID not used before, else `position-<n>`.
+    """
+
+    position: int
+    request_id: str
+    code: str
+    reason: Sentence
+    regulation: str | None = None
+    received: str | None = None
+
+
+def read_batch(path: Path) -> list[Request | Refusal]:
+    """Read a batch of requests, one result per entry in the file's order.
+
+    Raises:
+        RequestError: the file is missing, too large, no JSON in UTF-8, no list, or empty.
+    """
+    entries: list[Request | Refusal] = []
+    used: set[str] = set()
+    for position, value in enumerate(_read_list(path), start=1):
+        entry = parse(value, position, used, allow_pseudonyms=True)
+        used.add(entry.request_id)
+        entries.append(entry)
+    return entries
+
+
+def parse(value: Any, position: int, used: Iterable[str] = (), *, allow_pseudonyms: bool = False) -> Request | Refusal:
+    """Read one entry of a batch. Never raises.
+
+    Args:
+        value: the entry as JSON gives it.
+        position: its place in the file, from 1.
+        used: request ids of the entries before it.
+        allow_pseudonyms: whether identities and records may be given as pseudonyms, as in a batch file of our own.
+    """
+    known = _known(value)
+    name = known["subject_request_id"] or f"position-{position}"
+    facts = (known["regulation"], known["submitted_time"])
+    if name in used:
+        reason = say("its subject_request_id is that of an earlier request of the batch; give each request its own")
+        return Refusal(position, f"position-{position}", "duplicate_request", reason, *facts)
+    try:
+        entry = _Entry.model_validate(value, context={"pseudonyms": allow_pseudonyms})
+    except ValidationError as error:
+        return Refusal(position, name, *_complaint(error), *facts)
+    wishes = (entry.extensions and entry.extensions.erasure_audit) or _Wishes()
+    return Request(
+        position=position,
+        request_id=entry.subject_request_id,
+        regulation=entry.regulation,
+        received=entry.submitted_time,
+        identities=tuple(entry.subject_identities),
+        record_ids=tuple(dict.fromkeys((*(wishes.record_ids or ()), *(wishes.record_pseudonyms or ())))),
+        languages=tuple(dict.fromkeys(wishes.languages)),
+        callbacks=tuple(dict.fromkeys(entry.status_callback_urls or ())),
+    )
+
+
+def _read_list(path: Path) -> list[Any]:
+    hint = "expected a JSON list of OpenDSR erasure requests"
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise RequestError(f"{path.name}: the batch's requests cannot be read ({error.strerror}); {hint}") from error
+    if len(content) > MAX_BYTES:
+        raise RequestError(f"{path.name}: got {len(content)} bytes, expected at most {MAX_BYTES}; split the batch")
+    try:
+        value = json.loads(content.decode("utf-8-sig"), object_pairs_hook=_unambiguous)
+    except (ValueError, RecursionError) as error:
+        where = f" (line {error.lineno})" if isinstance(error, json.JSONDecodeError) else ""
+        raise RequestError(f"{path.name}: this is no JSON in UTF-8{where}; {hint}") from None
+    if not isinstance(value, list):
+        raise RequestError(f"{path.name}: got one {type(value).__name__}; {hint}, even for a single request")
+    if not value:
+        raise RequestError(f"{path.name}: the batch is empty; {hint}, at least one")
+    return value
+
+
+def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any] | None:
+    """An object whose keys occur once; one with a key twice means two things and counts as absent."""
+    value = dict(pairs)
+    return value if len(value) == len(pairs) else None
+
+
+def _known(value: Any) -> dict[str, str | None]:
+    """The well-formed ones of the facts that a register shows, also of an entry that is malformed otherwise."""
+    readers = {"subject_request_id": _uuid4, "regulation": _regulation, "submitted_time": _time}
+    entry = value if isinstance(value, dict) else {}
+    return {key: reader(entry.get(key)) for key, reader in readers.items()}
+
+
+def _uuid4(value: Any) -> str | None:
+    return value.lower() if isinstance(value, str) and _UUID4.fullmatch(value.lower()) else None
+
+
+def _regulation(value: Any) -> str | None:
+    return value if isinstance(value, str) and value in REGULATIONS else None
+
+
+def _time(value: Any) -> str | None:
+    if not isinstance(value, str) or not _TIME.fullmatch(value):
+        return None
+    try:
+        datetime.fromisoformat(value)
+    except ValueError:
+        return None
+    return value
+
+
+def _complaint(error: ValidationError) -> tuple[str, Sentence]:
+    """Code and reason of a refusal. Field names come from our model only: a hostile key is not repeated."""
+    fields = [
+        key for key in _EXPECTED if any(fault["loc"][:1] == (key,) for fault in error.errors(include_input=False))
+    ]
+    if not fields:
+        return "malformed", say("expected a JSON object with the keys of an OpenDSR request, each once")
+    code = "not_erasure" if fields == ["subject_request_type"] else "malformed"
+    return code, in_a_list(_EXPECTED[key] for key in fields)
+
+
+class Directory:
+    """Whose identity is whose: from identities to `subject_id`. Holds personal data; nothing of it is ever shown."""
+
+    def __init__(
+        self,
+        subjects: Iterable[str],
+        identities: pd.DataFrame | None = None,
+        records: Sequence[str] = (),
+        key: Callable[[], pseudonyms.Key] = lambda: pseudonyms.at_hand(Path()),
+    ) -> None:
+        """Args:
+        subjects: subject ids; each is the `controller_customer_id` of its subject.
+        identities: other identities, columns identity_type, identity_value, subject_id.
+        records: record ids, of which requests may hold pseudonyms.
+        key: gives the key of pseudonyms; called only for a batch that has some.
+        """
+        self._raw = {("controller_customer_id", subject): {subject} for subject in subjects}
+        if identities is not None:
+            rows = (identities[name].tolist() for name in ("identity_type", "identity_value", "subject_id"))
+            for kind, value, subject in zip(*rows, strict=True):
+                self._raw.setdefault((kind, value), set()).add(subject)
+        self._hashed: dict[tuple[str, str], set[str]] = {}
+        self._pseudonyms: dict[str, set[str]] = {}
+        self._records, self._record_pseudonyms = records, dict[str, str]()
+        self._get_key = key
+        self._key: pseudonyms.Key | None = None
+
+    def subjects(self, identities: Iterable[Identity]) -> set[str]:
+        """The data subjects that identities mean: none if unknown, several if they contradict each other.
+
+        Raises:
+            PseudonymError: an identity is a pseudonym, and the key at hand is missing or another one.
+        """
+        found: set[str] = set()
+        for identity in identities:
+            kind, value = identity.identity_type, identity.identity_value
+            if identity.identity_format == "raw":
+                found |= self._raw.get((kind, value), set())
+            elif identity.identity_format == "sha256":
+                found |= self._digests().get((kind, value.lower()), set())
+            else:
+                self._key_of(value)
+                found |= self._by_pseudonym().get(value, set())
+        return found
+
+    def record_ids(self, entry: Request) -> tuple[str, ...]:
+        """The record ids that a request names, pseudonyms resolved; one that no record has stays as it is.
+
+        Raises:
+            PseudonymError: as `subjects`.
+        """
+        names = (self._record(name) if pseudonyms.FORM.fullmatch(name) else name for name in entry.record_ids)
+        return tuple(dict.fromkeys(names))
+
+    def _digests(self) -> dict[tuple[str, str], set[str]]:
+        if not self._hashed:  # only a batch that needs it pays for hashing every subject
+            self._hashed = {(kind, pseudonyms.sha256(value)): found for (kind, value), found in self._raw.items()}
+        return self._hashed
+
+    def _by_pseudonym(self) -> dict[str, set[str]]:
+        if not self._pseudonyms:
+            key = self._key_at_hand()
+            self._pseudonyms = {key.of(kind, value): found for (kind, value), found in self._raw.items()}
+        return self._pseudonyms
+
+    def _record(self, pseudonym: str) -> str:
+        key = self._key_of(pseudonym)
+        if not self._record_pseudonyms:
+            self._record_pseudonyms = {key.of(pseudonyms.RECORD, name): name for name in self._records}
+        return self._record_pseudonyms.get(pseudonym, pseudonym)
+
+    def _key_at_hand(self) -> pseudonyms.Key:
+        if self._key is None:
+            self._key = self._get_key()
+        return self._key
+
+    def _key_of(self, pseudonym: str) -> pseudonyms.Key:
+        """The key at hand, which has to be the one that the pseudonym was made with."""
+        key = self._key_at_hand()
+        if not key.made(pseudonym):
+            raise PseudonymError(
+                f"the batch holds pseudonyms of key {pseudonym[:8]}, and the key at hand is {key.key_id}; set "
+                f"{pseudonyms.KEY} to the key that the requests were taken in with"
+            )
+        return key
+
+
+def read_directory(folder: Path, manifest: pd.DataFrame) -> Directory:
+    """The directory of a data set: its subject ids, its record ids, and `identities.csv` where there is one.
+
+    The key of pseudonyms is that of the workspace around the folder.
+
+    Raises:
+        DataError: `identities.csv` lacks a column or names a subject that the manifest has not; names the row.
+    """
+    from tasks.data.records import read_csv
+
+    subjects = manifest["subject_id"].unique().tolist()
+    record_ids, path = manifest["record_id"].tolist(), folder / "identities.csv"
+    table = None
+    if path.exists():
+        table = read_csv(path, ("identity_type", "identity_value", "subject_id"))
+        _refuse_foreign(table, subjects)
+    return Directory(subjects, table, record_ids, lambda: pseudonyms.at_hand(folder.absolute().parent))
+
+
+def _refuse_foreign(table: pd.DataFrame, subjects: list[str]) -> None:
+    foreign = ~table["subject_id"].isin(subjects).to_numpy(bool)
+    if foreign.any():
+        raise DataError(
+            f"identities.csv: row {int(foreign.argmax()) + 1} and {int(foreign.sum()) - 1} more name a"
+            " subject that manifest.csv has not; correct the subject_id or remove the row"
+        )

@@ -1,0 +1,148 @@
+"""Keyed pseudonyms: what stands for an identity or a record id wherever a request is kept.
+
+A pseudonym is HMAC-SHA256(key, type NUL SHA-256 of the value in hexadecimal), so an identity that was sent in the clear
+and the same one sent as a hash meet. Without the key nobody can try names until one fits. In files it is written
+`<key id>:<hexadecimal>`, so that another key is noticed and does not make known people unknown.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tasks.common.errors import PseudonymError
+
+KEY = "ERASURE_AUDIT_PSEUDONYM_KEY"
+"""Names the secret with the key, a random text."""
+FILE = Path("keys/pseudonym.key")
+"""The workspace's own key, for those that name none; git does not track it."""
+SHORTEST = 32
+"""Characters of a key at least."""
+FORM = re.compile(r"[0-9a-f]{8}:[0-9a-f]{64}")
+"""A pseudonym as it is written in files."""
+RECORD = "record_id"
+"""Type under which record ids are made pseudonyms; no type of identity is meant by it."""
+
+_HINT = f"`openssl rand -hex 32` makes one; see {KEY} in docs/requests.md"
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key of pseudonyms. Its id says nothing about it."""
+
+    secret: bytes = field(repr=False)
+
+    @property
+    def key_id(self) -> str:
+        """8 hexadecimal digits by which a file says which key it needs."""
+        return hashlib.sha256(b"erasure-audit/pseudonym-key\0" + self.secret).hexdigest()[:8]
+
+    def of(self, identity_type: str, value: str, identity_format: str = "raw") -> str:
+        """The pseudonym of an identity, `<key id>:<hexadecimal>`.
+
+        Args:
+            identity_type: as the request or `identities.csv` names it.
+            value: the identity, or its SHA-256 in hexadecimal digits.
+            identity_format: `raw` or `sha256`.
+        """
+        digest = value.lower() if identity_format == "sha256" else sha256(value)
+        message = f"{identity_type}\0{digest}".encode(errors="surrogatepass")
+        return f"{self.key_id}:{hmac.digest(self.secret, message, 'sha256').hex()}"
+
+    def made(self, pseudonym: str) -> bool:
+        """Whether a pseudonym was made with this key."""
+        return pseudonym.startswith(f"{self.key_id}:")
+
+
+def at_hand(workspace: Path) -> Key:
+    """The key: the environment's, else the workspace's own; a worktree has that of the workspace that it is of.
+
+    So stages find it wherever they run, and nobody has to hand it to them.
+
+    Raises:
+        PseudonymError: there is none, it is too short, or others may read its file.
+    """
+    key = _found(workspace)
+    if key is None:
+        raise PseudonymError(
+            f"no key of pseudonyms; set {KEY} to the key that the requests were taken in with, or bring {FILE} back"
+        )
+    return key
+
+
+def make(workspace: Path) -> Key:
+    """The key at hand; where there is none, the workspace gets one. Two processes at once get the same.
+
+    Raises:
+        PseudonymError: as `at_hand`.
+    """
+    if (key := _found(workspace)) is not None:
+        return key
+    path = workspace / FILE
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    ignore = path.parent / ".gitignore"
+    if not ignore.exists():
+        ignore.write_text("*\n", encoding="utf-8")
+    draft = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+    try:
+        with os.fdopen(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as stream:
+            stream.write(secrets.token_hex(32) + "\n")
+        with contextlib.suppress(FileExistsError):  # another process was first, and its key is the one
+            path.hardlink_to(draft)
+    finally:
+        draft.unlink(missing_ok=True)
+    return at_hand(workspace)
+
+
+def read(text: str, where: str) -> Key:
+    """A key from its text.
+
+    Raises:
+        PseudonymError: it is too short to be one.
+    """
+    text = text.strip()
+    if len(text) < SHORTEST:
+        raise PseudonymError(f"{where}: got a key of {len(text)} characters, expected at least {SHORTEST}; {_HINT}")
+    return Key(text.encode(errors="surrogatepass"))
+
+
+def sha256(value: str) -> str:
+    """SHA-256 of a value, 64 hexadecimal digits, as an identity of format `sha256` is written."""
+    return hashlib.sha256(value.encode(errors="surrogatepass")).hexdigest()
+
+
+def _found(workspace: Path) -> Key | None:
+    if named := os.environ.get(KEY):
+        return read(named, KEY)
+    for path in _places(workspace.resolve()):
+        try:
+            with path.open(encoding="utf-8") as stream:
+                if os.name == "posix" and os.fstat(stream.fileno()).st_mode & 0o077:
+                    raise PseudonymError(f"{path}: others may read this key; chmod 600 {path}")
+                return read(stream.read(), str(path))
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except (OSError, UnicodeDecodeError) as error:
+            raise PseudonymError(f"{path}: the key of pseudonyms cannot be read; {_HINT}") from error
+    return None
+
+
+def _places(workspace: Path) -> Iterator[Path]:
+    """Where the key may lie: in the workspace, and in the one that it is a git worktree of (gitrepository-layout)."""
+    yield workspace / FILE
+    for root in (workspace, *workspace.parents):
+        if (root / ".git").is_file():
+            own = Path((root / ".git").read_text(encoding="utf-8").removeprefix("gitdir:").strip())
+            with contextlib.suppress(OSError):  # a submodule has no commondir
+                common = root / own / (root / own / "commondir").read_text(encoding="utf-8").strip()
+                yield common.resolve().parent / workspace.relative_to(root) / FILE
+            if root.parent.name == ".batches":
+                yield root.parent.parent / FILE
+            return

@@ -1,0 +1,366 @@
+"""Classifiers: building them for a data set, tapping their features, keeping them as safetensors."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+from collections import Counter
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks.common import files, settings
+from tasks.common.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+SMALL_IMAGE = 64
+"""Below this side, pixels, a torchvision classifier's first layer keeps the resolution; its stride is for photos."""
+AUXILIARY = ("googlenet", "inception_v3")
+"""Classifiers of torchvision with more outputs in training; they are built without these."""
+
+
+def build(model: settings.Model, data: settings.Data, seed: int) -> nn.Module:
+    """A freshly initialised classifier.
+
+    Args:
+        model: `name` is `small_cnn`, a classifier of `torchvision.models`, or `package.module:factory`.
+        data: the number of classes and channels and the side of the images.
+        seed: seed of the initialisation, drawn on the CPU so that it is the same for every device.
+
+    Returns:
+        A module that maps float images (n, channels, side, side) to logits (n, classes).
+
+    Raises:
+        ModelError: the name is unknown, or the factory does not give such a module.
+    """
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if model.name == "small_cnn":
+            network: nn.Module = _small_cnn(data)
+        elif ":" in model.name:
+            network = _from_factory(model.name, data)
+        else:
+            network = _from_torchvision(model.name, data)
+        _pool_deterministically(network)
+        _try_out(network, model.name, data)  # within the fork: lazy layers draw their weights now
+    return network
+
+
+def _small_cnn(data: settings.Data) -> nn.Module:
+    """Three convolutions with batch norm, the last map pooled to 2x2: 30 thousand weights, for images of 8 to 64 px."""
+    from torch import nn
+
+    def stage(inputs: int, outputs: int) -> nn.Sequential:
+        return nn.Sequential(
+            nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
+        )
+
+    return nn.Sequential(
+        stage(data.channels, 16),
+        nn.MaxPool2d(2),
+        stage(16, 32),
+        nn.MaxPool2d(2),
+        stage(32, 64),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(256, data.classes),
+    )
+
+
+def _from_factory(name: str, data: settings.Data) -> nn.Module:
+    from torch import nn
+
+    module_name, _, attribute = name.partition(":")
+    try:
+        factory: Callable[..., Any] = getattr(importlib.import_module(module_name), attribute)
+        network = factory(classes=data.classes, channels=data.channels, image_size=data.image_size)
+    except Exception as error:  # it is the user's code, and may raise anything
+        raise ModelError(
+            f"model.name {name!r}: {type(error).__name__}: {error}; expected package.module:factory, importable from "
+            "the workspace and called as factory(classes=, channels=, image_size=)"
+        ) from error
+    if not isinstance(network, nn.Module):
+        raise ModelError(f"model.name {name!r} gave {type(network).__name__}, expected a torch.nn.Module")
+    return network
+
+
+def _from_torchvision(name: str, data: settings.Data) -> nn.Module:
+    from torchvision import models
+
+    known = models.list_models(models)
+    if name not in known:
+        raise ModelError(
+            f"model.name {name!r} is unknown; expected small_cnn, package.module:factory or one of {', '.join(known)}"
+        )
+    plain = {"aux_logits": False, "init_weights": True} if name in AUXILIARY else {}
+    network: nn.Module = models.get_model(name, weights=None, num_classes=data.classes, **plain)
+    _fit_first_layer(network, data)
+    return network
+
+
+def _fit_first_layer(network: nn.Module, data: settings.Data) -> None:
+    """Give the first convolution the data's channels, and stride 1 for small images; all else of it stays."""
+    from torch import nn
+
+    first = next((layer for layer in network.modules() if isinstance(layer, nn.Conv2d)), None)
+    if first is None:
+        raise ModelError("the model has no convolution; FCALB and this pipeline are for convolutional networks")
+    if first.in_channels != data.channels:
+        if first.groups != 1:
+            raise ModelError(
+                f"the model's first convolution has {first.groups} groups of channels, expected one; write a factory"
+            )
+        first.weight = nn.Parameter(first.weight.detach()[:, : data.channels].clone())
+        first.in_channels = data.channels
+    if data.image_size < SMALL_IMAGE:
+        first.stride = (1, 1)
+
+
+def _pool_deterministically(network: nn.Module) -> None:
+    """Adaptive pooling has no deterministic gradient on CUDA, and would be refused there; this one has."""
+    from torch import nn
+
+    for layer in network.modules():
+        if type(layer) is nn.AdaptiveAvgPool2d and layer.output_size not in (1, (1, 1)):
+            layer.forward = partial(_pool, size=layer.output_size)  # type: ignore[method-assign]
+
+
+def _pool(maps: Tensor, size: Any) -> Tensor:
+    from torch.nn import functional
+
+    return pool_by_matrices(maps, size) if maps.is_cuda else functional.adaptive_avg_pool2d(maps, size)
+
+
+def pool_by_matrices(maps: Tensor, size: int | tuple[int | None, int | None]) -> Tensor:
+    """Adaptive average pooling of maps (n, channels, h, w) to a size, as PyTorch's, by two matrix products.
+
+    Output i is the mean of the inputs floor(i h / size) to ceil((i + 1) h / size).
+    """
+    import torch
+
+    wanted = size if isinstance(size, tuple) else (size, size)
+    across = []
+    for inputs, outputs in zip(maps.shape[2:], wanted, strict=True):
+        count = inputs if outputs is None else outputs
+        shares = torch.zeros(count, inputs, dtype=maps.dtype)
+        for row in range(count):
+            start, end = row * inputs // count, -(-(row + 1) * inputs // count)
+            shares[row, start:end] = 1 / (end - start)
+        across.append(shares.to(maps.device))
+    return across[0] @ maps @ across[1].T
+
+
+def _try_out(network: nn.Module, name: str, data: settings.Data) -> None:
+    """Let the network answer two images, as it does in evaluation and, where it is the user's own, in training."""
+    import torch
+
+    training = network.training
+    tries = [("", network.eval())]
+    images = torch.zeros(2, data.channels, data.image_size, data.image_size)
+    for when, tried in tries:
+        try:
+            with torch.no_grad():
+                logits = tried(images)
+            if ":" in name and len(tries) == 1:  # a copy: training mode changes running statistics
+                tries.append((" in training mode", copy.deepcopy(network).train()))
+        except Exception as error:  # torchvision's and the user's code may raise anything
+            raise ModelError(
+                f"model {name} does not take images of {data.channels}x{data.image_size}x{data.image_size}{when}: "
+                f"{type(error).__name__}: {error}; set data.image_size larger or choose another model"
+            ) from error
+        if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != (2, data.classes):
+            got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+            raise ModelError(
+                f"model {name} gives {got} for two images{when}, expected logits of shape (2, {data.classes})"
+            )
+    network.train(training)
+
+
+def save(network: nn.Module, path: Path) -> str:
+    """Write the weights as safetensors, whole or not at all. Returns the SHA-256 of the file.
+
+    Raises:
+        ModelError: a weight is NaN or infinite; nothing is written.
+    """
+    import torch
+    from safetensors.torch import save as serialise
+
+    state = network.state_dict()
+    _refuse_not_finite(
+        state,
+        "the model",
+        "its training diverged, and nothing is released: lower the learning rate (train.learning_rate, or to unlearn "
+        "unlearn.learning_rate or unlearn.rivals.learning_rate)",
+    )
+    # a copy of each: safetensors does not take names that share memory, and tied weights do
+    copies = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in state.items()}
+    files.write_bytes(path, serialise(copies))
+    return files.sha256(path)
+
+
+def load(path: Path, model: settings.Model, data: settings.Data) -> nn.Module:
+    """Read weights into a freshly built classifier, every tensor by name and shape. Nothing is unpickled.
+
+    Of tied weights one name is enough, which is what `safetensors.torch.save_model` writes.
+
+    Raises:
+        ModelError: the file is missing, is no safetensors file, is of another architecture, or holds NaN or infinity.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        state = load_file(path)
+    except FileNotFoundError as error:
+        raise ModelError(f"{path}: no such file; expected the weights of {model.name}") from error
+    except SafetensorError as error:
+        raise ModelError(
+            f"{path} is no safetensors file ({error}). Pickled checkpoints are not read, because loading one runs its "
+            "code: convert it with safetensors.torch.save_file(model.state_dict(), path)"
+        ) from error
+    network = build(model, data, seed=0)
+    expected = network.state_dict()
+    given = {expected[name].data_ptr(): value for name, value in state.items() if name in expected}
+    for name, value in expected.items():
+        if name not in state and value.numel() and value.data_ptr() in given:
+            state[name] = given[value.data_ptr()]
+    wrong = sorted(set(expected) ^ set(state)) or [
+        f"{name} {tuple(state[name].shape)} instead of {tuple(value.shape)}"
+        for name, value in expected.items()
+        if state[name].shape != value.shape
+    ]
+    if wrong:
+        raise ModelError(
+            f"{path} is not a checkpoint of {model.name} for {data.classes} classes and {data.channels} channels: "
+            f"{len(wrong)} tensors differ, first {wrong[0]}; set model.name and data.* to what it was trained with"
+        )
+    _refuse_not_finite(state, str(path), "use a checkpoint that is whole")
+    network.load_state_dict(state)
+    return network
+
+
+def _refuse_not_finite(state: Mapping[str, Tensor], what: str, advice: str) -> None:
+    bad = [name for name, value in state.items() if value.is_floating_point() and not bool(value.isfinite().all())]
+    if bad:
+        raise ModelError(
+            f"{what} has NaN or infinite values in {len(bad)} of {len(state)} tensors, first {bad[0]}; {advice}"
+        )
+
+
+def hold_still(network: nn.Module, batch_norm: bool) -> None:
+    """Evaluation mode but for batch norm, which is in training mode where `batch_norm` is true.
+
+    So features can be compared: dropout and stochastic depth would let a part of them differ by chance.
+    """
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    network.eval()
+    for layer in network.modules():
+        if isinstance(layer, _BatchNorm):
+            layer.train(batch_norm)
+
+
+Spot = tuple["nn.Module", int]
+"""A layer and which of its calls in a pass, from 0: one layer may be called several times."""
+
+
+class Taps:
+    """Reads features while a classifier computes: its classifier's input, or all stages.
+
+    The classifier is the last linear layer, or the last convolution of a network that ends in one. A stage's features
+    are the last map of one resolution. Both are found by trying the model out, so that any convolutional network can be
+    tapped, whether or not it can be traced.
+    """
+
+    def __init__(self, network: nn.Module, which: str, image: Tensor) -> None:
+        """Find the taps.
+
+        Args:
+            network: any classifier whose last layer is linear or a convolution, with an output per class.
+            which: `last` for the input of the last layer, `all` for the last map of each resolution as well.
+            image: one image (1, channels, side, side) to try the model out with.
+
+        Raises:
+            ModelError: the model has no such layer, or it reads the image itself.
+        """
+        import torch
+        from torch import nn
+
+        self.network = network
+        pooling = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
+        calls: list[tuple[Spot, torch.Size]] = []
+        times: Counter[nn.Module] = Counter()
+
+        def note(layer: nn.Module, _: Any, out: Any) -> None:
+            if isinstance(out, torch.Tensor):
+                calls.append(((layer, times[layer]), out.shape))
+            times[layer] += 1
+
+        watch = [
+            layer.register_forward_hook(note)
+            for layer in network.modules()
+            if not list(layer.children()) or isinstance(layer, nn.Linear | nn.Conv2d)  # a parametrised one has children
+        ]
+        training = network.training
+        try:
+            with torch.no_grad():
+                classes = network.eval()(image).shape[1]
+        finally:
+            network.train(training)
+            for hook in watch:
+                hook.remove()
+        weighted = [number for number, ((layer, _), _) in enumerate(calls) if isinstance(layer, nn.Linear | nn.Conv2d)]
+        if len(weighted) < 2 or calls[weighted[-1]][1][1] != classes:
+            raise ModelError(
+                "the model cannot be tapped: its last layer has to be a torch.nn.Linear or Conv2d with an output per "
+                "class, and another such layer has to come before it; its input would be the model's features"
+            )
+        before = calls[: weighted[-1]]
+        resolutions = {
+            tuple(shape[2:]) for (layer, _), shape in before if isinstance(layer, (nn.Conv2d, *pooling))
+        }  # others may have four axes, too, in another order
+        maps: dict[tuple[int, ...], Spot] = {}
+        for spot, shape in before:
+            if len(shape) == 4 and min(shape[2:]) > 1 and tuple(shape[2:]) in resolutions:
+                maps[tuple(shape[2:])] = spot
+        self._stages = list(maps.values()) if which == "all" else []
+        self._head = calls[weighted[-1]][0]
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Logits (n, classes) and the features of each tap, (n, ...).
+
+        Raises:
+            ModelError: the model calls other layers for these images than for the one that it was tried out with.
+        """
+        found: dict[Spot, Tensor] = {}
+        times: Counter[nn.Module] = Counter()
+        stages = set(self._stages)
+
+        def read(layer: nn.Module, _: Any, out: Tensor) -> None:
+            spot = (layer, times[layer])
+            times[layer] += 1
+            if spot in stages:
+                found[spot] = out.clone()  # a later layer may work in place on a map that was read
+
+        head, number = self._head
+        inputs: list[Tensor] = []
+        hooks = [layer.register_forward_hook(read) for layer in {layer for layer, _ in self._stages}]
+        hooks.append(
+            head.register_forward_pre_hook(
+                lambda _, given, named: inputs.append((*given, *named.values())[0]), with_kwargs=True
+            )
+        )
+        try:
+            logits = self.network(images)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        if len(found) < len(stages) or len(inputs) <= number:
+            raise ModelError("the model cannot be tapped: which of its layers are called depends on the images")
+        return logits, [*(found[spot] for spot in self._stages), inputs[number]]

@@ -1,0 +1,96 @@
+"""Where the arithmetic is done, and that it is done the same way every time."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tasks.common import settings
+from tasks.common.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""What glibc's <malloc.h> calls them"""
+KEPT_AT_MOST = 32 << 20
+"""Bytes of a piece of memory that glibc can keep; it takes no more on machines of 64 bit."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A device and how it multiplies."""
+
+    device: torch.device
+    bf16: bool
+    threads: int
+
+    def memory_format(self, channels: int) -> torch.memory_format:
+        """How images of so many channels lie in memory: channels last where that is faster, else PyTorch's default.
+
+        Faster it is with bf16, and for colour on a processor. Of one channel both are the same.
+        """
+        import torch
+
+        faster = self.bf16 or (self.device.type == "cpu" and channels > 1)
+        return torch.channels_last if faster else torch.contiguous_format
+
+    def autocast(self) -> torch.autocast:
+        """The context in which models compute; float32 where the hardware has no bf16."""
+        import torch
+
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
+
+    def facts(self) -> dict[str, str | int]:
+        """What a report says of it."""
+        import torch
+
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
+        return {
+            "device": name,
+            "threads": self.threads,
+            "precision": "bf16" if self.bf16 else "float32",
+            "torch": torch.__version__,
+        }
+
+
+def prepare(wish: settings.Compute) -> Place:
+    """Choose the device and make PyTorch deterministic.
+
+    Raises:
+        ModelError: CUDA is asked for and there is none.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    import torch
+
+    cuda = torch.cuda.is_available()
+    if wish.device == "cuda" and not cuda:
+        raise ModelError("compute.device is cuda, but PyTorch finds no CUDA device; set it to auto or cpu")
+    device = torch.device("cuda" if cuda and wish.device != "cpu" else "cpu")
+    # what use_deterministic_algorithms(True) does, without its import of the compiler, which takes 7 s per process
+    torch._C._set_deterministic_algorithms(True, warn_only=False)
+    torch._C._set_deterministic_fill_uninitialized_memory(False)  # finds faulty operations, and writes all memory twice
+    _keep_memory()
+    torch.backends.cudnn.benchmark = False
+    torch.set_num_threads(wish.threads)
+    bf16 = wish.precision == "bf16" or (wish.precision == "auto" and _multiplies_bf16(device))
+    return Place(device, bf16, wish.threads)
+
+
+def _keep_memory() -> None:
+    """Let glibc keep what is freed for the next step: it gives large pieces back, and each comes anew page by page."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other systems have none
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, KEPT_AT_MOST)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def _multiplies_bf16(device: torch.device) -> bool:
+    import torch
+
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cpu._is_amx_tile_supported())  # AVX-512 without AMX gains too little to pay for the rounding

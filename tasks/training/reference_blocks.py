@@ -1,0 +1,127 @@
+"""A block of models of one recipe: what the stages `train` and `retrain` have in common."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.common import cost_ledger, files, seeds, stage_cli
+from tasks.common.errors import DataError, EvidenceError
+from tasks.common.settings import Settings
+from tasks.data import image_pack
+from tasks.training import architectures, compute, stacked, training_loop
+
+
+def train_block(
+    kind: str, block: int, rows: NDArray[np.bool_], data: image_pack.Packed, settings: Settings, out: Path
+) -> None:
+    """Train one block of models and write each with its cost.
+
+    Args:
+        kind: `train` or `retrain`; it names the random streams.
+        block: number of the block; it holds the seeds block·n … block·n + n - 1.
+        rows: (n records,) which records of the manifest are trained on.
+        data: all records.
+        settings: recipe, architecture, number of seeds per block.
+        out: folder for `seed-<n>.safetensors` and `seed-<n>.json`; it appears whole or not at all.
+
+    Raises:
+        EvidenceError: a class has no record among `rows`.
+    """
+    place = compute.prepare(settings.compute)
+    known = load_rows(rows, data, settings, place)
+    missing = sorted(set(range(settings.data.classes)) - set(known.labels.tolist()))
+    if missing:
+        raise EvidenceError(
+            f"classes {', '.join(map(str, missing))} have no record to train on; expected every class of data.classes"
+        )
+    size = settings.references.seeds_per_block
+    numbers = range(block * size, (block + 1) * size)
+    build = partial(architectures.build, settings.model, settings.data, seed=0)
+    at_once = stacked.count(settings.compute, size, build, known)
+    with files.whole_folder(out) as draft:
+        for first in range(0, size, at_once):
+            group = numbers[first : first + at_once]
+            paths = [draft / f"seed-{number}.safetensors" for number in group]
+            costs = _train(known, settings, [(kind, number) for number in group], paths, _title(first, group, size))
+            for path, cost in zip(paths, costs, strict=True):
+                files.write_json(path.with_suffix(".json"), cost)
+
+
+def _title(first: int, group: range, size: int) -> str:
+    if len(group) == 1:
+        return f"model {first + 1}/{size} (seed {group[0]})"
+    return f"models {first + 1} to {first + len(group)} of {size} (seeds {group[0]} to {group[-1]})"
+
+
+def train_model(
+    known: training_loop.Records, settings: Settings, stream: tuple[str, int], path: Path, title: str
+) -> dict[str, object]:
+    """Train one model and write its weights. Returns its cost, as the ledger has it."""
+    (cost,) = _train(known, settings, [stream], [path], title)
+    return cost
+
+
+def _train(
+    known: training_loop.Records,
+    settings: Settings,
+    streams: Sequence[tuple[str, int]],
+    paths: Sequence[Path],
+    title: str,
+) -> list[dict[str, object]]:
+    """Train models at once and write the weights of each. Returns the cost of each, its share of the time."""
+    stage_cli.say(f"{title}: {settings.train.epochs} epochs over {len(known)} records")
+    started = time.perf_counter()
+    weights, orders = (
+        [seeds.derive(settings.seed, *stream, what) for stream in streams] for what in ("weights", "order")
+    )
+    networks = [architectures.build(settings.model, settings.data, seed) for seed in weights]
+    facts = known.place.facts()
+    if len(networks) == 1:
+        training_loop.fit(networks[0], known, settings.train, orders[0], Announcer(title))
+    else:
+        stacked.fit(networks, known, settings.train, orders, Announcer(title))
+        facts["together"] = len(networks)
+    seconds = time.perf_counter() - started
+    stage_cli.say(f"{title}: done in {seconds:.1f} s")
+    measured = {"seconds": round(seconds / len(networks), 3), **facts}
+    return [
+        cost_ledger.keep(kind, architectures.save(network, path), measured)
+        for (kind, _), network, path in zip(streams, networks, paths, strict=True)
+    ]
+
+
+def load_rows(
+    rows: NDArray[np.bool_] | slice, data: image_pack.Packed, settings: Settings, place: compute.Place
+) -> training_loop.Records:
+    """Some of the n records of a data set, by a mask (n,) or from one row to another, on the device.
+
+    Raises:
+        DataError: a label is no class, or an image is not what the manifest says.
+    """
+    labels = data.manifest["label"].to_numpy(np.int64)[rows]
+    beyond = labels[(labels < 0) | (labels >= settings.data.classes)]
+    if len(beyond):
+        raise DataError(
+            f"manifest.csv: got label {beyond[0]}, expected 0 to {settings.data.classes - 1}; mend the manifest or set "
+            "data.classes"
+        )
+    return training_loop.Records(data.images(rows), labels, settings.model, place)
+
+
+class Announcer:
+    """Says how far a long training is, at most every few seconds."""
+
+    def __init__(self, title: str, every: float = 5.0) -> None:
+        self.title, self.every, self.next = title, every, time.perf_counter() + every
+
+    def __call__(self, step: int, loss: float) -> None:
+        """A step was done."""
+        if time.perf_counter() >= self.next:
+            self.next = time.perf_counter() + self.every
+            stage_cli.say(f"{self.title}: step {step}, loss {loss:.3f}")

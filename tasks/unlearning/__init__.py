@@ -1,0 +1,1 @@
+"""FCALB and the methods that it is compared with."""

@@ -1,0 +1,335 @@
+"""FCALB: unlearning by feature constraint and adaptive loss balance.
+
+Yin Y., Wu G., Li Y., Wang X., Gao H., "A Machine Unlearning Method via Feature Constraint and Adaptive Loss
+Balance", Journal of Computer Research and Development 61(10), 2649-2661, 2024, doi
+10.7544/issn1000-1239.202440476. The abstract fixes the idea; losses and hyper-parameters are not public, so this is
+a reconstruction:
+
+    forget   L_f = sum over taps of d(phi(x_f), phi_random(x_f)), x_f in the forget set
+    recover  L_r = cross-entropy of f(x_r) and y_r,               x_r in a small part of the retain set
+    balance  L   = 1/2 exp(-s_f) L_f + exp(-s_r) L_r + 1/2 (s_f + s_r), s learned (Kendall et al. 2018, eq. 10);
+                   others in `balances`
+
+The random model is freshly initialised: it has never seen the forget set, so it can teach what not knowing looks like.
+
+Beyond the abstract, and off unless set: weights moved towards the random model beforehand (`unlearn.reset`; Ash and
+Adams 2020, "On Warm-Starting Neural Network Training", shrink and perturb in the same way), the two losses one after
+the other (`unlearn.phases`), and subjects whom no model was trained on to choose how strongly to forget
+(`unlearn.resets`).
+
+The method `fcalb_reset` is a fixed choice of these, `RESET`: on people's records holding features alone leaves most of
+the influence, while weights moved most of the way to the random model and then recovered pass the verdict
+(docs/methods.md has the figures). It forgets in weights, and no step holds features.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tasks.common import seeds
+from tasks.common.errors import EvidenceError, ModelError
+from tasks.common.settings import Settings
+from tasks.training import architectures, training_loop
+from tasks.unlearning import loss_balances
+from tasks.verification import scoring
+from tasks.verification.scoring import Floats, Ints
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+
+METHODS = ("fcalb", "fcalb_reset")
+"""Names in `unlearn.method` that this module serves"""
+RESET: dict[str, Any] = {
+    "phases": "forget_recover",
+    "forget_steps": 0,
+    "reset": 0.6,
+    "retained_share": 1.0,
+    "balance": "fixed",
+}
+"""`fcalb_reset`: most of the way to the random teacher, then recovery on all retained records"""
+RECOVERY_SHARE, RECOVERY_EPOCHS = 1 / 3, 6.0
+"""Recovery of `fcalb_reset` lasts this share of the recipe's epochs, and so many at most (docs/methods.md)"""
+
+
+def key(method: str, rate: str = "learning_rate") -> str:
+    """Where in `params.yaml` a rate of a method is set: for `fcalb_reset` among those of the rivals."""
+    return f"unlearn.{rate}" if method == "fcalb" else f"unlearn.rivals.{rate}"
+
+
+def in_force(settings: Settings) -> Settings:
+    """The settings as they are used: with `fcalb_reset` its own choices stand where the user made none.
+
+    Recovery learns as the recipe does, in batches half as large, which give more steps in the same time. What
+    `unlearn.rivals` and `unlearn.reset` say goes before.
+    """
+    wish, recipe = settings.unlearn, settings.train
+    if wish.method != "fcalb_reset":
+        return settings
+    own = {
+        **RESET,
+        "batch_size": max(2, recipe.batch_size // 2),
+        "learning_rate": recipe.learning_rate,
+        "epochs": min(RECOVERY_SHARE * recipe.epochs, RECOVERY_EPOCHS),
+    }
+    own |= {
+        name: value
+        for name in ("epochs", "learning_rate", "retained_share")
+        if (value := getattr(wish.rivals, name)) is not None
+    }
+    if wish.reset:
+        own["reset"] = wish.reset
+    return settings.model_copy(update={"unlearn": wish.model_copy(update=own)})
+
+
+@dataclass(frozen=True)
+class TraceRow:
+    """One step: both losses and the weights they had in the sum; NaN and 0 for a loss that its phase does not have."""
+
+    step: int
+    """from 1, counted through all phases"""
+    phase: str
+    """joint, forget or recover; with `unlearn.resets` the strength chosen as well: recover at 0.6"""
+    forget_loss: float
+    recover_loss: float
+    forget_weight: float
+    recover_weight: float
+
+
+def unlearn(
+    original: nn.Module,
+    forget: training_loop.Records,
+    retain: training_loop.Records,
+    settings: Settings,
+    progress: training_loop.Progress | None = None,
+    calibration: training_loop.Records | None = None,
+) -> tuple[nn.Module, list[TraceRow]]:
+    """Make a classifier forget, in place.
+
+    With `unlearn.resets` each strength is tried on the same weights, and the one is kept whose forget set looks most
+    like calibration subjects, neither better nor worse known: see `unlikeness`.
+
+    Args:
+        original: the classifier as trained with everybody.
+        forget: the forget set.
+        retain: all retained records; recovery uses `unlearn.retained_share` of them, drawn at random.
+        settings: `unlearn` with all choices (see `in_force`), `train` for momentum, weight decay and augmentation.
+        progress: told each step.
+        calibration: records of subjects whom no model was trained on and no verdict looks at; `unlearn.resets` needs
+            them, nothing else uses them.
+
+    Returns:
+        The classifier in evaluation mode, and the trace, a row a step. With no steps the weights are unchanged.
+
+    Raises:
+        EvidenceError: the forget set is empty or larger than the retain set, or there is no calibration record to
+            choose by.
+        ModelError: the model cannot be tapped, all its weights are frozen, or a loss or margin is not finite.
+    """
+    training_loop.check(original, forget, retain)
+    settings = in_force(settings)
+    wish = settings.unlearn
+    if not wish.resets:
+        return original, _attempt(original, forget, retain, settings, progress)
+    if not calibration:
+        raise EvidenceError(
+            "unlearn.resets lets calibration subjects choose, got none of their records; expected subjects in the role "
+            "calibration (split.calibration), or a single strength in unlearn.reset"
+        )
+    before = copy.deepcopy(original.state_dict())
+    best, best_distance = before, math.inf
+    best_trace: list[TraceRow] = []
+    for strength in wish.resets:
+        original.load_state_dict(before)
+        tried = settings.model_copy(update={"unlearn": wish.model_copy(update={"reset": strength})})
+        trace = _attempt(original, forget, retain, tried, progress)
+        away = max(map(abs, unlikeness(*_margins(original, forget), *_margins(original, calibration))))
+        if not math.isfinite(away):  # an unchosen strength must not leave the original as it was, unforgotten
+            raise ModelError(
+                f"margins became {away} at reset {strength:g}: unlearning stops and nothing is released; lower the "
+                f"learning rate ({key(wish.method)} is {wish.learning_rate:g})"
+            )
+        if away < best_distance:
+            best, best_distance = copy.deepcopy(original.state_dict()), away
+            best_trace = [replace(row, phase=f"{row.phase} at {strength:g}") for row in trace]
+    original.load_state_dict(best)
+    return original, best_trace
+
+
+def _attempt(
+    network: nn.Module,
+    forget: training_loop.Records,
+    retain: training_loop.Records,
+    settings: Settings,
+    progress: training_loop.Progress | None,
+) -> list[TraceRow]:
+    """Unlearn once, in place, with the strength of `unlearn.reset`; the network is left in evaluation mode."""
+    import torch
+
+    wish, place = settings.unlearn, forget.place
+    steps = round(wish.epochs * len(retain) / min(wish.batch_size, len(retain)))
+    forget_steps = wish.forget_steps if wish.phases == "forget_recover" else 0
+    network.to(place.device, memory_format=forget.memory_format)  # type: ignore[call-overload]
+    teacher = architectures.build(settings.model, settings.data, seeds.derive(settings.seed, "unlearn", "teacher"))
+    teacher.to(place.device, memory_format=forget.memory_format)  # type: ignore[call-overload]
+    if steps or forget_steps:
+        move_towards(network, teacher, wish.reset)
+    seed = seeds.derive(settings.seed, "unlearn", "order")
+    weights = list(network.parameters())
+    balance = loss_balances.make(wish, steps, weights, place.device)
+    trace: list[TraceRow] = []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        losses = _Losses(network, teacher, forget, retain, settings, torch.Generator().manual_seed(seed))
+
+        def both() -> tuple[Tensor, TraceRow]:
+            forget_loss, recover_loss = losses.forget(), losses.recover()
+            loss, w_f, w_r = balance.weigh(forget_loss, recover_loss)
+            return loss, TraceRow(0, "joint", float(forget_loss.detach()), float(recover_loss.detach()), w_f, w_r)
+
+        def only_forget() -> tuple[Tensor, TraceRow]:
+            loss = losses.forget()
+            return loss, TraceRow(0, "forget", float(loss.detach()), math.nan, 1.0, 0.0)
+
+        def only_recover() -> tuple[Tensor, TraceRow]:
+            loss = losses.recover()
+            return loss, TraceRow(0, "recover", math.nan, float(loss.detach()), 0.0, 1.0)
+
+        def run(term: Callable[[], tuple[Tensor, TraceRow]], count: int, rate: str, extra: Any = ()) -> None:
+            before = len(trace)
+
+            def objective(_: int) -> Tensor:
+                loss, row = term()
+                trace.append(replace(row, step=len(trace) + 1))
+                return loss
+
+            told = None if progress is None else lambda step, loss: progress(before + step, loss)
+            training_loop.optimise(
+                [{"params": weights}, *extra],
+                objective,
+                count,
+                getattr(wish, rate),
+                settings.train,
+                told,
+                setting=key(wish.method, rate),
+            )
+
+        if wish.phases == "joint":
+            run(both, steps, "learning_rate", balance.groups())
+        else:
+            run(only_forget, forget_steps, "forget_rate")
+            run(only_recover, steps, "learning_rate")
+    network.eval()
+    return trace
+
+
+class _Losses:
+    """The two losses, each of the next batch of its own records."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        teacher: nn.Module,
+        forget: training_loop.Records,
+        retain: training_loop.Records,
+        settings: Settings,
+        generator: torch.Generator,
+    ) -> None:
+        wish = settings.unlearn
+        self.network, self.kind, self.place = network, wish.distance, forget.place
+        if wish.phases == "joint" or wish.forget_steps:  # else a model that cannot be tapped will do
+            self.taps, self.teacher_taps = (
+                architectures.Taps(each, wish.taps, forget.floats(slice(0, 1))) for each in (network, teacher)
+            )
+        architectures.hold_still(teacher, batch_norm=wish.teacher_mode == "train")
+        self.forget_batches = training_loop.paired(forget).batches(wish.batch_size, generator, settings.train)
+        kept = training_loop.sample(retain, wish.retained_share, generator)
+        self.retain_batches = kept.batches(wish.batch_size, generator, settings.train)
+
+    def forget(self) -> Tensor:
+        """Distance of the forget set's features from the random teacher's, summed over taps."""
+        import torch
+
+        images, _ = next(self.forget_batches)
+        architectures.hold_still(self.network, batch_norm=True)  # features without dropout, as the teacher's are
+        with self.place.autocast():
+            _, features = self.taps(images)
+            with torch.no_grad():
+                _, targets = self.teacher_taps(images)
+            parts = [distance(ours, its, self.kind) for ours, its in zip(features, targets, strict=True)]
+            return torch.stack(parts).sum()
+
+    def recover(self) -> Tensor:
+        """Cross-entropy on retained records."""
+        from torch.nn import functional
+
+        images, labels = next(self.retain_batches)
+        self.network.train()
+        with self.place.autocast():
+            return functional.cross_entropy(self.network(images), labels)
+
+
+def unlikeness(forget: Floats, forget_labels: Ints, known: Floats, known_labels: Ints) -> tuple[float, float]:
+    """How unlike never-seen subjects' records a forget set looks: (0, 0) alike, > 0 better known, < 0 over-forgotten.
+
+    Margins are centred by the mean of the calibration records of their class, since classes differ in difficulty;
+    a class without such records is centred by the mean of all. The unit is the calibration records' standard deviation.
+    Few subjects are a rough yardstick: they differ from the forgotten ones for other reasons, too.
+
+    Args:
+        forget: (n,) margins of the forget set, see `scoring.margins`.
+        forget_labels: (n,) its classes.
+        known: (k,) margins of calibration subjects' records, k >= 1.
+        known_labels: (k,) their classes.
+
+    Returns:
+        The difference of the means of all records, and of the means of the upper thirds, those best known.
+    """
+    base = {label: known[known_labels == label].mean() for label in np.unique(known_labels)}
+    centred, yardstick = (
+        margins - np.array([base.get(label, known.mean()) for label in labels])
+        for margins, labels in ((forget, forget_labels), (known, known_labels))
+    )
+    unit = max(float(yardstick.std()), np.finfo(np.float64).tiny)
+    upper, its = (np.sort(margins)[-max(1, len(margins) // 3) :].mean() for margins in (centred, yardstick))
+    return float((centred.mean() - yardstick.mean()) / unit), float((upper - its) / unit)
+
+
+def _margins(network: nn.Module, records: training_loop.Records) -> tuple[Floats, Ints]:
+    """Margins (n,) and classes (n,) of records."""
+    labels = records.labels.cpu().numpy()
+    return scoring.margins(training_loop.logits(network, records), labels), labels
+
+
+def distance(features: Tensor, targets: Tensor, kind: str) -> Tensor:
+    """How far features (n, ...) are from the teacher's, a scalar in float32: mean square, or 1 - cosine."""
+    from torch.nn import functional
+
+    features, targets = features.flatten(1).float(), targets.flatten(1).float()
+    if kind == "mse":
+        return functional.mse_loss(features, targets)
+    return (1 - functional.cosine_similarity(features, targets)).mean()
+
+
+def move_towards(network: nn.Module, teacher: nn.Module, share: float) -> None:
+    """Move all weights a share of the way to the teacher's: 0 leaves them, 1 makes the networks equal.
+
+    Running statistics move, too. Frozen weights stay: they were never learned from anybody.
+    """
+    import torch
+
+    if share == 0:
+        return
+    done = {weight.data_ptr() for weight in network.parameters() if not weight.requires_grad}
+    with torch.no_grad():
+        for value, target in zip(network.state_dict().values(), teacher.state_dict().values(), strict=True):
+            if value.is_floating_point() and value.data_ptr() not in done:
+                value.lerp_(target, share)
+                done.add(value.data_ptr())  # tied weights have several names, and move once

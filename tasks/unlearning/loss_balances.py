@@ -1,0 +1,234 @@
+"""How the losses of forgetting and of recovering are weighed against each other, step by step.
+
+The abstract of FCALB (see `fcalb`) asks for an adaptive loss balance and does not say which; these are the ones in
+common use, with one interface, and a tuned fixed weight that an adaptive one has to be better than. Sources:
+
+    uncertainty  w_f = 1/2 exp(-s_f), w_r = exp(-s_r), s learned              Kendall, Gal and Cipolla 2018, eq. 10
+    fixed        w_f = `unlearn.forget_weight`, w_r = 1
+    gradnorm     w moved by the sign of G_i - mean(G) r_i^1.5, sum 2          Chen et al. 2018, section 3
+    dwa          w_i = 2 softmax(rate_i / 2), rate_i = L_i(t-1) / L_i(t-2)    Liu, Johns and Davison 2019, section 3
+    imtl_g       w_i proportional to 1 / |g_i|: g_f and g_r bisected          Liu et al. 2021, section 3
+
+Losses are scalars with a gradient, smaller is better; weights are floats >= 0. Where one loss or gradient vanishes,
+most of these would hand it all of the weight: log weights are clamped, by `unlearn.max_log_weight` each.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from tasks.common.errors import ModelError
+from tasks.common.settings import Unlearn
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+GRADNORM_ASYMMETRY = 1.5
+"""alpha of GradNorm, the paper's choice for tasks that differ much: how strongly a slower task is sped up"""
+GRADNORM_RATE = 0.025
+"""learning rate of GradNorm's weights, the paper's"""
+DWA_TEMPERATURE = 2.0
+"""T of DWA, the paper's"""
+DWA_WINDOWS = 10
+"""DWA compares mean losses of epochs; unlearning may take less than one, so a tenth of the steps stands for one"""
+LEAST = 1e-12
+"""losses and norms below this count as this: logs and quotients stay finite"""
+
+
+class Balance(Protocol):
+    """Weighs two losses."""
+
+    def weigh(self, forget: Tensor, recover: Tensor) -> tuple[Tensor, float, float]:
+        """The balanced loss, a scalar with a gradient, and the weights of both losses in it."""
+
+    def groups(self) -> list[dict[str, Any]]:
+        """Parameter groups that the optimiser has to learn beside the model."""
+
+
+def make(wish: Unlearn, steps: int, parameters: Sequence[Tensor], device: torch.device) -> Balance:
+    """The balance of `unlearn.balance`.
+
+    Args:
+        wish: which balance, its clamp and the fixed weight.
+        steps: number of steps that it will weigh.
+        parameters: all of the model's, in the order of its layers.
+        device: where learned weights live.
+    """
+    limit = wish.max_log_weight
+    if wish.balance == "uncertainty":
+        return UncertaintyBalance(limit, device)
+    if wish.balance == "gradnorm":
+        return GradNormBalance(limit, parameters)
+    if wish.balance == "dwa":
+        return DwaBalance(limit, max(1, steps // DWA_WINDOWS))
+    if wish.balance == "imtl_g":
+        return ImtlGBalance(limit, parameters)
+    return FixedBalance(wish.forget_weight)
+
+
+class UncertaintyBalance:
+    """Weights learned with the model: each loss divided by its own noise (Kendall, Gal and Cipolla 2018).
+
+    At their best the weights are 1/L, so a vanishing loss would take over: log weights are clamped.
+    """
+
+    def __init__(self, limit: float, device: torch.device) -> None:
+        import torch
+
+        self.limit = limit
+        self.log_variances = torch.zeros(2, device=device, requires_grad=True)  # s_f, s_r
+
+    def weigh(self, forget: Tensor, recover: Tensor) -> tuple[Tensor, float, float]:
+        """The balanced loss with the term that keeps the weights from falling to 0, and the two weights."""
+        s_f, s_r = self.log_variances.clamp(-self.limit, self.limit)
+        w_f, w_r = 0.5 * (-s_f).exp(), (-s_r).exp()
+        return w_f * forget + w_r * recover + 0.5 * (s_f + s_r), float(w_f.detach()), float(w_r.detach())
+
+    def groups(self) -> list[dict[str, Any]]:
+        """What the optimiser has to learn beside the model: without weight decay, which would pull weights to 1."""
+        return [{"params": [self.log_variances], "weight_decay": 0.0}]
+
+
+class _NothingLearned:
+    """A balance that computes its weights, and leaves the optimiser nothing to learn."""
+
+    def groups(self) -> list[dict[str, Any]]:
+        """Nothing to learn."""
+        return []
+
+
+class FixedBalance(_NothingLearned):
+    """So many parts of forgetting to one of recovering."""
+
+    def __init__(self, forget_weight: float) -> None:
+        self.forget_weight = forget_weight
+
+    def weigh(self, forget: Tensor, recover: Tensor) -> tuple[Tensor, float, float]:
+        """The weighted sum, and both weights."""
+        return self.forget_weight * forget + recover, self.forget_weight, 1.0
+
+
+class GradNormBalance(_NothingLearned):
+    """Weights that bring the losses' gradients to one norm, a slower task's to a larger one (Chen et al. 2018).
+
+    G_i = w_i |g_i| with g_i the gradient of loss i by the last shared weight matrix or kernel, r_i = the loss as a
+    share of its first value, by the mean of both shares. The weights descend sum |G_i - mean(G) r_i^alpha|, the target
+    held constant, so that its gradient is sign(G_i - target_i) |g_i|; then they are brought back to sum 2.
+    """
+
+    def __init__(self, limit: float, parameters: Sequence[Tensor]) -> None:
+        self.limit, self.parameters = limit, parameters
+        self.last: list[Tensor] = []
+        self.weights = (1.0, 1.0)
+        self.first: tuple[float, float] | None = None
+
+    def weigh(self, forget: Tensor, recover: Tensor) -> tuple[Tensor, float, float]:
+        """The weighted sum, and both weights, which sum to 2. They are moved for the next step."""
+        w_f, w_r = self.weights
+        self.last = self.last or shared(forget, recover, [w for w in self.parameters if w.ndim > 1])[-1:]
+        norms = gradient_norm(forget, self.last), gradient_norm(recover, self.last)
+        self._move(norms, (float(forget.detach()), float(recover.detach())))
+        return w_f * forget + w_r * recover, w_f, w_r
+
+    def _move(self, norms: tuple[float, float], losses: tuple[float, float]) -> None:
+        self.first = self.first or (max(losses[0], LEAST), max(losses[1], LEAST))
+        shares = [loss / first for loss, first in zip(losses, self.first, strict=True)]
+        mean_share = max(sum(shares) / 2, LEAST)
+        weighted = [weight * size for weight, size in zip(self.weights, norms, strict=True)]
+        moved = []
+        for weight, size, own, share in zip(self.weights, norms, weighted, shares, strict=True):
+            target = sum(weighted) / 2 * (share / mean_share) ** GRADNORM_ASYMMETRY
+            sign = (own > target) - (own < target)
+            moved.append(max(weight - GRADNORM_RATE * sign * size, LEAST))  # a large norm would step below 0
+        self.weights = shared_out(math.log(moved[0] / moved[1]), self.limit)
+
+
+class DwaBalance(_NothingLearned):
+    """Dynamic weight average: the loss that falls more slowly gets more weight (Liu, Johns and Davison 2019).
+
+    rate_i = mean of loss i in the last window of steps / in the one before; w_i = 2 exp(rate_i / T) / sum. Both
+    weights are 1 until two windows are full.
+    """
+
+    def __init__(self, limit: float, window: int) -> None:
+        self.limit, self.window = limit, window
+        self.history: list[tuple[float, float]] = []
+
+    def weigh(self, forget: Tensor, recover: Tensor) -> tuple[Tensor, float, float]:
+        """The weighted sum, and both weights, which sum to 2."""
+        w_f, w_r = self._weights()
+        self.history.append((float(forget.detach()), float(recover.detach())))
+        return w_f * forget + w_r * recover, w_f, w_r
+
+    def _weights(self) -> tuple[float, float]:
+        full = len(self.history) // self.window
+        if full < 2:
+            return 1.0, 1.0
+        last, before = ((full - 1) * self.window, (full - 2) * self.window)
+        by_forget, by_recover = (
+            self._mean(task, last) / max(self._mean(task, before), LEAST) / DWA_TEMPERATURE for task in (0, 1)
+        )
+        return shared_out(by_forget - by_recover, self.limit)
+
+    def _mean(self, task: int, start: int) -> float:
+        return sum(row[task] for row in self.history[start : start + self.window]) / self.window
+
+
+class ImtlGBalance(_NothingLearned):
+    """Impartial gradients: the step goes equally far along both losses' unit gradients (Liu et al. 2021, IMTL-G).
+
+    u_f . (w_f g_f + w_r g_r) = u_r . (w_f g_f + w_r g_r) with u_i = g_i / |g_i|, gradients by all shared parameters,
+    those that both losses reach. For two tasks it is the bisector of the unit gradients, w_i proportional to 1 / |g_i|,
+    whatever their angle. The paper lets the weights sum to 1; here they sum to 2, as other balances' do. A layer that
+    only one loss reaches, such as the classifier's last, learns with that loss's weight.
+    """
+
+    def __init__(self, limit: float, parameters: Sequence[Tensor]) -> None:
+        self.limit, self.parameters = limit, parameters
+        self.shared: list[Tensor] = []
+
+    def weigh(self, forget: Tensor, recover: Tensor) -> tuple[Tensor, float, float]:
+        """The weighted sum, and both weights, which sum to 2."""
+        self.shared = self.shared or shared(forget, recover, self.parameters)
+        by_forget, by_recover = (max(gradient_norm(loss, self.shared), LEAST) for loss in (forget, recover))
+        w_f, w_r = shared_out(math.log(by_recover / by_forget), self.limit)
+        return w_f * forget + w_r * recover, w_f, w_r
+
+
+def shared(forget: Tensor, recover: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
+    """The parameters that both losses reach, in their order.
+
+    Raises:
+        ModelError: there is none.
+    """
+    import torch
+
+    learned = [weight for weight in parameters if weight.requires_grad]
+    reached = [
+        torch.autograd.grad(loss, learned, retain_graph=True, allow_unused=True) if learned else ()
+        for loss in (forget, recover)
+    ]
+    both = [weight for weight, *found in zip(learned, *reached, strict=True) if all(one is not None for one in found)]
+    if not both:
+        raise ModelError(
+            "got no weights that both losses learn, expected layers before the taps that are not frozen; set "
+            "unlearn.balance=fixed, which needs none"
+        )
+    return both
+
+
+def gradient_norm(loss: Tensor, weights: Sequence[Tensor]) -> float:
+    """Euclidean norm of a loss's gradient by some weights; the graph is kept for the step."""
+    import torch
+
+    parts = torch.autograd.grad(loss, list(weights), retain_graph=True)
+    return math.sqrt(sum(float(part.float().square().sum()) for part in parts))
+
+
+def shared_out(log_ratio: float, limit: float) -> tuple[float, float]:
+    """Weights (w_f, w_r) of sum 2 with log(w_f / w_r) as given, clamped to twice the limit of one log weight."""
+    share = 1 / (1 + math.exp(-max(-2 * limit, min(2 * limit, log_ratio))))
+    return 2 * share, 2 * (1 - share)

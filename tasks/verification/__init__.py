@@ -1,0 +1,1 @@
+"""Scores, the verdict, and the attacks and measurements reported beside it."""

@@ -1,0 +1,168 @@
+"""The score of a record under a model, and the table of all scores that verification works from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.common import files
+from tasks.common.errors import EvidenceError
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Strings = NDArray[np.str_]
+
+
+def margins(logits: NDArray[np.float32] | Floats, labels: Ints) -> Floats:
+    """The logit-scaled confidence phi = log p_y - log sum_{k != y} p_k, higher = more member-like.
+
+    It equals z_y - logsumexp_{k != y} z_k, which neither over- nor underflows (Carlini et al. 2022, section IV.C).
+
+    Args:
+        logits: (n, classes), classes >= 2.
+        labels: (n,) the true classes.
+
+    Returns:
+        (n,) float64.
+    """
+    from scipy.special import logsumexp
+
+    scores = np.asarray(logits, np.float64)
+    rows = np.arange(len(labels))
+    others = scores.copy()
+    others[rows, labels] = -np.inf
+    result: Floats = scores[rows, labels] - logsumexp(others, axis=1)
+    return result
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What every model says of every record. No images, no identities: verification and report need nothing else."""
+
+    model_roles: Strings
+    """(m,) original, unlearned, retrained, with or without"""
+    phi: Floats
+    """(m, n) margins"""
+    predicted: Ints
+    """(m, n) predicted classes"""
+    labels: Ints
+    """(n,) true classes"""
+    roles: Strings
+    """(n,) training, calibration, control or test"""
+    requests: Strings
+    """(n,) request that asks to forget the record, or empty"""
+    subjects: Ints
+    """(n,) a number for each data subject, the same for all records of one; whose it is stands nowhere"""
+    attribute_names: Strings
+    """(a,) further columns of the manifest with few values, by which utility is looked at"""
+    attributes: Strings
+    """(n, a) their values; empty for records that are to be forgotten"""
+
+    @cached_property
+    def retained(self) -> NDArray[np.bool_]:
+        """(n,) the retain set: training records that nobody asked to forget."""
+        return np.asarray((self.roles == "training") & (self.requests == ""))
+
+    @cached_property
+    def unseen(self) -> NDArray[np.bool_]:
+        """(n,) records of people whom no model saw: control and test subjects."""
+        return np.asarray((self.roles == "control") | (self.roles == "test"))
+
+    @cached_property
+    def controls(self) -> NDArray[np.bool_]:
+        """(n,) records of control subjects."""
+        return np.asarray(self.roles == "control")
+
+    @cached_property
+    def correct(self) -> NDArray[np.bool_]:
+        """(m, n) whether the class predicted is the true one."""
+        return np.asarray(self.predicted == self.labels)
+
+    @cached_property
+    def accuracy(self) -> dict[str, Floats]:
+        """(m,) share of the retained records, and of those of unseen people, that each model answers rightly."""
+        groups = {"retained": self.retained, "unseen": self.unseen}
+        return {name: self.correct[:, rows].mean(axis=1) for name, rows in groups.items() if rows.any()}
+
+    @cached_property
+    def finite(self) -> bool:
+        """Whether no score is NaN or infinite."""
+        return bool(np.isfinite(self.phi).all())
+
+    @cached_property
+    def _rows(self) -> dict[str, NDArray[np.intp]]:
+        """Places of each request's records."""
+        order = np.argsort(self.requests, kind="stable")
+        names, first = np.unique(self.requests[order], return_index=True)
+        return {str(name): rows for name, rows in zip(names, np.split(order, first[1:]), strict=True)}
+
+    def rows_of(self, request: str) -> NDArray[np.bool_]:
+        """(n,) the records that a request asks to forget."""
+        found = np.zeros(len(self.requests), bool)
+        found[self._rows.get(request, [])] = True
+        return found
+
+    def save(self, path: Path) -> None:
+        """Write as .npz, the same bytes for the same scores, whole or not at all."""
+        import io
+
+        buffer = io.BytesIO()
+        np.savez(
+            buffer,
+            model_roles=self.model_roles,
+            phi=self.phi,
+            predicted=self.predicted.astype(np.int16),
+            labels=self.labels.astype(np.int16),
+            roles=self.roles,
+            requests=self.requests,
+            subjects=self.subjects.astype(np.int32),
+            attribute_names=self.attribute_names,
+            attributes=self.attributes,
+        )
+        files.write_bytes(path, buffer.getvalue())
+
+    @classmethod
+    def load(cls, path: Path) -> Scores:
+        """Read what `save` wrote; nothing is unpickled.
+
+        Raises:
+            EvidenceError: the file is missing or lacks an array.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                scores = cls(
+                    arrays["model_roles"],
+                    arrays["phi"],
+                    arrays["predicted"].astype(np.int64),
+                    arrays["labels"].astype(np.int64),
+                    arrays["roles"],
+                    arrays["requests"],
+                    arrays["subjects"].astype(np.int64),
+                    arrays["attribute_names"],
+                    arrays["attributes"],
+                )
+        except (OSError, KeyError, ValueError) as error:
+            raise EvidenceError(f"{path}: expected the scores that the stage score writes ({error})") from error
+        scores.check()
+        return scores
+
+    def check(self) -> None:
+        """Refuse scores that no verdict may stand on.
+
+        Raises:
+            EvidenceError: shapes differ, or there is not exactly one model of each of the roles original, unlearned
+                and, where models were trained without the forget set, retrained.
+        """
+        m, n = len(self.model_roles), len(self.labels)
+        if self.phi.shape != (m, n) or self.predicted.shape != (m, n):
+            raise EvidenceError(f"got scores of shape {self.phi.shape}, expected {m} models x {n} records")
+        anew = bool(np.isin(self.model_roles, ("retrained", "without")).any())  # a screening has no such models
+        for role in ("original", "unlearned", *(("retrained",) if anew else ())):
+            if int((self.model_roles == role).sum()) != 1:
+                raise EvidenceError(
+                    f"got {int((self.model_roles == role).sum())} models in the role {role}, expected 1"
+                )

@@ -1,0 +1,126 @@
+"""The benchmark of error rates runs, goes on where it was stopped, and its planted cases come out as they must."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks import kept, measure, methods, pareto, tuning, verdicts, worlds
+from tasks.common import files
+from tasks.common.errors import WorkspaceError
+from tasks.common.settings import Unlearn
+
+TINY = {"references": 7, "fresh": 1, "planted": 1, "jobs": 1}
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The digits with one batch of two people and a shorter recipe."""
+    whole = worlds.load("digits")
+    recipe = whole.settings.train.model_copy(update={"epochs": 8})
+    small = replace(
+        whole, batches=(whole.batches[0][:2],), settings=whole.settings.model_copy(update={"train": recipe})
+    )
+    monkeypatch.setattr(worlds, "load", lambda _: small)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_planted_models_never_pass_and_a_retrain_never_fails(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- verdicts digits -->\nold\n<!-- end of verdicts digits -->\nafter\n", encoding="utf-8")
+    keep, out = tmp_path / "keep", tmp_path / "out"
+    verdicts.main(**TINY, keep=keep, out=out, page=page)  # type: ignore[arg-type]
+    cases = files.read_json(out / "verdicts-digits.json")["cases"]
+    assert set(cases) == set(verdicts.CASES)
+    assert all(case["judged"] == 2 for case in cases.values())
+    assert cases["retrain"]["fail"] == 0
+    for name in ("original", "fine_tune", "last_layer", "ascent", "wrong_person"):
+        assert cases[name]["pass"] == 0, name
+    assert cases["original"]["influence"][1] > 0.5
+    assert abs(cases["retrain"]["influence"][1]) < 0.5
+
+    made = {path: path.stat().st_mtime_ns for path in keep.rglob("*.npz")}
+    verdicts.main(**TINY, keep=keep, out=out, page=page)  # type: ignore[arg-type]
+    assert {path: path.stat().st_mtime_ns for path in keep.rglob("*.npz")} == made
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "unchanged original" in text
+    assert "old" not in text
+
+
+@pytest.mark.usefixtures("tiny")
+def test_methods_are_tuned_judged_kept_and_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    some = {
+        "exact retrain": {"method": "retrain"},
+        "unchanged original": {"method": "none"},
+        "FCALB, reset 0.6, third": {**methods.RESET, "epochs": 2.0, "batch_size": 32},
+        "blown up": {"method": "neg_grad", "rivals": {"neg_grad_alpha": 0.01, "learning_rate": 5.0}},
+    }
+    grid = {"fine_tune": [{"method": "fine_tune", "rivals": {"epochs": length}} for length in (0.0, 1.0)]}
+    monkeypatch.setattr(methods, "configurations", lambda _: some)
+    monkeypatch.setattr(tuning, "grids", lambda *_: grid)
+    page, keep, out = tmp_path / "page.md", tmp_path / "keep", tmp_path / "out"
+    page.write_text("<!-- methods digits -->\n<!-- end of methods digits -->\n", encoding="utf-8")
+    rare = {"originals": 1, "references": 7, "jobs": 1, "keep": keep, "out": out}
+    methods.main("digits", **rare, page=page)  # type: ignore[arg-type]
+    found = files.read_json(out / "methods-digits.json")["methods"]
+    assert set(found) == {*some, "fine_tune, tuned"}
+    assert found["unchanged original"]["pass"] == 0
+    assert found["unchanged original"]["influence"][1] > 0.5
+    assert found["blown up"]["diverged"] == 1
+    assert found["exact retrain"]["time"] == 1.0
+    assert "diverged in all 1" in page.read_text(encoding="utf-8")
+
+    made = {path: path.stat().st_mtime_ns for path in keep.rglob("*.*")}
+    methods.main("digits", **rare)  # type: ignore[arg-type]
+    assert {path: path.stat().st_mtime_ns for path in keep.rglob("*.*")} == made
+
+    pareto.main(["digits"], results=out, out=tmp_path / "drawn")
+    first = (tmp_path / "drawn" / "trade-digits.svg").read_bytes()
+    pareto.main(["digits"], results=out, out=tmp_path / "drawn")
+    assert b"FCALB with reset" in first
+    assert first == (tmp_path / "drawn" / "trade-digits.svg").read_bytes()
+
+
+def test_every_method_has_as_many_tries_and_nobody_who_is_judged_is_tuned_on() -> None:
+    for epochs in (12, 120):
+        assert {len(tries) for tries in tuning.grids(epochs, 32).values()} == {tuning.BUDGET}
+        for tries in tuning.grids(epochs, 32).values():
+            for wish in tries:
+                Unlearn.model_validate(wish)
+    given = worlds.load("digits")
+    people = {person for group in tuning.tuning_people(given) for person in group}
+    asked = {person for batch in given.batches for person in batch}
+    assert not people & asked
+    assert people <= set(given.subjects[given.roles == "training"].tolist())
+
+
+def test_a_try_that_loses_accuracy_or_diverges_comes_last() -> None:
+    even = tuning.judged([{"unlike": [0.5, 0.1], "lost": 0.0}, {"unlike": [-0.5, 0.1], "lost": 0.0}], {})
+    off = tuning.judged([{"unlike": [0.3, 0.1], "lost": 0.0}], {})
+    poor = tuning.judged([{"unlike": [0.0, 0.0], "lost": 2 * tuning.LOST}], {})
+    broken = tuning.judged([{"error": "diverged"}], {})
+    order = [one["order"] for one in (even, off, poor, broken)]
+    assert order == sorted(order)
+
+
+def test_a_trial_is_known_by_its_fields_and_not_by_where_it_is_kept(tmp_path: Path) -> None:
+    trial = tuning.Try({"method": "none"}, "digits", (1,), 0, 7, 1, tmp_path)
+    assert kept.name_of(trial) == kept.name_of(replace(trial, keep=Path("elsewhere")))
+    assert kept.name_of(trial) != kept.name_of(replace(trial, wish={"method": "retrain"}))
+
+
+def test_a_table_has_to_know_its_place(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("no marks", encoding="utf-8")
+    with pytest.raises(WorkspaceError, match="lacks the marks"):
+        measure.insert(page, "verdicts digits", "table")
+    assert page.read_text(encoding="utf-8") == "no marks"
+
+
+def test_an_unknown_world_is_named() -> None:
+    with pytest.raises(WorkspaceError, match=r"expected one of .*digits, digits-long"):
+        worlds.load.__wrapped__("moon")

@@ -1,0 +1,154 @@
+"""The command line as a user meets it: processes, exit codes, one line per error."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from flows.pipeline import close_batch, provenance
+from flows.workspace import dvc_graph, shell
+from tasks.common import files, settings
+from tests.worlds import dummy
+
+COMMANDS = [
+    *("init", "import", "demo", "run", "status", "show", "reproduce", "register", "sign", "verify-report"),
+    *("nightly", "watch", "reaudit", "approve", "reject", "release", "releases", "finalize", "erase", "serve"),
+    *("intake", "requests", "agent"),
+]
+GROUPS = ("import", "intake", "requests", "agent")
+SOURCES = ["digits", "idx", "npz", "folder", "torchvision"]
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace in which nothing is stale."""
+    place = dummy.make(tmp_path_factory.mktemp("cli") / "workspace")
+    provenance.keep(place, settings.Settings())
+    shell.dvc(place, "repro", "--quiet")
+    return place
+
+
+@pytest.fixture
+def place(done: Path, tmp_path: Path) -> Path:
+    return dummy.copy(done, tmp_path / "workspace")
+
+
+def one_line_of_error(ended: subprocess.CompletedProcess[str]) -> str:
+    assert ended.returncode == 1
+    assert ended.stdout == ""
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
+def test_help_comes_at_once_and_loads_nothing_heavy(tmp_path: Path) -> None:
+    heavy = ("prefect", "dvc", "torch", "pandas", "pydantic")
+    code = f"import sys, flows.cli.main; print([m for m in {heavy} if m in sys.modules])"
+    command = [dummy.invocation()[0], "-c", code]
+    ended = subprocess.run(command, env=dummy.location(), cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert ended.stdout.strip() == "[]"
+    since = time.monotonic()
+    told = dummy.command(tmp_path, "--help").stdout
+    assert all(name in told for name in COMMANDS)
+    assert time.monotonic() - since < 3  # 0.25 s on an idle machine
+
+
+@pytest.mark.parametrize("command", [*([name] for name in COMMANDS), *(["import", source] for source in SOURCES)])
+def test_every_command_has_help_with_an_example(tmp_path: Path, command: list[str]) -> None:
+    ended = dummy.command(tmp_path, *command, "--help")
+    assert ended.returncode == 0
+    example = ended.stdout.partition("Example: ")[2]
+    assert command[-1] in GROUPS or f"erasure-audit {' '.join(command)}" in example
+
+
+def test_with_nothing_stale_a_run_shows_the_verdicts_and_starts_no_prefect(place: Path) -> None:
+    ended = dummy.command(place, "run")
+    assert ended.returncode == 0
+    assert "Nothing is stale" in ended.stderr
+    assert "Prefect" not in ended.stderr
+    assert all(request in ended.stdout for request in dummy.REQUESTS)
+    assert "0.08 (-0.20 … 0.35)" in ended.stdout
+    assert not (place / ".prefect").exists()
+
+
+def test_a_program_gets_json_and_a_commit_gets_a_tag(place: Path) -> None:
+    told = json.loads(dummy.command(place, "run", "--json", "--commit").stdout)
+    assert told["tag"] == close_batch.tag_of("demo") == "audit/demo"
+    assert [request["verdict"] for request in told["requests"]] == ["fail", "pass"]
+    again = dummy.command(place, "reproduce", "demo", "--json")
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout)["holds"] is True
+
+    (place / "reports" / "demo" / "index.html").write_text("pass")
+    tampered = dummy.command(place, "reproduce", "demo")
+    assert tampered.returncode == 1
+    assert "DOES NOT HOLD" in tampered.stdout
+
+
+def test_status_names_the_batch_and_what_is_stale(place: Path) -> None:
+    assert json.loads(dummy.command(place, "status", "--json").stdout)["stale"] == []
+    (place / "requests" / "demo.json").write_text("[1]")
+    told = dummy.command(place / "requests", "status").stdout
+    assert "Batch demo" in told
+    assert "Stale: score" in told
+
+
+def test_a_request_is_shown_by_the_beginning_of_its_id(place: Path) -> None:
+    told = dummy.command(place, "show", "2222").stdout
+    assert "pass" in told.splitlines()[0]
+    assert f"reports/demo/{dummy.REQUESTS[1]}/report.pdf" in told
+    assert json.loads(dummy.command(place, "show", "2222", "--json").stdout)["verdict"] == "pass"
+    assert "see `erasure-audit status`" in one_line_of_error(dummy.command(place, "show", "9999"))
+    assert "expected the id" in one_line_of_error(dummy.command(place, "show", "../.."))
+
+
+def test_a_failing_stage_ends_the_command_with_its_message(place: Path) -> None:
+    (place / "fail-score").touch()
+    ended = dummy.command(place, "run", "second", "--set", "unlearn.method=none")
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1] == (
+        "error: score: record r7: got label 12, expected 0 to 9; mend the manifest"
+    )
+    assert "Setting unlearn.method = none" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert settings.load(place / "params.yaml").unlearn.method == "none"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "none"], "Batches here: demo, second"),
+        (["run", "--set", "unlearn.methd=none"], "unlearn.methd: unknown key"),
+        (["run", "--set", "verify.alpha=7"], "verify.alpha: got 7"),
+        (["import", "digits"], "--replace"),
+        (["init", "."], "choose a new folder"),
+        (["reproduce", "demo"], "Closed batches here: none"),
+    ],
+)
+def test_bad_input_is_one_line_and_changes_nothing(place: Path, arguments: list[str], words: str) -> None:
+    before = {path: path.read_bytes() for path in (place / "params.yaml", place / "data.dvc", place / "dvc.lock")}
+    assert words in one_line_of_error(dummy.command(place, *arguments))
+    assert before == {path: path.read_bytes() for path in before}
+
+
+def test_a_wrong_option_is_explained_without_a_traceback(place: Path) -> None:
+    ended = dummy.command(place, "run", "--nope")
+    assert ended.returncode == 2
+    assert "No such option" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_an_import_writes_the_facts_of_the_data_into_the_settings(tmp_path: Path) -> None:
+    place = tmp_path / "new"
+    assert dummy.command(tmp_path, "init", "new").returncode == 0
+    ended = dummy.command(place, "import", "digits", "--writers", "3")
+    assert ended.returncode == 0, ended.stderr
+    assert "of 3 subjects in 10 classes" in ended.stderr
+    assert settings.load(place / "params.yaml").data == settings.Data(classes=10, channels=1, image_size=16)
+    assert (place / "data.dvc").exists()
+    assert files.sha256(place / "data" / "manifest.csv")
+    assert "data.dvc" not in dvc_graph.stale(place)

@@ -1,0 +1,312 @@
+"""From one batch to the next, with real models: what the released model and its references saw, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.operations import model_card, release, signoff
+from flows.operations.release import ReleaseError
+from flows.pipeline import close_batch, provenance, stage_runner
+from flows.register.register import Register
+from flows.reports import signature_checks, signing
+from flows.workspace import dvc_graph, layout, shell, signing_keys
+from tasks import check, pack, probe, report, resolve, retrain, score, split, unlearn, verify
+from tasks.common import files, settings
+from tasks.common.errors import EvidenceError, SettingsError
+from tasks.data import importers, records
+from tasks.reporting import evidence
+from tasks.training import release_lineage
+from tasks.verification.scoring import Scores
+from tests.test_end_to_end import IDS, PACK, ask, configure, prepare, training_subjects
+
+
+@pytest.fixture(scope="module")
+def closed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with a batch b that was run by hand: one person forgotten of a tiny world, 7 models of each kind."""
+    place = tmp_path_factory.mktemp("next") / "workspace"
+    layout.init(place)
+    shell.git(place, "config", "user.name", "Tester")
+    shell.git(place, "config", "user.email", "tester@example.org")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        importers.digits(Path("data"), writers=20)
+        layout.track_data(place)
+        configure("batch=b", "train.epochs=1", "references.seeds_per_block=7", "unlearn.method=fcalb")
+        configure("references.with_blocks=[0]", "references.without_blocks=[0]")
+        ask(training_subjects(1))
+        prepare()
+        forget_and_retrain()
+        score_it()
+        judge_it()
+        done = ("pack", "check", "split", "train@0", "resolve", "unlearn", "retrain@0", "score", "verify", "probe")
+        shell.dvc(place, "commit", "--quiet", "--force", *done)
+        stage_runner.Runner(place, 1).run("report")
+        key = signing_keys.at_hand(place)
+        assert key is not None
+        signing.sign(place, "b", key)
+        close_batch.close(place, "b")
+    return place
+
+
+@pytest.fixture
+def place(closed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copytree(closed, tmp_path / "workspace", symlinks=True)
+    monkeypatch.chdir(tmp_path / "workspace")
+    return tmp_path / "workspace"
+
+
+@pytest.fixture
+def register(place: Path) -> Iterator[Register]:
+    found = Register(place)
+    yield found
+    found.close()
+
+
+def judge_it() -> None:
+    """The stages verify and probe, and the batch's record."""
+    params = Path("params.yaml")
+    verify.main(Path("artifacts/score/scores.npz"), params, Path("artifacts/verify"))
+    probe.main(
+        Path(settings.load(params).original.checkpoint),
+        Path("artifacts/unlearn/unlearned.safetensors"),
+        Path("artifacts/retrain"),
+        Path("data"),
+        PACK,
+        Path("artifacts/split.csv"),
+        FORGET,
+        params,
+        Path("artifacts/probe"),
+    )
+    provenance.keep(Path.cwd(), settings.load(params))
+
+
+def forget_and_retrain() -> None:
+    """The stages unlearn and retrain, after `prepare`."""
+    params, data, roles, forget = Path("params.yaml"), Path("data"), Path("artifacts/split.csv"), FORGET
+    checkpoint = Path(settings.load(params).original.checkpoint)
+    unlearn.main(checkpoint, data, PACK, roles, forget, params, Path("artifacts/unlearn"))
+    if not Path("artifacts/retrain/0").exists():
+        retrain.main(0, data, PACK, roles, forget, params, Path("artifacts/retrain/0"))
+
+
+FORGET = Path("artifacts/resolve/forget.csv")
+
+
+def next_batch(subject: str) -> None:
+    """Everything of a second batch up to its models; `train` is not among it."""
+    shutil.rmtree("artifacts")
+    files.write_text(
+        Path("requests/c.json"), Path("requests/b.json").read_text().replace(training_subjects(1)[0], subject)
+    )
+    ask([subject])
+    pack.main(Path("data"), Path("params.yaml"), PACK)
+    check.check(Path("data"), PACK, Path("requests/b.json"), Path("params.yaml"), Path("artifacts/check"))
+    split.split()
+    resolve.resolve(requests=Path("requests/b.json"))
+    forget_and_retrain()
+
+
+def score_it() -> Scores:
+    wish = settings.load(Path("params.yaml"))
+    score.main(
+        Path(wish.original.checkpoint),
+        Path(wish.references.with_from),
+        Path("artifacts/unlearn/unlearned.safetensors"),
+        Path("artifacts/retrain"),
+        Path("data"),
+        PACK,
+        Path("artifacts/split.csv"),
+        FORGET,
+        Path("params.yaml"),
+        Path("artifacts/score"),
+    )
+    return Scores.load(Path("artifacts/score/scores.npz"))
+
+
+def test_the_next_batch_starts_from_the_release_and_is_judged_by_what_the_last_one_retrained(
+    place: Path, register: Register
+) -> None:
+    before = records.read_manifest(Path("data"))
+    roles = records.read_roles(Path("artifacts/split.csv"), before)
+    gone = set(before["record_id"][records.read_forget(FORGET, before) != ""])
+    person, successor = training_subjects(2)
+    signoff.approve(place, register, "b", "Ada Okafor", "small world", model="retrained")
+
+    done = release.release(place, register, "b")
+
+    assert done.references == 6  # seed 0 goes on as the model in use, so it is no reference
+    assert done.records_dropped == len(gone)
+    assert shell.git(place, "status", "--porcelain", "--untracked-files=no") == ""
+    after = records.read_manifest(Path("data"))
+    assert person not in set(after["subject_id"])
+    assert not (Path("data") / before.set_index("record_id")["path"][sorted(gone)[0]]).exists()
+    kept = dict(zip(before["record_id"], roles, strict=True))
+    assert all(kept[name] == role for name, role in zip(after["record_id"], after["split"], strict=True))
+    assert [stage.name for stage in dvc_graph.read(place) if stage.name.startswith("train")] == []
+    tells_of_the_decision_and_is_signed(place)
+    can_be_served(place)
+
+    trained = int((after["split"] == "training").sum())
+    assert (done.unlearnings, done.advice) == (0, ())
+
+    next_batch(successor)
+    scores = score_it()
+    fresh = {"unlearnings": 0, "forgotten": 0, "trained": trained}
+    lineage = files.read_json(Path("artifacts/score/lineage.json"))
+    assert lineage["history"] == fresh
+    assert [m["path"] for m in lineage["models"] if m["role"] == "original"] == ["releases/b/model.safetensors"]
+    assert (scores.model_roles == "with").sum() == 6
+    assert (scores.model_roles == "without").sum() == 6
+    assert (scores.requests == IDS[0]).any()
+    assert {m["path"].rpartition("/")[0] for m in lineage["models"] if m["role"] == "with"} == {"references/b"}
+    assert all(m["seconds"] is not None for m in lineage["models"] if m["role"] == "with")
+
+    refuses_other_records_and_other_recipes()
+    shell.git(place, "add", "--all")
+    tag = close_batch.close(place, "c")
+    there = set(shell.git(place, "ls-tree", "-r", "--name-only", tag).splitlines())
+    assert {"references/b.dvc", "releases/b.dvc", "data.dvc"} <= there
+
+
+def tells_of_the_decision_and_is_signed(place: Path) -> None:
+    """The final report quotes who approved what, and the signature is over that."""
+    own = place / "signed/b" / IDS[0]
+    found = files.read_json(own / "evidence.json")
+    assert found["progress"] == "released"
+    assert [(one["by"], one["decision"]) for one in found["approvals"]] == [("Ada Okafor", "approve")]
+    assert "Ada Okafor" in (own / "report.html").read_text()
+    assert signature_checks.verify(own, signing_keys.trusted(place))
+
+
+def can_be_served(place: Path) -> None:
+    """The lines of the model card give answers from what `dvc get` brings."""
+    import torch
+
+    shell.dvc(place.parent, "get", str(place), "releases/b", "--rev", "release/b", "--out", "served")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place.parent)
+        known: dict[str, Any] = {}
+        exec(model_card.LOADER, known)
+        answers = known["classify"](torch.zeros(3, 1, 16, 16, dtype=torch.uint8))
+    assert answers.shape == (3,)
+
+
+def refuses_other_records_and_other_recipes() -> None:
+    """The lineage is compared before the references are used."""
+    wish = settings.load(Path("params.yaml"))
+    folder, manifest = Path(wish.references.with_from), records.read_manifest(Path("data"))
+    rows = records.read_roles(Path("artifacts/split.csv"), manifest) == "training"
+    assert len(release_lineage.references(folder, manifest, rows, wish)) == 6
+    fewer = rows.copy()
+    fewer[rows.argmax()] = False
+    with pytest.raises(EvidenceError, match="other records"):
+        release_lineage.references(folder, manifest, fewer, wish)
+    other = wish.model_copy(update={"train": wish.train.model_copy(update={"epochs": 9})})
+    with pytest.raises(EvidenceError, match=r"recipe \(train differ\)"):
+        release_lineage.references(folder, manifest, rows, other)
+    (folder / "seed-3.safetensors").write_bytes(b"altered")
+    with pytest.raises(EvidenceError, match="seed-3"):
+        release_lineage.references(folder, manifest, rows, wish)
+
+
+def test_a_model_that_did_not_pass_is_not_released_whoever_approves(
+    place: Path, register: Register, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passed(monkeypatch)
+    signoff.approve(place, register, "b", "Ada", "as planted")
+    manifest = Path("data/manifest.csv").read_bytes()
+    with pytest.raises(ReleaseError, match="--model retrained"):
+        release.release(place, register, "b")
+    assert Path("data/manifest.csv").read_bytes() == manifest
+    assert not Path("releases/b").exists()
+
+
+def test_where_everybody_passed_the_unlearned_model_goes_on_and_the_baseline_is_a_reference(
+    place: Path, register: Register, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passed(monkeypatch)
+    told = "A full retrain is advised: as planted."
+    monkeypatch.setattr(release._Release, "_verdicts", lambda *_: ["pass"])
+    monkeypatch.setattr(release.results, "advice", lambda *_: [told])
+    expected = files.sha256(Path("artifacts/unlearn/unlearned.safetensors"))
+    successor = training_subjects(2)[1]
+    signoff.approve(place, register, "b", "Ada", "as planted")
+    done = release.release(place, register, "b")
+    assert done.references == 7
+    assert (done.unlearnings, done.advice) == (1, (told,))
+    assert files.sha256(Path("releases/b/model.safetensors")) == expected == done.weights_sha256
+    assert settings.load(Path("params.yaml")).original.checkpoint == "releases/b/model.safetensors"
+    counts_one_unlearning_after_another(successor)
+
+
+def passed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The register gets to hear of a pass, whatever the evidence says."""
+    real = signoff._evidence
+
+    def planted(*arguments: Any) -> dict[str, dict[str, Any]]:
+        return {one: {**json.loads(json.dumps(found)), "verdict": "pass"} for one, found in real(*arguments).items()}
+
+    monkeypatch.setattr(signoff, "_evidence", planted)
+
+
+def counts_one_unlearning_after_another(successor: str) -> None:
+    """Batch c starts from the model that b unlearned, and its evidence knows that, from the stored files alone."""
+    next_batch(successor)
+    configure("advice.unlearnings=2", "verify.utility_margin=0.2")
+    scores = score_it()
+    lineage = files.read_json(Path("artifacts/score/lineage.json"))
+    before = files.read_json(Path("releases/b/lineage.json"))["model"]["history"]
+    assert before["unlearnings"] == 1
+    assert lineage["history"] == before
+    assert lineage["batch"]["forgotten"] == (scores.requests != "").sum()
+    assert before["trained"] == before["forgotten"] + lineage["batch"]["forgotten"] + lineage["batch"]["retained"]
+    assert release_lineage.released(lineage, "fcalb").unlearnings == 2
+    assert release_lineage.released(lineage, "retrain").unlearnings == 0
+
+    verify.main(Path("artifacts/score/scores.npz"), Path("params.yaml"), Path("artifacts/verify"))
+    told = [one["code"] for one in evidence_of(lineage)["advice"]]
+    assert "unlearnings" in told
+    configure("advice.unlearnings=3")
+    assert "unlearnings" not in [one["code"] for one in evidence_of(lineage)["advice"]]
+    configure("unlearn.method=retrain")
+    assert evidence_of(lineage)["advice"] == []
+
+    Path("releases/b/model.safetensors").write_bytes(b"altered")
+    with pytest.raises(EvidenceError, match="not the model that lineage"):
+        release_lineage.history(Path("releases/b/model.safetensors"), 100)
+
+
+def evidence_of(lineage: dict[str, Any]) -> dict[str, Any]:
+    """The evidence of the first request, as the stage `report` builds it."""
+    wish = settings.load(Path("params.yaml"))
+    made = evidence.build_all(
+        evidence.Sources(
+            batch="b",
+            verdicts=files.read_json(Path("artifacts/verify/verdicts.json")),
+            lineage=lineage,
+            register=files.read_json(Path("artifacts/resolve/register.json")),
+            data_checks=files.read_json(Path("artifacts/check/data.json")),
+            request_checks=files.read_json(Path("artifacts/check/requests.json")),
+            trace=report.read_trace(Path("artifacts/unlearn/trace.csv")),
+            record=files.read_json(provenance.keep(Path.cwd(), wish)),
+            settings=wish,
+        )
+    )
+    return made[0]
+
+
+def test_settings_without_references_are_refused() -> None:
+    with pytest.raises(SettingsError, match="needs no references"):
+        settings.parse({"references": {"without_blocks": []}})
+    with pytest.raises(SettingsError, match="needs no references"):
+        settings.parse({"references": {"with_blocks": []}})
+    with pytest.raises(SettingsError, match=r"has to be \[\]"):
+        settings.parse({"references": {"with_from": "references/b"}})
+    with pytest.raises(SettingsError, match="made by nobody"):
+        settings.parse({"references": {"with_blocks": [], "without_blocks": []}, "verify": {"mode": "screening"}})

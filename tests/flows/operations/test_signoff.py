@@ -1,0 +1,339 @@
+"""Sign-off: who may say what about a batch, what it takes, and what becomes of requests that are rejected."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.operations import signoff
+from flows.operations.signoff import SignoffError
+from flows.register.register import BusyError, Intake, Register, State
+from flows.workspace import layout, shell
+from tasks.common import files, settings
+from tasks.requests import decisions, pseudonyms
+from tests.worlds import dummy, signed_off
+from tests.worlds.signed_off import ASIDE, BATCH, OTHER, PASS
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace in git whose tag audit/<batch> holds settings, requests and evidence; no DVC, no models."""
+    home = tmp_path_factory.mktemp("signoff") / "home"
+    home.mkdir()
+    shell.git(home, "init", "--quiet")
+    shell.git(home, "config", "user.email", "auditor@example.org")
+    shell.git(home, "config", "user.name", "Auditor")
+    (home / ".gitignore").write_text("\n".join(layout.IGNORED) + "\n")
+    (home / "dvc.yaml").write_text("stages: {}\n")
+    (home / ".dvc").mkdir()
+    (home / ".dvc/config").write_text("")
+    (home / "params.yaml").write_text(settings.defaults_yaml())
+    close(home, BATCH, {PASS: "pass", OTHER: "fail", ASIDE: ""})
+    return home
+
+
+def close(home: Path, batch: str, verdicts: dict[str, str]) -> None:
+    """The tag of an audited batch."""
+    files.write_json(home / f"requests/{batch}.json", [signed_off.request_of(one) for one in verdicts])
+    for request, verdict in verdicts.items():
+        aside = {"status": "rejected", "verdict": "inconclusive", "request": {"id": request, "code": "not_in_training"}}
+        judged = {"status": "audited", "verdict": verdict, "request": {"id": request, "code": None}}
+        files.write_json(home / f"reports/{batch}/{request}/evidence.json", aside if request == ASIDE else judged)
+    shell.git(home, "add", ".")
+    shell.git(home, "commit", "--quiet", "-m", batch)
+    shell.git(home, "tag", f"audit/{batch}")
+
+
+@pytest.fixture
+def home(bare: Path, tmp_path: Path) -> Path:
+    return signed_off.copy(bare, tmp_path / "home")
+
+
+@pytest.fixture
+def register(home: Path) -> Iterator[Register]:
+    found = Register(home)
+    yield found
+    found.close()
+
+
+def wait(register: Register, verdicts: dict[str, str], batch: str = BATCH) -> None:
+    """Bring requests to where a nightly batch leaves them."""
+    for request in verdicts:
+        register.receive(
+            Intake(request, "gdpr", "2026-11-20T09:00:00Z", (signed_off.identity_of(request),)), "intake", "test"
+        )
+    register.move(list(verdicts), State.IDENTITY_VERIFIED, "officer", how="passport")
+    register.collect(batch, "nightly")
+    register.move(list(verdicts), State.AUDITED, "nightly", verdicts=verdicts)
+    register.move(list(verdicts), State.AWAITING_SIGNOFF, "nightly")
+
+
+def states(register: Register) -> dict[str, str]:
+    return {case.request_id: str(case.state) for case in register.cases()}
+
+
+def test_one_approval_is_enough_and_two_people_are_needed_with_four_eyes(home: Path, register: Register) -> None:
+    wait(register, {PASS: "pass", ASIDE: "not_in_training"})
+    assert signoff.standing(home, register, BATCH).state == "waiting"
+    assert signoff.approve(home, register, BATCH, "Ada", "read").state == "approved"
+    settings.assign(home / "params.yaml", ["operate.four_eyes=true"])
+    assert signoff.standing(home, register, BATCH).state == "waiting"
+    again = signoff.approve(home, register, BATCH, " ada ", "and again")
+    assert (again.state, again.requests[0].approvals, again.requests[0].lacking) == ("waiting", 1, 1)
+    assert signoff.approve(home, register, BATCH, "Bob", "read, too").state == "approved"
+    assert states(register)[PASS] == "awaiting_signoff"  # approving releases nothing
+
+
+def test_spelling_makes_no_second_person() -> None:
+    assert signoff.person("  Ada   OKAFOR ") == signoff.person("ada okafor")
+    assert signoff.person("Ada") != signoff.person("Adam")
+
+
+def test_every_request_of_the_batch_needs_its_approvals(home: Path, register: Register) -> None:
+    wait(register, {PASS: "pass", OTHER: "pass"})
+    one = signoff.approve(home, register, PASS, "Ada", "only him")
+    assert (one.state, [request.lacking for request in one.requests]) == ("waiting", [0, 1])
+    assert signoff.approve(home, register, OTHER, "Bob", "and her").state == "approved"
+
+
+def test_those_who_approve_have_to_want_the_same_model(home: Path, register: Register) -> None:
+    wait(register, {PASS: "pass", OTHER: "pass"})
+    signoff.approve(home, register, PASS, "Ada", "")
+    apart = signoff.approve(home, register, OTHER, "Bob", "", model="retrained")
+    assert (apart.state, apart.model, apart.disagree) == ("waiting", None, True)
+    assert "different models" in apart.line
+    agreed = signoff.approve(home, register, BATCH, "Ada", "as Bob says", model="retrained")
+    assert (agreed.state, agreed.model) == ("approved", "retrained")
+
+
+@pytest.mark.parametrize("verdict", ["fail", "inconclusive"])
+def test_without_a_pass_the_choices_are_offered_and_the_unlearned_model_is_not(
+    home: Path, register: Register, verdict: str
+) -> None:
+    wait(register, {PASS: "pass", OTHER: verdict})
+    with pytest.raises(SignoffError, match="not every request passed") as refused:
+        signoff.approve(home, register, BATCH, "Ada", "looks fine to me")
+    for command in ("--next more_references", "--next another_method", "--model retrained", "--next refuse"):
+        assert command in str(refused.value)
+    found = signoff.standing(home, register, BATCH)
+    assert (found.state, found.unlearned_may_go) == ("waiting", False)
+    assert all(f"`{choice.command}`" in signoff.page(found) for choice in found.choices)
+    assert signoff.approve(home, register, BATCH, "Ada", "", model="retrained").state == "approved"
+
+
+def test_the_commands_that_are_offered_are_ones_that_work(home: Path, register: Register) -> None:
+    wait(register, {PASS: "pass", OTHER: "fail"})
+    offered = [choice.command for choice in signoff.standing(home, register, BATCH).choices]
+    assert len(offered) == 4
+    for number, command in enumerate(offered):
+        place = signed_off.copy(home, home.with_name(f"home-{number}"))
+        words = command.removeprefix("erasure-audit ").replace('"', "").split()
+        told = dummy.command(place, *words)
+        assert told.returncode == 0, told.stderr
+        after = Register(place)
+        assert signoff.standing(place, after, BATCH).state == ("approved" if words[0] == "approve" else "rejected")
+        after.close()
+
+
+def test_on_hold_is_not_approved(home: Path, register: Register) -> None:
+    wait(register, {PASS: "pass"})
+    signoff.approve(home, register, BATCH, "Ada", "")
+    register.hold(PASS, "lawyer", "a claim")
+    assert signoff.standing(home, register, BATCH).state == "on_hold"
+    register.lift(PASS, "lawyer", "settled")
+    assert signoff.standing(home, register, BATCH).state == "approved"
+
+
+def test_a_batch_whose_audit_is_not_through_cannot_be_decided_on(home: Path, register: Register) -> None:
+    register.receive(Intake(PASS, "gdpr", "2026-11-20T09:00:00Z", (signed_off.identity_of(PASS),)), "intake", "test")
+    register.verify_identity(PASS, "officer", "passport")
+    register.collect(BATCH, "nightly")
+    for state in (State.BATCHED, State.AUDITED):
+        register.move([PASS], state, "nightly", verdicts={PASS: "pass"})
+        for decide in (signoff.approve, signoff.reject):
+            with pytest.raises(SignoffError, match="not audited yet"):
+                decide(home, register, BATCH, "Ada", "early", *(["requeue"] if decide is signoff.reject else []))
+    assert register.history(kind="decision") == []
+
+
+def test_an_approval_is_of_the_audit_that_was_seen(home: Path, register: Register) -> None:
+    wait(register, {PASS: "pass"})
+    signoff.approve(home, register, BATCH, "Ada", "")
+    shell.git(home, "commit", "--quiet", "--allow-empty", "-m", "another")
+    shell.git(home, "tag", "--force", f"audit/{BATCH}")
+    assert signoff.standing(home, register, BATCH).state == "waiting"
+
+
+def test_rejecting_for_more_references_asks_the_next_batch_for_them_once(home: Path, register: Register) -> None:
+    wait(register, {PASS: "pass", OTHER: "fail"})
+    found = signoff.reject(home, register, BATCH, "Ada", "too close", "more_references")
+    assert found.state == "rejected"
+    assert set(states(register).values()) == {"identity_verified"}
+    wanted = signoff.wishes(register)
+    assert wanted == {
+        "references.with_from": "artifacts/train",
+        "references.with_blocks": [0, 1, 2],
+        "references.without_blocks": [0, 1, 2],
+    }
+    settings.assign(home / "params.yaml", [f"{key}={json.dumps(value)}" for key, value in wanted.items()])
+    register.collect("second", "nightly")
+    assert signoff.wishes(register) == wanted  # a night that was killed asks again
+    register.move([PASS, OTHER], State.AUDITED, "nightly", verdicts={PASS: "pass", OTHER: "pass"})
+    assert signoff.wishes(register) == {}
+    assert (signoff.wishes_of(register, "second"), signoff.wishes_of(register, BATCH)) == (wanted, {})
+
+
+def test_rejecting_for_another_method_needs_one_that_is_another(home: Path, register: Register) -> None:
+    wait(register, {PASS: "fail"})
+    for method in (None, "none", "fcalb_reset", "magic"):
+        with pytest.raises(SignoffError, match="method"):
+            signoff.reject(home, register, BATCH, "Ada", "so", "another_method", method)
+    with pytest.raises(SignoffError, match="only there"):
+        signoff.reject(home, register, BATCH, "Ada", "so", "requeue", "retrain")
+    assert states(register)[PASS] == "awaiting_signoff"
+    signoff.reject(home, register, BATCH, "Ada", "so", "another_method", "retrain")
+    assert signoff.wishes(register) == {"unlearn.method": "retrain"}
+
+
+def test_to_reject_one_for_good_ends_the_batch_and_the_others_wait_for_the_next(home: Path, register: Register) -> None:
+    wait(register, {PASS: "pass", OTHER: "pass", ASIDE: "not_in_training"})
+    found = signoff.reject(home, register, OTHER, "Ada", "an exception applies", "refuse")
+    assert found.state == "rejected"
+    assert states(register) == {PASS: "identity_verified", OTHER: "rejected", ASIDE: "identity_verified"}
+    assert "an exception applies" in register.history(OTHER)[-1].details["reason"]
+    with pytest.raises(SignoffError, match="was rejected"):
+        signoff.approve(home, register, BATCH, "Bob", "")
+    with pytest.raises(SignoffError, match="identity_verified"):
+        signoff.approve(home, register, PASS, "Bob", "")
+
+
+def test_to_refuse_a_batch_refuses_all_of_it(home: Path, register: Register) -> None:
+    wait(register, {PASS: "pass", OTHER: "pass"})
+    signoff.reject(home, register, BATCH, "Ada", "no ground", "refuse")
+    assert set(states(register).values()) == {"rejected"}
+    register.check_chain()
+
+
+def test_a_rejection_that_was_killed_half_way_is_finished(
+    home: Path, register: Register, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wait(register, {PASS: "pass", OTHER: "pass"})
+    real = Register.move
+
+    def killed(self: Register, ids: Any, state: State, *rest: Any, **more: Any) -> Any:
+        if state == State.IDENTITY_VERIFIED:
+            raise KeyboardInterrupt
+        return real(self, ids, state, *rest, **more)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Register, "move", killed)
+        signoff.reject(home, register, OTHER, "Ada", "an exception", "refuse")
+    assert states(register) == {PASS: "awaiting_signoff", OTHER: "rejected"}
+    assert signoff.standing(home, register, BATCH).state == "rejected"
+    assert signoff.settle(register, BATCH)
+    assert states(register) == {PASS: "identity_verified", OTHER: "rejected"}
+
+
+def test_nobody_rejects_while_a_release_is_at_work(home: Path, register: Register) -> None:
+    wait(register, {PASS: "pass"})
+    with register.lease(signoff.LEASE), pytest.raises(BusyError):
+        signoff.reject(home, register, BATCH, "Ada", "stop", "requeue")
+    assert signoff.standing(home, register, BATCH).state == "waiting"
+
+
+@pytest.mark.parametrize(("by", "comment"), [("", "so"), ("  ", "so"), ("A\0da", "so"), ("Ada", "x" * 2001)])
+def test_words_that_no_register_takes_are_refused(home: Path, register: Register, by: str, comment: str) -> None:
+    wait(register, {PASS: "pass"})
+    with pytest.raises(SignoffError, match="printable"):
+        signoff.approve(home, register, BATCH, by, comment)
+    assert register.history(kind="decision") == []
+
+
+def test_what_nobody_knows_cannot_be_decided_on(home: Path, register: Register) -> None:
+    for target in ("nowhere", "99999999-aaaa-4aaa-8aaa-000000000009"):
+        with pytest.raises(SignoffError, match="no tag audit/"):
+            signoff.approve(home, register, target, "Ada", "")
+    register.receive(Intake(PASS, "gdpr", "2026-11-20T09:00:00Z", (signed_off.identity_of(PASS),)), "intake", "test")
+    with pytest.raises(SignoffError, match="received"):
+        signoff.approve(home, register, PASS, "Ada", "")
+
+
+def test_decisions_are_quoted_as_the_report_takes_them(home: Path, register: Register) -> None:
+    wait(register, {PASS: "fail", OTHER: "fail"})
+    signoff.approve(home, register, BATCH, "Ada Okafor", "the retrain is cheap", model="retrained")
+    signoff.approve(home, register, PASS, "ada  okafor", "again", role="head of privacy", model="retrained")
+    commit = shell.git(home, "rev-parse", f"audit/{BATCH}^{{commit}}")
+    found = signoff.decided(register, BATCH, commit)
+    decisions.parse({"approvals": found}, [PASS, OTHER])
+    assert [one["by"] for one in found] == ["Ada Okafor", "Ada Okafor"]
+    assert [one.get("request") for one in found] == [None, PASS]
+    assert "exact retrain" in found[0]["comment"]
+    assert "the retrain is cheap" in found[0]["comment"]
+    assert signoff.decided(register, BATCH, "0" * 40) == []
+
+
+def test_a_batch_that_was_run_by_hand_gets_into_the_register_with_its_first_decision(
+    home: Path, register: Register
+) -> None:
+    pseudonyms.make(home)
+    found = signoff.approve(home, register, BATCH, "Ada", "by hand", model="retrained")
+    assert found.state == "approved"
+    assert states(register) == dict.fromkeys((PASS, OTHER, ASIDE), "awaiting_signoff")
+    assert {case.request_id: case.verdict for case in register.cases()} == {
+        PASS: "pass",
+        OTHER: "fail",
+        ASIDE: "not_in_training",
+    }
+    assert {event.actor for event in register.history()} == {"Ada"}
+    again = signoff.approve(home, register, BATCH, "Bob", "me, too", model="retrained")
+    assert again.requests[0].approvals == 2
+    everything = b"".join(path.read_bytes() for path in (home / ".register").iterdir())
+    assert b'"p0"' not in everything
+
+
+def test_a_batch_by_hand_waits_while_another_is_in_flight(home: Path, register: Register) -> None:
+    other = "44444444-dddd-4ddd-8ddd-000000000004"
+    wait(register, {other: "pass"}, batch="nightly-batch")
+    with pytest.raises(SignoffError, match="nightly-batch is in flight"):
+        signoff.approve(home, register, BATCH, "Ada", "", model="retrained")
+    assert states(register) == {other: "awaiting_signoff"}
+
+
+def test_people_decide_on_prefects_page(home: Path, register: Register, monkeypatch: pytest.MonkeyPatch) -> None:
+    from prefect import artifacts
+    from prefect.logging import disable_run_logger
+
+    from flows import page
+
+    wait(register, {PASS: "pass", OTHER: "fail"})
+    shown: list[dict[str, str]] = []
+    monkeypatch.setattr(artifacts, "create_markdown_artifact", lambda **told: shown.append(told))
+    with disable_run_logger():
+        with pytest.raises(SignoffError, match="Choose `next`"):
+            page.sign_off.fn(BATCH, "reject", "Ada", "no", folder=str(home))
+        done = page.sign_off.fn(BATCH, "approve", "Ada", "read", model="retrained", folder=str(home))
+        assert done["state"] == "approved"
+        with register.lease(signoff.LEASE):
+            busy = page.finalize.fn(folder=str(home))
+    assert "release" in busy["waits"]
+    assert [told["key"] for told in shown] == [f"signoff-{BATCH}"]
+    assert "is approved" in shown[0]["markdown"]
+
+
+def test_people_see_what_waits_and_decide_on_the_command_line(home: Path, register: Register) -> None:
+    wait(register, {PASS: "pass"})
+    shutil.rmtree(home / ".dvc")
+    shell.dvc(home, "init", "--quiet", "--force")
+    told = dummy.command(home, "status")
+    assert "awaits sign-off (1 pass): 1 approval lacks" in told.stdout, told.stderr
+    assert f'erasure-audit approve {BATCH} --by "NAME" --comment "WHY"' in told.stdout
+    done = dummy.command(home, "approve", BATCH, "--by", "Ada", "--comment", "read", "--json")
+    assert json.loads(done.stdout)["state"] == "approved", done.stderr
+    missing = dummy.command(home, "reject", BATCH, "--by", "Ada", "--comment", "no")
+    assert missing.returncode == 2
+    assert "--next" in missing.stderr

@@ -1,0 +1,878 @@
+"""The register, in SQLite and in PostgreSQL: no request is lost, no step made twice, no change goes unseen."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+
+from flows.register import database, migrate, register
+from flows.register.register import (
+    BusyError,
+    ConflictError,
+    Head,
+    Intake,
+    LostLeaseError,
+    Register,
+    RegisterError,
+    State,
+    UnknownRequestError,
+)
+from tasks.common.errors import PseudonymError, RequestError, WorkspaceError
+from tests.worlds import dummy, postgres
+
+WAY = [
+    State.IDENTITY_VERIFIED,
+    State.BATCHED,
+    State.AUDITED,
+    State.AWAITING_SIGNOFF,
+    State.RELEASED,
+    State.ERASED,
+    State.CLOSED,
+]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[postgres.Server]:
+    with postgres.running() as running:
+        yield running
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def home(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A workspace whose register is in one of the two databases."""
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    if request.param == "sqlite":
+        monkeypatch.delenv(database.URL, raising=False)
+    else:
+        monkeypatch.setenv(database.URL, request.getfixturevalue("server").new())
+    return tmp_path
+
+
+@pytest.fixture
+def book(home: Path) -> Iterator[Register]:
+    opened = Register(home)
+    yield opened
+    opened.close()
+
+
+def asked(number: int = 1, who: int | None = None, **changes: Any) -> Intake:
+    """A request of its own, about a person of its own unless said otherwise."""
+    name = f"0a1b2c3d:{number if who is None else who:064x}"
+    values = {
+        "request_id": str(uuid.UUID(int=number, version=4)),
+        "regulation": "gdpr",
+        "submitted": "2026-11-20T09:30:00Z",
+        "identities": (
+            {"identity_type": "email", "identity_value": name, "identity_format": "hmac-sha256"},
+        ),
+    }  # fmt: skip
+    return Intake(**(values | changes))
+
+
+def received(book: Register, number: int = 1, **changes: Any) -> str:
+    return book.receive(asked(number, **changes), "crm", "http")[0].request_id
+
+
+def verified(book: Register, number: int = 1, **changes: Any) -> str:
+    return book.verify_identity(received(book, number, **changes), "Ada", "passport").request_id
+
+
+def change(book: Register, statement: str) -> None:
+    """What somebody does who opens the database himself and is strong enough to get around the triggers."""
+    with book._engine.connect() as connection:
+        sqlite = book._engine.dialect.name == "sqlite"
+        if sqlite:
+            names = connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'trigger'").scalars().all()
+            for name in names:
+                connection.exec_driver_sql(f"DROP TRIGGER {name}")
+        else:
+            connection.exec_driver_sql("ALTER TABLE events DISABLE TRIGGER ALL")
+        connection.exec_driver_sql(statement)
+        connection.commit()
+
+
+def test_pages_together_are_all_cases_in_their_order(book: Register) -> None:
+    for number in range(1, 8):
+        (received if number % 3 else verified)(book, number)
+    book.hold(book.cases()[2].request_id, "Ada", "a claim")
+    for states in (None, [State.RECEIVED], []):
+        whole = book.cases(states)
+        pages = [book.page(states, first=first, most=3) for first in range(0, 9, 3)]
+        assert [case for _, cases in pages for case in cases] == whole
+        assert {total for total, _ in pages} == {len(whole)}
+    assert book.page(held=True) == (1, [case for case in book.cases() if case.held])
+    assert book.page(batch="' OR 1=1 --") == book.page(batch="\0") == (0, [])
+
+
+# -- the life of a request -------------------------------------------------------------------------------------------
+
+
+def test_a_request_goes_all_the_way_and_every_step_is_on_file(book: Register) -> None:
+    one = received(book)
+    assert book.case(one).due == date(2026, 12, 21)  # the 20th is a Sunday
+    for number, state in enumerate(WAY):
+        book.move([one], state, f"person {number}", batch="b1" if state is State.BATCHED else None)
+    assert book.case(one).state is State.CLOSED
+    assert [event.kind for event in book.history(one)] == ["received", *map(str, WAY)]
+    assert [event.actor for event in book.history(one)][1:] == [f"person {number}" for number in range(len(WAY))]
+    assert {event.request_id for event in book.history(batch="b1")} == {one}
+    assert all(event.at.endswith("Z") for event in book.history())
+    assert book.check_chain().seq == 8
+
+
+@pytest.mark.parametrize("state", [*WAY[1:], State.RECEIVED])
+def test_no_step_is_left_out(book: Register, state: State) -> None:
+    one = received(book)
+    if state is State.RECEIVED:
+        book.verify_identity(one, "Ada", "passport")
+    with pytest.raises(RegisterError, match="expected next"):
+        book.move([one], state, "Ada", batch="b1" if state is State.BATCHED else None)
+    assert book.case(one).state is (State.IDENTITY_VERIFIED if state is State.RECEIVED else State.RECEIVED)
+
+
+def test_all_requests_of_a_step_move_or_none(book: Register) -> None:
+    one, two = verified(book, 1), received(book, 2)
+    before = book.head()
+    with pytest.raises(RegisterError):
+        book.move([one, two], State.BATCHED, "nightly", batch="b1")
+    assert book.head() == before
+    assert book.case(one).state is State.IDENTITY_VERIFIED
+
+
+def test_a_step_that_was_made_is_not_made_again(book: Register) -> None:
+    one = verified(book)
+    before = book.head()
+    assert book.verify_identity(one, "Ada", "passport").state is State.IDENTITY_VERIFIED
+    assert book.head() == before
+
+
+def test_a_request_sent_again_is_the_same_and_one_with_another_content_is_refused(book: Register) -> None:
+    case, new = book.receive(asked(callbacks=("https://controller.example/a",)), "crm", "http")
+    again, newly = book.receive(asked(callbacks=("https://controller.example/a",)), "crm", "drop folder")
+    assert (new, newly) == (True, False)
+    assert again == case
+    assert len(book.history()) == 1
+    for changes in (
+        {"submitted": "2026-11-21T09:30:00Z"},
+        {"callbacks": ("https://controller.example/b",)},
+        {"who": 9},
+    ):
+        with pytest.raises(ConflictError, match="another content"):
+            book.receive(asked(**changes), "crm", "http")
+    assert len(book.history()) == 1
+
+
+def test_a_second_request_of_a_person_is_marked_and_kept(book: Register) -> None:
+    first, other = received(book, 1), received(book, 2)
+    second = book.case(received(book, 3, who=1))
+    assert (second.duplicate_of, book.case(other).duplicate_of) == (first, None)
+    book.reject(first, "Ada", "withdrawn")
+    third = book.case(received(book, 4, who=1))
+    assert third.duplicate_of == second.request_id  # only open requests count
+    assert book.check_chain()
+
+
+def test_pseudonyms_of_another_key_are_refused_while_requests_are_open(book: Register) -> None:
+    one = received(book, 1)
+    foreign = asked(2)
+    name = "ffffffff" + foreign.identities[0]["identity_value"][8:]
+    foreign = asked(2, identities=({**foreign.identities[0], "identity_value": name},))
+    with pytest.raises(PseudonymError, match="0a1b2c3d"):
+        book.receive(foreign, "crm", "http")
+    book.reject(one, "Ada", "withdrawn")
+    assert book.receive(foreign, "crm", "http")[1]
+
+
+def test_a_closed_request_keeps_nothing_that_says_whom_it_was_about(book: Register) -> None:
+    wishes = {"record_pseudonyms": ["0a1b2c3d:" + "e" * 64], "languages": ["zh"]}
+    one = verified(book, 7, wishes=wishes)
+    for state in WAY[1:]:
+        book.move([one], state, "Ada", batch="b1" if state is State.BATCHED else None)
+    case = book.case(one)
+    assert (case.identities, case.wishes) == ((), {"languages": ["zh"]})
+    with book._engine.connect() as connection:
+        for table in database.metadata.sorted_tables:
+            rows = str(connection.execute(sa.select(table)).all())
+            assert "0a1b2c3d" not in rows, table.name
+    assert book.receive(asked(7, wishes=wishes), "crm", "http")[1] is False  # and is known all the same
+    book.check_chain()
+
+
+def test_a_hold_keeps_a_request_out_of_batches_and_its_batch_from_release_and_erasure(book: Register) -> None:
+    one, two = verified(book, 1), verified(book, 2)
+    assert book.hold(one, "Ada", "a court asked for it").shown == "on_hold"
+    assert [case.request_id for case in book.collect("b1", "nightly")] == [two]
+    with pytest.raises(RegisterError, match="on hold"):
+        book.move([one], State.BATCHED, "nightly", batch="b1")
+    book.hold(two, "Ada", "a court asked for it, too")
+    book.move([two], State.AUDITED, "nightly", batch="b1")
+    book.move([two], State.AWAITING_SIGNOFF, "nightly")
+    with pytest.raises(RegisterError, match="on hold; lift the hold before it is released"):
+        book.move([two], State.RELEASED, "Ada")
+    with pytest.raises(RegisterError, match="cannot be set"):
+        book.hold(two, "Ada", "again")
+    assert book.lift(two, "Ada", "the court is done").shown == "awaiting_signoff"
+    book.move([two], State.RELEASED, "Ada")
+    book.hold(two, "Ada", "the court again")
+    with pytest.raises(RegisterError, match="on hold"):
+        book.move([two], State.ERASED, "Ada")
+    book.lift(two, "Ada", "done")
+    book.move([two], State.ERASED, "Ada")
+    with pytest.raises(RegisterError, match="cannot be set"):
+        book.hold(two, "Ada", "too late")
+    book.check_chain()
+
+
+def test_a_request_on_hold_can_be_rejected_and_closed(book: Register) -> None:
+    one = verified(book)
+    book.hold(one, "Ada", "claims")
+    assert book.reject(one, "Ada", "claims stand").shown == "rejected"
+    assert [case.request_id for case in book.close_rejected("finalize")] == [one]
+    assert book.close_rejected("finalize") == []
+
+
+def test_rejected_requests_of_a_batch_in_flight_are_closed_with_it(book: Register) -> None:
+    one, two, three = (verified(book, number) for number in (1, 2, 3))
+    book.reject(three, "Ada", "not his")
+    book.collect("b1", "nightly")
+    book.reject(one, "nightly", "unknown_subject")
+    assert [case.request_id for case in book.close_rejected("finalize")] == [three]
+    book.move([two], State.IDENTITY_VERIFIED, "Ada")
+    assert [case.request_id for case in book.close_rejected("finalize")] == [one]
+
+
+@pytest.mark.parametrize(
+    ("regulation", "submitted", "due", "extended"),
+    [
+        (
+            "gdpr",
+            "2026-01-31T23:30:00+02:00",
+            "2026-03-02",
+            "2026-04-30",
+        ),  # no 31st of February; the 28th is a Saturday
+        ("gdpr", "2027-11-30T10:00:00Z", "2027-12-31", "2028-02-29"),  # the 30th is a holiday here
+        ("ccpa", "2026-01-31T23:30:00-08:00", "2026-03-17", "2026-05-01"),
+        ("lgpd", "2026-12-24T00:00:00-03:00", "2027-01-08", None),
+        ("pipl", "2026-12-24T00:00:00+08:00", None, None),
+    ],
+)
+def test_deadlines_follow_the_regulation_from_the_day_that_the_request_names(
+    home: Path, regulation: str, submitted: str, due: str | None, extended: str | None
+) -> None:
+    book = Register(home, [date(2027, 12, 30)])
+    one = received(book, regulation=regulation, submitted=submitted)
+    assert book.case(one).due == (due and date.fromisoformat(due))
+    if extended is None:
+        with pytest.raises(RegisterError, match="cannot be extended"):
+            book.extend(one, "Ada", "complex")
+    else:
+        assert str(book.extend(one, "Ada", "complex").due) == extended
+        with pytest.raises(RegisterError, match="extended before"):
+            book.extend(one, "Ada", "again")
+    book.check_chain()
+    book.close()
+
+
+def test_a_deadline_that_cannot_be_counted_refuses_the_request_and_keeps_nothing(book: Register) -> None:
+    with pytest.raises(RequestError, match="9999"):
+        received(book, submitted="9999-12-15T00:00:00Z")
+    assert book.history() == []
+
+
+def test_batches_take_the_most_urgent_first_one_batch_at_a_time_and_no_name_twice(book: Register) -> None:
+    late, soon, never = (
+        verified(book, 1, submitted="2026-11-20T09:30:00Z"),
+        verified(book, 2, submitted="2026-11-01T09:30:00Z"),
+        verified(book, 3, regulation="pipl"),
+    )
+    assert [case.request_id for case in book.collect("b1", "nightly", most=1)] == [soon]
+    assert book.in_flight() == "b1"
+    with pytest.raises(RegisterError, match="batch b1 is not erased yet"):
+        book.collect("b2", "nightly")
+    book.move([soon], State.IDENTITY_VERIFIED, "Ada")
+    assert book.in_flight() is None
+    with pytest.raises(RegisterError, match="name of its own"):
+        book.collect("b1", "nightly")
+    assert [case.request_id for case in book.collect("b2", "nightly")] == [soon, late, never]
+    with pytest.raises(RegisterError, match="in batch b2, got b3"):
+        book.move([soon], State.AUDITED, "nightly", batch="b3")
+    book.move([soon, late], State.AUDITED, "nightly", batch="b2", verdicts={soon: "pass", late: "fail"})
+    assert [book.case(one).verdict for one in (soon, late, never)] == ["pass", "fail", None]
+    book.check_chain()
+
+
+def test_what_people_write_is_cut_and_cannot_harm_the_database(book: Register) -> None:
+    one = received(book)
+    book.reject(one, "A\0da\ud800" + "a" * 500, "no\0\ud800" + "n" * 5000)
+    event = book.history(one)[-1]
+    assert len(event.actor) == 200
+    assert len(event.details["reason"]) == register.LONGEST
+    book.check_chain()
+    for odd in ("\0", "\ud800", "' OR 1=1 --", "../x", "x" * 10_000):
+        with pytest.raises(UnknownRequestError, match="expected a UUID"):
+            book.case(odd)
+        assert book.history(batch=odd) == book.cases(batch=odd) == []
+        assert book.note("odd", odd, batch=None, odd=odd).kind == "odd"
+    book.check_chain()
+
+
+def test_a_note_cannot_pass_for_a_change(book: Register) -> None:
+    one = received(book)
+    with pytest.raises(RegisterError, match="comes with a change"):
+        book.note("released", "Eve", request_id=one)
+    book.note("warned", "watch", request_id=one, days=7)
+    assert book.history(kind="warned")[0].details == {"days": 7}
+    book.check_chain()
+
+
+def test_a_request_is_found_by_the_beginning_of_its_id(book: Register) -> None:
+    one = received(book, 0xABCDEF << 104)
+    received(book, 0xABCD00 << 104)
+    assert book.find("abcdef") == book.find(one.upper()) == one
+    for wrong, why in (("abcd", "several"), ("ab", "UUID"), ("ffff", "no request"), ("%", "UUID")):
+        with pytest.raises(UnknownRequestError, match=why):
+            book.find(wrong)
+
+
+# -- who is told -----------------------------------------------------------------------------------------------------
+
+
+def test_every_change_of_a_request_is_told_to_its_addresses_and_notes_are_not(book: Register) -> None:
+    urls = ("https://controller.example/a", "https://controller.example/b")
+    one = verified(book, callbacks=urls)
+    book.hold(one, "Ada", "court")
+    book.lift(one, "Ada", "done")
+    book.extend(one, "Ada", "complex")
+    book.note("warned", "watch", request_id=one)
+    told = []
+    while waiting := book.undelivered():
+        for event, url, _ in waiting:
+            told.append((event.kind, url))
+            book.tried(event.seq, url, "200", None)
+    kinds = ["received", "identity_verified", "on_hold", "hold_lifted", "extended"]
+    assert [kind for kind, url in told if url == urls[0]] == [kind for kind, url in told if url == urls[1]] == kinds
+
+
+# -- nobody changes what was -----------------------------------------------------------------------------------------
+
+
+COPIED = "'Eve', request_id, batch, kind, details, previous, hash FROM events"
+REPLACED = {"sqlite": f"INSERT OR REPLACE INTO events SELECT seq, at, {COPIED}", "postgresql": "TRUNCATE events"}
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE events SET actor = 'Eve'",
+        "DELETE FROM events WHERE seq = 2",
+        f"INSERT INTO events SELECT seq + 8, at, {COPIED}",
+        REPLACED,
+    ],
+)
+def test_the_database_refuses_to_change_events(book: Register, statement: str | dict[str, str]) -> None:
+    verified(book)
+    before = book.history()
+    told = statement if isinstance(statement, str) else statement[book._engine.dialect.name]
+    with book._engine.connect() as connection, pytest.raises(sa.exc.DBAPIError, match="events are"):
+        connection.exec_driver_sql(told)
+    assert book.history() == before
+
+
+@pytest.mark.parametrize(
+    ("statement", "why"),
+    [
+        ("UPDATE events SET actor = 'Eve' WHERE seq = 2", "event 2"),
+        ("UPDATE events SET details = '{}' WHERE seq = 1", "event 1"),
+        ("UPDATE events SET details = 'no JSON' WHERE seq = 1", "event 1"),
+        ("UPDATE events SET at = '2020-01-01T00:00:00.000000Z' WHERE seq = 3", "event 3"),
+        ("DELETE FROM events WHERE seq = 2", "event 2"),
+        ("DELETE FROM events WHERE seq = 1", "event 1"),
+        ("DELETE FROM events WHERE seq = 3", "ends before event 3"),
+        ("UPDATE requests SET state = 'closed'", "not as its events say"),
+        ("UPDATE requests SET due = '2030-01-01'", "not as its events say"),
+        ("UPDATE requests SET submitted = '2026-11-21T09:30:00Z'", "not as its events say"),
+        ("UPDATE requests SET held = (1 = 1)", "not as its events say"),
+        ("UPDATE requests SET verdict = 'pass'", "not as its events say"),
+        ("UPDATE requests SET duplicate_of = request_id", "not as its events say"),
+        ("DELETE FROM requests", "is gone"),
+        ("INSERT INTO requests SELECT '0', digest, regulation, submitted, source, identities, wishes, callbacks, due,"
+         " extended, state, held, batch, verdict, duplicate_of FROM requests", "not as its events say"),
+    ],
+)  # fmt: skip
+def test_every_change_by_another_hand_is_found(book: Register, statement: str, why: str) -> None:
+    one = verified(book)
+    book.note("warned", "watch", request_id=one)
+    known = [book.head()]
+    assert book.check_chain(known) == known[0]
+    change(book, statement)
+    with pytest.raises(RegisterError, match=why):
+        book.check_chain(known)
+
+
+def test_a_chain_that_was_written_anew_as_a_whole_lacks_the_ends_that_git_keeps(book: Register, home: Path) -> None:
+    one = received(book)
+    filed = book.file_head(home / register.HEADS / "b1.json")
+    book.verify_identity(one, "Ada", "passport")
+    assert register.heads(home) == [filed]
+    assert book.check_chain(register.heads(home)).seq == 2
+    with pytest.raises(RegisterError, match="not the one that git holds"):
+        book.check_chain([Head(1, "0" * 64)])
+    with pytest.raises(RegisterError, match="ends before event 3"):
+        book.check_chain([filed, Head(3, "0" * 64)])
+    (home / register.HEADS / "b2.json").write_text('{"seq": "x"}')
+    with pytest.raises(RegisterError, match=r"b2\.json"):
+        register.heads(home)
+
+
+# -- who works -------------------------------------------------------------------------------------------------------
+
+
+def test_exclusive_work_is_done_by_one_at_a_time(book: Register, home: Path) -> None:
+    other = Register(home)
+    with book.lease("nightly") as held:
+        held.check()
+        assert [name for name, *_ in other.working()] == ["nightly"]
+        with pytest.raises(BusyError, match="another process works on it"), other.lease("nightly"):
+            pytest.fail("two at once")
+        with other.lease("release"):
+            pass
+    with other.lease("nightly"):
+        pass
+    assert other.working() == []
+    other.close()
+
+
+def test_a_lease_is_renewed_as_long_as_the_work_goes_on(book: Register, home: Path) -> None:
+    other = Register(home)
+    with book.lease("nightly", seconds=0.4) as held:
+        time.sleep(1.0)
+        held.check()
+        with pytest.raises(BusyError), other.lease("nightly"):
+            pytest.fail("two at once")
+    other.close()
+
+
+def test_a_lease_that_ran_out_and_was_taken_over_is_noticed_by_its_holder(
+    book: Register, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(register.Lease, "_renew_often", lambda self: None)  # the database is away
+    other = Register(home)
+    with book.lease("nightly", seconds=1.5) as held:  # on a busy machine the other takes a while to ask
+        time.sleep(1.7)
+        held.check()  # nobody took it meanwhile: it is taken up again
+        with pytest.raises(BusyError), other.lease("nightly"):
+            pytest.fail("two at once")
+        time.sleep(1.7)
+        with other.lease("nightly"):
+            with pytest.raises(LostLeaseError, match="nightly"):
+                held.check()
+            assert [name for name, *_ in other.working()] == ["nightly"]
+    assert other.working() == []
+    other.close()
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from flows.register.register import Register
+with Register(Path(sys.argv[1])).lease("nightly", 600):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_the_lease_of_a_killed_process_ends_at_once(book: Register, home: Path) -> None:
+    with started(HOLDER, str(home)) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(BusyError), book.lease("nightly"):
+            pytest.fail("two at once")
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # nobody has taken note of its end yet
+        with book.lease("nightly"):
+            pass
+
+
+def test_a_later_process_of_the_same_number_does_not_hold_the_lease(
+    book: Register, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as before:
+        before.setattr(register, "_started", lambda pid: "1")
+        register.Lease(book._engine, "nightly", 600).take()
+    with book.lease("nightly"):
+        pass
+
+
+def test_a_lease_of_another_machine_counts_until_it_runs_out(book: Register, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = register._machine()
+    monkeypatch.setattr(register, "_machine", lambda: "elsewhere")
+    monkeypatch.setattr(register.Lease, "_renew_often", lambda self: None)
+    register.Lease(book._engine, "nightly", 0.5).take()
+    monkeypatch.setattr(register, "_machine", lambda: own)
+    with pytest.raises(BusyError), book.lease("nightly"):
+        pytest.fail("two at once")
+    time.sleep(0.6)
+    with book.lease("nightly"):
+        pass
+
+
+# -- several processes -----------------------------------------------------------------------------------------------
+
+WORKER = """
+import sys, uuid
+from pathlib import Path
+from flows.register.register import Intake, Register, State
+home, first, count = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+book = Register(home)
+for number in range(first, first + count):
+    who = {"identity_type": "email", "identity_value": f"0a1b2c3d:{number:064x}", "identity_format": "hmac-sha256"}
+    name = str(uuid.UUID(int=number, version=4))
+    request = Intake(name, "gdpr", "2026-11-20T09:30:00Z", (who,), {}, ("https://controller.example/",))
+    book.receive(request, "crm", "http")
+    print("received", name, flush=True)
+    book.move([name], State.IDENTITY_VERIFIED, "crm", how="passport")
+    print("verified", name, flush=True)
+"""
+
+
+@contextlib.contextmanager
+def started(script: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, *arguments],
+        env={**os.environ, **dummy.location()},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        if process.stdout:
+            process.stdout.close()
+
+
+def test_processes_that_begin_and_write_at_once_make_one_chain(home: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        # two of them bring the same requests; and none of them finds tables
+        firsts = (100, 200, 300, 300)
+        processes = [stack.enter_context(started(WORKER, str(home), str(first), "25")) for first in firsts]
+        told = [process.communicate(timeout=60)[0] for process in processes]
+        assert [process.returncode for process in processes] == [0, 0, 0, 0]
+    book = Register(home)
+    cases = book.cases()
+    assert len(cases) == 75
+    assert {case.request_id for case in cases} == {line.split()[1] for text in told for line in text.splitlines()}
+    assert {case.state for case in cases} == {State.IDENTITY_VERIFIED}
+    assert book.check_chain().seq == 150
+    assert [case.duplicate_of for case in cases] == [None] * 75
+    book.close()
+
+
+def test_whoever_is_killed_leaves_whole_steps_and_the_next_one_continues(home: Path) -> None:
+    said: list[str] = []
+    for number, lines in enumerate((3, 8, 20)):
+        with started(WORKER, str(home), "100", "25") as process:
+            assert process.stdout is not None
+            said += [process.stdout.readline() for _ in range(lines + number)]
+            process.send_signal(signal.SIGKILL)
+            said += process.communicate()[0].splitlines()
+    book = Register(home)
+    head = book.check_chain()
+    known = {case.request_id: case.state for case in book.cases()}
+    for line in said:
+        if len(words := line.split()) == 2 and len(words[1]) == 36:  # the last one may be cut off
+            assert known[words[1]] is State.IDENTITY_VERIFIED or words[0] == "received"
+    with started(WORKER, str(home), "100", "25") as process:
+        process.communicate(timeout=60)
+        assert process.returncode == 0
+    assert head.seq < book.check_chain([head]).seq == 50
+    assert len(book.undelivered()) == 25
+    book.close()
+
+
+def test_one_collects_when_two_begin_a_batch_at_once(home: Path) -> None:
+    books = [Register(home) for _ in range(2)]
+    for number in range(20):
+        verified(books[0], number)
+    outcomes: list[Any] = []
+
+    def collect(number: int) -> None:
+        try:
+            outcomes.append(len(books[number].collect(f"b{number}", "nightly")))
+        except RegisterError as error:
+            outcomes.append(str(error))
+
+    threads = [threading.Thread(target=collect, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert 20 in outcomes
+    assert any("is not erased yet" in str(outcome) for outcome in outcomes)
+    assert books[0].check_chain().seq == 60
+    for book in books:
+        book.close()
+
+
+# -- the database ----------------------------------------------------------------------------------------------------
+
+
+def test_the_migrated_tables_are_those_that_the_code_means(book: Register) -> None:
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+    from alembic.script import ScriptDirectory
+
+    with book._engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), database.metadata) == []
+        assert migrate.version(connection) == migrate.LATEST
+    scripts = ScriptDirectory.from_config(_config())
+    assert scripts.get_heads() == [migrate.LATEST]
+
+
+def _config() -> Any:
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(migrate.SCRIPTS))
+    return config
+
+
+def test_tables_of_a_newer_tool_are_left_alone(home: Path, book: Register) -> None:
+    one = received(book)
+    change(book, "UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(WorkspaceError, match="of version 9999"):
+        Register(home)
+    assert book.case(one).request_id == one
+
+
+def test_tables_that_are_up_to_date_cost_one_look(home: Path, book: Register) -> None:
+    looked = "import sys; from flows.register.register import Register; from pathlib import Path\n"
+    looked += "Register(Path(sys.argv[1])); print('alembic' in sys.modules)"
+    with started(looked, str(home)) as process:
+        assert process.communicate()[0] == "False\n"
+
+
+def test_a_migration_that_fails_changes_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from alembic import op
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("in the middle")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(op, "execute", fail)
+        with pytest.raises(RuntimeError):
+            Register(home)
+    book = Register(home)
+    assert received(book)
+    book.close()
+
+
+def test_an_address_that_cannot_be_used_is_an_error_without_its_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for url in (
+        "postgresql://eve:geheim@127.0.0.1:9/none",
+        "mysql://eve:geheim@127.0.0.1/none",
+        "geheim",
+        "postgresql://eve:geheim@[",
+        "sqlite:////proc/geheim.db",
+    ):
+        monkeypatch.setenv(database.URL, url)
+        with pytest.raises(WorkspaceError, match=database.URL) as caught:
+            Register(tmp_path)
+        if not url.startswith("sqlite"):
+            assert "geheim" not in str(caught.value)
+            assert "127.0.0.1" not in str(caught.value)
+
+
+def test_a_file_that_is_no_database_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(database.URL, raising=False)
+    (tmp_path / database.FILE).parent.mkdir()
+    (tmp_path / database.FILE).write_text("no database" * 1000)
+    with pytest.raises(WorkspaceError, match="cannot be used"):
+        Register(tmp_path)
+
+
+def test_a_server_that_stops_and_starts_again_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with postgres.running() as server:
+        monkeypatch.setenv(database.URL, server.new())
+        book = Register(tmp_path)
+        one = received(book)
+        with book.lease("nightly") as held:
+            server.stop()
+            with pytest.raises(WorkspaceError, match="cannot be used"):
+                book.verify_identity(one, "Ada", "passport")
+            server.start()
+            assert book.verify_identity(one, "Ada", "passport").state is State.IDENTITY_VERIFIED
+            held.check()
+        assert book.working() == []
+        assert book.check_chain().seq == 2
+        book.close()
+
+
+def test_the_register_is_backed_up_while_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(database.URL, raising=False)
+    book = Register(tmp_path / "home")
+    one = received(book)
+    copy = tmp_path / "copy" / database.FILE
+    copy.parent.mkdir(parents=True)
+    with started(WORKER, str(tmp_path / "home"), "100", "200") as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        head = book.backup(copy)
+        process.kill()
+        process.communicate()
+    with pytest.raises(RegisterError, match="name a new file"):
+        book.backup(copy)
+    restored = Register(tmp_path / "copy")
+    assert restored.check_chain([head]) == head
+    assert restored.case(one) == book.case(one)
+    assert book.check_chain([head]).seq >= head.seq >= 2
+    restored.close()
+    book.close()
+
+
+def test_postgresql_has_its_own_backup(
+    server: postgres.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(database.URL, server.new())
+    book = Register(tmp_path)
+    with pytest.raises(RegisterError, match="pg_dump"):
+        book.backup(tmp_path / "copy.db")
+    assert not (tmp_path / "copy.db").exists()
+    book.close()
+
+
+# -- any life, against a simple model --------------------------------------------------------------------------------
+
+
+class Lives(RuleBasedStateMachine):
+    """Random steps on a few requests; the model is a dictionary."""
+
+    new: Callable[[], Register]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.book = self.new()
+        self.state: dict[str, State] = {}
+        self.held: set[str] = set()
+        self.steps = 0
+        self.batches = 0
+
+    def teardown(self) -> None:
+        assert self.book.check_chain().seq == self.steps
+        self.book.close()
+
+    @rule(number=st.integers(1, 6))
+    def receive(self, number: int) -> None:
+        case, new = self.book.receive(asked(number, who=number % 3), "crm", "http")
+        assert new == (case.request_id not in self.state)
+        if new:
+            open_ones = {
+                one for one, state in self.state.items() if state in register.OPEN and self.who(one) == number % 3
+            }
+            assert (case.duplicate_of in open_ones) if open_ones else case.duplicate_of is None
+            self.state[case.request_id] = State.RECEIVED
+            self.steps += 1
+
+    @staticmethod
+    def who(request_id: str) -> int:
+        return (uuid.UUID(request_id).int & 7) % 3
+
+    @precondition(lambda self: self.state)
+    @rule(data=st.data(), state=st.sampled_from([s for s in State if s is not State.BATCHED]))
+    def move(self, data: st.DataObject, state: State) -> None:
+        some = data.draw(st.lists(st.sampled_from(sorted(self.state)), min_size=1, max_size=3, unique=True))
+        allowed = all(
+            self.state[one] == state
+            or (state in register.MOVES[self.state[one]] and not (one in self.held and state in register.BLOCKED))
+            for one in some
+        )
+        try:
+            self.book.move(some, state, "Ada")
+        except RegisterError:
+            assert not allowed
+        else:
+            assert allowed
+            self.steps += sum(self.state[one] != state for one in some)
+            self.state |= dict.fromkeys(some, state)
+
+    @precondition(lambda self: self.state)
+    @rule(data=st.data(), held=st.booleans())
+    def hold(self, data: st.DataObject, held: bool) -> None:
+        one = data.draw(st.sampled_from(sorted(self.state)))
+        allowed = (one in self.held) != held and (not held or self.state[one] in register.OPEN)
+        try:
+            (self.book.hold if held else self.book.lift)(one, "Ada", "court")
+        except RegisterError:
+            assert not allowed
+        else:
+            assert allowed
+            (self.held.add if held else self.held.remove)(one)
+            self.steps += 1
+
+    @rule()
+    def collect(self) -> None:
+        waiting = {
+            one for one, state in self.state.items() if state is State.IDENTITY_VERIFIED and one not in self.held
+        }
+        flying = any(state in register.IN_BATCH for state in self.state.values())
+        try:
+            found = self.book.collect(f"b{self.batches}", "nightly")
+        except RegisterError:
+            assert flying
+        else:
+            assert not flying
+            assert {case.request_id for case in found} == waiting
+            self.batches += bool(waiting)
+            self.steps += len(waiting)
+            self.state |= dict.fromkeys(waiting, State.BATCHED)
+
+    @invariant()
+    def the_register_says_the_same(self) -> None:
+        cases = {case.request_id: case for case in self.book.cases()}
+        assert {one: case.state for one, case in cases.items()} == self.state
+        assert {one for one, case in cases.items() if case.held} == self.held
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_any_life_is_the_one_of_the_simple_model(
+    kind: str, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    server = request.getfixturevalue("server") if kind == "postgresql" else None
+
+    def new() -> Register:
+        if server is None:
+            monkeypatch.delenv(database.URL, raising=False)
+        else:
+            monkeypatch.setenv(database.URL, server.new())
+        return Register(tmp_path_factory.mktemp("lives"))
+
+    machine = type("TheseLives", (Lives,), {"new": staticmethod(new)})
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=10 if server else 20,
+            stateful_step_count=25,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )

@@ -1,0 +1,223 @@
+"""The schedule for real: a Prefect server, the deployments of `prefect.yaml`, a worker, and what they leave behind."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from ruamel.yaml import YAML
+
+from flows.register.register import Register, State
+from flows.workspace import shell
+from tasks.common import settings
+from tests.worlds import dummy
+
+ROOT = Path(__file__).parents[2]
+NAMES = ("planted.person@example.org", "planted-customer-4711")
+"""Identities that requests come with, and that must be found nowhere afterwards."""
+
+
+def test_every_deployment_names_a_flow_that_is_there_and_runs_one_at_a_time() -> None:
+    from prefect.cli.deploy._models import PrefectYamlModel
+    from prefect.flows import load_flow_from_entrypoint
+
+    whole = YAML(typ="safe").load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))
+    assert len(PrefectYamlModel.model_validate(whole).deployments) == len(whole["deployments"])
+    found = whole["deployments"]
+    assert {each["name"] for each in found} >= {"nightly", "watch", "finalize", "reaudit", "sign-off", "audit"}
+    for each in found:
+        assert each["concurrency_limit"] == {"limit": 1, "collision_strategy": "ENQUEUE"}
+        flow = load_flow_from_entrypoint(each["entrypoint"])
+        assert flow.persist_result is False
+        assert set(flow.parameters.properties) <= {
+            "batch",
+            "by",
+            "comment",
+            "decision",
+            "folder",
+            "jobs",
+            "method",
+            "model",
+            "next",
+        }
+
+
+class Stand:
+    """A Prefect server and a worker of its own, on loopback, with everything that they write in one folder."""
+
+    def __init__(self, folder: Path, home: Path, **variables: str) -> None:
+        self.folder, self.home = folder, home
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}/api"
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")},
+            **dummy.location(),
+            "PREFECT_HOME": str(folder / "prefect"),
+            "PREFECT_API_URL": self.url,
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "DO_NOT_TRACK": "1",
+            "PREFECT_SERVER_UI_ENABLED": "false",
+            "PREFECT_WORKER_QUERY_SECONDS": "1",
+            "PREFECT_CLI_COLORS": "false",
+            "ERASURE_AUDIT_WORKSPACE": str(home),
+            **variables,
+        }
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self.start("server", "server", "start", "--host", "127.0.0.1", "--port", str(port))
+        self.wait(self.answers, 180)
+
+    def start(self, name: str, *words: str) -> None:
+        with (self.folder / f"{name}.log").open("wb") as log:
+            self.processes.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", "prefect", *words],
+                    cwd=self.folder,
+                    env=self.environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                )
+            )
+
+    def prefect(self, *words: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "prefect", *words],
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=180,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def ask(self, path: str, **body: Any) -> Any:
+        request = urllib.request.Request(  # loopback
+            f"{self.url}/{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.load(answer)
+
+    def answers(self) -> bool:
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.url}/health", timeout=5) as answer:
+            return bool(answer.status == 200)
+        return False
+
+    def runs(self, name: str) -> dict[str, str]:
+        """The states of a flow's runs that somebody asked for, by id."""
+        found = self.ask("flow_runs/filter", flows={"name": {"any_": [name]}}, limit=50)
+        return {run["id"]: run["state_name"] for run in found if not run["auto_scheduled"]}
+
+    def wait(self, reached: Any, seconds: float = 240) -> None:
+        begun = time.monotonic()
+        while not reached():
+            assert time.monotonic() - begun < seconds, self.told()
+            time.sleep(0.3)
+
+    def told(self) -> str:
+        return "\n".join(path.read_text(errors="replace")[-3000:] for path in self.folder.glob("*.log"))
+
+    def stop(self) -> None:
+        for process in reversed(self.processes):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                for child in psutil.Process(process.pid).children(recursive=True):
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        child.kill()
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A workspace with two requests in its drop folder, in the clear as they come."""
+    made = dummy.make(tmp_path / "home")
+    (made / ".gitignore").write_text("/data\n/artifacts\n/keys\n/inbox\n/.batches\n/.prefect\n/.register\n")
+    settings.assign(made / "params.yaml", ["operate.identities=before", "report.identity_check=by letter"])
+    shell.git(made, "commit", "--quiet", "--all", "-m", "settings")
+    (made / "inbox").mkdir()
+    submitted = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    value = [
+        {
+            "regulation": "gdpr",
+            "subject_request_id": request,
+            "subject_request_type": "erasure",
+            "submitted_time": submitted,
+            "subject_identities": [{"identity_type": "email", "identity_value": name, "identity_format": "raw"}],
+        }
+        for request, name in zip(dummy.REQUESTS, NAMES, strict=True)
+    ]
+    (made / "inbox" / "requests.json").write_text(json.dumps(value))
+    return made
+
+
+@pytest.fixture
+def stand(home: Path, tmp_path: Path) -> Iterator[Stand]:
+    folder = tmp_path / "stand"
+    folder.mkdir()
+    found = Stand(folder, home, DUMMY_LOG=str(tmp_path / "log"), DUMMY_PAUSE="1")
+    yield found
+    found.stop()
+
+
+def test_a_night_on_schedule_runs_once_and_leaves_request_ids_only(stand: Stand, home: Path, tmp_path: Path) -> None:
+    stand.prefect("work-pool", "create", "audits", "--type", "process")
+    stand.prefect("--no-prompt", "deploy", "--all", "--prefect-file", str(ROOT / "prefect.yaml"))
+    stand.start("worker", "worker", "start", "--pool", "audits")
+    for _ in range(2):
+        stand.prefect("deployment", "run", "nightly/nightly")
+
+    at_once: set[tuple[str, ...]] = set()
+
+    def over() -> bool:
+        states = sorted(stand.runs("nightly").values())
+        at_once.add(tuple(states))
+        return states == ["Completed", "Completed"]
+
+    stand.wait(over, 400)
+    assert not [states for states in at_once if states.count("Running") > 1]
+    assert any("AwaitingConcurrencySlot" in states for states in at_once)
+    assert sorted(dummy.log_of(tmp_path / "log")) == sorted(["check", "train0", "train1", "score", "verify", "report"])
+    register = Register(home)
+    assert {case.state for case in register.cases()} == {State.AWAITING_SIGNOFF}
+    assert [event.details["outcome"] for event in register.history(kind="night")] == ["awaits_signoff", "waits"]
+    register.note("callback_given_up", "callbacks", request_id=dummy.REQUESTS[0], event=1, tries=9)
+    register.close()
+    artifacts = stand.ask("artifacts/filter", limit=50)
+    assert any(str(each["key"]).startswith("signoff-") for each in artifacts)
+
+    stand.prefect("deployment", "run", "watch/watch")
+    stand.wait(lambda: list(stand.runs("watch").values()) == ["Completed"])
+
+    def emitted() -> list[dict[str, Any]]:
+        asked = {"event": {"prefix": ["erasure-audit."]}}
+        return list(stand.ask("events/filter", filter=asked, limit=10)["events"])
+
+    stand.wait(lambda: len(emitted()) == 1, 60)
+    assert emitted()[0]["event"] == "erasure-audit.stuck"
+    assert emitted()[0]["resource"]["prefect.resource.id"] == f"erasure-audit.request.{dummy.REQUESTS[0]}"
+    stand.stop()
+
+    holding = {name: holders(stand.folder, name) for name in (*NAMES, *dummy.REQUESTS)}
+    assert all(holding[request] for request in dummy.REQUESTS)  # so the search does find what is there
+    assert {name: holding[name] for name in NAMES} == {name: [] for name in NAMES}
+    assert {name: holders(home, name) for name in NAMES} == {name: [] for name in NAMES}
+
+
+def holders(folder: Path, text: str) -> list[str]:
+    """The files below a folder that hold a text: databases with their logs, results, logs."""
+    return [path.name for path in folder.rglob("*") if path.is_file() and text.encode() in path.read_bytes()]
