@@ -1,9 +1,10 @@
 """What each open choice of FCALB does, one at a time, around two configurations.
 
-The abstract of the paper fixes the idea and leaves open which features are held to the random teacher, by which
-distance, with which balance, on how much retained data, in which batch-norm mode. Around the documented defaults and
-around the method `fcalb_reset`, which moves weights to the random teacher first, each choice is changed by itself, and
-the outcome is judged as in `benchmarks.methods`, whose models it shares.
+The abstract of the paper fixes the idea and leaves open which features are held to the random
+teacher, by which distance, with which balance, on how much retained data, in which batch-norm mode.
+Around the documented defaults and around the method `fcalb_reset`, which moves weights to the
+random teacher first, each choice is changed by itself, and the outcome is judged as in
+`benchmarks.methods`, whose models it shares.
 
 Example: python -m benchmarks.ablation --world digits --page docs/methods.md
 """
@@ -25,7 +26,8 @@ FIXED = (0.1, 1.0, 10.0)
 """Weights of the forget loss that a balance which adapts has to beat"""
 ADAPTIVE = ("uncertainty", "gradnorm", "dwa", "imtl_g")
 DEFAULT, RESET, JOINT = "default", "reset", "reset, joint"
-"""Around what a choice is changed; without forget steps only the last of them has two losses to weigh after a reset"""
+"""Around what a choice is changed; without forget steps only the last of them has two losses to
+weigh after a reset"""
 
 
 def configurations(recipe: Train) -> dict[str, dict[str, dict[str, Any]]]:
@@ -43,7 +45,10 @@ def configurations(recipe: Train) -> dict[str, dict[str, dict[str, Any]]]:
         DEFAULT: {
             "as it is": plain,
             **{what: plain | change for what, change in (features | _balances()).items()},
-            **{f"retained share {share:g}": {**plain, "retained_share": share} for share in (0.1, 1.0)},
+            **{
+                f"retained share {share:g}": {**plain, "retained_share": share}
+                for share in (0.1, 1.0)
+            },
             "forget 40 steps, then recover": plain | first,
             **{f"reset {way:g}": {**plain, "reset": way} for way in (0.4, 0.5, 0.6, 0.7, 0.8)},
             f"batch size {recipe.batch_size // 2}": {**plain, "batch_size": recipe.batch_size // 2},
@@ -52,10 +57,14 @@ def configurations(recipe: Train) -> dict[str, dict[str, dict[str, Any]]]:
         RESET: {
             "as it is": reset,
             **{f"reset {way:g}": {**reset, "reset": way} for way in (0.0, 0.4, 0.5, 0.7, 0.8)},
-            **{f"retained share {share:g}": {**reset, "retained_share": share} for share in (0.1, 0.3)},
+            **{
+                f"retained share {share:g}": {**reset, "retained_share": share}
+                for share in (0.1, 0.3)
+            },
             f"batch size {recipe.batch_size}": {**reset, "batch_size": recipe.batch_size},
             **{
-                f"{part:.0%} of the recipe's epochs": {**reset, "epochs": part * recipe.epochs} for part in (1 / 6, 0.5)
+                f"{part:.0%} of the recipe's epochs": {**reset, "epochs": part * recipe.epochs}
+                for part in (1 / 6, 0.5)
             },
             "forget 40 steps, then recover": reset | first,
             "forget 40 steps, taps all, then recover": reset | first | features["taps all"],
@@ -68,7 +77,10 @@ def configurations(recipe: Train) -> dict[str, dict[str, dict[str, Any]]]:
 
 
 def _balances() -> dict[str, dict[str, Any]]:
-    fixed = {f"balance fixed, {weight:g}": {"balance": "fixed", "forget_weight": weight} for weight in FIXED}
+    fixed = {
+        f"balance fixed, {weight:g}": {"balance": "fixed", "forget_weight": weight}
+        for weight in FIXED
+    }
     return {f"balance {name}": {"balance": name} for name in ADAPTIVE[1:]} | fixed
 
 
@@ -82,7 +94,8 @@ def main(
     out: Path = Path("benchmarks/results"),
     page: Path | None = None,
 ) -> None:
-    """Unlearn with each change, judge, write the figures, and put their table into a page between its marks.
+    """Unlearn with each change, judge, write the figures, and put their table into a page between
+    its marks.
 
     What is done is kept: a run that was stopped goes on where it was.
 
@@ -92,14 +105,22 @@ def main(
     methods.make_models(given, originals, references, seed, jobs, keep)
     wishes = {"": {"exact retrain": {"method": "retrain"}}} | configurations(given.settings.train)
     trials = [
-        ((around, what), Trial(f"{around}: {what}", wish, world, batch, references + 1 + n, references, seed, keep))
+        (
+            (around, what),
+            Trial(
+                f"{around}: {what}", wish, world, batch, references + 1 + n, references, seed, keep
+            ),
+        )
         for batch in range(len(given.batches))
         for n in range(originals)
-        for around, changes in wishes.items()  # a round of all changes after the other, so that their times compare
+        # a round of all changes after the other, so that their times compare
+        for around, changes in wishes.items()
         for what, wish in changes.items()
     ]
     folder = keep / f"ablation-{world}-{seed}"
-    results = kept.each([trial for _, trial in trials], methods.attempt, folder, jobs, f"{world}, ablation")
+    results = kept.each(
+        [trial for _, trial in trials], methods.attempt, folder, jobs, f"{world}, ablation"
+    )
     found: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for (name, _), one in zip(trials, results, strict=True):
         found[name].append(one)
@@ -128,11 +149,14 @@ def table(result: dict[str, Any]) -> str:
     """The figures as Markdown, and whether weights that adapt beat a fixed one."""
     made, retrain = result["versions"], result["retrain"]
     lines = [
-        f"**{result['world']}**: {result['about']}. {retrain['trials']} originals × batches, {retrain['judged']} "
-        f"judged in a row; an exact retrain has {retrain['pass']} passes, {retrain['fail']} fails, control accuracy "
+        f"**{result['world']}**: {result['about']}. {retrain['trials']} originals × batches, "
+        f"{retrain['judged']} "
+        f"judged in a row; an exact retrain has {retrain['pass']} passes, {retrain['fail']} "
+        "fails, control accuracy "
         f"{retrain['control'][0]:.1%} and takes {result['retrain_seconds']:.2f} s.",
         "",
-        "| around | what is changed | pass | fail | inconclusive | ρ: median, 5 % … 95 % | control accuracy, ± sd "
+        "| around | what is changed | pass | fail | inconclusive | ρ: median, 5 % … 95 % | "
+        "control accuracy, ± sd "
         "| time / retrain |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
@@ -140,29 +164,40 @@ def table(result: dict[str, Any]) -> str:
         lines += [methods.row(f"{around} | {what}", one) for what, one in changes.items()]
     lines += [
         "",
-        *(f"{compared(changes, around)}" for around, changes in result["rows"].items() if around != RESET),
+        *(
+            f"{compared(changes, around)}"
+            for around, changes in result["rows"].items()
+            if around != RESET
+        ),
         "",
-        f"`{result['command']}` ({made['processor']}, Python {made['python']}, torch {made['torch']}).",
+        f"`{result['command']}` ({made['processor']}, Python {made['python']}, torch "
+        f"{made['torch']}).",
         "",
     ]
     return "\n".join(lines)
 
 
 def compared(changes: dict[str, dict[str, Any]], around: str) -> str:
-    """Which balance is best, in words: the one with most passes, among equals that whose median ρ is nearest to 0."""
-    adaptive = {"uncertainty": changes["as it is"]} | {name: changes[f"balance {name}"] for name in ADAPTIVE[1:]}
+    """Which balance is best, in words: the one with most passes, among equals that whose median ρ
+    is nearest to 0."""
+    adaptive = {"uncertainty": changes["as it is"]} | {
+        name: changes[f"balance {name}"] for name in ADAPTIVE[1:]
+    }
     fixed = {f"{weight:g}": changes[f"balance fixed, {weight:g}"] for weight in FIXED}
 
     def rank(one: dict[str, Any]) -> tuple[float, float]:
         return (-one["pass"], abs(one["influence"][1])) if one["influence"] else (np.inf, np.inf)
 
-    (ours, own), (weight, its) = (min(group.items(), key=lambda item: rank(item[1])) for group in (adaptive, fixed))
+    (ours, own), (weight, its) = (
+        min(group.items(), key=lambda item: rank(item[1])) for group in (adaptive, fixed)
+    )
     if not (own["influence"] and its["influence"]):
         return f"Around *{around}*: no balance of one of the two kinds came to an end."
     won = "beats" if rank(own) < rank(its) else "does not beat"
     return (
         f"Around *{around}* the best balance that adapts ({ours}: {own['pass']} passes, median ρ "
-        f"{own['influence'][1]:.2f}, control accuracy {own['control'][0]:.1%}) {won} the best fixed weight ({weight}: "
+        f"{own['influence'][1]:.2f}, control accuracy {own['control'][0]:.1%}) {won} the best "
+        f"fixed weight ({weight}: "
         f"{its['pass']}, {its['influence'][1]:.2f}, {its['control'][0]:.1%})."
     )
 

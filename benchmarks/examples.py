@@ -1,10 +1,12 @@
-"""One report of each kind for docs/examples/, from real runs of the pipeline on the embedded digits.
+"""One report of each kind for docs/examples/, from real runs of the pipeline on the embedded
+digits.
 
     python -m benchmarks.examples --work /tmp/examples --out docs/examples
 
-One workspace, one batch of five requests, four runs: the default method, the same with decisions that were made up, the
-same with a stricter margin, and FCALB as published. The first report of a kind is kept, so a kind that
-no request ends in is an error and not a report made by hand. Some minutes on two cores.
+One workspace, one batch of five requests, four runs: the default method, the same with decisions
+that were made up, the same with a stricter margin, and FCALB as published. The first report of a
+kind is kept, so a kind that no request ends in is an error and not a report made by hand. Some
+minutes on two cores.
 """
 
 from __future__ import annotations
@@ -35,18 +37,25 @@ KNOWN = {
     "recipients": [{"name": "Example research group", "disclosed": "images of 2025"}],
     "processors": [{"name": "Example hosting company", "task": "stores the images"}],
     "backups": [{"name": "weekly tape (example)", "days": 35}],
-    "out_of_scope": [{"model": "Mobile reader (example)", "why": "it was trained on bought data only"}],
+    "out_of_scope": [
+        {"model": "Mobile reader (example)", "why": "it was trained on bought data only"}
+    ],
 }
 """What only an organisation knows, made up."""
 STRICT = 0.2
-"""A margin that so few references cannot decide at: the third run asks for more than they can show."""
+"""A margin that so few references cannot decide at: the third run asks for more than they can
+show."""
 KINDS = ("pass", "inconclusive", "below_detection", "rejected", "erased", "fail")
 
 
 def main() -> None:
     """Make the workspace, run it, and copy a report of each kind."""
-    chosen = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    chosen.add_argument("--work", type=Path, required=True, help="an empty folder for the workspace")
+    chosen = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    chosen.add_argument(
+        "--work", type=Path, required=True, help="an empty folder for the workspace"
+    )
     chosen.add_argument("--out", type=Path, default=Path("docs/examples"))
     given = chosen.parse_args()
     work, out = given.work.resolve(), given.out.resolve()
@@ -90,7 +99,9 @@ def single_record(manifest: Path, subject: str) -> str:
     import csv
 
     with manifest.open(encoding="utf-8") as file:
-        return next(row["record_id"] for row in csv.DictReader(file) if row["subject_id"] == subject)
+        return next(
+            row["record_id"] for row in csv.DictReader(file) if row["subject_id"] == subject
+        )
 
 
 def run(work: Path, *assignments: str) -> Path:
@@ -100,7 +111,8 @@ def run(work: Path, *assignments: str) -> Path:
 
 
 def kept(reports: Path, out: Path, found: dict[str, str]) -> dict[str, str]:
-    """Copy the first report of each kind that is not there yet; the requests that they are of, by kind."""
+    """Copy the first report of each kind that is not there yet; the requests that they are of, by
+    kind."""
     for path in sorted(reports.glob("*/evidence.json")):
         kind = json.loads(path.read_text(encoding="utf-8"))["outcome"]
         if kind not in found:
@@ -118,20 +130,41 @@ def copy(report: Path, target: Path) -> None:
 
 def decisions(work: Path, request_id: str) -> dict[str, Any]:
     """Made-up decisions: approved, every copy erased, the recipient told."""
-    evidence = json.loads((work / "reports" / BATCH / request_id / "evidence.json").read_text(encoding="utf-8"))
+    evidence = json.loads(
+        (work / "reports" / BATCH / request_id / "evidence.json").read_text(encoding="utf-8")
+    )
     entry = {"at": "2026-11-24T10:00:00Z", "by": "A. Example", "request": request_id}
     gone = [
-        {**entry, "store": copy["store"], "state": "erased", "receipt": "example: line of the log of erasures"}
+        {
+            **entry,
+            "store": copy["store"],
+            "state": "erased",
+            "receipt": "example: line of the log of erasures",
+        }
         for copy in evidence["copies"]
         if copy["holds"] != "scores" and copy["kind"] != "backup"
     ]
     waits = [
-        {**entry, "store": copy["store"], "state": "expires", "expires_on": "2026-12-29", "receipt": "example: plan"}
+        {
+            **entry,
+            "store": copy["store"],
+            "state": "expires",
+            "expires_on": "2026-12-29",
+            "receipt": "example: plan",
+        }
         for copy in evidence["copies"]
         if copy["kind"] == "backup"
     ]
-    approval = {**entry, "at": "2026-11-23T15:20:00Z", "role": "Data protection officer", "decision": "approve"}
-    notices = [{**entry, "to": party["name"]} for party in (*evidence["recipients"], *evidence["processors"])]
+    approval = {
+        **entry,
+        "at": "2026-11-23T15:20:00Z",
+        "role": "Data protection officer",
+        "decision": "approve",
+    }
+    notices = [
+        {**entry, "to": party["name"]}
+        for party in (*evidence["recipients"], *evidence["processors"])
+    ]
     return {
         "approvals": [{**approval, "comment": "The interval lies within the limits. (Example)"}],
         "erasure": gone + waits,
@@ -147,7 +180,9 @@ def save(path: Path, value: Any) -> None:
 
 def tool(folder: Path, *words: str) -> None:
     """Run `erasure-audit`."""
-    subprocess.run([str(Path(sys.executable).with_name("erasure-audit")), *words], cwd=folder, check=True)
+    subprocess.run(
+        [str(Path(sys.executable).with_name("erasure-audit")), *words], cwd=folder, check=True
+    )
 
 
 if __name__ == "__main__":

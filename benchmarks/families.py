@@ -1,4 +1,5 @@
-"""Which classifiers of torchvision can be tapped: each is built, untrained, and one image is read through its taps.
+"""Which classifiers of torchvision can be tapped: each is built, untrained, and one image is read
+through its taps.
 
 Example: python -m benchmarks.families
 """
@@ -31,7 +32,8 @@ def main(
     out: Path = Path("benchmarks/results"),
     page: Path = Path("docs/models.md"),
 ) -> None:
-    """Write the table of what can be tapped into docs/models.md. The largest models take 3 GB of memory."""
+    """Write the table of what can be tapped into docs/models.md. The largest models take 3 GB of
+    memory."""
     from torchvision import models as zoo
 
     trials = [Family(name) for name in zoo.list_models(zoo)]
@@ -56,7 +58,10 @@ def attempt(trial: Family) -> dict[str, Any]:
             network = architectures.build(settings.Model(name=trial.name), data, seed=0).eval()
             image = torch.zeros(1, 3, side, side)
             with torch.no_grad():
-                shapes = [list(part.shape[1:]) for part in architectures.Taps(network, "all", image)(image)[1]]
+                shapes = [
+                    list(part.shape[1:])
+                    for part in architectures.Taps(network, "all", image)(image)[1]
+                ]
         except ModelError as refused:
             error = str(refused)
             continue
@@ -69,7 +74,8 @@ def table(result: dict[str, Any]) -> str:
     """The counts as Markdown."""
     made = result["versions"]
     lines = [
-        "| model | weights, million | side, pixels | taps: `last` | taps: `all` | classifier's input |",
+        "| model | weights, million | side, pixels | taps: `last` | taps: `all` | classifier's "
+        "input |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for one in result["models"]:
@@ -78,7 +84,8 @@ def table(result: dict[str, Any]) -> str:
             continue
         shape = " × ".join(map(str, one["taps"][-1]))
         lines.append(
-            f"| {one['name']} | {one['weights'] / 1e6:.1f} | {one['side']} | 1 | {len(one['taps'])} | {shape} |"
+            f"| {one['name']} | {one['weights'] / 1e6:.1f} | {one['side']} | 1 | "
+            f"{len(one['taps'])} | {shape} |"
         )
     lines += [
         "",

@@ -1,9 +1,11 @@
-"""A campaign of faults: the operation is hit at random moments, then goes on, and nothing may be lost or left.
+"""A campaign of faults: the operation is hit at random moments, then goes on, and nothing may be
+lost or left.
 
-Each round is a small world of its own (`benchmarks.stand_in`: played models, everything else real). Requests come in,
-a batch is audited, approved, released and erased by the commands that operators use, and meanwhile something breaks:
-processes are killed, disks are full, remotes and databases go away, schedulers start twice, bytes rot, requests are
-hostile. After it the same commands are given again until the round is over. Then it has to hold, whatever happened:
+Each round is a small world of its own (`benchmarks.stand_in`: played models, everything else real).
+Requests come in, a batch is audited, approved, released and erased by the commands that operators
+use, and meanwhile something breaks: processes are killed, disks are full, remotes and databases go
+away, schedulers start twice, bytes rot, requests are hostile. After it the same commands are given
+again until the round is over. Then it has to hold, whatever happened:
 
     no request is lost, and none is handled twice
     no report is half-written
@@ -57,7 +59,8 @@ STAGE_SECONDS = "0.6"
 
 @dataclass
 class Fault:
-    """One thing that was broken: what kind, during which command, how long after its start (s), what came of it."""
+    """One thing that was broken: what kind, during which command, how long after its start (s),
+    what came of it."""
 
     kind: str
     during: str
@@ -67,7 +70,8 @@ class Fault:
 
 @dataclass
 class Round:
-    """One world and what happened to it. `broken` says which promise was not kept; empty: all were."""
+    """One world and what happened to it. `broken` says which promise was not kept; empty: all
+    were."""
 
     number: int
     scenario: str
@@ -80,7 +84,9 @@ class Round:
 class World:
     """A workspace in which a round is played, and the commands given to it."""
 
-    def __init__(self, folder: Path, chance: random.Random, extra: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, chance: random.Random, extra: dict[str, str] | None = None
+    ) -> None:
         """Args:
         folder: a copy of the template.
         chance: decides who asks and when something breaks.
@@ -134,7 +140,9 @@ class World:
         inbox.mkdir(exist_ok=True)
         dropped = inbox / f"{ids[0]}.csv"
         files.write_text(dropped, stand_in.table(names, day, ids))
-        os.utime(dropped, (time.time() - 10,) * 2)  # a file that may still be written is left for the next time
+        os.utime(
+            dropped, (time.time() - 10,) * 2
+        )  # a file that may still be written is left for the next time
 
     def until_done(self, *words: str) -> str:
         """Give a command again until it ends well, as a schedule would."""
@@ -144,11 +152,15 @@ class World:
             if code == 0:
                 return text
             time.sleep(1)
-        raise AuditError(f"{words[0]} did not end well in {MOST_TRIES} tries: {text.strip().splitlines()[-1:]}")
+        raise AuditError(
+            f"{words[0]} did not end well in {MOST_TRIES} tries: {text.strip().splitlines()[-1:]}"
+        )
 
     def register(self) -> list[dict[str, Any]]:
         """What the register says of all requests."""
-        found: list[dict[str, Any]] = json.loads(self.until_done("requests", "list", "--all", "--json"))
+        found: list[dict[str, Any]] = json.loads(
+            self.until_done("requests", "list", "--all", "--json")
+        )
         return found
 
     def plain(self, *command: str) -> tuple[int, str]:
@@ -165,7 +177,8 @@ class World:
         return done.returncode, done.stdout + done.stderr
 
     def needles(self) -> list[bytes]:
-        """What must be found nowhere once those who asked are erased: their pictures' bytes, hashes and ids."""
+        """What must be found nowhere once those who asked are erased: their pictures' bytes, hashes
+        and ids."""
         found = []
         for subject in self.asked.values():
             found += [subject.encode(), hashlib.sha256(subject.encode()).hexdigest().encode()]
@@ -175,7 +188,9 @@ class World:
         return found
 
 
-def play(number: int, scenario: str, seed: int, template: Path, place: Path, database: Postgres | None) -> Round:
+def play(
+    number: int, scenario: str, seed: int, template: Path, place: Path, database: Postgres | None
+) -> Round:
     """Play one round in a folder of its own, which is removed afterwards if everything held."""
     found = Round(number, scenario, seed)
     started = time.monotonic()
@@ -200,29 +215,35 @@ def play(number: int, scenario: str, seed: int, template: Path, place: Path, dat
     return found
 
 
-# -- what is broken ----------------------------------------------------------------------------------------------------
+# -- what is broken -------------------------------------------------------------------------------
 
 
 def killed_flow(world: World, found: Round, _database: Postgres | None) -> None:
-    """The flow's own process dies, at any moment of the night and of the finalizing; its stages are orphans then."""
+    """The flow's own process dies, at any moment of the night and of the finalizing; its stages are
+    orphans then."""
     world.ask(_some_subjects(world))
     for _ in range(3):
         found.faults += _kill(world, ("nightly",), world.chance.uniform(0.5, NIGHT), whole=False)
     world.until_done("nightly")
     approve(world)
     for _ in range(3):
-        found.faults += _kill(world, ("finalize",), world.chance.uniform(0.5, FINALIZING), whole=False)
+        found.faults += _kill(
+            world, ("finalize",), world.chance.uniform(0.5, FINALIZING), whole=False
+        )
 
 
 def killed_machine(world: World, found: Round, _database: Postgres | None) -> None:
-    """Everything dies at once, as when a machine loses power (what was written before is on the disk)."""
+    """Everything dies at once, as when a machine loses power (what was written before is on the
+    disk)."""
     world.ask(_some_subjects(world))
     for _ in range(2):
         found.faults += _kill(world, ("nightly",), world.chance.uniform(0.5, NIGHT), whole=True)
     world.until_done("nightly")
     approve(world)
     for _ in range(4):
-        found.faults += _kill(world, ("finalize",), world.chance.uniform(0.5, FINALIZING), whole=True)
+        found.faults += _kill(
+            world, ("finalize",), world.chance.uniform(0.5, FINALIZING), whole=True
+        )
 
 
 def killed_stage(world: World, found: Round, _database: Postgres | None) -> None:
@@ -244,14 +265,32 @@ def killed_worker(world: World, found: Round, _database: Postgres | None) -> Non
         "ERASURE_AUDIT_AGENT_BEAT": "2",
         stand_in.PAUSE: "6",
     }
-    prefect = [sys.executable, "-P", "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    prefect = [
+        sys.executable,
+        "-P",
+        "-m",
+        "prefect",
+        "server",
+        "start",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
     server = subprocess.Popen(
-        prefect, env=world.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        prefect,
+        env=world.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     _until(functools.partial(_answers, f"{world.environment['PREFECT_API_URL']}/health"), 120)
     agents = [_agent(world, name) for name in ("first", "second")]
     try:
-        _until(lambda: {"first", "second"} <= set(re.findall(r"\w+", world.give("agent", "check")[1])), 180)
+        _until(
+            lambda: {"first", "second"} <= set(re.findall(r"\w+", world.give("agent", "check")[1])),
+            180,
+        )
         world.ask(_some_subjects(world))
         process = world.start("nightly")
         started = time.monotonic()
@@ -264,7 +303,9 @@ def killed_worker(world: World, found: Round, _database: Postgres | None) -> Non
             _kill_tree(victim.pid)
             after = round(time.monotonic() - started, 1)
             found.faults.append(Fault("killed worker", "nightly", after, "its machine is gone"))
-            agents[place] = _agent(world, name)  # it comes back, and clears what it had of the stage
+            agents[place] = _agent(
+                world, name
+            )  # it comes back, and clears what it had of the stage
         text, _ = process.communicate(timeout=600)
         for fault in found.faults:
             fault.seen += f"; then {_told(process.returncode, text)}"
@@ -275,12 +316,15 @@ def killed_worker(world: World, found: Round, _database: Postgres | None) -> Non
         for one in (*agents, server):
             _kill_tree(one.pid)
         world.environment = {
-            key: value for key, value in world.environment.items() if key not in ("PREFECT_HOME", "PREFECT_API_URL")
+            key: value
+            for key, value in world.environment.items()
+            if key not in ("PREFECT_HOME", "PREFECT_API_URL")
         }
 
 
 def full_disk(world: World, found: Round, _database: Postgres | None) -> None:
-    """The disk is full in the middle of the night, and of the finalizing; then somebody makes room."""
+    """The disk is full in the middle of the night, and of the finalizing; then somebody makes
+    room."""
     world.ask(_some_subjects(world))
     with _small_disk(world) as fill:
         for command in (("nightly",), ("finalize",)):
@@ -289,7 +333,12 @@ def full_disk(world: World, found: Round, _database: Postgres | None) -> None:
                 with fill(room):
                     code, text = world.give(*command)
                 found.faults.append(
-                    Fault("disk full", command[0], 0.0, f"{room // 1024} KiB left: {_told(code, text)}")
+                    Fault(
+                        "disk full",
+                        command[0],
+                        0.0,
+                        f"{room // 1024} KiB left: {_told(code, text)}",
+                    )
                 )
             if command == ("nightly",):
                 world.until_done("nightly")
@@ -297,7 +346,8 @@ def full_disk(world: World, found: Round, _database: Postgres | None) -> None:
 
 
 def remote_gone(world: World, found: Round, _database: Postgres | None) -> None:
-    """The remote cannot be reached when things are pushed to it, and when they have to be erased from it."""
+    """The remote cannot be reached when things are pushed to it, and when they have to be erased
+    from it."""
     away = world.folder.parent / "remote-away"
     remote = _with_remote(world)
     world.ask(_some_subjects(world))
@@ -316,7 +366,9 @@ def remote_gone(world: World, found: Round, _database: Postgres | None) -> None:
 def database_gone(world: World, found: Round, database: Postgres | None) -> None:
     """The register's server stops at once, and comes back after the command has ended."""
     if database is None:
-        raise AuditError("this round needs a PostgreSQL server; install Debian's package postgresql")
+        raise AuditError(
+            "this round needs a PostgreSQL server; install Debian's package postgresql"
+        )
     world.ask(_some_subjects(world))
     for command, most in (
         (("nightly",), NIGHT),
@@ -324,7 +376,9 @@ def database_gone(world: World, found: Round, database: Postgres | None) -> None
         (("finalize",), FINALIZING),
         (("finalize",), FINALIZING),
     ):
-        if command == ("finalize",) and not any(fault.during == "finalize" for fault in found.faults):
+        if command == ("finalize",) and not any(
+            fault.during == "finalize" for fault in found.faults
+        ):
             world.until_done("nightly")
             approve(world)
         process = world.start(*command)
@@ -333,7 +387,9 @@ def database_gone(world: World, found: Round, database: Postgres | None) -> None
         database.stop()
         text, _ = process.communicate(timeout=600)
         database.start()
-        found.faults.append(Fault("database gone", command[0], round(after, 1), _told(process.returncode, text)))
+        found.faults.append(
+            Fault("database gone", command[0], round(after, 1), _told(process.returncode, text))
+        )
 
 
 def two_schedulers(world: World, found: Round, _database: Postgres | None) -> None:
@@ -346,23 +402,31 @@ def two_schedulers(world: World, found: Round, _database: Postgres | None) -> No
             time.sleep(world.chance.uniform(0, 0.5))
         ended = [(process.communicate(timeout=600)[0], process.returncode) for process in running]
         seen = "; ".join(sorted(_told(code, text) for text, code in ended))
-        found.faults += [Fault("started twice", command[0], 0.0, seen), Fault("started thrice", command[0], 0.0, seen)]
+        found.faults += [
+            Fault("started twice", command[0], 0.0, seen),
+            Fault("started thrice", command[0], 0.0, seen),
+        ]
         if command == ("nightly",):
             world.until_done("nightly")
             approve(world)
 
 
 def months_end(world: World, found: Round, _database: Postgres | None) -> None:
-    """The night passes from one month, or year, to the next, and a request of the 31st has a deadline in February."""
+    """The night passes from one month, or year, to the next, and a request of the 31st has a
+    deadline in February."""
     if shutil.which("faketime") is None:
         raise AuditError("this round needs `faketime`; install Debian's package faketime")
-    moment = world.chance.choice(["2026-12-31 23:59:50", "2027-01-31 23:59:45", "2028-02-28 23:59:50"])
+    moment = world.chance.choice(
+        ["2026-12-31 23:59:50", "2027-01-31 23:59:45", "2028-02-28 23:59:50"]
+    )
     world.ask(_some_subjects(world), day=moment.split()[0])
     prefix = ("faketime", "-f", f"@{moment}")
     code, text = world.give("nightly", prefix=prefix)
     found.faults.append(Fault("month's end", "nightly", 0.0, f"{moment}: {_told(code, text)}"))
     due = {case["due"] for case in world.register()}
-    expected = {"2026-12-31": "2027-02-01", "2027-01-31": "2027-03-01", "2028-02-28": "2028-03-28"}[moment.split()[0]]
+    expected = {"2026-12-31": "2027-02-01", "2027-01-31": "2027-03-01", "2028-02-28": "2028-03-28"}[
+        moment.split()[0]
+    ]
     if due != {expected}:
         found.broken.append(f"deadline: got {due}, expected {expected}")
     world.until_done("nightly")
@@ -372,11 +436,14 @@ def months_end(world: World, found: Round, _database: Postgres | None) -> None:
 
 
 def rotten_cache(world: World, found: Round, _database: Postgres | None) -> None:
-    """An object in DVC's cache, and the file made from it, lose some of their bytes between two runs."""
+    """An object in DVC's cache, and the file made from it, lose some of their bytes between two
+    runs."""
     world.ask(_some_subjects(world))
     found.faults += _kill(world, ("nightly",), world.chance.uniform(0.5, NIGHT), whole=True)
     for command in (("nightly",), ("finalize",)):
-        cache = sorted(path for path in (world.folder / ".dvc/cache/files").rglob("*") if path.is_file())
+        cache = sorted(
+            path for path in (world.folder / ".dvc/cache/files").rglob("*") if path.is_file()
+        )
         victim = world.chance.choice(cache)
         sound = victim.read_bytes()
         mode = victim.stat().st_mode
@@ -385,7 +452,9 @@ def rotten_cache(world: World, found: Round, _database: Postgres | None) -> None
         victim.chmod(mode)  # bytes rot without anybody's leave, so DVC has no reason to look
         code, text = world.give(*command)
         found.faults.append(Fault("rotten object", command[0], 0.0, _told(code, text)))
-        if victim.exists():  # the operator restores it from a backup, where the run has not made it anew
+        if (
+            victim.exists()
+        ):  # the operator restores it from a backup, where the run has not made it anew
             victim.chmod(0o644)
             victim.write_bytes(sound)
             victim.chmod(mode)
@@ -424,7 +493,7 @@ SCENARIOS: dict[str, Callable[[World, Round, Any], None]] = {
 }
 
 
-# -- what has to hold --------------------------------------------------------------------------------------------------
+# -- what has to hold -----------------------------------------------------------------------------
 
 
 def finish(world: World) -> None:
@@ -448,7 +517,11 @@ def _promises(world: World) -> list[str]:
         broken.append(f"{len(lost)} requests are lost")
     for request in world.asked:
         code, text = world.give("requests", "show", request, "--json")
-        kinds = Counter(event["kind"] for event in json.loads(text)["events"]) if code == 0 else Counter()
+        kinds = (
+            Counter(event["kind"] for event in json.loads(text)["events"])
+            if code == 0
+            else Counter()
+        )
         once = ("received", "released", "erased", "closed")
         broken += [f"a request was {kind} {kinds[kind]} times" for kind in once if kinds[kind] != 1]
     code, text = world.give("requests", "check")
@@ -456,7 +529,9 @@ def _promises(world: World) -> list[str]:
         broken.append(f"chain: {_told(code, text)}")
     broken += _half_written(world)
     left = _left(world)
-    broken += [f"left after the receipt in {len(left)} places: {', '.join(left[:3])}"] if left else []
+    broken += (
+        [f"left after the receipt in {len(left)} places: {', '.join(left[:3])}"] if left else []
+    )
     _, dirty = world.plain("git", "status", "--porcelain")
     if dirty.strip():
         broken.append(f"the checkout is not clean: {dirty.split()[:6]}")
@@ -479,15 +554,24 @@ def _half_written(world: World) -> list[str]:
             except (OSError, ValueError) as error:
                 broken.append(f"report of {register.parent.name}: {error}")
                 continue
-            whole = pdf.startswith(b"%PDF") and b"%%EOF" in pdf[-64:] and html.rstrip().endswith("</html>")
+            whole = (
+                pdf.startswith(b"%PDF")
+                and b"%%EOF" in pdf[-64:]
+                and html.rstrip().endswith("</html>")
+            )
             if not whole or evidence["request"]["id"] != line["request_id"]:
                 broken.append(f"a report of {register.parent.name} is half-written")
-    drafts = [path for path in (world.folder / "reports").glob("*") if path.name.startswith(".") and path.is_dir()]
+    drafts = [
+        path
+        for path in (world.folder / "reports").glob("*")
+        if path.name.startswith(".") and path.is_dir()
+    ]
     return broken + [f"a draft lies about: {path.name}" for path in drafts]
 
 
 def _left(world: World) -> list[str]:
-    """Files in which something of the erased people is found: bytes, hashes, ids; git's objects are looked into."""
+    """Files in which something of the erased people is found: bytes, hashes, ids; git's objects are
+    looked into."""
     needles = world.needles()
     found = []
     for path in sorted(world.folder.parent.rglob("*")):
@@ -495,20 +579,25 @@ def _left(world: World) -> list[str]:
             content = path.read_bytes()
             if any(needle in content for needle in needles):
                 found.append(path.relative_to(world.folder.parent).as_posix())
-    _, listing = world.plain("git", "cat-file", "--batch-all-objects", "--batch-check=%(objectname) %(objecttype)")
+    _, listing = world.plain(
+        "git", "cat-file", "--batch-all-objects", "--batch-check=%(objectname) %(objecttype)"
+    )
     for line in listing.splitlines():
         name, kind = line.split()
-        content = subprocess.run(["git", "cat-file", kind, name], cwd=world.folder, capture_output=True).stdout
+        content = subprocess.run(
+            ["git", "cat-file", kind, name], cwd=world.folder, capture_output=True
+        ).stdout
         if any(needle in content for needle in needles):
             found.append(f"git {kind} {name[:8]}")
     return found
 
 
-# -- how it is broken --------------------------------------------------------------------------------------------------
+# -- how it is broken -----------------------------------------------------------------------------
 
 
 def _kill(world: World, command: tuple[str, ...], after: float, whole: bool) -> list[Fault]:
-    """kill -9 a command after so many seconds: its own process alone, or it and all that it started.
+    """kill -9 a command after so many seconds: its own process alone, or it and all that it
+    started.
 
     Returns:
         The fault; none if the command had ended by itself before.
@@ -604,7 +693,9 @@ def _stages(pid: int) -> Iterator[tuple[psutil.Process, str]]:
     for child in children:
         with contextlib.suppress(psutil.Error):
             words = child.cmdline()
-            if "-m" in words[:-2] and words[words.index("-m") + 1].startswith(("tasks.", "benchmarks.stand_in")):
+            if "-m" in words[:-2] and words[words.index("-m") + 1].startswith(
+                ("tasks.", "benchmarks.stand_in")
+            ):
                 yield child, words[words.index("-m") + 1]
 
 
@@ -635,7 +726,9 @@ def _small_disk(world: World) -> Iterator[Callable[[int], contextlib.AbstractCon
     moved = place.with_name(place.name + "-before")
     place.rename(moved)
     place.mkdir()
-    code = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2g", "tmpfs", str(place)], check=False).returncode
+    code = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2g", "tmpfs", str(place)], check=False
+    ).returncode
     if code != 0:
         place.rmdir()
         moved.rename(place)
@@ -686,7 +779,17 @@ class Postgres:
     def start(self) -> None:
         """Start it and wait until it answers."""
         options = f"-c listen_addresses=127.0.0.1 -p {self.port} -k {self.place}"
-        self._run("pg_ctl", "-w", "-D", str(self.place / "data"), "-l", str(self.place / "log"), "-o", options, "start")
+        self._run(
+            "pg_ctl",
+            "-w",
+            "-D",
+            str(self.place / "data"),
+            "-l",
+            str(self.place / "log"),
+            "-o",
+            options,
+            "start",
+        )
 
     def stop(self) -> None:
         """Stop it without waiting for anybody."""
@@ -718,18 +821,28 @@ def _hostile(world: World) -> Iterator[tuple[str, Any]]:
         "subject_request_type": "erasure",
         "submitted_time": "2026-11-02T09:15:00Z",
         "subject_identities": [
-            {"identity_type": "controller_customer_id", "identity_value": "x", "identity_format": "raw"}
+            {
+                "identity_type": "controller_customer_id",
+                "identity_value": "x",
+                "identity_format": "raw",
+            }
         ],
     }
 
     def identity(value: Any) -> dict[str, Any]:
-        return {**good, "subject_identities": [{**good["subject_identities"][0], "identity_value": value}]}
+        return {
+            **good,
+            "subject_identities": [{**good["subject_identities"][0], "identity_value": value}],
+        }
 
     yield "path as id", {**good, "subject_request_id": "../../../etc/passwd"}
     yield "template as regulation", {**good, "regulation": "{{ 7 * 7 }}"}
     yield "NUL in a value", identity("a\u0000b")
     yield "lone surrogate", json.dumps([identity("LONE")]).replace("LONE", "\\ud800")
-    yield "SQL in a value", {**identity("'; DROP TABLE events; --"), "submitted_time": "'; DROP TABLE events; --"}
+    yield (
+        "SQL in a value",
+        {**identity("'; DROP TABLE events; --"), "submitted_time": "'; DROP TABLE events; --"},
+    )
     yield "time without zone", {**good, "submitted_time": "2026-11-02T09:15:00"}
     yield "year 9999", {**good, "submitted_time": "9999-12-31T23:59:59Z"}
     yield "very long value", identity("x" * 1_000_000)
@@ -738,17 +851,28 @@ def _hostile(world: World) -> Iterator[tuple[str, Any]]:
     yield "key given twice", json.dumps([good])[:-2] + ', "regulation": "ccpa"}]'
     yield "no JSON", "\x89PNG\r\n"
     yield "formula in a value", {**good, "regulation": '=HYPERLINK("http://x")'}
-    yield "callback to a file", {**good, "status_callback_urls": ["file:///etc/passwd"], "regulation": "none"}
+    yield (
+        "callback to a file",
+        {**good, "status_callback_urls": ["file:///etc/passwd"], "regulation": "none"},
+    )
 
 
 def approve(world: World) -> None:
-    """A person approves the batch that waits; where not every verdict is a pass, the exact retrain."""
+    """A person approves the batch that waits; where not every verdict is a pass, the exact
+    retrain."""
     batches = {case["batch"] for case in world.register() if case["state"] == "awaiting_signoff"}
     for batch in sorted(batches):
         code, _ = world.give("approve", batch, "--by", "officer@example.org", "--comment", "read")
         if code != 0:
             world.until_done(
-                "approve", batch, "--by", "officer@example.org", "--comment", "read", "--model", "retrained"
+                "approve",
+                batch,
+                "--by",
+                "officer@example.org",
+                "--comment",
+                "read",
+                "--model",
+                "retrained",
             )
 
 
@@ -769,19 +893,26 @@ def _told(code: int, text: str) -> str:
     if code == 0:
         return "went on"
     lines = [line for line in text.splitlines() if line.startswith("error:")]
-    trace = " (with a traceback)" if "Traceback (most recent call last)" in text and not lines else ""
-    return f"exit {code}{trace}: {(lines or text.strip().splitlines() or ['nothing said'])[-1][:160]}"
+    trace = (
+        " (with a traceback)" if "Traceback (most recent call last)" in text and not lines else ""
+    )
+    return (
+        f"exit {code}{trace}: {(lines or text.strip().splitlines() or ['nothing said'])[-1][:160]}"
+    )
 
 
 def _told_ok(world: World, *command: str) -> None:
-    program = [sys.executable, "-P", "-m", "dvc", *command[1:]] if command[0] == "dvc" else list(command)
+    program = (
+        [sys.executable, "-P", "-m", "dvc", *command[1:]] if command[0] == "dvc" else list(command)
+    )
     code, text = world.plain(*program)
     if code != 0:
         raise AuditError(f"{' '.join(command[:2])} failed: {text.strip().splitlines()[-1:]}")
 
 
 def _end_what_is_left(world: World) -> None:
-    """End what killed commands have left running in the world: orphaned stages, temporary servers."""
+    """End what killed commands have left running in the world: orphaned stages, temporary
+    servers."""
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             if process.pid != os.getpid() and process.environ().get("TMPDIR") == str(world.temp):
@@ -796,7 +927,7 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-# -- the table ---------------------------------------------------------------------------------------------------------
+# -- the table ------------------------------------------------------------------------------------
 
 
 def main(
@@ -807,7 +938,8 @@ def main(
     page: Path | None = None,
     out: Path = RESULTS,
 ) -> None:
-    """Inject faults, round after round, and write what came of them. Rounds that `out` has of this seed are kept.
+    """Inject faults, round after round, and write what came of them. Rounds that `out` has of this
+    seed are kept.
 
     Args:
         faults: how many at least.
@@ -841,12 +973,15 @@ def main(
                 with alone if own else contextlib.nullcontext():  # it stops the server
                     last = play(number, scenario, seed * 10_000 + number, template, place, own)
                 for fault in last.faults:
-                    fault.seen = fault.seen.replace(f"{place}/", "")  # results name no folder of a machine
+                    fault.seen = fault.seen.replace(
+                        f"{place}/", ""
+                    )  # results name no folder of a machine
                 with lock:
                     rounds.append(last)
                     state = "; ".join(last.broken) or "all held"
                     stage_cli.say(
-                        f"{sum(len(one.faults) for one in rounds)}/{faults} faults: round {number}, {scenario}, "
+                        f"{sum(len(one.faults) for one in rounds)}/{faults} faults: round "
+                        f"{number}, {scenario}, "
                         f"{len(last.faults)} faults, {last.seconds:.0f} s: {state}"
                     )
                     files.write_json(out, {"seed": seed, "rounds": [asdict(one) for one in rounds]})
@@ -870,16 +1005,21 @@ def _kept(out: Path, seed: int) -> list[Round]:
     found = files.read_json(out) if out.exists() else {}
     if found.get("seed") != seed:
         return []
-    return [Round(**{**one, "faults": [Fault(**fault) for fault in one["faults"]]}) for one in found["rounds"]]
+    return [
+        Round(**{**one, "faults": [Fault(**fault) for fault in one["faults"]]})
+        for one in found["rounds"]
+    ]
 
 
 def ready(template: Path) -> None:
-    """Settings of a campaign: identities are checked before, so that requests go straight into a batch."""
+    """Settings of a campaign: identities are checked before, so that requests go straight into a
+    batch."""
     from flows.workspace import shell
     from tasks.common import settings
 
     settings.assign(
-        template / "params.yaml", ["operate.identities=before", "report.identity_check=Two documents at the desk"]
+        template / "params.yaml",
+        ["operate.identities=before", "report.identity_check=Two documents at the desk"],
     )
     shell.git(template, "add", ".")
     shell.git(template, "commit", "--quiet", "-m", "Settings of a campaign")
@@ -894,18 +1034,30 @@ def write_page(page: Path, rounds: list[Round]) -> None:
 
 def table(rounds: list[Round]) -> str:
     """Faults by kind and command, and how often the promises held."""
-    lines = ["| fault | during | injected | command went on | command stopped with a message | promises broken |"]
+    lines = [
+        "| fault | during | injected | command went on | command stopped with a message | "
+        "promises broken |"
+    ]
     lines.append("| --- | --- | ---: | ---: | ---: | ---: |")
     kinds = sorted({(fault.kind, fault.during) for one in rounds for fault in one.faults})
     for kind, during in kinds:
-        own = [(one, fault) for one in rounds for fault in one.faults if (fault.kind, fault.during) == (kind, during)]
+        own = [
+            (one, fault)
+            for one in rounds
+            for fault in one.faults
+            if (fault.kind, fault.during) == (kind, during)
+        ]
         went = sum("went on" in fault.seen for _, fault in own)
         stopped = sum("exit " in fault.seen for _, fault in own)
         broken = sum(bool(one.broken) for one, _ in own)
         lines.append(f"| {kind} | `{during}` | {len(own)} | {went} | {stopped} | {broken} |")
     total = sum(len(one.faults) for one in rounds)
     held = sum(not one.broken for one in rounds)
-    lines += ["", f"{total} faults in {len(rounds)} rounds; all promises held in {held} of {len(rounds)} rounds."]
+    lines += [
+        "",
+        f"{total} faults in {len(rounds)} rounds; all promises held in {held} of {len(rounds)} "
+        "rounds.",
+    ]
     return "\n".join(lines) + "\n"
 
 

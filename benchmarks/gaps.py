@@ -1,12 +1,14 @@
-"""Forgetting a whole class, or random records, as published tables have it: the average gap to exact retrains.
+"""Forgetting a whole class, or random records, as published tables have it: the average gap to
+exact retrains.
 
-Metrics are those of Jia et al. 2023 and of those who follow them: accuracy on the forgotten, the retained and the test
-records, and a membership inference attack by confidence. The gap of a model is the mean over the four of the absolute
-difference to the mean of retrained models, in points: 0 is alike, and exact retrains themselves show what chance does.
+Metrics are those of Jia et al. 2023 and of those who follow them: accuracy on the forgotten, the
+retained and the test records, and a membership inference attack by confidence. The gap of a model
+is the mean over the four of the absolute difference to the mean of retrained models, in points: 0
+is alike, and exact retrains themselves show what chance does.
 
-Each method runs at its published settings, and at the best of `TRIES` settings by the same gap on an original, a forget
-set, retrains and test records that are in no row of the table. Time is CPU seconds on one thread, as a share of an
-exact retrain in the same round.
+Each method runs at its published settings, and at the best of `TRIES` settings by the same gap on
+an original, a forget set, retrains and test records that are in no row of the table. Time is CPU
+seconds on one thread, as a share of an exact retrain in the same round.
 
 Example: python -m benchmarks.gaps --world garments-class --page docs/methods.md
 """
@@ -45,13 +47,17 @@ ATTACKED = 1000
 
 
 def grids(epochs: int, half: int) -> dict[str, list[dict[str, Any]]]:
-    """`TRIES` settings of each method, the published ones first; `half` is half the recipe's batch size."""
+    """`TRIES` settings of each method, the published ones first; `half` is half the recipe's batch
+    size."""
 
     def rival(method: str, *wishes: dict[str, Any]) -> list[dict[str, Any]]:
         return [{"method": method}, *({"method": method, "rivals": wish} for wish in wishes)]
 
     def anew(method: str) -> list[dict[str, Any]]:
-        lengths = [{"method": method, "batch_size": half, "rivals": {"training_share": s}} for s in (0.125, 0.25, 0.5)]
+        lengths = [
+            {"method": method, "batch_size": half, "rivals": {"training_share": s}}
+            for s in (0.125, 0.25, 0.5)
+        ]
         return [{"method": method}, *lengths]
 
     joint = {"method": "fcalb", "retained_share": 1.0, "learning_rate": 0.1, "epochs": 4.0}
@@ -66,7 +72,10 @@ def grids(epochs: int, half: int) -> dict[str, list[dict[str, Any]]]:
         "fcalb_reset": [
             {"method": "fcalb_reset"},
             {"method": "fcalb_reset", "reset": 0.75},
-            *({"method": "fcalb_reset", "reset": way, "rivals": {"epochs": epochs / 2}} for way in (0.6, 0.75)),
+            *(
+                {"method": "fcalb_reset", "reset": way, "rivals": {"epochs": epochs / 2}}
+                for way in (0.6, 0.75)
+            ),
         ],
         "fine_tune": rival(
             "fine_tune",
@@ -81,10 +90,16 @@ def grids(epochs: int, half: int) -> dict[str, list[dict[str, Any]]]:
             {"neg_grad_alpha": 0.95, "learning_rate": 0.03, "epochs": 5.0},
         ),
         "random_labels": rival(
-            "random_labels", {"learning_rate": 1e-3}, {"learning_rate": 5e-3}, {"learning_rate": 1e-3, "epochs": 6.0}
+            "random_labels",
+            {"learning_rate": 1e-3},
+            {"learning_rate": 5e-3},
+            {"learning_rate": 1e-3, "epochs": 6.0},
         ),
         "bad_teacher": rival(
-            "bad_teacher", {"learning_rate": 1e-3}, {"learning_rate": 5e-3}, {"learning_rate": 1e-3, "epochs": 4.0}
+            "bad_teacher",
+            {"learning_rate": 1e-3},
+            {"learning_rate": 5e-3},
+            {"learning_rate": 1e-3, "epochs": 4.0},
         ),
         "unsir": rival(
             "unsir",
@@ -98,10 +113,20 @@ def grids(epochs: int, half: int) -> dict[str, list[dict[str, Any]]]:
             {"learning_rate": 2e-3, "epochs": 5.0, "scrub_max_epochs": 2},
             {"learning_rate": 5e-3, "epochs": 6.0},
         ),
-        "ssd": rival("ssd", {"ssd_alpha": 5.0}, {"ssd_alpha": 2.0}, {"ssd_alpha": 5.0, "ssd_lambda": 0.3}),
-        "salun": rival("salun", {"learning_rate": 0.003}, {"epochs": 5.0, "salun_share": 0.3}, {"learning_rate": 0.05}),
+        "ssd": rival(
+            "ssd", {"ssd_alpha": 5.0}, {"ssd_alpha": 2.0}, {"ssd_alpha": 5.0, "ssd_lambda": 0.3}
+        ),
+        "salun": rival(
+            "salun",
+            {"learning_rate": 0.003},
+            {"epochs": 5.0, "salun_share": 0.3},
+            {"learning_rate": 0.05},
+        ),
         "delete": rival(
-            "delete", {"learning_rate": 1e-5}, {"learning_rate": 1e-3}, {"learning_rate": 1e-3, "epochs": 60.0}
+            "delete",
+            {"learning_rate": 1e-5},
+            {"learning_rate": 1e-3},
+            {"learning_rate": 1e-3, "epochs": 60.0},
         ),
         "short_retrain": anew("short_retrain"),
         "distil": anew("distil"),
@@ -110,7 +135,8 @@ def grids(epochs: int, half: int) -> dict[str, list[dict[str, Any]]]:
 
 @dataclass(frozen=True)
 class Trial:
-    """One setting on one original and one forget set, measured with the unseen records of one role."""
+    """One setting on one original and one forget set, measured with the unseen records of one
+    role."""
 
     wish: dict[str, Any]
     world: str
@@ -131,7 +157,8 @@ def main(
     out: Path = Path("benchmarks/results"),
     page: Path | None = None,
 ) -> None:
-    """Train, tune, unlearn, measure, write the figures of one world, and put their table into a page between its marks.
+    """Train, tune, unlearn, measure, write the figures of one world, and put their table into a
+    page between its marks.
 
     What is done is kept: a run that was stopped goes on where it was.
 
@@ -139,7 +166,9 @@ def main(
     """
     given = worlds.load(world)
     if len(given.batches) < 2:
-        raise WorkspaceError(f"got {world}, expected a world with a forget set to tune on: garments-class, -random")
+        raise WorkspaceError(
+            f"got {world}, expected a world with a forget set to tune on: garments-class, -random"
+        )
     make_models(given, originals, references, seed, jobs, keep)
     tried = tuned(given, originals, references, seed, jobs, keep)
     wishes: dict[str, dict[str, Any]] = {
@@ -157,7 +186,10 @@ def main(
         for title, wish in wishes.items()
     ]
     results = each([one for _, one in trials], jobs, "methods")
-    aims = [goal(given, batch, references, "test", seed, keep) for batch in range(len(given.batches) - 1)]
+    aims = [
+        goal(given, batch, references, "test", seed, keep)
+        for batch in range(len(given.batches) - 1)
+    ]
     found: dict[str, list[tuple[dict[str, Any], Aim]]] = defaultdict(list)
     for title, one in trials:
         found[title].append((results[kept.name_of(one)], aims[one.batch]))
@@ -181,8 +213,11 @@ def main(
         measure.insert(page, f"gaps {world}", table(result))
 
 
-def make_models(given: World, originals: int, references: int, seed: int, jobs: int, keep: Path) -> None:
-    """Train the originals, one of them for tuning, and the retrained models that are not there yet."""
+def make_models(
+    given: World, originals: int, references: int, seed: int, jobs: int, keep: Path
+) -> None:
+    """Train the originals, one of them for tuning, and the retrained models that are not there
+    yet."""
     wanted = [Job(given.name, "with", 0, n, seed, keep) for n in range(originals + 1)]
     for batch in range(len(given.batches)):
         wanted += [Job(given.name, "without", batch, n, seed, keep) for n in range(references)]
@@ -192,7 +227,8 @@ def make_models(given: World, originals: int, references: int, seed: int, jobs: 
 def tuned(
     given: World, originals: int, references: int, seed: int, jobs: int, keep: Path
 ) -> dict[str, list[dict[str, Any]]]:
-    """The tries of each method, each with the gap that it leaves on the original and the forget set for tuning."""
+    """The tries of each method, each with the gap that it leaves on the original and the forget set
+    for tuning."""
     tried = grids(given.settings.train.epochs, given.settings.train.batch_size // 2)
     batch, role = len(given.batches) - 1, "calibration"
 
@@ -202,13 +238,16 @@ def tuned(
     results = each([trial(wish) for wishes in tried.values() for wish in wishes], jobs, "tuning")
     aim = goal(given, batch, references, role, seed, keep)
     return {
-        name: [{"wish": wish, "gap": gap(results[kept.name_of(trial(wish))], aim)} for wish in wishes]
+        name: [
+            {"wish": wish, "gap": gap(results[kept.name_of(trial(wish))], aim)} for wish in wishes
+        ]
         for name, wishes in tried.items()
     }
 
 
 def each(trials: list[Trial], jobs: int, what: str) -> dict[str, dict[str, Any]]:
-    """Results by the names of trials; one that comes twice, as where tuning keeps what is published, is done once."""
+    """Results by the names of trials; one that comes twice, as where tuning keeps what is
+    published, is done once."""
     known = {kept.name_of(one): one for one in trials}
     folder = trials[0].keep / f"gaps-{trials[0].world}-{trials[0].seed}"
     results = kept.each(list(known.values()), attempt, folder, jobs, f"{trials[0].world}, {what}")
@@ -219,7 +258,8 @@ def goal(given: World, batch: int, references: int, role: str, seed: int, keep: 
     """Mean and standard deviation of each metric over the retrained models of a forget set."""
     jobs = [Job(given.name, "without", batch, n, seed, keep) for n in range(references)]
     found = [
-        metrics(phi, predicted, given, batch, role) for phi, predicted in zip(*verdicts.answers(jobs), strict=True)
+        metrics(phi, predicted, given, batch, role)
+        for phi, predicted in zip(*verdicts.answers(jobs), strict=True)
     ]
     return {name: spread(one[name] for one in found) for name in METRICS}
 
@@ -238,17 +278,26 @@ def attempt(trial: Trial) -> dict[str, Any]:
     except (ModelError, EvidenceError) as error:
         return {"seconds": time.process_time() - started, "error": str(error)}
     seconds = time.process_time() - started
-    logits = training_loop.logits(network, training_loop.Records(given.images, given.labels, settings.model, place))
+    logits = training_loop.logits(
+        network, training_loop.Records(given.images, given.labels, settings.model, place)
+    )
     phi = scoring.margins(logits, given.labels)
     if not np.isfinite(phi).all():
         return {"seconds": seconds, "error": "diverged"}
-    return {"seconds": seconds, "metrics": metrics(phi, logits.argmax(1), given, trial.batch, trial.role)}
+    return {
+        "seconds": seconds,
+        "metrics": metrics(phi, logits.argmax(1), given, trial.batch, trial.role),
+    }
 
 
-def metrics(phi: NDArray[np.float64], predicted: NDArray[Any], given: World, batch: int, role: str) -> dict[str, float]:
-    """Accuracies on forgotten, retained and unseen records, and the attack's verdict on the forgotten ones, 0 … 1.
+def metrics(
+    phi: NDArray[np.float64], predicted: NDArray[Any], given: World, batch: int, role: str
+) -> dict[str, float]:
+    """Accuracies on forgotten, retained and unseen records, and the attack's verdict on the
+    forgotten ones, 0 … 1.
 
-    Unseen records of classes that only the forget set holds are left out: no retrained model could know them.
+    Unseen records of classes that only the forget set holds are left out: no retrained model could
+    know them.
 
     Args:
         phi: (n,) margins of all records, see `scoring.margins`.
@@ -273,12 +322,16 @@ def metrics(phi: NDArray[np.float64], predicted: NDArray[Any], given: World, bat
     }
 
 
-def not_members(forgotten: NDArray[np.float64], retained: NDArray[np.float64], unseen: NDArray[np.float64]) -> float:
-    """The share of forgotten records that an attack by confidence takes for unseen ones; high is forgotten.
+def not_members(
+    forgotten: NDArray[np.float64], retained: NDArray[np.float64], unseen: NDArray[np.float64]
+) -> float:
+    """The share of forgotten records that an attack by confidence takes for unseen ones; high is
+    forgotten.
 
-    A support vector machine (radial kernel, C = 3) learns to tell retained from unseen records, as many of each, by the
-    probability of the true class: "MIA-efficacy" of Jia J. et al., "Model Sparsity Can Simplify Machine Unlearning",
-    NeurIPS 2023, with the settings of its public code; SalUn and others report the same.
+    A support vector machine (radial kernel, C = 3) learns to tell retained from unseen records, as
+    many of each, by the probability of the true class: "MIA-efficacy" of Jia J. et al., "Model
+    Sparsity Can Simplify Machine Unlearning", NeurIPS 2023, with the settings of its public code;
+    SalUn and others report the same.
 
     Args:
         forgotten: probabilities of the true class, 0 … 1; so are the others.
@@ -290,26 +343,39 @@ def not_members(forgotten: NDArray[np.float64], retained: NDArray[np.float64], u
     count = min(ATTACKED, len(retained), len(unseen))
     random = np.random.Generator(np.random.PCG64(0))  # the same records for every model
     members, others = (random.permutation(values)[:count] for values in (retained, unseen))
-    attack = SVC(C=3, gamma="auto").fit(np.concatenate([members, others])[:, None], np.repeat([1, 0], count))
+    attack = SVC(C=3, gamma="auto").fit(
+        np.concatenate([members, others])[:, None], np.repeat([1, 0], count)
+    )
     return float(1 - attack.predict(forgotten[:, None]).mean())
 
 
 def gap(result: dict[str, Any], aim: Aim) -> float | None:
-    """Mean absolute difference of the metrics to the retrained models' means, points; None without metrics."""
+    """Mean absolute difference of the metrics to the retrained models' means, points; None without
+    metrics."""
     if "metrics" not in result:
         return None
     return 100 * float(np.mean([abs(result["metrics"][name] - aim[name][0]) for name in METRICS]))
 
 
 def figures(results: list[tuple[dict[str, Any], Aim]], retrain: list[float]) -> dict[str, Any]:
-    """One method: means and spread, what it costs as a share of the retrain in the same round (median over rounds)."""
+    """One method: means and spread, what it costs as a share of the retrain in the same round
+    (median over rounds)."""
     good = [(one, aim) for one, aim in results if "metrics" in one]
     return {
         "trials": len(results),
         "diverged": len(results) - len(good),
-        **{name: spread(one["metrics"][name] for one, _ in good) if good else None for name in METRICS},
-        "gap": spread(away for one, aim in good if (away := gap(one, aim)) is not None) if good else None,
-        "time": float(np.median([one["seconds"] / whole for (one, _), whole in zip(results, retrain, strict=True)])),
+        **{
+            name: spread(one["metrics"][name] for one, _ in good) if good else None
+            for name in METRICS
+        },
+        "gap": spread(away for one, aim in good if (away := gap(one, aim)) is not None)
+        if good
+        else None,
+        "time": float(
+            np.median(
+                [one["seconds"] / whole for (one, _), whole in zip(results, retrain, strict=True)]
+            )
+        ),
     }
 
 
@@ -324,7 +390,8 @@ def table(result: dict[str, Any]) -> str:
     made, all_of = result["versions"], result["methods"]
     trials = all_of["exact retrain"]["trials"]
     lines = [
-        f"**{result['world']}**: {result['about']}. Small CNN, {result['recipe']['epochs']} epochs; {trials} originals "
+        f"**{result['world']}**: {result['about']}. Small CNN, {result['recipe']['epochs']} "
+        f"epochs; {trials} originals "
         f"a row, mean ± standard deviation. One retrain takes {result['retrain_seconds']:.1f} s.",
         "",
         f"| method | average gap, points | {', % | '.join(METRICS.values())}, % | time / retrain |",
@@ -332,17 +399,24 @@ def table(result: dict[str, Any]) -> str:
     ]
     for title, one in sorted(all_of.items(), key=lambda item: (item[1]["gap"] or [math.inf])[0]):
         if not one["gap"]:
-            lines.append(f"| {title} | diverged in all {one['trials']} |{' |' * len(METRICS)} {one['time']:.2f} |")
+            lines.append(
+                f"| {title} | diverged in all {one['trials']} |{' |' * len(METRICS)} "
+                f"{one['time']:.2f} |"
+            )
             continue
         cells = [f"{100 * one[name][0]:.1f} ± {100 * one[name][1]:.1f}" for name in METRICS]
         note = f" ({one['diverged']} of {one['trials']} diverged)" if one["diverged"] else ""
         mean, deviation = one["gap"]
-        lines.append(f"| {title}{note} | {mean:.1f} ± {deviation:.1f} | {' | '.join(cells)} | {one['time']:.2f} |")
+        lines.append(
+            f"| {title}{note} | {mean:.1f} ± {deviation:.1f} | {' | '.join(cells)} | "
+            f"{one['time']:.2f} |"
+        )
     lines += [
         "",
         finding(all_of),
         "",
-        f"`{result['command']}` ({made['processor']}, Python {made['python']}, torch {made['torch']}, scikit-learn "
+        f"`{result['command']}` ({made['processor']}, Python {made['python']}, torch "
+        f"{made['torch']}, scikit-learn "
         f"{made['scikit-learn']}).",
         "",
     ]
@@ -350,15 +424,26 @@ def table(result: dict[str, Any]) -> str:
 
 
 def finding(all_of: dict[str, dict[str, Any]]) -> str:
-    """Whether the best FCALB has a smaller gap than the best rival, in words; one that ever diverged is no best one."""
+    """Whether the best FCALB has a smaller gap than the best rival, in words; one that ever
+    diverged is no best one."""
     whole = {title: one for title, one in all_of.items() if one["gap"] and not one["diverged"]}
-    ours = {title: one for title, one in whole.items() if title.removesuffix(", tuned") in fcalb.METHODS}
-    theirs = {title: one for title, one in whole.items() if title.removesuffix(", tuned") in rivals.METHODS}
-    (best, own), (rival, its) = (min(group.items(), key=lambda item: item[1]["gap"][0]) for group in (ours, theirs))
+    ours = {
+        title: one for title, one in whole.items() if title.removesuffix(", tuned") in fcalb.METHODS
+    }
+    theirs = {
+        title: one
+        for title, one in whole.items()
+        if title.removesuffix(", tuned") in rivals.METHODS
+    }
+    (best, own), (rival, its) = (
+        min(group.items(), key=lambda item: item[1]["gap"][0]) for group in (ours, theirs)
+    )
     apart = its["gap"][0] - own["gap"][0]
     said = (
-        f"The best FCALB, *{best}*, has a gap of {own['gap'][0]:.1f} points at {own['time']:.2f} of a retrain's time, "
-        f"the best rival, *{rival}*, {its['gap'][0]:.1f} at {its['time']:.2f}; exact retrains themselves "
+        f"The best FCALB, *{best}*, has a gap of {own['gap'][0]:.1f} points at {own['time']:.2f} "
+        "of a retrain's time, "
+        f"the best rival, *{rival}*, {its['gap'][0]:.1f} at {its['time']:.2f}; exact retrains "
+        "themselves "
         f"{all_of['exact retrain']['gap'][0]:.1f}. "
     )
     if apart <= 0:

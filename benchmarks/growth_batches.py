@@ -1,8 +1,8 @@
 """What commands take in a workspace with 1, 10, 30 and 100 past batches.
 
-One batch is operated for real in a world whose models are played (`benchmarks.stand_in`), from its receipt to the
-erasure; the others are twins of it (`benchmarks.past`). On top another batch is audited and released for real, which
-the commands are about.
+One batch is operated for real in a world whose models are played (`benchmarks.stand_in`), from its
+receipt to the erasure; the others are twins of it (`benchmarks.past`). On top another batch is
+audited and released for real, which the commands are about.
 
 Example: python -m benchmarks.growth_batches --rounds 5
 """
@@ -40,7 +40,8 @@ def main(
     page: Path = measure.PAGE,
     out: Path = measure.RESULTS,
 ) -> None:
-    """Measure, and write benchmarks/results/growth-batches.json and the table of docs/performance.md.
+    """Measure, and write benchmarks/results/growth-batches.json and the table of
+    docs/performance.md.
 
     Args:
         past_batches: numbers of past batches.
@@ -77,7 +78,9 @@ class World:
             past.add(folder, number - 1)
         self.operated.ask(asked)
         self.operated.until_done("nightly")
-        self.batch = next(str(case["batch"]) for case in self.operated.register() if case["state"] != "closed")
+        self.batch = next(
+            str(case["batch"]) for case in self.operated.register() if case["state"] != "closed"
+        )
 
     def give(self, *words: str, within: Path | None = None) -> measure.Spent:
         """What a command of the tool takes."""
@@ -120,7 +123,8 @@ def made(root: Path, numbers: list[int]) -> dict[int, World]:
 
 
 def trained(workspace: Path) -> list[int]:
-    """The numbers of the data subjects whom models are trained on, as the stage `split` chooses them."""
+    """The numbers of the data subjects whom models are trained on, as the stage `split` chooses
+    them."""
     from tasks import split
     from tasks.common import seeds, settings
     from tasks.data import records
@@ -134,7 +138,9 @@ def trained(workspace: Path) -> list[int]:
 
 def _given(name: str, world: World) -> measure.Spent:
     words = [word.format(batch=world.batch) for word in COMMANDS[name]]
-    return world.give(*words, within=world.folder / ".batches" / world.batch if words == ["run"] else None)
+    return world.give(
+        *words, within=world.folder / ".batches" / world.batch if words == ["run"] else None
+    )
 
 
 def _measured(worlds: dict[int, World], way: Any, rounds: int) -> dict[int, list[measure.Spent]]:
@@ -150,7 +156,8 @@ def _measured(worlds: dict[int, World], way: Any, rounds: int) -> dict[int, list
 
 
 def figures(spent: dict[str, dict[int, list[measure.Spent]]]) -> dict[str, Any]:
-    """Time, processor time and memory by command and number of past batches, and the most over the fewest."""
+    """Time, processor time and memory by command and number of past batches, and the most over the
+    fewest."""
     found: dict[str, Any] = {}
     for name, by_number in spent.items():
         few, many = (by_number[number] for number in (min(by_number), max(by_number)))
@@ -163,7 +170,9 @@ def figures(spent: dict[str, dict[int, list[measure.Spent]]]) -> dict[str, Any]:
                 for number, taken in by_number.items()
             },
             "ratio": {
-                what: measure.ratio([getattr(one, what) for one in many], [getattr(one, what) for one in few]).plain()
+                what: measure.ratio(
+                    [getattr(one, what) for one in many], [getattr(one, what) for one in few]
+                ).plain()
                 for what in ("seconds", "cpu", "peak")
             },
         }
@@ -181,7 +190,12 @@ def text(found: dict[str, Any]) -> str:
         peak = [one["past"][number]["peak"]["median"] for number in (numbers[0], numbers[-1])]
         ratio = f"{more['median']:.2f} ({more['low']:.2f} to {more['high']:.2f})"
         rows.append([f"`{name}`", *cells, ratio, f"{peak[0]:.0f} → {peak[1]:.0f}"])
-    head = ["processor time, s, by past batches", *numbers, f"{numbers[-1]} over {numbers[0]}", "peak memory, MiB"]
+    head = [
+        "processor time, s, by past batches",
+        *numbers,
+        f"{numbers[-1]} over {numbers[0]}",
+        "peak memory, MiB",
+    ]
     return measure.table(head, rows)
 
 

@@ -1,9 +1,10 @@
-"""What a data set costs by the number of its records: stages that read the manifest, and packing and loading of images.
+"""What a data set costs by the number of its records: stages that read the manifest, and packing
+and loading of images.
 
-For `check`, `split` and `resolve` a manifest is made up, ten records to a person, with a batch of 100 requests; there
-are no image files, only what `pack` would have found out. Every stage is a process of its own, as DVC starts it. The
-images are Fashion-MNIST's, written as PNG files: they are packed, and a block's records are loaded from the pack and,
-as before, from the files.
+For `check`, `split` and `resolve` a manifest is made up, ten records to a person, with a batch of
+100 requests; there are no image files, only what `pack` would have found out. Every stage is a
+process of its own, as DVC starts it. The images are Fashion-MNIST's, written as PNG files: they are
+packed, and a block's records are loaded from the pack and, as before, from the files.
 
 Example: python -m benchmarks.growth_records --rounds 5
 """
@@ -62,7 +63,9 @@ def main(
     """
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        staged = {str(size): stages(place / f"m{size}", size, rounds, large_rounds) for size in sizes}
+        staged = {
+            str(size): stages(place / f"m{size}", size, rounds, large_rounds) for size in sizes
+        }
         loaded = {str(size): loading(place / f"i{size}", size, rounds) for size in images}
         saved = pipeline(place / f"i{images[min(1, len(images) - 1)]}", rounds) if images else None
     figures: dict[str, Any] = {"stages": staged, "images": loaded, "pipeline": saved}
@@ -71,7 +74,7 @@ def main(
     measure.write("growth records", line, figures, text(figures), page, out)
 
 
-# -- a synthetic manifest --------------------------------------------------------------------------------------------
+# -- a synthetic manifest -------------------------------------------------------------------------
 
 
 def stages(place: Path, size: int, rounds: int, large_rounds: int) -> dict[str, Any]:
@@ -80,23 +83,30 @@ def stages(place: Path, size: int, rounds: int, large_rounds: int) -> dict[str, 
     spent: dict[str, list[measure.Spent]] = {name: [] for name in STAGES}
     for number in range(large_rounds if size > LARGE else rounds):
         for name, words in STAGES.items():
-            spent[name].append(measure.command([sys.executable, "-m", f"tasks.{name}", *words.split()], place))
+            spent[name].append(
+                measure.command([sys.executable, "-m", f"tasks.{name}", *words.split()], place)
+            )
         seconds = sum(found[-1].seconds for found in spent.values())
         stage_cli.say(f"{size} records, round {number + 1}: {seconds:.1f} s")
     return {name: _spread(found) for name, found in spent.items()}
 
 
 def synthetic(place: Path, size: int) -> None:
-    """What the stages read: a manifest, what is known of files that do not exist, settings and a batch."""
+    """What the stages read: a manifest, what is known of files that do not exist, settings and a
+    batch."""
     random = np.random.default_rng(size)
     subjects = random.integers(0, max(size // EACH, 20), size)
     classes = random.integers(0, CLASSES, size)
     rows = (
         f"r{row:07d},{stand_in.subject_id(subject)},{label},images/{row // 1000:04d}/r{row:07d}.png,"
         f"{hashlib.sha256(str(row).encode()).hexdigest()}\n"
-        for row, (subject, label) in enumerate(zip(subjects.tolist(), classes.tolist(), strict=True))
+        for row, (subject, label) in enumerate(
+            zip(subjects.tolist(), classes.tolist(), strict=True)
+        )
     )
-    files.write_text(place / "data" / "manifest.csv", ",".join(records.COLUMNS) + "\n" + "".join(rows))
+    files.write_text(
+        place / "data" / "manifest.csv", ",".join(records.COLUMNS) + "\n" + "".join(rows)
+    )
     known = np.ones(size, bool)
     thumbs = random.integers(0, 256, (size, image_pack.THUMB**2), np.uint8)
     facts = image_pack.Files(known, known, known, thumbs)
@@ -106,18 +116,22 @@ def synthetic(place: Path, size: int) -> None:
     files.write_json(place / "requests.json", [stand_in.request(number) for number in asking])
 
 
-# -- real images -----------------------------------------------------------------------------------------------------
+# -- real images ----------------------------------------------------------------------------------
 
 
 def loading(place: Path, size: int, rounds: int) -> dict[str, Any]:
-    """What packing so many images takes, and loading a block's share of them from the pack and from the files."""
+    """What packing so many images takes, and loading a block's share of them from the pack and from
+    the files."""
     garments(place, size)
     words = "--data data --params params.yaml --out pack"
     spent = [
-        measure.command([sys.executable, "-m", "tasks.pack", *words.split()], place) for _ in range(max(rounds, 1))
+        measure.command([sys.executable, "-m", "tasks.pack", *words.split()], place)
+        for _ in range(max(rounds, 1))
     ]
     ways = {"pack": partial(from_pack, place), "files": partial(from_files, place)}
-    found = measure.in_turns({name: partial(measure.seconds, way) for name, way in ways.items()}, rounds)
+    found = measure.in_turns(
+        {name: partial(measure.seconds, way) for name, way in ways.items()}, rounds
+    )
     if not (from_pack(place) == from_files(place)).all():
         raise WorkspaceError("the pack holds other pixels than the files")
     return {
@@ -129,11 +143,16 @@ def loading(place: Path, size: int, rounds: int) -> dict[str, Any]:
 
 
 def garments(place: Path, size: int) -> None:
-    """A data folder of the first images of Fashion-MNIST, ten to a person, as PNG files without compression."""
+    """A data folder of the first images of Fashion-MNIST, ten to a person, as PNG files without
+    compression."""
     source = worlds.DATASETS / "fashion_mnist"
     if not source.is_dir():
-        raise WorkspaceError(f"{source} is not there; measure without images, or put Fashion-MNIST there")
-    pictures, labels = (importers.read_idx(source / f"train-{kind}-ubyte.gz")[:size] for kind in KINDS)
+        raise WorkspaceError(
+            f"{source} is not there; measure without images, or put Fashion-MNIST there"
+        )
+    pictures, labels = (
+        importers.read_idx(source / f"train-{kind}-ubyte.gz")[:size] for kind in KINDS
+    )
     importers.write(
         place / "data",
         importers.Source(
@@ -160,12 +179,15 @@ def block(size: int) -> NDArray[np.bool_]:
 
 def from_pack(place: Path) -> NDArray[np.uint8]:
     """A block's images as the stages load them."""
-    known = image_pack.read(place / "pack", place / "data", settings.load(place / "params.yaml").data)
+    known = image_pack.read(
+        place / "pack", place / "data", settings.load(place / "params.yaml").data
+    )
     return known.images(block(len(known.manifest)))
 
 
 def from_files(place: Path) -> NDArray[np.uint8]:
-    """A block's images as every stage loaded them before: each file read, compared with its hash and decoded."""
+    """A block's images as every stage loaded them before: each file read, compared with its hash
+    and decoded."""
     wish = settings.load(place / "params.yaml").data
     manifest = records.read_manifest(place / "data")
     return np.stack(list(_decoded(place / "data", manifest[block(len(manifest))], wish)))
@@ -179,11 +201,12 @@ def _decoded(folder: Path, manifest: Any, wish: settings.Data) -> Iterator[NDArr
         yield records.pixels(records.decode(content, ""), wish)
 
 
-# -- a whole pipeline ------------------------------------------------------------------------------------------------
+# -- a whole pipeline -----------------------------------------------------------------------------
 
 
 def pipeline(place: Path, rounds: int) -> dict[str, Any]:
-    """What the loads of an audit with the default settings take: each from the files, or packed once and from there."""
+    """What the loads of an audit with the default settings take: each from the files, or packed
+    once and from there."""
     chosen = settings.load(place / "params.yaml")
     blocks = len(chosen.references.with_blocks) + len(chosen.references.without_blocks)
     loads = blocks + 3  # unlearn, probe and score
@@ -210,12 +233,13 @@ def pipeline(place: Path, rounds: int) -> dict[str, Any]:
     }
 
 
-# -- the tables ------------------------------------------------------------------------------------------------------
+# -- the tables -----------------------------------------------------------------------------------
 
 
 def _spread(spent: Sequence[measure.Spent]) -> dict[str, Any]:
     return {
-        kind: measure.Spread.of([getattr(one, kind) for one in spent]).plain() for kind in ("seconds", "cpu", "peak")
+        kind: measure.Spread.of([getattr(one, kind) for one in spent]).plain()
+        for kind in ("seconds", "cpu", "peak")
     }
 
 
@@ -232,12 +256,17 @@ def of_stages(found: dict[str, Any]) -> str:
     head = ["records", *STAGES, "all three", "most memory", "runs"]
     rows = []
     for size, spent in found.items():
-        seconds, cpu = (sum(spent[name][kind]["median"] for name in STAGES) for kind in ("seconds", "cpu"))
+        seconds, cpu = (
+            sum(spent[name][kind]["median"] for name in STAGES) for kind in ("seconds", "cpu")
+        )
         peak = max(spent[name]["peak"]["median"] for name in STAGES)
         rows.append(
             [
                 f"{int(size):,}".replace(",", " "),
-                *(_times(spent[name]["seconds"]["median"], spent[name]["cpu"]["median"]) for name in STAGES),
+                *(
+                    _times(spent[name]["seconds"]["median"], spent[name]["cpu"]["median"])
+                    for name in STAGES
+                ),
                 _times(seconds, cpu),
                 f"{peak:.0f} MiB",
                 f"{spent['check']['seconds']['runs']:.0f}",
@@ -248,7 +277,15 @@ def of_stages(found: dict[str, Any]) -> str:
 
 def of_images(found: dict[str, Any]) -> str:
     """Packing and loading by the number of images."""
-    head = ["images", "`pack`", "its memory", "array", "a block from the pack", "from the files", "times as long"]
+    head = [
+        "images",
+        "`pack`",
+        "its memory",
+        "array",
+        "a block from the pack",
+        "from the files",
+        "times as long",
+    ]
     rows = [
         [
             f"{int(size):,}".replace(",", " "),
@@ -267,8 +304,10 @@ def of_images(found: dict[str, Any]) -> str:
 def of_pipeline(found: dict[str, Any]) -> str:
     """What a whole audit's loading takes."""
     return (
-        f"All loads of an audit with the default settings on {found['records']} of these images ({found['loads']} and "
-        f"that of `check`): {found['files']['median']:.1f} s from the files, {found['pack']['median']:.1f} s packed "
+        f"All loads of an audit with the default settings on {found['records']} of these images "
+        f"({found['loads']} and "
+        f"that of `check`): {found['files']['median']:.1f} s from the files, "
+        f"{found['pack']['median']:.1f} s packed "
         f"once and read from there, {measure.Spread(**found['ratio']):.1f} times as fast."
     )
 

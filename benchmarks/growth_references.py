@@ -1,7 +1,9 @@
-"""What an audit's last stages cost by the number of reference models: time, processor time and memory.
+"""What an audit's last stages cost by the number of reference models: time, processor time and
+memory.
 
-The data are the embedded digits, of which three people ask. The models are `small_cnn` with fresh weights, for no stage
-here takes another time for trained ones; what the verdict comes to means nothing.
+The data are the embedded digits, of which three people ask. The models are `small_cnn` with fresh
+weights, for no stage here takes another time for trained ones; what the verdict comes to means
+nothing.
 
 Example: python -m benchmarks.growth_references --references 8 --references 64 --rounds 5
 """
@@ -27,7 +29,10 @@ MODELS = Path("models")
 
 
 def main(
-    references: list[int] = SIZES, rounds: int = 5, page: Path = measure.PAGE, out: Path = measure.RESULTS
+    references: list[int] = SIZES,
+    rounds: int = 5,
+    page: Path = measure.PAGE,
+    out: Path = measure.RESULTS,
 ) -> None:
     """Measure, and write the table.
 
@@ -37,7 +42,9 @@ def main(
         page: has the marks `growth references`.
         out: folder for the figures.
     """
-    spent: dict[str, dict[str, list[measure.Spent]]] = {str(size): {name: [] for name in STAGES} for size in references}
+    spent: dict[str, dict[str, list[measure.Spent]]] = {
+        str(size): {name: [] for name in STAGES} for size in references
+    }
     with tempfile.TemporaryDirectory() as folder:
         place = world(Path(folder), max(references))
 
@@ -54,7 +61,12 @@ def main(
     line = f"python -m benchmarks.growth_references {words} --rounds {rounds}"
     heads = [f"{size} of each kind" for size in references]
     measure.write(
-        "growth references", line, figures, growth_requests.table(figures, heads, "one more of each kind"), page, out
+        "growth references",
+        line,
+        figures,
+        growth_requests.table(figures, heads, "one more of each kind"),
+        page,
+        out,
     )
 
 
@@ -83,11 +95,17 @@ def world(place: Path, most: int) -> Path:
 
     def fresh(path: Path, *names: str | int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        architectures.save(architectures.build(chosen.model, chosen.data, seeds.derive(0, *names)), path)
+        architectures.save(
+            architectures.build(chosen.model, chosen.data, seeds.derive(0, *names)), path
+        )
 
     for number in range(most):
         for kind in ("train", "retrain"):
-            fresh(place / MODELS / kind / str(number // BLOCK) / f"seed-{number}.safetensors", kind, number)
+            fresh(
+                place / MODELS / kind / str(number // BLOCK) / f"seed-{number}.safetensors",
+                kind,
+                number,
+            )
     fresh(place / "artifacts" / "unlearn" / "unlearned.safetensors", "unlearn")
     files.write_json(place / "artifacts" / "unlearn" / "unlearned.json", {})
     return place

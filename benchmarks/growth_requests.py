@@ -1,7 +1,8 @@
-"""What a batch costs by the number of its requests: time, processor time and memory of each stage that knows of them.
+"""What a batch costs by the number of its requests: time, processor time and memory of each stage
+that knows of them.
 
-The data set and the models are the same for all sizes; models are played (`benchmarks.stand_in`), what is measured is
-real, the PDFs too. Each stage is a process of its own, as DVC starts it.
+The data set and the models are the same for all sizes; models are played (`benchmarks.stand_in`),
+what is measured is real, the PDFs too. Each stage is a process of its own, as DVC starts it.
 
 Example: python -m benchmarks.growth_requests --requests 1 --requests 10 --requests 100 --rounds 5
 """
@@ -70,19 +71,29 @@ def main(
 def figures_of(
     totals: dict[str, list[float]], spent: dict[str, dict[str, list[measure.Spent]]]
 ) -> dict[str, dict[str, Any]]:
-    """The spreads, by kind, size and stage; `total` is wall-clock time of all stages, `total_cpu` processor time."""
+    """The spreads, by kind, size and stage; `total` is wall-clock time of all stages, `total_cpu`
+    processor time."""
     kinds = {
         kind: {
-            size: {name: measure.Spread.of([getattr(one, kind) for one in ones]).plain() for name, ones in own.items()}
+            size: {
+                name: measure.Spread.of([getattr(one, kind) for one in ones]).plain()
+                for name, ones in own.items()
+            }
             for size, own in spent.items()
         }
         for kind in ("seconds", "cpu", "peak")
     }
-    cpu = {size: zip(*([one.cpu for one in ones] for ones in own.values()), strict=True) for size, own in spent.items()}
+    cpu = {
+        size: zip(*([one.cpu for one in ones] for ones in own.values()), strict=True)
+        for size, own in spent.items()
+    }
     return {
         **kinds,
         "total": {size: measure.Spread.of(values).plain() for size, values in totals.items()},
-        "total_cpu": {size: measure.Spread.of([sum(row) for row in rows]).plain() for size, rows in cpu.items()},
+        "total_cpu": {
+            size: measure.Spread.of([sum(row) for row in rows]).plain()
+            for size, rows in cpu.items()
+        },
     }
 
 
@@ -107,7 +118,9 @@ def world(folder: Path, most: int) -> tuple[Path, list[int]]:
         command(place, name)
     people = trained_on(place)
     if len(people) < most:
-        raise WorkspaceError(f"got {len(people)} people of the training set, expected {most}; enlarge the world")
+        raise WorkspaceError(
+            f"got {len(people)} people of the training set, expected {most}; enlarge the world"
+        )
     ask(place, people[:1])
     command(place, "resolve")
     for name in ("train", "retrain", "unlearn"):
@@ -115,7 +128,9 @@ def world(folder: Path, most: int) -> tuple[Path, list[int]]:
     return place, people
 
 
-def audited(place: Path, people: Sequence[int], stages: Sequence[str] = STAGES) -> dict[str, measure.Spent]:
+def audited(
+    place: Path, people: Sequence[int], stages: Sequence[str] = STAGES
+) -> dict[str, measure.Spent]:
     """What each of the stages takes for a batch in which these people ask."""
     ask(place, people)
     order = ("check", "resolve", "probe", "score", "verify", "report")
@@ -124,7 +139,8 @@ def audited(place: Path, people: Sequence[int], stages: Sequence[str] = STAGES) 
 
 
 def audited_reports(place: Path, people: Sequence[int]) -> Path:
-    """The folder of the reports of the batch that was measured last; of these people's, if it was another."""
+    """The folder of the reports of the batch that was measured last; of these people's, if it was
+    another."""
     folder = place / "reports" / BATCH
     if len(list(folder.glob("*/report.pdf"))) != len(people):
         audited(place, people)
@@ -133,14 +149,19 @@ def audited_reports(place: Path, people: Sequence[int]) -> Path:
 
 def page_sizes(folder: Path) -> dict[str, int]:
     """Bytes of the pages over the whole batch."""
-    return {name: (folder / name).stat().st_size for name in ("index.html", "summary.html", "register.json")}
+    return {
+        name: (folder / name).stat().st_size
+        for name in ("index.html", "summary.html", "register.json")
+    }
 
 
 def ask(place: Path, people: Sequence[int]) -> None:
     """Write the batch's requests, one for each of the people, and its record."""
     from flows.pipeline import provenance
 
-    files.write_json(place / "requests" / f"{BATCH}.json", [stand_in.request(number) for number in people])
+    files.write_json(
+        place / "requests" / f"{BATCH}.json", [stand_in.request(number) for number in people]
+    )
     provenance.keep(place, settings.load(place / "params.yaml"))
 
 
@@ -151,11 +172,16 @@ def trained_on(place: Path) -> list[int]:
     manifest = records.read_manifest(place / "data")
     roles = records.read_roles(place / "artifacts" / "split.csv", manifest)
     known = set(manifest["subject_id"][roles == "training"])
-    return [number for number in range(manifest["subject_id"].nunique()) if stand_in.subject_id(number) in known]
+    return [
+        number
+        for number in range(manifest["subject_id"].nunique())
+        if stand_in.subject_id(number) in known
+    ]
 
 
 def command(place: Path, name: str) -> measure.Spent:
-    """Run a stage of the pipeline as `dvc.yaml` has it, in place and without DVC, and measure it."""
+    """Run a stage of the pipeline as `dvc.yaml` has it, in place and without DVC, and measure
+    it."""
     from ruamel.yaml import YAML
 
     graph = YAML(typ="safe").load((place / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
@@ -178,7 +204,10 @@ def table(figures: dict[str, Any], heads: Sequence[str], one: str = "one more re
     stages = list(figures["seconds"][sizes[0]])
     rows = [(name, *(cell(figures, size, name) for size in sizes)) for name in stages]
     whole = [size for size in sizes if len(figures["seconds"][size]) == len(stages)]
-    total = [told(figures["total"][size]["median"], figures["total_cpu"][size]["median"]) for size in whole]
+    total = [
+        told(figures["total"][size]["median"], figures["total_cpu"][size]["median"])
+        for size in whole
+    ]
     missing = [""] * (len(sizes) - len(whole))
     rows.append(("all", *total, *missing))
     rows.append((one, "", *(more(figures, *pair) for pair in pairwise(whole)), *missing))
@@ -186,10 +215,13 @@ def table(figures: dict[str, Any], heads: Sequence[str], one: str = "one more re
 
 
 def cell(figures: dict[str, Any], size: str, name: str) -> str:
-    """Wall-clock and processor time, and the largest process's memory; nothing where it was not run."""
+    """Wall-clock and processor time, and the largest process's memory; nothing where it was not
+    run."""
     if name not in figures["seconds"][size]:
         return ""
-    seconds, cpu, peak = (figures[kind][size][name]["median"] for kind in ("seconds", "cpu", "peak"))
+    seconds, cpu, peak = (
+        figures[kind][size][name]["median"] for kind in ("seconds", "cpu", "peak")
+    )
     return f"{told(seconds, cpu)}, {peak:.0f} MiB"
 
 
@@ -202,7 +234,8 @@ def more(figures: dict[str, Any], smaller: str, larger: str) -> str:
     """What one more costs, by the slope between two sizes."""
     steps = int(larger) - int(smaller)
     seconds, cpu = (
-        (figures[kind][larger]["median"] - figures[kind][smaller]["median"]) / steps for kind in ("total", "total_cpu")
+        (figures[kind][larger]["median"] - figures[kind][smaller]["median"]) / steps
+        for kind in ("total", "total_cpu")
     )
     return f"{seconds:.2f} s, {cpu:.2f} s CPU"
 

@@ -1,4 +1,5 @@
-"""Trials side by side, each result kept as a file, so that a benchmark that was stopped goes on where it was."""
+"""Trials side by side, each result kept as a file, so that a benchmark that was stopped goes on
+where it was."""
 
 from __future__ import annotations
 
@@ -15,9 +16,14 @@ from tasks.common import files, stage_cli
 
 
 def each(
-    trials: Sequence[Any], work: Callable[[Any], dict[str, Any]], folder: Path, jobs: int, title: str
+    trials: Sequence[Any],
+    work: Callable[[Any], dict[str, Any]],
+    folder: Path,
+    jobs: int,
+    title: str,
 ) -> list[dict[str, Any]]:
-    """Do every trial that has no result yet, `jobs` processes at a time, and give all results in order.
+    """Do every trial that has no result yet, `jobs` processes at a time, and give all results in
+    order.
 
     Args:
         trials: frozen dataclasses; paths in them do not count for what a trial is.
@@ -27,11 +33,15 @@ def each(
         title: said with the progress.
     """
     paths = [folder / f"{name_of(trial)}.json" for trial in trials]
-    missing = [(trial, path) for trial, path in zip(trials, paths, strict=True) if not path.exists()]
+    missing = [
+        (trial, path) for trial, path in zip(trials, paths, strict=True) if not path.exists()
+    ]
     if missing:
         for done, _ in enumerate(_run(missing, work, jobs), start=1):
             if done % 20 == 0 or done == len(missing):
-                stage_cli.say(f"{title}: {done}/{len(missing)} done, {len(trials) - len(missing)} were there")
+                stage_cli.say(
+                    f"{title}: {done}/{len(missing)} done, {len(trials) - len(missing)} were there"
+                )
     return [files.read_json(path) for path in paths]
 
 

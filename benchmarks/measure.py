@@ -1,9 +1,10 @@
-"""How performance is measured: ways of doing one thing in turns, in one run, and the ratio of their medians.
+"""How performance is measured: ways of doing one thing in turns, in one run, and the ratio of their
+medians.
 
-Times on a shared machine are noise. What is claimed is a ratio: the ways are measured in turns, so that what else the
-machine does meets all of them, a ratio is taken within each round, and its median over the rounds is told with the
-least and the greatest. A benchmark writes its figures to `benchmarks/results/<name>.json` and a table between two marks
-of `docs/performance.md`.
+Times on a shared machine are noise. What is claimed is a ratio: the ways are measured in turns, so
+that what else the machine does meets all of them, a ratio is taken within each round, and its
+median over the rounds is told with the least and the greatest. A benchmark writes its figures to
+`benchmarks/results/<name>.json` and a table between two marks of `docs/performance.md`.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ def in_turns(ways: Mapping[str, Callable[[], float]], rounds: int = 5) -> dict[s
     """Measure each way once a round, in an order that changes from round to round.
 
     Args:
-        ways: by name, a function that does the thing and returns what was measured, such as seconds.
+        ways: by name, a function that does the thing and returns what was measured, such as
+            seconds.
         rounds: how often, at least 1.
 
     Returns:
@@ -85,14 +87,17 @@ def seconds(work: Callable[[], object]) -> float:
 
 @dataclass(frozen=True)
 class Spent:
-    """What a command took: wall-clock time and processor time, s, and the most memory it held at once, MiB."""
+    """What a command took: wall-clock time and processor time, s, and the most memory it held at
+    once, MiB."""
 
     seconds: float
     cpu: float
     peak: float
 
 
-def command(words: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None) -> Spent:
+def command(
+    words: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None
+) -> Spent:
     """Run a command and measure it, with all processes that it started and waited for.
 
     The memory is that of the largest of its processes.
@@ -138,7 +143,9 @@ def machine() -> dict[str, Any]:
     flags = set(text.split())
     return {
         "processor": named[1].strip() if named else platform.machine(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
         "amx": "amx_bf16" in flags,
         "avx512_bf16": "avx512_bf16" in flags,
         "python": platform.python_version(),
@@ -148,7 +155,13 @@ def machine() -> dict[str, Any]:
 
 def told_of(facts: Mapping[str, Any]) -> str:
     """The facts of `machine` as a line for below a table."""
-    kind = "AMX" if facts["amx"] else "AVX-512 with bf16" if facts["avx512_bf16"] else "no bf16 in hardware"
+    kind = (
+        "AMX"
+        if facts["amx"]
+        else "AVX-512 with bf16"
+        if facts["avx512_bf16"]
+        else "no bf16 in hardware"
+    )
     versions = ", ".join(f"{name} {facts[name]}" for name in ("python", *PACKAGES) if name in facts)
     return f"{facts['processor']}, {facts['cores']} cores, {kind}; {versions}"
 
@@ -160,9 +173,15 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def write(
-    name: str, command_line: str, found: dict[str, Any], text: str, page: Path = PAGE, out: Path = RESULTS
+    name: str,
+    command_line: str,
+    found: dict[str, Any],
+    text: str,
+    page: Path = PAGE,
+    out: Path = RESULTS,
 ) -> None:
-    """Keep the figures as JSON, and put the table into the page, with what it was measured on and by which command.
+    """Keep the figures as JSON, and put the table into the page, with what it was measured on and
+    by which command.
 
     Args:
         name: of the JSON file, and of the marks in the page.
@@ -191,5 +210,7 @@ def insert(page: Path, mark: str, text: str) -> None:
     before, opened, rest = page.read_text(encoding="utf-8").partition(first)
     _, closed, after = rest.partition(last)
     if not opened or not closed:
-        raise WorkspaceError(f"{page} lacks the marks {first} and {last}, between which the table belongs")
+        raise WorkspaceError(
+            f"{page} lacks the marks {first} and {last}, between which the table belongs"
+        )
     files.write_text(page, f"{before}{first}\n{text}\n{last}{after}")

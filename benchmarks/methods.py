@@ -1,9 +1,10 @@
 """Unlearning methods side by side: the same originals, the same references, the same verdict.
 
-Each method makes originals forget that are no references, and each result is judged as the released model on every
-request of its batch. Time is the method's own, CPU seconds on one thread, as a share of one retrain by the full recipe
-in the same run. Rows named *tuned* have the settings that `benchmarks.tuning` chose by calibration subjects, with the
-same number of tries for each method; the others are as published, or as written in `configurations`.
+Each method makes originals forget that are no references, and each result is judged as the released
+model on every request of its batch. Time is the method's own, CPU seconds on one thread, as a share
+of one retrain by the full recipe in the same run. Rows named *tuned* have the settings that
+`benchmarks.tuning` chose by calibration subjects, with the same number of tries for each method;
+the others are as published, or as written in `configurations`.
 
 Example: python -m benchmarks.methods --world digits --page docs/methods.md
 """
@@ -67,14 +68,25 @@ def configurations(settings: Settings) -> dict[str, dict[str, Any]]:
     }
     long = epochs >= LONG
     for share in FEW if long else SHARES:
-        found[f"FCALB, reset 0.6, {share:.1%} of the epochs"] = {**RESET, "epochs": share * epochs, "batch_size": half}
-    forget = {**RESET, **FORGET, "epochs": (FEW if long else SHARES)[3] * epochs, "batch_size": half}
+        found[f"FCALB, reset 0.6, {share:.1%} of the epochs"] = {
+            **RESET,
+            "epochs": share * epochs,
+            "batch_size": half,
+        }
+    forget = {
+        **RESET,
+        **FORGET,
+        "epochs": (FEW if long else SHARES)[3] * epochs,
+        "batch_size": half,
+    }
     found[f"FCALB, 40 forget steps, {(FEW if long else SHARES)[3]:.1%} of the epochs"] = forget
     for share in FEW if long else LONGER:
         anew = {"batch_size": half, "rivals": {"training_share": share}}
         found[f"short retrain, {share:.1%} of the epochs"] = {"method": "short_retrain", **anew}
         found[f"distilled anew, {share:.1%} of the epochs"] = {"method": "distil", **anew}
-    return found | {name: {"method": name} for name in rivals.METHODS if name not in rivals.FROM_SCRATCH}
+    return found | {
+        name: {"method": name} for name in rivals.METHODS if name not in rivals.FROM_SCRATCH
+    }
 
 
 @dataclass(frozen=True)
@@ -102,7 +114,8 @@ def main(
     out: Path = Path("benchmarks/results"),
     page: Path | None = None,
 ) -> None:
-    """Train, unlearn, judge, write the figures of one world, and put their table into a page between its marks.
+    """Train, unlearn, judge, write the figures of one world, and put their table into a page
+    between its marks.
 
     What is done is kept: a run that was stopped goes on where it was.
 
@@ -113,14 +126,19 @@ def main(
     given = worlds.load(world)
     make_models(given, max(originals, tune_originals), references, seed, jobs, keep)
     tuned = tuning.chosen(given, tune_originals, references, seed, jobs, keep)
-    wishes = configurations(given.settings) | {f"{name}, tuned": choice["wish"] for name, choice in tuned.items()}
+    wishes = configurations(given.settings) | {
+        f"{name}, tuned": choice["wish"] for name, choice in tuned.items()
+    }
     trials = [
         Trial(title, wish, world, batch, references + 1 + n, references, seed, keep)
         for batch in range(len(given.batches))
         for n in range(originals)
-        for title, wish in wishes.items()  # a round of all methods after the other, so that their times compare
+        # a round of all methods after the other, so that their times compare
+        for title, wish in wishes.items()
     ]
-    results = kept.each(trials, attempt, keep / f"methods-{world}-{seed}", jobs, f"{world}, methods")
+    results = kept.each(
+        trials, attempt, keep / f"methods-{world}-{seed}", jobs, f"{world}, methods"
+    )
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for trial, result in zip(trials, results, strict=True):
         found[trial.title].append(result)
@@ -142,7 +160,9 @@ def main(
         measure.insert(page, f"methods {world}", table(result))
 
 
-def make_models(given: World, originals: int, references: int, seed: int, jobs: int, keep: Path) -> None:
+def make_models(
+    given: World, originals: int, references: int, seed: int, jobs: int, keep: Path
+) -> None:
     """Train the originals and references that are not there yet."""
     wanted = [Job(given.name, "with", 0, n, seed, keep) for n in range(1 + references + originals)]
     for batch in range(len(given.batches)):
@@ -154,17 +174,23 @@ def attempt(trial: Trial) -> dict[str, Any]:
     """Let one method loose on one original, and judge what comes out."""
     given = worlds.load(trial.world)
     place = compute.prepare(given.settings.compute)
-    stream = seeds.derive(trial.seed, trial.world, "methods", trial.batch, trial.original)  # each draws its own
+    stream = seeds.derive(
+        trial.seed, trial.world, "methods", trial.batch, trial.original
+    )  # each draws its own
     settings = settings_of(given, Unlearn.model_validate(trial.wish), stream)
     folder = trial.keep / f"{trial.world}-{trial.seed}"
-    network = architectures.load(folder / f"with-0-{trial.original}.safetensors", settings.model, settings.data)
+    network = architectures.load(
+        folder / f"with-0-{trial.original}.safetensors", settings.model, settings.data
+    )
     started = time.process_time()
     try:
         network = unlearned(network, given, trial.batch, settings, place)
     except (ModelError, EvidenceError) as error:
         return {"seconds": time.process_time() - started, "error": str(error), "rows": []}
     seconds = time.process_time() - started
-    logits = training_loop.logits(network, training_loop.Records(given.images, given.labels, settings.model, place))
+    logits = training_loop.logits(
+        network, training_loop.Records(given.images, given.labels, settings.model, place)
+    )
     phi, predicted = scoring.margins(logits, given.labels), logits.argmax(1).astype(np.int64)
     if not np.isfinite(phi).all():
         return {"seconds": seconds, "error": "diverged", "rows": []}
@@ -173,7 +199,11 @@ def attempt(trial: Trial) -> dict[str, Any]:
         return Job(trial.world, kind, batch, number, trial.seed, trial.keep)
 
     numbers = range(1, trial.references + 1)
-    fixed = [job("with", 0, 0), job("without", trial.batch, 0), *(job("with", 0, n) for n in numbers)]
+    fixed = [
+        job("with", 0, 0),
+        job("without", trial.batch, 0),
+        *(job("with", 0, n) for n in numbers),
+    ]
     fixed += [job("without", trial.batch, n) for n in numbers]
     scores = verdicts.table_of_scores(
         given, trial.batch, (phi[None], predicted[None]), verdicts.answers(fixed), trial.references
@@ -190,14 +220,21 @@ def attempt(trial: Trial) -> dict[str, Any]:
 
 
 def settings_of(given: World, wish: Unlearn, stream: int) -> Settings:
-    """The world's settings with a method and a seed; methods from scratch get the batch size that others have."""
+    """The world's settings with a method and a seed; methods from scratch get the batch size that
+    others have."""
     recipe = given.settings.train
-    if wish.method in rivals.FROM_SCRATCH:  # they train by the recipe, whose batch size is as free as FCALB's
+    if (
+        wish.method in rivals.FROM_SCRATCH
+    ):  # they train by the recipe, whose batch size is as free as FCALB's
         recipe = recipe.model_copy(update={"batch_size": wish.batch_size})
-    return given.settings.model_copy(update={"seed": stream % 2**31, "unlearn": wish, "train": recipe})
+    return given.settings.model_copy(
+        update={"seed": stream % 2**31, "unlearn": wish, "train": recipe}
+    )
 
 
-def unlearned(network: nn.Module, given: World, batch: int, settings: Settings, place: compute.Place) -> nn.Module:
+def unlearned(
+    network: nn.Module, given: World, batch: int, settings: Settings, place: compute.Place
+) -> nn.Module:
     """The network after the method that the settings name."""
     asked = np.isin(given.subjects, given.batches[batch])
 
@@ -208,8 +245,12 @@ def unlearned(network: nn.Module, given: World, batch: int, settings: Settings, 
     if settings.unlearn.method == "none":
         return network
     if settings.unlearn.method == "retrain":
-        network = architectures.build(settings.model, settings.data, seeds.derive(settings.seed, "retrain", "weights"))
-        training_loop.fit(network, retain, settings.train, seeds.derive(settings.seed, "retrain", "order"))
+        network = architectures.build(
+            settings.model, settings.data, seeds.derive(settings.seed, "retrain", "weights")
+        )
+        training_loop.fit(
+            network, retain, settings.train, seeds.derive(settings.seed, "retrain", "order")
+        )
         return network
     if settings.unlearn.method in fcalb.METHODS:
         return fcalb.unlearn(network, records(asked), retain, settings)[0]
@@ -217,7 +258,8 @@ def unlearned(network: nn.Module, given: World, batch: int, settings: Settings, 
 
 
 def figures(trials: list[dict[str, Any]], retrain: list[float]) -> dict[str, Any]:
-    """One method: counts, spread, what it costs as a share of the retrain in the same round (median over rounds)."""
+    """One method: counts, spread, what it costs as a share of the retrain in the same round (median
+    over rounds)."""
     rows = [row for trial in trials for row in trial["rows"]]
     counts = Counter(row["verdict"] for row in rows)
     influence = [row["rho"] for row in rows if row["rho"] is not None]
@@ -228,11 +270,19 @@ def figures(trials: list[dict[str, Any]], retrain: list[float]) -> dict[str, Any
         "judged": len(rows),
         **{name: counts[name] for name in ("pass", "fail", "inconclusive")},
         "pass_interval": attacks.clopper_pearson(counts["pass"], len(rows)) if rows else (0.0, 1.0),
-        "influence": [float(q) for q in np.quantile(influence, (0.05, 0.5, 0.95))] if influence else None,
-        "control": [float(f([t["control"] for t in kept])) for f in (np.mean, np.std)] if kept else None,
-        "control_retrained": float(np.mean([t["control_retrained"] for t in kept])) if kept else None,
+        "influence": [float(q) for q in np.quantile(influence, (0.05, 0.5, 0.95))]
+        if influence
+        else None,
+        "control": [float(f([t["control"] for t in kept])) for f in (np.mean, np.std)]
+        if kept
+        else None,
+        "control_retrained": float(np.mean([t["control_retrained"] for t in kept]))
+        if kept
+        else None,
         "not_good": dict(Counter(name for row in rows for name in row["open"])),
-        "time": float(np.median([t["seconds"] / whole for t, whole in zip(trials, retrain, strict=True)])),
+        "time": float(
+            np.median([t["seconds"] / whole for t, whole in zip(trials, retrain, strict=True)])
+        ),
     }
 
 
@@ -241,18 +291,22 @@ def table(result: dict[str, Any]) -> str:
     made, methods = result["versions"], result["methods"]
     first = next(iter(methods.values()))
     lines = [
-        f"**{result['world']}**: {result['about']}. {first['trials']} originals × batches, {first['judged']} judged "
-        f"in a row. Control accuracy of the retrained references {first['control_retrained']:.1%}; one retrain takes "
+        f"**{result['world']}**: {result['about']}. {first['trials']} originals × batches, "
+        f"{first['judged']} judged "
+        "in a row. Control accuracy of the retrained references "
+        f"{first['control_retrained']:.1%}; one retrain takes "
         f"{result['retrain_seconds']:.2f} s.",
         "",
-        "| method | pass | fail | inconclusive | ρ: median, 5 % … 95 % | control accuracy, ± sd | time / retrain |",
+        "| method | pass | fail | inconclusive | ρ: median, 5 % … 95 % | control accuracy, ± sd | "
+        "time / retrain |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     ranked = sorted(methods.items(), key=lambda item: (-item[1]["pass"], item[1]["fail"]))
     lines += [row(title, one) for title, one in ranked]
     lines += [
         "",
-        f"`{result['command']}` ({made['processor']}, Python {made['python']}, torch {made['torch']}).",
+        f"`{result['command']}` ({made['processor']}, Python {made['python']}, torch "
+        f"{made['torch']}).",
         "",
     ]
     return "\n".join(lines)

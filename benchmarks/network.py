@@ -1,4 +1,5 @@
-"""Several machines on one: a Prefect server, an S3 store that DVC reaches over the network, and agents in clones."""
+"""Several machines on one: a Prefect server, an S3 store that DVC reaches over the network, and
+agents in clones."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ PATIENCE = 60.0
 
 @contextlib.contextmanager
 def s3_store() -> Iterator[tuple[str, Any]]:
-    """An S3 store with an empty bucket, for whose users `CREDENTIALS` are set; yields its address and a client."""
+    """An S3 store with an empty bucket, for whose users `CREDENTIALS` are set; yields its address
+    and a client."""
     import boto3  # type: ignore[import-untyped]
     from moto.server import ThreadedMotoServer
 
@@ -52,9 +54,23 @@ def prefect_server(root: Path) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    quiet = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1", "PREFECT_SERVER_UI_ENABLED": "false"}
+    quiet = {
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        "PREFECT_SERVER_UI_ENABLED": "false",
+    }
     process = subprocess.Popen(
-        [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
+        [
+            sys.executable,
+            "-m",
+            "prefect",
+            "server",
+            "start",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+        ],
         env={**os.environ, **quiet, "PREFECT_HOME": str(root / "prefect-server")},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -68,7 +84,9 @@ def prefect_server(root: Path) -> Iterator[str]:
 
 def connect(workspace: Path, endpoint: str) -> None:
     """Make the S3 store a workspace's default DVC remote."""
-    shell.dvc(workspace, "remote", "add", "--quiet", "--force", "--default", "store", f"s3://{BUCKET}/dvc")
+    shell.dvc(
+        workspace, "remote", "add", "--quiet", "--force", "--default", "store", f"s3://{BUCKET}/dvc"
+    )
     shell.dvc(workspace, "remote", "modify", "--quiet", "store", "endpointurl", endpoint)
 
 
@@ -79,7 +97,12 @@ def clone(workspace: Path, folder: Path) -> Path:
 
 
 def agent(
-    command: list[str], folder: Path, api: str, out: Path, variables: Mapping[str, str], core: int | None = None
+    command: list[str],
+    folder: Path,
+    api: str,
+    out: Path,
+    variables: Mapping[str, str],
+    core: int | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start an agent.
 
@@ -124,7 +147,11 @@ def online(api: str, pool: str) -> list[str]:
     import httpx
 
     found = httpx.post(f"{api}/work_pools/{pool}/workers/filter", json={}, timeout=PATIENCE)
-    return [each["name"] for each in found.json() if each["status"] == "ONLINE"] if found.is_success else []
+    return (
+        [each["name"] for each in found.json() if each["status"] == "ONLINE"]
+        if found.is_success
+        else []
+    )
 
 
 def runs(api: str, name: str) -> list[dict[str, Any]]:
@@ -132,7 +159,9 @@ def runs(api: str, name: str) -> list[dict[str, Any]]:
     import httpx
 
     wanted = {"flow_runs": {"name": {"any_": [name]}}, "sort": "START_TIME_ASC"}
-    found: list[dict[str, Any]] = httpx.post(f"{api}/flow_runs/filter", json=wanted, timeout=PATIENCE).json()
+    found: list[dict[str, Any]] = httpx.post(
+        f"{api}/flow_runs/filter", json=wanted, timeout=PATIENCE
+    ).json()
     return found
 
 
@@ -140,7 +169,9 @@ def states(api: str, run: str) -> dict[str, float]:
     """When a run reached each of its states for the first time, by the state's type, Unix time."""
     import httpx
 
-    found = httpx.get(f"{api}/flow_run_states/", params={"flow_run_id": run}, timeout=PATIENCE).json()
+    found = httpx.get(
+        f"{api}/flow_run_states/", params={"flow_run_id": run}, timeout=PATIENCE
+    ).json()
     reached = sorted((moment(each["timestamp"]), each["type"]) for each in found)
     return {kind: at for at, kind in reversed(reached)}
 
@@ -151,7 +182,11 @@ def log(api: str, run: str) -> list[tuple[float, str]]:
 
     lines: list[tuple[float, str]] = []
     while True:
-        wanted = {"logs": {"flow_run_id": {"any_": [run]}}, "sort": "TIMESTAMP_ASC", "offset": len(lines)}
+        wanted = {
+            "logs": {"flow_run_id": {"any_": [run]}},
+            "sort": "TIMESTAMP_ASC",
+            "offset": len(lines),
+        }
         more = httpx.post(f"{api}/logs/filter", json=wanted, timeout=PATIENCE).json()
         lines += [(moment(each["timestamp"]), each["message"]) for each in more]
         if not more:

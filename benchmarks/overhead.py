@@ -1,8 +1,10 @@
-"""What is around the compute: how long a batch takes whose models are all in the cache, and a run with nothing to do.
+"""What is around the compute: how long a batch takes whose models are all in the cache, and a run
+with nothing to do.
 
-The demonstration's batch is audited once. Then, in turns, everything but the trained, retrained and unlearned models is
-forgotten, in the workspace and in DVC's run-cache, and the batch is audited again: by `erasure-audit run`, which starts
-Prefect, and by `dvc repro`, which is the least that any way of running these stages takes.
+The demonstration's batch is audited once. Then, in turns, everything but the trained, retrained and
+unlearned models is forgotten, in the workspace and in DVC's run-cache, and the batch is audited
+again: by `erasure-audit run`, which starts Prefect, and by `dvc repro`, which is the least that any
+way of running these stages takes.
 
 Example: python -m benchmarks.overhead --rounds 5
 """
@@ -39,12 +41,15 @@ AIMS = {AUDIT: 25.0, IDLE: 5.0, HELP: 0.3}
 _DONE = re.compile(r"^(\S+): (done|from cache) \(([0-9.]+) s\)$")
 
 
-def main(rounds: int = 5, world: World = "demo", page: Path = measure.PAGE, out: Path = measure.RESULTS) -> None:
+def main(
+    rounds: int = 5, world: World = "demo", page: Path = measure.PAGE, out: Path = measure.RESULTS
+) -> None:
     """Measure, and write the table.
 
     Args:
         rounds: how often each command is measured.
-        world: the demonstration's batch, or one whose models are played, which only shows that this works.
+        world: the demonstration's batch, or one whose models are played, which only shows that this
+            works.
         page: has the marks `overhead`.
         out: folder for the figures.
     """
@@ -70,7 +75,9 @@ def main(rounds: int = 5, world: World = "demo", page: Path = measure.PAGE, out:
     figures: dict[str, Any] = {
         "seconds": {name: measure.Spread.of(values).plain() for name, values in found.items()},
         "run_to_repro": measure.ratio(found[AUDIT], found[REPRO]).plain(),
-        "stages": {name: measure.Spread.of([one[name] for one in stages]).plain() for name in stages[0]},
+        "stages": {
+            name: measure.Spread.of([one[name] for one in stages]).plain() for name in stages[0]
+        },
     }
     line = f"python -m benchmarks.overhead --rounds {rounds}"
     measure.write("overhead", line, figures, table(figures), page, out)
@@ -82,7 +89,8 @@ def ask(place: Path) -> None:
 
 
 def audited(place: Path, words: list[str], stages: list[dict[str, float]]) -> float:
-    """How long the batch takes with all but its models forgotten; what each stage took is added to `stages`, s."""
+    """How long the batch takes with all but its models forgotten; what each stage took is added to
+    `stages`, s."""
     forget(place)
     lines: list[str] = []
     seconds = measure.seconds(lambda: lines.extend(told(place, words)))
@@ -90,7 +98,9 @@ def audited(place: Path, words: list[str], stages: list[dict[str, float]]) -> fl
     stages.append({match[1]: float(match[3]) for match in done})
     ran = {match[1].partition("@")[0] for match in done if match[2] == "done"}
     if ran.intersection(KEPT) or "score" not in ran:
-        raise WorkspaceError(f"the stages {', '.join(sorted(ran))} ran; expected all but train, retrain and unlearn")
+        raise WorkspaceError(
+            f"the stages {', '.join(sorted(ran))} ran; expected all but train, retrain and unlearn"
+        )
     return seconds
 
 
@@ -119,13 +129,17 @@ def told(place: Path, words: list[str]) -> list[str]:
     )
     lines = done.stdout.splitlines()
     if done.returncode != 0:
-        raise WorkspaceError(f"{Path(words[0]).name} {' '.join(words[1:4])} failed: {' / '.join(lines[-3:])}")
+        raise WorkspaceError(
+            f"{Path(words[0]).name} {' '.join(words[1:4])} failed: {' / '.join(lines[-3:])}"
+        )
     return lines
 
 
 def forget(place: Path) -> None:
     """Forget in the workspace all that was made, and in DVC's run-cache all but the models."""
-    for inputs in (place / ".dvc" / "cache" / "runs").glob("*/*"):  # a folder for all runs of a stage with these
+    for inputs in (place / ".dvc" / "cache" / "runs").glob(
+        "*/*"
+    ):  # a folder for all runs of a stage with these
         command = next(inputs.iterdir()).read_text(encoding="utf-8").partition("--")[0]
         if not command.split()[-1].endswith(KEPT):
             shutil.rmtree(inputs)
@@ -137,7 +151,11 @@ def forget(place: Path) -> None:
 def table(figures: dict[str, Any]) -> str:
     """The figures as Markdown: the commands, then the stages."""
     rows = [
-        (f"`{name}`", *(f"{spread[key]:.2f}" for key in ("median", "low", "high")), AIMS.get(name, ""))
+        (
+            f"`{name}`",
+            *(f"{spread[key]:.2f}" for key in ("median", "low", "high")),
+            AIMS.get(name, ""),
+        )
         for name, spread in figures["seconds"].items()
     ]
     stages = [
@@ -147,9 +165,13 @@ def table(figures: dict[str, Any]) -> str:
     ratio, runs = figures["run_to_repro"], figures["run_to_repro"]["runs"]
     return "\n\n".join(
         [
-            measure.table((f"command, {int(runs)} rounds", "median, s", "least", "greatest", "aim"), rows),
-            f"`erasure-audit run` took {ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f}) times as long "
-            "as `dvc repro`. What its stages took, side by side with others and with Prefect's start:",
+            measure.table(
+                (f"command, {int(runs)} rounds", "median, s", "least", "greatest", "aim"), rows
+            ),
+            f"`erasure-audit run` took {ratio['median']:.2f} ({ratio['low']:.2f} to "
+            f"{ratio['high']:.2f}) times as long "
+            "as `dvc repro`. What its stages took, side by side with others and with Prefect's "
+            "start:",
             measure.table(("stage", "median, s", "least", "greatest"), stages),
         ]
     )

@@ -1,7 +1,9 @@
-"""The three-way trade of each method as a picture: seconds, share of passes, control accuracy; and what was aimed at.
+"""The three-way trade of each method as a picture: seconds, share of passes, control accuracy; and
+what was aimed at.
 
-Drawn from what `benchmarks.methods` measured, one file a world. Time is a share of one exact retrain, on a logarithmic
-axis; a method that is further left and higher up, without losing accuracy, is better.
+Drawn from what `benchmarks.methods` measured, one file a world. Time is a share of one exact
+retrain, on a logarithmic axis; a method that is further left and higher up, without losing
+accuracy, is better.
 
 Example: python -m benchmarks.pareto --world digits --world digits-long
 """
@@ -24,7 +26,8 @@ CURVES = {
     "short retrain, ": ("short retrain", "#d55e00", "s"),
     "distilled anew, ": ("distilled anew", "#cc79a7", "^"),
 }
-"""Families whose members differ in length: beginning of the title, name, colour (Okabe and Ito 2008), marker"""
+"""Families whose members differ in length: beginning of the title, name, colour (Okabe and Ito
+2008), marker"""
 SINGLE = {
     "exact retrain": ("exact retrain", "#000000", "*"),
     "FCALB, as": ("FCALB as published", "#009e73", "D"),
@@ -39,7 +42,8 @@ def main(
     out: Path = Path("docs/figures"),
     page: Path | None = None,
 ) -> None:
-    """Draw the trade of worlds that were measured, and put what was aimed at and reached into a page between its marks.
+    """Draw the trade of worlds that were measured, and put what was aimed at and reached into a
+    page between its marks.
 
     Example: python -m benchmarks.pareto --world digits --page docs/methods.md
     """
@@ -47,7 +51,9 @@ def main(
     for name in world:
         path = results / f"methods-{name}.json"
         if not path.exists():
-            raise WorkspaceError(f"{path}: no such file; run python -m benchmarks.methods --world {name}")
+            raise WorkspaceError(
+                f"{path}: no such file; run python -m benchmarks.methods --world {name}"
+            )
         found.append(files.read_json(path))
         drawn = out / f"trade-{name}.svg"
         files.write_bytes(drawn, picture(found[-1]))
@@ -60,17 +66,24 @@ def aims(found: list[dict[str, Any]]) -> str:
     """What the default method was to reach on each world, and what it reached, as Markdown."""
     ours = [result["methods"][DEFAULT] for result in found]
     exact = [result["methods"]["exact retrain"] for result in found]
-    rival = [same_seconds(result["methods"], one["time"]) for result, one in zip(found, ours, strict=True)]
+    rival = [
+        same_seconds(result["methods"], one["time"])
+        for result, one in zip(found, ours, strict=True)
+    ]
     away = [100 * (one["control"][0] - one["control_retrained"]) for one in ours]
     rows = {
         "passes, against an exact retrain's (≥ 75 %)": [
-            f"{one['pass']} : {other['pass']} of {one['judged']}" for one, other in zip(ours, exact, strict=True)
+            f"{one['pass']} : {other['pass']} of {one['judged']}"
+            for one, other in zip(ours, exact, strict=True)
         ],
         "fails (≤ 2 %)": [f"{one['fail']} of {one['judged']}" for one in ours],
-        "control accuracy less the retrained models' mean (±0.5 points)": [f"{points:+.1f}" for points in away],
+        "control accuracy less the retrained models' mean (±0.5 points)": [
+            f"{points:+.1f}" for points in away
+        ],
         "time as a share of a retrain (≤ 10 %)": [f"{one['time']:.0%}" for one in ours],
         "a short retrain with as much time: passes, points, time": [
-            f"{one['pass']}, {100 * (one['control'][0] - one['control_retrained']):+.1f}, {one['time']:.0%}"
+            f"{one['pass']}, {100 * (one['control'][0] - one['control_retrained']):+.1f}, "
+            f"{one['time']:.0%}"
             if one
             else "none"
             for one in rival
@@ -78,13 +91,25 @@ def aims(found: list[dict[str, Any]]) -> str:
     }
     head = [f"`{DEFAULT.partition(',')[0]}`", *(result["world"] for result in found)]
     lines = [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head))]
-    return "\n".join(lines + [f"| {' | '.join([name, *cells])} |" for name, cells in rows.items()]) + "\n"
+    return (
+        "\n".join(lines + [f"| {' | '.join([name, *cells])} |" for name, cells in rows.items()])
+        + "\n"
+    )
 
 
 def same_seconds(methods: dict[str, Any], time: float) -> dict[str, Any] | None:
-    """The shortest of the short retrains that has as much time, or up to a tenth less, if there is one."""
-    rows = [one for title, one in methods.items() if title.startswith("short retrain, ") and one["control"]]
-    return min((one for one in rows if one["time"] >= 0.9 * time), key=lambda one: float(one["time"]), default=None)
+    """The shortest of the short retrains that has as much time, or up to a tenth less, if there is
+    one."""
+    rows = [
+        one
+        for title, one in methods.items()
+        if title.startswith("short retrain, ") and one["control"]
+    ]
+    return min(
+        (one for one in rows if one["time"] >= 0.9 * time),
+        key=lambda one: float(one["time"]),
+        default=None,
+    )
 
 
 def families(methods: dict[str, Any]) -> dict[tuple[str, str, str], list[dict[str, Any]]]:
@@ -95,11 +120,14 @@ def families(methods: dict[str, Any]) -> dict[tuple[str, str, str], list[dict[st
             continue
         known = [style for start, style in {**CURVES, **SINGLE}.items() if title.startswith(start)]
         found[known[0] if known else OTHERS].append(one)
-    return {style: sorted(rows, key=lambda row: float(row["time"])) for style, rows in found.items()}
+    return {
+        style: sorted(rows, key=lambda row: float(row["time"])) for style, rows in found.items()
+    }
 
 
 def picture(result: dict[str, Any]) -> bytes:
-    """An SVG: share of passes above, control accuracy below, over the time as a share of a retrain."""
+    """An SVG: share of passes above, control accuracy below, over the time as a share of a
+    retrain."""
     import matplotlib as mpl
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -112,7 +140,13 @@ def picture(result: dict[str, Any]) -> bytes:
     target = next(iter(result["methods"].values()))["control_retrained"]
     for (name, colour, marker), rows in families(result["methods"]).items():
         line = "-" if any(name == style[0] for style in CURVES.values()) else ""
-        look: dict[str, Any] = {"color": colour, "marker": marker, "linestyle": line, "label": name, "markersize": 6}
+        look: dict[str, Any] = {
+            "color": colour,
+            "marker": marker,
+            "linestyle": line,
+            "label": name,
+            "markersize": 6,
+        }
         seconds = [max(row["time"], 0.005) for row in rows]
         passes.plot(seconds, [100 * row["pass"] / row["judged"] for row in rows], **look)
         accuracy.plot(seconds, [100 * (row["control"][0] - target) for row in rows], **look)

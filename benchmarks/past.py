@@ -1,8 +1,10 @@
-"""Past batches for a workspace that has closed one: twins of it, as they would lie there after months of operating.
+"""Past batches for a workspace that has closed one: twins of it, as they would lie there after
+months of operating.
 
-Each has the commits, tags and branch of the closed batch, its entries in `dvc.lock`, its pointers, reports, receipts,
-events in the register, and objects in DVC's cache: content and hash of its own for each of those that are kept, and
-none for those that were erased. Only the way it came about differs, so a hundred take seconds.
+Each has the commits, tags and branch of the closed batch, its entries in `dvc.lock`, its pointers,
+reports, receipts, events in the register, and objects in DVC's cache: content and hash of its own
+for each of those that are kept, and none for those that were erased. Only the way it came about
+differs, so a hundred take seconds.
 """
 
 from __future__ import annotations
@@ -49,7 +51,10 @@ def add(home: Path, number: int) -> None:
     Raises:
         WorkspaceError: it has no closed batch, or git fails.
     """
-    model = sorted(name.removeprefix("erased/") for name in shell.git(home, "tag", "--list", "erased/*").split())
+    model = sorted(
+        name.removeprefix("erased/")
+        for name in shell.git(home, "tag", "--list", "erased/*").split()
+    )
     if not model:
         raise WorkspaceError("no batch was closed here, so there is none to take twins of")
     with opened(home) as register:
@@ -111,7 +116,10 @@ class _Twin:
             if not path.exists():
                 self._objects[oid] = f"{_md5(f'{self.number} {oid}'.encode())}{oid[32:]}"
             elif oid.endswith(".dir"):
-                listed = [{**entry, "md5": self.object(entry["md5"])} for entry in json.loads(path.read_bytes())]
+                listed = [
+                    {**entry, "md5": self.object(entry["md5"])}
+                    for entry in json.loads(path.read_bytes())
+                ]
                 self._objects[oid] = self._keep(json.dumps(listed, sort_keys=True).encode(), ".dir")
             else:
                 self._objects[oid] = self._keep(path.read_bytes() + b" " * self.number)
@@ -120,12 +128,18 @@ class _Twin:
     def history(self, steps: Sequence[dict[str, bytes]]) -> Iterator[bytes]:
         """Its commits and names, for `git fast-import`."""
         for step, changed in zip(STEPS, steps, strict=True):
-            contents = {self._path(path): self._content(path, content) for path, content in changed.items()}
+            contents = {
+                self._path(path): self._content(path, content) for path, content in changed.items()
+            }
             if step == "audit" and self.head:
-                contents[(HEADS / f"{self.name}.json").as_posix()] = json.dumps(vars(self.head)).encode()
+                contents[(HEADS / f"{self.name}.json").as_posix()] = json.dumps(
+                    vars(self.head)
+                ).encode()
             title = f"{step} of batch {self.name}"
             yield _commit(title, contents)
-            yield f"tag {step}/{self.name}\nfrom {_BRANCH}\ntagger {_WHO}\n".encode() + _data(title.encode())
+            yield f"tag {step}/{self.name}\nfrom {_BRANCH}\ntagger {_WHO}\n".encode() + _data(
+                title.encode()
+            )
             if step == "audit":
                 yield f"reset refs/heads/batch/{self.name}\nfrom {_BRANCH}\n".encode()
 
@@ -158,7 +172,10 @@ class _Twin:
 def _twin(home: Path, register: Register, model: str, number: int) -> _Twin:
     """A twin whose requests are in the register, from their receipt to their closing."""
     cases = register.cases(batch=model)
-    ids = {case.request_id: str(uuid.UUID(int=number << 64 | place, version=4)) for place, case in enumerate(cases)}
+    ids = {
+        case.request_id: str(uuid.UUID(int=number << 64 | place, version=4))
+        for place, case in enumerate(cases)
+    }
     twin = _Twin(number, model, parcel.cache_of(home) / "files" / "md5", ids)
     for case in cases:
         identity = {
@@ -177,8 +194,18 @@ def _twin(home: Path, register: Register, model: str, number: int) -> _Twin:
         register.receive(pseudonymise.take_in(home, value), "past", "drop")
     own = list(ids.values())
     for state in WAY:
-        verdicts = {ids[case.request_id]: case.verdict or "pass" for case in cases} if state is State.AUDITED else None
-        register.move(own, state, "past", batch=twin.name if state is State.BATCHED else None, verdicts=verdicts)
+        verdicts = (
+            {ids[case.request_id]: case.verdict or "pass" for case in cases}
+            if state is State.AUDITED
+            else None
+        )
+        register.move(
+            own,
+            state,
+            "past",
+            batch=twin.name if state is State.BATCHED else None,
+            verdicts=verdicts,
+        )
         if state is State.AUDITED:
             twin.head = register.head()
         if state is State.AWAITING_SIGNOFF:
@@ -190,25 +217,37 @@ def _twin(home: Path, register: Register, model: str, number: int) -> _Twin:
 
 def _changed(home: Path, tag: str) -> dict[str, bytes]:
     """The files that a closed batch's commit has and its first parent has not, or not so."""
-    names = shell.git(home, "diff", "--name-only", "--no-renames", "--diff-filter=d", "-z", f"{tag}^1", tag)
+    names = shell.git(
+        home, "diff", "--name-only", "--no-renames", "--diff-filter=d", "-z", f"{tag}^1", tag
+    )
     return {name: _content(home, f"{tag}:{name}") for name in names.split("\0") if name}
 
 
 def _content(home: Path, name: str) -> bytes:
-    return subprocess.run(["git", "cat-file", "blob", name], cwd=home, check=True, capture_output=True).stdout
+    return subprocess.run(
+        ["git", "cat-file", "blob", name], cwd=home, check=True, capture_output=True
+    ).stdout
 
 
 def _at_hand(home: Path, names: Sequence[str]) -> dict[str, bytes]:
-    """What every batch writes anew, as it is now, so that the workspace is left as it was; folders of DVC's ignored."""
-    found = {path: _content(home, f"HEAD:{path}") for path in ("dvc.lock", "data.dvc", "params.yaml")}
+    """What every batch writes anew, as it is now, so that the workspace is left as it was; folders
+    of DVC's ignored."""
+    found = {
+        path: _content(home, f"HEAD:{path}") for path in ("dvc.lock", "data.dvc", "params.yaml")
+    }
     more = "".join(f"/{name}\n" for name in names).encode()
-    ignored = (f"{folder}/.gitignore" for folder in FOLDERS if (home / folder / ".gitignore").exists())
+    ignored = (
+        f"{folder}/.gitignore" for folder in FOLDERS if (home / folder / ".gitignore").exists()
+    )
     return found | {path: _content(home, f"HEAD:{path}") + more for path in ignored}
 
 
 def _commit(title: str, contents: dict[str, bytes]) -> bytes:
     head = f"commit {_BRANCH}\ncommitter {_WHO}\n".encode() + _data(title.encode())
-    changes = (b"M 100644 inline %s\n%s" % (path.encode(), _data(content)) for path, content in contents.items())
+    changes = (
+        b"M 100644 inline %s\n%s" % (path.encode(), _data(content))
+        for path, content in contents.items()
+    )
     return head + b"".join(changes)
 
 

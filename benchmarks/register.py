@@ -1,7 +1,8 @@
-"""How the register page of a large batch behaves in Chromium: its size, and what loading, filtering and sorting cost.
+"""How the register page of a large batch behaves in Chromium: its size, and what loading, filtering
+and sorting cost.
 
-Times are of the page's main thread (CPU), so that other work on the machine does not count: until the rows in sight
-are painted.
+Times are of the page's main thread (CPU), so that other work on the machine does not count: until
+the rows in sight are painted.
 
 Example: python -m benchmarks.register --requests 10000
 """
@@ -44,7 +45,10 @@ def main(requests: int = 10_000, rounds: int = 3) -> None:
     """Print a line per action: the median over the rounds, ms."""
     began = time.process_time()
     html = report.index_page(a_register(requests), report.environment(TEMPLATES))
-    print(f"{requests} requests: {len(html.encode()) / 1e6:.1f} MB, made in {time.process_time() - began:.1f} s (CPU)")
+    print(
+        f"{requests} requests: {len(html.encode()) / 1e6:.1f} MB, made in "
+        f"{time.process_time() - began:.1f} s (CPU)"
+    )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "index.html"
         path.write_text(html, encoding="utf-8")
@@ -68,7 +72,9 @@ def measured(path: Path) -> dict[str, float]:
 
         def spent() -> float:
             metrics = clock.send("Performance.getMetrics")["metrics"]
-            return 1000 * float(next(metric["value"] for metric in metrics if metric["name"] == "TaskDuration"))
+            return 1000 * float(
+                next(metric["value"] for metric in metrics if metric["name"] == "TaskDuration")
+            )
 
         page.goto(path.as_uri())
         page.evaluate(PAINTED)
@@ -76,7 +82,9 @@ def measured(path: Path) -> dict[str, float]:
         for action, script in ACTIONS.items():
             page.wait_for_timeout(1500)  # what the action before left to be laid out
             before = spent()
-            page.evaluate(f"(async () => {{ const f = document.forms[0]; {script}; await {PAINTED}; }})()")
+            page.evaluate(
+                f"(async () => {{ const f = document.forms[0]; {script}; await {PAINTED}; }})()"
+            )
             found[action] = spent() - before
         opened.close()
     return found
@@ -84,7 +92,10 @@ def measured(path: Path) -> dict[str, float]:
 
 def a_register(requests: int) -> batch_register.Register:
     """The register of a batch in which every outcome, deadline and reason occurs."""
-    lines = sorted((batch_register.Line.model_validate(a_line(n)) for n in range(requests)), key=batch_register.urgency)
+    lines = sorted(
+        (batch_register.Line.model_validate(a_line(n)) for n in range(requests)),
+        key=batch_register.urgency,
+    )
     found = {
         "schema_version": batch_register.SCHEMA_VERSION,
         "batch": "large",
@@ -117,7 +128,9 @@ def a_line(n: int) -> dict[str, Any]:
         "test": None if aside else "references",
         "verdict": outcome if outcome in ("pass", "fail") else "inconclusive",
         "outcome": outcome,
-        "register": None if aside else {"q_pass": 0.01 if outcome == "pass" else 1.0, "holds": outcome == "pass"},
+        "register": None
+        if aside
+        else {"q_pass": 0.01 if outcome == "pass" else 1.0, "holds": outcome == "pass"},
         "reason": REASONS[n % 2],
         "regulation": ("gdpr", "ccpa", "lgpd", "pipl")[n % 4],
         "received": "2026-11-10T09:30:00+01:00",
@@ -125,7 +138,11 @@ def a_line(n: int) -> dict[str, Any]:
         "records": n % 400,
         "deadline": None if n % 4 == 3 else f"2026-{11 + n % 2}-{1 + n % 28:02}",
         "days_left": None if n % 4 == 3 else n % 60 - 10,
-        "residual_influence": {"estimate": rho, "low": rho and rho - 0.3, "high": rho and rho + 0.3},
+        "residual_influence": {
+            "estimate": rho,
+            "low": rho and rho - 0.3,
+            "high": rho and rho + 0.3,
+        },
         "sha256": {},
     }
 

@@ -1,7 +1,8 @@
 """What one more report costs, beside the loop of the tutorials, and what its parts take.
 
-The loop makes template engine, font configuration and style sheets anew for each report and works on one core, as
-examples on the web do. Models are played (`benchmarks.stand_in`), the reports are real.
+The loop makes template engine, font configuration and style sheets anew for each report and works
+on one core, as examples on the web do. Models are played (`benchmarks.stand_in`), the reports are
+real.
 
 Example: python -m benchmarks.reports --rounds 5
 """
@@ -21,13 +22,21 @@ from tasks import report
 from tasks.common import files, stage_cli, worker_pool
 
 TEMPLATES = Path("reports/templates")
-OURS, ALONE, LOOP = "the stage, on all cores", "the stage, on one core", "all set up anew for each report, on one core"
+OURS, ALONE, LOOP = (
+    "the stage, on all cores",
+    "the stage, on one core",
+    "all set up anew for each report, on one core",
+)
 STEPS = ("the page, by Jinja", "parsing it", "style and layout", "drawing, and writing the PDF")
 Evidence = list[dict[str, Any]]
 
 
 def main(
-    requests: int = 17, few: int = 3, rounds: int = 5, page: Path = measure.PAGE, out: Path = measure.RESULTS
+    requests: int = 17,
+    few: int = 3,
+    rounds: int = 5,
+    page: Path = measure.PAGE,
+    out: Path = measure.RESULTS,
 ) -> None:
     """Measure, and write the table.
 
@@ -41,7 +50,9 @@ def main(
     with tempfile.TemporaryDirectory() as folder:
         place, people = growth_requests.world(Path(folder) / "world", requests)
         growth_requests.audited(place, people[:requests])
-        found = [files.read_json(path) for path in sorted((place / "reports").glob("*/*/evidence.json"))]
+        found = [
+            files.read_json(path) for path in sorted((place / "reports").glob("*/*/evidence.json"))
+        ]
         target = Path(folder) / "reports"
         press = report.Press(TEMPLATES, ["en"])
         shares = [parts(press, found[0], target) for _ in range(rounds + 1)][1:]
@@ -51,7 +62,9 @@ def main(
             LOOP: (few, lambda: anew(found[:few], target / "anew")),
         }
         cpu: dict[str, list[float]] = {name: [] for name in ways}
-        taken = {name: partial(timed, work, count, cpu[name]) for name, (count, work) in ways.items()}
+        taken = {
+            name: partial(timed, work, count, cpu[name]) for name, (count, work) in ways.items()
+        }
         seconds = measure.in_turns(taken, rounds)
     figures: dict[str, Any] = {
         "requests": requests,
@@ -65,14 +78,17 @@ def main(
             }
             for name in (OURS, ALONE)
         },
-        "shares": {name: measure.Spread.of([one[name] for one in shares]).plain() for name in STEPS},
+        "shares": {
+            name: measure.Spread.of([one[name] for one in shares]).plain() for name in STEPS
+        },
     }
     line = f"python -m benchmarks.reports --requests {requests} --few {few} --rounds {rounds}"
     measure.write("reports", line, figures, table(figures), page, out)
 
 
 def timed(work: Callable[[], object], count: int, cpu: list[float]) -> float:
-    """Wall-clock time per report, s; the processor time of this process and of those that helped is added to `cpu`."""
+    """Wall-clock time per report, s; the processor time of this process and of those that helped is
+    added to `cpu`."""
     before = processor()
     seconds = measure.seconds(work)
     cpu.append((processor() - before) / count)
@@ -149,7 +165,11 @@ def table(figures: dict[str, Any]) -> str:
     ]
     head = ("one report", "s", "s of processors", "times as fast", "by processor time")
     shares = [(name, f"{100 * one['median']:.0f} %") for name, one in figures["shares"].items()]
-    return measure.table(head, rows) + "\n\n" + measure.table(("of one report", "share of the time"), shares)
+    return (
+        measure.table(head, rows)
+        + "\n\n"
+        + measure.table(("of one report", "share of the time"), shares)
+    )
 
 
 if __name__ == "__main__":

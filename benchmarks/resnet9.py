@@ -1,4 +1,5 @@
-"""ResNet-9, the residual network of public speed records on CIFAR-10: 6.6 million weights, for `model.name`."""
+"""ResNet-9, the residual network of public speed records on CIFAR-10: 6.6 million weights, for
+`model.name`."""
 
 from __future__ import annotations
 

@@ -1,17 +1,21 @@
-"""Batch after batch: each starts from the model that the one before released, and all earlier people are judged again.
+"""Batch after batch: each starts from the model that the one before released, and all earlier
+people are judged again.
 
-Ten batches of one or two people are forgotten one after the other. After each the released model is judged on the
-newest people and on all who were forgotten before. References follow from who saw what:
+Ten batches of one or two people are forgotten one after the other. After each the released model is
+judged on the newest people and on all who were forgotten before. References follow from who saw
+what:
 
-    without     trained without everybody forgotten so far, for the newest people and for earlier ones alike
-    with        trained with everybody who was left when the people at hand asked: the models that judged them when
+    without     trained without everybody forgotten so far, for the newest people and for earlier
+    ones alike with        trained with everybody who was left when the people at hand asked: the
+    models that judged them when
                 they were the newest. What `erasure-audit release` takes over is exactly this
-    original    the model released just before the people at hand asked; the self-check has to catch it
+    original    the model released just before the people at hand asked; the self-check has to catch
+    it
 
-So an influence of 1 means: as if nothing had been deleted since they asked, and 0: as retrained without all of them.
-An audit in production cannot do this, because the records of earlier people are erased. It goes by
-`tasks.verification.retrain_advice`,
-whose limits these figures carry: what would be advised is noted at each step, and one row follows the advice.
+So an influence of 1 means: as if nothing had been deleted since they asked, and 0: as retrained
+without all of them. An audit in production cannot do this, because the records of earlier people
+are erased. It goes by `tasks.verification.retrain_advice`, whose limits these figures carry: what
+would be advised is noted at each step, and one row follows the advice.
 
 Example: python -m benchmarks.sequential --world digits --page docs/methods.md
 """
@@ -65,7 +69,8 @@ class Chain:
     title: str
     wish: dict[str, Any]
     limits: dict[str, Any] | None
-    """`advice` settings by which an exact retrain is released instead, where it is advised; None: never"""
+    """`advice` settings by which an exact retrain is released instead, where it is advised; None:
+    never"""
     world: str
     original: int
     references: int
@@ -96,7 +101,8 @@ def main(
     figures: Path = Path("docs/figures"),
     page: Path | None = None,
 ) -> None:
-    """Train, forget batch after batch, judge all people again, and put table and figure into a page between its marks.
+    """Train, forget batch after batch, judge all people again, and put table and figure into a page
+    between its marks.
 
     What is done is kept: a run that was stopped goes on where it was.
 
@@ -107,12 +113,21 @@ def main(
     limits = given.settings.advice.model_dump()
     chains = [
         Chain(
-            title, wish, limits if title == FOLLOWED else None, given.name, references + 1 + n, references, seed, keep
+            title,
+            wish,
+            limits if title == FOLLOWED else None,
+            given.name,
+            references + 1 + n,
+            references,
+            seed,
+            keep,
         )
         for title, wish in configurations(given.settings).items()
         for n in range(originals)
     ]
-    results = kept.each(chains, run, keep / f"sequential-{world}-{seed}", jobs, f"{world}, in sequence")
+    results = kept.each(
+        chains, run, keep / f"sequential-{world}-{seed}", jobs, f"{world}, in sequence"
+    )
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for chain, result in zip(chains, results, strict=True):
         found[chain.title].append(result)
@@ -153,7 +168,9 @@ def run(chain: Chain) -> dict[str, Any]:
         world = newest(given, step)
         started = time.process_time()
         settings = methods.settings_of(
-            world, Unlearn.model_validate(chain.wish), seeds.derive(chain.seed, "sequential", step, chain.original)
+            world,
+            Unlearn.model_validate(chain.wish),
+            seeds.derive(chain.seed, "sequential", step, chain.original),
         )
         try:
             network = methods.unlearned(network, world, 0, settings, place)
@@ -164,8 +181,13 @@ def run(chain: Chain) -> dict[str, Any]:
         asked = np.isin(given.subjects, world.batches[0])
         retained = int(((world.roles == "training") & ~asked).sum())
         history = history.after(settings.unlearn.method, int(asked.sum()), retained)
-        judged = [judge(given, released, yardsticks, step, earlier, rules) for earlier in range(1, step + 1)]
-        loss = retrain_advice.control_loss(scores_of(given, released, yardsticks, step, step), rules.alpha)
+        judged = [
+            judge(given, released, yardsticks, step, earlier, rules)
+            for earlier in range(1, step + 1)
+        ]
+        loss = retrain_advice.control_loss(
+            scores_of(given, released, yardsticks, step, step), rules.alpha
+        )
         known = {"newest": judged[-1], "loss": loss, "history": asdict(history)}
         if chain.limits is not None and advised(known, chain.limits):
             started = time.process_time()
@@ -174,8 +196,13 @@ def run(chain: Chain) -> dict[str, Any]:
             seconds += time.process_time() - started
             released[-1] = _answers(network, given, place)
             history = history.after("retrain", int(asked.sum()), retained)
-            judged = [judge(given, released, yardsticks, step, earlier, rules) for earlier in range(1, step + 1)]
-            loss = retrain_advice.control_loss(scores_of(given, released, yardsticks, step, step), rules.alpha)
+            judged = [
+                judge(given, released, yardsticks, step, earlier, rules)
+                for earlier in range(1, step + 1)
+            ]
+            loss = retrain_advice.control_loss(
+                scores_of(given, released, yardsticks, step, step), rules.alpha
+            )
         steps.append({"seconds": seconds, "loss": loss, "sets": judged, "known": known})
     return {"steps": steps}
 
@@ -186,12 +213,15 @@ def advised(known: dict[str, Any], limits: dict[str, Any]) -> list[str]:
     An exact retrain is asked about as if it were none: what would be advised then is a false alarm.
     """
     history = retrain_advice.History(**known["history"])
-    told = retrain_advice.advise("fcalb", history, known["newest"], known["loss"], Advice.model_validate(limits))
+    told = retrain_advice.advise(
+        "fcalb", history, known["newest"], known["loss"], Advice.model_validate(limits)
+    )
     return [one["code"] for one in told]
 
 
 def newest(given: World, step: int) -> World:
-    """The world as the step's batch finds it: its people are the only batch, and those before are gone."""
+    """The world as the step's batch finds it: its people are the only batch, and those before are
+    gone."""
     before = given.batches[step - 2] if step > 1 else ()
     asked = tuple(person for person in given.batches[step - 1] if person not in before)
     gone = np.isin(given.subjects, before)
@@ -199,7 +229,12 @@ def newest(given: World, step: int) -> World:
 
 
 def judge(
-    given: World, released: list[Answers], yardsticks: list[Answers], step: int, earlier: int, rules: verification.Rules
+    given: World,
+    released: list[Answers],
+    yardsticks: list[Answers],
+    step: int,
+    earlier: int,
+    rules: verification.Rules,
 ) -> list[dict[str, Any]]:
     """The verdicts after a step on the people of an earlier batch, or of its own."""
     scores = scores_of(given, released, yardsticks, step, earlier)
@@ -220,20 +255,26 @@ def scores_of(
     Args:
         given: the world.
         released: of the original, and of the model that each step released.
-        yardsticks: of the baseline and the references trained without those forgotten until each step; 0: nobody.
+        yardsticks: of the baseline and the references trained without those forgotten until each
+            step; 0: nobody.
         step: whose model is judged, from 1.
         earlier: on whose people, 1 to `step`.
     """
     before, after = yardsticks[earlier - 1], yardsticks[step]
     columns = zip(released[earlier - 1], after, before, strict=True)
-    fixed = [np.concatenate([original, without[:1], with_[1:], without[1:]]) for original, without, with_ in columns]
+    fixed = [
+        np.concatenate([original, without[:1], with_[1:], without[1:]])
+        for original, without, with_ in columns
+    ]
     return verdicts.table_of_scores(given, step - 1, released[step], fixed, len(before[0]) - 1)
 
 
 def _yardstick(chain: Chain, step: int) -> Answers:
     kind, batch = ("without", step - 1) if step else ("with", 0)
     numbers = range(chain.references + 1)
-    return verdicts.answers([Job(chain.world, kind, batch, n, chain.seed, chain.keep) for n in numbers])
+    return verdicts.answers(
+        [Job(chain.world, kind, batch, n, chain.seed, chain.keep) for n in numbers]
+    )
 
 
 def _answers(network: nn.Module, given: World, place: compute.Place) -> Answers:
@@ -252,7 +293,9 @@ def summary(chains: list[dict[str, Any]], limits: dict[str, Any]) -> dict[str, A
         {
             "newest": judged([step["sets"][-1] for step in column]),
             "earlier": judged([rows for step in column for rows in step["sets"][:-1]]),
-            "loss": [float(f([step["loss"]["estimate"] for step in column])) for f in (np.mean, np.std)],
+            "loss": [
+                float(f([step["loss"]["estimate"] for step in column])) for f in (np.mean, np.std)
+            ],
             "seconds": float(np.median([step["seconds"] for step in column])),
             "advised": dict(Counter(code for step in column for code in step["advice"])),
             "chains_advised": sum(bool(step["advice"]) for step in column),
@@ -286,7 +329,9 @@ def judged(sets: list[list[dict[str, Any]]]) -> dict[str, Any]:
     influence = [rho for rho in estimates if rho is not None]
     return {
         **{name: counts[name] for name in ("pass", "fail", "inconclusive")},
-        "influence": [float(q) for q in np.quantile(influence, (0.05, 0.5, 0.95))] if influence else None,
+        "influence": [float(q) for q in np.quantile(influence, (0.05, 0.5, 0.95))]
+        if influence
+        else None,
     }
 
 
@@ -295,43 +340,65 @@ def table(result: dict[str, Any]) -> str:
     made, all_methods, limits = result["versions"], result["methods"], result["limits"]
     retrain = all_methods["exact retrain"]["seconds"]
     lines = [
-        f"**{result['world']}**: {result['about']}, one after the other; {result['originals']} originals, "
-        f"{result['references']} + {result['references']} references for each number of batches. Ten exact retrains "
-        f"take {retrain:.1f} s of CPU time. Loss is accuracy on unseen people below the retrained references' mean, in "
+        f"**{result['world']}**: {result['about']}, one after the other; {result['originals']} "
+        "originals, "
+        f"{result['references']} + {result['references']} references for each number of batches. "
+        "Ten exact retrains "
+        f"take {retrain:.1f} s of CPU time. Loss is accuracy on unseen people below the retrained "
+        "references' mean, in "
         "points.",
         "",
-        "| method | newest people: pass / fail / inconclusive | ρ: median, 5 % … 95 % | earlier people, judged again | "
+        "| method | newest people: pass / fail / inconclusive | ρ: median, 5 % … 95 % | earlier "
+        "people, judged again | "
         "ρ: median, 5 % … 95 % | loss, first 3 → last 3 | full retrains | time / exact |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for title, one in all_methods.items():
-        early, late = (np.mean([step["loss"][0] for step in part]) for part in (one["steps"][:3], one["steps"][-3:]))
-        retrains = result["batches"] if title == "exact retrain" else one["advised"] if title == FOLLOWED else 0
+        early, late = (
+            np.mean([step["loss"][0] for step in part])
+            for part in (one["steps"][:3], one["steps"][-3:])
+        )
+        retrains = (
+            result["batches"]
+            if title == "exact retrain"
+            else one["advised"]
+            if title == FOLLOWED
+            else 0
+        )
         lines.append(
-            f"| {title} | {_counts(one['newest'])} | {_spread(one['newest'])} | {_counts(one['earlier'])} | "
-            f"{_spread(one['earlier'])} | {100 * early:+.1f} → {100 * late:+.1f} | {retrains:.1f} | "
+            f"| {title} | {_counts(one['newest'])} | {_spread(one['newest'])} | "
+            f"{_counts(one['earlier'])} | "
+            f"{_spread(one['earlier'])} | {100 * early:+.1f} → {100 * late:+.1f} | {retrains:.1f} "
+            "| "
             f"{one['seconds'] / retrain:.2f} |"
         )
     lines += [
         "",
-        f"Of the {result['batches']} batches of an exact retrain the advice would have found fault with "
+        f"Of the {result['batches']} batches of an exact retrain the advice would have found "
+        "fault with "
         f"{all_methods['exact retrain']['advised']:.1f}, a false alarm.",
         "",
-        f"`{RESET}` by the number of batches since the last full training. The last column counts the "
+        f"`{RESET}` by the number of batches since the last full training. The last column counts "
+        "the "
         f"{result['originals']} chains in which a full retrain is advised then, at the limits of "
-        f"{limits['unlearnings']} unlearnings, {limits['forgotten_share']:.0%} of the records forgotten and "
+        f"{limits['unlearnings']} unlearnings, {limits['forgotten_share']:.0%} of the records "
+        "forgotten and "
         f"{100 * limits['accuracy_loss']:g} "
         "points lost:",
         "",
-        "| batches | newest: pass / fail / inconclusive | ρ, median | earlier: pass / fail / inconclusive | "
+        "| batches | newest: pass / fail / inconclusive | ρ, median | earlier: pass / fail / "
+        "inconclusive | "
         "ρ, median | loss, ± sd | advised, for |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for number, step in enumerate(all_methods[RESET]["steps"], start=1):
-        reasons = ", ".join(f"{code} {step['advised'][code]}" for code in ADVICE if code in step["advised"])
+        reasons = ", ".join(
+            f"{code} {step['advised'][code]}" for code in ADVICE if code in step["advised"]
+        )
         mean, spread = step["loss"]
         lines.append(
-            f"| {number} | {_counts(step['newest'])} | {_middle(step['newest'])} | {_counts(step['earlier'])} | "
+            f"| {number} | {_counts(step['newest'])} | {_middle(step['newest'])} | "
+            f"{_counts(step['earlier'])} | "
             f"{_middle(step['earlier'])} | {100 * mean:+.1f} ± {100 * spread:.1f} | "
             f"{step['chains_advised']}{f': {reasons}' if reasons else ''} |"
         )
@@ -340,7 +407,8 @@ def table(result: dict[str, Any]) -> str:
         f"![Drift over ten batches: influence of newest and earlier people, loss of accuracy]"
         f"(figures/sequential-{result['world']}.svg)",
         "",
-        f"`{result['command']}` ({made['processor']}, Python {made['python']}, torch {made['torch']}).",
+        f"`{result['command']}` ({made['processor']}, Python {made['python']}, torch "
+        f"{made['torch']}).",
         "",
     ]
     return "\n".join(lines)
@@ -360,7 +428,8 @@ def _spread(one: dict[str, Any]) -> str:
 
 
 def picture(result: dict[str, Any]) -> bytes:
-    """An SVG: influence of the newest and of earlier people, and loss of accuracy, over the number of batches."""
+    """An SVG: influence of the newest and of earlier people, and loss of accuracy, over the number
+    of batches."""
     import matplotlib as mpl
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -372,24 +441,42 @@ def picture(result: dict[str, Any]) -> bytes:
     margin = result["rho0"]
     for title, one in result["methods"].items():
         (colour, marker), steps = STYLES[title], one["steps"]
-        look: dict[str, Any] = {"color": colour, "marker": marker, "label": title, "markersize": 5, "linewidth": 1.2}
+        look: dict[str, Any] = {
+            "color": colour,
+            "marker": marker,
+            "label": title,
+            "markersize": 5,
+            "linewidth": 1.2,
+        }
         for axes, part in zip(panels, ("newest", "earlier"), strict=False):
-            known = [(n, step[part]["influence"][1]) for n, step in enumerate(steps, 1) if step[part]["influence"]]
+            known = [
+                (n, step[part]["influence"][1])
+                for n, step in enumerate(steps, 1)
+                if step[part]["influence"]
+            ]
             axes.plot(*zip(*known, strict=True), **look)
         panels[2].plot(range(1, len(steps) + 1), [100 * step["loss"][0] for step in steps], **look)
     for axes, label in zip(
         panels,
-        ("ρ of the newest people", "ρ of all earlier people", "accuracy lost against\nretrained models, points"),
+        (
+            "ρ of the newest people",
+            "ρ of all earlier people",
+            "accuracy lost against\nretrained models, points",
+        ),
         strict=True,
     ):
         axes.set_ylabel(label)
         axes.grid(visible=True, alpha=0.3)
     for axes in panels[:2]:
         axes.axhspan(-margin, margin, color="#0072b2", alpha=0.08, linewidth=0)
-    panels[2].axhline(100 * result["limits"]["accuracy_loss"], color="#555555", linestyle=":", linewidth=1)
+    panels[2].axhline(
+        100 * result["limits"]["accuracy_loss"], color="#555555", linestyle=":", linewidth=1
+    )
     panels[2].set_xlabel("batches forgotten one after the other")
     panels[2].set_xticks(range(1, result["batches"] + 1))
-    figure.legend(*panels[0].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=2)
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=2
+    )
     target = io.BytesIO()
     figure.savefig(target, format="svg", metadata={"Date": None, "Creator": None})
     return target.getvalue()

@@ -1,8 +1,9 @@
-"""What makes the test sharp: the same models measured by a plain mean, by centring, by weights, and as it is done now.
+"""What makes the test sharp: the same models measured by a plain mean, by centring, by weights, and
+as it is done now.
 
-It works from the models that `benchmarks.verdicts` keeps, so it costs seconds. Each statistic takes the same references
-and is cross-fitted by leaving each reference out; detectability d' is the gap of the references over their pooled
-standard deviation, for every request.
+It works from the models that `benchmarks.verdicts` keeps, so it costs seconds. Each statistic takes
+the same references and is cross-fitted by leaving each reference out; detectability d' is the gap
+of the references over their pooled standard deviation, for every request.
 
 Example: python -m benchmarks.sharpness --world digits --page docs/verification.md
 """
@@ -32,7 +33,8 @@ def main(
     out: Path = Path("benchmarks/results"),
     page: Path | None = None,
 ) -> None:
-    """Measure the statistics on the references of one world, and put their table into a page between its marks.
+    """Measure the statistics on the references of one world, and put their table into a page
+    between its marks.
 
     Example: python -m benchmarks.sharpness --world digits --page docs/verification.md
     """
@@ -42,12 +44,16 @@ def main(
     found: dict[str, list[float]] = {name: [] for name in VARIANTS}
     unlike: list[float] = []
     for batch, people in enumerate(given.batches):
-        without = verdicts.answers([job for job in plan if job.kind == "without" and job.batch == batch][1:])[0]
+        without = verdicts.answers(
+            [job for job in plan if job.kind == "without" and job.batch == batch][1:]
+        )[0]
         for person in people:
             rows = given.subjects == person
             controls = given.roles == "control"
             both = np.concatenate([with_, without])
-            centred, _ = contrast.centre(both[:, rows], given.labels[rows], both[:, controls], given.labels[controls])
+            centred, _ = contrast.centre(
+                both[:, rows], given.labels[rows], both[:, controls], given.labels[controls]
+            )
             high, low = with_[:, rows], without[:, rows]
             unlike.append(float(low.mean(axis=1).std(ddof=1) / high.mean(axis=1).std(ddof=1)))
             for name, (is_centred, fit) in VARIANTS.items():
@@ -57,7 +63,10 @@ def main(
         "world": world,
         "references": references,
         "requests": len(unlike),
-        "detectability": {name: [float(q) for q in np.quantile(values, (0, 0.5, 1))] for name, values in found.items()},
+        "detectability": {
+            name: [float(q) for q in np.quantile(values, (0, 0.5, 1))]
+            for name, values in found.items()
+        },
         "spread_without_over_with": float(np.median(unlike)),
         "versions": verdicts.versions(),
     }
@@ -75,7 +84,9 @@ def detectability(with_: Floats, without: Floats, fit: Fit) -> float:
         fitted = [fit(rest, without) if kind == 0 else fit(with_, rest) for rest in left_out]
         values.append(np.array([float(one(group[[place]])[0]) for place, one in enumerate(fitted)]))
     high, low = values
-    pooled = ((len(high) - 1) * high.var(ddof=1) + (len(low) - 1) * low.var(ddof=1)) / (len(high) + len(low) - 2)
+    pooled = ((len(high) - 1) * high.var(ddof=1) + (len(low) - 1) * low.var(ddof=1)) / (
+        len(high) + len(low) - 2
+    )
     return float((high.mean() - low.mean()) / np.sqrt(pooled))
 
 
@@ -109,7 +120,8 @@ VARIANTS: dict[str, tuple[bool, Fit]] = {
 def table(result: dict[str, Any]) -> str:
     """The figures as Markdown."""
     lines = [
-        f"**{result['world']}**, {result['requests']} requests, {result['references']} references of each kind",
+        f"**{result['world']}**, {result['requests']} requests, {result['references']} references "
+        "of each kind",
         "",
         "| statistic | median d′ | lowest | highest |",
         "| --- | --- | --- | --- |",

@@ -1,9 +1,10 @@
-"""How many models to train at a time: by processes and threads on a processor, by stacks of models there and on CUDA.
+"""How many models to train at a time: by processes and threads on a processor, by stacks of models
+there and on CUDA.
 
-All ways train the same models on the same hardware with the loop of the stages. On a processor a model per core is set
-against one model with all threads and against all models stacked in one process (`compute.together`). On CUDA one after
-the other is set against stacks. The limit is the operations of the models at the rate of a product of large matrices,
-measured in the same round.
+All ways train the same models on the same hardware with the loop of the stages. On a processor a
+model per core is set against one model with all threads and against all models stacked in one
+process (`compute.together`). On CUDA one after the other is set against stacks. The limit is the
+operations of the models at the rate of a product of large matrices, measured in the same round.
 
 Example: python -m benchmarks.side_by_side --world digits --models 4
 Example: python -m benchmarks.side_by_side --device cuda --world cifar --model benchmarks.resnet9:build --models 64
@@ -50,8 +51,12 @@ def main(
     """
     cores = cores or measure.machine()["cores"]
     if models % cores or any(models % size for size in stacks):
-        raise WorkspaceError(f"got {models} models, expected a multiple of {cores} cores and of each of the stacks")
-    job = Job(world, tuple(range(models)), model=model, epochs=epochs, records=records, device=device)
+        raise WorkspaceError(
+            f"got {models} models, expected a multiple of {cores} cores and of each of the stacks"
+        )
+    job = Job(
+        world, tuple(range(models)), model=model, epochs=epochs, records=records, device=device
+    )
     tried = ways(job, cores, stacks or [models])
     place = compute.prepare(trainers.settings_of(job).compute)
     work = trainers.operations(job) * models
@@ -61,7 +66,9 @@ def main(
         for jobs in tried.values():
             crew.trial(jobs)
         timed = {name: partial(_timed, crew, jobs, cpu[name]) for name, jobs in tried.items()}
-        found = measure.in_turns({**timed, LIMIT: lambda: work / crew.rate(crew.count, 1, place.bf16, device)}, rounds)
+        found = measure.in_turns(
+            {**timed, LIMIT: lambda: work / crew.rate(crew.count, 1, place.bf16, device)}, rounds
+        )
     finally:
         crew.close()
     settings = trainers.settings_of(job)
@@ -71,22 +78,38 @@ def main(
         "records": len(trainers.learned(job)),
         "epochs": settings.train.epochs,
         "models": models,
-        "seconds": {name: Spread.of(np.divide(values, models).tolist()).plain() for name, values in found.items()},
-        "cpu_seconds": {name: Spread.of(np.divide(values, models).tolist()).plain() for name, values in cpu.items()},
-        "times_the_limit": {name: measure.ratio(found[name], found[LIMIT]).plain() for name in tried},
-        "against_first": {name: measure.ratio(found[name], found[next(iter(tried))]).plain() for name in tried},
+        "seconds": {
+            name: Spread.of(np.divide(values, models).tolist()).plain()
+            for name, values in found.items()
+        },
+        "cpu_seconds": {
+            name: Spread.of(np.divide(values, models).tolist()).plain()
+            for name, values in cpu.items()
+        },
+        "times_the_limit": {
+            name: measure.ratio(found[name], found[LIMIT]).plain() for name in tried
+        },
+        "against_first": {
+            name: measure.ratio(found[name], found[next(iter(tried))]).plain() for name in tried
+        },
         "processor_time_against_first": {
             name: measure.ratio(cpu[name], cpu[next(iter(tried))]).plain() for name in tried
         },
     }
     path = out / "side-by-side.json"
     rows = (files.read_json(path)["rows"] if path.exists() else {}) | {title: row}
-    measure.write("side by side", "python -m benchmarks.side_by_side", {"rows": rows}, text(rows), page, out)
+    measure.write(
+        "side by side", "python -m benchmarks.side_by_side", {"rows": rows}, text(rows), page, out
+    )
 
 
 def ways(job: Job, cores: int, stacks: Sequence[int]) -> dict[str, list[Job]]:
-    """The ways by name, each as the jobs of its processes; the first is what the stages do by default."""
-    stacked = {f"{size} stacked in one process": [replace(job, at_once=size, threads=cores)] for size in stacks}
+    """The ways by name, each as the jobs of its processes; the first is what the stages do by
+    default."""
+    stacked = {
+        f"{size} stacked in one process": [replace(job, at_once=size, threads=cores)]
+        for size in stacks
+    }
     if job.device == "cuda":
         return {"one after the other": [job], **stacked}
     share = len(job.seeds) // cores
@@ -104,7 +127,13 @@ def _timed(crew: Crew, jobs: Sequence[Job], cpu: list[float]) -> float:
 
 def text(rows: dict[str, dict[str, Any]]) -> str:
     """The table, a row per way."""
-    head = ["models", "way", "processor s per model", "time, against the first", "processor time, against the first"]
+    head = [
+        "models",
+        "way",
+        "processor s per model",
+        "time, against the first",
+        "processor time, against the first",
+    ]
     lines = [
         [
             f"{title}: {row['models']} models, {row['records']} records, {row['epochs']} epochs",

@@ -1,7 +1,9 @@
-"""What more agents and more requests would come to: a batch played on measured times, event by event.
+"""What more agents and more requests would come to: a batch played on measured times, event by
+event.
 
-The graph is that of `dvc.yaml`, stage for stage. A stage for agents is sent, waits for a free agent, is fetched from
-the store, runs, and is brought back; what is left runs on the coordinator. Whoever is free takes what was ready first.
+The graph is that of `dvc.yaml`, stage for stage. A stage for agents is sent, waits for a free
+agent, is fetched from the store, runs, and is brought back; what is left runs on the coordinator.
+Whoever is free takes what was ready first.
 
 Example: python -m benchmarks.simulation --hours 1
 """
@@ -48,7 +50,8 @@ class Task:
 
 @dataclass(frozen=True)
 class Schedule:
-    """When each task began and ended, s, and how long each place was busy, all of its servers together, s."""
+    """When each task began and ended, s, and how long each place was busy, all of its servers
+    together, s."""
 
     spans: dict[str, tuple[float, float]]
     busy: dict[str, float]
@@ -60,7 +63,8 @@ class Schedule:
 
 
 def simulate(tasks: Sequence[Task], servers: Mapping[str, int]) -> Schedule:
-    """Play tasks: a free server of a place takes the task that was ready first, among those the one named first.
+    """Play tasks: a free server of a place takes the task that was ready first, among those the one
+    named first.
 
     Args:
         tasks: each after those that it names, in any order; no task is after itself.
@@ -99,7 +103,9 @@ def simulate(tasks: Sequence[Task], servers: Mapping[str, int]) -> Schedule:
                 if not before:
                     heapq.heappush(ready[tasks[order[name]].place], (now, order[name]))
     if len(spans) != len(tasks):
-        raise WorkspaceError(f"tasks that can never begin: {', '.join(sorted(order.keys() - spans.keys()))}")
+        raise WorkspaceError(
+            f"tasks that can never begin: {', '.join(sorted(order.keys() - spans.keys()))}"
+        )
     return Schedule(spans, busy)
 
 
@@ -159,7 +165,8 @@ class Times:
 
 @dataclass(frozen=True)
 class Batch:
-    """A night's batch: its requests, the models trained without them, models per block, and which references it has."""
+    """A night's batch: its requests, the models trained without them, models per block, and which
+    references it has."""
 
     requests: int
     models: int = 16
@@ -170,7 +177,9 @@ class Batch:
 def tasks_of(batch: Batch, times: Times) -> list[Task]:
     """The batch's stages, as `dvc.yaml` has them."""
     blocks = -(-batch.models // batch.per_block)
-    sizes = [min(batch.per_block, batch.models - number * batch.per_block) for number in range(blocks)]
+    sizes = [
+        min(batch.per_block, batch.models - number * batch.per_block) for number in range(blocks)
+    ]
     made: list[Task] = []
 
     def here(name: str, *after: str) -> None:
@@ -226,11 +235,13 @@ def main(
     page: Path = measure.PAGE,
     out: Path = measure.RESULTS,
 ) -> None:
-    """Play batches and write benchmarks/results/simulation.json and the tables of docs/performance.md.
+    """Play batches and write benchmarks/results/simulation.json and the tables of
+    docs/performance.md.
 
     Args:
         hours: assumed training of one model on a GPU, h, beside the measured times.
-        rounds: measure the stages' times anew so many times before; 0: take those that were measured.
+        rounds: measure the stages' times anew so many times before; 0: take those that were
+            measured.
         data: assumed size of the data beside these hours, GB.
         throughput: assumed of the store, MB/s.
         times: measured times of the stages.
@@ -252,7 +263,14 @@ def main(
         "large": {str(size): swept(large, size) for size in (8, 1)},
         "validated": validated(agents),
     }
-    measure.write("simulation", f"python -m benchmarks.simulation --hours {hours:g}", found, text(found), page, out)
+    measure.write(
+        "simulation",
+        f"python -m benchmarks.simulation --hours {hours:g}",
+        found,
+        text(found),
+        page,
+        out,
+    )
 
 
 def swept(times: Times, per_block: int) -> list[dict[str, Any]]:
@@ -269,7 +287,9 @@ def swept(times: Times, per_block: int) -> list[dict[str, Any]]:
                     "seconds": round(played.seconds, 1),
                     "utilisation": round(played.busy[AGENTS] / (agents * played.seconds), 4),
                     "store": round(played.busy[STORE] / played.seconds, 4),
-                    "reports": round((played.spans["report"][1] - played.spans["report"][0]) / played.seconds, 4),
+                    "reports": round(
+                        (played.spans["report"][1] - played.spans["report"][0]) / played.seconds, 4
+                    ),
                     "critical_path": round(critical_path(tasks), 1),
                 }
             )
@@ -278,7 +298,9 @@ def swept(times: Times, per_block: int) -> list[dict[str, Any]]:
 
 def saturated(rows: Sequence[Mapping[str, Any]], requests: int) -> int:
     """From how many agents on twice as many save less than a tenth of the time."""
-    seconds: dict[int, float] = {row["agents"]: row["seconds"] for row in rows if row["requests"] == requests}
+    seconds: dict[int, float] = {
+        row["agents"]: row["seconds"] for row in rows if row["requests"] == requests
+    }
     for fewer, more in pairwise(sorted(seconds)):
         if seconds[more] > (1 - GAIN) * seconds[fewer]:
             return fewer
@@ -309,20 +331,27 @@ AWAY = ("unlearn", "probe")
 def validated(agents: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The simulation beside what was measured, on times of hand-overs to one agent only."""
     worked, over = agents["phases"]["one agent"]["worked"]["median"], Handover.of(agents)
-    tasks = [task for number in range(agents["stages"]) for task in handed_out(f"block {number}", worked, over)]
+    tasks = [
+        task
+        for number in range(agents["stages"])
+        for task in handed_out(f"block {number}", worked, over)
+    ]
     found = []
     for name, number in (("one agent", 1), ("two agents", 2)):
         played = simulate(tasks, servers(number)).seconds
         real = agents["seconds"][name]["median"]
-        found.append({"agents": number, "simulated": played, "measured": real, "error": played / real - 1})
+        found.append(
+            {"agents": number, "simulated": played, "measured": real, "error": played / real - 1}
+        )
     return found
 
 
 def measured(rounds: int, models: int = 8) -> dict[str, Any]:
-    """The stages' times in place on the digits, s: processor time with DVC and Python, of one thread.
+    """The stages' times in place on the digits, s: processor time with DVC and Python, of one
+    thread.
 
-    Processor time, because a stage that waits for nothing takes as long on a core of its own, and because what else
-    the machine does is not in it.
+    Processor time, because a stage that waits for nothing takes as long on a core of its own, and
+    because what else the machine does is not in it.
 
     Args:
         rounds: how often each is measured.
@@ -355,13 +384,23 @@ def measured(rounds: int, models: int = 8) -> dict[str, Any]:
             settings.assign(place / "params.yaml", [f"references.seeds_per_block={size}"])
             return _spent(place, "train@0")
 
-        blocks = _spreads(measure.in_turns({str(size): partial(block, size) for size in (1, models)}, rounds))
-    return {"rounds": rounds, "models": models, "requests": asked, "stages": found, "blocks": blocks}
+        blocks = _spreads(
+            measure.in_turns({str(size): partial(block, size) for size in (1, models)}, rounds)
+        )
+    return {
+        "rounds": rounds,
+        "models": models,
+        "requests": asked,
+        "stages": found,
+        "blocks": blocks,
+    }
 
 
 def _spent(place: Path, name: str) -> float:
     """Processor time of a stage that is run again, s."""
-    return measure.command([*shell.DVC, "repro", "--single-item", "--force", name], place, environment.child(place)).cpu
+    return measure.command(
+        [*shell.DVC, "repro", "--single-item", "--force", name], place, environment.child(place)
+    ).cpu
 
 
 def _spreads(found: Mapping[str, Sequence[float]]) -> dict[str, Any]:
@@ -378,7 +417,11 @@ def _requests(people: Sequence[str]) -> list[dict[str, Any]]:
             "submitted_time": "2026-11-20T09:00:00Z",
             "api_version": "3.0",
             "subject_identities": [
-                {"identity_type": "controller_customer_id", "identity_value": one, "identity_format": "raw"}
+                {
+                    "identity_type": "controller_customer_id",
+                    "identity_value": one,
+                    "identity_format": "raw",
+                }
             ],
         }
         for one in people
@@ -389,32 +432,51 @@ def text(found: Mapping[str, Any]) -> str:
     """The tables for the page."""
     assumed, rows = found["assumed"], found["validated"]
     checks = [
-        [f"{row['agents']}", f"{row['simulated']:.0f} s", f"{row['measured']:.0f} s", f"{row['error']:+.0%}"]
+        [
+            f"{row['agents']}",
+            f"{row['simulated']:.0f} s",
+            f"{row['measured']:.0f} s",
+            f"{row['error']:+.0%}",
+        ]
         for row in rows
     ]
     return "\n\n".join(
         [
             "The simulation beside the table above; it knows the hand-overs to one agent only.",
             measure.table(["agents", "simulated", "measured", "error"], checks),
-            "A night's batch on the digits, 16 models without the forget set in blocks of 8, references carried over; "
+            "A night's batch on the digits, 16 models without the forget set in blocks of 8, "
+            "references carried over; "
             f"a stage takes the processor time that it took in place, median of {found['rounds']}:",
             _grid(found["measured"]),
-            f"The same if training a model takes **{assumed['hours']:g} h on a GPU (assumed)**, unlearning a tenth of "
-            f"it, and {assumed['data_gb']:g} GB of data come over a store of {assumed['store_mb_s']:g} MB/s:",
+            f"The same if training a model takes **{assumed['hours']:g} h on a GPU (assumed)**, "
+            "unlearning a tenth of "
+            f"it, and {assumed['data_gb']:g} GB of data come over a store of "
+            f"{assumed['store_mb_s']:g} MB/s:",
             *(
                 part
                 for size, played in found["large"].items()
-                for part in (f"Blocks of {size}:" if size != "1" else "Every model a block of its own:", _grid(played))
+                for part in (
+                    f"Blocks of {size}:" if size != "1" else "Every model a block of its own:",
+                    _grid(played),
+                )
             ),
         ]
     )
 
 
 def _grid(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Turnaround and the agents' utilisation: a row per number of agents, a column per number of requests."""
-    cells = {(row["agents"], row["requests"]): f"{_time(row['seconds'])}, {row['utilisation']:.0%}" for row in rows}
-    lines: list[list[object]] = [[agents, *(cells[agents, number] for number in REQUESTS)] for agents in COUNTS]
-    lines.append(["reports' share at 64", *(f"{_at(rows, number)['reports']:.0%}" for number in REQUESTS)])
+    """Turnaround and the agents' utilisation: a row per number of agents, a column per number of
+    requests."""
+    cells = {
+        (row["agents"], row["requests"]): f"{_time(row['seconds'])}, {row['utilisation']:.0%}"
+        for row in rows
+    }
+    lines: list[list[object]] = [
+        [agents, *(cells[agents, number] for number in REQUESTS)] for agents in COUNTS
+    ]
+    lines.append(
+        ["reports' share at 64", *(f"{_at(rows, number)['reports']:.0%}" for number in REQUESTS)]
+    )
     lines.append(["enough agents", *(saturated(rows, number) for number in REQUESTS)])
     return measure.table(["agents", *(f"{number} requests" for number in REQUESTS)], lines)
 

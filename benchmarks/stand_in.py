@@ -1,8 +1,10 @@
-"""A world in which an audit takes seconds: stages that compute are played, everything around them is real.
+"""A world in which an audit takes seconds: stages that compute are played, everything around them
+is real.
 
-Models are a few random numbers, and scores are drawn as models that remember, or do not, would give them. Checking,
-splitting, resolving, verifying and reporting are the pipeline's own, and so are DVC, Prefect, git and all that operates
-them. So faults of the operation show as they would in earnest, and a hundred of them take minutes.
+Models are a few random numbers, and scores are drawn as models that remember, or do not, would give
+them. Checking, splitting, resolving, verifying and reporting are the pipeline's own, and so are
+DVC, Prefect, git and all that operates them. So faults of the operation show as they would in
+earnest, and a hundred of them take minutes.
 
 Example: python -m benchmarks.stand_in world my-world
 """
@@ -57,9 +59,14 @@ def world(folder: Path, subjects: int = SUBJECTS) -> Path:
             note="Nobody's pictures.",
             class_names=("0", "1"),
             columns=importers._columns(
-                len(rows), [subject_id(subject) for subject, _ in rows], [number % CLASSES for _, number in rows]
+                len(rows),
+                [subject_id(subject) for subject, _ in rows],
+                [number % CLASSES for _, number in rows],
             ),
-            pictures=(importers.encode(random.integers(0, 256, (SIDE, SIDE), dtype=np.uint8)) for _ in rows),
+            pictures=(
+                importers.encode(random.integers(0, 256, (SIDE, SIDE), dtype=np.uint8))
+                for _ in rows
+            ),
         ),
     )
     text = (folder / "dvc.yaml").read_text(encoding="utf-8")
@@ -97,10 +104,18 @@ def main(name: str, options: dict[str, str]) -> None:
     chosen = settings.load(Path(options["params"]))
     out = Path(options["out"])
     if name in ("train", "retrain"):
-        _block(name, int(options["block"]), chosen.references.seeds_per_block, _seed(options, chosen.seed), out)
+        _block(
+            name,
+            int(options["block"]),
+            chosen.references.seeds_per_block,
+            _seed(options, chosen.seed),
+            out,
+        )
     elif name == "unlearn":
         _model(out / "unlearned.safetensors", _seed(options, chosen.seed), "unlearn")
-        _write(out / "trace.csv", "step,phase,forget_loss,recover_loss,forget_weight,recover_weight\n")
+        _write(
+            out / "trace.csv", "step,phase,forget_loss,recover_loss,forget_weight,recover_weight\n"
+        )
     elif name == "probe":
         _write(out / "probes.json", json.dumps({"reason": None}))
     else:
@@ -122,8 +137,16 @@ def _model(path: Path, seed: int, activity: str) -> None:
 
     weights = np.random.Generator(np.random.PCG64(seed)).standard_normal(64).astype(np.float32)
     files.write_bytes(path, save({"weights": weights}))
-    measured = {"seconds": 0.1, "device": "cpu", "threads": 1, "precision": "float32", "torch": "none"}
-    files.write_json(path.with_suffix(".json"), cost_ledger.keep(activity, files.sha256(path), measured))
+    measured = {
+        "seconds": 0.1,
+        "device": "cpu",
+        "threads": 1,
+        "precision": "float32",
+        "torch": "none",
+    }
+    files.write_json(
+        path.with_suffix(".json"), cost_ledger.keep(activity, files.sha256(path), measured)
+    )
 
 
 def _score(options: dict[str, str], chosen: Any) -> None:
@@ -141,11 +164,19 @@ def _score(options: dict[str, str], chosen: Any) -> None:
     requests = records.read_forget(Path(options["forget"]), manifest)
     roles = records.read_roles(Path(options["split"]), manifest)
     original = Path(options["original"])
-    entries = roll(original, Path(options["trained"]), Path(options["unlearned"]), Path(options["retrained"]), chosen)
+    entries = roll(
+        original,
+        Path(options["trained"]),
+        Path(options["unlearned"]),
+        Path(options["retrained"]),
+        chosen,
+    )
     if chosen.references.with_from != "artifacts/train":
         from tasks.score import Entry
 
-        found = release_lineage.references(Path(options["trained"]), manifest, roles == "training", chosen)
+        found = release_lineage.references(
+            Path(options["trained"]), manifest, roles == "training", chosen
+        )
         entries += [Entry(f"with-{path.stem}", "with", path) for path in found]
     random = np.random.Generator(np.random.PCG64(_seed(options, chosen.seed)))
     base = random.normal(2.0, 1.0, len(manifest))
@@ -203,7 +234,11 @@ def request(number: int) -> dict[str, Any]:
         "subject_request_type": "erasure",
         "submitted_time": "2026-11-02T09:00:00Z",
         "subject_identities": [
-            {"identity_type": "controller_customer_id", "identity_value": subject_id(number), "identity_format": "raw"}
+            {
+                "identity_type": "controller_customer_id",
+                "identity_value": subject_id(number),
+                "identity_format": "raw",
+            }
         ],
         "api_version": "1.0",
         "regulation": "gdpr",
@@ -214,10 +249,14 @@ def table(subjects: list[str], day: str, ids: list[str]) -> str:
     """Requests as the CSV that the intake takes: one per subject."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    names = "subject_request_id,regulation,submitted_time,identity_type,identity_value,identity_format"
+    names = (
+        "subject_request_id,regulation,submitted_time,identity_type,identity_value,identity_format"
+    )
     writer.writerow(names.split(","))
     for subject, request in zip(subjects, ids, strict=True):
-        writer.writerow([request, "gdpr", f"{day}T09:00:00Z", "controller_customer_id", subject, "raw"])
+        writer.writerow(
+            [request, "gdpr", f"{day}T09:00:00Z", "controller_customer_id", subject, "raw"]
+        )
     return text.getvalue()
 
 
@@ -226,4 +265,10 @@ if __name__ == "__main__":
         print(world(Path(sys.argv[2])))
     else:
         words = sys.argv[2:]
-        main(sys.argv[1], {key.removeprefix("--"): value for key, value in zip(words[::2], words[1::2], strict=True)})
+        main(
+            sys.argv[1],
+            {
+                key.removeprefix("--"): value
+                for key, value in zip(words[::2], words[1::2], strict=True)
+            },
+        )

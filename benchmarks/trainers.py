@@ -1,8 +1,9 @@
-"""Ways of training the same models, each in processes of its own that are warm before anything is measured.
+"""Ways of training the same models, each in processes of its own that are warm before anything is
+measured.
 
-`public` is the way that public unlearning code trains: float32, a `DataLoader` over images that the transforms of
-torchvision prepare one by one, `torch.optim.SGD` under `OneCycleLR`. `ours` is the loop of the stages. Both have the
-same models, records, epochs and batch size.
+`public` is the way that public unlearning code trains: float32, a `DataLoader` over images that the
+transforms of torchvision prepare one by one, `torch.optim.SGD` under `OneCycleLR`. `ours` is the
+loop of the stages. Both have the same models, records, epochs and batch size.
 """
 
 from __future__ import annotations
@@ -74,13 +75,16 @@ class Crew:
         spawn = multiprocessing.get_context("spawn")  # a forked copy of threads that compute hangs
         self.count = count
         self._processes = {
-            loop: [ProcessPoolExecutor(1, mp_context=spawn) for _ in range(count)] for loop in ("ours", "public")
+            loop: [ProcessPoolExecutor(1, mp_context=spawn) for _ in range(count)]
+            for loop in ("ours", "public")
         }
 
     def do(self, jobs: Sequence[Job]) -> list[Done]:
         """Jobs of one loop side by side, one in each of its first processes."""
         processes = self._processes[jobs[0].loop]
-        waiting = [process.submit(train, job) for process, job in zip(processes, jobs, strict=False)]
+        waiting = [
+            process.submit(train, job) for process, job in zip(processes, jobs, strict=False)
+        ]
         return [future.result() for future in waiting]
 
     def trial(self, jobs: Sequence[Job]) -> float:
@@ -88,12 +92,19 @@ class Crew:
         wanted = 10 * settings_of(jobs[0]).train.batch_size
         count = min(wanted, len(learned(jobs[0])))
         epochs = math.ceil(wanted / count)
-        parts = [replace(job, seeds=job.seeds[: job.at_once], epochs=epochs, records=count) for job in jobs]
+        parts = [
+            replace(job, seeds=job.seeds[: job.at_once], epochs=epochs, records=count)
+            for job in jobs
+        ]
         return max(done.seconds for done in self.do(parts))
 
     def rate(self, count: int, threads: int, bf16: bool, device: str = "cpu") -> float:
-        """Operations a second of matrix products in so many of the processes at once, all together."""
-        waiting = [process.submit(products, threads, bf16, device) for process in self._processes["ours"][:count]]
+        """Operations a second of matrix products in so many of the processes at once, all
+        together."""
+        waiting = [
+            process.submit(products, threads, bf16, device)
+            for process in self._processes["ours"][:count]
+        ]
         return sum(future.result() for future in waiting)
 
     def close(self) -> None:
@@ -108,7 +119,9 @@ def settings_of(job: Job) -> Settings:
     own = worlds.load(job.world).settings
     recipe = own.train.model_copy(update={"epochs": job.epochs or own.train.epochs})
     model = own.model.model_copy(update={"name": job.model or own.model.name})
-    place = own.compute.model_copy(update={"device": job.device, "threads": job.threads, "precision": job.precision})
+    place = own.compute.model_copy(
+        update={"device": job.device, "threads": job.threads, "precision": job.precision}
+    )
     return own.model_copy(update={"train": recipe, "model": model, "compute": place})
 
 
@@ -131,13 +144,18 @@ def train(job: Job) -> Done:
     else:
         known = training_loop.Records(images, labels, settings.model, place)
         for first in range(0, len(networks), job.at_once):
-            part, seeds = networks[first : first + job.at_once], job.seeds[first : first + job.at_once]
+            part, seeds = (
+                networks[first : first + job.at_once],
+                job.seeds[first : first + job.at_once],
+            )
             if job.at_once == 1:
                 training_loop.fit(part[0], known, settings.train, seeds[0])
             else:
                 stacked.fit(part, known, settings.train, seeds)
     seconds, cpu = time.perf_counter() - began, _processor_time() - spent
-    return Done(seconds, cpu, tuple(_accuracy(network, world, settings, place) for network in networks))
+    return Done(
+        seconds, cpu, tuple(_accuracy(network, world, settings, place) for network in networks)
+    )
 
 
 def _as_it_comes(job: Job) -> compute.Place:
@@ -169,7 +187,8 @@ def public(
 ) -> None:
     """Train a classifier, in place, as public unlearning code does.
 
-    Workers live through all epochs and the loss is not read, which is faster than what much of that code does.
+    Workers live through all epochs and the loss is not read, which is faster than what much of that
+    code does.
 
     Args:
         network: the classifier.
@@ -191,7 +210,9 @@ def public(
         drop_last=True,
         num_workers=workers,
         persistent_workers=workers > 0,
-        multiprocessing_context="fork" if workers else None,  # the usual one, which a spawned process does not have
+        multiprocessing_context="fork"
+        if workers
+        else None,  # the usual one, which a spawned process does not have
     )
     optimiser = torch.optim.SGD(
         network.parameters(),
@@ -211,7 +232,9 @@ def public(
     for _ in range(recipe.epochs):
         for batch, targets in loader:
             optimiser.zero_grad()
-            loss = functional.cross_entropy(network(batch), targets, label_smoothing=recipe.label_smoothing)
+            loss = functional.cross_entropy(
+                network(batch), targets, label_smoothing=recipe.label_smoothing
+            )
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             schedule.step()
@@ -219,9 +242,12 @@ def public(
 
 
 class Pictures:
-    """A data set as `torchvision.datasets` has it: a picture, through its transforms, and its label."""
+    """A data set as `torchvision.datasets` has it: a picture, through its transforms, and its
+    label."""
 
-    def __init__(self, images: NDArray[np.uint8], labels: NDArray[np.int64], settings: Settings) -> None:
+    def __init__(
+        self, images: NDArray[np.uint8], labels: NDArray[np.int64], settings: Settings
+    ) -> None:
         self.images = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
         self.labels, self.transform = labels, transforms(settings.train, settings)
 
@@ -244,11 +270,14 @@ def transforms(recipe: Train, settings: Settings) -> Any:
         steps.append(known.RandomCrop(settings.data.image_size, padding=recipe.shift))
     if recipe.flip:
         steps.append(known.RandomHorizontalFlip())
-    return known.Compose([*steps, known.ToTensor(), known.Normalize(settings.model.mean, settings.model.std)])
+    return known.Compose(
+        [*steps, known.ToTensor(), known.Normalize(settings.model.mean, settings.model.std)]
+    )
 
 
 def products(threads: int, bf16: bool, device: str = "cpu", least: float = 0.3) -> float:
-    """Operations a second of products of large matrices in the precision given: the hardware's limit as it is now."""
+    """Operations a second of products of large matrices in the precision given: the hardware's
+    limit as it is now."""
     import torch
 
     torch.set_num_threads(threads)
@@ -264,7 +293,8 @@ def products(threads: int, bf16: bool, device: str = "cpu", least: float = 0.3) 
 
 
 def operations(job: Job) -> float:
-    """Operations of the products and convolutions in the training of one model, forward and backward."""
+    """Operations of the products and convolutions in the training of one model, forward and
+    backward."""
     import torch
     from torch.nn import functional
     from torch.utils.flop_counter import FlopCounterMode
@@ -272,7 +302,9 @@ def operations(job: Job) -> float:
     settings, count = settings_of(job), len(learned(job))
     size = min(settings.train.batch_size, count)
     network = architectures.build(settings.model, settings.data, 0).train()
-    images = torch.zeros(size, settings.data.channels, settings.data.image_size, settings.data.image_size)
+    images = torch.zeros(
+        size, settings.data.channels, settings.data.image_size, settings.data.image_size
+    )
     with FlopCounterMode(display=False) as counter:
         functional.cross_entropy(network(images), torch.zeros(size, dtype=torch.int64)).backward()  # type: ignore[no-untyped-call]
     return float(counter.get_total_flops() * training_loop.steps(count, settings.train))

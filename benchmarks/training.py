@@ -1,12 +1,14 @@
-"""Training as the stages do it, against the way that public unlearning code does it, on the same cores.
+"""Training as the stages do it, against the way that public unlearning code does it, on the same
+cores.
 
-All cores are for both. The public loop trains one model after the other with all threads, or a model per core at a
-time, each with and without workers; the best median counts. Ours trains a model per core at a time. The limit is what
-the hardware could do: the operations of the models, at the rate of a product of large matrices of the same precision,
-measured in the same round.
+All cores are for both. The public loop trains one model after the other with all threads, or a
+model per core at a time, each with and without workers; the best median counts. Ours trains a model
+per core at a time. The limit is what the hardware could do: the operations of the models, at the
+rate of a product of large matrices of the same precision, measured in the same round.
 
-Accuracy is that of the models whose training was timed. Processor time is that of all processes with their workers; on
-a machine with other work it is the fairer measure, since more processes take more of the machine from others.
+Accuracy is that of the models whose training was timed. Processor time is that of all processes
+with their workers; on a machine with other work it is the fairer measure, since more processes take
+more of the machine from others.
 
 Example: python -m benchmarks.training --world digits --models 4
 """
@@ -51,15 +53,27 @@ def main(
     """
     cores = cores or measure.machine()["cores"]
     options = {"models": models, "rounds": rounds, "epochs": epochs, "records": records}
-    told = "".join(f" --{name} {value}" for name, value in options.items() if value) + " --bf16" * bf16
+    told = (
+        "".join(f" --{name} {value}" for name, value in options.items() if value) + " --bf16" * bf16
+    )
     crew = Crew(cores)
     try:
         for name in world:
             stage_cli.say(f"{name}: {worlds.load(name).about}")
             row = _measured(
-                Job(name, (), epochs=epochs, records=records), crew, math.ceil(models / cores), rounds, bf16
+                Job(name, (), epochs=epochs, records=records),
+                crew,
+                math.ceil(models / cores),
+                rounds,
+                bf16,
             )
-            keep("training", name, {**row, "command": f"python -m benchmarks.training --world {name}{told}"}, out, page)
+            keep(
+                "training",
+                name,
+                {**row, "command": f"python -m benchmarks.training --world {name}{told}"},
+                out,
+                page,
+            )
     finally:
         crew.close()
 
@@ -74,7 +88,9 @@ def _measured(job: Job, crew: Crew, each: int, rounds: int, bf16: bool) -> dict[
     done: dict[str, list[Done]] = defaultdict(list)
     timed = {name: partial(_timed, crew, jobs, done[name]) for name, jobs in arrangements.items()}
     limits = {
-        LIMITS[name]: partial(_limit, crew, work, half or name == BF16) for name in (OURS, BF16) if name in arrangements
+        LIMITS[name]: partial(_limit, crew, work, half or name == BF16)
+        for name in (OURS, BF16)
+        if name in arrangements
     }
     found = measure.in_turns({**timed, **limits}, rounds)
     return figures(job, found, done, each * crew.count)
@@ -86,11 +102,15 @@ def _limit(crew: Crew, work: float, half: bool) -> float:
 
 
 def ways(job: Job, cores: int, each: int, bf16: bool) -> dict[str, list[Job]]:
-    """The arrangements by name, each as the jobs of its processes; all of them train `each` models per core."""
+    """The arrangements by name, each as the jobs of its processes; all of them train `each` models
+    per core."""
 
     def processes(count: int, **how: Any) -> list[Job]:
         share = each * cores // count
-        return [replace(job, seeds=tuple(range(n * share, (n + 1) * share)), **how) for n in range(count)]
+        return [
+            replace(job, seeds=tuple(range(n * share, (n + 1) * share)), **how)
+            for n in range(count)
+        ]
 
     found = {OURS: processes(cores)}
     if bf16:
@@ -106,12 +126,16 @@ def _timed(crew: Crew, jobs: Sequence[Job], done: list[Done]) -> float:
     """Seconds until all models are trained, other ones than in the round before."""
     models = sum(len(job.seeds) for job in jobs)
     shift = len(done) // len(jobs) * models
-    results = crew.do([replace(job, seeds=tuple(seed + shift for seed in job.seeds)) for job in jobs])
+    results = crew.do(
+        [replace(job, seeds=tuple(seed + shift for seed in job.seeds)) for job in jobs]
+    )
     done += results
     return max(result.seconds for result in results)
 
 
-def figures(job: Job, found: dict[str, list[float]], done: dict[str, list[Done]], models: int) -> dict[str, Any]:
+def figures(
+    job: Job, found: dict[str, list[float]], done: dict[str, list[Done]], models: int
+) -> dict[str, Any]:
     """What is told of one world; times are seconds for one model."""
     rivals = [name for name in found if name.startswith(PUBLIC)]
     rival = min(rivals, key=lambda name: float(np.median(found[name])))
@@ -128,8 +152,14 @@ def figures(job: Job, found: dict[str, list[float]], done: dict[str, list[Done]]
         "epochs": settings.train.epochs,
         "models": models,
         "rival": rival,
-        "seconds": {name: Spread.of(np.divide(values, models).tolist()).plain() for name, values in found.items()},
-        "cpu_seconds": {name: Spread.of(np.divide(values, models).tolist()).plain() for name, values in cpu.items()},
+        "seconds": {
+            name: Spread.of(np.divide(values, models).tolist()).plain()
+            for name, values in found.items()
+        },
+        "cpu_seconds": {
+            name: Spread.of(np.divide(values, models).tolist()).plain()
+            for name, values in cpu.items()
+        },
         "accuracy_public": _mean(known),
     }
     for name in (OURS, BF16):
@@ -162,13 +192,24 @@ def keep(name: str, world: str, row: dict[str, Any], out: Path, page: Path) -> N
     path = out / f"{name}.json"
     rows = (files.read_json(path)["worlds"] if path.exists() else {}) | {world: row}
     measure.write(
-        name, f"python -m benchmarks.{name} --world {'|'.join(rows)}", {"worlds": rows}, text(rows), page, out
+        name,
+        f"python -m benchmarks.{name} --world {'|'.join(rows)}",
+        {"worlds": rows},
+        text(rows),
+        page,
+        out,
     )
 
 
 def text(rows: dict[str, dict[str, Any]]) -> str:
     """The table, a row per world and precision."""
-    head = ["data", "public, processor s", "ours, processor s", "times as fast", "in processor time"]
+    head = [
+        "data",
+        "public, processor s",
+        "ours, processor s",
+        "times as fast",
+        "in processor time",
+    ]
     head += ["time / limit", "accuracy, public", "ours less public, points"]
     lines = []
     for world, row in rows.items():
@@ -179,7 +220,8 @@ def text(rows: dict[str, dict[str, Any]]) -> str:
             middle, low, high = (100 * value for value in own["difference"])
             lines.append(
                 [
-                    f"{world}{name.removeprefix(OURS)}: {row['records']} records, {row['epochs']} epochs",
+                    f"{world}{name.removeprefix(OURS)}: {row['records']} records, {row['epochs']} "
+                    "epochs",
                     f"{row['cpu_seconds'][row['rival']]['median']:.2f}",
                     f"{row['cpu_seconds'][name]['median']:.2f}",
                     *(
@@ -190,10 +232,11 @@ def text(rows: dict[str, dict[str, Any]]) -> str:
                     f"{middle:+.1f} ({low:+.1f} to {high:+.1f})",
                 ]
             )
-    best = "; ".join(f"{world}: {row['rival'].removeprefix('public, ')}" for world, row in rows.items())
-    return (
-        f"{measure.table(head, lines)}\n\nSeconds are for one model. The best arrangement of the public loop: {best}."
+    best = "; ".join(
+        f"{world}: {row['rival'].removeprefix('public, ')}" for world, row in rows.items()
     )
+    note = f"Seconds are for one model. The best arrangement of the public loop: {best}."
+    return f"{measure.table(head, lines)}\n\n{note}"
 
 
 if __name__ == "__main__":

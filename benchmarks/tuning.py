@@ -1,8 +1,10 @@
-"""Settings for every method with an equal budget: the same number of tries each, judged by calibration subjects.
+"""Settings for every method with an equal budget: the same number of tries each, judged by
+calibration subjects.
 
-Originals forget people who are in no batch of the benchmark, so that nobody is tuned on whom a verdict is about. A try
-is good whose forgotten people look like calibration subjects, whom no model has seen: neither better nor worse known
-(`fcalb.unlikeness`, the mean of all records and of the third that is known best). No reference and no verdict is used.
+Originals forget people who are in no batch of the benchmark, so that nobody is tuned on whom a
+verdict is about. A try is good whose forgotten people look like calibration subjects, whom no model
+has seen: neither better nor worse known (`fcalb.unlikeness`, the mean of all records and of the
+third that is known best). No reference and no verdict is used.
 
 Example: python -m benchmarks.tuning --world digits
 """
@@ -29,11 +31,13 @@ from tasks.verification import scoring
 BUDGET = 6
 """Tries of each method"""
 LOST = 0.03
-"""Accuracy on calibration subjects that a try may lose against the original; a try that loses more is no choice"""
+"""Accuracy on calibration subjects that a try may lose against the original; a try that loses more
+is no choice"""
 
 
 def grids(epochs: int, half: int) -> dict[str, list[dict[str, Any]]]:
-    """`BUDGET` settings to try of each method: strengths around the published ones, or times the recipe's length."""
+    """`BUDGET` settings to try of each method: strengths around the published ones, or times the
+    recipe's length."""
 
     def rival(method: str, **values: tuple[Any, ...]) -> list[dict[str, Any]]:
         combined = [dict(zip(values, chosen, strict=True)) for chosen in product(*values.values())]
@@ -42,14 +46,24 @@ def grids(epochs: int, half: int) -> dict[str, list[dict[str, Any]]]:
     reset = {**methods.RESET, "batch_size": half}
     length = epochs / 3 if epochs < methods.LONG else epochs / 12
     return {
-        "FCALB, reset": [{**reset, "reset": way, "epochs": length} for way in (0.5, 0.6, 0.65, 0.7, 0.75, 0.8)],
+        "FCALB, reset": [
+            {**reset, "reset": way, "epochs": length} for way in (0.5, 0.6, 0.65, 0.7, 0.75, 0.8)
+        ],
         "FCALB, plain": [
-            {"method": "fcalb", "balance": "fixed", "forget_weight": weight, "taps": taps, "epochs": 2.0}
+            {
+                "method": "fcalb",
+                "balance": "fixed",
+                "forget_weight": weight,
+                "taps": taps,
+                "epochs": 2.0,
+            }
             for weight, taps in product((1.0, 10.0, 100.0), ("last", "all"))
         ],
         "fine_tune": rival("fine_tune", learning_rate=(0.02, 0.1, 0.3), epochs=(5.0, 10.0)),
         "neg_grad": rival("neg_grad", neg_grad_alpha=(0.99, 0.95, 0.9), learning_rate=(0.01, 0.03)),
-        "random_labels": rival("random_labels", learning_rate=(1e-4, 1e-3, 5e-3), epochs=(3.0, 6.0)),
+        "random_labels": rival(
+            "random_labels", learning_rate=(1e-4, 1e-3, 5e-3), epochs=(3.0, 6.0)
+        ),
         "bad_teacher": rival("bad_teacher", learning_rate=(1e-4, 1e-3, 5e-3), epochs=(1.0, 4.0)),
         "unsir": rival("unsir", learning_rate=(0.002, 0.005, 0.02), unsir_repair_rate=(0.01, 0.05)),
         "scrub": rival("scrub", learning_rate=(5e-4, 2e-3, 5e-3), scrub_max_epochs=(3, 6)),
@@ -90,11 +104,14 @@ def main(
         stage_cli.say(f"{name}: {choice}")
 
 
-def chosen(given: World, originals: int, references: int, seed: int, jobs: int, keep: Path) -> dict[str, Any]:
-    """The best try of each method by calibration subjects, with how unlike them it leaves the forgotten ones.
+def chosen(
+    given: World, originals: int, references: int, seed: int, jobs: int, keep: Path
+) -> dict[str, Any]:
+    """The best try of each method by calibration subjects, with how unlike them it leaves the
+    forgotten ones.
 
-    Differences are averaged over originals and people before their size counts: single people differ for reasons other
-    than having been trained on.
+    Differences are averaged over originals and people before their size counts: single people
+    differ for reasons other than having been trained on.
     """
     recipe = given.settings.train
     tried = grids(recipe.epochs, recipe.batch_size // 2)
@@ -106,25 +123,35 @@ def chosen(given: World, originals: int, references: int, seed: int, jobs: int, 
         for people in groups
         for n in range(originals)
     ]
-    results = kept.each(tries, attempt, keep / f"tuning-{given.name}-{seed}", jobs, f"{given.name}, tuning")
+    results = kept.each(
+        tries, attempt, keep / f"tuning-{given.name}-{seed}", jobs, f"{given.name}, tuning"
+    )
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for one, result in zip(tries, results, strict=True):
         found[repr(one.wish)].append(result)
     best = {}
     for name, wishes in tried.items():
-        ranked = sorted((judged(found[repr(wish)], wish) for wish in wishes), key=lambda choice: choice["order"])
+        ranked = sorted(
+            (judged(found[repr(wish)], wish) for wish in wishes), key=lambda choice: choice["order"]
+        )
         best[name] = {key: value for key, value in ranked[0].items() if key != "order"}
     return best
 
 
 def judged(results: list[dict[str, Any]], wish: dict[str, Any]) -> dict[str, Any]:
-    """How good a try is: those that keep accuracy first, then those that leave people most alike the unseen ones."""
+    """How good a try is: those that keep accuracy first, then those that leave people most alike
+    the unseen ones."""
     if any("error" in result for result in results):
         return {"wish": wish, "unlike": None, "lost": None, "order": (2, 0.0)}
     unlike = np.mean([result["unlike"] for result in results], axis=0)
     lost = float(np.mean([result["lost"] for result in results]))
     away = float(np.abs(unlike).max())
-    return {"wish": wish, "unlike": [float(u) for u in unlike], "lost": lost, "order": (int(lost > LOST), away)}
+    return {
+        "wish": wish,
+        "unlike": [float(u) for u in unlike],
+        "lost": lost,
+        "order": (int(lost > LOST), away),
+    }
 
 
 def tuning_people(given: World) -> list[tuple[int, ...]]:
@@ -153,11 +180,17 @@ def attempt(one: Try) -> dict[str, Any]:
     except (ModelError, EvidenceError) as error:
         return {"error": str(error)}
     answers, its = training_loop.logits(network, gone), training_loop.logits(network, known)
-    margins, yardstick = scoring.margins(answers, given.labels[asked]), scoring.margins(its, given.labels[spare])
+    margins, yardstick = (
+        scoring.margins(answers, given.labels[asked]),
+        scoring.margins(its, given.labels[spare]),
+    )
     unlike = fcalb.unlikeness(margins, given.labels[asked], yardstick, given.labels[spare])
     if not np.isfinite(unlike).all():
         return {"error": "diverged"}
-    return {"unlike": list(unlike), "lost": before - float((its.argmax(1) == given.labels[spare]).mean())}
+    return {
+        "unlike": list(unlike),
+        "lost": before - float((its.argmax(1) == given.labels[spare]).mean()),
+    }
 
 
 if __name__ == "__main__":

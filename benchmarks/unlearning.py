@@ -1,8 +1,9 @@
 """What the stage `unlearn` costs, as a share of one retrain by the same stage.
 
-Whole stages are run as the pipeline runs them: a process starts, imports, reads the records and the model, computes and
-writes. Beside that stands the compute alone, as the stage measures it, and a stage that computes nothing, which is what
-every stage pays. Processor time is the fairer measure on a machine with other work.
+Whole stages are run as the pipeline runs them: a process starts, imports, reads the records and the
+model, computes and writes. Beside that stands the compute alone, as the stage measures it, and a
+stage that computes nothing, which is what every stage pays. Processor time is the fairer measure on
+a machine with other work.
 
 Example: python -m benchmarks.unlearning --world digits --world faces
 """
@@ -45,12 +46,15 @@ def main(
     path = out / "unlearning.json"
     for name in world:
         rows = files.read_json(path)["worlds"] if path.exists() else {}
-        rows[f"{name}, {epochs} epochs" if epochs else name] = measured(worlds.load(name), rounds, epochs)
+        rows[f"{name}, {epochs} epochs" if epochs else name] = measured(
+            worlds.load(name), rounds, epochs
+        )
         measure.write("unlearning", _line(rows), {"worlds": rows}, text(rows), page, out)
 
 
 def _line(rows: dict[str, dict[str, Any]]) -> str:
-    """The commands that give these rows: one for the worlds' own recipes, one for each other length."""
+    """The commands that give these rows: one for the worlds' own recipes, one for each other
+    length."""
     asked: dict[int, str] = {}
     for row in rows.values():
         asked[row["asked_epochs"]] = asked.get(row["asked_epochs"], "") + f" --world {row['world']}"
@@ -64,7 +68,9 @@ def measured(world: World, rounds: int, epochs: int = 0) -> dict[str, Any]:
     """The figures of one world; its records lie in a temporary folder meanwhile."""
     chosen = world.settings
     if epochs:
-        chosen = chosen.model_copy(update={"train": chosen.train.model_copy(update={"epochs": epochs})})
+        chosen = chosen.model_copy(
+            update={"train": chosen.train.model_copy(update={"epochs": epochs})}
+        )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         lay_out(world, chosen, folder)
@@ -72,7 +78,8 @@ def measured(world: World, rounds: int, epochs: int = 0) -> dict[str, Any]:
         ways = {method: partial(_run, folder, chosen, method, found[method]) for method in METHODS}
         measure.in_turns(ways, rounds)
     shares = {
-        what: measure.ratio(found[UNLEARN][what], found[RETRAIN][what]).plain() for what in ("cpu", "wall", "compute")
+        what: measure.ratio(found[UNLEARN][what], found[RETRAIN][what]).plain()
+        for what in ("cpu", "wall", "compute")
     }
     return {
         "about": world.about,
@@ -80,7 +87,10 @@ def measured(world: World, rounds: int, epochs: int = 0) -> dict[str, Any]:
         "asked_epochs": epochs,
         "epochs": chosen.train.epochs,
         "share": shares,
-        **{method: {what: Spread.of(values).plain() for what, values in by.items()} for method, by in found.items()},
+        **{
+            method: {what: Spread.of(values).plain() for what, values in by.items()}
+            for method, by in found.items()
+        },
     }
 
 
@@ -119,7 +129,9 @@ def lay_out(world: World, chosen: settings.Settings, folder: Path) -> None:
 
 
 def _table(path: Path, column: str, rows: Any) -> None:
-    files.write_text(path, "".join([f"record_id,{column}\n", *(f"{one},{other}\n" for one, other in rows)]))
+    files.write_text(
+        path, "".join([f"record_id,{column}\n", *(f"{one},{other}\n" for one, other in rows)])
+    )
 
 
 def _params(folder: Path, chosen: settings.Settings) -> None:
@@ -129,14 +141,28 @@ def _params(folder: Path, chosen: settings.Settings) -> None:
         YAML().dump(chosen.model_dump(mode="json"), stream)
 
 
-def _run(folder: Path, chosen: settings.Settings, method: str, found: dict[str, list[float]]) -> float:
+def _run(
+    folder: Path, chosen: settings.Settings, method: str, found: dict[str, list[float]]
+) -> float:
     """Run the stage once. Returns its processor time, s."""
     unlearn = chosen.unlearn.model_copy(update={"method": method})
     _params(folder, chosen.model_copy(update={"unlearn": unlearn}))
-    shutil.rmtree(folder / "ledger", ignore_errors=True)  # else the first round's seconds would stand
+    shutil.rmtree(
+        folder / "ledger", ignore_errors=True
+    )  # else the first round's seconds would stand
     words = "--original original.safetensors --data data --pack pack --split split.csv --forget forget.csv"
     spent = measure.command(
-        [sys.executable, "-m", "tasks.unlearn", *words.split(), "--params", "params.yaml", "--out", "out"], folder
+        [
+            sys.executable,
+            "-m",
+            "tasks.unlearn",
+            *words.split(),
+            "--params",
+            "params.yaml",
+            "--out",
+            "out",
+        ],
+        folder,
     )
     found["cpu"].append(spent.cpu)
     found["wall"].append(spent.seconds)

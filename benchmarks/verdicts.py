@@ -1,17 +1,19 @@
-"""The verdict's error rates: models of which the truth is known, judged on many requests by independent references.
+"""The verdict's error rates: models of which the truth is known, judged on many requests by
+independent references.
 
-For each world and batch of people it trains references with and without them, and then models to be judged:
+For each world and batch of people it trains references with and without them, and then models to be
+judged:
 
     exact retrain       trained without the batch: should pass
     unchanged original  trained with everybody: has to fail
-    fine-tuned          an original, trained a quarter longer on the retain set: has to fail
-    last layer only     an original whose last layer is made anew on the retain set: has to fail
-    gradient ascent     an original that is driven up log(1 - p) of the forget set, over-forgotten: has to fail
-    25 % / 50 % left in trained without the batch, but for that share of each person's records: must not pass
-    wrong person        trained without other people: has to fail
+    fine-tuned          an original, trained a quarter longer on the retain set: has to fail last
+    layer only     an original whose last layer is made anew on the retain set: has to fail gradient
+    ascent     an original that is driven up log(1 - p) of the forget set, over-forgotten: has to
+    fail 25 % / 50 % left in trained without the batch, but for that share of each person's records:
+    must not pass wrong person        trained without other people: has to fail
 
-Every model is judged as the released one on every request of its batch. Models are kept, so that the command goes on
-where it was stopped, and the table is made from what is there.
+Every model is judged as the released one on every request of its batch. Models are kept, so that
+the command goes on where it was stopped, and the table is made from what is there.
 
 Example: python -m benchmarks.verdicts --world digits --page docs/verification.md
 """
@@ -69,7 +71,8 @@ HEAD = (
 
 @dataclass(frozen=True)
 class Job:
-    """One model to make: the `number`th of its kind, for a batch (0 for those that know of none)."""
+    """One model to make: the `number`th of its kind, for a batch (0 for those that know of
+    none)."""
 
     world: str
     kind: str
@@ -81,7 +84,9 @@ class Job:
     @property
     def path(self) -> Path:
         """Where its answers lie."""
-        return self.keep / f"{self.world}-{self.seed}" / f"{self.kind}-{self.batch}-{self.number}.npz"
+        return (
+            self.keep / f"{self.world}-{self.seed}" / f"{self.kind}-{self.batch}-{self.number}.npz"
+        )
 
 
 def main(
@@ -95,7 +100,8 @@ def main(
     out: Path = Path("benchmarks/results"),
     page: Path | None = None,
 ) -> None:
-    """Train, judge, write the figures of one world, and put their table into a page between its marks.
+    """Train, judge, write the figures of one world, and put their table into a page between its
+    marks.
 
     Example: python -m benchmarks.verdicts --world digits --references 16 --page docs/verification.md
     """
@@ -125,14 +131,21 @@ def main(
         measure.insert(page, f"verdicts {world}", table(result))
 
 
-def plan(given: World, references: int, fresh: int, planted: int, seed: int, keep: Path) -> list[Job]:
-    """All models of a world. Number 0 of `with` and `without` is for the self-check, then come the references."""
+def plan(
+    given: World, references: int, fresh: int, planted: int, seed: int, keep: Path
+) -> list[Job]:
+    """All models of a world. Number 0 of `with` and `without` is for the self-check, then come the
+    references."""
     found = [Job(given.name, "with", 0, n, seed, keep) for n in range(1 + references + fresh)]
     for batch in range(len(given.batches)):
-        found += [Job(given.name, "without", batch, n, seed, keep) for n in range(1 + references + fresh)]
+        found += [
+            Job(given.name, "without", batch, n, seed, keep) for n in range(1 + references + fresh)
+        ]
         found += [Job(given.name, "left_50", batch, n, seed, keep) for n in range(fresh)]
         for kind in ("left_25", "wrong_person", *EDITED):
-            found += [Job(given.name, kind, batch, n, seed, keep) for n in range(min(planted, fresh))]
+            found += [
+                Job(given.name, kind, batch, n, seed, keep) for n in range(min(planted, fresh))
+            ]
     return found
 
 
@@ -151,7 +164,8 @@ def make_all(missing: list[Job], jobs: int) -> None:
 
 
 def make(job: Job) -> None:
-    """Make one model and keep its answers on every record, and its weights where an edited one starts from it."""
+    """Make one model and keep its answers on every record, and its weights where an edited one
+    starts from it."""
     given = worlds.load(job.world)
     settings, place = given.settings, compute.prepare(given.settings.compute)
     started = time.perf_counter()
@@ -159,12 +173,16 @@ def make(job: Job) -> None:
     if job.kind in EDITED:
         network = edited(job, given, place)
     else:
-        network = architectures.build(settings.model, settings.data, seeds.derive(job.seed, *stream, "weights"))
+        network = architectures.build(
+            settings.model, settings.data, seeds.derive(job.seed, *stream, "weights")
+        )
         rows = training_rows(given, job)
         known = training_loop.Records(given.images[rows], given.labels[rows], settings.model, place)
         training_loop.fit(network, known, settings.train, seeds.derive(job.seed, *stream, "order"))
     seconds = time.perf_counter() - started
-    logits = training_loop.logits(network, training_loop.Records(given.images, given.labels, settings.model, place))
+    logits = training_loop.logits(
+        network, training_loop.Records(given.images, given.labels, settings.model, place)
+    )
     if job.kind == "with":
         architectures.save(network, job.path.with_suffix(".safetensors"))
     job.path.parent.mkdir(parents=True, exist_ok=True)
@@ -179,11 +197,16 @@ def training_rows(given: World, job: Job) -> NDArray[np.bool_]:
     everybody = np.asarray(given.roles == "training")
     if job.kind == "with":
         return everybody
-    random = np.random.Generator(np.random.PCG64(seeds.derive(job.seed, job.kind, job.batch, job.number, "rows")))
+    random = np.random.Generator(
+        np.random.PCG64(seeds.derive(job.seed, job.kind, job.batch, job.number, "rows"))
+    )
     batch = given.batches[job.batch]
     if job.kind == "wrong_person":
         others = np.setdiff1d(given.subjects[everybody], np.concatenate(given.batches))
-        batch = tuple(int(person) for person in random.choice(others, min(len(batch), len(others)), replace=False))
+        batch = tuple(
+            int(person)
+            for person in random.choice(others, min(len(batch), len(others)), replace=False)
+        )
     forgotten = np.isin(given.subjects, batch)
     if job.kind.startswith("left_"):
         share = int(job.kind.removeprefix("left_")) / 100
@@ -200,7 +223,9 @@ def edited(job: Job, given: World, place: compute.Place) -> nn.Module:
     from torch.nn import functional
 
     settings = given.settings
-    originals = sorted(job.path.parent.glob("with-0-*.safetensors"), key=lambda p: int(p.stem.rpartition("-")[2]))
+    originals = sorted(
+        job.path.parent.glob("with-0-*.safetensors"), key=lambda p: int(p.stem.rpartition("-")[2])
+    )
     network = architectures.load(originals[-1 - job.number], settings.model, settings.data)
     seed = seeds.derive(job.seed, job.world, job.kind, job.batch, job.number, "order")
     forget = np.isin(given.subjects, given.batches[job.batch])
@@ -221,18 +246,24 @@ def edited(job: Job, given: World, place: compute.Place) -> nn.Module:
                 layer.momentum = 0.0  # the features stay as they are
         training_loop.fit(network, kept, recipe, seed)
     else:
-        known = training_loop.Records(given.images[forget], given.labels[forget], settings.model, place)
+        known = training_loop.Records(
+            given.images[forget], given.labels[forget], settings.model, place
+        )
         network.eval()  # batch norm stays as it is
 
         def away(_: int) -> torch.Tensor:
             logits = network(known.floats(slice(None)))
             truth = functional.one_hot(known.labels, logits.shape[1]).bool()
             others = logits.masked_fill(truth, -torch.inf).logsumexp(1)
-            return functional.softplus(logits[truth] - others).mean()  # -log(1 - p_y): bounded, unlike -log(p_y)'s rise
+            return functional.softplus(
+                logits[truth] - others
+            ).mean()  # -log(1 - p_y): bounded, unlike -log(p_y)'s rise
 
         for _ in range(200):  # a step at a time, until three records of four are got wrong
             training_loop.optimise([{"params": list(network.parameters())}], away, 1, 0.002, recipe)
-            if (training_loop.logits(network, known).argmax(1) == given.labels[forget]).mean() < 0.25:
+            if (
+                training_loop.logits(network, known).argmax(1) == given.labels[forget]
+            ).mean() < 0.25:
                 break
     return network.eval()
 
@@ -248,12 +279,16 @@ def judge_all(given: World, todo: list[Job], references: int) -> dict[str, dict[
                 by_kind[job.kind].append(job)
         yardstick = by_kind["with"][1 : 1 + references], by_kind["without"][1 : 1 + references]
         fixed = answers([by_kind["with"][0], by_kind["without"][0], *yardstick[0], *yardstick[1]])
-        spare = {"retrain": by_kind["without"][1 + references :], "original": by_kind["with"][1 + references :]}
+        spare = {
+            "retrain": by_kind["without"][1 + references :],
+            "original": by_kind["with"][1 + references :],
+        }
         for case in CASES:
             for job in spare.get(case, by_kind[case]):
                 scores = table_of_scores(given, batch, answers([job]), fixed, references)
                 found[case] += [
-                    {"seconds": _seconds(job), "model": f"{batch}-{job.number}", **one} for one in judged(scores, rules)
+                    {"seconds": _seconds(job), "model": f"{batch}-{job.number}", **one}
+                    for one in judged(scores, rules)
                 ]
         stage_cli.say(f"{given.name}: batch {batch + 1}/{len(given.batches)} judged")
     return {case: figures(rows) for case, rows in found.items()}
@@ -312,9 +347,11 @@ def table(result: dict[str, Any]) -> str:
     low, middle, high = retrain["detectability"]
     made = result["versions"]
     lines = [
-        f"**{result['world']}**: {result['about']}. {result['references']} + {result['references']} references, "
+        f"**{result['world']}**: {result['about']}. {result['references']} + "
+        f"{result['references']} references, "
         f"α {result['rules']['alpha']:g}, ρ₀ {result['rules']['rho0']:g}, accuracy margin "
-        f"{result['rules']['utility_margin']:g}. Detectability d′ {middle:.1f} ({low:.1f} to {high:.1f}), median "
+        f"{result['rules']['utility_margin']:g}. Detectability d′ {middle:.1f} ({low:.1f} to "
+        f"{high:.1f}), median "
         f"detection limit {retrain['detection_limit']:.2f}.",
         "",
         f"| {' | '.join(HEAD)} |",
@@ -324,14 +361,18 @@ def table(result: dict[str, Any]) -> str:
         low, high = one["pass_interval"]
         lower, median, upper = one["influence"]
         lines.append(
-            f"| {CASES[case]} | {one['judged']} ({one['models']} models) | {one['pass']} | {one['fail']} | "
-            f"{one['inconclusive']} | {low:.1%} to {high:.1%} | {median:.2f}, {lower:.2f} … {upper:.2f} | "
+            f"| {CASES[case]} | {one['judged']} ({one['models']} models) | {one['pass']} | "
+            f"{one['fail']} | "
+            f"{one['inconclusive']} | {low:.1%} to {high:.1%} | {median:.2f}, {lower:.2f} … "
+            f"{upper:.2f} | "
             f"{one['screening_fails']} |"
         )
     lines += [
         "",
-        f"{result['models']} models, {result['train_seconds']:.0f} s of training on one thread each, seed and all: "
-        f"`{result['command']}` ({made['processor']}, Python {made['python']}, torch {made['torch']}, "
+        f"{result['models']} models, {result['train_seconds']:.0f} s of training on one thread "
+        "each, seed and all: "
+        f"`{result['command']}` ({made['processor']}, Python {made['python']}, torch "
+        f"{made['torch']}, "
         f"NumPy {made['numpy']}, SciPy {made['scipy']}).",
         "",
     ]
@@ -343,7 +384,11 @@ def versions() -> dict[str, str]:
     from importlib.metadata import version
 
     found = {name: version(name) for name in ("torch", "numpy", "scipy", "scikit-learn")}
-    return {"python": platform.python_version(), "processor": f"{platform.machine()}, {os.cpu_count()} cores", **found}
+    return {
+        "python": platform.python_version(),
+        "processor": f"{platform.machine()}, {os.cpu_count()} cores",
+        **found,
+    }
 
 
 def answers(jobs: list[Job]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -361,9 +406,17 @@ def _seconds(job: Job) -> float:
         return float(kept["seconds"])
 
 
-def table_of_scores(given: World, batch: int, judged: Any, fixed: Any, references: int) -> scoring.Scores:
+def table_of_scores(
+    given: World, batch: int, judged: Any, fixed: Any, references: int
+) -> scoring.Scores:
     """The scores of one model judged, as `tasks.score` would write them."""
-    roles = ["unlearned", "original", "retrained", *["with"] * references, *["without"] * references]
+    roles = [
+        "unlearned",
+        "original",
+        "retrained",
+        *["with"] * references,
+        *["without"] * references,
+    ]
     names = list(given.attributes)
     return scoring.Scores(
         np.array(roles),

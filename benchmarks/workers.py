@@ -1,8 +1,10 @@
-"""The blocks of `train` and `retrain` on one and two agents, and in place: what a second one brings, what it costs.
+"""The blocks of `train` and `retrain` on one and two agents, and in place: what a second one
+brings, what it costs.
 
-Everything is real: a Prefect server, a work pool per number of agents, clones, an S3 store as DVC's remote, training on
-the embedded digits. A stage has one thread, and an agent with all its stages one core. The learning rate differs in its
-ninth digit from turn to turn, so that everything is computed anew and takes as long.
+Everything is real: a Prefect server, a work pool per number of agents, clones, an S3 store as DVC's
+remote, training on the embedded digits. A stage has one thread, and an agent with all its stages
+one core. The learning rate differs in its ninth digit from turn to turn, so that everything is
+computed anew and takes as long.
 
 Example: python -m benchmarks.workers --rounds 5
 """
@@ -72,21 +74,30 @@ def main(
         out: folder for the figures.
     """
     taken: dict[str, list[Ran]] = {name: [] for name in WAYS}
-    with tempfile.TemporaryDirectory(prefix="workers-") as folder, world(Path(folder), models, blocks, epochs) as made:
+    with (
+        tempfile.TemporaryDirectory(prefix="workers-") as folder,
+        world(Path(folder), models, blocks, epochs) as made,
+    ):
 
         def way(name: str) -> float:
             taken[name].append(made.run(*WAYS[name]))
             return taken[name][-1].seconds
 
         took = measure.in_turns({name: partial(way, name) for name in WAYS}, rounds)
-    found = {"models": models, "stages": len(KINDS) * blocks, "epochs": epochs, **figures(took, taken)}
+    found = {
+        "models": models,
+        "stages": len(KINDS) * blocks,
+        "epochs": epochs,
+        **figures(took, taken),
+    }
     line = f"python -m benchmarks.workers --rounds {rounds} --models {models} --blocks {blocks} --epochs {epochs}"
     measure.write("workers", line, found, text(found), page, out)
 
 
 @dataclass(frozen=True)
 class Ran:
-    """What bringing all blocks up to date took: wall-clock time, s; each stage's, and its phases where handed out."""
+    """What bringing all blocks up to date took: wall-clock time, s; each stage's, and its phases
+    where handed out."""
 
     seconds: float
     stages: dict[str, float]
@@ -111,9 +122,13 @@ class World:
         Raises:
             WorkspaceError: it failed.
         """
-        settings.assign(self.caller / "params.yaml", [f"train.learning_rate={RATE + next(self.turn) * 1e-9}"])
+        settings.assign(
+            self.caller / "params.yaml", [f"train.learning_rate={RATE + next(self.turn) * 1e-9}"]
+        )
         pinned = ["taskset", "--cpu-list", str(_cores()[0])] if jobs == 1 and not pool else []
-        script = "import sys; from benchmarks import workers; workers.bring_up_to_date(*sys.argv[1:])"
+        script = (
+            "import sys; from benchmarks import workers; workers.bring_up_to_date(*sys.argv[1:])"
+        )
         ended = subprocess.run(
             [*pinned, sys.executable, "-c", script, pool, str(jobs)],
             cwd=self.caller,
@@ -123,13 +138,18 @@ class World:
             check=False,
         )
         if ended.returncode != 0:
-            raise WorkspaceError(f"the blocks could not be run: {' / '.join(ended.stderr.splitlines()[-3:])}")
+            raise WorkspaceError(
+                f"the blocks could not be run: {' / '.join(ended.stderr.splitlines()[-3:])}"
+            )
         seconds, spans = json.loads(ended.stdout.splitlines()[-1])
         whole = {name: end - began for name, (began, end) in spans.items()}
         return Ran(seconds, whole, self._phases(spans, pool) if pool else {})
 
-    def _phases(self, spans: dict[str, tuple[float, float]], pool: str) -> dict[str, dict[str, float]]:
-        """How long each part of each hand-over took, as Prefect has noted it, s; all clocks are this machine's."""
+    def _phases(
+        self, spans: dict[str, tuple[float, float]], pool: str
+    ) -> dict[str, dict[str, float]]:
+        """How long each part of each hand-over took, as Prefect has noted it, s; all clocks are
+        this machine's."""
         runs = {name: network.runs(self.api, f"{BATCH}/{name}")[-1] for name in spans}
         states = {name: network.states(self.api, run["id"]) for name, run in runs.items()}
         free = [0.0] * len(AGENTS[pool])
@@ -142,7 +162,15 @@ class World:
             waits = max(created, heapq.heappop(free))  # whoever was free first has taken it
             at_work = next(at for at, line in lines if line.startswith("Running stage"))
             done = next(at for at, line in lines if line.startswith("Updating lock file"))
-            marks = [waits, reached["PENDING"], reached["RUNNING"], at_work, done, reached["COMPLETED"], ended]
+            marks = [
+                waits,
+                reached["PENDING"],
+                reached["RUNNING"],
+                at_work,
+                done,
+                reached["COMPLETED"],
+                ended,
+            ]
             lengths = [created - began, *(after - before for before, after in pairwise(marks))]
             found[name] = dict(zip(PHASES, lengths, strict=True))
             heapq.heappush(free, reached["COMPLETED"])
@@ -153,7 +181,8 @@ BATCH = "demo"
 
 
 def bring_up_to_date(pool: str, jobs: str) -> None:
-    """Run all blocks of the workspace at hand as an audit does; print the time, and when each began and ended."""
+    """Run all blocks of the workspace at hand as an audit does; print the time, and when each began
+    and ended."""
     from flows.agents import dispatch, stage_flow  # noqa: F401 - a run of an audit has it by then
 
     place = Path.cwd()
@@ -167,7 +196,9 @@ def bring_up_to_date(pool: str, jobs: str) -> None:
         outcome = runner.run(name, agent=pool or None)
         spans[name] = (began, time.time())
         if outcome != ("restored" if pool else "ran"):
-            raise WorkspaceError(f"{name}: got {outcome}, expected that it runs {'on an agent' if pool else 'here'}")
+            raise WorkspaceError(
+                f"{name}: got {outcome}, expected that it runs {'on an agent' if pool else 'here'}"
+            )
 
     began = time.perf_counter()
     with ThreadPoolExecutor(len(names)) as threads:
@@ -203,7 +234,12 @@ def world(root: Path, models: int, blocks: int, epochs: int) -> Iterator[World]:
                 core = cores[number % len(cores)]
                 agent = network.agent(words, home, api, root / f"{name}.out", variables, core)
                 stack.callback(network.kill, agent)
-        network.until(lambda: all(set(names) == set(network.online(api, pool)) for pool, names in AGENTS.items()), 900)
+        network.until(
+            lambda: all(
+                set(names) == set(network.online(api, pool)) for pool, names in AGENTS.items()
+            ),
+            900,
+        )
         yield World(place, api)
 
 
@@ -234,13 +270,20 @@ def caller(folder: Path, models: int, blocks: int, epochs: int) -> Path:
 def figures(took: dict[str, list[float]], taken: dict[str, list[Ran]]) -> dict[str, Any]:
     """Times of all blocks, speed-ups within a round, and what a hand-over costs by its phases."""
     place, one, two = "in place, one at a time", "one agent", "two agents"
-    handed = {way: [phases for ran in taken[way] for phases in ran.phases.values()] for way in (one, two)}
+    handed = {
+        way: [phases for ran in taken[way] for phases in ran.phases.values()] for way in (one, two)
+    }
 
     def per_stage(way: str) -> list[float]:
-        """What each round took on agents beyond the stages' own work, per stage that one agent had."""
+        """What each round took on agents beyond the stages' own work, per stage that one agent
+        had."""
         share = len(AGENTS[WAYS[way][0]]) / len(taken[way][0].phases)
         return [
-            (ran.seconds - sum(each["worked"] for each in ran.phases.values()) / len(AGENTS[WAYS[way][0]])) * share
+            (
+                ran.seconds
+                - sum(each["worked"] for each in ran.phases.values()) / len(AGENTS[WAYS[way][0]])
+            )
+            * share
             for ran in taken[way]
         ]
 
@@ -250,12 +293,16 @@ def figures(took: dict[str, list[float]], taken: dict[str, list[Ran]]) -> dict[s
         "measured": took,
         "speed_up": {
             "two agents over one": measure.ratio(took[one], took[two]).plain(),
-            "two over one in place": measure.ratio(took[place], took["in place, two at a time"]).plain(),
+            "two over one in place": measure.ratio(
+                took[place], took["in place, two at a time"]
+            ).plain(),
             "one agent over in place": measure.ratio(took[place], took[one]).plain(),
         },
         "stage": {name: measure.Spread.of(_all(taken[name])).plain() for name in WAYS},
         "phases": {
-            way: {name: measure.Spread.of([each[name] for each in found]).plain() for name in PHASES}
+            way: {
+                name: measure.Spread.of([each[name] for each in found]).plain() for name in PHASES
+            }
             for way, found in handed.items()
         },
         "beyond_work": {way: measure.Spread.of(per_stage(way)).plain() for way in (one, two)},
@@ -271,23 +318,30 @@ def text(found: dict[str, Any]) -> str:
     seconds, phases = found["seconds"], found["phases"]
     ways = [[name, f"{_told(spread)} s"] for name, spread in seconds.items()]
     ratios = [[name, f"{_told(spread, 2)} ×"] for name, spread in found["speed_up"].items()]
-    parts = [[told, *(f"{_told(one[name])} s" for one in phases.values())] for name, told in PHASES.items()]
+    parts = [
+        [told, *(f"{_told(one[name])} s" for one in phases.values())]
+        for name, told in PHASES.items()
+    ]
     cost = found["beyond_work"]
     return "\n\n".join(
         [
-            f"{found['stages']} stages of {found['models']} models on the digits, {found['epochs']} epochs; medians "
+            f"{found['stages']} stages of {found['models']} models on the digits, "
+            f"{found['epochs']} epochs; medians "
             f"of {found['rounds']} rounds with the least and the greatest.",
             measure.table(["", "all stages"], ways),
             measure.table(["within a round", "faster"], ratios),
             measure.table(["a stage that is handed out", *phases], parts),
-            f"Beyond the stages' own work an agent spends {_told(cost['one agent'])} s per stage where it is alone, and"
+            f"Beyond the stages' own work an agent spends {_told(cost['one agent'])} s per stage "
+            "where it is alone, and"
             f" {_told(cost['two agents'])} s where there are two.",
         ]
     )
 
 
 def _told(spread: dict[str, float], digits: int = 1) -> str:
-    return f"{spread['median']:.{digits}f} ({spread['low']:.{digits}f} to {spread['high']:.{digits}f})"
+    return (
+        f"{spread['median']:.{digits}f} ({spread['low']:.{digits}f} to {spread['high']:.{digits}f})"
+    )
 
 
 def _cores() -> list[int]:
@@ -295,9 +349,13 @@ def _cores() -> list[int]:
 
 
 def _environment(api: str) -> dict[str, str]:
-    """The environment of the caller and its agents; the project is found whether or not it is installed."""
+    """The environment of the caller and its agents; the project is found whether or not it is
+    installed."""
     found = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "PREFECT_API_URL": api}
-    return {**found, "ERASURE_AUDIT_AGENT_SILENCE": "900"}  # a machine that is busy otherwise is not dead
+    return {
+        **found,
+        "ERASURE_AUDIT_AGENT_SILENCE": "900",
+    }  # a machine that is busy otherwise is not dead
 
 
 if __name__ == "__main__":

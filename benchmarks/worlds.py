@@ -1,9 +1,11 @@
-"""The data sets that benchmarks run on, in memory: images, classes, data subjects, and who is asked to be forgotten.
+"""The data sets that benchmarks run on, in memory: images, classes, data subjects, and who is asked
+to be forgotten.
 
-`digits` is embedded. `faces` (CMU Face Images, 20 people) and `writers` (MNIST with the NIST writers of QMNIST) are
-real people's data, read from a folder beside the checkout; nothing of them is kept. `garments-class` and
-`garments-random` are Fashion-MNIST, where a label or a random tenth of the records stands for a person. `cifar` is a
-subset of CIFAR-10, in which nobody is asked to be forgotten: training on it is timed.
+`digits` is embedded. `faces` (CMU Face Images, 20 people) and `writers` (MNIST with the NIST
+writers of QMNIST) are real people's data, read from a folder beside the checkout; nothing of them
+is kept. `garments-class` and `garments-random` are Fashion-MNIST, where a label or a random tenth
+of the records stands for a person. `cifar` is a subset of CIFAR-10, in which nobody is asked to be
+forgotten: training on it is timed.
 """
 
 from __future__ import annotations
@@ -50,7 +52,9 @@ class World:
     def requests(self, batch: int) -> Strings:
         """(n,) the request that asks to forget the record, or empty."""
         asked = np.isin(self.subjects, self.batches[batch])
-        return np.where(asked, np.char.add("person-", self.subjects.astype(np.str_)), "").astype(np.str_)
+        return np.where(asked, np.char.add("person-", self.subjects.astype(np.str_)), "").astype(
+            np.str_
+        )
 
 
 @cache
@@ -77,7 +81,9 @@ def load(name: str) -> World:
     try:
         return makers[name]()
     except FileNotFoundError as error:
-        raise WorkspaceError(f"{error.filename}: no such file; the world {name} needs it") from error
+        raise WorkspaceError(
+            f"{error.filename}: no such file; the world {name} needs it"
+        ) from error
 
 
 def _digits() -> World:
@@ -97,7 +103,9 @@ def _digits_sequence() -> World:
     (people,) = _batches(world.subjects, world.roles, (15,))
     ends = np.cumsum((1, 2) * 5).tolist()
     about = "embedded digits, 29 of 45 synthetic writers trained on, 15 forgotten in ten batches of 1 and 2"
-    return replace(world, name="digits-sequence", batches=tuple(people[:end] for end in ends), about=about)
+    return replace(
+        world, name="digits-sequence", batches=tuple(people[:end] for end in ends), about=about
+    )
 
 
 def _faces_long() -> World:
@@ -107,7 +115,9 @@ def _faces_long() -> World:
 
 def _longer(world: World, epochs: int, sizes: tuple[int, ...], about: str) -> World:
     """The same data under a recipe as long as production uses, with other batches."""
-    settings = world.settings.model_copy(update={"train": world.settings.train.model_copy(update={"epochs": epochs})})
+    settings = world.settings.model_copy(
+        update={"train": world.settings.train.model_copy(update={"epochs": epochs})}
+    )
     return replace(
         world,
         name=f"{world.name}-long",
@@ -120,7 +130,12 @@ def _longer(world: World, epochs: int, sizes: tuple[int, ...], about: str) -> Wo
 def _writers_few() -> World:
     world = _writers()
     about = "60 of 110 real writers of MNIST trained on (QMNIST's writer ids), 2 and 1 forgotten together"
-    return replace(world, name="writers-few", batches=_batches(world.subjects, world.roles, (2, 1)), about=about)
+    return replace(
+        world,
+        name="writers-few",
+        batches=_batches(world.subjects, world.roles, (2, 1)),
+        about=about,
+    )
 
 
 def _faces() -> World:
@@ -130,13 +145,17 @@ def _faces() -> World:
         pixels = arrays["X_64x60"] / arrays["maxval"][:, None, None]
         labels, subjects = arrays["pose"].astype(np.int64), arrays["subject"].astype(np.int64)
     images = np.stack(
-        [np.asarray(Image.fromarray((255 * p).clip(0, 255).astype(np.uint8)).resize((32, 32))) for p in pixels]
+        [
+            np.asarray(Image.fromarray((255 * p).clip(0, 255).astype(np.uint8)).resize((32, 32)))
+            for p in pixels
+        ]
     )
     settings = parse(
         {
             "data": {"classes": 4, "image_size": 32},
             "train": {"epochs": 20, "batch_size": 32},
-            # 156 records of 5 unseen people: accuracies of retrained models differ by 2.5 points (standard deviation)
+            # 156 records of 5 unseen people: accuracies of retrained models differ by 2.5 points
+            # (standard deviation)
             "verify": {"utility_margin": 0.1},
         }
     )
@@ -147,7 +166,9 @@ def _faces() -> World:
 def _writers() -> World:
     folder = DATASETS / "mnist_with_writers"
     pixels = np.frombuffer(_unpacked(folder / "train-images-idx3-ubyte.gz"), np.uint8, offset=16)
-    table = np.frombuffer(_unpacked(folder / "qmnist-train-labels-idx2-int.gz"), ">i4", offset=12).reshape(-1, 8)
+    table = np.frombuffer(
+        _unpacked(folder / "qmnist-train-labels-idx2-int.gz"), ">i4", offset=12
+    ).reshape(-1, 8)
     labels, writer = table[:, 0].astype(np.int64), table[:, 2].astype(np.int64)
     known, counts = np.unique(writer, return_counts=True)
     chosen = np.random.Generator(np.random.PCG64(0)).permutation(known[counts >= 100])[:110]
@@ -162,18 +183,27 @@ def _writers() -> World:
     about = "60 of 110 real writers of MNIST trained on (QMNIST's writer ids), 6 forgotten together"
     images = pixels.reshape(-1, LARGE, LARGE)[rows]
     return _split(
-        "writers", images, labels[rows], np.unique(writer[rows], return_inverse=True)[1], settings, (6,), about
+        "writers",
+        images,
+        labels[rows],
+        np.unique(writer[rows], return_inverse=True)[1],
+        settings,
+        (6,),
+        about,
     )
 
 
 def _cifar() -> World:
-    """The first 24 000 training images and the first 1 000 test images of CIFAR-10, in their order."""
+    """The first 24 000 training images and the first 1 000 test images of CIFAR-10, in their
+    order."""
     from PIL import Image
 
     folder, side = DATASETS / "cifar10", 32
     numbers = (*range(24), 50)
     labels = np.load(folder / "labels_51000.npy", allow_pickle=False).reshape(-1, 1000)
-    pictures = [np.asarray(Image.open(folder / f"cifar10_batch_{number}.png")) for number in numbers]
+    pictures = [
+        np.asarray(Image.open(folder / f"cifar10_batch_{number}.png")) for number in numbers
+    ]
     images = np.concatenate(pictures).reshape(-1, side, side, 3).transpose(0, 3, 1, 2)
     settings = parse(
         {
@@ -184,7 +214,16 @@ def _cifar() -> World:
     roles = np.repeat(np.array(["training", "test"]), [24000, 1000])
     known = np.concatenate([labels[number] for number in numbers]).astype(np.int64)
     about = "24 000 of the 50 000 training images of CIFAR-10 and 1 000 of its test images"
-    return World("cifar", np.ascontiguousarray(images), known, np.full(len(known), -1), roles, (), settings, about)
+    return World(
+        "cifar",
+        np.ascontiguousarray(images),
+        known,
+        np.full(len(known), -1),
+        roles,
+        (),
+        settings,
+        about,
+    )
 
 
 def _unpacked(path: Path) -> bytes:
@@ -201,16 +240,23 @@ def _split(
     sizes: tuple[int, ...],
     about: str,
 ) -> World:
-    """Split as the pipeline splits; the batches are the first training subjects, so many at a time."""
+    """Split as the pipeline splits; the batches are the first training subjects, so many at a
+    time."""
     import pandas as pd
 
-    table = pd.DataFrame({"subject_id": [f"person-{number:04d}" for number in subjects], "label": labels})
+    table = pd.DataFrame(
+        {"subject_id": [f"person-{number:04d}" for number in subjects], "label": labels}
+    )
     roles = split.assign(table, settings.split, seeds.derive(0, "split"))
     batches = _batches(subjects, roles, sizes)
-    return World(name, images[:, None], labels, subjects.astype(np.int64), roles, batches, settings, about)
+    return World(
+        name, images[:, None], labels, subjects.astype(np.int64), roles, batches, settings, about
+    )
 
 
-def _batches(subjects: NDArray[Any], roles: Strings, sizes: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+def _batches(
+    subjects: NDArray[Any], roles: Strings, sizes: tuple[int, ...]
+) -> tuple[tuple[int, ...], ...]:
     """The first training subjects, so many at a time."""
     people = [int(number) for number in np.unique(subjects[roles == "training"])]
     ends = np.cumsum(sizes).tolist()
@@ -222,7 +268,9 @@ def _garments_class() -> World:
     world = _garments()
     subjects = np.where(world.roles == "training", world.labels, -1)
     about = f"{world.about}, all shirts forgotten; tuned on an original that forgets all coats"
-    return replace(world, name="garments-class", subjects=subjects, batches=((6,), (4,)), about=about)
+    return replace(
+        world, name="garments-class", subjects=subjects, batches=((6,), (4,)), about=about
+    )
 
 
 def _garments_random() -> World:
@@ -230,19 +278,33 @@ def _garments_random() -> World:
     world = _garments()
     known = np.flatnonzero(world.roles == "training")
     subjects = np.full(len(world.labels), -1)
-    subjects[known] = np.random.Generator(np.random.PCG64(0)).permutation(len(known)) * 10 // len(known)
-    about = f"{world.about}, a random tenth forgotten; tuned on an original that forgets another tenth"
-    return replace(world, name="garments-random", subjects=subjects, batches=((0,), (1,)), about=about)
+    subjects[known] = (
+        np.random.Generator(np.random.PCG64(0)).permutation(len(known)) * 10 // len(known)
+    )
+    about = (
+        f"{world.about}, a random tenth forgotten; tuned on an original that forgets another tenth"
+    )
+    return replace(
+        world, name="garments-random", subjects=subjects, batches=((0,), (1,)), about=about
+    )
 
 
 def _garments() -> World:
-    """Fashion-MNIST, of which a part is taken, halved in size: one training takes seconds of one core."""
+    """Fashion-MNIST, of which a part is taken, halved in size: one training takes seconds of one
+    core."""
     sizes = {"training": 3000, "calibration": 2500, "test": 2500}
     images, labels = [], []
-    for part, count in (("train", sizes["training"]), ("t10k", sizes["calibration"] + sizes["test"])):
+    for part, count in (
+        ("train", sizes["training"]),
+        ("t10k", sizes["calibration"] + sizes["test"]),
+    ):
         folder = DATASETS / "fashion_mnist"
-        pixels = np.frombuffer(_unpacked(folder / f"{part}-images-idx3-ubyte.gz"), np.uint8, offset=16)
-        classes = np.frombuffer(_unpacked(folder / f"{part}-labels-idx1-ubyte.gz"), np.uint8, offset=8)
+        pixels = np.frombuffer(
+            _unpacked(folder / f"{part}-images-idx3-ubyte.gz"), np.uint8, offset=16
+        )
+        classes = np.frombuffer(
+            _unpacked(folder / f"{part}-labels-idx1-ubyte.gz"), np.uint8, offset=8
+        )
         rows = np.random.Generator(np.random.PCG64(0)).permutation(len(classes))[:count]
         whole = pixels.reshape(-1, LARGE // 2, 2, LARGE // 2, 2)[rows]
         images.append(whole.mean(axis=(2, 4)).round().astype(np.uint8))
@@ -250,10 +312,18 @@ def _garments() -> World:
     roles = np.repeat(np.array(list(sizes)), list(sizes.values()))
     settings = parse({"data": {"image_size": LARGE // 2}, "train": {"epochs": 16}})
     about = (
-        f"Fashion-MNIST at {LARGE // 2}x{LARGE // 2} pixels, {sizes['training']} of its 60 000 training images "
+        f"Fashion-MNIST at {LARGE // 2}x{LARGE // 2} pixels, {sizes['training']} of its 60 000 "
+        "training images "
         f"and {sizes['test']} of its test images"
     )
     together = np.concatenate(labels)
     return World(
-        "garments", np.concatenate(images)[:, None], together, np.full(len(together), -1), roles, (), settings, about
+        "garments",
+        np.concatenate(images)[:, None],
+        together,
+        np.full(len(together), -1),
+        roles,
+        (),
+        settings,
+        about,
     )

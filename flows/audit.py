@@ -1,7 +1,7 @@
 """The Prefect flow of an audit: one task per stage of DVC's graph, siblings side by side.
 
-Prefect schedules, retries, logs and shows; DVC says what is stale and keeps every result. Neither the flow's
-parameters nor its artifacts hold personal data: a batch's name, request ids, verdicts.
+Prefect schedules, retries, logs and shows; DVC says what is stale and keeps every result. Neither
+the flow's parameters nor its artifacts hold personal data: a batch's name, request ids, verdicts.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ _ready: ContextVar[Ready | None] = ContextVar("ready", default=None)
 
 @contextlib.contextmanager
 def of(ready: Ready) -> Iterator[None]:
-    """Flows that run inside the block take over an audit whose first stages may be running already."""
+    """Flows that run inside the block take over an audit whose first stages may be running
+    already."""
     token = _ready.set(ready)
     try:
         yield
@@ -37,7 +38,9 @@ def of(ready: Ready) -> Iterator[None]:
 
 
 @flow(name="erasure-audit", persist_result=False)
-def audit(batch: str | None = None, jobs: int | None = None, folder: str = ".") -> list[dict[str, Any]]:
+def audit(
+    batch: str | None = None, jobs: int | None = None, folder: str = "."
+) -> list[dict[str, Any]]:
     """Audit a batch of deletion requests.
 
     Args:
@@ -49,7 +52,8 @@ def audit(batch: str | None = None, jobs: int | None = None, folder: str = ".") 
         One result per request: request, verdict, reason, residual influence, report.
 
     Raises:
-        AuditError: the workspace is unusable, or a stage failed; then the text is the stage's own message.
+        AuditError: the workspace is unusable, or a stage failed; then the text is the stage's own
+            message.
     """
     place = Path(folder).resolve()
     ready = _ready.get() or prepare(place, batch, [], jobs)
@@ -96,7 +100,9 @@ def _task(stage: dvc_graph.Stage, runner: stage_runner.Runner) -> Task[[], stage
             raise  # may be tried again
         except StageError as error:
             runner.close()
-            raise type(error)(without_records(str(error))) from None  # Prefect keeps it; the listener has all of it
+            raise type(error)(
+                without_records(str(error))
+            ) from None  # Prefect keeps it; the listener has all of it
 
     return Task(
         run,
@@ -113,7 +119,8 @@ def _task(stage: dvc_graph.Stage, runner: stage_runner.Runner) -> Task[[], stage
 
 
 def _was_killed(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
-    """A stage that says what is wrong would say so again; one that was ended from outside may get through."""
+    """A stage that says what is wrong would say so again; one that was ended from outside may get
+    through."""
     return isinstance(_error(state), stage_runner.KilledStageError)
 
 
@@ -123,7 +130,12 @@ def _error(state: State[Any]) -> BaseException | None:
 
 
 def _raise_first_failure(states: list[State[Any]]) -> None:
-    errors = [error for state in states if state.is_failed() or state.is_crashed() if (error := _error(state))]
+    errors = [
+        error
+        for state in states
+        if state.is_failed() or state.is_crashed()
+        if (error := _error(state))
+    ]
     for error in errors:
         if isinstance(error, StageError) and not isinstance(error, stage_runner.SkippedStageError):
             raise error
@@ -132,7 +144,8 @@ def _raise_first_failure(states: list[State[Any]]) -> None:
 
 
 def _publish(place: Path, batch: str) -> None:
-    """The register of all batches, and as Prefect artifacts the batch's own, and where the reports are."""
+    """The register of all batches, and as Prefect artifacts the batch's own, and where the reports
+    are."""
     from prefect.artifacts import create_link_artifact, create_table_artifact
 
     key = "".join(letter if letter.isalnum() else "-" for letter in batch.lower())
@@ -140,7 +153,9 @@ def _publish(place: Path, batch: str) -> None:
     create_table_artifact(key=f"verdicts-{key}", table=rows, description=told)
     index = place / "reports" / batch / "index.html"
     if index.exists():
-        create_link_artifact(key=f"reports-{key}", link=index.as_uri(), link_text=f"Reports of batch {batch}")
+        create_link_artifact(
+            key=f"reports-{key}", link=index.as_uri(), link_text=f"Reports of batch {batch}"
+        )
     try:
         overview.write(place)
     except AuditError as error:  # the audit stands without it

@@ -1,7 +1,9 @@
-"""What Prefect's page and schedule start: sign-off by a form, finalizing, and the artifact that says what waits.
+"""What Prefect's page and schedule start: sign-off by a form, finalizing, and the artifact that
+says what waits.
 
-Prefect keeps what is typed into its form: who decides and why, request ids, batch names. Its page has no login of its
-own, so `by` is what somebody typed; docs/release.md says what to put in front of it.
+Prefect keeps what is typed into its form: who decides and why, request ids, batch names. Its page
+has no login of its own, so `by` is what somebody typed; docs/release.md says what to put in front
+of it.
 """
 
 from __future__ import annotations
@@ -85,12 +87,15 @@ def finalize(batch: str | None = None, folder: str = ".") -> dict[str, Any]:
 
 
 def publish(home: Path, register: Register, batch: str) -> None:
-    """Say on Prefect's page what a batch waits for, and what can be decided; to be called inside a flow."""
+    """Say on Prefect's page what a batch waits for, and what can be decided; to be called inside a
+    flow."""
     from prefect.artifacts import create_markdown_artifact
 
     found = signoff.standing(home, register, batch)
     key = "".join(letter if letter.isalnum() else "-" for letter in batch.lower())
-    create_markdown_artifact(key=f"signoff-{key}", markdown=signoff.page(found), description=found.line)
+    create_markdown_artifact(
+        key=f"signoff-{key}", markdown=signoff.page(found), description=found.line
+    )
 
 
 def _register(home: Path) -> Register:

@@ -1,6 +1,7 @@
 """The flows that Prefect starts by `prefect.yaml`: night, watch and re-audit.
 
-Their parameters are folders and batch names, their logs hold request ids, and their results are not kept.
+Their parameters are folders and batch names, their logs hold request ids, and their results are not
+kept.
 """
 
 from __future__ import annotations
@@ -99,7 +100,11 @@ def reaudit(batch: str | None = None, folder: str = ".") -> dict[str, Any] | Sta
 def long_runs(patience: timedelta) -> list[str]:
     """Prefect's runs that take longer than so, or that no worker begins."""
     from prefect.client.orchestration import get_client
-    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateName
+    from prefect.client.schemas.filters import (
+        FlowRunFilter,
+        FlowRunFilterState,
+        FlowRunFilterStateName,
+    )
 
     names = ["Running", "Pending", "Cancelling", "Late", "AwaitingConcurrencySlot"]
     wanted = FlowRunFilter(state=FlowRunFilterState(name=FlowRunFilterStateName(any_=names)))
@@ -112,7 +117,9 @@ def long_runs(patience: timedelta) -> list[str]:
     for run in runs:
         since = run.start_time or run.expected_start_time
         if since is not None and now - since > patience:
-            found.append(f"Prefect run {run.name} ({run.id}): {run.state_name} since {since:%Y-%m-%dT%H:%M}Z")
+            found.append(
+                f"Prefect run {run.name} ({run.id}): {run.state_name} since {since:%Y-%m-%dT%H:%M}Z"
+            )
     return sorted(found)
 
 

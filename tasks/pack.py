@@ -1,4 +1,5 @@
-"""Stage `pack`: every image file is read, compared with its hash and decoded, once for all that follows."""
+"""Stage `pack`: every image file is read, compared with its hash and decoded, once for all that
+follows."""
 
 from __future__ import annotations
 
@@ -54,8 +55,8 @@ class Part:
 def main(data: Path, params: Path, out: Path) -> None:
     """Decode all images into one array, and note what every file is.
 
-    A file that is missing, altered or damaged is a fact to be noted: the stage `check` refuses it with all other faults
-    of the data. A path that leads out of the data folder is not opened.
+    A file that is missing, altered or damaged is a fact to be noted: the stage `check` refuses it
+    with all other faults of the data. A path that leads out of the data folder is not opened.
 
     Example: python -m tasks.pack --data data --params params.yaml --out artifacts/pack
     """
@@ -72,8 +73,11 @@ def make(data: Path, wish: settings.Data, out: Path) -> None:
     image_pack.write(out, data, known, sums)
 
 
-def write(target: Path, data: Path, table: pd.DataFrame, wish: settings.Data, jobs: int | None = None) -> Found:
-    """Decode the images of a manifest into a file, (n, channels, side, side) uint8, zeros where there is no image.
+def write(
+    target: Path, data: Path, table: pd.DataFrame, wish: settings.Data, jobs: int | None = None
+) -> Found:
+    """Decode the images of a manifest into a file, (n, channels, side, side) uint8, zeros where
+    there is no image.
 
     Args:
         target: the file, in NumPy's format.
@@ -90,7 +94,9 @@ def write(target: Path, data: Path, table: pd.DataFrame, wish: settings.Data, jo
     images.flush()
     del images
     known, sums, told = image_pack.Files.none(len(table)), np.zeros(len(table), np.uint32), 0
-    for part, (found, sums_found) in _decoded(list(_parts(data, table, wish)), target, wish, jobs or _cores()):
+    for part, (found, sums_found) in _decoded(
+        list(_parts(data, table, wish)), target, wish, jobs or _cores()
+    ):
         rows = slice(part.first, part.first + len(part.paths))
         for name in ("readable", "same", "decodes", "thumbs"):
             getattr(known, name)[rows] = getattr(found, name)
@@ -102,7 +108,8 @@ def write(target: Path, data: Path, table: pd.DataFrame, wish: settings.Data, jo
 
 
 def decode(part: Part, target: Path, wish: settings.Data) -> Found:
-    """Decode some images into their place in the file of all; returns what their files are, and checksums."""
+    """Decode some images into their place in the file of all; returns what their files are, and
+    checksums."""
     known = image_pack.Files.none(len(part.paths))
     shape = (len(part.paths), wish.channels, wish.image_size, wish.image_size)
     images = np.zeros(shape, np.uint8)
@@ -131,7 +138,9 @@ def thumbnail(picture: Image.Image) -> NDArray[np.uint8]:
     from PIL import Image
 
     grey = picture if picture.mode == "L" else picture.convert("L")
-    return np.asarray(grey.resize((image_pack.THUMB, image_pack.THUMB), Image.Resampling.BOX), np.uint8).reshape(-1)
+    return np.asarray(
+        grey.resize((image_pack.THUMB, image_pack.THUMB), Image.Resampling.BOX), np.uint8
+    ).reshape(-1)
 
 
 def _parts(data: Path, table: pd.DataFrame, wish: settings.Data) -> Iterator[Part]:
@@ -139,18 +148,25 @@ def _parts(data: Path, table: pd.DataFrame, wish: settings.Data) -> Iterator[Par
     root, inside = data.resolve(), records.inside(table["path"], data)
     for first in range(0, len(table), size):
         rows = slice(first, first + size)
-        paths = [path if ok else None for path, ok in zip(table["path"][rows], inside[rows], strict=True)]
+        paths = [
+            path if ok else None for path, ok in zip(table["path"][rows], inside[rows], strict=True)
+        ]
         yield Part(first, root, paths, table["sha256"][rows].tolist())
 
 
-def _decoded(parts: list[Part], target: Path, wish: settings.Data, jobs: int) -> Iterator[tuple[Part, Found]]:
-    """Each part when it is done, in order; in processes of their own where there is enough to do."""
+def _decoded(
+    parts: list[Part], target: Path, wish: settings.Data, jobs: int
+) -> Iterator[tuple[Part, Found]]:
+    """Each part when it is done, in order; in processes of their own where there is enough to
+    do."""
     if jobs == 1 or len(parts) == 1:
         for part in parts:
             yield part, decode(part, target, wish)
         return
     with ProcessPoolExecutor(min(jobs, len(parts))) as pool:
-        yield from zip(parts, pool.map(decode, parts, [target] * len(parts), [wish] * len(parts)), strict=True)
+        yield from zip(
+            parts, pool.map(decode, parts, [target] * len(parts), [wish] * len(parts)), strict=True
+        )
 
 
 def _cores() -> int:

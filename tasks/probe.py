@@ -23,9 +23,12 @@ if TYPE_CHECKING:
     from torch import nn
 
 SCHEMA_VERSION = 1
-NOTHING_RETRAINED = say("a screening has no retrained models, and nothing says what the features should hold")
+NOTHING_RETRAINED = say(
+    "a screening has no retrained models, and nothing says what the features should hold"
+)
 REFERENCES = 8
-"""So many retrained models beside the baseline make the band, so that the stage stays cheap however many there are."""
+"""So many retrained models beside the baseline make the band, so that the stage stays cheap however
+many there are."""
 MOST_RECORDS = 2000
 """The linear probe is fitted to so many retained records at most."""
 MOST_STEPS = 200
@@ -39,7 +42,8 @@ BASELINE = "retrained"
 KEYS = ("original", "unlearned", BASELINE)
 
 Part = dict[str, Any]
-"""One measure: a value for each key, the `band` [lowest, highest] of retrained models, and the `reason` where None"""
+"""One measure: a value for each key, the `band` [lowest, highest] of retrained models, and the
+`reason` where None"""
 
 
 def main(
@@ -53,7 +57,8 @@ def main(
     params: Path,
     out: Path,
 ) -> None:
-    """Look past the answers of the original, the unlearned and retrained models, into their features.
+    """Look past the answers of the original, the unlearned and retrained models, into their
+    features.
 
     Example: python -m tasks.probe --original artifacts/train/0/seed-0.safetensors
     --unlearned artifacts/unlearn/unlearned.safetensors --retrained artifacts/retrain --data data
@@ -82,7 +87,8 @@ def main(
         return architectures.load(paths[name], settings.model, settings.data)
 
     stage_cli.say(
-        f"looking at {len(forget_set)} records to forget, and {len(known)} retained ones, in {len(paths)} models"
+        f"looking at {len(forget_set)} records to forget, and {len(known)} retained ones, in "
+        f"{len(paths)} models"
     )
     found = {
         "schema_version": SCHEMA_VERSION,
@@ -95,14 +101,18 @@ def main(
 
 
 def roll(original: Path, unlearned: Path, retrained: Path, settings: Settings) -> dict[str, Path]:
-    """The models by name: original, unlearned, the retrain baseline (`retrain`'s seed 0), and the first references.
+    """The models by name: original, unlearned, the retrain baseline (`retrain`'s seed 0), and the
+    first references.
 
     Raises:
         EvidenceError: a model is missing.
     """
     size = settings.references.seeds_per_block
     numbers = range(1, min(size * len(settings.references.without_blocks), REFERENCES + 1))
-    seed = {number: retrained / str(number // size) / f"seed-{number}.safetensors" for number in (0, *numbers)}
+    seed = {
+        number: retrained / str(number // size) / f"seed-{number}.safetensors"
+        for number in (0, *numbers)
+    }
     paths = {
         "original": original,
         "unlearned": unlearned,
@@ -111,7 +121,9 @@ def roll(original: Path, unlearned: Path, retrained: Path, settings: Settings) -
     }
     lost = [str(path) for path in paths.values() if not path.is_file()]
     if lost:
-        raise EvidenceError(f"{len(lost)} models are missing, first {lost[0]}; run the stages unlearn and retrain")
+        raise EvidenceError(
+            f"{len(lost)} models are missing, first {lost[0]}; run the stages unlearn and retrain"
+        )
     return paths
 
 
@@ -139,10 +151,11 @@ def hold(
         requests: (n,) the request that asks for each.
 
     Returns:
-        By request the number of its `records`; `linear_probe`, the probe's accuracy on them, a share; and `cka`, the
-        similarity to the retrain baseline. Each by model, with the `band` [lowest, highest] of the retrained models
-        (for CKA of the references only, since the baseline equals itself). What cannot be measured is None, with the
-        `reason`: a model that cannot be tapped must not stop an audit.
+        By request the number of its `records`; `linear_probe`, the probe's accuracy on them, a
+        share; and `cka`, the similarity to the retrain baseline. Each by model, with the `band`
+        [lowest, highest] of the retrained models (for CKA of the references only, since the
+        baseline equals itself). What cannot be measured is None, with the `reason`: a model that
+        cannot be tapped must not stop an audit.
     """
     labels, known_labels = (part.labels.cpu().numpy() for part in (forget_set, known))
     seen: dict[str, NDArray[np.float32]] = {}
@@ -151,7 +164,10 @@ def hold(
     for position, name in enumerate(names, 1):
         model = network(name)  # one that cannot be loaded is an error
         try:
-            seen[name], sample = feature_probes.read(model, forget_set), feature_probes.read(model, known)
+            seen[name], sample = (
+                feature_probes.read(model, forget_set),
+                feature_probes.read(model, known),
+            )
         except (ModelError, EvidenceError) as error:
             untapped = unprobed = error.args[0]
             break
@@ -163,47 +179,63 @@ def hold(
     table: dict[str, dict[str, Any]] = {}
     for request in np.unique(requests):
         own = requests == request
-        shares = {name: float((classes[own] == labels[own]).mean()) for name, classes in predicted.items()}
+        shares = {
+            name: float((classes[own] == labels[own]).mean()) for name, classes in predicted.items()
+        }
         table[str(request)] = {
             "records": int(own.sum()),
-            "linear_probe": _unknown(KEYS, unprobed) if unprobed else _part(KEYS, shares, names[2:]),
+            "linear_probe": _unknown(KEYS, unprobed)
+            if unprobed
+            else _part(KEYS, shares, names[2:]),
             "cka": _unknown(KEYS[:2], untapped) if untapped else _similar(seen, own, names[3:]),
         }
     return table
 
 
-def _similar(seen: Mapping[str, NDArray[np.float32]], own: NDArray[np.bool_], references: Sequence[str]) -> Part:
+def _similar(
+    seen: Mapping[str, NDArray[np.float32]], own: NDArray[np.bool_], references: Sequence[str]
+) -> Part:
     baseline = seen[BASELINE][own]
     try:
-        values = {name: feature_probes.cka(of[own], baseline) for name, of in seen.items() if name != BASELINE}
+        values = {
+            name: feature_probes.cka(of[own], baseline)
+            for name, of in seen.items()
+            if name != BASELINE
+        }
     except EvidenceError as error:
         return _unknown(KEYS[:2], error.args[0])
     return _part(KEYS[:2], values, references)
 
 
 def relearn(
-    names: Sequence[str], network: Callable[[str], nn.Module], forget_set: training_loop.Records, settings: Settings
+    names: Sequence[str],
+    network: Callable[[str], nn.Module],
+    forget_set: training_loop.Records,
+    settings: Settings,
 ) -> dict[str, Any]:
-    """Relearn time of the batch's forget set: training steps until a model's loss on it is halfway to the original's.
+    """Relearn time of the batch's forget set: training steps until a model's loss on it is halfway
+    to the original's.
 
     Golatkar et al. (2020) count until the loss is the original's. Here the way ends earlier, at
 
         target = L_retrained + HALFWAY (L_original - L_retrained),
 
-    L the mean cross-entropy on the forget set, so that retrained models need a few dozen steps and the original none.
-    Fewer than the band: the model still knows. More: the records are over-forgotten, which tells as much. Where the
-    baseline's loss is not above the original's, the original knows nothing that could be relearned.
+    L the mean cross-entropy on the forget set, so that retrained models need a few dozen steps and
+    the original none. Fewer than the band: the model still knows. More: the records are
+    over-forgotten, which tells as much. Where the baseline's loss is not above the original's, the
+    original knows nothing that could be relearned.
 
     Args:
         names: the models, as `roll` names them.
         network: gives a model by its name.
         forget_set: the batch's forget set, all requests together.
-        settings: `train` for the rate, a tenth of its peak, and the batch; the root of the random streams.
+        settings: `train` for the rate, a tenth of its peak, and the batch; the root of the random
+            streams.
 
     Returns:
-        `steps` by model and the `band` [lowest, highest] of the retrained models, where `most` means so many or more;
-        `most`; the `learning_rate`; the `target`, nats. Steps and target are None where they cannot be measured, with
-        the `reason`.
+        `steps` by model and the `band` [lowest, highest] of the retrained models, where `most`
+        means so many or more; `most`; the `learning_rate`; the `target`, nats. Steps and target are
+        None where they cannot be measured, with the `reason`.
     """
     rate = settings.train.learning_rate / 10
     try:
@@ -212,14 +244,25 @@ def relearn(
         reason = None
     except EvidenceError as error:
         target, steps, reason = None, dict.fromkeys((*KEYS, "band")), error.args[0]
-    return {"steps": steps, "most": MOST_STEPS, "learning_rate": rate, "target": target, "reason": reason}
+    return {
+        "steps": steps,
+        "most": MOST_STEPS,
+        "learning_rate": rate,
+        "target": target,
+        "reason": reason,
+    }
 
 
 def _target(network: Callable[[str], nn.Module], forget_set: training_loop.Records) -> float:
-    original, baseline = (feature_probes.mean_loss(network(name), forget_set) for name in ("original", BASELINE))
+    original, baseline = (
+        feature_probes.mean_loss(network(name), forget_set) for name in ("original", BASELINE)
+    )
     if baseline <= original:
         raise EvidenceError(
-            say("the retrain baseline's loss on the records is not above the original's; nothing can be relearned")
+            say(
+                "the retrain baseline's loss on the records is not above the original's; nothing "
+                "can be relearned"
+            )
         )
     return baseline + HALFWAY * (original - baseline)
 
@@ -250,10 +293,15 @@ def _unknown(keys: Sequence[str], reason: str) -> Part:
     return {**dict.fromkeys((*keys, "band")), "reason": reason}
 
 
-def _against(keys: Sequence[str], values: Mapping[str, float], band: Sequence[str]) -> dict[str, Any]:
+def _against(
+    keys: Sequence[str], values: Mapping[str, float], band: Sequence[str]
+) -> dict[str, Any]:
     """The values of some models, and the lowest and highest of others; no band without others."""
     among = [values[name] for name in band]
-    return {**{key: values[key] for key in keys}, "band": [min(among), max(among)] if among else None}
+    return {
+        **{key: values[key] for key in keys},
+        "band": [min(among), max(among)] if among else None,
+    }
 
 
 if __name__ == "__main__":

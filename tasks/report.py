@@ -1,7 +1,7 @@
 """Stage `report`: one report per request as HTML, PDF and evidence, and the register of the batch.
 
-The same evidence gives the same bytes, whatever the machine's clock, time zone, locale or hash seed: every date comes
-from the batch's record and the requests.
+The same evidence gives the same bytes, whatever the machine's clock, time zone, locale or hash
+seed: every date comes from the batch's record and the requests.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ PDF_UA = b"""<rdf:Description rdf:about="" xmlns:pdfuaid="http://www.aiim.org/pd
 </rdf:Description>
 """
 PANGO = (
-    "the PDF needs the Pango library, which is not installed; install libpango-1.0-0 and libpangoft2-1.0-0 "
+    "the PDF needs the Pango library, which is not installed; install libpango-1.0-0 and "
+    "libpangoft2-1.0-0 "
     "(Debian, Ubuntu) or pango (Fedora, Homebrew), then run again"
 )
 
@@ -95,12 +96,18 @@ def main(
     write(evidence.build_all(sources), templates, out, listing.earlier(sources.record))
 
 
-def write(found: Sequence[dict[str, Any]], templates: Path, out: Path, earlier: Sequence[listing.Past] = ()) -> None:
+def write(
+    found: Sequence[dict[str, Any]],
+    templates: Path,
+    out: Path,
+    earlier: Sequence[listing.Past] = (),
+) -> None:
     """Write the reports of a batch as a whole or not at all.
 
     Args:
         found: the evidence of every request, from `evidence.build_all`.
-        templates: folder with `report.html.j2`, `index.html.j2`, `style.css`, `fonts.css` and `fonts/`.
+        templates: folder with `report.html.j2`, `index.html.j2`, `style.css`, `fonts.css` and
+            `fonts/`.
         out: the batch's folder, replaced at the end.
         earlier: earlier batches, for the summary.
 
@@ -114,10 +121,16 @@ def write(found: Sequence[dict[str, Any]], templates: Path, out: Path, earlier: 
     with files.whole_folder(out) as draft:
         jobs = [(item, draft / folder) for item, folder in zip(found, folders, strict=True)]
         done = worker_pool.each(
-            write_one, jobs, press, functools.partial(Press, templates, codes), worth=REPORTS_PER_PROCESS
+            write_one,
+            jobs,
+            press,
+            functools.partial(Press, templates, codes),
+            worth=REPORTS_PER_PROCESS,
         )
         for count, (item, folder) in enumerate(done, start=1):
-            stage_cli.say(f"report {count}/{len(found)}: {folder.name}, {item['outcome'].replace('_', ' ')}")
+            stage_cli.say(
+                f"report {count}/{len(found)}: {folder.name}, {item['outcome'].replace('_', ' ')}"
+            )
         listed = listing.of(found, folders, draft)
         files.write_json(draft / listing.FILE, listed.model_dump(mode="json", by_alias=True))
         files.write_text(draft / listing.TABLE, listing.table([listed]))
@@ -133,11 +146,14 @@ def write_overview(
     printer: Printer,
     suffix: str = "",
 ) -> None:
-    """Write a batch's pages in one language: the table of its requests, and the summary as page and PDF."""
+    """Write a batch's pages in one language: the table of its requests, and the summary as page and
+    PDF."""
     files.write_text(folder / f"index{suffix}.html", index_page(listed, pages, suffix))
     html = render(pages, "summary.html.j2", {**listing.summary(listed, earlier), "suffix": suffix})
     files.write_text(folder / f"summary{suffix}.html", html)
-    files.write_bytes(folder / f"summary{suffix}.pdf", printer.pdf(html, folder / listing.FILE, listed.started))
+    files.write_bytes(
+        folder / f"summary{suffix}.pdf", printer.pdf(html, folder / listing.FILE, listed.started)
+    )
 
 
 def index_page(listed: listing.Register, pages: jinja2.Environment, suffix: str = "") -> str:
@@ -146,7 +162,8 @@ def index_page(listed: listing.Register, pages: jinja2.Environment, suffix: str 
 
 
 def write_one(press: Press, job: tuple[dict[str, Any], Path]) -> None:
-    """Write the evidence of one request into its folder, and its report in each of its languages."""
+    """Write the evidence of one request into its folder, and its report in each of its
+    languages."""
     item, folder = job
     evidence_file = folder / "evidence.json"
     files.write_json(evidence_file, item)
@@ -158,13 +175,16 @@ def write_one(press: Press, job: tuple[dict[str, Any], Path]) -> None:
 
 
 def folder_names(found: Sequence[dict[str, Any]]) -> list[str]:
-    """A folder for each request: its id, or its place in the file where the id is no safe or no unique name.
+    """A folder for each request: its id, or its place in the file where the id is no safe or no
+    unique name.
 
     An accepted request keeps its id when a rejected one claims the same.
     """
     taken: set[str] = set()
     names = [""] * len(found)
-    for index in sorted(range(len(found)), key=lambda index: (found[index]["status"] == "rejected", index)):
+    for index in sorted(
+        range(len(found)), key=lambda index: (found[index]["status"] == "rejected", index)
+    ):
         name = str(found[index]["request"]["id"])
         if not FOLDER.fullmatch(name) or RESERVED.fullmatch(name) or name.casefold() in taken:
             name = spare_name(found[index]["request"]["position"], taken)
@@ -186,7 +206,9 @@ def read_trace(path: Path) -> list[dict[str, str]]:
     try:
         return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
     except (OSError, UnicodeDecodeError) as error:
-        raise EvidenceError(f"{path}: expected the trace of unlearning as CSV; run the stage unlearn") from error
+        raise EvidenceError(
+            f"{path}: expected the trace of unlearning as CSV; run the stage unlearn"
+        ) from error
 
 
 def environment(templates: Path, language: Code = SOURCE) -> jinja2.Environment:
@@ -214,7 +236,8 @@ def environment(templates: Path, language: Code = SOURCE) -> jinja2.Environment:
 
 
 def render(pages: jinja2.Environment, name: str, view: dict[str, Any]) -> str:
-    """One page. Raises `EvidenceError` for a missing value, `WorkspaceError` for a missing or broken template."""
+    """One page. Raises `EvidenceError` for a missing value, `WorkspaceError` for a missing or
+    broken template."""
     import jinja2
 
     try:
@@ -239,10 +262,12 @@ class Press:
 
 
 class Printer:
-    """Makes PDFs; fonts and style sheets are read once, though every page has its own style sheet within it."""
+    """Makes PDFs; fonts and style sheets are read once, though every page has its own style sheet
+    within it."""
 
     def __init__(self, templates: Path) -> None:
-        """Set up WeasyPrint. Raises `WorkspaceError` where the Pango library or a font is missing."""
+        """Set up WeasyPrint. Raises `WorkspaceError` where the Pango library or a font is
+        missing."""
         try:
             import weasyprint
             from weasyprint.text.fonts import FontConfiguration
@@ -277,7 +302,8 @@ class Printer:
             return self._printed(html, attachment)
 
     def _printed(self, html: str, attachment: Any) -> bytes:
-        """The PDF; what it was made with is garbage when this returns, and is collected before the next page."""
+        """The PDF; what it was made with is garbage when this returns, and is collected before the
+        next page."""
         target = BytesIO()
         text, styles = self.parted(html)
         page = self._weasyprint.HTML(string=text, url_fetcher=no_fetching).render(
@@ -298,12 +324,15 @@ class Printer:
         found = STYLE.findall(html)
         for text in found:
             if text not in self._styles:
-                self._styles[text] = self._weasyprint.CSS(string=text, font_config=self.fonts, url_fetcher=no_fetching)
+                self._styles[text] = self._weasyprint.CSS(
+                    string=text, font_config=self.fonts, url_fetcher=no_fetching
+                )
         return STYLE.sub("", html), [self._typefaces, *(self._styles[text] for text in found)]
 
 
 def accessible(rdf: bytes) -> bytes:
-    """A PDF's metadata with the mark of PDF/UA-1 and the description of it that PDF/A wants (ISO 19005-3, 6.6.2)."""
+    """A PDF's metadata with the mark of PDF/UA-1 and the description of it that PDF/A wants (ISO
+    19005-3, 6.6.2)."""
     return rdf.replace(b"</rdf:RDF>", PDF_UA + b"</rdf:RDF>")
 
 
@@ -328,7 +357,8 @@ def source_date(seconds: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def no_collection() -> Iterator[None]:
-    """Leave garbage alone for a while: of the million objects of a page none is any until the page is done."""
+    """Leave garbage alone for a while: of the million objects of a page none is any until the page
+    is done."""
     was = gc.isenabled()
     gc.disable()
     try:
@@ -340,11 +370,14 @@ def no_collection() -> Iterator[None]:
 
 @functools.cache
 def as_address(font: Path) -> str:
-    """A font as a data: address, so that a page is one file. Raises `WorkspaceError` where it is missing."""
+    """A font as a data: address, so that a page is one file. Raises `WorkspaceError` where it is
+    missing."""
     try:
         return "data:font/woff2;base64," + base64.b64encode(font.read_bytes()).decode()
     except OSError as error:
-        raise WorkspaceError(f"{font}: no font can be read ({error}); restore reports/templates with git") from error
+        raise WorkspaceError(
+            f"{font}: no font can be read ({error}); restore reports/templates with git"
+        ) from error
 
 
 def shown_json(value: Any) -> str:

@@ -1,4 +1,5 @@
-"""Stage: which records have to be forgotten, and for which request; what cannot be acted on is set aside."""
+"""Stage: which records have to be forgotten, and for which request; what cannot be acted on is set
+aside."""
 
 from __future__ import annotations
 
@@ -22,31 +23,44 @@ if TYPE_CHECKING:
 
 REASONS = {
     "unknown_subject": mark(
-        "no data subject of the data set has one of these identities; check the identity and its type, and "
+        "no data subject of the data set has one of these identities; check the identity and its "
+        "type, and "
         "identities.csv where the identity is not a customer id"
     ),
-    "ambiguous_subject": mark("its identities are those of several data subjects; send one request per subject"),
-    "duplicate_subject": mark("an earlier request of this batch already asks for these records; that one is acted on"),
-    "unknown_record": mark("the data set has no such record as {records}; correct extensions.erasure_audit.record_ids"),
+    "ambiguous_subject": mark(
+        "its identities are those of several data subjects; send one request per subject"
+    ),
+    "duplicate_subject": mark(
+        "an earlier request of this batch already asks for these records; that one is acted on"
+    ),
+    "unknown_record": mark(
+        "the data set has no such record as {records}; correct extensions.erasure_audit.record_ids"
+    ),
     "record_of_another_subject": mark(
-        "{records} belong to another data subject; a request can name its own subject's records only"
+        "{records} belong to another data subject; a request can name its own subject's records "
+        "only"
     ),
     "not_in_training": mark(
-        "no model was trained on these records, so there is nothing to unlearn; erase the records from the data set, "
+        "no model was trained on these records, so there is nothing to unlearn; erase the records "
+        "from the data set, "
         "that is all"
     ),
     "whole_class": mark(
-        "with it no training record of class {classes} would be left and the model could not keep that class; retire "
+        "with it no training record of class {classes} would be left and the model could not keep "
+        "that class; retire "
         "the class, or add records of other subjects to it"
     ),
-    "whole_data_set": mark("with it no training record at all would be left; retire the model instead"),
+    "whole_data_set": mark(
+        "with it no training record at all would be left; retire the model instead"
+    ),
 }
 """Why a well-formed request is set aside, by code."""
 
 
 @dataclass(frozen=True)
 class Resolution:
-    """What a batch comes to: (n,) request id per record, "" where retained, and one register entry per request."""
+    """What a batch comes to: (n,) request id per record, "" where retained, and one register entry
+    per request."""
 
     forget: NDArray[np.str_]
     register: list[dict[str, Any]]
@@ -59,24 +73,33 @@ def resolve(
     checked: Path = Path("artifacts/check/requests.json"),
     out: Path = Path("artifacts/resolve"),
 ) -> None:
-    """Write which records are to be forgotten (forget.csv) and what became of each request (register.json)."""
-    files.read_json(checked)  # only that the check was made: what it found about requests is decided here again
+    """Write which records are to be forgotten (forget.csv) and what became of each request
+    (register.json)."""
+    files.read_json(
+        checked
+    )  # only that the check was made: what it found about requests is decided here again
     manifest = records.read_manifest(data)
     roles = records.read_roles(split, manifest)
     resolution = decide(read_batch(requests), manifest, roles, read_directory(data, manifest))
-    # first, so that whoever handles a batch of which nothing is left knows what became of each request
+    # first, so that whoever handles a batch of which nothing is left knows what became of each
+    # request
     files.write_json(out / "register.json", with_sentences({"batch_requests": resolution.register}))
     refuse_nothing_left(resolution.register, requests.name)
     forgotten = resolution.forget != ""
     table = manifest.loc[forgotten, ["record_id"]].assign(request_id=resolution.forget[forgotten])
-    files.write_text(out / "forget.csv", table.sort_values("record_id").to_csv(index=False, lineterminator="\n"))
+    files.write_text(
+        out / "forget.csv", table.sort_values("record_id").to_csv(index=False, lineterminator="\n")
+    )
     for entry in resolution.register:
         outcome = _told(entry) or f"{entry['records']} records"
         stage_cli.say(f"request {entry['request_id']}: {entry['status']}, {outcome}")
 
 
 def decide(
-    entries: list[Request | Refusal], manifest: pd.DataFrame, roles: NDArray[np.str_], directory: Directory
+    entries: list[Request | Refusal],
+    manifest: pd.DataFrame,
+    roles: NDArray[np.str_],
+    directory: Directory,
 ) -> Resolution:
     """Accept or set aside each request, in the order of the file.
 
@@ -87,14 +110,16 @@ def decide(
         directory: whose identity is whose.
 
     Returns:
-        The forget set and the register. Only training records are forgotten: no model saw the others.
+        The forget set and the register. Only training records are forgotten: no model saw the
+        others.
     """
     book = _Book(manifest, roles, directory)
     return Resolution(register=[book.enter(entry) for entry in entries], forget=book.request_ids())
 
 
 def pseudonym(request_id: str, subject_id: str) -> str:
-    """12 hexadecimal digits that stand for a subject in the papers of one request, and in no other."""
+    """12 hexadecimal digits that stand for a subject in the papers of one request, and in no
+    other."""
     return hashlib.sha256(f"erasure-audit/{request_id}/{subject_id}".encode()).hexdigest()[:12]
 
 
@@ -108,20 +133,28 @@ def refuse_nothing_left(register: list[dict[str, Any]], name: str) -> None:
 def _told(entry: dict[str, Any]) -> str | None:
     """Why a request is set aside, as logs may hold it: they name no record."""
     named = entry["code"] in ("unknown_record", "record_of_another_subject")
-    return f"{entry['code']}; its report names them" if named else entry["reason"] and str(entry["reason"])
+    return (
+        f"{entry['code']}; its report names them"
+        if named
+        else entry["reason"] and str(entry["reason"])
+    )
 
 
 class _Book:
     """The records not yet claimed, as the requests come in one by one."""
 
-    def __init__(self, manifest: pd.DataFrame, roles: NDArray[np.str_], directory: Directory) -> None:
+    def __init__(
+        self, manifest: pd.DataFrame, roles: NDArray[np.str_], directory: Directory
+    ) -> None:
         import pandas as pd
 
         self._directory = directory
         self._labels = manifest["label"].to_numpy()
         self._training = roles == "training"
         self._retained = Counter(self._labels[self._training].tolist())
-        self._claims = np.zeros(len(manifest), np.int64)  # position of the request that asked for the record, 0: none
+        self._claims = np.zeros(
+            len(manifest), np.int64
+        )  # position of the request that asked for the record, 0: none
         self._accepted: dict[int, str] = {}
         self._ids = pd.Index(manifest["record_id"])
         self._own = records.rows_by_subject(manifest)
@@ -155,10 +188,14 @@ class _Book:
         place = {position: number for number, position in enumerate((0, *self._accepted))}
         claims = np.where(self._training, self._claims, 0)
         known, inverse = np.unique(claims, return_inverse=True)
-        ids: NDArray[np.str_] = names[np.array([place[int(position)] for position in known])[inverse]]
+        ids: NDArray[np.str_] = names[
+            np.array([place[int(position)] for position in known])[inverse]
+        ]
         return ids
 
-    def _asked_for(self, entry: Request, own: NDArray[np.intp]) -> tuple[NDArray[np.intp], str | None, dict[str, Any]]:
+    def _asked_for(
+        self, entry: Request, own: NDArray[np.intp]
+    ) -> tuple[NDArray[np.intp], str | None, dict[str, Any]]:
         """Rows that a request means, and why they cannot be taken."""
         if not entry.record_ids:
             return own, None, {}
@@ -192,13 +229,17 @@ class _Book:
 def _some(record_ids: tuple[str, ...], bad: NDArray[np.bool_]) -> Sentence:
     names = [record_ids[place] for place in np.flatnonzero(bad)]
     if len(names) > 5:
-        return say("records {names} and {more} more", names=", ".join(names[:5]), more=len(names) - 5)
+        return say(
+            "records {names} and {more} more", names=", ".join(names[:5]), more=len(names) - 5
+        )
     if len(names) > 1:
         return say("records {names}", names=", ".join(names))
     return say("record {name}", name=names[0])
 
 
-def _set_aside(entry: Request, code: str, named: str = "", emptied: str = "", **facts: Any) -> dict[str, Any]:
+def _set_aside(
+    entry: Request, code: str, named: str = "", emptied: str = "", **facts: Any
+) -> dict[str, Any]:
     values = {name: value for name, value in (("records", named), ("classes", emptied)) if value}
     return _line(entry, code=code, reason=Sentence(REASONS[code], values), **facts)
 

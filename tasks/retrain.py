@@ -9,8 +9,11 @@ from tasks.data import image_pack, records
 from tasks.training import reference_blocks
 
 
-def main(block: int, data: Path, pack: Path, split: Path, forget: Path, params: Path, out: Path) -> None:
-    """Train a block of models on the retain set; seed 0 is the retrain baseline, the others are references.
+def main(
+    block: int, data: Path, pack: Path, split: Path, forget: Path, params: Path, out: Path
+) -> None:
+    """Train a block of models on the retain set; seed 0 is the retrain baseline, the others are
+    references.
 
     Example: python -m tasks.retrain --block 0 --data data --pack artifacts/pack --split artifacts/split.csv
     --forget artifacts/resolve/forget.csv --params params.yaml --out artifacts/retrain/0

@@ -104,13 +104,19 @@ def main(
             "models": [_lineage(entry) for entry in entries],
             "manifest_sha256": files.sha256(data / "manifest.csv"),
             "history": asdict(release_lineage.history(original, int(seen.sum()))),
-            "batch": {"forgotten": int((seen & forgotten).sum()), "retained": int((seen & ~forgotten).sum())},
+            "batch": {
+                "forgotten": int((seen & forgotten).sum()),
+                "retained": int((seen & ~forgotten).sum()),
+            },
         },
     )
 
 
-def attributes(manifest: pd.DataFrame, forgotten: NDArray[np.bool_]) -> tuple[list[str], scoring.Strings]:
-    """Further columns of the manifest with few values, as sex or site: utility is looked at by each.
+def attributes(
+    manifest: pd.DataFrame, forgotten: NDArray[np.bool_]
+) -> tuple[list[str], scoring.Strings]:
+    """Further columns of the manifest with few values, as sex or site: utility is looked at by
+    each.
 
     Scores outlive the records, so the records that are to be forgotten have no value there.
 
@@ -124,17 +130,22 @@ def attributes(manifest: pd.DataFrame, forgotten: NDArray[np.bool_]) -> tuple[li
     names = [
         str(column)
         for column in manifest.columns
-        if column not in (*records.COLUMNS, "split") and 2 <= manifest[column].nunique() <= MOST_VALUES
+        if column not in (*records.COLUMNS, "split")
+        and 2 <= manifest[column].nunique() <= MOST_VALUES
     ]
     values = manifest[names].to_numpy(np.str_) if names else np.empty((len(manifest), 0), np.str_)
     return names, np.where(forgotten[:, None], "", values)
 
 
-def roll(original: Path, trained: Path, unlearned: Path, retrained: Path, settings: Settings) -> list[Entry]:
-    """All models of an audit: the original, the unlearned, the retrain baseline, and the references of both kinds.
+def roll(
+    original: Path, trained: Path, unlearned: Path, retrained: Path, settings: Settings
+) -> list[Entry]:
+    """All models of an audit: the original, the unlearned, the retrain baseline, and the references
+    of both kinds.
 
-    The baseline is seed 0 of `retrain` and no reference, so that the self-check judges it as it judges the released
-    model. Seed 0 of `train` is the original model, or a reference where the user brought his own.
+    The baseline is seed 0 of `retrain` and no reference, so that the self-check judges it as it
+    judges the released model. Seed 0 of `train` is the original model, or a reference where the
+    user brought his own.
 
     Raises:
         EvidenceError: a model is missing, or a block lies there that the settings do not name.
@@ -142,29 +153,40 @@ def roll(original: Path, trained: Path, unlearned: Path, retrained: Path, settin
     references = settings.references
     size = references.seeds_per_block
     with_paths = (
-        _seeds(trained, references.with_blocks, size) if references.with_from == settings_module.TRAINED else []
+        _seeds(trained, references.with_blocks, size)
+        if references.with_from == settings_module.TRAINED
+        else []
     )
     without_paths = _seeds(retrained, references.without_blocks, size)
     entries = [
         Entry("original", "original", original),
         Entry("unlearned", "unlearned", unlearned),
         *(Entry("retrained", "retrained", path) for path in without_paths[:1]),
-        *(Entry(f"with-{n}", "with", path) for n, path in enumerate(with_paths) if path != original),
+        *(
+            Entry(f"with-{n}", "with", path)
+            for n, path in enumerate(with_paths)
+            if path != original
+        ),
         *(Entry(f"without-{n}", "without", path) for n, path in enumerate(without_paths) if n > 0),
     ]
     lost = [str(entry.path) for entry in entries if not entry.path.is_file()]
     if lost:
-        raise EvidenceError(f"{len(lost)} models are missing, first {lost[0]}; run the stages train and retrain")
+        raise EvidenceError(
+            f"{len(lost)} models are missing, first {lost[0]}; run the stages train and retrain"
+        )
     return entries
 
 
 def _seeds(folder: Path, blocks: tuple[int, ...], size: int) -> list[Path]:
     """The models of some blocks by seed, if no other block lies there."""
-    found = {path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")}
+    found = {
+        path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")
+    }
     extra = sorted(found - {str(block) for block in blocks})
     if extra:
         raise EvidenceError(
-            f"{folder} holds the blocks {', '.join(extra)}, which the settings do not name; remove them"
+            f"{folder} holds the blocks {', '.join(extra)}, which the settings do not name; "
+            "remove them"
         )
     return [folder / str(n // size) / f"seed-{n}.safetensors" for n in range(size * len(blocks))]
 
@@ -172,13 +194,16 @@ def _seeds(folder: Path, blocks: tuple[int, ...], size: int) -> list[Path]:
 def _score(
     entry: Entry, known: image_pack.Packed, settings: Settings, place: compute.Place
 ) -> tuple[scoring.Floats, scoring.Ints]:
-    """The margins of all n records and the classes predicted, (n,) each. So many images at once as `SLAB` says."""
+    """The margins of all n records and the classes predicted, (n,) each. So many images at once as
+    `SLAB` says."""
     network = architectures.load(entry.path, settings.model, settings.data)
     size = max(1, SLAB // (BATCH * settings.data.channels * settings.data.image_size**2)) * BATCH
     slabs = (slice(first, first + size) for first in range(0, len(known.manifest), size))
     logits = np.concatenate(
         [
-            training_loop.logits(network, reference_blocks.load_rows(rows, known, settings, place), BATCH)
+            training_loop.logits(
+                network, reference_blocks.load_rows(rows, known, settings, place), BATCH
+            )
             for rows in slabs
         ]
     )

@@ -1,4 +1,5 @@
-"""Stage: which data subjects are for training, calibration, control and test. No subject is for two."""
+"""Stage: which data subjects are for training, calibration, control and test. No subject is for
+two."""
 
 from __future__ import annotations
 
@@ -43,8 +44,9 @@ def split(
 def assign(manifest: pd.DataFrame, shares: settings.Split, seed: int) -> NDArray[np.str_]:
     """Give every record a role, the same one to all records of a subject.
 
-    Where the manifest has a `split` column, it decides; its `unseen` subjects are shared out among calibration,
-    control and test in the proportions of the settings. Else all subjects are shared out.
+    Where the manifest has a `split` column, it decides; its `unseen` subjects are shared out among
+    calibration, control and test in the proportions of the settings. Else all subjects are shared
+    out.
 
     Args:
         manifest: as `records.read_manifest` returns it.
@@ -77,7 +79,8 @@ def assign(manifest: pd.DataFrame, shares: settings.Split, seed: int) -> NDArray
 
 
 def quotas(shares: dict[str, float], subjects: int, taken: dict[str, int]) -> dict[str, int]:
-    """How many subjects each role gets, by largest remainder; at least one for a role that nobody has yet.
+    """How many subjects each role gets, by largest remainder; at least one for a role that nobody
+    has yet.
 
     Args:
         shares: weight of each role that is to be dealt.
@@ -88,10 +91,14 @@ def quotas(shares: dict[str, float], subjects: int, taken: dict[str, int]) -> di
         DataError: there are fewer subjects than empty roles.
     """
     empty = [role for role in records.ROLES if not taken[role]]
-    if len([role for role in empty if role in shares]) > subjects or any(role not in shares for role in empty):
+    if len([role for role in empty if role in shares]) > subjects or any(
+        role not in shares for role in empty
+    ):
         raise DataError(
-            f"no data subject is left for {', '.join(empty)}: got {subjects} to share out, and every role needs one."
-            " Import more subjects or, with a split column, mark subjects as training and others as unseen"
+            f"no data subject is left for {', '.join(empty)}: got {subjects} to share out, and "
+            "every role needs one."
+            " Import more subjects or, with a split column, mark subjects as training and others "
+            "as unseen"
         )
     exact = {role: subjects * share / sum(shares.values()) for role, share in shares.items()}
     dealt = {role: max(int(exact[role]), int(role in empty)) for role in shares}
@@ -103,17 +110,22 @@ def quotas(shares: dict[str, float], subjects: int, taken: dict[str, int]) -> di
     return dealt
 
 
-def class_counts(subject: NDArray[np.intp], label: NDArray[np.int64], subjects: int) -> NDArray[np.int64]:
+def class_counts(
+    subject: NDArray[np.intp], label: NDArray[np.int64], subjects: int
+) -> NDArray[np.int64]:
     """(subjects, classes) number of records of each subject in each class."""
     classes = int(label.max()) + 1
-    return np.bincount(subject * classes + label, minlength=subjects * classes).reshape(subjects, classes)
+    return np.bincount(subject * classes + label, minlength=subjects * classes).reshape(
+        subjects, classes
+    )
 
 
 def deal(counts: NDArray[np.int64], quota: dict[str, int], seed: int) -> NDArray[np.str_]:
     """Deal roles to subjects so that every role gets its quota and classes are balanced.
 
-    Subjects are laid out by their main class, in random order within it, and roles follow each other evenly spaced
-    (systematic sampling), so each class meets each role. Of several such deals the most balanced one is taken.
+    Subjects are laid out by their main class, in random order within it, and roles follow each
+    other evenly spaced (systematic sampling), so each class meets each role. Of several such deals
+    the most balanced one is taken.
 
     Args:
         counts: (subjects, classes) records.
@@ -142,14 +154,17 @@ def deal(counts: NDArray[np.int64], quota: dict[str, int], seed: int) -> NDArray
 
 
 def imbalance(counts: NDArray[np.int64], role: NDArray[np.int64], roles: int) -> float:
-    """How unlike the roles' class shares are: 0 if each has the same; a class that a role lacks counts for much."""
+    """How unlike the roles' class shares are: 0 if each has the same; a class that a role lacks
+    counts for much."""
     totals = np.zeros((roles, counts.shape[1]))
     for number in range(roles):
         totals[number] = counts[role == number].sum(axis=0)
     totals = totals[:, totals.sum(axis=0) > 0]
     expected = np.outer(totals.sum(axis=1), totals.sum(axis=0)) / totals.sum()
     lacking = float((totals == 0).sum())
-    return 1000 * lacking + float(((totals - expected) ** 2 / np.maximum(expected, 1e-9)).sum() / totals.sum())
+    return 1000 * lacking + float(
+        ((totals - expected) ** 2 / np.maximum(expected, 1e-9)).sum() / totals.sum()
+    )
 
 
 def describe(manifest: pd.DataFrame, roles: NDArray[np.str_]) -> list[str]:
@@ -161,7 +176,8 @@ def describe(manifest: pd.DataFrame, roles: NDArray[np.str_]) -> list[str]:
         lacking = sorted(set(labels.tolist()) - set(labels[roles == role].tolist()))
         if lacking:
             lines.append(
-                f"warning: no {role} subject has records of class {', '.join(map(str, lacking[:20]))};"
+                f"warning: no {role} subject has records of class "
+                f"{', '.join(map(str, lacking[:20]))};"
                 " a verdict on such records has no yardstick. More subjects help"
             )
     return lines
@@ -171,7 +187,8 @@ def _refuse_two_roles(manifest: pd.DataFrame) -> None:
     torn = records.in_two_groups(manifest["subject_id"], manifest["split"])
     if torn.any():
         raise DataError(
-            f"manifest.csv: {records.name_records(manifest, torn)}: {records.RULES['one_split']} is not so."
+            f"manifest.csv: {records.name_records(manifest, torn)}: {records.RULES['one_split']} "
+            "is not so."
             " Give every subject one value"
         )
 

@@ -1,4 +1,5 @@
-"""Stage `train`: models trained with everybody. It knows of no request, so its models serve all batches."""
+"""Stage `train`: models trained with everybody. It knows of no request, so its models serve all
+batches."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ from tasks.training import reference_blocks
 
 
 def main(block: int, data: Path, pack: Path, split: Path, params: Path, out: Path) -> None:
-    """Train a block of models on all training records; seed 0 is the original model, the others are references.
+    """Train a block of models on all training records; seed 0 is the original model, the others are
+    references.
 
     Example: python -m tasks.train --block 0 --data data --pack artifacts/pack --split artifacts/split.csv
     --params params.yaml --out artifacts/train/0

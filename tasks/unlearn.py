@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def main(original: Path, data: Path, pack: Path, split: Path, forget: Path, params: Path, out: Path) -> None:
+def main(
+    original: Path, data: Path, pack: Path, split: Path, forget: Path, params: Path, out: Path
+) -> None:
     """Make the original model forget, by the method of `unlearn.method`.
 
     Example: python -m tasks.unlearn --original artifacts/train/0/seed-0.safetensors --data data
@@ -43,55 +45,74 @@ def main(original: Path, data: Path, pack: Path, split: Path, forget: Path, para
     if not asked.any():
         raise EvidenceError(f"{forget} names no record; expected a forget set")
     if not retained.any():
-        raise EvidenceError("no training record is retained, expected some: a model of nobody's data is a new one")
+        raise EvidenceError(
+            "no training record is retained, expected some: a model of nobody's data is a new one"
+        )
     labels = manifest["label"].to_numpy(np.int64)
     _warn_of_lost_classes(set(labels[asked].tolist()) - set(labels[retained].tolist()))
     network = architectures.load(original, settings.model, settings.data)
     trace: list[fcalb.TraceRow] = []
     path = out / "unlearned.safetensors"
     if settings.unlearn.method == "none":
-        cost = cost_ledger.keep("unlearn", architectures.save(network, path), {"seconds": 0.0, **place.facts()})
+        cost = cost_ledger.keep(
+            "unlearn", architectures.save(network, path), {"seconds": 0.0, **place.facts()}
+        )
     else:
         retain_set = reference_blocks.load_rows(retained, known, settings, place)
         if settings.unlearn.method == "retrain":
-            cost = reference_blocks.train_model(retain_set, settings, ("unlearn", 0), path, "retraining")
+            cost = reference_blocks.train_model(
+                retain_set, settings, ("unlearn", 0), path, "retraining"
+            )
         else:
             forget_set = reference_blocks.load_rows(asked, known, settings, place)
-            stage_cli.say(f"{settings.unlearn.method}: {len(forget_set)} records to forget, {len(retain_set)} retained")
+            stage_cli.say(
+                f"{settings.unlearn.method}: {len(forget_set)} records to forget, "
+                f"{len(retain_set)} retained"
+            )
             started = time.perf_counter()
             told = reference_blocks.Announcer(settings.unlearn.method)
             if settings.unlearn.method in rivals.METHODS:
                 network = rivals.unlearn(network, forget_set, retain_set, settings, told)
             else:
                 calibration = _calibration(roles == "calibration", known, settings, place)
-                network, trace = fcalb.unlearn(network, forget_set, retain_set, settings, told, calibration)
+                network, trace = fcalb.unlearn(
+                    network, forget_set, retain_set, settings, told, calibration
+                )
             seconds = time.perf_counter() - started
             _refuse_without_answers(network, forget_set, settings)
             stage_cli.say(f"{settings.unlearn.method}: done in {seconds:.1f} s")
             cost = cost_ledger.keep(
-                "unlearn", architectures.save(network, path), {"seconds": round(seconds, 3), **place.facts()}
+                "unlearn",
+                architectures.save(network, path),
+                {"seconds": round(seconds, 3), **place.facts()},
             )
     files.write_json(path.with_suffix(".json"), cost)
     files.write_text(out / "trace.csv", _table(trace))
 
 
 def _warn_of_lost_classes(lost: set[int]) -> None:
-    """Methods can work, since all learn from retained records as they are; `retrain` cannot, so no verdict will."""
+    """Methods can work, since all learn from retained records as they are; `retrain` cannot, so no
+    verdict will."""
     if lost:
         classes = ", ".join(map(str, sorted(lost)))
         stage_cli.say(
-            f"warning: no retained record is of class {classes}: the model keeps an output for it that no record "
-            "teaches, and the stage retrain refuses to train references without it; take the class out of the data "
+            f"warning: no retained record is of class {classes}: the model keeps an output for it "
+            "that no record "
+            "teaches, and the stage retrain refuses to train references without it; take the "
+            "class out of the data "
             "and of data.classes, and train a new model"
         )
 
 
-def _refuse_without_answers(network: nn.Module, forget: training_loop.Records, settings: Settings) -> None:
+def _refuse_without_answers(
+    network: nn.Module, forget: training_loop.Records, settings: Settings
+) -> None:
     """Weights may be finite and too large to compute with: such a model is not written."""
     if not np.isfinite(training_loop.logits(network, forget)).all():
         method = settings.unlearn.method
         raise ModelError(
-            f"{method}: the model's answers became NaN or infinite: the stage stops and nothing is released; lower the "
+            f"{method}: the model's answers became NaN or infinite: the stage stops and nothing "
+            "is released; lower the "
             f"learning rate ({fcalb.key(method)})"
         )
 
@@ -100,7 +121,11 @@ def _calibration(
     rows: NDArray[np.bool_], data: image_pack.Packed, settings: Settings, place: compute.Place
 ) -> training_loop.Records | None:
     """The records of calibration subjects, if FCALB is to choose by them and there are any."""
-    return reference_blocks.load_rows(rows, data, settings, place) if settings.unlearn.resets and rows.any() else None
+    return (
+        reference_blocks.load_rows(rows, data, settings, place)
+        if settings.unlearn.resets and rows.any()
+        else None
+    )
 
 
 def _table(trace: list[fcalb.TraceRow]) -> str:

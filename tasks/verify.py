@@ -37,7 +37,9 @@ def main(scores: Path, params: Path, out: Path) -> None:
     judge = screened if wish.mode == "screening" else judged
     verdicts = {}
     for request in requests:
-        verdicts[request] = judge(table, request, rules, memory) | beside(table, request, rules, memory)
+        verdicts[request] = judge(table, request, rules, memory) | beside(
+            table, request, rules, memory
+        )
         stage_cli.say(f"{request}: {verdicts[request]['verdict']}")
     add_register(verdicts, rules)
     found = {
@@ -56,20 +58,29 @@ def main(scores: Path, params: Path, out: Path) -> None:
     files.write_text(out / "influence.csv", influence_table(verdicts))
 
 
-def judged(table: Scores, request: str, rules: Rules, _memory: attacks.Memory | None = None) -> dict[str, Any]:
-    """One request's verdict; what cannot be judged is inconclusive with the reason and stops no other request."""
+def judged(
+    table: Scores, request: str, rules: Rules, _memory: attacks.Memory | None = None
+) -> dict[str, Any]:
+    """One request's verdict; what cannot be judged is inconclusive with the reason and stops no
+    other request."""
     try:
         return as_json(verification.judge(table, request, rules))
     except EvidenceError as error:
-        return unjudged(table, request, rules, say("No test could be made: {why}.", why=error.args[0]))
+        return unjudged(
+            table, request, rules, say("No test could be made: {why}.", why=error.args[0])
+        )
 
 
-def screened(table: Scores, request: str, rules: Rules, memory: attacks.Memory | None = None) -> dict[str, Any]:
+def screened(
+    table: Scores, request: str, rules: Rules, memory: attacks.Memory | None = None
+) -> dict[str, Any]:
     """One request's screening, which can fail and never pass."""
     try:
         found = screening.screen(table, request, rules.alpha, memory)
     except EvidenceError as error:
-        return unjudged(table, request, rules, say("No screening could be made: {why}.", why=error.args[0]))
+        return unjudged(
+            table, request, rules, say("No screening could be made: {why}.", why=error.args[0])
+        )
     return unjudged(table, request, rules, found.reason) | {
         "verdict": found.verdict,
         "gates": [asdict(gate) for gate in found.gates],
@@ -77,10 +88,13 @@ def screened(table: Scores, request: str, rules: Rules, memory: attacks.Memory |
 
 
 def beside(table: Scores, request: str, rules: Rules, memory: attacks.Memory) -> dict[str, Any]:
-    """What is told beside the verdict and never decides it: attacks, accuracies, predictions, scores."""
+    """What is told beside the verdict and never decides it: attacks, accuracies, predictions,
+    scores."""
     rows = table.rows_of(request)
     return {
-        "attacks": attempt(lambda: attacks.examine(table, request, rules.alpha, memory).as_json()["attacks"]),
+        "attacks": attempt(
+            lambda: attacks.examine(table, request, rules.alpha, memory).as_json()["attacks"]
+        ),
         "accuracy": utility.accuracies(table, rows),
         "prediction_distribution": utility.distributions(table, rows),
         "score_distribution": attempt(lambda: utility.score_distribution(table, rows)),
@@ -96,10 +110,14 @@ def attempt(measure: Any) -> Any:
 
 
 def add_register(verdicts: dict[str, dict[str, Any]], rules: Rules) -> None:
-    """Add what the batch as a whole says: which passes hold when false discoveries among all of them are controlled."""
+    """Add what the batch as a whole says: which passes hold when false discoveries among all of
+    them are controlled."""
     found = verification.false_discovery([verdict["p_pass"] for verdict in verdicts.values()])
     for verdict, q in zip(verdicts.values(), found, strict=True):
-        verdict["register"] = {"q_pass": q, "holds": verdict["verdict"] == "pass" and q < rules.alpha}
+        verdict["register"] = {
+            "q_pass": q,
+            "holds": verdict["verdict"] == "pass" and q < rules.alpha,
+        }
 
 
 def as_json(verdict: Verdict) -> dict[str, Any]:
@@ -150,7 +168,9 @@ def unjudged(table: Scores, request: str, rules: Rules, reason: Sentence) -> dic
         "detection_limit": None,
         "references_needed": None,
         "gates": [],
-        "references": {kind: int((table.model_roles == kind).sum()) for kind in ("with", "without")},
+        "references": {
+            kind: int((table.model_roles == kind).sum()) for kind in ("with", "without")
+        },
         "assumptions": None,
         "rank_p": None,
         "self_check": {
@@ -159,21 +179,38 @@ def unjudged(table: Scores, request: str, rules: Rules, reason: Sentence) -> dic
             "original": {**nothing, "verdict": "inconclusive"},
             "retrained": {**nothing, "verdict": "inconclusive"},
         },
-        "influence_points": {"unlearned": None, "original": None, "retrained": None, "with": [], "without": []},
+        "influence_points": {
+            "unlearned": None,
+            "original": None,
+            "retrained": None,
+            "with": [],
+            "without": [],
+        },
     }
 
 
 def _assumptions(c: Contrast) -> dict[str, Any]:
-    return {"equal_variances": c.equal, "equal_p": c.equal_p, "normal": c.normal, "normal_p": c.normal_p}
+    return {
+        "equal_variances": c.equal,
+        "equal_p": c.equal_p,
+        "normal": c.normal,
+        "normal_p": c.normal_p,
+    }
 
 
 def _short(finding: Finding) -> dict[str, Any]:
     span = finding.interval
-    return {"estimate": span.estimate, "low": span.low, "high": span.high, "verdict": finding.verdict}
+    return {
+        "estimate": span.estimate,
+        "low": span.low,
+        "high": span.high,
+        "verdict": finding.verdict,
+    }
 
 
 def metrics(verdicts: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """What `dvc metrics show` shows: how many of each verdict, and the middle of the residual influences."""
+    """What `dvc metrics show` shows: how many of each verdict, and the middle of the residual
+    influences."""
     names = [verdict["verdict"] for verdict in verdicts.values()]
     found = [v["residual_influence"]["estimate"] for v in verdicts.values()]
     known = [value for value in found if value is not None]

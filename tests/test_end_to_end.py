@@ -1,4 +1,5 @@
-"""The stages one after the other, by their commands' own functions, on a tiny world and on real faces."""
+"""The stages one after the other, by their commands' own functions, on a tiny world and on real
+faces."""
 
 from __future__ import annotations
 
@@ -32,7 +33,11 @@ def ask(subjects: list[str]) -> None:
             "subject_request_type": "erasure",
             "submitted_time": "2026-11-02T09:00:00Z",
             "subject_identities": [
-                {"identity_type": "controller_customer_id", "identity_value": subject, "identity_format": "raw"}
+                {
+                    "identity_type": "controller_customer_id",
+                    "identity_value": subject,
+                    "identity_format": "raw",
+                }
             ],
             "api_version": "1.0",
         }
@@ -55,13 +60,19 @@ def prepare() -> None:
     check.check(data, PACK, Path("requests/b.json"), params, Path("artifacts/check"))
     split.split(data, Path("artifacts/check/data.json"), params, roles)
     resolve.resolve(
-        data, roles, Path("requests/b.json"), Path("artifacts/check/requests.json"), Path("artifacts/resolve")
+        data,
+        roles,
+        Path("requests/b.json"),
+        Path("artifacts/check/requests.json"),
+        Path("artifacts/resolve"),
     )
     train.main(0, data, PACK, roles, params, Path("artifacts/train/0"))
     retrain.main(0, data, PACK, roles, forget, params, Path("artifacts/retrain/0"))
 
 
-def judge(method: str, original: Path = Path("artifacts/train/0/seed-0.safetensors")) -> dict[str, Any]:
+def judge(
+    method: str, original: Path = Path("artifacts/train/0/seed-0.safetensors")
+) -> dict[str, Any]:
     """The verdicts on the model that a method makes."""
     configure(f"unlearn.method={method}")
     data, params, roles = Path("data"), Path("params.yaml"), Path("artifacts/split.csv")
@@ -80,7 +91,9 @@ def judge(method: str, original: Path = Path("artifacts/train/0/seed-0.safetenso
         Path("artifacts/score"),
     )
     verify.main(Path("artifacts/score/scores.npz"), params, Path("artifacts/verify"))
-    found: dict[str, Any] = json.loads(Path("artifacts/verify/verdicts.json").read_text())["requests"]
+    found: dict[str, Any] = json.loads(Path("artifacts/verify/verdicts.json").read_text())[
+        "requests"
+    ]
     return found
 
 
@@ -90,11 +103,15 @@ def training_subjects(count: int) -> list[str]:
     from tasks.data import records
 
     manifest = records.read_manifest(Path("data"))
-    roles = split.assign(manifest, settings.load(Path("params.yaml")).split, seeds.derive(0, "split"))
+    roles = split.assign(
+        manifest, settings.load(Path("params.yaml")).split, seeds.derive(0, "split")
+    )
     return sorted(set(manifest["subject_id"][roles == "training"]))[:count]
 
 
-def test_a_tiny_world_goes_all_the_way_and_twice_the_same(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tiny_world_goes_all_the_way_and_twice_the_same(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     importers.digits(Path("data"), writers=20)
     configure("train.epochs=4", "references.seeds_per_block=7", "references.with_blocks=[0]")
     configure("references.without_blocks=[0]", "verify.utility_margin=0.2")
@@ -111,7 +128,9 @@ def test_a_tiny_world_goes_all_the_way_and_twice_the_same(place: Path, monkeypat
     assert [entry["status"] for entry in register] == ["accepted", "rejected"]
     unchanged = judge("none")[IDS[0]]
     assert unchanged["verdict"] != "pass"
-    assert unchanged["residual_influence"]["estimate"] == pytest.approx(unchanged["self_check"]["original"]["estimate"])
+    assert unchanged["residual_influence"]["estimate"] == pytest.approx(
+        unchanged["self_check"]["original"]["estimate"]
+    )
 
 
 @pytest.mark.skipif(not FACES.exists(), reason="the folder shared/datasets/cmu_faces is absent")
@@ -132,9 +151,16 @@ def test_on_real_faces_a_retrain_never_fails_and_an_unchanged_model_does(place: 
     assert_that_the_test_can_tell()
 
 
-@pytest.mark.skipif(not WRITERS.exists(), reason="the folder shared/datasets/mnist_with_writers is absent")
-def test_on_60_real_writers_a_retrain_never_fails_and_an_unchanged_model_does_where_it_can(place: Path) -> None:
-    images, table = WRITERS / "train-images-idx3-ubyte.gz", WRITERS / "qmnist-train-labels-idx2-int.gz"
+@pytest.mark.skipif(
+    not WRITERS.exists(), reason="the folder shared/datasets/mnist_with_writers is absent"
+)
+def test_on_60_real_writers_a_retrain_never_fails_and_an_unchanged_model_does_where_it_can(
+    place: Path,
+) -> None:
+    images, table = (
+        WRITERS / "train-images-idx3-ubyte.gz",
+        WRITERS / "qmnist-train-labels-idx2-int.gz",
+    )
     importers.idx(Path("data"), images, table, table, subjects=60, min_records=60)
     configure(
         "data.image_size=14",
@@ -149,7 +175,8 @@ def test_on_60_real_writers_a_retrain_never_fails_and_an_unchanged_model_does_wh
 
 
 def assert_that_the_test_can_tell() -> None:
-    """A retrain never fails; the unchanged model never passes, and fails wherever the self-check finds the original."""
+    """A retrain never fails; the unchanged model never passes, and fails wherever the self-check
+    finds the original."""
     prepare()
     assert all(verdict["verdict"] != "fail" for verdict in judge("retrain").values())
     for verdict in judge("none").values():
@@ -168,7 +195,9 @@ def small(classes, channels, image_size):
 """
 
 
-def test_a_user_brings_model_images_and_people(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_user_brings_model_images_and_people(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import numpy as np
     from PIL import Image
 
@@ -180,18 +209,30 @@ def test_a_user_brings_model_images_and_people(place: Path, monkeypatch: pytest.
     Path("pictures").mkdir()
     for number, (image, label, writer) in enumerate(zip(images, labels, writers, strict=True)):
         Image.fromarray(image).save(f"pictures/{number}.bmp")
-        lines.append(f"{number}.bmp,person-{writer},{label},{'training' if writer < 13 else 'unseen'}")
+        lines.append(
+            f"{number}.bmp,person-{writer},{label},{'training' if writer < 13 else 'unseen'}"
+        )
     files.write_text(Path("people.csv"), "\n".join(lines) + "\n")
     files.write_text(Path("their_network.py"), FACTORY)
     monkeypatch.syspath_prepend(place)
     importers.image_folder(Path("data"), Path("pictures"), Path("people.csv"))
-    configure("model.name=their_network:small", "original.checkpoint=models/mine.safetensors", "train.epochs=3")
-    configure("references.seeds_per_block=7", "references.with_blocks=[0]", "references.without_blocks=[0]")
+    configure(
+        "model.name=their_network:small",
+        "original.checkpoint=models/mine.safetensors",
+        "train.epochs=3",
+    )
+    configure(
+        "references.seeds_per_block=7",
+        "references.with_blocks=[0]",
+        "references.without_blocks=[0]",
+    )
     wish = settings.load(Path("params.yaml"))
     own = architectures.build(wish.model, wish.data, seed=99)
     pack.make(Path("data"), wish.data, PACK)
     everyone = image_pack.read(PACK, Path("data"), wish.data)
-    known = reference_blocks.load_rows(np.asarray(writers < 13), everyone, wish, compute.prepare(wish.compute))
+    known = reference_blocks.load_rows(
+        np.asarray(writers < 13), everyone, wish, compute.prepare(wish.compute)
+    )
     training_loop.fit(own, known, wish.train, seed=99)
     architectures.save(own, Path("models/mine.safetensors"))
     ask(["person-3"])

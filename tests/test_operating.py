@@ -1,5 +1,5 @@
-"""The README's commands for operating, given one after the other as a reader would, from a file in the drop folder to
-an erased and closed request."""
+"""The README's commands for operating, given one after the other as a reader would, from a file in
+the drop folder to an erased and closed request."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ def commands() -> list[str]:
 def give(home: Path, command: str) -> str:
     words = shlex.split(command)
     program = Path(sys.executable).with_name(words[0])
-    ended = subprocess.run([program, *words[1:]], cwd=home, capture_output=True, text=True, check=False)
+    ended = subprocess.run(
+        [program, *words[1:]], cwd=home, capture_output=True, text=True, check=False
+    )
     assert ended.returncode == 0, f"{command}: {ended.stderr}"
     return ended.stdout
 
@@ -54,10 +56,21 @@ def test_the_readmes_commands_lead_from_a_file_to_an_erased_and_closed_request(
 
     shown = json.loads(give(home, f"erasure-audit requests show {REQUEST} --json"))
     assert [event["kind"] for event in shown["events"] if event["kind"] != "decision"] == [
-        *("received", "identity_verified", "batched", "audited", "awaiting_signoff", "released", "erased", "closed")
+        *(
+            "received",
+            "identity_verified",
+            "batched",
+            "audited",
+            "awaiting_signoff",
+            "released",
+            "erased",
+            "closed",
+        )
     ]
     assert not dropped.exists()
-    assert {f"{state}/{named}" for state in ("audit", "release", "erased")} == set(shell.git(home, "tag").split())
+    assert {f"{state}/{named}" for state in ("audit", "release", "erased")} == set(
+        shell.git(home, "tag").split()
+    )
     assert (home / "releases" / named / "model.safetensors").is_file()
     assert stand_in.subject_id(0) not in (home / "data" / "manifest.csv").read_text()
     assert "Nothing" in give(home, "erasure-audit requests list") or "No requests" in give(

@@ -1,4 +1,5 @@
-"""The generated files: `python -m tools.generate_docs` writes them, `--check` fails when one has drifted."""
+"""The generated files: `python -m tools.generate_docs` writes them, `--check` fails when one has
+drifted."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from tools import gettext_catalogues
 
 
 def main(check: bool = False) -> None:
-    """Write params.yaml's defaults, what is generated in docs/, and the catalogues' messages, or check them.
+    """Write params.yaml's defaults, what is generated in docs/, and the catalogues' messages, or
+    check them.
 
     Example: python -m tools.generate_docs --check
     """
@@ -21,14 +23,20 @@ def main(check: bool = False) -> None:
         Path("params.yaml"): settings.defaults_yaml(),
         Path("docs/settings.md"): settings_page(),
         Path("docs/cli.md"): command_page(),
-        evidence.SCHEMA: json.dumps(evidence.schema(), indent=2, sort_keys=True, ensure_ascii=False) + "\n",
-        **{path: gettext_catalogues.renewed(path) for path in sorted(gettext_catalogues.LOCALES.glob("*.po"))},
+        evidence.SCHEMA: json.dumps(evidence.schema(), indent=2, sort_keys=True, ensure_ascii=False)
+        + "\n",
+        **{
+            path: gettext_catalogues.renewed(path)
+            for path in sorted(gettext_catalogues.LOCALES.glob("*.po"))
+        },
     }
     for path, text in pages.items():
         if not check:
             files.write_text(path, text)
         elif not path.exists() or path.read_text(encoding="utf-8") != text:
-            raise WorkspaceError(f"{path} is not what the code says; run `make docs` and commit the result")
+            raise WorkspaceError(
+                f"{path} is not what the code says; run `make docs` and commit the result"
+            )
 
 
 def settings_page() -> str:
@@ -36,8 +44,10 @@ def settings_page() -> str:
     lines = [
         "# Settings",
         "",
-        "All settings live in `params.yaml`. An unknown key or a value out of range is an error that names it.",
-        "`erasure-audit run --set section.key=value` changes one for the batch at hand. This page is generated from",
+        "All settings live in `params.yaml`. An unknown key or a value out of range is an error "
+        "that names it.",
+        "`erasure-audit run --set section.key=value` changes one for the batch at hand. This page "
+        "is generated from",
         "`tasks/common/settings.py` by `make docs`.",
         "",
         "| key | default | meaning |",
@@ -45,7 +55,10 @@ def settings_page() -> str:
     ]
     for name, field in settings.Settings.model_fields.items():
         if not isinstance(field.default, settings.Section):
-            lines.append(f"| `{name}` | `{json.dumps(field.default)}` | {field.description}{_range(field.metadata)} |")
+            lines.append(
+                f"| `{name}` | `{json.dumps(field.default)}` | "
+                f"{field.description}{_range(field.metadata)} |"
+            )
     for name, field in settings.Settings.model_fields.items():
         if isinstance(field.default, settings.Section):
             lines += _section(name, type(field.default))
@@ -68,7 +81,7 @@ def _section(name: str, section: type[settings.Section]) -> list[str]:
         "",
         f"## `{name}`",
         "",
-        section.__doc__ or "",
+        " ".join((section.__doc__ or "").split()),
         "",
         "| key | default | meaning |",
         "| --- | --- | --- |",
@@ -97,10 +110,12 @@ def _recipes() -> list[str]:
         rows.append(f"| `{name}` | {' | '.join(numbers)} | {own.source} |")
     return [
         "",
-        "What null stands for. Epochs are passes over the retained records, over the forget set as well in",
+        "What null stands for. Epochs are passes over the retained records, over the forget set "
+        "as well in",
         "`random_labels`, `salun` and `bad_teacher`, and over the forget set alone in `delete`.",
         "",
-        "| `unlearn.method` | `epochs` | `learning_rate` | `retained_share` | `temperature` | optimiser | source |",
+        "| `unlearn.method` | `epochs` | `learning_rate` | `retained_share` | `temperature` | "
+        "optimiser | source |",
         "| --- | --- | --- | --- | --- | --- | --- |",
         *rows,
     ]

@@ -1,4 +1,5 @@
-"""The catalogues of the reports' languages: what is said in templates and in Python, gathered from the source."""
+"""The catalogues of the reports' languages: what is said in templates and in Python, gathered from
+the source."""
 
 from __future__ import annotations
 
@@ -40,7 +41,9 @@ def in_templates() -> Iterator[tuple[str, str, str]]:
     for path in sorted(path for path in TEMPLATES.iterdir() if path.suffix in TEXTS):
         with path.open("rb") as file:
             for _, _, message, _ in babel_extract(file, ("_", "gettext", "ngettext"), (), OPTIONS):
-                one, many = (message[0], message[1]) if isinstance(message, tuple) else (message, "")
+                one, many = (
+                    (message[0], message[1]) if isinstance(message, tuple) else (message, "")
+                )
                 yield path.as_posix(), str(one), str(many or "")
 
 
@@ -74,7 +77,8 @@ def translations(message: Message) -> tuple[str, ...]:
 
 
 def renewed(path: Path) -> str:
-    """A catalogue's text with its head and the messages of today: new ones empty, those no longer said left out."""
+    """A catalogue's text with its head and the messages of today: new ones empty, those no longer
+    said left out."""
     from babel.messages import Catalog, pofile
 
     head = path.read_text(encoding="utf-8").partition("\n\n")[0]
@@ -82,7 +86,11 @@ def renewed(path: Path) -> str:
     for message in said():
         if message.id:
             before = known.get(message.id)
-            found.add(message.id, string=before.string if before else "", locations=message.locations)
+            found.add(
+                message.id, string=before.string if before else "", locations=message.locations
+            )
     target = BytesIO()
-    pofile.write_po(target, found, width=120, omit_header=True, include_lineno=False, sort_output=True)
+    pofile.write_po(
+        target, found, width=120, omit_header=True, include_lineno=False, sort_output=True
+    )
     return f"{head}\n\n{target.getvalue().decode()}"

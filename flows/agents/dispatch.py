@@ -1,8 +1,9 @@
-"""Handing stages with `meta: {agent: gpu}` to Prefect workers on other machines, and getting the results back.
+"""Handing stages with `meta: {agent: gpu}` to Prefect workers on other machines, and getting the
+results back.
 
-The agent's results come as DVC objects and an entry of DVC's run cache, so the caller's own `dvc repro` of the stage
-restores them as if it had run them itself. A stage that finishes twice is harmless: its results lie under their own
-hashes, and the caller takes those that were there first.
+The agent's results come as DVC objects and an entry of DVC's run cache, so the caller's own `dvc
+repro` of the stage restores them as if it had run them itself. A stage that finishes twice is
+harmless: its results lie under their own hashes, and the caller takes those that were there first.
 """
 
 from __future__ import annotations
@@ -32,11 +33,13 @@ if TYPE_CHECKING:
 __all__ = ["HANDOVER", "Agents", "at_hand", "online", "sweep"]
 
 MODE = "ERASURE_AUDIT_AGENTS"
-"""Environment variable: `auto` (hand out where a worker is online, else run here), `here` (never), `pool` (always)."""
+"""Environment variable: `auto` (hand out where a worker is online, else run here), `here` (never),
+`pool` (always)."""
 SILENCE = "ERASURE_AUDIT_AGENT_SILENCE"
 """Environment variable: without a sign of life for so long an agent counts as lost, s."""
 WAIT = "ERASURE_AUDIT_AGENT_WAIT"
-"""Environment variable: with no worker online for so long a stage that waits runs here instead, s."""
+"""Environment variable: with no worker online for so long a stage that waits runs here instead,
+s."""
 
 Mode = Literal["auto", "here", "pool"]
 Tell = Callable[[str], None]
@@ -48,7 +51,8 @@ FETCHES, FETCH_PAUSE = 4, 5.0
 TRIES = 2
 """How often a stage is handed out: once, and once again if its agent is lost."""
 STARTING = 180.0
-"""How long an agent may take to its first sign of life, for starting Python and Prefect takes a while, s."""
+"""How long an agent may take to its first sign of life, for starting Python and Prefect takes a
+while, s."""
 PATIENCE = 300.0
 """How long Prefect's server may be away while a stage runs, s."""
 
@@ -110,7 +114,8 @@ def at_hand(workspace: Path, batch: str, tell: Tell) -> Agents | None:
 
 
 def online(client: SyncPrefectClient, pool: str) -> list[str]:
-    """The names of a pool's workers that are there now, sorted; empty also if there is no such pool."""
+    """The names of a pool's workers that are there now, sorted; empty also if there is no such
+    pool."""
     from prefect.client.schemas.objects import WorkerStatus
     from prefect.exceptions import ObjectNotFound
 
@@ -122,9 +127,12 @@ def online(client: SyncPrefectClient, pool: str) -> list[str]:
 
 
 class Agents:
-    """Hands stages of one run of a batch to agents; several at once, each from a thread of its own."""
+    """Hands stages of one run of a batch to agents; several at once, each from a thread of its
+    own."""
 
-    def __init__(self, workspace: Path, batch: str, post: parcels.Post, mode: Mode = "auto") -> None:
+    def __init__(
+        self, workspace: Path, batch: str, post: parcels.Post, mode: Mode = "auto"
+    ) -> None:
         self._workspace = workspace
         self._batch = batch
         self._post = post
@@ -147,7 +155,9 @@ class Agents:
         try:
             return self._brings(stage, agent, tell)
         except _prefect_away() as error:
-            raise AgentError(f"{stage}: Prefect's server failed ({type(error).__name__}); run it again") from error
+            raise AgentError(
+                f"{stage}: Prefect's server failed ({type(error).__name__}); run it again"
+            ) from error
         except (parcels.RemoteError, parcels.UnportableError, _NobodyError) as error:
             if self._mode == "pool" and not isinstance(error, parcels.UnportableError):
                 raise AgentError(f"{stage}: {error}") from error
@@ -165,7 +175,9 @@ class Agents:
     def close(self) -> None:
         """Clear the remote of what this run has put there for handing over, if it has."""
         if self._sent:
-            with contextlib.suppress(parcels.RemoteError):  # the next run of the batch, or its erasure, does it
+            with contextlib.suppress(
+                parcels.RemoteError
+            ):  # the next run of the batch, or its erasure, does it
                 sweep(self._workspace, self._batch)
 
     def _brings(self, stage: str, pool: str, tell: Tell) -> bool:
@@ -185,10 +197,14 @@ class Agents:
                     self._post.remove(parcel.name)
         return True
 
-    def _until_done(self, client: SyncPrefectClient, parcel: parcels.Parcel, pool: str, tell: Tell) -> None:
+    def _until_done(
+        self, client: SyncPrefectClient, parcel: parcels.Parcel, pool: str, tell: Tell
+    ) -> None:
         lost = ""
         for _ in range(TRIES):
-            run = self._under_way(client, parcel, tell) or self._hand_out(client, parcel, pool, tell)
+            run = self._under_way(client, parcel, tell) or self._hand_out(
+                client, parcel, pool, tell
+            )
             with self._lock:
                 self._out[run.id] = parcel
             try:
@@ -203,9 +219,14 @@ class Agents:
             finally:
                 with self._lock:
                     self._out.pop(run.id, None)
-        raise AgentError(f"{parcel.stage}: {TRIES} agents one after the other were lost with it; the last: {lost}")
+        raise AgentError(
+            f"{parcel.stage}: {TRIES} agents one after the other were lost with it; the last: "
+            f"{lost}"
+        )
 
-    def _follow(self, client: SyncPrefectClient, run: FlowRun, parcel: parcels.Parcel, pool: str, tell: Tell) -> None:
+    def _follow(
+        self, client: SyncPrefectClient, run: FlowRun, parcel: parcels.Parcel, pool: str, tell: Tell
+    ) -> None:
         """Wait until a run has ended well."""
         watch = _Watch(self._post, parcel, str(run.id), self._patience.silence, tell)
         nobody_since = unreachable_since = None
@@ -219,22 +240,32 @@ class Agents:
             except _prefect_away() as error:
                 unreachable_since = unreachable_since or time.monotonic()
                 if time.monotonic() - unreachable_since > PATIENCE:
-                    raise AgentError(f"{parcel.stage}: Prefect's server is away ({type(error).__name__})") from error
+                    raise AgentError(
+                        f"{parcel.stage}: Prefect's server is away ({type(error).__name__})"
+                    ) from error
                 continue
             unreachable_since = None
             if state is None or state.is_scheduled():
                 nobody_since = None if somebody else nobody_since or time.monotonic()
-                if self._mode == "auto" and nobody_since and time.monotonic() - nobody_since > self._patience.wait:
+                if (
+                    self._mode == "auto"
+                    and nobody_since
+                    and time.monotonic() - nobody_since > self._patience.wait
+                ):
                     self._withdraw(run.id, parcel, "No worker took it")
                     raise _NobodyError(f"no worker of pool {pool} is online any more")
             elif state.is_completed():
                 return
             elif state.is_failed():
-                raise StageError(state.message or f"{parcel.stage} failed on an agent without a message")
+                raise StageError(
+                    state.message or f"{parcel.stage} failed on an agent without a message"
+                )
             elif state.is_crashed():
                 raise _LostError(state.message or "its run crashed")
             elif state.is_cancelled() or state.is_cancelling():
-                raise StageError(f"{parcel.stage} was cancelled in Prefect: {state.message or 'no reason given'}")
+                raise StageError(
+                    f"{parcel.stage} was cancelled in Prefect: {state.message or 'no reason given'}"
+                )
             else:
                 watch.look()
 
@@ -247,21 +278,30 @@ class Agents:
             there = online(client, pool)
             client.read_deployment_by_name(f"{FLOW}/{pool}")
         except ObjectNotFound as error:
-            raise _NobodyError(f"no agent was ever started for pool {pool}, see `erasure-audit agent start`") from error
+            raise _NobodyError(
+                f"no agent was ever started for pool {pool}, see `erasure-audit agent start`"
+            ) from error
         except _prefect_away() as error:
-            raise _NobodyError(f"Prefect's server does not answer ({type(error).__name__})") from error
+            raise _NobodyError(
+                f"Prefect's server does not answer ({type(error).__name__})"
+            ) from error
         if not there and self._mode == "auto":
             raise _NobodyError(f"no worker of pool {pool} is online")
 
-    def _under_way(self, client: SyncPrefectClient, parcel: parcels.Parcel, tell: Tell) -> FlowRun | None:
-        """The run that a caller which was killed has left, or another one of the same batch is waiting for."""
+    def _under_way(
+        self, client: SyncPrefectClient, parcel: parcels.Parcel, tell: Tell
+    ) -> FlowRun | None:
+        """The run that a caller which was killed has left, or another one of the same batch is
+        waiting for."""
         from prefect.client.schemas.filters import FlowRunFilter
         from prefect.client.schemas.objects import StateType
 
         wanted = FlowRunFilter.model_validate(
             {
                 "tags": {"all_": _tags(parcel)},
-                "state": {"type": {"any_": [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING]}},
+                "state": {
+                    "type": {"any_": [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING]}
+                },
             }
         )
         found = client.read_flow_runs(flow_run_filter=wanted, limit=1)
@@ -269,7 +309,9 @@ class Agents:
             tell("is under way on an agent already")
         return found[0] if found else None
 
-    def _hand_out(self, client: SyncPrefectClient, parcel: parcels.Parcel, pool: str, tell: Tell) -> FlowRun:
+    def _hand_out(
+        self, client: SyncPrefectClient, parcel: parcels.Parcel, pool: str, tell: Tell
+    ) -> FlowRun:
         from flows.agents.stage_flow import FLOW
 
         packed = parcel.pack()
@@ -289,7 +331,8 @@ class Agents:
         return run
 
     def _withdraw(self, run: Any, parcel: parcels.Parcel, why: str) -> None:
-        """Cancel a run; without its parcel an agent ends even if word of the cancelling does not reach it."""
+        """Cancel a run; without its parcel an agent ends even if word of the cancelling does not
+        reach it."""
         from prefect.states import Cancelled, Cancelling
 
         with contextlib.suppress(parcels.RemoteError):
@@ -298,7 +341,9 @@ class Agents:
             state = client.read_flow_run(run).state
             if state is not None and not state.is_final():
                 taken = state.is_running() or state.is_pending()
-                client.set_flow_run_state(run, Cancelling(message=why) if taken else Cancelled(message=why))
+                client.set_flow_run_state(
+                    run, Cancelling(message=why) if taken else Cancelled(message=why)
+                )
 
     def _mark_lost(self, client: SyncPrefectClient, run: Any, why: str) -> None:
         from prefect.states import Crashed
@@ -318,13 +363,17 @@ class Agents:
     def _kept_here(self, parcel: parcels.Parcel) -> bool:
         """Whether the workspace's own cache has the results, so that DVC restores them."""
         cache = parcels.cache_of(self._workspace)
-        entries = [parcels.kept(path.read_bytes()) for path in sorted((cache / parcel.runs).glob("*"))]
+        entries = [
+            parcels.kept(path.read_bytes()) for path in sorted((cache / parcel.runs).glob("*"))
+        ]
         return any(_all_there(cache, outputs) for outputs in entries if outputs)
 
     def _fetch(self, parcel: parcels.Parcel) -> bool:
-        """Bring the results from the remote into the workspace's cache, if they are there; first those, then the entry.
+        """Bring the results from the remote into the workspace's cache, if they are there; first
+        those, then the entry.
 
-        DVC's own `dvc fetch --run-cache` would bring all results of all years; these are the ones of this key.
+        DVC's own `dvc fetch --run-cache` would bring all results of all years; these are the ones
+        of this key.
         """
         cache = parcels.cache_of(self._workspace)
         for path in self._post.below(parcel.runs):
@@ -337,13 +386,16 @@ class Agents:
                     self._dvc(place, "fetch")
             except WorkspaceError:
                 continue
-            if _all_there(cache, outputs):  # else the results were removed since, as an erasure does
+            if _all_there(
+                cache, outputs
+            ):  # else the results were removed since, as an erasure does
                 files.write_bytes(cache / path, entry)
                 return True
         return False
 
     def _fetch_for_certain(self, parcel: parcels.Parcel) -> None:
-        """Bring the results of a run that has ended well; a remote that stumbles costs no second run."""
+        """Bring the results of a run that has ended well; a remote that stumbles costs no second
+        run."""
         for _ in range(FETCHES):
             with contextlib.suppress(parcels.RemoteError):
                 if self._fetch(parcel):
@@ -389,14 +441,23 @@ class Agents:
             if self._stopped.is_set():
                 raise KilledStageError("the run was stopped")
             if process.returncode != 0:
-                lines = [line.removeprefix("ERROR: ") for line in told.splitlines() if line.startswith("ERROR")]
-                raise WorkspaceError(f"dvc {arguments[0]} failed: {' '.join(lines) or 'no message'}")
+                lines = [
+                    line.removeprefix("ERROR: ")
+                    for line in told.splitlines()
+                    if line.startswith("ERROR")
+                ]
+                raise WorkspaceError(
+                    f"dvc {arguments[0]} failed: {' '.join(lines) or 'no message'}"
+                )
 
 
 class _Watch:
-    """Looks for an agent's signs of life. Only what this machine's clock says counts, so no clock has to agree."""
+    """Looks for an agent's signs of life. Only what this machine's clock says counts, so no clock
+    has to agree."""
 
-    def __init__(self, post: parcels.Post, parcel: parcels.Parcel, run: str, silence: float, tell: Tell) -> None:
+    def __init__(
+        self, post: parcels.Post, parcel: parcels.Parcel, run: str, silence: float, tell: Tell
+    ) -> None:
         self._post = post
         self._path = f"{parcel.name}/{parcels.ALIVE}-{run}"
         self._silence = silence
@@ -437,7 +498,9 @@ def _all_there(cache: Path, outputs: dict[str, str]) -> bool:
     for md5 in outputs.values():
         if not kept(md5).exists():
             return False
-        if md5.endswith(".dir") and not all(kept(entry["md5"]).exists() for entry in files.read_json(kept(md5))):
+        if md5.endswith(".dir") and not all(
+            kept(entry["md5"]).exists() for entry in files.read_json(kept(md5))
+        ):
             return False
     return True
 

@@ -1,4 +1,5 @@
-"""This machine as an agent: looks at what it needs, and keeps a Prefect worker going that takes one stage at a time."""
+"""This machine as an agent: looks at what it needs, and keeps a Prefect worker going that takes one
+stage at a time."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ SWEEP = 30.0
 """Time between two looks for what killed stages left, s."""
 
 WORKER = {
-    "PREFECT_WORKER_HEARTBEAT_SECONDS": "10",  # three of them missed, and the worker counts as offline
+    # three of them missed, and the worker counts as offline
+    "PREFECT_WORKER_HEARTBEAT_SECONDS": "10",
     "PREFECT_WORKER_QUERY_SECONDS": "1",  # what a free agent loses before it takes the next stage
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO",
 }
@@ -38,12 +40,14 @@ class Finding:
 
 
 def check(home: Path, pool: str) -> list[Finding]:
-    """What an agent in this folder could use: the server, the pool's workers, the remote, the folder, the device."""
+    """What an agent in this folder could use: the server, the pool's workers, the remote, the
+    folder, the device."""
     return [_server(home), _workers(pool), _remote(home), _scratch(), _device()]
 
 
 def start(home: Path, pool: str, name: str | None, tell: Callable[[str], None]) -> None:
-    """Check, deploy the flow, and run a worker with room for one stage until it ends or this process is told to end.
+    """Check, deploy the flow, and run a worker with room for one stage until it ends or this
+    process is told to end.
 
     Raises:
         AuditError: something that the agent needs is missing, or the worker ended by itself.
@@ -65,12 +69,25 @@ def start(home: Path, pool: str, name: str | None, tell: Callable[[str], None]) 
     tell(f"agent {called} takes stages from pool {pool}; Ctrl-C ends it")
     code = _worker(pool, called)
     if code not in (0, -signal.SIGTERM, -signal.SIGINT):
-        raise WorkspaceError(f"the worker ended with exit code {code}; its own messages stand above")
+        raise WorkspaceError(
+            f"the worker ended with exit code {code}; its own messages stand above"
+        )
 
 
 def _worker(pool: str, name: str) -> int:
     """Run the worker; what killed stages left is removed meanwhile and afterwards."""
-    command = ["worker", "start", "--pool", pool, "--name", name, "--type", "process", "--limit", "1"]
+    command = [
+        "worker",
+        "start",
+        "--pool",
+        pool,
+        "--name",
+        name,
+        "--type",
+        "process",
+        "--limit",
+        "1",
+    ]
     worker.sweep()
     with subprocess.Popen([sys.executable, "-P", "-m", "prefect", *command]) as process:
 
@@ -96,7 +113,9 @@ def _server(home: Path) -> Finding:
 
     address = PREFECT_API_URL.value()
     if not address:
-        return Finding("server", False, "PREFECT_API_URL is not set; it names the Prefect server of all agents")
+        return Finding(
+            "server", False, "PREFECT_API_URL is not set; it names the Prefect server of all agents"
+        )
     import httpx
     from prefect.client.orchestration import get_client
     from prefect.exceptions import PrefectException
@@ -105,7 +124,9 @@ def _server(home: Path) -> Finding:
         with get_client(sync_client=True) as client:
             return Finding("server", True, f"Prefect {client.api_version()} answers")
     except (httpx.HTTPError, PrefectException) as error:
-        return Finding("server", False, f"does not answer at PREFECT_API_URL ({type(error).__name__})")
+        return Finding(
+            "server", False, f"does not answer at PREFECT_API_URL ({type(error).__name__})"
+        )
 
 
 def _workers(pool: str) -> Finding:
@@ -123,7 +144,9 @@ def _workers(pool: str) -> Finding:
             there = dispatch.online(client, pool)
     except (httpx.HTTPError, PrefectException) as error:
         return Finding(f"pool {pool}", False, f"unknown ({type(error).__name__})")
-    return Finding(f"pool {pool}", True, f"workers online: {', '.join(there) or 'none, stages run in place'}")
+    return Finding(
+        f"pool {pool}", True, f"workers online: {', '.join(there) or 'none, stages run in place'}"
+    )
 
 
 def _remote(home: Path) -> Finding:
@@ -137,14 +160,20 @@ def _remote(home: Path) -> Finding:
     except AuditError as error:
         return Finding("remote", False, str(error))
     if not (same and gone):
-        return Finding("remote", False, f"{post.name}: a file could be written, but not read again and removed")
+        return Finding(
+            "remote", False, f"{post.name}: a file could be written, but not read again and removed"
+        )
     return Finding("remote", True, f"{post.name} can be written, read and cleared")
 
 
 def _scratch() -> Finding:
     try:
         with worker.own_folder() as place:
-            return Finding("folder", True, f"copies of records lie in {place.parent} while a stage runs, and only then")
+            return Finding(
+                "folder",
+                True,
+                f"copies of records lie in {place.parent} while a stage runs, and only then",
+            )
     except (AuditError, OSError) as error:
         return Finding("folder", False, str(error))
 
@@ -153,5 +182,9 @@ def _device() -> Finding:
     import torch
 
     if torch.cuda.is_available():
-        return Finding("device", True, f"{torch.cuda.get_device_name()} (torch {torch.__version__})")
-    return Finding("device", True, f"no CUDA device, stages run on the CPU (torch {torch.__version__})")
+        return Finding(
+            "device", True, f"{torch.cuda.get_device_name()} (torch {torch.__version__})"
+        )
+    return Finding(
+        "device", True, f"no CUDA device, stages run on the CPU (torch {torch.__version__})"
+    )

@@ -1,9 +1,10 @@
 """What travels between a workspace and an agent, and the DVC remote as the only way it travels.
 
-Records, models and results travel as DVC objects, under the hashes that DVC gave them. What DVC does not hold (the
-pipeline, the settings, files that git tracks) travels as one parcel beside them, in `handover/<batch>/<id>/`. So an
-agent needs neither git nor a connection to the workspace, and works on exactly what the caller has at hand, committed
-or not. The parcel's SHA-256 goes through Prefect, so whoever can write to the remote only cannot slip in a command.
+Records, models and results travel as DVC objects, under the hashes that DVC gave them. What DVC
+does not hold (the pipeline, the settings, files that git tracks) travels as one parcel beside them,
+in `handover/<batch>/<id>/`. So an agent needs neither git nor a connection to the workspace, and
+works on exactly what the caller has at hand, committed or not. The parcel's SHA-256 goes through
+Prefect, so whoever can write to the remote only cannot slip in a command.
 """
 
 from __future__ import annotations
@@ -27,10 +28,12 @@ from tasks.common import files
 from tasks.common.errors import AuditError, WorkspaceError
 
 HANDOVER = "handover"
-"""Folder of the DVC remote, beside DVC's own `files` and `runs`, with a folder per batch: parcels under way."""
+"""Folder of the DVC remote, beside DVC's own `files` and `runs`, with a folder per batch: parcels
+under way."""
 
 PARCEL, ALIVE = "parcel.tar", "alive"
-"""A parcel's file, and the beginning of the names of the files in which agents say that they are at it."""
+"""A parcel's file, and the beginning of the names of the files in which agents say that they are at
+it."""
 
 _DESCRIPTION, _FILES = "parcel.json", "files"
 _DEPOT = "depot-"
@@ -68,12 +71,14 @@ class Parcel:
 
     @property
     def name(self) -> str:
-        """Its folder on the remote. The same work has the same name, so a caller that was killed finds it again."""
+        """Its folder on the remote. The same work has the same name, so a caller that was killed
+        finds it again."""
         return f"{HANDOVER}/{self.batch}/{self.key[:32]}"
 
     @property
     def runs(self) -> str:
-        """Where DVC keeps the results of this very work: in the run cache, the same on remotes and at home."""
+        """Where DVC keeps the results of this very work: in the run cache, the same on remotes and
+        at home."""
         return f"runs/{self.key[:2]}/{self.key}"
 
     def pack(self) -> bytes:
@@ -101,10 +106,13 @@ def unpack(packed: bytes, expected: str) -> Parcel:
     """The parcel in an archive.
 
     Raises:
-        RemoteError: the archive is not the one that was handed out, or a path in it leads out of its folder.
+        RemoteError: the archive is not the one that was handed out, or a path in it leads out of
+            its folder.
     """
     if digest(packed) != expected:
-        raise RemoteError("the parcel on the remote is not the one handed out (other SHA-256); nothing is run")
+        raise RemoteError(
+            "the parcel on the remote is not the one handed out (other SHA-256); nothing is run"
+        )
     found: dict[str, bytes] = {}
     with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
         for member in archive:
@@ -112,7 +120,9 @@ def unpack(packed: bytes, expected: str) -> Parcel:
             if content is not None:
                 found[member.name] = content.read()
     described = json.loads(found.pop(_DESCRIPTION))
-    parcel = Parcel(**described, files={path.removeprefix(f"{_FILES}/"): data for path, data in found.items()})
+    parcel = Parcel(
+        **described, files={path.removeprefix(f"{_FILES}/"): data for path, data in found.items()}
+    )
     for path in (*parcel.files, *parcel.inputs):
         if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
             raise RemoteError(f"the parcel names a path outside its folder: {path}")
@@ -120,13 +130,14 @@ def unpack(packed: bytes, expected: str) -> Parcel:
 
 
 def collect(workspace: Path, name: str, batch: str) -> Parcel | None:
-    """What a stage of the workspace needs to run elsewhere; None: it is up to date and has not to run.
+    """What a stage of the workspace needs to run elsewhere; None: it is up to date and has not to
+    run.
 
     What it reads from has to be up to date.
 
     Raises:
-        UnportableError: DVC would not find its results again, as it has no inputs or outputs of its own, or some that
-            are not kept in the cache.
+        UnportableError: DVC would not find its results again, as it has no inputs or outputs of its
+            own, or some that are not kept in the cache.
         WorkspaceError: DVC cannot read the workspace.
     """
     with _read(workspace) as repo:
@@ -135,7 +146,8 @@ def collect(workspace: Path, name: str, batch: str) -> Parcel | None:
 
 
 def key_of(workspace: Path, name: str) -> str:
-    """DVC's key of a stage in the run cache, its inputs as they lie in the workspace. Raises as `collect`."""
+    """DVC's key of a stage in the run cache, its inputs as they lie in the workspace. Raises as
+    `collect`."""
     with _read(workspace) as repo:
         return _key(_find(repo, name))
 
@@ -147,7 +159,8 @@ def cache_of(workspace: Path) -> Path:
 
 
 def kept(entry: bytes) -> dict[str, str] | None:
-    """The outputs that an entry of the run cache names, with their hashes; None: it cannot be read."""
+    """The outputs that an entry of the run cache names, with their hashes; None: it cannot be
+    read."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
@@ -159,9 +172,11 @@ def kept(entry: bytes) -> dict[str, str] | None:
 
 @contextlib.contextmanager
 def depot(home: Path, tracked: dict[str, str], cache: Path) -> Iterator[Path]:
-    """A fresh folder in which DVC sees just these objects, with home's remote, for pushing or fetching them.
+    """A fresh folder in which DVC sees just these objects, with home's remote, for pushing or
+    fetching them.
 
-    It has locks of its own, so moving many files keeps no stage of the workspace from beginning or ending.
+    It has locks of its own, so moving many files keeps no stage of the workspace from beginning or
+    ending.
 
     Args:
         home: the workspace whose remote is used.
@@ -188,10 +203,13 @@ def clear_depots(home: Path) -> None:
             shutil.rmtree(place, ignore_errors=True)
 
 
-def lay_tracks(home: Path, place: Path, tracked: dict[str, str], cache: Path | None = None) -> list[Path]:
+def lay_tracks(
+    home: Path, place: Path, tracked: dict[str, str], cache: Path | None = None
+) -> list[Path]:
     """Make a folder one in which DVC sees just these objects; returns the `.dvc` files that say so.
 
-    Everything that DVC notes of them, also what it otherwise keeps for all of a machine's folders, lies inside.
+    Everything that DVC notes of them, also what it otherwise keeps for all of a machine's folders,
+    lies inside.
     """
     from configobj import ConfigObj  # type: ignore[import-untyped]
 
@@ -213,12 +231,15 @@ def lay_tracks(home: Path, place: Path, tracked: dict[str, str], cache: Path | N
     found = []
     for number, (path, md5) in enumerate(sorted(tracked.items())):
         found.append(place / f"track-{number}.dvc")
-        files.write_text(found[-1], json.dumps({"outs": [{"path": path, "md5": md5, "hash": "md5"}]}))
+        files.write_text(
+            found[-1], json.dumps({"outs": [{"path": path, "md5": md5, "hash": "md5"}]})
+        )
     return found
 
 
 class Post:
-    """Small files on the DVC remote of a workspace. Every method raises `RemoteError` if the remote does not answer."""
+    """Small files on the DVC remote of a workspace. Every method raises `RemoteError` if the remote
+    does not answer."""
 
     def __init__(self, home: Path) -> None:
         """Find the remote.
@@ -234,7 +255,9 @@ class Post:
             self._fs: Any = remote.fs
             self._root = remote.path
             if remote.worktree or remote.fs.version_aware:
-                raise RemoteError(f"remote {name}: agents cannot work with one that keeps versions by itself")
+                raise RemoteError(
+                    f"remote {name}: agents cannot work with one that keeps versions by itself"
+                )
 
     def put(self, path: str, content: bytes) -> None:
         """Write a file."""
@@ -263,7 +286,10 @@ class Post:
             place = self._fs.join(self._root, folder)
             if not self._fs.exists(place):
                 return []
-            return sorted(self._fs.as_posix(self._fs.relpath(path, self._root)) for path in self._fs.find(place))
+            return sorted(
+                self._fs.as_posix(self._fs.relpath(path, self._root))
+                for path in self._fs.find(place)
+            )
 
     def remove(self, folder: str) -> list[str]:
         """Remove all files below a folder; returns them."""
@@ -284,10 +310,11 @@ class Post:
 
 
 def sweep(home: Path, batch: str) -> list[str]:
-    """Remove what lies on the remote of a batch's handing over; returns the paths. Harmless when nothing does.
+    """Remove what lies on the remote of a batch's handing over; returns the paths. Harmless when
+    nothing does.
 
-    Agents that are still at a stage of the batch find their parcel gone, stop, and hand nothing back. What killed
-    callers left in this workspace goes, too.
+    Agents that are still at a stage of the batch find their parcel gone, stop, and hand nothing
+    back. What killed callers left in this workspace goes, too.
 
     Raises:
         RemoteError: the remote does not answer.
@@ -316,7 +343,9 @@ def _read(workspace: Path) -> Iterator[Any]:
                 dvc_locks.sweep(workspace)
                 dvc_locks.wait()
         else:
-            raise WorkspaceError("another DVC process holds this workspace's lock; end it, or wait for it")
+            raise WorkspaceError(
+                "another DVC process holds this workspace's lock; end it, or wait for it"
+            )
         try:
             yield repo
         finally:
@@ -335,7 +364,9 @@ def _key(stage: Any) -> str:
 
     stage.save_deps()
     if not _can_hash(stage) or not all(out.use_cache for out in stage.outs):
-        raise UnportableError(f"{stage.name}: DVC keeps no results of this stage that could be handed back")
+        raise UnportableError(
+            f"{stage.name}: DVC keeps no results of this stage that could be handed back"
+        )
     return str(_get_stage_hash(stage))
 
 
@@ -355,13 +386,18 @@ def _collect(repo: Any, stage: Any, batch: str) -> Parcel:
         inputs.update(kept_as)
         if not kept_as:
             path = Path(dep.fs_path)
-            loose.update([path] if path.is_file() else (each for each in path.rglob("*") if each.is_file()))
-    content = {path.relative_to(root).as_posix(): path.read_bytes() for path in loose if path.is_file()}
+            loose.update(
+                [path] if path.is_file() else (each for each in path.rglob("*") if each.is_file())
+            )
+    content = {
+        path.relative_to(root).as_posix(): path.read_bytes() for path in loose if path.is_file()
+    }
     return Parcel(stage.name, batch, key, __version__, _outermost(inputs), content)
 
 
 def _objects(repo: Any, dep: Any) -> dict[str, str]:
-    """The objects in DVC's cache that a dependency consists of, by path; none: it is no output of anything."""
+    """The objects in DVC's cache that a dependency consists of, by path; none: it is no output of
+    anything."""
 
     def path_of(out: Any) -> str:
         return str(repo.fs.as_posix(repo.fs.relpath(out.fs_path, repo.root_dir)))
@@ -372,7 +408,10 @@ def _objects(repo: Any, dep: Any) -> dict[str, str]:
     related = (
         out
         for out in repo.index.outs
-        if out.protocol == "local" and out.use_cache and out.hash_info and out.hash_info.name == "md5"
+        if out.protocol == "local"
+        and out.use_cache
+        and out.hash_info
+        and out.hash_info.name == "md5"
         if dep.fs.isin_or_eq(out.fs_path, dep.fs_path) or dep.fs.isin(dep.fs_path, out.fs_path)
     )
     return {path_of(out): str(out.hash_info.value) for out in related if Path(out.fs_path).exists()}
@@ -381,7 +420,9 @@ def _objects(repo: Any, dep: Any) -> dict[str, str]:
 def _outermost(inputs: dict[str, str]) -> dict[str, str]:
     """Without what lies in a folder that comes anyway."""
     return {
-        path: md5 for path, md5 in inputs.items() if not any(str(up) in inputs for up in PurePosixPath(path).parents)
+        path: md5
+        for path, md5 in inputs.items()
+        if not any(str(up) in inputs for up in PurePosixPath(path).parents)
     }
 
 
@@ -392,10 +433,13 @@ def _remote_of(home: Path) -> tuple[str, dict[str, str]]:
         name = repo.config["core"].get("remote") or (next(iter(known)) if len(known) == 1 else None)
         if name is None or name not in known:
             raise RemoteError(
-                f"{'no' if not known else 'no default'} DVC remote here; agents hand their results back through one:"
+                f"{'no' if not known else 'no default'} DVC remote here; agents hand their "
+                "results back through one:"
                 " `dvc remote add --default <name> <url>`"
             )
-        return name, {key: _as_text(value) for key, value in known[name].items() if value is not None}
+        return name, {
+            key: _as_text(value) for key, value in known[name].items() if value is not None
+        }
 
 
 def _as_text(value: Any) -> Any:
@@ -406,13 +450,15 @@ def _as_text(value: Any) -> Any:
 
 @contextlib.contextmanager
 def _remote_errors(name: str) -> Iterator[None]:
-    """Errors of the many libraries that speak to remotes, as one that a user can read; addresses are left out."""
+    """Errors of the many libraries that speak to remotes, as one that a user can read; addresses
+    are left out."""
     try:
         yield
     except AuditError:
         raise
     except Exception as error:
         raise RemoteError(
-            f"remote {name} does not answer as it should ({type(error).__name__}); see that it can be reached from"
+            f"remote {name} does not answer as it should ({type(error).__name__}); see that it "
+            "can be reached from"
             " here, and its credentials: `erasure-audit agent check`"
         ) from error

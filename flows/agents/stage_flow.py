@@ -1,4 +1,5 @@
-"""The Prefect flow that a worker runs for a stage handed to it. Its parameters name the work and hold no data."""
+"""The Prefect flow that a worker runs for a stage handed to it. Its parameters name the work and
+hold no data."""
 
 from __future__ import annotations
 
@@ -32,13 +33,16 @@ def agent_stage(stage: str, batch: str, parcel: str, sha256: str) -> State[Any]:
         sha256: the parcel's hash.
 
     Returns:
-        How it ended. *Failed* carries the stage's own message; *Crashed* says that another agent may try.
+        How it ended. *Failed* carries the stage's own message; *Crashed* says that another agent
+        may try.
     """
     home = Path(os.environ.get(worker.HOME) or ".").resolve()
     log = get_run_logger()
     log.info("Stage %s of batch %s", stage, batch)
     try:
-        worker.work(home, parcel, sha256, str(flow_run.id), lambda line: log.info(without_records(line)))
+        worker.work(
+            home, parcel, sha256, str(flow_run.id), lambda line: log.info(without_records(line))
+        )
     except stage_runner.KilledStageError as error:
         return Crashed(message=without_records(str(error)))
     except worker.AbandonedError as error:
@@ -51,7 +55,8 @@ def agent_stage(stage: str, batch: str, parcel: str, sha256: str) -> State[Any]:
 
 
 def deploy(pool: str) -> None:
-    """Make the work pool if there is none, and the deployment that hands stages to it. Harmless when both exist."""
+    """Make the work pool if there is none, and the deployment that hands stages to it. Harmless
+    when both exist."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound

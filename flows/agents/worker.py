@@ -1,7 +1,9 @@
-"""What an agent does with a stage that it is handed: in a fresh folder, of which nothing is left afterwards.
+"""What an agent does with a stage that it is handed: in a fresh folder, of which nothing is left
+afterwards.
 
-Inputs come from the DVC remote, results go there, and the folder with all copies is removed whatever happens. What a
-killed agent could not remove is removed at the start of the next stage, and by `erasure-audit agent start` meanwhile.
+Inputs come from the DVC remote, results go there, and the folder with all copies is removed
+whatever happens. What a killed agent could not remove is removed at the start of the next stage,
+and by `erasure-audit agent start` meanwhile.
 """
 
 from __future__ import annotations
@@ -24,9 +26,11 @@ from flows.workspace import shell
 from tasks.common.errors import AuditError, StageError, WorkspaceError
 
 HOME = "ERASURE_AUDIT_WORKSPACE"
-"""Environment variable: the folder whose `.dvc/config` names the remote, and in which a user's own model code lies."""
+"""Environment variable: the folder whose `.dvc/config` names the remote, and in which a user's own
+model code lies."""
 FOLDER = "ERASURE_AUDIT_AGENT_FOLDER"
-"""Environment variable: where agents make their folders; default: one of this user's where temporary files go."""
+"""Environment variable: where agents make their folders; default: one of this user's where
+temporary files go."""
 BEAT = "ERASURE_AUDIT_AGENT_BEAT"
 """Environment variable: time between two signs of life, s."""
 
@@ -61,7 +65,8 @@ def work(home: Path, name: str, expected: str, run: str, tell: Callable[[str], N
             packed = post.get(f"{name}/{parcels.PARCEL}")
             if packed is None:
                 raise AbandonedError(
-                    "the parcel is not on the remote: it was withdrawn, or the caller has another remote"
+                    "the parcel is not on the remote: it was withdrawn, or the caller has another "
+                    "remote"
                 )
             parcel = parcels.unpack(packed, expected)
             _require_same_tool(parcel)
@@ -88,7 +93,8 @@ def work(home: Path, name: str, expected: str, run: str, tell: Callable[[str], N
 
 @contextlib.contextmanager
 def own_folder() -> Iterator[Path]:
-    """A new folder that only this process uses, gone afterwards; folders of killed processes are removed first."""
+    """A new folder that only this process uses, gone afterwards; folders of killed processes are
+    removed first."""
     root = _root()
     sweep(root)
     name = uuid.uuid4().hex
@@ -104,7 +110,8 @@ def own_folder() -> Iterator[Path]:
 
 
 def sweep(root: Path | None = None) -> int:
-    """Remove the folders of agents that were killed, and end what they left running there; returns how many."""
+    """Remove the folders of agents that were killed, and end what they left running there; returns
+    how many."""
     import fcntl
 
     removed = 0
@@ -136,11 +143,15 @@ def _root() -> Path:
     Raises:
         UnfitError: it is somebody else's, who could then read personal data.
     """
-    root = Path(os.environ.get(FOLDER) or Path(tempfile.gettempdir()) / f"erasure-audit-agent-{os.getuid()}")
+    root = Path(
+        os.environ.get(FOLDER) or Path(tempfile.gettempdir()) / f"erasure-audit-agent-{os.getuid()}"
+    )
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     about = root.lstat()
     if about.st_uid != os.getuid() or about.st_mode & 0o077 or root.is_symlink():
-        raise UnfitError(f"{root}: others can get at this folder; chmod 700 it, or name another one in ${FOLDER}")
+        raise UnfitError(
+            f"{root}: others can get at this folder; chmod 700 it, or name another one in ${FOLDER}"
+        )
     return root
 
 
@@ -181,7 +192,9 @@ def _require_same_tool(parcel: parcels.Parcel) -> None:
     from tasks import __version__
 
     if parcel.tool != __version__:
-        raise UnfitError(f"got version {__version__} of erasure-audit here, expected the caller's {parcel.tool}")
+        raise UnfitError(
+            f"got version {__version__} of erasure-audit here, expected the caller's {parcel.tool}"
+        )
 
 
 def _with_home(home: Path) -> str:
@@ -191,7 +204,8 @@ def _with_home(home: Path) -> str:
 
 
 def _unpack_inputs(home: Path, place: Path, parcel: parcels.Parcel) -> None:
-    """The stage's inputs, and then the pipeline: DVC would not let a file belong to both for the time of fetching."""
+    """The stage's inputs, and then the pipeline: DVC would not let a file belong to both for the
+    time of fetching."""
     try:
         tracks = parcels.lay_tracks(home, place, parcel.inputs)
         if tracks:
@@ -201,22 +215,28 @@ def _unpack_inputs(home: Path, place: Path, parcel: parcels.Parcel) -> None:
         parcel.lay_out(place)
         found = parcels.key_of(place, parcel.stage)
     except WorkspaceError as error:
-        raise UnfitError(f"the inputs of {parcel.stage} could not be fetched from the remote: {error}") from error
+        raise UnfitError(
+            f"the inputs of {parcel.stage} could not be fetched from the remote: {error}"
+        ) from error
     if found != parcel.key:
         raise UnfitError(
-            f"{parcel.stage}: the inputs are not the caller's; expected what DVC tracks, and there are other files"
+            f"{parcel.stage}: the inputs are not the caller's; expected what DVC tracks, and "
+            "there are other files"
             " beside it, or the agent has another version of DVC"
         )
 
 
 def _hand_back(place: Path, post: parcels.Post, parcel: parcels.Parcel, signs: _Signs) -> None:
-    """Results to the remote, unless the caller went on without: then they would be copies that nobody knows of."""
+    """Results to the remote, unless the caller went on without: then they would be copies that
+    nobody knows of."""
     if signs.abandoned or not post.exists(f"{parcel.name}/{parcels.PARCEL}"):
         raise AbandonedError("the caller withdrew the stage")
     try:
         shell.dvc(place, "push", "--run-cache", parcel.stage)
     except WorkspaceError as error:
-        raise UnfitError(f"the results of {parcel.stage} could not be put on the remote: {error}") from error
+        raise UnfitError(
+            f"the results of {parcel.stage} could not be put on the remote: {error}"
+        ) from error
 
 
 class _Signs:
@@ -231,7 +251,8 @@ class _Signs:
 def _signs_of_life(
     post: parcels.Post, parcel: parcels.Parcel, run: str, runner: stage_runner.Runner
 ) -> Iterator[_Signs]:
-    """Write a file to the remote again and again; stop the stage once the caller has taken the parcel away."""
+    """Write a file to the remote again and again; stop the stage once the caller has taken the
+    parcel away."""
     signs, over = _Signs(), threading.Event()
     path = f"{parcel.name}/{parcels.ALIVE}-{run}"
 
@@ -241,14 +262,21 @@ def _signs_of_life(
             runner.stop()
             over.set()
             return
-        said: dict[str, Any] = {"agent": socket.gethostname(), "pid": os.getpid(), "beat": number, "line": signs.line}
+        said: dict[str, Any] = {
+            "agent": socket.gethostname(),
+            "pid": os.getpid(),
+            "beat": number,
+            "line": signs.line,
+        }
         post.put(path, json.dumps(said).encode())
 
     def go_on() -> None:
         number = 0
         while not over.is_set():
             number += 1
-            with contextlib.suppress(parcels.RemoteError):  # a remote that is away for a while is no reason to stop
+            with contextlib.suppress(
+                parcels.RemoteError
+            ):  # a remote that is away for a while is no reason to stop
                 beat(number)
             over.wait(float(os.environ.get(BEAT) or 10))
 

@@ -7,9 +7,15 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="This machine as one that stages are handed to.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="This machine as one that stages are handed to.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 
-Pool = Annotated[str, typer.Option(help="Work pool; stages with `meta: {agent: gpu}` go to the pool gpu.")]
+Pool = Annotated[
+    str, typer.Option(help="Work pool; stages with `meta: {agent: gpu}` go to the pool gpu.")
+]
 
 
 @app.callback()
@@ -21,12 +27,14 @@ def agents() -> None:
 def start(
     pool: Pool = "gpu",
     name: Annotated[
-        str | None, typer.Option(help="Name of this agent. Default: the machine's, and a number of its own.")
+        str | None,
+        typer.Option(help="Name of this agent. Default: the machine's, and a number of its own."),
     ] = None,
 ) -> None:
     """Take stages from a Prefect work pool, one at a time, until ended.
 
-    PREFECT_API_URL names the server; the folder is a clone of the workspace, or any in which `dvc remote` is set up.
+    PREFECT_API_URL names the server; the folder is a clone of the workspace, or any in which `dvc
+    remote` is set up.
 
     Example: PREFECT_API_URL=http://audit-server:4200/api erasure-audit agent start --pool gpu
     """

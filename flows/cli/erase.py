@@ -14,13 +14,17 @@ app = typer.Typer(rich_markup_mode=None)
 @app.command()
 def erase(
     batch: Annotated[str, typer.Argument(help="Name of a released batch.")],
-    by: Annotated[str | None, typer.Option(help="Who answers for it. Default: git's user.name.")] = None,
+    by: Annotated[
+        str | None, typer.Option(help="Who answers for it. Default: git's user.name.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Erase the copies of a released batch's records: data, DVC's cache and remotes, models that saw them.
+    """Erase the copies of a released batch's records: data, DVC's cache and remotes, models that
+    saw them.
 
-    Every store is looked at again afterwards and gets a receipt in ledger/erasures/. What was cut off is continued by
-    the same command; a batch that is erased already is left alone. Erased records do not come back.
+    Every store is looked at again afterwards and gets a receipt in ledger/erasures/. What was cut
+    off is continued by the same command; a batch that is erased already is left alone. Erased
+    records do not come back.
 
     Example: erasure-audit erase 2026-11 --by "Ada Officer"
     """
@@ -33,7 +37,9 @@ def erase(
     name = batch.removeprefix("release/").removeprefix("audit/")
     book = register.Register(home)
     try:
-        done = erasure.erase(home, name, by, book, lambda step: console.say(f"{step} …") if not as_json else None)
+        done = erasure.erase(
+            home, name, by, book, lambda step: console.say(f"{step} …") if not as_json else None
+        )
     finally:
         book.close()
     if as_json:

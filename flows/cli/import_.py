@@ -17,12 +17,16 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Replace = Annotated[bool, typer.Option("--replace", help="Put the new data set in the place of the one that is there.")]
+Replace = Annotated[
+    bool,
+    typer.Option("--replace", help="Put the new data set in the place of the one that is there."),
+]
 
 
 @app.command()
 def digits(
-    writers: Annotated[int, typer.Option(min=2, help="Number of synthetic writers.")] = 45, replace: Replace = False
+    writers: Annotated[int, typer.Option(min=2, help="Number of synthetic writers.")] = 45,
+    replace: Replace = False,
 ) -> None:
     """scikit-learn's digits, dealt out to synthetic writers.
 
@@ -34,7 +38,11 @@ def digits(
         return
     from tasks.data import importers
 
-    _bring_in(folder, lambda data: importers.digits(data, writers), f"digits of {writers} synthetic writers")
+    _bring_in(
+        folder,
+        lambda data: importers.digits(data, writers),
+        f"digits of {writers} synthetic writers",
+    )
 
 
 @app.command()
@@ -42,10 +50,13 @@ def idx(
     images: Annotated[Path, typer.Argument(help="IDX file of images, plain or gzip.")],
     labels: Annotated[Path, typer.Argument(help="IDX file of labels, or a QMNIST table.")],
     writers: Annotated[
-        Path | None, typer.Option(help="QMNIST table of writers. Without it each record is its own subject.")
+        Path | None,
+        typer.Option(help="QMNIST table of writers. Without it each record is its own subject."),
     ] = None,
     subjects: Annotated[int | None, typer.Option(min=1, help="At most so many subjects.")] = None,
-    min_records: Annotated[int, typer.Option(min=1, help="Only subjects with at least so many records.")] = 1,
+    min_records: Annotated[
+        int, typer.Option(min=1, help="Only subjects with at least so many records.")
+    ] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the draw of subjects.")] = 0,
     replace: Replace = False,
 ) -> None:
@@ -73,8 +84,12 @@ def npz(
     subjects: Annotated[
         str, typer.Option(help="Name of the array of data subjects; '' makes each record its own.")
     ] = "subjects",
-    maxval: Annotated[str | None, typer.Option(help="Name of the array with the value of white per image.")] = None,
-    attribute: Annotated[list[str] | None, typer.Option(help="Name of an array kept as a column. Repeatable.")] = None,
+    maxval: Annotated[
+        str | None, typer.Option(help="Name of the array with the value of white per image.")
+    ] = None,
+    attribute: Annotated[
+        list[str] | None, typer.Option(help="Name of an array kept as a column. Repeatable.")
+    ] = None,
     replace: Replace = False,
 ) -> None:
     """Named arrays of a .npz file.
@@ -97,9 +112,14 @@ def npz(
 def image_folder(
     images: Annotated[Path, typer.Argument(help="The folder that the images lie in.")],
     table: Annotated[
-        Path, typer.Argument(help="CSV with path, subject_id, label, optionally record_id, split, attributes.")
+        Path,
+        typer.Argument(
+            help="CSV with path, subject_id, label, optionally record_id, split, attributes."
+        ),
     ],
-    identities: Annotated[Path | None, typer.Option(help="CSV with identity_type, identity_value, subject_id.")] = None,
+    identities: Annotated[
+        Path | None, typer.Option(help="CSV with identity_type, identity_value, subject_id.")
+    ] = None,
     replace: Replace = False,
 ) -> None:
     """A folder of images with a CSV of subjects and labels.
@@ -109,14 +129,18 @@ def image_folder(
     from tasks.data import importers
 
     folder = _place(replace)
-    _bring_in(folder, lambda data: importers.image_folder(data, images, table, identities), "folder")
+    _bring_in(
+        folder, lambda data: importers.image_folder(data, images, table, identities), "folder"
+    )
 
 
 @app.command()
 def torchvision(
     name: Annotated[str, typer.Argument(help="Name of a data set of torchvision.datasets.")],
     root: Annotated[Path, typer.Option(help="Where its files lie.")] = Path("downloads"),
-    download: Annotated[bool, typer.Option("--download", help="Fetch them if they are absent.")] = False,
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch them if they are absent.")
+    ] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many records.")] = None,
     replace: Replace = False,
 ) -> None:
@@ -128,7 +152,9 @@ def torchvision(
 
     folder = _place(replace)
     _bring_in(
-        folder, lambda data: importers.torchvision_dataset(data, name, root, download, limit), f"torchvision {name}"
+        folder,
+        lambda data: importers.torchvision_dataset(data, name, root, download, limit),
+        f"torchvision {name}",
     )
 
 
@@ -141,7 +167,8 @@ def bring_in_digits(folder: Path) -> None:
 
 
 def _bring_in(folder: Path, bring: Callable[[Path], Summary], source: str) -> None:
-    """Import, then write the facts of the data set into `params.yaml`, then have DVC track the records."""
+    """Import, then write the facts of the data set into `params.yaml`, then have DVC track the
+    records."""
     from flows.workspace import layout
     from tasks.common import settings
 
@@ -152,12 +179,18 @@ def _bring_in(folder: Path, bring: Callable[[Path], Summary], source: str) -> No
     )
     layout.track_data(folder, source)
     typer.echo(
-        f"{facts.records} records of {facts.subjects} subjects in {facts.classes} classes are in data/", err=True
+        f"{facts.records} records of {facts.subjects} subjects in {facts.classes} classes are in "
+        "data/",
+        err=True,
     )
 
 
 def _facts(summary: Summary) -> dict[str, int]:
-    return {"classes": summary.classes, "channels": summary.channels, "image_size": summary.image_size}
+    return {
+        "classes": summary.classes,
+        "channels": summary.channels,
+        "image_size": summary.image_size,
+    }
 
 
 def _place(replace: bool) -> Path:
@@ -167,5 +200,7 @@ def _place(replace: bool) -> Path:
 
     folder = layout.find(Path.cwd())
     if (folder / "data").exists() and not replace:
-        raise WorkspaceError("data/ holds a data set already; --replace puts the new one in its place")
+        raise WorkspaceError(
+            "data/ holds a data set already; --replace puts the new one in its place"
+        )
     return folder

@@ -1,4 +1,5 @@
-"""The command `erasure-audit`. Commands import what they need when they run, so that help comes at once."""
+"""The command `erasure-audit`. Commands import what they need when they run, so that help comes at
+once."""
 
 from __future__ import annotations
 
@@ -42,21 +43,31 @@ app.add_typer(requests_app, name="requests")
 app.add_typer(agents_app, name="agent")
 
 Batch = Annotated[
-    str | None, typer.Argument(help="Name of the batch, requests/<batch>.json. Default: the one in params.yaml.")
+    str | None,
+    typer.Argument(
+        help="Name of the batch, requests/<batch>.json. Default: the one in params.yaml."
+    ),
 ]
 Assignments = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Write a setting into params.yaml first. Repeatable."),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Write a setting into params.yaml first. Repeatable."
+    ),
 ]
-Jobs = Annotated[int | None, typer.Option(min=1, help="Stages that run at once. Default: one per core.")]
-Commit = Annotated[bool, typer.Option("--commit", help="Close the batch: sign, commit and tag it audit/<batch>.")]
+Jobs = Annotated[
+    int | None, typer.Option(min=1, help="Stages that run at once. Default: one per core.")
+]
+Commit = Annotated[
+    bool, typer.Option("--commit", help="Close the batch: sign, commit and tag it audit/<batch>.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 Level = Literal["integrity", "rederive", "reexecute"]
 
 
 def main() -> None:
-    """Run the command line. An `AuditError`, or a disk that is full, is one line on stderr and exit code 1."""
+    """Run the command line. An `AuditError`, or a disk that is full, is one line on stderr and exit
+    code 1."""
     try:
         app()
     except AuditError as error:
@@ -64,12 +75,18 @@ def main() -> None:
     except OSError as error:
         if error.errno not in FULL:
             raise
-        _fail(f"{os.strerror(error.errno)}: make room, then give the command again; what was done is kept", 1)
+        _fail(
+            f"{os.strerror(error.errno)}: make room, then give the command again; what was done "
+            "is kept",
+            1,
+        )
 
 
 @app.command()
 def init(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder, or a git repository.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A new or empty folder, or a git repository.")
+    ],
 ) -> None:
     """Make a workspace: git, DVC, pipeline, settings.
 
@@ -78,7 +95,10 @@ def init(
     from flows.workspace import layout
 
     layout.init(folder)
-    typer.echo(f"{folder} is a workspace. Next: cd {folder}; erasure-audit import --help, or erasure-audit demo")
+    typer.echo(
+        f"{folder} is a workspace. Next: cd {folder}; erasure-audit import --help, or "
+        "erasure-audit demo"
+    )
 
 
 @app.command()
@@ -133,12 +153,20 @@ def status(as_json: Json = False) -> None:
         requests = [result.plain() for result in found]
         found_waiting = waits.plain() if waits else None
         _print_json(
-            {"batch": chosen.batch, "stale": stale, "requests": requests, "advice": advised, "signoff": found_waiting}
+            {
+                "batch": chosen.batch,
+                "stale": stale,
+                "requests": requests,
+                "advice": advised,
+                "signoff": found_waiting,
+            }
         )
         return
     typer.echo(f"Batch {chosen.batch}")
     typer.echo(
-        f"Stale: {', '.join(stale)}; `erasure-audit run` brings them up to date" if stale else "Nothing is stale"
+        f"Stale: {', '.join(stale)}; `erasure-audit run` brings them up to date"
+        if stale
+        else "Nothing is stale"
     )
     console.verdicts(found)
     console.advice(advised)
@@ -148,7 +176,8 @@ def status(as_json: Json = False) -> None:
 
 @app.command()
 def show(
-    request: Annotated[str, typer.Argument(help="Id of a request, or the beginning of it.")], as_json: Json = False
+    request: Annotated[str, typer.Argument(help="Id of a request, or the beginning of it.")],
+    as_json: Json = False,
 ) -> None:
     """Show the verdict on one request.
 
@@ -173,7 +202,10 @@ def show(
 def reproduce(
     batch: Annotated[str, typer.Argument(help="Name of a closed batch, or its tag audit/<batch>.")],
     level: Annotated[
-        Level, typer.Option(help="integrity: hashes; rederive: verdicts and reports anew; reexecute: all anew.")
+        Level,
+        typer.Option(
+            help="integrity: hashes; rederive: verdicts and reports anew; reexecute: all anew."
+        ),
     ] = "integrity",
     as_json: Json = False,
 ) -> None:
@@ -194,7 +226,12 @@ def reproduce(
 
 
 def _run(
-    batch: str | None, assignments: list[str], jobs: int | None, commit: bool, as_json: bool, sign: bool = False
+    batch: str | None,
+    assignments: list[str],
+    jobs: int | None,
+    commit: bool,
+    as_json: bool,
+    sign: bool = False,
 ) -> None:
     from flows.operations import run_batch as batches
     from flows.pipeline import console

@@ -1,4 +1,5 @@
-"""The commands `erasure-audit nightly`, `watch` and `reaudit`: what the schedule does, for cron and by hand."""
+"""The commands `erasure-audit nightly`, `watch` and `reaudit`: what the schedule does, for cron and
+by hand."""
 
 from __future__ import annotations
 
@@ -22,16 +23,20 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 def nightly(
     give_up: Annotated[
         str | None,
-        typer.Option(metavar="BATCH", help="Put the requests of a batch that cannot be audited back into the queue."),
+        typer.Option(
+            metavar="BATCH",
+            help="Put the requests of a batch that cannot be audited back into the queue.",
+        ),
     ] = None,
     by: Annotated[str, typer.Option(metavar="NAME", help="With --give-up: who does it.")] = "",
     reason: Annotated[str, typer.Option(help="With --give-up: why. No personal data.")] = "",
     as_json: Json = False,
 ) -> None:
-    """Take requests in, begin a batch if one is due, and audit the one at hand, in a checkout of its own.
+    """Take requests in, begin a batch if one is due, and audit the one at hand, in a checkout of
+    its own.
 
-    What an interrupted night left is continued. Exits with 1 if the audit failed; that another process is at it is
-    said, and no failure.
+    What an interrupted night left is continued. Exits with 1 if the audit failed; that another
+    process is at it is said, and no failure.
 
     Example: erasure-audit nightly
     """
@@ -65,8 +70,8 @@ def nightly(
 
 @app.command()
 def watch(as_json: Json = False) -> None:
-    """Tell of deadlines that come near, of what is stuck, and whether the register is whole. What was told is not
-    told again the same day.
+    """Tell of deadlines that come near, of what is stuck, and whether the register is whole. What
+    was told is not told again the same day.
 
     Example: erasure-audit watch
     """
@@ -91,17 +96,23 @@ def watch(as_json: Json = False) -> None:
     if not found.deadlines and not found.stuck:
         typer.echo("Nothing new to tell.")
     if found.waiting:
-        typer.echo(f"{found.waiting} messages were not taken by a channel yet; they are sent again.")
+        typer.echo(
+            f"{found.waiting} messages were not taken by a channel yet; they are sent again."
+        )
 
 
 @app.command()
 def reaudit(
     batch: Annotated[
-        str | None, typer.Argument(help="Name of a closed batch, or its tag. Default: the one drawn for this month.")
+        str | None,
+        typer.Argument(
+            help="Name of a closed batch, or its tag. Default: the one drawn for this month."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Do a past audit again at the highest level that still holds, and write the outcome into the register.
+    """Do a past audit again at the highest level that still holds, and write the outcome into the
+    register.
 
     Example: erasure-audit reaudit
     """
@@ -122,7 +133,8 @@ def reaudit(
 
 @contextlib.contextmanager
 def _register(what: str) -> Iterator[tuple[Path, Register]]:
-    """The workspace and its register; a failure is told, and that somebody else is at it ends the command well."""
+    """The workspace and its register; a failure is told, and that somebody else is at it ends the
+    command well."""
     from flows.operations import notices
     from flows.pipeline import console
     from flows.register.register import BusyError, Register

@@ -15,9 +15,11 @@ app = typer.Typer(rich_markup_mode=None)
 def register(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Make the register of all batches: reports/index.html, and reports/register.csv for spreadsheets.
+    """Make the register of all batches: reports/index.html, and reports/register.csv for
+    spreadsheets.
 
-    Days left are counted from today. Every run makes it, too; a batch that cannot be read is named, and exits with 1.
+    Days left are counted from today. Every run makes it, too; a batch that cannot be read is named,
+    and exits with 1.
 
     Example: erasure-audit register
     """
@@ -29,7 +31,9 @@ def register(
     if as_json:
         typer.echo(json.dumps(done.plain(), indent=2, ensure_ascii=False))
     else:
-        counted = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in done.counts.items() if count)
+        counted = ", ".join(
+            f"{count} {name.replace('_', ' ')}" for name, count in done.counts.items() if count
+        )
         typer.echo(f"{done.batches} batches: {counted or 'no requests'}; {done.overdue} overdue")
         typer.echo(f"  {done.page}\n  {done.table}")
     for name, why in done.unreadable.items():

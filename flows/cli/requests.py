@@ -1,4 +1,5 @@
-"""The commands `erasure-audit requests`: what is in the register, and what a person does with it."""
+"""The commands `erasure-audit requests`: what is in the register, and what a person does with
+it."""
 
 from __future__ import annotations
 
@@ -16,12 +17,18 @@ if TYPE_CHECKING:
     from flows.register.register import Case, Register
 
 app = typer.Typer(
-    help="The register of requests: take in, verify, hold, reject, look.", no_args_is_help=True, rich_markup_mode=None
+    help="The register of requests: take in, verify, hold, reject, look.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Request = Annotated[str, typer.Argument(metavar="ID", help="Id of a request, or the beginning of it.")]
-Requests = Annotated[list[str], typer.Argument(metavar="ID...", help="Ids of requests, or their beginnings.")]
+Request = Annotated[
+    str, typer.Argument(metavar="ID", help="Id of a request, or the beginning of it.")
+]
+Requests = Annotated[
+    list[str], typer.Argument(metavar="ID...", help="Ids of requests, or their beginnings.")
+]
 By = Annotated[str, typer.Option(help="Who does it, as the register shall name him.")]
 Reason = Annotated[str, typer.Option(help="Why; kept as it is entered, so name no data subject.")]
 
@@ -62,7 +69,8 @@ COLUMNS = (
 @app.command("list")
 def list_(
     state: Annotated[
-        list[Shown] | None, typer.Option(help="Only requests in this state. Repeatable. Default: all but closed ones.")
+        list[Shown] | None,
+        typer.Option(help="Only requests in this state. Repeatable. Default: all but closed ones."),
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Closed requests, too.")] = False,
     as_json: Json = False,
@@ -100,7 +108,13 @@ def show(request: Request, as_json: Json = False) -> None:
             _line(case)
             | {
                 "events": [
-                    {"seq": one.seq, "at": one.at, "actor": one.actor, "kind": one.kind, "details": one.details}
+                    {
+                        "seq": one.seq,
+                        "at": one.at,
+                        "actor": one.actor,
+                        "kind": one.kind,
+                        "details": one.details,
+                    }
                     for one in history
                 ]
             }
@@ -108,22 +122,31 @@ def show(request: Request, as_json: Json = False) -> None:
         return
     _table([case])
     for event in history:
-        told = {name: value for name, value in event.details.items() if value is not None and name != "digest"}
+        told = {
+            name: value
+            for name, value in event.details.items()
+            if value is not None and name != "digest"
+        }
         details = ", ".join(f"{name} {value}" for name, value in told.items())
-        typer.echo(f"{event.at[:19]}Z  {event.kind}  by {event.actor}{f'  ({details})' if details else ''}")
+        typer.echo(
+            f"{event.at[:19]}Z  {event.kind}  by {event.actor}{f'  ({details})' if details else ''}"
+        )
 
 
 @app.command()
 def receive(
-    paths: Annotated[list[Path], typer.Argument(metavar="FILE...", help="OpenDSR as .json, or a .csv.")],
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="OpenDSR as .json, or a .csv.")
+    ],
     by: By = "command line",
     as_json: Json = False,
 ) -> None:
     """Take requests in: a JSON file with one or a list of them, or a CSV with one identity per row.
 
-    A CSV has the columns subject_request_id, regulation, submitted_time, identity_type, identity_value,
-    identity_format; rows with the same id are one request. Refused entries are named by number, the others are taken
-    in, and the exit code is 1. Identities are kept as keyed pseudonyms; the files stay where they are.
+    A CSV has the columns subject_request_id, regulation, submitted_time, identity_type,
+    identity_value, identity_format; rows with the same id are one request. Refused entries are
+    named by number, the others are taken in, and the exit code is 1. Identities are kept as keyed
+    pseudonyms; the files stay where they are.
 
     Example: erasure-audit requests receive november.csv --by "Ada Clerk"
     """
@@ -136,7 +159,9 @@ def receive(
     if as_json:
         _print(taken.plain())
     else:
-        typer.echo(f"{len(taken.new)} new, {len(taken.known)} known already, {len(taken.refused)} refused")
+        typer.echo(
+            f"{len(taken.new)} new, {len(taken.known)} known already, {len(taken.refused)} refused"
+        )
         for entry in taken.refused:
             typer.echo(f"  {_place(entry)}: {entry.reason}", err=True)
     if taken.refused:
@@ -158,18 +183,24 @@ def verify(
 
     with _book() as (_, register):
         ids = [register.find(one) for one in requests]
-        _done(register.move(ids, State.IDENTITY_VERIFIED, _named(by), how=_named(how, "--how")), as_json)
+        _done(
+            register.move(ids, State.IDENTITY_VERIFIED, _named(by), how=_named(how, "--how")),
+            as_json,
+        )
 
 
 @app.command()
 def reject(requests: Requests, by: By, reason: Reason, as_json: Json = False) -> None:
-    """Refuse requests for good, before they are in a batch. Those of a batch are decided on with its sign-off.
+    """Refuse requests for good, before they are in a batch. Those of a batch are decided on with
+    its sign-off.
 
     Example: erasure-audit requests reject 7c9e6679 --by "Ada Clerk" --reason "identity not shown within a month"
     """
     with _book() as (_, register):
         ids = [register.find(one) for one in requests]
-        _done([register.cancel(one, _named(by), _named(reason, "--reason")) for one in ids], as_json)
+        _done(
+            [register.cancel(one, _named(by), _named(reason, "--reason")) for one in ids], as_json
+        )
 
 
 @app.command()
@@ -177,17 +208,23 @@ def hold(
     request: Request,
     by: By,
     reason: Reason,
-    ground: Annotated[str, typer.Option(help="The exception that is claimed.")] = "GDPR Art. 17(3)(e)",
+    ground: Annotated[
+        str, typer.Option(help="The exception that is claimed.")
+    ] = "GDPR Art. 17(3)(e)",
     as_json: Json = False,
 ) -> None:
-    """Put a legal hold on a request: it gets into no batch, and its batch is neither released nor erased.
+    """Put a legal hold on a request: it gets into no batch, and its batch is neither released nor
+    erased.
 
     The deadline goes on: the data subject has to be told of the exception.
 
     Example: erasure-audit requests hold 7c9e6679 --by "Ada Clerk" --reason "claim 12/345"
     """
     with _book() as (_, register):
-        _done([register.hold(register.find(request), _named(by), _named(reason, "--reason"), ground)], as_json)
+        _done(
+            [register.hold(register.find(request), _named(by), _named(reason, "--reason"), ground)],
+            as_json,
+        )
 
 
 @app.command()
@@ -197,22 +234,29 @@ def lift(request: Request, by: By, reason: Reason, as_json: Json = False) -> Non
     Example: erasure-audit requests lift 7c9e6679 --by "Ada Clerk" --reason "claim 12/345 is settled"
     """
     with _book() as (_, register):
-        _done([register.lift(register.find(request), _named(by), _named(reason, "--reason"))], as_json)
+        _done(
+            [register.lift(register.find(request), _named(by), _named(reason, "--reason"))], as_json
+        )
 
 
 @app.command()
 def extend(request: Request, by: By, reason: Reason, as_json: Json = False) -> None:
-    """Extend a deadline as its regulation allows, once. The data subject has to be told why within the first one.
+    """Extend a deadline as its regulation allows, once. The data subject has to be told why within
+    the first one.
 
     Example: erasure-audit requests extend 7c9e6679 --by "Ada Clerk" --reason "many requests at once"
     """
     with _book() as (_, register):
-        _done([register.extend(register.find(request), _named(by), _named(reason, "--reason"))], as_json)
+        _done(
+            [register.extend(register.find(request), _named(by), _named(reason, "--reason"))],
+            as_json,
+        )
 
 
 @app.command()
 def check(as_json: Json = False) -> None:
-    """Check the chain of events, that requests are as it says, and that it holds the ends which git keeps.
+    """Check the chain of events, that requests are as it says, and that it holds the ends which git
+    keeps.
 
     Example: erasure-audit requests check
     """
@@ -231,11 +275,15 @@ def check(as_json: Json = False) -> None:
 @app.command()
 def export(
     form: Annotated[
-        Literal["json", "csv"], typer.Option("--format", help="json: with all events; csv: a line per request.")
+        Literal["json", "csv"],
+        typer.Option("--format", help="json: with all events; csv: a line per request."),
     ] = "json",
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Where to. Default: standard output.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Where to. Default: standard output.")
+    ] = None,
 ) -> None:
-    """Write the whole register out, without identities and pseudonyms. What people entered is in the JSON as it is.
+    """Write the whole register out, without identities and pseudonyms. What people entered is in
+    the JSON as it is.
 
     Example: erasure-audit requests export --format csv --out register.csv
     """
@@ -260,9 +308,11 @@ def export(
 def backup(
     target: Annotated[Path, typer.Argument(metavar="FILE", help="A new file.")],
 ) -> None:
-    """Copy the register's SQLite file while it is in use, and check the copy. PostgreSQL has pg_dump for that.
+    """Copy the register's SQLite file while it is in use, and check the copy. PostgreSQL has
+    pg_dump for that.
 
-    The key of pseudonyms is not in it and needs a backup of its own, elsewhere: see docs/requests.md.
+    The key of pseudonyms is not in it and needs a backup of its own, elsewhere: see
+    docs/requests.md.
 
     Example: erasure-audit requests backup /mnt/backup/register-2026-11-21.db
     """
@@ -290,10 +340,14 @@ def _take(home: Path, register: Register, path: Path, by: str) -> Taken:
         with path.open("rb") as stream:
             sheet = drop_folder.read(stream.read(drop_folder.MAX_BYTES + 1), kind)
     except OSError as error:
-        return drop_folder.Taken(refused=(drop_folder.Refused(0, f"{path} cannot be read ({error.strerror})", ""),))
+        return drop_folder.Taken(
+            refused=(drop_folder.Refused(0, f"{path} cannot be read ({error.strerror})", ""),)
+        )
     except RequestError as error:
         return drop_folder.Taken(refused=(drop_folder.Refused(0, f"{path}: {error}", ""),))
-    taken = drop_folder.take_entries(home, register, sheet, _named(by), "csv" if kind == ".csv" else "file")
+    taken = drop_folder.take_entries(
+        home, register, sheet, _named(by), "csv" if kind == ".csv" else "file"
+    )
     return taken + drop_folder.Taken(files=1)
 
 
@@ -331,11 +385,19 @@ def _table(cases: list[Case]) -> None:
         marks = [f"may be a duplicate of {case.duplicate_of}"] if case.duplicate_of else []
         marks += ["extended"] if case.extended else []
         left = "" if line["days_left"] is None else f"{line['days_left']} d"
-        cells = (line["due"] or "none", left, case.batch or "", case.verdict or "", ", ".join(marks))
+        cells = (
+            line["due"] or "none",
+            left,
+            case.batch or "",
+            case.verdict or "",
+            ", ".join(marks),
+        )
         rows.append((case.request_id, case.shown, *cells))
     widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
     for row in rows:
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        typer.echo(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        )
 
 
 def _csv(lines: list[dict[str, Any]]) -> str:

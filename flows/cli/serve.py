@@ -11,7 +11,9 @@ import typer
 app = typer.Typer(rich_markup_mode=None)
 serve_app = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
 intake_app = typer.Typer(
-    help="Take requests in from files, and send status callbacks, once.", no_args_is_help=True, rich_markup_mode=None
+    help="Take requests in from files, and send status callbacks, once.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 app.add_typer(serve_app, name="serve")
 app.add_typer(intake_app, name="intake")
@@ -23,18 +25,25 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 def serve(
     context: typer.Context,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: a free one.")] = 8420,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0: a free one.")
+    ] = 8420,
     certificate: Annotated[
-        Path | None, typer.Option(metavar="PEM", help="Certificate chain, where no proxy speaks TLS.")
+        Path | None,
+        typer.Option(metavar="PEM", help="Certificate chain, where no proxy speaks TLS."),
     ] = None,
-    private_key: Annotated[Path | None, typer.Option(metavar="PEM", help="The certificate's key.")] = None,
+    private_key: Annotated[
+        Path | None, typer.Option(metavar="PEM", help="The certificate's key.")
+    ] = None,
     callbacks: Annotated[
-        bool, typer.Option("--callbacks/--no-callbacks", help="Send status callbacks in the background.")
+        bool,
+        typer.Option("--callbacks/--no-callbacks", help="Send status callbacks in the background."),
     ] = True,
 ) -> None:
     """Serve OpenDSR and the operators' paths over HTTP until told to stop.
 
-    Who may use it stands in the secret ERASURE_AUDIT_TOKENS; without it the server does not start. See docs/intake.md.
+    Who may use it stands in the secret ERASURE_AUDIT_TOKENS; without it the server does not start.
+    See docs/intake.md.
 
     Example: erasure-audit serve --host 127.0.0.1 --port 8420
     """
@@ -45,7 +54,9 @@ def serve(
 @serve_app.command()
 def token(
     name: Annotated[str, typer.Option(help="Who it is for: the actor that the register names.")],
-    role: Annotated[list[str], typer.Option(help="intake, operator, approver or auditor. Repeatable.")],
+    role: Annotated[
+        list[str], typer.Option(help="intake, operator, approver or auditor. Repeatable.")
+    ],
     as_json: Json = False,
 ) -> None:
     """Make a bearer token. It is shown once and kept nowhere.
@@ -58,7 +69,9 @@ def token(
     if as_json:
         typer.echo(json.dumps({"token": made, "entry": entry}, indent=2))
         return
-    typer.echo(f"token, for {name} alone:\n  {made}\nentry to add to the secret {auth.TOKENS}:\n  {entry}")
+    typer.echo(
+        f"token, for {name} alone:\n  {made}\nentry to add to the secret {auth.TOKENS}:\n  {entry}"
+    )
 
 
 @intake_app.command()
@@ -79,7 +92,10 @@ def drop(as_json: Json = False) -> None:
     else:
         typer.echo(f"{len(taken.new)} new, {len(taken.known)} known, {len(taken.refused)} refused")
         for entry in taken.refused:
-            typer.echo(f"  {f'entry {entry.position}' if entry.position else 'a whole file'}: {entry.reason}")
+            typer.echo(
+                f"  {f'entry {entry.position}' if entry.position else 'a whole file'}: "
+                f"{entry.reason}"
+            )
         if taken.refused:
             typer.echo(f"What was refused is in {dropped.REFUSED}/, with the reasons beside it")
         if taken.left:
@@ -107,7 +123,9 @@ def send_callbacks(as_json: Json = False) -> None:
         typer.echo(done.line)
 
 
-def _serve(host: str, port: int, certificate: Path | None, private_key: Path | None, callbacks: bool) -> None:
+def _serve(
+    host: str, port: int, certificate: Path | None, private_key: Path | None, callbacks: bool
+) -> None:
     import logging
 
     import uvicorn
@@ -117,12 +135,20 @@ def _serve(host: str, port: int, certificate: Path | None, private_key: Path | N
     from tasks.common.errors import SettingsError
 
     if (certificate is None) != (private_key is None):
-        raise SettingsError("--certificate and --private-key belong together; give both, or none behind a proxy")
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+        raise SettingsError(
+            "--certificate and --private-key belong together; give both, or none behind a proxy"
+        )
+    logging.basicConfig(
+        level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s"
+    )
     for name in ("erasure_audit", "uvicorn.error"):
         logging.getLogger(name).setLevel(logging.INFO)
     if certificate is None and host not in ("127.0.0.1", "::1", "localhost"):
-        typer.echo("Warning: this is plain HTTP on the network; let a proxy speak TLS, or give --certificate", err=True)
+        typer.echo(
+            "Warning: this is plain HTTP on the network; let a proxy speak TLS, or give "
+            "--certificate",
+            err=True,
+        )
     made = api.app(layout.find(Path.cwd()), deliver=callbacks)
     config = uvicorn.Config(
         made,

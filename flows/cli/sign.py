@@ -15,13 +15,16 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 @app.command()
 def sign(
-    batch: Annotated[str | None, typer.Argument(help="Name of the batch. Default: the one in params.yaml.")] = None,
+    batch: Annotated[
+        str | None, typer.Argument(help="Name of the batch. Default: the one in params.yaml.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Sign the reports of a batch into signed/<batch>/.
 
-    The key is the PEM file that ERASURE_AUDIT_KEY names, or the PEM itself in ERASURE_AUDIT_KEY_PEM; without them the
-    workspace's development key. What is signed already is left alone.
+    The key is the PEM file that ERASURE_AUDIT_KEY names, or the PEM itself in
+    ERASURE_AUDIT_KEY_PEM; without them the workspace's development key. What is signed already is
+    left alone.
 
     Example: ERASURE_AUDIT_KEY=/etc/audit/key.pem erasure-audit sign 2026-11
     """
@@ -34,11 +37,14 @@ def sign(
     folder = layout.find(Path.cwd())
     key = signing_keys.at_hand(folder)
     if key is None:
-        raise SignatureError(f"no signing key; name a PEM file in {signing_keys.FILE}, see docs/signing.md")
+        raise SignatureError(
+            f"no signing key; name a PEM file in {signing_keys.FILE}, see docs/signing.md"
+        )
     done = signing.sign(folder, batch or settings.load(folder / "params.yaml").batch, key)
     if key.signer not in signing_keys.trusted(folder):
         console.say(
-            f"This key is not trusted here: put its public part into {signing_keys.TRUSTED}/ (docs/signing.md)."
+            f"This key is not trusted here: put its public part into {signing_keys.TRUSTED}/ "
+            "(docs/signing.md)."
         )
     if as_json:
         typer.echo(json.dumps([item.plain() for item in done], indent=2, ensure_ascii=False))
@@ -51,18 +57,25 @@ def sign(
 def verify_report(
     target: Annotated[
         Path,
-        typer.Argument(metavar="FILE", exists=True, help="A signed PDF, evidence.json, a statement, or their folder."),
+        typer.Argument(
+            metavar="FILE",
+            exists=True,
+            help="A signed PDF, evidence.json, a statement, or their folder.",
+        ),
     ],
     key: Annotated[
         list[Path] | None,
-        typer.Option("--key", metavar="PEM", help="A public key or certificate to trust. Repeatable."),
+        typer.Option(
+            "--key", metavar="PEM", help="A public key or certificate to trust. Repeatable."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Say whether a signed report is intact, by whom, and what is not covered.
 
-    Trusted are the keys given and those in trusted-keys/ of the workspace around the current folder, if there is one.
-    Exit code 1 if anything is not as it was signed, or not signed by a trusted key.
+    Trusted are the keys given and those in trusted-keys/ of the workspace around the current
+    folder, if there is one. Exit code 1 if anything is not as it was signed, or not signed by a
+    trusted key.
 
     Example: erasure-audit verify-report signed/demo/7c9e6679-7425-40de-944b-e07fc1f90ae7
     """

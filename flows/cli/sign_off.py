@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(rich_markup_mode=None)
 
-Target = Annotated[str, typer.Argument(metavar="BATCH|REQUEST", help="Name of a batch, or id of a request of it.")]
+Target = Annotated[
+    str, typer.Argument(metavar="BATCH|REQUEST", help="Name of a batch, or id of a request of it.")
+]
 By = Annotated[str, typer.Option("--by", metavar="NAME", help="Who decides; stands in the report.")]
 Role = Annotated[str, typer.Option(help="As which; stands in the report.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -33,14 +35,17 @@ def approve(
     role: Role = "approver",
     model: Annotated[
         Model | None,
-        typer.Option(help="The model to release: the unlearned one, if all passed, or the exact retrain."),
+        typer.Option(
+            help="The model to release: the unlearned one, if all passed, or the exact retrain."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Approve an audited batch, or one request of it. A batch is released when all of its requests are approved.
+    """Approve an audited batch, or one request of it. A batch is released when all of its requests
+    are approved.
 
-    With operate.four_eyes two different people have to approve. A batch that was run by hand (erasure-audit run
-    --commit) gets into the register of requests by this.
+    With operate.four_eyes two different people have to approve. A batch that was run by hand
+    (erasure-audit run --commit) gets into the register of requests by this.
 
     Example: erasure-audit approve 2026-11-21 --by "Ada Okafor" --comment "Reports read, ticket 4711"
     """
@@ -62,14 +67,17 @@ def reject(
             " before; or refused for good."
         ),
     ],
-    method: Annotated[str | None, typer.Option(help="With --next another_method: unlearn.method.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="With --next another_method: unlearn.method.")
+    ] = None,
     role: Role = "approver",
     as_json: Json = False,
 ) -> None:
     """Reject an audited batch. Its requests wait for the next one, or are refused for good.
 
-    To reject one request ends its batch, too, because the model has forgotten all of them together: with --next refuse
-    he is refused, and the others wait for the next batch, whose model does not forget him.
+    To reject one request ends its batch, too, because the model has forgotten all of them together:
+    with --next refuse he is refused, and the others wait for the next batch, whose model does not
+    forget him.
 
     Example: erasure-audit reject 2026-11-21 --by "Ada Okafor" --comment "1 of 4 inconclusive" --next more_references
     """
@@ -84,10 +92,12 @@ def release(
     batch: Annotated[str, typer.Argument(help="Name of an approved batch.")],
     as_json: Json = False,
 ) -> None:
-    """Release an approved batch: its model becomes releases/<batch>, and the next batch starts from it.
+    """Release an approved batch: its model becomes releases/<batch>, and the next batch starts from
+    it.
 
-    The forgotten records leave the data set; the retrained models become the next batch's references. It is one commit
-    with the tag release/<batch>: all of it or nothing. After an interruption the same command goes on.
+    The forgotten records leave the data set; the retrained models become the next batch's
+    references. It is one commit with the tag release/<batch>: all of it or nothing. After an
+    interruption the same command goes on.
 
     Example: erasure-audit release 2026-11-21
     """
@@ -126,10 +136,13 @@ def releases(as_json: Json = False) -> None:
 
 @app.command()
 def finalize(
-    batch: Annotated[str | None, typer.Argument(help="Only this batch. Default: all that are not closed.")] = None,
+    batch: Annotated[
+        str | None, typer.Argument(help="Only this batch. Default: all that are not closed.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Bring decided batches to their end: release, erase the copies, close. What is done is skipped.
+    """Bring decided batches to their end: release, erase the copies, close. What is done is
+    skipped.
 
     Example: erasure-audit finalize
     """
@@ -148,7 +161,8 @@ def finalize(
 
 
 def waiting(home: Path) -> Standing | None:
-    """Where the batch in flight stands, if it waits for people; a workspace without a register has none."""
+    """Where the batch in flight stands, if it waits for people; a workspace without a register has
+    none."""
     from flows.operations import signoff
     from flows.register.register import State
 
@@ -183,7 +197,10 @@ def _tell(found: Standing, as_json: bool) -> None:
     typer.echo(found.line)
     for one in found.requests:
         lack = f", {one.lacking} lack" if one.lacking and found.state == "waiting" else ""
-        typer.echo(f"  {one.request_id}  {one.verdict or '—'}  {one.state}  {one.approvals} approvals{lack}")
+        typer.echo(
+            f"  {one.request_id}  {one.verdict or '—'}  {one.state}  {one.approvals} "
+            f"approvals{lack}"
+        )
     if found.state == "approved":
         typer.echo(f"Next: erasure-audit finalize {found.batch}")
     elif found.state == "waiting":

@@ -1,8 +1,10 @@
-"""Erasing the copies of a released batch's records: everywhere, looked at again afterwards, with a receipt per store.
+"""Erasing the copies of a released batch's records: everywhere, looked at again afterwards, with a
+receipt per store.
 
-What has to go is written down first, in a private file that is itself erased last, for it could not be found out again
-once the data are gone. Each store is erased, looked at again, and only then receipted. Whatever was done before is
-found done, so an erasure that was cut off continues, and a second one changes nothing.
+What has to go is written down first, in a private file that is itself erased last, for it could not
+be found out again once the data are gone. Each store is erased, looked at again, and only then
+receipted. Whatever was done before is found done, so an erasure that was cut off continues, and a
+second one changes nothing.
 """
 
 from __future__ import annotations
@@ -88,9 +90,10 @@ def erase(
 ) -> Erased:
     """Erase the copies of a released batch's records, and of models that saw them.
 
-    Erased are the records of all requests that the batch carried out, and of those set aside only because no model was
-    trained on their records. A request that was refused, is on hold, or for which an exception is claimed keeps its
-    data, and so does a file that a remaining record has byte by byte.
+    Erased are the records of all requests that the batch carried out, and of those set aside only
+    because no model was trained on their records. A request that was refused, is on hold, or for
+    which an exception is claimed keeps its data, and so does a file that a remaining record has
+    byte by byte.
 
     Args:
         home: the workspace.
@@ -101,12 +104,15 @@ def erase(
         temporary: folders in which temporary folders lie; None: the machine's.
 
     Raises:
-        ErasureError: the batch is not released; or a store cannot be erased now, while all others are.
+        ErasureError: the batch is not released; or a store cannot be erased now, while all others
+            are.
         BusyError: a batch is being worked on.
         AuditError: the workspace, its data or DVC are not as they have to be.
     """
     with _alone(home, register) as check:
-        return _Erasure(home, batch, by or stores.operator(home), register, listener, temporary, check).run()
+        return _Erasure(
+            home, batch, by or stores.operator(home), register, listener, temporary, check
+        ).run()
 
 
 def receipts(home: Path) -> list[dict[str, Any]]:
@@ -116,7 +122,8 @@ def receipts(home: Path) -> list[dict[str, Any]]:
 
 @contextlib.contextmanager
 def _alone(home: Path, register: Register | None) -> Iterator[Callable[[], None]]:
-    """Nobody else decides, releases or erases, and no DVC is at work in any checkout; yields a check of the former."""
+    """Nobody else decides, releases or erases, and no DVC is at work in any checkout; yields a
+    check of the former."""
     with register.lease(signoff.LEASE) if register else contextlib.nullcontext() as lease:
         for tree in (home, *stores.trees(home)):
             dvc_locks.sweep(tree)
@@ -124,7 +131,8 @@ def _alone(home: Path, register: Register | None) -> Iterator[Callable[[], None]
             held = json.loads(table.read_text(encoding="utf-8") or "{}") if table.exists() else {}
             if held.get("read") or held.get("write"):
                 raise ErasureError(
-                    "DVC is at work in a checkout of this workspace; wait until it ended, then try again"
+                    "DVC is at work in a checkout of this workspace; wait until it ended, then "
+                    "try again"
                 )
         yield lease.check if lease is not None else lambda: None
 
@@ -141,7 +149,13 @@ class _Erasure:
         check: Callable[[], None],
     ) -> None:
         self.check = check
-        self.home, self.batch, self.by, self.register, self.say = home, batch, by, register, listener
+        self.home, self.batch, self.by, self.register, self.say = (
+            home,
+            batch,
+            by,
+            register,
+            listener,
+        )
         self.temporary = temporary
         self.private = home / PRIVATE / f"{batch}.json"
         self.receipts = home / RECEIPTS / f"{batch}.json"
@@ -164,22 +178,29 @@ class _Erasure:
         shutil.rmtree(self.private.parent) if _only(self.private) else self.private.unlink()
         return self._summary(new=True)
 
-    # -- beforehand ------------------------------------------------------------------------------------------------
+    # -- beforehand -------------------------------------------------------------------------------
 
     def _refuse_held(self) -> None:
         """A hold that comes when a part is erased keeps the rest."""
-        if self.register and (held := [case.request_id for case in self.register.cases(batch=self.batch) if case.held]):
+        if self.register and (
+            held := [case.request_id for case in self.register.cases(batch=self.batch) if case.held]
+        ):
             raise ErasureError(
-                f"batch {self.batch}: a legal hold lies on request {', '.join(held)}; nothing is erased before it is "
+                f"batch {self.batch}: a legal hold lies on request {', '.join(held)}; nothing is "
+                "erased before it is "
                 "lifted"
             )
 
     def _may_begin(self) -> None:
         if not _has_tag(self.home, f"audit/{self.batch}"):
-            raise ErasureError(f"no tag audit/{self.batch}: the batch is not audited, so there is nothing to erase yet")
+            raise ErasureError(
+                f"no tag audit/{self.batch}: the batch is not audited, so there is nothing to "
+                "erase yet"
+            )
         if not _has_tag(self.home, f"release/{self.batch}"):
             raise ErasureError(
-                f"batch {self.batch} is not released: the model in use still is one that saw the records. "
+                f"batch {self.batch} is not released: the model in use still is one that saw the "
+                "records. "
                 f"See `erasure-audit approve` and `erasure-audit release {self.batch}`"
             )
         batches = (self.home / checkouts.FOLDER).resolve()
@@ -187,7 +208,8 @@ class _Erasure:
             name = tree.relative_to(batches).parts[0] if tree.is_relative_to(batches) else None
             if name is not None and not _has_tag(self.home, f"audit/{name}"):
                 raise ErasureError(
-                    f"batch {name} is under way and reads the data; erase {self.batch} when it is audited"
+                    f"batch {name} is under way and reads the data; erase {self.batch} when it is "
+                    "audited"
                 )
 
     def _plan(self) -> dict[str, Any]:
@@ -201,7 +223,9 @@ class _Erasure:
         on_record = audited.on_record()
         version = on_record.get(git_history.DATA)
         if version is None:
-            raise ErasureError(f"audit/{self.batch} tracks no data/, so nothing can be erased by it")
+            raise ErasureError(
+                f"audit/{self.batch} tracks no data/, so nothing can be erased by it"
+            )
         with self._private_folder() as place:
             table, forget_set, requests = self._records(place, shelf, on_record, version)
         named = _Named.of(table, shelf, git_history.versions(known) | {version})
@@ -220,7 +244,9 @@ class _Erasure:
         keep = saw.keep | needed
         sought = Sought(
             records=frozenset(named.records - needed),
-            contents=frozenset(named.contents) if not shared else frozenset(named.contents - shared),
+            contents=frozenset(named.contents)
+            if not shared
+            else frozenset(named.contents - shared),
             shared=len(named.records & needed),
             record_ids=frozenset(named.record_ids),
             subject_ids=frozenset(named.subject_ids),
@@ -242,13 +268,18 @@ class _Erasure:
             "gone": [],
             "found": {},
             "backups": [backup.model_dump() for backup in chosen.report.backups],
-            "remotes": list(files.read_json(self.home / "ledger/batches" / f"{self.batch}.json").get("remotes", [])),
+            "remotes": list(
+                files.read_json(self.home / "ledger/batches" / f"{self.batch}.json").get(
+                    "remotes", []
+                )
+            ),
         }
 
     def _records(
         self, place: Path, shelf: _Shelf, on_record: Mapping[str, str], version: str
     ) -> tuple[pd.DataFrame, set[str], dict[str, str]]:
-        """The records that go: their rows, the ids of those that were trained on, and what becomes of each request."""
+        """The records that go: their rows, the ids of those that were trained on, and what becomes
+        of each request."""
         import numpy as np
 
         from tasks.requests.opendsr import Directory, read_batch
@@ -265,7 +296,9 @@ class _Erasure:
             lambda: pseudonyms.at_hand(self.home),
         )
         requests = place / f"{self.batch}.json"
-        requests.write_text(shell.git(self.home, "show", f"audit/{self.batch}:./requests/{self.batch}.json"))
+        requests.write_text(
+            shell.git(self.home, "show", f"audit/{self.batch}:./requests/{self.batch}.json")
+        )
         asked = np.full(len(manifest), "")
         if "artifacts/resolve/forget.csv" in on_record:
             forget = place / "forget.csv"
@@ -276,16 +309,21 @@ class _Erasure:
         else:  # no model saw anybody of the batch, and its audit ended here
             roles = place / "split.csv"
             roles.write_bytes(shelf.must(on_record.get("artifacts/split.csv"), "split.csv"))
-            entries = decide(read_batch(requests), manifest, records.read_roles(roles, manifest), directory).register
+            entries = decide(
+                read_batch(requests), manifest, records.read_roles(roles, manifest), directory
+            ).register
         decided = decisions.parse(
-            _decided(self.home, self.batch), [str(entry["request_id"]) for entry in entries], "ledger/decisions"
+            _decided(self.home, self.batch),
+            [str(entry["request_id"]) for entry in entries],
+            "ledger/decisions",
         )
         fates = {str(entry["request_id"]): self._fate(entry, decided) for entry in entries}
         codes = {str(entry["request_id"]): entry["code"] for entry in entries}
         aside = [
             entry
             for entry in read_batch(requests)
-            if codes[entry.request_id] == signoff.NOT_IN_TRAINING and fates[entry.request_id] == "erased"
+            if codes[entry.request_id] == signoff.NOT_IN_TRAINING
+            and fates[entry.request_id] == "erased"
         ]
         # taken as if each had been trained on, they are found just as those are that were
         unseen = decide(
@@ -297,13 +335,18 @@ class _Erasure:
         chosen = np.where(asked != "", asked, unseen)
         goes = np.array([fates.get(str(request)) == "erased" for request in chosen], bool)
         if not goes.any():
-            raise ErasureError(f"batch {self.batch}: no request is left whose records may be erased: {_told(fates)}")
+            raise ErasureError(
+                f"batch {self.batch}: no request is left whose records may be erased: "
+                f"{_told(fates)}"
+            )
         table = manifest.assign(request=chosen, trained=asked != "")
         table["last"] = ~table["subject_id"].isin(set(table["subject_id"][~goes]))
         table = table[goes]
         leaving = set(table["subject_id"][table["last"]])
         if people is not None:
-            table.attrs["identities"] = sorted(people["identity_value"][people["subject_id"].isin(leaving)])
+            table.attrs["identities"] = sorted(
+                people["identity_value"][people["subject_id"].isin(leaving)]
+            )
         return table, set(table["record_id"][table["trained"]]), fates
 
     def _fate(self, entry: Mapping[str, Any], decided: decisions.Decisions) -> str:
@@ -332,7 +375,7 @@ class _Erasure:
         past = case.state in (State.RELEASED, State.ERASED, State.CLOSED)
         return "erased" if past else f"not released ({case.shown})"
 
-    # -- carrying it out -------------------------------------------------------------------------------------------
+    # -- carrying it out --------------------------------------------------------------------------
 
     def _carry_out(self, plan: dict[str, Any]) -> None:
         sought = Sought.of(plan["sought"])
@@ -376,15 +419,20 @@ class _Erasure:
         done += self._models(plan, judge, failed) + self._backups(plan)
         self._file(plan, judge, done)
         failed |= {
-            one["store"]: one["reason"] for one in done if one["state"] == "held" and _holds_records(one["part"])
+            one["store"]: one["reason"]
+            for one in done
+            if one["state"] == "held" and _holds_records(one["part"])
         }
         by_hand = {one["store"] for one in self._others_entries()}
         left = {name: why for name, why in failed.items() if name not in by_hand}
         if left:
             raise ErasureError(
-                f"batch {self.batch}: {len(left)} of {len(places)} places are not erased, the others are: "
-                f"{'; '.join(left.values())}. Run `erasure-audit erase {self.batch}` again when that is mended, or "
-                f"enter a receipt of your own in ledger/decisions/{self.batch}.json (docs/erasure.md)"
+                f"batch {self.batch}: {len(left)} of {len(places)} places are not erased, the "
+                "others are: "
+                f"{'; '.join(left.values())}. Run `erasure-audit erase {self.batch}` again when "
+                "that is mended, or "
+                f"enter a receipt of your own in ledger/decisions/{self.batch}.json "
+                "(docs/erasure.md)"
             )
         self.say("report")
         self._report(plan, done)
@@ -394,7 +442,12 @@ class _Erasure:
         self.say(f"look at {place.name}")
         seen = place.look(judge)
         before = self._filed().get(place.name)
-        if before is not None and before["state"] == "erased" and not seen.found and not seen.foreign:
+        if (
+            before is not None
+            and before["state"] == "erased"
+            and not seen.found
+            and not seen.foreign
+        ):
             return before  # it was erased by an earlier run, and is still
         noted = plan["found"].setdefault(place.name, {})
         noted |= {one.key: one.kind for one in seen.found}
@@ -407,7 +460,9 @@ class _Erasure:
             self.say(f"look at {place.name} again")
             seen = place.look(judge)
             if seen.found:
-                raise stores.StoreError(f"{place.name}: {len(seen.found)} things are there still after erasing them")
+                raise stores.StoreError(
+                    f"{place.name}: {len(seen.found)} things are there still after erasing them"
+                )
         reason = place.held
         if reason is None and seen.foreign and place.name != "git":
             reason = f"{place.name}: {seen.foreign} files that are not the tool's hold or name a record; see to them"
@@ -442,7 +497,9 @@ class _Erasure:
             }
         )
 
-    def _models(self, plan: Mapping[str, Any], judge: Judge, failed: Mapping[str, str]) -> list[dict[str, Any]]:
+    def _models(
+        self, plan: Mapping[str, Any], judge: Judge, failed: Mapping[str, str]
+    ) -> list[dict[str, Any]]:
         """Receipts for the original and the reference models: they lay in the stores before."""
         made = []
         for part, kind in (("original_model", ORIGINAL), ("reference_models", REFERENCES)):
@@ -489,13 +546,16 @@ class _Erasure:
             for backup in plan["backups"]
         ]
 
-    def _push(self, remotes: list[stores.Objects | stores.Remote], fresh: str | None) -> dict[str, str]:
+    def _push(
+        self, remotes: list[stores.Objects | stores.Remote], fresh: str | None
+    ) -> dict[str, str]:
         """What remains has to be in every remote before the old list of it goes."""
         held: dict[str, str] = {}
         for remote in remotes:
             try:
                 if isinstance(remote, stores.Objects) and fresh:
-                    remote.refuse_empty()  # pushed to, a folder that is not mounted would look as if it were
+                    # pushed to, a folder that is not mounted would look as if it were
+                    remote.refuse_empty()
                     if not remote.has(fresh):
                         name = remote.name.partition(":")[2]
                         shell.dvc(self.home, "push", "--remote", name, "data.dvc")
@@ -524,27 +584,45 @@ class _Erasure:
         return {one["store"]: one for one in found}
 
     def _in_report(self) -> set[str]:
-        """The stores that the batch's reports list in part 7, and git, which they list where it is named."""
+        """The stores that the batch's reports list in part 7, and git, which they list where it is
+        named."""
         found = (self.home / "reports" / self.batch).glob("*/evidence.json")
-        listed = {copy["store"] for path in found for copy in files.read_json(path).get("copies", []) if "kind" in copy}
+        listed = {
+            copy["store"]
+            for path in found
+            for copy in files.read_json(path).get("copies", [])
+            if "kind" in copy
+        }
         return listed | {"git"} if listed else set()
 
     def _others_entries(self) -> list[dict[str, Any]]:
         """Erasures that people entered by hand."""
         entered: list[dict[str, Any]] = _decided(self.home, self.batch).get("erasure", [])
-        return [one for one in entered if not str(one.get("receipt", "")).startswith(RECEIPTS.as_posix())]
+        return [
+            one
+            for one in entered
+            if not str(one.get("receipt", "")).startswith(RECEIPTS.as_posix())
+        ]
 
     def _report(self, plan: Mapping[str, Any], done: list[dict[str, Any]]) -> None:
         """Make the report again with the receipts, sign it, commit and tag it."""
         decided = self.home / decisions.FOLDER / f"{self.batch}.json"
         files.write_json(decided, self._with_receipts(plan, done))
         name = f"reports/{self.batch}"
-        if not shell.succeeds(self.home, "rev-parse", "--verify", "--quiet", f"audit/{self.batch}:./{name}"):
+        if not shell.succeeds(
+            self.home, "rev-parse", "--verify", "--quiet", f"audit/{self.batch}:./{name}"
+        ):
             self._close([decided])  # a batch of which no model saw anybody has no reports
             return
-        lock, as_released = self.home / "dvc.lock", ("diff", "--quiet", f"release/{self.batch}", "--", "dvc.lock")
+        lock, as_released = (
+            self.home / "dvc.lock",
+            ("diff", "--quiet", f"release/{self.batch}", "--", "dvc.lock"),
+        )
         with checkouts.at(self.home, f"audit/{self.batch}") as copy:
-            for path in (decided, *sorted((self.home / "ledger/batches").glob(f"{self.batch}.json"))):
+            for path in (
+                decided,
+                *sorted((self.home / "ledger/batches").glob(f"{self.batch}.json")),
+            ):
                 target = copy / path.relative_to(self.home)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, target)
@@ -564,7 +642,10 @@ class _Erasure:
         """Commit and tag."""
         self.say("commit")
         removed = shell.git(self.home, "ls-files", "--deleted", "--", "*.dvc").splitlines()
-        paths = [path.relative_to(self.home).as_posix() for path in (*changed, self.receipts, self.home / "data.dvc")]
+        paths = [
+            path.relative_to(self.home).as_posix()
+            for path in (*changed, self.receipts, self.home / "data.dvc")
+        ]
         paths += removed
         there = [path for path in paths if (self.home / path).exists() or path in removed]
         shell.git(self.home, "add", "--all", "--", *there)
@@ -572,21 +653,35 @@ class _Erasure:
             message = f"Copies of batch {self.batch} erased"
             shell.git(self.home, "commit", "--quiet", "-m", message, "--", *there)
         self.say("tag")
-        shell.git(self.home, "tag", "--annotate", "-m", f"Copies of batch {self.batch} erased", tag_of(self.batch))
+        shell.git(
+            self.home,
+            "tag",
+            "--annotate",
+            "-m",
+            f"Copies of batch {self.batch} erased",
+            tag_of(self.batch),
+        )
 
     def _with_receipts(self, plan: Mapping[str, Any], done: list[dict[str, Any]]) -> dict[str, Any]:
-        """The batch's decisions with an entry per store of part 7; entries of another run of this give way."""
+        """The batch's decisions with an entry per store of part 7; entries of another run of this
+        give way."""
         decided = _decided(self.home, self.batch)
         fates = plan["requests"]
         going = [request for request, fate in fates.items() if fate == "erased"]
-        others = [request for request, fate in fates.items() if fate != "erased" and not fate.startswith("set aside")]
+        others = [
+            request
+            for request, fate in fates.items()
+            if fate != "erased" and not fate.startswith("set aside")
+        ]
         known = self._in_report()
         entries = []
         for part, receipt in _by_part(done).items():
             if receipt["state"] == "held" and part != "git":
                 continue
             if known and part not in known:
-                continue  # a remote that was set up after the audit, say: receipts tell of it, the report cannot
+                # a remote that was set up after the audit, say: receipts tell of it, the report
+                # cannot
+                continue
             entry = {
                 "store": part,
                 "state": receipt["state"],
@@ -595,13 +690,18 @@ class _Erasure:
                 "receipt": f"{RECEIPTS.as_posix()}/{self.batch}.json, {receipt['store']}: SHA-256 {receipt['sha256']}",
                 **({"expires_on": receipt["expires_on"]} if receipt["state"] == "expires" else {}),
             }
-            entries += [{**entry, "request": request} for request in going] if others else [{**entry, "request": None}]
+            entries += (
+                [{**entry, "request": request} for request in going]
+                if others
+                else [{**entry, "request": None}]
+            )
         return {**decisions.EMPTY, **decided, "erasure": [*entries, *self._others_entries()]}
 
-    # -- small things ----------------------------------------------------------------------------------------------
+    # -- small things -----------------------------------------------------------------------------
 
     def _move(self) -> None:
-        """The register follows; requests that are there already, or are not in it, are left alone."""
+        """The register follows; requests that are there already, or are not in it, are left
+        alone."""
         if self.register is None:
             return
         from flows.register.register import State
@@ -643,7 +743,9 @@ class _Erasure:
 class _Shelf:
     """All of DVC's stores as one, to read objects from."""
 
-    def __init__(self, cache: stores.Objects, remotes: list[stores.Objects | stores.Remote]) -> None:
+    def __init__(
+        self, cache: stores.Objects, remotes: list[stores.Objects | stores.Remote]
+    ) -> None:
         self._cache, self._remotes = cache, remotes
         self._read: dict[str, bytes | None] = {}
         self._ids: dict[str, set[str] | None] = {}
@@ -666,7 +768,8 @@ class _Shelf:
         content = self.read(oid) if oid else None
         if content is None:
             raise ErasureError(
-                f"{name} of the batch is neither in DVC's cache nor in a remote, so it cannot be told "
+                f"{name} of the batch is neither in DVC's cache nor in a remote, so it cannot be "
+                "told "
                 "whose records have to go; restore the store that holds it"
             )
         return content
@@ -674,10 +777,15 @@ class _Shelf:
     def entries(self, version: str) -> dict[str, str] | None:
         """The files of a version of the data, md5 by path; None where the version is gone."""
         content = self.read(version)
-        return None if content is None else {str(one["relpath"]): str(one["md5"]) for one in json.loads(content)}
+        return (
+            None
+            if content is None
+            else {str(one["relpath"]): str(one["md5"]) for one in json.loads(content)}
+        )
 
     def data(self, version: str, place: Path) -> pd.DataFrame:
-        """The manifest of a version of the data; it lies in a folder afterwards, and the identities beside it."""
+        """The manifest of a version of the data; it lies in a folder afterwards, and the identities
+        beside it."""
         known = self.entries(version)
         if known is None:
             self.must(None, "the list of the data")
@@ -739,7 +847,10 @@ class _Named:
             known, found = shelf.entries(version), shelf.table(version)
             if known is None or found is None:
                 continue
-            own = found[found["record_id"].isin(named.record_ids) | found["subject_id"].isin(named.subject_ids)]
+            own = found[
+                found["record_id"].isin(named.record_ids)
+                | found["subject_id"].isin(named.subject_ids)
+            ]
             named.record_ids |= set(own["record_id"])
             named.contents |= set(own["sha256"])
             named.paths |= set(own["path"])
@@ -748,18 +859,23 @@ class _Named:
 
 
 def _needed(here: str | None, named: _Named, shelf: _Shelf) -> tuple[set[str], set[str]]:
-    """The md5 of every file that a remaining record of the data at hand needs, and the sha256 of the shared ones."""
+    """The md5 of every file that a remaining record of the data at hand needs, and the sha256 of
+    the shared ones."""
     if here is None:
         return set(), set()
     known, found = shelf.entries(here), shelf.table(here)
     if known is None or found is None:
-        raise ErasureError("the list of the data at hand is neither in DVC's cache nor in a remote; restore it first")
+        raise ErasureError(
+            "the list of the data at hand is neither in DVC's cache nor in a remote; restore it "
+            "first"
+        )
     rest = found[~found["record_id"].isin(named.record_ids)]
     return {known[path] for path in rest["path"] if path in known}, set(rest["sha256"])
 
 
 def _leave_the_data(home: Path, sought: Sought) -> bool:
-    """Take the records out of `data/`, if they are in it, and make a new version of the data; whether one was made."""
+    """Take the records out of `data/`, if they are in it, and make a new version of the data;
+    whether one was made."""
     pointer = home / "data.dvc"
     if not pointer.exists():
         return False
@@ -769,7 +885,9 @@ def _leave_the_data(home: Path, sought: Sought) -> bool:
         layout.ensure_data(home)
     table = records.read_table(home / "data")
     leaving = table["record_id"].isin(sought.record_ids).to_numpy(bool)
-    for path in table.loc[leaving, "path"]:  # the files first: what the manifest names can be found again
+    for path in table.loc[
+        leaving, "path"
+    ]:  # the files first: what the manifest names can be found again
         (home / "data" / path).unlink(missing_ok=True)
     known = home / "data" / "identities.csv"
     if known.is_file() and sought.subject_ids:
@@ -779,7 +897,9 @@ def _leave_the_data(home: Path, sought: Sought) -> bool:
             files.write_text(known, left.to_csv(index=False, lineterminator="\n"))
     if leaving.any():
         kept = table[~leaving]
-        files.write_text(home / "data" / "manifest.csv", kept.to_csv(index=False, lineterminator="\n"))
+        files.write_text(
+            home / "data" / "manifest.csv", kept.to_csv(index=False, lineterminator="\n")
+        )
     if dvc_graph.content_hash(home / "data") == dvc_graph.data_folders(home).get("data.dvc"):
         return False
     layout.track_data(home)
@@ -826,11 +946,14 @@ def _not_kept(home: Path, gone: set[str]) -> dict[str, list[str]]:
 
 def _holds_records(part: str | None) -> bool:
     """Whether a store of part 7 holds records, so that the erasure is not complete without it."""
-    return part is not None and (part in ("workspace", "dvc_cache") or part.startswith("dvc_remote:"))
+    return part is not None and (
+        part in ("workspace", "dvc_cache") or part.startswith("dvc_remote:")
+    )
 
 
 def _by_part(done: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """One receipt per store of part 7. The workspace's counts only if its other places are erased, too."""
+    """One receipt per store of part 7. The workspace's counts only if its other places are erased,
+    too."""
     parts: dict[str, dict[str, Any]] = {}
     for receipt in done:
         part = receipt["part"]
@@ -856,7 +979,9 @@ def _decided(home: Path, batch: str) -> dict[str, Any]:
 def _settings_at(home: Path, tag: str) -> settings.Settings:
     from ruamel.yaml import YAML
 
-    return settings.parse(YAML(typ="safe").load(shell.git(home, "show", f"{tag}:./params.yaml")) or {})
+    return settings.parse(
+        YAML(typ="safe").load(shell.git(home, "show", f"{tag}:./params.yaml")) or {}
+    )
 
 
 def _told(fates: Mapping[str, str]) -> str:

@@ -1,7 +1,7 @@
 """Which objects saw which records: read from every `dvc.lock` and `.dvc` file that git knows.
 
-A model is taken to have seen a record unless it is known that it has not: because the data it was made from are at hand
-and do not list the record, or because it was retrained without it.
+A model is taken to have seen a record unless it is known that it has not: because the data it was
+made from are at hand and do not list the record, or because it was retrained without it.
 """
 
 from __future__ import annotations
@@ -18,9 +18,15 @@ from flows.erasure.matcher import DERIVED, ORIGINAL, REFERENCES
 from flows.workspace import shell
 from tasks.common.errors import WorkspaceError
 
-DATA, REDERIVED, TRAINED, RETRAINED, MODEL = "data", ("verify", "report"), "train", "retrain", ".safetensors"
-"""The data folder, the stages that run from the scores, the stages whose models have and have not seen the forget set,
-and how the file of a model ends."""
+DATA, REDERIVED, TRAINED, RETRAINED, MODEL = (
+    "data",
+    ("verify", "report"),
+    "train",
+    "retrain",
+    ".safetensors",
+)
+"""The data folder, the stages that run from the scores, the stages whose models have and have not
+seen the forget set, and how the file of a model ends."""
 
 PACK = "artifacts/pack/"
 """Where the stage `pack` keeps all records of a version of the data, decoded."""
@@ -52,7 +58,9 @@ class State:
     def on_record(self) -> dict[str, str]:
         """Every path with its md5."""
         entries = [
-            entry for stage in self.stages.values() for entry in (*stage.get("deps", []), *stage.get("outs", []))
+            entry
+            for stage in self.stages.values()
+            for entry in (*stage.get("deps", []), *stage.get("outs", []))
         ]
         return {**{str(entry["path"]): str(entry.get("md5")) for entry in entries}, **self.pointers}
 
@@ -75,19 +83,32 @@ def states(folder: Path, release: str | None, others: Iterable[Path] = ()) -> li
     if release:
         within = shell.git(folder, "rev-list", "--all", "--ancestry-path", f"{release}..").split()
         later = set(within) | {shell.git(folder, "rev-parse", f"{release}^{{commit}}")}
-    commits = shell.git(folder, "log", "--all", "--full-history", "--format=%H", "--", "dvc.lock", "*.dvc").split()
+    commits = shell.git(
+        folder, "log", "--all", "--full-history", "--format=%H", "--", "dvc.lock", "*.dvc"
+    ).split()
     wanted = dict.fromkeys(
-        [*commits, *tags, *shell.git(folder, "for-each-ref", "--format=%(objectname)", "refs/heads").split()]
+        [
+            *commits,
+            *tags,
+            *shell.git(folder, "for-each-ref", "--format=%(objectname)", "refs/heads").split(),
+        ]
     )
     with _git_objects(folder) as objects:
         reader = _Reader(objects, shell.git(folder, "rev-parse", "--show-prefix").rstrip("/"))
-        found = [reader.state(commit, tuple(sorted(tags.get(commit, ()))), commit in later) for commit in wanted]
+        found = [
+            reader.state(commit, tuple(sorted(tags.get(commit, ()))), commit in later)
+            for commit in wanted
+        ]
     return [*(state for state in found if state), *(at_hand(tree) for tree in (folder, *others))]
 
 
 def at_hand(tree: Path) -> State:
     """The state of a work tree as it lies there, committed or not."""
-    stages = _stages((tree / "dvc.lock").read_text(encoding="utf-8")) if (tree / "dvc.lock").is_file() else {}
+    stages = (
+        _stages((tree / "dvc.lock").read_text(encoding="utf-8"))
+        if (tree / "dvc.lock").is_file()
+        else {}
+    )
     pointers: dict[str, str] = {}
     for path in _pointer_files(tree):
         pointers |= _pointer(path.read_text(encoding="utf-8"), path.relative_to(tree).as_posix())
@@ -108,7 +129,8 @@ def versions(found: Iterable[State]) -> set[str]:
 
 @dataclass
 class Saw:
-    """What saw the records, by md5 and kind; what verdicts are derived from; what is kept; what is no pack of them."""
+    """What saw the records, by md5 and kind; what verdicts are derived from; what is kept; what is
+    no pack of them."""
 
     models: dict[str, str] = field(default_factory=dict)
     derivation: set[str] = field(default_factory=set)
@@ -129,9 +151,11 @@ def saw(
     Args:
         found: the states.
         batch: whose records are erased; its released and retrained models are kept.
-        lists: whether a version of the data lists one of the records that a model was trained on; None: it is gone.
+        lists: whether a version of the data lists one of the records that a model was trained on;
+            None: it is gone.
         holds: whether it lists any of the records that go.
-        forgets: whether a list of records to forget (`forget.csv`, by md5) has all of them; None: it is gone.
+        forgets: whether a list of records to forget (`forget.csv`, by md5) has all of them; None:
+            it is gone.
         read: the content of an object.
     """
     result, all_states = Saw(), list(found)
@@ -141,7 +165,9 @@ def saw(
         return version is None or version in free or lists(version) is False
 
     packs = _packs(all_states)
-    result.other = {oid for oid, packed in packs.items() if all(holds(version) is False for version in packed)}
+    result.other = {
+        oid for oid, packed in packs.items() if all(holds(version) is False for version in packed)
+    }
 
     def clean_input(path: str, oid: str) -> bool:
         if path.startswith(PACK):
@@ -161,7 +187,10 @@ def saw(
                 result.keep |= objects.keys()
             elif not clean(state.data):
                 kind = REFERENCES if path.startswith("references/") else DERIVED
-                _add(result.models, {one: kind for one, name in objects.items() if name.endswith(MODEL)})
+                _add(
+                    result.models,
+                    {one: kind for one, name in objects.items() if name.endswith(MODEL)},
+                )
         result.keep |= made.keep
         if f"audit/{batch}" in state.names:
             _add(result.models, dict.fromkeys(originals(state) & result.models.keys(), ORIGINAL))
@@ -170,8 +199,17 @@ def saw(
 
 def originals(state: State) -> set[str]:
     """The md5 of the model that had to forget."""
-    deps = [entry for name, stage in state.stages.items() if name == "unlearn" for entry in stage.get("deps", [])]
-    return {str(entry["md5"]) for entry in deps if str(entry["path"]).endswith(MODEL) and entry.get("md5")}
+    deps = [
+        entry
+        for name, stage in state.stages.items()
+        if name == "unlearn"
+        for entry in stage.get("deps", [])
+    ]
+    return {
+        str(entry["md5"])
+        for entry in deps
+        if str(entry["path"]).endswith(MODEL) and entry.get("md5")
+    }
 
 
 def _packs(found: Iterable[State]) -> dict[str, set[str]]:
@@ -179,7 +217,9 @@ def _packs(found: Iterable[State]) -> dict[str, set[str]]:
     made: dict[str, set[str]] = {}
     for state in found:
         stage = state.stages.get("pack", {})
-        versions = {str(entry.get("md5")) for entry in stage.get("deps", []) if entry["path"] == DATA}
+        versions = {
+            str(entry.get("md5")) for entry in stage.get("deps", []) if entry["path"] == DATA
+        }
         for entry in stage.get("outs", []):
             made.setdefault(str(entry.get("md5")), set()).update(versions or {"unknown"})
     return made
@@ -199,8 +239,14 @@ def _add(models: dict[str, str], more: dict[str, str]) -> None:
         models[oid] = max(kind, models.get(oid, DERIVED), key=rank.index)
 
 
-def _made(state: State, clean: Callable[[str, str], bool], forgets: Callable[[str], bool | None], read: Read) -> Saw:
-    """What the stages of one state made of the records, one from the other until nothing is added."""
+def _made(
+    state: State,
+    clean: Callable[[str, str], bool],
+    forgets: Callable[[str], bool | None],
+    read: Read,
+) -> Saw:
+    """What the stages of one state made of the records, one from the other until nothing is
+    added."""
     result = Saw()
     for name, stage in state.stages.items():
         if name in REDERIVED:
@@ -226,9 +272,12 @@ def _made(state: State, clean: Callable[[str, str], bool], forgets: Callable[[st
                     result.models |= {
                         one: kind
                         for one, path in objects.items()
-                        if one not in result.derivation and not path.endswith((".json", ".csv", ".dir"))
+                        if one not in result.derivation
+                        and not path.endswith((".json", ".csv", ".dir"))
                     }
-            for entry in stage.get("deps", []):  # a model of the user's own, trained on the data that the stage reads
+            for entry in stage.get(
+                "deps", []
+            ):  # a model of the user's own, trained on the data that the stage reads
                 if str(entry["path"]).endswith(MODEL) and entry.get("md5"):
                     result.models.setdefault(str(entry["md5"]), DERIVED)
 
@@ -284,7 +333,9 @@ class _Reader:
                 continue
             if (oid, path) not in self._below:
                 self._below[oid, path] = (
-                    self._pointers(self._must(oid), width, f"{path}/") if is_folder else _pointer(self._text(oid), path)
+                    self._pointers(self._must(oid), width, f"{path}/")
+                    if is_folder
+                    else _pointer(self._text(oid), path)
                 )
             found |= self._below[oid, path]
         return found
@@ -295,24 +346,32 @@ class _Reader:
     def _must(self, oid: str) -> bytes:
         content = self._objects(oid)
         if content is None:  # what is not read cannot be erased
-            raise WorkspaceError(f"git has lost its object {oid}; see `git fsck`, and fetch what is missing")
+            raise WorkspaceError(
+                f"git has lost its object {oid}; see `git fsck`, and fetch what is missing"
+            )
         return content
 
 
 def _entries(tree: bytes, width: int) -> Iterator[tuple[bool, str, str]]:
-    """The entries of a git tree: whether it is a folder, its name, and the object's id, which has `width` bytes."""
+    """The entries of a git tree: whether it is a folder, its name, and the object's id, which has
+    `width` bytes."""
     start = 0
     while start < len(tree):
         end = tree.index(b"\0", start)
         mode, _, name = tree[start:end].partition(b" ")
         start = end + 1 + width
         if mode != b"160000":  # a commit of another repository
-            yield mode == b"40000", name.decode(errors="surrogateescape"), tree[end + 1 : start].hex()
+            yield (
+                mode == b"40000",
+                name.decode(errors="surrogateescape"),
+                tree[end + 1 : start].hex(),
+            )
 
 
 @contextlib.contextmanager
 def _git_objects(folder: Path) -> Iterator[Callable[[str], bytes | None]]:
-    """What gives the content of git's objects by name; None: there is no such. One process gives all of them."""
+    """What gives the content of git's objects by name; None: there is no such. One process gives
+    all of them."""
     with subprocess.Popen(
         ["git", "cat-file", "--batch"], cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
@@ -341,7 +400,11 @@ def _stages(text: str) -> dict[str, Any]:
 def _pointer(text: str, path: str) -> dict[str, str]:
     folder = path.rpartition("/")[0]
     outs = (_yaml(text) or {}).get("outs") or []
-    return {f"{folder}/{out['path']}" if folder else str(out["path"]): str(out["md5"]) for out in outs if "md5" in out}
+    return {
+        f"{folder}/{out['path']}" if folder else str(out["path"]): str(out["md5"])
+        for out in outs
+        if "md5" in out
+    }
 
 
 def _yaml(text: str) -> Any:
@@ -351,5 +414,7 @@ def _yaml(text: str) -> Any:
 
 
 def _pointer_files(tree: Path) -> list[Path]:
-    names = shell.git(tree, "ls-files", "--cached", "--others", "--exclude-standard", "-z", "--", "*.dvc").split("\0")
+    names = shell.git(
+        tree, "ls-files", "--cached", "--others", "--exclude-standard", "-z", "--", "*.dvc"
+    ).split("\0")
     return [tree / name for name in names if name and (tree / name).is_file()]

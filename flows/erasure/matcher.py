@@ -1,7 +1,8 @@
-"""What an erasure looks for: records, everything that lists or names them, and models that saw them.
+"""What an erasure looks for: records, everything that lists or names them, and models that saw
+them.
 
-The judge says of one object or file whether it has to go. What a remaining record needs, what a verdict is derived
-again from, and what is released is kept by its hash and never judged.
+The judge says of one object or file whether it has to go. What a remaining record needs, what a
+verdict is derived again from, and what is released is kept by its hash and never judged.
 """
 
 from __future__ import annotations
@@ -15,17 +16,26 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-RECORDS, LISTS, ORIGINAL, REFERENCES, DERIVED, RUNS = "records", "lists", "original", "references", "derived", "runs"
+RECORDS, LISTS, ORIGINAL, REFERENCES, DERIVED, RUNS = (
+    "records",
+    "lists",
+    "original",
+    "references",
+    "derived",
+    "runs",
+)
 PACKS = "packs"
-"""Kinds of findings: the records' files; what lists or names them; models that saw them and what else was computed
-from them; entries of DVC's run-cache that would bring such a thing back; packs of unknown origin."""
+"""Kinds of findings: the records' files; what lists or names them; models that saw them and what
+else was computed from them; entries of DVC's run-cache that would bring such a thing back; packs of
+unknown origin."""
 
 NAMING_COLUMNS = (b"record_id", b"subject_id", b"identity_value", b"path")
 _WORD = re.compile(rb"[A-Za-z0-9._-]+")
 _PART = re.compile(rb"[^\s,;\"'<>()\[\]{}|/\\=&]+")
 _HEX = re.compile(rb"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])")
 _IMAGES = re.compile(
-    rb"\x93NUMPY.{4,8}\{'descr': '\|u1', 'fortran_order': False, 'shape': \((\d+, ){3}\d+\)", re.DOTALL
+    rb"\x93NUMPY.{4,8}\{'descr': '\|u1', 'fortran_order': False, 'shape': \((\d+, ){3}\d+\)",
+    re.DOTALL,
 )
 _FILES = re.compile(rb"PK\x03\x04.{26}manifest_sha256\.npy", re.DOTALL)
 """How the files of a pack begin (`tasks.data.image_pack`)."""
@@ -38,16 +48,20 @@ class Sought:
     """What has to go, and what must not.
 
     Attributes:
-        records: md5 of the records' files in every version of the data, but for those that a remaining record needs.
+        records: md5 of the records' files in every version of the data, but for those that a
+            remaining record needs.
         contents: sha256 of the same files.
-        shared: files of the records that a remaining record has byte by byte, and that therefore stay.
+        shared: files of the records that a remaining record has byte by byte, and that therefore
+            stay.
         record_ids: of the records.
         subject_ids: of the people of whom no record remains.
         paths: of the records' files in the data folder.
         identities: whatever else those people are known by.
-        models: by md5, the models that saw the records and what else was computed from them, with their kind.
+        models: by md5, the models that saw the records and what else was computed from them, with
+            their kind.
         keep: md5 of what stays whatever it holds.
-        derivation: md5 of what verdicts and reports are derived again from; it stays, too, and is looked at.
+        derivation: md5 of what verdicts and reports are derived again from; it stays, too, and is
+            looked at.
         other: md5 of packs known to hold none of the records, and of what is on record as no pack.
     """
 
@@ -65,13 +79,17 @@ class Sought:
 
     def plain(self) -> dict[str, Any]:
         """As JSON values; private, for it holds identifiers."""
-        return {key: sorted(value) if isinstance(value, frozenset) else value for key, value in asdict(self).items()}
+        return {
+            key: sorted(value) if isinstance(value, frozenset) else value
+            for key, value in asdict(self).items()
+        }
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Sought:
         """What `plain` gave."""
         typed: dict[str, Any] = {
-            key: frozenset(value) if isinstance(value, list) else value for key, value in values.items()
+            key: frozenset(value) if isinstance(value, list) else value
+            for key, value in values.items()
         }
         return cls(**typed)
 
@@ -99,13 +117,16 @@ class Names:
         self._cells = ids | known | paths
         self._words = {one for one in ids if _distinctive(one)} | hashes
         self._words |= {one for one in known if _WORD.fullmatch(one) and _distinctive(one)}
-        self._parts = {one for one in known - self._words if _PART.fullmatch(one) and _distinctive(one)}
+        self._parts = {
+            one for one in known - self._words if _PART.fullmatch(one) and _distinctive(one)
+        }
         self._phrases = [one for one in known - self._words - self._parts if len(one) >= 6]
 
     def within(self, stream: BinaryIO) -> bool:
         """Whether text names one of them: as a word, or in a column of a CSV file that holds names.
 
-        Short names, as the number 7, are looked for in such columns only: elsewhere they mean something else.
+        Short names, as the number 7, are looked for in such columns only: elsewhere they mean
+        something else.
         """
         columns: list[int] | None = None
         for line in stream:
@@ -119,13 +140,20 @@ class Names:
         return False
 
     def in_bytes(self, content: bytes) -> bool:
-        """Whether bytes of any kind name one of them. A database's rows have nothing between one value and the next."""
+        """Whether bytes of any kind name one of them. A database's rows have nothing between one
+        value and the next."""
         long = (one for one in (*self._words, *self._parts) if len(one) >= 6)
         return any(one in content for one in (*long, *self._phrases))
 
     def _in_line(self, line: bytes) -> bool:
-        for word in _WORD.findall(line):  # `r17` stands in `r17`, in `r17.png` and at the end of a sentence
-            if word in self._words or word.strip(b"._-") in self._words or word.partition(b".")[0] in self._words:
+        for word in _WORD.findall(
+            line
+        ):  # `r17` stands in `r17`, in `r17.png` and at the end of a sentence
+            if (
+                word in self._words
+                or word.strip(b"._-") in self._words
+                or word.partition(b".")[0] in self._words
+            ):
                 return True
         if self._parts and any(
             part in self._parts or part.strip(b"._-") in self._parts for part in _PART.findall(line)
@@ -142,9 +170,8 @@ class Judge:
     """Says what has to go. The same object is the same everywhere, so it is judged once."""
 
     def __init__(self, sought: Sought, gone: Iterable[str] = ()) -> None:
-        """Args:
-        sought: what is looked for.
-        gone: objects that were judged before and may be erased already, for the run-cache's entries that name them.
+        """Args: sought: what is looked for. gone: objects that were judged before and may be erased
+        already, for the run-cache's entries that name them.
         """
         self.sought = sought
         self.names = Names(sought)
@@ -158,7 +185,8 @@ class Judge:
         return len(self._named)
 
     def object(self, oid: str, opened: Callable[[], BinaryIO]) -> str | None:
-        """The kind of a finding, or None for an object that stays. `oid` is its md5, with `.dir` for a folder."""
+        """The kind of a finding, or None for an object that stays. `oid` is its md5, with `.dir`
+        for a folder."""
         if oid not in self._judged:
             self._judged[oid] = self._object(oid, opened)
             if self._judged[oid] is not None:
@@ -202,14 +230,24 @@ class Judge:
                 stream.seek(0)
                 if oid in self.sought.keep | self.sought.derivation:
                     return None
-                return RECORDS if oid in self.sought.records else LISTS if self.names.within(stream) else None
+                return (
+                    RECORDS
+                    if oid in self.sought.records
+                    else LISTS
+                    if self.names.within(stream)
+                    else None
+                )
             oid = hashlib.file_digest(stream, "md5").hexdigest()
-        return self.object(oid, lambda: path.open("rb")) if oid not in self.sought.derivation else None
+        return (
+            self.object(oid, lambda: path.open("rb")) if oid not in self.sought.derivation else None
+        )
 
     def remembers(self, content: bytes) -> bool:
         """Whether a database of DVC's remembers something that is gone, or names a record."""
         found = {match.group().decode() for match in _HEX.finditer(content)}
-        return not found.isdisjoint(oid.removesuffix(".dir") for oid in self.gone) or self.names.in_bytes(content)
+        return not found.isdisjoint(
+            oid.removesuffix(".dir") for oid in self.gone
+        ) or self.names.in_bytes(content)
 
     def _lists(self, content: bytes) -> bool:
         try:
@@ -217,22 +255,31 @@ class Judge:
             listed = {str(entry["md5"]): str(entry["relpath"]) for entry in entries}
         except (ValueError, KeyError, TypeError):
             return self.names.within(io.BytesIO(content))
-        going = (self.sought.records | set(self.sought.models)) - self.sought.keep - self.sought.derivation
+        going = (
+            (self.sought.records | set(self.sought.models))
+            - self.sought.keep
+            - self.sought.derivation
+        )
         if not going.isdisjoint(listed):
             return True
         # a path means the record only beside a manifest; `0.png` can be anything elsewhere
-        return "manifest.csv" in listed.values() and not self.sought.paths.isdisjoint(listed.values())
+        return "manifest.csv" in listed.values() and not self.sought.paths.isdisjoint(
+            listed.values()
+        )
 
 
 def is_text(stream: BinaryIO) -> bool:
     """Whether a file is text, by its first bytes; the stream stands at its beginning afterwards."""
     head = stream.read(_HEAD)
     stream.seek(0)
-    return b"\0" not in head and not head.startswith((b"%PDF", b"\x1f\x8b", b"PK\x03\x04", b"\x89PNG", b"\xff\xd8"))
+    return b"\0" not in head and not head.startswith(
+        (b"%PDF", b"\x1f\x8b", b"PK\x03\x04", b"\x89PNG", b"\xff\xd8")
+    )
 
 
 def is_pack(stream: BinaryIO) -> bool:
-    """Whether a file is a pack's, or a part of one, by its first bytes; the stream stands at its beginning afterwards.
+    """Whether a file is a pack's, or a part of one, by its first bytes; the stream stands at its
+    beginning afterwards.
 
     So a pack is found that no `dvc.lock` tells of, because the stage or DVC was killed.
     """
@@ -243,11 +290,15 @@ def is_pack(stream: BinaryIO) -> bool:
 
 def _distinctive(name: bytes) -> bool:
     """Whether a name can be looked for in any text without finding a number or a common word."""
-    return len(name) >= 8 or (len(name) >= 4 and re.search(rb"[0-9@]", name) is not None and not name.isdigit())
+    return len(name) >= 8 or (
+        len(name) >= 4 and re.search(rb"[0-9@]", name) is not None and not name.isdigit()
+    )
 
 
 def _forms(value: str) -> set[bytes]:
-    return {value.encode(errors="surrogatepass"), json.dumps(value)[1:-1].encode()} if value else set()
+    return (
+        {value.encode(errors="surrogatepass"), json.dumps(value)[1:-1].encode()} if value else set()
+    )
 
 
 def _digest(value: str) -> str:

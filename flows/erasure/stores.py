@@ -1,6 +1,8 @@
-"""The places where copies lie: DVC's cache and remotes, work trees, temporary folders, DVC's databases, git.
+"""The places where copies lie: DVC's cache and remotes, work trees, temporary folders, DVC's
+databases, git.
 
-Every place can say what it holds, judge it, and erase what has to go. Nothing here knows of batches and receipts.
+Every place can say what it holds, judge it, and erase what has to go. Nothing here knows of batches
+and receipts.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ from flows.workspace import dvc_graph, shell
 from tasks.common.errors import AuditError
 
 OBJECT = re.compile(r"(?:files/md5/)?(?P<head>[0-9a-f]{2})/(?P<tail>[0-9a-f]{30}(?:\.dir)?)")
-"""Where DVC puts an object, relative to the cache's or remote's folder; DVC 2 left out `files/md5`."""
+"""Where DVC puts an object, relative to the cache's or remote's folder; DVC 2 left out
+`files/md5`."""
 KNOWN_VERSIONS = ("local", "file", "ssh", "sftp", "memory")
 """Protocols of stores that keep one version of a file."""
 TEMPORARY = "erasure-audit-"
@@ -45,7 +48,8 @@ class Found:
 
 @dataclass
 class Look:
-    """What one look at a store brought: how many things were looked at, and which of them have to go."""
+    """What one look at a store brought: how many things were looked at, and which of them have to
+    go."""
 
     looked_at: int = 0
     found: list[Found] = field(default_factory=list)
@@ -64,7 +68,8 @@ class Store(Protocol):
 
     @property
     def part(self) -> str | None:
-        """The store in part 7 of the report that it belongs to; None: it is in the receipts only."""
+        """The store in part 7 of the report that it belongs to; None: it is in the receipts
+        only."""
 
     @property
     def held(self) -> str | None:
@@ -74,19 +79,24 @@ class Store(Protocol):
         """Everything in it that has to go. Raises `StoreError` where it cannot be looked at."""
 
     def erase(self, found: Iterable[Found], /) -> None:
-        """Erase these; what is gone already is let be. Raises `StoreError` where that cannot be done."""
+        """Erase these; what is gone already is let be. Raises `StoreError` where that cannot be
+        done."""
 
 
 @contextlib.contextmanager
 def _reached(name: str) -> Iterator[None]:
-    """Turn whatever a file system raises into one error that names the store, and not where it lies."""
+    """Turn whatever a file system raises into one error that names the store, and not where it
+    lies."""
     try:
         yield
     except AuditError:
         raise
-    except Exception as error:  # clients of object stores have exceptions of their own, with no common root
+    except (
+        Exception
+    ) as error:  # clients of object stores have exceptions of their own, with no common root
         raise StoreError(
-            f"{name} cannot be reached ({type(error).__name__}); nothing there counts as erased. See that it can be, "
+            f"{name} cannot be reached ({type(error).__name__}); nothing there counts as erased. "
+            "See that it can be, "
             "and run the same command again"
         ) from error
 
@@ -126,7 +136,9 @@ class Objects:
             try:
                 self._keeps_versions()
             except Exception as error:  # as in `_reached`
-                return f"it cannot be told whether the bucket keeps versions ({type(error).__name__})"
+                return (
+                    f"it cannot be told whether the bucket keeps versions ({type(error).__name__})"
+                )
             return None
         if self._protocol not in KNOWN_VERSIONS:
             return f"whether a store of the kind {self._protocol} keeps what was deleted is not known to this tool"
@@ -164,7 +176,8 @@ class Objects:
             self._forget_listings()
 
     def read(self, oid: str) -> bytes | None:
-        """The content of an object, None where it is not here. Raises `StoreError` where that cannot be told."""
+        """The content of an object, None where it is not here. Raises `StoreError` where that
+        cannot be told."""
         with _reached(self.name):
             for prefix in ("files/md5/", ""):
                 path = f"{self.root}/{prefix}{oid[:2]}/{oid[2:]}"
@@ -176,7 +189,10 @@ class Objects:
     def has(self, oid: str) -> bool:
         """Whether an object is here."""
         with _reached(self.name):
-            return any(self.fs.exists(f"{self.root}/{prefix}{oid[:2]}/{oid[2:]}") for prefix in ("files/md5/", ""))
+            return any(
+                self.fs.exists(f"{self.root}/{prefix}{oid[:2]}/{oid[2:]}")
+                for prefix in ("files/md5/", "")
+            )
 
     def refuse_empty(self) -> None:
         """Raise `StoreError` where there is nothing at all, as where a disk is not mounted."""
@@ -186,7 +202,8 @@ class Objects:
 
     def _nothing_there(self) -> str:
         return (
-            f"{self.name} holds nothing at all; mount it if it is a disk, or `dvc push` what remains, and run the same "
+            f"{self.name} holds nothing at all; mount it if it is a disk, or `dvc push` what "
+            "remains, and run the same "
             "command again. Nothing there counts as erased"
         )
 
@@ -220,7 +237,11 @@ class Objects:
     def _is_ours(self, key: str) -> bool:
         """A remote's folder may hold other things, too; the cache is DVC's alone."""
         top = key.partition("/")[0]
-        return self.name == "dvc_cache" or top in ("files", "runs", *self._bundles) or OBJECT.fullmatch(key) is not None
+        return (
+            self.name == "dvc_cache"
+            or top in ("files", "runs", *self._bundles)
+            or OBJECT.fullmatch(key) is not None
+        )
 
     def _all_versions(self) -> Iterator[_Item]:
         """Every version of every key of a bucket, and every mark of a deletion."""
@@ -228,7 +249,10 @@ class Objects:
         marks: dict[str, str] = {}
         while True:
             page = self.fs.fs.call_s3(
-                "list_object_versions", Bucket=bucket, Prefix=f"{prefix}/" if prefix else "", **marks
+                "list_object_versions",
+                Bucket=bucket,
+                Prefix=f"{prefix}/" if prefix else "",
+                **marks,
             )
             for entry in (*page.get("Versions", []), *(later := page.get("DeleteMarkers", []))):
                 key = entry["Key"][len(prefix) :].lstrip("/")
@@ -236,7 +260,10 @@ class Objects:
                     yield _Item(key, f"{bucket}/{entry['Key']}", entry["VersionId"], entry in later)
             if not page.get("IsTruncated"):
                 return
-            marks = {"KeyMarker": page["NextKeyMarker"], "VersionIdMarker": page["NextVersionIdMarker"]}
+            marks = {
+                "KeyMarker": page["NextKeyMarker"],
+                "VersionIdMarker": page["NextVersionIdMarker"],
+            }
 
     def _address(self, item: _Item) -> str:
         return item.key if item.version is None else f"{item.key}?{item.version}"
@@ -278,7 +305,8 @@ class Objects:
 
 
 class Remote:
-    """A remote that cannot be used at all, in a place among the others: it is held, and says why."""
+    """A remote that cannot be used at all, in a place among the others: it is held, and says
+    why."""
 
     def __init__(self, name: str, why: str) -> None:
         self.name, self.part, self._why = name, name, why
@@ -298,7 +326,8 @@ class Remote:
 
 
 class Tree:
-    """A work tree with what DVC and the tool keep in it: the workspace, or another checkout of it."""
+    """A work tree with what DVC and the tool keep in it: the workspace, or another checkout of
+    it."""
 
     held: str | None = None
 
@@ -321,7 +350,9 @@ class Tree:
                     looked.found.append(Found(key, LISTS))
                 continue
             except OSError as error:
-                raise StoreError(f"{self.name}: a file cannot be read ({error.strerror}); mend its rights") from error
+                raise StoreError(
+                    f"{self.name}: a file cannot be read ({error.strerror}); mend its rights"
+                ) from error
             if kind and _ours(key):
                 looked.found.append(Found(key, kind))
             elif kind and kind != PACKS:  # an array of somebody's own only looks like one
@@ -337,13 +368,16 @@ class Tree:
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:
-                raise StoreError(f"{self.name}: a file cannot be erased ({error.strerror}); mend its rights") from error
+                raise StoreError(
+                    f"{self.name}: a file cannot be erased ({error.strerror}); mend its rights"
+                ) from error
             with contextlib.suppress(OSError):  # not empty
                 path.parent.rmdir()
 
 
 class Temporary:
-    """The tool's temporary folders of this machine. One that holds anything that has to go is removed as a whole."""
+    """The tool's temporary folders of this machine. One that holds anything that has to go is
+    removed as a whole."""
 
     name, part = "temporary_files", "workspace"
     held: str | None = None
@@ -359,13 +393,17 @@ class Temporary:
     def look(self, judge: Judge) -> Look:
         """See `Store`."""
         looked = Look()
-        for folder in (place for root in self._roots for place in sorted(root.glob(f"{TEMPORARY}*"))):
+        for folder in (
+            place for root in self._roots for place in sorted(root.glob(f"{TEMPORARY}*"))
+        ):
             if self._is_of_another(folder):
                 continue
             kinds = []
             for path in _files(folder):
                 looked.looked_at += 1
-                with contextlib.suppress(OSError):  # another process may be cleaning up after itself
+                with contextlib.suppress(
+                    OSError
+                ):  # another process may be cleaning up after itself
                     kinds.append(judge.file(path))
             if any(kinds):
                 looked.found.append(Found(str(folder), next(kind for kind in kinds if kind)))
@@ -390,7 +428,8 @@ class Temporary:
 
 
 class Databases:
-    """DVC's own databases: hashes and names of files by the repository that they lie in. All can be made again.
+    """DVC's own databases: hashes and names of files by the repository that they lie in. All can be
+    made again.
 
     Those of other repositories on the machine are let be: DVC may be at work in them.
     """
@@ -412,7 +451,9 @@ class Databases:
             found = False
             for path in _files(place):
                 looked.looked_at += 1
-                with contextlib.suppress(OSError):  # DVC processes come and go; other users' cannot be read
+                with contextlib.suppress(
+                    OSError
+                ):  # DVC processes come and go; other users' cannot be read
                     found = found or judge.remembers(path.read_bytes())
             if found:
                 looked.found.append(Found(str(place), LISTS))
@@ -427,7 +468,8 @@ class Databases:
 
 
 class Witnesses:
-    """Places that must hold nothing, because nothing of the kind is ever given to them: Prefect's, the register."""
+    """Places that must hold nothing, because nothing of the kind is ever given to them: Prefect's,
+    the register."""
 
     part = None
     held: str | None = None
@@ -450,7 +492,8 @@ class Witnesses:
 
 
 class Rows:
-    """The register's database wherever it is, row by row. It holds pseudonyms, so that nothing has to be found."""
+    """The register's database wherever it is, row by row. It holds pseudonyms, so that nothing has
+    to be found."""
 
     name, part = "register_rows", None
     held: str | None = None
@@ -496,7 +539,8 @@ class History:
         if not self._named:
             return None
         return (
-            f"{self._named} files in git's history name a person or a record, as requests that were written by hand "
+            f"{self._named} files in git's history name a person or a record, as requests that "
+            "were written by hand "
             "do; docs/erasure.md says how a history is rewritten"
         )
 
@@ -556,7 +600,8 @@ def trees(home: Path) -> list[Path]:
 
 
 def _site_caches(trees: Iterable[Path]) -> list[Path]:
-    """Where DVC keeps databases outside of the checkouts; a folder that is set for it by DVC_SITE_CACHE_DIR is all."""
+    """Where DVC keeps databases outside of the checkouts; a folder that is set for it by
+    DVC_SITE_CACHE_DIR is all."""
     from dvc.env import DVC_SITE_CACHE_DIR
 
     if folder := os.environ.get(DVC_SITE_CACHE_DIR):
@@ -576,11 +621,24 @@ def prefect_home(home: Path) -> Path:
 
 def operator(home: Path) -> str:
     """Who is at work, as git knows him."""
-    named = shell.git(home, "config", "user.name") if shell.succeeds(home, "config", "user.name") else ""
+    named = (
+        shell.git(home, "config", "user.name")
+        if shell.succeeds(home, "config", "user.name")
+        else ""
+    )
     return named or getpass.getuser()
 
 
-_NOT_LOOKED_AT = (".git", ".venv", ".prefect", ".register", ".erasure", ".batches", "__pycache__", "node_modules")
+_NOT_LOOKED_AT = (
+    ".git",
+    ".venv",
+    ".prefect",
+    ".register",
+    ".erasure",
+    ".batches",
+    "__pycache__",
+    "node_modules",
+)
 
 
 def _files(root: Path) -> Iterator[Path]:
@@ -604,7 +662,8 @@ _OWN_FOLDERS = ("data", "artifacts", "references", "releases", "models")
 
 
 def _ours(key: str) -> bool:
-    """Whether a file of a work tree is the tool's: in a folder of its own, or in a draft that a killed process left."""
+    """Whether a file of a work tree is the tool's: in a folder of its own, or in a draft that a
+    killed process left."""
     top = PurePosixPath(key).parts[0]
     return any(top == name or top.startswith(f".{name}") for name in _OWN_FOLDERS)
 
@@ -624,7 +683,9 @@ def _blobs(folder: Path) -> Iterator[bytes]:
         check=True,
     )
     names = [line.split()[0] for line in listing.stdout.splitlines() if not line.endswith(b"tree")]
-    reader = subprocess.Popen(["git", "cat-file", "--batch"], cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    reader = subprocess.Popen(
+        ["git", "cat-file", "--batch"], cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
     if reader.stdin is None or reader.stdout is None:
         raise StoreError("git cannot be read; see that `git cat-file --batch` works")
     try:

@@ -1,8 +1,9 @@
-"""Status callbacks: what a controller is told of a request, signed, in order, tried again until it is taken.
+"""Status callbacks: what a controller is told of a request, signed, in order, tried again until it
+is taken.
 
-An address comes from whoever sent the request, so it is taken for hostile: only HTTPS to public addresses, the address
-that was looked at is the one that is connected to, no redirect is followed, no answer is read, and no endpoint can take
-more than its time.
+An address comes from whoever sent the request, so it is taken for hostile: only HTTPS to public
+addresses, the address that was looked at is the one that is connected to, no redirect is followed,
+no answer is read, and no endpoint can take more than its time.
 """
 
 from __future__ import annotations
@@ -34,22 +35,26 @@ if TYPE_CHECKING:
     from tasks.signatures import signing
 
 HOSTS = "ERASURE_AUDIT_CALLBACK_HOSTS"
-"""Environment variable: hosts (`name` or `name:port`, between commas) that are our own: private addresses and plain
-HTTP are allowed for them."""
+"""Environment variable: hosts (`name` or `name:port`, between commas) that are our own: private
+addresses and plain HTTP are allowed for them."""
 PUBLIC_URL = "ERASURE_AUDIT_PUBLIC_URL"
-"""Environment variable: where others reach the server, as in https://erasure.example.org; its host signs."""
+"""Environment variable: where others reach the server, as in https://erasure.example.org; its host
+signs."""
 API_VERSION = "1.0"
 
 MOST_TRIES = 14
 """Tries of one callback before it is given up: over a day and a half."""
 FIRST_PAUSE, LONGEST_PAUSE = 30.0, 12 * 3600.0
-"""Pause after the first try, and the longest, s; each is twice the one before, less up to a half by chance."""
+"""Pause after the first try, and the longest, s; each is twice the one before, less up to a half by
+chance."""
 TIMEOUT = 10.0
 """All that one endpoint gets, from looking its name up to the first line of its answer, s."""
 AT_ONCE, AT_ONCE_PER_HOST = 32, 4
 
 _LOG = logging.getLogger("erasure_audit.callbacks")
-_EMBEDDING = tuple(map(ipaddress.ip_network, ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32", "::/96")))
+_EMBEDDING = tuple(
+    map(ipaddress.ip_network, ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32", "::/96"))
+)
 """IPv6 networks whose addresses stand for IPv4 ones, which could be private."""
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
@@ -86,7 +91,9 @@ class Delivery:
     @property
     def line(self) -> str:
         """For people."""
-        return f"{self.delivered} delivered, {self.again} to be tried again, {self.given_up} given up"
+        return (
+            f"{self.delivered} delivered, {self.again} to be tried again, {self.given_up} given up"
+        )
 
     def plain(self) -> dict[str, int]:
         """As JSON values."""
@@ -122,17 +129,22 @@ def check(url: str) -> None:
     named = parts.hostname and not parts.username and not parts.password and "@" not in parts.netloc
     if not plain or not named or parts.fragment or len(url) > 2048:
         raise RequestError(expected)
-    if parts.scheme != "https" and not (parts.scheme == "http" and _own(str(parts.hostname), parts.port or 80)):
+    if parts.scheme != "https" and not (
+        parts.scheme == "http" and _own(str(parts.hostname), parts.port or 80)
+    ):
         raise RequestError(expected)
     if parts.scheme == "https" and port < 1:
         raise RequestError(expected)
 
 
-def deliver(home: Path, register: Register, at: datetime | None = None, resolve: Resolve | None = None) -> Delivery:
+def deliver(
+    home: Path, register: Register, at: datetime | None = None, resolve: Resolve | None = None
+) -> Delivery:
     """Send the status callbacks that are due, each signed; what fails is tried again later.
 
-    Somebody else who delivers at the same time is no error: nothing is sent twice then. A process killed between a
-    callback and its entry in the register sends it again: `event` in the body says that it is the same.
+    Somebody else who delivers at the same time is no error: nothing is sent twice then. A process
+    killed between a callback and its entry in the register sends it again: `event` in the body says
+    that it is the same.
 
     Args:
         home: the workspace, for the signing key.
@@ -148,7 +160,9 @@ def deliver(home: Path, register: Register, at: datetime | None = None, resolve:
         return Delivery()
     key = signing_keys.at_hand(home)
     if key is None:
-        raise SignatureError(f"status callbacks wait and there is no key to sign them with; see {signing_keys.FILE}")
+        raise SignatureError(
+            f"status callbacks wait and there is no key to sign them with; see {signing_keys.FILE}"
+        )
     with register.lease("callbacks"):
         return asyncio.run(_deliver(register, key, at, resolve or _resolve))
 
@@ -169,7 +183,8 @@ def domain() -> str:
 
 
 def pause(tries: int, chance: Callable[[], float] = random.random) -> timedelta:
-    """How long to wait after so many tries: twice as long each time, shortened by chance so that not all come at once.
+    """How long to wait after so many tries: twice as long each time, shortened by chance so that
+    not all come at once.
 
     Args:
         tries: 1 or more.
@@ -179,7 +194,9 @@ def pause(tries: int, chance: Callable[[], float] = random.random) -> timedelta:
     return timedelta(seconds=full * (1 - chance() / 2))
 
 
-async def _deliver(register: Register, key: signing.Key, at: datetime | None, resolve: Resolve) -> Delivery:
+async def _deliver(
+    register: Register, key: signing.Key, at: datetime | None, resolve: Resolve
+) -> Delivery:
     """Rounds until nothing is due: after an event is told, the request's next one may be."""
     import certifi
     import httpx
@@ -187,18 +204,29 @@ async def _deliver(register: Register, key: signing.Key, at: datetime | None, re
     counted: Counter[str] = Counter()
     everywhere = asyncio.Semaphore(AT_ONCE)
     hosts: dict[str, asyncio.Semaphore] = {}
-    trusted = ssl.create_default_context()  # the machine's authorities, an organisation's own among them
+    trusted = (
+        ssl.create_default_context()
+    )  # the machine's authorities, an organisation's own among them
     trusted.load_verify_locations(certifi.where())
-    # no proxy from the environment: the address that was looked at has to be the one that is connected to
-    async with httpx.AsyncClient(verify=trusted, timeout=TIMEOUT, follow_redirects=False, trust_env=False) as client:
+    # no proxy from the environment: the address that was looked at has to be the one that is
+    # connected to
+    async with httpx.AsyncClient(
+        verify=trusted, timeout=TIMEOUT, follow_redirects=False, trust_env=False
+    ) as client:
 
         async def one(event: Event, url: str, tries: int) -> None:
-            host = hosts.setdefault(urlsplit(url).hostname or "", asyncio.Semaphore(AT_ONCE_PER_HOST))
+            host = hosts.setdefault(
+                urlsplit(url).hostname or "", asyncio.Semaphore(AT_ONCE_PER_HOST)
+            )
             async with host, everywhere:
                 outcome, taken = await _send(register, client, key, event, url, resolve)
-            counted[await asyncio.to_thread(_note, register, event, url, tries + 1, outcome, taken, at)] += 1
+            counted[
+                await asyncio.to_thread(_note, register, event, url, tries + 1, outcome, taken, at)
+            ] += 1
 
-        for _ in range(1000):  # a life has few events; this only keeps a defect from running for ever
+        for _ in range(
+            1000
+        ):  # a life has few events; this only keeps a defect from running for ever
             due = await asyncio.to_thread(register.undelivered, at, 200)
             if not due:
                 break
@@ -207,7 +235,13 @@ async def _deliver(register: Register, key: signing.Key, at: datetime | None, re
 
 
 def _note(
-    register: Register, event: Event, url: str, tries: int, outcome: str, taken: bool, at: datetime | None
+    register: Register,
+    event: Event,
+    url: str,
+    tries: int,
+    outcome: str,
+    taken: bool,
+    at: datetime | None,
 ) -> str:
     """Write a try down; what became of it."""
     if taken:
@@ -217,20 +251,36 @@ def _note(
         register.tried(event.seq, url, outcome, (at or datetime.now(UTC)) + pause(tries))
         return "again"
     register.note(  # first, so that a kill in between says it twice rather than never
-        "callback_given_up", "callbacks", request_id=event.request_id, event=event.seq, tries=tries, outcome=outcome
+        "callback_given_up",
+        "callbacks",
+        request_id=event.request_id,
+        event=event.seq,
+        tries=tries,
+        outcome=outcome,
     )
     register.tried(event.seq, url, outcome, None)
-    _LOG.warning("request %s: the callback of event %d is given up: %s", event.request_id, event.seq, outcome)
+    _LOG.warning(
+        "request %s: the callback of event %d is given up: %s", event.request_id, event.seq, outcome
+    )
     return "given_up"
 
 
 async def _send(
-    register: Register, client: httpx.AsyncClient, key: signing.Key, event: Event, url: str, resolve: Resolve
+    register: Register,
+    client: httpx.AsyncClient,
+    key: signing.Key,
+    event: Event,
+    url: str,
+    resolve: Resolve,
 ) -> tuple[str, bool]:
     """Try once. Returns what came of it, and whether the callback is done with."""
     import httpx
 
-    history = [other for other in await asyncio.to_thread(register.history, event.request_id) if other.seq <= event.seq]
+    history = [
+        other
+        for other in await asyncio.to_thread(register.history, event.request_id)
+        if other.seq <= event.seq
+    ]
     now = told(history)
     if len(history) > 1 and now == told(history[:-1]):
         return "nothing new to tell", True
@@ -276,7 +326,8 @@ def _body(now: Told, event: Event, url: str) -> bytes:
 
 
 async def _target(url: str, resolve: Resolve) -> tuple[str, Mapping[str, Any]]:
-    """The URL with an address that was looked at in the host's place, and the name that its certificate has to bear.
+    """The URL with an address that was looked at in the host's place, and the name that its
+    certificate has to bear.
 
     Raises:
         RefusedAddressError: the host has an address that is not public, and is not one of our own.
@@ -289,7 +340,9 @@ async def _target(url: str, resolve: Resolve) -> tuple[str, Mapping[str, Any]]:
     if not found:
         raise OSError("no address")
     if not _own(host, port) and not all(map(_public, found)):
-        raise RefusedAddressError(f"the callback's host has an address that is not public; list our own in {HOSTS}")
+        raise RefusedAddressError(
+            f"the callback's host has an address that is not public; list our own in {HOSTS}"
+        )
     address = f"[{found[0]}]" if ":" in found[0] else found[0]
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     return f"{parts.scheme}://{address}:{port}{path}", {"sni_hostname": host}

@@ -1,8 +1,9 @@
 """Requests from files: the drop folder `inbox/`, JSON lists and CSV, for those without an API.
 
-A file is claimed by renaming it, so that nobody can change which file is read; its good entries are taken in, the
-others are kept in `inbox/refused/` with the reasons beside them; then it is gone. A kill at any moment only means that
-entries are met again, which the register knows. File names may hold a person's name: they are not logged and not kept.
+A file is claimed by renaming it, so that nobody can change which file is read; its good entries are
+taken in, the others are kept in `inbox/refused/` with the reasons beside them; then it is gone. A
+kill at any moment only means that entries are met again, which the register knows. File names may
+hold a person's name: they are not logged and not kept.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ COLUMNS = (
     "identity_value",
     "identity_format",
 )
-"""Columns of a CSV, in any order; rows with the same subject_request_id are one request with several identities."""
+"""Columns of a CSV, in any order; rows with the same subject_request_id are one request with
+several identities."""
 
 BEFORE = "before the request reached this tool, as report.identity_check says"
 
@@ -89,7 +91,8 @@ class Refused:
 
 @dataclass(frozen=True)
 class Taken:
-    """What came of files: requests that are new, those that were known, entries refused, and files of each end."""
+    """What came of files: requests that are new, those that were known, entries refused, and files
+    of each end."""
 
     new: tuple[str, ...] = ()
     known: tuple[str, ...] = ()
@@ -120,7 +123,8 @@ class Taken:
 def enter(home: Path, register: Register, value: Any, actor: str, source: str) -> tuple[Case, bool]:
     """Take one request in, whichever way it came. The same one again changes nothing.
 
-    Where identities are checked before a request gets here (`operate.identities`), it is verified at once.
+    Where identities are checked before a request gets here (`operate.identities`), it is verified
+    at once.
 
     Args:
         home: the workspace, for the key of pseudonyms and the settings.
@@ -152,8 +156,8 @@ def enter(home: Path, register: Register, value: Any, actor: str, source: str) -
 def take(home: Path, register: Register, actor: str = "drop folder") -> Taken:
     """Take in what lies in the drop folder.
 
-    Files younger than two seconds, hidden ones and those of other kinds are left; links and folders named like files
-    of requests are put aside unread.
+    Files younger than two seconds, hidden ones and those of other kinds are left; links and folders
+    named like files of requests are put aside unread.
 
     Args:
         home: the workspace.
@@ -211,7 +215,9 @@ def read(content: bytes, kind: str) -> Sheet:
         RequestError: nothing can be read of it at all; repeats none of it.
     """
     if len(content) > MAX_BYTES:
-        raise RequestError(f"got {len(content)} bytes, expected at most {MAX_BYTES}; split the file")
+        raise RequestError(
+            f"got {len(content)} bytes, expected at most {MAX_BYTES}; split the file"
+        )
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -220,7 +226,8 @@ def read(content: bytes, kind: str) -> Sheet:
 
 
 def strict_json(text: str) -> Any:
-    """JSON as it is meant: numbers that exist, and no object with a key twice, which would mean two things.
+    """JSON as it is meant: numbers that exist, and no object with a key twice, which would mean two
+    things.
 
     Raises:
         RequestError: it is none, or is nested too deeply.
@@ -228,12 +235,19 @@ def strict_json(text: str) -> Any:
     try:
         return _decoder().decode(text)
     except (ValueError, RecursionError) as error:
-        where = f" (line {error.lineno}, column {error.colno})" if isinstance(error, json.JSONDecodeError) else ""
-        raise RequestError(f"this is no JSON{where}; expected an OpenDSR request, each key of an object once") from None
+        where = (
+            f" (line {error.lineno}, column {error.colno})"
+            if isinstance(error, json.JSONDecodeError)
+            else ""
+        )
+        raise RequestError(
+            f"this is no JSON{where}; expected an OpenDSR request, each key of an object once"
+        ) from None
 
 
 def _claim(home: Path) -> tuple[int, list[Path]]:
-    """Rename what can be taken into the folder of claimed files. How many are left, and all claimed ones."""
+    """Rename what can be taken into the folder of claimed files. How many are left, and all claimed
+    ones."""
     taking = home / TAKING
     taking.mkdir(mode=0o700, exist_ok=True)
     left, now = 0, time.time()
@@ -263,7 +277,9 @@ def _take_file(home: Path, register: Register, path: Path, actor: str) -> Taken:
     except RequestError as error:
         taken = Taken(refused=(Refused(0, str(error), ""),))
     else:
-        taken = take_entries(home, register, sheet, actor, "csv" if path.suffix == ".csv" else "drop folder")
+        taken = take_entries(
+            home, register, sheet, actor, "csv" if path.suffix == ".csv" else "drop folder"
+        )
     if taken.refused:
         _keep(home, content, path.suffix, sheet, taken.refused)
         register.note("intake_refused", actor, entries=len(taken.refused))
@@ -278,22 +294,32 @@ def _content(path: Path) -> bytes | None:
         RequestError: it is no plain file, or too large; it is not read then.
     """
     if not stat.S_ISREG(path.lstat().st_mode):
-        raise RequestError("this is a link, a folder or the like; expected a plain file with requests in it")
+        raise RequestError(
+            "this is a link, a folder or the like; expected a plain file with requests in it"
+        )
     try:
-        stream = path.open("rb")  # nobody else can put a link here: the folder of claimed files is ours alone
+        stream = path.open(
+            "rb"
+        )  # nobody else can put a link here: the folder of claimed files is ours alone
     except OSError as error:
         raise RequestError(f"the file cannot be opened ({error.strerror})") from error
     with stream:
         before = os.fstat(stream.fileno())
         if before.st_size > MAX_BYTES:
-            raise RequestError(f"got {before.st_size} bytes, expected at most {MAX_BYTES}; split the file")
+            raise RequestError(
+                f"got {before.st_size} bytes, expected at most {MAX_BYTES}; split the file"
+            )
         content = stream.read(MAX_BYTES + 1)
         after = os.fstat(stream.fileno())
-    same = (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns) and len(content) == after.st_size
+    same = (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns) and len(
+        content
+    ) == after.st_size
     return content if same else None
 
 
-def _keep(home: Path, content: bytes, kind: str, sheet: Sheet | None, refused: Sequence[Refused]) -> None:
+def _keep(
+    home: Path, content: bytes, kind: str, sheet: Sheet | None, refused: Sequence[Refused]
+) -> None:
     """Keep refused entries in a file like the one they came in, and the reasons beside it.
 
     The names follow from the content, so that a repetition after a kill writes the same files.
@@ -319,7 +345,8 @@ def _refused(home: Path) -> Path:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write a file that only its owner may read, and that is on the disk before the original goes."""
+    """Write a file that only its owner may read, and that is on the disk before the original
+    goes."""
     draft = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
     with os.fdopen(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as stream:
         stream.write(content)
@@ -366,7 +393,8 @@ def _decoder() -> json.JSONDecoder:
 
 
 def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any] | None:
-    """An object whose keys occur once; one with a key twice counts as absent, as in `tasks.requests.opendsr`."""
+    """An object whose keys occur once; one with a key twice counts as absent, as in
+    `tasks.requests.opendsr`."""
     value = dict(pairs)
     return value if len(value) == len(pairs) else None
 
@@ -388,9 +416,17 @@ def _read_csv(text: str) -> Sheet:
             continue
         row = {name: cell.strip() for name, cell in zip(names, cells, strict=False)}
         # a row that is no request of its own kind must not meet another one's id
-        name = row.get("subject_request_id", "").lower() if len(cells) == len(names) else f"row {number}"
+        name = (
+            row.get("subject_request_id", "").lower()
+            if len(cells) == len(names)
+            else f"row {number}"
+        )
         known = found.get(name)
-        found[name] = _row(number, row, line, len(cells) - len(names)) if known is None else _joined(known, row, line)
+        found[name] = (
+            _row(number, row, line, len(cells) - len(names))
+            if known is None
+            else _joined(known, row, line)
+        )
     if not found:
         raise RequestError(f"there is no row below the header; {hint}")
     return Sheet(tuple(found.values()), header + "\n")
@@ -412,7 +448,9 @@ def _rows(text: str, mark: str) -> Iterator[tuple[str, list[str]]]:
         except StopIteration:
             return
         except csv.Error:
-            raise RequestError(f"line {reader.line_num} below the header is no CSV; see its quotation marks") from None
+            raise RequestError(
+                f"line {reader.line_num} below the header is no CSV; see its quotation marks"
+            ) from None
         line = "".join(used)
         used.clear()
         yield line if line.endswith("\n") else line + "\n", cells
@@ -436,7 +474,12 @@ def _joined(entry: Entry, row: dict[str, str], line: str) -> Entry:
         fault = "rows with this subject_request_id differ in regulation or submitted_time; make them the same"
         return Entry(entry.position, entry.value, entry.text + line, fault)
     identities = [*entry.value["subject_identities"], _identity(row)]
-    return Entry(entry.position, {**entry.value, "subject_identities": identities}, entry.text + line, entry.fault)
+    return Entry(
+        entry.position,
+        {**entry.value, "subject_identities": identities},
+        entry.text + line,
+        entry.fault,
+    )
 
 
 def _identity(row: dict[str, str]) -> dict[str, str]:

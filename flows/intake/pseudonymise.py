@@ -1,4 +1,5 @@
-"""How requests get into the register: parsed, their identities made pseudonyms, what was in the clear thrown away.
+"""How requests get into the register: parsed, their identities made pseudonyms, what was in the
+clear thrown away.
 
 All ways in (HTTP, drop folder, files) meet here.
 """
@@ -36,7 +37,9 @@ def take_in(home: Path, value: Any) -> Intake:
     if isinstance(entry, opendsr.Refusal):
         raise RequestError(str(entry.reason))
     if not all(map(_ADDRESS.fullmatch, entry.callbacks)):
-        raise RequestError("status_callback_urls: expected addresses that begin with https:// or http://")
+        raise RequestError(
+            "status_callback_urls: expected addresses that begin with https:// or http://"
+        )
     key = key_of(home)
     wishes = {
         "record_pseudonyms": sorted(key.of(pseudonyms.RECORD, name) for name in entry.record_ids),
@@ -60,9 +63,11 @@ def take_in(home: Path, value: Any) -> Intake:
 
 
 def key_of(home: Path) -> pseudonyms.Key:
-    """The key of pseudonyms: the secret of its name, else the workspace's own, made where there is none.
+    """The key of pseudonyms: the secret of its name, else the workspace's own, made where there is
+    none.
 
-    A key that only a Prefect block holds gets into this process's environment, where the stages look for it.
+    A key that only a Prefect block holds gets into this process's environment, where the stages
+    look for it.
 
     Raises:
         PseudonymError: it is too short, or others may read its file.
@@ -72,7 +77,8 @@ def key_of(home: Path) -> pseudonyms.Key:
 
 
 def as_entry(case: Case) -> dict[str, Any]:
-    """A request as an entry of a batch file, which git may see: pseudonyms and nothing in the clear."""
+    """A request as an entry of a batch file, which git may see: pseudonyms and nothing in the
+    clear."""
     entry: dict[str, Any] = {
         "regulation": case.regulation,
         "subject_request_id": case.request_id,

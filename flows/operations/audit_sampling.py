@@ -1,7 +1,8 @@
-"""Re-audit: a past audit, drawn anew each month, is done again at the highest level that still holds.
+"""Re-audit: a past audit, drawn anew each month, is done again at the highest level that still
+holds.
 
-Which one it is follows from the month and the tags, so anybody can foretell and check the draw; one that was done less
-often goes before one that was done more often.
+Which one it is follows from the month and the tags, so anybody can foretell and check the draw; one
+that was done less often goes before one that was done more often.
 """
 
 from __future__ import annotations
@@ -59,11 +60,16 @@ def draw(home: Path, register: Register, month: str | None = None) -> str | None
     done = Counter(event.details["tag"] for event in register.history(kind="reaudited"))
     fewest = [tag for tag in tags if done[tag] == min(done[each] for each in tags)]
     this = month or datetime.now(UTC).strftime("%Y-%m")
-    return min(fewest, key=lambda tag: hashlib.sha256(f"{this} {tag}".encode()).digest(), default=None)
+    return min(
+        fewest, key=lambda tag: hashlib.sha256(f"{this} {tag}".encode()).digest(), default=None
+    )
 
 
 def run(
-    home: Path, register: Register, batch: str | None = None, listener: stage_runner.Listener = stage_runner.nobody
+    home: Path,
+    register: Register,
+    batch: str | None = None,
+    listener: stage_runner.Listener = stage_runner.nobody,
 ) -> Reaudit:
     """Do a past audit again, write the outcome down, and tell it if it does not hold.
 
@@ -81,7 +87,9 @@ def run(
         tag = close_batch.tag_of(batch) if batch else draw(home, register)
         if tag is None:
             return Reaudit(None, None, True, "No audit is tagged yet.", {})
-        if not shell.succeeds(home, "rev-parse", "--verify", "--quiet", f"refs/tags/{tag}^{{commit}}"):
+        if not shell.succeeds(
+            home, "rev-parse", "--verify", "--quiet", f"refs/tags/{tag}^{{commit}}"
+        ):
             raise ReproductionError(f"no tag {tag}; `git tag --list 'audit/*'` lists the audits")
         found = _highest(home, tag, listener)
         register.note(
@@ -94,13 +102,16 @@ def run(
             text=found.text,
         )
     if not found.holds or (found.impossible and not _anything_erased(home)):
-        reasons = "".join(f"\n{level} was not possible: {why}" for level, why in found.impossible.items())
+        reasons = "".join(
+            f"\n{level} was not possible: {why}" for level, why in found.impossible.items()
+        )
         notices.send(home, f"Re-audit of {tag}", found.text + reasons)
     return found
 
 
 def _highest(home: Path, tag: str, listener: stage_runner.Listener) -> Reaudit:
-    """Go down the levels until one can be done; one that fails is an outcome, and no reason to go on."""
+    """Go down the levels until one can be done; one that fails is an outcome, and no reason to go
+    on."""
     impossible: dict[str, str] = {}
     for level in LEVELS:
         try:
@@ -109,16 +120,22 @@ def _highest(home: Path, tag: str, listener: stage_runner.Listener) -> Reaudit:
             impossible[level] = without_records(str(error))
         except AuditError as error:
             why = without_records(str(error))
-            return Reaudit(tag, level, False, f"{tag}, level {level}: DOES NOT HOLD. {why}", impossible)
+            return Reaudit(
+                tag, level, False, f"{tag}, level {level}: DOES NOT HOLD. {why}", impossible
+            )
         else:
             counted = (
-                f"{len(found.identical)} identical, {len(found.different)} different, {len(found.missing)} not kept"
+                f"{len(found.identical)} identical, {len(found.different)} different, "
+                f"{len(found.missing)} not kept"
             )
             told = "holds" if found else "DOES NOT HOLD"
-            return Reaudit(tag, level, bool(found), f"{tag}, level {level}: {told}. {counted}", impossible)
+            return Reaudit(
+                tag, level, bool(found), f"{tag}, level {level}: {told}. {counted}", impossible
+            )
     return Reaudit(tag, None, False, f"{tag}: nothing of it can be checked any more", impossible)
 
 
 def _anything_erased(home: Path) -> bool:
-    """After an erasure of anybody, audits of his time cannot be executed again; else that is news."""
+    """After an erasure of anybody, audits of his time cannot be executed again; else that is
+    news."""
     return bool(shell.git(home, "tag", "--list", "erased/*"))

@@ -1,4 +1,5 @@
-"""The model card of a release: what the model is, where it comes from, how it is loaded, and what it is not."""
+"""The model card of a release: what the model is, where it comes from, how it is loaded, and what
+it is not."""
 
 from __future__ import annotations
 
@@ -55,7 +56,8 @@ def write(
     batch, model = lineage["batch"], lineage["model"]
     counted = ", ".join(f"{count} {name}" for name, count in sorted(Counter(verdicts).items()))
     chain = [
-        f"| {one['batch'] or '—'} | {one['method'] or 'brought along'} | `{one['weights_sha256'][:16]}` | "
+        f"| {one['batch'] or '—'} | {one['method'] or 'brought along'} | "
+        f"`{one['weights_sha256'][:16]}` | "
         f"{'`' + one['made_from'][:16] + '`' if one['made_from'] else '—'} |"
         for one in lineage["chain"]
     ]

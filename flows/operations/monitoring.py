@@ -1,8 +1,9 @@
-"""The watch: deadlines that come near, runs that are stuck, batches that wait too long, a register that was touched.
+"""The watch: deadlines that come near, runs that are stuck, batches that wait too long, a register
+that was touched.
 
-A deadline is told of once at each of the days of `operate.warn_days`, and daily when it is over; what is stuck is told
-of daily as long as it is. What was told stands in the register, so nothing is told twice, and it is written there only
-after it was told, so nothing is lost.
+A deadline is told of once at each of the days of `operate.warn_days`, and daily when it is over;
+what is stuck is told of daily as long as it is. What was told stands in the register, so nothing is
+told twice, and it is written there only after it was told, so nothing is lost.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ class Finding:
 
 @dataclass(frozen=True)
 class Watched:
-    """What was told now, of deadlines and of what is stuck, and the messages that a channel did not take yet."""
+    """What was told now, of deadlines and of what is stuck, and the messages that a channel did not
+    take yet."""
 
     deadlines: tuple[str, ...]
     stuck: tuple[str, ...]
@@ -60,11 +62,19 @@ class Watched:
 
     def plain(self) -> dict[str, Any]:
         """As JSON values."""
-        return {"deadlines": list(self.deadlines), "stuck": list(self.stuck), "waiting": self.waiting}
+        return {
+            "deadlines": list(self.deadlines),
+            "stuck": list(self.stuck),
+            "waiting": self.waiting,
+        }
 
 
 def run(
-    home: Path, register: Register, emit: Emit = lambda *_: None, runs: Runs = lambda _: [], now: datetime | None = None
+    home: Path,
+    register: Register,
+    emit: Emit = lambda *_: None,
+    runs: Runs = lambda _: [],
+    now: datetime | None = None,
 ) -> Watched:
     """Look at everything, and tell what was not told before.
 
@@ -82,7 +92,9 @@ def run(
     moment = now or datetime.now(UTC)
     chosen = settings.load(home / "params.yaml").operate
     with register.lease(LEASE):
-        told = {(event.request_id, event.details["about"]) for event in register.history(kind="warned")}
+        told = {
+            (event.request_id, event.details["about"]) for event in register.history(kind="warned")
+        }
 
         def new(findings: Iterator[Finding]) -> list[Finding]:
             return [each for each in findings if (each.request_id, each.about) not in told]
@@ -98,19 +110,36 @@ def run(
     return Watched(tuple(each.text for each in near), tuple(each.text for each in stuck), waiting)
 
 
-def _tell(home: Path, register: Register, findings: list[Finding], title: str, event: str, emit: Emit) -> None:
+def _tell(
+    home: Path, register: Register, findings: list[Finding], title: str, event: str, emit: Emit
+) -> None:
     """One message for all of them, an event and a line in the register for each."""
     if not findings:
         return
-    counted = title if len(findings) == 1 else title.replace(" is ", "s are ").replace("thing needs", "things need")
+    counted = (
+        title
+        if len(findings) == 1
+        else title.replace(" is ", "s are ").replace("thing needs", "things need")
+    )
     body = "\n".join(each.text for each in findings)
     notices.send(
-        home, f"{len(findings)} {counted}", body, key=repr([(each.request_id, each.about) for each in findings])
+        home,
+        f"{len(findings)} {counted}",
+        body,
+        key=repr([(each.request_id, each.about) for each in findings]),
     )
     for each in findings:
-        what = f"request.{each.request_id}" if each.request_id else f"batch.{each.batch}" if each.batch else "workspace"
+        what = (
+            f"request.{each.request_id}"
+            if each.request_id
+            else f"batch.{each.batch}"
+            if each.batch
+            else "workspace"
+        )
         emit(event, f"erasure-audit.{what}", {"text": each.text, **(each.facts or {})})
-        register.note("warned", ACTOR, request_id=each.request_id, batch=each.batch, about=each.about)
+        register.note(
+            "warned", ACTOR, request_id=each.request_id, batch=each.batch, about=each.about
+        )
 
 
 def _deadlines(register: Register, warn_days: tuple[int, ...], today: date) -> Iterator[Finding]:
@@ -138,7 +167,9 @@ def _deadline(case: Case, about: str, left: int) -> Finding:
     )
 
 
-def _stuck(home: Path, register: Register, patience: timedelta, runs: Runs, now: datetime) -> Iterator[Finding]:
+def _stuck(
+    home: Path, register: Register, patience: timedelta, runs: Runs, now: datetime
+) -> Iterator[Finding]:
     yield from _silent(home, register, patience, now)
     yield from _missed(register, now)
     yield from _waiting(register, now)
@@ -146,14 +177,18 @@ def _stuck(home: Path, register: Register, patience: timedelta, runs: Runs, now:
         yield Finding(f"{text} on {now.date()}", text)
     for event in register.history(kind="callback_given_up"):
         text = f"Request {event.request_id}: a status callback was given up after {event.details.get('tries')} tries"
-        yield Finding(f"callback of event {event.details.get('event', event.seq)}", text, event.request_id)
+        yield Finding(
+            f"callback of event {event.details.get('event', event.seq)}", text, event.request_id
+        )
     try:
         register.check_chain(heads(home))
     except RegisterError as error:
         yield Finding(f"chain on {now.date()}", f"The register is damaged: {error}")
 
 
-def _silent(home: Path, register: Register, patience: timedelta, now: datetime) -> Iterator[Finding]:
+def _silent(
+    home: Path, register: Register, patience: timedelta, now: datetime
+) -> Iterator[Finding]:
     """Work that is held by a living process and shows no sign of life."""
     for name, since, _ in register.working():
         if name == LEASE:
@@ -166,13 +201,16 @@ def _silent(home: Path, register: Register, patience: timedelta, now: datetime) 
             hours = (now - last).total_seconds() / 3600
             yield Finding(
                 f"{name} since {since} on {now.date()}",
-                f"Stuck: {name} works since {since[:16]}Z and has shown no sign of life for {hours:.1f} hours{stage}."
+                f"Stuck: {name} works since {since[:16]}Z and has shown no sign of life for "
+                f"{hours:.1f} hours{stage}."
                 " End its process; the next run continues.",
             )
 
 
 def _newest_log(home: Path) -> Path | None:
-    return max((home / checkouts.FOLDER).glob("*.log"), key=lambda path: path.stat().st_mtime, default=None)
+    return max(
+        (home / checkouts.FOLDER).glob("*.log"), key=lambda path: path.stat().st_mtime, default=None
+    )
 
 
 def _last_stage(log: Path) -> str:
@@ -197,7 +235,11 @@ def _waiting(register: Register, now: datetime) -> Iterator[Finding]:
             since = max(event.at for event in register.history(batch=batch, kind=str(state)))
             passed = (now - datetime.fromisoformat(since)).days
             if passed >= days:
-                what = "awaits sign-off" if state == State.AWAITING_SIGNOFF else "is released and not erased"
+                what = (
+                    "awaits sign-off"
+                    if state == State.AWAITING_SIGNOFF
+                    else "is released and not erased"
+                )
                 yield Finding(
                     f"{state} on {now.date()}",
                     f"Batch {batch} {what} for {passed} days, since {since[:10]}.",

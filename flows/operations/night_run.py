@@ -1,8 +1,10 @@
-"""The night's work: requests come in, those that are due become a batch, and the batch at hand is audited.
+"""The night's work: requests come in, those that are due become a batch, and the batch at hand is
+audited.
 
-Each step looks at what is there and does what is missing, so a night that was killed anywhere is continued by the next.
-The register says how far a batch is: batched, its audit runs; audited, its verdicts are written down, and what is left
-is its commit and the tag `audit/<batch>`; awaiting sign-off, people have their turn.
+Each step looks at what is there and does what is missing, so a night that was killed anywhere is
+continued by the next. The register says how far a batch is: batched, its audit runs; audited, its
+verdicts are written down, and what is left is its commit and the tag `audit/<batch>`; awaiting
+sign-off, people have their turn.
 """
 
 from __future__ import annotations
@@ -22,7 +24,16 @@ from flows.intake import drop_folder, pseudonymise
 from flows.operations import notices, signoff
 from flows.operations import run_batch as batches
 from flows.pipeline import cache_repair, close_batch, prepare, results, stage_runner
-from flows.register.register import HEADS, IN_BATCH, BusyError, Case, Lease, Register, RegisterError, State
+from flows.register.register import (
+    HEADS,
+    IN_BATCH,
+    BusyError,
+    Case,
+    Lease,
+    Register,
+    RegisterError,
+    State,
+)
 from flows.reports import signing
 from flows.workspace import checkouts, environment, shell, signing_keys
 from tasks.common import files, settings
@@ -44,8 +55,9 @@ class Night:
     """What a night came to.
 
     Attributes:
-        outcome: `nothing_due`; `awaits_signoff`, the batch was audited; `waits`, the one at hand waits for people or
-            its release; `set_aside`, no request of it could be acted on; `failed`, and the next night continues.
+        outcome: `nothing_due`; `awaits_signoff`, the batch was audited; `waits`, the one at hand
+            waits for people or its release; `set_aside`, no request of it could be acted on;
+            `failed`, and the next night continues.
         batch: the batch at hand, if there is one.
         text: all of it in a sentence.
     """
@@ -60,7 +72,10 @@ class Night:
 
 
 def run(
-    home: Path, register: Register, listener: stage_runner.Listener = stage_runner.nobody, audit: Audit | None = None
+    home: Path,
+    register: Register,
+    listener: stage_runner.Listener = stage_runner.nobody,
+    audit: Audit | None = None,
 ) -> Night:
     """Do the night's work, or as much of it as is missing.
 
@@ -82,14 +97,17 @@ def run(
         _tidy(home, register)
         night = _night(home, register, lease, listener, audit or in_prefect)
         if left and night.outcome == "nothing_due":
-            night = replace(night, text=f"{night.text} {left} files of the drop folder are still being written.")
+            night = replace(
+                night, text=f"{night.text} {left} files of the drop folder are still being written."
+            )
         register.note("night", ACTOR, batch=night.batch, outcome=night.outcome)
     notices.deliver(home)
     return night
 
 
 def give_up(home: Path, register: Register, batch: str, by: str, reason: str) -> list[Case]:
-    """Put the requests of a batch that cannot be audited back into the queue. Its name is not used again.
+    """Put the requests of a batch that cannot be audited back into the queue. Its name is not used
+    again.
 
     Raises:
         RegisterError: the batch is audited, or no request is in it.
@@ -98,10 +116,17 @@ def give_up(home: Path, register: Register, batch: str, by: str, reason: str) ->
     with register.lease(LEASE):
         cases = [case for case in register.cases(IN_BATCH) if case.batch == batch]
         if not cases or any(case.state != State.BATCHED for case in cases):
-            found = "is audited; approve or reject it" if cases else "has no request that waits for its audit"
+            found = (
+                "is audited; approve or reject it"
+                if cases
+                else "has no request that waits for its audit"
+            )
             raise RegisterError(f"batch {batch} {found}")
         moved = register.move(
-            [case.request_id for case in cases], State.IDENTITY_VERIFIED, by, reason=f"batch {batch} given up: {reason}"
+            [case.request_id for case in cases],
+            State.IDENTITY_VERIFIED,
+            by,
+            reason=f"batch {batch} given up: {reason}",
         )
         checkouts.drop(home, batch)
     return moved
@@ -115,7 +140,8 @@ def in_prefect(place: Path, batch: str, listener: stage_runner.Listener) -> None
 
 
 def _take_in(home: Path, register: Register) -> int:
-    """What is wrong with what comes in does not keep a batch at hand from going on. How many files are left."""
+    """What is wrong with what comes in does not keep a batch at hand from going on. How many files
+    are left."""
     try:
         return drop_folder.take(home, register).left
     except BusyError:
@@ -134,7 +160,9 @@ def _tidy(home: Path, register: Register) -> None:
             checkouts.drop(home, tree.name)
 
 
-def _night(home: Path, register: Register, lease: Lease, listener: stage_runner.Listener, audit: Audit) -> Night:
+def _night(
+    home: Path, register: Register, lease: Lease, listener: stage_runner.Listener, audit: Audit
+) -> Night:
     batch = None
     try:
         batch = register.in_flight() or _begin(home, register)
@@ -164,7 +192,9 @@ def _begin(home: Path, register: Register) -> str | None:
     chosen = settings.load(home / "params.yaml").operate
     today = datetime.now(UTC).date()
     waiting = [case for case in register.cases([State.IDENTITY_VERIFIED]) if not case.held]
-    near = [case for case in waiting if case.due and (case.due - today).days <= chosen.batch_days_left]
+    near = [
+        case for case in waiting if case.due and (case.due - today).days <= chosen.batch_days_left
+    ]
     if not waiting or (len(waiting) < chosen.batch_from and not near):
         return None
     name = _name(home, register, today)
@@ -172,18 +202,28 @@ def _begin(home: Path, register: Register) -> str | None:
 
 
 def _name(home: Path, register: Register, today: date) -> str:
-    """The day's name, with a number where there was one before; what a batch was called once means it for ever."""
+    """The day's name, with a number where there was one before; what a batch was called once means
+    it for ever."""
     for number in itertools.count(1):
         name = today.isoformat() + (f"-{number}" if number > 1 else "")
         refs = (f"refs/tags/audit/{name}", f"refs/heads/batch/{name}")
         used = any(shell.succeeds(home, "rev-parse", "--verify", "--quiet", ref) for ref in refs)
-        if not used and not (home / "requests" / f"{name}.json").exists() and not register.history(batch=name):
+        if (
+            not used
+            and not (home / "requests" / f"{name}.json").exists()
+            and not register.history(batch=name)
+        ):
             break
     return name
 
 
 def _bring_to_signoff(
-    home: Path, register: Register, lease: Lease, batch: str, listener: stage_runner.Listener, audit: Audit
+    home: Path,
+    register: Register,
+    lease: Lease,
+    batch: str,
+    listener: stage_runner.Listener,
+    audit: Audit,
 ) -> Night:
     tag = close_batch.tag_of(batch)
     if not _tagged(home, tag):
@@ -191,7 +231,9 @@ def _bring_to_signoff(
         if _failures(register, batch) and checkouts.path(home, batch).exists():
             found = cache_repair.take_out(home, checkouts.path(home, batch))
             if found.objects or found.files:
-                register.note("mended", ACTOR, batch=batch, objects=found.objects, files=found.files)
+                register.note(
+                    "mended", ACTOR, batch=batch, objects=found.objects, files=found.files
+                )
         place = checkouts.open(home, batch)
         if changed:
             text = f"Not in batch {batch}, for it is not committed: {', '.join(changed[:10])}"
@@ -199,11 +241,20 @@ def _bring_to_signoff(
         _write_requests(register, batch, place)
         with _logged(home, batch, listener) as told:
             _audit(place, register, batch, audit, told)
-        lease.check()  # a machine that slept, or lost the database for long, may have been taken for dead
+        # a machine that slept, or lost the database for long, may have been taken for dead
+        lease.check()
         if not _write_verdicts(register, batch, place):
             checkouts.drop(home, batch)
-            notices.send(home, f"Batch {batch}: nothing to do", "Every request of it was set aside; see the register.")
-            return Night("set_aside", batch, f"Batch {batch}: every request was set aside, each with its reason.")
+            notices.send(
+                home,
+                f"Batch {batch}: nothing to do",
+                "Every request of it was set aside; see the register.",
+            )
+            return Night(
+                "set_aside",
+                batch,
+                f"Batch {batch}: every request was set aside, each with its reason.",
+            )
         _close(register, batch, place)
     elif register.cases([State.BATCHED], batch=batch):  # it was audited by hand in its checkout
         with checkouts.at(home, tag) as copy:
@@ -212,12 +263,15 @@ def _bring_to_signoff(
     commit = shell.git(home, "rev-parse", f"{tag}^{{commit}}")
     register.move(audited, State.AWAITING_SIGNOFF, ACTOR, tag=tag, commit=commit)
     line = signoff.standing(home, register, batch).line
-    notices.send(home, f"Batch {batch} awaits sign-off", f"{line}. `erasure-audit status` shows the choices.")
+    notices.send(
+        home, f"Batch {batch} awaits sign-off", f"{line}. `erasure-audit status` shows the choices."
+    )
     return Night("awaits_signoff", batch, f"{line}.")
 
 
 def _write_requests(register: Register, batch: str, place: Path) -> None:
-    """The batch's file of requests: those that are in the batch now, but as they were once a verdict is known."""
+    """The batch's file of requests: those that are in the batch now, but as they were once a
+    verdict is known."""
     path = place / "requests" / f"{batch}.json"
     members = register.cases(batch=batch)
     live = [case for case in members if case.state == State.BATCHED]
@@ -225,15 +279,19 @@ def _write_requests(register: Register, batch: str, place: Path) -> None:
         return
     chosen = live if all(case.state != State.AUDITED for case in members) else members
     entries = [
-        pseudonymise.as_entry(case) for case in sorted(chosen, key=lambda case: (case.submitted, case.request_id))
+        pseudonymise.as_entry(case)
+        for case in sorted(chosen, key=lambda case: (case.submitted, case.request_id))
     ]
     text = files.read_json(path) if path.exists() else None
     if text != entries:
         files.write_json(path, entries)
 
 
-def _audit(place: Path, register: Register, batch: str, audit: Audit, listener: stage_runner.Listener) -> None:
-    """Run the audit with the settings that the batch is to have. That no request is left to act on is no failure."""
+def _audit(
+    place: Path, register: Register, batch: str, audit: Audit, listener: stage_runner.Listener
+) -> None:
+    """Run the audit with the settings that the batch is to have. That no request is left to act on
+    is no failure."""
     judged = any(event.kind == State.AUDITED for event in register.history(batch=batch))
     wishes = signoff.wishes_of(register, batch) if judged else signoff.wishes(register)
     wanted = [f"{key}={json.dumps(value)}" for key, value in wishes.items()]
@@ -250,12 +308,16 @@ def _audit(place: Path, register: Register, batch: str, audit: Audit, listener: 
 def _write_verdicts(register: Register, batch: str, place: Path) -> bool:
     """Write down what the audit found; whether there is anything to sign off.
 
-    Who is judged comes first, in one step: from then on the batch's file of requests stays as it is.
+    Who is judged comes first, in one step: from then on the batch's file of requests stays as it
+    is.
 
     Raises:
         WorkspaceError: the audit says nothing of a request.
     """
-    found, resolved = {result.request: result for result in results.read(place, batch)}, _resolved(place)
+    found, resolved = (
+        {result.request: result for result in results.read(place, batch)},
+        _resolved(place),
+    )
     verdicts: dict[str, str] = {}
     aside: dict[str, str] = {}
     for case in register.cases([State.BATCHED], batch=batch):
@@ -269,12 +331,15 @@ def _write_verdicts(register: Register, batch: str, place: Path) -> bool:
             verdicts[case.request_id] = result.verdict
         else:
             raise WorkspaceError(
-                f"batch {batch}: the audit says nothing of request {case.request_id}; it stays in the batch"
+                f"batch {batch}: the audit says nothing of request {case.request_id}; it stays in "
+                "the batch"
             )
     register.move(list(verdicts), State.AUDITED, ACTOR, verdicts=verdicts)
     for code in sorted(set(aside.values())):
         these = [request for request, why in aside.items() if why == code]
-        register.move(these, State.REJECTED, ACTOR, reason=f"set aside by the audit: {code}", code=code)
+        register.move(
+            these, State.REJECTED, ACTOR, reason=f"set aside by the audit: {code}", code=code
+        )
     return bool(register.cases([State.AUDITED], batch=batch))
 
 
@@ -305,7 +370,8 @@ def _fail(home: Path, register: Register, batch: str | None, error: Exception) -
     text = f"{reason}\nIts requests stay in the batch, and the next night continues."
     if batch is not None and nights >= MANY_FAILURES:
         text += (
-            f"\nIt failed {nights} nights in a row, so a person has to look. `erasure-audit nightly --give-up {batch}"
+            f"\nIt failed {nights} nights in a row, so a person has to look. `erasure-audit "
+            f"nightly --give-up {batch}"
             " --by NAME --reason WHY` puts its requests back into the queue."
         )
     title = f"Batch {batch} was not audited" if batch else "The night's work failed"
@@ -328,8 +394,11 @@ def _tagged(home: Path, tag: str) -> bool:
 
 
 @contextmanager
-def _logged(home: Path, batch: str, listener: stage_runner.Listener) -> Iterator[stage_runner.Listener]:
-    """Write what happens to stages into the batch's log, too; its time is the sign of life that the watch looks at."""
+def _logged(
+    home: Path, batch: str, listener: stage_runner.Listener
+) -> Iterator[stage_runner.Listener]:
+    """Write what happens to stages into the batch's log, too; its time is the sign of life that the
+    watch looks at."""
     lock = threading.Lock()
     with checkouts.log_of(home, batch).open("a", encoding="utf-8") as log:
 

@@ -1,8 +1,9 @@
 """Release: the approved model of a batch becomes the one in use, and the next batch starts from it.
 
-Everything is prepared in a checkout of its own and ends as one commit. Only then the workspace is brought from the
-commit it is at to that one: as a whole, or back to where it was. A journal beside the batches says which of the two
-commits it is between, so that a killed release is continued, or undone, by the next one. The register follows last.
+Everything is prepared in a checkout of its own and ends as one commit. Only then the workspace is
+brought from the commit it is at to that one: as a whole, or back to where it was. A journal beside
+the batches says which of the two commits it is between, so that a killed release is continued, or
+undone, by the next one. The register follows last.
 """
 
 from __future__ import annotations
@@ -92,11 +93,12 @@ def tag_of(batch: str) -> str:
 
 
 def release(home: Path, register: Register, batch: str, told: Told = lambda _: None) -> Released:
-    """Release an approved batch, or finish a release that was killed. Done twice, it says that it was done.
+    """Release an approved batch, or finish a release that was killed. Done twice, it says that it
+    was done.
 
-    The model becomes `releases/<batch>`, the retrained models the next batch's references, `references/<batch>`; the
-    forgotten records, and those that no model saw, leave the data set, in which every subject keeps his role. Copies
-    in DVC's cache and remotes are not erased by this.
+    The model becomes `releases/<batch>`, the retrained models the next batch's references,
+    `references/<batch>`; the forgotten records, and those that no model saw, leave the data set, in
+    which every subject keeps his role. Copies in DVC's cache and remotes are not erased by this.
 
     Args:
         home: the workspace.
@@ -105,7 +107,8 @@ def release(home: Path, register: Register, batch: str, told: Told = lambda _: N
         told: of each step.
 
     Raises:
-        ReleaseError: it is not approved, on hold, or the workspace has other changes in what is touched.
+        ReleaseError: it is not approved, on hold, or the workspace has other changes in what is
+            touched.
         BusyError: another release is at work.
         AuditError: a model cannot be had, git, DVC or the remote fails. The workspace is as it was.
     """
@@ -123,8 +126,16 @@ def releases(home: Path) -> list[Released]:
 class _Release:
     """One batch on its way from approved to released."""
 
-    def __init__(self, home: Path, register: Register, batch: str, told: Told, lease: Lease) -> None:
-        self.home, self.register, self.batch, self.told, self.lease = home, register, batch, told, lease
+    def __init__(
+        self, home: Path, register: Register, batch: str, told: Told, lease: Lease
+    ) -> None:
+        self.home, self.register, self.batch, self.told, self.lease = (
+            home,
+            register,
+            batch,
+            told,
+            lease,
+        )
         self.tag, self.audit = tag_of(batch), close_batch.tag_of(batch)
         self.journal = home / checkouts.FOLDER / f"release-{batch}.json"
 
@@ -138,15 +149,18 @@ class _Release:
             self._undo(plan)
             plan = None
         if where.state != "approved":
-            raise ReleaseError("\n".join([f"{where.line}; nothing is released", where.offered]).rstrip())
+            raise ReleaseError(
+                "\n".join([f"{where.line}; nothing is released", where.offered]).rstrip()
+            )
         if plan is None and not _has_tag(self.home, self.tag):
             plan = self._prepare(where)
         return self._promote(plan)
 
-    # -- what the release will be ------------------------------------------------------------------------------------
+    # -- what the release will be -----------------------------------------------------------------
 
     def _prepare(self, where: signoff.Standing) -> dict[str, Any]:
-        """Make the commit of the release, apart from the workspace, and the journal that leads there."""
+        """Make the commit of the release, apart from the workspace, and the journal that leads
+        there."""
         self.told("prepare")
         self._refuse_unready()
         start = shell.git(self.home, "rev-parse", "HEAD^{commit}")
@@ -160,7 +174,12 @@ class _Release:
             if dvc_graph.has_remote(copy):
                 tracked = [path for path in (*self._own(), "data.dvc") if (copy / path).exists()]
                 shell.dvc(copy, "push", *tracked)
-        plan = {"from": start, "to": target, "data": (self.home / "data").exists(), "weights": facts["weights_sha256"]}
+        plan = {
+            "from": start,
+            "to": target,
+            "data": (self.home / "data").exists(),
+            "weights": facts["weights_sha256"],
+        }
         self.told("journal")
         files.write_json(self.journal, plan)
         return plan
@@ -172,10 +191,19 @@ class _Release:
         manifest = records.read_manifest(self._there(copy / "data" / "manifest.csv").parent)
         roles = records.read_roles(self._there(copy / "artifacts" / "split.csv"), manifest)
         aside = self._unseen(copy, manifest, where)
-        facts: dict[str, Any] = {"model": None, "weights_sha256": None, "references": 0, "unlearnings": 0, "advice": []}
+        facts: dict[str, Any] = {
+            "model": None,
+            "weights_sha256": None,
+            "references": 0,
+            "unlearnings": 0,
+            "advice": [],
+        }
         forgotten = aside & False
         if not where.data_only:
-            forgotten = records.read_forget(self._there(copy / "artifacts/resolve/forget.csv"), manifest) != ""
+            forgotten = (
+                records.read_forget(self._there(copy / "artifacts/resolve/forget.csv"), manifest)
+                != ""
+            )
             if where.model is None:
                 raise ReleaseError(f"batch {self.batch}: it is not decided which model is released")
             _papers(self.home, copy, self.register, self.batch, self.told)
@@ -194,7 +222,12 @@ class _Release:
         shell.dvc(copy, "add", *(path for path in tracked if (copy / path).exists()))
         settings.assign(copy / "params.yaml", [f"{key}={value}" for key, value in changes.items()])
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        facts |= {"batch": self.batch, "tag": self.tag, "records_dropped": int((forgotten | aside).sum()), "at": now}
+        facts |= {
+            "batch": self.batch,
+            "tag": self.tag,
+            "records_dropped": int((forgotten | aside).sum()),
+            "at": now,
+        }
         files.write_json(copy / LEDGER / f"{self.batch}.json", facts)
         self.register.file_head(copy / HEADS / f"release-{self.batch}.json")
         return facts
@@ -210,13 +243,19 @@ class _Release:
         forgotten: NDArray[np.bool_],
         versions: dict[str, str | None],
     ) -> tuple[dict[str, str], dict[str, Any]]:
-        """`releases/<batch>` and `references/<batch>`, and settings by which the next batch starts from them."""
+        """`releases/<batch>` and `references/<batch>`, and settings by which the next batch starts
+        from them."""
         verdicts = self._verdicts(copy, kind)
         size = wish.references.seeds_per_block
         numbers = range(size * len(wish.references.without_blocks))
-        retrained = [self._there(copy / f"artifacts/retrain/{n // size}/seed-{n}.safetensors") for n in numbers]
+        retrained = [
+            self._there(copy / f"artifacts/retrain/{n // size}/seed-{n}.safetensors")
+            for n in numbers
+        ]
         if kind == "retrained" and not retrained:
-            raise ReleaseError(f"batch {self.batch} was only screened, so there is no exact retrain to release")
+            raise ReleaseError(
+                f"batch {self.batch} was only screened, so there is no exact retrain to release"
+            )
         lineage = files.read_json(self._there(copy / "artifacts" / "score" / "lineage.json"))
         remaining = trained & ~forgotten
         retained = release_lineage.training_set(manifest, remaining)
@@ -237,10 +276,15 @@ class _Release:
         own = f"{RELEASES}/{self.batch}"
         with files.whole_folder(copy / own) as draft:
             _copy_model(source, draft / release_lineage.MODEL)
-            made = release_lineage.write_release(draft, self.batch, commit, kind, wish, history, retained, chain)
+            made = release_lineage.write_release(
+                draft, self.batch, commit, kind, wish, history, retained, chain
+            )
             counts = {"forgotten": int(forgotten.sum()), "retained": int(remaining.sum())}
             hashes = [files.sha256(path) for path in retrained]
-            files.write_text(draft / "README.md", model_card.write(made, verdicts, wish, counts, versions, hashes))
+            files.write_text(
+                draft / "README.md",
+                model_card.write(made, verdicts, wish, counts, versions, hashes),
+            )
         changes = {"original.checkpoint": f"{own}/{release_lineage.MODEL}"}
         if retrained:
             place = f"{REFERENCES}/{self.batch}"
@@ -260,22 +304,30 @@ class _Release:
         }
 
     def _refuse_others(self, copy: Path, lineage: dict[str, Any], models: Collection[Path]) -> None:
-        """What is released, and what judges the next batch, has to be what was audited, byte for byte."""
+        """What is released, and what judges the next batch, has to be what was audited, byte for
+        byte."""
         audited = {one["path"]: one["weights_sha256"] for one in lineage["models"]}
         for path in models:
             name = path.relative_to(copy).as_posix()
             if files.sha256(path) != audited.get(name):
                 raise ReleaseError(
-                    f"{name} is not the model that was audited: its object in DVC's cache is damaged. Take it from a "
+                    f"{name} is not the model that was audited: its object in DVC's cache is "
+                    "damaged. Take it from a "
                     "remote or a backup (remove it from the cache, `dvc fetch`), then release again"
                 )
 
     def _verdicts(self, copy: Path, kind: signoff.Original) -> list[str]:
-        """The verdicts on the audited requests, as the evidence has them; what people approved cannot outdo them."""
-        verdicts = [result.verdict for result in results.read(copy, self.batch) if result.status == "audited"]
+        """The verdicts on the audited requests, as the evidence has them; what people approved
+        cannot outdo them."""
+        verdicts = [
+            result.verdict
+            for result in results.read(copy, self.batch)
+            if result.status == "audited"
+        ]
         if kind == "unlearned" and (not verdicts or set(verdicts) != {"pass"}):
             raise ReleaseError(
-                f"batch {self.batch}: {verdicts.count('pass')} of {len(verdicts)} requests passed, so the unlearned "
+                f"batch {self.batch}: {verdicts.count('pass')} of {len(verdicts)} requests "
+                "passed, so the unlearned "
                 "model cannot be released; approve the exact retrain with --model retrained"
             )
         return verdicts
@@ -289,23 +341,34 @@ class _Release:
             found[key] = json.dumps(own[section][leaf])
         return found
 
-    def _unseen(self, copy: Path, manifest: pd.DataFrame, where: signoff.Standing) -> NDArray[np.bool_]:
+    def _unseen(
+        self, copy: Path, manifest: pd.DataFrame, where: signoff.Standing
+    ) -> NDArray[np.bool_]:
         """(n,) the records that leave although no model was trained on them."""
         import numpy as np
 
         from tasks.requests.opendsr import read_batch, read_directory
         from tasks.resolve import decide
 
-        wanted = {one.request_id for one in where.requests if one.verdict == signoff.NOT_IN_TRAINING}
+        wanted = {
+            one.request_id for one in where.requests if one.verdict == signoff.NOT_IN_TRAINING
+        }
         if not wanted:
             return np.zeros(len(manifest), bool)
-        asked = [one for one in read_batch(copy / "requests" / f"{self.batch}.json") if one.request_id in wanted]
-        # taken as if they had been trained on, of one class that cannot be emptied: only whose they are counts
+        asked = [
+            one
+            for one in read_batch(copy / "requests" / f"{self.batch}.json")
+            if one.request_id in wanted
+        ]
+        # taken as if they had been trained on, of one class that cannot be emptied: only whose they
+        # are counts
         keeper = manifest.iloc[[0]].assign(record_id="-", subject_id="-")
         import pandas as pd
 
         table = pd.concat([manifest, keeper], ignore_index=True).assign(label=0)
-        found = decide(asked, table, np.full(len(table), "training"), read_directory(copy / "data", manifest)).forget
+        found = decide(
+            asked, table, np.full(len(table), "training"), read_directory(copy / "data", manifest)
+        ).forget
         chosen: NDArray[np.bool_] = found[:-1] != ""
         return chosen
 
@@ -334,12 +397,14 @@ class _Release:
         except WorkspaceError as error:
             torn = shell.git(copy, "diff", "--name-only", "--diff-filter=U").splitlines()
             raise ReleaseError(
-                f"what was committed here since {self.audit} began contradicts it in {', '.join(torn) or error}; "
-                f"nothing was changed. Merge the branch or tag by hand (`git merge {self.audit}`), then release again"
+                f"what was committed here since {self.audit} began contradicts it in "
+                f"{', '.join(torn) or error}; "
+                "nothing was changed. Merge the branch or tag by hand (`git merge "
+                f"{self.audit}`), then release again"
             ) from None
         settings.load(copy / "params.yaml")
 
-    # -- the switch --------------------------------------------------------------------------------------------------
+    # -- the switch -------------------------------------------------------------------------------
 
     def _promote(self, plan: dict[str, Any] | None) -> Released:
         """Bring the workspace to the release's commit, all of it or nothing; then the register."""
@@ -347,14 +412,22 @@ class _Release:
         try:
             if plan is not None:
                 self.told("switch")
-                if not _holds(self.home, plan["to"]):  # else it is done, and somebody may have committed since
+                if not _holds(
+                    self.home, plan["to"]
+                ):  # else it is done, and somebody may have committed since
                     _bring(self.home, plan["from"], plan["to"])
                 self.told("checkout")
                 self._checkout(plan)
                 self.told("tag")
                 if not _has_tag(self.home, self.tag):
                     shell.git(
-                        self.home, "tag", "--annotate", "-m", f"Release of batch {self.batch}", self.tag, plan["to"]
+                        self.home,
+                        "tag",
+                        "--annotate",
+                        "-m",
+                        f"Release of batch {self.batch}",
+                        self.tag,
+                        plan["to"],
                     )
             self.told("register")
             self._move()
@@ -370,7 +443,10 @@ class _Release:
         try:
             self._undo(plan)
         except AuditError as second:
-            error.add_note(f"The workspace could not be brought back ({second}); `erasure-audit release` does it.")
+            error.add_note(
+                f"The workspace could not be brought back ({second}); `erasure-audit release` "
+                "does it."
+            )
 
     def _move(self) -> None:
         where = signoff.standing(self.home, self.register, self.batch)
@@ -390,7 +466,8 @@ class _Release:
         _unlock(self.home)
         if _holds(self.home, plan["to"]) and not _at(self.home, plan["to"]):
             raise ReleaseError(
-                f"somebody committed on top of the unfinished {self.tag}, so it is not undone; take these commits "
+                f"somebody committed on top of the unfinished {self.tag}, so it is not undone; "
+                "take these commits "
                 "back, or let it be finished"
             )
         if _at(self.home, plan["from"], plan["to"]):
@@ -410,12 +487,13 @@ class _Release:
         _dvc(self.home, "checkout", "--force", *tracked, *(["data.dvc"] if plan["data"] else []))
 
     def _may_continue(self, plan: dict[str, Any]) -> bool:
-        """Whether the journal of a killed release still leads somewhere: nobody has committed in between."""
+        """Whether the journal of a killed release still leads somewhere: nobody has committed in
+        between."""
         _unlock(self.home)
         known = shell.succeeds(self.home, "cat-file", "-e", f"{plan['to']}^{{commit}}")
         return known and (_at(self.home, plan["from"]) or _holds(self.home, plan["to"]))
 
-    # -- what has to be so -------------------------------------------------------------------------------------------
+    # -- what has to be so ------------------------------------------------------------------------
 
     def _refuse_unready(self) -> None:
         within = shell.git(self.home, "rev-parse", "--show-prefix")
@@ -425,45 +503,60 @@ class _Release:
         if here != there:
             raise ReleaseError(
                 f"data.dvc is not that of {self.audit}, so the data changed since; bring them back "
-                f"(`git checkout {self.audit} -- data.dvc && dvc checkout data.dvc`, commit), release, then change them"
+                f"(`git checkout {self.audit} -- data.dvc && dvc checkout data.dvc`, commit), "
+                "release, then change them"
             )
         if (self.home / "data").exists() and not self._has_data():
-            raise ReleaseError("data/ is not what data.dvc records; `dvc add data` or `dvc checkout data.dvc` first")
+            raise ReleaseError(
+                "data/ is not what data.dvc records; `dvc add data` or `dvc checkout data.dvc` "
+                "first"
+            )
         for path in (f"{RELEASES}/{self.batch}", f"{REFERENCES}/{self.batch}"):
             if (self.home / path).exists():
-                raise ReleaseError(f"{path} is there already, and is not of a release; move it out of the way")
+                raise ReleaseError(
+                    f"{path} is there already, and is not of a release; move it out of the way"
+                )
 
     def _has_data(self) -> bool:
-        """Whether data/ is what `data.dvc` records. Where only DVC's cache lacks some of it, it is put back there."""
+        """Whether data/ is what `data.dvc` records. Where only DVC's cache lacks some of it, it is
+        put back there."""
         if not json.loads(shell.dvc(self.home, "status", "--json", "data.dvc") or "{}"):
             return True
-        if dvc_graph.content_hash(self.home / "data") != dvc_graph.data_folders(self.home)["data.dvc"]:
+        if (
+            dvc_graph.content_hash(self.home / "data")
+            != dvc_graph.data_folders(self.home)["data.dvc"]
+        ):
             return False
         shell.dvc(self.home, "commit", "--force", "data.dvc")
         return True
 
     def _refuse_uncommitted(self, touched: Collection[str]) -> None:
         """Nothing that somebody has not committed is overwritten."""
-        lines = shell.git(self.home, "status", "--porcelain", "-z", "--untracked-files=all", "--no-renames").split("\0")
+        lines = shell.git(
+            self.home, "status", "--porcelain", "-z", "--untracked-files=all", "--no-renames"
+        ).split("\0")
         mine = sorted(path for line in lines if (path := line.lstrip()[2:].lstrip()) in touched)
         if mine:
             more = f" and {len(mine) - 5} more" if len(mine) > 5 else ""
             raise ReleaseError(
-                f"not committed, and changed by the release: {', '.join(mine[:5])}{more}; commit or undo these first"
+                f"not committed, and changed by the release: {', '.join(mine[:5])}{more}; commit "
+                "or undo these first"
             )
 
     def _done_before(self) -> Released:
         found = {one.batch: one for one in releases(self.home)}
         if self.batch not in found or not _has_tag(self.home, self.tag):
             raise ReleaseError(
-                f"the register says that batch {self.batch} is released, and git has no {self.tag}; fetch it from "
+                f"the register says that batch {self.batch} is released, and git has no "
+                f"{self.tag}; fetch it from "
                 "where this workspace's history is kept"
             )
         done = found[self.batch]
         later = [one.batch for one in found.values() if one.at > done.at and one.weights_sha256]
         if later and done.weights_sha256:
             raise ReleaseError(
-                f"batch {self.batch} was released on {done.at[:10]}, and {later[-1]} after it; going back would bring "
+                f"batch {self.batch} was released on {done.at[:10]}, and {later[-1]} after it; "
+                "going back would bring "
                 "back people whom the later model has forgotten"
             )
         return Released(**{**vars(done), "new": False})
@@ -474,12 +567,13 @@ class _Release:
     def _there(self, path: Path) -> Path:
         if not path.is_file():
             raise ReleaseError(
-                f"{self.audit}: {path.name} is neither in DVC's cache nor in a remote; nothing was changed"
+                f"{self.audit}: {path.name} is neither in DVC's cache nor in a remote; nothing "
+                "was changed"
             )
         return path
 
 
-# -- finalize --------------------------------------------------------------------------------------------------------
+# -- finalize -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -494,7 +588,9 @@ class Finalized:
         return {"done": list(self.done), "waits": self.waits}
 
 
-def finalize(home: Path, register: Register, batch: str | None = None, told: Told = lambda _: None) -> Finalized:
+def finalize(
+    home: Path, register: Register, batch: str | None = None, told: Told = lambda _: None
+) -> Finalized:
     """Bring every batch as far as decisions allow: release, erase, close; what is done is skipped.
 
     Args:
@@ -520,12 +616,16 @@ def finalize(home: Path, register: Register, batch: str | None = None, told: Tol
         register.move(aside, State.CLOSED, ACTOR)
         done.append(f"{len(aside)} refused or set-aside requests closed")
     if done and (home / "reports").is_dir():
-        with contextlib.suppress(AuditError):  # a view only, which `erasure-audit register` makes again
+        with contextlib.suppress(
+            AuditError
+        ):  # a view only, which `erasure-audit register` makes again
             pages.write(home)
     return Finalized(tuple(done), waits)
 
 
-def _finalize(home: Path, register: Register, batch: str, told: Told, done: list[str]) -> str | None:
+def _finalize(
+    home: Path, register: Register, batch: str, told: Told, done: list[str]
+) -> str | None:
     """Bring one batch on; returns what it waits for."""
     if signoff.settle(register, batch):
         checkouts.close(home, batch)
@@ -557,7 +657,8 @@ def _finalize(home: Path, register: Register, batch: str, told: Told, done: list
 
 
 def _file_rejection(home: Path, register: Register, batch: str, told: Told) -> bool:
-    """The reports of a rejected batch with the decisions, as a commit of its own that nothing is merged from."""
+    """The reports of a rejected batch with the decisions, as a commit of its own that nothing is
+    merged from."""
     tag = f"rejected/{batch}"
     if _has_tag(home, tag):
         return False
@@ -587,14 +688,21 @@ def _papers(home: Path, copy: Path, register: Register, batch: str, told: Told) 
 
 
 def _open_batches(home: Path, register: Register) -> list[str]:
-    """Batches with requests that are not closed, and rejected ones whose reports are not filed, by name."""
+    """Batches with requests that are not closed, and rejected ones whose reports are not filed, by
+    name."""
     states = (State.BATCHED, State.AUDITED, State.AWAITING_SIGNOFF, State.RELEASED, State.ERASED)
     found = {case.batch for case in register.cases(states) if case.batch}
-    rejected = {event.batch for event in register.history(kind="decision") if event.details["decision"] == "refuse"}
-    return sorted(found | {one for one in rejected if one and not _has_tag(home, f"rejected/{one}")})
+    rejected = {
+        event.batch
+        for event in register.history(kind="decision")
+        if event.details["decision"] == "refuse"
+    }
+    return sorted(
+        found | {one for one in rejected if one and not _has_tag(home, f"rejected/{one}")}
+    )
 
 
-# -- git and files ---------------------------------------------------------------------------------------------------
+# -- git and files --------------------------------------------------------------------------------
 
 
 def _bring(home: Path, source: str, target: str) -> None:
@@ -610,7 +718,9 @@ def _bring(home: Path, source: str, target: str) -> None:
     for some in _some(kept):
         shell.git(top, "--literal-pathspecs", "checkout", "--quiet", target, "--", *some)
     for some in _some([path for path in changed if path not in set(kept)]):
-        shell.git(top, "--literal-pathspecs", "rm", "--quiet", "--force", "--ignore-unmatch", "--", *some)
+        shell.git(
+            top, "--literal-pathspecs", "rm", "--quiet", "--force", "--ignore-unmatch", "--", *some
+        )
     if not _at(home, target):
         shell.git(home, "update-ref", "-m", "release", "HEAD", target, source)
 
@@ -636,7 +746,8 @@ def _holds(home: Path, commit: str) -> bool:
 
 
 def _dvc(home: Path, *words: str) -> None:
-    """DVC in the workspace; another one that is at work there, as a killed release may leave, is waited for."""
+    """DVC in the workspace; another one that is at work there, as a killed release may leave, is
+    waited for."""
     dvc_locks.sweep(home)
     for _ in range(30):
         try:
@@ -651,7 +762,8 @@ def _dvc(home: Path, *words: str) -> None:
 
 
 def _unlock(home: Path, patience: float = 5.0) -> None:
-    """A git that was killed in the middle of the switch leaves its lock; one at work is given time to end."""
+    """A git that was killed in the middle of the switch leaves its lock; one at work is given time
+    to end."""
     lock = home / shell.git(home, "rev-parse", "--git-path", "index.lock")
     until = time.monotonic() + patience
     while lock.exists() and time.monotonic() < until:
@@ -688,7 +800,8 @@ def _read(filed: dict[str, Any]) -> Released:
 
 
 def _drop(data: Path, leaving: NDArray[np.bool_], roles: NDArray[np.str_]) -> None:
-    """Take records out of the data set; the roles of the others are written down, so that they stay."""
+    """Take records out of the data set; the roles of the others are written down, so that they
+    stay."""
     table = records.read_table(data)
     kept = table.assign(split=roles)[~leaving]
     files.write_text(data / "manifest.csv", kept.to_csv(index=False, lineterminator="\n"))

@@ -1,4 +1,5 @@
-"""Running a batch from the command line: ask DVC first, start Prefect only if there is something to do."""
+"""Running a batch from the command line: ask DVC first, start Prefect only if there is something to
+do."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from tasks.common.errors import StageError, without_records
 
 @dataclass(frozen=True)
 class Run:
-    """What a run did: the stages that were stale before it, the results, the tag if the batch was closed, advice."""
+    """What a run did: the stages that were stale before it, the results, the tag if the batch was
+    closed, advice."""
 
     batch: str
     stale: list[str]
@@ -36,7 +38,12 @@ class Run:
 
 
 def run(
-    folder: Path, batch: str | None, assignments: list[str], jobs: int | None, commit: bool, sign: bool = False
+    folder: Path,
+    batch: str | None,
+    assignments: list[str],
+    jobs: int | None,
+    commit: bool,
+    sign: bool = False,
 ) -> Run:
     """Bring a batch up to date, and sign and close it if asked to. Tells on stderr what it does.
 
@@ -65,7 +72,8 @@ def audit(found: prepare.Ready, listener: stage_runner.Listener) -> None:
     """Audit by the Prefect flow; the first stages run while Prefect starts.
 
     Raises:
-        AuditError: the workspace is unusable, or a stage failed; then the text is the stage's own message.
+        AuditError: the workspace is unusable, or a stage failed; then the text is the stage's own
+            message.
     """
     failures: list[str] = []
 
@@ -83,17 +91,26 @@ def audit(found: prepare.Ready, listener: stage_runner.Listener) -> None:
             with audit.of(found):
                 audit.audit(batch=found.settings.batch, folder=str(found.folder))
         except StageError as error:  # whoever listens may know what Prefect is not to keep
-            raise next((StageError(text) for text in failures if without_records(text) == str(error)), error) from None
+            raise next(
+                (StageError(text) for text in failures if without_records(text) == str(error)),
+                error,
+            ) from None
 
 
 def _sign(folder: Path, batch: str) -> None:
     key = signing_keys.at_hand(folder)
     if key is None:
-        console.say(f"Not signed, for there is no key: name one in {signing_keys.FILE}, see docs/signing.md.")
+        console.say(
+            f"Not signed, for there is no key: name one in {signing_keys.FILE}, see "
+            "docs/signing.md."
+        )
         return
     done = signing.sign(folder, batch, key)
     mark = " with the development key, which vouches for nobody" if key.signer.development else ""
-    console.say(f"Signed{mark}: {len(done)} reports in signed/{batch}, {sum(item.new for item in done)} of them now.")
+    console.say(
+        f"Signed{mark}: {len(done)} reports in signed/{batch}, {sum(item.new for item in done)} "
+        "of them now."
+    )
 
 
 def _tell_settings(chosen: settings.Settings) -> None:

@@ -1,8 +1,9 @@
 """Sign-off: people approve or reject what a batch's audit found; nothing is released before.
 
-Decisions are events of the register, which is the truth; `ledger/decisions/<batch>.json`, which the report quotes, is
-made from them. Of each person the last decision stands. A rejection ends the batch: what becomes of its requests is
-part of the decision. A batch never changes, so whoever wants another audit gets another batch.
+Decisions are events of the register, which is the truth; `ledger/decisions/<batch>.json`, which the
+report quotes, is made from them. Of each person the last decision stands. A rejection ends the
+batch: what becomes of its requests is part of the decision. A batch never changes, so whoever wants
+another audit gets another batch.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ Original = Literal["unlearned", "retrained"]
 """The model that is released: the one that was made to forget, or the exact retrain."""
 Decision = Literal["approve", "reject"]
 Next = Literal["more_references", "another_method", "requeue", "refuse"]
-"""What becomes of rejected requests: they wait for the next batch, audited with more references, by another method or
-as before; or they are refused for good."""
+"""What becomes of rejected requests: they wait for the next batch, audited with more references, by
+another method or as before; or they are refused for good."""
 
 NOT_IN_TRAINING = "not_in_training"
 """Instead of a verdict: no model saw the records, so that only the data have to go."""
@@ -74,9 +75,11 @@ class Standing:
 
     Attributes:
         batch: its name.
-        state: `waiting`, `approved`, `rejected` or `released`; `on_hold` where a hold keeps an approved one back.
+        state: `waiting`, `approved`, `rejected` or `released`; `on_hold` where a hold keeps an
+            approved one back.
         requests: those that the decision is about.
-        model: the one that everybody who approves wants; None: nobody approves, they differ, or there is none.
+        model: the one that everybody who approves wants; None: nobody approves, they differ, or
+            there is none.
         data_only: no model saw anybody of the batch, so none is released.
         unlearned_may_go: whether all passed, so that the unlearned model may be released.
         disagree: those who approve want different models.
@@ -96,7 +99,9 @@ class Standing:
     def line(self) -> str:
         """The standing as one line."""
         verdicts = [one.verdict or "no verdict" for one in self.requests]
-        counted = ", ".join(f"{verdicts.count(name)} {name}" for name in dict.fromkeys(sorted(verdicts)))
+        counted = ", ".join(
+            f"{verdicts.count(name)} {name}" for name in dict.fromkeys(sorted(verdicts))
+        )
         if self.state == "waiting":
             most = max((one.lacking for one in self.requests), default=0)
             lack = "1 approval lacks" if most == 1 else f"{most} approvals lack"
@@ -143,7 +148,11 @@ def approve(
     Raises:
         SignoffError: nothing waits there, or the model may not be released.
     """
-    by, comment, role = _words("by", by, 200), _words("comment", comment, 2000, empty=True), _words("role", role, 200)
+    by, comment, role = (
+        _words("by", by, 200),
+        _words("comment", comment, 2000, empty=True),
+        _words("role", role, 200),
+    )
     batch, request = _target(home, register, target, by)
     before = standing(home, register, batch)
     if before.state in ("rejected", "released"):
@@ -154,8 +163,8 @@ def approve(
         wanted = model or "unlearned"
     else:
         raise SignoffError(
-            f"batch {batch}: not every request passed, so the unlearned model cannot be released; you can\n"
-            + before.offered
+            f"batch {batch}: not every request passed, so the unlearned model cannot be released; "
+            f"you can\n" + before.offered
         )
     if wanted == "retrained":
         _refuse_without_retrain(home, batch)
@@ -183,16 +192,19 @@ def reject(
     method: str | None = None,
     role: str = "approver",
 ) -> Standing:
-    """Reject a batch, or one request of it; either ends the batch, whose model forgets all of them together.
+    """Reject a batch, or one request of it; either ends the batch, whose model forgets all of them
+    together.
 
-    With `refuse` the request, or every one of the batch, is refused for good; all others wait for the next batch.
+    With `refuse` the request, or every one of the batch, is refused for good; all others wait for
+    the next batch.
 
     Args:
         home: the workspace.
         register: its register.
         target: name of a batch, or id of a request that waits for its sign-off.
         by: who rejects.
-        comment: why; free text, which gets into the report and, for those refused, into the register as the reason.
+        comment: why; free text, which gets into the report and, for those refused, into the
+            register as the reason.
         next: what becomes of the requests.
         method: with `another_method`, which.
         role: as which he does.
@@ -201,7 +213,11 @@ def reject(
         SignoffError: nothing waits there, or the next audit cannot be as asked for.
         BusyError: a release is at work.
     """
-    by, comment, role = _words("by", by, 200), _words("comment", comment, 2000), _words("role", role, 200)
+    by, comment, role = (
+        _words("by", by, 200),
+        _words("comment", comment, 2000),
+        _words("role", role, 200),
+    )
     batch, request = _target(home, register, target, by)
     with register.lease(LEASE):
         before = standing(home, register, batch)
@@ -234,13 +250,21 @@ def settle(register: Register, batch: str) -> bool:
     if last is None:
         return False
     waiting = [case.request_id for case in register.cases(WAITS, batch=batch)]
-    # a request that was judged but not yet put before anybody moves on first: that is the one way out of `audited`
+    # a request that was judged but not yet put before anybody moves on first: that is the one way
+    # out of `audited`
     register.move(waiting, State.AWAITING_SIGNOFF, last.actor)
     then = last.details["next"]
     refused = [one for one in waiting if then == "refuse" and last.request_id in (None, one)]
-    register.move(refused, State.REJECTED, last.actor, reason=f"refused at sign-off: {last.details['comment']}")
+    register.move(
+        refused,
+        State.REJECTED,
+        last.actor,
+        reason=f"refused at sign-off: {last.details['comment']}",
+    )
     back = [one for one in waiting if one not in refused]
-    register.move(back, State.IDENTITY_VERIFIED, last.actor, reason=f"batch {batch} was rejected", then=then)
+    register.move(
+        back, State.IDENTITY_VERIFIED, last.actor, reason=f"batch {batch} was rejected", then=then
+    )
     return True
 
 
@@ -254,17 +278,32 @@ def standing(home: Path, register: Register, batch: str) -> Standing:
     last = _rejection(register, batch)
     if not cases and last is None:
         raise SignoffError(
-            f"the register has no request in a batch {batch} that waits for its sign-off; see `erasure-audit status`"
+            f"the register has no request in a batch {batch} that waits for its sign-off; see "
+            "`erasure-audit status`"
         )
-    if unready := [case for case in cases if case.state in (State.BATCHED, State.AUDITED) and last is None]:
-        raise SignoffError(f"batch {batch} is not audited yet ({len(unready)} requests); wait for its audit")
+    if unready := [
+        case for case in cases if case.state in (State.BATCHED, State.AUDITED) and last is None
+    ]:
+        raise SignoffError(
+            f"batch {batch} is not audited yet ({len(unready)} requests); wait for its audit"
+        )
     needed = 2 if settings.load(home / "params.yaml").operate.four_eyes else 1
     commit = _commit(home, batch)
-    noted = [event for event in register.history(batch=batch, kind="decision") if event.details.get("audit") == commit]
+    noted = [
+        event
+        for event in register.history(batch=batch, kind="decision")
+        if event.details.get("audit") == commit
+    ]
     requests, models = [], []
     for case in cases:
-        last_word = {person(event.actor): event for event in noted if event.request_id in (None, case.request_id)}
-        approvals = [event for event in last_word.values() if event.details["decision"] == "approve"]
+        last_word = {
+            person(event.actor): event
+            for event in noted
+            if event.request_id in (None, case.request_id)
+        }
+        approvals = [
+            event for event in last_word.values() if event.details["decision"] == "approve"
+        ]
         models += [event.details["model"] for event in approvals]
         lacking = max(needed - len(approvals), 0)
         requests.append(Waiting(case.request_id, case.shown, case.verdict, len(approvals), lacking))
@@ -293,7 +332,8 @@ def standing(home: Path, register: Register, batch: str) -> Standing:
 
 
 def wishes(register: Register) -> dict[str, Any]:
-    """Settings that the next batch is to be audited with, because the one before it was rejected for them.
+    """Settings that the next batch is to be audited with, because the one before it was rejected
+    for them.
 
     They hold until a batch is audited with them.
     """
@@ -301,9 +341,13 @@ def wishes(register: Register) -> dict[str, Any]:
 
 
 def wishes_of(register: Register, batch: str) -> dict[str, Any]:
-    """The settings that a batch was audited with because the one before it was rejected for them."""
+    """The settings that a batch was audited with because the one before it was rejected for
+    them."""
     events = register.history()
-    first = next((place for place, event in enumerate(events) if _is_audit(event) and event.batch == batch), None)
+    first = next(
+        (place for place, event in enumerate(events) if _is_audit(event) and event.batch == batch),
+        None,
+    )
     return _wished(events[:first]) if first is not None else {}
 
 
@@ -336,7 +380,10 @@ def decided(register: Register, batch: str, commit: str) -> list[dict[str, Any]]
 
 def page(found: Standing) -> str:
     """The standing in Markdown, for Prefect's page."""
-    rows = [f"| {one.request_id} | {one.verdict or '—'} | {one.state} | {one.lacking} |" for one in found.requests]
+    rows = [
+        f"| {one.request_id} | {one.verdict or '—'} | {one.state} | {one.lacking} |"
+        for one in found.requests
+    ]
     offered = [f"- {choice.text}: `{choice.command}`" for choice in found.choices]
     how = "Here: deployment **sign-off**, Custom run. On the command line:" if offered else ""
     return "\n".join(
@@ -355,7 +402,8 @@ def page(found: Standing) -> str:
 
 
 def person(name: str) -> str:
-    """What is the same for two spellings of one name: capitals and spaces do not make another person."""
+    """What is the same for two spellings of one name: capitals and spaces do not make another
+    person."""
     return " ".join(name.split()).casefold()
 
 
@@ -375,7 +423,11 @@ def _told(details: Mapping[str, Any]) -> str:
 
 
 def _rejection(register: Register, batch: str) -> Event | None:
-    found = [event for event in register.history(batch=batch, kind="decision") if event.details["decision"] == "refuse"]
+    found = [
+        event
+        for event in register.history(batch=batch, kind="decision")
+        if event.details["decision"] == "refuse"
+    ]
     return found[-1] if found else None
 
 
@@ -400,16 +452,27 @@ def _wished(events: Sequence[Event]) -> dict[str, Any]:
 
 def _choices(batch: str, may_go: bool, data_only: bool) -> tuple[Choice, ...]:
     def command(word: str, *options: str) -> str:
-        return " ".join(["erasure-audit", word, shlex.quote(batch), *options, '--by "NAME"', '--comment "WHY"'])
+        return " ".join(
+            ["erasure-audit", word, shlex.quote(batch), *options, '--by "NAME"', '--comment "WHY"']
+        )
 
     again = (
         Choice("audit again with more references", command("reject", "--next more_references")),
-        Choice("audit again by another method", command("reject", "--next another_method", "--method retrain")),
+        Choice(
+            "audit again by another method",
+            command("reject", "--next another_method", "--method retrain"),
+        ),
     )
     refuse = Choice("refuse the requests for good", command("reject", "--next refuse"))
     if data_only:
-        return (Choice("approve; only data have to go, no model saw them", command("approve")), refuse)
-    retrain = Choice("release the exact retrain, which is trained already", command("approve", "--model retrained"))
+        return (
+            Choice("approve; only data have to go, no model saw them", command("approve")),
+            refuse,
+        )
+    retrain = Choice(
+        "release the exact retrain, which is trained already",
+        command("approve", "--model retrained"),
+    )
     if may_go:
         return (Choice("release the unlearned model", command("approve")), retrain, *again, refuse)
     return (*again, retrain, refuse)
@@ -428,18 +491,22 @@ def _next_settings(home: Path, batch: str, then: Next, method: str | None) -> di
         now = _settings(home, batch).unlearn.method
         if method not in known or method == now:
             others = ", ".join(name for name in known if name != now)
-            raise SignoffError(f"this batch was unlearned by {now}; expected one of {others} as another method")
+            raise SignoffError(
+                f"this batch was unlearned by {now}; expected one of {others} as another method"
+            )
         return {"unlearn.method": method}
     if then != "more_references":
         return {}
     now_set = _settings(home, batch)
     if now_set.verify.mode == "screening":
         raise SignoffError(
-            "the batch was only screened, for which no references are used; set verify.mode=references and "
+            "the batch was only screened, for which no references are used; set "
+            "verify.mode=references and "
             "references.* in params.yaml, commit, and reject with --next requeue"
         )
     more = len(now_set.references.without_blocks) + 1
-    # references that an earlier batch left cannot be added to, so a larger set of them is trained anew
+    # references that an earlier batch left cannot be added to, so a larger set of them is trained
+    # anew
     return {
         "references.with_from": settings.TRAINED,
         "references.with_blocks": list(range(more)),
@@ -450,7 +517,8 @@ def _next_settings(home: Path, batch: str, then: Next, method: str | None) -> di
 def _refuse_without_retrain(home: Path, batch: str) -> None:
     if not _settings(home, batch).references.without_blocks:
         raise SignoffError(
-            f"batch {batch} was only screened, so nothing was retrained; reject it with --next another_method "
+            f"batch {batch} was only screened, so nothing was retrained; reject it with --next "
+            "another_method "
             "--method retrain"
         )
 
@@ -460,7 +528,9 @@ def _settings(home: Path, batch: str) -> settings.Settings:
     from ruamel.yaml import YAML
 
     text = shell.git(home, "show", f"{close_batch.tag_of(batch)}:./params.yaml")
-    return settings.parse(YAML(typ="safe").load(text), where=f"params.yaml of {close_batch.tag_of(batch)}")
+    return settings.parse(
+        YAML(typ="safe").load(text), where=f"params.yaml of {close_batch.tag_of(batch)}"
+    )
 
 
 def _commit(home: Path, batch: str) -> str:
@@ -469,13 +539,20 @@ def _commit(home: Path, batch: str) -> str:
     try:
         return shell.git(home, "rev-parse", "--verify", "--quiet", f"refs/tags/{tag}^{{commit}}")
     except WorkspaceError:
-        raise SignoffError(f"there is no tag {tag}; a batch that is not audited cannot be decided on") from None
+        raise SignoffError(
+            f"there is no tag {tag}; a batch that is not audited cannot be decided on"
+        ) from None
 
 
 def _words(name: str, text: str, most: int, empty: bool = False) -> str:
-    """Free text of a person: trimmed, printable, of a length that the register and the report take."""
+    """Free text of a person: trimmed, printable, of a length that the register and the report
+    take."""
     found = text.strip()
-    if (not found and not empty) or len(found) > most or any(not (c.isprintable() or c in "\n\t") for c in found):
+    if (
+        (not found and not empty)
+        or len(found) > most
+        or any(not (c.isprintable() or c in "\n\t") for c in found)
+    ):
         raise SignoffError(f"{name}: expected {0 if empty else 1} to {most} printable characters")
     return found
 
@@ -489,12 +566,15 @@ def _target(home: Path, register: Register, name: str, by: str) -> tuple[str, st
         _adopt(home, register, name, by)
         return name, None
     if case.batch is None or case.state not in WAITS:
-        raise SignoffError(f"request {case.request_id} is {case.shown}; expected one that awaits its sign-off")
+        raise SignoffError(
+            f"request {case.request_id} is {case.shown}; expected one that awaits its sign-off"
+        )
     return case.batch, case.request_id
 
 
 def _adopt(home: Path, register: Register, batch: str, by: str) -> None:
-    """Take the requests of a batch that was run by hand into the register; who decides on it answers for them.
+    """Take the requests of a batch that was run by hand into the register; who decides on it
+    answers for them.
 
     Those that are in the register already, or that a nightly batch is working on, are left to it.
 
@@ -504,11 +584,15 @@ def _adopt(home: Path, register: Register, batch: str, by: str) -> None:
     from flows.intake import pseudonymise
 
     known = register.cases(batch=batch)
-    if any(case.source != BY_HAND or case.state not in (State.BATCHED, State.AUDITED) for case in known):
+    if any(
+        case.source != BY_HAND or case.state not in (State.BATCHED, State.AUDITED) for case in known
+    ):
         return
     flying = register.in_flight()
     if flying not in (None, batch):
-        raise SignoffError(f"batch {flying} is in flight; decide on it and finalize it before {batch}")
+        raise SignoffError(
+            f"batch {flying} is in flight; decide on it and finalize it before {batch}"
+        )
     tag = close_batch.tag_of(batch)
     _commit(home, batch)
     found = _evidence(home, tag, batch)
@@ -517,7 +601,9 @@ def _adopt(home: Path, register: Register, batch: str, by: str) -> None:
     for value in entries:
         named = str(value.get("subject_request_id", "")).lower() if isinstance(value, dict) else ""
         if named not in found or named in ids:
-            continue  # malformed, or named twice: it was set aside by its position, and has no life of its own
+            # malformed, or named twice: it was set aside by its position, and has no life of its
+            # own
+            continue
         case, _ = register.receive(pseudonymise.take_in(home, value), by, BY_HAND)
         ids.append(case.request_id)
         if case.state == State.RECEIVED:
@@ -542,8 +628,12 @@ def _verdict(evidence: Mapping[str, Any]) -> str:
 
 def _evidence(home: Path, tag: str, batch: str) -> dict[str, dict[str, Any]]:
     """The evidence of every request of a batch, as its tag holds it."""
-    listed = shell.git(home, "ls-tree", "-r", "--name-only", tag, "--", f"reports/{batch}/").splitlines()
+    listed = shell.git(
+        home, "ls-tree", "-r", "--name-only", tag, "--", f"reports/{batch}/"
+    ).splitlines()
     found = [
-        json.loads(shell.git(home, "show", f"{tag}:./{path}")) for path in listed if path.endswith("/evidence.json")
+        json.loads(shell.git(home, "show", f"{tag}:./{path}"))
+        for path in listed
+        if path.endswith("/evidence.json")
     ]
     return {str(one["request"]["id"]): one for one in found}

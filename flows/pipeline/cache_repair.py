@@ -1,7 +1,8 @@
-"""Bytes that rot: what DVC hashed once it trusts, so a damaged object or file is found only by hashing it again.
+"""Bytes that rot: what DVC hashed once it trusts, so a damaged object or file is found only by
+hashing it again.
 
-A damaged object leaves the cache, a damaged file the checkout. Then both are had again: from a sound copy in the
-operator's own checkout, from a remote, or by the stage that makes them.
+A damaged object leaves the cache, a damaged file the checkout. Then both are had again: from a
+sound copy in the operator's own checkout, from a remote, or by the stage that makes them.
 """
 
 from __future__ import annotations
@@ -29,9 +30,10 @@ class Damage:
 def take_out(home: Path, place: Path) -> Damage:
     """Take damaged objects out of the cache and damaged files out of a batch's checkout.
 
-    Files of stages that ran and were cut off before DVC took note count as damaged: their stage restores or makes
-    them again. So does a pack that notes faulty image files: DVC, which hashed them before they rotted, would take it
-    for up to date when they are sound again. All outputs are read once, so this is for a batch whose audit failed.
+    Files of stages that ran and were cut off before DVC took note count as damaged: their stage
+    restores or makes them again. So does a pack that notes faulty image files: DVC, which hashed
+    them before they rotted, would take it for up to date when they are sound again. All outputs are
+    read once, so this is for a batch whose audit failed.
 
     Args:
         home: the workspace, whose own files stand in for objects if they are sound.
@@ -42,7 +44,11 @@ def take_out(home: Path, place: Path) -> Damage:
     outdated = image_pack.notes_faults(pack)
     with dvc_graph.opened(place) as repo:
         cache = Path(repo.cache.local.path)
-        outs = [(out.hash_info.value, Path(out.fs_path)) for out in repo.index.outs if out.use_cache and out.hash_info]
+        outs = [
+            (out.hash_info.value, Path(out.fs_path))
+            for out in repo.index.outs
+            if out.use_cache and out.hash_info
+        ]
     for value, path in outs:
         if outdated and path.parent == pack:
             objects += _drop(_object(cache, value))
@@ -79,7 +85,8 @@ def _drop_unsound(cache: Path, oid: str) -> int:
 
 
 def _restore(cache: Path, oid: str, copy: Path) -> None:
-    """Put a sound copy of an object that is gone into the cache, as DVC keeps objects: whole, and read-only."""
+    """Put a sound copy of an object that is gone into the cache, as DVC keeps objects: whole, and
+    read-only."""
     path = _object(cache, oid)
     if path.exists() or not copy.is_file() or _md5(copy) != oid:
         return

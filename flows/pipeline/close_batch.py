@@ -1,4 +1,5 @@
-"""Closing a batch: everything that a later reader needs goes into one commit, and the tag audit/<batch> names it."""
+"""Closing a batch: everything that a later reader needs goes into one commit, and the tag
+audit/<batch> names it."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ KEPT = (
     "signed",
     "trusted-keys",
 )
-"""What a closed batch consists of. The content behind the hashes of `dvc.lock` is in DVC's cache and remotes."""
+"""What a closed batch consists of. The content behind the hashes of `dvc.lock` is in DVC's cache
+and remotes."""
 
 
 def tag_of(batch: str) -> str:
@@ -48,7 +50,8 @@ def close(folder: Path, batch: str) -> str:
         if shell.succeeds(folder, "diff", "--quiet", tag, "--", *paths):
             return tag
         raise WorkspaceError(
-            f"the tag {tag} exists and holds another state of the batch; a closed batch is not changed."
+            f"the tag {tag} exists and holds another state of the batch; a closed batch is not "
+            "changed."
             f" Give the batch a new name, or see `git diff {tag}`"
         )
     if not shell.succeeds(folder, "diff", "--cached", "--quiet", "--", *paths):
@@ -59,6 +62,13 @@ def close(folder: Path, batch: str) -> str:
 
 def _paths(folder: Path) -> list[str]:
     tracked_by_dvc = shell.git(
-        folder, "ls-files", "--cached", "--others", "--exclude-standard", "--", "*.dvc", ":!data.dvc"
+        folder,
+        "ls-files",
+        "--cached",
+        "--others",
+        "--exclude-standard",
+        "--",
+        "*.dvc",
+        ":!data.dvc",
     ).splitlines()
     return [path for path in (*KEPT, *tracked_by_dvc) if (folder / path).exists()]

@@ -1,4 +1,5 @@
-"""What a person sees: the stages as they run, and the table of verdicts. Progress goes to stderr, results to stdout."""
+"""What a person sees: the stages as they run, and the table of verdicts. Progress goes to stderr,
+results to stdout."""
 
 from __future__ import annotations
 
@@ -28,7 +29,16 @@ STATES = {
     "unchanged": "up to date",
     "failed": "failed",
 }
-NOISE = ("Running stage", "> ", "Updating lock", "Generating lock", "Use `dvc push`", "To track", "To enable", "\t")
+NOISE = (
+    "Running stage",
+    "> ",
+    "Updating lock",
+    "Generating lock",
+    "Use `dvc push`",
+    "To track",
+    "To enable",
+    "\t",
+)
 """Lines of DVC's own that say nothing about the work."""
 
 
@@ -71,7 +81,12 @@ class Progress:
         table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
         with self._lock:
             for name, row in self._rows.items():
-                table.add_row(Text(name), Text(row.state, _style(row.state)), _elapsed(row), Text(row.text, "dim"))
+                table.add_row(
+                    Text(name),
+                    Text(row.state, _style(row.state)),
+                    _elapsed(row),
+                    Text(row.text, "dim"),
+                )
         return table
 
 
@@ -116,15 +131,26 @@ def stderr() -> Console:
 
 
 def verdicts(results: list[Result]) -> None:
-    """The table of a batch on stdout: request, verdict, residual influence with its interval, report."""
+    """The table of a batch on stdout: request, verdict, residual influence with its interval,
+    report."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("request", "verdict", "residual influence ρ", "report", box=None, header_style="bold", pad_edge=False)
+    table = Table(
+        "request",
+        "verdict",
+        "residual influence ρ",
+        "report",
+        box=None,
+        header_style="bold",
+        pad_edge=False,
+    )
     for result in results:
         shown = "set aside" if result.status == "rejected" else result.verdict
-        table.add_row(result.request, Text(shown, COLOURS.get(shown, "dim")), result.interval, result.report)
+        table.add_row(
+            result.request, Text(shown, COLOURS.get(shown, "dim")), result.interval, result.report
+        )
     console = Console()
     if not console.is_terminal:
         console.width = 200  # a pipe has no width to keep to
@@ -170,4 +196,6 @@ def _elapsed(row: Row) -> str:
 
 
 def _style(state: str) -> str:
-    return {"done": "green", "from cache": "green", "running": "cyan", "failed": "red"}.get(state, "dim")
+    return {"done": "green", "from cache": "green", "running": "cyan", "failed": "red"}.get(
+        state, "dim"
+    )

@@ -1,4 +1,5 @@
-"""What an audit needs before its first stage; and its first stages, which run while Prefect is still starting."""
+"""What an audit needs before its first stage; and its first stages, which run while Prefect is
+still starting."""
 
 from __future__ import annotations
 
@@ -31,8 +32,11 @@ class Ready:
     runner: stage_runner.Runner
 
 
-def prepare(folder: Path, batch: str | None, assignments: list[str], jobs: int | None = None) -> Ready:
-    """Make the workspace ready for a run, and file the circumstances of the batch if there is something to do.
+def prepare(
+    folder: Path, batch: str | None, assignments: list[str], jobs: int | None = None
+) -> Ready:
+    """Make the workspace ready for a run, and file the circumstances of the batch if there is
+    something to do.
 
     Raises:
         AuditError: the settings, the requests or the workspace are at fault.
@@ -41,11 +45,14 @@ def prepare(folder: Path, batch: str | None, assignments: list[str], jobs: int |
     if stale:
         provenance.keep(folder, chosen)
     pipeline = dvc_graph.due(dvc_graph.read(folder), stale) if stale else []
-    return Ready(folder, chosen, frozenset(stale), tuple(pipeline), stage_runner.Runner(folder, jobs))
+    return Ready(
+        folder, chosen, frozenset(stale), tuple(pipeline), stage_runner.Runner(folder, jobs)
+    )
 
 
 def head(pipeline: tuple[dvc_graph.Stage, ...]) -> list[str]:
-    """The stages that run here whatever agents there are: neither they nor what they wait for is meant for one."""
+    """The stages that run here whatever agents there are: neither they nor what they wait for is
+    meant for one."""
     due, found = {stage.name for stage in pipeline}, list[str]()
     for stage in pipeline:
         if stage.agent is None and due.intersection(stage.upstream) <= set(found):
@@ -55,7 +62,8 @@ def head(pipeline: tuple[dvc_graph.Stage, ...]) -> list[str]:
 
 @contextlib.contextmanager
 def begun(ready: Ready) -> Iterator[None]:
-    """Run the head of the pipeline in the background; whatever goes wrong in the block ends what runs."""
+    """Run the head of the pipeline in the background; whatever goes wrong in the block ends what
+    runs."""
     ready.runner.ahead(head(ready.pipeline))
     try:
         yield

@@ -1,4 +1,5 @@
-"""The circumstances of a batch, filed once in `ledger/batches/` before its stages run; the report quotes them."""
+"""The circumstances of a batch, filed once in `ledger/batches/` before its stages run; the report
+quotes them."""
 
 from __future__ import annotations
 
@@ -30,9 +31,11 @@ PACKAGES = (
 
 
 def keep(workspace: Path, chosen: settings.Settings) -> Path:
-    """File the circumstances of the batch, or leave those on file where only `_PASSING` parts are others.
+    """File the circumstances of the batch, or leave those on file where only `_PASSING` parts are
+    others.
 
-    So a batch that is continued, or run again with the same tool, data and settings, gives the same report.
+    So a batch that is continued, or run again with the same tool, data and settings, gives the same
+    report.
     """
     path = workspace / cost_ledger.BATCHES / f"{chosen.batch}.json"
     found = _circumstances(workspace, chosen)

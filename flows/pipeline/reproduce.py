@@ -1,9 +1,9 @@
 """Checking a closed batch: at its tag, in a worktree of its own, at one of three levels.
 
-`integrity` compares every file that is still kept with the hashes in `dvc.lock`, and checks the signatures. `rederive`
-makes verdicts and reports anew from the kept scores, which works after the records are erased. `reexecute` does
-everything anew.
-A level at which nothing was compared, or nothing ran, is never reported as reproduced.
+`integrity` compares every file that is still kept with the hashes in `dvc.lock`, and checks the
+signatures. `rederive` makes verdicts and reports anew from the kept scores, which works after the
+records are erased. `reexecute` does everything anew. A level at which nothing was compared, or
+nothing ran, is never reported as reproduced.
 """
 
 from __future__ import annotations
@@ -44,8 +44,9 @@ class Comparison:
         different: what has another hash, with where and why.
         missing: what is on record and not kept any more (or was never pushed).
         erased: what is on record and was erased, with the file of receipts.
-        same_verdicts: whether, in spite of differences, every verdict is the same and every statistic inside its
-            recorded interval; None: not looked at, because nothing differs or verdicts are missing.
+        same_verdicts: whether, in spite of differences, every verdict is the same and every
+            statistic inside its recorded interval; None: not looked at, because nothing differs or
+            verdicts are missing.
     """
 
     level: Level
@@ -82,12 +83,16 @@ def reproduce(
         What was identical and what was not; it is true if the level holds.
 
     Raises:
-        ReproductionError: there is no such tag, something that the level needs is missing, a stage did not run, or
-            there was nothing to compare.
+        ReproductionError: there is no such tag, something that the level needs is missing, a stage
+            did not run, or there was nothing to compare.
     """
     tag = close_batch.tag_of(batch)
-    if not shell.succeeds(folder, "rev-parse", "--verify", "--quiet", f"refs/tags/{tag}^{{commit}}"):
-        raise ReproductionError(f"no tag {tag}; `erasure-audit run {batch} --commit` closes a batch. {_tags(folder)}")
+    if not shell.succeeds(
+        folder, "rev-parse", "--verify", "--quiet", f"refs/tags/{tag}^{{commit}}"
+    ):
+        raise ReproductionError(
+            f"no tag {tag}; `erasure-audit run {batch} --commit` closes a batch. {_tags(folder)}"
+        )
     if level == "reexecute":
         _refuse_erased(folder, tag)
     with worktree(folder, tag) as copy:
@@ -103,7 +108,8 @@ def reproduce(
     if not found.identical and not found.different:
         found.missing += found.erased
         raise ReproductionError(
-            f"{tag}: nothing could be compared; everything on record is gone: {_some(found.missing)}"
+            f"{tag}: nothing could be compared; everything on record is gone: "
+            f"{_some(found.missing)}"
         )
     return found
 
@@ -113,8 +119,10 @@ def _refuse_erased(folder: Path, tag: str) -> None:
     for path, receipts in _receipts(folder):
         if "data" in receipts["not_kept"].get(tag, []):
             raise ReproductionError(
-                f"{tag} cannot be executed again: records that it read were erased on {_day(receipts)}, receipts in "
-                f"{path.relative_to(folder)}. The level rederive makes verdicts and reports again without them"
+                f"{tag} cannot be executed again: records that it read were erased on "
+                f"{_day(receipts)}, receipts in "
+                f"{path.relative_to(folder)}. The level rederive makes verdicts and reports again "
+                "without them"
             )
 
 
@@ -122,9 +130,15 @@ def _quote_receipts(folder: Path, tag: str, found: Comparison) -> None:
     """What is missing because it was erased is told from what is missing for no known reason."""
     for path, receipts in _receipts(folder):
         listed = receipts["not_kept"].get(tag, [])
-        gone = {one for one in found.missing if any(_within(one, path) or _within(path, one) for path in listed)}
+        gone = {
+            one
+            for one in found.missing
+            if any(_within(one, path) or _within(path, one) for path in listed)
+        }
         found.missing = [one for one in found.missing if one not in gone]
-        found.erased += [f"{one} (on {_day(receipts)}, {path.relative_to(folder)})" for one in sorted(gone)]
+        found.erased += [
+            f"{one} (on {_day(receipts)}, {path.relative_to(folder)})" for one in sorted(gone)
+        ]
 
 
 def _receipts(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
@@ -139,7 +153,9 @@ def _integrity(copy: Path, tag: str, on_record: dict[str, str]) -> Comparison:
     found = Comparison("integrity", tag)
     gone = [path for path in on_record if not (copy / path).exists()]
     for path, recorded in on_record.items():
-        if any(_within(part, path) for part in gone):  # a folder of which a part is gone is not all there, either
+        if any(
+            _within(part, path) for part in gone
+        ):  # a folder of which a part is gone is not all there, either
             found.missing.append(path)
         else:
             _compare(copy / path, path, recorded, found)
@@ -158,8 +174,11 @@ def _compare(place: Path, path: str, recorded: str, found: Comparison) -> None:
         found.different.append(path)
 
 
-def _compare_checkout(folder: Path, copy: Path, on_record: dict[str, str], found: Comparison) -> None:
-    """The reports that lie in the caller's checkout are the ones that people open, so they are looked at, too.
+def _compare_checkout(
+    folder: Path, copy: Path, on_record: dict[str, str], found: Comparison
+) -> None:
+    """The reports that lie in the caller's checkout are the ones that people open, so they are
+    looked at, too.
 
     After a release or an erasure they tell of it, and are compared with that state's.
     """
@@ -170,7 +189,9 @@ def _compare_checkout(folder: Path, copy: Path, on_record: dict[str, str], found
         if not is_report or not here.exists() or dvc_graph.content_hash(here) == recorded:
             continue
         if latest != found.tag:
-            changed = shell.git(folder, "diff", "--name-only", "--relative", latest, "--", path).splitlines()
+            changed = shell.git(
+                folder, "diff", "--name-only", "--relative", latest, "--", path
+            ).splitlines()
             changed += shell.git(folder, "ls-files", "--others", "--", path).splitlines()
         else:
             changed = _changed_files(here, copy / path)
@@ -182,13 +203,21 @@ def _latest(folder: Path, tag: str) -> str:
     """The batch's latest state that has a tag."""
     batch = tag.removeprefix("audit/")
     tags = [f"{state}/{batch}" for state in LATER]
-    there = (one for one in tags if shell.succeeds(folder, "rev-parse", "--verify", "--quiet", f"refs/tags/{one}"))
+    there = (
+        one
+        for one in tags
+        if shell.succeeds(folder, "rev-parse", "--verify", "--quiet", f"refs/tags/{one}")
+    )
     return next(there, tag)
 
 
 def _check_signatures(folder: Path, copy: Path, found: Comparison) -> None:
-    """The signed reports of the tag, and those in the caller's checkout; whom to trust is the caller's word of now."""
-    trusted, batch = signing_keys.trusted(folder), f"{signing.SIGNED}/{found.tag.removeprefix('audit/')}"
+    """The signed reports of the tag, and those in the caller's checkout; whom to trust is the
+    caller's word of now."""
+    trusted, batch = (
+        signing_keys.trusted(folder),
+        f"{signing.SIGNED}/{found.tag.removeprefix('audit/')}",
+    )
     for root, where in ((copy, ""), (folder, " in this checkout")):
         for place in sorted((root / batch).glob("*/")):
             checked = signature_checks.verify(place, trusted)
@@ -198,8 +227,14 @@ def _check_signatures(folder: Path, copy: Path, found: Comparison) -> None:
                 found.identical.append(f"{batch}/{place.name}")
 
 
-def _anew(copy: Path, tag: str, level: Level, locked: dict[str, Any], listener: stage_runner.Listener) -> Comparison:
-    wanted = [stage.name for stage in dvc_graph.read(copy) if level == "reexecute" or stage.name in REDERIVED]
+def _anew(
+    copy: Path, tag: str, level: Level, locked: dict[str, Any], listener: stage_runner.Listener
+) -> Comparison:
+    wanted = [
+        stage.name
+        for stage in dvc_graph.read(copy)
+        if level == "reexecute" or stage.name in REDERIVED
+    ]
     _require_inputs(copy, tag, level, wanted, locked)
     before = _verdicts(copy)
     found = Comparison(level, tag)
@@ -211,7 +246,8 @@ def _anew(copy: Path, tag: str, level: Level, locked: dict[str, Any], listener: 
         raise
     if not wanted or found.ran != wanted:
         raise ReproductionError(
-            f"{tag}: expected {_some(wanted) or 'stages'} to run, ran {_some(found.ran) or 'nothing'}"
+            f"{tag}: expected {_some(wanted) or 'stages'} to run, ran "
+            f"{_some(found.ran) or 'nothing'}"
         )
     on_record = _on_record(locked)
     for path in _paths(locked, wanted, "outs"):
@@ -221,7 +257,9 @@ def _anew(copy: Path, tag: str, level: Level, locked: dict[str, Any], listener: 
     return found
 
 
-def _require_inputs(copy: Path, tag: str, level: Level, wanted: list[str], locked: dict[str, Any]) -> None:
+def _require_inputs(
+    copy: Path, tag: str, level: Level, wanted: list[str], locked: dict[str, Any]
+) -> None:
     """Everything that the stages read and do not make themselves has to be there, and as it was."""
     if level == "reexecute" and (copy / "data.dvc").exists():
         try:
@@ -237,7 +275,8 @@ def _require_inputs(copy: Path, tag: str, level: Level, wanted: list[str], locke
     missing = [path for path in needed if not (copy / path).exists()]
     if missing:
         raise ReproductionError(
-            f"{tag}: the level {level} needs what is neither in DVC's cache nor in a remote: {_some(missing)}"
+            f"{tag}: the level {level} needs what is neither in DVC's cache nor in a remote: "
+            f"{_some(missing)}"
         )
     altered = [path for path in needed if dvc_graph.content_hash(copy / path) != on_record[path]]
     if altered:
@@ -246,7 +285,8 @@ def _require_inputs(copy: Path, tag: str, level: Level, wanted: list[str], locke
 
 @contextlib.contextmanager
 def worktree(folder: Path, tag: str) -> Iterator[Path]:
-    """A checkout of a closed batch's tag that shares the DVC cache and is gone afterwards, whatever happens."""
+    """A checkout of a closed batch's tag that shares the DVC cache and is gone afterwards, whatever
+    happens."""
     with checkouts.at(folder, tag) as copy:
         if not (copy / "dvc.lock").is_file():
             raise ReproductionError(f"{tag} holds no dvc.lock, so it is no closed batch")
@@ -259,7 +299,9 @@ def _lock(copy: Path) -> dict[str, Any]:
 
     document = YAML(typ="safe").load((copy / "dvc.lock").read_text(encoding="utf-8")) or {}
     current = {stage.name for stage in dvc_graph.read(copy)}
-    return {name: stage for name, stage in (document.get("stages") or {}).items() if name in current}
+    return {
+        name: stage for name, stage in (document.get("stages") or {}).items() if name in current
+    }
 
 
 def _on_record(locked: dict[str, Any]) -> dict[str, str]:
@@ -273,7 +315,9 @@ def _on_record(locked: dict[str, Any]) -> dict[str, str]:
         for entry in (*stage.get("deps", []), *stage.get("outs", [])):
             recorded = str(entry.get("md5"))
             if found.setdefault(entry["path"], recorded) != recorded:
-                raise ReproductionError(f"dvc.lock contradicts itself: {entry['path']} has two hashes (stage {name})")
+                raise ReproductionError(
+                    f"dvc.lock contradicts itself: {entry['path']} has two hashes (stage {name})"
+                )
     return found
 
 
@@ -293,7 +337,8 @@ def _verdicts(copy: Path) -> dict[str, Any]:
 
 
 def _agree(before: dict[str, Any], after: dict[str, Any]) -> bool | None:
-    """Whether verdicts are equal and new estimates lie in the recorded intervals; machines differ in last bits."""
+    """Whether verdicts are equal and new estimates lie in the recorded intervals; machines differ
+    in last bits."""
     if not before or before.keys() != after.keys():
         return None if not before else False
     return all(_same_finding(before[request], after[request]) for request in before)
@@ -304,14 +349,21 @@ def _same_finding(old: dict[str, Any], new: dict[str, Any]) -> bool:
     low, high = influence.get("low"), influence.get("high")
     estimate = (new.get("residual_influence") or {}).get("estimate")
     if estimate is None or low is None or high is None:
-        return bool(old.get("verdict") == new.get("verdict") and influence.get("estimate") == estimate)
+        return bool(
+            old.get("verdict") == new.get("verdict") and influence.get("estimate") == estimate
+        )
     return bool(old.get("verdict") == new.get("verdict") and low <= estimate <= high)
 
 
 def _changed_files(here: Path, there: Path) -> list[str]:
     if here.is_file() or not there.is_dir():
         return [here.name]
-    names = {path.relative_to(root).as_posix() for root in (here, there) for path in root.rglob("*") if path.is_file()}
+    names = {
+        path.relative_to(root).as_posix()
+        for root in (here, there)
+        for path in root.rglob("*")
+        if path.is_file()
+    }
     return sorted(name for name in names if _content(here / name) != _content(there / name))
 
 

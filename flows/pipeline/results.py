@@ -37,20 +37,23 @@ class Result:
 
 
 def read(workspace: Path, batch: str) -> list[Result]:
-    """The results of a batch in the order of its requests' ids; empty before its reports are made."""
+    """The results of a batch in the order of its requests' ids; empty before its reports are
+    made."""
     found = sorted((workspace / "reports" / batch).glob("*/evidence.json"))
     return [_result(path, workspace) for path in found]
 
 
 def advice(workspace: Path, batch: str) -> list[str]:
-    """Why a full retrain is advised after a batch, the same for all of its requests; empty where it is not."""
+    """Why a full retrain is advised after a batch, the same for all of its requests; empty where it
+    is not."""
     found = sorted((workspace / "reports" / batch).glob("*/evidence.json"))
     told = [item["text"] for path in found for item in files.read_json(path).get("advice", [])]
     return list(dict.fromkeys(told))
 
 
 def find(workspace: Path, request: str, first: str) -> Path:
-    """The `evidence.json` of a request given by its id or the beginning of it; the batch `first` is looked in first.
+    """The `evidence.json` of a request given by its id or the beginning of it; the batch `first` is
+    looked in first.
 
     Raises:
         RequestError: no report is that request's, or those of several requests are.
@@ -59,10 +62,13 @@ def find(workspace: Path, request: str, first: str) -> Path:
     found = [path for path in found if path.parts[-3] == first] or found
     if not found:
         raise RequestError(
-            f"got {request!r}, expected the id of a request that has a report; see `erasure-audit status`"
+            f"got {request!r}, expected the id of a request that has a report; see `erasure-audit "
+            "status`"
         )
     if len({path.parent.name for path in found}) > 1:
-        raise RequestError(f"got {request!r}, with which {len(found)} requests begin; give more of the id")
+        raise RequestError(
+            f"got {request!r}, with which {len(found)} requests begin; give more of the id"
+        )
     return found[-1]
 
 

@@ -1,7 +1,7 @@
 """One stage at a time through DVC, `dvc repro --single-item`, watched line by line.
 
-DVC decides whether the stage has to run. Several stages may run side by side; all of them end when the runner is
-stopped, and what they had not finished is done by the next run.
+DVC decides whether the stage has to run. Several stages may run side by side; all of them end when
+the runner is stopped, and what they had not finished is done by the next run.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ class SkippedStageError(StageError):
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened to a stage: `kind`, for lines the line, and the time since its start, s."""
+    """Something that happened to a stage: `kind`, for lines the line, and the time since its start,
+    s."""
 
     stage: str
     kind: Kind
@@ -56,7 +57,8 @@ class Elsewhere(Protocol):
     """Other machines that can run a stage and leave its results in DVC's cache here."""
 
     def brings(self, stage: str, agent: str, tell: Callable[[str], None]) -> bool:
-        """Whether it brought the results of a stage that is meant for such an agent; if not, the stage runs here."""
+        """Whether it brought the results of a stage that is meant for such an agent; if not, the
+        stage runs here."""
 
     def stop(self) -> None:
         """Withdraw everything that was handed out."""
@@ -90,7 +92,8 @@ class Runner:
         self._closed = False
 
     def ahead(self, stages: Sequence[str]) -> None:
-        """Run stages one after the other in the background; whoever asks for one by `run` is given what came of it.
+        """Run stages one after the other in the background; whoever asks for one by `run` is given
+        what came of it.
 
         After a failure those that follow are not begun.
         """
@@ -105,18 +108,25 @@ class Runner:
         threading.Thread(target=work, name="ahead", daemon=True).start()
 
     def run(
-        self, stage: str, *, force: bool = False, agent: str | None = None, log: Callable[[str], None] | None = None
+        self,
+        stage: str,
+        *,
+        force: bool = False,
+        agent: str | None = None,
+        log: Callable[[str], None] | None = None,
     ) -> Outcome:
         """Bring one stage up to date, its inputs as they are.
 
         Args:
             stage: its name in DVC.
             force: run it even if it is not stale, and here.
-            agent: the kind of agent that it is meant for; what runs elsewhere takes none of the places here.
+            agent: the kind of agent that it is meant for; what runs elsewhere takes none of the
+                places here.
             log: is given every line that DVC and the stage print, as it comes.
 
         Returns:
-            Whether the stage ran, its outputs were restored from DVC's cache, or nothing had to be done.
+            Whether the stage ran, its outputs were restored from DVC's cache, or nothing had to be
+            done.
 
         Raises:
             StageError: the stage failed; the text is its own message.
@@ -127,7 +137,9 @@ class Runner:
             return begun.hand_over(log or _nowhere)
         return self._run(stage, force, agent, log or _nowhere)
 
-    def _run(self, stage: str, force: bool, agent: str | None, log: Callable[[str], None]) -> Outcome:
+    def _run(
+        self, stage: str, force: bool, agent: str | None, log: Callable[[str], None]
+    ) -> Outcome:
         if agent is not None and not force:
             self._try_elsewhere(stage, agent, log)
         with self._slots:
@@ -144,7 +156,8 @@ class Runner:
             return outcome
 
     def _try_elsewhere(self, stage: str, agent: str, log: Callable[[str], None]) -> None:
-        """Have another machine fill DVC's cache, if there is one; the stage's own turn here then only restores."""
+        """Have another machine fill DVC's cache, if there is one; the stage's own turn here then
+        only restores."""
         if self.elsewhere is None or self._closed:
             return
         begun = time.monotonic()
@@ -164,7 +177,8 @@ class Runner:
         self._closed = True
 
     def stop(self, grace: float = 10.0) -> None:
-        """End the running stages and begin no further one; those that do not end in `grace` seconds are killed."""
+        """End the running stages and begin no further one; those that do not end in `grace` seconds
+        are killed."""
         self.close()
         if self.elsewhere is not None:
             self.elsewhere.stop()
@@ -177,7 +191,9 @@ class Runner:
                 process.wait(grace)
             _signal(process, signal.SIGKILL)  # also what the stage has started itself
 
-    def _until_unlocked(self, stage: str, force: bool, log: Callable[[str], None], begun: float) -> Outcome:
+    def _until_unlocked(
+        self, stage: str, force: bool, log: Callable[[str], None], begun: float
+    ) -> Outcome:
         """Another run in the same workspace, or what a killed one left going, is waited for."""
         while True:
             lines, code = self._once(stage, force, log, begun)
@@ -187,13 +203,22 @@ class Runner:
                 raise KilledStageError(f"{stage} was stopped")
             if not any(sign in line for line in lines for sign in dvc_locks.SIGNS):
                 raise _failure(stage, lines, code)
-            self.listener(Event(stage, "waiting", "waits for another run in this workspace", time.monotonic() - begun))
+            self.listener(
+                Event(
+                    stage,
+                    "waiting",
+                    "waits for another run in this workspace",
+                    time.monotonic() - begun,
+                )
+            )
             dvc_locks.sweep(self._workspace)
             dvc_locks.wait()
             if self._closed:
                 raise KilledStageError(f"{stage} was stopped")
 
-    def _once(self, stage: str, force: bool, log: Callable[[str], None], begun: float) -> tuple[list[str], int]:
+    def _once(
+        self, stage: str, force: bool, log: Callable[[str], None], begun: float
+    ) -> tuple[list[str], int]:
         command = [*shell.DVC, "repro", "--single-item", *(["--force"] if force else []), stage]
         lines: list[str] = []
         with self._process(command) as process:
@@ -207,7 +232,8 @@ class Runner:
 
     @contextlib.contextmanager
     def _process(self, command: list[str]) -> Iterator[subprocess.Popen[str]]:
-        """A child with a process group of its own, so that it and its children can be ended together."""
+        """A child with a process group of its own, so that it and its children can be ended
+        together."""
         with self._lock:
             if self._closed:
                 raise SkippedStageError("the run was stopped")
@@ -270,7 +296,11 @@ def _signal(process: subprocess.Popen[str], number: int) -> None:
 def _outcome(stage: str, lines: list[str]) -> Outcome:
     if any(line.startswith(f"Running stage '{stage}'") for line in lines):
         return "ran"
-    return "restored" if any("skipping run, checking out outputs" in line for line in lines) else "unchanged"
+    return (
+        "restored"
+        if any("skipping run, checking out outputs" in line for line in lines)
+        else "unchanged"
+    )
 
 
 def _failure(stage: str, lines: list[str], code: int) -> StageError:
@@ -278,6 +308,8 @@ def _failure(stage: str, lines: list[str], code: int) -> StageError:
     if own:
         return StageError(f"{stage}: {own[-1]}")
     if code < 0 or any(f"exited with {-number}" in lines[-1] for number in (9, 15)):
-        return KilledStageError(f"{stage} was ended from outside (exit code {code}); the next run continues")
+        return KilledStageError(
+            f"{stage} was ended from outside (exit code {code}); the next run continues"
+        )
     told = [line for line in lines if not line.startswith(("Running stage", "> "))]
     return StageError(f"{stage} failed without a message of its own: {' / '.join(told[-3:])}")

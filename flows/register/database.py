@@ -1,7 +1,9 @@
-"""The tables of the register, and how they are reached: SQLite in the workspace, or PostgreSQL by URL.
+"""The tables of the register, and how they are reached: SQLite in the workspace, or PostgreSQL by
+URL.
 
-Events are append-only: triggers refuse to change or remove one, whoever tries. Moments are RFC 3339 texts in UTC with
-microseconds, so that both databases keep the same bytes and the order of texts is the order of time.
+Events are append-only: triggers refuse to change or remove one, whoever tries. Moments are RFC 3339
+texts in UTC with microseconds, so that both databases keep the same bytes and the order of texts is
+the order of time.
 """
 
 from __future__ import annotations
@@ -19,14 +21,16 @@ from flows.workspace import secrets
 from tasks.common.errors import WorkspaceError
 
 URL = "ERASURE_AUDIT_DATABASE"
-"""Names the secret with the database's address, as in postgresql+psycopg://user:password@host/name."""
+"""Names the secret with the database's address, as in
+postgresql+psycopg://user:password@host/name."""
 FILE = Path(".register/register.db")
 CONNECT = 10
 """Time that a PostgreSQL server is given to answer, s."""
 PATIENCE = 60
 """Time that a writer waits for the one before it, s; transactions take milliseconds."""
 LOCK = 0x45_52_41_53
-"""Key of PostgreSQL's advisory lock that writers take one after the other, so that the chain has no forks."""
+"""Key of PostgreSQL's advisory lock that writers take one after the other, so that the chain has no
+forks."""
 
 metadata = sa.MetaData(
     naming_convention={
@@ -41,20 +45,39 @@ requests = sa.Table(
     "requests",
     metadata,
     sa.Column("request_id", sa.String(36), primary_key=True),
-    sa.Column("digest", sa.String(64), nullable=False, comment="of the request as kept, so that a repetition is known"),
+    sa.Column(
+        "digest",
+        sa.String(64),
+        nullable=False,
+        comment="of the request as kept, so that a repetition is known",
+    ),
     sa.Column("regulation", sa.String(8), nullable=False),
-    sa.Column("submitted", sa.String(40), nullable=False, comment="the request's own time; its day is that of receipt"),
+    sa.Column(
+        "submitted",
+        sa.String(40),
+        nullable=False,
+        comment="the request's own time; its day is that of receipt",
+    ),
     sa.Column("source", sa.String(40), nullable=False, comment="http, drop folder, csv, file"),
     sa.Column("identities", sa.JSON, nullable=False, comment="keyed pseudonyms, gone when closed"),
-    sa.Column("wishes", sa.JSON, nullable=False, comment="of the request; records as pseudonyms, gone when closed"),
+    sa.Column(
+        "wishes",
+        sa.JSON,
+        nullable=False,
+        comment="of the request; records as pseudonyms, gone when closed",
+    ),
     sa.Column("callbacks", sa.JSON, nullable=False, comment="status_callback_urls"),
     sa.Column("due", sa.String(10), comment="last day for an answer; null: the law names none"),
     sa.Column("extended", sa.Boolean, nullable=False, default=False),
     sa.Column("state", sa.String(20), nullable=False, index=True),
     sa.Column("held", sa.Boolean, nullable=False, default=False),
-    sa.Column("batch", sa.String(64), index=True, comment="the batch that it is in, or was last in"),
+    sa.Column(
+        "batch", sa.String(64), index=True, comment="the batch that it is in, or was last in"
+    ),
     sa.Column("verdict", sa.String(20)),
-    sa.Column("duplicate_of", sa.String(36), comment="an open request that means the same data subject"),
+    sa.Column(
+        "duplicate_of", sa.String(36), comment="an open request that means the same data subject"
+    ),
     comment="What is so now; it follows from the events and is written in the same transaction.",
 )
 
@@ -69,13 +92,23 @@ identities = sa.Table(
 events = sa.Table(
     "events",
     metadata,
-    sa.Column("seq", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=False),
+    sa.Column(
+        "seq",
+        sa.BigInteger().with_variant(sa.Integer, "sqlite"),
+        primary_key=True,
+        autoincrement=False,
+    ),
     sa.Column("at", sa.String(32), nullable=False),
     sa.Column("actor", sa.String(200), nullable=False),
     sa.Column("request_id", sa.String(36), index=True),
     sa.Column("batch", sa.String(64), index=True),
     sa.Column("kind", sa.String(32), nullable=False, index=True),
-    sa.Column("details", sa.Text, nullable=False, comment="canonical JSON, as it was hashed; no personal data"),
+    sa.Column(
+        "details",
+        sa.Text,
+        nullable=False,
+        comment="canonical JSON, as it was hashed; no personal data",
+    ),
     sa.Column("previous", sa.String(64), nullable=False),
     sa.Column("hash", sa.String(64), nullable=False, unique=True),
     comment="Everything that happened; append-only, each row's hash covers the one before.",
@@ -110,7 +143,8 @@ leases = sa.Table(
 
 
 def address(home: Path) -> str:
-    """The database's address: the secret `ERASURE_AUDIT_DATABASE`, else a SQLite file in the workspace."""
+    """The database's address: the secret `ERASURE_AUDIT_DATABASE`, else a SQLite file in the
+    workspace."""
     named = secrets.get(URL)
     if named:
         return re.sub(r"\Apostgres(ql)?://", "postgresql+psycopg://", named)
@@ -121,7 +155,8 @@ def connect(home: Path) -> sa.Engine:
     """An engine on the register's database, its tables made or brought up to date.
 
     Raises:
-        WorkspaceError: the database cannot be reached, or is of a newer version of the tool; names no password.
+        WorkspaceError: the database cannot be reached, or is of a newer version of the tool; names
+            no password.
     """
     from flows.register import migrate
 
@@ -131,7 +166,9 @@ def connect(home: Path) -> sa.Engine:
         place = Path(url.removeprefix("sqlite:///"))
         place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
-        patience = {} if url.startswith("sqlite") else {"connect_args": {"connect_timeout": CONNECT}}
+        patience = (
+            {} if url.startswith("sqlite") else {"connect_args": {"connect_timeout": CONNECT}}
+        )
         engine = sa.create_engine(url, pool_pre_ping=True, max_overflow=60, **patience)
     except (sa.exc.ArgumentError, ModuleNotFoundError):
         raise WorkspaceError(hint) from None  # the driver's own message would repeat the password
@@ -150,13 +187,16 @@ def connect(home: Path) -> sa.Engine:
 
 @contextlib.contextmanager
 def reachable(engine: sa.Engine) -> Iterator[None]:
-    """Turn the driver's errors about the connection into one that a user can read, without address or password."""
+    """Turn the driver's errors about the connection into one that a user can read, without address
+    or password."""
     try:
         yield
     except sa.exc.DatabaseError as error:
         if isinstance(error, (sa.exc.IntegrityError, sa.exc.ProgrammingError, sa.exc.DataError)):
             raise  # a mistake of ours, and no fault of the database
-        raise WorkspaceError(_unusable(error, engine)) from None  # the driver's own message names the address
+        raise WorkspaceError(
+            _unusable(error, engine)
+        ) from None  # the driver's own message names the address
     except (sa.exc.InterfaceError, sa.exc.TimeoutError) as error:
         raise WorkspaceError(_unusable(error, engine)) from None
 
@@ -164,7 +204,8 @@ def reachable(engine: sa.Engine) -> Iterator[None]:
 def _unusable(error: sa.exc.SQLAlchemyError, engine: sa.Engine) -> str:
     told = str(getattr(error, "orig", None) or error).strip().splitlines()
     return (
-        f"the register's {engine.dialect.name} database cannot be used ({_without(told[0], engine.url)}); see that it"
+        f"the register's {engine.dialect.name} database cannot be used "
+        f"({_without(told[0], engine.url)}); see that it"
         f" runs and that {URL} is right, then do the same again: what was written before is kept"
     )
 
@@ -205,7 +246,8 @@ def snapshot(engine: sa.Engine) -> Iterator[sa.Connection]:
 
 
 def _prepare_sqlite(engine: sa.Engine) -> None:
-    """Transactions begin where we say (pysqlite's own timing would let two writers read the same chain's end)."""
+    """Transactions begin where we say (pysqlite's own timing would let two writers read the same
+    chain's end)."""
 
     @sa.event.listens_for(engine, "connect")
     def _connect(connection: Any, _record: Any) -> None:
@@ -217,7 +259,8 @@ def _prepare_sqlite(engine: sa.Engine) -> None:
 
 
 def _write_ahead(connection: Any) -> None:
-    """Readers and the writer do not wait for each other. SQLite itself does not wait for this switch to be free."""
+    """Readers and the writer do not wait for each other. SQLite itself does not wait for this
+    switch to be free."""
     import sqlite3
 
     until = time.monotonic() + PATIENCE

@@ -9,14 +9,16 @@ import sqlalchemy as sa
 from tasks.common.errors import WorkspaceError
 
 LATEST = "0001"
-"""The version of the tables that this code works with; the newest module of `migrations/versions`."""
+"""The version of the tables that this code works with; the newest module of
+`migrations/versions`."""
 SCRIPTS = Path(__file__).parent / "migrations"
 
 
 def upgrade(engine: sa.Engine) -> None:
     """Make the tables, or bring those of an earlier version up to date: all of it, or nothing.
 
-    Processes that start at once wait for the one that does it. Tables that are up to date cost one look.
+    Processes that start at once wait for the one that does it. Tables that are up to date cost one
+    look.
 
     Raises:
         WorkspaceError: the tables are of a newer version of the tool.
@@ -50,7 +52,8 @@ def _upgrade(connection: sa.Connection, found: str | None) -> None:
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
     if found is not None and found not in known:
         raise WorkspaceError(
-            f"the register's tables are of version {found}, and this erasure-audit knows them up to {LATEST}; "
+            f"the register's tables are of version {found}, and this erasure-audit knows them up "
+            f"to {LATEST}; "
             "install the version that was used last, nothing was changed"
         )
     command.upgrade(config, "head")

@@ -1,9 +1,11 @@
-"""The register: every request's life, from its receipt to its closing, each step with time and actor.
+"""The register: every request's life, from its receipt to its closing, each step with time and
+actor.
 
-What happened is a chain of events that nobody can change unseen; what is so now follows from it. A request is
-received → identity_verified → batched → audited → awaiting_signoff → released → erased → closed, or rejected → closed.
-A legal hold stands beside the state: it keeps a request out of batches, and its batch from being released and erased.
-Pseudonyms of a closed request are dropped; nothing that stays says whom it was about.
+What happened is a chain of events that nobody can change unseen; what is so now follows from it. A
+request is received → identity_verified → batched → audited → awaiting_signoff → released → erased →
+closed, or rejected → closed. A legal hold stands beside the state: it keeps a request out of
+batches, and its batch from being released and erased. Pseudonyms of a closed request are dropped;
+nothing that stays says whom it was about.
 """
 
 from __future__ import annotations
@@ -37,7 +39,8 @@ from tasks.requests import deadlines, pseudonyms
 GENESIS = "0" * 64
 """What the first event names as the one before it."""
 LONGEST = 2000
-"""Characters of a text in an event at most, as a reason that a person gives; what is more is cut off."""
+"""Characters of a text in an event at most, as a reason that a person gives; what is more is cut
+off."""
 HEADS = Path("ledger/chain")
 """Where git keeps the chain's end as it was when a batch was committed, `<batch>.json`."""
 
@@ -59,7 +62,8 @@ class BusyError(AuditError):
 
 
 class LostLeaseError(AuditError):
-    """Exclusive work went on for too long without the database, and somebody else may do it by now."""
+    """Exclusive work went on for too long without the database, and somebody else may do it by
+    now."""
 
 
 class State(StrEnum):
@@ -87,7 +91,8 @@ MOVES: dict[State, frozenset[State]] = {
     State.REJECTED: frozenset({State.CLOSED}),
     State.CLOSED: frozenset(),
 }
-"""Which state may follow which. From a batch back to identity_verified: the request is queued for the next batch."""
+"""Which state may follow which. From a batch back to identity_verified: the request is queued for
+the next batch."""
 IN_BATCH = (State.BATCHED, State.AUDITED, State.AWAITING_SIGNOFF, State.RELEASED)
 """States of requests whose batch is in flight: no other batch is begun before it is erased."""
 HELD, LIFTED, EXTENDED = "on_hold", "hold_lifted", "extended"
@@ -107,7 +112,8 @@ OUTWARD = {
     State.CLOSED: "completed",
     State.REJECTED: "cancelled",
 }
-"""What a state is called outside (OpenDSR's request_status). A closed request that was rejected is cancelled."""
+"""What a state is called outside (OpenDSR's request_status). A closed request that was rejected is
+cancelled."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +140,9 @@ class Intake:
     def digest(self) -> str:
         """SHA-256 of the content, by which a repetition is told from a contradiction."""
         who = list(map(dict, self.identities))
-        return _sha256(_canonical([self.regulation, self.submitted, who, self.wishes, self.callbacks]))
+        return _sha256(
+            _canonical([self.regulation, self.submitted, who, self.wishes, self.callbacks])
+        )
 
 
 @dataclass(frozen=True)
@@ -162,7 +170,8 @@ class Case:
         return "on_hold" if self.held and self.state in OPEN else str(self.state)
 
     def days_left(self, today: date) -> int | None:
-        """Days until the deadline, below zero after it; None where there is none or the request is done."""
+        """Days until the deadline, below zero after it; None where there is none or the request is
+        done."""
         return None if self.due is None or self.state not in OPEN else (self.due - today).days
 
     def plain(self) -> dict[str, Any]:
@@ -200,14 +209,16 @@ class Event:
 
 @dataclass(frozen=True)
 class Head:
-    """The end of the chain: whoever has it can tell later whether anything before it was changed."""
+    """The end of the chain: whoever has it can tell later whether anything before it was
+    changed."""
 
     seq: int
     hash: str
 
 
 class Lease:
-    """Exclusive work that one holds. It is renewed in the background; `check` says whether it still counts."""
+    """Exclusive work that one holds. It is renewed in the background; `check` says whether it still
+    counts."""
 
     def __init__(self, engine: sa.Engine, name: str, seconds: float) -> None:
         """Args:
@@ -218,10 +229,13 @@ class Lease:
         self._engine, self.name, self._seconds = engine, name, seconds
         self._holder = f"{_machine()}:{os.getpid()}:{_started(os.getpid())}:{os.urandom(4).hex()}"
         self._over, self._held_until = threading.Event(), 0.0
-        self._renewal = threading.Thread(target=self._renew_often, name=f"lease {name}", daemon=True)
+        self._renewal = threading.Thread(
+            target=self._renew_often, name=f"lease {name}", daemon=True
+        )
 
     def check(self) -> None:
-        """To be called before what cannot be undone: a lease that ran out while the database was away is noticed.
+        """To be called before what cannot be undone: a lease that ran out while the database was
+        away is noticed.
 
         Raises:
             LostLeaseError: somebody else may do the work by now; stop, and leave the rest to him.
@@ -229,7 +243,8 @@ class Lease:
         """
         if time.time() >= self._held_until and not self._renew():
             raise LostLeaseError(
-                f"{self.name}: its lease ran out while the database was away, and another process took it over; "
+                f"{self.name}: its lease ran out while the database was away, and another process "
+                "took it over; "
                 "this one stops, and what it finished is kept"
             )
 
@@ -239,10 +254,17 @@ class Lease:
         with database.writing(self._engine) as connection:
             row = connection.execute(sa.select(leases).where(leases.c.name == self.name)).first()
             if row is not None and row.until > _text(now) and not _gone(row.holder):
-                raise BusyError(f"{self.name}: another process works on it since {row.since}; wait for its end")
+                raise BusyError(
+                    f"{self.name}: another process works on it since {row.since}; wait for its end"
+                )
             connection.execute(leases.delete().where(leases.c.name == self.name))
             until = _text(now + timedelta(seconds=self._seconds))
-            values = {"name": self.name, "holder": self._holder, "since": _text(now), "until": until}
+            values = {
+                "name": self.name,
+                "holder": self._holder,
+                "since": _text(now),
+                "until": until,
+            }
             self._held_until = time.time() + self._seconds
             connection.execute(leases.insert().values(**values))
         self._renewal.start()
@@ -252,7 +274,9 @@ class Lease:
         self._over.set()
         self._renewal.join()
         with contextlib.suppress(AuditError), database.writing(self._engine) as connection:
-            connection.execute(leases.delete().where(leases.c.name == self.name, leases.c.holder == self._holder))
+            connection.execute(
+                leases.delete().where(leases.c.name == self.name, leases.c.holder == self._holder)
+            )
 
     def _renew(self) -> bool:
         held_until = time.time() + self._seconds
@@ -267,13 +291,16 @@ class Lease:
 
     def _renew_often(self) -> None:
         while not self._over.wait(self._seconds / 4):
-            with contextlib.suppress(AuditError):  # a database that is gone for a moment is asked again in a moment
+            with contextlib.suppress(
+                AuditError
+            ):  # a database that is gone for a moment is asked again in a moment
                 if not self._renew():
                     return
 
 
 class Register:
-    """The register of one workspace. All methods may be called from several threads and processes."""
+    """The register of one workspace. All methods may be called from several threads and
+    processes."""
 
     def __init__(self, home: Path, holidays: Collection[date] = ()) -> None:
         """Args:
@@ -290,7 +317,7 @@ class Register:
         """Give the connections back."""
         self._engine.dispose()
 
-    # -- requests come in ------------------------------------------------------------------------------------------
+    # -- requests come in -------------------------------------------------------------------------
 
     def receive(self, request: Intake, actor: str, source: str) -> tuple[Case, bool]:
         """Take a request in; the same one again changes nothing.
@@ -298,8 +325,8 @@ class Register:
         The day of receipt is that of the request's own time stamp, by the offset that it names.
 
         Returns:
-            The case, and whether it is new. A case whose identities meet those of an open one is marked as its
-            duplicate and kept all the same: a person decides.
+            The case, and whether it is new. A case whose identities meet those of an open one is
+            marked as its duplicate and kept all the same: a person decides.
 
         Raises:
             ConflictError: the id is known with another content.
@@ -313,7 +340,8 @@ class Register:
             if known is not None:
                 if known.digest != request.digest:
                     raise ConflictError(
-                        f"request {request.request_id} is in the register already with another content; "
+                        f"request {request.request_id} is in the register already with another "
+                        "content; "
                         "send a changed request under an id of its own"
                     )
                 return _case(known), False
@@ -338,7 +366,8 @@ class Register:
                 )
             )
             connection.execute(
-                identities.insert(), [{"pseudonym": name, "request_id": request.request_id} for name in sorted(names)]
+                identities.insert(),
+                [{"pseudonym": name, "request_id": request.request_id} for name in sorted(names)],
             )
             details = {
                 "source": source,
@@ -348,7 +377,15 @@ class Register:
                 "due": due and due.isoformat(),
                 **({"duplicate_of": twin} if twin else {}),
             }
-            _append(connection, actor, request.request_id, None, str(State.RECEIVED), details, request.callbacks)
+            _append(
+                connection,
+                actor,
+                request.request_id,
+                None,
+                str(State.RECEIVED),
+                details,
+                request.callbacks,
+            )
             return _case(_known(connection, request.request_id)), True
 
     def verify_identity(self, request_id: str, actor: str, how: str) -> Case:
@@ -368,11 +405,19 @@ class Register:
         with database.writing(self._engine) as connection:
             case = _case(_known(connection, request_id))
             if case.state not in (State.RECEIVED, State.IDENTITY_VERIFIED, State.REJECTED):
-                raise RegisterError(f"request {request_id} is {case.shown}; it can be cancelled before it is batched")
-            return _move(connection, [request_id], State.REJECTED, actor, details={"reason": reason})[0]
+                raise RegisterError(
+                    f"request {request_id} is {case.shown}; it can be cancelled before it is "
+                    "batched"
+                )
+            return _move(
+                connection, [request_id], State.REJECTED, actor, details={"reason": reason}
+            )[0]
 
-    def hold(self, request_id: str, actor: str, reason: str, ground: str = "GDPR Art. 17(3)(e)") -> Case:
-        """Put a legal hold on a request: nothing of it is released or erased until the hold is lifted.
+    def hold(
+        self, request_id: str, actor: str, reason: str, ground: str = "GDPR Art. 17(3)(e)"
+    ) -> Case:
+        """Put a legal hold on a request: nothing of it is released or erased until the hold is
+        lifted.
 
         Raises:
             RegisterError: there is a hold already, or the request is past erasing.
@@ -391,20 +436,27 @@ class Register:
         """
         with database.writing(self._engine) as connection:
             case = _case(_known(connection, request_id))
-            due = deadlines.extended(case.regulation, datetime.fromisoformat(case.submitted).date(), self._holidays)
+            due = deadlines.extended(
+                case.regulation, datetime.fromisoformat(case.submitted).date(), self._holidays
+            )
             if due is None or case.extended or case.state not in OPEN:
                 raise RegisterError(
-                    f"request {request_id}: its deadline cannot be extended ({case.regulation}, {case.shown}"
+                    f"request {request_id}: its deadline cannot be extended ({case.regulation}, "
+                    f"{case.shown}"
                     f"{', extended before' if case.extended else ''})"
                 )
             _change(connection, request_id, due=due.isoformat(), extended=True)
-            details = {"reason": reason, "from": case.due and case.due.isoformat(), "to": due.isoformat()}
+            details = {
+                "reason": reason,
+                "from": case.due and case.due.isoformat(),
+                "to": due.isoformat(),
+            }
             if case.due is not None and datetime.now(UTC).date() > case.due:
                 details["late"] = "the first deadline had passed"
             _append(connection, actor, request_id, case.batch, EXTENDED, details, case.callbacks)
             return _case(_known(connection, request_id))
 
-    # -- the way through -------------------------------------------------------------------------------------------
+    # -- the way through --------------------------------------------------------------------------
 
     def move(
         self,
@@ -416,7 +468,8 @@ class Register:
         verdicts: Mapping[str, str] | None = None,
         **details: Any,
     ) -> list[Case]:
-        """Bring requests to a state, all of them or none. Those that are there already are left alone.
+        """Bring requests to a state, all of them or none. Those that are there already are left
+        alone.
 
         Args:
             request_ids: which.
@@ -434,9 +487,12 @@ class Register:
             return _move(connection, request_ids, state, actor, batch, verdicts or {}, details)
 
     def close_rejected(self, actor: str) -> list[Case]:
-        """Close the rejected requests that belong to no batch in flight; those of one are closed when it ends."""
+        """Close the rejected requests that belong to no batch in flight; those of one are closed
+        when it ends."""
         with database.writing(self._engine) as connection:
-            flying = sa.select(requests.c.batch).where(requests.c.state.in_(list(map(str, IN_BATCH))))
+            flying = sa.select(requests.c.batch).where(
+                requests.c.state.in_(list(map(str, IN_BATCH)))
+            )
             done = (
                 sa.select(requests.c.request_id)
                 .where(requests.c.state == str(State.REJECTED))
@@ -462,14 +518,22 @@ class Register:
         """
         with database.writing(self._engine) as connection:
             flying = connection.scalar(
-                sa.select(requests.c.batch).where(requests.c.state.in_(list(map(str, IN_BATCH)))).limit(1)
+                sa.select(requests.c.batch)
+                .where(requests.c.state.in_(list(map(str, IN_BATCH))))
+                .limit(1)
             )
             if flying is not None:
                 raise RegisterError(
-                    f"batch {flying} is not erased yet; the next one starts from the model that it releases"
+                    f"batch {flying} is not erased yet; the next one starts from the model that "
+                    "it releases"
                 )
-            if connection.scalar(sa.select(events.c.seq).where(events.c.batch == batch).limit(1)) is not None:
-                raise RegisterError(f"there was a batch {batch} before; give the new one a name of its own")
+            if (
+                connection.scalar(sa.select(events.c.seq).where(events.c.batch == batch).limit(1))
+                is not None
+            ):
+                raise RegisterError(
+                    f"there was a batch {batch} before; give the new one a name of its own"
+                )
             waiting = (
                 sa.select(requests.c.request_id)
                 .where(requests.c.state == str(State.IDENTITY_VERIFIED), requests.c.held.is_(False))
@@ -480,22 +544,31 @@ class Register:
             return _move(connection, found, State.BATCHED, actor, batch)
 
     def note(
-        self, kind: str, actor: str, *, request_id: str | None = None, batch: str | None = None, **details: Any
+        self,
+        kind: str,
+        actor: str,
+        *,
+        request_id: str | None = None,
+        batch: str | None = None,
+        **details: Any,
     ) -> Event:
-        """Write down something that changes no state: a decision, a failure, a warning that was sent, a promotion.
+        """Write down something that changes no state: a decision, a failure, a warning that was
+        sent, a promotion.
 
         Raises:
             UnknownRequestError: there is no such request.
             RegisterError: events of this kind come with a change of state.
         """
         if request_id is not None and kind in CHANGES:
-            raise RegisterError(f"got {kind} as a note on a request; it comes with a change, so change the request")
+            raise RegisterError(
+                f"got {kind} as a note on a request; it comes with a change, so change the request"
+            )
         with database.writing(self._engine) as connection:
             if request_id is not None:
                 _known(connection, request_id)
             return _append(connection, actor, request_id, batch, kind, details)
 
-    # -- looking ---------------------------------------------------------------------------------------------------
+    # -- looking ----------------------------------------------------------------------------------
 
     def case(self, request_id: str) -> Case:
         """One request.
@@ -514,15 +587,23 @@ class Register:
         """
         start = beginning.lower()
         if len(start) < 36 and re.fullmatch(r"[0-9a-f-]{4,}", start):
-            query = sa.select(requests.c.request_id).where(requests.c.request_id.startswith(start)).limit(2)
+            query = (
+                sa.select(requests.c.request_id)
+                .where(requests.c.request_id.startswith(start))
+                .limit(2)
+            )
             with database.reading(self._engine) as connection:
                 found = list(connection.scalars(query))
             if len(found) > 1:
-                raise UnknownRequestError(f"several requests begin with {start}; write more of the id")
+                raise UnknownRequestError(
+                    f"several requests begin with {start}; write more of the id"
+                )
             start = found[0] if found else start
         return self.case(start).request_id
 
-    def cases(self, states: Collection[State] | None = None, batch: str | None = None) -> list[Case]:
+    def cases(
+        self, states: Collection[State] | None = None, batch: str | None = None
+    ) -> list[Case]:
         """Requests, the nearest deadline first; all, or those in some states or of one batch."""
         if not _askable(batch):
             return []
@@ -551,7 +632,9 @@ class Register:
             return 0, []
         where = _wanted(states, batch) + ([requests.c.held.is_(True)] if held else [])
         with database.reading(self._engine) as connection:
-            total = connection.scalar(sa.select(sa.func.count()).select_from(requests).where(*where))
+            total = connection.scalar(
+                sa.select(sa.func.count()).select_from(requests).where(*where)
+            )
             rows = connection.execute(_urgent_first(where).offset(first).limit(most))
             return int(total or 0), [_case(row) for row in rows]
 
@@ -560,12 +643,19 @@ class Register:
         found = self.cases(IN_BATCH)
         return found[0].batch if found else None
 
-    def history(self, request_id: str | None = None, batch: str | None = None, kind: str | None = None) -> list[Event]:
-        """Events in their order; all, or those of a request, of a batch (its requests' events included), of a kind."""
+    def history(
+        self, request_id: str | None = None, batch: str | None = None, kind: str | None = None
+    ) -> list[Event]:
+        """Events in their order; all, or those of a request, of a batch (its requests' events
+        included), of a kind."""
         if not all(map(_askable, (request_id, batch, kind))):
             return []
         query = sa.select(events).order_by(events.c.seq)
-        for column, wanted in ((events.c.request_id, request_id), (events.c.batch, batch), (events.c.kind, kind)):
+        for column, wanted in (
+            (events.c.request_id, request_id),
+            (events.c.batch, batch),
+            (events.c.kind, kind),
+        ):
             if wanted is not None:
                 query = query.where(column == wanted)
         with database.reading(self._engine) as connection:
@@ -591,7 +681,8 @@ class Register:
             return _head(connection)
 
     def file_head(self, path: Path) -> Head:
-        """Write the end of the chain into a file that git will keep, `ledger/chain/<batch>.json`."""
+        """Write the end of the chain into a file that git will keep,
+        `ledger/chain/<batch>.json`."""
         head = self.head()
         files.write_json(path, {"seq": head.seq, "hash": head.hash})
         return head
@@ -600,10 +691,12 @@ class Register:
         """Go through the whole chain, and see that the requests are as their events say.
 
         Args:
-            known: earlier ends, as `heads` finds them: a chain that was cut off or rewritten as a whole lacks them.
+            known: earlier ends, as `heads` finds them: a chain that was cut off or rewritten as a
+                whole lacks them.
 
         Raises:
-            RegisterError: an event is missing, changed or out of place, or a request is not as its events say.
+            RegisterError: an event is missing, changed or out of place, or a request is not as its
+                events say.
         """
         wanted = {head.seq: head.hash for head in known}
         previous, seq = GENESIS, 0
@@ -614,36 +707,65 @@ class Register:
                 try:
                     event = _event(row)
                 except ValueError:
-                    raise RegisterError(f"event {seq} of the register was changed; restore a backup") from None
-                facts = (event.at, event.actor, event.request_id, event.batch, event.kind, row.details)
-                if (event.seq, event.previous, event.hash) != (seq, previous, _hash(previous, seq, *facts)):
-                    raise RegisterError(f"event {seq} of the register is missing or was changed; restore a backup")
+                    raise RegisterError(
+                        f"event {seq} of the register was changed; restore a backup"
+                    ) from None
+                facts = (
+                    event.at,
+                    event.actor,
+                    event.request_id,
+                    event.batch,
+                    event.kind,
+                    row.details,
+                )
+                if (event.seq, event.previous, event.hash) != (
+                    seq,
+                    previous,
+                    _hash(previous, seq, *facts),
+                ):
+                    raise RegisterError(
+                        f"event {seq} of the register is missing or was changed; restore a backup"
+                    )
                 if wanted.pop(seq, event.hash) != event.hash:
-                    raise RegisterError(f"the chain up to event {seq} is not the one that git holds the end of")
+                    raise RegisterError(
+                        f"the chain up to event {seq} is not the one that git holds the end of"
+                    )
                 if event.request_id is not None:
                     _replay(said.setdefault(event.request_id, {}), event)
                 previous = event.hash
             for row in _rows(connection, sa.select(*_FOLLOWING)):
                 if said.pop(row.request_id, None) != {**row._mapping, "held": bool(row.held)}:
-                    raise RegisterError(f"request {row.request_id} is not as its events say; restore a backup")
+                    raise RegisterError(
+                        f"request {row.request_id} is not as its events say; restore a backup"
+                    )
         if wanted:
-            raise RegisterError(f"the register ends before event {max(wanted)}, which git holds the hash of")
+            raise RegisterError(
+                f"the register ends before event {max(wanted)}, which git holds the hash of"
+            )
         if said:
-            raise RegisterError(f"request {min(said)} is gone, and its events are there; restore a backup")
+            raise RegisterError(
+                f"request {min(said)} is gone, and its events are there; restore a backup"
+            )
         return Head(seq, previous)
 
     def backup(self, target: Path) -> Head:
-        """Copy the register into a new file while others work, and check the copy's chain; for SQLite only.
+        """Copy the register into a new file while others work, and check the copy's chain; for
+        SQLite only.
 
         Raises:
-            RegisterError: the register is in PostgreSQL, the file is there already or cannot be written.
+            RegisterError: the register is in PostgreSQL, the file is there already or cannot be
+                written.
         """
         if self._engine.dialect.name != "sqlite":
-            raise RegisterError("the register is in PostgreSQL; pg_dump backs it up, see docs/requests.md")
+            raise RegisterError(
+                "the register is in PostgreSQL; pg_dump backs it up, see docs/requests.md"
+            )
         try:
             os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         except OSError as error:
-            raise RegisterError(f"{target}: cannot be written ({error.strerror}); name a new file") from error
+            raise RegisterError(
+                f"{target}: cannot be written ({error.strerror}); name a new file"
+            ) from error
         with database.reading(self._engine) as connection:
             connection.exec_driver_sql("VACUUM INTO ?", (str(target),))
         copy = Register.__new__(Register)
@@ -653,15 +775,16 @@ class Register:
         finally:
             copy.close()
 
-    # -- who works -------------------------------------------------------------------------------------------------
+    # -- who works --------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def lease(self, name: str, seconds: float = 120.0) -> Iterator[Lease]:
         """Do exclusive work inside the block, wherever the others run.
 
-        The lease is renewed as long as the process lives; after it died, the lease holds for `seconds` at most, or no
-        longer at all for somebody on the same machine who can see that the process is gone. Call `check` of what is
-        yielded before a step that cannot be undone. Machines' clocks may differ by a few seconds and not by minutes.
+        The lease is renewed as long as the process lives; after it died, the lease holds for
+        `seconds` at most, or no longer at all for somebody on the same machine who can see that the
+        process is gone. Call `check` of what is yielded before a step that cannot be undone.
+        Machines' clocks may differ by a few seconds and not by minutes.
 
         Raises:
             BusyError: somebody else holds it.
@@ -679,13 +802,16 @@ class Register:
             rows = connection.execute(sa.select(leases).order_by(leases.c.name))
             return [(row.name, row.since, row.until) for row in rows if row.until > _now()]
 
-    # -- who is told -----------------------------------------------------------------------------------------------
+    # -- who is told ------------------------------------------------------------------------------
 
-    def undelivered(self, at: datetime | None = None, most: int = 100) -> list[tuple[Event, str, int]]:
+    def undelivered(
+        self, at: datetime | None = None, most: int = 100
+    ) -> list[tuple[Event, str, int]]:
         """Status callbacks whose time has come: the event, the address, and the tries so far.
 
-        Of a request's events that wait for the same address, only the first is given, so that their order is kept. The
-        longest due come first, so that addresses that always fail do not keep the others from their turn.
+        Of a request's events that wait for the same address, only the first is given, so that their
+        order is kept. The longest due come first, so that addresses that always fail do not keep
+        the others from their turn.
         """
         earlier, before = callbacks.alias(), events.alias()
         waits = (
@@ -705,13 +831,16 @@ class Register:
             return [(_event(row), row.url, row.tries) for row in connection.execute(query)]
 
     def tried(self, seq: int, url: str, outcome: str, again: datetime | None) -> None:
-        """Write down a try to deliver a callback; `again` is None when it is delivered, or given up."""
+        """Write down a try to deliver a callback; `again` is None when it is delivered, or given
+        up."""
         with database.writing(self._engine) as connection:
             connection.execute(
                 callbacks.update()
                 .where(callbacks.c.seq == seq, callbacks.c.url == url)
                 .values(
-                    tries=callbacks.c.tries + 1, next_try=None if again is None else _text(again), outcome=outcome[:200]
+                    tries=callbacks.c.tries + 1,
+                    next_try=None if again is None else _text(again),
+                    outcome=outcome[:200],
                 )
             )
 
@@ -722,10 +851,19 @@ class Register:
             case = _case(_known(connection, request_id))
             if case.held == held or (held and case.state not in OPEN):
                 raise RegisterError(
-                    f"request {request_id} is {case.shown}; a hold cannot be {'set' if held else 'lifted'}"
+                    f"request {request_id} is {case.shown}; a hold cannot be "
+                    f"{'set' if held else 'lifted'}"
                 )
             _change(connection, request_id, held=held)
-            _append(connection, actor, request_id, case.batch, HELD if held else LIFTED, details, case.callbacks)
+            _append(
+                connection,
+                actor,
+                request_id,
+                case.batch,
+                HELD if held else LIFTED,
+                details,
+                case.callbacks,
+            )
             return _case(_known(connection, request_id))
 
 
@@ -738,7 +876,8 @@ def _move(
     verdicts: Mapping[str, str] = MappingProxyType({}),
     details: Mapping[str, Any] = MappingProxyType({}),
 ) -> list[Case]:
-    """See `Register.move`. As few statements as can be, however many requests: others wait meanwhile."""
+    """See `Register.move`. As few statements as can be, however many requests: others wait
+    meanwhile."""
     cases = _known_all(connection, request_ids)
     steps = []
     for one in dict.fromkeys(request_ids):
@@ -755,7 +894,11 @@ def _move(
             identities=() if state is State.CLOSED else before.identities,
             wishes=_without_records(before.wishes) if state is State.CLOSED else before.wishes,
         )
-        facts = {**details, **({"verdict": verdict} if verdict is not None else {}), "from": str(before.state)}
+        facts = {
+            **details,
+            **({"verdict": verdict} if verdict is not None else {}),
+            "from": str(before.state),
+        }
         steps.append(_Step(actor, one, after.batch, str(state), facts, after.callbacks))
     if not steps:
         return [cases[one] for one in request_ids]
@@ -765,7 +908,10 @@ def _move(
         requests.update()
         .where(requests.c.request_id == sa.bindparam("one"))
         .values({name: sa.bindparam(f"new_{name}") for name in names}),
-        [{"one": case.request_id} | {f"new_{name}": _column(case, name) for name in names} for case in changed],
+        [
+            {"one": case.request_id} | {f"new_{name}": _column(case, name) for name in names}
+            for case in changed
+        ],
     )
     if state not in OPEN:  # only open requests have duplicates
         own = identities.delete().where(identities.c.request_id == sa.bindparam("one"))
@@ -779,12 +925,18 @@ def _refuse(case: Case, state: State, batch: str | None) -> None:
     if (state is State.BATCHED and batch is None) or (
         state is not State.BATCHED and None not in (batch, case.batch) and batch != case.batch
     ):
-        raise RegisterError(f"request {case.request_id} is in batch {case.batch}, got {batch} for {state}")
+        raise RegisterError(
+            f"request {case.request_id} is in batch {case.batch}, got {batch} for {state}"
+        )
     if state not in MOVES[case.state]:
         ways = ", ".join(sorted(MOVES[case.state])) or "nothing"
-        raise RegisterError(f"request {case.request_id} is {case.shown}; expected next: {ways}; got {state}")
+        raise RegisterError(
+            f"request {case.request_id} is {case.shown}; expected next: {ways}; got {state}"
+        )
     if case.held and state in BLOCKED:
-        raise RegisterError(f"request {case.request_id} is on hold; lift the hold before it is {state}")
+        raise RegisterError(
+            f"request {case.request_id} is on hold; lift the hold before it is {state}"
+        )
 
 
 def _without_records(wishes: Mapping[str, Any]) -> dict[str, Any]:
@@ -826,13 +978,23 @@ def _append(
 def _append_all(connection: sa.Connection, steps: Sequence[_Step]) -> list[Event]:
     head, rows, calls = _head(connection), list[dict[str, Any]](), list[dict[str, Any]]()
     for step in steps:
-        facts = (_now(), _cut(step.actor)[:200], step.request_id, step.batch, step.kind, _canonical(_cut(step.details)))
+        facts = (
+            _now(),
+            _cut(step.actor)[:200],
+            step.request_id,
+            step.batch,
+            step.kind,
+            _canonical(_cut(step.details)),
+        )
         names = ("at", "actor", "request_id", "batch", "kind", "details")
         row = dict(zip(names, facts, strict=True)) | {"seq": head.seq + 1, "previous": head.hash}
         row["hash"] = _hash(head.hash, head.seq + 1, *facts)
         head = Head(head.seq + 1, row["hash"])
         rows.append(row)
-        calls += [{"seq": head.seq, "url": url, "tries": 0, "next_try": row["at"]} for url in dict.fromkeys(step.told)]
+        calls += [
+            {"seq": head.seq, "url": url, "tries": 0, "next_try": row["at"]}
+            for url in dict.fromkeys(step.told)
+        ]
     connection.execute(events.insert(), rows)
     if calls:
         connection.execute(callbacks.insert(), calls)
@@ -840,12 +1002,21 @@ def _append_all(connection: sa.Connection, steps: Sequence[_Step]) -> list[Event
 
 
 def _head(connection: sa.Connection) -> Head:
-    row = connection.execute(sa.select(events.c.seq, events.c.hash).order_by(events.c.seq.desc()).limit(1)).first()
+    row = connection.execute(
+        sa.select(events.c.seq, events.c.hash).order_by(events.c.seq.desc()).limit(1)
+    ).first()
     return Head(0, GENESIS) if row is None else Head(row.seq, row.hash)
 
 
 def _hash(
-    previous: str, seq: int, at: str, actor: str, request_id: str | None, batch: str | None, kind: str, details: str
+    previous: str,
+    seq: int,
+    at: str,
+    actor: str,
+    request_id: str | None,
+    batch: str | None,
+    kind: str,
+    details: str,
 ) -> str:
     """SHA-256 over everything that an event says, and over the hash of the one before."""
     return _sha256(_canonical([previous, seq, at, actor, request_id, batch, kind, details]))
@@ -858,7 +1029,9 @@ def _rows(connection: sa.Connection, query: sa.Select[Any]) -> Iterator[Any]:
 
 
 def _row(connection: sa.Connection, request_id: str) -> Any:
-    return connection.execute(sa.select(requests).where(requests.c.request_id == request_id)).first()
+    return connection.execute(
+        sa.select(requests).where(requests.c.request_id == request_id)
+    ).first()
 
 
 def _wanted(states: Collection[State] | None, batch: str | None) -> list[sa.ColumnElement[bool]]:
@@ -875,7 +1048,9 @@ def _urgent_first(where: Sequence[sa.ColumnElement[bool]]) -> sa.Select[Any]:
 def _known_all(connection: sa.Connection, request_ids: Sequence[str]) -> dict[str, Case]:
     found: dict[str, Case] = {}
     wanted = [one for one in dict.fromkeys(request_ids) if _shown(one) == one]
-    for start in range(0, len(wanted), 1000):  # databases take so many parameters, and not any number
+    for start in range(
+        0, len(wanted), 1000
+    ):  # databases take so many parameters, and not any number
         some = sa.select(requests).where(requests.c.request_id.in_(wanted[start : start + 1000]))
         found |= {row.request_id: _case(row) for row in connection.execute(some)}
     for one in request_ids:
@@ -894,7 +1069,9 @@ def _known(connection: sa.Connection, request_id: str) -> Any:
 
 
 def _change(connection: sa.Connection, request_id: str, **values: Any) -> None:
-    connection.execute(requests.update().where(requests.c.request_id == request_id).values(**values))
+    connection.execute(
+        requests.update().where(requests.c.request_id == request_id).values(**values)
+    )
 
 
 def _twin(connection: sa.Connection, names: Collection[str]) -> str | None:
@@ -910,12 +1087,19 @@ def _twin(connection: sa.Connection, names: Collection[str]) -> str | None:
 
 
 def _refuse_other_key(connection: sa.Connection, names: Collection[str]) -> None:
-    """Under another key the same person would look like somebody else, and duplicates would be missed."""
+    """Under another key the same person would look like somebody else, and duplicates would be
+    missed."""
     one = connection.scalar(sa.select(identities.c.pseudonym).limit(1))
     for name in names:
-        if one and name[:9] != one[:9] and pseudonyms.FORM.fullmatch(one) and pseudonyms.FORM.fullmatch(name):
+        if (
+            one
+            and name[:9] != one[:9]
+            and pseudonyms.FORM.fullmatch(one)
+            and pseudonyms.FORM.fullmatch(name)
+        ):
             raise PseudonymError(
-                f"the open requests were taken in with the pseudonym key {one[:8]}, and the key at hand is {name[:8]}; "
+                f"the open requests were taken in with the pseudonym key {one[:8]}, and the key "
+                f"at hand is {name[:8]}; "
                 f"set {pseudonyms.KEY} to the one before, or close those requests first"
             )
 
@@ -936,7 +1120,13 @@ def _replay(said: dict[str, Any], event: Event) -> None:
     if event.kind == State.RECEIVED:
         copied = ("regulation", "submitted", "source", "digest", "due", "duplicate_of")
         said |= {name: details.get(name) for name in copied}
-        said |= {"request_id": event.request_id, "extended": False, "held": False, "batch": None, "verdict": None}
+        said |= {
+            "request_id": event.request_id,
+            "extended": False,
+            "held": False,
+            "batch": None,
+            "verdict": None,
+        }
     if event.kind in tuple(State):
         said["state"] = event.kind
         said["batch"] = event.batch or said["batch"]
@@ -968,7 +1158,15 @@ def _case(row: Any) -> Case:
 
 def _event(row: Any) -> Event:
     return Event(
-        row.seq, row.at, row.actor, row.request_id, row.batch, row.kind, json.loads(row.details), row.previous, row.hash
+        row.seq,
+        row.at,
+        row.actor,
+        row.request_id,
+        row.batch,
+        row.kind,
+        json.loads(row.details),
+        row.previous,
+        row.hash,
     )
 
 
@@ -996,10 +1194,14 @@ def _started(pid: int) -> str:
 
 @functools.cache
 def _machine() -> str:
-    """This machine since it was started, and this container on it: numbers of processes mean something only here."""
+    """This machine since it was started, and this container on it: numbers of processes mean
+    something only here."""
     parts = [socket.gethostname()]
     with contextlib.suppress(OSError):
-        parts += [Path("/proc/sys/kernel/random/boot_id").read_text(), str(Path("/proc/self/ns/pid").readlink())]
+        parts += [
+            Path("/proc/sys/kernel/random/boot_id").read_text(),
+            str(Path("/proc/self/ns/pid").readlink()),
+        ]
     return _sha256(_canonical(parts))[:16]
 
 
@@ -1044,7 +1246,8 @@ def _askable(text: str | None) -> bool:
 
 
 def _cut(value: Any) -> Any:
-    """A value of an event: texts of a bearable length, without characters that a database cannot keep."""
+    """A value of an event: texts of a bearable length, without characters that a database cannot
+    keep."""
     if isinstance(value, str):
         value = value.encode(errors="replace").decode().replace("\0", "�")
         return value if len(value) <= LONGEST else value[: LONGEST - 1] + "…"
@@ -1062,7 +1265,9 @@ def _shown(request_id: str) -> str:
 
 
 def _canonical(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
 
 
 def _sha256(text: str) -> str:

@@ -1,7 +1,7 @@
 """The register of all batches, `reports/index.html` and `reports/register.csv`.
 
-Its days left are counted from the day it is made. So it is not reproducible, belongs to no stage and stays out of git;
-every run makes it again.
+Its days left are counted from the day it is made. So it is not reproducible, belongs to no stage
+and stays out of git; every run makes it again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ MOST_SHOWN = 1000
 
 @dataclass(frozen=True)
 class Overview:
-    """What was made: requests by outcome, those overdue, and batches that could not be read, with why."""
+    """What was made: requests by outcome, those overdue, and batches that could not be read, with
+    why."""
 
     page: Path
     table: Path
@@ -83,16 +84,21 @@ def write(workspace: Path, day: date | None = None) -> Overview:
 
 
 def earlier(workspace: Path, batch: str) -> list[dict[str, Any]]:
-    """What the summary of a batch says of the others that have reports; one that cannot be read is left out."""
+    """What the summary of a batch says of the others that have reports; one that cannot be read is
+    left out."""
     found, _ = batch_register.read_all(workspace / REPORTS)
-    return [batch_register.past(other).model_dump(mode="json") for other in reversed(found) if other.batch != batch]
+    return [
+        batch_register.past(other).model_dump(mode="json")
+        for other in reversed(found)
+        if other.batch != batch
+    ]
 
 
 def artifact(workspace: Path, batch: str) -> tuple[list[dict[str, Any]], str]:
     """A batch's register for Prefect, the worst first, and a sentence about it.
 
-    Neither holds personal data: no reason, no pseudonym, and of a request only an id that is a UUID, since a bad
-    request may have anything in its place.
+    Neither holds personal data: no reason, no pseudonym, and of a request only an id that is a
+    UUID, since a bad request may have anything in its place.
 
     Raises:
         AuditError: the register cannot be read.
@@ -108,7 +114,9 @@ def artifact(workspace: Path, batch: str) -> tuple[list[dict[str, Any]], str]:
         }
         for line in listed.requests
     ]
-    counted = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in listed.counts.items() if count)
+    counted = ", ".join(
+        f"{count} {name.replace('_', ' ')}" for name, count in listed.counts.items() if count
+    )
     cut = f" The worst {MOST_SHOWN} are shown." if len(rows) > MOST_SHOWN else ""
     return rows[:MOST_SHOWN], f"Batch {batch}: {counted}. Days left when the audit started.{cut}"
 

@@ -1,7 +1,8 @@
 """Checking signed reports: is every byte as it was signed, by whom, and what was not looked at.
 
-Every file has to be vouched for: by its own signature, by the statement beside it, or, for the evidence, by a signed
-PDF that carries it. Several vouchers have to agree. Needs no workspace and no network, just the files and a public key.
+Every file has to be vouched for: by its own signature, by the statement beside it, or, for the
+evidence, by a signed PDF that carries it. Several vouchers have to agree. Needs no workspace and no
+network, just the files and a public key.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ class Finding:
     not_covered: list[str] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        """Something is covered, everything looked at is as it was signed, and by trusted keys alone."""
+        """Something is covered, everything looked at is as it was signed, and by trusted keys
+        alone."""
         return bool(self.covered and self.signers) and not self.faults and not self.untrusted
 
     @property
@@ -57,7 +59,9 @@ class Finding:
             return f"NOT INTACT: {self.target}: {'; '.join(self.faults)}"
         if not self:
             return f"NOT TRUSTED: {self.target}: {'; '.join(self.untrusted)}"
-        about = ", ".join(f"{name.replace('_', ' ')} {self.about[name]}" for name in ABOUT if name in self.about)
+        about = ", ".join(
+            f"{name.replace('_', ' ')} {self.about[name]}" for name in ABOUT if name in self.about
+        )
         names = " and ".join(_named(signer) for signer in self.signers)
         rest = f"; not covered: {', '.join(self.not_covered)}" if self.not_covered else ""
         return f"intact: {self.target}, {about}; signed by {names}{rest}"
@@ -68,7 +72,12 @@ class Finding:
             {"key_id": signer.key_id, "subject": signer.subject, "development": signer.development}
             for signer in self.signers
         ]
-        return {**vars(self), "signers": signers, "intact": not self.faults and bool(self.covered), "holds": bool(self)}
+        return {
+            **vars(self),
+            "signers": signers,
+            "intact": not self.faults and bool(self.covered),
+            "holds": bool(self),
+        }
 
 
 @dataclass(frozen=True)
@@ -96,10 +105,14 @@ def verify(target: Path, trusted: Iterable[signing.Signer]) -> Finding:
     counts = {signer.key_id: signer for signer in trusted}
     found = Finding(target.name)
     vouchers, broken = _pdfs({*parts, *looked_at})  # a single file may have been given another name
-    statement = _statement(place, [*counts.values(), *(voucher.signer for voucher in vouchers)], found)
+    statement = _statement(
+        place, [*counts.values(), *(voucher.signer for voucher in vouchers)], found
+    )
     if statement:
         vouchers.insert(0, _voucher(statement))
-    vouchers = [voucher for voucher in vouchers if any(path.name in voucher.digests for path in looked_at)]
+    vouchers = [
+        voucher for voucher in vouchers if any(path.name in voucher.digests for path in looked_at)
+    ]
     for path in looked_at:
         _look_at(path, vouchers, broken, found)
     if not looked_at:
@@ -115,7 +128,8 @@ def verify(target: Path, trusted: Iterable[signing.Signer]) -> Finding:
 
 
 def _pdfs(parts: set[Path]) -> tuple[list[Voucher], dict[str, str]]:
-    """The signed PDFs, each a voucher for itself and for the evidence it carries; and what is wrong with the others."""
+    """The signed PDFs, each a voucher for itself and for the evidence it carries; and what is wrong
+    with the others."""
     vouchers, broken = [], {}
     for path in sorted(parts):
         content = path.read_bytes()
@@ -128,11 +142,15 @@ def _pdfs(parts: set[Path]) -> tuple[list[Voucher], dict[str, str]]:
             continue
         digests = {name: {hashlib.sha256(value).hexdigest()} for name, value in carried.items()}
         about = _about(carried.get("evidence.json", b"{}"))
-        vouchers.append(Voucher(path.name, signer, {**digests, path.name: {files.sha256(path)}}, about))
+        vouchers.append(
+            Voucher(path.name, signer, {**digests, path.name: {files.sha256(path)}}, about)
+        )
     return vouchers, broken
 
 
-def _statement(place: Path | None, known: list[signing.Signer], found: Finding) -> signing.Statement | None:
+def _statement(
+    place: Path | None, known: list[signing.Signer], found: Finding
+) -> signing.Statement | None:
     if place is None:
         return None
     try:
@@ -164,34 +182,57 @@ def _look_at(path: Path, vouchers: list[Voucher], broken: dict[str, str], found:
     elif path.name in broken:
         found.faults.append(f"{path.name}: {broken[path.name]}")
     elif not found.untrusted:
-        found.faults.append(f"{path.name}: no signature covers it; expected a signed PDF, or {STATEMENT} beside it")
+        found.faults.append(
+            f"{path.name}: no signature covers it; expected a signed PDF, or {STATEMENT} beside it"
+        )
 
 
 def _rest(statement: signing.Statement | None, folder: Path, covered: list[str]) -> list[str]:
     """What a reader could take for checked, and was not."""
     if statement is None:
         return [f"the page, the models and {LOCK} (no statement at hand)"]
-    parts = sorted({Path(name).name for name in statement.subjects if _is_part(name)} - set(covered))
-    rest = [f"{name} ({'not looked at' if (folder / name).exists() else 'not at hand'})" for name in parts]
+    parts = sorted(
+        {Path(name).name for name in statement.subjects if _is_part(name)} - set(covered)
+    )
+    rest = [
+        f"{name} ({'not looked at' if (folder / name).exists() else 'not at hand'})"
+        for name in parts
+    ]
     root = _root(folder)
-    states = {name: _state(root, name, digest) for name, digest in statement.subjects.items() if not _is_part(name)}
+    states = {
+        name: _state(root, name, digest)
+        for name, digest in statement.subjects.items()
+        if not _is_part(name)
+    }
     lock = states.pop(LOCK, "")
     counted = Counter(states.values())
-    rest += [f"{counted[state]} of {len(states)} models ({state})" for state in sorted(counted) if state]
+    rest += [
+        f"{counted[state]} of {len(states)} models ({state})" for state in sorted(counted) if state
+    ]
     return rest + [f"{LOCK} ({lock})"] * bool(lock)
 
 
 def _state(root: Path | None, name: str, digest: str) -> str:
-    """Empty where the file is as it was signed. Another file is no fault: the workspace may be at its next batch."""
+    """Empty where the file is as it was signed. Another file is no fault: the workspace may be at
+    its next batch."""
     if root is None or not (root / name).is_file():
         return "not at hand"
-    return "" if files.sha256(root / name) == digest else "not the one signed, perhaps of another batch"
+    return (
+        ""
+        if files.sha256(root / name) == digest
+        else "not the one signed, perhaps of another batch"
+    )
 
 
 def _statement_for(target: Path, folder: Path) -> Path | None:
-    """The statement itself, the one beside the file, or the one in `signed/` for a folder of `reports/`."""
+    """The statement itself, the one beside the file, or the one in `signed/` for a folder of
+    `reports/`."""
     root = _root(folder)
-    signed = [root / SIGNED / folder.relative_to(root / REPORTS)] if root and _within(folder, REPORTS) else []
+    signed = (
+        [root / SIGNED / folder.relative_to(root / REPORTS)]
+        if root and _within(folder, REPORTS)
+        else []
+    )
     named = [target] if target.name.endswith(".dsse.json") else []
     places = [*named, *(place / STATEMENT for place in (folder, *signed))]
     return next((path for path in places if path.is_file()), None)
@@ -214,7 +255,11 @@ def _about(evidence: bytes) -> dict[str, Any]:
     """What a signed PDF's own evidence says of it."""
     try:
         found = json.loads(evidence)
-        return {"batch": found["batch"], "request_id": found["request"]["id"], "outcome": found["outcome"]}
+        return {
+            "batch": found["batch"],
+            "request_id": found["request"]["id"],
+            "outcome": found["outcome"],
+        }
     except (ValueError, KeyError, TypeError):
         return {}
 

@@ -1,8 +1,9 @@
 """Signing the reports of a batch.
 
-`reports/<batch>/` is what the pipeline makes, the same bytes every time, and stays unsigned. What is handed over is
-`signed/<batch>/<request>/`: the PDF with its signature, the page and the evidence as they are, and the statement that
-names them all, the models and `dvc.lock` by their hashes. `flows.reports.signature_checks` checks it.
+`reports/<batch>/` is what the pipeline makes, the same bytes every time, and stays unsigned. What
+is handed over is `signed/<batch>/<request>/`: the PDF with its signature, the page and the evidence
+as they are, and the statement that names them all, the models and `dvc.lock` by their hashes.
+`flows.reports.signature_checks` checks it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ REPORTS, SIGNED, LOCK = "reports", "signed", "dvc.lock"
 
 @dataclass(frozen=True)
 class Signed:
-    """What became of one request; `folder` is relative to the workspace, `new` false where all was signed already."""
+    """What became of one request; `folder` is relative to the workspace, `new` false where all was
+    signed already."""
 
     request: str
     folder: str
@@ -36,7 +38,8 @@ class Signed:
 
 
 def sign(workspace: Path, batch: str, key: signing.Key) -> list[Signed]:
-    """Sign the report of every request of a batch. What a trusted key has signed, and is as it was, is left alone.
+    """Sign the report of every request of a batch. What a trusted key has signed, and is as it was,
+    is left alone.
 
     A development key's signature gives way to one of any other key, and never the other way round.
 
@@ -48,11 +51,15 @@ def sign(workspace: Path, batch: str, key: signing.Key) -> list[Signed]:
     recorded = dvc_graph.recorded(workspace, f"{REPORTS}/{batch}")
     if recorded is None or not reports.is_dir() or dvc_graph.content_hash(reports) != recorded:
         raise WorkspaceError(
-            f"{REPORTS}/{batch} is not what {LOCK} records, so it is not signed; bring it up to date with"
+            f"{REPORTS}/{batch} is not what {LOCK} records, so it is not signed; bring it up to "
+            "date with"
             f" `erasure-audit run {batch}`"
         )
     known = [*signing_keys.trusted(workspace), key.signer]
-    return [_sign(workspace, path.parent, key, known) for path in sorted(reports.glob("*/evidence.json"))]
+    return [
+        _sign(workspace, path.parent, key, known)
+        for path in sorted(reports.glob("*/evidence.json"))
+    ]
 
 
 def _sign(workspace: Path, source: Path, key: signing.Key, known: list[signing.Signer]) -> Signed:
@@ -93,18 +100,26 @@ def _predicate(found: dict[str, Any], key: signing.Key) -> dict[str, Any]:
     }
 
 
-def _holds(target: Path, subjects: dict[str, str], key: signing.Key, known: list[signing.Signer]) -> bool:
-    """Whether the folder is signed already, over the same bytes, by a key that need not be replaced."""
+def _holds(
+    target: Path, subjects: dict[str, str], key: signing.Key, known: list[signing.Signer]
+) -> bool:
+    """Whether the folder is signed already, over the same bytes, by a key that need not be
+    replaced."""
     try:
         statement = signing.unseal((target / STATEMENT).read_bytes(), known)
         unchanged = all(
             files.sha256(target / Path(name).name) == digest
             for name, digest in statement.subjects.items()
-            if name.startswith(f"{SIGNED}/") or (name.startswith(f"{REPORTS}/") and not name.endswith(".pdf"))
+            if name.startswith(f"{SIGNED}/")
+            or (name.startswith(f"{REPORTS}/") and not name.endswith(".pdf"))
         )
         bearers = {signing.check_pdf(path.read_bytes()) for path in target.glob("*.pdf")}
     except (OSError, SignatureError):
         return False
-    named = {name: digest for name, digest in statement.subjects.items() if not name.startswith(f"{SIGNED}/")}
+    named = {
+        name: digest
+        for name, digest in statement.subjects.items()
+        if not name.startswith(f"{SIGNED}/")
+    }
     replaceable = statement.signer.development and statement.signer != key.signer
     return unchanged and named == subjects and bearers == {statement.signer} and not replaceable

@@ -1,7 +1,9 @@
-"""Intake and operating over HTTP: OpenDSR 1.0 for controllers, and `/v1` for operators, approvers and auditors.
+"""Intake and operating over HTTP: OpenDSR 1.0 for controllers, and `/v1` for operators, approvers
+and auditors.
 
-All routes stand in one table with the right that each takes. What comes in is taken for hostile: bodies are small and
-JSON, answers and logs repeat nothing of them, and who did something is who the token says.
+All routes stand in one table with the right that each takes. What comes in is taken for hostile:
+bodies are small and JSON, answers and logs repeat nothing of them, and who did something is who the
+token says.
 """
 
 from __future__ import annotations
@@ -44,7 +46,13 @@ from flows.server import auth
 from flows.server.auth import Client, DeniedError, Right
 from flows.workspace import signing_keys
 from tasks.common import settings
-from tasks.common.errors import AuditError, PseudonymError, RequestError, SignatureError, WorkspaceError
+from tasks.common.errors import (
+    AuditError,
+    PseudonymError,
+    RequestError,
+    SignatureError,
+    WorkspaceError,
+)
 from tasks.requests import opendsr
 from tasks.signatures import signing
 
@@ -138,7 +146,7 @@ class BadBodyError(RequestError):
         self.status = status
 
 
-# -- OpenDSR -----------------------------------------------------------------------------------------------------------
+# -- OpenDSR --------------------------------------------------------------------------------------
 
 
 def receive(call: Call) -> Answer:
@@ -193,7 +201,9 @@ def discovery(call: Call) -> Answer:
     value = {
         "api_version": callbacks.API_VERSION,
         "supported_identities": [
-            {"identity_type": kind, "identity_format": form} for kind in call.office.kinds for form in ("raw", "sha256")
+            {"identity_type": kind, "identity_format": form}
+            for kind in call.office.kinds
+            for form in ("raw", "sha256")
         ],
         "supported_subject_request_types": ["erasure"],
         "supported_regulations": list(opendsr.REGULATIONS),
@@ -207,7 +217,7 @@ def certificate(call: Call) -> Answer:
     return Answer(signing.public_pem(call.office.key), media="application/x-pem-file")
 
 
-# -- operators, approvers, auditors ------------------------------------------------------------------------------------
+# -- operators, approvers, auditors ---------------------------------------------------------------
 
 
 def list_requests(call: Call) -> Answer:
@@ -251,12 +261,20 @@ def hold(call: Call) -> Answer:
 
 def lift(call: Call) -> Answer:
     """Lift a legal hold."""
-    return _case(call.register.lift(_request(call), call.client.name, _fields(call, {"reason": True})["reason"]))
+    return _case(
+        call.register.lift(
+            _request(call), call.client.name, _fields(call, {"reason": True})["reason"]
+        )
+    )
 
 
 def extend(call: Call) -> Answer:
     """Extend the deadline, once, as the regulation allows."""
-    return _case(call.register.extend(_request(call), call.client.name, _fields(call, {"reason": True})["reason"]))
+    return _case(
+        call.register.extend(
+            _request(call), call.client.name, _fields(call, {"reason": True})["reason"]
+        )
+    )
 
 
 def refuse(call: Call) -> Answer:
@@ -272,7 +290,9 @@ def approve(call: Call) -> Answer:
     given = _fields(call, {"comment": True, "model": False})
     model: Any = _one_of(given, "model", MODELS)
     batch = _batch(call.parts["batch"])
-    done = signoff.approve(call.office.home, call.register, batch, call.client.name, given["comment"], model=model)
+    done = signoff.approve(
+        call.office.home, call.register, batch, call.client.name, given["comment"], model=model
+    )
     return Answer(done.plain())
 
 
@@ -284,7 +304,13 @@ def reject(call: Call) -> Answer:
     following: Any = _one_of(given, "next", NEXT)
     batch = _batch(call.parts["batch"])
     done = signoff.reject(
-        call.office.home, call.register, batch, call.client.name, given["comment"], following, given.get("method")
+        call.office.home,
+        call.register,
+        batch,
+        call.client.name,
+        given["comment"],
+        following,
+        given.get("method"),
     )
     return Answer(done.plain())
 
@@ -303,7 +329,9 @@ def all_events(call: Call) -> Answer:
     kind = call.query.get("kind")
     if kind is not None and not re.fullmatch(r"[a-z_]{1,32}", kind):
         raise RequestError("kind: expected a kind of events, as access_denied")
-    found = call.register.latest(kind, _number(call, "offset", 0, 10**9 - 1), _number(call, "limit", PAGE, 1000))
+    found = call.register.latest(
+        kind, _number(call, "offset", 0, 10**9 - 1), _number(call, "limit", PAGE, 1000)
+    )
     return Answer({"events": [_event(event) for event in found]})
 
 
@@ -312,7 +340,7 @@ def health(_call: Call) -> Answer:
     return Answer({"status": "ok"})
 
 
-# -- the table ---------------------------------------------------------------------------------------------------------
+# -- the table ------------------------------------------------------------------------------------
 
 _SAID = {
     200: "done",
@@ -369,7 +397,12 @@ _REQUEST: Json = {
 
 def routes() -> tuple[Route, ...]:
     """Every way into the server, and what it takes."""
-    dsr, one, case, batch = "/opendsr/v1", "/{request}", "/v1/requests/{request}", "/v1/batches/{batch}"
+    dsr, one, case, batch = (
+        "/opendsr/v1",
+        "/{request}",
+        "/v1/requests/{request}",
+        "/v1/batches/{batch}",
+    )
     listed = ("state", "batch", "limit", "offset")
     paged = ("kind", "limit", "offset")
     intake_routes = [
@@ -391,8 +424,26 @@ def routes() -> tuple[Route, ...]:
                 signed=True,
                 shown=shown,
             ),
-            Route("GET", place + one, Right.STATUS, status, "How far it is", (200, 404), signed=True, shown=shown),
-            Route("DELETE", place + one, Right.CANCEL, cancel, "Cancel it", (202, 404, 409), signed=True, shown=shown),
+            Route(
+                "GET",
+                place + one,
+                Right.STATUS,
+                status,
+                "How far it is",
+                (200, 404),
+                signed=True,
+                shown=shown,
+            ),
+            Route(
+                "DELETE",
+                place + one,
+                Right.CANCEL,
+                cancel,
+                "Cancel it",
+                (202, 404, 409),
+                signed=True,
+                shown=shown,
+            ),
         )
     ]
     return (
@@ -426,7 +477,11 @@ def routes() -> tuple[Route, ...]:
 
 
 def app(
-    home: Path, register: Register | None = None, gate: auth.Gate | None = None, *, deliver: bool = False
+    home: Path,
+    register: Register | None = None,
+    gate: auth.Gate | None = None,
+    *,
+    deliver: bool = False,
 ) -> FastAPI:
     """The server of a workspace.
 
@@ -445,12 +500,16 @@ def app(
     gate = gate or auth.Gate.from_secrets()
     key = signing_keys.at_hand(home)
     if key is None:
-        raise SignatureError(f"no key to sign answers and callbacks with; name a PEM file in {signing_keys.FILE}")
+        raise SignatureError(
+            f"no key to sign answers and callbacks with; name a PEM file in {signing_keys.FILE}"
+        )
     public_url = callbacks.public_url()
     pseudonymise.key_of(home)
     own = register is None
     register = register or Register(home, chosen.report.holidays)
-    office = Office(home, register, gate, auth.Denials(register), key, _identity_types(home), public_url)
+    office = Office(
+        home, register, gate, auth.Denials(register), key, _identity_types(home), public_url
+    )
 
     @asynccontextmanager
     async def life(_app: FastAPI) -> AsyncIterator[None]:
@@ -467,7 +526,9 @@ def app(
             if own:
                 register.close()
 
-    made = FastAPI(title="Erasure Audit", version="1.0", docs_url=None, redoc_url=None, lifespan=life)
+    made = FastAPI(
+        title="Erasure Audit", version="1.0", docs_url=None, redoc_url=None, lifespan=life
+    )
     made.add_exception_handler(HTTPException, _no_such_way)
     for route in routes():
         made.add_api_route(
@@ -483,7 +544,7 @@ def app(
     return made
 
 
-# -- from a connection to a handler, and back --------------------------------------------------------------------------
+# -- from a connection to a handler, and back -----------------------------------------------------
 
 
 def _endpoint(office: Office, route: Route) -> Callable[[Request], Any]:
@@ -494,7 +555,14 @@ def _endpoint(office: Office, route: Route) -> Callable[[Request], Any]:
             body = await _body(request)
             client = await run_in_threadpool(_admit, office, route, request, body)
             name = client.name
-            call = Call(office, client, request.path_params, request.query_params, body, str(request.base_url)[:-1])
+            call = Call(
+                office,
+                client,
+                request.path_params,
+                request.query_params,
+                body,
+                str(request.base_url)[:-1],
+            )
             if route.form is not None:
                 _check_type(request)
             answer = await run_in_threadpool(route.handler, call)
@@ -502,9 +570,13 @@ def _endpoint(office: Office, route: Route) -> Callable[[Request], Any]:
         except Exception as error:  # the edge of the server: nothing of an error gets out unseen
             response = _failure(error)
         if route.signed:
-            response.headers.update(callbacks.headers(bytes(response.body), office.key, callbacks.domain()))
+            response.headers.update(
+                callbacks.headers(bytes(response.body), office.key, callbacks.domain())
+            )
         spent = 1000 * (time.monotonic() - since)
-        _LOG.info("%s %s %d %s %.0f ms", route.method, route.path, response.status_code, name, spent)
+        _LOG.info(
+            "%s %s %d %s %.0f ms", route.method, route.path, response.status_code, name, spent
+        )
         return response
 
     return endpoint
@@ -539,7 +611,9 @@ async def _body(request: Request) -> bytes:
     """
     if request.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
         raise BadBodyError(415, "the body is packed; send it as it is, without Content-Encoding")
-    large = BadBodyError(413, f"the body is larger than {MAX_BODY} bytes; send one request at a time")
+    large = BadBodyError(
+        413, f"the body is larger than {MAX_BODY} bytes; send one request at a time"
+    )
     length = request.headers.get("content-length", "0")
     if length.isascii() and length.isdigit() and (len(length) > 12 or int(length) > MAX_BODY):
         raise large
@@ -571,7 +645,8 @@ def _respond(answer: Answer) -> Response:
 
 
 def _failure(error: Exception) -> Response:
-    """What is said of an error: ours name fields and facts; of any other nothing is said, and its place is logged."""
+    """What is said of an error: ours name fields and facts; of any other nothing is said, and its
+    place is logged."""
     if isinstance(error, DeniedError | BadBodyError):
         answer = _error(error.status, str(error))
         if error.status == 401:
@@ -583,7 +658,10 @@ def _failure(error: Exception) -> Response:
         return _error(400, str(error))
     if isinstance(error, ConflictError | BusyError | RegisterError):
         return _error(409, str(error))
-    if isinstance(error, WorkspaceError | PseudonymError | SignatureError | sa.exc.TimeoutError | sa.exc.DBAPIError):
+    if isinstance(
+        error,
+        WorkspaceError | PseudonymError | SignatureError | sa.exc.TimeoutError | sa.exc.DBAPIError,
+    ):
         _LOG.error("cannot work right now: %s", type(error).__name__)
         answer = _error(503, "the server cannot take this right now; send the same again later")
         answer.headers["Retry-After"] = "30"
@@ -593,8 +671,12 @@ def _failure(error: Exception) -> Response:
     place = error.__traceback__
     while place is not None and place.tb_next is not None:
         place = place.tb_next
-    where = "" if place is None else f"{Path(place.tb_frame.f_code.co_filename).name}:{place.tb_lineno}"
-    _LOG.error("defect: %s at %s", type(error).__name__, where)  # not its text, which may quote a body
+    where = (
+        "" if place is None else f"{Path(place.tb_frame.f_code.co_filename).name}:{place.tb_lineno}"
+    )
+    _LOG.error(
+        "defect: %s at %s", type(error).__name__, where
+    )  # not its text, which may quote a body
     return _error(500, "the server met a defect of its own; its log says where")
 
 
@@ -621,7 +703,9 @@ def _background(office: Office, over: threading.Event, deliver: bool) -> None:
     while not over.wait(PAUSE):
         try:
             office.denials.settle()
-            done = callbacks.deliver(office.home, office.register) if deliver else callbacks.Delivery()
+            done = (
+                callbacks.deliver(office.home, office.register) if deliver else callbacks.Delivery()
+            )
             if done != callbacks.Delivery():
                 _LOG.info("callbacks: %s", done.line)
         except BusyError:
@@ -630,7 +714,7 @@ def _background(office: Office, over: threading.Event, deliver: bool) -> None:
             _LOG.error("callbacks are not delivered: %s", type(error).__name__)
 
 
-# -- reading what was sent ---------------------------------------------------------------------------------------------
+# -- reading what was sent ------------------------------------------------------------------------
 
 
 def _request(call: Call) -> str:
@@ -661,15 +745,19 @@ def _fields(call: Call, wanted: Mapping[str, bool]) -> dict[str, str]:
     """Texts of a body; `wanted` says which there may be, and whether each has to be.
 
     Raises:
-        RequestError: one is missing, empty, too long or holds control characters, or there is another.
+        RequestError: one is missing, empty, too long or holds control characters, or there is
+            another.
     """
     try:
         value = drop_folder.strict_json(call.body.decode("utf-8"))
     except UnicodeDecodeError:
         raise RequestError("the body is no UTF-8; expected a JSON object") from None
-    names = ", ".join(name + ("" if needed else " (may be missing)") for name, needed in wanted.items())
+    names = ", ".join(
+        name + ("" if needed else " (may be missing)") for name, needed in wanted.items()
+    )
     fault = RequestError(
-        f"expected a JSON object with {names}: texts of 1 to 1000 characters without control characters, and no other "
+        f"expected a JSON object with {names}: texts of 1 to 1000 characters without control "
+        "characters, and no other "
         "key; who acts is who the token says"
     )
     if not isinstance(value, dict) or not set(value) <= set(wanted):
@@ -691,8 +779,11 @@ def _one_of(given: Mapping[str, str], name: str, allowed: tuple[str, ...]) -> st
 
 
 def _writable(text: str) -> bool:
-    """Whether every database keeps it: no NUL, no half of a surrogate pair, no other control but line ends."""
-    return not any((ord(mark) < 32 and mark not in "\n\t") or 0xD800 <= ord(mark) <= 0xDFFF for mark in text)
+    """Whether every database keeps it: no NUL, no half of a surrogate pair, no other control but
+    line ends."""
+    return not any(
+        (ord(mark) < 32 and mark not in "\n\t") or 0xD800 <= ord(mark) <= 0xDFFF for mark in text
+    )
 
 
 def _batch(name: str) -> str:
@@ -728,7 +819,8 @@ def _event(event: Event) -> Json:
 
 
 def _identity_types(home: Path) -> tuple[str, ...]:
-    """Types of identities that the data set knows: the subjects' own, and those of `identities.csv`."""
+    """Types of identities that the data set knows: the subjects' own, and those of
+    `identities.csv`."""
     found, path = {"controller_customer_id"}, home / "data" / "identities.csv"
     if path.is_file():
         with path.open(encoding="utf-8-sig", newline="") as stream:
@@ -739,15 +831,29 @@ def _identity_types(home: Path) -> tuple[str, ...]:
 def _described(route: Route) -> Json:
     """A route in OpenAPI's words, as far as FastAPI cannot know it by itself."""
     named = re.findall(r"{(\w+)}", route.path)
-    forms: dict[str, Json] = {"request": {"type": "string", "format": "uuid"}, "limit": {"type": "integer"}}
+    forms: dict[str, Json] = {
+        "request": {"type": "string", "format": "uuid"},
+        "limit": {"type": "integer"},
+    }
     forms["offset"] = {"type": "integer"}
     parameters = [
-        {"name": name, "in": where, "required": where == "path", "schema": forms.get(name, {"type": "string"})}
+        {
+            "name": name,
+            "in": where,
+            "required": where == "path",
+            "schema": forms.get(name, {"type": "string"}),
+        }
         for where, names in (("path", named), ("query", route.query))
         for name in names
     ]
     codes = [*route.statuses, *((401, 403) if route.right else ())]
-    found: Json = {"parameters": parameters, "responses": {str(code): {"description": _SAID[code]} for code in codes}}
+    found: Json = {
+        "parameters": parameters,
+        "responses": {str(code): {"description": _SAID[code]} for code in codes},
+    }
     if route.form is not None:
-        found["requestBody"] = {"required": True, "content": {"application/json": {"schema": route.form}}}
+        found["requestBody"] = {
+            "required": True,
+            "content": {"application/json": {"schema": route.form}},
+        }
     return found

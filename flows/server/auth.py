@@ -1,7 +1,8 @@
-"""Who may do what over HTTP: roles and rights in one table, bearer tokens, signed requests, and denials written down.
+"""Who may do what over HTTP: roles and rights in one table, bearer tokens, signed requests, and
+denials written down.
 
-A token's name is the actor in the register; no field of a request can say otherwise. The setting holds only SHA-256
-digests of tokens, so that whoever reads the setting cannot use it.
+A token's name is the actor in the register; no field of a request can say otherwise. The setting
+holds only SHA-256 digests of tokens, so that whoever reads the setting cannot use it.
 """
 
 from __future__ import annotations
@@ -22,11 +23,14 @@ from flows.workspace import secrets
 from tasks.common.errors import AuditError, SettingsError
 
 TOKENS = "ERASURE_AUDIT_TOKENS"
-"""Names the secret with the bearer tokens: entries `name:role[+role]:SHA-256 of the token`, between white space."""
+"""Names the secret with the bearer tokens: entries `name:role[+role]:SHA-256 of the token`, between
+white space."""
 SIGNING_CLIENTS = "ERASURE_AUDIT_SIGNING_CLIENTS"
-"""Names the secret with clients that sign: entries `name:role[+role]:shared secret`, between white space."""
+"""Names the secret with clients that sign: entries `name:role[+role]:shared secret`, between white
+space."""
 SIGNATURE = "X-Erasure-Audit-Signature"
-"""Header of a signed request: `t=<seconds since 1970>,n=<nonce>,k=<name>,s=<HMAC-SHA256 in hexadecimal>`."""
+"""Header of a signed request: `t=<seconds since 1970>,n=<nonce>,k=<name>,s=<HMAC-SHA256 in
+hexadecimal>`."""
 WINDOW = 300
 """How far the time of a signed request may be from ours, s; within it a nonce counts once."""
 UNKNOWN = "unknown"
@@ -79,7 +83,8 @@ ALLOWED: Mapping[Right, frozenset[Role]] = {
     Right.DECIDE: frozenset({Role.APPROVER}),
     Right.CHAIN: frozenset({Role.AUDITOR}),
 }
-"""Who may what; nobody else may. A client with the role intake alone sees and cancels only what it sent itself."""
+"""Who may what; nobody else may. A client with the role intake alone sees and cancels only what it
+sent itself."""
 
 
 class DeniedError(AuditError):
@@ -109,7 +114,8 @@ class Client:
 
     @property
     def sees_only_own(self) -> bool:
-        """Whether requests of others are hidden: a system that sends requests has no business with other people's."""
+        """Whether requests of others are hidden: a system that sends requests has no business with
+        other people's."""
         return self.roles == {Role.INTAKE}
 
 
@@ -127,7 +133,9 @@ class Attempt:
 class Gate:
     """Lets clients in, or does not."""
 
-    def __init__(self, tokens: str | None, signers: str | None = None, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, tokens: str | None, signers: str | None = None, clock: Callable[[], float] = time.time
+    ) -> None:
         """Args:
         tokens: the secret `ERASURE_AUDIT_TOKENS`.
         signers: the secret `ERASURE_AUDIT_SIGNING_CLIENTS`.
@@ -137,15 +145,25 @@ class Gate:
             SettingsError: an entry is malformed; names its place and never its content.
         """
         entries = _entries(TOKENS, tokens)
-        if place := next((n for n, (_, rest) in enumerate(entries, 1) if not _DIGEST.fullmatch(rest)), None):
+        if place := next(
+            (n for n, (_, rest) in enumerate(entries, 1) if not _DIGEST.fullmatch(rest)), None
+        ):
             raise SettingsError(
-                f"{TOKENS}: entry {place} ends in no SHA-256 digest of a token (64 hexadecimal digits in small "
+                f"{TOKENS}: entry {place} ends in no SHA-256 digest of a token (64 hexadecimal "
+                "digits in small "
                 "letters); make an entry with `erasure-audit serve token`"
             )
         self._tokens = [(client, bytes.fromhex(rest)) for client, rest in entries]
-        self._signers = {client.name: (client, rest.encode()) for client, rest in _entries(SIGNING_CLIENTS, signers)}
-        if place := next((n for n, (_, rest) in enumerate(self._signers.values(), 1) if len(rest) < 32), None):
-            raise SettingsError(f"{SIGNING_CLIENTS}: the secret of entry {place} is shorter than 32 characters")
+        self._signers = {
+            client.name: (client, rest.encode())
+            for client, rest in _entries(SIGNING_CLIENTS, signers)
+        }
+        if place := next(
+            (n for n, (_, rest) in enumerate(self._signers.values(), 1) if len(rest) < 32), None
+        ):
+            raise SettingsError(
+                f"{SIGNING_CLIENTS}: the secret of entry {place} is shorter than 32 characters"
+            )
         self._clock = clock
         self._nonces: dict[tuple[str, str], float] = {}
         self._lock = threading.Lock()
@@ -155,7 +173,8 @@ class Gate:
         """The gate as the secrets have it.
 
         Raises:
-            SettingsError: a secret is malformed, or there is none: a server that nobody can use is a mistake.
+            SettingsError: a secret is malformed, or there is none: a server that nobody can use is
+                a mistake.
         """
         tokens, signers = secrets.get(TOKENS), secrets.get(SIGNING_CLIENTS)
         if not (tokens or signers):
@@ -180,21 +199,33 @@ class Gate:
                 403,
                 client.name,
                 "not allowed",
-                f"{client.name} may not do this; it takes one of the roles {', '.join(sorted(ALLOWED[right]))}",
+                f"{client.name} may not do this; it takes one of the roles "
+                f"{', '.join(sorted(ALLOWED[right]))}",
             )
         return client
 
     def _bearer(self, header: str | None) -> Client:
         if not header:
             raise DeniedError(
-                401, UNKNOWN, "no credentials", f"expected a bearer token in Authorization, or {SIGNATURE}"
+                401,
+                UNKNOWN,
+                "no credentials",
+                f"expected a bearer token in Authorization, or {SIGNATURE}",
             )
         scheme, _, token = header.partition(" ")
         presented = hashlib.sha256(token.strip().encode(errors="surrogatepass")).digest()
-        # every entry is compared, so that the time taken tells nothing of where the right one stands
-        found = [client for client, digest in self._tokens if hmac.compare_digest(digest, presented)]
+        # every entry is compared, so that the time taken tells nothing of where the right one
+        # stands
+        found = [
+            client for client, digest in self._tokens if hmac.compare_digest(digest, presented)
+        ]
         if scheme.lower() != "bearer" or not found:
-            raise DeniedError(401, UNKNOWN, "unknown token", "the bearer token is not known here; ask for a new one")
+            raise DeniedError(
+                401,
+                UNKNOWN,
+                "unknown token",
+                "the bearer token is not known here; ask for a new one",
+            )
         return found[0]
 
     def _signed(self, attempt: Attempt, header: str) -> Client:
@@ -202,24 +233,33 @@ class Gate:
             401,
             UNKNOWN,
             "wrong signature",
-            f"{SIGNATURE} does not hold; expected t=<seconds>,n=<nonce>,k=<name>,s=<HMAC> as docs/intake.md describes",
+            f"{SIGNATURE} does not hold; expected t=<seconds>,n=<nonce>,k=<name>,s=<HMAC> as "
+            "docs/intake.md describes",
         )
         read = _SIGNED.fullmatch(header)
         if read is None:
             raise wrong
         # a name that is not known takes as long as one that is
         client, key = self._signers.get(read["k"], (None, b"\0" * 32))
-        expected = sign(key, int(read["t"]), read["n"], attempt.method, attempt.target, attempt.body)
+        expected = sign(
+            key, int(read["t"]), read["n"], attempt.method, attempt.target, attempt.body
+        )
         if not hmac.compare_digest(expected, read["s"]) or client is None:
             raise wrong
         now = self._clock()
         if abs(now - int(read["t"])) > WINDOW:
             raise DeniedError(
-                401, client.name, "stale signature", f"the signature is not of the last {WINDOW} s; set the clock right"
+                401,
+                client.name,
+                "stale signature",
+                f"the signature is not of the last {WINDOW} s; set the clock right",
             )
         if not self._first_time(client.name, read["n"], now):
             raise DeniedError(
-                401, client.name, "replayed", "a request with this nonce was here before; sign each with its own"
+                401,
+                client.name,
+                "replayed",
+                "a request with this nonce was here before; sign each with its own",
             )
         return client
 
@@ -235,10 +275,15 @@ class Gate:
 
 
 class Denials:
-    """Writes denied attempts into the register; a flood is counted, so that it cannot fill the chain."""
+    """Writes denied attempts into the register; a flood is counted, so that it cannot fill the
+    chain."""
 
     def __init__(
-        self, register: Register, most: int = 10, window: float = 60.0, clock: Callable[[], float] = time.monotonic
+        self,
+        register: Register,
+        most: int = 10,
+        window: float = 60.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Args:
         register: where they are written down.
@@ -259,7 +304,9 @@ class Denials:
             path: the route's template, never the path itself: that may hold anything.
             right: what was wanted.
         """
-        _LOG.warning("denied: %s %s by %s (%s), needed %s", method, path, denied.actor, denied.why, right)
+        _LOG.warning(
+            "denied: %s %s by %s (%s), needed %s", method, path, denied.actor, denied.why, right
+        )
         with self._lock:
             since, count = self._seen.get(denied.actor, (self._clock(), 0))
             self._seen[denied.actor] = since, count + 1
@@ -273,12 +320,18 @@ class Denials:
         """Write down how many more there were in windows that are over, or in all."""
         now = self._clock()
         with self._lock:
-            over = {name: n for name, (since, n) in self._seen.items() if all_of_them or now - since >= self._window}
+            over = {
+                name: n
+                for name, (since, n) in self._seen.items()
+                if all_of_them or now - since >= self._window
+            }
             for name in over:
                 del self._seen[name]
         for name, count in over.items():
             if count > self._most:
-                self._register.note("access_denied", name, further=count - self._most, why="too many to name each")
+                self._register.note(
+                    "access_denied", name, further=count - self._most, why="too many to name each"
+                )
 
 
 def new_token(name: str, roles: list[str]) -> tuple[str, str]:
@@ -294,13 +347,17 @@ def new_token(name: str, roles: list[str]) -> tuple[str, str]:
 
 
 def sign(key: bytes, seconds: int, nonce: str, method: str, target: str, body: bytes) -> str:
-    """The `s` of a signed request: HMAC-SHA256 over time, nonce, method, path with query, and the body's SHA-256."""
-    message = "\n".join([str(seconds), nonce, method.upper(), target, hashlib.sha256(body).hexdigest()])
+    """The `s` of a signed request: HMAC-SHA256 over time, nonce, method, path with query, and the
+    body's SHA-256."""
+    message = "\n".join(
+        [str(seconds), nonce, method.upper(), target, hashlib.sha256(body).hexdigest()]
+    )
     return hmac.new(key, message.encode(errors="surrogatepass"), hashlib.sha256).hexdigest()
 
 
 def _entries(where: str, text: str | None) -> list[tuple[Client, str]]:
-    """`name:roles:rest` entries. What is wrong with one is said without repeating it: it may be a token itself."""
+    """`name:roles:rest` entries. What is wrong with one is said without repeating it: it may be a
+    token itself."""
     found = []
     for place, entry in enumerate((text or "").split(), start=1):
         name, _, more = entry.partition(":")
@@ -308,12 +365,15 @@ def _entries(where: str, text: str | None) -> list[tuple[Client, str]]:
         known = [role for role in roles.split("+") if role in set(Role)]
         if not _NAME.fullmatch(name) or name == UNKNOWN or not rest or known != roles.split("+"):
             raise SettingsError(
-                f"{where}: entry {place} is malformed; expected name:role:…, the name of small letters, digits and "
+                f"{where}: entry {place} is malformed; expected name:role:…, the name of small "
+                "letters, digits and "
                 f"._@- (at most 64, not {UNKNOWN}), and roles of {', '.join(Role)} joined by +"
             )
         found.append((Client(name, frozenset(Role(role) for role in known)), rest))
     names: dict[str, frozenset[Role]] = {}
     for client, _ in found:
         if names.setdefault(client.name, client.roles) != client.roles:
-            raise SettingsError(f"{where}: {client.name} has entries with different roles; give each the same")
+            raise SettingsError(
+                f"{where}: {client.name} has entries with different roles; give each the same"
+            )
     return found

@@ -1,6 +1,8 @@
-"""Checkouts beside the operator's own: one per batch in `.batches/`, and temporary ones of past audits.
+"""Checkouts beside the operator's own: one per batch in `.batches/`, and temporary ones of past
+audits.
 
-Each shares the workspace's DVC cache and knows its remotes, so nothing is copied twice and nothing is lost with it.
+Each shares the workspace's DVC cache and knows its remotes, so nothing is copied twice and nothing
+is lost with it.
 """
 
 from __future__ import annotations
@@ -21,25 +23,37 @@ FOLDER = ".batches"
 """Folder of the workspace in which batches run; git and DVC do not look into it."""
 
 _LOCAL = Path(".dvc/config.local")
-_OURS = ("*.dvc", ".dvc/config", "dvc.yaml", "params.yaml", "reports/templates", "trusted-keys", "*.py")
+_OURS = (
+    "*.dvc",
+    ".dvc/config",
+    "dvc.yaml",
+    "params.yaml",
+    "reports/templates",
+    "trusted-keys",
+    "*.py",
+)
 _PATIENCE = 30.0
 """Time after which a git lock is what a killed process left, s."""
 
 
 def open(home: Path, batch: str) -> Path:
-    """Make or find the checkout in which a batch runs, on the branch `batch/<batch>` from home's HEAD.
+    """Make or find the checkout in which a batch runs, on the branch `batch/<batch>` from home's
+    HEAD.
 
-    What was left half-made is made anew; the data and models that `.dvc` files name are as committed.
+    What was left half-made is made anew; the data and models that `.dvc` files name are as
+    committed.
 
     Returns:
         The workspace in it, which lies in it where home lies in home's repository.
 
     Raises:
-        WorkspaceError: home has no commit yet, git or DVC fails, or data are neither in the cache nor in a remote.
+        WorkspaceError: home has no commit yet, git or DVC fails, or data are neither in the cache
+            nor in a remote.
     """
     if not shell.succeeds(home, "rev-parse", "--verify", "--quiet", "HEAD^{commit}"):
         raise WorkspaceError(
-            "nothing is committed here yet, and a batch starts from a commit; `git add . && git commit`"
+            "nothing is committed here yet, and a batch starts from a commit; `git add . && git "
+            "commit`"
         )
     tree = home / FOLDER / batch
     (home / FOLDER).mkdir(exist_ok=True)
@@ -70,7 +84,8 @@ def log_of(home: Path, batch: str) -> Path:
 
 
 def close(home: Path, batch: str) -> None:
-    """Remove the batch's checkout and its log. Branch, tag and DVC's cache stay. Harmless if there is none."""
+    """Remove the batch's checkout and its log. Branch, tag and DVC's cache stay. Harmless if there
+    is none."""
     tree = home / FOLDER / batch
     if tree.exists():
         shutil.rmtree(tree)
@@ -79,16 +94,18 @@ def close(home: Path, batch: str) -> None:
 
 
 def drop(home: Path, batch: str) -> None:
-    """Remove the checkout of a batch that comes to nothing, with its branch. A batch that has its tag keeps it."""
+    """Remove the checkout of a batch that comes to nothing, with its branch. A batch that has its
+    tag keeps it."""
     close(home, batch)
-    if not shell.succeeds(home, "rev-parse", "--verify", "--quiet", f"refs/tags/audit/{batch}") and shell.succeeds(
-        home, "rev-parse", "--verify", "--quiet", f"refs/heads/batch/{batch}"
-    ):
+    if not shell.succeeds(
+        home, "rev-parse", "--verify", "--quiet", f"refs/tags/audit/{batch}"
+    ) and shell.succeeds(home, "rev-parse", "--verify", "--quiet", f"refs/heads/batch/{batch}"):
         shell.git(home, "branch", "--quiet", "-D", f"batch/{batch}")
 
 
 def uncommitted(home: Path) -> list[str]:
-    """What is changed in the operator's checkout and therefore not in a batch that starts now, sorted."""
+    """What is changed in the operator's checkout and therefore not in a batch that starts now,
+    sorted."""
     changed = shell.git(home, "diff", "--name-only", "--relative", "HEAD", "--", ".").splitlines()
     new = shell.git(home, "ls-files", "--others", "--exclude-standard", "--", *_OURS).splitlines()
     return sorted({*changed, *new})
@@ -96,7 +113,8 @@ def uncommitted(home: Path) -> list[str]:
 
 @contextlib.contextmanager
 def at(home: Path, revision: str) -> Iterator[Path]:
-    """A checkout of a tag or commit that is gone afterwards, whatever happens; what DVC still has of it is there.
+    """A checkout of a tag or commit that is gone afterwards, whatever happens; what DVC still has
+    of it is there.
 
     Raises:
         WorkspaceError: git or DVC fails.
@@ -117,9 +135,11 @@ def at(home: Path, revision: str) -> Iterator[Path]:
 
 
 def share_cache(home: Path, copy: Path) -> None:
-    """Have DVC in a checkout use home's cache and remotes, with their credentials; nobody else may read the file.
+    """Have DVC in a checkout use home's cache and remotes, with their credentials; nobody else may
+    read the file.
 
-    A remote in a folder is named from where it is read, so a checkout that lies elsewhere is told its full path.
+    A remote in a folder is named from where it is read, so a checkout that lies elsewhere is told
+    its full path.
     """
     from configobj import ConfigObj  # type: ignore[import-untyped]
 
@@ -127,9 +147,14 @@ def share_cache(home: Path, copy: Path) -> None:
     config = ConfigObj(str(own) if own.is_file() else None, encoding="utf-8")
     with dvc_graph.opened(home) as repo:
         cache = Path(repo.cache.local.path)
-        config.setdefault("cache", {})["dir"] = str(cache.parent.parent if _nested(cache) else cache)
-        # DVC's databases of paths and hashes, which would outlive the checkout elsewhere, and be found by no erasure
-        config.setdefault("core", {})["site_cache_dir"] = str((home / ".dvc" / "tmp" / "site").resolve())
+        config.setdefault("cache", {})["dir"] = str(
+            cache.parent.parent if _nested(cache) else cache
+        )
+        # DVC's databases of paths and hashes, which would outlive the checkout elsewhere, and be
+        # found by no erasure
+        config.setdefault("core", {})["site_cache_dir"] = str(
+            (home / ".dvc" / "tmp" / "site").resolve()
+        )
         for name, options in (repo.config.get("remote") or {}).items():
             config[f'remote "{name}"'] = {key: _text(value) for key, value in options.items()}
     target = copy / _LOCAL
@@ -160,7 +185,11 @@ def _make(home: Path, tree: Path, batch: str) -> None:
     branch = f"batch/{batch}"
     known = shell.succeeds(home, "rev-parse", "--verify", "--quiet", f"refs/heads/{branch}")
     shell.git(
-        home, "worktree", "add", "--quiet", *([str(tree), branch] if known else ["-b", branch, str(tree), "HEAD"])
+        home,
+        "worktree",
+        "add",
+        "--quiet",
+        *([str(tree), branch] if known else ["-b", branch, str(tree), "HEAD"]),
     )
 
 
@@ -178,7 +207,9 @@ def _forget_locks(home: Path, tree: Path, batch: str) -> None:
     common = (home / shell.git(home, "rev-parse", "--git-common-dir")).resolve()
     own = common / "worktrees" / tree.name
     kept = [own / "index.lock", own / "HEAD.lock"]
-    kept += [common / "refs" / ref for ref in (f"heads/batch/{batch}.lock", f"tags/audit/{batch}.lock")]
+    kept += [
+        common / "refs" / ref for ref in (f"heads/batch/{batch}.lock", f"tags/audit/{batch}.lock")
+    ]
     for lock in kept:
         with contextlib.suppress(FileNotFoundError):
             while time.time() - lock.stat().st_mtime < _PATIENCE:
@@ -196,7 +227,8 @@ def _lend_keys(home: Path, place: Path) -> None:
 def _bring(place: Path) -> None:
     """Data and models as the commit names them, also where a killed checkout had left a part.
 
-    All at once, for every released batch has some; where that fails, one after the other tells which cannot be had.
+    All at once, for every released batch has some; where that fails, one after the other tells
+    which cannot be had.
     """
     names = sorted(dvc_graph.data_folders(place))
     commands = ("checkout", *(["pull"] if dvc_graph.has_remote(place) else []))
@@ -206,7 +238,8 @@ def _bring(place: Path) -> None:
         if not _brought(place, commands, name):
             if name != "data.dvc":
                 raise WorkspaceError(
-                    f"{name}: its content is neither in DVC's cache nor in a remote; add the remote that holds it"
+                    f"{name}: its content is neither in DVC's cache nor in a remote; add the "
+                    "remote that holds it"
                 )
             if (place / "data").exists():
                 shutil.rmtree(place / "data")

@@ -1,4 +1,5 @@
-"""The pipeline's graph as DVC sees it. Nothing here knows a stage by name, and DVC alone says what is stale."""
+"""The pipeline's graph as DVC sees it. Nothing here knows a stage by name, and DVC alone says what
+is stale."""
 
 from __future__ import annotations
 
@@ -49,7 +50,8 @@ def read(workspace: Path) -> list[Stage]:
 
 
 def stale(workspace: Path) -> set[str]:
-    """The stages and `.dvc` files whose inputs, settings or outputs are not those on record, by name.
+    """The stages and `.dvc` files whose inputs, settings or outputs are not those on record, by
+    name.
 
     A stage that is fine now but reads from a stale one is not in the set.
 
@@ -84,7 +86,8 @@ def data_folders(workspace: Path) -> dict[str, str | None]:
 
 
 def recorded(workspace: Path, path: str) -> str | None:
-    """The hash of an output that `dvc.lock` has on record; None: no stage of now makes it, or none has yet."""
+    """The hash of an output that `dvc.lock` has on record; None: no stage of now makes it, or none
+    has yet."""
     with opened(workspace) as repo:
         outs = [out for stage in repo.index.stages if stage.cmd for out in stage.outs]
         return next((out.hash_info.value for out in outs if out.def_path == path), None)
@@ -108,7 +111,9 @@ def content_hash(place: Path) -> str:
     from dvc_objects.fs.local import LocalFileSystem
 
     disk: Any = LocalFileSystem
-    forgetful = HashFileDB(disk(), str(place.parent))  # a store without a state, to which nothing is added
+    forgetful = HashFileDB(
+        disk(), str(place.parent)
+    )  # a store without a state, to which nothing is added
     _, _, made = build(forgetful, str(place.resolve()), disk(), "md5", dry_run=True)
     return str(made.hash_info.value)
 
@@ -124,7 +129,9 @@ def opened(workspace: Path) -> Iterator[Repo]:
         with Repo(str(workspace)) as repo:
             yield repo
     except NotDvcRepoError as error:
-        raise WorkspaceError(f"{workspace} is no workspace; `erasure-audit init` makes one") from error
+        raise WorkspaceError(
+            f"{workspace} is no workspace; `erasure-audit init` makes one"
+        ) from error
     except DvcException as error:
         raise WorkspaceError(f"DVC cannot read the workspace: {error}") from error
     except sqlite3.Error as error:  # of the databases in which DVC remembers hashes
@@ -139,10 +146,13 @@ def _stage(stage: Any, graph: Any) -> Stage:
 
 
 def _name(stage: Any) -> str:
-    """How DVC addresses the stage in the workspace's folder; its own `addressing` goes by the current folder."""
+    """How DVC addresses the stage in the workspace's folder; its own `addressing` goes by the
+    current folder."""
     if not stage.cmd:
         return str(stage.path_in_repo)
-    return str(stage.name if stage.path_in_repo == "dvc.yaml" else f"{stage.path_in_repo}:{stage.name}")
+    return str(
+        stage.name if stage.path_in_repo == "dvc.yaml" else f"{stage.path_in_repo}:{stage.name}"
+    )
 
 
 def _patiently(ask: Any, tries: int = 20) -> Any:

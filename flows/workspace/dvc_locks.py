@@ -1,7 +1,8 @@
 """DVC's locks after a run was killed.
 
-DVC drops a lock whose process is gone. Two remains are beyond it: a number that meanwhile belongs to another
-process (likely in containers, where numbers are low), and a lock file cut off in the middle of a write.
+DVC drops a lock whose process is gone. Two remains are beyond it: a number that meanwhile belongs
+to another process (likely in containers, where numbers are low), and a lock file cut off in the
+middle of a write.
 """
 
 from __future__ import annotations
@@ -25,13 +26,16 @@ def wait() -> None:
 
 
 def sweep(workspace: Path) -> None:
-    """Remove what killed processes left in DVC's table of locks; locks of living DVC processes stay."""
+    """Remove what killed processes left in DVC's table of locks; locks of living DVC processes
+    stay."""
     table = workspace / ".dvc" / "tmp" / "rwlock"
     if not table.exists():
         return
     from zc import lockfile
 
-    with contextlib.suppress(lockfile.LockError):  # somebody is at it right now, so it is not a remain
+    with contextlib.suppress(
+        lockfile.LockError
+    ):  # somebody is at it right now, so it is not a remain
         guard = lockfile.LockFile(str(table.with_name("rwlock.lock")))
         try:
             _sweep(table)
@@ -43,7 +47,10 @@ def _sweep(table: Path) -> None:
     try:
         held = json.loads(table.read_text(encoding="utf-8"))
         held["write"] = {path: info for path, info in held.get("write", {}).items() if _lives(info)}
-        readers = {path: [info for info in infos if _lives(info)] for path, infos in held.get("read", {}).items()}
+        readers = {
+            path: [info for info in infos if _lives(info)]
+            for path, infos in held.get("read", {}).items()
+        }
         held["read"] = {path: infos for path, infos in readers.items() if infos}
     except (ValueError, AttributeError, TypeError, KeyError):
         table.unlink()
@@ -52,11 +59,15 @@ def _sweep(table: Path) -> None:
 
 
 def _lives(holder: dict[str, Any]) -> bool:
-    """Whether the process that took the lock is still there and is DVC, not a later one of the same number."""
+    """Whether the process that took the lock is still there and is DVC, not a later one of the same
+    number."""
     import psutil
 
     try:
-        return any("dvc" in word or "erasure-audit" in word for word in psutil.Process(int(holder["pid"])).cmdline())
+        return any(
+            "dvc" in word or "erasure-audit" in word
+            for word in psutil.Process(int(holder["pid"])).cmdline()
+        )
     except psutil.AccessDenied:
         return True
     except psutil.Error:

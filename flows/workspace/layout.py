@@ -1,4 +1,5 @@
-"""A workspace: the folder with `dvc.yaml`, settings, requests, data and reports that all commands work in."""
+"""A workspace: the folder with `dvc.yaml`, settings, requests, data and reports that all commands
+work in."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ IGNORED = (
     "/.register",
     "__pycache__/",
 )
-"""What a workspace keeps out of git: DVC tracks the data, models and artifacts, and nobody tracks private keys."""
+"""What a workspace keeps out of git: DVC tracks the data, models and artifacts, and nobody tracks
+private keys."""
 
 CONFIG = """[core]
     analytics = false
@@ -99,8 +101,11 @@ def choose(folder: Path, batch: str | None, assignments: list[str]) -> settings.
     return settings.assign(params, wanted) if wanted else current
 
 
-def prepare(folder: Path, batch: str | None, assignments: list[str]) -> tuple[settings.Settings, set[str]]:
-    """Make the workspace ready for a run: settings written, data present and tracked, remains of killed runs removed.
+def prepare(
+    folder: Path, batch: str | None, assignments: list[str]
+) -> tuple[settings.Settings, set[str]]:
+    """Make the workspace ready for a run: settings written, data present and tracked, remains of
+    killed runs removed.
 
     Returns:
         The settings, and the names of the stages that are stale.
@@ -117,13 +122,16 @@ def prepare(folder: Path, batch: str | None, assignments: list[str]) -> tuple[se
     for stage in ("train", "retrain"):  # no block at all is an empty folder, and no missing one
         (folder / "artifacts" / stage).mkdir(parents=True, exist_ok=True)
     stale = dvc_graph.stale(folder)
-    if "data.dvc" in stale:  # the records were edited; stages read them as they are now, and so must data.dvc
+    if (
+        "data.dvc" in stale
+    ):  # the records were edited; stages read them as they are now, and so must data.dvc
         track_data(folder)
     return chosen, {name for name in stale if not name.endswith(".dvc")}
 
 
 def prune(folder: Path, chosen: settings.Settings) -> list[str]:
-    """Remove the models of blocks that the settings no longer ask for, so that no verdict counts them.
+    """Remove the models of blocks that the settings no longer ask for, so that no verdict counts
+    them.
 
     They stay in DVC's cache. Returns the folders removed, relative to the workspace.
     """
@@ -150,16 +158,20 @@ def track_data(folder: Path, source: str | None = None) -> None:
 
 
 def ensure_data(folder: Path) -> str:
-    """See to it that `data/` is there as `data.dvc` records it: from the cache, a remote, or made again.
+    """See to it that `data/` is there as `data.dvc` records it: from the cache, a remote, or made
+    again.
 
     Returns:
         Where the data came from: "present", "cache", "remote" or "made".
 
     Raises:
-        WorkspaceError: there is no `data.dvc`, or the data cannot be had, or what was made has other hashes.
+        WorkspaceError: there is no `data.dvc`, or the data cannot be had, or what was made has
+            other hashes.
     """
     if not (folder / "data.dvc").exists():
-        raise WorkspaceError("no data.dvc; `erasure-audit import` brings in the records, for example `import digits`")
+        raise WorkspaceError(
+            "no data.dvc; `erasure-audit import` brings in the records, for example `import digits`"
+        )
     if (folder / "data").exists():
         return "present"
     for source, bring in {"cache": "checkout", "remote": "pull"}.items():
@@ -172,7 +184,8 @@ def ensure_data(folder: Path) -> str:
 def _remake(folder: Path, make: Callable[[Path], object]) -> None:
     if _source(folder / "data.dvc") != DIGITS:
         raise WorkspaceError(
-            "the records of data.dvc are neither in DVC's cache nor in a remote; add the remote that holds them"
+            "the records of data.dvc are neither in DVC's cache nor in a remote; add the remote "
+            "that holds them"
             " (`dvc remote add`), or import them anew"
         )
     try:
@@ -184,7 +197,8 @@ def _remake(folder: Path, make: Callable[[Path], object]) -> None:
     if not same:
         shutil.rmtree(folder / "data")
         raise WorkspaceError(
-            "the embedded digits that this machine makes differ from those that data.dvc records; fetch them from"
+            "the embedded digits that this machine makes differ from those that data.dvc records; "
+            "fetch them from"
             " a DVC remote, or take this machine's with `erasure-audit import digits`"
         )
     shell.dvc(folder, "commit", "--force", "data.dvc")
@@ -206,7 +220,8 @@ def _brings(folder: Path, command: str) -> bool:
 
 
 def _shipped() -> Path:
-    """The folder of the pipeline, templates and example that come with the tool: in a wheel, or in the repository."""
+    """The folder of the pipeline, templates and example that come with the tool: in a wheel, or in
+    the repository."""
     package = Path(settings.__file__).parents[1]
     for place in (package / "_workspace", package.parent):
         if (place / "dvc.yaml").is_file():
@@ -218,7 +233,10 @@ def _check_requests(folder: Path, batch: str) -> None:
     if (folder / "requests" / f"{batch}.json").is_file():
         return
     there = ", ".join(sorted(path.stem for path in (folder / "requests").glob("*.json"))) or "none"
-    raise RequestError(f"requests/{batch}.json: no such file; put the batch's requests there. Batches here: {there}")
+    raise RequestError(
+        f"requests/{batch}.json: no such file; put the batch's requests there. Batches here: "
+        f"{there}"
+    )
 
 
 def _quoted(batch: str) -> str:
@@ -249,7 +267,9 @@ def _mark(path: Path, source: str) -> None:
 
 def _ignore(path: Path) -> None:
     there = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    files.write_text(path, "\n".join([*there, *(line for line in IGNORED if line not in there)]) + "\n")
+    files.write_text(
+        path, "\n".join([*there, *(line for line in IGNORED if line not in there)]) + "\n"
+    )
 
 
 def _write_if_missing(path: Path, text: str) -> None:

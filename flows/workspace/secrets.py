@@ -1,4 +1,5 @@
-"""Secrets: from the environment, else from Prefect's Secret blocks; never from a workspace's file or a parameter."""
+"""Secrets: from the environment, else from Prefect's Secret blocks; never from a workspace's file
+or a parameter."""
 
 from __future__ import annotations
 
@@ -11,9 +12,10 @@ def get(name: str) -> str | None:
     """The secret of a name, or None where there is none.
 
     Args:
-        name: of the environment variable, `ERASURE_AUDIT_DATABASE`; the block's is the same in small letters with
-            dashes, `erasure-audit-database`. A block is looked for only where `PREFECT_API_URL` names a server, once
-            in a process: whoever changes a block starts the process again.
+        name: of the environment variable, `ERASURE_AUDIT_DATABASE`; the block's is the same in
+            small letters with dashes, `erasure-audit-database`. A block is looked for only where
+            `PREFECT_API_URL` names a server, once in a process: whoever changes a block starts the
+            process again.
     """
     if found := os.environ.get(name):
         return found
@@ -34,6 +36,7 @@ def _block(_server: str, name: str) -> str | None:
 
 
 def export(name: str) -> None:
-    """Put a secret that a Prefect block holds into this process's environment, for the processes that it starts."""
+    """Put a secret that a Prefect block holds into this process's environment, for the processes
+    that it starts."""
     if found := get(name):
         os.environ[name] = found

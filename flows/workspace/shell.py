@@ -10,25 +10,32 @@ from flows.workspace import environment
 from tasks.common.errors import WorkspaceError
 
 DVC = [sys.executable, "-P", "-m", "dvc"]
-"""DVC in the running interpreter; -P keeps the workspace's own files from being imported as DVC's."""
+"""DVC in the running interpreter; -P keeps the workspace's own files from being imported as
+DVC's."""
 
 
 def git(folder: Path, *arguments: str) -> str:
-    """Run git in a folder and return what it prints, stripped. Raises `WorkspaceError` with git's message."""
+    """Run git in a folder and return what it prints, stripped. Raises `WorkspaceError` with git's
+    message."""
     return _run(["git", *arguments], folder, f"git {arguments[0]}")
 
 
 def dvc(folder: Path, *arguments: str) -> str:
-    """Run DVC in a folder and return what it prints, stripped. Raises `WorkspaceError` with DVC's message.
+    """Run DVC in a folder and return what it prints, stripped. Raises `WorkspaceError` with DVC's
+    message.
 
-    What it prints is shown to nobody, so there is no need for `--quiet`, which would hide the message, too.
+    What it prints is shown to nobody, so there is no need for `--quiet`, which would hide the
+    message, too.
     """
     return _run([*DVC, *arguments], folder, f"dvc {arguments[0]}")
 
 
 def succeeds(folder: Path, *command: str) -> bool:
     """Whether a git command ends with exit code 0."""
-    return subprocess.run(["git", *command], cwd=folder, capture_output=True, check=False).returncode == 0
+    return (
+        subprocess.run(["git", *command], cwd=folder, capture_output=True, check=False).returncode
+        == 0
+    )
 
 
 def _run(command: list[str], folder: Path, name: str) -> str:
@@ -45,11 +52,17 @@ def _run(command: list[str], folder: Path, name: str) -> str:
     except FileNotFoundError as error:
         raise WorkspaceError(f"{command[0]}: no such command; install it and try again") from error
     if ended.returncode != 0:
-        raise WorkspaceError(f"{name} failed: {_reason(ended.stderr) or _reason(ended.stdout) or 'no message'}")
+        raise WorkspaceError(
+            f"{name} failed: {_reason(ended.stderr) or _reason(ended.stdout) or 'no message'}"
+        )
     return ended.stdout.strip()
 
 
 def _reason(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("Having any troubles")]
+    lines = [
+        line.strip()
+        for line in text.splitlines()
+        if line.strip() and not line.startswith("Having any troubles")
+    ]
     told = [line for line in lines if line.lower().startswith(("error", "fatal"))]
     return " ".join(told or lines[-3:])

@@ -1,7 +1,8 @@
 """Where signing keys come from, and whose signatures are trusted.
 
-A key comes from the environment, never from settings, so that it gets into no parameter, log or commit; without one
-the workspace's development key signs. Trusted are the public keys in `trusted-keys/`, which git keeps.
+A key comes from the environment, never from settings, so that it gets into no parameter, log or
+commit; without one the workspace's development key signs. Trusted are the public keys in
+`trusted-keys/`, which git keeps.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from tasks.signatures import signing
 FILE = "ERASURE_AUDIT_KEY"
 """Environment variable: path of the PEM file with the signing key."""
 PEM, PASSPHRASE = environment.SECRET[:2]
-"""Environment variables: the PEM itself, which goes before the file, and the passphrase of an encrypted key."""
+"""Environment variables: the PEM itself, which goes before the file, and the passphrase of an
+encrypted key."""
 
 DEVELOPMENT = Path("keys/development.pem")
 TRUSTED = Path("trusted-keys")
@@ -29,7 +31,8 @@ def at_hand(workspace: Path) -> signing.Key | None:
     """The key to sign with: from the environment, else the workspace's development key, else none.
 
     Raises:
-        SignatureError: a key is named and cannot be had, others may read its file, or it is no Ed25519 key.
+        SignatureError: a key is named and cannot be had, others may read its file, or it is no
+            Ed25519 key.
     """
     passphrase = os.environ.get(PASSPHRASE)
     if pem := os.environ.get(PEM):
@@ -44,11 +47,16 @@ def described(key: signing.Key | None) -> dict[str, Any] | None:
     """A key as the batch's record and the evidence name it."""
     if key is None:
         return None
-    return {"algorithm": signing.ALGORITHM, "key_id": key.signer.key_id, "development": key.signer.development}
+    return {
+        "algorithm": signing.ALGORITHM,
+        "key_id": key.signer.key_id,
+        "development": key.signer.development,
+    }
 
 
 def make_development(workspace: Path) -> None:
-    """Make the workspace's development key if it has none, and trust it there. Git never sees the private part."""
+    """Make the workspace's development key if it has none, and trust it there. Git never sees the
+    private part."""
     path = workspace / DEVELOPMENT
     if path.exists():
         return
@@ -58,7 +66,9 @@ def make_development(workspace: Path) -> None:
     with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as stream:
         stream.write(pem)
     key = signing.read_key(pem)
-    files.write_bytes(workspace / TRUSTED / f"development-{key.signer.key_id[:8]}.pem", signing.public_pem(key))
+    files.write_bytes(
+        workspace / TRUSTED / f"development-{key.signer.key_id[:8]}.pem", signing.public_pem(key)
+    )
 
 
 def trusted(workspace: Path | None, given: Iterable[Path] = ()) -> list[signing.Signer]:
@@ -75,7 +85,9 @@ def _public(path: Path) -> signing.Signer:
     try:
         return signing.read_signer(path.read_bytes())
     except OSError as error:
-        raise SignatureError(f"{path}: cannot be read ({error.strerror}); expected a public key as PEM") from error
+        raise SignatureError(
+            f"{path}: cannot be read ({error.strerror}); expected a public key as PEM"
+        ) from error
     except SignatureError as error:
         raise SignatureError(f"{path}: {error}") from error
 
@@ -89,4 +101,6 @@ def _secret(path: Path) -> bytes:
                 raise SignatureError(f"{path}: others may read this signing key; chmod 600 {path}")
             return stream.read()
     except OSError as error:
-        raise SignatureError(f"{path}: the signing key cannot be read ({error.strerror}); see ${FILE}") from error
+        raise SignatureError(
+            f"{path}: the signing key cannot be read ({error.strerror}); see ${FILE}"
+        ) from error

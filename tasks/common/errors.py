@@ -1,4 +1,5 @@
-"""Every error that the pipeline raises on purpose. A message says what was got, what was expected, what to do."""
+"""Every error that the pipeline raises on purpose. A message says what was got, what was expected,
+what to do."""
 
 from __future__ import annotations
 
@@ -8,12 +9,14 @@ _RECORDS = re.compile(r"\b(records?) [A-Za-z0-9._-]+(?:, [A-Za-z0-9._-]+)*(?= an
 
 
 def without_records(text: str) -> str:
-    """A message for where it stays: without the ids of records that it names, which an erasure could not take out."""
+    """A message for where it stays: without the ids of records that it names, which an erasure
+    could not take out."""
     return _RECORDS.sub(r"\1 …", text)
 
 
 class AuditError(Exception):
-    """Root of all errors of Erasure Audit; its text is fit to be shown to a user and names no data subject."""
+    """Root of all errors of Erasure Audit; its text is fit to be shown to a user and names no data
+    subject."""
 
 
 class SettingsError(AuditError):
@@ -33,11 +36,13 @@ class ModelError(AuditError):
 
 
 class EvidenceError(AuditError):
-    """The evidence for a verdict or a report is missing or unusable (too few references, NaN, empty forget set)."""
+    """The evidence for a verdict or a report is missing or unusable (too few references, NaN, empty
+    forget set)."""
 
 
 class WorkspaceError(AuditError):
-    """The folder is not a workspace, or its git, DVC or files are in a state that the command cannot work with."""
+    """The folder is not a workspace, or its git, DVC or files are in a state that the command
+    cannot work with."""
 
 
 class StageError(AuditError):

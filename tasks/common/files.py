@@ -21,11 +21,14 @@ from tasks.common.errors import AuditError
 def whole_folder(target: Path) -> Iterator[Path]:
     """Yield an empty folder beside `target` that replaces it when the block ends without an error.
 
-    What killed processes left of the same target is removed. One process at a time may write a target.
+    What killed processes left of the same target is removed. One process at a time may write a
+    target.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     for left in target.parent.glob(f".{glob.escape(target.name)}-????????"):
-        if re.fullmatch("[a-z0-9_]{8}", left.name[-8:]):  # as `tempfile` names them; not the draft of `<name>-2`
+        if re.fullmatch(
+            "[a-z0-9_]{8}", left.name[-8:]
+        ):  # as `tempfile` names them; not the draft of `<name>-2`
             shutil.rmtree(left, ignore_errors=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
@@ -73,7 +76,9 @@ def write_json(path: Path, value: Any) -> None:
     try:
         text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
     except ValueError as error:
-        raise AuditError(f"{path.name}: got a number that is not finite; expected finite numbers or null") from error
+        raise AuditError(
+            f"{path.name}: got a number that is not finite; expected finite numbers or null"
+        ) from error
     write_text(path, text + "\n")
 
 

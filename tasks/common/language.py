@@ -1,9 +1,10 @@
 """The languages of the reports: text from gettext catalogues, numbers and dates by locale.
 
-English is the language of the source. Every other one is a catalogue, `reports/templates/locales/<code>.po`, which is
-compiled in memory. What a stage says in words is a `Sentence`: English text for programs and people, which also knows
-the message and the values that it was made of. These go beside it into the stage's file and from there into
-`evidence.json`, so that this alone is enough to tell it in another language.
+English is the language of the source. Every other one is a catalogue,
+`reports/templates/locales/<code>.po`, which is compiled in memory. What a stage says in words is a
+`Sentence`: English text for programs and people, which also knows the message and the values that
+it was made of. These go beside it into the stage's file and from there into `evidence.json`, so
+that this alone is enough to tell it in another language.
 """
 
 from __future__ import annotations
@@ -41,9 +42,8 @@ class Sentence(str):
     values: dict[str, str | int | float]
 
     def __new__(cls, message: str, values: Mapping[str, Any]) -> Sentence:
-        """Args:
-        message: English text with `{name}` or `{name:format}` where a value goes, as `str.format` reads it.
-        values: text, numbers and other sentences.
+        """Args: message: English text with `{name}` or `{name:format}` where a value goes, as
+        `str.format` reads it. values: text, numbers and other sentences.
         """
         known = {name: _plain(value) for name, value in values.items()}
         found = super().__new__(cls, _fill(message, known, _english))
@@ -55,28 +55,36 @@ class Sentence(str):
 
     def told(self) -> dict[str, Any]:
         """What the sentence was made of, as a file has it."""
-        values = {name: v.told() if isinstance(v, Sentence) else v for name, v in self.values.items()}
+        values = {
+            name: v.told() if isinstance(v, Sentence) else v for name, v in self.values.items()
+        }
         return {"message": self.message, "values": values}
 
 
 def say(message: str, /, **values: Any) -> Sentence:
-    """A sentence. The message has to be written out where this is called: catalogues are made from the source."""
+    """A sentence. The message has to be written out where this is called: catalogues are made from
+    the source."""
     return Sentence(message, values)
 
 
 def mark(message: str) -> str:
-    """A message that becomes a `Sentence` later: catalogues are made from the source, where it is written out here."""
+    """A message that becomes a `Sentence` later: catalogues are made from the source, where it is
+    written out here."""
     return message
 
 
 def in_a_row(found: Iterable[Sentence]) -> Sentence:
     """Several sentences as one text."""
-    return functools.reduce(lambda first, second: say("{first} {second}", first=first, second=second), found)
+    return functools.reduce(
+        lambda first, second: say("{first} {second}", first=first, second=second), found
+    )
 
 
 def in_a_list(found: Iterable[Sentence]) -> Sentence:
     """Several parts of a sentence as one."""
-    return functools.reduce(lambda first, second: say("{first}; {second}", first=first, second=second), found)
+    return functools.reduce(
+        lambda first, second: say("{first}; {second}", first=first, second=second), found
+    )
 
 
 def with_sentences(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -109,7 +117,9 @@ def _plain(value: Any) -> str | int | float:
         return int(value)
     if isinstance(value, numbers.Real):
         return float(value)
-    raise TypeError(f"got {type(value).__name__} as a value of a sentence, expected text or a number")
+    raise TypeError(
+        f"got {type(value).__name__} as a value of a sentence, expected text or a number"
+    )
 
 
 def wanted(settled: Sequence[Code], asked: Iterable[str]) -> list[Code]:
@@ -133,7 +143,8 @@ def _primary(tag: str) -> str:
 
 
 def suffixes(codes: Iterable[Code]) -> dict[Code, str]:
-    """What stands before a file name's extension: nothing for the main language, else the language's code."""
+    """What stands before a file name's extension: nothing for the main language, else the
+    language's code."""
     return {code: f".{code}" if place else "" for place, code in enumerate(codes)}
 
 
@@ -150,7 +161,10 @@ class _Number:
 def _fill(message: str, values: Mapping[str, Any], write: Any) -> str:
     """A message with its values; numbers are written by `write(value, format)`."""
     return message.format(
-        **{name: value if isinstance(value, str) else _Number(value, write) for name, value in values.items()}
+        **{
+            name: value if isinstance(value, str) else _Number(value, write)
+            for name, value in values.items()
+        }
     )
 
 
@@ -191,7 +205,8 @@ class Language:
         return babel.Locale.parse(LOCALES[self.code])
 
     def install(self, pages: jinja2.Environment) -> None:
-        """Make templates speak this language: `{% trans %}`, `_()`, the filters, and `language`, this object."""
+        """Make templates speak this language: `{% trans %}`, `_()`, the filters, and `language`,
+        this object."""
         import jinja2
 
         pages.add_extension("jinja2.ext.i18n")
@@ -199,17 +214,22 @@ class Language:
         pages.policies["ext.i18n.trimmed"] = True
         pages.filters.update(number=self.number, percent=self.percent, p_value=self.p_value)
         pages.filters.update(day=self.day, when=self.when, duration=self.duration)
-        pages.globals.update(language=self, native=NATIVE, suffixes=suffixes, unavailable=unavailable)
+        pages.globals.update(
+            language=self, native=NATIVE, suffixes=suffixes, unavailable=unavailable
+        )
 
         @jinja2.pass_context
         def told(context: jinja2.runtime.Context, text: str) -> str:
             """A sentence of the evidence in the page's language."""
-            return self.tell(text, context[SENTENCES] if SENTENCES in context else context["e"][SENTENCES])
+            return self.tell(
+                text, context[SENTENCES] if SENTENCES in context else context["e"][SENTENCES]
+            )
 
         pages.filters["told"] = told
 
     def tell(self, text: str, made: Mapping[str, Any]) -> str:
-        """A sentence in this language; text that is no sentence, or one of another version, stays as it is.
+        """A sentence in this language; text that is no sentence, or one of another version, stays
+        as it is.
 
         Args:
             text: the English text.
@@ -255,21 +275,29 @@ class Language:
         """`2026-11-21` or a time stamp as 21 November 2026, in the time stamp's own zone."""
         from babel.dates import format_date
 
-        return format_date(date.fromisoformat(text[:10]), "long", self.locale).replace(" ", "\u00a0")
+        return format_date(date.fromisoformat(text[:10]), "long", self.locale).replace(
+            " ", "\u00a0"
+        )
 
     def when(self, text: str) -> str:
-        """A time stamp as 21 November 2026, 01:02 UTC, in its own zone; other text, from a bad request, as it is."""
+        """A time stamp as 21 November 2026, 01:02 UTC, in its own zone; other text, from a bad
+        request, as it is."""
         try:
             found = datetime.fromisoformat(text)
         except ValueError:
             return text
         told = self.gettext("%(day)s, %(time)s")
-        return told % {"day": self.day(text), "time": f"{found:%H:%M} {found.tzname() or ''}".rstrip()}
+        return told % {
+            "day": self.day(text),
+            "time": f"{found:%H:%M} {found.tzname() or ''}".rstrip(),
+        }
 
     def duration(self, seconds: float) -> str:
         """A time in the unit that fits."""
         if seconds < 90:
-            return self.gettext("%(number)s\u00a0s") % {"number": self.number(seconds, 1 if seconds >= 1 else 2)}
+            return self.gettext("%(number)s\u00a0s") % {
+                "number": self.number(seconds, 1 if seconds >= 1 else 2)
+            }
         if seconds < 5400:
             return self.gettext("%(number)s\u00a0min") % {"number": self.number(seconds / 60, 1)}
         return self.gettext("%(number)s\u00a0h") % {"number": self.number(seconds / 3600, 1)}
@@ -283,7 +311,9 @@ def compiled(path: Path) -> GNUTranslations:
         with path.open("rb") as file:
             catalogue = pofile.read_po(file, abort_invalid=True)
     except (OSError, ValueError, pofile.PoFileError) as error:
-        raise WorkspaceError(f"{path}: this catalogue cannot be read ({error}); restore it with git") from error
+        raise WorkspaceError(
+            f"{path}: this catalogue cannot be read ({error}); restore it with git"
+        ) from error
     target = BytesIO()
     mofile.write_mo(target, catalogue)
     target.seek(0)

@@ -1,4 +1,5 @@
-"""All settings, typed, frozen and validated, with the unit or range of each. They live in `params.yaml`."""
+"""All settings, typed, frozen and validated, with the unit or range of each. They live in
+`params.yaml`."""
 
 from __future__ import annotations
 
@@ -34,16 +35,23 @@ class Data(Section):
 
 
 class Split(Section):
-    """How data subjects are shared out, where the manifest has no `split` column. What is left over is for training."""
+    """How data subjects are shared out, where the manifest has no `split` column. What is left over
+    is for training."""
 
-    calibration: Share = Field(0.09, description="share of subjects for tuning the unlearning, never judged with")
-    control: Share = Field(0.20, description="share of subjects whom no model sees, the yardstick of the verdict")
+    calibration: Share = Field(
+        0.09, description="share of subjects for tuning the unlearning, never judged with"
+    )
+    control: Share = Field(
+        0.20, description="share of subjects whom no model sees, the yardstick of the verdict"
+    )
     test: Share = Field(0.07, description="share of subjects for utility")
 
     @model_validator(mode="after")
     def _leaves_training(self) -> Split:
         if self.calibration + self.control + self.test > 0.8:
-            raise ValueError("calibration + control + test leave less than 0.2 of the subjects for training")
+            raise ValueError(
+                "calibration + control + test leave less than 0.2 of the subjects for training"
+            )
         return self
 
 
@@ -57,9 +65,14 @@ class Model(Section):
         " called as factory(classes=, channels=, image_size=)",
     )
     mean: float = Field(
-        0.5, ge=0, le=1, description="subtracted from pixels in 0 … 1; a constant, so that it tells nothing"
+        0.5,
+        ge=0,
+        le=1,
+        description="subtracted from pixels in 0 … 1; a constant, so that it tells nothing",
     )
-    std: float = Field(0.5, gt=0, le=1, description="pixels are divided by it after the mean is subtracted")
+    std: float = Field(
+        0.5, gt=0, le=1, description="pixels are divided by it after the mean is subtracted"
+    )
 
 
 class Train(Section):
@@ -67,21 +80,32 @@ class Train(Section):
 
     epochs: int = Field(12, ge=1, le=1000, description="passes over the training records")
     batch_size: int = Field(64, ge=2, le=8192, description="records per step")
-    learning_rate: float = Field(0.1, gt=0, le=10, description="peak of the one-cycle schedule, SGD")
+    learning_rate: float = Field(
+        0.1, gt=0, le=10, description="peak of the one-cycle schedule, SGD"
+    )
     momentum: float = Field(0.9, ge=0, lt=1, description="Nesterov momentum")
     weight_decay: float = Field(5e-4, ge=0, lt=1, description="L2 penalty")
     warmup: Share = Field(0.25, description="share of the steps in which the learning rate rises")
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the label spread over all classes")
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="share of the label spread over all classes"
+    )
     shift: int = Field(0, ge=0, le=64, description="augmentation: random shift, pixels at most")
     flip: bool = Field(False, description="augmentation: random horizontal flip")
 
 
 class References(Section):
-    """How many models are trained to judge with. A block of them is one stage; adding a block trains only that."""
+    """How many models are trained to judge with. A block of them is one stage; adding a block
+    trains only that."""
 
-    seeds_per_block: int = Field(8, ge=1, le=256, description="models per block; block b holds seeds b·n … b·n + n - 1")
-    with_blocks: tuple[int, ...] = Field((0, 1), description="blocks of models trained with everybody")
-    without_blocks: tuple[int, ...] = Field((0, 1), description="blocks of models trained without the forget set")
+    seeds_per_block: int = Field(
+        8, ge=1, le=256, description="models per block; block b holds seeds b·n … b·n + n - 1"
+    )
+    with_blocks: tuple[int, ...] = Field(
+        (0, 1), description="blocks of models trained with everybody"
+    )
+    without_blocks: tuple[int, ...] = Field(
+        (0, 1), description="blocks of models trained without the forget set"
+    )
     with_from: str = Field(
         TRAINED,
         pattern=r"^[A-Za-z0-9._/-]+$",
@@ -128,24 +152,48 @@ Balance = Literal["uncertainty", "fixed", "gradnorm", "dwa", "imtl_g"]
 
 
 class Rivals(Section):
-    """What `fcalb_reset` and the rivals of FCALB need; null: the method's own, see docs/methods.md."""
+    """What `fcalb_reset` and the rivals of FCALB need; null: the method's own, see
+    docs/methods.md."""
 
-    epochs: float | None = Field(None, ge=0, le=1000, description="passes over the records that the method learns from")
-    learning_rate: float | None = Field(None, gt=0, le=10, description="peak of the one-cycle schedule")
-    retained_share: float | None = Field(None, gt=0, le=1, description="share of the retained records that may be used")
-    temperature: float | None = Field(None, gt=0, le=100, description="softens what teachers say, where there are any")
+    epochs: float | None = Field(
+        None, ge=0, le=1000, description="passes over the records that the method learns from"
+    )
+    learning_rate: float | None = Field(
+        None, gt=0, le=10, description="peak of the one-cycle schedule"
+    )
+    retained_share: float | None = Field(
+        None, gt=0, le=1, description="share of the retained records that may be used"
+    )
+    temperature: float | None = Field(
+        None, gt=0, le=100, description="softens what teachers say, where there are any"
+    )
     training_share: float = Field(
-        0.25, gt=0, le=1, description="length of `short_retrain` and `distil`, as a share of `train.epochs`"
+        0.25,
+        gt=0,
+        le=1,
+        description="length of `short_retrain` and `distil`, as a share of `train.epochs`",
     )
     neg_grad_alpha: float = Field(
-        0.95, gt=0, le=1, description="`neg_grad`: weight of retained records, the rest is the forgotten ones'"
+        0.95,
+        gt=0,
+        le=1,
+        description="`neg_grad`: weight of retained records, the rest is the forgotten ones'",
     )
-    unsir_noise_steps: int = Field(40, ge=0, le=10_000, description="`unsir`: steps in which noise is learned")
-    unsir_repair_rate: float = Field(0.01, gt=0, le=10, description="`unsir`: peak learning rate of the repair")
+    unsir_noise_steps: int = Field(
+        40, ge=0, le=10_000, description="`unsir`: steps in which noise is learned"
+    )
+    unsir_repair_rate: float = Field(
+        0.01, gt=0, le=10, description="`unsir`: peak learning rate of the repair"
+    )
     scrub_alpha: float = Field(
-        0.5, ge=0, le=1000, description="`scrub`: weight of staying with the original's answers on retained records"
+        0.5,
+        ge=0,
+        le=1000,
+        description="`scrub`: weight of staying with the original's answers on retained records",
     )
-    scrub_gamma: float = Field(1.0, ge=0, le=1000, description="`scrub`: weight of cross-entropy on retained records")
+    scrub_gamma: float = Field(
+        1.0, ge=0, le=1000, description="`scrub`: weight of cross-entropy on retained records"
+    )
     scrub_max_epochs: int = Field(
         3,
         ge=0,
@@ -159,17 +207,23 @@ class Rivals(Section):
         description="`ssd`: how many times more a weight has to matter for forgotten records to be dampened;"
         " none is where these are 1 / `ssd_alpha` of all or more",
     )
-    ssd_lambda: float = Field(1.0, ge=0, le=1e9, description="`ssd`: dampening constant, lower dampens more")
-    salun_share: float = Field(0.5, gt=0, le=1, description="`salun`: share of the weights that may change")
+    ssd_lambda: float = Field(
+        1.0, ge=0, le=1e9, description="`ssd`: dampening constant, lower dampens more"
+    )
+    salun_share: float = Field(
+        0.5, gt=0, le=1, description="`salun`: share of the weights that may change"
+    )
 
 
 class Unlearn(Section):
-    """How the original model is made to forget. The keys beside `method` are `fcalb`'s where they name no other."""
+    """How the original model is made to forget. The keys beside `method` are `fcalb`'s where they
+    name no other."""
 
     method: Method = Field(
         "fcalb_reset",
         description="`fcalb_reset` is FCALB's mode for people's records, with settings of its own (docs/methods.md);"
-        " `fcalb` does what the keys below say, by default as the paper's abstract has it; `retrain` trains anew"
+        " `fcalb` does what the keys below say, by default as the paper's abstract has it; "
+        "`retrain` trains anew"
         " without the forget set, `none` changes nothing, the rest are rivals",
     )
     epochs: float = Field(
@@ -205,12 +259,20 @@ class Unlearn(Section):
         description="how the losses are weighed: learned (Kendall et al. 2018), fixed, or by GradNorm, DWA or IMTL-G",
     )
     forget_weight: float = Field(
-        1.0, ge=0, le=1000, description="weight of the forget loss beside 1 for recovering, where `balance` is fixed"
+        1.0,
+        ge=0,
+        le=1000,
+        description="weight of the forget loss beside 1 for recovering, where `balance` is fixed",
     )
     max_log_weight: float = Field(
-        3.0, ge=0, le=20, description="clamp of the learned or adapted log weights, so that no loss takes over"
+        3.0,
+        ge=0,
+        le=20,
+        description="clamp of the learned or adapted log weights, so that no loss takes over",
     )
-    teacher_mode: Literal["train", "eval"] = Field("train", description="batch-norm mode of the random teacher")
+    teacher_mode: Literal["train", "eval"] = Field(
+        "train", description="batch-norm mode of the random teacher"
+    )
     reset: float = Field(
         0.0,
         ge=0,
@@ -223,10 +285,15 @@ class Unlearn(Section):
         description="values of `reset` that are all tried; calibration subjects choose between them. Empty: `reset`",
     )
     phases: Literal["joint", "forget_recover"] = Field(
-        "joint", description="forget and recover in each step, or forget first and then recover for `epochs`"
+        "joint",
+        description="forget and recover in each step, or forget first and then recover for `epochs`",
     )
-    forget_steps: int = Field(40, ge=0, le=100_000, description="steps of the phase that only forgets")
-    forget_rate: float = Field(0.003, gt=0, le=10, description="peak learning rate of the phase that only forgets, SGD")
+    forget_steps: int = Field(
+        40, ge=0, le=100_000, description="steps of the phase that only forgets"
+    )
+    forget_rate: float = Field(
+        0.003, gt=0, le=10, description="peak learning rate of the phase that only forgets, SGD"
+    )
     rivals: Rivals = Rivals()
 
 
@@ -237,28 +304,52 @@ class Verify(Section):
         "references",
         description="`screening` needs no references and can say *fail* or *nothing found*, but never *pass*",
     )
-    alpha: float = Field(0.05, gt=0, le=0.2, description="error rate of each test; a false pass is at most this likely")
-    rho0: float = Field(0.5, gt=0, lt=1, description="margin of the residual influence: a pass says -rho0 < rho < rho0")
+    alpha: float = Field(
+        0.05,
+        gt=0,
+        le=0.2,
+        description="error rate of each test; a false pass is at most this likely",
+    )
+    rho0: float = Field(
+        0.5,
+        gt=0,
+        lt=1,
+        description="margin of the residual influence: a pass says -rho0 < rho < rho0",
+    )
     memorised: float = Field(
-        0.7, gt=0, le=1, description="share of the records in the test of those that look most remembered"
+        0.7,
+        gt=0,
+        le=1,
+        description="share of the records in the test of those that look most remembered",
     )
     utility_margin: float = Field(
         0.05, gt=0, lt=1, description="accuracy that may be lost against the retrained models' mean"
     )
-    min_references: int = Field(6, ge=4, description="fewest references of each kind that a verdict may stand on")
+    min_references: int = Field(
+        6, ge=4, description="fewest references of each kind that a verdict may stand on"
+    )
 
 
 class Advice(Section):
-    """From when on a full retrain is advised. It changes no verdict; docs/methods.md has what the limits rest on."""
+    """From when on a full retrain is advised. It changes no verdict; docs/methods.md has what the
+    limits rest on."""
 
     unlearnings: int = Field(
-        4, ge=1, description="one after the other since the last training from scratch, this batch's included"
+        4,
+        ge=1,
+        description="one after the other since the last training from scratch, this batch's included",
     )
     forgotten_share: float = Field(
-        0.25, gt=0, le=1, description="share of the records of the last training from scratch that are forgotten since"
+        0.25,
+        gt=0,
+        le=1,
+        description="share of the records of the last training from scratch that are forgotten since",
     )
     accuracy_loss: float = Field(
-        0.02, ge=0, lt=1, description="accuracy lost against the retrained models' mean, beyond what chance explains"
+        0.02,
+        ge=0,
+        lt=1,
+        description="accuracy lost against the retrained models' mean, beyond what chance explains",
     )
 
 
@@ -294,24 +385,37 @@ class Report(Section):
     """What the report says of the organisation, and what only the organisation knows."""
 
     controller: str = Field(
-        "Example controller (set report.controller)", min_length=1, description="who is responsible for the data"
+        "Example controller (set report.controller)",
+        min_length=1,
+        description="who is responsible for the data",
     )
-    system: str = Field("Image classifier", min_length=1, description="the model's name in the records of processing")
+    system: str = Field(
+        "Image classifier",
+        min_length=1,
+        description="the model's name in the records of processing",
+    )
     languages: tuple[Code, ...] = Field(
-        ("en",), min_length=1, description="languages of the reports, the main one first; a request can ask for more"
+        ("en",),
+        min_length=1,
+        description="languages of the reports, the main one first; a request can ask for more",
     )
     holidays: tuple[date, ...] = Field(
-        (), description="public holidays, ISO dates: a deadline on one moves to the next working day"
+        (),
+        description="public holidays, ISO dates: a deadline on one moves to the next working day",
     )
     identity_check: str = Field(
-        "", description="how identities are checked before a request reaches this tool; how, and never whose"
+        "",
+        description="how identities are checked before a request reaches this tool; how, and never whose",
     )
     recipients: tuple[Recipient, ...] = Field(
         (), description="to whom the data were disclosed, a list of `{name, disclosed}`"
     )
-    processors: tuple[Processor, ...] = Field((), description="who processes the data for you, `{name, task}`")
+    processors: tuple[Processor, ...] = Field(
+        (), description="who processes the data for you, `{name, task}`"
+    )
     backups: tuple[Backup, ...] = Field(
-        (), description="backups with the records, `{name, days}`: days after an erasure until it is overwritten"
+        (),
+        description="backups with the records, `{name, days}`: days after an erasure until it is overwritten",
     )
     out_of_scope: tuple[OutOfScope, ...] = Field(
         (),
@@ -321,24 +425,35 @@ class Report(Section):
 
 
 class Operate(Section):
-    """How requests are operated on day by day. Nothing here changes a verdict or makes a stage stale."""
+    """How requests are operated on day by day. Nothing here changes a verdict or makes a stage
+    stale."""
 
     identities: Literal["here", "before"] = Field(
         "here",
         description="where identities are checked: a person says so with `erasure-audit requests verify`, or before a"
         " request reaches this tool (then `report.identity_check` has to say how)",
     )
-    batch_from: int = Field(1, ge=1, description="verified requests that have to wait before a batch is begun")
+    batch_from: int = Field(
+        1, ge=1, description="verified requests that have to wait before a batch is begun"
+    )
     batch_days_left: int = Field(
-        21, ge=0, description="days before the nearest deadline from which a batch is begun, however few requests wait"
+        21,
+        ge=0,
+        description="days before the nearest deadline from which a batch is begun, however few requests wait",
     )
     largest_batch: int = Field(200, ge=1, le=100_000, description="requests in a batch at most")
-    four_eyes: bool = Field(False, description="a release needs the approvals of two different people")
-    erase_after_release: bool = Field(True, description="`finalize` erases the copies right after a release")
+    four_eyes: bool = Field(
+        False, description="a release needs the approvals of two different people"
+    )
+    erase_after_release: bool = Field(
+        True, description="`finalize` erases the copies right after a release"
+    )
     warn_days: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         (7, 2), description="days before a deadline at which somebody is notified"
     )
-    stuck_hours: float = Field(12, gt=0, description="a run that shows no sign of life for so long is reported")
+    stuck_hours: float = Field(
+        12, gt=0, description="a run that shows no sign of life for so long is reported"
+    )
 
     @field_validator("warn_days")
     @classmethod
@@ -349,10 +464,15 @@ class Operate(Section):
 
 
 class Compute(Section):
-    """Where and how the arithmetic is done. Part of the parameters because it decides the last bits of a result."""
+    """Where and how the arithmetic is done. Part of the parameters because it decides the last bits
+    of a result."""
 
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA where there is one")
-    threads: int = Field(1, ge=1, le=256, description="CPU threads of a stage; blocks run side by side")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="auto: CUDA where there is one"
+    )
+    threads: int = Field(
+        1, ge=1, le=256, description="CPU threads of a stage; blocks run side by side"
+    )
     precision: Literal["auto", "float32", "bf16"] = Field(
         "auto", description="auto: bf16 where the processor multiplies it in hardware"
     )
@@ -367,7 +487,9 @@ class Settings(Section):
     """The whole of `params.yaml`."""
 
     batch: str = Field(
-        "demo", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="the batch at hand: requests/<batch>.json"
+        "demo",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+        description="the batch at hand: requests/<batch>.json",
     )
     seed: int = Field(0, ge=0, description="root of every random stream")
     data: Data = Data()
@@ -387,16 +509,28 @@ class Settings(Section):
     def _has_what_it_needs(self) -> Settings:
         wanted = self.references
         if not wanted.without_blocks and self.verify.mode != "screening":
-            raise ValueError("references.without_blocks is empty; only verify.mode=screening needs no references")
+            raise ValueError(
+                "references.without_blocks is empty; only verify.mode=screening needs no references"
+            )
         if not wanted.with_blocks and wanted.with_from == TRAINED:
             if self.verify.mode != "screening":
-                raise ValueError("references.with_blocks is empty; only verify.mode=screening needs no references")
+                raise ValueError(
+                    "references.with_blocks is empty; only verify.mode=screening needs no "
+                    "references"
+                )
             if self.original.checkpoint.startswith(TRAINED):
-                raise ValueError("references.with_blocks is empty, so original.checkpoint is made by nobody")
+                raise ValueError(
+                    "references.with_blocks is empty, so original.checkpoint is made by nobody"
+                )
         if wanted.with_blocks and wanted.with_from != TRAINED:
-            raise ValueError(f"references.with_from is not {TRAINED}, so references.with_blocks has to be []")
+            raise ValueError(
+                f"references.with_from is not {TRAINED}, so references.with_blocks has to be []"
+            )
         if self.operate.identities == "before" and not self.report.identity_check:
-            raise ValueError("operate.identities is before, so report.identity_check has to say how they are checked")
+            raise ValueError(
+                "operate.identities is before, so report.identity_check has to say how they are "
+                "checked"
+            )
         return self
 
 
@@ -404,13 +538,15 @@ def load(path: Path) -> Settings:
     """Read and validate `params.yaml`.
 
     Raises:
-        SettingsError: the file is missing, is no YAML, or a key is unknown, missing or out of range; names the key.
+        SettingsError: the file is missing, is no YAML, or a key is unknown, missing or out of
+            range; names the key.
     """
     return parse(_read(path), where=str(path))
 
 
 def parse(values: dict[str, Any], where: str = "settings") -> Settings:
-    """Validate settings given as nested dictionaries. Raises `SettingsError` that names the first keys at fault."""
+    """Validate settings given as nested dictionaries. Raises `SettingsError` that names the first
+    keys at fault."""
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
@@ -421,7 +557,9 @@ def parse(values: dict[str, Any], where: str = "settings") -> Settings:
                 faults.append(f"{key}: unknown key")
             else:
                 faults.append(f"{key}: got {fault['input']!r}; {fault['msg']}")
-        raise SettingsError(f"{where}: " + "; ".join(faults) + ". docs/settings.md lists every key") from None
+        raise SettingsError(
+            f"{where}: " + "; ".join(faults) + ". docs/settings.md lists every key"
+        ) from None
 
 
 def assign(path: Path, assignments: list[str]) -> Settings:
@@ -435,7 +573,8 @@ def assign(path: Path, assignments: list[str]) -> Settings:
         The settings after the change.
 
     Raises:
-        SettingsError: an assignment has no `=`, or names an unknown key or a value out of range; nothing is written.
+        SettingsError: an assignment has no `=`, or names an unknown key or a value out of range;
+            nothing is written.
     """
     from io import StringIO
 
@@ -448,7 +587,9 @@ def assign(path: Path, assignments: list[str]) -> Settings:
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals or not key:
-            raise SettingsError(f"got {assignment!r}, expected key=value, as in unlearn.method=retrain")
+            raise SettingsError(
+                f"got {assignment!r}, expected key=value, as in unlearn.method=retrain"
+            )
         *sections, leaf = key.split(".")
         place = document
         for section in sections:
@@ -467,9 +608,14 @@ def assign(path: Path, assignments: list[str]) -> Settings:
 
 
 def changed(settings: Settings) -> dict[str, Any]:
-    """The settings of an audit that differ from their defaults, by dotted key; its name and its operating are none."""
+    """The settings of an audit that differ from their defaults, by dotted key; its name and its
+    operating are none."""
     found = _changed(settings, Settings())
-    return {key: value for key, value in found.items() if key != "batch" and not key.startswith("operate.")}
+    return {
+        key: value
+        for key, value in found.items()
+        if key != "batch" and not key.startswith("operate.")
+    }
 
 
 def _changed(section: Section, default: Section) -> dict[str, Any]:
@@ -486,7 +632,8 @@ def _changed(section: Section, default: Section) -> dict[str, Any]:
 def defaults_yaml() -> str:
     """The text of a `params.yaml` with every default and its description as a comment."""
     lines = [
-        "# The parameters of the batch at hand. docs/settings.md explains them; DVC versions them with every audit.",
+        "# The parameters of the batch at hand. docs/settings.md explains them; DVC versions them "
+        "with every audit.",
         *_yaml_lines(Settings, ""),
     ]
     return "\n".join(lines) + "\n"
@@ -499,7 +646,7 @@ def _yaml_lines(section: type[Section], indent: str) -> list[str]:
     lines = []
     for key, field in section.model_fields.items():
         if isinstance(field.default, Section):
-            title = (type(field.default).__doc__ or "").splitlines()[0]
+            title = " ".join((type(field.default).__doc__ or "").partition("\n\n")[0].split())
             lines += [*([] if indent else [""]), f"{indent}{key}:  # {title}"]
             lines += _yaml_lines(type(field.default), indent + "  ")
         else:

@@ -11,18 +11,21 @@ from tasks.common.errors import AuditError
 
 
 def say(message: str) -> None:
-    """Show a line of progress at once; the flow streams these lines, so they name no data subject."""
+    """Show a line of progress at once; the flow streams these lines, so they name no data
+    subject."""
     print(message, flush=True)
 
 
 def run(stage: Callable[..., Any]) -> None:
-    """Run a stage function as a command: its parameters become options, an `AuditError` one line and exit code 1."""
+    """Run a stage function as a command: its parameters become options, an `AuditError` one line
+    and exit code 1."""
     import typer
 
     kinds = inspect.get_annotations(stage, eval_str=True)
     # an option even where there is no default: `dvc.yaml` names every path
     stage.__annotations__ = {
-        name: kind if name == "return" else Annotated[kind, typer.Option()] for name, kind in kinds.items()
+        name: kind if name == "return" else Annotated[kind, typer.Option()]
+        for name, kind in kinds.items()
     }
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(stage)

@@ -1,4 +1,5 @@
-"""The same work on many things, shared by a few processes of one machine, where that pays for starting them."""
+"""The same work on many things, shared by a few processes of one machine, where that pays for
+starting them."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ Tool = TypeVar("Tool")
 Thing = TypeVar("Thing")
 
 MOST = 8
-"""Processes that share work at most: each holds all that the work needs, and a server has other things to do."""
+"""Processes that share work at most: each holds all that the work needs, and a server has other
+things to do."""
 AHEAD = 2
 """Things that a helping process is given before it is done with them, so that it never waits."""
 
@@ -35,8 +37,8 @@ def each(
 ) -> Iterator[Thing]:
     """Do the work on every thing, and yield the things as they are done, in no certain order.
 
-    Helping processes take the things from the first on, this one from the last on, so that it does not wait while they
-    start. They end when this one does, however it ends.
+    Helping processes take the things from the first on, this one from the last on, so that it does
+    not wait while they start. They end when this one does, however it ends.
 
     Args:
         work: a function of a module; what it makes, it writes.
@@ -56,7 +58,8 @@ def each(
             yield thing
         return
     todo, begun = deque(things), dict[Future[None], Thing]()
-    # not forked: Pango, and libraries for arithmetic, have threads that a forked process would wait for
+    # not forked: Pango, and libraries for arithmetic, have threads that a forked process would wait
+    # for
     pool = ProcessPoolExecutor(helpers, get_context("spawn"), _begin, (make,))
 
     def give() -> None:
@@ -78,7 +81,9 @@ def each(
                 future.result()
                 yield begun.pop(future)
     except BrokenProcessPool as error:
-        raise AuditError("a process that helped ended before its work was done; is there memory enough?") from error
+        raise AuditError(
+            "a process that helped ended before its work was done; is there memory enough?"
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -89,7 +94,8 @@ def cores() -> int:
 
 
 def _begin(make: Callable[[], Any]) -> None:
-    """Make a helping process ready: an interrupt is for the process that asked for help, and so is its end."""
+    """Make a helping process ready: an interrupt is for the process that asked for help, and so is
+    its end."""
     global _tool
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()

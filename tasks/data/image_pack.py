@@ -1,7 +1,8 @@
 """The images of a data set, decoded once: what the stage `pack` made and the other stages read.
 
-A pack is a folder with `images.npy`, every record's pixels in the order of the manifest; `rows.npz`, by which a reader
-knows that they are what was written; and `files.npz`, what the stage `check` has to know of every image file.
+A pack is a folder with `images.npy`, every record's pixels in the order of the manifest;
+`rows.npz`, by which a reader knows that they are what was written; and `files.npz`, what the stage
+`check` has to know of every image file.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ class Files:
         readable: (n,) bool, whether it is there and can be read.
         same: (n,) bool, whether it has the SHA-256 of the manifest.
         decodes: (n,) bool, whether it decodes whole.
-        thumbs: (n, 64) uint8 grey levels of the picture averaged over an 8 x 8 grid; zeros where it does not decode.
+        thumbs: (n, 64) uint8 grey levels of the picture averaged over an 8 x 8 grid; zeros where it
+            does not decode.
     """
 
     readable: NDArray[np.bool_]
@@ -51,7 +53,9 @@ class Files:
     def none(cls, size: int) -> Files:
         """Of n files none of which was looked at yet."""
         unknown = np.zeros(size, bool)
-        return cls(unknown, unknown.copy(), unknown.copy(), np.zeros((size, THUMB * THUMB), np.uint8))
+        return cls(
+            unknown, unknown.copy(), unknown.copy(), np.zeros((size, THUMB * THUMB), np.uint8)
+        )
 
     @property
     def sound(self) -> NDArray[np.bool_]:
@@ -65,8 +69,10 @@ class Packed:
 
     Attributes:
         manifest: n records.
-        pixels: (n, channels, side, side) uint8, of a file that is mapped into memory: only what is asked for is read.
-        sound: (n,) where there are some; the image file of the others is missing, altered or damaged.
+        pixels: (n, channels, side, side) uint8, of a file that is mapped into memory: only what is
+            asked for is read.
+        sound: (n,) where there are some; the image file of the others is missing, altered or
+            damaged.
         sums: (n,) uint32, as `checksums` gives them.
     """
 
@@ -79,21 +85,35 @@ class Packed:
         """The pixels of some records.
 
         Raises:
-            DataError: the file of one of them is missing, altered or damaged, or its pixels are; names it.
+            DataError: the file of one of them is missing, altered or damaged, or its pixels are;
+                names it.
         """
-        self._refuse(rows, ~self.sound[rows], "a sound image file; run the stage check, which says what is wrong")
+        self._refuse(
+            rows,
+            ~self.sound[rows],
+            "a sound image file; run the stage check, which says what is wrong",
+        )
         found = np.asarray(self.pixels[rows])
-        self._refuse(rows, checksums(found) != self.sums[rows], f"{IMAGES} as it was written; run the stage pack anew")
+        self._refuse(
+            rows,
+            checksums(found) != self.sums[rows],
+            f"{IMAGES} as it was written; run the stage pack anew",
+        )
         if found.shape[1] > 1:
             return found
-        # one channel lies first and last at once; said to be last, PyTorch takes the kernels that are faster here
+        # one channel lies first and last at once; said to be last, PyTorch takes the kernels that
+        # are faster here
         return found.reshape(len(found), *found.shape[2:], 1).transpose(0, 3, 1, 2)
 
-    def _refuse(self, rows: NDArray[np.bool_] | slice, bad: NDArray[np.bool_], expected: str) -> None:
+    def _refuse(
+        self, rows: NDArray[np.bool_] | slice, bad: NDArray[np.bool_], expected: str
+    ) -> None:
         if bad.any():
             everywhere = np.zeros(len(self.manifest), bool)
             everywhere[rows] = bad
-            raise DataError(f"{records.name_records(self.manifest, everywhere)}: expected {expected}")
+            raise DataError(
+                f"{records.name_records(self.manifest, everywhere)}: expected {expected}"
+            )
 
 
 def checksums(images: NDArray[np.uint8]) -> NDArray[np.uint32]:
@@ -110,7 +130,8 @@ def read(pack: Path, data: Path, wish: Data) -> Packed:
         wish: channels and side of the images, as the settings have them.
 
     Raises:
-        DataError: the manifest is at fault, or the pack is missing, damaged, of another manifest or of other settings.
+        DataError: the manifest is at fault, or the pack is missing, damaged, of another manifest or
+            of other settings.
     """
     manifest = records.read_manifest(data)
     known = _load(pack, ROWS, data, len(manifest))
@@ -120,7 +141,9 @@ def read(pack: Path, data: Path, wish: Data) -> Packed:
     except (OSError, EOFError, ValueError) as error:
         raise _refusal(pack, f"{IMAGES} cannot be read ({type(error).__name__})") from error
     if pixels.shape != shape or pixels.dtype != np.uint8:
-        raise _refusal(pack, f"got images of shape {pixels.shape}, {pixels.dtype}, expected {shape}, uint8")
+        raise _refusal(
+            pack, f"got images of shape {pixels.shape}, {pixels.dtype}, expected {shape}, uint8"
+        )
     return Packed(manifest, pixels, known["sound"], known["sums"])
 
 
@@ -135,7 +158,8 @@ def read_files(pack: Path, data: Path, size: int) -> Files:
 
 
 def notes_faults(pack: Path) -> bool:
-    """Whether image files were missing, altered or damaged when a pack was made; False where there is none to read."""
+    """Whether image files were missing, altered or damaged when a pack was made; False where there
+    is none to read."""
     try:
         with (pack / ROWS).open("rb") as stream, np.load(stream, allow_pickle=False) as found:
             return not found["sound"].all()
@@ -146,12 +170,24 @@ def notes_faults(pack: Path) -> bool:
 def write(pack: Path, data: Path, known: Files, sums: NDArray[np.uint32]) -> None:
     """Write what belongs to the images of a data folder; the same bytes for the same facts."""
     _save(pack / ROWS, data, sound=known.sound, sums=sums)
-    _save(pack / FILES, data, readable=known.readable, same=known.same, decodes=known.decodes, thumbs=known.thumbs)
+    _save(
+        pack / FILES,
+        data,
+        readable=known.readable,
+        same=known.same,
+        decodes=known.decodes,
+        thumbs=known.thumbs,
+    )
 
 
 def _save(path: Path, data: Path, **arrays: NDArray[Any]) -> None:
     with files.whole_file(path) as draft, draft.open("wb") as stream:
-        np.savez(stream, manifest_sha256=np.array(files.sha256(data / "manifest.csv")), allow_pickle=False, **arrays)
+        np.savez(
+            stream,
+            manifest_sha256=np.array(files.sha256(data / "manifest.csv")),
+            allow_pickle=False,
+            **arrays,
+        )
 
 
 def _load(pack: Path, name: str, data: Path, size: int) -> dict[str, NDArray[Any]]:

@@ -1,7 +1,7 @@
 """Where data sets come from. Each importer makes a whole data folder or none.
 
-A data folder holds `manifest.csv`, `images/<record_id>.<ext>`, `dataset.json`, and `identities.csv` where one was
-given. File names hold record ids only. Nothing is unpickled here.
+A data folder holds `manifest.csv`, `images/<record_id>.<ext>`, `dataset.json`, and `identities.csv`
+where one was given. File names hold record ids only. Nothing is unpickled here.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ class Picture:
 
 @dataclass(frozen=True)
 class Source:
-    """A data set before it is written: columns of equal length, pictures in the same order, and where it is from."""
+    """A data set before it is written: columns of equal length, pictures in the same order, and
+    where it is from."""
 
     name: str
     source: str
@@ -87,7 +88,11 @@ def digits(folder: Path, writers: int = 45) -> Summary:
             source="scikit-learn's digits (UCI Optical Recognition of Handwritten Digits), drawn by tasks/digits.py",
             note="The writers are synthetic: real digits dealt out to writers that do not exist.",
             class_names=tuple(str(digit) for digit in range(10)),
-            columns=_columns(len(labels), [f"writer-{number + 1:02d}" for number in writer.tolist()], labels.tolist()),
+            columns=_columns(
+                len(labels),
+                [f"writer-{number + 1:02d}" for number in writer.tolist()],
+                labels.tolist(),
+            ),
             pictures=map(encode, images),
         ),
     )
@@ -109,7 +114,8 @@ def idx(
         folder: the data folder to make.
         images: (n, height, width) unsigned bytes.
         labels: (n,) unsigned bytes, or a QMNIST table (n, 8) of which column 0 is the label.
-        writers: QMNIST table (n, 8) of which column 2 is the writer; without it each record is its own subject.
+        writers: QMNIST table (n, 8) of which column 2 is the writer; without it each record is its
+            own subject.
         subjects: at most so many subjects, drawn with `seed`.
         min_records: only subjects with at least so many records.
         seed: of the draw.
@@ -118,18 +124,35 @@ def idx(
         What was imported. A record's id is its row in the file, from 1.
 
     Raises:
-        DataError: a file is truncated or of another shape, the tables disagree, or no subject is left.
+        DataError: a file is truncated or of another shape, the tables disagree, or no subject is
+            left.
     """
     pixels = read_idx(images)
     if pixels.ndim != 3 or pixels.dtype != np.uint8:
-        raise DataError(f"{images.name}: got shape {pixels.shape}, expected unsigned bytes of shape (n, height, width)")
+        raise DataError(
+            f"{images.name}: got shape {pixels.shape}, expected unsigned bytes of shape (n, "
+            "height, width)"
+        )
     classes = _table(labels, 0)
     people = None if writers is None else _table(writers, 2)
     if len(classes) != len(pixels) or (people is not None and len(people) != len(pixels)):
-        raise DataError(f"{images.name}: got {len(pixels)} images and {len(classes)} labels; expected as many of each")
-    if writers is not None and (own := read_idx(writers)).ndim == 2 and (own[:, 0] != classes).any():
-        raise DataError(f"{writers.name}: its labels differ from {labels.name}; take the images' own table")
-    names = [f"s{row + 1:06d}" for row in range(len(pixels))] if people is None else [f"writer-{w:04d}" for w in people]
+        raise DataError(
+            f"{images.name}: got {len(pixels)} images and {len(classes)} labels; expected as many "
+            "of each"
+        )
+    if (
+        writers is not None
+        and (own := read_idx(writers)).ndim == 2
+        and (own[:, 0] != classes).any()
+    ):
+        raise DataError(
+            f"{writers.name}: its labels differ from {labels.name}; take the images' own table"
+        )
+    names = (
+        [f"s{row + 1:06d}" for row in range(len(pixels))]
+        if people is None
+        else [f"writer-{w:04d}" for w in people]
+    )
     rows = _chosen(names, subjects, min_records, seed)
     codes, class_names = _classes(classes.tolist())
     return write(
@@ -160,12 +183,14 @@ def npz(
     Args:
         folder: the data folder to make.
         path: the archive. Arrays of Python objects are refused.
-        images: name of the images (n, height, width), (n, height, width, 1 or 3) or (n, 1 or 3, height, width);
-            unsigned integers, or floating point in 0 … 1.
-        labels: name of the labels (n,). An array `<labels>_names`, where present, names the classes.
+        images: name of the images (n, height, width), (n, height, width, 1 or 3) or (n, 1 or 3,
+            height, width); unsigned integers, or floating point in 0 … 1.
+        labels: name of the labels (n,). An array `<labels>_names`, where present, names the
+            classes.
         subjects: name of the data subjects (n,); None makes each record its own subject.
         maxval: name of an array (n,) with the value of white per image.
-        attributes: names of arrays (n,) to be kept as columns; `<attribute>_names` gives their values names.
+        attributes: names of arrays (n,) to be kept as columns; `<attribute>_names` gives their
+            values names.
 
     Raises:
         DataError: an array is missing or of another shape or type.
@@ -179,7 +204,9 @@ def npz(
         white = None if maxval is None else _array(arrays, maxval, path, count).astype(np.float64)
         extra = {name: _attribute(arrays, name, path, count) for name in attributes}
     if set(extra) & {*records.COLUMNS, "split"}:
-        raise DataError(f"{path.name}: an attribute has the name of a column of the manifest; rename it")
+        raise DataError(
+            f"{path.name}: an attribute has the name of a column of the manifest; rename it"
+        )
     names = _subject_names(people, count)
     codes, class_names = _classes(values.tolist()) if named is None else (values.tolist(), named)
     columns = _columns(count, names, codes) | extra
@@ -188,19 +215,22 @@ def npz(
     return write(folder, Source(path.stem, path.name, note, class_names, columns, pictures))
 
 
-def image_folder(folder: Path, source: Path, table: Path, identities: Path | None = None) -> Summary:
+def image_folder(
+    folder: Path, source: Path, table: Path, identities: Path | None = None
+) -> Summary:
     """Import a folder of images, each file byte for byte and verified to decode.
 
     Args:
         folder: the data folder to make.
         source: where the images lie.
-        table: CSV with `path` (relative to `source`), `subject_id`, `label`, optionally `record_id`, `split` and
-            attributes. Labels that are not 0 … k-1 become their place in sorted order.
+        table: CSV with `path` (relative to `source`), `subject_id`, `label`, optionally
+            `record_id`, `split` and attributes. Labels that are not 0 … k-1 become their place in
+            sorted order.
         identities: CSV with `identity_type, identity_value, subject_id`, kept beside the manifest.
 
     Raises:
-        DataError: a column is missing, an id is malformed or twice, an image is missing, leaves the folder or does
-            not decode; names the record.
+        DataError: a column is missing, an id is malformed or twice, an image is missing, leaves the
+            folder or does not decode; names the record.
     """
     rows = records.read_csv(table, ("path", "subject_id", "label"))
     if not len(rows):
@@ -210,17 +240,22 @@ def image_folder(folder: Path, source: Path, table: Path, identities: Path | Non
     codes, class_names = _classes(rows["label"].tolist())
     checked = rows.assign(label=[str(code) for code in codes], sha256="0" * 64)
     _refuse_faults(checked, source, table.name)
-    columns = {name: rows[name].tolist() for name in rows.columns if name not in ("path", "sha256")} | {"label": codes}
+    columns = {
+        name: rows[name].tolist() for name in rows.columns if name not in ("path", "sha256")
+    } | {"label": codes}
     pictures = _originals(source, rows)
     known = None if identities is None else _identities(identities)
     note = "Subjects as the table gives them."
-    return write(folder, Source(source.name, table.name, note, class_names, columns, pictures, known))
+    return write(
+        folder, Source(source.name, table.name, note, class_names, columns, pictures, known)
+    )
 
 
 def torchvision_dataset(
     folder: Path, name: str, root: Path, download: bool = False, limit: int | None = None
 ) -> Summary:
-    """Import the training part of a data set of `torchvision.datasets`; each record is its own subject.
+    """Import the training part of a data set of `torchvision.datasets`; each record is its own
+    subject.
 
     Args:
         folder: the data folder to make.
@@ -230,18 +265,31 @@ def torchvision_dataset(
         limit: at most so many records, the first ones.
 
     Raises:
-        DataError: no such data set, its files are absent, or its items are not pairs of an image and a class.
+        DataError: no such data set, its files are absent, or its items are not pairs of an image
+            and a class.
     """
     data = _open_torchvision(name, root, download)
     count = min(len(data), limit or len(data))
-    labels = [_whole(data[row][1], name) for row in range(count)] if not _targets(data) else _targets(data)[:count]
+    labels = (
+        [_whole(data[row][1], name) for row in range(count)]
+        if not _targets(data)
+        else _targets(data)[:count]
+    )
     codes, found = _classes(labels)
     given = tuple(map(str, getattr(data, "classes", ())))
     class_names = given if len(given) > max(labels, default=0) and codes == labels else found
     pictures = (_from_pillow(data[row][0], name) for row in range(count))
     columns = _columns(count, _subject_names(None, count), codes)
     return write(
-        folder, Source(name, f"torchvision.datasets.{name}", _subject_note(False), class_names, columns, pictures)
+        folder,
+        Source(
+            name,
+            f"torchvision.datasets.{name}",
+            _subject_note(False),
+            class_names,
+            columns,
+            pictures,
+        ),
     )
 
 
@@ -249,16 +297,25 @@ def write(folder: Path, source: Source) -> Summary:
     """Write a data folder whole or not at all; a data set that lies there already is replaced.
 
     Raises:
-        DataError: the folder holds something else than a data set, or a record breaks a rule of the manifest.
+        DataError: the folder holds something else than a data set, or a record breaks a rule of the
+            manifest.
     """
     import pandas as pd
 
-    if folder.exists() and not (folder / "manifest.csv").exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise DataError(f"{folder.name}: holds files that are no data set; choose a folder that is new or empty")
+    if (
+        folder.exists()
+        and not (folder / "manifest.csv").exists()
+        and (not folder.is_dir() or any(folder.iterdir()))
+    ):
+        raise DataError(
+            f"{folder.name}: holds files that are no data set; choose a folder that is new or empty"
+        )
     with files.whole_folder(folder) as draft:
         (draft / "images").mkdir()
         table = pd.DataFrame(source.columns)
-        planned = table.assign(label=table["label"].astype(str), path=table["record_id"], sha256="0" * 64)
+        planned = table.assign(
+            label=table["label"].astype(str), path=table["record_id"], sha256="0" * 64
+        )
         _refuse_faults(planned, draft, "the data set")
         paths, hashes, sizes, colours = [], [], Counter[int](), False
         for record_id, picture in zip(table["record_id"].tolist(), source.pictures, strict=True):
@@ -289,7 +346,9 @@ def _refuse_faults(table: pd.DataFrame, folder: Path, where: str) -> None:
     for rule, bad in records.faults(table, folder).items():
         if bad.any():
             named = records.name_records(table, bad)
-            raise DataError(f"{where}: {named}: expected that {records.RULES[rule]}. Correct the source")
+            raise DataError(
+                f"{where}: {named}: expected that {records.RULES[rule]}. Correct the source"
+            )
 
 
 def _verify(draft: Path) -> None:
@@ -304,7 +363,8 @@ def _description(source: Source) -> dict[str, Any]:
 
 
 def encode(pixels: NDArray[np.uint8]) -> Picture:
-    """A PNG of (height, width) or (height, width, 3) unsigned bytes; not compressed, so that no library changes it."""
+    """A PNG of (height, width) or (height, width, 3) unsigned bytes; not compressed, so that no
+    library changes it."""
     from PIL import Image
 
     out = io.BytesIO()
@@ -314,7 +374,8 @@ def encode(pixels: NDArray[np.uint8]) -> Picture:
 
 
 def read_idx(path: Path) -> NDArray[Any]:
-    """Read an IDX file, plain or gzip; bytes or big-endian integers, of the shape that its header gives.
+    """Read an IDX file, plain or gzip; bytes or big-endian integers, of the shape that its header
+    gives.
 
     Raises:
         DataError: the file is missing, truncated, or no IDX file.
@@ -325,7 +386,8 @@ def read_idx(path: Path) -> NDArray[Any]:
             content = gzip.decompress(content)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(
-            f"{path.name}: cannot be read ({type(error).__name__}); expected an IDX file, plain or gzip"
+            f"{path.name}: cannot be read ({type(error).__name__}); expected an IDX file, plain "
+            "or gzip"
         ) from error
     kinds: dict[int, np.dtype[Any]] = {
         0x08: np.dtype(np.uint8),
@@ -334,13 +396,16 @@ def read_idx(path: Path) -> NDArray[Any]:
         0x0C: np.dtype(">i4"),
     }
     if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in kinds:
-        raise DataError(f"{path.name}: expected an IDX file of whole numbers, plain or gzip, got something else")
+        raise DataError(
+            f"{path.name}: expected an IDX file of whole numbers, plain or gzip, got something else"
+        )
     kind, start = kinds[content[2]], 4 + 4 * content[3]
     shape = tuple(int.from_bytes(content[at : at + 4], "big") for at in range(4, start, 4))
     expected = int(np.prod(shape, dtype=object)) * kind.itemsize
     if len(content) - start != expected:
         raise DataError(
-            f"{path.name}: got {max(len(content) - start, 0)} bytes of values, its header says {expected};"
+            f"{path.name}: got {max(len(content) - start, 0)} bytes of values, its header says "
+            f"{expected};"
             " the file is truncated: fetch it again"
         )
     return np.frombuffer(content, kind, offset=start).reshape(shape)
@@ -352,7 +417,9 @@ def _table(path: Path, column: int) -> NDArray[np.int64]:
     if values.ndim == 2 and values.shape[1] == 8:
         values = values[:, column]
     if values.ndim != 1:
-        raise DataError(f"{path.name}: got shape {values.shape}, expected (n,) or a QMNIST table (n, 8)")
+        raise DataError(
+            f"{path.name}: got shape {values.shape}, expected (n,) or a QMNIST table (n, 8)"
+        )
     return values.astype(np.int64)
 
 
@@ -364,7 +431,8 @@ def _chosen(names: list[str], subjects: int | None, min_records: int, seed: int)
     kept = sorted(name for name, count in counts.items() if count >= min_records)
     if subjects is not None and len(kept) < subjects:
         raise DataError(
-            f"got {len(kept)} subjects with at least {min_records} records, expected {subjects}: ask for fewer"
+            f"got {len(kept)} subjects with at least {min_records} records, expected {subjects}: "
+            "ask for fewer"
         )
     if subjects is not None:
         rng = random.Random(seed)
@@ -380,9 +448,19 @@ def _record_ids(count: int) -> list[str]:
     return [f"r{number:0{width}d}" for number in range(1, count + 1)]
 
 
-def _columns(count: int, subjects: list[str], labels: list[int], rows: list[int] | None = None) -> dict[str, list[Any]]:
-    columns: dict[str, list[Any]] = {"record_id": _record_ids(count), "subject_id": subjects, "label": labels}
-    return columns if rows is None else {name: [values[row] for row in rows] for name, values in columns.items()}
+def _columns(
+    count: int, subjects: list[str], labels: list[int], rows: list[int] | None = None
+) -> dict[str, list[Any]]:
+    columns: dict[str, list[Any]] = {
+        "record_id": _record_ids(count),
+        "subject_id": subjects,
+        "label": labels,
+    }
+    return (
+        columns
+        if rows is None
+        else {name: [values[row] for row in rows] for name, values in columns.items()}
+    )
 
 
 def _subject_names(values: list[Any] | None, count: int) -> list[str]:
@@ -392,11 +470,16 @@ def _subject_names(values: list[Any] | None, count: int) -> list[str]:
 
 
 def _subject_note(known: bool) -> str:
-    return "Subjects as the source gives them." if known else "The source names no subjects: each record is its own."
+    return (
+        "Subjects as the source gives them."
+        if known
+        else "The source names no subjects: each record is its own."
+    )
 
 
 def _classes(values: list[Any]) -> tuple[list[int], tuple[str, ...]]:
-    """Labels as 0 … k-1 and the classes' names; whole numbers 0 … k-1 stay, others become their place in order."""
+    """Labels as 0 … k-1 and the classes' names; whole numbers 0 … k-1 stay, others become their
+    place in order."""
     texts = [str(value).strip() for value in values]
     whole = all(re.fullmatch("[0-9]{1,9}", text) for text in texts)
     texts = [str(int(text)) for text in texts] if whole else texts
@@ -412,11 +495,14 @@ def _archive(path: Path) -> Iterator[Any]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise DataError(f"{path.name}: expected an .npz archive of named arrays, got a single array")
+                raise DataError(
+                    f"{path.name}: expected an .npz archive of named arrays, got a single array"
+                )
             yield archive
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, AttributeError) as error:
         raise DataError(
-            f"{path.name}: cannot be read as an .npz archive of plain arrays ({type(error).__name__});"
+            f"{path.name}: cannot be read as an .npz archive of plain arrays "
+            f"({type(error).__name__});"
             " arrays of Python objects are refused"
         ) from error
 
@@ -451,15 +537,26 @@ def _channels_last(pixels: NDArray[Any], path: Path) -> NDArray[Any]:
         pixels = pixels.transpose(0, 2, 3, 1)
     if pixels.ndim == 4 and pixels.shape[-1] == 1:
         pixels = pixels[..., 0]
-    if pixels.ndim not in (3, 4) or (pixels.ndim == 4 and pixels.shape[-1] != 3) or 0 in pixels.shape:
-        raise DataError(f"{path.name}: got images of shape {pixels.shape}, expected (n, height, width[, 1 or 3])")
+    if (
+        pixels.ndim not in (3, 4)
+        or (pixels.ndim == 4 and pixels.shape[-1] != 3)
+        or 0 in pixels.shape
+    ):
+        raise DataError(
+            f"{path.name}: got images of shape {pixels.shape}, expected (n, height, width[, 1 or "
+            "3])"
+        )
     return pixels
 
 
-def _to_bytes(pixels: NDArray[Any], white: NDArray[np.float64] | None, path: Path) -> Iterator[NDArray[np.uint8]]:
+def _to_bytes(
+    pixels: NDArray[Any], white: NDArray[np.float64] | None, path: Path
+) -> Iterator[NDArray[np.uint8]]:
     """Pixels as 0 … 255, by the type's range or by the value of white per image."""
     kind = pixels.dtype
-    if kind.kind not in "buf" or (white is not None and not (np.isfinite(white).all() and (white > 0).all())):
+    if kind.kind not in "buf" or (
+        white is not None and not (np.isfinite(white).all() and (white > 0).all())
+    ):
         raise DataError(
             f"{path.name}: got images of type {kind}; expected unsigned integers, or floating"
             " point in 0 … 1, and values of white above 0"
@@ -482,12 +579,15 @@ def _originals(source: Path, rows: pd.DataFrame) -> Iterator[Picture]:
             content = (source / path).read_bytes()
         except OSError as error:
             raise DataError(
-                f"record {record_id}: its image file cannot be read ({error.strerror}); correct its path"
+                f"record {record_id}: its image file cannot be read ({error.strerror}); correct "
+                "its path"
             ) from error
         picture = records.decode(content, record_id)
         extension = Path(path).suffix[1:].lower()
         extension = extension if re.fullmatch("[a-z0-9]{1,5}", extension) else "img"
-        yield Picture(content, extension, picture.size, picture.mode == "RGB" and not _is_grey(picture))
+        yield Picture(
+            content, extension, picture.size, picture.mode == "RGB" and not _is_grey(picture)
+        )
 
 
 def _identities(path: Path) -> str:
@@ -508,20 +608,38 @@ def _open_torchvision(name: str, root: Path, download: bool) -> Any:
 
     kind = getattr(torchvision.datasets, name, None)
     if not (inspect.isclass(kind) and issubclass(kind, torchvision.datasets.VisionDataset)):
-        raise DataError(f"got {name!r}, expected the name of a data set in torchvision.datasets, e.g. FashionMNIST")
+        raise DataError(
+            f"got {name!r}, expected the name of a data set in torchvision.datasets, e.g. "
+            "FashionMNIST"
+        )
     accepted = inspect.signature(kind).parameters
-    wanted: dict[str, Any] = {"root": str(root), "train": True, "split": "train", "download": download}
+    wanted: dict[str, Any] = {
+        "root": str(root),
+        "train": True,
+        "split": "train",
+        "download": download,
+    }
     try:
         return kind(**{key: value for key, value in wanted.items() if key in accepted})
     except Exception as error:  # each data set fails in its own way when its files are absent
-        hint = "check the network and the root" if download else "fetch its files, or import with --download"
-        raise DataError(f"torchvision.datasets.{name} cannot be opened ({type(error).__name__}); {hint}") from error
+        hint = (
+            "check the network and the root"
+            if download
+            else "fetch its files, or import with --download"
+        )
+        raise DataError(
+            f"torchvision.datasets.{name} cannot be opened ({type(error).__name__}); {hint}"
+        ) from error
 
 
 def _targets(data: Any) -> list[int]:
     """The labels, where the data set lists them; saves decoding every image twice."""
     values = getattr(data, "targets", None)
-    if values is None or len(values) != len(data) or getattr(data, "target_transform", None) is not None:
+    if (
+        values is None
+        or len(values) != len(data)
+        or getattr(data, "target_transform", None) is not None
+    ):
         return []
     try:
         return [int(value) for value in values]
@@ -534,7 +652,8 @@ def _whole(value: Any, name: str) -> int:
         return int(value)
     except (TypeError, ValueError) as error:
         raise DataError(
-            f"torchvision.datasets.{name}: its targets are no class labels; take one for classification"
+            f"torchvision.datasets.{name}: its targets are no class labels; take one for "
+            "classification"
         ) from error
 
 
@@ -542,5 +661,8 @@ def _from_pillow(picture: Any, name: str) -> Picture:
     from PIL import Image
 
     if not isinstance(picture, Image.Image):
-        raise DataError(f"torchvision.datasets.{name}: its items are no images; take one for image classification")
+        raise DataError(
+            f"torchvision.datasets.{name}: its items are no images; take one for image "
+            "classification"
+        )
     return encode(np.asarray(picture.convert("L" if picture.mode in ("L", "1", "I;16") else "RGB")))

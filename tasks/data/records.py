@@ -1,7 +1,8 @@
 """The data set: `manifest.csv` and one image file per record. The only place that reads either.
 
-A data set is a folder with `manifest.csv` (`record_id, subject_id, label, path, sha256`, optionally `split` and any
-attribute) and the files that `path` names, relative to the folder. Errors name records, never data subjects.
+A data set is a folder with `manifest.csv` (`record_id, subject_id, label, path, sha256`, optionally
+`split` and any attribute) and the files that `path` names, relative to the folder. Errors name
+records, never data subjects.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ ROLES = ("training", "calibration", "control", "test")
 """What a data subject is for."""
 
 SPLIT_VALUES = (*ROLES, "unseen")
-"""Values of the manifest's optional column `split`; `unseen` subjects are shared out by the split stage."""
+"""Values of the manifest's optional column `split`; `unseen` subjects are shared out by the split
+stage."""
 
 IDENTIFIER = r"[A-Za-z0-9._-]{1,64}"
 """Form of a record id and of a subject id."""
@@ -42,11 +44,13 @@ RULES = {
     "record_id_form": say("record_id is 1-64 of A-Z a-z 0-9 . _ -"),
     "record_id_unique": say("record_id is unique"),
     "subject_id_form": say(
-        "subject_id is 1-64 of A-Z a-z 0-9 . _ - (e-mail addresses and names belong in identities.csv)"
+        "subject_id is 1-64 of A-Z a-z 0-9 . _ - (e-mail addresses and names belong in "
+        "identities.csv)"
     ),
     "label_form": say("label is a whole number, 0 or more"),
     "path_inside": say(
-        "path is relative, has no `..` or `\\`, and leads to a file inside the data folder, not by a link out of it "
+        "path is relative, has no `..` or `\\`, and leads to a file inside the data folder, not "
+        "by a link out of it "
         "(with DVC: `dvc config cache.type copy`)"
     ),
     "path_unique": say("path is unique, one file per record"),
@@ -64,13 +68,15 @@ def read_manifest(folder: Path) -> pd.DataFrame:
         One row per record in the file's order: `label` int64, all other columns strings.
 
     Raises:
-        DataError: the manifest is missing, is no CSV in UTF-8, lacks a column, or breaks one of `RULES`.
+        DataError: the manifest is missing, is no CSV in UTF-8, lacks a column, or breaks one of
+            `RULES`.
     """
     table = read_table(folder)
     for rule, bad in faults(table, folder).items():
         if bad.any():
             raise DataError(
-                f"manifest.csv: {name_records(table, bad)}: expected that {RULES[rule]}. Correct the manifest"
+                f"manifest.csv: {name_records(table, bad)}: expected that {RULES[rule]}. Correct "
+                "the manifest"
             )
     return typed(table)
 
@@ -83,7 +89,9 @@ def read_table(folder: Path) -> pd.DataFrame:
     """
     table = read_csv(folder / "manifest.csv", COLUMNS)
     if not len(table):
-        raise DataError("manifest.csv: got no records, expected one line per record below the column names")
+        raise DataError(
+            "manifest.csv: got no records, expected one line per record below the column names"
+        )
     return table
 
 
@@ -96,7 +104,8 @@ def read_csv(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     """Read a CSV file as strings; an absent value is an empty string.
 
     Raises:
-        DataError: the file is missing, no CSV in UTF-8, has a column twice, or lacks one of `columns`.
+        DataError: the file is missing, no CSV in UTF-8, has a column twice, or lacks one of
+            `columns`.
     """
     import pandas as pd
 
@@ -104,9 +113,13 @@ def read_csv(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     try:  # without a header, a line with too many values is an error and does not become an index
         rows = pd.read_csv(path, header=None, dtype=str, na_filter=False, encoding="utf-8-sig")
     except FileNotFoundError as error:
-        raise DataError(f"{name}: no such file; import a data set or restore it with `dvc pull`") from error
+        raise DataError(
+            f"{name}: no such file; import a data set or restore it with `dvc pull`"
+        ) from error
     except pd.errors.EmptyDataError as error:
-        raise DataError(f"{name}: got an empty file, expected the columns {', '.join(columns)}") from error
+        raise DataError(
+            f"{name}: got an empty file, expected the columns {', '.join(columns)}"
+        ) from error
     except (pd.errors.ParserError, UnicodeDecodeError) as error:
         where = re.search(r"line \d+", str(error))
         raise DataError(
@@ -116,7 +129,11 @@ def read_csv(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     header = [str(column).strip() for column in rows.iloc[0]]
     missing = [column for column in columns if column not in header]
     if missing or len(set(header)) < len(header):
-        what = f"the column {', '.join(missing)} is missing" if missing else "a column name occurs twice"
+        what = (
+            f"the column {', '.join(missing)} is missing"
+            if missing
+            else "a column name occurs twice"
+        )
         raise DataError(f"{name}: {what}; expected {', '.join(columns)}")
     table = rows.iloc[1:].fillna("").reset_index(drop=True)
     table.columns = pd.Index(header)
@@ -127,7 +144,8 @@ def faults(table: pd.DataFrame, folder: Path) -> dict[str, NDArray[np.bool_]]:
     """Which rows of a manifest break which of `RULES`.
 
     Returns:
-        By rule, (n,) bool, true where the record is at fault. Rules on `split` only where there is such a column.
+        By rule, (n,) bool, true where the record is at fault. Rules on `split` only where there is
+        such a column.
     """
     found = {
         "record_id_form": ~_matches(table["record_id"], IDENTIFIER),
@@ -158,11 +176,13 @@ def rows_by_subject(manifest: pd.DataFrame) -> dict[str, NDArray[np.intp]]:
 
 
 def name_records(table: pd.DataFrame, bad: NDArray[np.bool_], first: int = 5) -> str:
-    """Name the first records at fault and count the rest; a record whose id is malformed is named by its row."""
+    """Name the first records at fault and count the rest; a record whose id is malformed is named
+    by its row."""
     rows = np.flatnonzero(bad)
     ids = table["record_id"].iloc[rows[:first]].tolist()
     names = [
-        text if re.fullmatch(IDENTIFIER, text) else f"in row {row + 1}" for text, row in zip(ids, rows, strict=False)
+        text if re.fullmatch(IDENTIFIER, text) else f"in row {row + 1}"
+        for text, row in zip(ids, rows, strict=False)
     ]
     more = f" and {len(rows) - first} more" if len(rows) > first else ""
     return f"record{'s' if len(rows) > 1 else ''} {', '.join(names)}{more}"
@@ -171,7 +191,8 @@ def name_records(table: pd.DataFrame, bad: NDArray[np.bool_], first: int = 5) ->
 def _matches(values: pd.Series[Any], pattern: str) -> NDArray[np.bool_]:
     lines = values.tolist()
     text = _lines(lines)
-    # nearly always all do, and one search in all of the text is ten times as fast as one in each value
+    # nearly always all do, and one search in all of the text is ten times as fast as one in each
+    # value
     if text is not None and re.fullmatch(f"(?:{pattern}\n)*+", text):
         return np.ones(len(lines), bool)
     fits = re.compile(pattern).fullmatch
@@ -213,7 +234,8 @@ _ODD_IN_PATHS = ("\\", "\0", ":", "..", "\n/", "/\n", "\n\n")
 
 
 def _links(root: Path, parent: str) -> tuple[bool, frozenset[str]]:
-    """Whether a directory lies inside the root, and which of its entries are links; an absent one has none."""
+    """Whether a directory lies inside the root, and which of its entries are links; an absent one
+    has none."""
     place = root / parent
     try:
         if not place.resolve().is_relative_to(root):
@@ -246,7 +268,8 @@ def read_forget(path: Path, manifest: pd.DataFrame) -> NDArray[np.str_]:
     """Read `forget.csv` (`record_id, request_id`).
 
     Returns:
-        (n,) id of the request that each record of the manifest is forgotten for; "" where it is retained.
+        (n,) id of the request that each record of the manifest is forgotten for; "" where it is
+        retained.
 
     Raises:
         DataError: the file names a record twice or one that the manifest has not.
@@ -256,7 +279,9 @@ def read_forget(path: Path, manifest: pd.DataFrame) -> NDArray[np.str_]:
     return _aligned(table, "request_id", manifest, path)
 
 
-def _aligned(table: pd.DataFrame, column: str, manifest: pd.DataFrame, path: Path) -> NDArray[np.str_]:
+def _aligned(
+    table: pd.DataFrame, column: str, manifest: pd.DataFrame, path: Path
+) -> NDArray[np.str_]:
     import pandas as pd
 
     _refuse(table, table["record_id"].duplicated().to_numpy(bool), path, "each record once")
@@ -270,13 +295,17 @@ def _aligned(table: pd.DataFrame, column: str, manifest: pd.DataFrame, path: Pat
 
 def _refuse(table: pd.DataFrame, bad: NDArray[np.bool_], path: Path, expected: str) -> None:
     if bad.any():
-        raise DataError(f"{path.name}: {name_records(table, bad)}: expected {expected}; run the stage that makes it")
+        raise DataError(
+            f"{path.name}: {name_records(table, bad)}: expected {expected}; run the stage that "
+            "makes it"
+        )
 
 
 def pixels(picture: Image.Image, data: Data) -> NDArray[np.uint8]:
     """What models are shown of a decoded picture.
 
-    Sizes other than `data.image_size` are brought to that square by antialiased bilinear filtering, without cropping.
+    Sizes other than `data.image_size` are brought to that square by antialiased bilinear filtering,
+    without cropping.
 
     Args:
         picture: as `decode` returns it.
@@ -294,26 +323,33 @@ def resize(picture: Image.Image, side: int) -> Image.Image:
     """Bring a picture to a square; antialiased, the whole picture kept."""
     from PIL import Image
 
-    return picture if picture.size == (side, side) else picture.resize((side, side), Image.Resampling.BILINEAR)
+    return (
+        picture
+        if picture.size == (side, side)
+        else picture.resize((side, side), Image.Resampling.BILINEAR)
+    )
 
 
 def decode(content: bytes, record_id: str) -> Image.Image:
     """Decode an image file of any format that Pillow reads.
 
-    The camera's orientation (EXIF) is applied; transparent pixels are laid on black, which is also what augmentation
-    pads with; 16-bit grey is scaled to 8 bits.
+    The camera's orientation (EXIF) is applied; transparent pixels are laid on black, which is also
+    what augmentation pads with; 16-bit grey is scaled to 8 bits.
 
     Returns:
         A picture of 8 bits per channel, mode L or RGB, upright, without transparency.
 
     Raises:
-        DataError: truncated, no image, too large, or of a pixel type without a known range; names the record.
+        DataError: truncated, no image, too large, or of a pixel type without a known range; names
+            the record.
     """
     import io
 
     from PIL import Image, ImageFile
 
-    ImageFile.LOAD_TRUNCATED_IMAGES = False  # WeasyPrint, where it is imported, lets the whole process take them
+    ImageFile.LOAD_TRUNCATED_IMAGES = (
+        False  # WeasyPrint, where it is imported, lets the whole process take them
+    )
     try:
         picture = Image.open(io.BytesIO(content), formats=_formats())
         _refuse_bomb(picture)
@@ -342,7 +378,9 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
         return Image.fromarray(_scaled(picture))
     if picture.has_transparency_data:
         clear = picture.convert("RGBA")
-        opaque = Image.alpha_composite(Image.new("RGBA", clear.size, (0, 0, 0, 255)), clear).convert("RGB")
+        opaque = Image.alpha_composite(
+            Image.new("RGBA", clear.size, (0, 0, 0, 255)), clear
+        ).convert("RGB")
         return opaque.convert("L") if picture.mode in ("L", "LA", "La", "1") else opaque
     return picture.convert("L" if picture.mode in ("L", "1") else "RGB")
 

@@ -1,12 +1,14 @@
 """The embedded data set: scikit-learn's digits, written by synthetic writers.
 
-scikit-learn ships 1 797 real 8x8 digits without their writers. Here they are dealt out to writers that do not
-exist, each with a consistent *hand* (rotation, slant, size, stroke), so that removing a writer leaves a
-measurable trace in a trained model. The records are therefore real digits; **the data subjects are synthetic**.
+scikit-learn ships 1 797 real 8x8 digits without their writers. Here they are dealt out to writers
+that do not exist, each with a consistent *hand* (rotation, slant, size, stroke), so that removing a
+writer leaves a measurable trace in a trained model. The records are therefore real digits; **the
+data subjects are synthetic**.
 
-The images are the same bit for bit on every machine: parameters come from Python's own Mersenne Twister and are
-rounded to 1e-6 before use, and pixels are computed with element-wise IEEE arithmetic only (no BLAS, no
-vectorised transcendental function), so that no library or processor can change a rounding.
+The images are the same bit for bit on every machine: parameters come from Python's own Mersenne
+Twister and are rounded to 1e-6 before use, and pixels are computed with element-wise IEEE
+arithmetic only (no BLAS, no vectorised transcendental function), so that no library or processor
+can change a rounding.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ ROTATION_SD, SHEAR_SD, LOG_SCALE_SD, LOG_GAMMA_SD = 16.0, 0.45, 0.20, 0.65
 
 @dataclass(frozen=True)
 class Hand:
-    """How one writer writes: the inverse affine map of the page (row, column) and the stroke's gamma."""
+    """How one writer writes: the inverse affine map of the page (row, column) and the stroke's
+    gamma."""
 
     rr: float
     rc: float
@@ -37,7 +40,9 @@ class Hand:
     gamma: float
 
 
-def make(writers: int = 45, seed: int = 20240) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
+def make(
+    writers: int = 45, seed: int = 20240
+) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
     """Make the data set.
 
     Args:
@@ -100,5 +105,8 @@ def _write(pages: NDArray[np.float64], hand: Hand) -> NDArray[np.uint8]:
     upper = pick(top, left) * (1 - right) + pick(top, left + 1) * right
     lower = pick(top + 1, left) * (1 - right) + pick(top + 1, left + 1) * right
     ink = np.floor((upper * (1 - down) + lower * down) * (255 / 16) + 0.5).astype(int)
-    stroke = np.array([math.floor(255 * math.pow(level / 255, hand.gamma) + 0.5) for level in range(256)], np.uint8)
+    stroke = np.array(
+        [math.floor(255 * math.pow(level / 255, hand.gamma) + 0.5) for level in range(256)],
+        np.uint8,
+    )
     return np.asarray(stroke[np.clip(ink, 0, 255)])

@@ -1,6 +1,7 @@
 """The register of deletion requests: a line per request, the worst first, of one batch or of all.
 
-`register.json` holds a batch's lines. The pages, the table for spreadsheets and the summary show nothing else.
+`register.json` holds a batch's lines. The pages, the table for spreadsheets and the summary show
+nothing else.
 """
 
 from __future__ import annotations
@@ -95,10 +96,16 @@ class Register(evidence.Part):
     method: str | None = Field(description="null where no request was carried out")
     cost: Cost
     passes: Count
-    passes_that_hold: Count = Field(description="false discoveries among all passes of the batch controlled")
-    languages: list[Code] = Field(["en"], min_length=1, description="of the pages, the main one first")
+    passes_that_hold: Count = Field(
+        description="false discoveries among all passes of the batch controlled"
+    )
+    languages: list[Code] = Field(
+        ["en"], min_length=1, description="of the pages, the main one first"
+    )
     requests: list[Line]
-    sentences: dict[str, Any] = Field({}, description="what the reasons were made of, see tasks/common/language.py")
+    sentences: dict[str, Any] = Field(
+        {}, description="what the reasons were made of, see tasks/common/language.py"
+    )
 
     @property
     def counts(self) -> dict[Outcome, int]:
@@ -113,7 +120,9 @@ class Register(evidence.Part):
     def as_of(self, day: date) -> Register:
         """The same with the days left counted from `day`."""
         lines = [
-            line.model_copy(update={"days_left": None if line.deadline is None else (line.deadline - day).days})
+            line.model_copy(
+                update={"days_left": None if line.deadline is None else (line.deadline - day).days}
+            )
             for line in self.requests
         ]
         return self.model_copy(update={"requests": lines})
@@ -157,7 +166,9 @@ def of(found: Sequence[dict[str, Any]], folders: Sequence[str], place: Path) -> 
         EvidenceError: there is no request, or one's evidence is of another shape.
     """
     if not found:
-        raise EvidenceError(f"{place.name}: got no request, expected at least one; run `erasure-audit run` again")
+        raise EvidenceError(
+            f"{place.name}: got no request, expected at least one; run `erasure-audit run` again"
+        )
     first = found[0]
     lines = [line(item, folder, place) for item, folder in zip(found, folders, strict=True)]
     passed = [entry for entry in lines if entry["verdict"] == "pass"]
@@ -176,7 +187,10 @@ def of(found: Sequence[dict[str, Any]], folders: Sequence[str], place: Path) -> 
             "languages": first["provenance"]["settings"].get("report", {}).get("languages", ["en"]),
             "requests": lines,
             SENTENCES: {
-                text: made for item in found for text, made in item.get(SENTENCES, {}).items() if text == item["reason"]
+                text: made
+                for item in found
+                for text, made in item.get(SENTENCES, {}).items()
+                if text == item["reason"]
             },
         },
         place.name,
@@ -223,7 +237,10 @@ def spent(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
                 if model["role"] in ("with", "without") and model["seconds"] is not None
             ]
             cost = {key: item["seconds"][key] for key in ("train", "unlearn", "retrain")}
-            return {"method": item["unlearn"]["method"], "cost": {**cost, "references": sum(known) if known else None}}
+            return {
+                "method": item["unlearn"]["method"],
+                "cost": {**cost, "references": sum(known) if known else None},
+            }
     return {"method": None, "cost": dict.fromkeys(Cost.model_fields)}
 
 
@@ -232,39 +249,54 @@ def checked(found: Any, where: str) -> Register:
     try:
         return Register.model_validate(found)
     except ValidationError as error:
-        faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()[:3]]
-        raise EvidenceError(f"{where}: the register is not what it has to be: " + "; ".join(faults)) from None
+        faults = [
+            f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()[:3]
+        ]
+        raise EvidenceError(
+            f"{where}: the register is not what it has to be: " + "; ".join(faults)
+        ) from None
 
 
 def read(folder: Path) -> Register:
-    """The register of a batch as it lies in its folder of reports; one of an earlier version from its evidence.
+    """The register of a batch as it lies in its folder of reports; one of an earlier version from
+    its evidence.
 
     Raises:
         AuditError: there is none, or it cannot be read.
     """
     found = files.read_json(folder / FILE)
     if not isinstance(found, dict) or found.get("schema_version") not in (1, SCHEMA_VERSION):
-        raise EvidenceError(f"{folder.name}/{FILE}: got an unknown version, expected 1 or {SCHEMA_VERSION}")
+        raise EvidenceError(
+            f"{folder.name}/{FILE}: got an unknown version, expected 1 or {SCHEMA_VERSION}"
+        )
     if found["schema_version"] == SCHEMA_VERSION:
         register = checked(found, f"{folder.name}/{FILE}")
     else:
         paths = sorted(folder.glob("*/evidence.json"))
-        items = [migrations.upgrade(files.read_json(path), f"{folder.name}/{path.parent.name}") for path in paths]
+        items = [
+            migrations.upgrade(files.read_json(path), f"{folder.name}/{path.parent.name}")
+            for path in paths
+        ]
         register = of(items, [path.parent.name for path in paths], folder)
     if register.batch != folder.name:
-        raise EvidenceError(f"{folder.name}/{FILE}: it is of batch {register.batch}; restore it with git")
+        raise EvidenceError(
+            f"{folder.name}/{FILE}: it is of batch {register.batch}; restore it with git"
+        )
     return register
 
 
 def read_all(reports: Path) -> tuple[list[Register], dict[str, str]]:
-    """The registers of all batches, the latest first, and why others cannot be read, by the name of their folder."""
+    """The registers of all batches, the latest first, and why others cannot be read, by the name of
+    their folder."""
     found, unreadable = [], {}
     for folder in sorted(path.parent for path in reports.glob(f"*/{FILE}")):
         try:
             found.append(read(folder))
         except AuditError as error:
             unreadable[folder.name] = str(error)
-    return sorted(found, key=lambda register: (register.started, register.batch), reverse=True), unreadable
+    return sorted(
+        found, key=lambda register: (register.started, register.batch), reverse=True
+    ), unreadable
 
 
 def counts(lines: Iterable[Line]) -> dict[Outcome, int]:
@@ -276,7 +308,9 @@ def counts(lines: Iterable[Line]) -> dict[Outcome, int]:
 def deadlines(lines: Sequence[Line]) -> Deadlines:
     """How requests stand with their deadlines."""
     left = [entry.days_left for entry in lines if entry.days_left is not None]
-    ahead = [entry.deadline for entry in lines if entry.days_left is not None and entry.days_left >= 0]
+    ahead = [
+        entry.deadline for entry in lines if entry.days_left is not None and entry.days_left >= 0
+    ]
     return Deadlines(
         overdue=sum(days < 0 for days in left),
         soon=sum(0 <= days <= SOON for days in left),
@@ -302,7 +336,8 @@ def past(register: Register) -> Past:
 
 
 def earlier(record: Mapping[str, Any]) -> list[Past]:
-    """The earlier batches that a batch's record names, the oldest first; a record of an earlier version names none.
+    """The earlier batches that a batch's record names, the oldest first; a record of an earlier
+    version names none.
 
     Raises:
         EvidenceError: they are not what they have to be.
@@ -310,18 +345,40 @@ def earlier(record: Mapping[str, Any]) -> list[Past]:
     try:
         found = Earlier.validate_python(record.get("earlier", []))
     except ValidationError as error:
-        raise EvidenceError(f"the batch record, earlier: {error.errors()[0]['msg']}; run again") from None
+        raise EvidenceError(
+            f"the batch record, earlier: {error.errors()[0]['msg']}; run again"
+        ) from None
     return sorted(found, key=lambda batch: (batch.started, batch.batch))
 
 
 def table(registers: Sequence[Register]) -> str:
-    """All lines as CSV for a spreadsheet (RFC 4180): a byte-order mark, and no cell of text that starts a formula."""
+    """All lines as CSV for a spreadsheet (RFC 4180): a byte-order mark, and no cell of text that
+    starts a formula."""
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(
         [
-            *("batch", "request", "outcome", "reason", "residual_influence", "low", "high", "records", "regulation"),
-            *("received", "deadline", "days_left", "status", "test", "q_pass", "holds_in_batch", "folder"),
+            *(
+                "batch",
+                "request",
+                "outcome",
+                "reason",
+                "residual_influence",
+                "low",
+                "high",
+                "records",
+                "regulation",
+            ),
+            *(
+                "received",
+                "deadline",
+                "days_left",
+                "status",
+                "test",
+                "q_pass",
+                "holds_in_batch",
+                "folder",
+            ),
         ]
     )
     for register in registers:
@@ -330,7 +387,13 @@ def table(registers: Sequence[Register]) -> str:
             judged = entry.register_
             row = [
                 *(register.batch, entry.request_id, entry.outcome, entry.reason),
-                *(influence.estimate, influence.low, influence.high, entry.records, entry.regulation),
+                *(
+                    influence.estimate,
+                    influence.low,
+                    influence.high,
+                    entry.records,
+                    entry.regulation,
+                ),
                 *(entry.received, entry.deadline, entry.days_left, entry.progress, entry.test),
                 *(judged and judged.q_pass, judged and judged.holds, entry.folder),
             ]
@@ -340,11 +403,16 @@ def table(registers: Sequence[Register]) -> str:
 
 def inert(cell: str) -> str:
     """The text with an apostrophe before it where a spreadsheet could take it for a formula."""
-    return f"'{cell}" if cell.lstrip(" \u00a0\u3000").startswith(FORMULA) or cell.startswith(FORMULA) else cell
+    return (
+        f"'{cell}"
+        if cell.lstrip(" \u00a0\u3000").startswith(FORMULA) or cell.startswith(FORMULA)
+        else cell
+    )
 
 
 def page(registers: Sequence[Register]) -> dict[str, Any]:
-    """What a page with the requests of these batches shows, the worst first; `chunks` are table bodies."""
+    """What a page with the requests of these batches shows, the worst first; `chunks` are table
+    bodies."""
     entries = [(register, line) for register in registers for line in register.requests]
     entries.sort(key=lambda entry: urgency(entry[1]))
     lines = [line for _, line in entries]
@@ -352,10 +420,14 @@ def page(registers: Sequence[Register]) -> dict[str, Any]:
         "registers": registers,
         "counts": counts(lines),
         "rank": {outcome: place for place, outcome in enumerate(OUTCOMES)},
-        "progresses": [name for name in get_args(Progress) if any(line.progress == name for line in lines)],
+        "progresses": [
+            name for name in get_args(Progress) if any(line.progress == name for line in lines)
+        ],
         "soon": SOON,
         "chunks": [entries[first : first + CHUNK] for first in range(0, len(entries), CHUNK)],
-        SENTENCES: {text: made for register in registers for text, made in register.sentences.items()},
+        SENTENCES: {
+            text: made for register in registers for text, made in register.sentences.items()
+        },
         "hash": source_hash,
     }
 
@@ -376,7 +448,9 @@ def summary(register: Register, before: Sequence[Past]) -> dict[str, Any]:
         "earlier": shown,
         "left_out": len(before) - len(shown),
         "own": own,
-        "outcomes": [name for name in OUTCOMES if any(batch.counts.get(name) for batch in (*shown, own))],
+        "outcomes": [
+            name for name in OUTCOMES if any(batch.counts.get(name) for batch in (*shown, own))
+        ],
         "hash": source_hash,
     }
 

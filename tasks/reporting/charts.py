@@ -1,4 +1,5 @@
-"""What the report's pictures need beside the evidence: scales, ranges, and where labels find room."""
+"""What the report's pictures need beside the evidence: scales, ranges, and where labels find
+room."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ ORDER = ("received", "started", "refused", "approved", "erased", "deadline")
 
 @dataclass(frozen=True)
 class Line:
-    """A straight scale from values to a picture's coordinates; values beyond the ends are put on the end."""
+    """A straight scale from values to a picture's coordinates; values beyond the ends are put on
+    the end."""
 
     low: float
     high: float
@@ -29,7 +31,9 @@ class Line:
     def __call__(self, value: float) -> float:
         """The coordinate of `value`, to a tenth of a pixel."""
         inside = min(max(value, self.low), self.high)
-        return round(self.start + (inside - self.low) / (self.high - self.low) * (self.end - self.start), 1)
+        return round(
+            self.start + (inside - self.low) / (self.high - self.low) * (self.end - self.start), 1
+        )
 
     def beyond(self, value: float) -> bool:
         """True where `value` lies outside the scale."""
@@ -37,9 +41,14 @@ class Line:
 
 
 def influence_range(item: dict[str, Any]) -> tuple[float, float]:
-    """The part of the residual-influence axis to show: -1 … 1.5, wider where need be, but within -2.5 … 3."""
+    """The part of the residual-influence axis to show: -1 … 1.5, wider where need be, but within
+    -2.5 … 3."""
     points, trials = item["influence_points"], item["self_check"]
-    found = [points[name] for name in ("unlearned", "original", "retrained")] + points["with"] + points["without"]
+    found = (
+        [points[name] for name in ("unlearned", "original", "retrained")]
+        + points["with"]
+        + points["without"]
+    )
     for interval in (item["residual_influence"], trials["original"], trials["retrained"]):
         found += [interval["low"], interval["high"]]
     known = [value for value in found if value is not None]
@@ -55,37 +64,59 @@ def loss_range(values: Sequence[float | None]) -> tuple[float, float]:
 
 def drawn_losses(trace: Mapping[str, Sequence[Any]]) -> list[str]:
     """The losses that a method has, of the two that are drawn."""
-    return [name for name in ("forget_loss", "recover_loss") if any(value is not None for value in trace[name])]
+    return [
+        name
+        for name in ("forget_loss", "recover_loss")
+        if any(value is not None for value in trace[name])
+    ]
 
 
 def round_values(low: float, high: float, most: int = 6) -> list[float]:
-    """Round values inside a range for the ticks of an axis, at most `most` + 1, in steps of 1, 2 or 5 times 10 to n."""
+    """Round values inside a range for the ticks of an axis, at most `most` + 1, in steps of 1, 2 or
+    5 times 10 to n."""
     rough = (high - low) / most
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if rough <= factor * power)
-    return [round(index * step, 9) for index in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    return [
+        round(index * step, 9)
+        for index in range(math.ceil(low / step), math.floor(high / step) + 1)
+    ]
 
 
 def shares(distribution: dict[str, Any], most: int = 10) -> list[dict[str, Any]]:
-    """The classes to draw: the `most` that some model predicts most often, in their order, the rest as one.
+    """The classes to draw: the `most` that some model predicts most often, in their order, the rest
+    as one.
 
-    The rest has no range of the retrained models: lowest and highest of single classes do not add up.
+    The rest has no range of the retrained models: lowest and highest of single classes do not add
+    up.
     """
-    models = [model for model in ("original", "unlearned", "retrained") if distribution[model] is not None]
-    known = [key for key in (*models, "retrained_low", "retrained_high") if distribution[key] is not None]
+    models = [
+        model for model in ("original", "unlearned", "retrained") if distribution[model] is not None
+    ]
+    known = [
+        key for key in (*models, "retrained_low", "retrained_high") if distribution[key] is not None
+    ]
     lines: list[dict[str, Any]] = [
         {"label": str(label), **{key: distribution[key][place] for key in known}}
         for place, label in enumerate(distribution["labels"])
     ]
-    ranked = sorted(range(len(lines)), key=lambda place: (-max(lines[place][model] for model in models), place))
+    ranked = sorted(
+        range(len(lines)), key=lambda place: (-max(lines[place][model] for model in models), place)
+    )
     drawn = [place for place in ranked[:most] if any(lines[place][model] for model in models)]
     rest = [line for place, line in enumerate(lines) if place not in drawn]
-    other = {"label": "other", **{model: min(1.0, sum(line[model] for line in rest)) for model in models}}
-    return [lines[place] for place in sorted(drawn)] + ([other] if any(other[model] for model in models) else [])
+    other = {
+        "label": "other",
+        **{model: min(1.0, sum(line[model] for line in rest)) for model in models},
+    }
+    return [lines[place] for place in sorted(drawn)] + (
+        [other] if any(other[model] for model in models) else []
+    )
 
 
 def place_in(value: float, band: Sequence[float] | None) -> str:
-    """Where a value lies against the range of the retrained models: inside, above or below; empty without a range."""
+    """Where a value lies against the range of the retrained models: inside, above or below; empty
+    without a range."""
     if band is None:
         return ""
     return "above" if value > band[1] else "below" if value < band[0] else "inside"
@@ -96,24 +127,33 @@ def worst_first(groups: Sequence[dict[str, Any]], most: int = MOST_GROUPS) -> li
     return sorted(groups, key=lambda group: (not group["worse"], group["p_worse"]))[:most]
 
 
-def happened(item: dict[str, Any], names: Mapping[str, str], language: Language) -> list[dict[str, Any]]:
+def happened(
+    item: dict[str, Any], names: Mapping[str, str], language: Language
+) -> list[dict[str, Any]]:
     """What happened to a request so far, and its deadline, in the order of time.
 
     Args:
         item: the evidence.
-        names: of the events received, started, approved, refused, erased and deadline, as the reader knows them.
+        names: of the events received, started, approved, refused, erased and deadline, as the
+            reader knows them.
         language: writes the dates.
 
     Returns:
         Of each its `kind`, `name`, `date` in words, and `days` since the first.
     """
     moments = {"started": item["provenance"]["started"]}
-    with contextlib.suppress(TypeError, ValueError):  # a request that was set aside may have no valid time of receipt
+    with contextlib.suppress(
+        TypeError, ValueError
+    ):  # a request that was set aside may have no valid time of receipt
         datetime.fromisoformat(item["request"]["received"])
         moments["received"] = item["request"]["received"]
     if item["approvals"]:
-        refused = [approval["at"] for approval in item["approvals"] if approval["decision"] == "refuse"]
-        moments |= {"refused": refused[-1]} if refused else {"approved": item["approvals"][-1]["at"]}
+        refused = [
+            approval["at"] for approval in item["approvals"] if approval["decision"] == "refuse"
+        ]
+        moments |= (
+            {"refused": refused[-1]} if refused else {"approved": item["approvals"][-1]["at"]}
+        )
     if item["completed"]:
         moments["erased"] = item["completed"]
     if item["deadline"]["date"]:
@@ -121,7 +161,12 @@ def happened(item: dict[str, Any], names: Mapping[str, str], language: Language)
     days = {kind: datetime.fromisoformat(at[:10]) for kind, at in moments.items()}
     first = min(days.values())
     return [
-        {"kind": kind, "days": (days[kind] - first).days, "name": names[kind], "date": language.day(moments[kind])}
+        {
+            "kind": kind,
+            "days": (days[kind] - first).days,
+            "name": names[kind],
+            "date": language.day(moments[kind]),
+        }
         for kind in sorted(moments, key=lambda kind: (days[kind], ORDER.index(kind)))
     ]
 

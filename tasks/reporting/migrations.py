@@ -1,8 +1,8 @@
 """Evidence of earlier versions, brought to the shape of today.
 
-A closed batch keeps the evidence that it was closed with. Whoever reads it now, the register over all batches for one,
-wants one shape. What an earlier version did not measure stays unmeasured and says so; nothing is made up, and no
-result becomes better than it was.
+A closed batch keeps the evidence that it was closed with. Whoever reads it now, the register over
+all batches for one, wants one shape. What an earlier version did not measure stays unmeasured and
+says so; nothing is made up, and no result becomes better than it was.
 """
 
 from __future__ import annotations
@@ -36,17 +36,24 @@ def upgrade(found: Any, where: str = "evidence.json") -> dict[str, Any]:
         for step in range(version, evidence.SCHEMA_VERSION):
             found = {**STEPS[step](found), "schema_version": step + 1}
     except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise EvidenceError(f"{where}: got no evidence of version {version} ({error!r}); restore it with git") from None
+        raise EvidenceError(
+            f"{where}: got no evidence of version {version} ({error!r}); restore it with git"
+        ) from None
     return evidence.validate(found, where)
 
 
 def from_1(old: Raw) -> dict[str, Any]:
-    """Version 2 controls false discoveries in the batch, tests assumptions and measures more beside the verdict."""
+    """Version 2 controls false discoveries in the batch, tests assumptions and measures more beside
+    the verdict."""
     records = max(1, old["request"]["records"])
     limits = old["thresholds"]
     found = {
         **old,
-        "thresholds": {**limits, "mode": "references", "memorised": min(1.0, limits["memorised"] / records)},
+        "thresholds": {
+            **limits,
+            "mode": "references",
+            "memorised": min(1.0, limits["memorised"] / records),
+        },
     }
     if old["status"] == "rejected":
         return found
@@ -56,7 +63,10 @@ def from_1(old: Raw) -> dict[str, Any]:
         "test": "references",
         "assumptions": unmeasured,
         "p_pass": passing(old["gates"]) if old["verdict"] == "pass" else 1.0,
-        "register": {"q_pass": 1.0, "holds": False},  # nobody asked whether it holds: so it was not shown
+        "register": {
+            "q_pass": 1.0,
+            "holds": False,
+        },  # nobody asked whether it holds: so it was not shown
         "attacks": unmeasured,
         "retained_exposure": unmeasured,
         "utility_by_group": unmeasured,
@@ -65,7 +75,8 @@ def from_1(old: Raw) -> dict[str, Any]:
 
 
 def from_2(old: Raw) -> dict[str, Any]:
-    """Version 3 says what is known beside the verdict. Version 2 knew of no decision and of no erasure."""
+    """Version 3 says what is known beside the verdict. Version 2 knew of no decision and of no
+    erasure."""
     audited = old["status"] == "audited"
     roles = [model["role"] for model in old["models"]] if audited else []
     chosen = old["unlearn"].get("method")
@@ -85,7 +96,10 @@ def from_2(old: Raw) -> dict[str, Any]:
             ],
             "outside": [],
         },
-        "copies": [{"store": store, "kind": store, "holds": holds, "state": "held"} for store, holds in stores],
+        "copies": [
+            {"store": store, "kind": store, "holds": holds, "state": "held"}
+            for store, holds in stores
+        ],
         **{key: [] for key in ("recipients", "processors", "exceptions", "approvals")},
     }
     unmeasured = {"reason": "evidence of version 2 has no such measurement"}

@@ -1,1 +1,2 @@
-"""Deletion requests: their form, their pseudonyms, their deadlines, and what people decided about them."""
+"""Deletion requests: their form, their pseudonyms, their deadlines, and what people decided about
+them."""

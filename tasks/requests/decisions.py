@@ -1,8 +1,10 @@
-"""What people decided and did about a batch: `ledger/decisions/<batch>.json`, which the stage `report` reads.
+"""What people decided and did about a batch: `ledger/decisions/<batch>.json`, which the stage
+`report` reads.
 
-The audit writes it empty, beside the batch's record, and never judges by it: a verdict stands whatever is decided. Four
-lists: approvals, erasures of copies with their receipts, notices to those whom the data were disclosed to, and
-exceptions claimed. An entry is of one request, or of the whole batch where it names none.
+The audit writes it empty, beside the batch's record, and never judges by it: a verdict stands
+whatever is decided. Four lists: approvals, erasures of copies with their receipts, notices to those
+whom the data were disclosed to, and exceptions claimed. An entry is of one request, or of the whole
+batch where it names none.
 """
 
 from __future__ import annotations
@@ -42,7 +44,9 @@ class Entry(BaseModel):
 
     at: Moment
     by: Words = Field(description="who answers for it")
-    request: str | None = Field(None, description="the id of one request; null: every request of the batch")
+    request: str | None = Field(
+        None, description="the id of one request; null: every request of the batch"
+    )
 
 
 class Approval(Entry):
@@ -54,17 +58,22 @@ class Approval(Entry):
 
 
 class Erasure(Entry):
-    """A copy that was erased, that will be gone on a known day, or that stays. Hashing or masking is no erasure."""
+    """A copy that was erased, that will be gone on a known day, or that stays. Hashing or masking
+    is no erasure."""
 
     store: Words = Field(description="key of the store, as part 7 of the report lists it")
     state: Literal["erased", "expires", "held"]
     expires_on: Day | None = None
-    receipt: Words = Field(description="what shows it: a hash, a ticket, a log's line; no personal data")
+    receipt: Words = Field(
+        description="what shows it: a hash, a ticket, a log's line; no personal data"
+    )
 
     @model_validator(mode="after")
     def _says_when_it_expires(self) -> Erasure:
         if (self.state == "expires") != (self.expires_on is not None):
-            raise ValueError("expires_on: expected a date where the state is expires, and only there")
+            raise ValueError(
+                "expires_on: expected a date where the state is expires, and only there"
+            )
         return self
 
 
@@ -111,25 +120,35 @@ def parse(values: Mapping[str, Any], known: Sequence[str], where: str = "decisio
         where: the file's name, for the message.
 
     Raises:
-        EvidenceError: an entry lacks something, has an unknown key, or names a request that is not of the batch.
+        EvidenceError: an entry lacks something, has an unknown key, or names a request that is not
+            of the batch.
     """
     try:
         found = Decisions.model_validate(values)
     except ValidationError as error:
-        faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()[:3]]
-        raise EvidenceError(f"{where}: {'; '.join(faults)}. docs/concepts.md says what the file holds") from None
+        faults = [
+            f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()[:3]
+        ]
+        raise EvidenceError(
+            f"{where}: {'; '.join(faults)}. docs/concepts.md says what the file holds"
+        ) from None
     entries: list[Entry] = [*found.approvals, *found.erasure, *found.notices, *found.exceptions]
     for entry in entries:
         if entry.request is not None and entry.request not in known:
-            raise EvidenceError(f"{where}: an entry of {entry.at} names a request that is not of this batch")
+            raise EvidenceError(
+                f"{where}: an entry of {entry.at} names a request that is not of this batch"
+            )
     return found
 
 
-def progress(status: str, approvals: Sequence[Approval], copies: Sequence[Mapping[str, Any]]) -> str:
+def progress(
+    status: str, approvals: Sequence[Approval], copies: Sequence[Mapping[str, Any]]
+) -> str:
     """How far a request is: `set_aside`, `awaiting_signoff`, `refused`, `released` or `erased`.
 
-    Of each person the last decision stands; one refusal that stands is a refusal. Erased is a request of which no copy
-    of the records, and no model that saw them, is held any more, or is only until a known day.
+    Of each person the last decision stands; one refusal that stands is a refusal. Erased is a
+    request of which no copy of the records, and no model that saw them, is held any more, or is
+    only until a known day.
     """
     states = [copy["state"] for copy in copies if copy["holds"] in ("records", "influence")]
     if states and "held" not in states:

@@ -1,7 +1,8 @@
-"""Deletion requests in OpenDSR form, and whose records they are about. The only place that parses a request.
+"""Deletion requests in OpenDSR form, and whose records they are about. The only place that parses a
+request.
 
-A malformed entry is set aside as a `Refusal` and does not stop the others. Whatever a request holds is taken for
-hostile: reasons name fields and positions and never echo a value.
+A malformed entry is set aside as a `Refusal` and does not stop the others. Whatever a request holds
+is taken for hostile: reasons name fields and positions and never echo a value.
 """
 
 from __future__ import annotations
@@ -13,7 +14,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from tasks.common.errors import DataError, PseudonymError, RequestError
 from tasks.common.language import Sentence, in_a_list, say
@@ -31,24 +40,31 @@ MAX_BYTES = 64 * 1024 * 1024
 """Largest request file that is read."""
 
 PSEUDONYM = "hmac-sha256"
-"""Format of an identity that is a keyed pseudonym (`tasks.requests.pseudonyms`); in batch files only."""
+"""Format of an identity that is a keyed pseudonym (`tasks.requests.pseudonyms`); in batch files
+only."""
 
 _UUID4 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)", re.ASCII)
 
 _EXPECTED = {
-    "regulation": say("regulation: expected one of {regulations}", regulations=", ".join(REGULATIONS)),
+    "regulation": say(
+        "regulation: expected one of {regulations}", regulations=", ".join(REGULATIONS)
+    ),
     "subject_request_id": say("subject_request_id: expected a UUID version 4"),
     "subject_request_type": say("subject_request_type: expected erasure"),
-    "submitted_time": say("submitted_time: expected a time of RFC 3339 with its offset, as in 2026-11-20T09:30:00Z"),
+    "submitted_time": say(
+        "submitted_time: expected a time of RFC 3339 with its offset, as in 2026-11-20T09:30:00Z"
+    ),
     "subject_identities": say(
-        "subject_identities: expected a list of at least one identity, each with identity_type, identity_value "
+        "subject_identities: expected a list of at least one identity, each with identity_type, "
+        "identity_value "
         "(1-512 characters) and identity_format (raw or sha256)"
     ),
     "api_version": say("api_version: expected a text of at most 32 characters"),
     "status_callback_urls": say("status_callback_urls: expected a list of at most 16 addresses"),
     "extensions": say(
-        "extensions: expected an object; {example} names single records, at least one, and the languages of the "
+        "extensions: expected an object; {example} names single records, at least one, and the "
+        "languages of the "
         "report, and has no other key",
         example='{"erasure_audit": {"record_ids": ["…"], "languages": ["en"]}}',
     ),
@@ -87,7 +103,8 @@ class _Wishes(BaseModel):
     ] = None
     record_pseudonyms: Annotated[list[str] | None, Field(min_length=1)] = None
     languages: Annotated[
-        list[Annotated[str, Field(pattern=r"\A[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8}){0,3}\z")]], Field(max_length=8)
+        list[Annotated[str, Field(pattern=r"\A[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8}){0,3}\z")]],
+        Field(max_length=8),
     ] = []
 
     @field_validator("record_pseudonyms")
@@ -117,7 +134,9 @@ class _Entry(BaseModel):
     submitted_time: str
     subject_identities: Annotated[list[Identity], Field(min_length=1, max_length=64)]
     api_version: Annotated[str, Field(max_length=32)] | None = None
-    status_callback_urls: Annotated[list[Annotated[str, Field(max_length=2048)]], Field(max_length=16)] | None = None
+    status_callback_urls: (
+        Annotated[list[Annotated[str, Field(max_length=2048)]], Field(max_length=16)] | None
+    ) = None
     extensions: _Extensions | None = None
 
     @field_validator("subject_request_id", "submitted_time")
@@ -133,9 +152,10 @@ class _Entry(BaseModel):
 class Request:
     """A well-formed erasure request.
 
-    `position` counts from 1 in the file; `received` is RFC 3339; no `record_ids` means all of the subject's records;
-    a record id may be a pseudonym. `languages` are the tags (BCP 47) of those that the report is asked for in, whether
-    there are such or not. `callbacks` are the addresses that want to hear of changes.
+    `position` counts from 1 in the file; `received` is RFC 3339; no `record_ids` means all of the
+    subject's records; a record id may be a pseudonym. `languages` are the tags (BCP 47) of those
+    that the report is asked for in, whether there are such or not. `callbacks` are the addresses
+    that want to hear of changes.
     """
 
     position: int
@@ -150,7 +170,8 @@ class Request:
 
 @dataclass(frozen=True)
 class Refusal:
-    """An entry that is set aside: `code` for machines, `reason` for people; neither holds a value of the request.
+    """An entry that is set aside: `code` for machines, `reason` for people; neither holds a value
+    of the request.
 
     `request_id` is the entry's own where that is a UUID not used before, else `position-<n>`.
     """
@@ -178,20 +199,26 @@ def read_batch(path: Path) -> list[Request | Refusal]:
     return entries
 
 
-def parse(value: Any, position: int, used: Iterable[str] = (), *, allow_pseudonyms: bool = False) -> Request | Refusal:
+def parse(
+    value: Any, position: int, used: Iterable[str] = (), *, allow_pseudonyms: bool = False
+) -> Request | Refusal:
     """Read one entry of a batch. Never raises.
 
     Args:
         value: the entry as JSON gives it.
         position: its place in the file, from 1.
         used: request ids of the entries before it.
-        allow_pseudonyms: whether identities and records may be given as pseudonyms, as in a batch file of our own.
+        allow_pseudonyms: whether identities and records may be given as pseudonyms, as in a batch
+            file of our own.
     """
     known = _known(value)
     name = known["subject_request_id"] or f"position-{position}"
     facts = (known["regulation"], known["submitted_time"])
     if name in used:
-        reason = say("its subject_request_id is that of an earlier request of the batch; give each request its own")
+        reason = say(
+            "its subject_request_id is that of an earlier request of the batch; give each request "
+            "its own"
+        )
         return Refusal(position, f"position-{position}", "duplicate_request", reason, *facts)
     try:
         entry = _Entry.model_validate(value, context={"pseudonyms": allow_pseudonyms})
@@ -204,7 +231,9 @@ def parse(value: Any, position: int, used: Iterable[str] = (), *, allow_pseudony
         regulation=entry.regulation,
         received=entry.submitted_time,
         identities=tuple(entry.subject_identities),
-        record_ids=tuple(dict.fromkeys((*(wishes.record_ids or ()), *(wishes.record_pseudonyms or ())))),
+        record_ids=tuple(
+            dict.fromkeys((*(wishes.record_ids or ()), *(wishes.record_pseudonyms or ())))
+        ),
         languages=tuple(dict.fromkeys(wishes.languages)),
         callbacks=tuple(dict.fromkeys(entry.status_callback_urls or ())),
     )
@@ -215,29 +244,37 @@ def _read_list(path: Path) -> list[Any]:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise RequestError(f"{path.name}: the batch's requests cannot be read ({error.strerror}); {hint}") from error
+        raise RequestError(
+            f"{path.name}: the batch's requests cannot be read ({error.strerror}); {hint}"
+        ) from error
     if len(content) > MAX_BYTES:
-        raise RequestError(f"{path.name}: got {len(content)} bytes, expected at most {MAX_BYTES}; split the batch")
+        raise RequestError(
+            f"{path.name}: got {len(content)} bytes, expected at most {MAX_BYTES}; split the batch"
+        )
     try:
         value = json.loads(content.decode("utf-8-sig"), object_pairs_hook=_unambiguous)
     except (ValueError, RecursionError) as error:
         where = f" (line {error.lineno})" if isinstance(error, json.JSONDecodeError) else ""
         raise RequestError(f"{path.name}: this is no JSON in UTF-8{where}; {hint}") from None
     if not isinstance(value, list):
-        raise RequestError(f"{path.name}: got one {type(value).__name__}; {hint}, even for a single request")
+        raise RequestError(
+            f"{path.name}: got one {type(value).__name__}; {hint}, even for a single request"
+        )
     if not value:
         raise RequestError(f"{path.name}: the batch is empty; {hint}, at least one")
     return value
 
 
 def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any] | None:
-    """An object whose keys occur once; one with a key twice means two things and counts as absent."""
+    """An object whose keys occur once; one with a key twice means two things and counts as
+    absent."""
     value = dict(pairs)
     return value if len(value) == len(pairs) else None
 
 
 def _known(value: Any) -> dict[str, str | None]:
-    """The well-formed ones of the facts that a register shows, also of an entry that is malformed otherwise."""
+    """The well-formed ones of the facts that a register shows, also of an entry that is malformed
+    otherwise."""
     readers = {"subject_request_id": _uuid4, "regulation": _regulation, "submitted_time": _time}
     entry = value if isinstance(value, dict) else {}
     return {key: reader(entry.get(key)) for key, reader in readers.items()}
@@ -262,18 +299,24 @@ def _time(value: Any) -> str | None:
 
 
 def _complaint(error: ValidationError) -> tuple[str, Sentence]:
-    """Code and reason of a refusal. Field names come from our model only: a hostile key is not repeated."""
+    """Code and reason of a refusal. Field names come from our model only: a hostile key is not
+    repeated."""
     fields = [
-        key for key in _EXPECTED if any(fault["loc"][:1] == (key,) for fault in error.errors(include_input=False))
+        key
+        for key in _EXPECTED
+        if any(fault["loc"][:1] == (key,) for fault in error.errors(include_input=False))
     ]
     if not fields:
-        return "malformed", say("expected a JSON object with the keys of an OpenDSR request, each once")
+        return "malformed", say(
+            "expected a JSON object with the keys of an OpenDSR request, each once"
+        )
     code = "not_erasure" if fields == ["subject_request_type"] else "malformed"
     return code, in_a_list(_EXPECTED[key] for key in fields)
 
 
 class Directory:
-    """Whose identity is whose: from identities to `subject_id`. Holds personal data; nothing of it is ever shown."""
+    """Whose identity is whose: from identities to `subject_id`. Holds personal data; nothing of it
+    is ever shown."""
 
     def __init__(
         self,
@@ -290,7 +333,10 @@ class Directory:
         """
         self._raw = {("controller_customer_id", subject): {subject} for subject in subjects}
         if identities is not None:
-            rows = (identities[name].tolist() for name in ("identity_type", "identity_value", "subject_id"))
+            rows = (
+                identities[name].tolist()
+                for name in ("identity_type", "identity_value", "subject_id")
+            )
             for kind, value, subject in zip(*rows, strict=True):
                 self._raw.setdefault((kind, value), set()).add(subject)
         self._hashed: dict[tuple[str, str], set[str]] = {}
@@ -300,10 +346,12 @@ class Directory:
         self._key: pseudonyms.Key | None = None
 
     def subjects(self, identities: Iterable[Identity]) -> set[str]:
-        """The data subjects that identities mean: none if unknown, several if they contradict each other.
+        """The data subjects that identities mean: none if unknown, several if they contradict each
+        other.
 
         Raises:
-            PseudonymError: an identity is a pseudonym, and the key at hand is missing or another one.
+            PseudonymError: an identity is a pseudonym, and the key at hand is missing or another
+                one.
         """
         found: set[str] = set()
         for identity in identities:
@@ -318,29 +366,40 @@ class Directory:
         return found
 
     def record_ids(self, entry: Request) -> tuple[str, ...]:
-        """The record ids that a request names, pseudonyms resolved; one that no record has stays as it is.
+        """The record ids that a request names, pseudonyms resolved; one that no record has stays as
+        it is.
 
         Raises:
             PseudonymError: as `subjects`.
         """
-        names = (self._record(name) if pseudonyms.FORM.fullmatch(name) else name for name in entry.record_ids)
+        names = (
+            self._record(name) if pseudonyms.FORM.fullmatch(name) else name
+            for name in entry.record_ids
+        )
         return tuple(dict.fromkeys(names))
 
     def _digests(self) -> dict[tuple[str, str], set[str]]:
         if not self._hashed:  # only a batch that needs it pays for hashing every subject
-            self._hashed = {(kind, pseudonyms.sha256(value)): found for (kind, value), found in self._raw.items()}
+            self._hashed = {
+                (kind, pseudonyms.sha256(value)): found
+                for (kind, value), found in self._raw.items()
+            }
         return self._hashed
 
     def _by_pseudonym(self) -> dict[str, set[str]]:
         if not self._pseudonyms:
             key = self._key_at_hand()
-            self._pseudonyms = {key.of(kind, value): found for (kind, value), found in self._raw.items()}
+            self._pseudonyms = {
+                key.of(kind, value): found for (kind, value), found in self._raw.items()
+            }
         return self._pseudonyms
 
     def _record(self, pseudonym: str) -> str:
         key = self._key_of(pseudonym)
         if not self._record_pseudonyms:
-            self._record_pseudonyms = {key.of(pseudonyms.RECORD, name): name for name in self._records}
+            self._record_pseudonyms = {
+                key.of(pseudonyms.RECORD, name): name for name in self._records
+            }
         return self._record_pseudonyms.get(pseudonym, pseudonym)
 
     def _key_at_hand(self) -> pseudonyms.Key:
@@ -353,19 +412,22 @@ class Directory:
         key = self._key_at_hand()
         if not key.made(pseudonym):
             raise PseudonymError(
-                f"the batch holds pseudonyms of key {pseudonym[:8]}, and the key at hand is {key.key_id}; set "
+                f"the batch holds pseudonyms of key {pseudonym[:8]}, and the key at hand is "
+                f"{key.key_id}; set "
                 f"{pseudonyms.KEY} to the key that the requests were taken in with"
             )
         return key
 
 
 def read_directory(folder: Path, manifest: pd.DataFrame) -> Directory:
-    """The directory of a data set: its subject ids, its record ids, and `identities.csv` where there is one.
+    """The directory of a data set: its subject ids, its record ids, and `identities.csv` where
+    there is one.
 
     The key of pseudonyms is that of the workspace around the folder.
 
     Raises:
-        DataError: `identities.csv` lacks a column or names a subject that the manifest has not; names the row.
+        DataError: `identities.csv` lacks a column or names a subject that the manifest has not;
+            names the row.
     """
     from tasks.data.records import read_csv
 
@@ -375,13 +437,16 @@ def read_directory(folder: Path, manifest: pd.DataFrame) -> Directory:
     if path.exists():
         table = read_csv(path, ("identity_type", "identity_value", "subject_id"))
         _refuse_foreign(table, subjects)
-    return Directory(subjects, table, record_ids, lambda: pseudonyms.at_hand(folder.absolute().parent))
+    return Directory(
+        subjects, table, record_ids, lambda: pseudonyms.at_hand(folder.absolute().parent)
+    )
 
 
 def _refuse_foreign(table: pd.DataFrame, subjects: list[str]) -> None:
     foreign = ~table["subject_id"].isin(subjects).to_numpy(bool)
     if foreign.any():
         raise DataError(
-            f"identities.csv: row {int(foreign.argmax()) + 1} and {int(foreign.sum()) - 1} more name a"
+            f"identities.csv: row {int(foreign.argmax()) + 1} and {int(foreign.sum()) - 1} more "
+            "name a"
             " subject that manifest.csv has not; correct the subject_id or remove the row"
         )

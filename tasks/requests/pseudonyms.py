@@ -1,8 +1,9 @@
 """Keyed pseudonyms: what stands for an identity or a record id wherever a request is kept.
 
-A pseudonym is HMAC-SHA256(key, type NUL SHA-256 of the value in hexadecimal), so an identity that was sent in the clear
-and the same one sent as a hash meet. Without the key nobody can try names until one fits. In files it is written
-`<key id>:<hexadecimal>`, so that another key is noticed and does not make known people unknown.
+A pseudonym is HMAC-SHA256(key, type NUL SHA-256 of the value in hexadecimal), so an identity that
+was sent in the clear and the same one sent as a hash meet. Without the key nobody can try names
+until one fits. In files it is written `<key id>:<hexadecimal>`, so that another key is noticed and
+does not make known people unknown.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ class Key:
 
 
 def at_hand(workspace: Path) -> Key:
-    """The key: the environment's, else the workspace's own; a worktree has that of the workspace that it is of.
+    """The key: the environment's, else the workspace's own; a worktree has that of the workspace
+    that it is of.
 
     So stages find it wherever they run, and nobody has to hand it to them.
 
@@ -72,13 +74,15 @@ def at_hand(workspace: Path) -> Key:
     key = _found(workspace)
     if key is None:
         raise PseudonymError(
-            f"no key of pseudonyms; set {KEY} to the key that the requests were taken in with, or bring {FILE} back"
+            f"no key of pseudonyms; set {KEY} to the key that the requests were taken in with, or "
+            f"bring {FILE} back"
         )
     return key
 
 
 def make(workspace: Path) -> Key:
-    """The key at hand; where there is none, the workspace gets one. Two processes at once get the same.
+    """The key at hand; where there is none, the workspace gets one. Two processes at once get the
+    same.
 
     Raises:
         PseudonymError: as `at_hand`.
@@ -94,7 +98,9 @@ def make(workspace: Path) -> Key:
     try:
         with os.fdopen(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as stream:
             stream.write(secrets.token_hex(32) + "\n")
-        with contextlib.suppress(FileExistsError):  # another process was first, and its key is the one
+        with contextlib.suppress(
+            FileExistsError
+        ):  # another process was first, and its key is the one
             path.hardlink_to(draft)
     finally:
         draft.unlink(missing_ok=True)
@@ -109,7 +115,9 @@ def read(text: str, where: str) -> Key:
     """
     text = text.strip()
     if len(text) < SHORTEST:
-        raise PseudonymError(f"{where}: got a key of {len(text)} characters, expected at least {SHORTEST}; {_HINT}")
+        raise PseudonymError(
+            f"{where}: got a key of {len(text)} characters, expected at least {SHORTEST}; {_HINT}"
+        )
     return Key(text.encode(errors="surrogatepass"))
 
 
@@ -130,12 +138,15 @@ def _found(workspace: Path) -> Key | None:
         except (FileNotFoundError, NotADirectoryError):
             continue
         except (OSError, UnicodeDecodeError) as error:
-            raise PseudonymError(f"{path}: the key of pseudonyms cannot be read; {_HINT}") from error
+            raise PseudonymError(
+                f"{path}: the key of pseudonyms cannot be read; {_HINT}"
+            ) from error
     return None
 
 
 def _places(workspace: Path) -> Iterator[Path]:
-    """Where the key may lie: in the workspace, and in the one that it is a git worktree of (gitrepository-layout)."""
+    """Where the key may lie: in the workspace, and in the one that it is a git worktree of
+    (gitrepository-layout)."""
     yield workspace / FILE
     for root in (workspace, *workspace.parents):
         if (root / ".git").is_file():

@@ -1,8 +1,10 @@
-"""Signatures of a report: PAdES inside its PDF, and an in-toto statement in a DSSE envelope beside it. Both Ed25519.
+"""Signatures of a report: PAdES inside its PDF, and an in-toto statement in a DSSE envelope beside
+it. Both Ed25519.
 
-Trust goes by the key and not by a chain of certificates: a signature counts if its public key is one that the reader
-trusts. Checking is stricter than the formats ask for: a PDF's signature covers the whole file, the only bytes that it
-cannot cover (its own) have one form, and so has an envelope. So every changed, added or missing byte is found.
+Trust goes by the key and not by a chain of certificates: a signature counts if its public key is
+one that the reader trusts. Checking is stricter than the formats ask for: a PDF's signature covers
+the whole file, the only bytes that it cannot cover (its own) have one form, and so has an envelope.
+So every changed, added or missing byte is found.
 
 Bytes in, values out; `flows.reports.signing` reads and writes the files.
 """
@@ -21,7 +23,10 @@ from typing import TYPE_CHECKING, Any
 from tasks.common.errors import SignatureError
 
 if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import (
+        Ed25519PrivateKey,
+        Ed25519PublicKey,
+    )
     from cryptography.x509 import Certificate
 
 ALGORITHM = "ed25519"
@@ -85,7 +90,9 @@ def make_key(development: bool) -> bytes:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     private = Ed25519PrivateKey.generate()
-    secret = private.private_bytes(forms.Encoding.PEM, forms.PrivateFormat.PKCS8, forms.NoEncryption())
+    secret = private.private_bytes(
+        forms.Encoding.PEM, forms.PrivateFormat.PKCS8, forms.NoEncryption()
+    )
     return secret + _certificate(private, development).public_bytes(forms.Encoding.PEM)
 
 
@@ -93,7 +100,8 @@ def read_key(pem: bytes, passphrase: str | None = None) -> Key:
     """A private key from PEM, with the certificate that the PEM holds or else a self-made one.
 
     Raises:
-        SignatureError: no Ed25519 key, an encrypted one without the right passphrase, or another key's certificate.
+        SignatureError: no Ed25519 key, an encrypted one without the right passphrase, or another
+            key's certificate.
     """
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -101,20 +109,28 @@ def read_key(pem: bytes, passphrase: str | None = None) -> Key:
 
     encrypted = b"ENCRYPTED" in pem
     if encrypted and not passphrase:
-        raise SignatureError("the signing key is encrypted; give its passphrase in ERASURE_AUDIT_KEY_PASSPHRASE")
+        raise SignatureError(
+            "the signing key is encrypted; give its passphrase in ERASURE_AUDIT_KEY_PASSPHRASE"
+        )
     try:
-        private = load_pem_private_key(pem, passphrase.encode() if encrypted and passphrase else None)
+        private = load_pem_private_key(
+            pem, passphrase.encode() if encrypted and passphrase else None
+        )
     except (ValueError, TypeError, UnsupportedAlgorithm):  # its text could quote the key
         raise SignatureError(
             "the signing key is no PEM private key, or its passphrase is another; make one with"
             " `openssl genpkey -algorithm ed25519`"
         ) from None
     if not isinstance(private, Ed25519PrivateKey):
-        raise SignatureError("the signing key is of another kind, expected Ed25519; see docs/signing.md")
+        raise SignatureError(
+            "the signing key is of another kind, expected Ed25519; see docs/signing.md"
+        )
     certificate = _certificate_in(pem) or _certificate(private, development=False)
     signer = _signer(certificate.public_key(), certificate)
     if signer.key_id != key_id(private.public_key()):
-        raise SignatureError("the certificate beside the signing key belongs to another key; remove or replace it")
+        raise SignatureError(
+            "the certificate beside the signing key belongs to another key; remove or replace it"
+        )
     return Key(signer, private, certificate)
 
 
@@ -132,7 +148,9 @@ def read_signer(pem: bytes) -> Signer:
     try:
         return _signer(load_pem_public_key(pem), None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise SignatureError("expected the PEM of an Ed25519 public key or certificate, got something else") from error
+        raise SignatureError(
+            "expected the PEM of an Ed25519 public key or certificate, got something else"
+        ) from error
 
 
 def public_pem(key: Key) -> bytes:
@@ -143,17 +161,22 @@ def public_pem(key: Key) -> bytes:
 
 
 def key_id(public: Ed25519PublicKey) -> str:
-    """SHA-256 of the public key; `openssl pkey -pubin -in key.pem -outform DER | sha256sum` gives the same."""
+    """SHA-256 of the public key; `openssl pkey -pubin -in key.pem -outform DER | sha256sum` gives
+    the same."""
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-    return hashlib.sha256(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
+    return hashlib.sha256(
+        public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    ).hexdigest()
 
 
 def sign_pdf(pdf: bytes, key: Key) -> bytes:
-    """Append a signature (PAdES B-B) to a PDF; the bytes given stay an identical prefix. Needs no network.
+    """Append a signature (PAdES B-B) to a PDF; the bytes given stay an identical prefix. Needs no
+    network.
 
-    The time in it is the machine's own. The field is invisible and off the page, which PDF/A and PDF/UA both allow.
-    The document's metadata stay as they are, for pyHanko would write PDF/A's part of them anew in another form.
+    The time in it is the machine's own. The field is invisible and off the page, which PDF/A and
+    PDF/UA both allow. The document's metadata stay as they are, for pyHanko would write PDF/A's
+    part of them anew in another form.
 
     Raises:
         SignatureError: the PDF cannot be read, or is signed already.
@@ -166,7 +189,9 @@ def sign_pdf(pdf: bytes, key: Key) -> bytes:
     from pyhanko.sign.general import SigningError
     from pyhanko_certvalidator.registry import SimpleCertificateStore
 
-    secret = key.private.private_bytes(forms.Encoding.DER, forms.PrivateFormat.PKCS8, forms.NoEncryption())
+    secret = key.private.private_bytes(
+        forms.Encoding.DER, forms.PrivateFormat.PKCS8, forms.NoEncryption()
+    )
     store: Any = SimpleCertificateStore
     signer = signers.SimpleSigner(
         signing_cert=x509.Certificate.load(key.certificate.public_bytes(forms.Encoding.DER)),
@@ -186,15 +211,21 @@ def sign_pdf(pdf: bytes, key: Key) -> bytes:
         def _update_meta(self) -> None:
             pass
 
-    place = fields.SigFieldSpec(FIELD, invis_sig_settings=fields.InvisSigSettings(box_out_of_bounds=True))
+    place = fields.SigFieldSpec(
+        FIELD, invis_sig_settings=fields.InvisSigSettings(box_out_of_bounds=True)
+    )
     target = BytesIO()
     try:
-        signers.PdfSigner(meta, signer, new_field_spec=place).sign_pdf(Writer(BytesIO(pdf)), output=target)
+        signers.PdfSigner(meta, signer, new_field_spec=place).sign_pdf(
+            Writer(BytesIO(pdf)), output=target
+        )
     except (PdfError, SigningError) as error:
         raise SignatureError(f"the PDF cannot be signed: {error}") from error
     signed = target.getvalue()
     if not signed.startswith(pdf) or check_pdf(signed) != key.signer:
-        raise SignatureError("the PDF signature just made does not hold; this installation's pyHanko is unfit")
+        raise SignatureError(
+            "the PDF signature just made does not hold; this installation's pyHanko is unfit"
+        )
     return signed
 
 
@@ -228,8 +259,16 @@ def check_pdf(pdf: bytes) -> Signer:
         signer = _signer_of(raw)
         digest = hashlib.sha512(covered).digest()
         intact, valid = validate_sig_integrity(info, x509.Certificate.load(raw), "data", digest)
-    except (*GARBLED, InvalidVersion, UnsupportedAlgorithm, SigningError, SignatureValidationError) as error:
-        raise SignatureError("the PDF's signature cannot be read; the file was changed after signing") from error
+    except (
+        *GARBLED,
+        InvalidVersion,
+        UnsupportedAlgorithm,
+        SigningError,
+        SignatureValidationError,
+    ) as error:
+        raise SignatureError(
+            "the PDF's signature cannot be read; the file was changed after signing"
+        ) from error
     if not intact or not valid:
         raise SignatureError("the PDF was changed after signing")
     return signer
@@ -263,7 +302,9 @@ def seal(subjects: Mapping[str, str], predicate: Mapping[str, Any], key: Key) ->
 
     content = {
         "_type": STATEMENT,
-        "subject": [{"name": name, "digest": {"sha256": subjects[name]}} for name in sorted(subjects)],
+        "subject": [
+            {"name": name, "digest": {"sha256": subjects[name]}} for name in sorted(subjects)
+        ],
         "predicateType": PREDICATE,
         "predicate": dict(predicate),
     }
@@ -274,7 +315,8 @@ def seal(subjects: Mapping[str, str], predicate: Mapping[str, Any], key: Key) ->
 
 
 def unseal(data: bytes, trusted: Iterable[Signer]) -> Statement:
-    """What a statement says, if not one byte of its envelope is other than it was signed, by a trusted key.
+    """What a statement says, if not one byte of its envelope is other than it was signed, by a
+    trusted key.
 
     Raises:
         SignatureError: it is no such envelope, was changed, or is signed by nobody who is trusted.
@@ -292,15 +334,23 @@ def unseal(data: bytes, trusted: Iterable[Signer]) -> Statement:
             raise UntrustedError(named)
         envelope.verify([_scheme(known[named])], threshold=1)
         content = json.loads(envelope.payload)
-        if (envelope.payload_type, content["_type"], content["predicateType"]) != (PAYLOAD, STATEMENT, PREDICATE):
-            raise SignatureError("the envelope holds another kind of statement, expected one about a report")
+        if (envelope.payload_type, content["_type"], content["predicateType"]) != (
+            PAYLOAD,
+            STATEMENT,
+            PREDICATE,
+        ):
+            raise SignatureError(
+                "the envelope holds another kind of statement, expected one about a report"
+            )
         return Statement(
             {subject["name"]: subject["digest"]["sha256"] for subject in content["subject"]},
             content["predicate"],
             known[named],
         )
     except (*GARBLED, Error) as error:
-        raise SignatureError("the statement cannot be read, or was changed after signing") from error
+        raise SignatureError(
+            "the statement cannot be read, or was changed after signing"
+        ) from error
 
 
 class UntrustedError(SignatureError):
@@ -308,7 +358,8 @@ class UntrustedError(SignatureError):
 
     def __init__(self, named: str) -> None:
         super().__init__(
-            f"signed by the key {named[:64]}, which is not trusted; put its certificate or public key into"
+            f"signed by the key {named[:64]}, which is not trusted; put its certificate or public "
+            "key into"
             " trusted-keys/, or give it with --key, if you know whose it is"
         )
 
@@ -333,14 +384,17 @@ def _parts(pdf: bytes) -> tuple[bytes, bytes]:
     hexadecimal = pdf[head + 1 : tail - 1]
     whole = start == 0 and head < tail and tail + length == len(pdf)
     if not whole or pdf[head : head + 1] + pdf[tail - 1 : tail] != b"<>":
-        raise SignatureError("the PDF's signature does not cover the whole file; something was added or cut off")
+        raise SignatureError(
+            "the PDF's signature does not cover the whole file; something was added or cut off"
+        )
     if not re.fullmatch(rb"(?:[0-9A-F]{2})+", hexadecimal):
         raise SignatureError("the PDF's signature was changed after signing")
     return pdf[:head] + pdf[tail:], bytes.fromhex(hexadecimal.decode())
 
 
 def _container(certificate: bytes, signed_attributes: Any, signature: bytes) -> bytes:
-    """The CMS container as it has to be around the three parts that the signature itself vouches for."""
+    """The CMS container as it has to be around the three parts that the signature itself vouches
+    for."""
     from asn1crypto import cms, x509
 
     loaded = x509.Certificate.load(certificate, strict=True)
@@ -349,7 +403,12 @@ def _container(certificate: bytes, signed_attributes: Any, signature: bytes) -> 
         {
             "version": "v1",
             "sid": cms.SignerIdentifier(
-                {"issuer_and_serial_number": {"issuer": loaded.issuer, "serial_number": loaded.serial_number}}
+                {
+                    "issuer_and_serial_number": {
+                        "issuer": loaded.issuer,
+                        "serial_number": loaded.serial_number,
+                    }
+                }
             ),
             "digest_algorithm": digest,
             "signed_attrs": signed_attributes,
@@ -364,7 +423,9 @@ def _container(certificate: bytes, signed_attributes: Any, signature: bytes) -> 
         "certificates": [loaded],
         "signer_infos": [info],
     }
-    container: bytes = cms.ContentInfo({"content_type": "signed_data", "content": cms.SignedData(data)}).dump()
+    container: bytes = cms.ContentInfo(
+        {"content_type": "signed_data", "content": cms.SignedData(data)}
+    ).dump()
     return container
 
 
@@ -380,11 +441,18 @@ def _signer(public: object, certificate: Certificate | None) -> Signer:
     from cryptography.x509.oid import NameOID
 
     if not isinstance(public, Ed25519PublicKey):
-        raise SignatureError("got a public key of another kind, expected Ed25519; see docs/signing.md")
+        raise SignatureError(
+            "got a public key of another kind, expected Ed25519; see docs/signing.md"
+        )
     if certificate is None:
         return Signer(key_id(public), "", False, public)
-    units = [unit.value for unit in certificate.subject.get_attributes_for_oid(NameOID.ORGANIZATIONAL_UNIT_NAME)]
-    return Signer(key_id(public), certificate.subject.rfc4514_string(), DEVELOPMENT in units, public)
+    units = [
+        unit.value
+        for unit in certificate.subject.get_attributes_for_oid(NameOID.ORGANIZATIONAL_UNIT_NAME)
+    ]
+    return Signer(
+        key_id(public), certificate.subject.rfc4514_string(), DEVELOPMENT in units, public
+    )
 
 
 def _certificate_in(pem: bytes) -> Certificate | None:
@@ -395,18 +463,27 @@ def _certificate_in(pem: bytes) -> Certificate | None:
     try:
         return load_pem_x509_certificate(pem)
     except (ValueError, InvalidVersion) as error:
-        raise SignatureError("the certificate cannot be read, expected PEM; see docs/signing.md") from error
+        raise SignatureError(
+            "the certificate cannot be read, expected PEM; see docs/signing.md"
+        ) from error
 
 
 def _certificate(private: Ed25519PrivateKey, development: bool) -> Certificate:
-    """A self-made certificate, which only names the key: the same for the same key, and without an end (RFC 5280)."""
+    """A self-made certificate, which only names the key: the same for the same key, and without an
+    end (RFC 5280)."""
     from cryptography import x509
     from cryptography.x509.oid import NameOID
 
     named = key_id(private.public_key())
-    unit = [x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, DEVELOPMENT)] if development else []
-    name = x509.Name([*unit, x509.NameAttribute(NameOID.COMMON_NAME, f"Erasure Audit key {named[:16]}")])
-    usage = dict.fromkeys(("key_encipherment", "data_encipherment", "key_agreement", "key_cert_sign"), False)
+    unit = (
+        [x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, DEVELOPMENT)] if development else []
+    )
+    name = x509.Name(
+        [*unit, x509.NameAttribute(NameOID.COMMON_NAME, f"Erasure Audit key {named[:16]}")]
+    )
+    usage = dict.fromkeys(
+        ("key_encipherment", "data_encipherment", "key_agreement", "key_cert_sign"), False
+    )
     usage |= dict.fromkeys(("crl_sign", "encipher_only", "decipher_only"), False)
     return (
         x509.CertificateBuilder()
@@ -417,6 +494,8 @@ def _certificate(private: Ed25519PrivateKey, development: bool) -> Certificate:
         .not_valid_before(datetime(2020, 1, 1, tzinfo=UTC))
         .not_valid_after(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC))
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(x509.KeyUsage(digital_signature=True, content_commitment=True, **usage), critical=True)
+        .add_extension(
+            x509.KeyUsage(digital_signature=True, content_commitment=True, **usage), critical=True
+        )
         .sign(private, None)
     )

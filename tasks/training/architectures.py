@@ -1,4 +1,5 @@
-"""Classifiers: building them for a data set, tapping their features, keeping them as safetensors."""
+"""Classifiers: building them for a data set, tapping their features, keeping them as
+safetensors."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 SMALL_IMAGE = 64
-"""Below this side, pixels, a torchvision classifier's first layer keeps the resolution; its stride is for photos."""
+"""Below this side, pixels, a torchvision classifier's first layer keeps the resolution; its stride
+is for photos."""
 AUXILIARY = ("googlenet", "inception_v3")
 """Classifiers of torchvision with more outputs in training; they are built without these."""
 
@@ -27,7 +29,8 @@ def build(model: settings.Model, data: settings.Data, seed: int) -> nn.Module:
     """A freshly initialised classifier.
 
     Args:
-        model: `name` is `small_cnn`, a classifier of `torchvision.models`, or `package.module:factory`.
+        model: `name` is `small_cnn`, a classifier of `torchvision.models`, or
+            `package.module:factory`.
         data: the number of classes and channels and the side of the images.
         seed: seed of the initialisation, drawn on the CPU so that it is the same for every device.
 
@@ -53,12 +56,15 @@ def build(model: settings.Model, data: settings.Data, seed: int) -> nn.Module:
 
 
 def _small_cnn(data: settings.Data) -> nn.Module:
-    """Three convolutions with batch norm, the last map pooled to 2x2: 30 thousand weights, for images of 8 to 64 px."""
+    """Three convolutions with batch norm, the last map pooled to 2x2: 30 thousand weights, for
+    images of 8 to 64 px."""
     from torch import nn
 
     def stage(inputs: int, outputs: int) -> nn.Sequential:
         return nn.Sequential(
-            nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
+            nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(inplace=True),
         )
 
     return nn.Sequential(
@@ -82,11 +88,14 @@ def _from_factory(name: str, data: settings.Data) -> nn.Module:
         network = factory(classes=data.classes, channels=data.channels, image_size=data.image_size)
     except Exception as error:  # it is the user's code, and may raise anything
         raise ModelError(
-            f"model.name {name!r}: {type(error).__name__}: {error}; expected package.module:factory, importable from "
+            f"model.name {name!r}: {type(error).__name__}: {error}; expected "
+            "package.module:factory, importable from "
             "the workspace and called as factory(classes=, channels=, image_size=)"
         ) from error
     if not isinstance(network, nn.Module):
-        raise ModelError(f"model.name {name!r} gave {type(network).__name__}, expected a torch.nn.Module")
+        raise ModelError(
+            f"model.name {name!r} gave {type(network).__name__}, expected a torch.nn.Module"
+        )
     return network
 
 
@@ -96,7 +105,8 @@ def _from_torchvision(name: str, data: settings.Data) -> nn.Module:
     known = models.list_models(models)
     if name not in known:
         raise ModelError(
-            f"model.name {name!r} is unknown; expected small_cnn, package.module:factory or one of {', '.join(known)}"
+            f"model.name {name!r} is unknown; expected small_cnn, package.module:factory or one "
+            f"of {', '.join(known)}"
         )
     plain = {"aux_logits": False, "init_weights": True} if name in AUXILIARY else {}
     network: nn.Module = models.get_model(name, weights=None, num_classes=data.classes, **plain)
@@ -105,16 +115,20 @@ def _from_torchvision(name: str, data: settings.Data) -> nn.Module:
 
 
 def _fit_first_layer(network: nn.Module, data: settings.Data) -> None:
-    """Give the first convolution the data's channels, and stride 1 for small images; all else of it stays."""
+    """Give the first convolution the data's channels, and stride 1 for small images; all else of it
+    stays."""
     from torch import nn
 
     first = next((layer for layer in network.modules() if isinstance(layer, nn.Conv2d)), None)
     if first is None:
-        raise ModelError("the model has no convolution; FCALB and this pipeline are for convolutional networks")
+        raise ModelError(
+            "the model has no convolution; FCALB and this pipeline are for convolutional networks"
+        )
     if first.in_channels != data.channels:
         if first.groups != 1:
             raise ModelError(
-                f"the model's first convolution has {first.groups} groups of channels, expected one; write a factory"
+                f"the model's first convolution has {first.groups} groups of channels, expected "
+                "one; write a factory"
             )
         first.weight = nn.Parameter(first.weight.detach()[:, : data.channels].clone())
         first.in_channels = data.channels
@@ -123,7 +137,8 @@ def _fit_first_layer(network: nn.Module, data: settings.Data) -> None:
 
 
 def _pool_deterministically(network: nn.Module) -> None:
-    """Adaptive pooling has no deterministic gradient on CUDA, and would be refused there; this one has."""
+    """Adaptive pooling has no deterministic gradient on CUDA, and would be refused there; this one
+    has."""
     from torch import nn
 
     for layer in network.modules():
@@ -134,11 +149,14 @@ def _pool_deterministically(network: nn.Module) -> None:
 def _pool(maps: Tensor, size: Any) -> Tensor:
     from torch.nn import functional
 
-    return pool_by_matrices(maps, size) if maps.is_cuda else functional.adaptive_avg_pool2d(maps, size)
+    return (
+        pool_by_matrices(maps, size) if maps.is_cuda else functional.adaptive_avg_pool2d(maps, size)
+    )
 
 
 def pool_by_matrices(maps: Tensor, size: int | tuple[int | None, int | None]) -> Tensor:
-    """Adaptive average pooling of maps (n, channels, h, w) to a size, as PyTorch's, by two matrix products.
+    """Adaptive average pooling of maps (n, channels, h, w) to a size, as PyTorch's, by two matrix
+    products.
 
     Output i is the mean of the inputs floor(i h / size) to ceil((i + 1) h / size).
     """
@@ -157,7 +175,8 @@ def pool_by_matrices(maps: Tensor, size: int | tuple[int | None, int | None]) ->
 
 
 def _try_out(network: nn.Module, name: str, data: settings.Data) -> None:
-    """Let the network answer two images, as it does in evaluation and, where it is the user's own, in training."""
+    """Let the network answer two images, as it does in evaluation and, where it is the user's own,
+    in training."""
     import torch
 
     training = network.training
@@ -171,13 +190,16 @@ def _try_out(network: nn.Module, name: str, data: settings.Data) -> None:
                 tries.append((" in training mode", copy.deepcopy(network).train()))
         except Exception as error:  # torchvision's and the user's code may raise anything
             raise ModelError(
-                f"model {name} does not take images of {data.channels}x{data.image_size}x{data.image_size}{when}: "
-                f"{type(error).__name__}: {error}; set data.image_size larger or choose another model"
+                f"model {name} does not take images of "
+                f"{data.channels}x{data.image_size}x{data.image_size}{when}: "
+                f"{type(error).__name__}: {error}; set data.image_size larger or choose another "
+                "model"
             ) from error
         if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != (2, data.classes):
             got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
             raise ModelError(
-                f"model {name} gives {got} for two images{when}, expected logits of shape (2, {data.classes})"
+                f"model {name} gives {got} for two images{when}, expected logits of shape (2, "
+                f"{data.classes})"
             )
     network.train(training)
 
@@ -195,22 +217,28 @@ def save(network: nn.Module, path: Path) -> str:
     _refuse_not_finite(
         state,
         "the model",
-        "its training diverged, and nothing is released: lower the learning rate (train.learning_rate, or to unlearn "
+        "its training diverged, and nothing is released: lower the learning rate "
+        "(train.learning_rate, or to unlearn "
         "unlearn.learning_rate or unlearn.rivals.learning_rate)",
     )
     # a copy of each: safetensors does not take names that share memory, and tied weights do
-    copies = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in state.items()}
+    copies = {
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, value in state.items()
+    }
     files.write_bytes(path, serialise(copies))
     return files.sha256(path)
 
 
 def load(path: Path, model: settings.Model, data: settings.Data) -> nn.Module:
-    """Read weights into a freshly built classifier, every tensor by name and shape. Nothing is unpickled.
+    """Read weights into a freshly built classifier, every tensor by name and shape. Nothing is
+    unpickled.
 
     Of tied weights one name is enough, which is what `safetensors.torch.save_model` writes.
 
     Raises:
-        ModelError: the file is missing, is no safetensors file, is of another architecture, or holds NaN or infinity.
+        ModelError: the file is missing, is no safetensors file, is of another architecture, or
+            holds NaN or infinity.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -221,7 +249,8 @@ def load(path: Path, model: settings.Model, data: settings.Data) -> nn.Module:
         raise ModelError(f"{path}: no such file; expected the weights of {model.name}") from error
     except SafetensorError as error:
         raise ModelError(
-            f"{path} is no safetensors file ({error}). Pickled checkpoints are not read, because loading one runs its "
+            f"{path} is no safetensors file ({error}). Pickled checkpoints are not read, because "
+            "loading one runs its "
             "code: convert it with safetensors.torch.save_file(model.state_dict(), path)"
         ) from error
     network = build(model, data, seed=0)
@@ -237,8 +266,10 @@ def load(path: Path, model: settings.Model, data: settings.Data) -> nn.Module:
     ]
     if wrong:
         raise ModelError(
-            f"{path} is not a checkpoint of {model.name} for {data.classes} classes and {data.channels} channels: "
-            f"{len(wrong)} tensors differ, first {wrong[0]}; set model.name and data.* to what it was trained with"
+            f"{path} is not a checkpoint of {model.name} for {data.classes} classes and "
+            f"{data.channels} channels: "
+            f"{len(wrong)} tensors differ, first {wrong[0]}; set model.name and data.* to what it "
+            "was trained with"
         )
     _refuse_not_finite(state, str(path), "use a checkpoint that is whole")
     network.load_state_dict(state)
@@ -246,17 +277,23 @@ def load(path: Path, model: settings.Model, data: settings.Data) -> nn.Module:
 
 
 def _refuse_not_finite(state: Mapping[str, Tensor], what: str, advice: str) -> None:
-    bad = [name for name, value in state.items() if value.is_floating_point() and not bool(value.isfinite().all())]
+    bad = [
+        name
+        for name, value in state.items()
+        if value.is_floating_point() and not bool(value.isfinite().all())
+    ]
     if bad:
         raise ModelError(
-            f"{what} has NaN or infinite values in {len(bad)} of {len(state)} tensors, first {bad[0]}; {advice}"
+            f"{what} has NaN or infinite values in {len(bad)} of {len(state)} tensors, first "
+            f"{bad[0]}; {advice}"
         )
 
 
 def hold_still(network: nn.Module, batch_norm: bool) -> None:
     """Evaluation mode but for batch norm, which is in training mode where `batch_norm` is true.
 
-    So features can be compared: dropout and stochastic depth would let a part of them differ by chance.
+    So features can be compared: dropout and stochastic depth would let a part of them differ by
+    chance.
     """
     from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -273,17 +310,19 @@ Spot = tuple["nn.Module", int]
 class Taps:
     """Reads features while a classifier computes: its classifier's input, or all stages.
 
-    The classifier is the last linear layer, or the last convolution of a network that ends in one. A stage's features
-    are the last map of one resolution. Both are found by trying the model out, so that any convolutional network can be
-    tapped, whether or not it can be traced.
+    The classifier is the last linear layer, or the last convolution of a network that ends in one.
+    A stage's features are the last map of one resolution. Both are found by trying the model out,
+    so that any convolutional network can be tapped, whether or not it can be traced.
     """
 
     def __init__(self, network: nn.Module, which: str, image: Tensor) -> None:
         """Find the taps.
 
         Args:
-            network: any classifier whose last layer is linear or a convolution, with an output per class.
-            which: `last` for the input of the last layer, `all` for the last map of each resolution as well.
+            network: any classifier whose last layer is linear or a convolution, with an output per
+                class.
+            which: `last` for the input of the last layer, `all` for the last map of each resolution
+                as well.
             image: one image (1, channels, side, side) to try the model out with.
 
         Raises:
@@ -305,7 +344,8 @@ class Taps:
         watch = [
             layer.register_forward_hook(note)
             for layer in network.modules()
-            if not list(layer.children()) or isinstance(layer, nn.Linear | nn.Conv2d)  # a parametrised one has children
+            if not list(layer.children())
+            or isinstance(layer, nn.Linear | nn.Conv2d)  # a parametrised one has children
         ]
         training = network.training
         try:
@@ -315,15 +355,23 @@ class Taps:
             network.train(training)
             for hook in watch:
                 hook.remove()
-        weighted = [number for number, ((layer, _), _) in enumerate(calls) if isinstance(layer, nn.Linear | nn.Conv2d)]
+        weighted = [
+            number
+            for number, ((layer, _), _) in enumerate(calls)
+            if isinstance(layer, nn.Linear | nn.Conv2d)
+        ]
         if len(weighted) < 2 or calls[weighted[-1]][1][1] != classes:
             raise ModelError(
-                "the model cannot be tapped: its last layer has to be a torch.nn.Linear or Conv2d with an output per "
-                "class, and another such layer has to come before it; its input would be the model's features"
+                "the model cannot be tapped: its last layer has to be a torch.nn.Linear or Conv2d "
+                "with an output per "
+                "class, and another such layer has to come before it; its input would be the "
+                "model's features"
             )
         before = calls[: weighted[-1]]
         resolutions = {
-            tuple(shape[2:]) for (layer, _), shape in before if isinstance(layer, (nn.Conv2d, *pooling))
+            tuple(shape[2:])
+            for (layer, _), shape in before
+            if isinstance(layer, (nn.Conv2d, *pooling))
         }  # others may have four axes, too, in another order
         maps: dict[tuple[int, ...], Spot] = {}
         for spot, shape in before:
@@ -336,7 +384,8 @@ class Taps:
         """Logits (n, classes) and the features of each tap, (n, ...).
 
         Raises:
-            ModelError: the model calls other layers for these images than for the one that it was tried out with.
+            ModelError: the model calls other layers for these images than for the one that it was
+                tried out with.
         """
         found: dict[Spot, Tensor] = {}
         times: Counter[nn.Module] = Counter()
@@ -350,10 +399,13 @@ class Taps:
 
         head, number = self._head
         inputs: list[Tensor] = []
-        hooks = [layer.register_forward_hook(read) for layer in {layer for layer, _ in self._stages}]
+        hooks = [
+            layer.register_forward_hook(read) for layer in {layer for layer, _ in self._stages}
+        ]
         hooks.append(
             head.register_forward_pre_hook(
-                lambda _, given, named: inputs.append((*given, *named.values())[0]), with_kwargs=True
+                lambda _, given, named: inputs.append((*given, *named.values())[0]),
+                with_kwargs=True,
             )
         )
         try:
@@ -362,5 +414,7 @@ class Taps:
             for hook in hooks:
                 hook.remove()
         if len(found) < len(stages) or len(inputs) <= number:
-            raise ModelError("the model cannot be tapped: which of its layers are called depends on the images")
+            raise ModelError(
+                "the model cannot be tapped: which of its layers are called depends on the images"
+            )
         return logits, [*(found[spot] for spot in self._stages), inputs[number]]

@@ -29,7 +29,8 @@ class Place:
     threads: int
 
     def memory_format(self, channels: int) -> torch.memory_format:
-        """How images of so many channels lie in memory: channels last where that is faster, else PyTorch's default.
+        """How images of so many channels lie in memory: channels last where that is faster, else
+        PyTorch's default.
 
         Faster it is with bf16, and for colour on a processor. Of one channel both are the same.
         """
@@ -68,11 +69,16 @@ def prepare(wish: settings.Compute) -> Place:
 
     cuda = torch.cuda.is_available()
     if wish.device == "cuda" and not cuda:
-        raise ModelError("compute.device is cuda, but PyTorch finds no CUDA device; set it to auto or cpu")
+        raise ModelError(
+            "compute.device is cuda, but PyTorch finds no CUDA device; set it to auto or cpu"
+        )
     device = torch.device("cuda" if cuda and wish.device != "cpu" else "cpu")
-    # what use_deterministic_algorithms(True) does, without its import of the compiler, which takes 7 s per process
+    # what use_deterministic_algorithms(True) does, without its import of the compiler, which takes
+    # 7 s per process
     torch._C._set_deterministic_algorithms(True, warn_only=False)
-    torch._C._set_deterministic_fill_uninitialized_memory(False)  # finds faulty operations, and writes all memory twice
+    torch._C._set_deterministic_fill_uninitialized_memory(
+        False
+    )  # finds faulty operations, and writes all memory twice
     _keep_memory()
     torch.backends.cudnn.benchmark = False
     torch.set_num_threads(wish.threads)
@@ -81,7 +87,8 @@ def prepare(wish: settings.Compute) -> Place:
 
 
 def _keep_memory() -> None:
-    """Let glibc keep what is freed for the next step: it gives large pieces back, and each comes anew page by page."""
+    """Let glibc keep what is freed for the next step: it gives large pieces back, and each comes
+    anew page by page."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other systems have none
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, KEPT_AT_MOST)
@@ -93,4 +100,6 @@ def _multiplies_bf16(device: torch.device) -> bool:
 
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.cpu._is_amx_tile_supported())  # AVX-512 without AMX gains too little to pay for the rounding
+    return bool(
+        torch.cpu._is_amx_tile_supported()
+    )  # AVX-512 without AMX gains too little to pay for the rounding

@@ -18,7 +18,12 @@ from tasks.training import architectures, compute, stacked, training_loop
 
 
 def train_block(
-    kind: str, block: int, rows: NDArray[np.bool_], data: image_pack.Packed, settings: Settings, out: Path
+    kind: str,
+    block: int,
+    rows: NDArray[np.bool_],
+    data: image_pack.Packed,
+    settings: Settings,
+    out: Path,
 ) -> None:
     """Train one block of models and write each with its cost.
 
@@ -38,7 +43,8 @@ def train_block(
     missing = sorted(set(range(settings.data.classes)) - set(known.labels.tolist()))
     if missing:
         raise EvidenceError(
-            f"classes {', '.join(map(str, missing))} have no record to train on; expected every class of data.classes"
+            f"classes {', '.join(map(str, missing))} have no record to train on; expected every "
+            "class of data.classes"
         )
     size = settings.references.seeds_per_block
     numbers = range(block * size, (block + 1) * size)
@@ -48,7 +54,13 @@ def train_block(
         for first in range(0, size, at_once):
             group = numbers[first : first + at_once]
             paths = [draft / f"seed-{number}.safetensors" for number in group]
-            costs = _train(known, settings, [(kind, number) for number in group], paths, _title(first, group, size))
+            costs = _train(
+                known,
+                settings,
+                [(kind, number) for number in group],
+                paths,
+                _title(first, group, size),
+            )
             for path, cost in zip(paths, costs, strict=True):
                 files.write_json(path.with_suffix(".json"), cost)
 
@@ -60,7 +72,11 @@ def _title(first: int, group: range, size: int) -> str:
 
 
 def train_model(
-    known: training_loop.Records, settings: Settings, stream: tuple[str, int], path: Path, title: str
+    known: training_loop.Records,
+    settings: Settings,
+    stream: tuple[str, int],
+    path: Path,
+    title: str,
 ) -> dict[str, object]:
     """Train one model and write its weights. Returns its cost, as the ledger has it."""
     (cost,) = _train(known, settings, [stream], [path], title)
@@ -74,11 +90,13 @@ def _train(
     paths: Sequence[Path],
     title: str,
 ) -> list[dict[str, object]]:
-    """Train models at once and write the weights of each. Returns the cost of each, its share of the time."""
+    """Train models at once and write the weights of each. Returns the cost of each, its share of
+    the time."""
     stage_cli.say(f"{title}: {settings.train.epochs} epochs over {len(known)} records")
     started = time.perf_counter()
     weights, orders = (
-        [seeds.derive(settings.seed, *stream, what) for stream in streams] for what in ("weights", "order")
+        [seeds.derive(settings.seed, *stream, what) for stream in streams]
+        for what in ("weights", "order")
     )
     networks = [architectures.build(settings.model, settings.data, seed) for seed in weights]
     facts = known.place.facts()
@@ -97,9 +115,13 @@ def _train(
 
 
 def load_rows(
-    rows: NDArray[np.bool_] | slice, data: image_pack.Packed, settings: Settings, place: compute.Place
+    rows: NDArray[np.bool_] | slice,
+    data: image_pack.Packed,
+    settings: Settings,
+    place: compute.Place,
 ) -> training_loop.Records:
-    """Some of the n records of a data set, by a mask (n,) or from one row to another, on the device.
+    """Some of the n records of a data set, by a mask (n,) or from one row to another, on the
+    device.
 
     Raises:
         DataError: a label is no class, or an image is not what the manifest says.
@@ -108,7 +130,8 @@ def load_rows(
     beyond = labels[(labels < 0) | (labels >= settings.data.classes)]
     if len(beyond):
         raise DataError(
-            f"manifest.csv: got label {beyond[0]}, expected 0 to {settings.data.classes - 1}; mend the manifest or set "
+            f"manifest.csv: got label {beyond[0]}, expected 0 to {settings.data.classes - 1}; "
+            "mend the manifest or set "
             "data.classes"
         )
     return training_loop.Records(data.images(rows), labels, settings.model, place)

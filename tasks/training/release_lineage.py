@@ -1,9 +1,10 @@
-"""What a release hands to the next batch: the model that it starts from, and references that may judge it.
+"""What a release hands to the next batch: the model that it starts from, and references that may
+judge it.
 
-Models retrained for one batch have seen everybody who remains. So they are what the next batch needs as references
-trained with everybody, and only the references without its own forget set have to be trained. That holds as long as
-they were trained on exactly the records, and by exactly the recipe, that this batch's models are: their lineage says
-so, and is compared before they are used.
+Models retrained for one batch have seen everybody who remains. So they are what the next batch
+needs as references trained with everybody, and only the references without its own forget set have
+to be trained. That holds as long as they were trained on exactly the records, and by exactly the
+recipe, that this batch's models are: their lineage says so, and is compared before they are used.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ def training_set(manifest: pd.DataFrame, rows: NDArray[np.bool_]) -> str:
         rows: (n,) which of them.
     """
     chosen = manifest.loc[rows, ["sha256", "label"]]
-    lines = sorted(f"{sha256} {label}" for sha256, label in zip(chosen["sha256"], chosen["label"], strict=True))
+    lines = sorted(
+        f"{sha256} {label}" for sha256, label in zip(chosen["sha256"], chosen["label"], strict=True)
+    )
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
@@ -76,7 +79,8 @@ def write_references(
             "training_set_sha256": trained_on,
             "recipe": recipe(settings),
             "models": [
-                {"name": name, "weights_sha256": files.sha256(folder / f"{name}.safetensors")} for name in names
+                {"name": name, "weights_sha256": files.sha256(folder / f"{name}.safetensors")}
+                for name in names
             ],
         },
     )
@@ -109,14 +113,27 @@ def write_release(
     """
     weights = files.sha256(folder / MODEL)
     method = settings.unlearn.method if kind == "unlearned" else "retrain"
-    came_from = chain[-1]["weights_sha256"] if kind == "unlearned" and method not in FROM_SCRATCH else None
-    made = {"batch": batch, "commit": commit, "method": method, "weights_sha256": weights, "made_from": came_from}
+    came_from = (
+        chain[-1]["weights_sha256"] if kind == "unlearned" and method not in FROM_SCRATCH else None
+    )
+    made = {
+        "batch": batch,
+        "commit": commit,
+        "method": method,
+        "weights_sha256": weights,
+        "made_from": came_from,
+    }
     lineage = {
         "schema_version": SCHEMA_VERSION,
         "batch": batch,
         "commit": commit,
         "recipe": recipe(settings),
-        "model": {"kind": kind, "method": method, "weights_sha256": weights, "history": asdict(history)},
+        "model": {
+            "kind": kind,
+            "method": method,
+            "weights_sha256": weights,
+            "history": asdict(history),
+        },
         "retained_set_sha256": retained,
         "chain": [*chain, made],
     }
@@ -125,7 +142,8 @@ def write_release(
 
 
 def chain_of(original: Path, weights_sha256: str, trained: bool) -> list[dict[str, Any]]:
-    """How the model that a batch starts from came about: what its release filed, else that it is where all began.
+    """How the model that a batch starts from came about: what its release filed, else that it is
+    where all began.
 
     Args:
         original: the model's file, of which only the folder is looked at.
@@ -133,14 +151,26 @@ def chain_of(original: Path, weights_sha256: str, trained: bool) -> list[dict[st
         trained: whether the pipeline trained it; else somebody brought it along.
     """
     beside = original.parent / LINEAGE
-    filed: list[dict[str, Any]] = (files.read_json(beside).get("chain") or []) if beside.is_file() else []
+    filed: list[dict[str, Any]] = (
+        (files.read_json(beside).get("chain") or []) if beside.is_file() else []
+    )
     if filed and filed[-1]["weights_sha256"] == weights_sha256:
         return filed
     method = "train" if trained else None
-    return [{"batch": None, "commit": None, "method": method, "weights_sha256": weights_sha256, "made_from": None}]
+    return [
+        {
+            "batch": None,
+            "commit": None,
+            "method": method,
+            "weights_sha256": weights_sha256,
+            "made_from": None,
+        }
+    ]
 
 
-def references(folder: Path, manifest: pd.DataFrame, rows: NDArray[np.bool_], settings: Settings) -> list[Path]:
+def references(
+    folder: Path, manifest: pd.DataFrame, rows: NDArray[np.bool_], settings: Settings
+) -> list[Path]:
     """The references that an earlier batch left in a folder, if they may judge this one.
 
     Args:
@@ -153,28 +183,38 @@ def references(folder: Path, manifest: pd.DataFrame, rows: NDArray[np.bool_], se
         Their files.
 
     Raises:
-        EvidenceError: they were trained on other records or by another recipe, or a file is missing or altered.
+        EvidenceError: they were trained on other records or by another recipe, or a file is missing
+            or altered.
     """
     lineage = files.read_json(folder / LINEAGE)
     where = f"references of batch {lineage.get('batch')!r}"
     advice = "train new ones: references.with_from=artifacts/train, references.with_blocks=[0, 1]"
     if lineage.get("training_set_sha256") != training_set(manifest, rows):
-        raise EvidenceError(f"the {where} were trained on other records than the training records of now; {advice}")
+        raise EvidenceError(
+            f"the {where} were trained on other records than the training records of now; {advice}"
+        )
     wanted = json.loads(json.dumps(recipe(settings)))
     if lineage.get("recipe") != wanted:
-        differs = ", ".join(key for key in wanted if lineage.get("recipe", {}).get(key) != wanted[key])
-        raise EvidenceError(f"the {where} were trained by another recipe ({differs} differ); {advice}")
+        differs = ", ".join(
+            key for key in wanted if lineage.get("recipe", {}).get(key) != wanted[key]
+        )
+        raise EvidenceError(
+            f"the {where} were trained by another recipe ({differs} differ); {advice}"
+        )
     found = []
     for model in lineage["models"]:
         path = folder / f"{model['name']}.safetensors"
         if not path.is_file() or files.sha256(path) != model["weights_sha256"]:
-            raise EvidenceError(f"{path} is missing or not what its lineage says; restore it with `dvc checkout`")
+            raise EvidenceError(
+                f"{path} is missing or not what its lineage says; restore it with `dvc checkout`"
+            )
         found.append(path)
     return found
 
 
 def history(original: Path, trained: int) -> History:
-    """The history of the model that a batch starts from: what its release filed, else that it was just trained.
+    """The history of the model that a batch starts from: what its release filed, else that it was
+    just trained.
 
     Args:
         original: the model.
@@ -186,10 +226,13 @@ def history(original: Path, trained: int) -> History:
     if not (original.parent / LINEAGE).is_file():
         return History(0, 0, trained)
     lineage = files.read_json(original.parent / LINEAGE)
-    filed = lineage.get("model") or lineage.get("original") or {}  # `original` until schema version 2
+    filed = (
+        lineage.get("model") or lineage.get("original") or {}
+    )  # `original` until schema version 2
     if filed.get("weights_sha256") != files.sha256(original):
         raise EvidenceError(
-            f"{original} is not the model that {LINEAGE} beside it tells the history of; restore both with "
+            f"{original} is not the model that {LINEAGE} beside it tells the history of; restore "
+            "both with "
             "`dvc checkout`, or put a model of your own into a folder of its own"
         )
     return _history(filed.get("history"), str(original.parent / LINEAGE))
@@ -208,7 +251,9 @@ def released(lineage: Mapping[str, Any], method: Method) -> History:
     try:
         forgotten, retained = (int(lineage["batch"][key]) for key in ("forgotten", "retained"))
     except (KeyError, TypeError, ValueError):
-        raise EvidenceError("lineage.json says nothing of the batch's records; run the stage score again") from None
+        raise EvidenceError(
+            "lineage.json says nothing of the batch's records; run the stage score again"
+        ) from None
     return _history(lineage.get("history"), "lineage.json").after(method, forgotten, retained)
 
 
@@ -217,5 +262,6 @@ def _history(filed: Any, where: str) -> History:
         return History(**{key: int(value) for key, value in filed.items()})
     except (AttributeError, TypeError, ValueError):
         raise EvidenceError(
-            f"{where} says nothing of how often the model was unlearned; run the audit that made it again"
+            f"{where} says nothing of how often the model was unlearned; run the audit that made "
+            "it again"
         ) from None

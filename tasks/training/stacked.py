@@ -1,8 +1,10 @@
-"""Several models of one recipe trained at once in one process, each as it would be alone up to rounding.
+"""Several models of one recipe trained at once in one process, each as it would be alone up to
+rounding.
 
-The weights of all are stacked, and `torch.func.vmap` makes a step of one model a step of all: a convolution becomes one
-with a group per model. Each model has its own order of records and its own augmentation. This is for a GPU, which one
-small model leaves idle; on a processor one at a time is faster (docs/performance.md).
+The weights of all are stacked, and `torch.func.vmap` makes a step of one model a step of all: a
+convolution becomes one with a group per model. Each model has its own order of records and its own
+augmentation. This is for a GPU, which one small model leaves idle; on a processor one at a time is
+faster (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ def fit(
     seeds: Sequence[int],
     progress: training_loop.Progress | None = None,
 ) -> None:
-    """Train classifiers of one architecture by cross-entropy, in place; they are left in evaluation mode.
+    """Train classifiers of one architecture by cross-entropy, in place; they are left in evaluation
+    mode.
 
     Args:
         networks: k classifiers that have nothing against it, see `why_not`.
@@ -48,12 +51,20 @@ def fit(
         network.to(place.device, memory_format=records.memory_format).train()  # type: ignore[call-overload]
     stack = torch.func.stack_module_state(list(networks))
     steps = training_loop.steps(len(records), recipe)
-    batches = [records.batches(recipe.batch_size, torch.Generator().manual_seed(seed), recipe) for seed in seeds]
+    batches = [
+        records.batches(recipe.batch_size, torch.Generator().manual_seed(seed), recipe)
+        for seed in seeds
+    ]
 
     def objective(_: int) -> Tensor:
         images, labels = zip(*(next(each) for each in batches), strict=True)
         return _losses(
-            networks[0], stack, torch.stack(images), torch.stack(labels), place, recipe.label_smoothing
+            networks[0],
+            stack,
+            torch.stack(images),
+            torch.stack(labels),
+            place,
+            recipe.label_smoothing,
         ).sum()
 
     def told(step: int, loss: float) -> None:
@@ -65,7 +76,12 @@ def fit(
     _unstack(networks, stack)
 
 
-def count(wish: settings.Compute, block: int, build: Callable[[], nn.Module], records: training_loop.Records) -> int:
+def count(
+    wish: settings.Compute,
+    block: int,
+    build: Callable[[], nn.Module],
+    records: training_loop.Records,
+) -> int:
     """How many models of a block are trained at once; one where this model cannot, which is said.
 
     It follows from the device and the settings alone, so that a reproduction does the same.
@@ -87,18 +103,25 @@ def count(wish: settings.Compute, block: int, build: Callable[[], nn.Module], re
 
 
 def why_not(network: nn.Module, records: training_loop.Records) -> str | None:
-    """Why models like this one cannot be trained together, or None where they can: a step of two copies is tried.
+    """Why models like this one cannot be trained together, or None where they can: a step of two
+    copies is tried.
 
-    What draws random numbers while it computes, such as dropout, cannot: alone it would draw others.
+    What draws random numbers while it computes, such as dropout, cannot: alone it would draw
+    others.
     """
     import torch
 
     place = records.place
-    pair = [copy.deepcopy(network).to(place.device, memory_format=records.memory_format).train() for _ in range(2)]  # type: ignore[call-overload]
+    pair = [
+        copy.deepcopy(network).to(place.device, memory_format=records.memory_format).train()
+        for _ in range(2)
+    ]  # type: ignore[call-overload]
     images, labels = records.floats(slice(0, 2)), records.labels[:2]
     try:
         stack = torch.func.stack_module_state(pair)
-        losses = _losses(pair[0], stack, torch.stack([images] * 2), torch.stack([labels] * 2), place)
+        losses = _losses(
+            pair[0], stack, torch.stack([images] * 2), torch.stack([labels] * 2), place
+        )
         torch.autograd.grad(losses.sum(), list(stack[0].values()), materialize_grads=True)
     except Exception as error:  # what vmap does not take is told by errors of many kinds
         return next(iter(str(error).strip().splitlines()), type(error).__name__)
@@ -106,16 +129,24 @@ def why_not(network: nn.Module, records: training_loop.Records) -> str | None:
 
 
 def _losses(
-    like: nn.Module, stack: Stack, images: Tensor, labels: Tensor, place: compute.Place, smoothing: float = 0.0
+    like: nn.Module,
+    stack: Stack,
+    images: Tensor,
+    labels: Tensor,
+    place: compute.Place,
+    smoothing: float = 0.0,
 ) -> Tensor:
-    """Cross-entropy (k,) of k models on a batch each, images (k, n, channels, side, side) and labels (k, n).
+    """Cross-entropy (k,) of k models on a batch each, images (k, n, channels, side, side) and
+    labels (k, n).
 
     Running statistics among the buffers are updated in place, as in training alone.
     """
     import torch
     from torch.nn import functional
 
-    def loss(weights: dict[str, Tensor], buffers: dict[str, Tensor], images: Tensor, labels: Tensor) -> Tensor:
+    def loss(
+        weights: dict[str, Tensor], buffers: dict[str, Tensor], images: Tensor, labels: Tensor
+    ) -> Tensor:
         logits = torch.func.functional_call(like, (weights, buffers), (images,))
         return functional.cross_entropy(logits, labels, label_smoothing=smoothing)
 

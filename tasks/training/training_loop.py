@@ -27,7 +27,11 @@ class Records:
     """Records on the device: images (n, channels, side, side) uint8 and labels (n,) int64."""
 
     def __init__(
-        self, images: NDArray[np.uint8], labels: NDArray[np.int64], model: settings.Model, place: Place
+        self,
+        images: NDArray[np.uint8],
+        labels: NDArray[np.int64],
+        model: settings.Model,
+        place: Place,
     ) -> None:
         import torch
 
@@ -51,7 +55,9 @@ class Records:
         import torch
 
         values = pixels.to(torch.float32) / 255
-        return ((values - self.model.mean) / self.model.std).contiguous(memory_format=self.memory_format)
+        return ((values - self.model.mean) / self.model.std).contiguous(
+            memory_format=self.memory_format
+        )
 
     def rows(self, rows: Tensor) -> Records:
         """Some of the records, by number (k,), in that order; a number may come twice."""
@@ -66,10 +72,14 @@ class Records:
         part.labels = labels
         return part
 
-    def batches(self, size: int, generator: torch.Generator, recipe: settings.Train) -> Iterator[tuple[Tensor, Tensor]]:
-        """Endless batches (images, labels), every record once per epoch; a rest too small for a batch waits.
+    def batches(
+        self, size: int, generator: torch.Generator, recipe: settings.Train
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Endless batches (images, labels), every record once per epoch; a rest too small for a
+        batch waits.
 
-        Order and augmentation are drawn from the generator, on the CPU and so the same for every device.
+        Order and augmentation are drawn from the generator, on the CPU and so the same for every
+        device.
 
         Raises:
             EvidenceError: there are fewer than two records, too few for batch norm.
@@ -102,10 +112,14 @@ def check(original: nn.Module, forget: Records, retain: Records) -> None:
         ModelError: all weights are frozen.
     """
     if not any(weight.requires_grad for weight in original.parameters()):
-        raise ModelError("got a model whose weights are all frozen, expected some with requires_grad: it cannot forget")
+        raise ModelError(
+            "got a model whose weights are all frozen, expected some with requires_grad: it "
+            "cannot forget"
+        )
     if not 0 < len(forget) <= len(retain):
         raise EvidenceError(
-            f"got {len(forget)} records to forget and {len(retain)} to retain; expected at least one to forget and no "
+            f"got {len(forget)} records to forget and {len(retain)} to retain; expected at least "
+            "one to forget and no "
             "more than are retained: retrain instead (unlearn.method=retrain)"
         )
 
@@ -129,10 +143,11 @@ def joined(first: Records, second: Records) -> Records:
 
 
 def augmented(pixels: Tensor, recipe: settings.Train, generator: torch.Generator) -> Tensor:
-    """Images (n, channels, side, side) uint8, each flipped and shifted on its own; what comes in at an edge is black.
+    """Images (n, channels, side, side) uint8, each flipped and shifted on its own; what comes in at
+    an edge is black.
 
-    It is what torchvision's `RandomHorizontalFlip` and `RandomCrop` with padding do to one image after the other; those
-    of its transforms that take a batch draw once for all of it.
+    It is what torchvision's `RandomHorizontalFlip` and `RandomCrop` with padding do to one image
+    after the other; those of its transforms that take a batch draw once for all of it.
     """
     import torch
     from torch.nn import functional
@@ -143,8 +158,12 @@ def augmented(pixels: Tensor, recipe: settings.Train, generator: torch.Generator
         pixels = torch.where(turned[:, None, None, None], pixels.flip(-1), pixels)
     if recipe.shift:
         padded = functional.pad(pixels, [recipe.shift] * 4)
-        down, across = torch.randint(2 * recipe.shift + 1, (2, count), generator=generator).to(pixels.device)
-        windows = padded.unfold(2, side, 1).unfold(3, side, 1)  # a view, so that whole rows are copied
+        down, across = torch.randint(2 * recipe.shift + 1, (2, count), generator=generator).to(
+            pixels.device
+        )
+        windows = padded.unfold(2, side, 1).unfold(
+            3, side, 1
+        )  # a view, so that whole rows are copied
         pixels = windows[torch.arange(count, device=pixels.device), :, down, across]
     return pixels
 
@@ -162,14 +181,15 @@ def optimise(
     """Minimise `objective` on a one-cycle schedule (Smith and Topin 2019).
 
     Args:
-        parameters: groups as PyTorch has them: `params`, and where it differs from the recipe `weight_decay`.
+        parameters: groups as PyTorch has them: `params`, and where it differs from the recipe
+            `weight_decay`.
         objective: step number -> loss, a scalar with a gradient.
         steps: number of steps; none changes nothing.
         learning_rate: the schedule's peak.
         recipe: momentum, weight decay and warm-up.
         progress: told each step.
-        optimiser: `sgd` with Nesterov momentum, or `adam` with the decay rates 0.9 and 0.999 of Kingma and Ba 2015 and
-            weight decay as an L2 penalty.
+        optimiser: `sgd` with Nesterov momentum, or `adam` with the decay rates 0.9 and 0.999 of
+            Kingma and Ba 2015 and weight decay as an L2 penalty.
         setting: the key that `learning_rate` is from, for the error.
 
     Raises:
@@ -178,7 +198,10 @@ def optimise(
     import torch
 
     groups = [
-        ([weight for weight in group["params"] if weight.requires_grad], group.get("weight_decay", recipe.weight_decay))
+        (
+            [weight for weight in group["params"] if weight.requires_grad],
+            group.get("weight_decay", recipe.weight_decay),
+        )
         for group in parameters
     ]
     if steps and not any(weights for weights, _ in groups):
@@ -192,12 +215,15 @@ def optimise(
         value = float(loss.detach())
         if not np.isfinite(value):
             raise ModelError(
-                f"the loss became {value} at step {step + 1} of {steps}: training stops and nothing is released; lower "
+                f"the loss became {value} at step {step + 1} of {steps}: training stops and "
+                "nothing is released; lower "
                 f"the learning rate ({setting} is {learning_rate:g})"
             )
         rate = one_cycle(step, steps, learning_rate, recipe.warmup)
         learned = [weight for weights, _ in groups for weight in weights]
-        gradients = iter(torch.autograd.grad(loss, learned, materialize_grads=True))  # a part may be unused: zeros
+        gradients = iter(
+            torch.autograd.grad(loss, learned, materialize_grads=True)
+        )  # a part may be unused: zeros
         with torch.no_grad():
             for (weights, _), update in zip(groups, updates, strict=True):
                 update([next(gradients) for _ in weights], rate)
@@ -206,11 +232,14 @@ def optimise(
 
 
 Update = Callable[[list["Tensor"], float], None]
-"""One step of an optimiser on the weights that it was made for: their gradients and the learning rate."""
+"""One step of an optimiser on the weights that it was made for: their gradients and the learning
+rate."""
 
 
 def _sgd(weights: list[Tensor], decay: float, momentum: float) -> Update:
-    from torch.optim.sgd import sgd  # the plain function: the optimiser class imports the compiler, 7 s per process
+    from torch.optim.sgd import (
+        sgd,
+    )  # the plain function: the optimiser class imports the compiler, 7 s per process
 
     buffers: list[Tensor | None] = [None] * len(weights)
 
@@ -259,7 +288,8 @@ def _adam(weights: list[Tensor], decay: float) -> Update:
 
 
 def one_cycle(step: int, steps: int, peak: float, warmup: float) -> float:
-    """The learning rate of a step: up to `peak` in the share `warmup` of the steps, then down to 0, along cosines.
+    """The learning rate of a step: up to `peak` in the share `warmup` of the steps, then down to 0,
+    along cosines.
 
     It starts at peak / 25 (Smith and Topin 2019).
     """
@@ -272,7 +302,11 @@ def one_cycle(step: int, steps: int, peak: float, warmup: float) -> float:
 
 
 def fit(
-    network: nn.Module, records: Records, recipe: settings.Train, seed: int, progress: Progress | None = None
+    network: nn.Module,
+    records: Records,
+    recipe: settings.Train,
+    seed: int,
+    progress: Progress | None = None,
 ) -> None:
     """Train a classifier by cross-entropy, in place; it is left in evaluation mode.
 
@@ -294,10 +328,14 @@ def fit(
         def objective(_: int) -> Tensor:
             images, labels = next(batches)
             with records.place.autocast():
-                return functional.cross_entropy(network(images), labels, label_smoothing=recipe.label_smoothing)
+                return functional.cross_entropy(
+                    network(images), labels, label_smoothing=recipe.label_smoothing
+                )
 
         weights = [{"params": list(network.parameters())}]
-        optimise(weights, objective, steps(len(records), recipe), recipe.learning_rate, recipe, progress)
+        optimise(
+            weights, objective, steps(len(records), recipe), recipe.learning_rate, recipe, progress
+        )
     network.eval()
 
 
@@ -307,7 +345,8 @@ def steps(count: int, recipe: settings.Train) -> int:
 
 
 def logits(network: nn.Module, records: Records, batch_size: int = 512) -> NDArray[np.float32]:
-    """What a classifier says of every record: logits (n, classes), always in float32, without augmentation."""
+    """What a classifier says of every record: logits (n, classes), always in float32, without
+    augmentation."""
     import torch
 
     network.to(records.place.device).eval()

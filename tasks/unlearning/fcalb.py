@@ -1,25 +1,28 @@
 """FCALB: unlearning by feature constraint and adaptive loss balance.
 
-Yin Y., Wu G., Li Y., Wang X., Gao H., "A Machine Unlearning Method via Feature Constraint and Adaptive Loss
-Balance", Journal of Computer Research and Development 61(10), 2649-2661, 2024, doi
-10.7544/issn1000-1239.202440476. The abstract fixes the idea; losses and hyper-parameters are not public, so this is
-a reconstruction:
+Yin Y., Wu G., Li Y., Wang X., Gao H., "A Machine Unlearning Method via Feature Constraint and
+Adaptive Loss Balance", Journal of Computer Research and Development 61(10), 2649-2661, 2024, doi
+10.7544/issn1000-1239.202440476. The abstract fixes the idea; losses and hyper-parameters are not
+public, so this is a reconstruction:
 
-    forget   L_f = sum over taps of d(phi(x_f), phi_random(x_f)), x_f in the forget set
-    recover  L_r = cross-entropy of f(x_r) and y_r,               x_r in a small part of the retain set
-    balance  L   = 1/2 exp(-s_f) L_f + exp(-s_r) L_r + 1/2 (s_f + s_r), s learned (Kendall et al. 2018, eq. 10);
+    forget   L_f = sum over taps of d(phi(x_f), phi_random(x_f)), x_f in the forget set recover  L_r
+    = cross-entropy of f(x_r) and y_r,               x_r in a small part of the retain set balance
+    L   = 1/2 exp(-s_f) L_f + exp(-s_r) L_r + 1/2 (s_f + s_r), s learned (Kendall et al. 2018, eq.
+    10);
                    others in `balances`
 
-The random model is freshly initialised: it has never seen the forget set, so it can teach what not knowing looks like.
+The random model is freshly initialised: it has never seen the forget set, so it can teach what not
+knowing looks like.
 
-Beyond the abstract, and off unless set: weights moved towards the random model beforehand (`unlearn.reset`; Ash and
-Adams 2020, "On Warm-Starting Neural Network Training", shrink and perturb in the same way), the two losses one after
-the other (`unlearn.phases`), and subjects whom no model was trained on to choose how strongly to forget
-(`unlearn.resets`).
+Beyond the abstract, and off unless set: weights moved towards the random model beforehand
+(`unlearn.reset`; Ash and Adams 2020, "On Warm-Starting Neural Network Training", shrink and perturb
+in the same way), the two losses one after the other (`unlearn.phases`), and subjects whom no model
+was trained on to choose how strongly to forget (`unlearn.resets`).
 
-The method `fcalb_reset` is a fixed choice of these, `RESET`: on people's records holding features alone leaves most of
-the influence, while weights moved most of the way to the random model and then recovered pass the verdict
-(docs/methods.md has the figures). It forgets in weights, and no step holds features.
+The method `fcalb_reset` is a fixed choice of these, `RESET`: on people's records holding features
+alone leaves most of the influence, while weights moved most of the way to the random model and then
+recovered pass the verdict (docs/methods.md has the figures). It forgets in weights, and no step
+holds features.
 """
 
 from __future__ import annotations
@@ -56,19 +59,22 @@ RESET: dict[str, Any] = {
 }
 """`fcalb_reset`: most of the way to the random teacher, then recovery on all retained records"""
 RECOVERY_SHARE, RECOVERY_EPOCHS = 1 / 3, 6.0
-"""Recovery of `fcalb_reset` lasts this share of the recipe's epochs, and so many at most (docs/methods.md)"""
+"""Recovery of `fcalb_reset` lasts this share of the recipe's epochs, and so many at most
+(docs/methods.md)"""
 
 
 def key(method: str, rate: str = "learning_rate") -> str:
-    """Where in `params.yaml` a rate of a method is set: for `fcalb_reset` among those of the rivals."""
+    """Where in `params.yaml` a rate of a method is set: for `fcalb_reset` among those of the
+    rivals."""
     return f"unlearn.{rate}" if method == "fcalb" else f"unlearn.rivals.{rate}"
 
 
 def in_force(settings: Settings) -> Settings:
-    """The settings as they are used: with `fcalb_reset` its own choices stand where the user made none.
+    """The settings as they are used: with `fcalb_reset` its own choices stand where the user made
+    none.
 
-    Recovery learns as the recipe does, in batches half as large, which give more steps in the same time. What
-    `unlearn.rivals` and `unlearn.reset` say goes before.
+    Recovery learns as the recipe does, in batches half as large, which give more steps in the same
+    time. What `unlearn.rivals` and `unlearn.reset` say goes before.
     """
     wish, recipe = settings.unlearn, settings.train
     if wish.method != "fcalb_reset":
@@ -91,12 +97,14 @@ def in_force(settings: Settings) -> Settings:
 
 @dataclass(frozen=True)
 class TraceRow:
-    """One step: both losses and the weights they had in the sum; NaN and 0 for a loss that its phase does not have."""
+    """One step: both losses and the weights they had in the sum; NaN and 0 for a loss that its
+    phase does not have."""
 
     step: int
     """from 1, counted through all phases"""
     phase: str
-    """joint, forget or recover; with `unlearn.resets` the strength chosen as well: recover at 0.6"""
+    """joint, forget or recover; with `unlearn.resets` the strength chosen as well: recover at
+    0.6"""
     forget_loss: float
     recover_loss: float
     forget_weight: float
@@ -113,25 +121,30 @@ def unlearn(
 ) -> tuple[nn.Module, list[TraceRow]]:
     """Make a classifier forget, in place.
 
-    With `unlearn.resets` each strength is tried on the same weights, and the one is kept whose forget set looks most
-    like calibration subjects, neither better nor worse known: see `unlikeness`.
+    With `unlearn.resets` each strength is tried on the same weights, and the one is kept whose
+    forget set looks most like calibration subjects, neither better nor worse known: see
+    `unlikeness`.
 
     Args:
         original: the classifier as trained with everybody.
         forget: the forget set.
-        retain: all retained records; recovery uses `unlearn.retained_share` of them, drawn at random.
-        settings: `unlearn` with all choices (see `in_force`), `train` for momentum, weight decay and augmentation.
+        retain: all retained records; recovery uses `unlearn.retained_share` of them, drawn at
+            random.
+        settings: `unlearn` with all choices (see `in_force`), `train` for momentum, weight decay
+            and augmentation.
         progress: told each step.
-        calibration: records of subjects whom no model was trained on and no verdict looks at; `unlearn.resets` needs
-            them, nothing else uses them.
+        calibration: records of subjects whom no model was trained on and no verdict looks at;
+            `unlearn.resets` needs them, nothing else uses them.
 
     Returns:
-        The classifier in evaluation mode, and the trace, a row a step. With no steps the weights are unchanged.
+        The classifier in evaluation mode, and the trace, a row a step. With no steps the weights
+        are unchanged.
 
     Raises:
-        EvidenceError: the forget set is empty or larger than the retain set, or there is no calibration record to
-            choose by.
-        ModelError: the model cannot be tapped, all its weights are frozen, or a loss or margin is not finite.
+        EvidenceError: the forget set is empty or larger than the retain set, or there is no
+            calibration record to choose by.
+        ModelError: the model cannot be tapped, all its weights are frozen, or a loss or margin is
+            not finite.
     """
     training_loop.check(original, forget, retain)
     settings = in_force(settings)
@@ -140,7 +153,8 @@ def unlearn(
         return original, _attempt(original, forget, retain, settings, progress)
     if not calibration:
         raise EvidenceError(
-            "unlearn.resets lets calibration subjects choose, got none of their records; expected subjects in the role "
+            "unlearn.resets lets calibration subjects choose, got none of their records; expected "
+            "subjects in the role "
             "calibration (split.calibration), or a single strength in unlearn.reset"
         )
     before = copy.deepcopy(original.state_dict())
@@ -150,10 +164,15 @@ def unlearn(
         original.load_state_dict(before)
         tried = settings.model_copy(update={"unlearn": wish.model_copy(update={"reset": strength})})
         trace = _attempt(original, forget, retain, tried, progress)
-        away = max(map(abs, unlikeness(*_margins(original, forget), *_margins(original, calibration))))
-        if not math.isfinite(away):  # an unchosen strength must not leave the original as it was, unforgotten
+        away = max(
+            map(abs, unlikeness(*_margins(original, forget), *_margins(original, calibration)))
+        )
+        if not math.isfinite(
+            away
+        ):  # an unchosen strength must not leave the original as it was, unforgotten
             raise ModelError(
-                f"margins became {away} at reset {strength:g}: unlearning stops and nothing is released; lower the "
+                f"margins became {away} at reset {strength:g}: unlearning stops and nothing is "
+                "released; lower the "
                 f"learning rate ({key(wish.method)} is {wish.learning_rate:g})"
             )
         if away < best_distance:
@@ -170,14 +189,17 @@ def _attempt(
     settings: Settings,
     progress: training_loop.Progress | None,
 ) -> list[TraceRow]:
-    """Unlearn once, in place, with the strength of `unlearn.reset`; the network is left in evaluation mode."""
+    """Unlearn once, in place, with the strength of `unlearn.reset`; the network is left in
+    evaluation mode."""
     import torch
 
     wish, place = settings.unlearn, forget.place
     steps = round(wish.epochs * len(retain) / min(wish.batch_size, len(retain)))
     forget_steps = wish.forget_steps if wish.phases == "forget_recover" else 0
     network.to(place.device, memory_format=forget.memory_format)  # type: ignore[call-overload]
-    teacher = architectures.build(settings.model, settings.data, seeds.derive(settings.seed, "unlearn", "teacher"))
+    teacher = architectures.build(
+        settings.model, settings.data, seeds.derive(settings.seed, "unlearn", "teacher")
+    )
     teacher.to(place.device, memory_format=forget.memory_format)  # type: ignore[call-overload]
     if steps or forget_steps:
         move_towards(network, teacher, wish.reset)
@@ -187,12 +209,16 @@ def _attempt(
     trace: list[TraceRow] = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        losses = _Losses(network, teacher, forget, retain, settings, torch.Generator().manual_seed(seed))
+        losses = _Losses(
+            network, teacher, forget, retain, settings, torch.Generator().manual_seed(seed)
+        )
 
         def both() -> tuple[Tensor, TraceRow]:
             forget_loss, recover_loss = losses.forget(), losses.recover()
             loss, w_f, w_r = balance.weigh(forget_loss, recover_loss)
-            return loss, TraceRow(0, "joint", float(forget_loss.detach()), float(recover_loss.detach()), w_f, w_r)
+            return loss, TraceRow(
+                0, "joint", float(forget_loss.detach()), float(recover_loss.detach()), w_f, w_r
+            )
 
         def only_forget() -> tuple[Tensor, TraceRow]:
             loss = losses.forget()
@@ -202,7 +228,9 @@ def _attempt(
             loss = losses.recover()
             return loss, TraceRow(0, "recover", math.nan, float(loss.detach()), 0.0, 1.0)
 
-        def run(term: Callable[[], tuple[Tensor, TraceRow]], count: int, rate: str, extra: Any = ()) -> None:
+        def run(
+            term: Callable[[], tuple[Tensor, TraceRow]], count: int, rate: str, extra: Any = ()
+        ) -> None:
             before = len(trace)
 
             def objective(_: int) -> Tensor:
@@ -244,12 +272,17 @@ class _Losses:
     ) -> None:
         wish = settings.unlearn
         self.network, self.kind, self.place = network, wish.distance, forget.place
-        if wish.phases == "joint" or wish.forget_steps:  # else a model that cannot be tapped will do
+        if (
+            wish.phases == "joint" or wish.forget_steps
+        ):  # else a model that cannot be tapped will do
             self.taps, self.teacher_taps = (
-                architectures.Taps(each, wish.taps, forget.floats(slice(0, 1))) for each in (network, teacher)
+                architectures.Taps(each, wish.taps, forget.floats(slice(0, 1)))
+                for each in (network, teacher)
             )
         architectures.hold_still(teacher, batch_norm=wish.teacher_mode == "train")
-        self.forget_batches = training_loop.paired(forget).batches(wish.batch_size, generator, settings.train)
+        self.forget_batches = training_loop.paired(forget).batches(
+            wish.batch_size, generator, settings.train
+        )
         kept = training_loop.sample(retain, wish.retained_share, generator)
         self.retain_batches = kept.batches(wish.batch_size, generator, settings.train)
 
@@ -258,12 +291,16 @@ class _Losses:
         import torch
 
         images, _ = next(self.forget_batches)
-        architectures.hold_still(self.network, batch_norm=True)  # features without dropout, as the teacher's are
+        architectures.hold_still(
+            self.network, batch_norm=True
+        )  # features without dropout, as the teacher's are
         with self.place.autocast():
             _, features = self.taps(images)
             with torch.no_grad():
                 _, targets = self.teacher_taps(images)
-            parts = [distance(ours, its, self.kind) for ours, its in zip(features, targets, strict=True)]
+            parts = [
+                distance(ours, its, self.kind) for ours, its in zip(features, targets, strict=True)
+            ]
             return torch.stack(parts).sum()
 
     def recover(self) -> Tensor:
@@ -276,12 +313,16 @@ class _Losses:
             return functional.cross_entropy(self.network(images), labels)
 
 
-def unlikeness(forget: Floats, forget_labels: Ints, known: Floats, known_labels: Ints) -> tuple[float, float]:
-    """How unlike never-seen subjects' records a forget set looks: (0, 0) alike, > 0 better known, < 0 over-forgotten.
+def unlikeness(
+    forget: Floats, forget_labels: Ints, known: Floats, known_labels: Ints
+) -> tuple[float, float]:
+    """How unlike never-seen subjects' records a forget set looks: (0, 0) alike, > 0 better known, <
+    0 over-forgotten.
 
-    Margins are centred by the mean of the calibration records of their class, since classes differ in difficulty;
-    a class without such records is centred by the mean of all. The unit is the calibration records' standard deviation.
-    Few subjects are a rough yardstick: they differ from the forgotten ones for other reasons, too.
+    Margins are centred by the mean of the calibration records of their class, since classes differ
+    in difficulty; a class without such records is centred by the mean of all. The unit is the
+    calibration records' standard deviation. Few subjects are a rough yardstick: they differ from
+    the forgotten ones for other reasons, too.
 
     Args:
         forget: (n,) margins of the forget set, see `scoring.margins`.
@@ -290,7 +331,8 @@ def unlikeness(forget: Floats, forget_labels: Ints, known: Floats, known_labels:
         known_labels: (k,) their classes.
 
     Returns:
-        The difference of the means of all records, and of the means of the upper thirds, those best known.
+        The difference of the means of all records, and of the means of the upper thirds, those best
+        known.
     """
     base = {label: known[known_labels == label].mean() for label in np.unique(known_labels)}
     centred, yardstick = (
@@ -298,7 +340,9 @@ def unlikeness(forget: Floats, forget_labels: Ints, known: Floats, known_labels:
         for margins, labels in ((forget, forget_labels), (known, known_labels))
     )
     unit = max(float(yardstick.std()), np.finfo(np.float64).tiny)
-    upper, its = (np.sort(margins)[-max(1, len(margins) // 3) :].mean() for margins in (centred, yardstick))
+    upper, its = (
+        np.sort(margins)[-max(1, len(margins) // 3) :].mean() for margins in (centred, yardstick)
+    )
     return float((centred.mean() - yardstick.mean()) / unit), float((upper - its) / unit)
 
 
@@ -309,7 +353,8 @@ def _margins(network: nn.Module, records: training_loop.Records) -> tuple[Floats
 
 
 def distance(features: Tensor, targets: Tensor, kind: str) -> Tensor:
-    """How far features (n, ...) are from the teacher's, a scalar in float32: mean square, or 1 - cosine."""
+    """How far features (n, ...) are from the teacher's, a scalar in float32: mean square, or 1 -
+    cosine."""
     from torch.nn import functional
 
     features, targets = features.flatten(1).float(), targets.flatten(1).float()
@@ -319,7 +364,8 @@ def distance(features: Tensor, targets: Tensor, kind: str) -> Tensor:
 
 
 def move_towards(network: nn.Module, teacher: nn.Module, share: float) -> None:
-    """Move all weights a share of the way to the teacher's: 0 leaves them, 1 makes the networks equal.
+    """Move all weights a share of the way to the teacher's: 0 leaves them, 1 makes the networks
+    equal.
 
     Running statistics move, too. Frozen weights stay: they were never learned from anybody.
     """
@@ -329,7 +375,9 @@ def move_towards(network: nn.Module, teacher: nn.Module, share: float) -> None:
         return
     done = {weight.data_ptr() for weight in network.parameters() if not weight.requires_grad}
     with torch.no_grad():
-        for value, target in zip(network.state_dict().values(), teacher.state_dict().values(), strict=True):
+        for value, target in zip(
+            network.state_dict().values(), teacher.state_dict().values(), strict=True
+        ):
             if value.is_floating_point() and value.data_ptr() not in done:
                 value.lerp_(target, share)
                 done.add(value.data_ptr())  # tied weights have several names, and move once

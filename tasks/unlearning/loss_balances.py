@@ -1,16 +1,19 @@
 """How the losses of forgetting and of recovering are weighed against each other, step by step.
 
-The abstract of FCALB (see `fcalb`) asks for an adaptive loss balance and does not say which; these are the ones in
-common use, with one interface, and a tuned fixed weight that an adaptive one has to be better than. Sources:
+The abstract of FCALB (see `fcalb`) asks for an adaptive loss balance and does not say which; these
+are the ones in common use, with one interface, and a tuned fixed weight that an adaptive one has to
+be better than. Sources:
 
-    uncertainty  w_f = 1/2 exp(-s_f), w_r = exp(-s_r), s learned              Kendall, Gal and Cipolla 2018, eq. 10
-    fixed        w_f = `unlearn.forget_weight`, w_r = 1
-    gradnorm     w moved by the sign of G_i - mean(G) r_i^1.5, sum 2          Chen et al. 2018, section 3
-    dwa          w_i = 2 softmax(rate_i / 2), rate_i = L_i(t-1) / L_i(t-2)    Liu, Johns and Davison 2019, section 3
-    imtl_g       w_i proportional to 1 / |g_i|: g_f and g_r bisected          Liu et al. 2021, section 3
+    uncertainty  w_f = 1/2 exp(-s_f), w_r = exp(-s_r), s learned              Kendall, Gal and
+    Cipolla 2018, eq. 10 fixed        w_f = `unlearn.forget_weight`, w_r = 1 gradnorm     w moved by
+    the sign of G_i - mean(G) r_i^1.5, sum 2          Chen et al. 2018, section 3 dwa          w_i =
+    2 softmax(rate_i / 2), rate_i = L_i(t-1) / L_i(t-2)    Liu, Johns and Davison 2019, section 3
+    imtl_g       w_i proportional to 1 / |g_i|: g_f and g_r bisected          Liu et al. 2021,
+    section 3
 
-Losses are scalars with a gradient, smaller is better; weights are floats >= 0. Where one loss or gradient vanishes,
-most of these would hand it all of the weight: log weights are clamped, by `unlearn.max_log_weight` each.
+Losses are scalars with a gradient, smaller is better; weights are floats >= 0. Where one loss or
+gradient vanishes, most of these would hand it all of the weight: log weights are clamped, by
+`unlearn.max_log_weight` each.
 """
 
 from __future__ import annotations
@@ -27,13 +30,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 GRADNORM_ASYMMETRY = 1.5
-"""alpha of GradNorm, the paper's choice for tasks that differ much: how strongly a slower task is sped up"""
+"""alpha of GradNorm, the paper's choice for tasks that differ much: how strongly a slower task is
+sped up"""
 GRADNORM_RATE = 0.025
 """learning rate of GradNorm's weights, the paper's"""
 DWA_TEMPERATURE = 2.0
 """T of DWA, the paper's"""
 DWA_WINDOWS = 10
-"""DWA compares mean losses of epochs; unlearning may take less than one, so a tenth of the steps stands for one"""
+"""DWA compares mean losses of epochs; unlearning may take less than one, so a tenth of the steps
+stands for one"""
 LEAST = 1e-12
 """losses and norms below this count as this: logs and quotients stay finite"""
 
@@ -70,7 +75,8 @@ def make(wish: Unlearn, steps: int, parameters: Sequence[Tensor], device: torch.
 
 
 class UncertaintyBalance:
-    """Weights learned with the model: each loss divided by its own noise (Kendall, Gal and Cipolla 2018).
+    """Weights learned with the model: each loss divided by its own noise (Kendall, Gal and Cipolla
+    2018).
 
     At their best the weights are 1/L, so a vanishing loss would take over: log weights are clamped.
     """
@@ -82,13 +88,19 @@ class UncertaintyBalance:
         self.log_variances = torch.zeros(2, device=device, requires_grad=True)  # s_f, s_r
 
     def weigh(self, forget: Tensor, recover: Tensor) -> tuple[Tensor, float, float]:
-        """The balanced loss with the term that keeps the weights from falling to 0, and the two weights."""
+        """The balanced loss with the term that keeps the weights from falling to 0, and the two
+        weights."""
         s_f, s_r = self.log_variances.clamp(-self.limit, self.limit)
         w_f, w_r = 0.5 * (-s_f).exp(), (-s_r).exp()
-        return w_f * forget + w_r * recover + 0.5 * (s_f + s_r), float(w_f.detach()), float(w_r.detach())
+        return (
+            w_f * forget + w_r * recover + 0.5 * (s_f + s_r),
+            float(w_f.detach()),
+            float(w_r.detach()),
+        )
 
     def groups(self) -> list[dict[str, Any]]:
-        """What the optimiser has to learn beside the model: without weight decay, which would pull weights to 1."""
+        """What the optimiser has to learn beside the model: without weight decay, which would pull
+        weights to 1."""
         return [{"params": [self.log_variances], "weight_decay": 0.0}]
 
 
@@ -112,11 +124,13 @@ class FixedBalance(_NothingLearned):
 
 
 class GradNormBalance(_NothingLearned):
-    """Weights that bring the losses' gradients to one norm, a slower task's to a larger one (Chen et al. 2018).
+    """Weights that bring the losses' gradients to one norm, a slower task's to a larger one (Chen
+    et al. 2018).
 
-    G_i = w_i |g_i| with g_i the gradient of loss i by the last shared weight matrix or kernel, r_i = the loss as a
-    share of its first value, by the mean of both shares. The weights descend sum |G_i - mean(G) r_i^alpha|, the target
-    held constant, so that its gradient is sign(G_i - target_i) |g_i|; then they are brought back to sum 2.
+    G_i = w_i |g_i| with g_i the gradient of loss i by the last shared weight matrix or kernel, r_i
+    = the loss as a share of its first value, by the mean of both shares. The weights descend sum
+    |G_i - mean(G) r_i^alpha|, the target held constant, so that its gradient is sign(G_i -
+    target_i) |g_i|; then they are brought back to sum 2.
     """
 
     def __init__(self, limit: float, parameters: Sequence[Tensor]) -> None:
@@ -128,7 +142,9 @@ class GradNormBalance(_NothingLearned):
     def weigh(self, forget: Tensor, recover: Tensor) -> tuple[Tensor, float, float]:
         """The weighted sum, and both weights, which sum to 2. They are moved for the next step."""
         w_f, w_r = self.weights
-        self.last = self.last or shared(forget, recover, [w for w in self.parameters if w.ndim > 1])[-1:]
+        self.last = (
+            self.last or shared(forget, recover, [w for w in self.parameters if w.ndim > 1])[-1:]
+        )
         norms = gradient_norm(forget, self.last), gradient_norm(recover, self.last)
         self._move(norms, (float(forget.detach()), float(recover.detach())))
         return w_f * forget + w_r * recover, w_f, w_r
@@ -142,15 +158,18 @@ class GradNormBalance(_NothingLearned):
         for weight, size, own, share in zip(self.weights, norms, weighted, shares, strict=True):
             target = sum(weighted) / 2 * (share / mean_share) ** GRADNORM_ASYMMETRY
             sign = (own > target) - (own < target)
-            moved.append(max(weight - GRADNORM_RATE * sign * size, LEAST))  # a large norm would step below 0
+            moved.append(
+                max(weight - GRADNORM_RATE * sign * size, LEAST)
+            )  # a large norm would step below 0
         self.weights = shared_out(math.log(moved[0] / moved[1]), self.limit)
 
 
 class DwaBalance(_NothingLearned):
-    """Dynamic weight average: the loss that falls more slowly gets more weight (Liu, Johns and Davison 2019).
+    """Dynamic weight average: the loss that falls more slowly gets more weight (Liu, Johns and
+    Davison 2019).
 
-    rate_i = mean of loss i in the last window of steps / in the one before; w_i = 2 exp(rate_i / T) / sum. Both
-    weights are 1 until two windows are full.
+    rate_i = mean of loss i in the last window of steps / in the one before; w_i = 2 exp(rate_i / T)
+    / sum. Both weights are 1 until two windows are full.
     """
 
     def __init__(self, limit: float, window: int) -> None:
@@ -169,7 +188,8 @@ class DwaBalance(_NothingLearned):
             return 1.0, 1.0
         last, before = ((full - 1) * self.window, (full - 2) * self.window)
         by_forget, by_recover = (
-            self._mean(task, last) / max(self._mean(task, before), LEAST) / DWA_TEMPERATURE for task in (0, 1)
+            self._mean(task, last) / max(self._mean(task, before), LEAST) / DWA_TEMPERATURE
+            for task in (0, 1)
         )
         return shared_out(by_forget - by_recover, self.limit)
 
@@ -178,12 +198,14 @@ class DwaBalance(_NothingLearned):
 
 
 class ImtlGBalance(_NothingLearned):
-    """Impartial gradients: the step goes equally far along both losses' unit gradients (Liu et al. 2021, IMTL-G).
+    """Impartial gradients: the step goes equally far along both losses' unit gradients (Liu et al.
+    2021, IMTL-G).
 
-    u_f . (w_f g_f + w_r g_r) = u_r . (w_f g_f + w_r g_r) with u_i = g_i / |g_i|, gradients by all shared parameters,
-    those that both losses reach. For two tasks it is the bisector of the unit gradients, w_i proportional to 1 / |g_i|,
-    whatever their angle. The paper lets the weights sum to 1; here they sum to 2, as other balances' do. A layer that
-    only one loss reaches, such as the classifier's last, learns with that loss's weight.
+    u_f . (w_f g_f + w_r g_r) = u_r . (w_f g_f + w_r g_r) with u_i = g_i / |g_i|, gradients by all
+    shared parameters, those that both losses reach. For two tasks it is the bisector of the unit
+    gradients, w_i proportional to 1 / |g_i|, whatever their angle. The paper lets the weights sum
+    to 1; here they sum to 2, as other balances' do. A layer that only one loss reaches, such as the
+    classifier's last, learns with that loss's weight.
     """
 
     def __init__(self, limit: float, parameters: Sequence[Tensor]) -> None:
@@ -193,7 +215,9 @@ class ImtlGBalance(_NothingLearned):
     def weigh(self, forget: Tensor, recover: Tensor) -> tuple[Tensor, float, float]:
         """The weighted sum, and both weights, which sum to 2."""
         self.shared = self.shared or shared(forget, recover, self.parameters)
-        by_forget, by_recover = (max(gradient_norm(loss, self.shared), LEAST) for loss in (forget, recover))
+        by_forget, by_recover = (
+            max(gradient_norm(loss, self.shared), LEAST) for loss in (forget, recover)
+        )
         w_f, w_r = shared_out(math.log(by_recover / by_forget), self.limit)
         return w_f * forget + w_r * recover, w_f, w_r
 
@@ -211,10 +235,15 @@ def shared(forget: Tensor, recover: Tensor, parameters: Sequence[Tensor]) -> lis
         torch.autograd.grad(loss, learned, retain_graph=True, allow_unused=True) if learned else ()
         for loss in (forget, recover)
     ]
-    both = [weight for weight, *found in zip(learned, *reached, strict=True) if all(one is not None for one in found)]
+    both = [
+        weight
+        for weight, *found in zip(learned, *reached, strict=True)
+        if all(one is not None for one in found)
+    ]
     if not both:
         raise ModelError(
-            "got no weights that both losses learn, expected layers before the taps that are not frozen; set "
+            "got no weights that both losses learn, expected layers before the taps that are not "
+            "frozen; set "
             "unlearn.balance=fixed, which needs none"
         )
     return both
@@ -229,6 +258,7 @@ def gradient_norm(loss: Tensor, weights: Sequence[Tensor]) -> float:
 
 
 def shared_out(log_ratio: float, limit: float) -> tuple[float, float]:
-    """Weights (w_f, w_r) of sum 2 with log(w_f / w_r) as given, clamped to twice the limit of one log weight."""
+    """Weights (w_f, w_r) of sum 2 with log(w_f / w_r) as given, clamped to twice the limit of one
+    log weight."""
     share = 1 / (1 + math.exp(-max(-2 * limit, min(2 * limit, log_ratio))))
     return 2 * share, 2 * (1 - share)

@@ -1,16 +1,20 @@
-"""Published unlearning methods that FCALB is compared with, and the two short cuts that any of them has to beat.
+"""Published unlearning methods that FCALB is compared with, and the two short cuts that any of them
+has to beat.
 
-Each is written from its paper's formula, which its docstring gives; hyper-parameters are those of the paper or of its
-public code (`RECIPES`), all of them settings of `unlearn.rivals`. Differences that hold for all of them:
+Each is written from its paper's formula, which its docstring gives; hyper-parameters are those of
+the paper or of its public code (`RECIPES`), all of them settings of `unlearn.rivals`. Differences
+that hold for all of them:
 
-- One training loop serves all, `training.optimise`: the rate follows a one-cycle schedule whose peak is the paper's
-  rate, where papers hold it or lower it in steps. SGD has the momentum and the weight decay of `train`; Adam, where
-  the paper's settings are Adam's, has no weight decay.
+- One training loop serves all, `training.optimise`: the rate follows a one-cycle schedule whose
+  peak is the paper's rate, where papers hold it or lower it in steps. SGD has the momentum and the
+  weight decay of `train`; Adam, where the paper's settings are Adam's, has no weight decay.
 - Batches have `unlearn.batch_size` records, augmented as in training.
-- Teachers are in evaluation mode and never learn; students are in training mode unless said otherwise.
-- Divergences are KL(teacher || student) in nats, summed over classes and averaged over records. Averaging over
-  classes as well, as some public code does, weakens them by the number of classes.
-- The papers forget classes or random tenths of a data set; here the forget set may be one person's few records.
+- Teachers are in evaluation mode and never learn; students are in training mode unless said
+  otherwise.
+- Divergences are KL(teacher || student) in nats, summed over classes and averaged over records.
+  Averaging over classes as well, as some public code does, weakens them by the number of classes.
+- The papers forget classes or random tenths of a data set; here the forget set may be one person's
+  few records.
 """
 
 from __future__ import annotations
@@ -50,15 +54,37 @@ class Recipe:
 
 
 RECIPES: dict[str, Recipe] = {
-    "fine_tune": Recipe(5, 0.02, 1.0, None, "sgd", "baseline of Golatkar et al. 2020; settings of public comparisons"),
-    "neg_grad": Recipe(10, 0.01, 1.0, None, "sgd", "NegGrad+, Kurmanji et al. 2023; settings of public comparisons"),
-    "random_labels": Recipe(3, 1e-4, 1.0, None, "adam", "Graves et al. 2021; settings of public comparisons"),
-    "bad_teacher": Recipe(1, 1e-4, 0.3, 1.0, "adam", "Chundawat et al. 2023; settings of its public code"),
+    "fine_tune": Recipe(
+        5,
+        0.02,
+        1.0,
+        None,
+        "sgd",
+        "baseline of Golatkar et al. 2020; settings of public comparisons",
+    ),
+    "neg_grad": Recipe(
+        10, 0.01, 1.0, None, "sgd", "NegGrad+, Kurmanji et al. 2023; settings of public comparisons"
+    ),
+    "random_labels": Recipe(
+        3, 1e-4, 1.0, None, "adam", "Graves et al. 2021; settings of public comparisons"
+    ),
+    "bad_teacher": Recipe(
+        1, 1e-4, 0.3, 1.0, "adam", "Chundawat et al. 2023; settings of its public code"
+    ),
     "unsir": Recipe(1, 0.02, 0.2, None, "adam", "Tarun et al. 2023; settings of its public code"),
-    "scrub": Recipe(10, 5e-4, 1.0, 2.0, "adam", "Kurmanji et al. 2023; its public code's settings for small data"),
+    "scrub": Recipe(
+        10,
+        5e-4,
+        1.0,
+        2.0,
+        "adam",
+        "Kurmanji et al. 2023; its public code's settings for small data",
+    ),
     "ssd": Recipe(None, None, 1.0, None, None, "Foster et al. 2024; settings of the paper"),
     "salun": Recipe(10, 0.013, 1.0, None, "sgd", "Fan et al. 2024; settings of its public code"),
-    "delete": Recipe(20, 1e-4, None, None, "sgd", "Zhou et al. 2025; settings of public comparisons"),
+    "delete": Recipe(
+        20, 1e-4, None, None, "sgd", "Zhou et al. 2025; settings of public comparisons"
+    ),
     "short_retrain": Recipe(None, None, 1.0, None, "sgd", "`train`, shortened"),
     "distil": Recipe(None, None, 1.0, 2.0, "sgd", "Hinton et al. 2015; `train`, shortened"),
 }
@@ -68,9 +94,11 @@ FROM_SCRATCH = ("short_retrain", "distil")
 
 
 def recipe(settings: Settings) -> Recipe:
-    """The recipe in force for `unlearn.method`: what `unlearn.rivals` says, else the method's own default.
+    """The recipe in force for `unlearn.method`: what `unlearn.rivals` says, else the method's own
+    default.
 
-    Methods that start from scratch last `unlearn.rivals.training_share` of `train.epochs`, at `train.learning_rate`.
+    Methods that start from scratch last `unlearn.rivals.training_share` of `train.epochs`, at
+    `train.learning_rate`.
 
     Raises:
         KeyError: the method is no rival.
@@ -79,10 +107,19 @@ def recipe(settings: Settings) -> Recipe:
     own = RECIPES[method]
     if method in FROM_SCRATCH:
         own = replace(
-            own, epochs=wish.training_share * settings.train.epochs, learning_rate=settings.train.learning_rate
+            own,
+            epochs=wish.training_share * settings.train.epochs,
+            learning_rate=settings.train.learning_rate,
         )
-    given = {name: getattr(wish, name) for name in ("epochs", "learning_rate", "retained_share", "temperature")}
-    used = {name: value for name, value in given.items() if value is not None and getattr(own, name) is not None}
+    given = {
+        name: getattr(wish, name)
+        for name in ("epochs", "learning_rate", "retained_share", "temperature")
+    }
+    used = {
+        name: value
+        for name, value in given.items()
+        if value is not None and getattr(own, name) is not None
+    }
     return replace(own, **used)
 
 
@@ -96,10 +133,12 @@ def unlearn(
     """Make a classifier forget by the rival that `unlearn.method` names.
 
     Args:
-        original: the classifier as trained with everybody; changed in place by the methods that start from it.
+        original: the classifier as trained with everybody; changed in place by the methods that
+            start from it.
         forget: the forget set; a single record is enough.
         retain: all retained records; a method may use `retained_share` of them, drawn at random.
-        settings: `unlearn` for method, batch size and `rivals`, `train` for momentum, weight decay and augmentation.
+        settings: `unlearn` for method, batch size and `rivals`, `train` for momentum, weight decay
+            and augmentation.
         progress: told each step.
 
     Returns:
@@ -123,7 +162,8 @@ def fine_tune(
 ) -> nn.Module:
     """Train on with retained records only, in the hope that the others fade: L = CE(f(x_r), y_r).
 
-    Golatkar A., Achille A., Soatto S., "Eternal Sunshine of the Spotless Net", CVPR 2020: their baseline "fine-tune".
+    Golatkar A., Achille A., Soatto S., "Eternal Sunshine of the Spotless Net", CVPR 2020: their
+    baseline "fine-tune".
     """
     with _streams(settings) as generator:
         kept = _kept(retain, settings, generator)
@@ -140,10 +180,11 @@ def neg_grad(
 ) -> nn.Module:
     """NegGrad+: descend on retained and ascend on forgotten records at once.
 
-    L = alpha CE(f(x_r), y_r) - (1 - alpha) CE(f(x_f), y_f), alpha = `neg_grad_alpha`: Kurmanji M., Triantafillou P.,
-    Hayes J., Triantafillou E., "Towards Unbounded Machine Unlearning", NeurIPS 2023, among the baselines. An epoch is a
-    pass over the retained records; forgotten ones are gone through as often as needed. L has no lower bound: with a
-    small alpha it diverges, which is an error.
+    L = alpha CE(f(x_r), y_r) - (1 - alpha) CE(f(x_f), y_f), alpha = `neg_grad_alpha`: Kurmanji M.,
+    Triantafillou P., Hayes J., Triantafillou E., "Towards Unbounded Machine Unlearning", NeurIPS
+    2023, among the baselines. An epoch is a pass over the retained records; forgotten ones are gone
+    through as often as needed. L has no lower bound: with a small alpha it diverges, which is an
+    error.
     """
     from torch.nn import functional
 
@@ -152,7 +193,9 @@ def neg_grad(
     with _streams(settings) as generator:
         kept = _kept(retain, settings, generator)
         kept_batches = kept.batches(wish.batch_size, generator, settings.train)
-        forget_batches = training_loop.paired(forget).batches(wish.batch_size, generator, settings.train)
+        forget_batches = training_loop.paired(forget).batches(
+            wish.batch_size, generator, settings.train
+        )
 
         def objective(_: int) -> Tensor:
             images, labels = next(kept_batches)
@@ -167,7 +210,8 @@ def neg_grad(
 
 
 def neg_grad_loss(retain_loss: Tensor, forget_loss: Tensor, alpha: float) -> Tensor:
-    """NegGrad+'s objective, a scalar: alpha times the loss to lower less 1 - alpha times the loss to raise."""
+    """NegGrad+'s objective, a scalar: alpha times the loss to lower less 1 - alpha times the loss
+    to raise."""
     return alpha * retain_loss - (1 - alpha) * forget_loss
 
 
@@ -178,10 +222,11 @@ def random_labels(
     settings: Settings,
     progress: training_loop.Progress | None,
 ) -> nn.Module:
-    """Amnesiac unlearning: train on with forgotten records under wrong labels among the retained ones.
+    """Amnesiac unlearning: train on with forgotten records under wrong labels among the retained
+    ones.
 
-    Graves L., Nagisetty V., Ganesh V., "Amnesiac Machine Learning", AAAI 2021. A label is drawn once per record,
-    uniformly from all classes but its own. An epoch is a pass over both sets.
+    Graves L., Nagisetty V., Ganesh V., "Amnesiac Machine Learning", AAAI 2021. A label is drawn
+    once per record, uniformly from all classes but its own. An epoch is a pass over both sets.
     """
     with _streams(settings) as generator:
         mixed = _mislabelled(forget, retain, settings, generator)
@@ -196,18 +241,22 @@ def salun(
     settings: Settings,
     progress: training_loop.Progress | None,
 ) -> nn.Module:
-    """SalUn: random labels as in `random_labels`, but only the weights learn that matter most for the forget set.
+    """SalUn: random labels as in `random_labels`, but only the weights learn that matter most for
+    the forget set.
 
-    theta = m * (theta_o + delta) + (1 - m) * theta_o, where m is 1 for the share `salun_share` of the weights with the
-    largest |gradient of CE(f(x_f), y_f)| at theta_o: Fan C., Liu J., Zhang Y., Wong E., Wei D., Liu S., "SalUn:
-    Empowering Machine Unlearning via Gradient-based Weight Saliency", ICLR 2024. Both sets are mixed as in its public
-    code, which weighs the loss on retained records by alpha = |D_r| / |D_f|. Unlike that code, the weights
-    stay where they are while the saliency is measured. Running statistics of batch norm are no weights: they follow.
+    theta = m * (theta_o + delta) + (1 - m) * theta_o, where m is 1 for the share `salun_share` of
+    the weights with the largest |gradient of CE(f(x_f), y_f)| at theta_o: Fan C., Liu J., Zhang Y.,
+    Wong E., Wei D., Liu S., "SalUn: Empowering Machine Unlearning via Gradient-based Weight
+    Saliency", ICLR 2024. Both sets are mixed as in its public code, which weighs the loss on
+    retained records by alpha = |D_r| / |D_f|. Unlike that code, the weights stay where they are
+    while the saliency is measured. Running statistics of batch norm are no weights: they follow.
     """
     import torch
 
     network = _student(original, forget)
-    masks = salient(network, forget, settings.unlearn.rivals.salun_share, settings.unlearn.batch_size)
+    masks = salient(
+        network, forget, settings.unlearn.rivals.salun_share, settings.unlearn.batch_size
+    )
     learned = [weight for weight in network.parameters() if weight.requires_grad]
     before = [weight.detach().clone() for weight in learned]
 
@@ -225,11 +274,15 @@ def salun(
     return original
 
 
-def salient(network: nn.Module, forget: training_loop.Records, share: float, batch_size: int = 512) -> list[Tensor]:
-    """SalUn's mask: which learnable weights belong to the most salient share, counted over the whole network.
+def salient(
+    network: nn.Module, forget: training_loop.Records, share: float, batch_size: int = 512
+) -> list[Tensor]:
+    """SalUn's mask: which learnable weights belong to the most salient share, counted over the
+    whole network.
 
     Args:
-        network: the classifier; it is put in evaluation mode, without which gradients would depend on the batches.
+        network: the classifier; it is put in evaluation mode, without which gradients would depend
+            on the batches.
         forget: the forget set; its gradients are summed before the absolute value is taken.
         share: share of the weights to choose, 0 … 1; of equals the first is chosen.
         batch_size: records at a time.
@@ -245,12 +298,18 @@ def salient(network: nn.Module, forget: training_loop.Records, share: float, bat
     total = [torch.zeros_like(weight) for weight in learned]
     for start in range(0, len(forget), batch_size):
         rows = slice(start, start + batch_size)
-        loss = functional.cross_entropy(network(forget.floats(rows)), forget.labels[rows], reduction="sum")
-        for sums, gradient in zip(total, torch.autograd.grad(loss, learned, materialize_grads=True), strict=True):
+        loss = functional.cross_entropy(
+            network(forget.floats(rows)), forget.labels[rows], reduction="sum"
+        )
+        for sums, gradient in zip(
+            total, torch.autograd.grad(loss, learned, materialize_grads=True), strict=True
+        ):
             sums += gradient
     saliency = torch.cat([sums.abs().flatten() for sums in total])
     chosen = torch.zeros_like(saliency, dtype=torch.bool)
-    chosen[torch.argsort(saliency, descending=True, stable=True)[: round(share * len(saliency))]] = True
+    chosen[
+        torch.argsort(saliency, descending=True, stable=True)[: round(share * len(saliency))]
+    ] = True
     parts = torch.split(chosen, [weight.numel() for weight in learned])
     return [part.reshape(weight.shape) for part, weight in zip(parts, learned, strict=True)]
 
@@ -262,17 +321,21 @@ def bad_teacher(
     settings: Settings,
     progress: training_loop.Progress | None,
 ) -> nn.Module:
-    """Bad Teacher: answer as a random model on forgotten records and as the original model on retained ones.
+    """Bad Teacher: answer as a random model on forgotten records and as the original model on
+    retained ones.
 
-    L(x, l_u) = (1 - l_u) KL(T_s(x) || S(x)) + l_u KL(T_d(x) || S(x)), l_u = 1 for forgotten records: Chundawat V. S.,
-    Tarun A. K., Mandal M., Kankanhalli M., "Can Bad Teaching Induce Forgetting?", AAAI 2023. Labels are not used. An
-    epoch is a pass over the forget set and the part of the retained records that the recipe allows.
+    L(x, l_u) = (1 - l_u) KL(T_s(x) || S(x)) + l_u KL(T_d(x) || S(x)), l_u = 1 for forgotten
+    records: Chundawat V. S., Tarun A. K., Mandal M., Kankanhalli M., "Can Bad Teaching Induce
+    Forgetting?", AAAI 2023. Labels are not used. An epoch is a pass over the forget set and the
+    part of the retained records that the recipe allows.
     """
     import torch
 
     place, temperature = forget.place, recipe(settings).temperature or 1.0
     competent = _teacher(original, forget)
-    fresh = architectures.build(settings.model, settings.data, seeds.derive(settings.seed, "unlearn", "teacher"))
+    fresh = architectures.build(
+        settings.model, settings.data, seeds.derive(settings.seed, "unlearn", "teacher")
+    )
     incompetent = _teacher(fresh, forget)
     network = _student(original, forget)
     with _streams(settings) as generator:
@@ -297,7 +360,8 @@ def bad_teacher(
 def bad_teacher_loss(
     student: Tensor, competent: Tensor, incompetent: Tensor, forgotten: Tensor, temperature: float
 ) -> Tensor:
-    """Bad Teacher's objective for logits (n, classes) of the three models and a mask (n,) of forgotten records."""
+    """Bad Teacher's objective for logits (n, classes) of the three models and a mask (n,) of
+    forgotten records."""
     targets = (incompetent.float() / temperature).softmax(1).where(
         forgotten[:, None], (competent.float() / temperature).softmax(1)
     )  # fmt: skip
@@ -311,17 +375,21 @@ def unsir(
     settings: Settings,
     progress: training_loop.Progress | None,
 ) -> nn.Module:
-    """UNSIR: impair with noise that the model gets most wrong as the forgotten classes, then repair on retained data.
+    """UNSIR: impair with noise that the model gets most wrong as the forgotten classes, then repair
+    on retained data.
 
-    noise N = argmin of -CE(f(N), y_f) + lambda |N|^2; impair by CE on (N, y_f) and retained records; repair by CE on
-    retained records: Tarun A. K., Chundawat V. S., Mandal M., Kankanhalli M., "Fast Yet Effective Machine Unlearning",
-    IEEE Transactions on Neural Networks and Learning Systems 2023 (arXiv 2111.08947).
+    noise N = argmin of -CE(f(N), y_f) + lambda |N|^2; impair by CE on (N, y_f) and retained
+    records; repair by CE on retained records: Tarun A. K., Chundawat V. S., Mandal M., Kankanhalli
+    M., "Fast Yet Effective Machine Unlearning", IEEE Transactions on Neural Networks and Learning
+    Systems 2023 (arXiv 2111.08947).
 
-    The paper forgets whole classes. Here noise bears the classes of the records to be forgotten, and retained records
-    of these classes take part in both steps, as in public comparisons. Each impairing step sees one batch of noise and
-    one of retained records; the paper's code shuffles 20 copies of the noise of a class with 1000 records per class.
-    `epochs` passes over the retained part make each of the two steps; the rate is the impairing one, the repairing one
-    is `unsir_repair_rate`. The part is 0.2 of the retained records: the paper's 1000 of 5000 per class.
+    The paper forgets whole classes. Here noise bears the classes of the records to be forgotten,
+    and retained records of these classes take part in both steps, as in public comparisons. Each
+    impairing step sees one batch of noise and one of retained records; the paper's code shuffles 20
+    copies of the noise of a class with 1000 records per class. `epochs` passes over the retained
+    part make each of the two steps; the rate is the impairing one, the repairing one is
+    `unsir_repair_rate`. The part is 0.2 of the retained records: the paper's 1000 of 5000 per
+    class.
     """
     import torch
     from torch.nn import functional
@@ -333,7 +401,9 @@ def unsir(
         steps = _steps(kept, settings)
         if not steps:
             return original
-        images, labels = error_maximising_noise(network, forget, min(wish.batch_size, len(kept)), settings)
+        images, labels = error_maximising_noise(
+            network, forget, min(wish.batch_size, len(kept)), settings
+        )
         network.train()
         batches = kept.batches(wish.batch_size, generator, settings.train)
 
@@ -384,7 +454,9 @@ def error_maximising_noise(
 
     steps = settings.unlearn.rivals.unsir_noise_steps
     group = {"params": [noise], "weight_decay": 0.0}
-    training_loop.optimise([group], objective, steps, NOISE_RATE, settings.train, None, "adam", "the noise's own")
+    training_loop.optimise(
+        [group], objective, steps, NOISE_RATE, settings.train, None, "adam", "the noise's own"
+    )
     return noise.detach(), labels
 
 
@@ -395,13 +467,15 @@ def scrub(
     settings: Settings,
     progress: training_loop.Progress | None,
 ) -> nn.Module:
-    """SCRUB: move away from the original model on forgotten records, stay with it on retained ones, in turn.
+    """SCRUB: move away from the original model on forgotten records, stay with it on retained ones,
+    in turn.
 
-    min over theta of alpha KL(f_o(x_r) || f(x_r)) + gamma CE(f(x_r), y_r) - KL(f_o(x_f) || f(x_f)): Kurmanji M.,
-    Triantafillou P., Hayes J., Triantafillou E., "Towards Unbounded Machine Unlearning", NeurIPS 2023. Each of the
-    first `scrub_max_epochs` epochs opens with a pass over the forget set that raises the last term; a pass over the
-    retained records, which lowers the others, ends every epoch. Divergences are at the recipe's temperature T and times
-    T^2. Its rewinding variant SCRUB+R is not offered, nor its weight decay of 0.1.
+    min over theta of alpha KL(f_o(x_r) || f(x_r)) + gamma CE(f(x_r), y_r) - KL(f_o(x_f) || f(x_f)):
+    Kurmanji M., Triantafillou P., Hayes J., Triantafillou E., "Towards Unbounded Machine
+    Unlearning", NeurIPS 2023. Each of the first `scrub_max_epochs` epochs opens with a pass over
+    the forget set that raises the last term; a pass over the retained records, which lowers the
+    others, ends every epoch. Divergences are at the recipe's temperature T and times T^2. Its
+    rewinding variant SCRUB+R is not offered, nor its weight decay of 0.1.
     """
     import torch
     from torch.nn import functional
@@ -431,8 +505,9 @@ def scrub(
                 apart = softened(answers, taught, temperature)
                 if plan[step]:
                     return -apart
-                return wish.rivals.scrub_alpha * apart + wish.rivals.scrub_gamma * functional.cross_entropy(
-                    answers, labels
+                return (
+                    wish.rivals.scrub_alpha * apart
+                    + wish.rivals.scrub_gamma * functional.cross_entropy(answers, labels)
                 )
 
         _learn(network, objective, len(plan), settings, progress)
@@ -440,7 +515,8 @@ def scrub(
 
 
 def scrub_plan(epochs: int, max_epochs: int, max_steps: int, min_steps: int) -> list[bool]:
-    """Which steps of SCRUB raise the divergence on forgotten records: see `scrub`. The others lower it on retained."""
+    """Which steps of SCRUB raise the divergence on forgotten records: see `scrub`. The others lower
+    it on retained."""
     return [
         raising
         for epoch in range(epochs)
@@ -455,14 +531,16 @@ def ssd(
     settings: Settings,
     progress: training_loop.Progress | None,
 ) -> nn.Module:
-    """Selective Synaptic Dampening: shrink the weights that matter far more for forgotten records than for all.
+    """Selective Synaptic Dampening: shrink the weights that matter far more for forgotten records
+    than for all.
 
-    theta_i becomes beta theta_i with beta = min(lambda I_D,i / I_f,i, 1) where I_f,i > alpha I_D,i, lambda =
-    `ssd_lambda`, alpha = `ssd_alpha`, I the diagonal of the Fisher information over all training records D and the
-    forget set: Foster J., Schoepf S., Brintrup A., "Fast Machine Unlearning Without Retraining Through Selective
-    Synaptic Dampening", AAAI 2024. No training. Squares are of each record's gradient, as in the formula;
-    the paper's code squares the mean gradient of a batch, which inflates I_f where the forget set is smaller than one.
-    As D holds the forget set, I_D >= I_f |D_f| / |D|: nothing is dampened where |D_f| >= |D| / alpha.
+    theta_i becomes beta theta_i with beta = min(lambda I_D,i / I_f,i, 1) where I_f,i > alpha I_D,i,
+    lambda = `ssd_lambda`, alpha = `ssd_alpha`, I the diagonal of the Fisher information over all
+    training records D and the forget set: Foster J., Schoepf S., Brintrup A., "Fast Machine
+    Unlearning Without Retraining Through Selective Synaptic Dampening", AAAI 2024. No training.
+    Squares are of each record's gradient, as in the formula; the paper's code squares the mean
+    gradient of a batch, which inflates I_f where the forget set is smaller than one. As D holds the
+    forget set, I_D >= I_f |D_f| / |D|: nothing is dampened where |D_f| >= |D| / alpha.
     """
     import torch
 
@@ -475,17 +553,22 @@ def ssd(
     share = len(forget) / (len(forget) + len(retain))
     with torch.no_grad():
         for weight, gone, stays in zip(network.parameters(), of_forget, of_kept, strict=True):
-            weight.mul_(dampening(gone, share * gone + (1 - share) * stays, wish.ssd_alpha, wish.ssd_lambda))
+            weight.mul_(
+                dampening(gone, share * gone + (1 - share) * stays, wish.ssd_alpha, wish.ssd_lambda)
+            )
     return network
 
 
 def fisher(
-    network: nn.Module, records: training_loop.Records, progress: training_loop.Progress | None = None
+    network: nn.Module,
+    records: training_loop.Records,
+    progress: training_loop.Progress | None = None,
 ) -> list[Tensor]:
-    """The diagonal of the empirical Fisher information: the mean over records of (d log p(y | x) / d theta)^2.
+    """The diagonal of the empirical Fisher information: the mean over records of (d log p(y | x) /
+    d theta)^2.
 
-    Record by record in evaluation mode and float32: `torch.func`'s vectorised gradients import the compiler, which
-    takes longer than they save. Zero where a weight does not learn.
+    Record by record in evaluation mode and float32: `torch.func`'s vectorised gradients import the
+    compiler, which takes longer than they save. Zero where a weight does not learn.
 
     Returns:
         A tensor for each parameter, in the order of `parameters()`.
@@ -500,7 +583,9 @@ def fisher(
     for row in range(len(records)):
         one = slice(row, row + 1)
         loss = functional.cross_entropy(network(records.floats(one)), records.labels[one])
-        for weight, gradient in zip(learned, torch.autograd.grad(loss, learned, materialize_grads=True), strict=True):
+        for weight, gradient in zip(
+            learned, torch.autograd.grad(loss, learned, materialize_grads=True), strict=True
+        ):
             total[weight] += gradient.square()
         if progress:
             progress(row + 1, float(loss.detach()))
@@ -508,10 +593,13 @@ def fisher(
 
 
 def dampening(forget: Tensor, everything: Tensor, alpha: float, constant: float) -> Tensor:
-    """SSD's factor beta for weights of Fisher information `forget` and `everything`: see `ssd`. In 0 … 1."""
+    """SSD's factor beta for weights of Fisher information `forget` and `everything`: see `ssd`. In
+    0 … 1."""
     import torch
 
-    factor = (constant * everything / forget).clamp(max=1.0)  # 0 / 0 where neither matters: not selected
+    factor = (constant * everything / forget).clamp(
+        max=1.0
+    )  # 0 / 0 where neither matters: not selected
     return torch.where(forget > alpha * everything, factor, torch.ones_like(factor))
 
 
@@ -522,12 +610,14 @@ def delete(
     settings: Settings,
     progress: training_loop.Progress | None,
 ) -> nn.Module:
-    """DELETE: on forgotten records, answer as the original model would if the true class did not exist.
+    """DELETE: on forgotten records, answer as the original model would if the true class did not
+    exist.
 
-    L = KL(softmax(z_o with minus infinity at y) || softmax(z)): Zhou Y., Zheng D., Mo Q., Lu R., Lin K.-Y., Zheng
-    W.-S., "Decoupled Distillation to Erase: A General Unlearning Method for Any Class-centric Tasks", CVPR 2025. Only
-    forgotten records are used; an epoch is a pass over them. The student stays in evaluation mode, which is the
-    paper's code with `disable_bn`: a few records of one person would overwrite the running statistics of batch norm.
+    L = KL(softmax(z_o with minus infinity at y) || softmax(z)): Zhou Y., Zheng D., Mo Q., Lu R.,
+    Lin K.-Y., Zheng W.-S., "Decoupled Distillation to Erase: A General Unlearning Method for Any
+    Class-centric Tasks", CVPR 2025. Only forgotten records are used; an epoch is a pass over them.
+    The student stays in evaluation mode, which is the paper's code with `disable_bn`: a few records
+    of one person would overwrite the running statistics of batch norm.
     """
     import torch
 
@@ -549,7 +639,8 @@ def delete(
 
 
 def without_class(logits: Tensor, labels: Tensor) -> Tensor:
-    """Probabilities (n, classes) of logits when each record's class, labels (n,), is ruled out; they sum to 1."""
+    """Probabilities (n, classes) of logits when each record's class, labels (n,), is ruled out;
+    they sum to 1."""
     return logits.float().scatter(1, labels[:, None], -math.inf).softmax(1)
 
 
@@ -562,8 +653,9 @@ def short_retrain(
 ) -> nn.Module:
     """A fresh model, trained on retained records as `retrain` does, but for a share of the epochs.
 
-    Nothing of the forget set can be in it: what it may lack is accuracy. With `training_share` 1 it is the model that
-    `retrain` makes, weight by weight. Epochs are whole, at least one. The original model is not used.
+    Nothing of the forget set can be in it: what it may lack is accuracy. With `training_share` 1 it
+    is the model that `retrain` makes, weight by weight. Epochs are whole, at least one. The
+    original model is not used.
     """
     chosen = recipe(settings)
     with _streams(settings) as generator:
@@ -583,10 +675,12 @@ def distil(
     settings: Settings,
     progress: training_loop.Progress | None,
 ) -> nn.Module:
-    """A fresh model that learns the original's answers to retained records: L = T^2 KL(f_o(x_r) || f(x_r)) at T.
+    """A fresh model that learns the original's answers to retained records: L = T^2 KL(f_o(x_r) ||
+    f(x_r)) at T.
 
-    Hinton G., Vinyals O., Dean J., "Distilling the Knowledge in a Neural Network", 2015 (arXiv 1503.02531), soft
-    targets only. Faster than labels; what the original's answers to others tell of the forget set, it inherits.
+    Hinton G., Vinyals O., Dean J., "Distilling the Knowledge in a Neural Network", 2015 (arXiv
+    1503.02531), soft targets only. Faster than labels; what the original's answers to others tell
+    of the forget set, it inherits.
     """
     import torch
 
@@ -609,7 +703,14 @@ def distil(
 
 
 Method = Callable[
-    ["nn.Module", training_loop.Records, training_loop.Records, Settings, "training_loop.Progress | None"], "nn.Module"
+    [
+        "nn.Module",
+        training_loop.Records,
+        training_loop.Records,
+        Settings,
+        "training_loop.Progress | None",
+    ],
+    "nn.Module",
 ]
 METHODS: dict[str, Method] = {
     "fine_tune": fine_tune,
@@ -628,31 +729,45 @@ METHODS: dict[str, Method] = {
 
 
 def divergence(logits: Tensor, targets: Tensor) -> Tensor:
-    """The mean over records of KL(targets || softmax(logits)), nats, for logits and probabilities (n, classes)."""
+    """The mean over records of KL(targets || softmax(logits)), nats, for logits and probabilities
+    (n, classes)."""
     from torch.nn import functional
 
-    return functional.kl_div(functional.log_softmax(logits.float(), 1), targets.float(), reduction="batchmean")
+    return functional.kl_div(
+        functional.log_softmax(logits.float(), 1), targets.float(), reduction="batchmean"
+    )
 
 
 def softened(logits: Tensor, taught: Tensor, temperature: float) -> Tensor:
-    """`divergence` from a teacher's logits, both at a temperature, times its square (Hinton et al. 2015)."""
-    return temperature**2 * divergence(logits.float() / temperature, (taught.float() / temperature).softmax(1))
+    """`divergence` from a teacher's logits, both at a temperature, times its square (Hinton et al.
+    2015)."""
+    return temperature**2 * divergence(
+        logits.float() / temperature, (taught.float() / temperature).softmax(1)
+    )
 
 
-def _kept(retain: training_loop.Records, settings: Settings, generator: torch.Generator) -> training_loop.Records:
+def _kept(
+    retain: training_loop.Records, settings: Settings, generator: torch.Generator
+) -> training_loop.Records:
     """The part of the retained records that the recipe allows, drawn at random."""
     share = recipe(settings).retained_share
     return training_loop.sample(retain, 1.0 if share is None else share, generator)
 
 
 def _mislabelled(
-    forget: training_loop.Records, retain: training_loop.Records, settings: Settings, generator: torch.Generator
+    forget: training_loop.Records,
+    retain: training_loop.Records,
+    settings: Settings,
+    generator: torch.Generator,
 ) -> training_loop.Records:
-    """The forget set, every record under a wrong label, and the part of the retained records that the recipe allows."""
+    """The forget set, every record under a wrong label, and the part of the retained records that
+    the recipe allows."""
     import torch
 
     own = torch.Generator().manual_seed(seeds.derive(settings.seed, "unlearn", "labels"))
-    shift = torch.randint(1, settings.data.classes, (len(forget),), generator=own).to(forget.labels.device)
+    shift = torch.randint(1, settings.data.classes, (len(forget),), generator=own).to(
+        forget.labels.device
+    )
     wrong = forget.with_labels((forget.labels + shift) % settings.data.classes)
     return training_loop.joined(wrong, _kept(retain, settings, generator))
 
@@ -698,7 +813,14 @@ def _learn(
         group["weight_decay"] = 0.0
     peak = getattr(chosen if rate == "learning_rate" else settings.unlearn.rivals, rate)
     training_loop.optimise(
-        [group], objective, steps, peak, settings.train, progress, optimiser, setting=f"unlearn.rivals.{rate}"
+        [group],
+        objective,
+        steps,
+        peak,
+        settings.train,
+        progress,
+        optimiser,
+        setting=f"unlearn.rivals.{rate}",
     )
 
 
@@ -709,12 +831,16 @@ def _steps(records: training_loop.Records, settings: Settings) -> int:
 
 def _passes(records: training_loop.Records, batch_size: int, epochs: float) -> int:
     """Steps of some passes over some records; none for no passes, else at least one."""
-    return math.ceil(epochs) and max(1, round(epochs * len(records) / min(batch_size, len(records))))
+    return math.ceil(epochs) and max(
+        1, round(epochs * len(records) / min(batch_size, len(records)))
+    )
 
 
 def _fresh(settings: Settings) -> nn.Module:
     """A new model, the one that `retrain` starts from."""
-    return architectures.build(settings.model, settings.data, seeds.derive(settings.seed, "unlearn", 0, "weights"))
+    return architectures.build(
+        settings.model, settings.data, seeds.derive(settings.seed, "unlearn", 0, "weights")
+    )
 
 
 def _student(network: nn.Module, records: training_loop.Records) -> nn.Module:
@@ -735,7 +861,8 @@ def _teacher(network: nn.Module, records: training_loop.Records) -> nn.Module:
 
 @contextmanager
 def _streams(settings: Settings) -> Iterator[torch.Generator]:
-    """Random streams of their own: a generator for the batches, and the global one for layers such as dropout."""
+    """Random streams of their own: a generator for the batches, and the global one for layers such
+    as dropout."""
     import torch
 
     seed = seeds.derive(settings.seed, "unlearn", "order")

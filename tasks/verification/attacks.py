@@ -1,12 +1,14 @@
-"""Membership-inference attacks and the exposure of those who stay: reported beside the verdict, never a reason to pass.
+"""Membership-inference attacks and the exposure of those who stay: reported beside the verdict,
+never a reason to pass.
 
-A pure core, arrays in, values out. An attack gives each record a score, higher = more member-like. What it finds on
-one model means little by itself: records scored by one model are correlated, records of one person are alike, and an
-attack may be fooled in either direction. So the same attack is run on every model that was retrained without the
-forget set, each left out of the references that judge it, and the released model's figure stands beside the lowest
-and highest of theirs, the band. The unit of replication is the model: beside M retrained models a further one falls
-outside the band with a probability of about 2 / (M + 1) or less, be the attack good or bad. Less, because a reference
-is compared with others that it is not among, which spreads the band a little.
+A pure core, arrays in, values out. An attack gives each record a score, higher = more member-like.
+What it finds on one model means little by itself: records scored by one model are correlated,
+records of one person are alike, and an attack may be fooled in either direction. So the same attack
+is run on every model that was retrained without the forget set, each left out of the references
+that judge it, and the released model's figure stands beside the lowest and highest of theirs, the
+band. The unit of replication is the model: beside M retrained models a further one falls outside
+the band with a probability of about 2 / (M + 1) or less, be the attack good or bad. Less, because a
+reference is compared with others that it is not among, which spreads the band a little.
 """
 
 from __future__ import annotations
@@ -26,27 +28,35 @@ from tasks.verification.verdicts import holm
 
 Mask = NDArray[np.bool_]
 Scorer = Callable[[Ints, Ints], Floats]
-"""(p,) models and (p, k) rows of the `without` references that judge each -> (p, f) scores of the forget records"""
+"""(p,) models and (p, k) rows of the `without` references that judge each -> (p, f) scores of the
+forget records"""
 
 MANY_REFERENCES = 64
-"""With fewer references of a kind LiRA pools its variance over records. Carlini et al. (2022) find it better below 64
-shadow models, both kinds together (section VI.B), and with 43 of the scarcer kind (section VII.A)."""
+"""With fewer references of a kind LiRA pools its variance over records. Carlini et al. (2022) find
+it better below 64 shadow models, both kinds together (section VI.B), and with 43 of the scarcer
+kind (section VII.A)."""
 VARIANCE_FLOOR = 1e-12
-"""Least variance of a fitted normal, squared logits: references that agree to the last bit are luck, not certainty."""
+"""Least variance of a fitted normal, squared logits: references that agree to the last bit are
+luck, not certainty."""
 GAMMA = 1.0
-"""RMIA counts the population records that x beats by this factor (gamma in Zarifzadeh et al. 2024). With 2 most records
-of a well-trained model beat none or tie: on models of digits it told members apart with an AUC of .57 (retrained
-models: .15 to .84), with 1, which the authors' library uses too, .78 (.41 to .60)."""
+"""RMIA counts the population records that x beats by this factor (gamma in Zarifzadeh et al. 2024).
+With 2 most records of a well-trained model beat none or tie: on models of digits it told members
+apart with an AUC of .57 (retrained models: .15 to .84), with 1, which the authors' library uses
+too, .78 (.41 to .60)."""
 MOST_RECORDS = 2000
-"""RMIA compares with, and the population attack learns from, at most so many records of a kind, drawn with a fixed
-seed, so that large data sets do not take hours; the regression has three coefficients."""
+"""RMIA compares with, and the population attack learns from, at most so many records of a kind,
+drawn with a fixed seed, so that large data sets do not take hours; the regression has three
+coefficients."""
 SMALLEST = 1e-290
-"""A mean below it may have lost parts that are too small for a float64; its logarithm is then summed from theirs."""
+"""A mean below it may have lost parts that are too small for a float64; its logarithm is then
+summed from theirs."""
 FOLDS = 5
 MOST_STEPS, CLOSE, SHORTEST = 100, 1e-4, 2**-20
-"""Where the regression stops: after so many steps, or where slope and expected gain are so small; its least step."""
+"""Where the regression stops: after so many steps, or where slope and expected gain are so small;
+its least step."""
 FEWEST_REFERENCES = 4
-"""With fewer `without` references none would be left to fit on once the model judged and the non-member are out."""
+"""With fewer `without` references none would be left to fit on once the model judged and the
+non-member are out."""
 CONFIDENCE = 0.95
 RATES = (0.001, 0.01, 0.05, 0.1)
 """False-positive rates at which the true-positive rate is asked for"""
@@ -60,27 +70,32 @@ UNSEEN = ("control", "test")
 # Scores of records
 
 
-def lira_online(phi: Floats, in_phi: Floats, out_phi: Floats, shared_variance: bool | None = None) -> Floats:
-    """Likelihood-ratio attack with references of both kinds (Carlini et al. 2022, Algorithm 1, online).
+def lira_online(
+    phi: Floats, in_phi: Floats, out_phi: Floats, shared_variance: bool | None = None
+) -> Floats:
+    """Likelihood-ratio attack with references of both kinds (Carlini et al. 2022, Algorithm 1,
+    online).
 
         log N(phi; mu_in, var_in) - log N(phi; mu_out, var_out),
 
-    the means fitted on each record, the variances likewise or pooled. Pooled means the mean over the records of the
-    variance around each record's own mean; the authors' code takes the spread of all values instead, which adds the
-    records' different difficulty to it.
+    the means fitted on each record, the variances likewise or pooled. Pooled means the mean over
+    the records of the variance around each record's own mean; the authors' code takes the spread of
+    all values instead, which adds the records' different difficulty to it.
 
     Args:
         phi: (..., n) logit-scaled confidences under the models attacked.
         in_phi: (j, n) the same records under references trained on them, j >= 2.
         out_phi: (..., k, n) under references not trained on them, k >= 2.
-        shared_variance: pool the variances over the n records; None: where a kind has fewer than 64 references, which
-            is when the paper finds it better.
+        shared_variance: pool the variances over the n records; None: where a kind has fewer than 64
+            references, which is when the paper finds it better.
 
     Returns:
-        (..., n) log-likelihood ratios, higher = more member-like. A variance of zero is raised to VARIANCE_FLOOR.
+        (..., n) log-likelihood ratios, higher = more member-like. A variance of zero is raised to
+        VARIANCE_FLOOR.
 
     Raises:
-        EvidenceError: fewer than two references of a kind, shapes that do not fit, or a score that is not finite.
+        EvidenceError: fewer than two references of a kind, shapes that do not fit, or a score that
+            is not finite.
     """
     shared = _shares(shared_variance, min(len(in_phi), out_phi.shape[-2]))
     (mu_in, var_in), (mu_out, var_out) = _normal(in_phi, shared, phi), _normal(out_phi, shared, phi)
@@ -90,10 +105,11 @@ def lira_online(phi: Floats, in_phi: Floats, out_phi: Floats, shared_variance: b
 
 
 def lira_offline(phi: Floats, out_phi: Floats, shared_variance: bool | None = None) -> Floats:
-    """Likelihood-ratio attack without models that saw the records (Carlini et al. 2022, equation 4, offline).
+    """Likelihood-ratio attack without models that saw the records (Carlini et al. 2022, equation 4,
+    offline).
 
-    The paper's score is one-sided, 1 - Pr[Z > phi] with Z ~ N(mu_out, var_out), that is Phi(z). Returned is z itself,
-    which orders the records alike but does not saturate at 1.
+    The paper's score is one-sided, 1 - Pr[Z > phi] with Z ~ N(mu_out, var_out), that is Phi(z).
+    Returned is z itself, which orders the records alike but does not saturate at 1.
 
     Args:
         phi: (..., n) logit-scaled confidences under the models attacked.
@@ -116,12 +132,15 @@ def _shares(asked: bool | None, references: int) -> bool:
 
 
 def _normal(references: Floats, shared: bool, phi: Floats) -> tuple[Floats, Floats]:
-    """Mean and variance (..., n) of the references' scores (..., k, n), fit to judge phi (..., n)."""
+    """Mean and variance (..., n) of the references' scores (..., k, n), fit to judge phi (...,
+    n)."""
     few = references.ndim < 2 or references.shape[-2] < 2 or not references.shape[-1]
     if few or phi.shape[-1:] != references.shape[-1:]:
         raise EvidenceError(
-            f"got references of shape {references.shape} for scores of shape {phi.shape}, expected (references, "
-            "records) with at least 2 references of each kind and the same records; add blocks of references"
+            f"got references of shape {references.shape} for scores of shape {phi.shape}, "
+            "expected (references, "
+            "records) with at least 2 references of each kind and the same records; add blocks of "
+            "references"
         )
     _finite(references, phi)
     variance: Floats = references.var(axis=-2, ddof=1)
@@ -131,11 +150,14 @@ def _normal(references: Floats, shared: bool, phi: Floats) -> tuple[Floats, Floa
 
 
 def evidence_online(in_phi: Floats, out_phi: Floats) -> Floats:
-    """log p(x) for RMIA, p(x) = [mean p(x | in) + mean p(x | out)] / 2 (Zarifzadeh et al. 2024, online).
+    """log p(x) for RMIA, p(x) = [mean p(x | in) + mean p(x | out)] / 2 (Zarifzadeh et al. 2024,
+    online).
 
     Args:
-        in_phi: (j, n) logit-scaled confidences under references trained on the records; p = sigmoid(phi).
-        out_phi: (k, n) under references not trained on them. The kinds count alike, however many there are of each.
+        in_phi: (j, n) logit-scaled confidences under references trained on the records; p =
+            sigmoid(phi).
+        out_phi: (k, n) under references not trained on them. The kinds count alike, however many
+            there are of each.
 
     Returns:
         (n,) natural logarithms, <= 0.
@@ -144,20 +166,24 @@ def evidence_online(in_phi: Floats, out_phi: Floats) -> Floats:
         EvidenceError: a kind has no reference, or a score is not finite.
     """
     if not len(in_phi) or not len(out_phi):
-        raise EvidenceError(f"got {len(in_phi)} references in and {len(out_phi)} out, expected at least 1 of each")
+        raise EvidenceError(
+            f"got {len(in_phi)} references in and {len(out_phi)} out, expected at least 1 of each"
+        )
     shares = np.repeat([0.5 / len(in_phi), 0.5 / len(out_phi)], [len(in_phi), len(out_phi)])
     _finite(in_phi, out_phi)
     return _log_mean(np.concatenate([in_phi, out_phi]), shares)
 
 
 def evidence_offline(out_phi: Floats, a: float) -> Floats:
-    """log p(x) for RMIA, p(x) = [(1 + a) mean p(x | out) + (1 - a)] / 2 (Zarifzadeh et al. 2024, offline).
+    """log p(x) for RMIA, p(x) = [(1 + a) mean p(x | out) + (1 - a)] / 2 (Zarifzadeh et al. 2024,
+    offline).
 
     That is the online form with p(x | in) guessed to be a p(x | out) + 1 - a.
 
     Args:
         out_phi: (k, n) logit-scaled confidences under references not trained on the records.
-        a: 0 <= a <= 1, how far p(x | in) follows p(x | out); the paper chooses it for each data set.
+        a: 0 <= a <= 1, how far p(x | in) follows p(x | out); the paper chooses it for each data
+            set.
 
     Returns:
         (n,) natural logarithms, <= 0.
@@ -166,7 +192,9 @@ def evidence_offline(out_phi: Floats, a: float) -> Floats:
         EvidenceError: no reference, a score that is not finite, or a out of range.
     """
     if not len(out_phi) or not 0 <= a <= 1:
-        raise EvidenceError(f"got {len(out_phi)} references and a = {a}, expected at least 1 and 0 <= a <= 1")
+        raise EvidenceError(
+            f"got {len(out_phi)} references and a = {a}, expected at least 1 and 0 <= a <= 1"
+        )
     _finite(out_phi)
     # the constant is one more reference, which is always sure
     certain = np.full((1, out_phi.shape[1]), np.inf)
@@ -182,7 +210,8 @@ def _log_mean(phi: Floats, shares: Floats) -> Floats:
         shares: (..., k) weights, each row of sum 1; a weight of 0 is allowed.
 
     Returns:
-        (..., n) natural logarithms, <= 0. Sums are made in the order of the k, on any number of threads.
+        (..., n) natural logarithms, <= 0. Sums are made in the order of the k, on any number of
+        threads.
     """
     from scipy.special import expit
 
@@ -191,13 +220,16 @@ def _log_mean(phi: Floats, shares: Floats) -> Floats:
     columns = np.flatnonzero((doubt > 0.5).reshape(-1, phi.shape[1]).any(axis=0))
     if len(columns):
         result[..., columns] = np.where(
-            doubt[..., columns] > 0.5, _log_mean_doubted(phi[:, columns], shares), result[..., columns]
+            doubt[..., columns] > 0.5,
+            _log_mean_doubted(phi[:, columns], shares),
+            result[..., columns],
         )
     return np.minimum(result, 0.0)
 
 
 def _log_mean_doubted(phi: Floats, shares: Floats) -> Floats:
-    """The same where models are unsure of the record, so that its mean itself is summed, and not what it lacks to 1."""
+    """The same where models are unsure of the record, so that its mean itself is summed, and not
+    what it lacks to 1."""
     from scipy.special import expit, log_expit, logsumexp
 
     mean: Floats = np.einsum("...k,kn->...n", shares, expit(phi))
@@ -209,15 +241,22 @@ def _log_mean_doubted(phi: Floats, shares: Floats) -> Floats:
 
 
 def rmia(
-    phi: Floats, population_phi: Floats, evidence: Floats, population_evidence: Floats, gamma: float = GAMMA
+    phi: Floats,
+    population_phi: Floats,
+    evidence: Floats,
+    population_evidence: Floats,
+    gamma: float = GAMMA,
 ) -> Floats:
-    """Robust membership inference (Zarifzadeh, Liu, Shokri 2024): how many records of the population x beats.
+    """Robust membership inference (Zarifzadeh, Liu, Shokri 2024): how many records of the
+    population x beats.
 
-        score(x) = share of z with LR(x, z) >= gamma,   LR(x, z) = [p(x | model) / p(x)] / [p(z | model) / p(z)]
+        score(x) = share of z with LR(x, z) >= gamma,   LR(x, z) = [p(x | model) / p(x)] / [p(z |
+        model) / p(z)]
 
     Args:
         phi: (n,) logit-scaled confidences under the model attacked; p(x | model) = sigmoid(phi).
-        population_phi: (z,) the same of records of the population, which the model was not trained on.
+        population_phi: (z,) the same of records of the population, which the model was not trained
+            on.
         evidence: (n,) log p(x), by `evidence_online` or `evidence_offline`.
         population_evidence: (z,) log p(z), by the same references and the same form.
         gamma: factor > 0 by which x has to beat z.
@@ -226,24 +265,33 @@ def rmia(
         (n,) shares in 0 ... 1, higher = more member-like; O((n + z) log z), without an n x z table.
 
     Raises:
-        EvidenceError: the population is empty, gamma is not positive, shapes differ, or a score is not finite.
+        EvidenceError: the population is empty, gamma is not positive, shapes differ, or a score is
+            not finite.
     """
     from scipy.special import log_expit
 
     if not population_phi.size or not gamma > 0:
-        raise EvidenceError(f"got {population_phi.size} population records and gamma {gamma}, expected both above 0")
+        raise EvidenceError(
+            f"got {population_phi.size} population records and gamma {gamma}, expected both above 0"
+        )
     if phi.shape != evidence.shape or population_phi.shape != population_evidence.shape:
         raise EvidenceError(
-            f"got evidence of shapes {evidence.shape} and {population_evidence.shape} for scores of shapes "
+            f"got evidence of shapes {evidence.shape} and {population_evidence.shape} for scores "
+            "of shapes "
             f"{phi.shape} and {population_phi.shape}, expected the same records"
         )
     _finite(phi, population_phi, evidence, population_evidence)
-    return _beaten(log_expit(phi) - evidence, np.sort(log_expit(population_phi) - population_evidence), gamma)
+    return _beaten(
+        log_expit(phi) - evidence, np.sort(log_expit(population_phi) - population_evidence), gamma
+    )
 
 
 def _beaten(ratio: Floats, population: Floats, gamma: float = GAMMA) -> Floats:
-    """Share (n,) of the population's sorted log ratios (z,) that log ratios (n,) are above by the factor gamma."""
-    beaten: Floats = np.searchsorted(population, ratio - math.log(gamma), side="right") / len(population)
+    """Share (n,) of the population's sorted log ratios (z,) that log ratios (n,) are above by the
+    factor gamma."""
+    beaten: Floats = np.searchsorted(population, ratio - math.log(gamma), side="right") / len(
+        population
+    )
     return beaten
 
 
@@ -273,7 +321,8 @@ class Rows:
                     request=request or "(empty)",
                 )
             )
-        # a record that a person leaves in the training set would teach the attack what that person looks like
+        # a record that a person leaves in the training set would teach the attack what that person
+        # looks like
         strangers = ~np.isin(scores.subjects, np.unique(scores.subjects[forget]))
         return cls(forget, scores.retained & strangers, scores.unseen & strangers)
 
@@ -284,18 +333,22 @@ class Rows:
 
 
 Memory = dict[tuple[Hashable, ...], Floats]
-"""What the requests of one batch mostly share, by what it depends on: the population attack's ratings of all records by
-model, and RMIA's population as seen by each set of references."""
+"""What the requests of one batch mostly share, by what it depends on: the population attack's
+ratings of all records by model, and RMIA's population as seen by each set of references."""
 
 
-def population_attack(scores: Scores, model: int, rows: Rows, memory: Memory | None = None) -> tuple[Floats, Floats]:
-    """An attack that needs no reference model: a classifier learns what members look like under this one model.
+def population_attack(
+    scores: Scores, model: int, rows: Rows, memory: Memory | None = None
+) -> tuple[Floats, Floats]:
+    """An attack that needs no reference model: a classifier learns what members look like under
+    this one model.
 
-    After attack P of Ye et al. 2022 ("Enhanced membership inference attacks against machine learning models", CCS),
-    with a logistic regression in the place of one threshold. Features of a record, all from the model's own answer:
-    phi; whether the answer is right; phi minus the mean phi of unseen records of the class (of all unseen records
-    where the class has none). Retained records are members, unseen people's records are not, both kinds weigh alike.
-    Unseen people are dealt into folds, and nobody is scored by a classifier, or centred by a mean, that saw him; the
+    After attack P of Ye et al. 2022 ("Enhanced membership inference attacks against machine
+    learning models", CCS), with a logistic regression in the place of one threshold. Features of a
+    record, all from the model's own answer: phi; whether the answer is right; phi minus the mean
+    phi of unseen records of the class (of all unseen records where the class has none). Retained
+    records are members, unseen people's records are not, both kinds weigh alike. Unseen people are
+    dealt into folds, and nobody is scored by a classifier, or centred by a mean, that saw him; the
     forget records, seen by none, get the mean over the folds. The same scores give the same result.
 
     Args:
@@ -305,7 +358,8 @@ def population_attack(scores: Scores, model: int, rows: Rows, memory: Memory | N
         memory: of the same scores, kept from request to request; filled here.
 
     Returns:
-        (f,) scores of the forget records and (u,) of the unseen records, log odds, higher = more member-like.
+        (f,) scores of the forget records and (u,) of the unseen records, log odds, higher = more
+        member-like.
 
     Raises:
         EvidenceError: no retained record, or fewer than two unseen subjects.
@@ -320,13 +374,15 @@ def population_attack(scores: Scores, model: int, rows: Rows, memory: Memory | N
 
 
 def _ratings(scores: Scores, model: int, rows: Rows) -> Floats:
-    """(n,) log odds of every record: of unseen people by the fold that did not see them, else the mean over folds."""
+    """(n,) log odds of every record: of unseen people by the fold that did not see them, else the
+    mean over folds."""
     members, unseen = _some(np.flatnonzero(rows.retained)), np.flatnonzero(rows.unseen)
     people = len(np.unique(scores.subjects[unseen]))
     if not len(members) or people < 2:
         raise EvidenceError(
             say(
-                "got {records} retained records and {people} unseen subjects, expected at least 1 and 2; enlarge "
+                "got {records} retained records and {people} unseen subjects, expected at least 1 "
+                "and 2; enlarge "
                 "split.control or split.test",
                 records=len(members),
                 people=people,
@@ -342,7 +398,9 @@ def _ratings(scores: Scores, model: int, rows: Rows) -> Floats:
         fitted, held = unseen[fold != number], fold == number
         yardstick = np.zeros(len(phi), bool)
         yardstick[fitted] = True
-        features = np.column_stack([phi, correct, phi - _class_means(phi, scores.labels, yardstick)])
+        features = np.column_stack(
+            [phi, correct, phi - _class_means(phi, scores.labels, yardstick)]
+        )
         known = np.concatenate([members, fitted])
         ratings = _log_odds(features[known], np.arange(len(known)) < len(members), features)
         held_out[held] = ratings[unseen[held]]
@@ -352,7 +410,8 @@ def _ratings(scores: Scores, model: int, rows: Rows) -> Floats:
 
 
 def _dealt(people: Ints, folds: int) -> Ints:
-    """(n,) fold of each record: people are dealt whole, those of most records first, each to the fold of fewest."""
+    """(n,) fold of each record: people are dealt whole, those of most records first, each to the
+    fold of fewest."""
     _, place, counts = np.unique(people, return_inverse=True, return_counts=True)
     fold, size = np.zeros(len(counts), np.int64), np.zeros(folds, np.int64)
     for person in np.argsort(counts, kind="stable")[::-1]:
@@ -364,8 +423,9 @@ def _dealt(people: Ints, folds: int) -> Ints:
 def _log_odds(known: Floats, member: Mask, asked: Floats) -> Floats:
     """Log odds of being a member, by a logistic regression on standardised features.
 
-    Both kinds weigh alike, and half the squared length of the coefficients, all but the intercept's, is added to the
-    negative log-likelihood. It is minimised by Newton's method with steps that are halved until they help (Armijo).
+    Both kinds weigh alike, and half the squared length of the coefficients, all but the
+    intercept's, is added to the negative log-likelihood. It is minimised by Newton's method with
+    steps that are halved until they help (Armijo).
 
     Args:
         known: (n, features) of records of which it is known.
@@ -379,7 +439,9 @@ def _log_odds(known: Floats, member: Mask, asked: Floats) -> Floats:
 
     count = len(known)
     mean, variance = known.mean(axis=0), known.var(axis=0)
-    scale = np.where(variance > (count * np.finfo(np.float64).eps * mean) ** 2, np.sqrt(variance), 1.0)
+    scale = np.where(
+        variance > (count * np.finfo(np.float64).eps * mean) ** 2, np.sqrt(variance), 1.0
+    )
     x = np.column_stack([(known - mean) / scale, np.ones(count)])
     weight = 1 / (2 * np.where(member, member.sum(), count - member.sum()))
     penalty = np.append(np.full(known.shape[1], 1 / count), 0.0)
@@ -398,7 +460,10 @@ def _log_odds(known: Floats, member: Mask, asked: Floats) -> Floats:
         curvature = (x.T * (weight * p * (1 - p))) @ x + np.diag(penalty)
         step = -np.linalg.solve(curvature, downhill)
         before, length = loss(best), 1.0
-        while loss(best + length * step) > before + length * 2**-11 * (downhill @ step) and length > SHORTEST:
+        while (
+            loss(best + length * step) > before + length * 2**-11 * (downhill @ step)
+            and length > SHORTEST
+        ):
             length /= 2
         best = best + length * step
         downhill = slope(best)
@@ -408,7 +473,8 @@ def _log_odds(known: Floats, member: Mask, asked: Floats) -> Floats:
 
 
 def _class_means(phi: Floats, labels: Ints, rows: Mask) -> Floats:
-    """(..., n) mean score of those of `rows` that have the record's class; of all `rows` where none of them has."""
+    """(..., n) mean score of those of `rows` that have the record's class; of all `rows` where none
+    of them has."""
     base = np.empty_like(phi)
     for label in np.unique(labels):
         own = labels == label
@@ -418,13 +484,23 @@ def _class_means(phi: Floats, labels: Ints, rows: Mask) -> Floats:
 
 
 def _some(rows: Ints) -> Ints:
-    """At most MOST_RECORDS of the rows, always the same: every k-th would beat with any order of the manifest."""
-    return rows if len(rows) <= MOST_RECORDS else np.random.default_rng(0).permutation(rows)[:MOST_RECORDS]
+    """At most MOST_RECORDS of the rows, always the same: every k-th would beat with any order of
+    the manifest."""
+    return (
+        rows
+        if len(rows) <= MOST_RECORDS
+        else np.random.default_rng(0).permutation(rows)[:MOST_RECORDS]
+    )
 
 
 def _finite(*arrays: Floats) -> None:
     if not all(np.isfinite(array).all() for array in arrays):
-        raise EvidenceError(say("got scores that are NaN or infinite, expected finite ones; has a training diverged?"))
+        raise EvidenceError(
+            say(
+                "got scores that are NaN or infinite, expected finite ones; has a training "
+                "diverged?"
+            )
+        )
 
 
 # What an attack reaches
@@ -432,7 +508,8 @@ def _finite(*arrays: Floats) -> None:
 
 @dataclass(frozen=True)
 class Roc:
-    """The receiver operating characteristic, from (0, 0) to (1, 1): flag what scores at least the threshold."""
+    """The receiver operating characteristic, from (0, 0) to (1, 1): flag what scores at least the
+    threshold."""
 
     fpr: Floats
     """(k,) share of non-members flagged, rising"""
@@ -450,14 +527,18 @@ def roc(members: Floats, non_members: Floats) -> Roc:
     """
     _both(members, non_members)
     cuts = np.unique(np.concatenate([members, non_members]))[::-1]
-    flagged = [len(side) - np.searchsorted(np.sort(side), cuts, side="left") for side in (non_members, members)]
+    flagged = [
+        len(side) - np.searchsorted(np.sort(side), cuts, side="left")
+        for side in (non_members, members)
+    ]
     shares = [flagged[0] / len(non_members), flagged[1] / len(members)]
     fpr, tpr = (np.concatenate([[0.0], share]) for share in shares)
     return Roc(fpr, tpr, np.concatenate([[np.inf], cuts]))
 
 
 def auc(members: Floats, non_members: Floats) -> float:
-    """Area under the curve: how often a member scores above a non-member, ties half (Mann and Whitney 1947).
+    """Area under the curve: how often a member scores above a non-member, ties half (Mann and
+    Whitney 1947).
 
     Args:
         members: (m,) scores, higher = more member-like.
@@ -470,27 +551,36 @@ def auc(members: Floats, non_members: Floats) -> float:
         EvidenceError: either side is empty, or a score is not finite.
     """
     _both(members, non_members)
-    return float(_placements(members, np.sort(non_members)).sum() / (len(members) * len(non_members)))
+    return float(
+        _placements(members, np.sort(non_members)).sum() / (len(members) * len(non_members))
+    )
 
 
 def _placements(scores: Floats, others: Floats) -> Floats:
-    """(m,) how many of the others (k,), sorted, are below each score (m,), those that are equal half."""
-    return (np.searchsorted(others, scores, side="left") + np.searchsorted(others, scores, side="right")) / 2
+    """(m,) how many of the others (k,), sorted, are below each score (m,), those that are equal
+    half."""
+    return (
+        np.searchsorted(others, scores, side="left") + np.searchsorted(others, scores, side="right")
+    ) / 2
 
 
-def auc_interval(members: Floats, non_members: Floats, confidence: float = CONFIDENCE) -> tuple[float, float]:
+def auc_interval(
+    members: Floats, non_members: Floats, confidence: float = CONFIDENCE
+) -> tuple[float, float]:
     """Interval of the AUC over records: the hull of two that fail in different places.
 
-    DeLong, DeLong and Clarke-Pearson (1988) on the log-odds scale takes the variance from the data: right where
-    members spread more than non-members, too narrow near 1 and empty at 1. Newcombe's (2006, part 2) method 5 solves
-    (A - theta)^2 = z^2 V(theta) with
+    DeLong, DeLong and Clarke-Pearson (1988) on the log-odds scale takes the variance from the data:
+    right where members spread more than non-members, too narrow near 1 and empty at 1. Newcombe's
+    (2006, part 2) method 5 solves (A - theta)^2 = z^2 V(theta) with
 
-        V(theta) = theta (1 - theta) [1 + (N - 1) ((1 - theta) / (2 - theta) + theta / (1 + theta))] / (m k),
+        V(theta) = theta (1 - theta) [1 + (N - 1) ((1 - theta) / (2 - theta) + theta / (1 + theta))]
+        / (m k),
 
-    N = (m + k) / 2, after Hanley and McNeil (1982): right near 1. Either mirrors when the two sides are swapped.
+    N = (m + k) / 2, after Hanley and McNeil (1982): right near 1. Either mirrors when the two sides
+    are swapped.
 
-    It takes records for independent. Those of one person under one model are not, so as a statement about the model
-    it is too narrow; the band over retrained models is the yardstick.
+    It takes records for independent. Those of one person under one model are not, so as a statement
+    about the model it is too narrow; the band over retrained models is the yardstick.
 
     Args:
         members: (m,) scores.
@@ -501,7 +591,8 @@ def auc_interval(members: Floats, non_members: Floats, confidence: float = CONFI
         Bounds in 0 ... 1.
 
     Raises:
-        EvidenceError: either side is empty, a score is not finite, or the confidence is not between 0 and 1.
+        EvidenceError: either side is empty, a score is not finite, or the confidence is not between
+            0 and 1.
     """
     from scipy.stats import norm
 
@@ -516,7 +607,8 @@ def auc_interval(members: Floats, non_members: Floats, confidence: float = CONFI
 
 
 def _delong(members: Floats, non_members: Floats) -> float:
-    """Standard error of the AUC from the placements of each side in the other; 0 where a side has one record."""
+    """Standard error of the AUC from the placements of each side in the other; 0 where a side has
+    one record."""
     m, k = len(members), len(non_members)
     if min(m, k) < 2:
         return 0.0
@@ -544,7 +636,8 @@ def _sigmoid(x: float) -> float:
 
 
 def threshold(non_members: Floats, rate: float) -> float:
-    """The least threshold that at most a share `rate` of the non-members exceed; what exceeds it is flagged.
+    """The least threshold that at most a share `rate` of the non-members exceed; what exceeds it is
+    flagged.
 
     It is one of the non-members' scores, their (1 - rate) quantile.
 
@@ -558,7 +651,9 @@ def threshold(non_members: Floats, rate: float) -> float:
 
 
 @cache
-def clopper_pearson(successes: int, trials: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+def clopper_pearson(
+    successes: int, trials: int, confidence: float = CONFIDENCE
+) -> tuple[float, float]:
     """Exact interval of a share (Clopper and Pearson 1934): it covers at least as often as it says.
 
     Args:
@@ -575,10 +670,14 @@ def clopper_pearson(successes: int, trials: int, confidence: float = CONFIDENCE)
     from scipy.stats import beta
 
     if not 0 <= successes <= trials or not trials:
-        raise EvidenceError(f"got {successes} of {trials}, expected a count out of at least one trial")
+        raise EvidenceError(
+            f"got {successes} of {trials}, expected a count out of at least one trial"
+        )
     tail = (1 - _share(confidence, "confidence")) / 2
     low = float(beta.ppf(tail, successes, trials - successes + 1)) if successes else 0.0
-    high = float(beta.ppf(1 - tail, successes + 1, trials - successes)) if successes < trials else 1.0
+    high = (
+        float(beta.ppf(1 - tail, successes + 1, trials - successes)) if successes < trials else 1.0
+    )
     return low, high
 
 
@@ -596,7 +695,8 @@ class RatePoint:
 
 
 def rate_points(members: Floats, non_members: Floats) -> tuple[RatePoint, ...]:
-    """TPR at the RATES for which there are non-members enough to set a threshold by; the others are left out.
+    """TPR at the RATES for which there are non-members enough to set a threshold by; the others are
+    left out.
 
     Raises:
         EvidenceError: either side is empty, or a score is not finite.
@@ -607,7 +707,9 @@ def rate_points(members: Floats, non_members: Floats) -> tuple[RatePoint, ...]:
         expected = rate * len(non_members)
         if expected >= FEWEST_FALSE_POSITIVES - 1e-9:
             hits = _flagged(members, non_members, rate)
-            points.append(RatePoint(rate, hits / len(members), *clopper_pearson(hits, len(members)), expected))
+            points.append(
+                RatePoint(rate, hits / len(members), *clopper_pearson(hits, len(members)), expected)
+            )
     return tuple(points)
 
 
@@ -638,7 +740,8 @@ def _share(value: float, name: str) -> float:
 
 @dataclass(frozen=True)
 class Attack:
-    """What one attack finds on one request's records, for the models judged and as a band over retrained ones."""
+    """What one attack finds on one request's records, for the models judged and as a band over
+    retrained ones."""
 
     name: str
     title: str
@@ -650,7 +753,8 @@ class Attack:
     auc_band: tuple[float, float]
     """lowest and highest AUC of the `without` references, each judged by the others"""
     flagged: dict[str, int]
-    """by role: forget records that score above the (1 - flagged_rate) quantile of the non-members"""
+    """by role: forget records that score above the (1 - flagged_rate) quantile of the
+    non-members"""
     flagged_band: tuple[int, int]
     flagged_rate: float
     records: int
@@ -670,7 +774,10 @@ class Attack:
         """Plain values, without the curve."""
         from dataclasses import asdict
 
-        plain = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        plain = {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in asdict(self).items()
+        }
         del plain["curve"]
         return {**plain, "outside_band": self.outside_band}
 
@@ -692,14 +799,18 @@ class Examination:
         }
 
 
-def examine(scores: Scores, request: str, alpha: float, memory: Memory | None = None) -> Examination:
-    """Run all attacks on one request's records, on the models judged and on every model retrained without them.
+def examine(
+    scores: Scores, request: str, alpha: float, memory: Memory | None = None
+) -> Examination:
+    """Run all attacks on one request's records, on the models judged and on every model retrained
+    without them.
 
-    For LiRA and RMIA the non-members are the same records under `without` references, each judged by the remaining
-    ones. Every model judged has one fewer such reference than there are: a reference lacks itself, and a model from
-    outside goes without the last one, so that its figure and the band are made alike. For the population attack the
-    non-members are unseen people's records under the same model; they may be easier or harder than the forget
-    records, which the band shows.
+    For LiRA and RMIA the non-members are the same records under `without` references, each judged
+    by the remaining ones. Every model judged has one fewer such reference than there are: a
+    reference lacks itself, and a model from outside goes without the last one, so that its figure
+    and the band are made alike. For the population attack the non-members are unseen people's
+    records under the same model; they may be easier or harder than the forget records, which the
+    band shows.
 
     Args:
         scores: all scores of the audit.
@@ -711,8 +822,8 @@ def examine(scores: Scores, request: str, alpha: float, memory: Memory | None = 
         The attacks lira_online, lira_offline, rmia and population, in this order.
 
     Raises:
-        EvidenceError: the request has no record, a score is NaN, or there are too few references, retained records
-            or unseen subjects.
+        EvidenceError: the request has no record, a score is NaN, or there are too few references,
+            retained records or unseen subjects.
     """
     rows, memory = Rows.of(scores, request), {} if memory is None else memory
     _check(scores, rows.forget | rows.retained | rows.unseen)
@@ -720,12 +831,20 @@ def examine(scores: Scores, request: str, alpha: float, memory: Memory | None = 
     without = _references(scores)
     if len(within) < 2:
         raise EvidenceError(
-            say("got {count} references trained with everybody, expected at least 2; add blocks", count=len(within))
+            say(
+                "got {count} references trained with everybody, expected at least 2; add blocks",
+                count=len(within),
+            )
         )
     _share(alpha, "alpha")
     lira, carlini = scores.phi[:, rows.forget], "Carlini et al. 2022"
     scorers: tuple[tuple[str, str, str, Scorer], ...] = (
-        ("lira_online", "LiRA, online", carlini, lambda t, out: lira_online(lira[t], lira[within], lira[out])),
+        (
+            "lira_online",
+            "LiRA, online",
+            carlini,
+            lambda t, out: lira_online(lira[t], lira[within], lira[out]),
+        ),
         ("lira_offline", "LiRA, offline", carlini, lambda t, out: lira_offline(lira[t], lira[out])),
         ("rmia", "RMIA", "Zarifzadeh et al. 2024", _rmia_scorer(scores, rows, memory)),
     )
@@ -735,7 +854,14 @@ def examine(scores: Scores, request: str, alpha: float, memory: Memory | None = 
     ]
     title, source = say("Population attack (logistic regression)"), say("after Ye et al. 2022")
     attacks.append(
-        _attack("population", title, source, lambda t: population_attack(scores, t, rows, memory), scores, alpha)
+        _attack(
+            "population",
+            title,
+            source,
+            lambda t: population_attack(scores, t, rows, memory),
+            scores,
+            alpha,
+        )
     )
     return Examination({"with": len(within), "without": len(without)}, tuple(attacks))
 
@@ -750,7 +876,9 @@ def _check(scores: Scores, rows: Mask) -> None:
         names = ", ".join(sorted(set(scores.model_roles[broken].tolist())))
         raise EvidenceError(
             say(
-                "got NaN or infinite scores of the models {models}, expected finite ones; train them anew", models=names
+                "got NaN or infinite scores of the models {models}, expected finite ones; train "
+                "them anew",
+                models=names,
             )
         )
 
@@ -760,7 +888,8 @@ def _references(scores: Scores) -> Ints:
     if len(without) < FEWEST_REFERENCES:
         raise EvidenceError(
             say(
-                "got {count} references without the forget set, expected at least {least}; add blocks to "
+                "got {count} references without the forget set, expected at least {least}; add "
+                "blocks to "
                 "references.without_blocks",
                 count=len(without),
                 least=FEWEST_REFERENCES,
@@ -775,16 +904,21 @@ def _rmia_scorer(scores: Scores, rows: Rows, memory: Memory) -> Scorer:
 
     unseen = np.flatnonzero(rows.unseen)
     if not len(unseen):
-        raise EvidenceError(say("got no record of a control or test subject, expected some; enlarge split.control"))
+        raise EvidenceError(
+            say("got no record of a control or test subject, expected some; enlarge split.control")
+        )
     within, without = (np.flatnonzero(scores.model_roles == role) for role in ("with", "without"))
     judges = np.concatenate([within, without])
     x = scores.phi[:, rows.forget]
 
     def shares(out: Ints) -> Floats:
-        """(p, judges) weight of each reference, where (p, k) of those without judge; both kinds count alike."""
+        """(p, judges) weight of each reference, where (p, k) of those without judge; both kinds
+        count alike."""
         weights = np.zeros((len(out), len(judges)))
         weights[:, : len(within)] = 0.5 / len(within)
-        weights[np.arange(len(out))[:, None], len(within) + np.searchsorted(without, out)] = 0.5 / out.shape[1]
+        weights[np.arange(len(out))[:, None], len(within) + np.searchsorted(without, out)] = (
+            0.5 / out.shape[1]
+        )
         return weights
 
     def population(models: Ints, out: Ints) -> Floats:
@@ -797,15 +931,19 @@ def _rmia_scorer(scores: Scores, rows: Rows, memory: Memory) -> Scorer:
 
     def score(models: Ints, out: Ints) -> Floats:
         ratios = log_expit(x[models]) - _log_mean(x[judges], shares(out))
-        return np.stack([_beaten(*pair) for pair in zip(ratios, population(models, out), strict=True)])
+        return np.stack(
+            [_beaten(*pair) for pair in zip(ratios, population(models, out), strict=True)]
+        )
 
     return score
 
 
 def _one_left_out(score: Scorer, without: Ints) -> Callable[[int], tuple[Floats, Floats]]:
-    """How (members, non-members) score under a model: the forget records, and the same under each of its references.
+    """How (members, non-members) score under a model: the forget records, and the same under each
+    of its references.
 
-    A reference is judged by the other ones. What they come to is made once for all models that share them.
+    A reference is judged by the other ones. What they come to is made once for all models that
+    share them.
     """
     known: dict[bytes, Floats] = {}
 
@@ -858,7 +996,8 @@ def _row(scores: Scores, role: str) -> int:
 
 @dataclass(frozen=True)
 class Exposure:
-    """How well retained people can be told from unseen ones, against retrained models. It names and numbers nobody."""
+    """How well retained people can be told from unseen ones, against retrained models. It names and
+    numbers nobody."""
 
     auc: dict[str, float]
     """of retained against unseen records, by role: original, unlearned, retrained"""
@@ -879,7 +1018,8 @@ class Exposure:
 
     @property
     def worsened(self) -> bool:
-        """Did unlearning expose those who stay? Wrongly yes for a retrained model at most as often as alpha."""
+        """Did unlearning expose those who stay? Wrongly yes for a retrained model at most as often
+        as alpha."""
         return self.p_worse < self.level or self.subjects_worse > 0
 
     def as_json(self) -> dict[str, object]:
@@ -890,19 +1030,21 @@ class Exposure:
 
 
 def exposure(scores: Scores, alpha: float) -> Exposure:
-    """Are retained people more exposed by the unlearned model than they would be by a retrained one?
+    """Are retained people more exposed by the unlearned model than they would be by a retrained
+    one?
 
-    To remove some can expose others: Carlini, Jagielski, Zhang, Papernot, Terzis and Tramer (2022), "The Privacy Onion
-    Effect: Memorization is Relative" (NeurIPS), warn of it for machine unlearning. All models were trained on the
-    retained records, so "in or out" is no question; asked is whether those records stand out from unseen ones more
-    than in the models that exact deletion yields. Scores are centred by control records of the class. Two questions,
-    each at alpha / 2: the AUC of all retained records, and each person's mean score, the people by Holm (1979).
-    Each compares one model with M retrained ones,
+    To remove some can expose others: Carlini, Jagielski, Zhang, Papernot, Terzis and Tramer (2022),
+    "The Privacy Onion Effect: Memorization is Relative" (NeurIPS), warn of it for machine
+    unlearning. All models were trained on the retained records, so "in or out" is no question;
+    asked is whether those records stand out from unseen ones more than in the models that exact
+    deletion yields. Scores are centred by control records of the class. Two questions, each at
+    alpha / 2: the AUC of all retained records, and each person's mean score, the people by Holm
+    (1979). Each compares one model with M retrained ones,
 
         t = (x - mean) / (s sqrt(1 + 1 / M)),   Student's t with M - 1 degrees of freedom.
 
-    s is never below what one retained record can move (AUC), or a hundredth of the people's typical spread (person):
-    references that agree by chance are no certainty.
+    s is never below what one retained record can move (AUC), or a hundredth of the people's typical
+    spread (person): references that agree by chance are no certainty.
 
     Args:
         scores: all scores of the audit.
@@ -912,8 +1054,8 @@ def exposure(scores: Scores, alpha: float) -> Exposure:
         The exposure, without anything that points to a person.
 
     Raises:
-        EvidenceError: a score is NaN, there are too few references, no retained, control or unseen record, or the
-            references do not differ.
+        EvidenceError: a score is NaN, there are too few references, no retained, control or unseen
+            record, or the references do not differ.
     """
     kept, controls, unseen = scores.retained, scores.roles == "control", scores.unseen
     _check(scores, kept | unseen)
@@ -921,7 +1063,8 @@ def exposure(scores: Scores, alpha: float) -> Exposure:
     if not kept.any() or not controls.any():
         raise EvidenceError(
             say(
-                "got {retained} retained and {control} control records, expected some of each; enlarge the data or "
+                "got {retained} retained and {control} control records, expected some of each; "
+                "enlarge the data or "
                 "split.control",
                 retained=kept.sum(),
                 control=controls.sum(),
@@ -934,7 +1077,9 @@ def exposure(scores: Scores, alpha: float) -> Exposure:
     people = _person_means(centred[:, kept], scores.subjects[kept])
     place = JUDGED.index("unlearned")
     _, p_worse = _excess(areas[place], areas[len(JUDGED) :], np.float64(1 / kept.sum()))
-    t, p = _excess(people[place], people[len(JUDGED) :], _typical_spread(people[len(JUDGED) :]) / 100)
+    t, p = _excess(
+        people[place], people[len(JUDGED) :], _typical_spread(people[len(JUDGED) :]) / 100
+    )
     band = areas[len(JUDGED) :]
     return Exposure(
         {role: float(area) for role, area in zip(JUDGED, areas[: len(JUDGED)], strict=True)},
@@ -958,12 +1103,15 @@ def _person_means(phi: Floats, subjects: Ints) -> Floats:
 def _typical_spread(people: Floats) -> np.float64:
     spread = np.sqrt(people.var(axis=0, ddof=1).mean())
     if not spread > 0:
-        raise EvidenceError(say("the references score every record alike; models that do not differ cannot judge"))
+        raise EvidenceError(
+            say("the references score every record alike; models that do not differ cannot judge")
+        )
     return np.float64(spread)
 
 
 def _excess(x: Floats | np.float64, references: Floats, least: np.float64) -> tuple[Floats, Floats]:
-    """t and one-sided p of values (...) being no higher than one more of the references (M, ...)."""
+    """t and one-sided p of values (...) being no higher than one more of the references (M,
+    ...)."""
     from scipy import stats
 
     m = len(references)

@@ -1,29 +1,37 @@
-"""How much of the forget set is left in a model: one number per model, compared with references of both kinds.
+"""How much of the forget set is left in a model: one number per model, compared with references of
+both kinds.
 
-The unit of replication is the model, not the image: images scored by one model are correlated, so one model gives one
-number. A record x says how much more likely its score phi is under models that were trained with it than under models
-that were not, both normal with one variance (LiRA online, Carlini et al. 2022, section V.B):
+The unit of replication is the model, not the image: images scored by one model are correlated, so
+one model gives one number. A record x says how much more likely its score phi is under models that
+were trained with it than under models that were not, both normal with one variance (LiRA online,
+Carlini et al. 2022, section V.B):
 
-    lambda_x(theta) = gap_x (phi_x(theta) - middle_x) / v_x,   gap = mean_with - mean_without, middle = their mean,
+    lambda_x(theta) = gap_x (phi_x(theta) - middle_x) / v_x,   gap = mean_with - mean_without,
+    middle = their mean,
 
-the log-likelihood ratio; v_x is the record's variance between models, drawn half-way to the mean of all records, since
-few references say little about one record. Two statistics are made of it:
+the log-likelihood ratio; v_x is the record's variance between models, drawn half-way to the mean of
+all records, since few references say little about one record. Two statistics are made of it:
 
-    overall     T = mean of lambda over all records: Fisher's linear discriminant for records that vary independently
-    memorised   T = mean of the membership probability 1 / (1 + exp(-lambda)) over the share of the records that looks
-                most remembered in this very model, so that a few records left in are seen among many forgotten
+    overall     T = mean of lambda over all records: Fisher's linear discriminant for records that
+    vary independently memorised   T = mean of the membership probability 1 / (1 + exp(-lambda))
+    over the share of the records that looks
+                most remembered in this very model, so that a few records left in are seen among
+                many forgotten
 
-References trained with everybody and references trained without the forget set say where T lies when nothing and when
-all has been forgotten. In between lies the residual influence
+References trained with everybody and references trained without the forget set say where T lies
+when nothing and when all has been forgotten. In between lies the residual influence
 
-    rho = (T_u - mean T_without) / (mean T_with - mean T_without):   1 = never deleted, 0 = as retrained,
+    rho = (T_u - mean T_without) / (mean T_with - mean T_without):   1 = never deleted, 0 = as
+    retrained,
                                                                      < 0 = over-forgotten.
 
 Its test is a contrast and not a ratio,
 
-    t(r) = [T_u - (1 - r) mean T_without - r mean T_with] / sqrt(s^2 + (1 - r)^2 s^2 / M + r^2 s^2 / J),
+    t(r) = [T_u - (1 - r) mean T_without - r mean T_with] / sqrt(s^2 + (1 - r)^2 s^2 / M + r^2 s^2 /
+    J),
 
-Student's t under the hypothesis rho = r; the set of r that it does not reject is the interval of rho (Fieller 1954).
+Student's t under the hypothesis rho = r; the set of r that it does not reject is the interval of
+rho (Fieller 1954).
 """
 
 from __future__ import annotations
@@ -41,12 +49,15 @@ from tasks.common.language import say
 from tasks.verification.scoring import Floats, Ints
 
 LEAST_SPREAD = 0.02
-"""Models of one kind are never taken to differ by less than this share of the gap: so alike is luck, or saturation."""
+"""Models of one kind are never taken to differ by less than this share of the gap: so alike is
+luck, or saturation."""
 ASSUMPTION_LEVEL = 0.05
-"""Equal variances and a usual confidence are given up below this p; giving them up only costs sharpness."""
+"""Equal variances and a usual confidence are given up below this p; giving them up only costs
+sharpness."""
 NORMALITY_LEVEL = 0.01
 POWER = 0.8
-"""The detection limit is the smallest rho0 that a perfect retrain would be certified for with this probability."""
+"""The detection limit is the smallest rho0 that a perfect retrain would be certified for with this
+probability."""
 MOST_REFERENCES = 1024
 
 Aggregate = Callable[[Floats], Floats]
@@ -64,7 +75,8 @@ class Likelihood:
 
     @classmethod
     def fit(cls, with_: Floats, without: Floats) -> Likelihood:
-        """Fit on scores (j, n) of models with, and (k, n) of models without the records; j, k >= 2."""
+        """Fit on scores (j, n) of models with, and (k, n) of models without the records; j, k >=
+        2."""
         high, low = with_.mean(axis=0), without.mean(axis=0)
         variance = (with_.var(axis=0, ddof=1) + without.var(axis=0, ddof=1)) / 2
         variance = (variance + variance.mean()) / 2 + np.finfo(np.float64).tiny
@@ -81,7 +93,8 @@ def overall(ratios: Floats) -> Floats:
 
 
 def memorised(share: float) -> Aggregate:
-    """Mean membership probability over the share of the records that looks most remembered: (m, n) -> (m,)."""
+    """Mean membership probability over the share of the records that looks most remembered: (m, n)
+    -> (m,)."""
 
     def aggregate(ratios: Floats) -> Floats:
         from scipy.special import expit
@@ -133,7 +146,8 @@ class Contrast:
 
     @property
     def spread(self) -> float:
-        """Standard deviation of T between models of one kind: pooled, or the larger of both where they differ."""
+        """Standard deviation of T between models of one kind: pooled, or the larger of both where
+        they differ."""
         return math.sqrt(self._variances[0])
 
     @property
@@ -148,10 +162,14 @@ class Contrast:
 
     @property
     def _variances(self) -> tuple[float, float, float, int]:
-        """Variance of the model judged and of the means without and with, and degrees of freedom."""
+        """Variance of the model judged and of the means without and with, and degrees of
+        freedom."""
         m, j = len(self.without), len(self.with_)
         least = (LEAST_SPREAD * self.gap) ** 2
-        low, high = max(float(self.without.var(ddof=1)), least), max(float(self.with_.var(ddof=1)), least)
+        low, high = (
+            max(float(self.without.var(ddof=1)), least),
+            max(float(self.with_.var(ddof=1)), least),
+        )
         if self.equal:
             pooled = ((m - 1) * low + (j - 1) * high) / (m + j - 2)
             return pooled, pooled / m, pooled / j, m + j - 2
@@ -161,7 +179,9 @@ class Contrast:
         """t(r) of the model judged; below 0: less influence than r."""
         own, without, with_, _ = self._variances
         expected = (1 - r) * self.without.mean() + r * self.with_.mean()
-        return float((self.judged - expected) / math.sqrt(own + (1 - r) ** 2 * without + r**2 * with_))
+        return float(
+            (self.judged - expected) / math.sqrt(own + (1 - r) ** 2 * without + r**2 * with_)
+        )
 
     def p_below(self, r: float) -> float:
         """p of rho >= r: small where the influence is shown to be below r."""
@@ -172,7 +192,8 @@ class Contrast:
         return self._p(-self.t(r))
 
     def _p(self, t: float) -> float:
-        """Probability of a t as low. Where residuals are not normal, at least their own share of such (conformal)."""
+        """Probability of a t as low. Where residuals are not normal, at least their own share of
+        such (conformal)."""
         from scipy import special
 
         p = float(special.stdtr(self.degrees, t))
@@ -183,10 +204,12 @@ class Contrast:
         return max(p, float((1 + (symmetric <= t).sum()) / (len(residuals) + 1)))
 
     def residuals(self) -> Floats:
-        """(M + J,) standardised deviations of the references from their kind's mean, as of models left out."""
+        """(M + J,) standardised deviations of the references from their kind's mean, as of models
+        left out."""
         return np.concatenate(
             [
-                (values - values.mean()) / (values.std(ddof=1) * math.sqrt(1 - 1 / len(values)) + 1e-300)
+                (values - values.mean())
+                / (values.std(ddof=1) * math.sqrt(1 - 1 / len(values)) + 1e-300)
                 for values in (self.without, self.with_)
             ]
         )
@@ -197,22 +220,25 @@ class Contrast:
 
     @property
     def rho(self) -> float | None:
-        """Residual influence of the model judged, None where the references of both kinds do not differ."""
+        """Residual influence of the model judged, None where the references of both kinds do not
+        differ."""
         return float(self.influence(self.judged)) if self.gap > 0 else None
 
     def interval(self, alpha: float) -> Interval:
         """The residual influence with the interval that matches the gates.
 
-        Its confidence is 1 - 2 alpha: with normal residuals it lies inside (-rho0, rho0) exactly when both one-sided
-        tests reject at alpha (Schuirmann 1987). Where the gap of the references is not significant no interval is
-        bounded, and the bounds are None.
+        Its confidence is 1 - 2 alpha: with normal residuals it lies inside (-rho0, rho0) exactly
+        when both one-sided tests reject at alpha (Schuirmann 1987). Where the gap of the references
+        is not significant no interval is bounded, and the bounds are None.
         """
         from scipy import special
 
         own, without, with_, degrees = self._variances
         d, g = float(self.judged - self.without.mean()), self.gap
         limit = float(special.stdtrit(degrees, 1 - alpha))
-        if not self.normal:  # the t whose conformal p is alpha, beyond all residuals where there are too few
+        if (
+            not self.normal
+        ):  # the t whose conformal p is alpha, beyond all residuals where there are too few
             residuals = np.sort(np.abs(self.residuals()))[::-1]
             rank = math.floor(alpha * (len(residuals) + 1)) - 1
             limit = max(limit, float(residuals[rank])) if rank >= 0 else math.inf
@@ -256,21 +282,30 @@ def contrast(with_: Floats, without: Floats, judged: Floats, aggregate: Aggregat
     high, low = np.array(values[0]), np.array(values[1])
     scale = max(float(np.abs(high).max()), float(np.abs(low).max()), np.finfo(np.float64).tiny)
     if max(np.ptp(high), np.ptp(low), abs(high.mean() - low.mean())) <= 1e-9 * scale:
-        raise EvidenceError(say("the references score every record alike; models that do not differ cannot judge"))
+        raise EvidenceError(
+            say("the references score every record alike; models that do not differ cannot judge")
+        )
     return Contrast(high, low, float(np.mean(total)), *_assumptions(high, low))
 
 
 def _assumptions(high: Floats, low: Floats) -> tuple[float, float]:
-    """p of equal variances and of normal residuals; 0 where models of one kind do not differ, which is neither."""
+    """p of equal variances and of normal residuals; 0 where models of one kind do not differ, which
+    is neither."""
     from scipy import stats
 
     if not min(np.ptp(high), np.ptp(low)) > 0:
         return 0.0, 0.0
-    residuals = np.concatenate([(values - values.mean()) / values.std(ddof=1) for values in (high, low)])
-    return float(stats.levene(high, low, center="median").pvalue), float(stats.shapiro(residuals).pvalue)
+    residuals = np.concatenate(
+        [(values - values.mean()) / values.std(ddof=1) for values in (high, low)]
+    )
+    return float(stats.levene(high, low, center="median").pvalue), float(
+        stats.shapiro(residuals).pvalue
+    )
 
 
-def centre(phi: Floats, labels: Ints, control_phi: Floats, control_labels: Ints) -> tuple[Floats, Floats]:
+def centre(
+    phi: Floats, labels: Ints, control_phi: Floats, control_labels: Ints
+) -> tuple[Floats, Floats]:
     """Subtract each model's mean score of control records of the same class.
 
     Args:
@@ -295,15 +330,19 @@ def centre(phi: Floats, labels: Ints, control_phi: Floats, control_labels: Ints)
         )
     base = np.empty_like(phi)
     for label in np.unique(labels):
-        base[:, labels == label] = control_phi[:, control_labels == label].mean(axis=1, keepdims=True)
+        base[:, labels == label] = control_phi[:, control_labels == label].mean(
+            axis=1, keepdims=True
+        )
     return phi - base, base
 
 
 def unusual_confidence(with_: Floats, without: Floats, base: Floats, judged_base: Floats) -> bool:
-    """Whether a model's confidence on control records is unlike the references', in a way that would move T.
+    """Whether a model's confidence on control records is unlike the references', in a way that
+    would move T.
 
-    Unlearning may leave a model more or less confident of everything, which would look like knowing or forgetting.
-    Centring by controls removes that, but adds the controls' own noise to T; so it is used where it is needed.
+    Unlearning may leave a model more or less confident of everything, which would look like knowing
+    or forgetting. Centring by controls removes that, but adds the controls' own noise to T; so it
+    is used where it is needed.
 
     Args:
         with_: (J, n) scores of the references with.
@@ -321,11 +360,17 @@ def unusual_confidence(with_: Floats, without: Floats, base: Floats, judged_base
     error = float(usual.std(ddof=1)) * math.sqrt(1 + 1 / len(usual))
     if not error > 0:
         return own != float(usual.mean())
-    return 2 * float(special.stdtr(len(usual) - 1, -abs(own - usual.mean()) / error)) < ASSUMPTION_LEVEL
+    return (
+        2 * float(special.stdtr(len(usual) - 1, -abs(own - usual.mean()) / error))
+        < ASSUMPTION_LEVEL
+    )
 
 
-def detection_limit(detectability: float, with_: int, without: int, degrees: int, alpha: float) -> float | None:
-    """The smallest rho0 that a perfect retrain (rho = 0) is found below with probability 0.8, or None above 1.
+def detection_limit(
+    detectability: float, with_: int, without: int, degrees: int, alpha: float
+) -> float | None:
+    """The smallest rho0 that a perfect retrain (rho = 0) is found below with probability 0.8, or
+    None above 1.
 
     With endless references it is (z_{1-alpha} + z_{0.8}) / d', 2.49 / d' at alpha = 0.05.
     """
@@ -342,10 +387,12 @@ def detection_limit(detectability: float, with_: int, without: int, degrees: int
 
 
 def references_needed(detectability: float, alpha: float, rho0: float) -> int | None:
-    """How many references of each kind bring the detection limit to rho0, or None where no number would.
+    """How many references of each kind bring the detection limit to rho0, or None where no number
+    would.
 
-    What a margin r lacks is concave in r and below 0 at r = 0. So the limit, where it is 0, lies within 1 where nothing
-    lacks at 1, and within rho0 where nothing lacks at rho0 either: no limit has to be found.
+    What a margin r lacks is concave in r and below 0 at r = 0. So the limit, where it is 0, lies
+    within 1 where nothing lacks at 1, and within rho0 where nothing lacks at rho0 either: no limit
+    has to be found.
     """
     if not detectability > 0:
         return None
@@ -361,11 +408,14 @@ def references_needed(detectability: float, alpha: float, rho0: float) -> int | 
 
 @cache
 def _quantiles(alpha: float) -> Floats:
-    """Sum of both quantiles of Student's t that a detection limit needs, for 4, 5 … references of each kind."""
+    """Sum of both quantiles of Student's t that a detection limit needs, for 4, 5 … references of
+    each kind."""
     from scipy import special
 
     degrees = 2 * np.arange(4, MOST_REFERENCES + 1) - 2
-    return np.asarray(special.stdtrit(degrees, 1 - alpha) + special.stdtrit(degrees, POWER), np.float64)
+    return np.asarray(
+        special.stdtrit(degrees, 1 - alpha) + special.stdtrit(degrees, POWER), np.float64
+    )
 
 
 def rank_p(judged: float, without: Floats) -> float:

@@ -1,13 +1,17 @@
-"""What a classifier still holds of records, wherever it lies: in its features, not only in its answers.
+"""What a classifier still holds of records, wherever it lies: in its features, not only in its
+answers.
 
-Many unlearning methods misalign nothing but the classifier, the last linear layer: the answers change, the features
-stay, and a new last layer or a few training steps bring the old answers back. So three looks past the answers:
+Many unlearning methods misalign nothing but the classifier, the last linear layer: the answers
+change, the features stay, and a new last layer or a few training steps bring the old answers back.
+So three looks past the answers:
 
-    linear probe   a new linear classifier on the features, fitted to retained records and asked about the others
-    CKA            how similar the features of the forgotten records are to a retrained model's
-    relearn time   how many training steps on the forgotten records bring their loss back
+    linear probe   a new linear classifier on the features, fitted to retained records and asked
+    about the others CKA            how similar the features of the forgotten records are to a
+    retrained model's relearn time   how many training steps on the forgotten records bring their
+    loss back
 
-None of them decides anything. Each is to be read beside what it says of models retrained without the records.
+None of them decides anything. Each is to be read beside what it says of models retrained without
+the records.
 """
 
 from __future__ import annotations
@@ -30,11 +34,15 @@ if TYPE_CHECKING:
 MOST_ITERATIONS = 2000
 """of the probe's fit, which takes dozens; one that needs more does not converge"""
 CHECKS_PER_EPOCH = 8
-"""how often relearning looks at the loss at most; a look at all records costs about a third of an epoch"""
+"""how often relearning looks at the loss at most; a look at all records costs about a third of an
+epoch"""
 
 
-def read(network: nn.Module, records: training_loop.Records, batch_size: int = 512) -> NDArray[np.float32]:
-    """The input of a classifier's last linear layer, in evaluation mode, always in float32, without augmentation.
+def read(
+    network: nn.Module, records: training_loop.Records, batch_size: int = 512
+) -> NDArray[np.float32]:
+    """The input of a classifier's last linear layer, in evaluation mode, always in float32, without
+    augmentation.
 
     Args:
         network: the classifier; it is moved to the records' device.
@@ -54,7 +62,11 @@ def read(network: nn.Module, records: training_loop.Records, batch_size: int = 5
     with torch.no_grad():
         taps = architectures.Taps(network, "last", records.floats(slice(0, 1)))
         parts = [
-            taps(records.floats(slice(start, start + batch_size)))[1][-1].flatten(1).float().cpu().numpy()
+            taps(records.floats(slice(start, start + batch_size)))[1][-1]
+            .flatten(1)
+            .float()
+            .cpu()
+            .numpy()
             for start in range(0, len(records), batch_size)
         ]
     features: NDArray[np.float32] = np.concatenate(parts)
@@ -66,8 +78,9 @@ def read(network: nn.Module, records: training_loop.Records, batch_size: int = 5
 def linear_probe(known: NDArray[np.float32], labels: Ints, asked: NDArray[np.float32]) -> Ints:
     """Classes that a new linear classifier on the same features gives (Alain and Bengio 2017).
 
-    Multinomial logistic regression with scikit-learn's usual L2 penalty on standardised features. Its loss is convex,
-    it starts at 0 and adds up in one thread, so that nothing about it is random.
+    Multinomial logistic regression with scikit-learn's usual L2 penalty on standardised features.
+    Its loss is convex, it starts at 0 and adds up in one thread, so that nothing about it is
+    random.
 
     Args:
         known: (k, d) features of the records that it is fitted to.
@@ -88,58 +101,77 @@ def linear_probe(known: NDArray[np.float32], labels: Ints, asked: NDArray[np.flo
 
     if len(np.unique(labels)) < 2:
         raise EvidenceError(
-            say("got {count} retained records of one class, expected two classes for a linear probe", count=len(labels))
+            say(
+                "got {count} retained records of one class, expected two classes for a linear "
+                "probe",
+                count=len(labels),
+            )
         )
     scaler, classifier = StandardScaler(), LogisticRegression(max_iter=MOST_ITERATIONS)
-    # one thread: on a busy machine BLAS's threads wait for each other, dozens of times longer than they compute
+    # one thread: on a busy machine BLAS's threads wait for each other, dozens of times longer than
+    # they compute
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the one about convergence becomes an error
         classifier.fit(scaler.fit_transform(known.astype(np.float64)), labels)
         if int(np.max(classifier.n_iter_)) >= MOST_ITERATIONS:
-            raise EvidenceError(say("the linear probe did not converge in {most} iterations", most=MOST_ITERATIONS))
+            raise EvidenceError(
+                say("the linear probe did not converge in {most} iterations", most=MOST_ITERATIONS)
+            )
         return np.asarray(classifier.predict(scaler.transform(asked.astype(np.float64))), np.int64)
 
 
 def cka(x: NDArray[np.float32] | Floats, y: NDArray[np.float32] | Floats) -> float:
-    """Similarity of two models' features of the same records: linear CKA (Kornblith et al. 2019), debiased.
+    """Similarity of two models' features of the same records: linear CKA (Kornblith et al. 2019),
+    debiased.
 
         CKA = HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)),   K = X X^T, L = Y Y^T
 
-    with the unbiased HSIC_1 of Song et al. (2012) in place of the plain one, as in Nguyen et al. (2021). A request has
-    few records and a model many features, and there the plain form tells nothing: for n records far fewer than the
-    features it nears 1 for features that have nothing to do with each other. The debiased one is 0 on average there.
+    with the unbiased HSIC_1 of Song et al. (2012) in place of the plain one, as in Nguyen et al.
+    (2021). A request has few records and a model many features, and there the plain form tells
+    nothing: for n records far fewer than the features it nears 1 for features that have nothing to
+    do with each other. The debiased one is 0 on average there.
 
-    It is the cosine between K and L after their diagonals are left out and rows and columns centred without them, so
-    that turning, mirroring, shifting or scaling the features of either model changes nothing.
+    It is the cosine between K and L after their diagonals are left out and rows and columns centred
+    without them, so that turning, mirroring, shifting or scaling the features of either model
+    changes nothing.
 
     Args:
         x: (n, d) features of one model.
         y: (n, e) features of the other.
 
     Returns:
-        1 for features that are equal but for the changes above, about 0 for unrelated ones, never below -1.
+        1 for features that are equal but for the changes above, about 0 for unrelated ones, never
+        below -1.
 
     Raises:
-        EvidenceError: there are fewer than four records, too few for any estimate without bias, or one model has the
-            same feature for all of them, or for all pairs of them the same distance.
+        EvidenceError: there are fewer than four records, too few for any estimate without bias, or
+            one model has the same feature for all of them, or for all pairs of them the same
+            distance.
     """
     if len(x) < 4:
-        raise EvidenceError(say("got {count} records, expected at least 4 to compare features", count=len(x)))
+        raise EvidenceError(
+            say("got {count} records, expected at least 4 to compare features", count=len(x))
+        )
     a, b = _off_diagonal(x), _off_diagonal(y)
     lengths = float(np.linalg.norm(a)) * float(np.linalg.norm(b))
     if lengths == 0:
-        raise EvidenceError(say("the features do not differ between the records; nothing can be compared"))
+        raise EvidenceError(
+            say("the features do not differ between the records; nothing can be compared")
+        )
     return float(np.clip(np.vdot(a, b) / lengths, -1, 1))
 
 
 def _off_diagonal(features: NDArray[np.float32] | Floats) -> Floats:
-    """(n, n) Gram matrix without its diagonal, rows and columns centred: HSIC_1(K, L) is its dot product by n (n - 3).
+    """(n, n) Gram matrix without its diagonal, rows and columns centred: HSIC_1(K, L) is its dot
+    product by n (n - 3).
 
     (U-centring, Székely and Rizzo 2014.) A matrix that is 0 but for rounding is 0.
     """
     n = len(features)
     centred = features.astype(np.float64)
-    centred -= centred.mean(axis=0)  # changes nothing but the rounding, which a large mean would make coarse
+    centred -= centred.mean(
+        axis=0
+    )  # changes nothing but the rounding, which a large mean would make coarse
     gram = centred @ centred.T
     scale = float(np.linalg.norm(gram))
     np.fill_diagonal(gram, 0)
@@ -161,7 +193,12 @@ def mean_loss(network: nn.Module, records: training_loop.Records) -> float:
     logits = torch.tensor(training_loop.logits(network, records), dtype=torch.float64)
     loss = float(functional.cross_entropy(logits, records.labels.cpu()))
     if not np.isfinite(loss):
-        raise EvidenceError(say("got a loss of {loss} on the records to forget; expected a finite one", loss=str(loss)))
+        raise EvidenceError(
+            say(
+                "got a loss of {loss} on the records to forget; expected a finite one",
+                loss=str(loss),
+            )
+        )
     return loss
 
 
@@ -176,10 +213,11 @@ def relearn_steps(
 ) -> int:
     """How many training steps bring a classifier's mean loss down to a target: the relearn time.
 
-    A model that still knows the records relearns them in fewer steps than one that never saw them (relearn time:
-    Golatkar et al. 2020; anamnesis index: Chundawat et al. 2023). A copy is trained in training mode by plain SGD at
-    a fixed rate, without momentum, weight decay, augmentation or label smoothing; its loss is taken in evaluation
-    mode, after every step, or `CHECKS_PER_EPOCH` times an epoch where an epoch has more steps.
+    A model that still knows the records relearns them in fewer steps than one that never saw them
+    (relearn time: Golatkar et al. 2020; anamnesis index: Chundawat et al. 2023). A copy is trained
+    in training mode by plain SGD at a fixed rate, without momentum, weight decay, augmentation or
+    label smoothing; its loss is taken in evaluation mode, after every step, or `CHECKS_PER_EPOCH`
+    times an epoch where an epoch has more steps.
 
     Args:
         network: the classifier; it is left as it is.

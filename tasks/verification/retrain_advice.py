@@ -1,10 +1,12 @@
-"""When a full retrain is advised: what unlearning batch after batch does to a model, as far as an audit can know it.
+"""When a full retrain is advised: what unlearning batch after batch does to a model, as far as an
+audit can know it.
 
-An audit judges the people of its own batch. The records of those before are erased by then, so nobody can judge them
-again, and what was left of them stays in a model that is unlearned again and again. So the advice goes by what is
-known: the verdicts of this batch, the accuracy lost against retrained models, how often the model was unlearned since
-it was last trained from scratch, and how much of what it was trained on it had to forget. `benchmarks.sequential`
-judges all earlier people again, and its figures carry the limits in `settings.Advice`.
+An audit judges the people of its own batch. The records of those before are erased by then, so
+nobody can judge them again, and what was left of them stays in a model that is unlearned again and
+again. So the advice goes by what is known: the verdicts of this batch, the accuracy lost against
+retrained models, how often the model was unlearned since it was last trained from scratch, and how
+much of what it was trained on it had to forget. `benchmarks.sequential` judges all earlier people
+again, and its figures carry the limits in `settings.Advice`.
 
 Advice changes no verdict.
 """
@@ -40,8 +42,10 @@ class History:
         """Refuse a history that cannot be."""
         if self.unlearnings < 0 or not 0 <= self.forgotten <= self.trained or self.trained < 1:
             raise EvidenceError(
-                f"got a model's history of {self.unlearnings} unlearnings, {self.forgotten} of {self.trained} records "
-                "forgotten; expected counts, and no more forgotten than trained on; release the batch again"
+                f"got a model's history of {self.unlearnings} unlearnings, {self.forgotten} of "
+                f"{self.trained} records "
+                "forgotten; expected counts, and no more forgotten than trained on; release the "
+                "batch again"
             )
 
     @property
@@ -63,10 +67,11 @@ class History:
 
 
 def control_loss(scores: Scores, alpha: float) -> dict[str, float]:
-    """Accuracy on unseen people (control and test subjects) that the released model lost against retrained models.
+    """Accuracy on unseen people (control and test subjects) that the released model lost against
+    retrained models.
 
-    Student's t of a new observation, as in `verification.utility_gate`, whose spread between the M retrained
-    references has a floor of one record in a thousand:
+    Student's t of a new observation, as in `verification.utility_gate`, whose spread between the M
+    retrained references has a floor of one record in a thousand:
 
         loss = mean - accuracy,   interval loss -+ t(1 - alpha, M - 1) s sqrt(1 + 1/M).
 
@@ -77,17 +82,20 @@ def control_loss(scores: Scores, alpha: float) -> dict[str, float]:
         alpha: error rate of each end.
 
     Returns:
-        `estimate`, `low`, `high`, shares, negative where the released model is better; `confidence`, 1 - 2 alpha.
+        `estimate`, `low`, `high`, shares, negative where the released model is better;
+        `confidence`, 1 - 2 alpha.
 
     Raises:
-        EvidenceError: there are fewer than two references without the forget set, or nobody is unseen.
+        EvidenceError: there are fewer than two references without the forget set, or nobody is
+            unseen.
     """
     from scipy import stats
 
     without = scores.model_roles == "without"
     if without.sum() < 2 or not scores.unseen.any():
         raise EvidenceError(
-            f"got {without.sum()} references without the forget set and {scores.unseen.sum()} records of unseen "
+            f"got {without.sum()} references without the forget set and {scores.unseen.sum()} "
+            "records of unseen "
             "people, expected at least 2 and 1; add blocks to references.without_blocks"
         )
     shares = (scores.predicted == scores.labels)[:, scores.unseen].mean(axis=1)
@@ -105,7 +113,8 @@ def advise(
     loss: Mapping[str, float] | None,
     limits: Advice,
 ) -> list[dict[str, Any]]:
-    """Why a full retrain is advised, most urgent first; empty where it is not, or where this was one.
+    """Why a full retrain is advised, most urgent first; empty where it is not, or where this was
+    one.
 
     Args:
         method: how this batch was unlearned.
@@ -115,23 +124,28 @@ def advise(
         limits: from which on it is advised.
 
     Returns:
-        Dictionaries of `code`, `text`, a sentence that can be told in other languages, and its `values`.
+        Dictionaries of `code`, `text`, a sentence that can be told in other languages, and its
+        `values`.
     """
     if method == "retrain":
         return []
     failed = sum(one["verdict"] == "fail" for one in verdicts)
-    unsure = sum(one["verdict"] == "inconclusive" and _left(one["residual_influence"]) for one in verdicts)
+    unsure = sum(
+        one["verdict"] == "inconclusive" and _left(one["residual_influence"]) for one in verdicts
+    )
     found = []
     if failed:
         told = say(
-            "A full retrain is advised: {failed} of {requests} requests failed, so this model must not be used.",
+            "A full retrain is advised: {failed} of {requests} requests failed, so this model "
+            "must not be used.",
             failed=failed,
             requests=len(verdicts),
         )
         found.append(("failed", told))
     if unsure:
         told = say(
-            "A full retrain is advised: for {unsure} of {requests} requests some influence is left, and it is not "
+            "A full retrain is advised: for {unsure} of {requests} requests some influence is "
+            "left, and it is not "
             "shown to be below the margin.",
             unsure=unsure,
             requests=len(verdicts),
@@ -139,7 +153,8 @@ def advise(
         found.append(("influence_left", told))
     if loss is not None and loss["low"] > 0 and loss["estimate"] >= limits.accuracy_loss:
         told = say(
-            "A full retrain is advised: accuracy on people whom no model saw is lower than retrained models' by "
+            "A full retrain is advised: accuracy on people whom no model saw is lower than "
+            "retrained models' by "
             "{loss:.1%} ({low:.1%} to {high:.1%}); the limit is {limit:.1%}.",
             loss=loss["estimate"],
             low=loss["low"],
@@ -149,7 +164,8 @@ def advise(
         found.append(("accuracy_lost", told))
     if history.unlearnings >= limits.unlearnings:
         told = say(
-            "A full retrain is advised: unlearnings since the last training from scratch, this one included: "
+            "A full retrain is advised: unlearnings since the last training from scratch, this "
+            "one included: "
             "{unlearnings}; the limit is {limit}.",
             unlearnings=history.unlearnings,
             limit=limits.unlearnings,
@@ -157,7 +173,8 @@ def advise(
         found.append(("unlearnings", told))
     if history.share >= limits.forgotten_share:
         told = say(
-            "A full retrain is advised: {share:.1%} of the records of the last training from scratch are forgotten; "
+            "A full retrain is advised: {share:.1%} of the records of the last training from "
+            "scratch are forgotten; "
             "the limit is {limit:.1%}.",
             share=history.share,
             limit=limits.forgotten_share,
@@ -167,5 +184,6 @@ def advise(
 
 
 def _left(influence: Mapping[str, Any]) -> bool:
-    """Whether influence is shown to be left. Where it is only not ruled out, more references help and no retrain."""
+    """Whether influence is shown to be left. Where it is only not ruled out, more references help
+    and no retrain."""
     return influence["low"] is not None and influence["low"] > 0

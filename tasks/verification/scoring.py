@@ -20,7 +20,8 @@ Strings = NDArray[np.str_]
 def margins(logits: NDArray[np.float32] | Floats, labels: Ints) -> Floats:
     """The logit-scaled confidence phi = log p_y - log sum_{k != y} p_k, higher = more member-like.
 
-    It equals z_y - logsumexp_{k != y} z_k, which neither over- nor underflows (Carlini et al. 2022, section IV.C).
+    It equals z_y - logsumexp_{k != y} z_k, which neither over- nor underflows (Carlini et al. 2022,
+    section IV.C).
 
     Args:
         logits: (n, classes), classes >= 2.
@@ -41,7 +42,8 @@ def margins(logits: NDArray[np.float32] | Floats, labels: Ints) -> Floats:
 
 @dataclass(frozen=True)
 class Scores:
-    """What every model says of every record. No images, no identities: verification and report need nothing else."""
+    """What every model says of every record. No images, no identities: verification and report need
+    nothing else."""
 
     model_roles: Strings
     """(m,) original, unlearned, retrained, with or without"""
@@ -56,7 +58,8 @@ class Scores:
     requests: Strings
     """(n,) request that asks to forget the record, or empty"""
     subjects: Ints
-    """(n,) a number for each data subject, the same for all records of one; whose it is stands nowhere"""
+    """(n,) a number for each data subject, the same for all records of one; whose it is stands
+    nowhere"""
     attribute_names: Strings
     """(a,) further columns of the manifest with few values, by which utility is looked at"""
     attributes: Strings
@@ -84,9 +87,12 @@ class Scores:
 
     @cached_property
     def accuracy(self) -> dict[str, Floats]:
-        """(m,) share of the retained records, and of those of unseen people, that each model answers rightly."""
+        """(m,) share of the retained records, and of those of unseen people, that each model
+        answers rightly."""
         groups = {"retained": self.retained, "unseen": self.unseen}
-        return {name: self.correct[:, rows].mean(axis=1) for name, rows in groups.items() if rows.any()}
+        return {
+            name: self.correct[:, rows].mean(axis=1) for name, rows in groups.items() if rows.any()
+        }
 
     @cached_property
     def finite(self) -> bool:
@@ -98,7 +104,9 @@ class Scores:
         """Places of each request's records."""
         order = np.argsort(self.requests, kind="stable")
         names, first = np.unique(self.requests[order], return_index=True)
-        return {str(name): rows for name, rows in zip(names, np.split(order, first[1:]), strict=True)}
+        return {
+            str(name): rows for name, rows in zip(names, np.split(order, first[1:]), strict=True)
+        }
 
     def rows_of(self, request: str) -> NDArray[np.bool_]:
         """(n,) the records that a request asks to forget."""
@@ -146,7 +154,9 @@ class Scores:
                     arrays["attributes"],
                 )
         except (OSError, KeyError, ValueError) as error:
-            raise EvidenceError(f"{path}: expected the scores that the stage score writes ({error})") from error
+            raise EvidenceError(
+                f"{path}: expected the scores that the stage score writes ({error})"
+            ) from error
         scores.check()
         return scores
 
@@ -154,15 +164,21 @@ class Scores:
         """Refuse scores that no verdict may stand on.
 
         Raises:
-            EvidenceError: shapes differ, or there is not exactly one model of each of the roles original, unlearned
-                and, where models were trained without the forget set, retrained.
+            EvidenceError: shapes differ, or there is not exactly one model of each of the roles
+                original, unlearned and, where models were trained without the forget set,
+                retrained.
         """
         m, n = len(self.model_roles), len(self.labels)
         if self.phi.shape != (m, n) or self.predicted.shape != (m, n):
-            raise EvidenceError(f"got scores of shape {self.phi.shape}, expected {m} models x {n} records")
-        anew = bool(np.isin(self.model_roles, ("retrained", "without")).any())  # a screening has no such models
+            raise EvidenceError(
+                f"got scores of shape {self.phi.shape}, expected {m} models x {n} records"
+            )
+        anew = bool(
+            np.isin(self.model_roles, ("retrained", "without")).any()
+        )  # a screening has no such models
         for role in ("original", "unlearned", *(("retrained",) if anew else ())):
             if int((self.model_roles == role).sum()) != 1:
                 raise EvidenceError(
-                    f"got {int((self.model_roles == role).sum())} models in the role {role}, expected 1"
+                    f"got {int((self.model_roles == role).sum())} models in the role {role}, "
+                    "expected 1"
                 )

@@ -1,9 +1,11 @@
-"""Screening: a first look without any reference model. It may say fail or that nothing was found, and never pass.
+"""Screening: a first look without any reference model. It may say fail or that nothing was found,
+and never pass.
 
-An attacker who has only the model learns what members look like from retained records and what strangers look like
-from people whom no model saw (`attacks.population_attack`), and rates the person's records. If the person was
-forgotten, the rating is that of one more stranger. The unit is the person, because one person's records are alike.
-What is not found here may still be there: without references nobody knows what this test could have seen.
+An attacker who has only the model learns what members look like from retained records and what
+strangers look like from people whom no model saw (`attacks.population_attack`), and rates the
+person's records. If the person was forgotten, the rating is that of one more stranger. The unit is
+the person, because one person's records are alike. What is not found here may still be there:
+without references nobody knows what this test could have seen.
 """
 
 from __future__ import annotations
@@ -32,11 +34,14 @@ class Screening:
     gates: tuple[Gate, ...]
 
 
-def screen(scores: Scores, request: str, alpha: float, memory: attacks.Memory | None = None) -> Screening:
+def screen(
+    scores: Scores, request: str, alpha: float, memory: attacks.Memory | None = None
+) -> Screening:
     """Screen the unlearned model for one request.
 
-    The person's mean rating is compared with the strangers' by Student's prediction interval, on both sides: known,
-    or stranger than strangers, which over-forgetting makes. Both sides share alpha by Holm (1979).
+    The person's mean rating is compared with the strangers' by Student's prediction interval, on
+    both sides: known, or stranger than strangers, which over-forgetting makes. Both sides share
+    alpha by Holm (1979).
 
     Args:
         scores: all scores; no references are needed.
@@ -48,7 +53,8 @@ def screen(scores: Scores, request: str, alpha: float, memory: attacks.Memory | 
         `fail`, or `inconclusive` for nothing found.
 
     Raises:
-        EvidenceError: no records, a score is NaN, fewer than 4 unseen subjects, or ratings that are all alike.
+        EvidenceError: no records, a score is NaN, fewer than 4 unseen subjects, or ratings that are
+            all alike.
     """
     from scipy import stats
 
@@ -59,7 +65,8 @@ def screen(scores: Scores, request: str, alpha: float, memory: attacks.Memory | 
     if len(codes) < FEWEST_STRANGERS:
         raise EvidenceError(
             say(
-                "got {subjects} subjects whom no model saw, expected at least {least}; enlarge split.control",
+                "got {subjects} subjects whom no model saw, expected at least {least}; enlarge "
+                "split.control",
                 subjects=len(codes),
                 least=FEWEST_STRANGERS,
             )
@@ -67,16 +74,24 @@ def screen(scores: Scores, request: str, alpha: float, memory: attacks.Memory | 
     ratings = np.bincount(place, strangers) / np.bincount(place)
     spread = float(ratings.std(ddof=1)) * math.sqrt(1 + 1 / len(ratings))
     if not spread > 1e-12 * max(1.0, float(np.abs(ratings).max())):
-        raise EvidenceError(say("the model answers on all strangers alike; nothing can be compared with that"))
+        raise EvidenceError(
+            say("the model answers on all strangers alike; nothing can be compared with that")
+        )
     t = float(own.mean() - ratings.mean()) / spread
     found = (
-        ("screening_known", say("Do the records look like those that the model was trained on?"), t),
+        (
+            "screening_known",
+            say("Do the records look like those that the model was trained on?"),
+            t,
+        ),
         ("screening_strange", say("Do the records look stranger than strangers' records?"), -t),
     )
     p_values = [float(stats.t.sf(value, len(ratings) - 1)) for _, _, value in found]
     gates = tuple(
         Gate(name, question, value, 0.0, 1.0, p, "bad" if bad else "open")
-        for (name, question, value), p, bad in zip(found, p_values, holm(p_values, alpha), strict=True)
+        for (name, question, value), p, bad in zip(
+            found, p_values, holm(p_values, alpha), strict=True
+        )
     )
     if gates[0].state == "bad":
         reason = say("Screening: the model still knows the records; they look like training data.")
@@ -87,7 +102,8 @@ def screen(scores: Scores, request: str, alpha: float, memory: attacks.Memory | 
     return Screening(
         "inconclusive",
         say(
-            "Screening: nothing was found. A screening has no references and cannot pass anybody; run the audit with "
+            "Screening: nothing was found. A screening has no references and cannot pass anybody; "
+            "run the audit with "
             "verify.mode=references for a verdict."
         ),
         gates,

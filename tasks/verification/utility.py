@@ -1,8 +1,9 @@
-"""What a model is still worth: accuracy by group and the distribution of its answers, against the retrained models.
+"""What a model is still worth: accuracy by group and the distribution of its answers, against the
+retrained models.
 
-A pure core, the table of scores in, numbers out. One retrained model says little of what retraining does, since two of
-them differ as well. So everything is held against the band of all retrained models, the baseline and the references
-trained without the forget set alike.
+A pure core, the table of scores in, numbers out. One retrained model says little of what retraining
+does, since two of them differ as well. So everything is held against the band of all retrained
+models, the baseline and the references trained without the forget set alike.
 """
 
 from __future__ import annotations
@@ -20,14 +21,16 @@ from tasks.verification.scoring import Floats, Scores
 from tasks.verification.verdicts import holm
 
 RETRAINED = ("retrained", "without")
-"""Roles of the models of the band: the retrain baseline and the references trained without the forget set."""
+"""Roles of the models of the band: the retrain baseline and the references trained without the
+forget set."""
 
 
 def accuracies(scores: Scores, forget: NDArray[np.bool_]) -> dict[str, dict[str, float]]:
-    """Accuracy, a share, on the request's records, the retain set and unseen people (control and test subjects).
+    """Accuracy, a share, on the request's records, the retain set and unseen people (control and
+    test subjects).
 
-    Rows: original, unlearned, retrained (the baseline), and the lowest and highest of all retrained models; the last
-    three only where there are retrained models, which a screening has not.
+    Rows: original, unlearned, retrained (the baseline), and the lowest and highest of all retrained
+    models; the last three only where there are retrained models, which a screening has not.
 
     Args:
         scores: all scores of the audit.
@@ -46,27 +49,32 @@ def accuracies(scores: Scores, forget: NDArray[np.bool_]) -> dict[str, dict[str,
         if (scores.model_roles == role).any()
     }
     if retrained.any():
-        table["retrained_low"] = {name: float(share[retrained].min()) for name, share in shares.items()}
-        table["retrained_high"] = {name: float(share[retrained].max()) for name, share in shares.items()}
+        table["retrained_low"] = {
+            name: float(share[retrained].min()) for name, share in shares.items()
+        }
+        table["retrained_high"] = {
+            name: float(share[retrained].max()) for name, share in shares.items()
+        }
     return table
 
 
 def distributions(scores: Scores, forget: NDArray[np.bool_]) -> dict[str, Any]:
     """How often each class is predicted on the request's records, and how unusual that is.
 
-    Retrained models differ among themselves too: the distance of a model is unusual only where it lies outside the
-    band, the distances of each retrained model from the mean of all others.
+    Retrained models differ among themselves too: the distance of a model is unusual only where it
+    lies outside the band, the distances of each retrained model from the mean of all others.
 
     Args:
         scores: all scores of the audit.
         forget: (n,) the request's records.
 
     Returns:
-        `labels`: the classes. By class, as shares of the records: `original`, `unlearned`, `retrained` (mean of all
-        retrained models), `retrained_low` and `retrained_high` (lowest and highest of them); the last three are None
-        without retrained models. `distance`: the total variation, half the sum of absolute differences, 0 … 1, from
-        the retrained models' mean, of `original` and `unlearned`, and its `band` [lowest, highest] over the retrained
-        models; None where there are fewer than two of them.
+        `labels`: the classes. By class, as shares of the records: `original`, `unlearned`,
+        `retrained` (mean of all retrained models), `retrained_low` and `retrained_high` (lowest and
+        highest of them); the last three are None without retrained models. `distance`: the total
+        variation, half the sum of absolute differences, 0 … 1, from the retrained models' mean, of
+        `original` and `unlearned`, and its `band` [lowest, highest] over the retrained models; None
+        where there are fewer than two of them.
 
     Raises:
         EvidenceError: the request has no record.
@@ -105,7 +113,8 @@ def _variation(p: Floats, q: Floats) -> Floats:
 
 
 def score_distribution(scores: Scores, forget: NDArray[np.bool_], bins: int = 16) -> dict[str, Any]:
-    """How sure the models are of the right class of the request's records; no record can be told from it.
+    """How sure the models are of the right class of the request's records; no record can be told
+    from it.
 
     Args:
         scores: all scores of the audit.
@@ -113,9 +122,10 @@ def score_distribution(scores: Scores, forget: NDArray[np.bool_], bins: int = 16
         bins: number of intervals of equal width that all scores are counted in.
 
     Returns:
-        `edges`: (bins + 1,) of the intervals, log-odds in nats. `original`, `unlearned` and `retrained` (all retrained
-        models together; None without any): (bins,) shares of the records. `median`: the middle score of each, and its
-        `band` [lowest, highest] over the retrained models.
+        `edges`: (bins + 1,) of the intervals, log-odds in nats. `original`, `unlearned` and
+        `retrained` (all retrained models together; None without any): (bins,) shares of the
+        records. `median`: the middle score of each, and its `band` [lowest, highest] over the
+        retrained models.
 
     Raises:
         EvidenceError: the request has no record, or a score is NaN or infinite.
@@ -127,7 +137,8 @@ def score_distribution(scores: Scores, forget: NDArray[np.bool_], bins: int = 16
     if not shown.size or not np.isfinite(shown).all():
         raise EvidenceError(
             say(
-                "got {scores} scores, {broken} of them NaN or infinite, expected finite ones; train the models anew",
+                "got {scores} scores, {broken} of them NaN or infinite, expected finite ones; "
+                "train the models anew",
                 scores=shown.size,
                 broken=(~np.isfinite(shown)).sum(),
             )
@@ -152,22 +163,26 @@ def score_distribution(scores: Scores, forget: NDArray[np.bool_], bins: int = 16
 
 
 def by_group(scores: Scores, alpha: float) -> list[dict[str, Any]]:
-    """Accuracy on unseen people (control and test subjects) by class and by every value of every attribute.
+    """Accuracy on unseen people (control and test subjects) by class and by every value of every
+    attribute.
 
-    A model that is as good as retrained ones on the whole can have lost one group. Each group is tested against the
-    retrained models by `p_lower`, and Holm's procedure over all groups of all columns keeps the probability of any
-    false alarm below alpha.
+    A model that is as good as retrained ones on the whole can have lost one group. Each group is
+    tested against the retrained models by `p_lower`, and Holm's procedure over all groups of all
+    columns keeps the probability of any false alarm below alpha.
 
     Args:
         scores: all scores of the audit.
-        alpha: probability of any false alarm, if the model is as good as a retrained one in every group.
+        alpha: probability of any false alarm, if the model is as good as a retrained one in every
+            group.
 
     Returns:
-        A row per group: `column` (`class` or the attribute), `value`, `records` and `subjects` in it; accuracy, a
-        share, of `original` and `unlearned` and the retrained models' `retrained_mean`, `retrained_low` and
-        `retrained_high`; `p_worse`, the probability of an accuracy as low as the unlearned model's if it were a
-        retrained one, and whether it is `worse`. Classes first, then the attributes in their order; a group that no
-        unseen person is in is absent, and an empty value is no group.
+        A row per group: `column` (`class` or the attribute), `value`, `records` and `subjects` in
+            it; accuracy, a
+        share, of `original` and `unlearned` and the retrained models' `retrained_mean`,
+        `retrained_low` and `retrained_high`; `p_worse`, the probability of an accuracy as low as
+        the unlearned model's if it were a retrained one, and whether it is `worse`. Classes first,
+        then the attributes in their order; a group that no unseen person is in is absent, and an
+        empty value is no group.
 
     Raises:
         EvidenceError: there are fewer than two retrained models.
@@ -176,7 +191,8 @@ def by_group(scores: Scores, alpha: float) -> list[dict[str, Any]]:
     if retrained.sum() < 2:
         raise EvidenceError(
             say(
-                "got {count} retrained models, expected at least 2, whose spread is the yardstick; add blocks to "
+                "got {count} retrained models, expected at least 2, whose spread is the "
+                "yardstick; add blocks to "
                 "references.without_blocks",
                 count=retrained.sum(),
             )
@@ -206,10 +222,14 @@ def by_group(scores: Scores, alpha: float) -> list[dict[str, Any]]:
 
 def _groups(scores: Scores, among: NDArray[np.bool_]) -> list[tuple[str, str, NDArray[np.bool_]]]:
     """Column, value and (n,) members of each group that has a record among the ones given."""
-    columns = [("class", label, scores.labels == label) for label in np.unique(scores.labels[among])]
+    columns = [
+        ("class", label, scores.labels == label) for label in np.unique(scores.labels[among])
+    ]
     for place, name in enumerate(scores.attribute_names):
         values = scores.attributes[:, place]
-        columns += [(str(name), value, values == value) for value in np.unique(values[among]) if value]
+        columns += [
+            (str(name), value, values == value) for value in np.unique(values[among]) if value
+        ]
     return [(column, str(value), members & among) for column, value, members in columns]
 
 
@@ -220,14 +240,15 @@ def p_lower(accuracy: float, retrained: Floats, records: int) -> float:
 
         t = (mean - accuracy - 1 / (2 n)) / (s sqrt(1 + 1/M)),   M - 1 degrees of freedom,
 
-    1 / (2 n) for continuity and s the standard deviation between the M retrained models, but never below 1 / n, one
-    record. Accuracies are whole records: in a small group all retrained models can agree by luck, and s = 0 would make
-    a single further error certain evidence. With the floor one error is none (p about 0.3), and it takes four or five
-    where retrained models made none until Holm's procedure over a dozen groups notices. Simulated with records of
-    different difficulty, 14 or 28 groups of 5 to 250 records and 4 to 40 retrained models, any false alarm at 0.05 has
-    a rate of 0.00 to 0.04; without the half record 0.00 to 0.08, and without the floor 0.04 to 0.4. The binomial
-    standard error of one model is no better floor: models fail on the same hard records, so they differ by less and it
-    would hide losses, and it is 0 just where none failed.
+    1 / (2 n) for continuity and s the standard deviation between the M retrained models, but never
+    below 1 / n, one record. Accuracies are whole records: in a small group all retrained models can
+    agree by luck, and s = 0 would make a single further error certain evidence. With the floor one
+    error is none (p about 0.3), and it takes four or five where retrained models made none until
+    Holm's procedure over a dozen groups notices. Simulated with records of different difficulty, 14
+    or 28 groups of 5 to 250 records and 4 to 40 retrained models, any false alarm at 0.05 has a
+    rate of 0.00 to 0.04; without the half record 0.00 to 0.08, and without the floor 0.04 to 0.4.
+    The binomial standard error of one model is no better floor: models fail on the same hard
+    records, so they differ by less and it would hide losses, and it is 0 just where none failed.
 
     Args:
         accuracy: of the model judged, a share of the records.
@@ -238,4 +259,6 @@ def p_lower(accuracy: float, retrained: Floats, records: int) -> float:
 
     count = len(retrained)
     spread = max(float(retrained.std(ddof=1)), 1 / records) * math.sqrt(1 + 1 / count)
-    return float(special.stdtr(count - 1, -(float(retrained.mean()) - accuracy - 0.5 / records) / spread))
+    return float(
+        special.stdtr(count - 1, -(float(retrained.mean()) - accuracy - 0.5 / records) / spread)
+    )

@@ -1,11 +1,12 @@
 """The verdict: does a model behave on a person's records like a model that never saw them?
 
-A pure core, arrays in, a verdict with all of its evidence out. `contrast` measures how much of the records is left;
-here are the questions that are asked of it, and what follows from the answers.
+A pure core, arrays in, a verdict with all of its evidence out. `contrast` measures how much of the
+records is left; here are the questions that are asked of it, and what follows from the answers.
 
-Passing is an intersection-union test (Berger 1982): every gate has to reject its own bad null at alpha, so that a
-false pass is at most as likely as alpha, without a correction. Failing needs some gate's bad side, by Holm's (1979)
-weighted procedure. Whatever is neither is inconclusive, with what would decide it.
+Passing is an intersection-union test (Berger 1982): every gate has to reject its own bad null at
+alpha, so that a false pass is at most as likely as alpha, without a correction. Failing needs some
+gate's bad side, by Holm's (1979) weighted procedure. Whatever is neither is inconclusive, with what
+would decide it.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from tasks.verification.scoring import Floats, Scores
 
 VerdictName = Literal["pass", "fail", "inconclusive"]
 INFLUENCE_WEIGHT = 0.8
-"""Share of alpha that Holm's procedure gives to the influence on all records; the other gates share the rest."""
+"""Share of alpha that Holm's procedure gives to the influence on all records; the other gates share
+the rest."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,8 @@ class Gate:
     p_good: float
     """probability of such evidence for the good side if the bad side were true; < alpha: good"""
     p_bad: float
-    """probability of such evidence for the bad side if the good side were true; small enough (Holm) means fail"""
+    """probability of such evidence for the bad side if the good side were true; small enough (Holm)
+    means fail"""
     state: Literal["good", "bad", "open"]
 
 
@@ -85,7 +88,9 @@ class Measured:
     def limit(self, alpha: float) -> float | None:
         """The larger detection limit of the two, None above 1."""
         found = [
-            contrast.detection_limit(c.detectability, len(c.with_), len(c.without), c.degrees, alpha)
+            contrast.detection_limit(
+                c.detectability, len(c.with_), len(c.without), c.degrees, alpha
+            )
             for c in (self.whole, self.most)
         ]
         known = [limit for limit in found if limit is not None]
@@ -93,7 +98,10 @@ class Measured:
 
     def needed(self, alpha: float, rho0: float) -> int | None:
         """References of each kind that would decide it, None where no number would."""
-        found = [contrast.references_needed(c.detectability, alpha, rho0) for c in (self.whole, self.most)]
+        found = [
+            contrast.references_needed(c.detectability, alpha, rho0)
+            for c in (self.whole, self.most)
+        ]
         known = [count for count in found if count is not None]
         return max(known) if len(known) == len(found) else None
 
@@ -113,8 +121,12 @@ def measure(scores: Scores, rows: NDArray[np.bool_], model: int, share: float) -
     controls = scores.controls
     with_, without = scores.model_roles == "with", scores.model_roles == "without"
     phi = scores.phi[:, rows]
-    centred, base = contrast.centre(phi, scores.labels[rows], scores.phi[:, controls], scores.labels[controls])
-    unusual = contrast.unusual_confidence(phi[with_], phi[without], base[with_ | without], base[model])
+    centred, base = contrast.centre(
+        phi, scores.labels[rows], scores.phi[:, controls], scores.labels[controls]
+    )
+    unusual = contrast.unusual_confidence(
+        phi[with_], phi[without], base[with_ | without], base[model]
+    )
     used = centred if unusual else phi
     whole, most = (
         contrast.contrast(used[with_], used[without], used[model], aggregate)
@@ -138,13 +150,20 @@ def influence_gates(found: Measured, rules: Rules) -> list[Gate]:
     )
     return [
         _gate(
-            name, question, c.rho, r, *((c.p_below(r), c.p_above(r)) if r > 0 else (c.p_above(r), c.p_below(r))), rules
+            name,
+            question,
+            c.rho,
+            r,
+            *((c.p_below(r), c.p_above(r)) if r > 0 else (c.p_above(r), c.p_below(r))),
+            rules,
         )
         for name, question, c, r in asked
     ]
 
 
-def utility_gate(name: str, question: Sentence, accuracy: float, retrained: Floats, rules: Rules) -> Gate:
+def utility_gate(
+    name: str, question: Sentence, accuracy: float, retrained: Floats, rules: Rules
+) -> Gate:
     """Gate D: is an accuracy not lower than the retrained models' by more than the margin?
 
     Args:
@@ -157,22 +176,46 @@ def utility_gate(name: str, question: Sentence, accuracy: float, retrained: Floa
     from scipy import special
 
     threshold = float(retrained.mean()) - rules.utility_margin
-    # never below one record in a thousand: equal accuracies of all references are luck, not certainty
+    # never below one record in a thousand: equal accuracies of all references are luck, not
+    # certainty
     spread = max(float(retrained.std(ddof=1)), 1e-3) * math.sqrt(1 + 1 / len(retrained))
     t, degrees = (accuracy - threshold) / spread, len(retrained) - 1
     return _gate(
-        name, question, accuracy, threshold, float(special.stdtr(degrees, -t)), float(special.stdtr(degrees, t)), rules
+        name,
+        question,
+        accuracy,
+        threshold,
+        float(special.stdtr(degrees, -t)),
+        float(special.stdtr(degrees, t)),
+        rules,
     )
 
 
 def _gate(
-    name: str, question: Sentence, observed: float | None, threshold: float, p_good: float, p_bad: float, rules: Rules
+    name: str,
+    question: Sentence,
+    observed: float | None,
+    threshold: float,
+    p_good: float,
+    p_bad: float,
+    rules: Rules,
 ) -> Gate:
-    return Gate(name, question, observed, threshold, p_good, p_bad, "good" if p_good < rules.alpha else "open")
+    return Gate(
+        name,
+        question,
+        observed,
+        threshold,
+        p_good,
+        p_bad,
+        "good" if p_good < rules.alpha else "open",
+    )
 
 
-def holm(p_values: Sequence[float], alpha: float, weights: Sequence[float] | None = None) -> list[bool]:
-    """Which hypotheses are rejected by Holm's (1979) step-down procedure at family-wise level alpha.
+def holm(
+    p_values: Sequence[float], alpha: float, weights: Sequence[float] | None = None
+) -> list[bool]:
+    """Which hypotheses are rejected by Holm's (1979) step-down procedure at family-wise level
+    alpha.
 
     Args:
         p_values: one for each hypothesis.
@@ -182,7 +225,9 @@ def holm(p_values: Sequence[float], alpha: float, weights: Sequence[float] | Non
     share = list(weights) if weights is not None else [1.0] * len(p_values)
     rejected, left = [False] * len(p_values), sum(share)
     for index in sorted(range(len(p_values)), key=lambda i: p_values[i] / share[i]):
-        if not p_values[index] < alpha * share[index] / left:  # so that a p that is NaN shows nothing
+        if (
+            not p_values[index] < alpha * share[index] / left
+        ):  # so that a p that is NaN shows nothing
             break
         rejected[index] = True
         left -= share[index]
@@ -192,8 +237,8 @@ def holm(p_values: Sequence[float], alpha: float, weights: Sequence[float] | Non
 def conclude(gates: Sequence[Gate], span: Interval, alpha: float) -> Finding:
     """All gates good: pass. Some gate bad beyond doubt: fail. Otherwise inconclusive.
 
-    The gates `influence` and `over_forgetting` are the two sides of one hypothesis, |rho| <= rho0: at most one of
-    them can be bad, so they share one place in Holm's procedure.
+    The gates `influence` and `over_forgetting` are the two sides of one hypothesis, |rho| <= rho0:
+    at most one of them can be bad, so they share one place in Holm's procedure.
 
     Raises:
         EvidenceError: there is no gate; nothing asked is nothing passed.
@@ -205,7 +250,11 @@ def conclude(gates: Sequence[Gate], span: Interval, alpha: float) -> Finding:
     asked = [g for g in gates if g.name not in sides or g is pair]
     others = max(1, len(asked) - (pair is not None))
     weights = [INFLUENCE_WEIGHT if g is pair else (1 - INFLUENCE_WEIGHT) / others for g in asked]
-    bad = [g.name for g, is_bad in zip(asked, holm([g.p_bad for g in asked], alpha, weights), strict=True) if is_bad]
+    bad = [
+        g.name
+        for g, is_bad in zip(asked, holm([g.p_bad for g in asked], alpha, weights), strict=True)
+        if is_bad
+    ]
     settled = tuple(replace(g, state="bad") if g.name in bad else g for g in gates)
     if bad:
         verdict: VerdictName = "fail"
@@ -218,7 +267,8 @@ def conclude(gates: Sequence[Gate], span: Interval, alpha: float) -> Finding:
 
 @dataclass(frozen=True)
 class SelfCheck:
-    """The same test on models of which the truth is known. A test that errs on them cannot pass anybody."""
+    """The same test on models of which the truth is known. A test that errs on them cannot pass
+    anybody."""
 
     original: Finding
     retrained: Finding
@@ -266,15 +316,21 @@ def judge(scores: Scores, request: str, rules: Rules) -> Verdict:
         The verdict.
 
     Raises:
-        EvidenceError: the request has no record, a score is NaN, there are too few references, a class has no control
-            record, or the references do not differ. A missing piece is never a pass.
+        EvidenceError: the request has no record, a score is NaN, there are too few references, a
+            class has no control record, or the references do not differ. A missing piece is never a
+            pass.
     """
     rows = _rows(scores, request, rules)
     order = {
-        role: int(np.flatnonzero(scores.model_roles == role)[0]) for role in ("unlearned", "original", "retrained")
+        role: int(np.flatnonzero(scores.model_roles == role)[0])
+        for role in ("unlearned", "original", "retrained")
     }
-    measured = {role: measure(scores, rows, model, rules.memorised) for role, model in order.items()}
-    findings = {role: _finding(scores, measured[role], model, rules) for role, model in order.items()}
+    measured = {
+        role: measure(scores, rows, model, rules.memorised) for role, model in order.items()
+    }
+    findings = {
+        role: _finding(scores, measured[role], model, rules) for role, model in order.items()
+    }
     check = SelfCheck(findings["original"], findings["retrained"])
     found = measured["unlearned"]
     limit, needed = found.limit(rules.alpha), found.needed(rules.alpha, rules.rho0)
@@ -299,25 +355,34 @@ def _rows(scores: Scores, request: str, rules: Rules) -> NDArray[np.bool_]:
     rows = scores.rows_of(request)
     if not request or not rows.any():
         raise EvidenceError(
-            say("request {request} has no record in the scores; expected its forget set", request=request or "(empty)")
+            say(
+                "request {request} has no record in the scores; expected its forget set",
+                request=request or "(empty)",
+            )
         )
     with_, without = scores.model_roles == "with", scores.model_roles == "without"
     if min(with_.sum(), without.sum()) < rules.min_references:
         raise EvidenceError(
             say(
-                "got {with_} references with and {without} without the forget set, expected at least {least} of each; "
+                "got {with_} references with and {without} without the forget set, expected at "
+                "least {least} of each; "
                 "add blocks to references.with_blocks and references.without_blocks",
                 with_=with_.sum(),
                 without=without.sum(),
                 least=rules.min_references,
             )
         )
-    broken = ~np.isfinite(scores.phi[:, rows | scores.controls]).all(axis=1) if not scores.finite else np.array(False)
+    broken = (
+        ~np.isfinite(scores.phi[:, rows | scores.controls]).all(axis=1)
+        if not scores.finite
+        else np.array(False)
+    )
     if broken.any():
         names = ", ".join(sorted(set(scores.model_roles[broken].tolist())))
         raise EvidenceError(
             say(
-                "scores of the models {models} are NaN or infinite; their training diverged, train them anew",
+                "scores of the models {models} are NaN or infinite; their training diverged, "
+                "train them anew",
                 models=names,
             )
         )
@@ -328,13 +393,22 @@ def _finding(scores: Scores, measured: Measured, model: int, rules: Rules) -> Fi
     without = scores.model_roles == "without"
     gates = influence_gates(measured, rules)
     for name, group, question in (
-        ("utility_control", "unseen", say("Is accuracy on people whom no model saw kept, within the margin?")),
-        ("utility_retain", "retained", say("Is accuracy on retained records kept, within the margin?")),
+        (
+            "utility_control",
+            "unseen",
+            say("Is accuracy on people whom no model saw kept, within the margin?"),
+        ),
+        (
+            "utility_retain",
+            "retained",
+            say("Is accuracy on retained records kept, within the margin?"),
+        ),
     ):
         if group not in scores.accuracy:
             raise EvidenceError(
                 say(
-                    "no record to answer {gate} with; expected retained records, and people whom no model saw",
+                    "no record to answer {gate} with; expected retained records, and people whom "
+                    "no model saw",
                     gate=name,
                 )
             )
@@ -344,41 +418,61 @@ def _finding(scores: Scores, measured: Measured, model: int, rules: Rules) -> Fi
 
 
 def settle(
-    finding: Finding, check: SelfCheck, found: Measured, limit: float | None, needed: int | None, rules: Rules
+    finding: Finding,
+    check: SelfCheck,
+    found: Measured,
+    limit: float | None,
+    needed: int | None,
+    rules: Rules,
 ) -> tuple[VerdictName, Sentence]:
     """The verdict after the self-check, and the reason in words."""
     rho = _in_words(finding.interval)
     if finding.verdict == "fail":
         return "fail", in_a_row([*(_FAILURE[gate.name] for gate in finding.bad()), rho])
     if not check.original_caught:
-        return "inconclusive", in_a_row([_undetectable(found.whole.detectability, limit), _more(needed)])
+        return "inconclusive", in_a_row(
+            [_undetectable(found.whole.detectability, limit), _more(needed)]
+        )
     if not check.retrain_cleared:
         return (
             "inconclusive",
             say(
-                "The self-check failed: a model that was retrained without the records does not pass as one. "
+                "The self-check failed: a model that was retrained without the records does not "
+                "pass as one. "
                 "Train more references and run the audit again."
             ),
         )
     if finding.verdict == "pass":
         alike = say(
-            "On these records the model behaves like models that never saw them, within ±{margin:g}.", margin=rules.rho0
+            "On these records the model behaves like models that never saw them, within "
+            "±{margin:g}.",
+            margin=rules.rho0,
         )
         return "pass", in_a_row([alike, rho])
     doubts = in_a_list(_DOUBT[gate.name] for gate in finding.gates if gate.state == "open")
-    return "inconclusive", in_a_row([say("Not decided: {doubts}.", doubts=doubts), rho, _more(needed)])
+    return "inconclusive", in_a_row(
+        [say("Not decided: {doubts}.", doubts=doubts), rho, _more(needed)]
+    )
 
 
 _FAILURE = {
     "influence": say("The records still influence the model."),
     "memorised": say("The most memorised records still influence the model."),
-    "over_forgetting": say("The records are over-forgotten: unusually wrong answers on them mark the person too."),
-    "utility_control": say("The model is less accurate on people it never saw than retrained models are."),
-    "utility_retain": say("The model is less accurate on retained records than retrained models are."),
+    "over_forgetting": say(
+        "The records are over-forgotten: unusually wrong answers on them mark the person too."
+    ),
+    "utility_control": say(
+        "The model is less accurate on people it never saw than retrained models are."
+    ),
+    "utility_retain": say(
+        "The model is less accurate on retained records than retrained models are."
+    ),
 }
 _DOUBT = {
     "influence": say("influence left is not shown to be below the margin"),
-    "memorised": say("influence left on the most memorised records is not shown to be below the margin"),
+    "memorised": say(
+        "influence left on the most memorised records is not shown to be below the margin"
+    ),
     "over_forgetting": say("over-forgetting is not ruled out"),
     "utility_control": say("a loss of accuracy on people it never saw is not ruled out"),
     "utility_retain": say("a loss of accuracy on retained records is not ruled out"),
@@ -387,7 +481,8 @@ _DOUBT = {
 
 def _undetectable(detectability: float, limit: float | None) -> Sentence:
     return say(
-        "Below the detection limit: with these references even the model before deletion cannot be told from a "
+        "Below the detection limit: with these references even the model before deletion cannot "
+        "be told from a "
         "retrained one (detectability {detectability:.1f}, detection limit {limit}).",
         detectability=detectability,
         limit=say("none below 1") if limit is None else say("{value:.2f}", value=limit),
@@ -411,7 +506,8 @@ def _more(needed: int | None) -> Sentence:
     if needed is None:
         return say("No number of references would decide it at this margin.")
     return say(
-        "About {references} references of each kind can certify a perfect retrain four times in five.",
+        "About {references} references of each kind can certify a perfect retrain four times in "
+        "five.",
         references=needed,
     )
 
@@ -419,17 +515,20 @@ def _more(needed: int | None) -> Sentence:
 def false_discovery(p_pass: Sequence[float]) -> list[float]:
     """q-values of the passes of a register (Benjamini and Hochberg 1995).
 
-    One pass is false with a probability of at most alpha. Among many requests the share of the passes that are false
-    is what matters: taking those with q < alpha for passed keeps its expectation below alpha, where the requests'
-    errors are independent or depend positively, as they do by sharing references and the model judged (Benjamini and
-    Yekutieli 2001).
+    One pass is false with a probability of at most alpha. Among many requests the share of the
+    passes that are false is what matters: taking those with q < alpha for passed keeps its
+    expectation below alpha, where the requests' errors are independent or depend positively, as
+    they do by sharing references and the model judged (Benjamini and Yekutieli 2001).
 
     Args:
-        p_pass: p of the intersection-union test of each request, 1 for one that could not be judged.
+        p_pass: p of the intersection-union test of each request, 1 for one that could not be
+            judged.
 
     Returns:
         One q for each.
     """
     from scipy import stats
 
-    return [float(q) for q in stats.false_discovery_control(np.asarray(p_pass, np.float64), method="bh")]
+    return [
+        float(q) for q in stats.false_discovery_control(np.asarray(p_pass, np.float64), method="bh")
+    ]

@@ -1,4 +1,5 @@
-"""The benchmark of error rates runs, goes on where it was stopped, and its planted cases come out as they must."""
+"""The benchmark of error rates runs, goes on where it was stopped, and its planted cases come out
+as they must."""
 
 from __future__ import annotations
 
@@ -21,7 +22,9 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = worlds.load("digits")
     recipe = whole.settings.train.model_copy(update={"epochs": 8})
     small = replace(
-        whole, batches=(whole.batches[0][:2],), settings=whole.settings.model_copy(update={"train": recipe})
+        whole,
+        batches=(whole.batches[0][:2],),
+        settings=whole.settings.model_copy(update={"train": recipe}),
     )
     monkeypatch.setattr(worlds, "load", lambda _: small)
 
@@ -29,7 +32,10 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("tiny")
 def test_planted_models_never_pass_and_a_retrain_never_fails(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    page.write_text("before\n<!-- verdicts digits -->\nold\n<!-- end of verdicts digits -->\nafter\n", encoding="utf-8")
+    page.write_text(
+        "before\n<!-- verdicts digits -->\nold\n<!-- end of verdicts digits -->\nafter\n",
+        encoding="utf-8",
+    )
     keep, out = tmp_path / "keep", tmp_path / "out"
     verdicts.main(**TINY, keep=keep, out=out, page=page)  # type: ignore[arg-type]
     cases = files.read_json(out / "verdicts-digits.json")["cases"]
@@ -52,14 +58,23 @@ def test_planted_models_never_pass_and_a_retrain_never_fails(tmp_path: Path) -> 
 
 
 @pytest.mark.usefixtures("tiny")
-def test_methods_are_tuned_judged_kept_and_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_methods_are_tuned_judged_kept_and_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     some = {
         "exact retrain": {"method": "retrain"},
         "unchanged original": {"method": "none"},
         "FCALB, reset 0.6, third": {**methods.RESET, "epochs": 2.0, "batch_size": 32},
-        "blown up": {"method": "neg_grad", "rivals": {"neg_grad_alpha": 0.01, "learning_rate": 5.0}},
+        "blown up": {
+            "method": "neg_grad",
+            "rivals": {"neg_grad_alpha": 0.01, "learning_rate": 5.0},
+        },
     }
-    grid = {"fine_tune": [{"method": "fine_tune", "rivals": {"epochs": length}} for length in (0.0, 1.0)]}
+    grid = {
+        "fine_tune": [
+            {"method": "fine_tune", "rivals": {"epochs": length}} for length in (0.0, 1.0)
+        ]
+    }
     monkeypatch.setattr(methods, "configurations", lambda _: some)
     monkeypatch.setattr(tuning, "grids", lambda *_: grid)
     page, keep, out = tmp_path / "page.md", tmp_path / "keep", tmp_path / "out"
@@ -99,7 +114,9 @@ def test_every_method_has_as_many_tries_and_nobody_who_is_judged_is_tuned_on() -
 
 
 def test_a_try_that_loses_accuracy_or_diverges_comes_last() -> None:
-    even = tuning.judged([{"unlike": [0.5, 0.1], "lost": 0.0}, {"unlike": [-0.5, 0.1], "lost": 0.0}], {})
+    even = tuning.judged(
+        [{"unlike": [0.5, 0.1], "lost": 0.0}, {"unlike": [-0.5, 0.1], "lost": 0.0}], {}
+    )
     off = tuning.judged([{"unlike": [0.3, 0.1], "lost": 0.0}], {})
     poor = tuning.judged([{"unlike": [0.0, 0.0], "lost": 2 * tuning.LOST}], {})
     broken = tuning.judged([{"error": "diverged"}], {})

@@ -1,5 +1,5 @@
-"""The gap to retrained models is counted as published tables count it, tuning never sees what the table is made of, and
-the ablation says which balance won."""
+"""The gap to retrained models is counted as published tables count it, tuning never sees what the
+table is made of, and the ablation says which balance won."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ def classes_of_digits() -> World:
 
 
 def of_ten(right: list[bool], confidence: list[float]) -> dict[str, float]:
-    """Metrics of one model on ten records: four trained on, of which two zeros are forgotten, and six unseen."""
+    """Metrics of one model on ten records: four trained on, of which two zeros are forgotten, and
+    six unseen."""
     labels = np.array([0, 0, 1, 2, 1, 2, 1, 2, 0, 0])
     world = World(
         "ten",
@@ -69,7 +70,9 @@ def test_the_attack_takes_forgotten_records_for_what_they_look_like() -> None:
 def test_the_gap_is_the_mean_difference_in_points_and_none_without_metrics() -> None:
     means = {name: mean for name, (mean, _) in FOUR.items()}
     assert gaps.gap({"metrics": means}, FOUR) == 0
-    assert gaps.gap({"metrics": {**means, "forget": 0.2, "test": 0.7}}, FOUR) == pytest.approx((20 + 10) / 4)
+    assert gaps.gap({"metrics": {**means, "forget": 0.2, "test": 0.7}}, FOUR) == pytest.approx(
+        (20 + 10) / 4
+    )
     assert gaps.gap({"error": "diverged"}, FOUR) is None
 
 
@@ -95,7 +98,9 @@ def row(gap: float, spread: float, time: float = 0.2, diverged: int = 0) -> dict
         (row(2.5, 0.1), "not the best"),
     ],
 )
-def test_the_table_says_whether_the_best_fcalb_beats_the_best_rival(ours: dict[str, Any], said: str) -> None:
+def test_the_table_says_whether_the_best_fcalb_beats_the_best_rival(
+    ours: dict[str, Any], said: str
+) -> None:
     found = gaps.finding(
         {
             "exact retrain": row(0.5, 0.1),
@@ -144,7 +149,9 @@ def test_classes_are_forgotten_tuned_and_measured_and_what_is_done_is_kept(
     assert {path: path.stat().st_mtime_ns for path in keep.rglob("*.*")} == made
 
 
-def test_a_world_without_a_forget_set_to_tune_on_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_world_without_a_forget_set_to_tune_on_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(worlds, "load", lambda _: replace(classes_of_digits(), batches=((0,),)))
     with pytest.raises(WorkspaceError, match="garments-class"):
         gaps.main("digits")
@@ -167,10 +174,15 @@ def test_tuning_and_the_table_share_no_original_no_forget_set_and_no_unseen_reco
     gaps.main("digits", originals=2, out=tmp_path)
     assert {trial.original for trial in seen["calibration"]} == {2}
     assert {trial.original for trial in seen["test"]} == {0, 1}
-    assert not {trial.batch for trial in seen["calibration"]} & {trial.batch for trial in seen["test"]}
+    assert not {trial.batch for trial in seen["calibration"]} & {
+        trial.batch for trial in seen["test"]
+    }
 
 
-@pytest.mark.skipif(not (worlds.DATASETS / "fashion_mnist").exists(), reason="needs ../shared/datasets/fashion_mnist")
+@pytest.mark.skipif(
+    not (worlds.DATASETS / "fashion_mnist").exists(),
+    reason="needs ../shared/datasets/fashion_mnist",
+)
 def test_garments_are_forgotten_by_label_or_by_tenth_and_test_images_never() -> None:
     for name, alike in (("garments-class", True), ("garments-random", False)):
         world = worlds.load(name)
@@ -186,7 +198,9 @@ def test_an_ablation_changes_one_choice_at_a_time_around_the_two_methods() -> No
     wishes = ablation.configurations(settings.train)
     default = Unlearn.model_validate(wishes[ablation.DEFAULT]["as it is"])
     assert default == Unlearn(method="fcalb")
-    mode = fcalb.in_force(settings.model_copy(update={"unlearn": Unlearn(method="fcalb_reset")})).unlearn
+    mode = fcalb.in_force(
+        settings.model_copy(update={"unlearn": Unlearn(method="fcalb_reset")})
+    ).unlearn
     reset = Unlearn.model_validate(wishes[ablation.RESET]["as it is"])
     ours = {"method", "balance"}  # a phase after the other has nothing to weigh
     assert reset.model_dump(exclude=ours) == mode.model_dump(exclude=ours)
@@ -201,11 +215,18 @@ def test_an_ablation_changes_one_choice_at_a_time_around_the_two_methods() -> No
 
 
 def judged(passes: int, influence: float) -> dict[str, Any]:
-    return {"pass": passes, "influence": [influence - 0.1, influence, influence + 0.1], "control": [0.9, 0.01]}
+    return {
+        "pass": passes,
+        "influence": [influence - 0.1, influence, influence + 0.1],
+        "control": [0.9, 0.01],
+    }
 
 
 def test_the_ablation_says_when_a_fixed_weight_is_as_good_as_one_that_adapts() -> None:
-    adaptive = {"as it is": judged(2, 0.4), **{f"balance {name}": judged(0, 0.1) for name in ablation.ADAPTIVE[1:]}}
+    adaptive = {
+        "as it is": judged(2, 0.4),
+        **{f"balance {name}": judged(0, 0.1) for name in ablation.ADAPTIVE[1:]},
+    }
 
     def said(fixed: dict[str, Any]) -> str:
         weights = {f"balance fixed, {weight:g}": judged(0, 0.9) for weight in ablation.FIXED}
@@ -218,11 +239,19 @@ def test_the_ablation_says_when_a_fixed_weight_is_as_good_as_one_that_adapts() -
     assert "does not beat" in said(judged(3, 0.9))
 
 
-def test_an_ablation_runs_and_its_table_has_every_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_ablation_runs_and_its_table_has_every_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = digits("digits")
-    small = replace(whole, batches=(whole.batches[0][:1],), settings=parse({"train": {"epochs": 2}}))
+    small = replace(
+        whole, batches=(whole.batches[0][:1],), settings=parse({"train": {"epochs": 2}})
+    )
     every = ablation.configurations(small.settings.train)
-    balances = {what: wish for what, wish in every[ablation.JOINT].items() if "balance" in what or what == "as it is"}
+    balances = {
+        what: wish
+        for what, wish in every[ablation.JOINT].items()
+        if "balance" in what or what == "as it is"
+    }
     short = {what: {**wish, "epochs": 0.2} for what, wish in balances.items()}
     monkeypatch.setattr(worlds, "load", lambda _: small)
     monkeypatch.setattr(ablation, "configurations", lambda _: {ablation.JOINT: short})

@@ -16,7 +16,9 @@ from tasks.common.errors import WorkspaceError
 @pytest.fixture
 def page(tmp_path: Path) -> Path:
     found = tmp_path / "page.md"
-    found.write_text("before\n<!-- overhead -->\nold\n<!-- end of overhead -->\nafter\n", encoding="utf-8")
+    found.write_text(
+        "before\n<!-- overhead -->\nold\n<!-- end of overhead -->\nafter\n", encoding="utf-8"
+    )
     return found
 
 
@@ -41,7 +43,9 @@ def test_a_ratio_is_taken_within_each_round(pairs: list[tuple[float, float]]) ->
 
 
 def test_a_command_is_measured_with_what_it_starts(tmp_path: Path) -> None:
-    held = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'bytes([1]) * (200 << 20)'])"
+    held = (
+        "import subprocess, sys; subprocess.run([sys.executable, '-c', 'bytes([1]) * (200 << 20)'])"
+    )
     found = measure.command(["python3", "-c", held], tmp_path)
     assert found.peak > 200
     assert found.cpu > 0
@@ -49,7 +53,9 @@ def test_a_command_is_measured_with_what_it_starts(tmp_path: Path) -> None:
         measure.command(["python3", "-c", "1 / 0"], tmp_path)
 
 
-def test_figures_without_a_place_in_the_page_are_kept_all_the_same(page: Path, tmp_path: Path) -> None:
+def test_figures_without_a_place_in_the_page_are_kept_all_the_same(
+    page: Path, tmp_path: Path
+) -> None:
     with pytest.raises(WorkspaceError, match="lacks the marks <!-- other -->"):
         measure.write("other", "python -m other", {"figure": 1}, "text", page, tmp_path)
     assert files.read_json(tmp_path / "other.json")["figure"] == 1

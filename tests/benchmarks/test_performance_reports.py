@@ -14,11 +14,15 @@ from tasks.common import files
 def page(tmp_path: Path) -> Path:
     found = tmp_path / "page.md"
     marks = ("reports", "growth requests", "growth references")
-    found.write_text("".join(f"<!-- {mark} -->\n<!-- end of {mark} -->\n" for mark in marks), encoding="utf-8")
+    found.write_text(
+        "".join(f"<!-- {mark} -->\n<!-- end of {mark} -->\n" for mark in marks), encoding="utf-8"
+    )
     return found
 
 
-def test_reports_are_made_in_three_ways_and_their_steps_are_told(page: Path, tmp_path: Path) -> None:
+def test_reports_are_made_in_three_ways_and_their_steps_are_told(
+    page: Path, tmp_path: Path
+) -> None:
     reports.main(requests=1, few=1, rounds=1, page=page, out=tmp_path)
     figures = files.read_json(tmp_path / "reports.json")
     assert set(figures["cpu"]) == {reports.OURS, reports.ALONE, reports.LOOP}

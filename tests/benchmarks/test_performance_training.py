@@ -38,12 +38,16 @@ class Here(trainers.Crew):
 @pytest.fixture
 def page(tmp_path: Path) -> Path:
     path = tmp_path / "page.md"
-    path.write_text("".join(f"<!-- {mark} -->\n<!-- end of {mark} -->\n" for mark in MARKS), encoding="utf-8")
+    path.write_text(
+        "".join(f"<!-- {mark} -->\n<!-- end of {mark} -->\n" for mark in MARKS), encoding="utf-8"
+    )
     return path
 
 
 def test_both_loops_learn_the_same_task() -> None:
-    ours, public = (trainers.train(Job("digits", (1,), loop=loop, epochs=6)) for loop in ("ours", "public"))
+    ours, public = (
+        trainers.train(Job("digits", (1,), loop=loop, epochs=6)) for loop in ("ours", "public")
+    )
     assert min(*ours.accuracies, *public.accuracies) > 0.7
     assert min(ours.seconds, ours.cpu, public.seconds, public.cpu) > 0
 
@@ -62,7 +66,9 @@ def test_the_operations_of_a_training_are_those_of_its_convolutions_and_products
     job = Job("digits", (), epochs=1, records=64)
     side, sizes = 16, [(1, 16, 16), (16, 32, 8), (32, 64, 4)]  # inputs, outputs, side of the map
     assert worlds.load("digits").images.shape[-1] == side
-    forward = sum(2 * 9 * inputs * outputs * of * of for inputs, outputs, of in sizes) + 2 * 256 * 10
+    forward = (
+        sum(2 * 9 * inputs * outputs * of * of for inputs, outputs, of in sizes) + 2 * 256 * 10
+    )
     first = 2 * 9 * 1 * 16 * side * side  # pixels need no gradient
     assert trainers.operations(job) == pytest.approx(64 * (3 * forward - first))
 
@@ -84,7 +90,9 @@ def test_the_difference_of_two_ways_has_an_interval_that_holds_it() -> None:
     assert middle == pytest.approx(0.0, abs=1e-9)
 
 
-def test_models_side_by_side_are_timed_in_each_way(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_side_by_side_are_timed_in_each_way(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(side_by_side, "Crew", Here)
     side_by_side.main(models=2, cores=1, out=tmp_path, page=page, **SMALL)  # type: ignore[arg-type]
     (row,) = files.read_json(tmp_path / "side-by-side.json")["rows"].values()

@@ -1,4 +1,5 @@
-"""The benchmark of batches one after the other: who is judged by what, and that its planted cases come out."""
+"""The benchmark of batches one after the other: who is judged by what, and that its planted cases
+come out."""
 
 from __future__ import annotations
 
@@ -55,7 +56,9 @@ def test_earlier_people_are_judged_by_the_models_that_judged_them_first_and_by_t
         phi[0] += 1  # the baseline, which is no reference
         yardsticks.append((phi, predicted))
     scores = sequential.scores_of(tiny, released, yardsticks, 2, 1)
-    by_role = {role: scores.phi[scores.model_roles == role][:, 0].tolist() for role in scores.model_roles}
+    by_role = {
+        role: scores.phi[scores.model_roles == role][:, 0].tolist() for role in scores.model_roles
+    }
     assert by_role == {
         "unlearned": [2.0],
         "original": [0.0],  # the model before the first batch
@@ -74,13 +77,19 @@ def test_an_unchanged_model_never_passes_and_advice_that_is_followed_makes_it_a_
 ) -> None:
     monkeypatch.setattr(worlds, "load", lambda _: tiny)
     planted = {"exact retrain": {"method": "retrain"}, RESET: {"method": "none"}}
-    monkeypatch.setattr(sequential, "configurations", lambda _: {**planted, sequential.FOLLOWED: {"method": "none"}})
+    monkeypatch.setattr(
+        sequential, "configurations", lambda _: {**planted, sequential.FOLLOWED: {"method": "none"}}
+    )
     page = tmp_path / "page.md"
-    page.write_text("<!-- sequential digits -->\nold\n<!-- end of sequential digits -->\n", encoding="utf-8")
+    page.write_text(
+        "<!-- sequential digits -->\nold\n<!-- end of sequential digits -->\n", encoding="utf-8"
+    )
     keep, out = tmp_path / "keep", tmp_path / "out"
 
     def measure() -> None:
-        sequential.main(originals=1, references=7, jobs=1, keep=keep, out=out, figures=out, page=page)
+        sequential.main(
+            originals=1, references=7, jobs=1, keep=keep, out=out, figures=out, page=page
+        )
 
     measure()
     found = files.read_json(out / "sequential-digits.json")["methods"]
@@ -92,7 +101,9 @@ def test_an_unchanged_model_never_passes_and_advice_that_is_followed_makes_it_a_
         assert abs(found[sequential.FOLLOWED][part]["influence"][1]) < 0.5
     assert found[RESET]["steps"][0]["advised"].get("failed") == 1
     assert found[sequential.FOLLOWED]["advised"] == 2
-    counts = {title: [step["unlearnings"] for step in one["by_chain"][0]] for title, one in found.items()}
+    counts = {
+        title: [step["unlearnings"] for step in one["by_chain"][0]] for title, one in found.items()
+    }
     assert counts == {"exact retrain": [0, 0], RESET: [1, 2], sequential.FOLLOWED: [1, 1]}
 
     made = {path: path.stat().st_mtime_ns for path in keep.rglob("*.*")}

@@ -1,4 +1,5 @@
-"""The flow on a tiny pipeline: Prefect runs what DVC finds stale, and a stage's own message reaches the user."""
+"""The flow on a tiny pipeline: Prefect runs what DVC finds stale, and a stage's own message reaches
+the user."""
 
 from __future__ import annotations
 
@@ -45,7 +46,9 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield str(PREFECT_API_URL.value())
 
 
-def run_flow(workspace: Path, **parameters: Any) -> tuple[list[dict[str, Any]], list[stage_runner.Event]]:
+def run_flow(
+    workspace: Path, **parameters: Any
+) -> tuple[list[dict[str, Any]], list[stage_runner.Event]]:
     from flows.audit import audit, of
 
     events: list[stage_runner.Event] = []
@@ -62,7 +65,9 @@ def logged(tmp_path: Path) -> list[str]:
 @pytest.mark.usefixtures("prefect")
 def test_every_stage_runs_once_and_the_results_come_back(workspace: Path, tmp_path: Path) -> None:
     found, events = run_flow(workspace, batch="demo")
-    assert sorted(logged(tmp_path)) == sorted(["check", "train0", "train1", "score", "verify", "report"])
+    assert sorted(logged(tmp_path)) == sorted(
+        ["check", "train0", "train1", "score", "verify", "report"]
+    )
     assert [result["verdict"] for result in found] == ["fail", "pass"]
     assert {event.stage for event in events if event.kind == "ran"} == set(dummy.STAGES)
     assert "check: step 2 of 3" in [event.text for event in events]
@@ -94,7 +99,9 @@ def test_a_failing_stage_fails_the_flow_with_its_own_message_and_nothing_after_i
     workspace: Path, tmp_path: Path
 ) -> None:
     (workspace / "fail-check").touch()
-    with pytest.raises(StageError, match="check: record …: got label 12, expected 0 to 9; mend the manifest"):
+    with pytest.raises(
+        StageError, match="check: record …: got label 12, expected 0 to 9; mend the manifest"
+    ):
         run_flow(workspace)
     assert logged(tmp_path) == ["check"]  # once: what is wrong now is wrong again
 
@@ -108,7 +115,12 @@ def test_a_stage_that_is_killed_is_tried_again(workspace: Path, tmp_path: Path) 
     killed = threading.Event()
 
     def kill_once(event: stage_runner.Event) -> None:
-        if event.stage == "check" and event.kind == "line" and "step 1" in event.text and not killed.is_set():
+        if (
+            event.stage == "check"
+            and event.kind == "line"
+            and "step 1" in event.text
+            and not killed.is_set()
+        ):
             killed.set()
             for process in children_that_run("stage.py check", workspace):
                 os.kill(process, signal.SIGKILL)
@@ -138,8 +150,13 @@ def test_siblings_run_side_by_side_and_at_most_so_many_as_asked_for(workspace: P
     stage_runner.Runner(workspace).run("check")
     for jobs, most in ((1, 1), (2, 2)):
         events: list[str] = []
-        runner = stage_runner.Runner(workspace, jobs, lambda event, seen=events: seen.append(event.kind))  # type: ignore[misc]
-        threads = [threading.Thread(target=runner.run, args=(f"train@{n}",), kwargs={"force": True}) for n in (0, 1)]
+        runner = stage_runner.Runner(
+            workspace, jobs, lambda event, seen=events: seen.append(event.kind)
+        )  # type: ignore[misc]
+        threads = [
+            threading.Thread(target=runner.run, args=(f"train@{n}",), kwargs={"force": True})
+            for n in (0, 1)
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -149,7 +166,9 @@ def test_siblings_run_side_by_side_and_at_most_so_many_as_asked_for(workspace: P
 
 
 def most_at_once(kinds: list[str]) -> int:
-    running = [kinds[:end].count("started") - kinds[:end].count("ran") for end in range(len(kinds) + 1)]
+    running = [
+        kinds[:end].count("started") - kinds[:end].count("ran") for end in range(len(kinds) + 1)
+    ]
     return max(running)
 
 
@@ -159,7 +178,9 @@ def test_a_stage_that_crashes_without_a_message_shows_its_last_lines(workspace: 
         stage_runner.Runner(workspace).run("check")
 
 
-def test_outputs_that_dvc_has_in_its_cache_are_restored_and_not_made_again(workspace: Path, tmp_path: Path) -> None:
+def test_outputs_that_dvc_has_in_its_cache_are_restored_and_not_made_again(
+    workspace: Path, tmp_path: Path
+) -> None:
     runner = stage_runner.Runner(workspace)
     assert runner.run("check") == "ran"
     assert runner.run("check") == "unchanged"
@@ -169,10 +190,14 @@ def test_outputs_that_dvc_has_in_its_cache_are_restored_and_not_made_again(works
     assert logged(tmp_path) == ["check"]
 
 
-def test_stopping_ends_the_stage_and_its_children_at_once(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stopping_ends_the_stage_and_its_children_at_once(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("DUMMY_PAUSE", "60")
     begun = threading.Event()
-    runner = stage_runner.Runner(workspace, 1, lambda event: begun.set() if "step 1" in event.text else None)
+    runner = stage_runner.Runner(
+        workspace, 1, lambda event: begun.set() if "step 1" in event.text else None
+    )
     errors: list[BaseException] = []
 
     def run() -> None:
@@ -220,7 +245,9 @@ def test_a_run_killed_in_the_middle_of_a_stage_is_continued_by_the_next(
     assert dvc_graph.stale(workspace) == set()
 
 
-def test_ctrl_c_ends_the_children_and_says_that_the_next_run_continues(workspace: Path, prefect: str) -> None:
+def test_ctrl_c_ends_the_children_and_says_that_the_next_run_continues(
+    workspace: Path, prefect: str
+) -> None:
     process = subprocess.Popen(
         dummy.invocation("run"),
         cwd=workspace,
@@ -243,7 +270,9 @@ def test_ctrl_c_ends_the_children_and_says_that_the_next_run_continues(workspace
     assert children_that_run("stage.py", workspace) == []
 
 
-def test_what_was_begun_ahead_runs_once_and_all_its_lines_reach_whoever_asks(workspace: Path, tmp_path: Path) -> None:
+def test_what_was_begun_ahead_runs_once_and_all_its_lines_reach_whoever_asks(
+    workspace: Path, tmp_path: Path
+) -> None:
     events, lines = list[str](), list[str]()
     runner = stage_runner.Runner(workspace, 1, lambda event: events.append(event.kind))
     runner.ahead(["check"])
@@ -251,7 +280,9 @@ def test_what_was_begun_ahead_runs_once_and_all_its_lines_reach_whoever_asks(wor
         time.sleep(0.05)
     assert lines == []
     assert runner.run("check", log=lines.append) == "ran"
-    assert [line for line in lines if line.startswith("check: step")] == [f"check: step {n} of 3" for n in (1, 2, 3)]
+    assert [line for line in lines if line.startswith("check: step")] == [
+        f"check: step {n} of 3" for n in (1, 2, 3)
+    ]
     assert logged(tmp_path) == ["check"]
     assert runner.run("check") == "unchanged"  # asked again, it is looked at again
 

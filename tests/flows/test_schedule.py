@@ -1,4 +1,5 @@
-"""The schedule for real: a Prefect server, the deployments of `prefect.yaml`, a worker, and what they leave behind."""
+"""The schedule for real: a Prefect server, the deployments of `prefect.yaml`, a worker, and what
+they leave behind."""
 
 from __future__ import annotations
 
@@ -36,7 +37,14 @@ def test_every_deployment_names_a_flow_that_is_there_and_runs_one_at_a_time() ->
     whole = YAML(typ="safe").load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))
     assert len(PrefectYamlModel.model_validate(whole).deployments) == len(whole["deployments"])
     found = whole["deployments"]
-    assert {each["name"] for each in found} >= {"nightly", "watch", "finalize", "reaudit", "sign-off", "audit"}
+    assert {each["name"] for each in found} >= {
+        "nightly",
+        "watch",
+        "finalize",
+        "reaudit",
+        "sign-off",
+        "audit",
+    }
     for each in found:
         assert each["concurrency_limit"] == {"limit": 1, "collision_strategy": "ENQUEUE"}
         flow = load_flow_from_entrypoint(each["entrypoint"])
@@ -55,7 +63,8 @@ def test_every_deployment_names_a_flow_that_is_there_and_runs_one_at_a_time() ->
 
 
 class Stand:
-    """A Prefect server and a worker of its own, on loopback, with everything that they write in one folder."""
+    """A Prefect server and a worker of its own, on loopback, with everything that they write in one
+    folder."""
 
     def __init__(self, folder: Path, home: Path, **variables: str) -> None:
         self.folder, self.home = folder, home
@@ -64,7 +73,9 @@ class Stand:
             port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}/api"
         self.environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")},
+            **{
+                name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")
+            },
             **dummy.location(),
             "PREFECT_HOME": str(folder / "prefect"),
             "PREFECT_API_URL": self.url,
@@ -114,7 +125,10 @@ class Stand:
             return json.load(answer)
 
     def answers(self) -> bool:
-        with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.url}/health", timeout=5) as answer:
+        with (
+            contextlib.suppress(OSError),
+            urllib.request.urlopen(f"{self.url}/health", timeout=5) as answer,
+        ):
             return bool(answer.status == 200)
         return False
 
@@ -130,7 +144,9 @@ class Stand:
             time.sleep(0.3)
 
     def told(self) -> str:
-        return "\n".join(path.read_text(errors="replace")[-3000:] for path in self.folder.glob("*.log"))
+        return "\n".join(
+            path.read_text(errors="replace")[-3000:] for path in self.folder.glob("*.log")
+        )
 
     def stop(self) -> None:
         for process in reversed(self.processes):
@@ -146,8 +162,12 @@ class Stand:
 def home(tmp_path: Path) -> Path:
     """A workspace with two requests in its drop folder, in the clear as they come."""
     made = dummy.make(tmp_path / "home")
-    (made / ".gitignore").write_text("/data\n/artifacts\n/keys\n/inbox\n/.batches\n/.prefect\n/.register\n")
-    settings.assign(made / "params.yaml", ["operate.identities=before", "report.identity_check=by letter"])
+    (made / ".gitignore").write_text(
+        "/data\n/artifacts\n/keys\n/inbox\n/.batches\n/.prefect\n/.register\n"
+    )
+    settings.assign(
+        made / "params.yaml", ["operate.identities=before", "report.identity_check=by letter"]
+    )
     shell.git(made, "commit", "--quiet", "--all", "-m", "settings")
     (made / "inbox").mkdir()
     submitted = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -157,7 +177,9 @@ def home(tmp_path: Path) -> Path:
             "subject_request_id": request,
             "subject_request_type": "erasure",
             "submitted_time": submitted,
-            "subject_identities": [{"identity_type": "email", "identity_value": name, "identity_format": "raw"}],
+            "subject_identities": [
+                {"identity_type": "email", "identity_value": name, "identity_format": "raw"}
+            ],
         }
         for request, name in zip(dummy.REQUESTS, NAMES, strict=True)
     ]
@@ -174,7 +196,9 @@ def stand(home: Path, tmp_path: Path) -> Iterator[Stand]:
     found.stop()
 
 
-def test_a_night_on_schedule_runs_once_and_leaves_request_ids_only(stand: Stand, home: Path, tmp_path: Path) -> None:
+def test_a_night_on_schedule_runs_once_and_leaves_request_ids_only(
+    stand: Stand, home: Path, tmp_path: Path
+) -> None:
     stand.prefect("work-pool", "create", "audits", "--type", "process")
     stand.prefect("--no-prompt", "deploy", "--all", "--prefect-file", str(ROOT / "prefect.yaml"))
     stand.start("worker", "worker", "start", "--pool", "audits")
@@ -191,10 +215,15 @@ def test_a_night_on_schedule_runs_once_and_leaves_request_ids_only(stand: Stand,
     stand.wait(over, 400)
     assert not [states for states in at_once if states.count("Running") > 1]
     assert any("AwaitingConcurrencySlot" in states for states in at_once)
-    assert sorted(dummy.log_of(tmp_path / "log")) == sorted(["check", "train0", "train1", "score", "verify", "report"])
+    assert sorted(dummy.log_of(tmp_path / "log")) == sorted(
+        ["check", "train0", "train1", "score", "verify", "report"]
+    )
     register = Register(home)
     assert {case.state for case in register.cases()} == {State.AWAITING_SIGNOFF}
-    assert [event.details["outcome"] for event in register.history(kind="night")] == ["awaits_signoff", "waits"]
+    assert [event.details["outcome"] for event in register.history(kind="night")] == [
+        "awaits_signoff",
+        "waits",
+    ]
     register.note("callback_given_up", "callbacks", request_id=dummy.REQUESTS[0], event=1, tries=9)
     register.close()
     artifacts = stand.ask("artifacts/filter", limit=50)
@@ -209,15 +238,24 @@ def test_a_night_on_schedule_runs_once_and_leaves_request_ids_only(stand: Stand,
 
     stand.wait(lambda: len(emitted()) == 1, 60)
     assert emitted()[0]["event"] == "erasure-audit.stuck"
-    assert emitted()[0]["resource"]["prefect.resource.id"] == f"erasure-audit.request.{dummy.REQUESTS[0]}"
+    assert (
+        emitted()[0]["resource"]["prefect.resource.id"]
+        == f"erasure-audit.request.{dummy.REQUESTS[0]}"
+    )
     stand.stop()
 
     holding = {name: holders(stand.folder, name) for name in (*NAMES, *dummy.REQUESTS)}
-    assert all(holding[request] for request in dummy.REQUESTS)  # so the search does find what is there
+    assert all(
+        holding[request] for request in dummy.REQUESTS
+    )  # so the search does find what is there
     assert {name: holding[name] for name in NAMES} == {name: [] for name in NAMES}
     assert {name: holders(home, name) for name in NAMES} == {name: [] for name in NAMES}
 
 
 def holders(folder: Path, text: str) -> list[str]:
     """The files below a folder that hold a text: databases with their logs, results, logs."""
-    return [path.name for path in folder.rglob("*") if path.is_file() and text.encode() in path.read_bytes()]
+    return [
+        path.name
+        for path in folder.rglob("*")
+        if path.is_file() and text.encode() in path.read_bytes()
+    ]

@@ -1,4 +1,5 @@
-"""The check stage: good data make reports that depend on the data only, faults are named and nothing is written."""
+"""The check stage: good data make reports that depend on the data only, faults are named and
+nothing is written."""
 
 from __future__ import annotations
 
@@ -20,8 +21,11 @@ from tasks.data import importers, records
 PEOPLE = [f"person-{row % 4}" for row in range(24)]
 
 
-def write(folder: Path, pixels: NDArray[np.uint8], people: list[str] = PEOPLE, **columns: Any) -> Path:
-    """A data set of the pictures given, in a folder `data`; `columns` replace or add columns of the manifest."""
+def write(
+    folder: Path, pixels: NDArray[np.uint8], people: list[str] = PEOPLE, **columns: Any
+) -> Path:
+    """A data set of the pictures given, in a folder `data`; `columns` replace or add columns of the
+    manifest."""
     labels = [row % 3 for row in range(len(pixels))]
     ids = [f"r{row:02d}" for row in range(len(pixels))]
     importers.write(
@@ -63,7 +67,11 @@ def asks(*subjects: str, **more: Any) -> list[dict[str, Any]]:
             "subject_request_type": "erasure",
             "submitted_time": "2026-11-20T09:30:00Z",
             "subject_identities": [
-                {"identity_type": "controller_customer_id", "identity_value": name, "identity_format": "raw"}
+                {
+                    "identity_type": "controller_customer_id",
+                    "identity_value": name,
+                    "identity_format": "raw",
+                }
             ],
             **more,
         }
@@ -74,8 +82,16 @@ def asks(*subjects: str, **more: Any) -> list[dict[str, Any]]:
 def run(folder: Path, batch: list[Any], out: str = "out") -> tuple[dict[str, Any], dict[str, Any]]:
     (folder / "batch.json").write_text(json.dumps(batch))
     pack.main(folder / "data", folder / "params.yaml", folder / "pack")
-    check.check(folder / "data", folder / "pack", folder / "batch.json", folder / "params.yaml", folder / out)
-    data, requests = (json.loads((folder / out / name).read_text()) for name in ("data.json", "requests.json"))
+    check.check(
+        folder / "data",
+        folder / "pack",
+        folder / "batch.json",
+        folder / "params.yaml",
+        folder / out,
+    )
+    data, requests = (
+        json.loads((folder / out / name).read_text()) for name in ("data.json", "requests.json")
+    )
     return data, requests
 
 
@@ -87,7 +103,10 @@ def test_good_data_pass_every_check(tmp_path: Path) -> None:
     data, requests = run(write(tmp_path, noise()), asks("person-1"))
     assert all(line["passed"] for line in data["checks"] + requests["checks"])
     assert (data["records"], data["subjects"], data["classes"]) == (24, 4, {"0": 8, "1": 8, "2": 8})
-    assert data["manifest_sha256"] == hashlib.sha256((tmp_path / "data/manifest.csv").read_bytes()).hexdigest()
+    assert (
+        data["manifest_sha256"]
+        == hashlib.sha256((tmp_path / "data/manifest.csv").read_bytes()).hexdigest()
+    )
     assert requests["requests"] == 1
 
 
@@ -97,7 +116,9 @@ def test_what_is_said_of_the_data_does_not_depend_on_the_batch(tmp_path: Path) -
     run(tmp_path, asks("person-2", "nobody"), "b")
     run(tmp_path, asks("person-1"), "c")
     assert (tmp_path / "a/data.json").read_bytes() == (tmp_path / "b/data.json").read_bytes()
-    assert (tmp_path / "a/requests.json").read_bytes() == (tmp_path / "c/requests.json").read_bytes()
+    assert (tmp_path / "a/requests.json").read_bytes() == (
+        tmp_path / "c/requests.json"
+    ).read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -113,7 +134,9 @@ def test_what_is_said_of_the_data_does_not_depend_on_the_batch(tmp_path: Path) -
         ("split", "control", "same split value"),
     ],
 )
-def test_a_planted_fault_is_named_and_nothing_is_written(tmp_path: Path, column: str, value: str, said: str) -> None:
+def test_a_planted_fault_is_named_and_nothing_is_written(
+    tmp_path: Path, column: str, value: str, said: str
+) -> None:
     write(tmp_path, noise(), split="training")
     put(tmp_path, 5, column, value)
     with pytest.raises(DataError, match=said) as caught:
@@ -174,7 +197,9 @@ def test_an_empty_batch_is_an_error_and_nothing_is_written(tmp_path: Path) -> No
 
 def test_a_near_duplicate_under_another_subject_is_a_warning_that_names_it(tmp_path: Path) -> None:
     pixels = noise()
-    pixels[6] = np.clip(pixels[1].astype(int) + np.random.default_rng(1).integers(-2, 3, (8, 8)), 0, 255)
+    pixels[6] = np.clip(
+        pixels[1].astype(int) + np.random.default_rng(1).integers(-2, 3, (8, 8)), 0, 255
+    )
     pixels[9] = pixels[1]
     write(tmp_path, pixels)
     _, requests = run(tmp_path, asks("person-1", "person-3"))
@@ -184,7 +209,10 @@ def test_a_near_duplicate_under_another_subject_is_a_warning_that_names_it(tmp_p
 
 
 def slow_twins(
-    named: NDArray[np.intp], subject: NDArray[np.intp], content: NDArray[np.intp], grey: NDArray[np.uint8]
+    named: NDArray[np.intp],
+    subject: NDArray[np.intp],
+    content: NDArray[np.intp],
+    grey: NDArray[np.uint8],
 ) -> set[tuple[int, int]]:
     """All pairs, one by one."""
     thumbs = grey.astype(np.float64)
@@ -202,7 +230,11 @@ def slow_twins(
 def test_the_fast_search_for_near_duplicates_finds_what_comparing_all_pairs_finds() -> None:
     random = np.random.default_rng(3)
     base = random.uniform(0, 255, (12, 64)) * random.choice([0.02, 1.0], (12, 1))
-    thumbs = (base[random.integers(0, 12, 200)] + random.normal(0, 2.2, (200, 64))).clip(0, 255).astype(np.uint8)
+    thumbs = (
+        (base[random.integers(0, 12, 200)] + random.normal(0, 2.2, (200, 64)))
+        .clip(0, 255)
+        .astype(np.uint8)
+    )
     thumbs[150:] = thumbs[:50]
     content = np.unique(thumbs, axis=0, return_inverse=True)[1].reshape(-1)
     subject = random.integers(0, 9, 200).astype(np.intp)

@@ -1,4 +1,5 @@
-"""The pack: every image decoded once, in the manifest's order; what is wrong with a file is noted and refused later."""
+"""The pack: every image decoded once, in the manifest's order; what is wrong with a file is noted
+and refused later."""
 
 from __future__ import annotations
 
@@ -21,7 +22,9 @@ COUNT = 23
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     random = np.random.default_rng(0)
-    pictures = {f"r{number:02d}": png(random.integers(0, 256, (8, 8), np.uint8)) for number in range(COUNT)}
+    pictures = {
+        f"r{number:02d}": png(random.integers(0, 256, (8, 8), np.uint8)) for number in range(COUNT)
+    }
     make(tmp_path / "data", pictures)
     return tmp_path / "data"
 
@@ -54,7 +57,10 @@ def test_several_processes_make_the_same_bytes_as_one(
     pack.make(data, GREY, tmp_path / "parts")
     for name in (image_pack.IMAGES, image_pack.FILES, image_pack.ROWS):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
-    assert capsys.readouterr().out.splitlines() == [f"decoded 12 of {COUNT} images", f"decoded 20 of {COUNT} images"]
+    assert capsys.readouterr().out.splitlines() == [
+        f"decoded 12 of {COUNT} images",
+        f"decoded 20 of {COUNT} images",
+    ]
 
 
 def test_a_faulty_file_is_noted_and_the_others_are_packed(data: Path, tmp_path: Path) -> None:
@@ -80,7 +86,9 @@ def test_a_record_whose_file_is_faulty_is_shown_to_no_model(data: Path, tmp_path
     pack.make(data, GREY, tmp_path / "pack")
     known = image_pack.read(tmp_path / "pack", data, GREY)
     assert len(known.images(np.arange(COUNT) != 3)) == COUNT - 1
-    with pytest.raises(DataError, match="record r03: expected a sound image file; run the stage check"):
+    with pytest.raises(
+        DataError, match="record r03: expected a sound image file; run the stage check"
+    ):
         known.images(np.arange(COUNT) == 3)
 
 
@@ -145,13 +153,19 @@ def test_pixels_that_rotted_are_found_where_they_are_read(data: Path, tmp_path: 
     images.flush()
     known = image_pack.read(tmp_path / "pack", data, GREY)
     assert len(known.images(slice(4))) == 4
-    with pytest.raises(DataError, match=r"record r04: expected images.npy as it was written; run the stage pack"):
+    with pytest.raises(
+        DataError, match=r"record r04: expected images.npy as it was written; run the stage pack"
+    ):
         known.images(np.arange(COUNT) > 1)
 
 
 def test_no_stage_after_the_check_is_given_the_image_files() -> None:
     pipeline = YAML(typ="safe").load((Path(__file__).parents[2] / "dvc.yaml").read_text())["stages"]
     assert {name for name, one in pipeline.items() if "data" in one["deps"]} == {"pack", "check"}
-    readers = {name for name, one in pipeline.items() if f"artifacts/pack/{image_pack.IMAGES}" in one["deps"]}
+    readers = {
+        name
+        for name, one in pipeline.items()
+        if f"artifacts/pack/{image_pack.IMAGES}" in one["deps"]
+    }
     assert readers == {"train", "retrain", "unlearn", "probe", "score"}
     assert all(f"artifacts/pack/{image_pack.ROWS}" in pipeline[name]["deps"] for name in readers)

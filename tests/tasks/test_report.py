@@ -25,7 +25,14 @@ from tests.worlds import fabricated
 
 ROOT = Path(__file__).parents[2]
 TEMPLATES = ROOT / "reports" / "templates"
-AUDITED = (fabricated.PASS, fabricated.FAIL, fabricated.OPEN, fabricated.BELOW, fabricated.UNJUDGED, fabricated.WEAK)
+AUDITED = (
+    fabricated.PASS,
+    fabricated.FAIL,
+    fabricated.OPEN,
+    fabricated.BELOW,
+    fabricated.UNJUDGED,
+    fabricated.WEAK,
+)
 REQUESTS = (*AUDITED, fabricated.SET_ASIDE)
 
 
@@ -80,7 +87,11 @@ def html_of(inputs: dict[str, Any], request_id: str) -> str:
 
 
 def test_every_request_has_its_three_files_and_the_batch_its_index_and_register(made: Path) -> None:
-    files = {f"{request}/{name}" for request in REQUESTS for name in ("report.html", "report.pdf", "evidence.json")}
+    files = {
+        f"{request}/{name}"
+        for request in REQUESTS
+        for name in ("report.html", "report.pdf", "evidence.json")
+    }
     of_batch = {"index.html", "register.json", "register.csv", "summary.html", "summary.pdf"}
     assert set(tree(made)) == files | of_batch
 
@@ -115,35 +126,50 @@ def test_a_rejected_request_says_why_and_what_to_do(made: Path) -> None:
 @pytest.mark.parametrize("request_id", REQUESTS)
 def test_no_report_claims_more_than_the_test_shows(made: Path, request_id: str) -> None:
     text = page(made / request_id / "report.html").text.lower()
-    for never in ("gdpr compliant", "gdpr-compliant", "deleted from the weights", "anonymous", "anonymised"):
+    for never in (
+        "gdpr compliant",
+        "gdpr-compliant",
+        "deleted from the weights",
+        "anonymous",
+        "anonymised",
+    ):
         assert never not in text
     assert "erasing copies is not part of this run" in text
 
 
 @pytest.mark.parametrize("request_id", REQUESTS)
-def test_a_page_is_one_file_without_script_and_without_outside_addresses(made: Path, request_id: str) -> None:
+def test_a_page_is_one_file_without_script_and_without_outside_addresses(
+    made: Path, request_id: str
+) -> None:
     html = (made / request_id / "report.html").read_text(encoding="utf-8")
     found = Page(html)
     assert not {"script", "link", "img", "iframe", "object"} & {tag for tag, _ in found.tags}
-    assert not [name for _, attributes in found.tags for name in attributes if name.startswith("on")]
+    assert not [
+        name for _, attributes in found.tags for name in attributes if name.startswith("on")
+    ]
     assert set(re.findall(r"url\((.{15})", html)) <= {"data:font/woff2"}
     assert "@import" not in html
     for tag, attributes in found.tags:
         if tag == "a":
             assert re.fullmatch(
-                r"#\w+|register\.json|[\w-]+/(report\.html|report\.pdf|evidence\.json)", str(attributes["href"])
+                r"#\w+|register\.json|[\w-]+/(report\.html|report\.pdf|evidence\.json)",
+                str(attributes["href"]),
             )
 
 
 @pytest.mark.parametrize("request_id", REQUESTS)
-def test_every_picture_has_a_text_alternative_and_every_link_inside_has_its_target(made: Path, request_id: str) -> None:
+def test_every_picture_has_a_text_alternative_and_every_link_inside_has_its_target(
+    made: Path, request_id: str
+) -> None:
     found = page(made / request_id / "report.html")
     ids = [attributes["id"] for _, attributes in found.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
     for tag, attributes in found.tags:
         if tag == "svg":
             named = str(attributes.get("aria-labelledby")).split()
-            assert attributes.get("aria-hidden") == "true" or (len(named) == 2 and set(named) <= set(ids))
+            assert attributes.get("aria-hidden") == "true" or (
+                len(named) == 2 and set(named) <= set(ids)
+            )
         if tag == "a":
             assert str(attributes["href"])[1:] in ids
 
@@ -179,10 +205,16 @@ def test_the_pdf_embeds_the_vendored_fonts_and_no_other(made: Path) -> None:
         assert all("Source-Sans-3" in font for font in fonts)
 
 
-def test_two_processes_in_other_zones_locales_and_hash_seeds_write_the_same_bytes(tmp_path: Path) -> None:
+def test_two_processes_in_other_zones_locales_and_hash_seeds_write_the_same_bytes(
+    tmp_path: Path,
+) -> None:
     inputs = fabricated.inputs()
-    inputs["register"]["batch_requests"] = [inputs["register"]["batch_requests"][place] for place in (1, 4)]
-    inputs["verdicts"]["requests"] = {fabricated.FAIL: inputs["verdicts"]["requests"][fabricated.FAIL]}
+    inputs["register"]["batch_requests"] = [
+        inputs["register"]["batch_requests"][place] for place in (1, 4)
+    ]
+    inputs["verdicts"]["requests"] = {
+        fabricated.FAIL: inputs["verdicts"]["requests"][fabricated.FAIL]
+    }
     options = fabricated.write(tmp_path, inputs)
     circumstances = [
         {"TZ": "Asia/Shanghai", "LANG": "C", "PYTHONHASHSEED": "1", "SOURCE_DATE_EPOCH": ""},
@@ -193,7 +225,9 @@ def test_two_processes_in_other_zones_locales_and_hash_seeds_write_the_same_byte
         given = arguments(options, tmp_path / str(place) / "spring")
         code = f"from pathlib import PosixPath, WindowsPath; from tasks import report; report.main(*{given})"
         inherited = {key: value for key, value in os.environ.items() if key != "SOURCE_DATE_EPOCH"}
-        runs.append(subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env={**inherited, **changed}))
+        runs.append(
+            subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env={**inherited, **changed})
+        )
     assert [run.wait() for run in runs] == [0, 0]
     assert tree(tmp_path / "0") == tree(tmp_path / "1")
 
@@ -210,7 +244,9 @@ def rest(values: dict[str, str]) -> list[Path]:
     return [Path(values["--probes"]), Path(values["--decisions"])]
 
 
-def test_reports_do_not_depend_on_which_others_are_made_with_them(made: Path, tmp_path: Path) -> None:
+def test_reports_do_not_depend_on_which_others_are_made_with_them(
+    made: Path, tmp_path: Path
+) -> None:
     found = evidence.build_all(fabricated.sources())
     assert found[4]["request"]["id"] == fabricated.SET_ASIDE
     report.write([found[4], found[1]], TEMPLATES, tmp_path / "two")
@@ -228,14 +264,20 @@ def test_a_missing_number_raises_and_leaves_the_previous_reports(tmp_path: Path)
     fabricated.write(tmp_path, inputs)
     with pytest.raises(EvidenceError, match=f"{fabricated.BELOW}.*accuracy.original.control"):
         report.main(*arguments(options, out))
-    assert tree(tmp_path / "reports") == {"spring/index.html": hashlib.sha256(b"before").hexdigest()}
+    assert tree(tmp_path / "reports") == {
+        "spring/index.html": hashlib.sha256(b"before").hexdigest()
+    }
 
 
-def test_a_template_that_asks_for_what_is_not_there_raises_and_writes_nothing(tmp_path: Path) -> None:
+def test_a_template_that_asks_for_what_is_not_there_raises_and_writes_nothing(
+    tmp_path: Path,
+) -> None:
     templates = Path(shutil.copytree(TEMPLATES, tmp_path / "templates"))
     (templates / "report.html.j2").write_text("{{ e.verdict }} {{ e.certainty }}")
     with pytest.raises(EvidenceError, match="certainty"):
-        report.write(evidence.build_all(fabricated.sources()), templates, tmp_path / "reports" / "spring")
+        report.write(
+            evidence.build_all(fabricated.sources()), templates, tmp_path / "reports" / "spring"
+        )
     assert not list((tmp_path / "reports").iterdir())
 
 
@@ -246,7 +288,9 @@ def test_a_missing_template_is_named(tmp_path: Path) -> None:
         report.render(report.environment(tmp_path), "report.html.j2", {})
 
 
-def test_a_missing_pango_is_one_line_that_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_pango_is_one_line_that_names_the_package(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     class Broken:
         def find_spec(self, name: str, *_: Any) -> None:
             if name == "weasyprint":
@@ -279,7 +323,9 @@ def with_fields(text: str) -> str:
 @pytest.mark.parametrize("text", HOSTILE)
 def test_a_hostile_request_field_is_inert(text: str) -> None:
     html = with_fields(text)
-    assert [tag for tag, _ in Page(html).tags] == [tag for tag, _ in Page(with_fields("plain words")).tags]
+    assert [tag for tag, _ in Page(html).tags] == [
+        tag for tag, _ in Page(with_fields("plain words")).tags
+    ]
     assert str(evidence.visible(text)) in Page(html).text
     assert not re.search("[\u202a-\u202e\u2066-\u2069\u0000]", html)
 
@@ -294,7 +340,9 @@ def test_a_hostile_group_is_inert(text: str) -> None:
         return html_of(inputs, fabricated.PASS)
 
     html = with_group(text)
-    assert [tag for tag, _ in Page(html).tags] == [tag for tag, _ in Page(with_group("plain words")).tags]
+    assert [tag for tag, _ in Page(html).tags] == [
+        tag for tag, _ in Page(with_group("plain words")).tags
+    ]
     assert str(evidence.visible(text))[:30] in section(html, "Accuracy by group")
     assert str(evidence.visible(text)) in section(html, "People who stay")
     assert not re.search("[\u202a-\u202e\u2066-\u2069\u0000]", html)
@@ -302,9 +350,18 @@ def test_a_hostile_group_is_inert(text: str) -> None:
 
 def test_ids_that_are_no_safe_names_get_folders_by_their_place() -> None:
     inputs = fabricated.inputs()
-    ids = ["../../etc", "index.html", ".hidden", fabricated.PASS, fabricated.PASS.upper(), "a" * 200, ""]
+    ids = [
+        "../../etc",
+        "index.html",
+        ".hidden",
+        fabricated.PASS,
+        fabricated.PASS.upper(),
+        "a" * 200,
+        "",
+    ]
     found = evidence.build_all(fabricated.sources(inputs))[:1] + [
-        {"status": "rejected", "request": {"id": name, "position": place}} for place, name in enumerate(ids)
+        {"status": "rejected", "request": {"id": name, "position": place}}
+        for place, name in enumerate(ids)
     ]
     names = report.folder_names(found)
     assert names[0] == fabricated.PASS
@@ -343,7 +400,9 @@ def test_measurements_that_could_not_be_made_are_said_in_words() -> None:
     nothing = {"estimate": None, "low": None, "high": None}
     verdict.update(detectability=None, detection_limit=None)
     verdict["residual_influence"].update(nothing)
-    verdict["influence_points"].update(unlearned=None, original=None, retrained=None, **{"with": [], "without": []})
+    verdict["influence_points"].update(
+        unlearned=None, original=None, retrained=None, **{"with": [], "without": []}
+    )
     for model in ("original", "retrained"):
         verdict["self_check"][model].update(nothing)
     text = Page(html_of(inputs, fabricated.BELOW)).text
@@ -368,11 +427,17 @@ def test_a_request_that_could_not_be_judged_gets_a_report_with_its_reason(made: 
     assert "What the models predict" in text
     register = json.loads((made / "register.json").read_text())["requests"]
     line = next(line for line in register if line["request_id"] == fabricated.UNJUDGED)
-    assert (line["test"], line["outcome"], line["residual_influence"]["estimate"]) == ("none", "inconclusive", None)
+    assert (line["test"], line["outcome"], line["residual_influence"]["estimate"]) == (
+        "none",
+        "inconclusive",
+        None,
+    )
 
 
 def test_a_pass_says_whether_it_holds_in_the_batch_and_the_register_counts_it(made: Path) -> None:
-    holds, weak = (page(made / name / "report.html").text for name in (fabricated.PASS, fabricated.WEAK))
+    holds, weak = (
+        page(made / name / "report.html").text for name in (fabricated.PASS, fabricated.WEAK)
+    )
     assert "In the batch as a whole this pass does not hold" in weak
     assert "q = 0.140" in weak.replace("\u00a0", " ")
     assert weak.index("does not hold") < weak.index("What was done")
@@ -401,7 +466,13 @@ def test_a_screening_never_says_pass_and_says_what_it_cannot_do(state: str, word
     assert words in text
     assert "it can never pass anybody" in text[: text.index("The request")]
     assert "No reference models were trained" in text[: text.index("The request")]
-    for never in ("Pass:", "shown good", "None", "Retrained without the records", "Residual influence ρ"):
+    for never in (
+        "Pass:",
+        "shown good",
+        "None",
+        "Retrained without the records",
+        "Residual influence ρ",
+    ):
         assert never not in text
     assert "influence-title" not in html
     assert "Not measured:" in section(html, "Attacks beside the verdict")
@@ -410,7 +481,11 @@ def test_a_screening_never_says_pass_and_says_what_it_cannot_do(state: str, word
 
 
 def test_the_index_of_a_screening_says_that_it_cannot_pass_anybody(tmp_path: Path) -> None:
-    report.write(evidence.build_all(fabricated.sources(fabricated.screening("open"))), TEMPLATES, tmp_path / "spring")
+    report.write(
+        evidence.build_all(fabricated.sources(fabricated.screening("open"))),
+        TEMPLATES,
+        tmp_path / "spring",
+    )
     assert "it can never pass anybody" in page(tmp_path / "spring" / "index.html").text
 
 
@@ -452,7 +527,9 @@ def test_attacks_are_told_beside_the_range_of_the_retrained_models() -> None:
 
 def test_attacks_below_the_range_are_told_as_such_and_rates_only_where_there_are_any() -> None:
     inputs = fabricated.inputs()
-    one = fabricated.attack("rmia", "RMIA", "Zarifzadeh et al. 2024", (0.9, 0.3, 0.5), [0.4, 0.6], [0, 1])
+    one = fabricated.attack(
+        "rmia", "RMIA", "Zarifzadeh et al. 2024", (0.9, 0.3, 0.5), [0.4, 0.6], [0, 1]
+    )
     inputs["verdicts"]["requests"][fabricated.PASS]["attacks"] = [one]
     text = section(html_of(inputs, fabricated.PASS), "Attacks beside the verdict")
     assert "0 of 1 figures lie in that range; not so: RMIA (below it)." in text
@@ -464,8 +541,14 @@ def test_attacks_below_the_range_are_told_as_such_and_rates_only_where_there_are
     [
         ({}, "It was not shown."),
         ({"worsened": True, "subjects_worse": 1}, "Yes, more than retraining would have."),
-        ({"subjects_worse": 1, "worsened": True}, "People who stay and are significantly more exposed: 1 of 29."),
-        ({"auc": {"original": 0.64, "unlearned": 0.7, "retrained": 0.64}}, "better than in any retrained model here"),
+        (
+            {"subjects_worse": 1, "worsened": True},
+            "People who stay and are significantly more exposed: 1 of 29.",
+        ),
+        (
+            {"auc": {"original": 0.64, "unlearned": 0.7, "retrained": 0.64}},
+            "better than in any retrained model here",
+        ),
     ],
 )
 def test_people_who_stay_are_answered_for(changes: dict[str, Any], words: str) -> None:
@@ -478,7 +561,9 @@ def test_people_who_stay_are_answered_for(changes: dict[str, Any], words: str) -
 
 def test_groups_show_the_worst_first_and_count_the_rest() -> None:
     inputs = fabricated.inputs()
-    groups = [fabricated.group("class", str(label), p_worse=0.5 + label / 100) for label in range(30)]
+    groups = [
+        fabricated.group("class", str(label), p_worse=0.5 + label / 100) for label in range(30)
+    ]
     groups.append(fabricated.group("site", "north", unlearned=0.7, p_worse=0.0001, worse=True))
     inputs["verdicts"]["batch"]["groups"] = groups
     text = section(html_of(inputs, fabricated.PASS), "Accuracy by group")
@@ -489,7 +574,9 @@ def test_groups_show_the_worst_first_and_count_the_rest() -> None:
     assert "11 more groups are in evidence.json." in text
     for row in groups:
         row["worse"] = True
-    assert "11 more groups are in evidence.json, worse ones" in section(html_of(inputs, fabricated.PASS), "by group")
+    assert "11 more groups are in evidence.json, worse ones" in section(
+        html_of(inputs, fabricated.PASS), "by group"
+    )
     inputs["verdicts"]["batch"]["groups"] = groups[:0]
     assert "No group of unseen people" in section(html_of(inputs, fabricated.PASS), "by group")
 
@@ -508,12 +595,20 @@ def test_features_without_probes_or_without_one_measure_say_so() -> None:
     nothing = dict.fromkeys(("original", "unlearned", "retrained", "band"))
     inputs["probes"]["requests"][fabricated.PASS]["linear_probe"] = {**nothing, "reason": reason}
     inputs["probes"]["requests"][fabricated.PASS]["cka"]["band"] = None
-    inputs["probes"]["relearn"] = {"steps": nothing, "most": 200, "target": None, "reason": "nothing to relearn"}
+    inputs["probes"]["relearn"] = {
+        "steps": nothing,
+        "most": 200,
+        "target": None,
+        "reason": "nothing to relearn",
+    }
     text = section(html_of(inputs, fabricated.PASS), "What the features still hold")
     assert reason in text
     assert "nothing to relearn" in text
     assert "0.76" in text
-    text = section(html_of({**fabricated.inputs(), "probes": {}}, fabricated.PASS), "What the features still hold")
+    text = section(
+        html_of({**fabricated.inputs(), "probes": {}}, fabricated.PASS),
+        "What the features still hold",
+    )
     assert "Not measured: no such measurement was made in this audit" in text
 
 
@@ -523,7 +618,9 @@ def test_the_distance_of_the_predictions_stands_beside_that_of_retrained_models(
     assert "0.10 after unlearning" in text
     assert "0.05 – 0.17 from the mean of the others: the figure is in their range." in text
     assert "(50 % – 70 %)" in text
-    inputs["verdicts"]["requests"][fabricated.PASS]["prediction_distribution"] = {"reason": "got 1 retrained models"}
+    inputs["verdicts"]["requests"][fabricated.PASS]["prediction_distribution"] = {
+        "reason": "got 1 retrained models"
+    }
     assert "Not measured: got 1 retrained models" in section(
         html_of(inputs, fabricated.PASS), "What the models predict"
     )
@@ -531,7 +628,9 @@ def test_the_distance_of_the_predictions_stands_beside_that_of_retrained_models(
 
 def test_classes_left_over_are_summed_without_a_range() -> None:
     many = {"labels": list(range(12)), "retrained_low": [0.0] * 12, "retrained_high": [0.5] * 12}
-    lines = charts.shares({**many, **dict.fromkeys(("original", "unlearned", "retrained"), [1 / 12] * 12)})
+    lines = charts.shares(
+        {**many, **dict.fromkeys(("original", "unlearned", "retrained"), [1 / 12] * 12)}
+    )
     assert [line["label"] for line in lines] == [*map(str, range(10)), "other"]
     assert lines[0]["retrained_high"] == 0.5
     assert lines[-1]["unlearned"] == pytest.approx(1 / 6)
@@ -541,7 +640,9 @@ def test_classes_left_over_are_summed_without_a_range() -> None:
 def test_the_command_works_without_probes(tmp_path: Path) -> None:
     values = arguments(fabricated.write(tmp_path), tmp_path / "reports" / "spring")
     report.main(*values[:-2])
-    found = json.loads((tmp_path / "reports" / "spring" / fabricated.PASS / "evidence.json").read_text())
+    found = json.loads(
+        (tmp_path / "reports" / "spring" / fabricated.PASS / "evidence.json").read_text()
+    )
     assert found["features"]["cka"] == {"reason": evidence.NOT_MEASURED}
 
 
@@ -568,11 +669,20 @@ def test_a_report_may_fetch_nothing() -> None:
 
 def test_the_command_takes_the_options_of_dvc_yaml(tmp_path: Path) -> None:
     options = fabricated.write(tmp_path)
-    command = [sys.executable, "-m", "tasks.report", *options, "--out", str(tmp_path / "reports" / "spring")]
+    command = [
+        sys.executable,
+        "-m",
+        "tasks.report",
+        *options,
+        "--out",
+        str(tmp_path / "reports" / "spring"),
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     told = done.stdout.splitlines()[:7]  # in the order in which they are done
-    assert [line.partition(":")[0] for line in told] == [f"report {number}/7" for number in range(1, 8)]
+    assert [line.partition(":")[0] for line in told] == [
+        f"report {number}/7" for number in range(1, 8)
+    ]
     assert f"{fabricated.PASS}, pass" in {line.partition(": ")[2] for line in told}
 
 
@@ -583,7 +693,9 @@ def test_glyphs_of_the_reports_are_in_the_vendored_fonts() -> None:
     for font in (TEMPLATES / "fonts").glob("SourceSans3*.woff2"):
         known = TTFont(BytesIO(font.read_bytes())).getBestCmap()
         assert not {
-            character for character in text + "ρα≤≥−·…–✓→×§" if ord(character) not in known and character != "\n"
+            character
+            for character in text + "ρα≤≥−·…–✓→×§"
+            if ord(character) not in known and character != "\n"
         }
 
 
@@ -595,10 +707,15 @@ def decided(decisions: dict[str, Any], request_id: str = fabricated.PASS) -> str
 def test_an_erased_request_says_what_became_of_every_copy_with_its_receipt() -> None:
     html = decided(fabricated.erased())
     text = Page(html).text.replace("\u00a0", " ")
-    assert "Erased: every copy of the records and every model that saw them, by 24 November 2026" in text
+    assert (
+        "Erased: every copy of the records and every model that saw them, by 24 November 2026"
+        in text
+    )
     assert "What lies in backups expires by 29 December 2026." in text
     assert "Tell the data subject what was done" in text[: text.index("The request")]
-    assert "expires on 29 December 2026" in section(html, "Copies of the records").replace("\u00a0", " ")
+    assert "expires on 29 December 2026" in section(html, "Copies of the records").replace(
+        "\u00a0", " "
+    )
     assert "log of the erasure" in text
     assert "M. Laurent" in section(html, "Approvals")
     assert "Holds no more: the records are erased." in text
@@ -634,13 +751,17 @@ def test_hostile_decisions_are_inert(text: str) -> None:
         for entry in (*made["approvals"], *made["erasure"]):
             entry["by"] = words
         made["approvals"][0].update(comment=words, role=words)
-        made["exceptions"] = [{"at": "2026-11-24T10:00:00Z", "by": words, "ground": words, "reason": words}]
+        made["exceptions"] = [
+            {"at": "2026-11-24T10:00:00Z", "by": words, "ground": words, "reason": words}
+        ]
         return decided(made)
 
     if "\ud800" in text:
         text = text.replace("\ud800", "")
     html = page_with(text)
-    assert [tag for tag, _ in Page(html).tags] == [tag for tag, _ in Page(page_with("plain words")).tags]
+    assert [tag for tag, _ in Page(html).tags] == [
+        tag for tag, _ in Page(page_with("plain words")).tags
+    ]
     assert str(evidence.visible(text)) in section(html, "Recipients, processors")
     assert not re.search("[\u202a-\u202e\u2066-\u2069\u0000]", html)
 
@@ -654,7 +775,10 @@ def test_a_batch_that_processes_share_has_the_bytes_of_one_that_is_made_alone(
     monkeypatch.setattr(worker_pool, "cores", lambda: 2)
     report.write(found, TEMPLATES, tmp_path / "shared")
     alone, shared = (
-        {path.relative_to(tmp_path / name): path.read_bytes() for path in (tmp_path / name).rglob("*.*")}
+        {
+            path.relative_to(tmp_path / name): path.read_bytes()
+            for path in (tmp_path / name).rglob("*.*")
+        }
         for name in ("alone", "shared")
     )
     assert alone == shared

@@ -24,7 +24,11 @@ SUBJECTS = ["ada", "ada", "ada", "bob", "bob", "cyd", "cyd", "dan", "dan"]
 LABELS = [0, 0, 1, 0, 1, 2, 1, 0, 1]
 ROLES = np.array(["training"] * 7 + ["control"] * 2)
 MANIFEST = pd.DataFrame(
-    {"record_id": [f"r{row}" for row in range(9)], "subject_id": SUBJECTS, "label": np.array(LABELS, np.int64)}
+    {
+        "record_id": [f"r{row}" for row in range(9)],
+        "subject_id": SUBJECTS,
+        "label": np.array(LABELS, np.int64),
+    }
 )
 
 
@@ -95,7 +99,9 @@ def test_each_reason_for_setting_aside_has_its_code_and_the_others_go_on() -> No
     ]
 
 
-def test_requests_that_together_would_empty_a_class_are_set_aside_in_the_order_of_the_file() -> None:
+def test_requests_that_together_would_empty_a_class_are_set_aside_in_the_order_of_the_file() -> (
+    None
+):
     assert codes(asks(1, "ada"), asks(2, "bob")) == [None, "whole_class"]
     assert codes(asks(1, "bob"), asks(2, "ada")) == [None, "whole_class"]
     assert "class 0" in decide(asks(1, "ada"), asks(2, "bob")).register[1]["reason"]
@@ -116,15 +122,30 @@ def test_a_request_set_aside_does_not_block_a_later_one() -> None:
 
 
 def test_no_line_of_the_register_names_a_data_subject() -> None:
-    lines = decide(*(asks(number, name) for number, name in enumerate(["ada", "bob", "cyd", "dan", "eve"], start=1)))
+    lines = decide(
+        *(
+            asks(number, name)
+            for number, name in enumerate(["ada", "bob", "cyd", "dan", "eve"], start=1)
+        )
+    )
     text = json.dumps(lines.register)
     assert not any(
-        f"{quote}{name}{quote}" in text for name in ("ada", "bob", "cyd", "dan", "eve") for quote in ('"', " ")
+        f"{quote}{name}{quote}" in text
+        for name in ("ada", "bob", "cyd", "dan", "eve")
+        for quote in ('"', " ")
     )
 
 
-@given(st.lists(st.tuples(st.sampled_from(["ada", "bob", "cyd", "dan", "eve"]), st.sets(st.sampled_from(range(9))))))
-def test_whatever_is_asked_for_every_class_keeps_a_training_record(asked: list[tuple[str, set[int]]]) -> None:
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["ada", "bob", "cyd", "dan", "eve"]), st.sets(st.sampled_from(range(9)))
+        )
+    )
+)
+def test_whatever_is_asked_for_every_class_keeps_a_training_record(
+    asked: list[tuple[str, set[int]]],
+) -> None:
     entries = [
         asks(position, name, records=tuple(f"r{row}" for row in sorted(rows)))
         for position, (name, rows) in enumerate(asked, start=1)
@@ -145,7 +166,11 @@ def raw_request(subject: str, number: int) -> dict[str, Any]:
         "subject_request_type": "erasure",
         "submitted_time": "2026-11-20T09:30:00Z",
         "subject_identities": [
-            {"identity_type": "controller_customer_id", "identity_value": subject, "identity_format": "raw"}
+            {
+                "identity_type": "controller_customer_id",
+                "identity_value": subject,
+                "identity_format": "raw",
+            }
         ],
     }
 
@@ -159,7 +184,11 @@ def run(folder: Path, subjects: list[str]) -> None:
     (folder / "batch.json").write_text(json.dumps(batch))
     (folder / "checked.json").write_text("{}")
     resolve.resolve(
-        folder / "data", folder / "split.csv", folder / "batch.json", folder / "checked.json", folder / "out"
+        folder / "data",
+        folder / "split.csv",
+        folder / "batch.json",
+        folder / "checked.json",
+        folder / "out",
     )
 
 

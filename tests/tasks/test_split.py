@@ -54,9 +54,13 @@ def test_the_same_seed_gives_the_same_split_and_another_seed_another() -> None:
     st.lists(st.tuples(st.integers(0, 11), st.integers(0, 3)), min_size=4, max_size=60),
     st.integers(0, 2**63 - 1),
 )
-def test_no_subject_has_two_roles_and_no_role_is_empty(rows: list[tuple[int, int]], seed: int) -> None:
+def test_no_subject_has_two_roles_and_no_role_is_empty(
+    rows: list[tuple[int, int]], seed: int
+) -> None:
     frame = pd.DataFrame(rows, columns=["subject", "label"])
-    manifest = pd.DataFrame({"subject_id": frame["subject"].map("p{}".format), "label": frame["label"]})
+    manifest = pd.DataFrame(
+        {"subject_id": frame["subject"].map("p{}".format), "label": frame["label"]}
+    )
     if manifest["subject_id"].nunique() < 4:
         with pytest.raises(DataError):
             split.assign(manifest, SHARES, seed)
@@ -79,7 +83,9 @@ def test_quotas_add_up_and_leave_no_role_empty(subjects: int, had: set[str]) -> 
 
 
 def test_classes_stay_balanced_where_each_subject_has_one_class() -> None:
-    manifest = people(subjects=200, each=3, classes=10).assign(label=lambda frame: np.arange(600) // 3 % 10)
+    manifest = people(subjects=200, each=3, classes=10).assign(
+        label=lambda frame: np.arange(600) // 3 % 10
+    )
     roles = split.assign(manifest, SHARES, 0)
     shares = pd.crosstab(roles, manifest["label"], normalize="columns")
     assert (shares.loc["control"] - 0.15).abs().max() <= 0.05
@@ -93,7 +99,8 @@ def test_the_deal_is_better_balanced_than_a_plain_shuffle() -> None:
     names = list(quota)
     dealt = np.array([names.index(role) for role in split.deal(counts, quota, 0)])
     plain = [
-        split.imbalance(counts, random.permutation(np.repeat(range(4), list(quota.values()))), 4) for _ in range(20)
+        split.imbalance(counts, random.permutation(np.repeat(range(4), list(quota.values()))), 4)
+        for _ in range(20)
     ]
     assert split.imbalance(counts, dealt, 4) < min(plain)
 
@@ -107,7 +114,11 @@ def test_a_split_column_decides_and_unseen_subjects_are_shared_out() -> None:
     assert (roles[fixed] == given_roles[fixed]).all()
     assert not (roles[~fixed] == "training").any()
     found = sizes(manifest.loc[~fixed], roles[~fixed])
-    assert found == {"calibration": 4, "control": 6, "test": 3} or found == {"calibration": 3, "control": 6, "test": 4}
+    assert found == {"calibration": 4, "control": 6, "test": 3} or found == {
+        "calibration": 3,
+        "control": 6,
+        "test": 4,
+    }
 
 
 def test_a_split_column_that_leaves_a_role_empty_is_refused() -> None:
@@ -139,13 +150,17 @@ def make(folder: Path) -> None:
     folder.joinpath("data").mkdir()
     table.to_csv(folder / "data/manifest.csv", index=False)
     files.write_text(folder / "params.yaml", "seed: 3\n")
-    files.write_json(folder / "data.json", {"manifest_sha256": files.sha256(folder / "data/manifest.csv")})
+    files.write_json(
+        folder / "data.json", {"manifest_sha256": files.sha256(folder / "data/manifest.csv")}
+    )
 
 
 def test_the_stage_writes_one_role_per_record_and_the_same_bytes_twice(tmp_path: Path) -> None:
     make(tmp_path)
     for name in ("a.csv", "b.csv"):
-        split.split(tmp_path / "data", tmp_path / "data.json", tmp_path / "params.yaml", tmp_path / name)
+        split.split(
+            tmp_path / "data", tmp_path / "data.json", tmp_path / "params.yaml", tmp_path / name
+        )
     assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
     roles = records.read_roles(tmp_path / "a.csv", records.read_manifest(tmp_path / "data"))
     assert set(roles) == set(records.ROLES)
@@ -155,5 +170,10 @@ def test_a_manifest_that_was_not_checked_is_refused_and_nothing_is_written(tmp_p
     make(tmp_path)
     files.write_json(tmp_path / "data.json", {"manifest_sha256": "0" * 64})
     with pytest.raises(DataError, match="checked"):
-        split.split(tmp_path / "data", tmp_path / "data.json", tmp_path / "params.yaml", tmp_path / "out.csv")
+        split.split(
+            tmp_path / "data",
+            tmp_path / "data.json",
+            tmp_path / "params.yaml",
+            tmp_path / "out.csv",
+        )
     assert not (tmp_path / "out.csv").exists()

@@ -23,18 +23,26 @@ from tests.worlds import packing
 
 RETAINED, ASKED = 24, 4
 CHOSEN = settings.Settings(
-    data=settings.Data(classes=3, channels=1, image_size=8), train=settings.Train(epochs=2, batch_size=8)
+    data=settings.Data(classes=3, channels=1, image_size=8),
+    train=settings.Train(epochs=2, batch_size=8),
 )
-SHORT: dict[str, Any] = {"method": "fcalb", "batch_size": 8, "rivals": {"epochs": 1, "unsir_noise_steps": 2}}
+SHORT: dict[str, Any] = {
+    "method": "fcalb",
+    "batch_size": 8,
+    "rivals": {"epochs": 1, "unsir_noise_steps": 2},
+}
 
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A workspace: `RETAINED` training records and `ASKED` to forget, of classes in turn; earlier output is there."""
+    """A workspace: `RETAINED` training records and `ASKED` to forget, of classes in turn; earlier
+    output is there."""
     monkeypatch.chdir(tmp_path)  # the ledger is beside the workspace's files
     write_data(tmp_path, [number % 3 for number in range(RETAINED + ASKED)])
     write_forget(tmp_path, range(RETAINED, RETAINED + ASKED))
-    architectures.save(architectures.build(CHOSEN.model, CHOSEN.data, 0), tmp_path / "original.safetensors")
+    architectures.save(
+        architectures.build(CHOSEN.model, CHOSEN.data, 0), tmp_path / "original.safetensors"
+    )
     for name in ("unlearned.safetensors", "unlearned.json", "trace.csv"):
         files.write_text(tmp_path / "out" / name, "of an earlier run")
     return tmp_path
@@ -62,17 +70,29 @@ def write_forget(place: Path, numbers: range) -> None:
 def run(place: Path, given: settings.Settings = CHOSEN, **wish: Any) -> None:
     asked = settings.Unlearn.model_validate({**SHORT, **wish})
     given = given.model_copy(update={"unlearn": asked})
-    files.write_text(place / "params.yaml", json.dumps(given.model_dump(mode="json")))  # JSON is YAML
+    files.write_text(
+        place / "params.yaml", json.dumps(given.model_dump(mode="json"))
+    )  # JSON is YAML
     packing.pack_for(place, given.data)
     unlearn.main(
         *(
             place / name
-            for name in ("original.safetensors", "data", "pack", "split.csv", "forget.csv", "params.yaml", "out")
+            for name in (
+                "original.safetensors",
+                "data",
+                "pack",
+                "split.csv",
+                "forget.csv",
+                "params.yaml",
+                "out",
+            )
         )
     )
 
 
-def refused(place: Path, error: type[AuditError], words: str, given: settings.Settings = CHOSEN, **wish: Any) -> None:
+def refused(
+    place: Path, error: type[AuditError], words: str, given: settings.Settings = CHOSEN, **wish: Any
+) -> None:
     """The stage raises the error; no file is written, and what was there is as it was."""
     before = {path: path.read_bytes() for path in (place / "out").rglob("*")}
     with pytest.raises(error, match=words):
@@ -91,7 +111,13 @@ def released(place: Path) -> dict[str, torch.Tensor]:
 METHODS = [method for method in get_args(settings.Method) if method != "none"]
 DIVERGING: dict[str, Any] = {
     "fcalb_reset": {"rivals": {"learning_rate": 10, "epochs": 200}},
-    "fcalb": {"learning_rate": 10, "epochs": 60, "max_log_weight": 20, "balance": "fixed", "forget_weight": 1000},
+    "fcalb": {
+        "learning_rate": 10,
+        "epochs": 60,
+        "max_log_weight": 20,
+        "balance": "fixed",
+        "forget_weight": 1000,
+    },
     "neg_grad": {"rivals": {"learning_rate": 10, "epochs": 60, "neg_grad_alpha": 0.01}},
 }
 
@@ -106,7 +132,12 @@ def test_a_single_record_is_forgotten_by_every_method(method: str, place: Path) 
 @pytest.mark.parametrize("method", [*fcalb.METHODS, *rivals.METHODS])
 def test_more_records_to_forget_than_are_retained_are_refused(method: str, place: Path) -> None:
     write_forget(place, range(RETAINED))
-    refused(place, EvidenceError, "got 24 records to forget and 4 to retain.*retrain instead", method=method)
+    refused(
+        place,
+        EvidenceError,
+        "got 24 records to forget and 4 to retain.*retrain instead",
+        method=method,
+    )
 
 
 def test_what_methods_refuse_a_retrain_can_do(place: Path) -> None:
@@ -136,7 +167,9 @@ def test_a_class_that_only_the_forget_set_holds_crashes_no_method_and_is_warned_
     assert "warning: no retained record is of class 2:" in capsys.readouterr().out
 
 
-def test_where_every_class_is_retained_nobody_is_warned(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_where_every_class_is_retained_nobody_is_warned(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run(place, method="fcalb")
     assert "warning" not in capsys.readouterr().out
 
@@ -149,8 +182,15 @@ def test_a_diverging_loss_stops_the_stage_and_names_the_setting(method: str, pla
 
 
 def test_a_diverging_phase_names_its_own_rate(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tasks.unlearning.fcalb.distance", lambda *_: torch.tensor(float("nan"), requires_grad=True))
-    refused(place, ModelError, r"lower the learning rate \(unlearn\.forget_rate", phases="forget_recover")
+    monkeypatch.setattr(
+        "tasks.unlearning.fcalb.distance", lambda *_: torch.tensor(float("nan"), requires_grad=True)
+    )
+    refused(
+        place,
+        ModelError,
+        r"lower the learning rate \(unlearn\.forget_rate",
+        phases="forget_recover",
+    )
 
 
 def test_a_model_whose_last_step_made_its_answers_infinite_is_not_released(
@@ -163,7 +203,9 @@ def test_a_model_whose_last_step_made_its_answers_infinite_is_not_released(
         return network
 
     monkeypatch.setitem(rivals.METHODS, "scrub", explode)
-    refused(place, ModelError, r"answers became NaN.*unlearn\.rivals\.learning_rate", method="scrub")
+    refused(
+        place, ModelError, r"answers became NaN.*unlearn\.rivals\.learning_rate", method="scrub"
+    )
 
 
 @pytest.mark.parametrize("method", ["fcalb", "retrain", "scrub"])
@@ -176,7 +218,9 @@ def test_a_label_beyond_the_classes_is_refused_by_all(method: str, place: Path) 
 def test_an_original_that_is_broken_or_of_another_architecture_is_refused(place: Path) -> None:
     state = architectures.build(CHOSEN.model, CHOSEN.data, 0).state_dict()
     path = place / "original.safetensors"
-    save_file({**state, "0.0.weight": torch.full_like(state["0.0.weight"], float("nan"))}, str(path))
+    save_file(
+        {**state, "0.0.weight": torch.full_like(state["0.0.weight"], float("nan"))}, str(path)
+    )
     refused(place, ModelError, "NaN or infinite values in 1 of")
     path.write_bytes(path.read_bytes()[:-50])
     refused(place, ModelError, "no safetensors file")

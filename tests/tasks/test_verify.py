@@ -1,4 +1,5 @@
-"""The stage `verify`: every request gets an answer, whatever is wrong with another, and none is a pass by default."""
+"""The stage `verify`: every request gets an answer, whatever is wrong with another, and none is a
+pass by default."""
 
 from __future__ import annotations
 
@@ -45,7 +46,11 @@ def test_every_request_gets_a_verdict_with_all_that_stands_beside_it(tmp_path: P
             "rmia",
             "population",
         ]
-        assert set(verdict["prediction_distribution"]) >= {"retrained_low", "retrained_high", "distance"}
+        assert set(verdict["prediction_distribution"]) >= {
+            "retrained_low",
+            "retrained_high",
+            "distance",
+        }
         assert verdict["assumptions"]["all"]["equal_p"] > 0
     metrics = files.read_json(tmp_path / "out" / "metrics.json")
     assert metrics["pass"] + metrics["fail"] + metrics["inconclusive"] == 2
@@ -64,11 +69,15 @@ def test_a_score_that_is_nan_leaves_the_other_requests_their_verdict(tmp_path: P
     assert found["r2"]["residual_influence"] == clean["r2"]["residual_influence"]
 
 
-def test_a_class_without_control_subjects_is_named_and_the_others_are_judged(tmp_path: Path) -> None:
+def test_a_class_without_control_subjects_is_named_and_the_others_are_judged(
+    tmp_path: Path,
+) -> None:
     scores = two_requests()
     labels = scores.labels.copy()
     labels[:12], labels[12:] = 0, 1 + labels[12:] % 3
-    found = run(tmp_path, replace(scores, labels=labels, predicted=np.tile(labels, (len(scores.phi), 1))))["requests"]
+    found = run(
+        tmp_path, replace(scores, labels=labels, predicted=np.tile(labels, (len(scores.phi), 1)))
+    )["requests"]
     assert found["r1"]["verdict"] == "inconclusive"
     assert "classes 0 have no record of a control subject" in found["r1"]["reason"]
     assert found["r2"]["gates"] != []
@@ -87,7 +96,10 @@ def test_a_screening_needs_no_references_and_never_passes(tmp_path: Path) -> Non
         scores = world(released, np.random.default_rng(1))
         alone = np.isin(scores.model_roles, ("original", "unlearned"))
         scores = replace(
-            scores, model_roles=scores.model_roles[alone], phi=scores.phi[alone], predicted=scores.predicted[alone]
+            scores,
+            model_roles=scores.model_roles[alone],
+            phi=scores.phi[alone],
+            predicted=scores.predicted[alone],
         )
         phi = scores.phi.copy()
         phi[:, scores.retained] += 6.0  # who stays is known to the model
@@ -99,7 +111,8 @@ def test_a_screening_needs_no_references_and_never_passes(tmp_path: Path) -> Non
 
 def test_a_retrain_that_passes_alone_may_not_hold_among_many(tmp_path: Path) -> None:
     table = {
-        f"r{n}": {"p_pass": p, "verdict": "pass" if p < 0.05 else "fail"} for n, p in enumerate([0.04] + [1.0] * 9)
+        f"r{n}": {"p_pass": p, "verdict": "pass" if p < 0.05 else "fail"}
+        for n, p in enumerate([0.04] + [1.0] * 9)
     }
     rules = verify.Rules(0.05, 0.5, 0.7, 0.05, 6)
     verify.add_register(table, rules)

@@ -1,4 +1,5 @@
-"""What the documents say is true: generated pages, commands, links, and nothing of anybody's machine."""
+"""What the documents say is true: generated pages, commands, links, and nothing of anybody's
+machine."""
 
 from __future__ import annotations
 
@@ -28,7 +29,11 @@ def of_the_tool(pages: list[Path]) -> list[str]:
 
 def test_generated_pages_are_current() -> None:
     found = subprocess.run(
-        [sys.executable, "-m", "tools.generate_docs", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "tools.generate_docs", "--check"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert found.returncode == 0, found.stderr
 
@@ -43,8 +48,12 @@ def test_every_command_of_the_documents_and_its_options_exist(command: str) -> N
     found: Any = typer.main.get_command(app)
     while words and words[0] in getattr(found, "commands", {}):
         found = found.commands[words.pop(0)]
-    assert not (getattr(found, "commands", {}) and found.no_args_is_help), f"{command}: which command of the group?"
-    known = {name for parameter in found.params for name in (*parameter.opts, *parameter.secondary_opts)}
+    assert not (getattr(found, "commands", {}) and found.no_args_is_help), (
+        f"{command}: which command of the group?"
+    )
+    known = {
+        name for parameter in found.params for name in (*parameter.opts, *parameter.secondary_opts)
+    }
     assert {word.partition("=")[0] for word in words if word.startswith("--")} <= known | {"--help"}
 
 

@@ -7,13 +7,15 @@ from pathlib import Path
 from flows.workspace import shell
 from tests.worlds import dummy
 
-STAGE = dummy.STAGE.replace('"fail-" + name', 'pathlib.Path(__file__).with_name("fail-" + name)').replace(
+STAGE = dummy.STAGE.replace(
+    '"fail-" + name', 'pathlib.Path(__file__).with_name("fail-" + name)'
+).replace(
     "    time.sleep(",
     "    pause = pathlib.Path(__file__).with_name('pause')\n"
     "    time.sleep(float(pause.read_text()) if pause.exists() else ",
 )
-"""The dummy stage as a user's own module: it is found in the agent's clone, and does not travel. The clone may hold a
-file that makes it fail, and one that says how long its steps take, s."""
+"""The dummy stage as a user's own module: it is found in the agent's clone, and does not travel.
+The clone may hold a file that makes it fail, and one that says how long its steps take, s."""
 
 
 def make(folder: Path, remote: str, **options: str) -> Path:

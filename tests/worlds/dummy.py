@@ -1,4 +1,5 @@
-"""A tiny workspace with the shape of the real one: the same settings and stage names, and stages that take no time."""
+"""A tiny workspace with the shape of the real one: the same settings and stage names, and stages
+that take no time."""
 
 from __future__ import annotations
 

@@ -33,7 +33,9 @@ SETTINGS = settings.parse(
             "recipients": [{"name": "Research group", "disclosed": "images of 2025"}],
             "processors": [{"name": "Hosting company", "task": "stores the images"}],
             "backups": [{"name": "weekly tape", "days": 35}],
-            "out_of_scope": [{"model": "mobile reader", "why": "it was trained on bought data only"}],
+            "out_of_scope": [
+                {"model": "mobile reader", "why": "it was trained on bought data only"}
+            ],
         }
     }
 )
@@ -46,7 +48,12 @@ def digest(text: str) -> str:
 
 def interval(estimate: float, half: float) -> dict[str, Any]:
     """An interval around an estimate."""
-    return {"estimate": estimate, "low": estimate - half, "high": estimate + half, "confidence": 0.9}
+    return {
+        "estimate": estimate,
+        "low": estimate - half,
+        "high": estimate + half,
+        "confidence": 0.9,
+    }
 
 
 def verdict(kind: str, estimate: float, half: float, caught: bool = True) -> dict[str, Any]:
@@ -55,9 +62,24 @@ def verdict(kind: str, estimate: float, half: float, caught: bool = True) -> dic
     gates = [
         ("influence", "Is the influence left below the margin, on all records?", estimate, 0.5),
         ("memorised", "Is it below the margin on the most memorised records?", estimate * 1.1, 0.5),
-        ("over_forgetting", "Are the records not unusually wrong, as over-forgetting makes them?", estimate, -0.5),
-        ("utility_control", "Is accuracy on people whom no model saw kept, within the margin?", 0.848, 0.807),
-        ("utility_retain", "Is accuracy on retained records kept, within the margin?", 0.972, 0.939),
+        (
+            "over_forgetting",
+            "Are the records not unusually wrong, as over-forgetting makes them?",
+            estimate,
+            -0.5,
+        ),
+        (
+            "utility_control",
+            "Is accuracy on people whom no model saw kept, within the margin?",
+            0.848,
+            0.807,
+        ),
+        (
+            "utility_retain",
+            "Is accuracy on retained records kept, within the margin?",
+            0.972,
+            0.939,
+        ),
     ]
     reasons = {
         "pass": "On these records the model behaves like models that never saw them, within ±0.5.",
@@ -138,9 +160,25 @@ def beside() -> dict[str, Any]:
             "median": {"original": 7.1, "unlearned": 3.2, "retrained": 3.0, "band": [2.1, 3.9]},
         },
         "attacks": [
-            attack("lira_online", "LiRA, online", "Carlini et al. 2022", (0.97, 0.55, 0.49), [0.41, 0.61], [0, 5]),
-            attack("lira_offline", "LiRA, offline", "Carlini et al. 2022", (0.91, 0.57, 0.5), [0.39, 0.6], [0, 6]),
-            attack("rmia", "RMIA", "Zarifzadeh et al. 2024", (0.95, 0.66, 0.51), [0.42, 0.6], [1, 4]),
+            attack(
+                "lira_online",
+                "LiRA, online",
+                "Carlini et al. 2022",
+                (0.97, 0.55, 0.49),
+                [0.41, 0.61],
+                [0, 5],
+            ),
+            attack(
+                "lira_offline",
+                "LiRA, offline",
+                "Carlini et al. 2022",
+                (0.91, 0.57, 0.5),
+                [0.39, 0.6],
+                [0, 6],
+            ),
+            attack(
+                "rmia", "RMIA", "Zarifzadeh et al. 2024", (0.95, 0.66, 0.51), [0.42, 0.6], [1, 4]
+            ),
             attack(
                 "population",
                 "Population attack (logistic regression)",
@@ -154,9 +192,15 @@ def beside() -> dict[str, Any]:
 
 
 def attack(
-    name: str, title: str, source: str, auc: tuple[float, float, float], band: list[float], hits: list[int]
+    name: str,
+    title: str,
+    source: str,
+    auc: tuple[float, float, float],
+    band: list[float],
+    hits: list[int],
 ) -> dict[str, Any]:
-    """An attack as `verify` writes it; `auc` of the original, the unlearned and the retrained model."""
+    """An attack as `verify` writes it; `auc` of the original, the unlearned and the retrained
+    model."""
     many = name == "population"
     return {
         "name": name,
@@ -170,7 +214,9 @@ def attack(
         "flagged_rate": 0.05,
         "records": 38,
         "non_members": 480 if many else 608,
-        "tpr_at_fpr": [{"fpr": 0.1, "tpr": 0.16, "low": 0.06, "high": 0.31, "false_positives_expected": 48.0}]
+        "tpr_at_fpr": [
+            {"fpr": 0.1, "tpr": 0.16, "low": 0.06, "high": 0.31, "false_positives_expected": 48.0}
+        ]
         if many
         else [],
         "outside_band": not band[0] <= auc[1] <= band[1],
@@ -200,13 +246,20 @@ def unjudged() -> dict[str, Any]:
             "original": {**nothing, "verdict": "inconclusive"},
             "retrained": {**nothing, "verdict": "inconclusive"},
         },
-        "influence_points": {"unlearned": None, "original": None, "retrained": None, "with": [], "without": []},
+        "influence_points": {
+            "unlearned": None,
+            "original": None,
+            "retrained": None,
+            "with": [],
+            "without": [],
+        },
         "records": 38,
     }
 
 
 def screened(state: str) -> dict[str, Any]:
-    """The verdict of a screening, `bad` or `open`, without any retrained model, as `verify` writes it."""
+    """The verdict of a screening, `bad` or `open`, without any retrained model, as `verify` writes
+    it."""
     found = beside()
     for key in ("retrained", "retrained_low", "retrained_high"):
         del found["accuracy"][key]
@@ -216,8 +269,20 @@ def screened(state: str) -> dict[str, Any]:
     found["score_distribution"]["median"].update(retrained=None, band=None)
     t, p = (3.1, 0.002) if state == "bad" else (0.4, 0.35)
     gates = (
-        ("screening_known", "Do the records look like those that the model was trained on?", t, p, state),
-        ("screening_strange", "Do the records look stranger than strangers' records?", -t, 1 - p, "open"),
+        (
+            "screening_known",
+            "Do the records look like those that the model was trained on?",
+            t,
+            p,
+            state,
+        ),
+        (
+            "screening_strange",
+            "Do the records look stranger than strangers' records?",
+            -t,
+            1 - p,
+            "open",
+        ),
     )
     reasons = {
         "bad": "Screening: the model still knows the records; they look like training data.",
@@ -226,12 +291,22 @@ def screened(state: str) -> dict[str, Any]:
     return {
         **unjudged(),
         **found,
-        "attacks": {"reason": "got 0 references trained with everybody, expected at least 2; add blocks"},
+        "attacks": {
+            "reason": "got 0 references trained with everybody, expected at least 2; add blocks"
+        },
         "verdict": "fail" if state == "bad" else "inconclusive",
         "reason": reasons[state],
         "references": {"with": 0, "without": 0},
         "gates": [
-            {"name": name, "question": asked, "observed": t, "threshold": 0.0, "p_good": 1.0, "p_bad": p, "state": kind}
+            {
+                "name": name,
+                "question": asked,
+                "observed": t,
+                "threshold": 0.0,
+                "p_good": 1.0,
+                "p_bad": p,
+                "state": kind,
+            }
             for name, asked, t, p, kind in gates
         ],
     }
@@ -258,7 +333,10 @@ def group(column: str, value: str, **changes: Any) -> dict[str, Any]:
 def told() -> dict[str, Any]:
     """What `verify` tells of the batch as a whole."""
     groups = [group("class", str(label), p_worse=0.05 + 0.09 * label) for label in range(10)]
-    groups += [group("site", "north", unlearned=0.71, p_worse=0.0003, worse=True), group("site", "south")]
+    groups += [
+        group("site", "north", unlearned=0.71, p_worse=0.0003, worse=True),
+        group("site", "south"),
+    ]
     return {
         "exposure": {
             "auc": {"original": 0.641, "unlearned": 0.633, "retrained": 0.639},
@@ -362,7 +440,14 @@ def models() -> list[dict[str, Any]]:
 
 def check(name: str, sentence: str, **changes: Any) -> dict[str, Any]:
     """A data check that holds."""
-    return {"name": name, "sentence": sentence, "passed": True, "severity": "error", "count": 0, **changes}
+    return {
+        "name": name,
+        "sentence": sentence,
+        "passed": True,
+        "severity": "error",
+        "count": 0,
+        **changes,
+    }
 
 
 def inputs() -> dict[str, Any]:
@@ -373,7 +458,11 @@ def inputs() -> dict[str, Any]:
         OPEN: verdict("inconclusive", 0.31, 0.35),
         BELOW: verdict("inconclusive", 0.4, 2.4, caught=False),
         UNJUDGED: unjudged(),
-        WEAK: {**verdict("pass", 0.12, 0.37), "p_pass": 0.041, "register": {"q_pass": 0.14, "holds": False}},
+        WEAK: {
+            **verdict("pass", 0.12, 0.37),
+            "p_pass": 0.041,
+            "register": {"q_pass": 0.14, "holds": False},
+        },
     }
     places = {PASS: 0, FAIL: 1, OPEN: 2, BELOW: 3, UNJUDGED: 5, WEAK: 6}
     register = [entry(name, place) for name, place in places.items()]
@@ -449,15 +538,19 @@ def sources(changed: dict[str, Any] | None = None) -> evidence.Sources:
 
 
 def chosen(given: dict[str, Any]) -> settings.Settings:
-    """The settings, with the method and the mode of verification that the inputs ask for; they are taken out."""
-    method, mode = (given.pop(name, default) for name, default in (("method", "fcalb"), ("mode", "references")))
+    """The settings, with the method and the mode of verification that the inputs ask for; they are
+    taken out."""
+    method, mode = (
+        given.pop(name, default) for name, default in (("method", "fcalb"), ("mode", "references"))
+    )
     unlearn = SETTINGS.unlearn.model_copy(update={"method": method})
     verify = SETTINGS.verify.model_copy(update={"mode": mode})
     return SETTINGS.model_copy(update={"unlearn": unlearn, "verify": verify})
 
 
 def erased(request_id: str = PASS) -> dict[str, Any]:
-    """The decisions on a request that was approved and whose copies were all erased, a backup after some time."""
+    """The decisions on a request that was approved and whose copies were all erased, a backup after
+    some time."""
 
     def gone(store: str, **changes: Any) -> dict[str, Any]:
         return {
@@ -477,7 +570,14 @@ def erased(request_id: str = PASS) -> dict[str, Any]:
             *map(gone, stores),
             gone("backup:weekly tape", state="expires", expires_on="2026-12-29"),
         ],
-        "notices": [{"at": "2026-11-24T11:00:00Z", "by": "K. Okafor", "request": request_id, "to": "Research group"}],
+        "notices": [
+            {
+                "at": "2026-11-24T11:00:00Z",
+                "by": "K. Okafor",
+                "request": request_id,
+                "to": "Research group",
+            }
+        ],
         "exceptions": [],
     }
 
@@ -506,15 +606,29 @@ def write(folder: Path, changed: dict[str, Any] | None = None) -> list[str]:
         "probes": "probes.json",
         "decisions": "decisions.json",
     }
-    for name, place in {**places, "data_checks": "check/data.json", "request_checks": "check/requests.json"}.items():
+    for name, place in {
+        **places,
+        "data_checks": "check/data.json",
+        "request_checks": "check/requests.json",
+    }.items():
         (folder / place).write_text(json.dumps(found[name]), encoding="utf-8")
     text = io.StringIO()
     writer = csv.DictWriter(text, list(found["trace"][0]) if found["trace"] else ["step"])
     writer.writeheader()
     writer.writerows(found["trace"])
     (folder / "trace.csv").write_text(text.getvalue(), encoding="utf-8")
-    (folder / "params.yaml").write_text(json.dumps(SETTINGS.model_dump(mode="json")), encoding="utf-8")
+    (folder / "params.yaml").write_text(
+        json.dumps(SETTINGS.model_dump(mode="json")), encoding="utf-8"
+    )
     options = {name: folder / place for name, place in places.items()}
-    options |= {"checks": folder / "check", "trace": folder / "trace.csv", "params": folder / "params.yaml"}
+    options |= {
+        "checks": folder / "check",
+        "trace": folder / "trace.csv",
+        "params": folder / "params.yaml",
+    }
     options |= {"templates": Path(__file__).parents[2] / "reports" / "templates"}
-    return ["--batch", BATCH, *(word for name, path in options.items() for word in (f"--{name}", str(path)))]
+    return [
+        "--batch",
+        BATCH,
+        *(word for name, path in options.items() for word in (f"--{name}", str(path))),
+    ]

@@ -1,4 +1,5 @@
-"""What the intake's tests have in common: a small workspace, requests as controllers send them, tokens, an endpoint."""
+"""What the intake's tests have in common: a small workspace, requests as controllers send them,
+tokens, an endpoint."""
 
 from __future__ import annotations
 
@@ -25,7 +26,9 @@ def home(folder: Path, **operate: Any) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "params.yaml").write_text(settings.defaults_yaml())
     if operate:
-        settings.assign(folder / "params.yaml", [f"{key}={value}" for key, value in operate.items()])
+        settings.assign(
+            folder / "params.yaml", [f"{key}={value}" for key, value in operate.items()]
+        )
     signing_keys.make_development(folder)
     return folder
 
@@ -53,7 +56,9 @@ def identity(value: str, kind: str = "controller_customer_id", form: str = "raw"
 def tokens() -> tuple[dict[str, str], str]:
     """One token per role, named like the role, and the secret with all of them."""
     made = {role: auth.new_token(role, [role]) for role in ROLES}
-    return {role: token for role, (token, _) in made.items()}, "\n".join(entry for _, entry in made.values())
+    return {role: token for role, (token, _) in made.items()}, "\n".join(
+        entry for _, entry in made.values()
+    )
 
 
 def everything_stored(place: Path) -> bytes:
@@ -62,7 +67,9 @@ def everything_stored(place: Path) -> bytes:
 
 
 def has_all(register: Register, numbers: set[int]) -> bool:
-    return {case.request_id for case in register.cases()} == {request_id(number) for number in numbers}
+    return {case.request_id for case in register.cases()} == {
+        request_id(number) for number in numbers
+    }
 
 
 class Endpoint:
@@ -112,7 +119,10 @@ def endpoint(context: Any = None) -> Iterator[tuple[Endpoint, str]]:
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
-        yield found, f"{'https' if context else 'http'}://127.0.0.1:{server.server_address[1]}/callback"
+        yield (
+            found,
+            f"{'https' if context else 'http'}://127.0.0.1:{server.server_address[1]}/callback",
+        )
     finally:
         found.drip = False
         server.shutdown()

@@ -1,4 +1,5 @@
-"""A PostgreSQL server for tests: thrown away afterwards, on loopback, and as forgetful as it is fast."""
+"""A PostgreSQL server for tests: thrown away afterwards, on loopback, and as forgetful as it is
+fast."""
 
 from __future__ import annotations
 
@@ -32,20 +33,38 @@ class Server:
         return f"postgresql://auditor:secret@127.0.0.1:{self.port}/{database}"
 
     def make(self) -> None:
-        self._run("initdb", "--auth=trust", "--username=auditor", "--encoding=UTF8", "--no-locale", "--no-sync")
+        self._run(
+            "initdb",
+            "--auth=trust",
+            "--username=auditor",
+            "--encoding=UTF8",
+            "--no-locale",
+            "--no-sync",
+        )
 
     def start(self) -> None:
         settings = "-c listen_addresses=127.0.0.1 -c fsync=off -c synchronous_commit=off -c max_connections=60"
         folders = f"-c unix_socket_directories={self.folder}"
-        self._run("pg_ctl", "-w", "-l", str(self.folder / "log"), "-o", f"-p {self.port} {settings} {folders}", "start")
+        self._run(
+            "pg_ctl",
+            "-w",
+            "-l",
+            str(self.folder / "log"),
+            "-o",
+            f"-p {self.port} {settings} {folders}",
+            "start",
+        )
 
     def stop(self, mode: str = "fast") -> None:
         self._run("pg_ctl", "-w", "-m", mode, "stop")
 
     def new(self) -> str:
-        """The address of what is as good as a new, empty database: a schema, which is made in no time."""
+        """The address of what is as good as a new, empty database: a schema, which is made in no
+        time."""
         name = f"register_{uuid.uuid4().hex}"
-        engine = sa.create_engine(self.url().replace("postgresql", "postgresql+psycopg"), isolation_level="AUTOCOMMIT")
+        engine = sa.create_engine(
+            self.url().replace("postgresql", "postgresql+psycopg"), isolation_level="AUTOCOMMIT"
+        )
         with engine.connect() as connection:
             connection.exec_driver_sql(f"CREATE SCHEMA {name}")
         engine.dispose()
@@ -66,17 +85,24 @@ class Server:
             check=False,
         )
         if ended.returncode:
-            raise RuntimeError(f"{program}: exit code {ended.returncode} {(ended.stderr or b'')[-500:].decode()}")
+            raise RuntimeError(
+                f"{program}: exit code {ended.returncode} {(ended.stderr or b'')[-500:].decode()}"
+            )
 
 
 @contextlib.contextmanager
 def running() -> Iterator[Server]:
-    """A server of its own; the test is skipped where PostgreSQL is not installed and not required."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[4]))
+    """A server of its own; the test is skipped where PostgreSQL is not installed and not
+    required."""
+    found = sorted(
+        Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[4])
+    )
     installed = found[-1] if found else Path(shutil.which("initdb") or "")
     if not installed.name:
         if os.environ.get(REQUIRED) == "required":
-            pytest.fail("PostgreSQL is required, and its initdb is nowhere; install the package postgresql")
+            pytest.fail(
+                "PostgreSQL is required, and its initdb is nowhere; install the package postgresql"
+            )
         pytest.skip("PostgreSQL is not installed")
     folder = Path(tempfile.mkdtemp(prefix="postgres-"))
     server = Server(folder, installed.resolve().parent)

@@ -1,4 +1,5 @@
-"""A workspace with an audited batch that waits for its sign-off: real files, real hashes, stages of no work."""
+"""A workspace with an audited batch that waits for its sign-off: real files, real hashes, stages of
+no work."""
 
 from __future__ import annotations
 
@@ -74,8 +75,12 @@ def make(home: Path, verdicts: dict[str, str], *, remote: bool = False) -> Path:
     (home / "report.py").write_text(REPORT)
     (home / "dvc.yaml").write_text(PIPELINE)
     (home / "params.yaml").write_text(settings.defaults_yaml())
-    settings.assign(home / "params.yaml", ["references.seeds_per_block=3", "references.without_blocks=[0]"])
-    settings.assign(home / "params.yaml", ["references.with_blocks=[0]", "operate.erase_after_release=false"])
+    settings.assign(
+        home / "params.yaml", ["references.seeds_per_block=3", "references.without_blocks=[0]"]
+    )
+    settings.assign(
+        home / "params.yaml", ["references.with_blocks=[0]", "operate.erase_after_release=false"]
+    )
     _data(home / "data")
     shell.dvc(home, "add", "--quiet", "data")
     shell.git(home, "add", ".")
@@ -95,7 +100,10 @@ def make(home: Path, verdicts: dict[str, str], *, remote: bool = False) -> Path:
 
 
 def _verdicts(given: dict[str, str]) -> dict[str, str]:
-    return {request: "not_in_training" if request == ASIDE else verdict for request, verdict in given.items()}
+    return {
+        request: "not_in_training" if request == ASIDE else verdict
+        for request, verdict in given.items()
+    }
 
 
 def _data(data: Path) -> None:
@@ -106,7 +114,9 @@ def _data(data: Path) -> None:
             path = data / "images" / f"{number}-{label}.png"
             files.write_bytes(path, content)
             sha256 = hashlib.sha256(content).hexdigest()
-            rows.append([f"r{number}-{label}", person, str(label), f"images/{number}-{label}.png", sha256])
+            rows.append(
+                [f"r{number}-{label}", person, str(label), f"images/{number}-{label}.png", sha256]
+            )
     files.write_text(data / "manifest.csv", _csv(rows))
     mails = [["identity_type", "identity_value", "subject_id"]]
     mails += [["email", f"mail{n}@example.org", f"p{n}"] for n in range(10)]
@@ -114,21 +124,33 @@ def _data(data: Path) -> None:
 
 
 def _audit(home: Path, verdicts: dict[str, str]) -> None:
-    """The batch as its audit left it: a branch, a commit, a tag; home's own checkout knows nothing of it."""
+    """The batch as its audit left it: a branch, a commit, a tag; home's own checkout knows nothing
+    of it."""
     place = checkouts.open(home, BATCH)
     settings.assign(place / "params.yaml", [f'batch="{BATCH}"'])
     files.write_json(place / f"requests/{BATCH}.json", [request_of(one) for one in verdicts])
     roles = [[f"r{n}-{label}", ROLES[n]] for n in range(10) for label in (0, 1)]
     files.write_text(place / "artifacts/split.csv", _csv([["record_id", "role"], *roles]))
-    gone = [[f"r{SUBJECTS[one][1]}-{label}", one] for one in verdicts if one != ASIDE for label in (0, 1)]
-    files.write_text(place / "artifacts/resolve/forget.csv", _csv([["record_id", "request_id"], *gone]))
+    gone = [
+        [f"r{SUBJECTS[one][1]}-{label}", one]
+        for one in verdicts
+        if one != ASIDE
+        for label in (0, 1)
+    ]
+    files.write_text(
+        place / "artifacts/resolve/forget.csv", _csv([["record_id", "request_id"], *gone])
+    )
     for folder, names in {"train/0": range(3), "retrain/0": range(3)}.items():
         for number in names:
             _model(place / f"artifacts/{folder}/seed-{number}.safetensors", f"{folder} {number}")
     _model(place / "artifacts/unlearn/unlearned.safetensors", "unlearned")
     lineage = {
         "models": [
-            {"role": role, "path": path.relative_to(place).as_posix(), "weights_sha256": files.sha256(path)}
+            {
+                "role": role,
+                "path": path.relative_to(place).as_posix(),
+                "weights_sha256": files.sha256(path),
+            }
             for role, pattern in (
                 ("original", "train/0/seed-0"),
                 ("unlearned", "unlearn/*"),
@@ -181,12 +203,22 @@ def copy(source: Path, target: Path) -> Path:
 
 
 def snapshot(home: Path) -> dict[str, Any]:
-    """Everything that a person sees of a workspace: commit, index, tags, and every file that is no tool's own."""
-    own = (".git", ".dvc/cache", ".dvc/tmp", ".register", checkouts.FOLDER, ".prefect", "__pycache__")
+    """Everything that a person sees of a workspace: commit, index, tags, and every file that is no
+    tool's own."""
+    own = (
+        ".git",
+        ".dvc/cache",
+        ".dvc/tmp",
+        ".register",
+        checkouts.FOLDER,
+        ".prefect",
+        "__pycache__",
+    )
     there = {
         path.relative_to(home).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(home.rglob("*"))
-        if path.is_file() and not any(path.relative_to(home).as_posix().startswith(name) for name in own)
+        if path.is_file()
+        and not any(path.relative_to(home).as_posix().startswith(name) for name in own)
     }
     return {
         "files": there,
@@ -201,7 +233,9 @@ def snapshot(home: Path) -> dict[str, Any]:
 
 def _model(path: Path, weights: str) -> None:
     files.write_bytes(path, weights.encode() * 50)
-    files.write_json(path.with_suffix(".json"), {"seconds": 1.0, "weights_sha256": files.sha256(path)})
+    files.write_json(
+        path.with_suffix(".json"), {"seconds": 1.0, "weights_sha256": files.sha256(path)}
+    )
 
 
 def _csv(rows: list[list[str]]) -> str:
@@ -212,5 +246,7 @@ def _csv(rows: list[list[str]]) -> str:
 
 def evidence(home: Path, revision: str, request: str = PASS) -> dict[str, Any]:
     """The evidence on a request as a commit has it."""
-    found: dict[str, Any] = json.loads(shell.git(home, "show", f"{revision}:./reports/{BATCH}/{request}/evidence.json"))
+    found: dict[str, Any] = json.loads(
+        shell.git(home, "show", f"{revision}:./reports/{BATCH}/{request}/evidence.json")
+    )
     return found

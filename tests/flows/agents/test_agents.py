@@ -1,4 +1,5 @@
-"""Stages handed to agents: what travels, what comes back, that nothing stays behind, and whom the caller believes."""
+"""Stages handed to agents: what travels, what comes back, that nothing stays behind, and whom the
+caller believes."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ from tests.worlds import agents_world, dummy
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a caller's workspace that is checked already, an agent's clone, and a remote."""
+    """A folder with a caller's workspace that is checked already, an agent's clone, and a
+    remote."""
     place = tmp_path_factory.mktemp("agents")
     workspace = agents_world.make(place / "caller", "../store")
     network.clone(workspace, place / "agent")
@@ -55,7 +57,12 @@ def handed(here: Path, stage: str = "train@0") -> tuple[dispatch.Agents, agent_p
     return sender, parcel, agent_parcel.digest(packed)
 
 
-def work(here: Path, parcel: agent_parcel.Parcel, sha256: str, tell: Callable[[str], None] = lambda line: None) -> None:
+def work(
+    here: Path,
+    parcel: agent_parcel.Parcel,
+    sha256: str,
+    tell: Callable[[str], None] = lambda line: None,
+) -> None:
     worker.work(here / "agent", parcel.name, sha256, "try-1", tell)
 
 
@@ -63,7 +70,9 @@ def nothing_is_left(here: Path) -> bool:
     return list((here.parent / "scratch").iterdir()) == []
 
 
-def test_an_agent_gives_back_results_that_the_caller_restores_without_running(here: Path, tmp_path: Path) -> None:
+def test_an_agent_gives_back_results_that_the_caller_restores_without_running(
+    here: Path, tmp_path: Path
+) -> None:
     sender, parcel, sha256 = handed(here)
     lines: list[str] = []
     work(here, parcel, sha256, lines.append)
@@ -73,7 +82,11 @@ def test_an_agent_gives_back_results_that_the_caller_restores_without_running(he
     assert sender._fetch(parcel)
     assert stage_runner.Runner(here / "caller").run("train@0") == "restored"
     assert dummy.log_of(tmp_path / "log") == ["train0"]
-    assert (here / "caller" / "artifacts" / "train" / "0" / "model.txt").read_text().startswith("train0: ")
+    assert (
+        (here / "caller" / "artifacts" / "train" / "0" / "model.txt")
+        .read_text()
+        .startswith("train0: ")
+    )
     assert "train@0" not in dvc_graph.stale(here / "caller")
     assert agent_parcel.collect(here / "caller", "train@0", "demo") is None
 
@@ -91,7 +104,9 @@ def test_a_parcel_holds_what_dvc_does_not_keep_and_no_more(here: Path) -> None:
 
 def test_a_parcel_that_was_changed_on_the_remote_is_not_run(here: Path, tmp_path: Path) -> None:
     _, parcel, sha256 = handed(here)
-    other = agent_parcel.Parcel(**{**vars(parcel), "files": {"dvc.yaml": b"stages: {train: {cmd: touch /tmp/taken}}"}})
+    other = agent_parcel.Parcel(
+        **{**vars(parcel), "files": {"dvc.yaml": b"stages: {train: {cmd: touch /tmp/taken}}"}}
+    )
     agent_parcel.Post(here / "caller").put(f"{parcel.name}/{agent_parcel.PARCEL}", other.pack())
     with pytest.raises(worker.UnfitError, match="not the one handed out"):
         work(here, parcel, sha256)
@@ -114,16 +129,22 @@ def test_an_agent_of_another_version_refuses(here: Path) -> None:
         work(here, parcel, agent_parcel.digest(other))
 
 
-def test_a_stage_that_fails_on_an_agent_says_so_in_its_own_words_and_hands_nothing_back(here: Path) -> None:
+def test_a_stage_that_fails_on_an_agent_says_so_in_its_own_words_and_hands_nothing_back(
+    here: Path,
+) -> None:
     sender, parcel, sha256 = handed(here)
     (here / "agent" / "fail-train0").touch()
-    with pytest.raises(StageError, match="train@0: record r7: got label 12, expected 0 to 9; mend the manifest"):
+    with pytest.raises(
+        StageError, match="train@0: record r7: got label 12, expected 0 to 9; mend the manifest"
+    ):
         work(here, parcel, sha256)
     assert nothing_is_left(here)
     assert not sender._fetch(parcel)
 
 
-def test_an_agent_stops_a_stage_that_the_caller_withdrew(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_agent_stops_a_stage_that_the_caller_withdrew(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sender, parcel, sha256 = handed(here)
     monkeypatch.setenv("DUMMY_PAUSE", "30")
 
@@ -157,7 +178,9 @@ def test_an_agent_that_finishes_after_the_caller_gave_up_leaves_nothing_on_the_r
     assert set(after) < set(before)
 
 
-def test_what_a_killed_agent_left_is_ended_and_removed_before_the_next_stage(here: Path, tmp_path: Path) -> None:
+def test_what_a_killed_agent_left_is_ended_and_removed_before_the_next_stage(
+    here: Path, tmp_path: Path
+) -> None:
     killed = subprocess.Popen(
         [sys.executable, "-c", "import subprocess, time; from flows.agents.worker import own_folder\n"
          "with own_folder() as place:\n    (place / 'record.png').write_text('personal')\n"
@@ -190,7 +213,9 @@ def ended(pid: int) -> bool:
 
 def test_what_a_killed_caller_left_in_its_workspace_is_removed(here: Path) -> None:
     home = here / "caller"
-    killed = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    killed = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True
+    )
     left = home / ".dvc" / "tmp" / f"depot-{killed.stdout.strip()}-x"
     left.mkdir()
     with agent_parcel.depot(home, {}, agent_parcel.cache_of(home)) as place:
@@ -206,7 +231,9 @@ def test_agents_do_not_work_in_a_folder_that_others_can_read(here: Path, tmp_pat
         pass
 
 
-def test_results_that_are_on_the_remote_already_are_taken_and_nothing_is_handed_out(here: Path) -> None:
+def test_results_that_are_on_the_remote_already_are_taken_and_nothing_is_handed_out(
+    here: Path,
+) -> None:
     _, parcel, sha256 = handed(here)
     work(here, parcel, sha256)
     dispatch.sweep(here / "caller", "demo")
@@ -240,7 +267,9 @@ def test_a_stage_that_is_in_the_callers_own_cache_is_not_handed_out(here: Path) 
     assert not (here / "store").exists()
 
 
-def test_a_folder_that_several_stages_make_and_a_file_that_git_keeps_travel_too(here: Path, tmp_path: Path) -> None:
+def test_a_folder_that_several_stages_make_and_a_file_that_git_keeps_travel_too(
+    here: Path, tmp_path: Path
+) -> None:
     runner = stage_runner.Runner(here / "caller")
     for stage in ("train@0", "train@1"):
         runner.run(stage)
@@ -252,7 +281,9 @@ def test_a_folder_that_several_stages_make_and_a_file_that_git_keeps_travel_too(
     assert runner.run("score") == "restored"
 
 
-def test_a_file_beside_what_dvc_tracks_is_noticed_and_the_agent_does_not_work_on_other_inputs(here: Path) -> None:
+def test_a_file_beside_what_dvc_tracks_is_noticed_and_the_agent_does_not_work_on_other_inputs(
+    here: Path,
+) -> None:
     runner = stage_runner.Runner(here / "caller")
     for stage in ("train@0", "train@1"):
         runner.run(stage)
@@ -286,7 +317,8 @@ def test_without_a_remote_or_a_standing_server_everything_runs_here(
 
 
 class Server:
-    """As much of Prefect as a caller speaks to: runs go through the states given, one more at each look."""
+    """As much of Prefect as a caller speaks to: runs go through the states given, one more at each
+    look."""
 
     def __init__(self, *runs: list[Any], workers: bool = True) -> None:
         self.plans = [list(states) for states in runs]
@@ -306,7 +338,11 @@ class Server:
     def read_workers_for_work_pool(self, pool: str) -> list[SimpleNamespace]:
         from prefect.client.schemas.objects import WorkerStatus
 
-        return [SimpleNamespace(name="a", status=WorkerStatus.ONLINE if self.workers else WorkerStatus.OFFLINE)]
+        return [
+            SimpleNamespace(
+                name="a", status=WorkerStatus.ONLINE if self.workers else WorkerStatus.OFFLINE
+            )
+        ]
 
     def read_flow_runs(self, **_: Any) -> list[Any]:
         return []
@@ -338,7 +374,9 @@ def states() -> Any:
     return states
 
 
-def test_what_prefect_is_told_names_the_work_and_holds_no_data(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_prefect_is_told_names_the_work_and_holds_no_data(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server = Server([states().Scheduled(), states().Failed(message="train@0: because")])
     with pytest.raises(StageError, match=r"^train@0: because$"):
         caller_of(here, server, monkeypatch).brings("train@0", "gpu", lambda line: None)
@@ -353,17 +391,23 @@ def test_what_prefect_is_told_names_the_work_and_holds_no_data(here: Path, monke
 def test_a_lost_agent_s_stage_is_handed_out_once_more_and_never_a_third_time(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = Server([states().Running(), states().Crashed(message="exit code -9")], [states().Crashed(message="again")])
+    server = Server(
+        [states().Running(), states().Crashed(message="exit code -9")],
+        [states().Crashed(message="again")],
+    )
     told: list[str] = []
     with pytest.raises(
-        dispatch.AgentError, match=r"train@0: 2 agents one after the other were lost with it; the last: again"
+        dispatch.AgentError,
+        match=r"train@0: 2 agents one after the other were lost with it; the last: again",
     ):
         caller_of(here, server, monkeypatch).brings("train@0", "gpu", told.append)
     assert len(server.made) == 2
     assert "the agent is lost: exit code -9" in told
 
 
-def test_an_agent_that_is_silent_is_lost_and_its_run_is_marked_so(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_agent_that_is_silent_is_lost_and_its_run_is_marked_so(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(dispatch.SILENCE, "0.3")
     monkeypatch.setattr(dispatch, "STARTING", 0.3)
     server = Server([states().Running()], [states().Pending()])
@@ -387,7 +431,9 @@ def test_an_agent_that_gives_signs_of_life_may_take_as_long_as_it_needs(
         while not server.made:
             time.sleep(0.05)
         for number in range(50):
-            post.put(f"{parcel.name}/alive-0", b'{"agent": "g1", "pid": 7, "line": "epoch %d"}' % number)
+            post.put(
+                f"{parcel.name}/alive-0", b'{"agent": "g1", "pid": 7, "line": "epoch %d"}' % number
+            )
             time.sleep(0.1)
         server.plans[0] = [states().Failed(message="enough")]
 
@@ -400,7 +446,9 @@ def test_an_agent_that_gives_signs_of_life_may_take_as_long_as_it_needs(
     assert [line for line in told if line.startswith("epoch")] != []
 
 
-def test_with_no_worker_the_stage_runs_here_and_the_run_says_why(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_no_worker_the_stage_runs_here_and_the_run_says_why(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server = Server(workers=False)
     told: list[str] = []
     assert not caller_of(here, server, monkeypatch).brings("train@0", "gpu", told.append)
@@ -426,16 +474,21 @@ def test_when_the_last_worker_goes_before_taking_the_stage_it_runs_here_after_a_
     assert agent_parcel.Post(here / "caller").below(dispatch.HANDOVER) == []
 
 
-def test_while_all_workers_are_busy_a_stage_waits_for_its_turn(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_while_all_workers_are_busy_a_stage_waits_for_its_turn(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(dispatch.WAIT, "0.1")
     server = Server([*[states().Scheduled()] * 20, states().Failed(message="its turn")])
     with pytest.raises(StageError, match=r"^its turn$"):
         caller_of(here, server, monkeypatch).brings("train@0", "gpu", lambda line: None)
 
 
-def test_where_a_pool_is_demanded_nothing_runs_here_in_its_place(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_a_pool_is_demanded_nothing_runs_here_in_its_place(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server = Server(
-        [states().Scheduled(), states().Scheduled(), states().Failed(message="taken at last")], workers=False
+        [states().Scheduled(), states().Scheduled(), states().Failed(message="taken at last")],
+        workers=False,
     )
     sender = caller_of(here, server, monkeypatch)
     sender._mode = "pool"
@@ -443,7 +496,9 @@ def test_where_a_pool_is_demanded_nothing_runs_here_in_its_place(here: Path, mon
         sender.brings("train@0", "gpu", lambda line: None)
 
 
-def test_stopping_the_caller_withdraws_what_is_out(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stopping_the_caller_withdraws_what_is_out(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server = Server([states().Running()])
     sender = caller_of(here, server, monkeypatch)
     errors: list[BaseException] = []

@@ -1,4 +1,5 @@
-"""Agents for real: a Prefect server, two workers in two clones, and a remote that is reached over the network (S3)."""
+"""Agents for real: a Prefect server, two workers in two clones, and a remote that is reached over
+the network (S3)."""
 
 from __future__ import annotations
 
@@ -59,8 +60,13 @@ class World:
         return self.root / f"scratch-{name}"
 
     def stage_runs_at(self, name: str) -> bool:
-        commands = ((each.info["cwd"] or "", " ".join(each.info["cmdline"] or ())) for each in running())
-        return any(cwd.startswith(str(self.scratch(name))) and "-m stage" in words for cwd, words in commands)
+        commands = (
+            (each.info["cwd"] or "", " ".join(each.info["cmdline"] or ())) for each in running()
+        )
+        return any(
+            cwd.startswith(str(self.scratch(name))) and "-m stage" in words
+            for cwd, words in commands
+        )
 
     def left_at_agents(self) -> list[Path]:
         return [path for name in ("a", "b") for path in self.scratch(name).iterdir()]
@@ -69,7 +75,9 @@ class World:
         return dummy.log_of(self.root / f"{name}.log")
 
     def on_remote(self, prefix: str = "") -> list[str]:
-        found = self.s3.list_objects_v2(Bucket=network.BUCKET, Prefix=f"dvc/{prefix}").get("Contents", [])
+        found = self.s3.list_objects_v2(Bucket=network.BUCKET, Prefix=f"dvc/{prefix}").get(
+            "Contents", []
+        )
         return [each["Key"] for each in found]
 
     def runs(self, stage: str) -> list[dict[str, Any]]:
@@ -88,7 +96,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             patch.setenv(name, value)
         endpoint, s3 = stack.enter_context(network.s3_store())
         made = World(root, stack.enter_context(network.prefect_server(root)), s3)
-        caller = agents_world.make(root / "caller", f"s3://{network.BUCKET}/dvc", endpointurl=endpoint)
+        caller = agents_world.make(
+            root / "caller", f"s3://{network.BUCKET}/dvc", endpointurl=endpoint
+        )
         for name in ("a", "b"):
             network.clone(caller, root / f"agent-{name}")
             made.start(name)
@@ -162,7 +172,9 @@ def test_stages_for_agents_spread_over_all_workers_and_their_results_come_back(
         assert set(run["parameters"]) == {"stage", "batch", "parcel", "sha256"}
 
 
-def test_a_stage_whose_worker_is_killed_is_run_again_elsewhere_once(world: World, caller: Path, tmp_path: Path) -> None:
+def test_a_stage_whose_worker_is_killed_is_run_again_elsewhere_once(
+    world: World, caller: Path, tmp_path: Path
+) -> None:
     before = len(world.log("a"))
     world.pause(2)
     process = begin(world, caller, tmp_path, "seed=1")

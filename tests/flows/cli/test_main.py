@@ -15,8 +15,30 @@ from tasks.common import files, settings
 from tests.worlds import dummy
 
 COMMANDS = [
-    *("init", "import", "demo", "run", "status", "show", "reproduce", "register", "sign", "verify-report"),
-    *("nightly", "watch", "reaudit", "approve", "reject", "release", "releases", "finalize", "erase", "serve"),
+    *(
+        "init",
+        "import",
+        "demo",
+        "run",
+        "status",
+        "show",
+        "reproduce",
+        "register",
+        "sign",
+        "verify-report",
+    ),
+    *(
+        "nightly",
+        "watch",
+        "reaudit",
+        "approve",
+        "reject",
+        "release",
+        "releases",
+        "finalize",
+        "erase",
+        "serve",
+    ),
     *("intake", "requests", "agent"),
 ]
 GROUPS = ("import", "intake", "requests", "agent")
@@ -49,7 +71,9 @@ def test_help_comes_at_once_and_loads_nothing_heavy(tmp_path: Path) -> None:
     heavy = ("prefect", "dvc", "torch", "pandas", "pydantic")
     code = f"import sys, flows.cli.main; print([m for m in {heavy} if m in sys.modules])"
     command = [dummy.invocation()[0], "-c", code]
-    ended = subprocess.run(command, env=dummy.location(), cwd=tmp_path, capture_output=True, text=True, check=True)
+    ended = subprocess.run(
+        command, env=dummy.location(), cwd=tmp_path, capture_output=True, text=True, check=True
+    )
     assert ended.stdout.strip() == "[]"
     since = time.monotonic()
     told = dummy.command(tmp_path, "--help").stdout
@@ -57,7 +81,9 @@ def test_help_comes_at_once_and_loads_nothing_heavy(tmp_path: Path) -> None:
     assert time.monotonic() - since < 3  # 0.25 s on an idle machine
 
 
-@pytest.mark.parametrize("command", [*([name] for name in COMMANDS), *(["import", source] for source in SOURCES)])
+@pytest.mark.parametrize(
+    "command", [*([name] for name in COMMANDS), *(["import", source] for source in SOURCES)]
+)
 def test_every_command_has_help_with_an_example(tmp_path: Path, command: list[str]) -> None:
     ended = dummy.command(tmp_path, *command, "--help")
     assert ended.returncode == 0
@@ -129,8 +155,13 @@ def test_a_failing_stage_ends_the_command_with_its_message(place: Path) -> None:
         (["reproduce", "demo"], "Closed batches here: none"),
     ],
 )
-def test_bad_input_is_one_line_and_changes_nothing(place: Path, arguments: list[str], words: str) -> None:
-    before = {path: path.read_bytes() for path in (place / "params.yaml", place / "data.dvc", place / "dvc.lock")}
+def test_bad_input_is_one_line_and_changes_nothing(
+    place: Path, arguments: list[str], words: str
+) -> None:
+    before = {
+        path: path.read_bytes()
+        for path in (place / "params.yaml", place / "data.dvc", place / "dvc.lock")
+    }
     assert words in one_line_of_error(dummy.command(place, *arguments))
     assert before == {path: path.read_bytes() for path in before}
 
@@ -148,7 +179,9 @@ def test_an_import_writes_the_facts_of_the_data_into_the_settings(tmp_path: Path
     ended = dummy.command(place, "import", "digits", "--writers", "3")
     assert ended.returncode == 0, ended.stderr
     assert "of 3 subjects in 10 classes" in ended.stderr
-    assert settings.load(place / "params.yaml").data == settings.Data(classes=10, channels=1, image_size=16)
+    assert settings.load(place / "params.yaml").data == settings.Data(
+        classes=10, channels=1, image_size=16
+    )
     assert (place / "data.dvc").exists()
     assert files.sha256(place / "data" / "manifest.csv")
     assert "data.dvc" not in dvc_graph.stale(place)

@@ -46,12 +46,16 @@ def opendsr(request: str, value: str = "ada@example.org", **changes: Any) -> dic
         "subject_request_id": request,
         "subject_request_type": "erasure",
         "submitted_time": "2026-11-20T09:30:00Z",
-        "subject_identities": [{"identity_type": "email", "identity_value": value, "identity_format": "raw"}],
+        "subject_identities": [
+            {"identity_type": "email", "identity_value": value, "identity_format": "raw"}
+        ],
     } | changes
 
 
 def taken_in(*requests: str) -> None:
-    Path("some.json").write_text(json.dumps([opendsr(one, f"{one}@example.org") for one in requests]))
+    Path("some.json").write_text(
+        json.dumps([opendsr(one, f"{one}@example.org") for one in requests])
+    )
     run("receive", "some.json")
 
 
@@ -69,7 +73,10 @@ def test_a_list_is_taken_in_and_what_is_refused_is_named_by_its_place(home: Path
     assert "missing.json cannot be read" in done.stderr
     assert {line["request_id"] for line in listed()} == {ONE, TWO}
     kept = b"".join(path.read_bytes() for path in (home / ".register").iterdir())
-    assert not any(name in kept or name.decode() in done.output for name in (b"ada@", b"eve@", b"bob@", b"hipaa"))
+    assert not any(
+        name in kept or name.decode() in done.output
+        for name in (b"ada@", b"eve@", b"bob@", b"hipaa")
+    )
     assert run("receive", "some.json", code=1).stdout == "0 new, 2 known already, 1 refused\n"
 
 
@@ -91,7 +98,9 @@ def test_rows_of_a_csv_with_the_same_id_are_one_request() -> None:
 
 
 def test_where_identities_are_checked_before_requests_come_in_verified(home: Path) -> None:
-    settings.assign(home / "params.yaml", ["operate.identities=before", "report.identity_check=by login"])
+    settings.assign(
+        home / "params.yaml", ["operate.identities=before", "report.identity_check=by login"]
+    )
     taken_in(ONE)
     assert [line["state"] for line in listed()] == ["identity_verified"]
 
@@ -103,13 +112,19 @@ def test_a_request_is_verified_held_lifted_extended_and_rejected() -> None:
     assert [line["request_id"] for line in listed("--state", "on_hold")] == [ONE]
     run("lift", ONE[:8], "--by", "Ada Clerk", "--reason", "settled")
     assert "extended" in run("extend", ONE[:8], "--by", "Ada Clerk", "--reason", "complex").stdout
-    done = json.loads(run("reject", TWO, "--by", "Ada Clerk", "--reason", "withdrawn", "--json").stdout)
-    assert [(line["request_id"], line["state"], line["days_left"]) for line in done] == [(TWO, "rejected", None)]
+    done = json.loads(
+        run("reject", TWO, "--by", "Ada Clerk", "--reason", "withdrawn", "--json").stdout
+    )
+    assert [(line["request_id"], line["state"], line["days_left"]) for line in done] == [
+        (TWO, "rejected", None)
+    ]
     told = run("show", ONE).stdout
     steps = ["received", "identity_verified", "on_hold", "hold_lifted", "extended"]
     assert [line.split("  ")[1] for line in told.splitlines()[2:]] == steps
     assert "claim 12/345" in told
-    assert [event["kind"] for event in json.loads(run("show", ONE, "--json").stdout)["events"]] == steps
+    assert [
+        event["kind"] for event in json.loads(run("show", ONE, "--json").stdout)["events"]
+    ] == steps
 
 
 def test_one_wrong_id_and_nobody_is_verified() -> None:
@@ -130,7 +145,9 @@ def test_nobody_decides_without_a_name_and_a_reason() -> None:
     assert [line["held"] for line in listed()] == [False]
 
 
-def test_the_check_says_what_it_compared_and_finds_a_register_that_was_exchanged(home: Path) -> None:
+def test_the_check_says_what_it_compared_and_finds_a_register_that_was_exchanged(
+    home: Path,
+) -> None:
     taken_in(ONE)
     with register.opened(home) as book:
         book.file_head(home / register.HEADS / "b1.json")
@@ -152,7 +169,10 @@ def test_the_export_holds_every_request_and_no_pseudonym(home: Path) -> None:
     assert whole["head"]["hash"] == whole["events"][-1]["hash"]
     run("export", "--format", "csv", "--out", "register.csv")
     rows = list(csv.DictReader(io.StringIO(Path("register.csv").read_text())))
-    assert [(row["request_id"], row["state"]) for row in rows] == [(ONE, "received"), (TWO, "rejected")]
+    assert [(row["request_id"], row["state"]) for row in rows] == [
+        (ONE, "received"),
+        (TWO, "rejected"),
+    ]
     key = pseudonyms.at_hand(home).key_id
     assert key not in json.dumps(whole) + Path("register.csv").read_text()
 

@@ -1,4 +1,5 @@
-"""After an erasure nothing of the erased is left anywhere, everything of the others is, and receipts say only that."""
+"""After an erasure nothing of the erased is left anywhere, everything of the others is, and
+receipts say only that."""
 
 from __future__ import annotations
 
@@ -166,14 +167,14 @@ stages:
     outs:
       - reports/${batch}: {cache: false}
 """
-PIPELINE = _TEMPLATE.replace("PACKED", "data/manifest.csv, artifacts/pack/images.npy, artifacts/pack/rows.npz").replace(
-    "LAST", "artifacts/pack/images.npy"
-)
+PIPELINE = _TEMPLATE.replace(
+    "PACKED", "data/manifest.csv, artifacts/pack/images.npy, artifacts/pack/rows.npz"
+).replace("LAST", "artifacts/pack/images.npy")
 BEFORE_PACKS = _TEMPLATE.replace("PACKED", "data").replace("LAST", "data")
 """The pipeline when every stage decoded the images itself, as older histories have it."""
 
 
-# -- a world ---------------------------------------------------------------------------------------------------------
+# -- a world --------------------------------------------------------------------------------------
 
 
 def picture(number: int, edition: int = 0) -> bytes:
@@ -187,16 +188,22 @@ def mail(person: str) -> str:
 
 
 def fill(folder: Path, edition: int = 0) -> None:
-    """Six people with four records each. One of the first person's images is one of the second's, byte by byte."""
+    """Six people with four records each. One of the first person's images is one of the second's,
+    byte by byte."""
     lines = ["record_id,subject_id,label,path,sha256"]
     for number in range(24):
         content = picture(4 if number == 3 else number, edition if number == 0 else 0)
         files.write_bytes(folder / "images" / f"r{number:05d}.png", content)
         name, person = f"r{number:05d}", f"person-{number // 4 + 1:03d}"
-        lines.append(f"{name},{person},{number % 2},images/{name}.png,{hashlib.sha256(content).hexdigest()}")
+        lines.append(
+            f"{name},{person},{number % 2},images/{name}.png,{hashlib.sha256(content).hexdigest()}"
+        )
     files.write_text(folder / "manifest.csv", "\n".join(lines) + "\n")
     people = [f"email,{mail(f'person-{number:03d}')},person-{number:03d}" for number in range(1, 7)]
-    files.write_text(folder / "identities.csv", "\n".join(["identity_type,identity_value,subject_id", *people]) + "\n")
+    files.write_text(
+        folder / "identities.csv",
+        "\n".join(["identity_type,identity_value,subject_id", *people]) + "\n",
+    )
 
 
 def ask(place: Path, batch: str) -> None:
@@ -233,14 +240,20 @@ def needles() -> dict[str, bytes]:
             content = picture(number, edition)
             if number != 3:  # its bytes are also a remaining record's
                 found[f"bytes {number}.{edition}"] = content[8:40]
-                found[f"pixels {number}.{edition}"] = pixels = bytes(255 - one for one in content[8:40])
-                found[f"thumbnail {number}.{edition}"] = bytes(one for one in pixels for _ in range(2))
+                found[f"pixels {number}.{edition}"] = pixels = bytes(
+                    255 - one for one in content[8:40]
+                )
+                found[f"thumbnail {number}.{edition}"] = bytes(
+                    one for one in pixels for _ in range(2)
+                )
                 found[f"md5 {number}.{edition}"] = hashlib.md5(content).hexdigest().encode()
                 found[f"sha256 {number}.{edition}"] = hashlib.sha256(content).hexdigest().encode()
     for person in (FORGOTTEN, UNSEEN):
         for what in (person, mail(person)):
             found[f"name {person} {len(what)}"] = what.encode()
-            found[f"hash of name {person} {len(what)}"] = hashlib.sha256(what.encode()).hexdigest().encode()
+            found[f"hash of name {person} {len(what)}"] = (
+                hashlib.sha256(what.encode()).hexdigest().encode()
+            )
     return found
 
 
@@ -257,14 +270,26 @@ def contents(path: Path) -> Iterator[bytes]:
 
 def of_git(place: Path) -> Iterator[bytes]:
     """Every object of git, reachable or not."""
-    listing = ["git", "cat-file", "--batch-all-objects", "--batch-check=%(objectname) %(objecttype)"]
-    for line in subprocess.run(listing, cwd=place, capture_output=True, check=True).stdout.decode().splitlines():
+    listing = [
+        "git",
+        "cat-file",
+        "--batch-all-objects",
+        "--batch-check=%(objectname) %(objecttype)",
+    ]
+    for line in (
+        subprocess.run(listing, cwd=place, capture_output=True, check=True)
+        .stdout.decode()
+        .splitlines()
+    ):
         name, kind = line.split()
-        yield subprocess.run(["git", "cat-file", kind, name], cwd=place, capture_output=True, check=True).stdout
+        yield subprocess.run(
+            ["git", "cat-file", kind, name], cwd=place, capture_output=True, check=True
+        ).stdout
 
 
 class World:
-    """A workspace with everything around it in one folder: remotes, DVC's databases, temporary files."""
+    """A workspace with everything around it in one folder: remotes, DVC's databases, temporary
+    files."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.home, self.remote = root, root / "home", root / "remote"
@@ -296,11 +321,14 @@ class World:
 
     def erase(self, **options: Any) -> erasure.Erased:
         """Erase the batch b."""
-        return erasure.erase(self.home, "b", "Ada Officer", temporary=[self.root / "tmp"], **options)
+        return erasure.erase(
+            self.home, "b", "Ada Officer", temporary=[self.root / "tmp"], **options
+        )
 
 
 def build(root: Path, pipeline: str = PIPELINE) -> World:
-    """A released batch: one person forgotten, one whom no model saw, two records of a third, and one unknown."""
+    """A released batch: one person forgotten, one whom no model saw, two records of a third, and
+    one unknown."""
     world = World(root)
     home = world.home
     home.mkdir(parents=True)
@@ -314,7 +342,9 @@ def build(root: Path, pipeline: str = PIPELINE) -> World:
     files.write_text(home / "stage.py", STAGE)
     files.write_text(home / "dvc.yaml", pipeline)
     files.write_text(home / "params.yaml", settings.defaults_yaml())
-    settings.assign(home / "params.yaml", ["batch=b", 'report.backups=[{"name": "tapes", "days": 30}]'])
+    settings.assign(
+        home / "params.yaml", ["batch=b", 'report.backups=[{"name": "tapes", "days": 30}]']
+    )
     shell.dvc(home, "remote", "add", "-d", "folder", str(world.remote))
     fill(home / "data", edition=1)  # an earlier version of one image
     layout.track_data(home)
@@ -332,7 +362,8 @@ def build(root: Path, pipeline: str = PIPELINE) -> World:
     ask(home, "b")
     files.write_json(home / "ledger/batches/b.json", {"remotes": ["folder"]})
     files.write_json(
-        home / "ledger/decisions/b.json", {"approvals": [], "erasure": [], "exceptions": [], "notices": []}
+        home / "ledger/decisions/b.json",
+        {"approvals": [], "erasure": [], "exceptions": [], "notices": []},
     )
     shell.dvc(home, "repro", "--quiet")
     shell.git(home, "add", ".")
@@ -350,14 +381,20 @@ def release(home: Path) -> None:
         target.parent.mkdir(parents=True)
         shutil.copyfile(home / "artifacts" / f"{source}.safetensors", target)
         shell.dvc(home, "add", "--quiet", f"{folder}/b")
-    forgotten = {line.partition(",")[0] for line in (home / "artifacts/resolve/forget.csv").read_text().splitlines()}
+    forgotten = {
+        line.partition(",")[0]
+        for line in (home / "artifacts/resolve/forget.csv").read_text().splitlines()
+    }
     lines = (home / "data/manifest.csv").read_text().splitlines()
     kept = [line for line in lines if line.partition(",")[0] not in forgotten - {"record_id"}]
     files.write_text(home / "data/manifest.csv", "\n".join(kept) + "\n")
     for name in forgotten - {"record_id"}:
         (home / "data/images" / f"{name}.png").unlink()
     people = (home / "data/identities.csv").read_text().splitlines()
-    files.write_text(home / "data/identities.csv", "\n".join(row for row in people if FORGOTTEN not in row) + "\n")
+    files.write_text(
+        home / "data/identities.csv",
+        "\n".join(row for row in people if FORGOTTEN not in row) + "\n",
+    )
     layout.track_data(home)
     shell.dvc(home, "push", "--quiet")
     shell.git(home, "add", ".")
@@ -399,7 +436,9 @@ def world(built: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Worl
 
 
 @pytest.fixture
-def world_before_packs(built_before_packs: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+def world_before_packs(
+    built_before_packs: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> World:
     return copied(built_before_packs, tmp_path, monkeypatch)
 
 
@@ -411,20 +450,32 @@ def states(world: World) -> dict[str, str]:
 def of_others(world: World) -> dict[str, bytes]:
     """The files of people who remain, as the data at hand have them."""
     gone = {f"r{number:05d}.png" for number in (0, 1, 2, 3, 8, 9, *range(16, 20))}
-    return {path.name: path.read_bytes() for path in (world.home / "data/images").iterdir() if path.name not in gone}
+    return {
+        path.name: path.read_bytes()
+        for path in (world.home / "data/images").iterdir()
+        if path.name not in gone
+    }
 
 
-# -- what is gone, and what is not -----------------------------------------------------------------------------------
+# -- what is gone, and what is not ----------------------------------------------------------------
 
 
-def test_nothing_of_the_erased_is_left_in_any_store_and_everything_of_the_others_is(world: World) -> None:
+def test_nothing_of_the_erased_is_left_in_any_store_and_everything_of_the_others_is(
+    world: World,
+) -> None:
     before = world.remains()
     everywhere = {name for hits in before.values() for name in hits}
-    assert everywhere >= set(needles()) - {name for name in needles() if name.startswith("hash of name")}
+    assert everywhere >= set(needles()) - {
+        name for name in needles() if name.startswith("hash of name")
+    }
     for place in ("home/.dvc/cache", "remote", "home/artifacts", "home/data", "site"):
         assert any(name.startswith(place) for name in before), place
     others = of_others(world)
-    kept = [path for name in ("releases", "references") for path in (world.home / name).rglob("*.safetensors")]
+    kept = [
+        path
+        for name in ("releases", "references")
+        for path in (world.home / name).rglob("*.safetensors")
+    ]
     assert len(kept) == 2
 
     done = world.erase()
@@ -437,14 +488,27 @@ def test_nothing_of_the_erased_is_left_in_any_store_and_everything_of_the_others
     assert shell.succeeds(world.home, "rev-parse", "--verify", "refs/tags/erased/b")
     assert not (world.home / ".erasure").exists()
     assert states(world) == {
-        **dict.fromkeys(("workspace", "temporary_files", "dvc_cache", "dvc_remote:folder", "dvc_databases"), "erased"),
-        **dict.fromkeys(("prefect", "register", "inbox", "git", "original_model", "reference_models"), "erased"),
+        **dict.fromkeys(
+            ("workspace", "temporary_files", "dvc_cache", "dvc_remote:folder", "dvc_databases"),
+            "erased",
+        ),
+        **dict.fromkeys(
+            ("prefect", "register", "inbox", "git", "original_model", "reference_models"), "erased"
+        ),
         "backup:tapes": "expires",
     }
     assert shell.git(world.home, "status", "--porcelain") == ""
     decided = files.read_json(world.home / "ledger/decisions/b.json")["erasure"]
-    assert {one["store"] for one in decided} >= {"workspace", "dvc_cache", "dvc_remote:folder", "original_model"}
-    assert files.read_json(next((world.home / "reports/b").glob("*/evidence.json")))["copies"] == decided
+    assert {one["store"] for one in decided} >= {
+        "workspace",
+        "dvc_cache",
+        "dvc_remote:folder",
+        "original_model",
+    }
+    assert (
+        files.read_json(next((world.home / "reports/b").glob("*/evidence.json")))["copies"]
+        == decided
+    )
 
     says_what_was_done_and_names_nobody(world)
     checks_again_what_can_be(world)
@@ -464,10 +528,13 @@ def test_a_history_from_before_the_packs_is_erased_as_well(world_before_packs: W
 
 
 def leave_packs_that_nobody_knows(world: World) -> list[Path]:
-    """What killed processes leave: a draft of a stage, an object before `dvc.lock` has it, a part of a transfer."""
+    """What killed processes leave: a draft of a stage, an object before `dvc.lock` has it, a part
+    of a transfer."""
     import numpy
 
-    pixels = numpy.frombuffer(bytes(255 - one for one in picture(0)[8:40]), numpy.uint8).reshape(1, 1, 4, 8)
+    pixels = numpy.frombuffer(bytes(255 - one for one in picture(0)[8:40]), numpy.uint8).reshape(
+        1, 1, 4, 8
+    )
     stream = io.BytesIO()
     numpy.save(stream, pixels)
     name = hashlib.md5(stream.getvalue()).hexdigest()
@@ -483,13 +550,19 @@ def leave_packs_that_nobody_knows(world: World) -> list[Path]:
     return left
 
 
-def test_a_pack_that_no_lock_file_knows_goes_and_one_without_the_records_stays(world: World) -> None:
+def test_a_pack_that_no_lock_file_knows_goes_and_one_without_the_records_stays(
+    world: World,
+) -> None:
     left = leave_packs_that_nobody_knows(world)
-    shell.dvc(world.home, "repro", "--quiet", "pack")  # of the data after the release, which have the unseen people
+    shell.dvc(
+        world.home, "repro", "--quiet", "pack"
+    )  # of the data after the release, which have the unseen people
     shell.git(world.home, "commit", "--quiet", "--all", "-m", "the next batch begins")
     for name in ("manifest.csv", "identities.csv"):
         lines = (world.home / "data" / name).read_text().splitlines()
-        files.write_text(world.home / "data" / name, "\n".join(one for one in lines if UNSEEN not in one) + "\n")
+        files.write_text(
+            world.home / "data" / name, "\n".join(one for one in lines if UNSEEN not in one) + "\n"
+        )
     for number in range(16, 20):
         (world.home / f"data/images/r{number:05d}.png").unlink()
     layout.track_data(world.home)
@@ -516,13 +589,20 @@ def test_a_pack_that_an_erasure_overlooks_is_found_by_the_search_of_these_tests(
 
 
 def says_what_was_done_and_names_nobody(world: World) -> None:
-    """Numbers, times and names of stores; the report has an entry per store, and a hash that its receipt has, too."""
+    """Numbers, times and names of stores; the report has an entry per store, and a hash that its
+    receipt has, too."""
     [filed] = erasure.receipts(world.home)
     fates = filed["requests"]
     assert [fates[IDS[who]] for who in (FORGOTTEN, UNSEEN, PARTLY)] == ["erased"] * 3
     assert fates[IDS["nobody"]] == "set aside (unknown_subject)"
     by_store = {one["store"]: one for one in filed["stores"]}
-    assert by_store["dvc_cache"]["found"].keys() >= {"records", "lists", "original", "references", "runs"}
+    assert by_store["dvc_cache"]["found"].keys() >= {
+        "records",
+        "lists",
+        "original",
+        "references",
+        "runs",
+    }
     assert by_store["dvc_cache"]["looked_for"] == {
         "records": 10,
         "files": 10,
@@ -532,17 +612,32 @@ def says_what_was_done_and_names_nobody(world: World) -> None:
     }  # one of the files is kept, one has an earlier version
     assert by_store["dvc_cache"]["shared_with_remaining_records"] == 1
     for one in filed["stores"]:
-        text = json.dumps({key: value for key, value in one.items() if key != "sha256"}, sort_keys=True, indent=None)
+        text = json.dumps(
+            {key: value for key, value in one.items() if key != "sha256"},
+            sort_keys=True,
+            indent=None,
+        )
         assert (
-            hashlib.sha256(json.dumps(json.loads(text), sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+            hashlib.sha256(
+                json.dumps(json.loads(text), sort_keys=True, separators=(",", ":")).encode()
+            ).hexdigest()
             == (one["sha256"])
         )
     decided = files.read_json(world.home / "ledger/decisions/b.json")["erasure"]
     assert {one["store"] for one in decided} == {
-        *("workspace", "dvc_cache", "dvc_remote:folder", "original_model", "reference_models", "backup:tapes")
+        *(
+            "workspace",
+            "dvc_cache",
+            "dvc_remote:folder",
+            "original_model",
+            "reference_models",
+            "backup:tapes",
+        )
     }
     assert all(
-        one["receipt"].endswith(by_store[one["store"]]["sha256"]) for one in decided if one["store"] != "workspace"
+        one["receipt"].endswith(by_store[one["store"]]["sha256"])
+        for one in decided
+        if one["store"] != "workspace"
     )
     assert all(one["by"] == "Ada Officer" for one in decided)
     report = files.read_json(next((world.home / "reports/b").glob("*/evidence.json")))
@@ -550,9 +645,12 @@ def says_what_was_done_and_names_nobody(world: World) -> None:
 
 
 def checks_again_what_can_be(world: World) -> None:
-    """Verdicts and reports can be derived again; executing again is refused with the reason; what is gone is told."""
+    """Verdicts and reports can be derived again; executing again is refused with the reason; what
+    is gone is told."""
     assert reproduce.reproduce(world.home, "b", "rederive")
-    with pytest.raises(ReproductionError, match=r"records that it read were erased on .*ledger/erasures/b.json"):
+    with pytest.raises(
+        ReproductionError, match=r"records that it read were erased on .*ledger/erasures/b.json"
+    ):
         reproduce.reproduce(world.home, "b", "reexecute")
     found = reproduce.reproduce(world.home, "b", "integrity")
     assert found
@@ -579,7 +677,7 @@ def leaves_the_others_a_workspace_that_works(world: World, others: dict[str, byt
     assert len((world.home / "artifacts/split.csv").read_text().splitlines()) == 1 + len(others)
 
 
-# -- remotes ---------------------------------------------------------------------------------------------------------
+# -- remotes --------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -592,7 +690,8 @@ def s3() -> Iterator[str]:
 
 
 def bucket_of(world: World, address: str, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A bucket that keeps versions, as a second remote with all that the cache has; one object was deleted there."""
+    """A bucket that keeps versions, as a second remote with all that the cache has; one object was
+    deleted there."""
     import boto3
 
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
@@ -619,13 +718,17 @@ def test_versions_in_a_bucket_go_and_a_remote_that_is_away_is_not_called_erased(
     away = world.root / "away"
     world.remote.rename(away)
 
-    with pytest.raises(ErasureError, match=r"dvc_remote:folder .*Run `erasure-audit erase b` again"):
+    with pytest.raises(
+        ErasureError, match=r"dvc_remote:folder .*Run `erasure-audit erase b` again"
+    ):
         world.erase()
 
     found = states(world)
     assert found["dvc_cache"] == found["dvc_remote:cloud"] == "erased"
     assert "dvc_remote:folder" not in found
-    assert found["original_model"] == found["reference_models"] == "held"  # they may lie in the remote
+    assert (
+        found["original_model"] == found["reference_models"] == "held"
+    )  # they may lie in the remote
     assert not shell.succeeds(world.home, "rev-parse", "--verify", "refs/tags/erased/b")
     private = world.home / ".erasure/b.json"
     assert private.stat().st_mode & 0o777 == 0o600
@@ -639,16 +742,24 @@ def test_versions_in_a_bucket_go_and_a_remote_that_is_away_is_not_called_erased(
     assert left == {}
 
 
-# -- killed anywhere -------------------------------------------------------------------------------------------------
+# -- killed anywhere ------------------------------------------------------------------------------
 
 KILLED_AT = (
-    *("plan", "data", "erase workspace", "half dvc_cache", "half dvc_remote:folder", "erase dvc_databases"),
+    *(
+        "plan",
+        "data",
+        "erase workspace",
+        "half dvc_cache",
+        "half dvc_remote:folder",
+        "erase dvc_databases",
+    ),
     *("report", "commit", "tag", "register", "forget the plan"),
 )
 
 
 def killed(world: World, at: str) -> None:
-    """Erase in a process of its own that is killed before a step is taken, or in the middle of erasing a store."""
+    """Erase in a process of its own that is killed before a step is taken, or in the middle of
+    erasing a store."""
     child = os.fork()
     if child == 0:
 
@@ -689,7 +800,7 @@ def test_an_erasure_that_is_killed_at_any_step_is_continued(world: World) -> Non
     assert counted["dvc_remote:folder"] > 20
 
 
-# -- whose data stay -------------------------------------------------------------------------------------------------
+# -- whose data stay ------------------------------------------------------------------------------
 
 
 def register_of(world: World) -> Register:
@@ -712,7 +823,9 @@ def register_of(world: World) -> Register:
     return register
 
 
-def test_what_is_held_or_excepted_stays_and_what_the_tool_may_not_touch_is_said(world: World) -> None:
+def test_what_is_held_or_excepted_stays_and_what_the_tool_may_not_touch_is_said(
+    world: World,
+) -> None:
     register = register_of(world)
     register.hold(IDS[FORGOTTEN], "Ada", "a claim is pending")
     before = world.remains()
@@ -724,18 +837,27 @@ def test_what_is_held_or_excepted_stays_and_what_the_tool_may_not_touch_is_said(
     assert world.remains().keys() >= before.keys()
 
     decided = world.home / "ledger/decisions/b.json"
-    claim = {"at": "2026-11-20T09:00:00Z", "by": "Ada", "request": IDS[PARTLY], "ground": "Art. 17(3)", "reason": "tax"}
+    claim = {
+        "at": "2026-11-20T09:00:00Z",
+        "by": "Ada",
+        "request": IDS[PARTLY],
+        "ground": "Art. 17(3)",
+        "reason": "tax",
+    }
     files.write_json(decided, {**files.read_json(decided), "exceptions": [claim]})
     (world.home / "pictures").mkdir()
     (world.home / "pictures/first.png").write_bytes(picture(0))
     shutil.copyfile(world.home / "artifacts/pack/images.npy", world.home / "pictures/all.npy")
-    shutil.copyfile(leave_packs_that_nobody_knows(world)[1], world.home / "mine.npy")  # an array of somebody's own
+    shutil.copyfile(
+        leave_packs_that_nobody_knows(world)[1], world.home / "mine.npy"
+    )  # an array of somebody's own
     (world.home / "notes.txt").write_text(f"ask {mail(FORGOTTEN)} again")
     shell.git(world.home, "add", "notes.txt")
     shell.git(world.home, "commit", "--quiet", "-m", "notes")
 
     with pytest.raises(
-        ErasureError, match=r"2 files that are not the tool's .*\(pictures/all.npy, pictures/first.png\)"
+        ErasureError,
+        match=r"2 files that are not the tool's .*\(pictures/all.npy, pictures/first.png\)",
     ):
         world.erase(register=register)
     assert register.case(IDS[FORGOTTEN]).state is State.RELEASED
@@ -757,7 +879,7 @@ def test_what_is_held_or_excepted_stays_and_what_the_tool_may_not_touch_is_said(
     register.close()
 
 
-# -- what saw whom ---------------------------------------------------------------------------------------------------
+# -- what saw whom --------------------------------------------------------------------------------
 
 
 def test_a_model_stays_only_if_it_is_released_or_is_known_not_to_have_seen_the_records() -> None:
@@ -778,16 +900,24 @@ def test_a_model_stays_only_if_it_is_released_or_is_known_not_to_have_seen_the_r
         ("audit/b",),
         {
             "train@0": stage({"artifacts/train/0/m.safetensors": "reference"}, data="old.dir"),
-            "pack": stage({"artifacts/pack/images.npy": "pack", "artifacts/pack/rows.npz": "rows"}, data="old.dir"),
+            "pack": stage(
+                {"artifacts/pack/images.npy": "pack", "artifacts/pack/rows.npz": "rows"},
+                data="old.dir",
+            ),
             "train@1": stage({"artifacts/train/1/m.safetensors": "of the pack"}, pack="pack"),
             "features": stage({"artifacts/features.npy": "features"}, data="old.dir"),
             "unlearn": stage(
-                {"artifacts/unlearn/unlearned.safetensors": "unlearned", "artifacts/unlearn/trace.csv": "trace"},
+                {
+                    "artifacts/unlearn/unlearned.safetensors": "unlearned",
+                    "artifacts/unlearn/trace.csv": "trace",
+                },
                 data="old.dir",
                 forget="all",
                 model="own",
             ),
-            "retrain@0": stage({"artifacts/retrain/0/m.safetensors": "retrained"}, data="old.dir", forget="all"),
+            "retrain@0": stage(
+                {"artifacts/retrain/0/m.safetensors": "retrained"}, data="old.dir", forget="all"
+            ),
             "score": stage({"artifacts/score/scores.npz": "scores"}, data="old.dir"),
             "verify": verified,
         },
@@ -795,11 +925,23 @@ def test_a_model_stays_only_if_it_is_released_or_is_known_not_to_have_seen_the_r
     )
     rejected = git_history.State(
         ("audit/a2",),
-        {"retrain@0": stage({"artifacts/retrain/0/m.safetensors": "without others"}, data="old.dir", forget="others")},
+        {
+            "retrain@0": stage(
+                {"artifacts/retrain/0/m.safetensors": "without others"},
+                data="old.dir",
+                forget="others",
+            )
+        },
         {"data": "old.dir"},
     )
     vanished = git_history.State(
-        (), {"retrain@0": stage({"artifacts/m.safetensors": "of lost data"}, data="lost.dir", forget="lost")}, {}
+        (),
+        {
+            "retrain@0": stage(
+                {"artifacts/m.safetensors": "of lost data"}, data="lost.dir", forget="lost"
+            )
+        },
+        {},
     )
     left_over = git_history.State(  # as `dvc.lock` keeps a stage that does not run any more
         (),
@@ -812,9 +954,13 @@ def test_a_model_stays_only_if_it_is_released_or_is_known_not_to_have_seen_the_r
         {"data": "young.dir"},
     )
     before = git_history.State(
-        (), {"train@0": stage({"artifacts/m.safetensors": "before they came"}, data="young.dir")}, {"data": "young.dir"}
+        (),
+        {"train@0": stage({"artifacts/m.safetensors": "before they came"}, data="young.dir")},
+        {"data": "young.dir"},
     )
-    released = git_history.State(("release/b",), {}, {"data": "new.dir", "releases/b": "released.dir"}, after=True)
+    released = git_history.State(
+        ("release/b",), {}, {"data": "new.dir", "releases/b": "released.dir"}, after=True
+    )
     later = git_history.State(
         ("audit/c",),
         {
@@ -828,7 +974,11 @@ def test_a_model_stays_only_if_it_is_released_or_is_known_not_to_have_seen_the_r
 
     def read(oid: str) -> bytes | None:
         listed = folders.get(oid)
-        return json.dumps([{"md5": listed, "relpath": "model.safetensors"}]).encode() if listed else None
+        return (
+            json.dumps([{"md5": listed, "relpath": "model.safetensors"}]).encode()
+            if listed
+            else None
+        )
 
     found = git_history.saw(
         [audited, rejected, vanished, left_over, before, released, later],
@@ -839,7 +989,9 @@ def test_a_model_stays_only_if_it_is_released_or_is_known_not_to_have_seen_the_r
         read,
     )
 
-    gone = {oid: kind for oid, kind in found.models.items() if oid not in found.keep | found.derivation}
+    gone = {
+        oid: kind for oid, kind in found.models.items() if oid not in found.keep | found.derivation
+    }
     assert gone == {
         "reference": "references",
         "pack": "derived",
@@ -856,7 +1008,9 @@ def test_a_model_stays_only_if_it_is_released_or_is_known_not_to_have_seen_the_r
     }
     assert "retrained" in found.keep
     assert {"young pack", "of the young pack", "retrained"} <= found.other
-    assert found.other.isdisjoint({"pack", "new pack"})  # the data after the release still list people of the batch
+    assert found.other.isdisjoint(
+        {"pack", "new pack"}
+    )  # the data after the release still list people of the batch
 
 
 @pytest.mark.parametrize(
@@ -874,7 +1028,9 @@ def test_a_model_stays_only_if_it_is_released_or_is_known_not_to_have_seen_the_r
         (hashlib.sha256(b"kim.doe@example.org").hexdigest(), True),
     ],
 )
-def test_names_are_found_in_text_and_short_ones_only_where_names_stand(text: str, found: bool) -> None:
+def test_names_are_found_in_text_and_short_ones_only_where_names_stand(
+    text: str, found: bool
+) -> None:
     names = matcher.Names(
         matcher.Sought(
             frozenset(),

@@ -17,16 +17,28 @@ POINTER = "outs: [{{md5: {0}, path: {1}}}]\n"
 
 @pytest.fixture(params=["sha1", "sha256"])
 def top(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
-    """A repository whose second commit makes a workspace in a folder of it, and whose third changes it."""
+    """A repository whose second commit makes a workspace in a folder of it, and whose third changes
+    it."""
     shell.git(tmp_path, "init", "--quiet", f"--object-format={request.param}")
     shell.git(tmp_path, "config", "user.email", "operator@example.org")
     shell.git(tmp_path, "config", "user.name", "Operator")
-    _commit(tmp_path, {"README.md": "before", "other/data.dvc": POINTER.format("other", "data")}, "early")
-    known = {"dvc.lock": LOCK.format("one"), "data.dvc": POINTER.format("d1", "data")}
-    more = {"releases/ä b/model.dvc": POINTER.format("m1", "model"), "releases/ä b/notes.txt": "dvc"}
-    _commit(tmp_path, {f"within/{path}": text for path, text in (known | more).items()}, "audit/one")
     _commit(
-        tmp_path, {"within/dvc.lock": LOCK.format("two"), "within/data.dvc": POINTER.format("d2", "data")}, "second"
+        tmp_path,
+        {"README.md": "before", "other/data.dvc": POINTER.format("other", "data")},
+        "early",
+    )
+    known = {"dvc.lock": LOCK.format("one"), "data.dvc": POINTER.format("d1", "data")}
+    more = {
+        "releases/ä b/model.dvc": POINTER.format("m1", "model"),
+        "releases/ä b/notes.txt": "dvc",
+    }
+    _commit(
+        tmp_path, {f"within/{path}": text for path, text in (known | more).items()}, "audit/one"
+    )
+    _commit(
+        tmp_path,
+        {"within/dvc.lock": LOCK.format("two"), "within/data.dvc": POINTER.format("d2", "data")},
+        "second",
     )
     return tmp_path
 
@@ -49,7 +61,10 @@ def test_states_are_those_of_the_workspaces_folder_and_not_of_others(top: Path) 
     first, second = found["audit/one",], found["second",]
     assert first.pointers == {"data": "d1", "releases/ä b/model": "m1"}
     assert second.pointers == {"data": "d2", "releases/ä b/model": "m1"}
-    assert (first.stages["split"]["outs"][0]["md5"], second.stages["split"]["outs"][0]["md5"]) == ("one", "two")
+    assert (first.stages["split"]["outs"][0]["md5"], second.stages["split"]["outs"][0]["md5"]) == (
+        "one",
+        "two",
+    )
     assert first.after
     assert second.after
     assert found[()].pointers == second.pointers
@@ -68,11 +83,15 @@ def test_a_commit_of_another_repository_in_a_tree_is_not_looked_into(top: Path) 
     assert all("module" not in state.pointers for state in git_history.states(top / "within", None))
 
 
-def test_however_many_commits_there_are_git_is_started_as_often(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_however_many_commits_there_are_git_is_started_as_often(
+    top: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     started: list[list[str]] = []
     popen = subprocess.Popen.__init__
 
-    def noting(self: subprocess.Popen[str], command: list[str], *rest: object, **options: object) -> None:
+    def noting(
+        self: subprocess.Popen[str], command: list[str], *rest: object, **options: object
+    ) -> None:
         started.append(command)
         popen(self, command, *rest, **options)  # type: ignore[arg-type]
 

@@ -1,4 +1,5 @@
-"""Status callbacks: signed, in order, tried again, to public addresses only, and nobody can hold the others up."""
+"""Status callbacks: signed, in order, tried again, to public addresses only, and nobody can hold
+the others up."""
 
 from __future__ import annotations
 
@@ -52,7 +53,13 @@ def through(register: Register, request_id: str) -> None:
     """The whole life of a request."""
     register.verify_identity(request_id, "ops", "at the desk")
     register.collect("b1", "nightly")
-    for state in (State.AUDITED, State.AWAITING_SIGNOFF, State.RELEASED, State.ERASED, State.CLOSED):
+    for state in (
+        State.AUDITED,
+        State.AWAITING_SIGNOFF,
+        State.RELEASED,
+        State.ERASED,
+        State.CLOSED,
+    ):
         register.move([request_id], state, "nightly")
 
 
@@ -70,13 +77,19 @@ def later(days: float) -> datetime:
     return datetime.now(UTC) + timedelta(days=days)
 
 
-def test_a_controller_hears_of_every_change_in_order_and_once(home: Path, register: Register) -> None:
+def test_a_controller_hears_of_every_change_in_order_and_once(
+    home: Path, register: Register
+) -> None:
     with outside.endpoint() as (seen, url):
         request_id = enter(home, register, url)
         through(register, request_id)
         done = callbacks.deliver(home, register)
         assert (done.again, done.given_up) == (0, 0)
-        assert [told["request_status"] for told in seen.seen] == ["pending", "in_progress", "completed"]
+        assert [told["request_status"] for told in seen.seen] == [
+            "pending",
+            "in_progress",
+            "completed",
+        ]
         assert seen.seen[0] == {
             "controller_id": "crm",
             "status_callback_url": url,
@@ -92,14 +105,18 @@ def test_a_controller_hears_of_every_change_in_order_and_once(home: Path, regist
     assert "nothing new to tell" in outcomes(register)
 
 
-def test_an_extension_is_told_with_the_new_day_and_a_rejection_as_cancelled(home: Path, register: Register) -> None:
+def test_an_extension_is_told_with_the_new_day_and_a_rejection_as_cancelled(
+    home: Path, register: Register
+) -> None:
     with outside.endpoint() as (seen, url):
         request_id = enter(home, register, url)
         register.extend(request_id, "ops", "many records")
         register.reject(request_id, "ops", "not our customer")
         register.move([request_id], State.CLOSED, "finalize")
         callbacks.deliver(home, register)
-        assert [(told["request_status"], told["expected_completion_time"][:10]) for told in seen.seen] == [
+        assert [
+            (told["request_status"], told["expected_completion_time"][:10]) for told in seen.seen
+        ] == [
             ("pending", "2026-12-21"),
             ("pending", "2027-02-22"),
             ("cancelled", "2027-02-22"),
@@ -113,7 +130,11 @@ def test_a_callback_is_signed_and_a_changed_one_is_found(home: Path, register: R
         ((headers, body),) = seen.bodies
     key = signing_keys.at_hand(home)
     assert key is not None
-    assert headers["X-OpenDSR-Processor-Domain"] == headers["X-OpenGDPR-Processor-Domain"] == "erasure.example.org"
+    assert (
+        headers["X-OpenDSR-Processor-Domain"]
+        == headers["X-OpenGDPR-Processor-Domain"]
+        == "erasure.example.org"
+    )
     signature = base64.b64decode(headers["X-OpenDSR-Signature"])
     key.signer.public.verify(signature, body)
     with pytest.raises(InvalidSignature):
@@ -129,7 +150,9 @@ def test_without_a_key_nothing_is_sent_unsigned(home: Path, register: Register) 
         assert seen.seen == []
 
 
-def test_what_fails_is_tried_again_later_and_the_next_event_waits_for_it(home: Path, register: Register) -> None:
+def test_what_fails_is_tried_again_later_and_the_next_event_waits_for_it(
+    home: Path, register: Register
+) -> None:
     with outside.endpoint() as (seen, url):
         seen.answers = [500, 503]
         request_id = enter(home, register, url)
@@ -141,7 +164,9 @@ def test_what_fails_is_tried_again_later_and_the_next_event_waits_for_it(home: P
         assert [told["event"] for told in seen.seen] == [1, 1, 1, 2]
 
 
-def test_what_fails_for_good_is_given_up_and_noted_and_the_next_event_is_told(home: Path, register: Register) -> None:
+def test_what_fails_for_good_is_given_up_and_noted_and_the_next_event_is_told(
+    home: Path, register: Register
+) -> None:
     with outside.endpoint() as (seen, url):
         seen.answers = [500] * callbacks.MOST_TRIES
         request_id = enter(home, register, url)
@@ -165,10 +190,16 @@ def test_an_endpoint_that_is_away_is_tried_again(home: Path, register: Register)
 
 
 def test_pauses_double_and_end_after_more_than_a_day() -> None:
-    full = [callbacks.pause(tries, lambda: 0.0).total_seconds() for tries in range(1, callbacks.MOST_TRIES)]
+    full = [
+        callbacks.pause(tries, lambda: 0.0).total_seconds()
+        for tries in range(1, callbacks.MOST_TRIES)
+    ]
     assert full[:3] == [30, 60, 120]
     assert max(full) == callbacks.LONGEST_PAUSE
-    shortest = sum(callbacks.pause(tries, lambda: 1.0).total_seconds() for tries in range(1, callbacks.MOST_TRIES))
+    shortest = sum(
+        callbacks.pause(tries, lambda: 1.0).total_seconds()
+        for tries in range(1, callbacks.MOST_TRIES)
+    )
     assert 86400 / 2 < shortest < sum(full)
 
 
@@ -227,7 +258,9 @@ PRIVATE = [
 
 
 @pytest.mark.parametrize("address", PRIVATE)
-def test_nothing_is_sent_to_an_address_that_is_not_public(home: Path, register: Register, address: str) -> None:
+def test_nothing_is_sent_to_an_address_that_is_not_public(
+    home: Path, register: Register, address: str
+) -> None:
     async def resolve(_host: str, _port: int) -> Sequence[str]:
         return ["93.184.216.34", address]
 
@@ -242,7 +275,9 @@ def test_public_addresses_are_public(address: str) -> None:
     assert callbacks._public(address)
 
 
-def test_the_address_that_was_looked_at_is_the_one_that_is_connected_to(home: Path, register: Register) -> None:
+def test_the_address_that_was_looked_at_is_the_one_that_is_connected_to(
+    home: Path, register: Register
+) -> None:
     looked: list[str] = []
 
     async def resolve(host: str, _port: int) -> Sequence[str]:
@@ -268,7 +303,9 @@ def test_a_certificate_has_to_be_of_the_host_and_of_somebody_trusted(
     context.load_cert_chain(_certificate(tmp_path / "tls.pem", "ours.example"))
     with outside.endpoint(context) as (seen, url):
         enter(home, register, url.replace("127.0.0.1", "ours.example"))
-        assert callbacks.deliver(home, register, resolve=resolve).again == 1  # nobody vouches for it
+        assert (
+            callbacks.deliver(home, register, resolve=resolve).again == 1
+        )  # nobody vouches for it
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "tls.pem"))
         enter(home, register, url, number=2)
         callbacks.deliver(home, register, resolve=resolve)
@@ -343,7 +380,10 @@ def test_many_callbacks_are_all_delivered(home: Path, register: Register) -> Non
         for number in range(1, 31):
             enter(home, register, url, f"{url}/second", number=number)
         assert callbacks.deliver(home, register).delivered == 60
-        assert len({(told["subject_request_id"], told["status_callback_url"]) for told in seen.seen}) == 60
+        assert (
+            len({(told["subject_request_id"], told["status_callback_url"]) for told in seen.seen})
+            == 60
+        )
 
 
 def test_a_callback_names_nobody(home: Path, register: Register) -> None:

@@ -1,4 +1,5 @@
-"""The drop folder: good entries are taken in, bad ones kept with a reason, nothing is lost, nothing is named."""
+"""The drop folder: good entries are taken in, bad ones kept with a reason, nothing is lost, nothing
+is named."""
 
 from __future__ import annotations
 
@@ -65,10 +66,16 @@ def refused(home: Path, kind: str) -> str:
     return path.read_text()
 
 
-def test_a_list_of_requests_is_taken_in_and_the_file_is_gone(home: Path, register: Register) -> None:
+def test_a_list_of_requests_is_taken_in_and_the_file_is_gone(
+    home: Path, register: Register
+) -> None:
     put(home, "today.json", [outside.request(1), outside.request(2)])
     taken = drop_folder.take(home, register)
-    assert (taken.new, taken.refused, taken.files) == ((outside.request_id(1), outside.request_id(2)), (), 1)
+    assert (taken.new, taken.refused, taken.files) == (
+        (outside.request_id(1), outside.request_id(2)),
+        (),
+        1,
+    )
     assert outside.has_all(register, {1, 2})
     assert {case.source for case in register.cases()} == {"drop folder"}
     assert waiting(home) == []
@@ -85,7 +92,9 @@ def test_without_a_drop_folder_there_is_nothing_to_do(tmp_path: Path) -> None:
     assert drop_folder.take(place, Register(place)) == drop_folder.Taken()
 
 
-def test_what_is_sent_in_the_clear_stays_nowhere(home: Path, register: Register, caplog: Any) -> None:
+def test_what_is_sent_in_the_clear_stays_nowhere(
+    home: Path, register: Register, caplog: Any
+) -> None:
     put(home, "lovelace.json", [outside.request(1)])
     put(home, "byron.csv", f"{HEADER}\n{row(2)}\n".encode())
     with caplog.at_level(logging.DEBUG):
@@ -101,7 +110,11 @@ def test_bad_entries_are_kept_with_reasons_and_the_good_ones_are_taken_in(
     home: Path, register: Register, caplog: Any
 ) -> None:
     bad = outside.request(2, regulation="magna-carta")
-    put(home, "mixed.json", [outside.request(1), bad, outside.request(3), "secret-word", outside.request(4)])
+    put(
+        home,
+        "mixed.json",
+        [outside.request(1), bad, outside.request(3), "secret-word", outside.request(4)],
+    )
     with caplog.at_level(logging.DEBUG):
         taken = drop_folder.take(home, register)
     assert outside.has_all(register, {1, 3, 4})
@@ -135,9 +148,24 @@ def test_only_the_owner_may_read_what_was_refused(home: Path, register: Register
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"[", b"[]", b"[1,]", b"[1 2]", b"[1]]", b"\xff\xfe", b"[NaN]", b"[" * 5000, b"nonsense", b"[{}"],
+    [
+        b"",
+        b"{",
+        b"[",
+        b"[]",
+        b"[1,]",
+        b"[1 2]",
+        b"[1]]",
+        b"\xff\xfe",
+        b"[NaN]",
+        b"[" * 5000,
+        b"nonsense",
+        b"[{}",
+    ],
 )
-def test_a_file_that_cannot_be_read_is_kept_as_it_is(home: Path, register: Register, content: bytes) -> None:
+def test_a_file_that_cannot_be_read_is_kept_as_it_is(
+    home: Path, register: Register, content: bytes
+) -> None:
     put(home, "bad.json", content)
     taken = drop_folder.take(home, register)
     assert [entry.position for entry in taken.refused] == [0]
@@ -156,14 +184,18 @@ def test_a_contradiction_is_refused_and_a_repetition_is_not(home: Path, register
     assert "another content" in taken.refused[0].reason
 
 
-def test_a_key_that_occurs_twice_means_two_things_and_is_kept_as_it_stands(home: Path, register: Register) -> None:
+def test_a_key_that_occurs_twice_means_two_things_and_is_kept_as_it_stands(
+    home: Path, register: Register
+) -> None:
     text = json.dumps(outside.request(1))[:-1] + ', "regulation": "ccpa"}'
     put(home, "twice.json", f"[{text}]".encode())
     assert len(drop_folder.take(home, register).refused) == 1
     assert refused(home, ".json") == f"[\n{text}\n]\n"
 
 
-def test_rows_of_a_table_are_requests_and_rows_of_one_id_are_one_request(home: Path, register: Register) -> None:
+def test_rows_of_a_table_are_requests_and_rows_of_one_id_are_one_request(
+    home: Path, register: Register
+) -> None:
     rows = [row(1), row(2, "b@example.org"), row(1, "0123", identity_type="controller_customer_id")]
     put(home, "table.csv", ("\ufeff" + "\r\n".join([HEADER, *rows]) + "\r\n").encode())
     assert drop_folder.take(home, register).refused == ()
@@ -175,7 +207,9 @@ def test_rows_of_a_table_are_requests_and_rows_of_one_id_are_one_request(home: P
 def test_a_table_means_the_same_as_json(home: Path) -> None:
     (entry,) = read(f"{HEADER}\n{row(1, 'x')}\n".encode(), ".csv").entries
     value = outside.request(1, subject_identities=[outside.identity("x", "email")])
-    assert pseudonymise.take_in(home, entry.value).digest == pseudonymise.take_in(home, value).digest
+    assert (
+        pseudonymise.take_in(home, entry.value).digest == pseudonymise.take_in(home, value).digest
+    )
 
 
 def test_a_table_with_semicolons_and_columns_in_another_order_is_read() -> None:
@@ -193,7 +227,14 @@ def test_a_quoted_cell_may_hold_commas_and_line_ends() -> None:
 
 
 def test_bad_rows_are_kept_as_they_stand_with_their_number(home: Path, register: Register) -> None:
-    rows = [row(1), "secret-word,too,few", row(2, regulation="magna-carta"), row(3), row(4), row(4, regulation="ccpa")]
+    rows = [
+        row(1),
+        "secret-word,too,few",
+        row(2, regulation="magna-carta"),
+        row(3),
+        row(4),
+        row(4, regulation="ccpa"),
+    ]
     put(home, "table.csv", "\n".join([HEADER, *rows, ""]).encode())
     taken = drop_folder.take(home, register)
     assert outside.has_all(register, {1, 3})
@@ -204,7 +245,14 @@ def test_bad_rows_are_kept_as_they_stand_with_their_number(home: Path, register:
 
 @pytest.mark.parametrize(
     "text",
-    ["", HEADER, "a,b,c\n1,2,3", HEADER + ",more\n" + row(1) + ",x", f'{HEADER}\n"unended', HEADER.replace("_id", "")],
+    [
+        "",
+        HEADER,
+        "a,b,c\n1,2,3",
+        HEADER + ",more\n" + row(1) + ",x",
+        f'{HEADER}\n"unended',
+        HEADER.replace("_id", ""),
+    ],
 )
 def test_a_table_that_is_none_is_refused_as_a_whole(text: str) -> None:
     with pytest.raises(RequestError):
@@ -245,7 +293,9 @@ def test_hidden_and_other_files_are_let_be(home: Path, register: Register) -> No
     assert waiting(home) == [".hidden.json", "notes.txt", "upload.json.part"]
 
 
-def test_links_folders_and_pipes_are_put_aside_unread(home: Path, register: Register, tmp_path: Path) -> None:
+def test_links_folders_and_pipes_are_put_aside_unread(
+    home: Path, register: Register, tmp_path: Path
+) -> None:
     target = tmp_path / "elsewhere.json"
     target.write_text(json.dumps([outside.request(1)]))
     box = home / drop_folder.INBOX
@@ -261,7 +311,9 @@ def test_links_folders_and_pipes_are_put_aside_unread(home: Path, register: Regi
     assert waiting(home) == []
 
 
-def test_a_huge_file_is_put_aside_unread(home: Path, register: Register, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_huge_file_is_put_aside_unread(
+    home: Path, register: Register, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(drop_folder, "MAX_BYTES", 100)
     put(home, "huge.json", [outside.request(1)])
     (entry,) = drop_folder.take(home, register).refused
@@ -273,7 +325,9 @@ def test_a_huge_file_is_put_aside_unread(home: Path, register: Register, monkeyp
 def test_a_kill_at_any_moment_loses_nothing_and_takes_nothing_twice(
     home: Path, register: Register, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    put(home, "mixed.json", [outside.request(1), outside.request(2), {"bad": 1}, outside.request(3)])
+    put(
+        home, "mixed.json", [outside.request(1), outside.request(2), {"bad": 1}, outside.request(3)]
+    )
 
     class Killed(BaseException):
         pass
@@ -305,7 +359,9 @@ def test_a_kill_at_any_moment_loses_nothing_and_takes_nothing_twice(
     register.check_chain()
 
 
-def test_with_the_register_away_the_files_stay(home: Path, register: Register, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_the_register_away_the_files_stay(
+    home: Path, register: Register, monkeypatch: pytest.MonkeyPatch
+) -> None:
     put(home, "a.json", [outside.request(1)])
 
     def away(*_: Any) -> None:
@@ -324,11 +380,14 @@ def test_two_at_once_do_not_take_the_same_files(home: Path, register: Register) 
 
 
 @pytest.mark.parametrize("checked", [True, False])
-def test_identities_that_were_checked_before_are_verified_at_once(tmp_path: Path, checked: bool) -> None:
+def test_identities_that_were_checked_before_are_verified_at_once(
+    tmp_path: Path, checked: bool
+) -> None:
     place = outside.home(tmp_path / "home")
     if checked:
         outside.settings.assign(
-            place / "params.yaml", ["operate.identities=before", "report.identity_check=by the clinic's own portal"]
+            place / "params.yaml",
+            ["operate.identities=before", "report.identity_check=by the clinic's own portal"],
         )
     register = Register(place)
     case, new = drop_folder.enter(place, register, outside.request(1), "crm", "http")
@@ -337,8 +396,15 @@ def test_identities_that_were_checked_before_are_verified_at_once(tmp_path: Path
     assert drop_folder.enter(place, register, outside.request(1), "crm", "http") == (case, False)
 
 
-@hypothesis_settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.one_of(st.binary(max_size=200), st.text(max_size=200).map(lambda text: text.encode(errors="replace"))))
+@hypothesis_settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    st.one_of(
+        st.binary(max_size=200),
+        st.text(max_size=200).map(lambda text: text.encode(errors="replace")),
+    )
+)
 def test_any_bytes_are_entries_or_refused(content: bytes) -> None:
     for kind in drop_folder.KINDS:
         for start in (b"", HEADER.encode() + b"\n"):
@@ -348,7 +414,12 @@ def test_any_bytes_are_entries_or_refused(content: bytes) -> None:
                 continue
 
 
-@given(st.lists(st.recursive(st.none() | st.booleans() | st.floats(allow_nan=False) | st.text(), st.lists), min_size=1))
+@given(
+    st.lists(
+        st.recursive(st.none() | st.booleans() | st.floats(allow_nan=False) | st.text(), st.lists),
+        min_size=1,
+    )
+)
 def test_a_list_is_read_as_any_reader_of_json_does(values: list[Any]) -> None:
     text = json.dumps(values, allow_nan=True)
     if "Infinity" in text:

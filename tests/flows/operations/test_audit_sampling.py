@@ -41,7 +41,9 @@ def register(home: Path) -> Iterator[Register]:
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     found: list[str] = []
-    monkeypatch.setattr(notices, "send", lambda home, title, body, key=None: found.append(f"{title}: {body}"))
+    monkeypatch.setattr(
+        notices, "send", lambda home, title, body, key=None: found.append(f"{title}: {body}")
+    )
     return found
 
 
@@ -60,14 +62,23 @@ def test_everybody_can_foretell_the_draw_and_each_audit_has_its_turn_before_one_
     for month in months[:8]:
         drawn.append(audit_sampling.draw(home, register, month))
         register.note("reaudited", "reaudit", tag=drawn[-1])
-    assert sorted(map(str, drawn[:4])) == sorted(map(str, drawn[4:])) == ["audit/a", "audit/b", "audit/c", "audit/demo"]
+    assert (
+        sorted(map(str, drawn[:4]))
+        == sorted(map(str, drawn[4:]))
+        == ["audit/a", "audit/b", "audit/c", "audit/demo"]
+    )
 
 
 def test_an_audit_that_holds_is_executed_again_and_filed_and_nobody_is_bothered(
     home: Path, register: Register, told: list[str]
 ) -> None:
     found = audit_sampling.run(home, register)
-    assert (found.tag, found.level, found.holds, found.impossible) == ("audit/demo", "reexecute", True, {})
+    assert (found.tag, found.level, found.holds, found.impossible) == (
+        "audit/demo",
+        "reexecute",
+        True,
+        {},
+    )
     (event,) = register.history(batch="demo", kind="reaudited")
     assert (event.details["level"], event.details["holds"]) == ("reexecute", True)
     assert told == []
@@ -84,13 +95,17 @@ def test_after_an_erasure_the_next_level_is_tried_and_that_is_no_news(
     found = audit_sampling.run(home, register, "demo")
     assert (found.level, found.holds) == ("rederive", True)
     assert "reexecute" in found.impossible
-    assert "reexecute was not possible" in told[0]  # nothing was erased here, so somebody has to hear of it
+    assert (
+        "reexecute was not possible" in told[0]
+    )  # nothing was erased here, so somebody has to hear of it
     shell.git(home, "tag", "erased/demo")
     audit_sampling.run(home, register, "demo")
     assert len(told) == 1
 
 
-def test_an_audit_that_does_not_hold_is_told_and_filed(home: Path, register: Register, told: list[str]) -> None:
+def test_an_audit_that_does_not_hold_is_told_and_filed(
+    home: Path, register: Register, told: list[str]
+) -> None:
     shell.git(home, "config", "advice.detachedHead", "false")
     (home / "other-verdict").write_text("")
     (home / "other-machine").write_text("")

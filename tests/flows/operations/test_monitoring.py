@@ -1,4 +1,5 @@
-"""The watch: each deadline is told of once at each of its days, what is stuck daily, and no message is lost."""
+"""The watch: each deadline is told of once at each of its days, what is stuck daily, and no message
+is lost."""
 
 from __future__ import annotations
 
@@ -99,7 +100,9 @@ def register(home: Path) -> Iterator[Register]:
     found.close()
 
 
-def ask(register: Register, request: str = REQUEST, submitted: str = "2026-11-02T09:00:00Z") -> None:
+def ask(
+    register: Register, request: str = REQUEST, submitted: str = "2026-11-02T09:00:00Z"
+) -> None:
     identity = {
         "identity_type": "email",
         "identity_value": f"0a1b2c3d:{request.replace('-', '') * 2}",
@@ -165,7 +168,12 @@ def test_a_request_on_hold_is_told_of_too_and_the_hold_is_said(
 def test_each_finding_is_an_event_about_its_request(home: Path, register: Register) -> None:
     ask(register)
     found: list[tuple[Any, ...]] = []
-    monitoring.run(home, register, lambda *event: found.append(event), now=datetime(2026, 11, 30, 7, tzinfo=UTC))
+    monitoring.run(
+        home,
+        register,
+        lambda *event: found.append(event),
+        now=datetime(2026, 11, 30, 7, tzinfo=UTC),
+    )
     ((event, about, facts),) = found
     assert (event, about) == ("erasure-audit.deadline", f"erasure-audit.request.{REQUEST}")
     assert (facts["due"], facts["days_left"]) == ("2026-12-02", 2)
@@ -210,7 +218,9 @@ def test_one_channel_away_keeps_no_other_from_the_message_and_none_gets_it_twice
     second.away = False
     assert notices.deliver(home) == notices.Sent(1, 1)
     assert (len(receiver.taken), len(second.taken)) == (1, 1)
-    monkeypatch.setenv(notices.CHANNELS, receiver.url)  # a channel that is named no more is not waited for
+    monkeypatch.setenv(
+        notices.CHANNELS, receiver.url
+    )  # a channel that is named no more is not waited for
     assert notices.deliver(home) == notices.Sent(0, 0)
     assert list((home / notices.OUTBOX).iterdir()) == []
     second.close()
@@ -232,7 +242,9 @@ def test_two_watches_at_once_are_one(home: Path, register: Register) -> None:
         monitoring.run(home, register)
 
 
-def test_a_batch_that_waits_for_days_is_told_of_daily(home: Path, register: Register, receiver: Receiver) -> None:
+def test_a_batch_that_waits_for_days_is_told_of_daily(
+    home: Path, register: Register, receiver: Receiver
+) -> None:
     ask(register)
     register.collect("b", "nightly")
     register.move([REQUEST], State.AUDITED, "nightly", verdicts={REQUEST: "pass"})
@@ -242,11 +254,15 @@ def test_a_batch_that_waits_for_days_is_told_of_daily(home: Path, register: Regi
     third = now + timedelta(days=3, hours=1)
     (text,) = monitoring.run(home, register, now=third).stuck
     assert "awaits sign-off for 3 days" in text
-    assert monitoring.run(home, register, now=third.replace(hour=23, minute=59)).stuck == ()  # the same day still
+    assert (
+        monitoring.run(home, register, now=third.replace(hour=23, minute=59)).stuck == ()
+    )  # the same day still
     assert len(monitoring.run(home, register, now=third + timedelta(days=1)).stuck) == 1
 
 
-def test_a_schedule_that_stopped_is_told_of(home: Path, register: Register, receiver: Receiver) -> None:
+def test_a_schedule_that_stopped_is_told_of(
+    home: Path, register: Register, receiver: Receiver
+) -> None:
     now = datetime.now(UTC)
     assert monitoring.run(home, register, now=now + timedelta(days=9)).stuck == ()
     register.note("night", "nightly", outcome="nothing_due")
@@ -255,23 +271,33 @@ def test_a_schedule_that_stopped_is_told_of(home: Path, register: Register, rece
     assert "No nightly run" in text
 
 
-def test_a_status_callback_that_was_given_up_is_told_of_once(home: Path, register: Register) -> None:
+def test_a_status_callback_that_was_given_up_is_told_of_once(
+    home: Path, register: Register
+) -> None:
     ask(register)
-    register.note("callback_given_up", "callbacks", request_id=REQUEST, event=1, tries=10, outcome="HTTP 500")
+    register.note(
+        "callback_given_up", "callbacks", request_id=REQUEST, event=1, tries=10, outcome="HTTP 500"
+    )
     assert len(monitoring.run(home, register).stuck) == 1
     assert monitoring.run(home, register, now=datetime.now(UTC) + timedelta(days=1)).stuck == ()
 
 
 def test_what_the_scheduler_says_of_its_runs_is_told(home: Path, register: Register) -> None:
-    found = monitoring.run(home, register, runs=lambda patience: [f"Prefect run x runs for more than {patience}"])
+    found = monitoring.run(
+        home, register, runs=lambda patience: [f"Prefect run x runs for more than {patience}"]
+    )
     assert found.stuck == ("Prefect run x runs for more than 12:00:00",)
 
 
-def test_a_register_that_somebody_changed_is_told_of(home: Path, register: Register, receiver: Receiver) -> None:
+def test_a_register_that_somebody_changed_is_told_of(
+    home: Path, register: Register, receiver: Receiver
+) -> None:
     ask(register)
     database = sa.create_engine(f"sqlite:///{home / '.register' / 'register.db'}")
     with database.begin() as connection:
-        names = connection.scalars(sa.text("SELECT name FROM sqlite_master WHERE type = 'trigger'")).all()
+        names = connection.scalars(
+            sa.text("SELECT name FROM sqlite_master WHERE type = 'trigger'")
+        ).all()
         for name in names:
             connection.execute(sa.text(f'DROP TRIGGER "{name}"'))
         connection.execute(sa.text("UPDATE events SET actor = 'nobody' WHERE seq = 1"))
@@ -302,7 +328,9 @@ def test_a_run_that_hangs_is_noticed_and_said_and_after_its_end_the_next_one_con
     try:
         log = checkouts.log_of(home, datetime.now(UTC).date().isoformat())
         wait_until(lambda: log.exists() and "check: step 1" in log.read_text())
-        assert dummy.command(home, "nightly").returncode == 0  # the second one says so, and leaves it alone
+        assert (
+            dummy.command(home, "nightly").returncode == 0
+        )  # the second one says so, and leaves it alone
         time.sleep(5)
         told = dummy.command(home, "watch").stdout
         assert "Stuck: nightly works since" in told
@@ -311,7 +339,9 @@ def test_a_run_that_hangs_is_noticed_and_said_and_after_its_end_the_next_one_con
         assert "Nothing new" in dummy.command(home, "watch").stdout
     finally:
         end(hanging)
-    subprocess.run([sys.executable, "-c", NIGHT], cwd=home, env={**os.environ, **dummy.location()}, check=True)
+    subprocess.run(
+        [sys.executable, "-c", NIGHT], cwd=home, env={**os.environ, **dummy.location()}, check=True
+    )
     assert {case.state for case in register.cases()} == {State.AWAITING_SIGNOFF}
     assert not any("hush" in path.read_text() for path in (home / ".batches").glob("*.log"))
     register.close()

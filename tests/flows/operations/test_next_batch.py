@@ -1,4 +1,5 @@
-"""From one batch to the next, with real models: what the released model and its references saw, and nothing else."""
+"""From one batch to the next, with real models: what the released model and its references saw, and
+nothing else."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ from tests.test_end_to_end import IDS, PACK, ask, configure, prepare, training_s
 
 @pytest.fixture(scope="module")
 def closed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace with a batch b that was run by hand: one person forgotten of a tiny world, 7 models of each kind."""
+    """A workspace with a batch b that was run by hand: one person forgotten of a tiny world, 7
+    models of each kind."""
     place = tmp_path_factory.mktemp("next") / "workspace"
     layout.init(place)
     shell.git(place, "config", "user.name", "Tester")
@@ -37,14 +39,27 @@ def closed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(place)
         importers.digits(Path("data"), writers=20)
         layout.track_data(place)
-        configure("batch=b", "train.epochs=1", "references.seeds_per_block=7", "unlearn.method=fcalb")
+        configure(
+            "batch=b", "train.epochs=1", "references.seeds_per_block=7", "unlearn.method=fcalb"
+        )
         configure("references.with_blocks=[0]", "references.without_blocks=[0]")
         ask(training_subjects(1))
         prepare()
         forget_and_retrain()
         score_it()
         judge_it()
-        done = ("pack", "check", "split", "train@0", "resolve", "unlearn", "retrain@0", "score", "verify", "probe")
+        done = (
+            "pack",
+            "check",
+            "split",
+            "train@0",
+            "resolve",
+            "unlearn",
+            "retrain@0",
+            "score",
+            "verify",
+            "probe",
+        )
         shell.dvc(place, "commit", "--quiet", "--force", *done)
         stage_runner.Runner(place, 1).run("report")
         key = signing_keys.at_hand(place)
@@ -88,7 +103,12 @@ def judge_it() -> None:
 
 def forget_and_retrain() -> None:
     """The stages unlearn and retrain, after `prepare`."""
-    params, data, roles, forget = Path("params.yaml"), Path("data"), Path("artifacts/split.csv"), FORGET
+    params, data, roles, forget = (
+        Path("params.yaml"),
+        Path("data"),
+        Path("artifacts/split.csv"),
+        FORGET,
+    )
     checkpoint = Path(settings.load(params).original.checkpoint)
     unlearn.main(checkpoint, data, PACK, roles, forget, params, Path("artifacts/unlearn"))
     if not Path("artifacts/retrain/0").exists():
@@ -102,11 +122,14 @@ def next_batch(subject: str) -> None:
     """Everything of a second batch up to its models; `train` is not among it."""
     shutil.rmtree("artifacts")
     files.write_text(
-        Path("requests/c.json"), Path("requests/b.json").read_text().replace(training_subjects(1)[0], subject)
+        Path("requests/c.json"),
+        Path("requests/b.json").read_text().replace(training_subjects(1)[0], subject),
     )
     ask([subject])
     pack.main(Path("data"), Path("params.yaml"), PACK)
-    check.check(Path("data"), PACK, Path("requests/b.json"), Path("params.yaml"), Path("artifacts/check"))
+    check.check(
+        Path("data"), PACK, Path("requests/b.json"), Path("params.yaml"), Path("artifacts/check")
+    )
     split.split()
     resolve.resolve(requests=Path("requests/b.json"))
     forget_and_retrain()
@@ -147,7 +170,9 @@ def test_the_next_batch_starts_from_the_release_and_is_judged_by_what_the_last_o
     assert person not in set(after["subject_id"])
     assert not (Path("data") / before.set_index("record_id")["path"][sorted(gone)[0]]).exists()
     kept = dict(zip(before["record_id"], roles, strict=True))
-    assert all(kept[name] == role for name, role in zip(after["record_id"], after["split"], strict=True))
+    assert all(
+        kept[name] == role for name, role in zip(after["record_id"], after["split"], strict=True)
+    )
     assert [stage.name for stage in dvc_graph.read(place) if stage.name.startswith("train")] == []
     tells_of_the_decision_and_is_signed(place)
     can_be_served(place)
@@ -160,11 +185,15 @@ def test_the_next_batch_starts_from_the_release_and_is_judged_by_what_the_last_o
     fresh = {"unlearnings": 0, "forgotten": 0, "trained": trained}
     lineage = files.read_json(Path("artifacts/score/lineage.json"))
     assert lineage["history"] == fresh
-    assert [m["path"] for m in lineage["models"] if m["role"] == "original"] == ["releases/b/model.safetensors"]
+    assert [m["path"] for m in lineage["models"] if m["role"] == "original"] == [
+        "releases/b/model.safetensors"
+    ]
     assert (scores.model_roles == "with").sum() == 6
     assert (scores.model_roles == "without").sum() == 6
     assert (scores.requests == IDS[0]).any()
-    assert {m["path"].rpartition("/")[0] for m in lineage["models"] if m["role"] == "with"} == {"references/b"}
+    assert {m["path"].rpartition("/")[0] for m in lineage["models"] if m["role"] == "with"} == {
+        "references/b"
+    }
     assert all(m["seconds"] is not None for m in lineage["models"] if m["role"] == "with")
 
     refuses_other_records_and_other_recipes()
@@ -179,7 +208,9 @@ def tells_of_the_decision_and_is_signed(place: Path) -> None:
     own = place / "signed/b" / IDS[0]
     found = files.read_json(own / "evidence.json")
     assert found["progress"] == "released"
-    assert [(one["by"], one["decision"]) for one in found["approvals"]] == [("Ada Okafor", "approve")]
+    assert [(one["by"], one["decision"]) for one in found["approvals"]] == [
+        ("Ada Okafor", "approve")
+    ]
     assert "Ada Okafor" in (own / "report.html").read_text()
     assert signature_checks.verify(own, signing_keys.trusted(place))
 
@@ -188,7 +219,9 @@ def can_be_served(place: Path) -> None:
     """The lines of the model card give answers from what `dvc get` brings."""
     import torch
 
-    shell.dvc(place.parent, "get", str(place), "releases/b", "--rev", "release/b", "--out", "served")
+    shell.dvc(
+        place.parent, "get", str(place), "releases/b", "--rev", "release/b", "--out", "served"
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place.parent)
         known: dict[str, Any] = {}
@@ -250,13 +283,17 @@ def passed(monkeypatch: pytest.MonkeyPatch) -> None:
     real = signoff._evidence
 
     def planted(*arguments: Any) -> dict[str, dict[str, Any]]:
-        return {one: {**json.loads(json.dumps(found)), "verdict": "pass"} for one, found in real(*arguments).items()}
+        return {
+            one: {**json.loads(json.dumps(found)), "verdict": "pass"}
+            for one, found in real(*arguments).items()
+        }
 
     monkeypatch.setattr(signoff, "_evidence", planted)
 
 
 def counts_one_unlearning_after_another(successor: str) -> None:
-    """Batch c starts from the model that b unlearned, and its evidence knows that, from the stored files alone."""
+    """Batch c starts from the model that b unlearned, and its evidence knows that, from the stored
+    files alone."""
     next_batch(successor)
     configure("advice.unlearnings=2", "verify.utility_margin=0.2")
     scores = score_it()
@@ -265,7 +302,10 @@ def counts_one_unlearning_after_another(successor: str) -> None:
     assert before["unlearnings"] == 1
     assert lineage["history"] == before
     assert lineage["batch"]["forgotten"] == (scores.requests != "").sum()
-    assert before["trained"] == before["forgotten"] + lineage["batch"]["forgotten"] + lineage["batch"]["retained"]
+    assert (
+        before["trained"]
+        == before["forgotten"] + lineage["batch"]["forgotten"] + lineage["batch"]["retained"]
+    )
     assert release_lineage.released(lineage, "fcalb").unlearnings == 2
     assert release_lineage.released(lineage, "retrain").unlearnings == 0
 
@@ -309,4 +349,9 @@ def test_settings_without_references_are_refused() -> None:
     with pytest.raises(SettingsError, match=r"has to be \[\]"):
         settings.parse({"references": {"with_from": "references/b"}})
     with pytest.raises(SettingsError, match="made by nobody"):
-        settings.parse({"references": {"with_blocks": [], "without_blocks": []}, "verify": {"mode": "screening"}})
+        settings.parse(
+            {
+                "references": {"with_blocks": [], "without_blocks": []},
+                "verify": {"mode": "screening"},
+            }
+        )

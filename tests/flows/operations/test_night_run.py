@@ -1,4 +1,5 @@
-"""The night's work: what is due is audited in a checkout of its own, and whatever is killed is continued."""
+"""The night's work: what is due is audited in a checkout of its own, and whatever is killed is
+continued."""
 
 from __future__ import annotations
 
@@ -29,7 +30,9 @@ SECRET = "subject-the-planted-name-0815"
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = dummy.make(tmp_path_factory.mktemp("nightly") / "home")
-    (home / ".gitignore").write_text("/data\n/artifacts\n/keys\n/inbox\n/.batches\n/.prefect\n/.register\n")
+    (home / ".gitignore").write_text(
+        "/data\n/artifacts\n/keys\n/inbox\n/.batches\n/.prefect\n/.register\n"
+    )
     shell.git(home, "commit", "--quiet", "--all", "-m", "ignore")
     return home
 
@@ -51,11 +54,15 @@ def register(home: Path) -> Iterator[Register]:
 def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What people were told, title and text."""
     found: list[str] = []
-    monkeypatch.setattr(notices, "send", lambda home, title, body, key=None: found.append(f"{title}: {body}"))
+    monkeypatch.setattr(
+        notices, "send", lambda home, title, body, key=None: found.append(f"{title}: {body}")
+    )
     return found
 
 
-def ask(home: Path, register: Register, name: str = SECRET, days_ago: int = 1, verified: bool = True) -> str:
+def ask(
+    home: Path, register: Register, name: str = SECRET, days_ago: int = 1, verified: bool = True
+) -> str:
     request = str(uuid.uuid4())
     submitted = datetime.now(UTC) - timedelta(days=days_ago)
     value = {
@@ -64,7 +71,11 @@ def ask(home: Path, register: Register, name: str = SECRET, days_ago: int = 1, v
         "subject_request_type": "erasure",
         "submitted_time": submitted.strftime("%Y-%m-%dT%H:%M:%SZ"),
         "subject_identities": [
-            {"identity_type": "controller_customer_id", "identity_value": name, "identity_format": "raw"}
+            {
+                "identity_type": "controller_customer_id",
+                "identity_value": name,
+                "identity_format": "raw",
+            }
         ],
     }
     register.receive(pseudonymise.take_in(home, value), "crm", "http")
@@ -74,13 +85,21 @@ def ask(home: Path, register: Register, name: str = SECRET, days_ago: int = 1, v
 
 
 def playing(**codes: str) -> night_run.Audit:
-    """An audit in which everybody passes but those with a code, who are set aside; nobody left is an error."""
+    """An audit in which everybody passes but those with a code, who are set aside; nobody left is
+    an error."""
 
     def audit(place: Path, batch: str, listener: stage_runner.Listener) -> None:
         listener(stage_runner.Event("report", "line", "at work"))
-        entries = [entry["subject_request_id"] for entry in files.read_json(place / f"requests/{batch}.json")]
+        entries = [
+            entry["subject_request_id"]
+            for entry in files.read_json(place / f"requests/{batch}.json")
+        ]
         lines = [
-            {"request_id": one, "status": "rejected" if one in codes else "accepted", "code": codes.get(one)}
+            {
+                "request_id": one,
+                "status": "rejected" if one in codes else "accepted",
+                "code": codes.get(one),
+            }
             for one in entries
         ]
         files.write_json(place / "artifacts/resolve/register.json", {"batch_requests": lines})
@@ -110,7 +129,9 @@ def at_home(home: Path) -> tuple[str, ...]:
     return shell.git(home, "rev-parse", "HEAD"), shell.git(home, "status", "--porcelain")
 
 
-def test_what_is_due_is_audited_in_a_checkout_of_its_own_and_waits_for_people(home: Path, register: Register) -> None:
+def test_what_is_due_is_audited_in_a_checkout_of_its_own_and_waits_for_people(
+    home: Path, register: Register
+) -> None:
     one, two = ask(home, register), ask(home, register, "another")
     before = at_home(home)
     night = night_run.run(home, register, audit=playing())
@@ -121,7 +142,9 @@ def test_what_is_due_is_audited_in_a_checkout_of_its_own_and_waits_for_people(ho
     assert not (home / "requests" / f"{today()}.json").exists()
     shown = shell.git(home, "show", f"audit/{today()}:requests/{today()}.json")
     assert {entry["subject_request_id"] for entry in json.loads(shown)} == {one, two}
-    assert {i["identity_format"] for e in json.loads(shown) for i in e["subject_identities"]} == {"hmac-sha256"}
+    assert {i["identity_format"] for e in json.loads(shown) for i in e["subject_identities"]} == {
+        "hmac-sha256"
+    }
     head = json.loads(shell.git(home, "show", f"audit/{today()}:ledger/chain/{today()}.json"))
     audited = register.history(kind="audited")
     assert (head["seq"], head["hash"]) == (audited[-1].seq, audited[-1].hash)
@@ -130,16 +153,22 @@ def test_what_is_due_is_audited_in_a_checkout_of_its_own_and_waits_for_people(ho
         assert here.cache.local.path == there.cache.local.path
 
 
-def test_no_file_but_the_key_and_no_object_of_git_holds_an_identity(home: Path, register: Register) -> None:
+def test_no_file_but_the_key_and_no_object_of_git_holds_an_identity(
+    home: Path, register: Register
+) -> None:
     ask(home, register)
     night_run.run(home, register, audit=playing())
-    held = [path for path in home.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
+    held = [
+        path for path in home.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()
+    ]
     assert held == []
     for line in shell.git(home, "cat-file", "--batch-all-objects", "--batch-check").splitlines():
         assert SECRET not in shell.git(home, "cat-file", "-p", line.split()[0])
 
 
-def test_a_few_requests_wait_until_there_are_enough_or_a_deadline_is_near(home: Path, register: Register) -> None:
+def test_a_few_requests_wait_until_there_are_enough_or_a_deadline_is_near(
+    home: Path, register: Register
+) -> None:
     settings.assign(home / "params.yaml", ["operate.batch_from=3", "operate.batch_days_left=5"])
     early = [ask(home, register), ask(home, register)]
     assert night_run.run(home, register, audit=playing()).outcome == "nothing_due"
@@ -147,7 +176,10 @@ def test_a_few_requests_wait_until_there_are_enough_or_a_deadline_is_near(home: 
     late = ask(home, register, days_ago=28)
     settings.assign(home / "params.yaml", ["operate.batch_from=9", "operate.largest_batch=1"])
     assert night_run.run(home, register, audit=playing()).outcome == "awaits_signoff"
-    assert states(register) == {late: "awaiting_signoff", **dict.fromkeys(early, "identity_verified")}
+    assert states(register) == {
+        late: "awaiting_signoff",
+        **dict.fromkeys(early, "identity_verified"),
+    }
 
 
 def test_unverified_and_held_requests_are_in_no_batch(home: Path, register: Register) -> None:
@@ -157,7 +189,9 @@ def test_unverified_and_held_requests_are_in_no_batch(home: Path, register: Regi
     assert states(register) == {unknown: "received", held: "identity_verified"}
 
 
-def test_the_next_batch_waits_for_the_one_at_hand_and_gets_a_name_of_its_own(home: Path, register: Register) -> None:
+def test_the_next_batch_waits_for_the_one_at_hand_and_gets_a_name_of_its_own(
+    home: Path, register: Register
+) -> None:
     ask(home, register)
     night_run.run(home, register, audit=playing())
     second = ask(home, register)
@@ -177,15 +211,25 @@ def test_a_request_set_aside_is_rejected_with_its_reason_and_one_without_a_model
     home: Path, register: Register
 ) -> None:
     good, nobody, unseen = (ask(home, register, name) for name in "abc")
-    night_run.run(home, register, audit=playing(**{nobody: "unknown_subject", unseen: "not_in_training"}))
-    assert states(register) == {good: "awaiting_signoff", unseen: "awaiting_signoff", nobody: "rejected"}
+    night_run.run(
+        home, register, audit=playing(**{nobody: "unknown_subject", unseen: "not_in_training"})
+    )
+    assert states(register) == {
+        good: "awaiting_signoff",
+        unseen: "awaiting_signoff",
+        nobody: "rejected",
+    }
     assert register.case(unseen).verdict == "not_in_training"
     assert register.history(nobody, kind="rejected")[0].details["code"] == "unknown_subject"
 
 
-def test_a_batch_of_which_nothing_is_left_to_audit_is_settled_all_the_same(home: Path, register: Register) -> None:
+def test_a_batch_of_which_nothing_is_left_to_audit_is_settled_all_the_same(
+    home: Path, register: Register
+) -> None:
     one, two = ask(home, register, "a"), ask(home, register, "b")
-    night = night_run.run(home, register, audit=playing(**{one: "unknown_subject", two: "whole_class"}))
+    night = night_run.run(
+        home, register, audit=playing(**{one: "unknown_subject", two: "whole_class"})
+    )
     assert (night.outcome, set(states(register).values())) == ("set_aside", {"rejected"})
     assert not (home / ".batches" / today()).exists()
     assert shell.git(home, "branch", "--list", "batch/*") == ""
@@ -217,7 +261,9 @@ def test_a_failed_audit_is_told_and_continued_and_after_three_nights_a_person_ha
         night_run.give_up(home, register, f"{today()}-2", "Ada", "too late")
 
 
-def test_a_fault_of_another_kind_is_told_without_its_words(home: Path, register: Register, told: list[str]) -> None:
+def test_a_fault_of_another_kind_is_told_without_its_words(
+    home: Path, register: Register, told: list[str]
+) -> None:
     def broken(place: Path, batch: str, listener: stage_runner.Listener) -> None:
         raise OSError(28, f"No space left on device: {SECRET}")
 
@@ -248,7 +294,9 @@ def test_two_nights_at_once_are_one(home: Path, register: Register) -> None:
     assert night_run.run(home, register, audit=second_at_once).outcome == "awaits_signoff"
 
 
-def test_a_request_refused_while_its_batch_fails_is_not_in_it_any_more(home: Path, register: Register) -> None:
+def test_a_request_refused_while_its_batch_fails_is_not_in_it_any_more(
+    home: Path, register: Register
+) -> None:
     one, two = ask(home, register, "a"), ask(home, register, "b")
     night_run.run(home, register, audit=failing)
     register.reject(one, "clerk", "withdrawn")
@@ -305,10 +353,17 @@ def test_a_night_killed_at_any_moment_is_continued_with_nobody_lost_or_twice(
     register = Register(home)
     night_run.run(home, register, audit=audit)
     assert states(register) == {good: "awaiting_signoff", nobody: "rejected"}
-    for kind, request in (("batched", good), ("audited", good), ("awaiting_signoff", good), ("rejected", nobody)):
+    for kind, request in (
+        ("batched", good),
+        ("audited", good),
+        ("awaiting_signoff", good),
+        ("rejected", nobody),
+    ):
         assert len(register.history(request, kind=kind)) == 1
     assert shell.git(home, "tag").split() == [f"audit/{today()}"]
-    assert json.loads(shell.git(home, "show", f"audit/{today()}:reports/{today()}/{good}/evidence.json"))
+    assert json.loads(
+        shell.git(home, "show", f"audit/{today()}:reports/{today()}/{good}/evidence.json")
+    )
     register.check_chain()
     assert night_run.run(home, register, audit=audit).outcome == "waits"
     register.close()
@@ -326,7 +381,9 @@ def kill_at(place: Any, name: str, after: bool) -> None:
     setattr(place, name, dying)
 
 
-def test_a_checkout_that_was_left_half_made_is_made_anew_and_missing_data_come_back(home: Path) -> None:
+def test_a_checkout_that_was_left_half_made_is_made_anew_and_missing_data_come_back(
+    home: Path,
+) -> None:
     place = checkouts.open(home, "b")
     (place / ".dvc" / "config.local").unlink()
     (place / "dvc.yaml").unlink()
@@ -341,7 +398,9 @@ def test_a_checkout_that_was_left_half_made_is_made_anew_and_missing_data_come_b
     checkouts.close(home, "b")
 
 
-def test_a_remote_in_a_folder_and_its_password_are_the_same_from_a_checkout(home: Path, tmp_path: Path) -> None:
+def test_a_remote_in_a_folder_and_its_password_are_the_same_from_a_checkout(
+    home: Path, tmp_path: Path
+) -> None:
     shell.dvc(home, "remote", "add", "--quiet", "-d", "store", "../store")
     shell.dvc(home, "remote", "add", "--quiet", "cloud", "s3://bucket/x")
     shell.dvc(home, "remote", "modify", "--quiet", "--local", "cloud", "secret_access_key", "hush")
@@ -354,7 +413,9 @@ def test_a_remote_in_a_folder_and_its_password_are_the_same_from_a_checkout(home
     assert shell.git(place, "status", "--porcelain") == ""
 
 
-def test_a_workspace_in_a_folder_of_its_repository_has_its_place_in_the_checkout(tmp_path: Path) -> None:
+def test_a_workspace_in_a_folder_of_its_repository_has_its_place_in_the_checkout(
+    tmp_path: Path,
+) -> None:
     made = dummy.make(tmp_path / "made")
     root, home = tmp_path / "root", tmp_path / "root" / "audits"
     home.mkdir(parents=True)

@@ -1,4 +1,5 @@
-"""Release: all of it or nothing, whatever is killed or fails on the way; and the next batch starts from it."""
+"""Release: all of it or nothing, whatever is killed or fails on the way; and the next batch starts
+from it."""
 
 from __future__ import annotations
 
@@ -26,14 +27,21 @@ from tasks.training import release_lineage
 from tests.worlds import signed_off
 from tests.worlds.signed_off import ASIDE, BATCH, OTHER, PASS, snapshot
 
-OWN = {f"releases/{BATCH}.dvc", f"references/{BATCH}.dvc", "releases/.gitignore", "references/.gitignore"}
+OWN = {
+    f"releases/{BATCH}.dvc",
+    f"references/{BATCH}.dvc",
+    "releases/.gitignore",
+    "references/.gitignore",
+}
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An approved batch of three requests; the workspace was committed to since the batch began."""
     home = signed_off.make(
-        tmp_path_factory.mktemp("release") / "home", {PASS: "pass", OTHER: "pass", ASIDE: ""}, remote=True
+        tmp_path_factory.mktemp("release") / "home",
+        {PASS: "pass", OTHER: "pass", ASIDE: ""},
+        remote=True,
     )
     settings.assign(home / "params.yaml", ["report.controller=Example Clinic"])
     shell.git(home, "commit", "--quiet", "--all", "-m", "our name")
@@ -44,7 +52,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def prepared(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same, its release killed twice: while it was prepared, and right before the workspace is touched."""
+    """The same, its release killed twice: while it was prepared, and right before the workspace is
+    touched."""
     home = signed_off.copy(world, tmp_path_factory.mktemp("prepared") / "home")
     (home.parent / "store").symlink_to(world.parent / "store")
     for step in ("report", "switch"):
@@ -61,7 +70,12 @@ def released(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (home.parent / "store").symlink_to(prepared.parent / "store")
     with closed(Register(home)) as register:
         done = release.release(home, register, BATCH)
-    assert (done.new, done.model, done.references, done.records_dropped) == (True, "unlearned", 3, 6)
+    assert (done.new, done.model, done.references, done.records_dropped) == (
+        True,
+        "unlearned",
+        3,
+        6,
+    )
     return home
 
 
@@ -101,22 +115,33 @@ def states(home: Path) -> set[str]:
         return {str(case.state) for case in register.cases()}
 
 
-def test_a_release_holds_the_model_the_references_the_data_and_the_decisions(released: Path) -> None:
+def test_a_release_holds_the_model_the_references_the_data_and_the_decisions(
+    released: Path,
+) -> None:
     tag = f"release/{BATCH}"
-    assert shell.git(released, "rev-parse", f"{tag}^{{commit}}") == shell.git(released, "rev-parse", "HEAD")
+    assert shell.git(released, "rev-parse", f"{tag}^{{commit}}") == shell.git(
+        released, "rev-parse", "HEAD"
+    )
     assert shell.git(released, "status", "--porcelain") == ""
     assert states(released) == {"released"}
     original = released / "data"
     rows = (original / "manifest.csv").read_text().splitlines()[1:]
     people = {line.split(",")[1] for line in rows}
     assert people == {f"p{n}" for n in range(2, 9)}  # two forgotten, and one whom no model saw
-    assert {line.split(",")[-1] for line in rows} == {"training", "calibration", "test"}  # everybody keeps his role
+    assert {line.split(",")[-1] for line in rows} == {
+        "training",
+        "calibration",
+        "test",
+    }  # everybody keeps his role
     assert len(list((original / "images").iterdir())) == len(rows)
     mails = (original / "identities.csv").read_text()
     assert not any(f"mail{n}@" in mails for n in (0, 1, 9))
     chosen = settings.load(released / "params.yaml")
     assert chosen.original.checkpoint == f"releases/{BATCH}/model.safetensors"
-    assert (chosen.references.with_from, chosen.references.with_blocks) == (f"references/{BATCH}", ())
+    assert (chosen.references.with_from, chosen.references.with_blocks) == (
+        f"references/{BATCH}",
+        (),
+    )
     assert chosen.report.controller == "Example Clinic"  # what was committed meanwhile stays
     found = signed_off.evidence(released, tag)
     assert found["approvals"][0] | {"at": ""} == {
@@ -130,7 +155,9 @@ def test_a_release_holds_the_model_the_references_the_data_and_the_decisions(rel
     assert signed_off.evidence(released, f"audit/{BATCH}")["approvals"] == []
 
 
-def test_the_model_card_and_the_lineage_say_where_a_model_comes_from(released: Path, world: Path) -> None:
+def test_the_model_card_and_the_lineage_say_where_a_model_comes_from(
+    released: Path, world: Path
+) -> None:
     place = released / f"releases/{BATCH}"
     weights = files.sha256(place / "model.safetensors")
     lineage = files.read_json(place / "lineage.json")
@@ -138,7 +165,10 @@ def test_the_model_card_and_the_lineage_say_where_a_model_comes_from(released: P
     assert [one["method"] for one in lineage["chain"]] == ["train", "fcalb_reset"]
     assert lineage["chain"][1]["made_from"] == lineage["chain"][0]["weights_sha256"]
     assert release_lineage.history(place / "model.safetensors", 99).unlearnings == 1
-    assert release_lineage.chain_of(place / "model.safetensors", weights, trained=False) == lineage["chain"]
+    assert (
+        release_lineage.chain_of(place / "model.safetensors", weights, trained=False)
+        == lineage["chain"]
+    )
     card = (place / "README.md").read_text()
     assert weights in card
     assert "2 pass" in card
@@ -147,8 +177,20 @@ def test_the_model_card_and_the_lineage_say_where_a_model_comes_from(released: P
 
 
 def test_serving_systems_take_the_model_by_its_tag(released: Path, tmp_path: Path) -> None:
-    shell.dvc(tmp_path, "get", str(released), f"releases/{BATCH}", "--rev", f"release/{BATCH}", "--out", "served")
-    served, own = tmp_path / "served/model.safetensors", released / f"releases/{BATCH}/model.safetensors"
+    shell.dvc(
+        tmp_path,
+        "get",
+        str(released),
+        f"releases/{BATCH}",
+        "--rev",
+        f"release/{BATCH}",
+        "--out",
+        "served",
+    )
+    served, own = (
+        tmp_path / "served/model.safetensors",
+        released / f"releases/{BATCH}/model.safetensors",
+    )
     assert served.read_bytes() == own.read_bytes()
 
 
@@ -181,7 +223,9 @@ def test_killed_while_git_was_writing_it_is_continued(
     home: Path, released: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = files.read_json(home / f".batches/release-{BATCH}.json")
-    shell.git(home, "checkout", "--quiet", plan["to"], "--", "params.yaml", f"requests/{BATCH}.json")
+    shell.git(
+        home, "checkout", "--quiet", plan["to"], "--", "params.yaml", f"requests/{BATCH}.json"
+    )
     (home / ".git/index.lock").touch()
     monkeypatch.setattr(release._unlock, "__defaults__", (0.1,))
     with closed(Register(home)) as register:
@@ -190,7 +234,9 @@ def test_killed_while_git_was_writing_it_is_continued(
 
 
 @pytest.mark.parametrize("step", ["checkout", "tag", "register"])
-def test_a_failure_at_any_step_leaves_the_workspace_as_it_was(home: Path, world: Path, step: str) -> None:
+def test_a_failure_at_any_step_leaves_the_workspace_as_it_was(
+    home: Path, world: Path, step: str
+) -> None:
     before = snapshot(home)
     with closed(Register(home)) as register, pytest.raises(WorkspaceError, match="no space left"):
         release.release(home, register, BATCH, failing(step, WorkspaceError("no space left")))
@@ -286,24 +332,37 @@ def test_what_is_not_committed_is_never_overwritten(
 
 
 def test_two_releases_at_once_are_one(world: Path) -> None:
-    with closed(Register(world)) as register, register.lease(signoff.LEASE), pytest.raises(BusyError):
+    with (
+        closed(Register(world)) as register,
+        register.lease(signoff.LEASE),
+        pytest.raises(BusyError),
+    ):
         release.release(world, register, BATCH)
 
 
-def test_data_that_changed_since_the_audit_are_no_base_for_a_release(world: Path, tmp_path: Path) -> None:
+def test_data_that_changed_since_the_audit_are_no_base_for_a_release(
+    world: Path, tmp_path: Path
+) -> None:
     home = signed_off.copy(world, tmp_path / "home")
     pointer = home / "data.dvc"
     pointer.write_text(pointer.read_text().replace("md5: ", "md5: 0", 1))
     shell.git(home, "commit", "--quiet", "--all", "-m", "more data")
-    with closed(Register(home)) as register, pytest.raises(ReleaseError, match="data changed since"):
+    with (
+        closed(Register(home)) as register,
+        pytest.raises(ReleaseError, match="data changed since"),
+    ):
         release.release(home, register, BATCH)
 
 
-def test_finalize_releases_closes_and_is_done_then(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finalize_releases_closes_and_is_done_then(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from flows.erasure import erasure
 
     def erase(_home: Path, batch: str, register: Register, **_more: Any) -> None:
-        register.move([case.request_id for case in register.cases(batch=batch)], State.ERASED, "erasure")
+        register.move(
+            [case.request_id for case in register.cases(batch=batch)], State.ERASED, "erasure"
+        )
 
     monkeypatch.setattr(erasure, "erase", erase)
     with closed(Register(home)) as register:
@@ -313,13 +372,17 @@ def test_finalize_releases_closes_and_is_done_then(home: Path, monkeypatch: pyte
         assert "erasure-audit erase" in first.waits  # operate.erase_after_release is false here
         settings.assign(home / "params.yaml", ["operate.erase_after_release=true"])
         second = release.finalize(home, register)
-        assert second == release.Finalized((f"copies of batch {BATCH} erased", f"batch {BATCH} closed"), None)
+        assert second == release.Finalized(
+            (f"copies of batch {BATCH} erased", f"batch {BATCH} closed"), None
+        )
         assert release.finalize(home, register) == release.Finalized((), None)
         assert register.in_flight() is None
     assert states(home) == {"closed"}
 
 
-def test_a_rejected_batch_is_finalized_with_its_reports_and_touches_nothing(world: Path, tmp_path: Path) -> None:
+def test_a_rejected_batch_is_finalized_with_its_reports_and_touches_nothing(
+    world: Path, tmp_path: Path
+) -> None:
     home = signed_off.copy(world, tmp_path / "home")
     (tmp_path / "store").symlink_to(world.parent / "store")
     before = snapshot(home)
@@ -335,7 +398,9 @@ def test_a_rejected_batch_is_finalized_with_its_reports_and_touches_nothing(worl
     assert {**snapshot(home), "tags": ""} == {**before, "tags": ""}
 
 
-def test_a_batch_that_no_model_saw_releases_no_model_and_a_contradiction_stops_it(tmp_path: Path) -> None:
+def test_a_batch_that_no_model_saw_releases_no_model_and_a_contradiction_stops_it(
+    tmp_path: Path,
+) -> None:
     home = signed_off.make(tmp_path / "home", {ASIDE: ""})
     chosen = settings.load(home / "params.yaml")
     with closed(Register(home)) as register:
@@ -349,7 +414,12 @@ def test_a_batch_that_no_model_saw_releases_no_model_and_a_contradiction_stops_i
         settings.assign(home / "params.yaml", ["batch=demo"])
         shell.git(home, "commit", "--quiet", "--all", "-m", "no other batch")
         done = release.release(home, register, BATCH)
-    assert (done.model, done.weights_sha256, done.references, done.records_dropped) == (None, None, 0, 2)
+    assert (done.model, done.weights_sha256, done.references, done.records_dropped) == (
+        None,
+        None,
+        0,
+        2,
+    )
     assert settings.load(home / "params.yaml") == chosen.model_copy(update={"batch": BATCH})
     assert "p9" not in (home / "data/manifest.csv").read_text()
     assert not (home / "releases").exists()
@@ -360,13 +430,17 @@ def _object(home: Path, oid: str) -> Path:
     return home / ".dvc" / "cache" / "files" / "md5" / oid[:2] / oid[2:]
 
 
-def test_a_model_whose_bytes_rotted_in_the_cache_is_not_released(world: Path, tmp_path: Path) -> None:
+def test_a_model_whose_bytes_rotted_in_the_cache_is_not_released(
+    world: Path, tmp_path: Path
+) -> None:
     home = signed_off.copy(world, tmp_path / "home")
     (tmp_path / "store").symlink_to(world.parent / "store")
     lock = shell.git(home, "show", f"audit/{BATCH}:dvc.lock")
     found = re.search(r"artifacts/unlearn\n\s+hash: md5\n\s+md5: (\S+)", lock)
     assert found is not None
-    listed = {entry["relpath"]: entry["md5"] for entry in json.loads(_object(home, found[1]).read_text())}
+    listed = {
+        entry["relpath"]: entry["md5"] for entry in json.loads(_object(home, found[1]).read_text())
+    }
     rotten = _object(home, listed["unlearned.safetensors"])
     rotten.chmod(0o644)
     rotten.write_bytes(rotten.read_bytes()[:-1] + b"?")
@@ -374,12 +448,17 @@ def test_a_model_whose_bytes_rotted_in_the_cache_is_not_released(world: Path, tm
     shell.dvc(home, "remote", "remove", "store")
     shell.git(home, "commit", "--quiet", "--all", "-m", "no remote")
     before = snapshot(home)
-    with closed(Register(home)) as register, pytest.raises(ReleaseError, match=r"neither in|not the model that was"):
+    with (
+        closed(Register(home)) as register,
+        pytest.raises(ReleaseError, match=r"neither in|not the model that was"),
+    ):
         release.release(home, register, BATCH)
     assert {**snapshot(home), "cache": 0} == {**before, "cache": 0}
 
 
-def test_data_of_which_only_the_cache_lost_a_part_are_put_back_there(world: Path, tmp_path: Path) -> None:
+def test_data_of_which_only_the_cache_lost_a_part_are_put_back_there(
+    world: Path, tmp_path: Path
+) -> None:
     home = signed_off.copy(world, tmp_path / "home")
     (tmp_path / "store").symlink_to(world.parent / "store")
     lost = _object(home, hashlib.md5((home / "data" / "manifest.csv").read_bytes()).hexdigest())

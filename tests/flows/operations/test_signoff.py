@@ -1,4 +1,5 @@
-"""Sign-off: who may say what about a batch, what it takes, and what becomes of requests that are rejected."""
+"""Sign-off: who may say what about a batch, what it takes, and what becomes of requests that are
+rejected."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ from tests.worlds.signed_off import ASIDE, BATCH, OTHER, PASS
 
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace in git whose tag audit/<batch> holds settings, requests and evidence; no DVC, no models."""
+    """A workspace in git whose tag audit/<batch> holds settings, requests and evidence; no DVC, no
+    models."""
     home = tmp_path_factory.mktemp("signoff") / "home"
     home.mkdir()
     shell.git(home, "init", "--quiet")
@@ -39,11 +41,19 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def close(home: Path, batch: str, verdicts: dict[str, str]) -> None:
     """The tag of an audited batch."""
-    files.write_json(home / f"requests/{batch}.json", [signed_off.request_of(one) for one in verdicts])
+    files.write_json(
+        home / f"requests/{batch}.json", [signed_off.request_of(one) for one in verdicts]
+    )
     for request, verdict in verdicts.items():
-        aside = {"status": "rejected", "verdict": "inconclusive", "request": {"id": request, "code": "not_in_training"}}
+        aside = {
+            "status": "rejected",
+            "verdict": "inconclusive",
+            "request": {"id": request, "code": "not_in_training"},
+        }
         judged = {"status": "audited", "verdict": verdict, "request": {"id": request, "code": None}}
-        files.write_json(home / f"reports/{batch}/{request}/evidence.json", aside if request == ASIDE else judged)
+        files.write_json(
+            home / f"reports/{batch}/{request}/evidence.json", aside if request == ASIDE else judged
+        )
     shell.git(home, "add", ".")
     shell.git(home, "commit", "--quiet", "-m", batch)
     shell.git(home, "tag", f"audit/{batch}")
@@ -65,7 +75,9 @@ def wait(register: Register, verdicts: dict[str, str], batch: str = BATCH) -> No
     """Bring requests to where a nightly batch leaves them."""
     for request in verdicts:
         register.receive(
-            Intake(request, "gdpr", "2026-11-20T09:00:00Z", (signed_off.identity_of(request),)), "intake", "test"
+            Intake(request, "gdpr", "2026-11-20T09:00:00Z", (signed_off.identity_of(request),)),
+            "intake",
+            "test",
         )
     register.move(list(verdicts), State.IDENTITY_VERIFIED, "officer", how="passport")
     register.collect(batch, "nightly")
@@ -77,14 +89,20 @@ def states(register: Register) -> dict[str, str]:
     return {case.request_id: str(case.state) for case in register.cases()}
 
 
-def test_one_approval_is_enough_and_two_people_are_needed_with_four_eyes(home: Path, register: Register) -> None:
+def test_one_approval_is_enough_and_two_people_are_needed_with_four_eyes(
+    home: Path, register: Register
+) -> None:
     wait(register, {PASS: "pass", ASIDE: "not_in_training"})
     assert signoff.standing(home, register, BATCH).state == "waiting"
     assert signoff.approve(home, register, BATCH, "Ada", "read").state == "approved"
     settings.assign(home / "params.yaml", ["operate.four_eyes=true"])
     assert signoff.standing(home, register, BATCH).state == "waiting"
     again = signoff.approve(home, register, BATCH, " ada ", "and again")
-    assert (again.state, again.requests[0].approvals, again.requests[0].lacking) == ("waiting", 1, 1)
+    assert (again.state, again.requests[0].approvals, again.requests[0].lacking) == (
+        "waiting",
+        1,
+        1,
+    )
     assert signoff.approve(home, register, BATCH, "Bob", "read, too").state == "approved"
     assert states(register)[PASS] == "awaiting_signoff"  # approving releases nothing
 
@@ -118,7 +136,12 @@ def test_without_a_pass_the_choices_are_offered_and_the_unlearned_model_is_not(
     wait(register, {PASS: "pass", OTHER: verdict})
     with pytest.raises(SignoffError, match="not every request passed") as refused:
         signoff.approve(home, register, BATCH, "Ada", "looks fine to me")
-    for command in ("--next more_references", "--next another_method", "--model retrained", "--next refuse"):
+    for command in (
+        "--next more_references",
+        "--next another_method",
+        "--model retrained",
+        "--next refuse",
+    ):
         assert command in str(refused.value)
     found = signoff.standing(home, register, BATCH)
     assert (found.state, found.unlearned_may_go) == ("waiting", False)
@@ -136,7 +159,9 @@ def test_the_commands_that_are_offered_are_ones_that_work(home: Path, register: 
         told = dummy.command(place, *words)
         assert told.returncode == 0, told.stderr
         after = Register(place)
-        assert signoff.standing(place, after, BATCH).state == ("approved" if words[0] == "approve" else "rejected")
+        assert signoff.standing(place, after, BATCH).state == (
+            "approved" if words[0] == "approve" else "rejected"
+        )
         after.close()
 
 
@@ -149,15 +174,28 @@ def test_on_hold_is_not_approved(home: Path, register: Register) -> None:
     assert signoff.standing(home, register, BATCH).state == "approved"
 
 
-def test_a_batch_whose_audit_is_not_through_cannot_be_decided_on(home: Path, register: Register) -> None:
-    register.receive(Intake(PASS, "gdpr", "2026-11-20T09:00:00Z", (signed_off.identity_of(PASS),)), "intake", "test")
+def test_a_batch_whose_audit_is_not_through_cannot_be_decided_on(
+    home: Path, register: Register
+) -> None:
+    register.receive(
+        Intake(PASS, "gdpr", "2026-11-20T09:00:00Z", (signed_off.identity_of(PASS),)),
+        "intake",
+        "test",
+    )
     register.verify_identity(PASS, "officer", "passport")
     register.collect(BATCH, "nightly")
     for state in (State.BATCHED, State.AUDITED):
         register.move([PASS], state, "nightly", verdicts={PASS: "pass"})
         for decide in (signoff.approve, signoff.reject):
             with pytest.raises(SignoffError, match="not audited yet"):
-                decide(home, register, BATCH, "Ada", "early", *(["requeue"] if decide is signoff.reject else []))
+                decide(
+                    home,
+                    register,
+                    BATCH,
+                    "Ada",
+                    "early",
+                    *(["requeue"] if decide is signoff.reject else []),
+                )
     assert register.history(kind="decision") == []
 
 
@@ -169,7 +207,9 @@ def test_an_approval_is_of_the_audit_that_was_seen(home: Path, register: Registe
     assert signoff.standing(home, register, BATCH).state == "waiting"
 
 
-def test_rejecting_for_more_references_asks_the_next_batch_for_them_once(home: Path, register: Register) -> None:
+def test_rejecting_for_more_references_asks_the_next_batch_for_them_once(
+    home: Path, register: Register
+) -> None:
     wait(register, {PASS: "pass", OTHER: "fail"})
     found = signoff.reject(home, register, BATCH, "Ada", "too close", "more_references")
     assert found.state == "rejected"
@@ -180,15 +220,22 @@ def test_rejecting_for_more_references_asks_the_next_batch_for_them_once(home: P
         "references.with_blocks": [0, 1, 2],
         "references.without_blocks": [0, 1, 2],
     }
-    settings.assign(home / "params.yaml", [f"{key}={json.dumps(value)}" for key, value in wanted.items()])
+    settings.assign(
+        home / "params.yaml", [f"{key}={json.dumps(value)}" for key, value in wanted.items()]
+    )
     register.collect("second", "nightly")
     assert signoff.wishes(register) == wanted  # a night that was killed asks again
     register.move([PASS, OTHER], State.AUDITED, "nightly", verdicts={PASS: "pass", OTHER: "pass"})
     assert signoff.wishes(register) == {}
-    assert (signoff.wishes_of(register, "second"), signoff.wishes_of(register, BATCH)) == (wanted, {})
+    assert (signoff.wishes_of(register, "second"), signoff.wishes_of(register, BATCH)) == (
+        wanted,
+        {},
+    )
 
 
-def test_rejecting_for_another_method_needs_one_that_is_another(home: Path, register: Register) -> None:
+def test_rejecting_for_another_method_needs_one_that_is_another(
+    home: Path, register: Register
+) -> None:
     wait(register, {PASS: "fail"})
     for method in (None, "none", "fcalb_reset", "magic"):
         with pytest.raises(SignoffError, match="method"):
@@ -200,11 +247,17 @@ def test_rejecting_for_another_method_needs_one_that_is_another(home: Path, regi
     assert signoff.wishes(register) == {"unlearn.method": "retrain"}
 
 
-def test_to_reject_one_for_good_ends_the_batch_and_the_others_wait_for_the_next(home: Path, register: Register) -> None:
+def test_to_reject_one_for_good_ends_the_batch_and_the_others_wait_for_the_next(
+    home: Path, register: Register
+) -> None:
     wait(register, {PASS: "pass", OTHER: "pass", ASIDE: "not_in_training"})
     found = signoff.reject(home, register, OTHER, "Ada", "an exception applies", "refuse")
     assert found.state == "rejected"
-    assert states(register) == {PASS: "identity_verified", OTHER: "rejected", ASIDE: "identity_verified"}
+    assert states(register) == {
+        PASS: "identity_verified",
+        OTHER: "rejected",
+        ASIDE: "identity_verified",
+    }
     assert "an exception applies" in register.history(OTHER)[-1].details["reason"]
     with pytest.raises(SignoffError, match="was rejected"):
         signoff.approve(home, register, BATCH, "Bob", "")
@@ -246,8 +299,12 @@ def test_nobody_rejects_while_a_release_is_at_work(home: Path, register: Registe
     assert signoff.standing(home, register, BATCH).state == "waiting"
 
 
-@pytest.mark.parametrize(("by", "comment"), [("", "so"), ("  ", "so"), ("A\0da", "so"), ("Ada", "x" * 2001)])
-def test_words_that_no_register_takes_are_refused(home: Path, register: Register, by: str, comment: str) -> None:
+@pytest.mark.parametrize(
+    ("by", "comment"), [("", "so"), ("  ", "so"), ("A\0da", "so"), ("Ada", "x" * 2001)]
+)
+def test_words_that_no_register_takes_are_refused(
+    home: Path, register: Register, by: str, comment: str
+) -> None:
     wait(register, {PASS: "pass"})
     with pytest.raises(SignoffError, match="printable"):
         signoff.approve(home, register, BATCH, by, comment)
@@ -258,7 +315,11 @@ def test_what_nobody_knows_cannot_be_decided_on(home: Path, register: Register) 
     for target in ("nowhere", "99999999-aaaa-4aaa-8aaa-000000000009"):
         with pytest.raises(SignoffError, match="no tag audit/"):
             signoff.approve(home, register, target, "Ada", "")
-    register.receive(Intake(PASS, "gdpr", "2026-11-20T09:00:00Z", (signed_off.identity_of(PASS),)), "intake", "test")
+    register.receive(
+        Intake(PASS, "gdpr", "2026-11-20T09:00:00Z", (signed_off.identity_of(PASS),)),
+        "intake",
+        "test",
+    )
     with pytest.raises(SignoffError, match="received"):
         signoff.approve(home, register, PASS, "Ada", "")
 
@@ -266,7 +327,9 @@ def test_what_nobody_knows_cannot_be_decided_on(home: Path, register: Register) 
 def test_decisions_are_quoted_as_the_report_takes_them(home: Path, register: Register) -> None:
     wait(register, {PASS: "fail", OTHER: "fail"})
     signoff.approve(home, register, BATCH, "Ada Okafor", "the retrain is cheap", model="retrained")
-    signoff.approve(home, register, PASS, "ada  okafor", "again", role="head of privacy", model="retrained")
+    signoff.approve(
+        home, register, PASS, "ada  okafor", "again", role="head of privacy", model="retrained"
+    )
     commit = shell.git(home, "rev-parse", f"audit/{BATCH}^{{commit}}")
     found = signoff.decided(register, BATCH, commit)
     decisions.parse({"approvals": found}, [PASS, OTHER])
@@ -304,7 +367,9 @@ def test_a_batch_by_hand_waits_while_another_is_in_flight(home: Path, register: 
     assert states(register) == {other: "awaiting_signoff"}
 
 
-def test_people_decide_on_prefects_page(home: Path, register: Register, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_people_decide_on_prefects_page(
+    home: Path, register: Register, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from prefect import artifacts
     from prefect.logging import disable_run_logger
 
@@ -316,7 +381,9 @@ def test_people_decide_on_prefects_page(home: Path, register: Register, monkeypa
     with disable_run_logger():
         with pytest.raises(SignoffError, match="Choose `next`"):
             page.sign_off.fn(BATCH, "reject", "Ada", "no", folder=str(home))
-        done = page.sign_off.fn(BATCH, "approve", "Ada", "read", model="retrained", folder=str(home))
+        done = page.sign_off.fn(
+            BATCH, "approve", "Ada", "read", model="retrained", folder=str(home)
+        )
         assert done["state"] == "approved"
         with register.lease(signoff.LEASE):
             busy = page.finalize.fn(folder=str(home))
@@ -325,7 +392,9 @@ def test_people_decide_on_prefects_page(home: Path, register: Register, monkeypa
     assert "is approved" in shown[0]["markdown"]
 
 
-def test_people_see_what_waits_and_decide_on_the_command_line(home: Path, register: Register) -> None:
+def test_people_see_what_waits_and_decide_on_the_command_line(
+    home: Path, register: Register
+) -> None:
     wait(register, {PASS: "pass"})
     shutil.rmtree(home / ".dvc")
     shell.dvc(home, "init", "--quiet", "--force")

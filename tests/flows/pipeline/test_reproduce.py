@@ -1,4 +1,5 @@
-"""A closed batch is checked at its tag; what was not compared or did not run is never called reproduced."""
+"""A closed batch is checked at its tag; what was not compared or did not run is never called
+reproduced."""
 
 from __future__ import annotations
 
@@ -37,14 +38,19 @@ def tamper_and_move_the_tag(place: Path, file: Path, text: str) -> None:
 
 
 def test_an_untouched_batch_holds_and_the_checkout_stays_as_it_was(place: Path) -> None:
-    (place / "params.yaml").write_text((place / "params.yaml").read_text() + "# at work on the next batch\n")
+    (place / "params.yaml").write_text(
+        (place / "params.yaml").read_text() + "# at work on the next batch\n"
+    )
     (place / "notes.txt").write_text("mine")
     before = shell.git(place, "status", "--porcelain"), shell.git(place, "rev-parse", "HEAD")
     found = reproduce(place, "demo", "integrity")
     assert found
     assert {"data", "artifacts/train/0", "reports/demo"} <= set(found.identical)
     assert (found.different, found.missing, found.ran) == ([], [], [])
-    assert before == (shell.git(place, "status", "--porcelain"), shell.git(place, "rev-parse", "HEAD"))
+    assert before == (
+        shell.git(place, "status", "--porcelain"),
+        shell.git(place, "rev-parse", "HEAD"),
+    )
     assert len(shell.git(place, "worktree", "list").splitlines()) == 1
 
 
@@ -90,7 +96,9 @@ def test_requests_exchanged_after_the_fact_are_found(place: Path) -> None:
 
 def test_after_erasure_the_reports_can_still_be_made_again_but_not_everything(place: Path) -> None:
     shutil.rmtree(place / ".dvc" / "cache" / "files")
-    shell.dvc(place, "commit", "--quiet", "--force", "score", "verify")  # scores are kept, records and models are not
+    shell.dvc(
+        place, "commit", "--quiet", "--force", "score", "verify"
+    )  # scores are kept, records and models are not
     shutil.rmtree(place / "data")
 
     assert reproduce(place, "demo", "rederive")
@@ -118,7 +126,9 @@ def test_a_comparison_of_nothing_is_false() -> None:
     assert not Comparison("integrity", "audit/demo", missing=["data"])
 
 
-def test_other_last_bits_hold_if_verdicts_and_intervals_do_and_are_said_to_differ(place: Path) -> None:
+def test_other_last_bits_hold_if_verdicts_and_intervals_do_and_are_said_to_differ(
+    place: Path,
+) -> None:
     tamper_and_move_the_tag(place, place / "stage.py", (place / "stage.py").read_text() + "\n")
     marked = (place / "stage.py").read_text().replace('os.path.exists("other-machine")', "True")
     tamper_and_move_the_tag(place, place / "stage.py", marked)
@@ -127,7 +137,9 @@ def test_other_last_bits_hold_if_verdicts_and_intervals_do_and_are_said_to_diffe
     assert found.same_verdicts is True
     assert "artifacts/verify/verdicts.json" in found.different
 
-    tamper_and_move_the_tag(place, place / "stage.py", marked.replace('os.path.exists("other-verdict")', "True"))
+    tamper_and_move_the_tag(
+        place, place / "stage.py", marked.replace('os.path.exists("other-verdict")', "True")
+    )
     found = reproduce(place, "demo", "reexecute")
     assert not found
     assert found.same_verdicts is False

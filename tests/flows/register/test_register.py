@@ -1,4 +1,5 @@
-"""The register, in SQLite and in PostgreSQL: no request is lost, no step made twice, no change goes unseen."""
+"""The register, in SQLite and in PostgreSQL: no request is lost, no step made twice, no change goes
+unseen."""
 
 from __future__ import annotations
 
@@ -19,7 +20,13 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from flows.register import database, migrate, register
 from flows.register.register import (
@@ -94,11 +101,16 @@ def verified(book: Register, number: int = 1, **changes: Any) -> str:
 
 
 def change(book: Register, statement: str) -> None:
-    """What somebody does who opens the database himself and is strong enough to get around the triggers."""
+    """What somebody does who opens the database himself and is strong enough to get around the
+    triggers."""
     with book._engine.connect() as connection:
         sqlite = book._engine.dialect.name == "sqlite"
         if sqlite:
-            names = connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'trigger'").scalars().all()
+            names = (
+                connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'trigger'")
+                .scalars()
+                .all()
+            )
             for name in names:
                 connection.exec_driver_sql(f"DROP TRIGGER {name}")
         else:
@@ -120,7 +132,7 @@ def test_pages_together_are_all_cases_in_their_order(book: Register) -> None:
     assert book.page(batch="' OR 1=1 --") == book.page(batch="\0") == (0, [])
 
 
-# -- the life of a request -------------------------------------------------------------------------------------------
+# -- the life of a request ------------------------------------------------------------------------
 
 
 def test_a_request_goes_all_the_way_and_every_step_is_on_file(book: Register) -> None:
@@ -130,7 +142,9 @@ def test_a_request_goes_all_the_way_and_every_step_is_on_file(book: Register) ->
         book.move([one], state, f"person {number}", batch="b1" if state is State.BATCHED else None)
     assert book.case(one).state is State.CLOSED
     assert [event.kind for event in book.history(one)] == ["received", *map(str, WAY)]
-    assert [event.actor for event in book.history(one)][1:] == [f"person {number}" for number in range(len(WAY))]
+    assert [event.actor for event in book.history(one)][1:] == [
+        f"person {number}" for number in range(len(WAY))
+    ]
     assert {event.request_id for event in book.history(batch="b1")} == {one}
     assert all(event.at.endswith("Z") for event in book.history())
     assert book.check_chain().seq == 8
@@ -143,7 +157,9 @@ def test_no_step_is_left_out(book: Register, state: State) -> None:
         book.verify_identity(one, "Ada", "passport")
     with pytest.raises(RegisterError, match="expected next"):
         book.move([one], state, "Ada", batch="b1" if state is State.BATCHED else None)
-    assert book.case(one).state is (State.IDENTITY_VERIFIED if state is State.RECEIVED else State.RECEIVED)
+    assert book.case(one).state is (
+        State.IDENTITY_VERIFIED if state is State.RECEIVED else State.RECEIVED
+    )
 
 
 def test_all_requests_of_a_step_move_or_none(book: Register) -> None:
@@ -162,9 +178,13 @@ def test_a_step_that_was_made_is_not_made_again(book: Register) -> None:
     assert book.head() == before
 
 
-def test_a_request_sent_again_is_the_same_and_one_with_another_content_is_refused(book: Register) -> None:
+def test_a_request_sent_again_is_the_same_and_one_with_another_content_is_refused(
+    book: Register,
+) -> None:
     case, new = book.receive(asked(callbacks=("https://controller.example/a",)), "crm", "http")
-    again, newly = book.receive(asked(callbacks=("https://controller.example/a",)), "crm", "drop folder")
+    again, newly = book.receive(
+        asked(callbacks=("https://controller.example/a",)), "crm", "drop folder"
+    )
     assert (new, newly) == (True, False)
     assert again == case
     assert len(book.history()) == 1
@@ -210,11 +230,15 @@ def test_a_closed_request_keeps_nothing_that_says_whom_it_was_about(book: Regist
         for table in database.metadata.sorted_tables:
             rows = str(connection.execute(sa.select(table)).all())
             assert "0a1b2c3d" not in rows, table.name
-    assert book.receive(asked(7, wishes=wishes), "crm", "http")[1] is False  # and is known all the same
+    assert (
+        book.receive(asked(7, wishes=wishes), "crm", "http")[1] is False
+    )  # and is known all the same
     book.check_chain()
 
 
-def test_a_hold_keeps_a_request_out_of_batches_and_its_batch_from_release_and_erasure(book: Register) -> None:
+def test_a_hold_keeps_a_request_out_of_batches_and_its_batch_from_release_and_erasure(
+    book: Register,
+) -> None:
     one, two = verified(book, 1), verified(book, 2)
     assert book.hold(one, "Ada", "a court asked for it").shown == "on_hold"
     assert [case.request_id for case in book.collect("b1", "nightly")] == [two]
@@ -289,13 +313,17 @@ def test_deadlines_follow_the_regulation_from_the_day_that_the_request_names(
     book.close()
 
 
-def test_a_deadline_that_cannot_be_counted_refuses_the_request_and_keeps_nothing(book: Register) -> None:
+def test_a_deadline_that_cannot_be_counted_refuses_the_request_and_keeps_nothing(
+    book: Register,
+) -> None:
     with pytest.raises(RequestError, match="9999"):
         received(book, submitted="9999-12-15T00:00:00Z")
     assert book.history() == []
 
 
-def test_batches_take_the_most_urgent_first_one_batch_at_a_time_and_no_name_twice(book: Register) -> None:
+def test_batches_take_the_most_urgent_first_one_batch_at_a_time_and_no_name_twice(
+    book: Register,
+) -> None:
     late, soon, never = (
         verified(book, 1, submitted="2026-11-20T09:30:00Z"),
         verified(book, 2, submitted="2026-11-01T09:30:00Z"),
@@ -312,7 +340,9 @@ def test_batches_take_the_most_urgent_first_one_batch_at_a_time_and_no_name_twic
     assert [case.request_id for case in book.collect("b2", "nightly")] == [soon, late, never]
     with pytest.raises(RegisterError, match="in batch b2, got b3"):
         book.move([soon], State.AUDITED, "nightly", batch="b3")
-    book.move([soon, late], State.AUDITED, "nightly", batch="b2", verdicts={soon: "pass", late: "fail"})
+    book.move(
+        [soon, late], State.AUDITED, "nightly", batch="b2", verdicts={soon: "pass", late: "fail"}
+    )
     assert [book.case(one).verdict for one in (soon, late, never)] == ["pass", "fail", None]
     book.check_chain()
 
@@ -350,10 +380,12 @@ def test_a_request_is_found_by_the_beginning_of_its_id(book: Register) -> None:
             book.find(wrong)
 
 
-# -- who is told -----------------------------------------------------------------------------------------------------
+# -- who is told ----------------------------------------------------------------------------------
 
 
-def test_every_change_of_a_request_is_told_to_its_addresses_and_notes_are_not(book: Register) -> None:
+def test_every_change_of_a_request_is_told_to_its_addresses_and_notes_are_not(
+    book: Register,
+) -> None:
     urls = ("https://controller.example/a", "https://controller.example/b")
     one = verified(book, callbacks=urls)
     book.hold(one, "Ada", "court")
@@ -366,14 +398,21 @@ def test_every_change_of_a_request_is_told_to_its_addresses_and_notes_are_not(bo
             told.append((event.kind, url))
             book.tried(event.seq, url, "200", None)
     kinds = ["received", "identity_verified", "on_hold", "hold_lifted", "extended"]
-    assert [kind for kind, url in told if url == urls[0]] == [kind for kind, url in told if url == urls[1]] == kinds
+    assert (
+        [kind for kind, url in told if url == urls[0]]
+        == [kind for kind, url in told if url == urls[1]]
+        == kinds
+    )
 
 
-# -- nobody changes what was -----------------------------------------------------------------------------------------
+# -- nobody changes what was ----------------------------------------------------------------------
 
 
 COPIED = "'Eve', request_id, batch, kind, details, previous, hash FROM events"
-REPLACED = {"sqlite": f"INSERT OR REPLACE INTO events SELECT seq, at, {COPIED}", "postgresql": "TRUNCATE events"}
+REPLACED = {
+    "sqlite": f"INSERT OR REPLACE INTO events SELECT seq, at, {COPIED}",
+    "postgresql": "TRUNCATE events",
+}
 
 
 @pytest.mark.parametrize(
@@ -385,7 +424,9 @@ REPLACED = {"sqlite": f"INSERT OR REPLACE INTO events SELECT seq, at, {COPIED}",
         REPLACED,
     ],
 )
-def test_the_database_refuses_to_change_events(book: Register, statement: str | dict[str, str]) -> None:
+def test_the_database_refuses_to_change_events(
+    book: Register, statement: str | dict[str, str]
+) -> None:
     verified(book)
     before = book.history()
     told = statement if isinstance(statement, str) else statement[book._engine.dialect.name]
@@ -425,7 +466,9 @@ def test_every_change_by_another_hand_is_found(book: Register, statement: str, w
         book.check_chain(known)
 
 
-def test_a_chain_that_was_written_anew_as_a_whole_lacks_the_ends_that_git_keeps(book: Register, home: Path) -> None:
+def test_a_chain_that_was_written_anew_as_a_whole_lacks_the_ends_that_git_keeps(
+    book: Register, home: Path
+) -> None:
     one = received(book)
     filed = book.file_head(home / register.HEADS / "b1.json")
     book.verify_identity(one, "Ada", "passport")
@@ -440,7 +483,7 @@ def test_a_chain_that_was_written_anew_as_a_whole_lacks_the_ends_that_git_keeps(
         register.heads(home)
 
 
-# -- who works -------------------------------------------------------------------------------------------------------
+# -- who works ------------------------------------------------------------------------------------
 
 
 def test_exclusive_work_is_done_by_one_at_a_time(book: Register, home: Path) -> None:
@@ -473,7 +516,9 @@ def test_a_lease_that_ran_out_and_was_taken_over_is_noticed_by_its_holder(
 ) -> None:
     monkeypatch.setattr(register.Lease, "_renew_often", lambda self: None)  # the database is away
     other = Register(home)
-    with book.lease("nightly", seconds=1.5) as held:  # on a busy machine the other takes a while to ask
+    with book.lease(
+        "nightly", seconds=1.5
+    ) as held:  # on a busy machine the other takes a while to ask
         time.sleep(1.7)
         held.check()  # nobody took it meanwhile: it is taken up again
         with pytest.raises(BusyError), other.lease("nightly"):
@@ -504,7 +549,9 @@ def test_the_lease_of_a_killed_process_ends_at_once(book: Register, home: Path) 
         with pytest.raises(BusyError), book.lease("nightly"):
             pytest.fail("two at once")
         process.kill()
-        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # nobody has taken note of its end yet
+        os.waitid(
+            os.P_PID, process.pid, os.WEXITED | os.WNOWAIT
+        )  # nobody has taken note of its end yet
         with book.lease("nightly"):
             pass
 
@@ -519,7 +566,9 @@ def test_a_later_process_of_the_same_number_does_not_hold_the_lease(
         pass
 
 
-def test_a_lease_of_another_machine_counts_until_it_runs_out(book: Register, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lease_of_another_machine_counts_until_it_runs_out(
+    book: Register, monkeypatch: pytest.MonkeyPatch
+) -> None:
     own = register._machine()
     monkeypatch.setattr(register, "_machine", lambda: "elsewhere")
     monkeypatch.setattr(register.Lease, "_renew_often", lambda self: None)
@@ -532,7 +581,7 @@ def test_a_lease_of_another_machine_counts_until_it_runs_out(book: Register, mon
         pass
 
 
-# -- several processes -----------------------------------------------------------------------------------------------
+# -- several processes ----------------------------------------------------------------------------
 
 WORKER = """
 import sys, uuid
@@ -572,13 +621,17 @@ def test_processes_that_begin_and_write_at_once_make_one_chain(home: Path) -> No
     with contextlib.ExitStack() as stack:
         # two of them bring the same requests; and none of them finds tables
         firsts = (100, 200, 300, 300)
-        processes = [stack.enter_context(started(WORKER, str(home), str(first), "25")) for first in firsts]
+        processes = [
+            stack.enter_context(started(WORKER, str(home), str(first), "25")) for first in firsts
+        ]
         told = [process.communicate(timeout=60)[0] for process in processes]
         assert [process.returncode for process in processes] == [0, 0, 0, 0]
     book = Register(home)
     cases = book.cases()
     assert len(cases) == 75
-    assert {case.request_id for case in cases} == {line.split()[1] for text in told for line in text.splitlines()}
+    assert {case.request_id for case in cases} == {
+        line.split()[1] for text in told for line in text.splitlines()
+    }
     assert {case.state for case in cases} == {State.IDENTITY_VERIFIED}
     assert book.check_chain().seq == 150
     assert [case.duplicate_of for case in cases] == [None] * 75
@@ -631,7 +684,7 @@ def test_one_collects_when_two_begin_a_batch_at_once(home: Path) -> None:
         book.close()
 
 
-# -- the database ----------------------------------------------------------------------------------------------------
+# -- the database ---------------------------------------------------------------------------------
 
 
 def test_the_migrated_tables_are_those_that_the_code_means(book: Register) -> None:
@@ -669,7 +722,9 @@ def test_tables_that_are_up_to_date_cost_one_look(home: Path, book: Register) ->
         assert process.communicate()[0] == "False\n"
 
 
-def test_a_migration_that_fails_changes_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_migration_that_fails_changes_nothing(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from alembic import op
 
     def fail(*_: Any) -> None:
@@ -702,7 +757,9 @@ def test_an_address_that_cannot_be_used_is_an_error_without_its_password(
             assert "127.0.0.1" not in str(caught.value)
 
 
-def test_a_file_that_is_no_database_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_is_no_database_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv(database.URL, raising=False)
     (tmp_path / database.FILE).parent.mkdir()
     (tmp_path / database.FILE).write_text("no database" * 1000)
@@ -710,7 +767,9 @@ def test_a_file_that_is_no_database_is_an_error(tmp_path: Path, monkeypatch: pyt
         Register(tmp_path)
 
 
-def test_a_server_that_stops_and_starts_again_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_stops_and_starts_again_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with postgres.running() as server:
         monkeypatch.setenv(database.URL, server.new())
         book = Register(tmp_path)
@@ -727,7 +786,9 @@ def test_a_server_that_stops_and_starts_again_loses_nothing(tmp_path: Path, monk
         book.close()
 
 
-def test_the_register_is_backed_up_while_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_register_is_backed_up_while_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv(database.URL, raising=False)
     book = Register(tmp_path / "home")
     one = received(book)
@@ -760,7 +821,7 @@ def test_postgresql_has_its_own_backup(
     book.close()
 
 
-# -- any life, against a simple model --------------------------------------------------------------------------------
+# -- any life, against a simple model -------------------------------------------------------------
 
 
 class Lives(RuleBasedStateMachine):
@@ -786,7 +847,9 @@ class Lives(RuleBasedStateMachine):
         assert new == (case.request_id not in self.state)
         if new:
             open_ones = {
-                one for one, state in self.state.items() if state in register.OPEN and self.who(one) == number % 3
+                one
+                for one, state in self.state.items()
+                if state in register.OPEN and self.who(one) == number % 3
             }
             assert (case.duplicate_of in open_ones) if open_ones else case.duplicate_of is None
             self.state[case.request_id] = State.RECEIVED
@@ -799,10 +862,15 @@ class Lives(RuleBasedStateMachine):
     @precondition(lambda self: self.state)
     @rule(data=st.data(), state=st.sampled_from([s for s in State if s is not State.BATCHED]))
     def move(self, data: st.DataObject, state: State) -> None:
-        some = data.draw(st.lists(st.sampled_from(sorted(self.state)), min_size=1, max_size=3, unique=True))
+        some = data.draw(
+            st.lists(st.sampled_from(sorted(self.state)), min_size=1, max_size=3, unique=True)
+        )
         allowed = all(
             self.state[one] == state
-            or (state in register.MOVES[self.state[one]] and not (one in self.held and state in register.BLOCKED))
+            or (
+                state in register.MOVES[self.state[one]]
+                and not (one in self.held and state in register.BLOCKED)
+            )
             for one in some
         )
         try:
@@ -831,7 +899,9 @@ class Lives(RuleBasedStateMachine):
     @rule()
     def collect(self) -> None:
         waiting = {
-            one for one, state in self.state.items() if state is State.IDENTITY_VERIFIED and one not in self.held
+            one
+            for one, state in self.state.items()
+            if state is State.IDENTITY_VERIFIED and one not in self.held
         }
         flying = any(state in register.IN_BATCH for state in self.state.values())
         try:
@@ -854,7 +924,10 @@ class Lives(RuleBasedStateMachine):
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_any_life_is_the_one_of_the_simple_model(
-    kind: str, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    kind: str,
+    tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     server = request.getfixturevalue("server") if kind == "postgresql" else None

@@ -1,4 +1,5 @@
-"""The schema of the evidence: published, versioned, and evidence of earlier versions stays readable."""
+"""The schema of the evidence: published, versioned, and evidence of earlier versions stays
+readable."""
 
 from __future__ import annotations
 
@@ -18,7 +19,10 @@ from tasks.reporting import evidence, migrations
 from tests.worlds import fabricated
 
 ROOT = Path(__file__).parents[3]
-SAMPLES = {path.stem: files.read_json(path) for path in sorted((ROOT / "tests" / "samples").glob("evidence-*.json"))}
+SAMPLES = {
+    path.stem: files.read_json(path)
+    for path in sorted((ROOT / "tests" / "samples").glob("evidence-*.json"))
+}
 AUDITED = sorted(name for name, found in SAMPLES.items() if found["status"] == "audited")
 PUBLISHED = json.loads((ROOT / evidence.SCHEMA).read_text(encoding="utf-8"))
 
@@ -32,7 +36,9 @@ def test_the_published_schema_names_its_version() -> None:
     assert PUBLISHED["$id"] == f"urn:erasure-audit:evidence:{evidence.SCHEMA_VERSION}"
 
 
-@pytest.mark.parametrize("item", evidence.build_all(fabricated.sources()), ids=lambda item: str(item["outcome"]))
+@pytest.mark.parametrize(
+    "item", evidence.build_all(fabricated.sources()), ids=lambda item: str(item["outcome"])
+)
 def test_evidence_of_every_ending_conforms_to_the_published_schema(item: dict[str, Any]) -> None:
     conforms(item)
     with pytest.raises(jsonschema.ValidationError):
@@ -42,7 +48,9 @@ def test_evidence_of_every_ending_conforms_to_the_published_schema(item: dict[st
 
 
 def test_there_are_samples_of_every_earlier_version() -> None:
-    assert {found["schema_version"] for found in SAMPLES.values()} == set(range(1, evidence.SCHEMA_VERSION))
+    assert {found["schema_version"] for found in SAMPLES.values()} == set(
+        range(1, evidence.SCHEMA_VERSION)
+    )
     assert set(migrations.STEPS) == set(range(1, evidence.SCHEMA_VERSION))
 
 
@@ -53,8 +61,19 @@ def test_evidence_of_an_earlier_version_is_brought_to_the_current_one(name: str)
     assert SAMPLES[name] == before
     conforms(found)
     assert found["schema_version"] == evidence.SCHEMA_VERSION
-    for key in ("batch", "request", "reason", "verdict", "outcome", "residual_influence", "gates", "deadline"):
-        assert before.get(key) is None or before[key] == {**found, "request": before["request"]}[key]
+    for key in (
+        "batch",
+        "request",
+        "reason",
+        "verdict",
+        "outcome",
+        "residual_influence",
+        "gates",
+        "deadline",
+    ):
+        assert (
+            before.get(key) is None or before[key] == {**found, "request": before["request"]}[key]
+        )
     assert {key: found["request"][key] for key in before["request"]} == before["request"]
     assert migrations.upgrade(found) == found
 
@@ -91,7 +110,9 @@ def test_what_is_no_evidence_is_refused(found: Any) -> None:
 
 
 @given(name=st.sampled_from(sorted(SAMPLES)), data=st.data())
-def test_damaged_evidence_is_an_error_that_says_so_and_never_another(name: str, data: st.DataObject) -> None:
+def test_damaged_evidence_is_an_error_that_says_so_and_never_another(
+    name: str, data: st.DataObject
+) -> None:
     broken = copy.deepcopy(SAMPLES[name])
     part = broken
     while True:

@@ -52,7 +52,11 @@ KEY, OTHER = new_key(), new_key()
 def reports(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The reports of two made-up requests."""
     out = tmp_path_factory.mktemp("reports") / "made"
-    found = [item for item in evidence.build_all(fabricated.sources()) if item["request"]["id"] in REQUESTS]
+    found = [
+        item
+        for item in evidence.build_all(fabricated.sources())
+        if item["request"]["id"] in REQUESTS
+    ]
     report.write(found, TEMPLATES, out)
     return out
 
@@ -120,7 +124,9 @@ def test_pyhanko_too_finds_one_pades_signature_over_the_whole_file(signed: bytes
     reader = PdfFileReader(BytesIO(signed))
     (embedded,) = reader.embedded_signatures
     root = x509.Certificate.load(pem.unarmor(signing.public_pem(KEY))[2])
-    found = validate_pdf_signature(embedded, ValidationContext(trust_roots=[root], allow_fetching=False))
+    found = validate_pdf_signature(
+        embedded, ValidationContext(trust_roots=[root], allow_fetching=False)
+    )
     assert found.bottom_line
     assert found.coverage == SignatureCoverageLevel.ENTIRE_FILE
     assert embedded.sig_object["/SubFilter"] == "/ETSI.CAdES.detached"
@@ -128,18 +134,24 @@ def test_pyhanko_too_finds_one_pades_signature_over_the_whole_file(signed: bytes
 
 
 def test_every_changed_byte_of_a_signed_pdf_is_found(reports: Path, signed: bytes) -> None:
-    """All bytes of the signature and behind it, which are those that it cannot cover, and many of the others."""
+    """All bytes of the signature and behind it, which are those that it cannot cover, and many of
+    the others."""
     begin = (reports / fabricated.PASS / "report.pdf").stat().st_size
     field = signed.rindex(b"/Contents")
     padding = signed.index(b"0" * 64, field)
     positions = [*range(0, begin, 997), *range(begin, field, 31), *range(field, padding)]
-    positions += [*range(padding, signed.index(b">", padding), 8), *range(signed.index(b">", padding), len(signed))]
+    positions += [
+        *range(padding, signed.index(b">", padding), 8),
+        *range(signed.index(b">", padding), len(signed)),
+    ]
     unseen = [place for place in positions if _passes(with_byte(signed, place))]
     assert unseen == []
 
 
 @given(st.data())
-def test_a_pdf_with_anything_put_in_cut_out_or_overwritten_is_not_intact(signed: bytes, data: st.DataObject) -> None:
+def test_a_pdf_with_anything_put_in_cut_out_or_overwritten_is_not_intact(
+    signed: bytes, data: st.DataObject
+) -> None:
     place = data.draw(st.integers(0, len(signed)), "place")
     removed = data.draw(st.integers(0, 40), "bytes removed")
     put_in = data.draw(st.binary(max_size=40), "put in")
@@ -154,7 +166,8 @@ def test_bytes_after_the_signature_are_found(signed: bytes, more: bytes) -> None
 
 
 def test_an_incremental_update_after_signing_is_found(signed: bytes) -> None:
-    """The trick that readers fall for: the signed bytes are all there, and the page shows something else."""
+    """The trick that readers fall for: the signed bytes are all there, and the page shows something
+    else."""
     from pyhanko.pdf_utils import generic
     from pyhanko.pdf_utils.incremental_writer import IncrementalPdfFileWriter
 
@@ -168,7 +181,9 @@ def test_an_incremental_update_after_signing_is_found(signed: bytes) -> None:
         signing.check_pdf(target.getvalue())
 
 
-def test_a_pdf_cut_off_behind_its_first_revision_is_not_signed(reports: Path, signed: bytes) -> None:
+def test_a_pdf_cut_off_behind_its_first_revision_is_not_signed(
+    reports: Path, signed: bytes
+) -> None:
     with pytest.raises(SignatureError, match="not signed"):
         signing.check_pdf(signed[: (reports / fabricated.PASS / "report.pdf").stat().st_size])
 
@@ -179,10 +194,17 @@ def test_a_signed_pdf_is_not_signed_again(signed: bytes) -> None:
 
 
 def test_a_statement_is_an_in_toto_statement_whose_signature_anybody_can_check() -> None:
-    envelope = json.loads(signing.seal({"b.txt": "2" * 64, "a.txt": "1" * 64}, {"verdict": "fail"}, KEY))
+    envelope = json.loads(
+        signing.seal({"b.txt": "2" * 64, "a.txt": "1" * 64}, {"verdict": "fail"}, KEY)
+    )
     payload = base64.b64decode(envelope["payload"])
     kind = envelope["payloadType"].encode()
-    signed = b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)  # the protocol's own definition
+    signed = b"DSSEv1 %d %s %d %s" % (
+        len(kind),
+        kind,
+        len(payload),
+        payload,
+    )  # the protocol's own definition
     (signature,) = envelope["signatures"]
     KEY.signer.public.verify(base64.b64decode(signature["sig"]), signed)
     assert signature["keyid"] == KEY.signer.key_id
@@ -206,7 +228,9 @@ def test_every_changed_byte_of_a_statement_is_found() -> None:
     assert unseen == []
 
 
-@pytest.mark.parametrize("data", [b"", b"{}", b"[]", b"null", b'{"payload": 1}', b"\xff", b"[" * 50_000])
+@pytest.mark.parametrize(
+    "data", [b"", b"{}", b"[]", b"null", b'{"payload": 1}', b"\xff", b"[" * 50_000]
+)
 def test_what_is_no_statement_is_refused_by_name(data: bytes) -> None:
     with pytest.raises(SignatureError):
         signing.unseal(data, [KEY.signer])
@@ -217,10 +241,14 @@ def test_a_statement_by_another_key_does_not_count_even_if_it_bears_a_trusted_ke
     with pytest.raises(signing.UntrustedError):
         signing.unseal(data, [KEY.signer])
     with pytest.raises(SignatureError, match="changed after signing"):
-        signing.unseal(data.replace(OTHER.signer.key_id.encode(), KEY.signer.key_id.encode()), [KEY.signer])
+        signing.unseal(
+            data.replace(OTHER.signer.key_id.encode(), KEY.signer.key_id.encode()), [KEY.signer]
+        )
 
 
-def test_another_kind_of_statement_by_a_trusted_key_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_kind_of_statement_by_a_trusted_key_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(signing, "PREDICATE", "https://slsa.dev/provenance/v1")
         data = signing.seal({"a.txt": "1" * 64}, {}, KEY)
@@ -234,18 +262,27 @@ def test_all_files_of_a_request_are_signed_for_and_all_of_them_are_compared(at_s
     assert set(found.covered) == PARTS
     assert found.signers == [KEY.signer]
     assert found.about["request_id"] == fabricated.PASS
-    statement = signing.unseal((folder_of(at_start) / "statement.dsse.json").read_bytes(), [KEY.signer])
+    statement = signing.unseal(
+        (folder_of(at_start) / "statement.dsse.json").read_bytes(), [KEY.signer]
+    )
     item = json.loads((folder_of(at_start) / "evidence.json").read_text())
     for model in item["models"]:
         assert statement.subjects[model["file"]] == model["weights_sha256"]
-    for name in (f"reports/spring/{fabricated.PASS}/report.pdf", f"signed/spring/{fabricated.PASS}/report.pdf"):
+    for name in (
+        f"reports/spring/{fabricated.PASS}/report.pdf",
+        f"signed/spring/{fabricated.PASS}/report.pdf",
+    ):
         assert statement.subjects[name] == files.sha256(at_start / name)
     assert statement.subjects["dvc.lock"] == files.sha256(at_start / "dvc.lock")
 
 
-def test_the_line_says_who_signed_what_and_what_was_not_compared(at_start: Path, tmp_path: Path) -> None:
+def test_the_line_says_who_signed_what_and_what_was_not_compared(
+    at_start: Path, tmp_path: Path
+) -> None:
     line = check(folder_of(at_start)).line
-    assert line.startswith(f"intact: {fabricated.PASS}, batch spring, request id {fabricated.PASS}, outcome pass")
+    assert line.startswith(
+        f"intact: {fabricated.PASS}, batch spring, request id {fabricated.PASS}, outcome pass"
+    )
     assert KEY.signer.key_id[:16] in line
     assert "\n" not in line
     assert "models (not at hand)" in line
@@ -278,7 +315,9 @@ def test_the_unsigned_reports_are_checked_by_the_statement_of_the_signed_ones(pl
     assert check(source / "evidence.json")
 
 
-def test_a_signed_pdf_needs_nothing_but_itself_and_vouches_for_its_evidence(at_start: Path, tmp_path: Path) -> None:
+def test_a_signed_pdf_needs_nothing_but_itself_and_vouches_for_its_evidence(
+    at_start: Path, tmp_path: Path
+) -> None:
     for name in ("report.pdf", "evidence.json"):
         shutil.copy(folder_of(at_start) / name, tmp_path)
     found = check(tmp_path / "report.pdf")
@@ -289,15 +328,23 @@ def test_a_signed_pdf_needs_nothing_but_itself_and_vouches_for_its_evidence(at_s
     renamed = shutil.copy(tmp_path / "report.pdf", tmp_path / "Deletion request.pdf")
     assert check(renamed).covered == ["Deletion request.pdf"]
     shutil.copy(folder_of(at_start, fabricated.FAIL) / "evidence.json", tmp_path)
-    assert "evidence.json is not the one that report.pdf vouches for" in check(tmp_path / "evidence.json").line
+    assert (
+        "evidence.json is not the one that report.pdf vouches for"
+        in check(tmp_path / "evidence.json").line
+    )
 
 
 def test_a_pdf_that_was_changed_is_not_intact_by_itself(signed: bytes, tmp_path: Path) -> None:
     (tmp_path / "mail.pdf").write_bytes(with_byte(signed, 7000))
-    assert check(tmp_path / "mail.pdf").line == "NOT INTACT: mail.pdf: mail.pdf: the PDF was changed after signing"
+    assert (
+        check(tmp_path / "mail.pdf").line
+        == "NOT INTACT: mail.pdf: mail.pdf: the PDF was changed after signing"
+    )
 
 
-def test_evidence_alone_or_an_unsigned_pdf_alone_is_not_intact(reports: Path, tmp_path: Path) -> None:
+def test_evidence_alone_or_an_unsigned_pdf_alone_is_not_intact(
+    reports: Path, tmp_path: Path
+) -> None:
     for name in ("evidence.json", "report.pdf"):
         shutil.copy(reports / fabricated.PASS / name, tmp_path)
         assert "no signature covers it" in check(tmp_path / name).line
@@ -345,8 +392,12 @@ def test_another_state_of_dvc_lock_is_said_and_is_no_fault_of_the_report(place: 
 def test_what_is_signed_already_is_left_alone(place: Path) -> None:
     before = {path: path.read_bytes() for path in (place / "signed").rglob("*") if path.is_file()}
     assert not any(item.new for item in signing_flow.sign(place, "spring", KEY))
-    assert not any(item.new for item in signing_flow.sign(place, "spring", OTHER))  # KEY's signature is trusted here
-    assert before == {path: path.read_bytes() for path in (place / "signed").rglob("*") if path.is_file()}
+    assert not any(
+        item.new for item in signing_flow.sign(place, "spring", OTHER)
+    )  # KEY's signature is trusted here
+    assert before == {
+        path: path.read_bytes() for path in (place / "signed").rglob("*") if path.is_file()
+    }
 
 
 @pytest.mark.parametrize("name", sorted({*PARTS, "statement.dsse.json"}))
@@ -373,7 +424,9 @@ def test_a_development_key_s_signature_gives_way_and_never_takes_over(place: Pat
 
 
 def test_reports_that_are_not_those_on_record_are_not_signed(place: Path) -> None:
-    (place / "reports" / "spring" / fabricated.FAIL / "report.html").write_text("<p>pass, of course")
+    (place / "reports" / "spring" / fabricated.FAIL / "report.html").write_text(
+        "<p>pass, of course"
+    )
     with pytest.raises(WorkspaceError, match=r"not what dvc\.lock records"):
         signing_flow.sign(place, "spring", KEY)
     with pytest.raises(WorkspaceError, match="erasure-audit run summer"):
@@ -392,7 +445,9 @@ def test_the_integrity_of_a_closed_batch_includes_its_signatures(place: Path) ->
     assert "NOT TRUSTED" in different
 
 
-def test_the_command_checks_without_a_workspace_and_its_exit_code_tells(at_start: Path, tmp_path: Path) -> None:
+def test_the_command_checks_without_a_workspace_and_its_exit_code_tells(
+    at_start: Path, tmp_path: Path
+) -> None:
     handed_over = shutil.copytree(folder_of(at_start), tmp_path / "mail")
     (tmp_path / "clinic.pem").write_bytes(_public_key(KEY))
     right = dummy.command(tmp_path, "verify-report", "mail", "--key", "clinic.pem")
@@ -407,7 +462,9 @@ def test_the_command_checks_without_a_workspace_and_its_exit_code_tells(at_start
     assert (wrong.returncode, wrong.stdout.split(":")[0]) == (1, "NOT INTACT")
 
 
-def test_the_command_signs_with_the_key_that_the_environment_names(place: Path, tmp_path: Path) -> None:
+def test_the_command_signs_with_the_key_that_the_environment_names(
+    place: Path, tmp_path: Path
+) -> None:
     path = tmp_path / "key.pem"
     path.touch(mode=0o600)
     path.write_bytes(signing.make_key(development=False))
@@ -428,11 +485,17 @@ def test_a_fresh_workspace_has_a_development_key_that_git_never_sees(at_start: P
     assert b"PRIVATE" not in public[0]
 
 
-def test_the_record_names_the_key_and_not_the_secret(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_record_names_the_key_and_not_the_secret(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv(signing_keys.FILE, raising=False)
     own = signing_keys.at_hand(place)
     assert own
-    assert signing_keys.described(own) == {"algorithm": "ed25519", "key_id": own.signer.key_id, "development": True}
+    assert signing_keys.described(own) == {
+        "algorithm": "ed25519",
+        "key_id": own.signer.key_id,
+        "development": True,
+    }
     (place / "keys" / "development.pem").unlink()
     assert signing_keys.described(signing_keys.at_hand(place)) is None
 
@@ -514,13 +577,17 @@ def test_a_key_does_not_show_its_secret() -> None:
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
-def test_openssl_makes_a_key_names_it_alike_and_finds_its_signature_right(reports: Path, tmp_path: Path) -> None:
+def test_openssl_makes_a_key_names_it_alike_and_finds_its_signature_right(
+    reports: Path, tmp_path: Path
+) -> None:
     """The way that docs/signing.md shows to somebody without this tool."""
     openssl(tmp_path, "genpkey", "-algorithm", "ed25519", "-out", "key.pem")
     named = ("-subj", "/O=Example Clinic/CN=Data Protection Officer", "-days", "3650")
     openssl(tmp_path, "req", "-x509", "-new", "-key", "key.pem", *named, "-out", "certificate.pem")
     openssl(tmp_path, "pkey", "-in", "key.pem", "-pubout", "-outform", "DER", "-out", "public.der")
-    key = signing.read_key((tmp_path / "key.pem").read_bytes() + (tmp_path / "certificate.pem").read_bytes())
+    key = signing.read_key(
+        (tmp_path / "key.pem").read_bytes() + (tmp_path / "certificate.pem").read_bytes()
+    )
     assert key.signer.subject == "CN=Data Protection Officer,O=Example Clinic"
     assert key.signer.key_id == hashlib.sha256((tmp_path / "public.der").read_bytes()).hexdigest()
     (tmp_path / "public.pem").write_bytes(_public_key(key))

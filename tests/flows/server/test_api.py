@@ -1,4 +1,5 @@
-"""The server: OpenDSR in, operators' work, and what holds whatever is sent: no crash, nothing lost, nothing named."""
+"""The server: OpenDSR in, operators' work, and what holds whatever is sent: no crash, nothing lost,
+nothing named."""
 
 from __future__ import annotations
 
@@ -69,7 +70,9 @@ class World:
         return self.call(role, "POST", path, json=outside.request(number, **changes))
 
     def act(self, what: str, number: int = 1, role: str = "operator", **body: Any) -> Any:
-        return self.call(role, "POST", f"/v1/requests/{outside.request_id(number)}/{what}", json=body)
+        return self.call(
+            role, "POST", f"/v1/requests/{outside.request_id(number)}/{what}", json=body
+        )
 
 
 @pytest.fixture
@@ -86,7 +89,9 @@ def server() -> Iterator[postgres.Server]:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def either(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+def either(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[World]:
     """A world on each of the two databases."""
     if request.param == "postgresql":
         monkeypatch.setenv(database.URL, request.getfixturevalue("server").new())
@@ -105,18 +110,22 @@ def message(answer: Any, code: int) -> str:
 
 def holds(world: World, answer: Any) -> bool:
     """Whether an answer's signature is right, by the certificate that discovery names."""
-    pem = world.client.get(world.client.get("/opendsr/v1/discovery").json()["processor_certificate"]).content
+    pem = world.client.get(
+        world.client.get("/opendsr/v1/discovery").json()["processor_certificate"]
+    ).content
     public: Any = load_pem_x509_certificate(pem).public_key()
     public.verify(base64.b64decode(answer.headers["X-OpenDSR-Signature"]), answer.content)
     return True
 
 
-# -- OpenDSR -----------------------------------------------------------------------------------------------------------
+# -- OpenDSR --------------------------------------------------------------------------------------
 
 
 def test_a_new_request_is_taken_in_and_answered_as_opendsr_says(world: World) -> None:
     sent = json.dumps(outside.request(1)).encode()
-    answer = world.call("intake", "POST", DSR, content=sent, headers={"Content-Type": "application/json"})
+    answer = world.call(
+        "intake", "POST", DSR, content=sent, headers={"Content-Type": "application/json"}
+    )
     assert answer.status_code == 201
     told = answer.json()
     (event,) = world.register.history()
@@ -146,7 +155,9 @@ def test_a_repetition_changes_nothing_and_a_contradiction_is_a_conflict(world: W
 
 
 @pytest.mark.parametrize("path", ["/v1/opendsr_requests", "/v1/opengdpr_requests"])
-def test_the_paths_of_the_specifications_earlier_names_lead_to_the_same(world: World, path: str) -> None:
+def test_the_paths_of_the_specifications_earlier_names_lead_to_the_same(
+    world: World, path: str
+) -> None:
     assert world.post(path=path).status_code == 201
     assert world.post().status_code == 200
     status = world.call("intake", "GET", f"{path}/{outside.request_id(1)}")
@@ -165,7 +176,13 @@ def test_the_status_follows_the_request(world: World) -> None:
     seen = [world.call("intake", "GET", f"{DSR}/{request_id}").json()["request_status"]]
     world.register.verify_identity(request_id, "ops", "at the desk")
     world.register.collect("b1", "nightly")
-    for state in (State.AUDITED, State.AWAITING_SIGNOFF, State.RELEASED, State.ERASED, State.CLOSED):
+    for state in (
+        State.AUDITED,
+        State.AWAITING_SIGNOFF,
+        State.RELEASED,
+        State.ERASED,
+        State.CLOSED,
+    ):
         seen.append(world.call("intake", "GET", f"{DSR}/{request_id}").json()["request_status"])
         world.register.move([request_id], state, "nightly")
     seen.append(world.call("intake", "GET", f"{DSR}/{request_id}").json()["request_status"])
@@ -181,10 +198,15 @@ def test_a_request_can_be_cancelled_until_a_batch_holds_it(world: World) -> None
     assert world.call("intake", "DELETE", f"{DSR}/{outside.request_id(1)}").status_code == 202
     status = world.call("intake", "GET", f"{DSR}/{outside.request_id(1)}").json()["request_status"]
     assert status == "cancelled"
-    assert world.register.history(outside.request_id(1))[-1].details["reason"] == "cancelled by the controller"
+    assert (
+        world.register.history(outside.request_id(1))[-1].details["reason"]
+        == "cancelled by the controller"
+    )
     world.register.verify_identity(outside.request_id(2), "ops", "at the desk")
     world.register.collect("b1", "nightly")
-    assert "before it is batched" in message(world.call("intake", "DELETE", f"{DSR}/{outside.request_id(2)}"), 409)
+    assert "before it is batched" in message(
+        world.call("intake", "DELETE", f"{DSR}/{outside.request_id(2)}"), 409
+    )
     assert world.register.case(outside.request_id(2)).state == State.BATCHED
 
 
@@ -193,7 +215,9 @@ def test_a_system_that_sends_requests_sees_and_cancels_only_its_own(world: World
     path = f"{DSR}/{outside.request_id(1)}"
     hidden = [world.call(world.other, method, path) for method in ("GET", "DELETE")]
     missing = world.call(world.other, "GET", f"{DSR}/{UNKNOWN}")
-    assert {message(answer, 404) for answer in (*hidden, missing)} == {"there is no such request or batch here"}
+    assert {message(answer, 404) for answer in (*hidden, missing)} == {
+        "there is no such request or batch here"
+    }
     assert world.register.case(outside.request_id(1)).state == State.RECEIVED
     assert world.call("operator", "GET", path).status_code == 200
 
@@ -222,14 +246,16 @@ def test_a_duplicate_is_taken_in_and_shown_to_operators(world: World) -> None:
     }
 
 
-# -- what is refused ---------------------------------------------------------------------------------------------------
+# -- what is refused ------------------------------------------------------------------------------
 
 HOSTILE: dict[str, Any] = {
     "NUL in an address": outside.request(9, status_callback_urls=["https://example.org/\0"]),
     "half of a surrogate pair": outside.request(9, subject_identities=[outside.identity("\ud800")]),
     "no identity": outside.request(9, subject_identities=[]),
     "another type": outside.request(9, subject_request_type="access"),
-    "a pseudonym from outside": outside.request(9, subject_identities=[outside.identity("0" * 64, form="hmac-sha256")]),
+    "a pseudonym from outside": outside.request(
+        9, subject_identities=[outside.identity("0" * 64, form="hmac-sha256")]
+    ),
     "a moment beyond time": outside.request(9, submitted_time="9999-12-31T00:00:00Z"),
     "an id that is none": outside.request(9, subject_request_id="'; DROP TABLE requests; --"),
     "a number as text": outside.request(9, regulation=10**400),
@@ -254,9 +280,15 @@ RAW = {
 }
 
 
-@pytest.mark.parametrize("body", [*map(json.dumps, HOSTILE.values()), *RAW.values()], ids=[*HOSTILE, *RAW])
-def test_a_hostile_body_is_refused_without_an_echo_and_without_a_trace(world: World, body: Any) -> None:
-    answer = world.call("intake", "POST", DSR, content=body, headers={"Content-Type": "application/json"})
+@pytest.mark.parametrize(
+    "body", [*map(json.dumps, HOSTILE.values()), *RAW.values()], ids=[*HOSTILE, *RAW]
+)
+def test_a_hostile_body_is_refused_without_an_echo_and_without_a_trace(
+    world: World, body: Any
+) -> None:
+    answer = world.call(
+        "intake", "POST", DSR, content=body, headers={"Content-Type": "application/json"}
+    )
     said = message(answer, 400)
     assert "secret-word" not in said
     assert "DROP" not in said
@@ -265,7 +297,10 @@ def test_a_hostile_body_is_refused_without_an_echo_and_without_a_trace(world: Wo
 
 
 def test_a_field_is_named_and_its_value_is_not(world: World) -> None:
-    assert message(world.post(regulation="magna-carta"), 400) == "regulation: expected one of gdpr, ccpa, lgpd, pipl"
+    assert (
+        message(world.post(regulation="magna-carta"), 400)
+        == "regulation: expected one of gdpr, ccpa, lgpd, pipl"
+    )
 
 
 @pytest.mark.parametrize(
@@ -292,14 +327,20 @@ def test_a_body_that_is_too_large_is_refused_whether_it_says_so_or_not(world: Wo
 
     large = b" " * (api.MAX_BODY + 1)
     for content in (large, pieces()):
-        answer = world.call("intake", "POST", DSR, content=content, headers={"Content-Type": "application/json"})
+        answer = world.call(
+            "intake", "POST", DSR, content=content, headers={"Content-Type": "application/json"}
+        )
         assert "262144" in message(answer, 413)
     just = json.dumps(outside.request(1)).encode().ljust(api.MAX_BODY)
-    fits = world.call("intake", "POST", DSR, content=just, headers={"Content-Type": "application/json"})
+    fits = world.call(
+        "intake", "POST", DSR, content=just, headers={"Content-Type": "application/json"}
+    )
     assert fits.status_code == 201
 
 
-def test_a_body_that_never_comes_to_its_end_is_not_waited_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_body_that_never_comes_to_its_end_is_not_waited_for(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(api, "BODY_SECONDS", 0.1)
     pieces = iter([{"type": "http.request", "body": b"{", "more_body": True}])
     sent: list[Any] = []
@@ -364,7 +405,7 @@ def test_with_the_register_away_the_sender_is_asked_to_come_again(
     assert world.post().status_code == 201
 
 
-# -- access ------------------------------------------------------------------------------------------------------------
+# -- access ---------------------------------------------------------------------------------------
 
 
 def test_every_way_in_is_open_to_exactly_those_whom_the_table_names(world: World) -> None:
@@ -382,7 +423,12 @@ def test_every_way_in_is_open_to_exactly_those_whom_the_table_names(world: World
 
 
 def test_a_denied_attempt_is_written_down_by_route_and_without_what_was_sent(world: World) -> None:
-    world.call("intake", "POST", "/v1/batches/ada-lovelace/approve?x=ada-lovelace", json={"comment": "ada-lovelace"})
+    world.call(
+        "intake",
+        "POST",
+        "/v1/batches/ada-lovelace/approve?x=ada-lovelace",
+        json={"comment": "ada-lovelace"},
+    )
     world.call("ea_wrong-token", "GET", f"{DSR}/ada-lovelace")
     named, unknown = world.register.history(kind="access_denied")
     assert (named.actor, named.details["path"]) == ("intake", "/v1/batches/{batch}/approve")
@@ -404,7 +450,10 @@ def test_a_signed_request_is_let_in_once_and_covers_path_and_body(world: World) 
     def send(nonce: str, content: bytes = body, path: str = DSR, made_for: str = DSR) -> int:
         now = int(time.time())
         proof = auth.sign(KEY.encode(), now, nonce, "POST", made_for, body)
-        headers = {auth.SIGNATURE: f"t={now},n={nonce},k=signer,s={proof}", "Content-Type": "application/json"}
+        headers = {
+            auth.SIGNATURE: f"t={now},n={nonce},k=signer,s={proof}",
+            "Content-Type": "application/json",
+        }
         return int(world.client.post(path, content=content, headers=headers).status_code)
 
     assert send("nonce-number-0001") == 201
@@ -415,7 +464,7 @@ def test_a_signed_request_is_let_in_once_and_covers_path_and_body(world: World) 
     assert world.register.history()[0].actor == "signer"
 
 
-# -- operators, approvers, auditors ------------------------------------------------------------------------------------
+# -- operators, approvers, auditors ---------------------------------------------------------------
 
 
 def test_an_operator_leads_a_request_and_every_step_bears_his_name(world: World) -> None:
@@ -426,7 +475,9 @@ def test_an_operator_leads_a_request_and_every_step_bears_his_name(world: World)
     assert world.act("extend", reason="many records").json()["due"] == "2027-02-22"
     assert "cannot be extended" in message(world.act("extend", reason="again"), 409)
     assert world.act("reject", reason="not our customer").json()["state"] == "rejected"
-    events = world.call("auditor", "GET", f"/v1/requests/{outside.request_id(1)}/events").json()["events"]
+    events = world.call("auditor", "GET", f"/v1/requests/{outside.request_id(1)}/events").json()[
+        "events"
+    ]
     assert [(event["kind"], event["actor"]) for event in events] == [
         ("received", "intake"),
         ("identity_verified", "operator"),
@@ -455,7 +506,9 @@ def test_an_operator_leads_a_request_and_every_step_bears_his_name(world: World)
         "reason",
     ],
 )
-def test_nobody_can_act_in_another_name_or_write_what_a_database_cannot_keep(world: World, body: Any) -> None:
+def test_nobody_can_act_in_another_name_or_write_what_a_database_cannot_keep(
+    world: World, body: Any
+) -> None:
     world.post()
     answer = world.call(
         "operator",
@@ -475,17 +528,29 @@ def test_requests_are_listed_by_state_and_page(world: World) -> None:
     world.act("identity", 4, how="at the desk")
 
     def listed(query: str) -> list[str]:
-        return [one["request_id"] for one in world.call("approver", "GET", f"/v1/requests{query}").json()["requests"]]
+        return [
+            one["request_id"]
+            for one in world.call("approver", "GET", f"/v1/requests{query}").json()["requests"]
+        ]
 
     assert len(listed("")) == 5
     assert listed("?state=on_hold") == [outside.request_id(3)]
     assert listed("?state=identity_verified") == [outside.request_id(4)]
     assert listed("?limit=2&offset=2") == listed("")[2:4]
-    for query in ("?state=lost", "?limit=-1", "?limit=9999", "?offset=x", "?limit=²", "?batch=../x"):
+    for query in (
+        "?state=lost",
+        "?limit=-1",
+        "?limit=9999",
+        "?offset=x",
+        "?limit=²",
+        "?batch=../x",
+    ):
         assert world.call("approver", "GET", f"/v1/requests{query}").status_code in (400, 404)
 
 
-def test_an_approval_bears_the_name_of_the_token(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_approval_bears_the_name_of_the_token(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls: list[tuple[Any, ...]] = []
 
     class Done:
@@ -499,7 +564,9 @@ def test_an_approval_bears_the_name_of_the_token(world: World, monkeypatch: pyte
     monkeypatch.setattr(signoff, "approve", kept)
     monkeypatch.setattr(signoff, "reject", kept)
     for body in ({"comment": "seen"}, {"comment": "seen", "model": "retrained"}):
-        assert world.call("approver", "POST", "/v1/batches/b1/approve", json=body).json() == {"state": "approved"}
+        assert world.call("approver", "POST", "/v1/batches/b1/approve", json=body).json() == {
+            "state": "approved"
+        }
     back = {"comment": "too much is left", "next": "another_method", "method": "retrain"}
     assert world.call("approver", "POST", "/v1/batches/b1/reject", json=back).status_code == 200
     assert calls == [
@@ -509,7 +576,12 @@ def test_an_approval_bears_the_name_of_the_token(world: World, monkeypatch: pyte
     ]
     for wrong in ({"comment": "seen", "by": "boss"}, {"comment": "seen", "model": "another"}, {}):
         message(world.call("approver", "POST", "/v1/batches/b1/approve", json=wrong), 400)
-    message(world.call("approver", "POST", "/v1/batches/b1/reject", json={"comment": "x", "next": "away"}), 400)
+    message(
+        world.call(
+            "approver", "POST", "/v1/batches/b1/reject", json={"comment": "x", "next": "away"}
+        ),
+        400,
+    )
 
 
 def test_a_batch_that_does_not_wait_cannot_be_approved(world: World) -> None:
@@ -524,7 +596,9 @@ def test_an_auditor_sees_whether_the_chain_is_whole_and_who_was_denied(world: Wo
     assert whole == {"intact": True, "events": 2, "head": world.register.head().hash}
     denied = world.call("auditor", "GET", "/v1/events?kind=access_denied").json()
     assert [event["actor"] for event in denied["events"]] == ["intake"]
-    kept = world.home / "ledger" / "chain" / "b1.json"  # git holds an end that the register does not reach
+    kept = (
+        world.home / "ledger" / "chain" / "b1.json"
+    )  # git holds an end that the register does not reach
     kept.parent.mkdir(parents=True)
     kept.write_text(json.dumps({"seq": 9, "hash": "0" * 64}))
     broken = world.call("auditor", "GET", "/v1/chain").json()
@@ -537,7 +611,9 @@ def test_anybody_may_ask_whether_the_server_is_there_and_learns_nothing_else(wor
     assert world.call(None, "GET", "/healthz").json() == {"status": "ok"}
 
 
-def test_nothing_that_names_a_person_is_stored_or_logged(world: World, caplog: pytest.LogCaptureFixture) -> None:
+def test_nothing_that_names_a_person_is_stored_or_logged(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.DEBUG):
         world.post()
         world.post(2, subject_identities=[outside.identity("Lovelace@example.org", "email")])
@@ -555,7 +631,9 @@ def test_nothing_that_names_a_person_is_stored_or_logged(world: World, caplog: p
     assert not any(token.encode() in kept for token in world.tokens.values())
 
 
-def test_callbacks_are_sent_while_the_server_runs(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_callbacks_are_sent_while_the_server_runs(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(api, "PAUSE", 0.02)
     monkeypatch.setenv(callbacks.HOSTS, "127.0.0.1")
     made = api.app(world.home, world.register, world.gate, deliver=True)
@@ -568,7 +646,7 @@ def test_callbacks_are_sent_while_the_server_runs(world: World, monkeypatch: pyt
         assert seen.seen[0]["request_status"] == "pending"
 
 
-# -- fuzzing -----------------------------------------------------------------------------------------------------------
+# -- fuzzing --------------------------------------------------------------------------------------
 
 TEXTS = st.text(st.characters(exclude_categories=[]), max_size=40)
 ANYTHING = st.recursive(
@@ -588,12 +666,18 @@ QUIET: Any = {
 def almost_good(draw: st.DrawFn) -> dict[str, Any]:
     """A request of which a part may be anything."""
     body = outside.request(draw(st.integers(1, 30)))
-    changes = draw(st.sets(st.sampled_from([*body, "extensions", "status_callback_urls", "more"]), max_size=2))
+    changes = draw(
+        st.sets(st.sampled_from([*body, "extensions", "status_callback_urls", "more"]), max_size=2)
+    )
     for name in sorted(changes):
         body[name] = draw(ANYTHING)
     if draw(st.booleans()):
         body["subject_identities"] = draw(
-            st.lists(st.builds(outside.identity, TEXTS, st.sampled_from(["email", "x"])), min_size=1, max_size=3)
+            st.lists(
+                st.builds(outside.identity, TEXTS, st.sampled_from(["email", "x"])),
+                min_size=1,
+                max_size=3,
+            )
         )
     return body
 
@@ -602,10 +686,18 @@ def test_whatever_is_sent_nothing_crashes_and_nothing_taken_in_is_lost(either: W
     taken: set[str] = set()
 
     @hypothesis_settings(max_examples=400, **QUIET)
-    @given(body=almost_good() | ANYTHING, role=st.sampled_from(outside.ROLES), form=st.sampled_from(["json", "raw"]))
+    @given(
+        body=almost_good() | ANYTHING,
+        role=st.sampled_from(outside.ROLES),
+        form=st.sampled_from(["json", "raw"]),
+    )
     def send(body: Any, role: str, form: str) -> None:
-        content = json.dumps(body).encode() if form == "json" else repr(body).encode(errors="replace")
-        answer = either.call(role, "POST", DSR, content=content, headers={"Content-Type": "application/json"})
+        content = (
+            json.dumps(body).encode() if form == "json" else repr(body).encode(errors="replace")
+        )
+        answer = either.call(
+            role, "POST", DSR, content=content, headers={"Content-Type": "application/json"}
+        )
         assert answer.status_code in (200, 201, 400, 403, 409)
         if answer.status_code == 201:
             named = answer.json()["subject_request_id"]
@@ -633,7 +725,11 @@ def test_no_path_crashes_on_what_its_description_allows_or_forbids(either: World
 
     def fuzz(operation: Any) -> None:
         @hypothesis_settings(max_examples=12, **QUIET)
-        @given(case=operation.as_strategy(), role=st.sampled_from(outside.ROLES), request=st.none() | known)
+        @given(
+            case=operation.as_strategy(),
+            role=st.sampled_from(outside.ROLES),
+            request=st.none() | known,
+        )
         def send(case: Any, role: str, request: str | None) -> None:
             if request is not None and case.path_parameters and "request" in case.path_parameters:
                 case.path_parameters["request"] = request
@@ -660,7 +756,7 @@ def test_the_description_names_every_shown_way_and_what_it_answers(world: World)
             assert {str(code) for code in route.statuses} <= set(answers)
 
 
-# -- a real server -----------------------------------------------------------------------------------------------------
+# -- a real server --------------------------------------------------------------------------------
 
 
 class Server:
@@ -714,7 +810,9 @@ def test_twenty_at_once_that_send_the_same_are_one_request(place: Path, tmp_path
 
         def send(_: int) -> int:
             gate.wait()
-            return httpx.post(server.url + DSR, json=outside.request(1), headers=header, timeout=30).status_code
+            return httpx.post(
+                server.url + DSR, json=outside.request(1), headers=header, timeout=30
+            ).status_code
 
         with ThreadPoolExecutor(20) as pool:
             codes = sorted(pool.map(send, range(20)))
@@ -737,9 +835,15 @@ def test_what_was_answered_before_a_kill_is_in_the_register(place: Path, tmp_pat
     with serving(place, secret, tmp_path / "log") as server:
 
         def send(worker: int) -> None:
-            with contextlib.suppress(httpx.HTTPError), httpx.Client(headers=header, timeout=30) as client:
+            with (
+                contextlib.suppress(httpx.HTTPError),
+                httpx.Client(headers=header, timeout=30) as client,
+            ):
                 for number in range(1000 * worker, 1000 * worker + 500):
-                    if client.post(server.url + DSR, json=outside.request(number + 1)).status_code == 201:
+                    if (
+                        client.post(server.url + DSR, json=outside.request(number + 1)).status_code
+                        == 201
+                    ):
                         answered.add(number + 1)
 
         threads = [threading.Thread(target=send, args=(worker,)) for worker in range(4)]
@@ -765,7 +869,9 @@ def test_what_was_answered_before_a_kill_is_in_the_register(place: Path, tmp_pat
         assert [answer.status_code for answer in again] == [200] * 5
 
 
-def test_what_is_no_http_ends_in_an_error_and_the_server_goes_on(place: Path, tmp_path: Path) -> None:
+def test_what_is_no_http_ends_in_an_error_and_the_server_goes_on(
+    place: Path, tmp_path: Path
+) -> None:
     _, secret = outside.tokens()
     with serving(place, secret, tmp_path / "log") as server:
         for noise in (
@@ -786,15 +892,21 @@ def test_what_is_no_http_ends_in_an_error_and_the_server_goes_on(place: Path, tm
 
 
 def test_a_server_that_nobody_may_use_does_not_start(place: Path) -> None:
-    ended = dummy.command(place, "serve", "--port", "0", **{auth.TOKENS: "", auth.SIGNING_CLIENTS: ""})
+    ended = dummy.command(
+        place, "serve", "--port", "0", **{auth.TOKENS: "", auth.SIGNING_CLIENTS: ""}
+    )
     assert ended.returncode == 1
     assert "erasure-audit serve token" in ended.stderr
-    half = dummy.command(place, "serve", "--certificate", "x.pem", **{auth.TOKENS: outside.tokens()[1]})
+    half = dummy.command(
+        place, "serve", "--certificate", "x.pem", **{auth.TOKENS: outside.tokens()[1]}
+    )
     assert "belong together" in half.stderr
 
 
 def test_a_token_is_made_by_a_command_and_kept_nowhere(place: Path) -> None:
-    made = json.loads(dummy.command(place, "serve", "token", "--name", "crm", "--role", "intake", "--json").stdout)
+    made = json.loads(
+        dummy.command(place, "serve", "token", "--name", "crm", "--role", "intake", "--json").stdout
+    )
     assert Gate(made["entry"]).admit(
         auth.Attempt("GET", "/", b"", authorization=f"Bearer {made['token']}"), auth.Right.SUBMIT
     )

@@ -1,4 +1,5 @@
-"""Who may do what: tokens known by their digest, signed requests that hold once, denials that cannot flood."""
+"""Who may do what: tokens known by their digest, signed requests that hold once, denials that
+cannot flood."""
 
 from __future__ import annotations
 
@@ -68,10 +69,15 @@ def test_the_setting_holds_the_digest_of_a_token_and_the_digest_opens_nothing() 
     assert token not in entry
     assert entry == f"crm:intake+operator:{hashlib.sha256(token.encode()).hexdigest()}"
     stolen = entry.rpartition(":")[2]
-    assert denied(Gate(entry), Attempt("GET", "/", b"", authorization=f"Bearer {stolen}")).status == 401
+    assert (
+        denied(Gate(entry), Attempt("GET", "/", b"", authorization=f"Bearer {stolen}")).status
+        == 401
+    )
 
 
-@pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", "Basic {}", "{}", "Bearer {}x", "Bearer \udcff"])
+@pytest.mark.parametrize(
+    "header", [None, "", "Bearer", "Bearer ", "Basic {}", "{}", "Bearer {}x", "Bearer \udcff"]
+)
 def test_whoever_shows_no_token_that_we_know_is_nobody(header: str | None) -> None:
     token, entry = auth.new_token("crm", ["intake"])
     shown = None if header is None else header.format(token)
@@ -84,7 +90,10 @@ def test_a_token_is_changed_without_a_gap_by_two_entries_of_one_name() -> None:
     (old, one), (new, two) = auth.new_token("crm", ["intake"]), auth.new_token("crm", ["intake"])
     both = Gate(f"{one}\n{two}")
     for token in (old, new):
-        assert both.admit(Attempt("GET", "/", b"", authorization=f"bearer {token}"), Right.SUBMIT).name == "crm"
+        assert (
+            both.admit(Attempt("GET", "/", b"", authorization=f"bearer {token}"), Right.SUBMIT).name
+            == "crm"
+        )
     assert denied(Gate(two), Attempt("GET", "/", b"", authorization=f"Bearer {old}")).status == 401
 
 
@@ -159,8 +168,18 @@ def test_a_signature_covers_all_of_a_request() -> None:
         Attempt("DELETE", good.target, good.body, signature=good.signature),
         Attempt("POST", "/a?b=d", good.body, signature=good.signature),
         Attempt("POST", good.target, b"{ }", signature=good.signature),
-        Attempt("POST", good.target, good.body, signature=good.signature.replace(f"t={NOW}", f"t={NOW + 1}")),
-        Attempt("POST", good.target, good.body, signature=good.signature.replace(NONCE, "fedcba9876543210")),
+        Attempt(
+            "POST",
+            good.target,
+            good.body,
+            signature=good.signature.replace(f"t={NOW}", f"t={NOW + 1}"),
+        ),
+        Attempt(
+            "POST",
+            good.target,
+            good.body,
+            signature=good.signature.replace(NONCE, "fedcba9876543210"),
+        ),
         signed(key="x" * 40),
         signed(name="nobody"),
         signed(name="nobody", key="\0" * 32),
@@ -178,7 +197,9 @@ def test_any_authorization_header_is_denied_and_never_a_crash(header: str) -> No
     assert denied(gate(), Attempt("POST", "/", b"", authorization=header)).status == 401
 
 
-def test_a_denied_attempt_is_in_the_register_and_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_denied_attempt_is_in_the_register_and_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     register = Register(outside.home(tmp_path))
     with caplog.at_level(logging.WARNING):
         error = DeniedError(403, "crm", "not allowed", "no")
@@ -217,7 +238,9 @@ def test_comparing_does_not_stop_at_the_first_token(monkeypatch: pytest.MonkeyPa
     found = Gate("\n".join(entry for _, entry in made))
     compared = []
     real = auth.hmac.compare_digest
-    monkeypatch.setattr(auth.hmac, "compare_digest", lambda one, two: compared.append(1) or real(one, two))
+    monkeypatch.setattr(
+        auth.hmac, "compare_digest", lambda one, two: compared.append(1) or real(one, two)
+    )
     found.admit(Attempt("GET", "/", b"", authorization=f"Bearer {made[0][0]}"), Right.SUBMIT)
     assert len(compared) == 20
 

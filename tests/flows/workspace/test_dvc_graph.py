@@ -41,7 +41,9 @@ def test_description_and_agent_come_from_the_pipeline_file(workspace: Path) -> N
     assert (found["train@1"].agent, found["check"].agent) == ("gpu", None)
 
 
-def test_names_do_not_depend_on_the_current_folder(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_do_not_depend_on_the_current_folder(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     here = dvc_graph.stale(workspace)
     monkeypatch.chdir(workspace)
     assert dvc_graph.stale(workspace) == here == set(dummy.STAGES)
@@ -60,12 +62,19 @@ def test_a_broken_pipeline_file_is_a_workspace_error(workspace: Path, tmp_path: 
 
 
 def test_what_reads_from_a_stale_stage_is_due_and_nothing_else() -> None:
-    pipeline = [A, dvc_graph.Stage("b", ("a",)), dvc_graph.Stage("c", ("a",)), dvc_graph.Stage("d", ("b",))]
+    pipeline = [
+        A,
+        dvc_graph.Stage("b", ("a",)),
+        dvc_graph.Stage("c", ("a",)),
+        dvc_graph.Stage("d", ("b",)),
+    ]
     assert [stage.name for stage in dvc_graph.due(pipeline, {"b"})] == ["b", "d"]
     assert dvc_graph.due(pipeline, set()) == []
 
 
-def test_locks_of_dead_processes_are_swept_and_those_of_others_numbers_too(workspace: Path, tmp_path: Path) -> None:
+def test_locks_of_dead_processes_are_swept_and_those_of_others_numbers_too(
+    workspace: Path, tmp_path: Path
+) -> None:
     place = dummy.copy(workspace, tmp_path / "locked")
     table = place / ".dvc" / "tmp" / "rwlock"
     dead = {"pid": 2**22 + 1, "cmd": "dvc repro"}

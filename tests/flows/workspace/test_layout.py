@@ -75,7 +75,9 @@ def test_a_batch_called_by_a_number_stays_a_name(place: Path) -> None:
 
 
 @pytest.mark.parametrize("batch", ["none", "../requests/demo"])
-def test_an_unknown_batch_is_refused_with_those_that_exist_and_nothing_is_written(place: Path, batch: str) -> None:
+def test_an_unknown_batch_is_refused_with_those_that_exist_and_nothing_is_written(
+    place: Path, batch: str
+) -> None:
     before = (place / "params.yaml").read_bytes()
     with pytest.raises((RequestError, SettingsError)):
         layout.choose(place, batch, ["seed=3"])

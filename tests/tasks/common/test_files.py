@@ -19,12 +19,19 @@ def test_a_folder_whose_making_fails_leaves_the_old_one_untouched(tmp_path: Path
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_what_a_killed_process_left_of_a_folder_goes_and_drafts_of_others_stay(tmp_path: Path) -> None:
+def test_what_a_killed_process_left_of_a_folder_goes_and_drafts_of_others_stay(
+    tmp_path: Path,
+) -> None:
     for name in (".out-ab_9xy0z", ".out-2-ab_9xy0z", ".out-old", "out-ab_9xy0z"):
         (tmp_path / name).mkdir()
     with files.whole_folder(tmp_path / "out"):
         pass
-    assert {path.name for path in tmp_path.iterdir()} == {"out", ".out-2-ab_9xy0z", ".out-old", "out-ab_9xy0z"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "out",
+        ".out-2-ab_9xy0z",
+        ".out-old",
+        "out-ab_9xy0z",
+    }
 
 
 def test_json_that_is_not_finite_is_refused_and_nothing_is_written(tmp_path: Path) -> None:

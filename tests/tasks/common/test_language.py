@@ -1,4 +1,5 @@
-"""The languages of the reports: complete catalogues, numbers and dates by locale, evidence that any of them tells."""
+"""The languages of the reports: complete catalogues, numbers and dates by locale, evidence that any
+of them tells."""
 
 from __future__ import annotations
 
@@ -21,7 +22,16 @@ from hypothesis import strategies as st
 
 from tasks import report
 from tasks.common.errors import EvidenceError, WorkspaceError
-from tasks.common.language import Language, Sentence, in_a_list, say, sentences, suffixes, unavailable, wanted
+from tasks.common.language import (
+    Language,
+    Sentence,
+    in_a_list,
+    say,
+    sentences,
+    suffixes,
+    unavailable,
+    wanted,
+)
 from tasks.reporting import evidence
 from tasks.requests import deadlines, opendsr
 from tasks.verification import contrast, verdicts
@@ -43,7 +53,11 @@ def held(text: str) -> set[str]:
 
 def test_the_catalogue_has_every_message_of_the_source_translated_and_no_other() -> None:
     found = gettext_catalogues.read(CATALOGUE)
-    missing = [message.id for message in found if message.id and not all(gettext_catalogues.translations(message))]
+    missing = [
+        message.id
+        for message in found
+        if message.id and not all(gettext_catalogues.translations(message))
+    ]
     assert missing == []
     assert [message.id for message in found if message.fuzzy and message.id] == []
     assert gettext_catalogues.renewed(CATALOGUE) == CATALOGUE.read_text(encoding="utf-8"), (
@@ -58,7 +72,9 @@ def test_every_translation_has_the_values_and_the_markup_of_its_message() -> Non
         forms = (message.id,) if isinstance(message.id, str) else message.id
         for told in gettext_catalogues.translations(message):
             assert held(told) == set().union(*map(held, forms)), message.id
-            assert sorted(re.findall(r"</?\w+[^>]*>", told)) == sorted(re.findall(r"</?\w+[^>]*>", forms[-1]))
+            assert sorted(re.findall(r"</?\w+[^>]*>", told)) == sorted(
+                re.findall(r"</?\w+[^>]*>", forms[-1])
+            )
 
 
 def test_the_vendored_typeface_has_every_character_of_the_catalogue() -> None:
@@ -66,7 +82,9 @@ def test_the_vendored_typeface_has_every_character_of_the_catalogue() -> None:
 
     for name in cut_fonts.CUT:
         known = TTFont(cut_fonts.FOLDER / name).getBestCmap()
-        assert [c for c in cut_fonts.characters() if ord(c) not in known] == [], "run `python -m tools.cut_fonts`"
+        assert [c for c in cut_fonts.characters() if ord(c) not in known] == [], (
+            "run `python -m tools.cut_fonts`"
+        )
 
 
 def test_a_message_that_python_says_is_found_in_the_source() -> None:
@@ -77,9 +95,17 @@ def test_a_message_that_python_says_is_found_in_the_source() -> None:
 
 @pytest.mark.parametrize(
     ("value", "digits", "shown"),
-    [(-0.2, 2, "\u22120.20"), (-0.001, 2, "0.00"), (1797, 0, "1,797"), (-1797.5, 1, "\u22121,797.5"), (0.0, 2, "0.00")],
+    [
+        (-0.2, 2, "\u22120.20"),
+        (-0.001, 2, "0.00"),
+        (1797, 0, "1,797"),
+        (-1797.5, 1, "\u22121,797.5"),
+        (0.0, 2, "0.00"),
+    ],
 )
-def test_numbers_have_a_true_minus_and_no_negative_zero(value: float, digits: int, shown: str) -> None:
+def test_numbers_have_a_true_minus_and_no_negative_zero(
+    value: float, digits: int, shown: str
+) -> None:
     assert ENGLISH.number(value, digits) == shown
     assert CHINESE.number(value, digits) == shown
 
@@ -101,7 +127,12 @@ def test_dates_shares_and_times_follow_the_language(
     language: Language, day: str, when: str, share: str, time: str
 ) -> None:
     stamp = "2026-11-21T09:30:00+01:00"
-    said = (language.day("2026-11-21"), language.when(stamp), language.percent(0.125), language.duration(120))
+    said = (
+        language.day("2026-11-21"),
+        language.when(stamp),
+        language.percent(0.125),
+        language.duration(120),
+    )
     assert tuple(text.replace("\u00a0", " ") for text in said) == (day, when, share, time)
     assert language.when("yesterday") == "yesterday"
     assert language.p_value(0.0001) == "< 0.001"
@@ -120,10 +151,16 @@ def test_a_sentence_is_english_text_that_can_be_told_in_chinese_from_its_json() 
 
 def test_sentences_within_sentences_are_told_too() -> None:
     doubts = in_a_list(
-        [say("over-forgetting is not ruled out"), say("influence left is not shown to be below the margin")]
+        [
+            say("over-forgetting is not ruled out"),
+            say("influence left is not shown to be below the margin"),
+        ]
     )
     said = say("Not decided: {doubts}.", doubts=doubts)
-    assert CHINESE.tell(str(said), sentences([said])) == "无法判定：未能排除过度遗忘；未能证实剩余影响低于界限。"
+    assert (
+        CHINESE.tell(str(said), sentences([said]))
+        == "无法判定：未能排除过度遗忘；未能证实剩余影响低于界限。"
+    )
 
 
 def test_a_sentence_stays_one_when_it_is_copied_and_when_an_error_carries_it() -> None:
@@ -137,9 +174,9 @@ def test_a_sentence_stays_one_when_it_is_copied_and_when_an_error_carries_it() -
 
 @given(st.text())
 def test_text_that_is_no_sentence_is_never_touched(text: str) -> None:
-    assert CHINESE.tell(text, sentences(["plain words", say("every class has records")])) == text or text == (
-        "every class has records"
-    )
+    assert CHINESE.tell(
+        text, sentences(["plain words", say("every class has records")])
+    ) == text or text == ("every class has records")
 
 
 def test_a_message_of_another_version_stays_english() -> None:
@@ -164,7 +201,11 @@ def asking(languages: Any) -> opendsr.Request | opendsr.Refusal:
             "subject_request_type": "erasure",
             "submitted_time": "2026-11-20T09:30:00Z",
             "subject_identities": [
-                {"identity_type": "email", "identity_value": "a@b.example", "identity_format": "raw"}
+                {
+                    "identity_type": "email",
+                    "identity_value": "a@b.example",
+                    "identity_format": "raw",
+                }
             ],
             "extensions": {"erasure_audit": {"languages": languages}},
         },
@@ -179,7 +220,9 @@ def test_a_request_asks_for_languages_in_its_extension() -> None:
 
 
 @pytest.mark.parametrize("languages", ["zh", ["<b>"], ["en"] * 9, [1], None])
-def test_languages_that_are_no_tags_are_refused_with_words_that_repeat_nothing(languages: Any) -> None:
+def test_languages_that_are_no_tags_are_refused_with_words_that_repeat_nothing(
+    languages: Any,
+) -> None:
     found = asking(languages)
     assert isinstance(found, opendsr.Refusal)
     assert found.reason.startswith("extensions: expected an object")
@@ -216,13 +259,20 @@ class Page(HTMLParser):
 
 
 def inputs_that_speak() -> dict[str, Any]:
-    """The made-up inputs with sentences as the stages make them, and a request that asks for Chinese."""
+    """The made-up inputs with sentences as the stages make them, and a request that asks for
+    Chinese."""
     found = fabricated.inputs()
-    because = say("classes {classes} have no record of a control subject; enlarge split.control", classes="7")
+    because = say(
+        "classes {classes} have no record of a control subject; enlarge split.control", classes="7"
+    )
     reason = say("No test could be made: {why}.", why=because)
-    rejection = say("its identities are those of several data subjects; send one request per subject")
+    rejection = say(
+        "its identities are those of several data subjects; send one request per subject"
+    )
     for name, judged in found["verdicts"]["requests"].items():
-        judged["reason"] = reason if name == fabricated.UNJUDGED else say("The records still influence the model.")
+        judged["reason"] = (
+            reason if name == fabricated.UNJUDGED else say("The records still influence the model.")
+        )
         for gate in judged["gates"]:
             gate["question"] = say("Is the influence left below the margin, on all records?")
     for entry in found["register"]["batch_requests"]:
@@ -234,7 +284,14 @@ def inputs_that_speak() -> dict[str, Any]:
 
 
 KINDS = (
-    *(fabricated.PASS, fabricated.FAIL, fabricated.OPEN, fabricated.BELOW, fabricated.UNJUDGED, fabricated.WEAK),
+    *(
+        fabricated.PASS,
+        fabricated.FAIL,
+        fabricated.OPEN,
+        fabricated.BELOW,
+        fabricated.UNJUDGED,
+        fabricated.WEAK,
+    ),
     fabricated.SET_ASIDE,
 )
 TOLD = {
@@ -246,15 +303,21 @@ TOLD = {
 @pytest.fixture(scope="module")
 def spoken() -> dict[str, dict[str, Any]]:
     """The evidence of a batch whose sentences are real ones."""
-    return {item["request"]["id"]: item for item in evidence.build_all(fabricated.sources(inputs_that_speak()))}
+    return {
+        item["request"]["id"]: item
+        for item in evidence.build_all(fabricated.sources(inputs_that_speak()))
+    }
 
 
 @pytest.mark.parametrize("request_id", KINDS)
-def test_every_kind_of_outcome_is_told_in_both_languages(spoken: dict[str, Any], request_id: str) -> None:
+def test_every_kind_of_outcome_is_told_in_both_languages(
+    spoken: dict[str, Any], request_id: str
+) -> None:
     item = spoken[request_id]
     assert item["languages"] == ["en", "zh"]
     pages = {
-        code: report.render(report.environment(TEMPLATES, code), "report.html.j2", {"e": item}) for code in ("en", "zh")
+        code: report.render(report.environment(TEMPLATES, code), "report.html.j2", {"e": item})
+        for code in ("en", "zh")
     }
     told = TOLD.get(request_id, "这些记录仍然影响模型。")
     assert '<html lang="zh">' in pages["zh"]
@@ -272,10 +335,14 @@ def test_every_kind_of_outcome_is_told_in_both_languages(spoken: dict[str, Any],
 def test_every_rival_method_and_a_screening_are_told_in_chinese() -> None:
     for state in ("bad", "open"):
         found = evidence.build_all(fabricated.sources(fabricated.screening(state)))[0]
-        assert HAN.search(report.render(report.environment(TEMPLATES, "zh"), "report.html.j2", {"e": found}))
+        assert HAN.search(
+            report.render(report.environment(TEMPLATES, "zh"), "report.html.j2", {"e": found})
+        )
 
 
-@pytest.mark.parametrize("text", ["<script>alert(1)</script>", "{{ 7 * 7 }}%(count)s{first}", "\u202egnp.exe"])
+@pytest.mark.parametrize(
+    "text", ["<script>alert(1)</script>", "{{ 7 * 7 }}%(count)s{first}", "\u202egnp.exe"]
+)
 def test_a_hostile_request_field_is_inert_in_both_languages(text: str) -> None:
     def page(value: str, code: Any) -> str:
         inputs = inputs_that_speak()
@@ -291,18 +358,26 @@ def test_a_hostile_request_field_is_inert_in_both_languages(text: str) -> None:
         assert "\u202e" not in html
 
 
-def test_two_processes_in_other_zones_and_locales_write_the_same_chinese_bytes(tmp_path: Path) -> None:
+def test_two_processes_in_other_zones_and_locales_write_the_same_chinese_bytes(
+    tmp_path: Path,
+) -> None:
     inputs = inputs_that_speak()
     inputs["register"]["batch_requests"] = inputs["register"]["batch_requests"][1:2]
-    inputs["verdicts"]["requests"] = {fabricated.FAIL: inputs["verdicts"]["requests"][fabricated.FAIL]}
+    inputs["verdicts"]["requests"] = {
+        fabricated.FAIL: inputs["verdicts"]["requests"][fabricated.FAIL]
+    }
     (tmp_path / "inputs.json").write_text(json.dumps(inputs), encoding="utf-8")
     code = (
         "import json, sys; from pathlib import Path; from tests.worlds import fabricated;"
         "from tasks import report; from tasks.reporting import evidence;"
         f"inputs = json.loads(Path({str(tmp_path / 'inputs.json')!r}).read_text(encoding='utf-8'));"
-        f"report.write(evidence.build_all(fabricated.sources(inputs)), Path({str(TEMPLATES)!r}), Path(sys.argv[1]))"
+        f"report.write(evidence.build_all(fabricated.sources(inputs)), Path({str(TEMPLATES)!r}), "
+        "Path(sys.argv[1]))"
     )
-    circumstances = ({"TZ": "Asia/Shanghai", "LANG": "C"}, {"TZ": "America/Lima", "LANG": "zh_CN.UTF-8"})
+    circumstances = (
+        {"TZ": "Asia/Shanghai", "LANG": "C"},
+        {"TZ": "America/Lima", "LANG": "zh_CN.UTF-8"},
+    )
     runs = [
         subprocess.Popen(
             [sys.executable, "-c", code, str(tmp_path / str(place))],
@@ -313,7 +388,9 @@ def test_two_processes_in_other_zones_and_locales_write_the_same_chinese_bytes(t
     ]
     assert [run.wait() for run in runs] == [0, 0]
     for name in ("report.html", "report.pdf", "report.zh.html", "report.zh.pdf", "evidence.json"):
-        first, second = ((tmp_path / str(place) / fabricated.FAIL / name).read_bytes() for place in (0, 1))
+        first, second = (
+            (tmp_path / str(place) / fabricated.FAIL / name).read_bytes() for place in (0, 1)
+        )
         assert first == second, name
 
 
@@ -322,18 +399,32 @@ def test_the_pages_of_a_batch_whose_main_language_is_chinese(tmp_path: Path) -> 
 
     sources = fabricated.sources(inputs_that_speak())
     wish = sources.settings.report.model_copy(update={"languages": ("zh", "en")})
-    sources = dataclasses.replace(sources, settings=sources.settings.model_copy(update={"report": wish}))
+    sources = dataclasses.replace(
+        sources, settings=sources.settings.model_copy(update={"report": wish})
+    )
     place = tmp_path / "spring"
     report.write(evidence.build_all(sources)[4:5], TEMPLATES, place)
-    names = {f"{stem}{code}.{kind}" for stem, kind in (("index", "html"), ("summary", "html")) for code in ("", ".en")}
+    names = {
+        f"{stem}{code}.{kind}"
+        for stem, kind in (("index", "html"), ("summary", "html"))
+        for code in ("", ".en")
+    }
     assert names <= {path.name for path in place.iterdir()}
-    index, english = (Page((place / name).read_text(encoding="utf-8")) for name in ("index.html", "index.en.html"))
+    index, english = (
+        Page((place / name).read_text(encoding="utf-8")) for name in ("index.html", "index.en.html")
+    )
     assert "批次 spring 的删除请求" in index.text
     assert TOLD[fabricated.SET_ASIDE] in index.text
     assert "Deletion requests of batch spring" in english.text
-    assert f'href="{fabricated.SET_ASIDE}/report.en.html"' in (place / "index.en.html").read_text(encoding="utf-8")
+    assert f'href="{fabricated.SET_ASIDE}/report.en.html"' in (place / "index.en.html").read_text(
+        encoding="utf-8"
+    )
     with pikepdf.open(place / fabricated.SET_ASIDE / "report.pdf") as pdf:
-        objects = [thing for thing in pdf.objects if isinstance(thing, pikepdf.Dictionary) and "/BaseFont" in thing]
+        objects = [
+            thing
+            for thing in pdf.objects
+            if isinstance(thing, pikepdf.Dictionary) and "/BaseFont" in thing
+        ]
         assert str(pdf.Root["/Lang"]) == "zh"
     vendored = re.compile(r"/[A-Z]+\+(Noto-Sans-SC|Source-Sans-3)(-Bold|-Semi-Bold)?,?")
     assert [thing for thing in objects if not vendored.fullmatch(str(thing["/BaseFont"]))] == []
@@ -341,6 +432,8 @@ def test_the_pages_of_a_batch_whose_main_language_is_chinese(tmp_path: Path) -> 
 
 def test_a_deadline_is_counted_and_told_in_the_language_of_the_page() -> None:
     found = deadlines.deadline("pipl", date(2026, 11, 20))
-    assert CHINESE.tell(found.rule, sentences([found.rule])).startswith("《个人信息保护法》第五十条")
+    assert CHINESE.tell(found.rule, sentences([found.rule])).startswith(
+        "《个人信息保护法》第五十条"
+    )
     fields = {name for _, name, _, _ in Formatter().parse(found.rule.message) if name}
     assert fields == set(found.rule.values)

@@ -1,4 +1,5 @@
-"""Work that processes share: all is done once, by whoever comes to it, and the error of one is an error of all."""
+"""Work that processes share: all is done once, by whoever comes to it, and the error of one is an
+error of all."""
 
 from __future__ import annotations
 
@@ -91,7 +92,9 @@ def unmade(message: str) -> str:
     raise AuditError(message)
 
 
-def test_a_tool_that_no_process_can_make_is_one_error_in_its_own_words(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_tool_that_no_process_can_make_is_one_error_in_its_own_words(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     make = functools.partial(unmade, "no tool")
     with pytest.raises(AuditError, match=r"^no tool$"):
         list(worker_pool.each(write_pid, range(100), make, make, worth=10))
@@ -105,10 +108,14 @@ def test_a_tool_that_only_a_helping_process_cannot_make_is_an_error_too(tmp_path
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_helping_processes_end_with_the_one_that_they_help(how: signal.Signals, tmp_path: Path) -> None:
+def test_helping_processes_end_with_the_one_that_they_help(
+    how: signal.Signals, tmp_path: Path
+) -> None:
     program, folder = tmp_path / "program.py", tmp_path / "done"
     folder.mkdir()
-    program.write_text(WITH_A_HELPER.format(tests=str(Path(__file__).parents[3]), folder=str(folder)))
+    program.write_text(
+        WITH_A_HELPER.format(tests=str(Path(__file__).parents[3]), folder=str(folder))
+    )
     main = subprocess.Popen(
         [sys.executable, program],
         stderr=subprocess.DEVNULL,
@@ -121,7 +128,10 @@ def test_helping_processes_end_with_the_one_that_they_help(how: signal.Signals, 
     main.send_signal(how)
     main.wait()
     helper = int(next(pid for pid in pids if int(pid) != main.pid))
-    while Path(f"/proc/{helper}").exists() and "State:\tZ" not in Path(f"/proc/{helper}/status").read_text():
+    while (
+        Path(f"/proc/{helper}").exists()
+        and "State:\tZ" not in Path(f"/proc/{helper}/status").read_text()
+    ):
         time.sleep(0.02)
     count = len(list(folder.iterdir()))
     time.sleep(0.3)

@@ -32,7 +32,9 @@ def needs(name: str) -> Path:
 
 def idx_bytes(values: NDArray[Any]) -> bytes:
     code = {np.dtype(np.uint8): 8, np.dtype(np.int32): 12}[values.dtype]
-    head = bytes([0, 0, code, values.ndim]) + b"".join(size.to_bytes(4, "big") for size in values.shape)
+    head = bytes([0, 0, code, values.ndim]) + b"".join(
+        size.to_bytes(4, "big") for size in values.shape
+    )
     return head + values.astype(values.dtype.newbyteorder(">")).tobytes()
 
 
@@ -59,7 +61,11 @@ def test_the_embedded_digits_load_and_say_that_their_writers_are_synthetic(digit
 
 def make_idx(folder: Path, count: int = 30) -> tuple[Path, Path, Path]:
     random = np.random.default_rng(0)
-    images, labels, writers = folder / "images.idx.gz", folder / "labels.idx", folder / "writers.idx"
+    images, labels, writers = (
+        folder / "images.idx.gz",
+        folder / "labels.idx",
+        folder / "writers.idx",
+    )
     images.write_bytes(gzip.compress(idx_bytes(random.integers(0, 256, (count, 9, 7), np.uint8))))
     label = np.arange(count) % 3
     labels.write_bytes(idx_bytes(label.astype(np.uint8)))
@@ -72,7 +78,12 @@ def make_idx(folder: Path, count: int = 30) -> tuple[Path, Path, Path]:
 def test_idx_files_plain_or_gzip_are_imported_pixel_by_pixel(tmp_path: Path) -> None:
     images, labels, writers = make_idx(tmp_path)
     summary = importers.idx(tmp_path / "data", images, labels, writers)
-    assert (summary.records, summary.subjects, summary.classes, summary.image_size) == (30, 7, 3, 12)
+    assert (summary.records, summary.subjects, summary.classes, summary.image_size) == (
+        30,
+        7,
+        3,
+        12,
+    )
     manifest = records.read_manifest(tmp_path / "data")
     assert manifest["subject_id"][8] == "writer-0001"
     stored = np.asarray(Image.open(tmp_path / "data" / manifest["path"][4]))
@@ -96,7 +107,9 @@ def test_a_draw_of_subjects_depends_on_the_seed_only_and_keeps_the_minimum(tmp_p
         importers.idx(tmp_path / "c", *paths, subjects=5, min_records=5)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "not gzip", "no idx", "other labels", "fewer labels"])
+@pytest.mark.parametrize(
+    "damage", ["truncated", "not gzip", "no idx", "other labels", "fewer labels"]
+)
 def test_damaged_idx_files_are_refused_and_nothing_is_left(tmp_path: Path, damage: str) -> None:
     images, labels, writers = make_idx(tmp_path)
     if damage == "truncated":
@@ -127,7 +140,13 @@ def test_named_arrays_are_imported_with_their_whites_names_and_attributes(tmp_pa
         glasses_names=np.array(["no", "yes"]),
     )
     summary = importers.npz(
-        tmp_path / "d", tmp_path / "a.npz", "X", "pose", "who", maxval="maxval", attributes=["glasses"]
+        tmp_path / "d",
+        tmp_path / "a.npz",
+        "X",
+        "pose",
+        "who",
+        maxval="maxval",
+        attributes=["glasses"],
     )
     assert summary.class_names == ("up", "down", "aside")
     manifest = records.read_manifest(tmp_path / "d")
@@ -147,7 +166,9 @@ def test_named_arrays_are_imported_with_their_whites_names_and_attributes(tmp_pa
         np.zeros((2, 8, 8), "U3"),
     ],
 )
-def test_arrays_that_are_no_images_are_refused_and_nothing_is_left(tmp_path: Path, pixels: NDArray[Any]) -> None:
+def test_arrays_that_are_no_images_are_refused_and_nothing_is_left(
+    tmp_path: Path, pixels: NDArray[Any]
+) -> None:
     np.savez(tmp_path / "a.npz", images=pixels, labels=np.arange(2))
     with pytest.raises(DataError, match=r"a\.npz"):
         importers.npz(tmp_path / "data", tmp_path / "a.npz", subjects=None)
@@ -187,7 +208,11 @@ def test_a_folder_of_images_is_copied_byte_for_byte_under_neutral_names(tmp_path
     assert summary.class_names == ("cat", "dog")
     assert (summary.channels, summary.image_size) == (3, 40)
     manifest = records.read_manifest(tmp_path / "data")
-    assert manifest["path"].tolist() == ["images/r00001.jpg", "images/r00002.webp", "images/r00003.bmp"]
+    assert manifest["path"].tolist() == [
+        "images/r00001.jpg",
+        "images/r00002.webp",
+        "images/r00003.bmp",
+    ]
     assert manifest["label"].tolist() == [1, 0, 1]
     assert manifest["site"].tolist() == ["x", "x", "y"]
     original = (tmp_path / "photos/ada lovelace/1.JPG").read_bytes()
@@ -211,7 +236,9 @@ def test_other_identities_are_kept_beside_the_manifest(tmp_path: Path) -> None:
         ("subject_id", "who", "subject_id"),
     ],
 )
-def test_a_faulty_table_is_refused_and_nothing_is_left(tmp_path: Path, old: str, new: str, named: str) -> None:
+def test_a_faulty_table_is_refused_and_nothing_is_left(
+    tmp_path: Path, old: str, new: str, named: str
+) -> None:
     table = make_folder(tmp_path)
     table.write_text(table.read_text().replace(old, new))
     with pytest.raises(DataError, match=named) as caught:
@@ -222,9 +249,15 @@ def test_a_faulty_table_is_refused_and_nothing_is_left(tmp_path: Path, old: str,
 
 def test_a_record_id_that_is_a_path_is_refused_before_a_file_is_written(tmp_path: Path) -> None:
     picture = importers.encode(np.zeros((8, 8), np.uint8))
-    columns: dict[str, list[Any]] = {"record_id": ["../../escaped"], "subject_id": ["a"], "label": [0]}
+    columns: dict[str, list[Any]] = {
+        "record_id": ["../../escaped"],
+        "subject_id": ["a"],
+        "label": [0],
+    }
     with pytest.raises(DataError, match="record_id"):
-        importers.write(tmp_path / "in/data", importers.Source("n", "s", "", ("a",), columns, [picture]))
+        importers.write(
+            tmp_path / "in/data", importers.Source("n", "s", "", ("a",), columns, [picture])
+        )
     assert [path.name for path in tmp_path.rglob("*")] == ["in"]
 
 
@@ -258,7 +291,9 @@ def test_a_data_set_of_torchvision_is_imported_from_its_own_files(tmp_path: Path
     raw.mkdir(parents=True)
     for part in ("train", "t10k"):
         (raw / f"{part}-images-idx3-ubyte").write_bytes(idx_bytes(np.zeros((20, 28, 28), np.uint8)))
-        (raw / f"{part}-labels-idx1-ubyte").write_bytes(idx_bytes(np.arange(20).astype(np.uint8) % 10))
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(
+            idx_bytes(np.arange(20).astype(np.uint8) % 10)
+        )
     summary = importers.torchvision_dataset(tmp_path / "data", "FashionMNIST", tmp_path / "root")
     assert (summary.records, summary.subjects, summary.classes) == (20, 20, 10)
     assert summary.class_names[0] == "T-shirt/top"
@@ -273,9 +308,20 @@ def test_an_unknown_or_absent_data_set_of_torchvision_is_refused(tmp_path: Path,
 def test_the_real_faces_are_imported_with_their_people(tmp_path: Path) -> None:
     source = needs("cmu_faces") / "cmu_faces.npz"
     summary = importers.npz(
-        tmp_path / "d", source, "X_64x60", "pose", "subject", maxval="maxval", attributes=["expression"]
+        tmp_path / "d",
+        source,
+        "X_64x60",
+        "pose",
+        "subject",
+        maxval="maxval",
+        attributes=["expression"],
     )
-    assert (summary.records, summary.subjects, summary.classes, summary.image_size) == (624, 20, 4, 64)
+    assert (summary.records, summary.subjects, summary.classes, summary.image_size) == (
+        624,
+        20,
+        4,
+        64,
+    )
     with np.load(source) as arrays:
         people = arrays["subject"].tolist()
     manifest = records.read_manifest(tmp_path / "d")
@@ -286,7 +332,11 @@ def test_real_digits_are_imported_with_some_of_their_writers(tmp_path: Path) -> 
     source = needs("mnist_with_writers")
     images, labels, writers = (
         source / name
-        for name in ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz", "qmnist-train-labels-idx2-int.gz")
+        for name in (
+            "train-images-idx3-ubyte.gz",
+            "train-labels-idx1-ubyte.gz",
+            "qmnist-train-labels-idx2-int.gz",
+        )
     )
     summary = importers.idx(tmp_path / "d", images, labels, writers, subjects=5, min_records=100)
     assert (summary.subjects, summary.classes, summary.image_size) == (5, 10, 28)

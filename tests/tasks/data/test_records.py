@@ -31,7 +31,8 @@ def png(pixels: NDArray[Any], **options: Any) -> bytes:
 
 
 def make(folder: Path, contents: dict[str, bytes], **columns: list[Any]) -> pd.DataFrame:
-    """A data set of files named by their record; `columns` replace or add columns of the manifest."""
+    """A data set of files named by their record; `columns` replace or add columns of the
+    manifest."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
     rows: dict[str, list[Any]] = {name: [] for name in records.COLUMNS}
     for number, (record_id, content) in enumerate(contents.items()):
@@ -87,7 +88,9 @@ def test_strings_that_look_like_numbers_or_absent_values_stay_strings(tmp_path: 
         ("split", "train"),
     ],
 )
-def test_a_malformed_value_is_refused_and_its_record_named(three: Path, column: str, value: str) -> None:
+def test_a_malformed_value_is_refused_and_its_record_named(
+    three: Path, column: str, value: str
+) -> None:
     table = pd.read_csv(three / "manifest.csv", dtype=str).assign(split="training")
     table.loc[2, column] = value
     table.to_csv(three / "manifest.csv", index=False)
@@ -96,7 +99,9 @@ def test_a_malformed_value_is_refused_and_its_record_named(three: Path, column: 
     assert "example.org" not in str(caught.value), "no data subject is named"
 
 
-def test_a_link_out_of_the_data_folder_is_refused(three: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_link_out_of_the_data_folder_is_refused(
+    three: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     outside = tmp_path_factory.mktemp("outside") / "secret.png"
     outside.write_bytes((three / "images/r1.png").read_bytes())
     (three / "images/r1.png").unlink()
@@ -105,7 +110,9 @@ def test_a_link_out_of_the_data_folder_is_refused(three: Path, tmp_path_factory:
         records.read_manifest(three)
 
 
-def test_a_directory_that_is_a_link_out_of_the_data_folder_is_refused(three: Path, tmp_path: Path) -> None:
+def test_a_directory_that_is_a_link_out_of_the_data_folder_is_refused(
+    three: Path, tmp_path: Path
+) -> None:
     elsewhere = tmp_path.parent / (tmp_path.name + "-elsewhere")
     (three / "images").rename(elsewhere)
     (three / "images").symlink_to(elsewhere)
@@ -121,7 +128,9 @@ def test_a_link_within_the_data_folder_is_followed(three: Path) -> None:
 
 def test_a_subject_in_two_splits_is_refused(three: Path) -> None:
     table = pd.read_csv(three / "manifest.csv", dtype=str)
-    table.assign(subject_id="one", split=["training", "training", "unseen"]).to_csv(three / "manifest.csv", index=False)
+    table.assign(subject_id="one", split=["training", "training", "unseen"]).to_csv(
+        three / "manifest.csv", index=False
+    )
     with pytest.raises(DataError, match="same split value"):
         records.read_manifest(three)
 
@@ -158,7 +167,9 @@ def test_no_path_is_accepted_that_leaves_the_folder(path: str) -> None:
 @given(st.lists(st.text("ab./\\:\n\0", max_size=6), min_size=1))
 def test_a_path_is_judged_the_same_alone_and_among_others(paths: list[str]) -> None:
     root = Path("/nowhere/data")
-    alone = [bool(records.inside(pd.Series([path, ".."], dtype=str), root)[0]) for path in paths]  # `..`: one by one
+    alone = [
+        bool(records.inside(pd.Series([path, ".."], dtype=str), root)[0]) for path in paths
+    ]  # `..`: one by one
     assert records.inside(pd.Series(paths, dtype=str), root).tolist() == alone
 
 
@@ -211,7 +222,9 @@ def test_the_orientation_of_the_camera_is_applied(tmp_path: Path) -> None:
     assert (image[0, :7] == 0).all()
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I", "F", "YCbCr"])
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I", "F", "YCbCr"]
+)
 def test_every_mode_of_pillow_is_read(tmp_path: Path, mode: str) -> None:
     out = io.BytesIO()
     Image.new("L" if mode == "I;16" else "RGB", (9, 5), 0).convert(mode).save(out, "TIFF")
@@ -238,9 +251,12 @@ def test_a_truncated_image_is_named(tmp_path: Path, share: float) -> None:
 
 
 @given(
-    st.binary(max_size=200), st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF89a", b"BM", b"II*\0"])
+    st.binary(max_size=200),
+    st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF89a", b"BM", b"II*\0"]),
 )
-def test_bytes_that_are_no_image_are_refused_and_nothing_else_is_raised(body: bytes, start: bytes) -> None:
+def test_bytes_that_are_no_image_are_refused_and_nothing_else_is_raised(
+    body: bytes, start: bytes
+) -> None:
     try:
         assert records.decode(start + body, "r0").mode in ("L", "RGB")
     except DataError as error:
@@ -258,18 +274,31 @@ def test_roles_and_forget_set_are_aligned_to_the_manifest(three: Path) -> None:
     manifest = records.read_manifest(three)
     (three / "split.csv").write_text("record_id,role\nr2,control\nr0,training\nr1,test\n")
     (three / "forget.csv").write_text("record_id,request_id\nr2,q\n")
-    assert records.read_roles(three / "split.csv", manifest).tolist() == ["training", "test", "control"]
+    assert records.read_roles(three / "split.csv", manifest).tolist() == [
+        "training",
+        "test",
+        "control",
+    ]
     assert records.read_forget(three / "forget.csv", manifest).tolist() == ["", "", "q"]
 
 
 def test_an_empty_forget_set_is_no_error(three: Path) -> None:
     (three / "forget.csv").write_text("record_id,request_id\n")
-    assert records.read_forget(three / "forget.csv", records.read_manifest(three)).tolist() == ["", "", ""]
+    assert records.read_forget(three / "forget.csv", records.read_manifest(three)).tolist() == [
+        "",
+        "",
+        "",
+    ]
 
 
 @pytest.mark.parametrize(
     "lines",
-    ["r0,training\nr1,test\n", "r0,training\nr1,test\nr2,judge\n", "r0,test\nr0,test\nr1,test\nr2,test\n", "x,test\n"],
+    [
+        "r0,training\nr1,test\n",
+        "r0,training\nr1,test\nr2,judge\n",
+        "r0,test\nr0,test\nr1,test\nr2,test\n",
+        "x,test\n",
+    ],
 )
 def test_a_split_of_other_records_is_refused(three: Path, lines: str) -> None:
     (three / "split.csv").write_text("record_id,role\n" + lines)

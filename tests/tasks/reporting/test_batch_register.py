@@ -1,4 +1,5 @@
-"""The register: the worst first, nothing left out, nothing in it that runs, the same from old batches and new ones."""
+"""The register: the worst first, nothing left out, nothing in it that runs, the same from old
+batches and new ones."""
 
 from __future__ import annotations
 
@@ -91,7 +92,9 @@ def index_of(listed: batch_register.Register) -> str:
     return report.index_page(listed, report.environment(TEMPLATES))
 
 
-def summary_of(listed: batch_register.Register, earlier: list[batch_register.Past] | None = None) -> str:
+def summary_of(
+    listed: batch_register.Register, earlier: list[batch_register.Past] | None = None
+) -> str:
     view = {**batch_register.summary(listed, earlier or []), "suffix": ""}
     return report.render(report.environment(TEMPLATES), "summary.html.j2", view)
 
@@ -111,27 +114,47 @@ def all_of(*listed: batch_register.Register) -> str:
 def test_a_batch_lists_the_worst_first_with_the_hashes_of_its_files(made: Path) -> None:
     listed = batch_register.read(made)
     outcomes = [line.outcome for line in listed.requests]
-    assert outcomes == ["fail", "inconclusive", "inconclusive", "below_detection", "rejected", "pass", "pass"]
+    assert outcomes == [
+        "fail",
+        "inconclusive",
+        "inconclusive",
+        "below_detection",
+        "rejected",
+        "pass",
+        "pass",
+    ]
     assert list(listed.counts.values()) == [1, 2, 1, 1, 2]
     assert (listed.passes, listed.passes_that_hold) == (2, 1)
     for line in listed.requests:
-        assert line.sha256 == {path.name: files.sha256(path) for path in (made / line.folder).iterdir()}
+        assert line.sha256 == {
+            path.name: files.sha256(path) for path in (made / line.folder).iterdir()
+        }
     text = (made / "index.html").read_text()
-    assert text.index(fabricated.FAIL) < text.index(fabricated.SET_ASIDE) < text.index(fabricated.PASS)
+    assert (
+        text.index(fabricated.FAIL) < text.index(fabricated.SET_ASIDE) < text.index(fabricated.PASS)
+    )
     assert fabricated.SECRET not in text
 
 
 @pytest.mark.parametrize("name", ["index.html", "summary.html"])
-def test_a_page_is_one_file_that_allows_nothing_but_its_own_style_and_script(made: Path, name: str) -> None:
+def test_a_page_is_one_file_that_allows_nothing_but_its_own_style_and_script(
+    made: Path, name: str
+) -> None:
     found = Page((made / name).read_text(encoding="utf-8"))
-    (policy,) = [tag["content"] for _, tag in found.tags if tag.get("http-equiv") == "Content-Security-Policy"]
+    (policy,) = [
+        tag["content"]
+        for _, tag in found.tags
+        if tag.get("http-equiv") == "Content-Security-Policy"
+    ]
     for kind, text in found.inside.items():
         digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
         assert bool(text) == (f"{kind}-src 'sha256-{digest}'" in str(policy))
     assert "default-src 'none'" in str(policy)
     assert "unsafe" not in str(policy)
     assert not {"iframe", "img", "link", "object"} & {tag for tag, _ in found.tags}
-    assert not [key for _, tag in found.tags for key in tag if key.startswith("on") or key == "style"]
+    assert not [
+        key for _, tag in found.tags for key in tag if key.startswith("on") or key == "style"
+    ]
     own = r"#[\w-]+|(index|summary|register)(\.\w\w)?\.(html|pdf|csv|json)|[\w-]+/(report(\.\w\w)?\.\w+|evidence\.json)"
     assert all(re.fullmatch(own, str(tag["href"])) for _, tag in found.tags if "href" in tag)
 
@@ -141,7 +164,10 @@ def test_a_page_is_one_file_that_allows_nothing_but_its_own_style_and_script(mad
 def test_a_hostile_field_is_inert_on_every_page(field: str, text: str) -> None:
     shown = str(evidence.visible(text))
     for page in (index_of, all_of, summary_of):
-        hostile, plain = page(a_register(**{field: shown})), page(a_register(**{field: "plain words"}))
+        hostile, plain = (
+            page(a_register(**{field: shown})),
+            page(a_register(**{field: "plain words"})),
+        )
         assert [tag for tag, _ in Page(hostile).tags] == [tag for tag, _ in Page(plain).tags]
         assert Page(hostile).inside == Page(plain).inside
         assert not re.search("[\u202a-\u202e\u2066-\u2069\u0000]", hostile)
@@ -161,7 +187,10 @@ def test_a_formula_in_a_request_is_text_in_the_table(text: str) -> None:
 
 
 def test_the_table_holds_every_line_and_numbers_stay_numbers() -> None:
-    listed = a_register(reason="=cmd|' /C calc'!A0", residual_influence={"estimate": -0.1, "low": None, "high": None})
+    listed = a_register(
+        reason="=cmd|' /C calc'!A0",
+        residual_influence={"estimate": -0.1, "low": None, "high": None},
+    )
     text = batch_register.table([listed])
     assert text.startswith("\ufeff")
     rows = list(csv.DictReader(io.StringIO(text.lstrip("\ufeff"), newline="")))
@@ -183,7 +212,12 @@ def test_every_request_stands_under_one_kind_of_deadline(days: list[int | None])
     today = date(2026, 11, 21)
     line = a_register().requests[0]
     lines = [
-        line.model_copy(update={"days_left": left, "deadline": None if left is None else today + timedelta(left)})
+        line.model_copy(
+            update={
+                "days_left": left,
+                "deadline": None if left is None else today + timedelta(left),
+            }
+        )
         for left in days
     ]
     found = batch_register.deadlines(lines)
@@ -206,7 +240,9 @@ def test_the_page_of_a_screening_says_that_it_cannot_pass_anybody() -> None:
 
 
 def a_past(number: int) -> batch_register.Past:
-    listed = a_register().model_copy(update={"batch": f"batch-{number}", "started": f"2026-{number:02}-01T00:00:00Z"})
+    listed = a_register().model_copy(
+        update={"batch": f"batch-{number}", "started": f"2026-{number:02}-01T00:00:00Z"}
+    )
     return batch_register.past(listed)
 
 
@@ -239,7 +275,9 @@ def test_the_summary_is_one_page_however_many_batches_were_before(tmp_path: Path
         )
 
 
-def test_a_record_names_its_earlier_batches_and_is_not_made_anew_because_of_them(workspace: Path) -> None:
+def test_a_record_names_its_earlier_batches_and_is_not_made_anew_because_of_them(
+    workspace: Path,
+) -> None:
     (named,) = registers.earlier(workspace, "summer")
     assert named["batch"] == "spring"
     assert named["requests"] == 7
@@ -247,7 +285,9 @@ def test_a_record_names_its_earlier_batches_and_is_not_made_anew_because_of_them
     assert batch_register.earlier({"earlier": [named]})[0].counts["fail"] == 1
     with pytest.raises(EvidenceError, match="earlier"):
         batch_register.earlier({"earlier": [{"batch": "spring"}]})
-    assert provenance._lasting({"tool_version": "1", "earlier": [named]}) == provenance._lasting({"tool_version": "1"})
+    assert provenance._lasting({"tool_version": "1", "earlier": [named]}) == provenance._lasting(
+        {"tool_version": "1"}
+    )
 
 
 def test_all_batches_stand_on_one_page_counted_from_its_day(workspace: Path) -> None:
@@ -257,7 +297,9 @@ def test_all_batches_stand_on_one_page_counted_from_its_day(workspace: Path) -> 
     text = (workspace / done.page).read_text(encoding="utf-8")
     assert f'href="spring/{fabricated.FAIL}/report.html"' in text
     assert "As of 12\u00a0December\u00a02026" in text
-    rows = list(csv.DictReader(io.StringIO((workspace / done.table).read_text("utf-8-sig"), newline="")))
+    rows = list(
+        csv.DictReader(io.StringIO((workspace / done.table).read_text("utf-8-sig"), newline=""))
+    )
     assert {row["batch"] for row in rows} == {"spring"}
     assert len(rows) == 7
 
@@ -275,13 +317,19 @@ def batch_of(version: int, folder: Path) -> Path:
     """The folder of a batch as an earlier version left it."""
     for path in SAMPLES.glob(f"evidence-{version}-*.json"):
         found = files.read_json(path)
-        files.write_json(folder / found["request"]["id"] / "evidence.json", {**found, "batch": folder.name})
-    files.write_json(folder / "register.json", {"schema_version": 1, "batch": folder.name, "requests": []})
+        files.write_json(
+            folder / found["request"]["id"] / "evidence.json", {**found, "batch": folder.name}
+        )
+    files.write_json(
+        folder / "register.json", {"schema_version": 1, "batch": folder.name, "requests": []}
+    )
     return folder
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_batches_of_earlier_versions_are_listed_from_their_evidence(version: int, workspace: Path) -> None:
+def test_batches_of_earlier_versions_are_listed_from_their_evidence(
+    version: int, workspace: Path
+) -> None:
     listed = batch_register.read(batch_of(version, workspace / "reports" / "old"))
     assert {"pass", "below_detection", "rejected"} <= {line.outcome for line in listed.requests}
     assert registers.write(workspace).batches == 2
@@ -291,7 +339,9 @@ def test_batches_of_earlier_versions_are_listed_from_their_evidence(version: int
 def test_a_batch_that_cannot_be_read_is_named_and_never_left_out(workspace: Path) -> None:
     broken = batch_of(1, workspace / "reports" / "old") / fabricated.PASS / "evidence.json"
     broken.write_text("{}")
-    files.write_json(workspace / "reports" / "other" / "register.json", {**dummy.REGISTER, "batch": "another"})
+    files.write_json(
+        workspace / "reports" / "other" / "register.json", {**dummy.REGISTER, "batch": "another"}
+    )
     files.write_json(workspace / "reports" / "later" / "register.json", {"schema_version": 3})
     done = registers.write(workspace)
     assert sorted(done.unreadable) == ["later", "old", "other"]
@@ -302,7 +352,9 @@ def test_a_batch_that_cannot_be_read_is_named_and_never_left_out(workspace: Path
 
 
 def test_a_workspace_without_reports_says_so(tmp_path: Path) -> None:
-    shutil.copytree(TEMPLATES.parent, tmp_path / "reports", ignore=shutil.ignore_patterns("demo", "index*"))
+    shutil.copytree(
+        TEMPLATES.parent, tmp_path / "reports", ignore=shutil.ignore_patterns("demo", "index*")
+    )
     (tmp_path / "params.yaml").write_text(settings.defaults_yaml())
     done = registers.write(tmp_path)
     assert done.batches == 0
@@ -311,7 +363,9 @@ def test_a_workspace_without_reports_says_so(tmp_path: Path) -> None:
 
 def test_what_prefect_shows_has_ids_and_verdicts_only(tmp_path: Path) -> None:
     found = json.loads(json.dumps({**dummy.REGISTER, "batch": "spring"}))
-    found["requests"][1].update(request_id="jane.doe@example.org", reason="Jane Doe asked twice.", position=3)
+    found["requests"][1].update(
+        request_id="jane.doe@example.org", reason="Jane Doe asked twice.", position=3
+    )
     files.write_json(tmp_path / "reports" / "spring" / "register.json", found)
     rows, told = registers.artifact(tmp_path, "spring")
     assert [row["request"] for row in rows] == [dummy.REQUESTS[0], "request 4"]
@@ -328,7 +382,11 @@ def test_what_prefect_shows_has_ids_and_verdicts_only(tmp_path: Path) -> None:
 
 def test_prefect_gets_the_worst_of_a_large_batch(tmp_path: Path) -> None:
     line = dummy.REGISTER["requests"][0]  # type: ignore[index]
-    found = {**dummy.REGISTER, "batch": "spring", "requests": [{**line, "position": place} for place in range(1001)]}
+    found = {
+        **dummy.REGISTER,
+        "batch": "spring",
+        "requests": [{**line, "position": place} for place in range(1001)],
+    }
     files.write_json(tmp_path / "reports" / "spring" / "register.json", found)
     rows, told = registers.artifact(tmp_path, "spring")
     assert len(rows) == registers.MOST_SHOWN

@@ -1,4 +1,5 @@
-"""The pages in a real browser: they render, filter and sort by keyboard alone, print whole, and shut nobody out."""
+"""The pages in a real browser: they render, filter and sort by keyboard alone, print whole, and
+shut nobody out."""
 
 from __future__ import annotations
 
@@ -22,11 +23,14 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 TEMPLATES = Path(__file__).parents[3] / "reports" / "templates"
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+BROWSER = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
 REQUIRED = os.environ.get("ERASURE_AUDIT_BROWSER") == "required"
 """Set where a missing browser is a failure: in continuous integration."""
 pytestmark = pytest.mark.skipif(
-    BROWSER is None and not REQUIRED, reason="no Chromium on this machine; `apt-get install chromium` brings one"
+    BROWSER is None and not REQUIRED,
+    reason="no Chromium on this machine; `apt-get install chromium` brings one",
 )
 HOSTILE = '<script>document.title="owned"</script><img src=x onerror=alert(1)>{{ 7*7 }}</style>\u202egnp.exe'
 
@@ -37,22 +41,29 @@ def browser() -> Iterator[Browser]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"] if os.geteuid() == 0 else [])
+        found = playwright.chromium.launch(
+            executable_path=BROWSER, args=["--no-sandbox"] if os.geteuid() == 0 else []
+        )
         yield found
         found.close()
 
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder `reports` of a workspace: a request of each ending, one with hostile fields, and all batches."""
+    """The folder `reports` of a workspace: a request of each ending, one with hostile fields, and
+    all batches."""
     workspace = tmp_path_factory.mktemp("workspace")
     inputs = fabricated.inputs()
     inputs["register"]["batch_requests"][4].update(reason=HOSTILE, code=HOSTILE, regulation=HOSTILE)
     inputs["decisions"] = fabricated.erased(fabricated.PASS)
-    report.write(evidence.build_all(fabricated.sources(inputs)), TEMPLATES, workspace / "reports" / "spring")
+    report.write(
+        evidence.build_all(fabricated.sources(inputs)), TEMPLATES, workspace / "reports" / "spring"
+    )
     shutil.copytree(TEMPLATES, workspace / "reports" / "templates")
     (workspace / "params.yaml").write_text(settings.defaults_yaml())
-    files.write_json(workspace / "reports" / "summer" / "register.json", {**dummy.REGISTER, "batch": "summer"})
+    files.write_json(
+        workspace / "reports" / "summer" / "register.json", {**dummy.REGISTER, "batch": "summer"}
+    )
     registers.write(workspace, date(2026, 12, 12))
     return workspace / "reports"
 
@@ -90,7 +101,11 @@ class Opened:
 
     def others(self) -> list[str]:
         """What was asked for beside the page itself and what it carries."""
-        return [url for url in self.asked if url.split("#")[0] != self.page.url.split("#")[0] and url[:5] != "data:"]
+        return [
+            url
+            for url in self.asked
+            if url.split("#")[0] != self.page.url.split("#")[0] and url[:5] != "data:"
+        ]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -101,12 +116,17 @@ def test_a_page_renders_without_complaint_asks_for_nothing_and_has_no_serious_fa
     from axe_playwright_python.sync_playwright import Axe
 
     opened = Opened(
-        browser, reports / path, color_scheme=scheme, viewport={"width": 1280, "height": 900}, bypass_csp=True
+        browser,
+        reports / path,
+        color_scheme=scheme,
+        viewport={"width": 1280, "height": 900},
+        bypass_csp=True,
     )
     with opened as page:
         found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
         faults = [
-            f"{fault['id']}: {fault['nodes'][0]['html'][:200]} {fault['nodes'][0].get('failureSummary', '')[:300]}"
+            f"{fault['id']}: {fault['nodes'][0]['html'][:200]} "
+            f"{fault['nodes'][0].get('failureSummary', '')[:300]}"
             for fault in found
             if fault["impact"] in ("serious", "critical")
         ]
@@ -116,7 +136,9 @@ def test_a_page_renders_without_complaint_asks_for_nothing_and_has_no_serious_fa
 
 
 @pytest.mark.parametrize("path", PAGES.values(), ids=PAGES)
-def test_a_page_fits_a_phone_and_stays_inert_under_its_own_policy(path: str, reports: Path, browser: Browser) -> None:
+def test_a_page_fits_a_phone_and_stays_inert_under_its_own_policy(
+    path: str, reports: Path, browser: Browser
+) -> None:
     opened = Opened(browser, reports / path, viewport={"width": 360, "height": 740})
     with opened as page:
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
@@ -132,16 +154,23 @@ def shown(page: Page) -> list[str]:
 
 
 @pytest.mark.parametrize("path", ["spring/index.html", "index.html"])
-def test_without_script_the_table_is_whole_with_the_worst_first(path: str, reports: Path, browser: Browser) -> None:
+def test_without_script_the_table_is_whole_with_the_worst_first(
+    path: str, reports: Path, browser: Browser
+) -> None:
     with Opened(browser, reports / path, java_script_enabled=False) as page:
         assert page.locator("tbody tr").count() == (7 if "spring" in path else 9)
-        assert fabricated.FAIL in page.locator("tbody tr").all_inner_texts()[0 if "spring" in path else 1]
+        assert (
+            fabricated.FAIL
+            in page.locator("tbody tr").all_inner_texts()[0 if "spring" in path else 1]
+        )
         assert not page.locator("form").is_visible()
         assert not page.locator(".tally input").first.is_visible()
         assert page.locator("thead button").count() == 0
 
 
-def test_filters_narrow_the_table_and_the_address_keeps_them(reports: Path, browser: Browser) -> None:
+def test_filters_narrow_the_table_and_the_address_keeps_them(
+    reports: Path, browser: Browser
+) -> None:
     with Opened(browser, reports / "spring" / "index.html") as page:
         page.get_by_role("checkbox", name="Pass").check()
         assert set(shown(page)) == {fabricated.PASS, fabricated.WEAK}
@@ -189,7 +218,9 @@ def test_columns_sort_both_ways_with_the_unknown_last(reports: Path, browser: Br
         assert shown(page) == worst_first
 
 
-def test_everything_works_by_keyboard_with_a_focus_that_is_seen(reports: Path, browser: Browser) -> None:
+def test_everything_works_by_keyboard_with_a_focus_that_is_seen(
+    reports: Path, browser: Browser
+) -> None:
     with Opened(browser, reports / "spring" / "index.html") as page:
         reached: list[str] = []
         for _ in range(24):
@@ -213,7 +244,9 @@ def test_everything_works_by_keyboard_with_a_focus_that_is_seen(reports: Path, b
 
 def test_the_table_is_one_for_assistive_technology(reports: Path, browser: Browser) -> None:
     for width in (1280, 360):
-        with Opened(browser, reports / "spring" / "index.html", viewport={"width": width, "height": 900}) as page:
+        with Opened(
+            browser, reports / "spring" / "index.html", viewport={"width": width, "height": 900}
+        ) as page:
             table = page.get_by_role("table")
             assert table.get_by_role("row").count() == 8
             assert table.get_by_role("columnheader").count() == 8
@@ -227,14 +260,20 @@ def text_of(pdf: bytes, folder: Path) -> str:
     if shutil.which("pdftotext") is None:
         pytest.skip("no pdftotext on this machine")
     return subprocess.run(
-        ["pdftotext", "-layout", folder / "page.pdf", "-"], capture_output=True, text=True, check=True
+        ["pdftotext", "-layout", folder / "page.pdf", "-"],
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
 
 
 def a_big_page(requests: int) -> str:
     """The page of a batch of so many requests, all alike."""
     line = dummy.REGISTER["requests"][0]  # type: ignore[index]
-    lines = [{**line, "request_id": f"no-{n:05}", "folder": f"no-{n:05}", "position": n} for n in range(requests)]
+    lines = [
+        {**line, "request_id": f"no-{n:05}", "folder": f"no-{n:05}", "position": n}
+        for n in range(requests)
+    ]
     listed = batch_register.checked({**dummy.REGISTER, "batch": "big", "requests": lines}, "big")
     return report.index_page(listed, report.environment(TEMPLATES))
 

@@ -1,4 +1,5 @@
-"""What the report's pictures are drawn from: scales, round ticks, hills of scores, and events in order."""
+"""What the report's pictures are drawn from: scales, round ticks, hills of scores, and events in
+order."""
 
 from __future__ import annotations
 
@@ -27,7 +28,9 @@ def test_ticks_are_few_evenly_spaced_and_inside(low: float, width: float) -> Non
 
 
 @given(low=NUMBERS, width=st.floats(1e-3, 1e4), value=NUMBERS)
-def test_a_scale_stays_within_its_ends_and_keeps_order(low: float, width: float, value: float) -> None:
+def test_a_scale_stays_within_its_ends_and_keeps_order(
+    low: float, width: float, value: float
+) -> None:
     axis = charts.Line(low, low + width, 8, 392)
     assert 8 <= axis(value) <= 392
     assert axis.beyond(value) == (not low <= value <= low + width)
@@ -59,7 +62,11 @@ def test_hills_of_a_screening_have_no_retrained_one_and_nan_is_named() -> None:
         predicted=scores.predicted[alone],
     )
     found = utility.score_distribution(few, few.requests != "")
-    assert (found["retrained"], found["median"]["retrained"], found["median"]["band"]) == (None, None, None)
+    assert (found["retrained"], found["median"]["retrained"], found["median"]["band"]) == (
+        None,
+        None,
+        None,
+    )
     few.phi[0, np.flatnonzero(few.requests != "")[0]] = np.nan
     with pytest.raises(EvidenceError, match="NaN"):
         utility.score_distribution(few, few.requests != "")

@@ -66,7 +66,9 @@ def test_the_keys_that_other_tools_rely_on_are_always_there(request_id: str) -> 
 
 
 def test_the_published_schema_is_current() -> None:
-    assert json.loads(SCHEMA.read_text(encoding="utf-8")) == evidence.schema(), "make docs writes it anew"
+    assert json.loads(SCHEMA.read_text(encoding="utf-8")) == evidence.schema(), (
+        "make docs writes it anew"
+    )
 
 
 @pytest.mark.parametrize("request_id", KINDS)
@@ -124,13 +126,20 @@ def test_an_accuracy_that_is_no_share_is_an_error(value: Any) -> None:
 
 def test_a_request_that_could_not_be_judged_has_the_reason_and_no_numbers_of_a_test() -> None:
     found = of(fabricated.UNJUDGED)
-    assert (found["test"], found["gates"], found["rank_p"], found["assumptions"]) == ("none", [], None, None)
+    assert (found["test"], found["gates"], found["rank_p"], found["assumptions"]) == (
+        "none",
+        [],
+        None,
+        None,
+    )
     assert found["reason"].startswith("No test could be made")
     assert set(found["self_check"].values()) == {None}
     assert found["accuracy"]["unlearned"]["forget"] == 0.86
 
 
-@pytest.mark.parametrize("path", ["rank_p", "assumptions", "self_check/retrained", "accuracy/retrained_high"])
+@pytest.mark.parametrize(
+    "path", ["rank_p", "assumptions", "self_check/retrained", "accuracy/retrained_high"]
+)
 def test_a_test_with_references_has_all_of_its_parts(path: str) -> None:
     inputs = fabricated.inputs()
     mapping, key = at(inputs["verdicts"]["requests"][fabricated.FAIL], path)
@@ -149,7 +158,9 @@ def test_a_test_with_references_has_all_of_its_parts(path: str) -> None:
         ("self_check/retrain_cleared", False),
     ],
 )
-def test_a_pass_that_its_gates_or_its_self_check_do_not_carry_is_an_error(path: str, value: Any) -> None:
+def test_a_pass_that_its_gates_or_its_self_check_do_not_carry_is_an_error(
+    path: str, value: Any
+) -> None:
     inputs = fabricated.inputs()
     mapping, key = at(inputs["verdicts"]["requests"][fabricated.PASS], path)
     mapping[int(key) if isinstance(mapping, list) else key] = value
@@ -176,11 +187,18 @@ def test_what_did_not_pass_cannot_hold_in_the_register() -> None:
 
 
 @pytest.mark.parametrize(("state", "verdict"), [("open", "inconclusive"), ("bad", "fail")])
-def test_a_screening_needs_no_retrained_model_and_is_never_below_detection(state: str, verdict: str) -> None:
+def test_a_screening_needs_no_retrained_model_and_is_never_below_detection(
+    state: str, verdict: str
+) -> None:
     found = of(fabricated.PASS, fabricated.screening(state))
     assert (found["test"], found["verdict"], found["outcome"]) == ("screening", verdict, verdict)
     assert found["accuracy"]["retrained"] is None
-    assert found["seconds"] == {"train": 6.31, "unlearn": 0.52, "retrain": None, "train_source": "original"}
+    assert found["seconds"] == {
+        "train": 6.31,
+        "unlearn": 0.52,
+        "retrain": None,
+        "train_source": "original",
+    }
     assert found["thresholds"]["mode"] == "screening"
     jsonschema.Draft202012Validator(evidence.schema()).validate(found)
 
@@ -209,27 +227,42 @@ def test_verdicts_of_an_older_form_are_an_error() -> None:
 def test_what_is_told_beside_the_verdict_reaches_the_evidence_as_it_was_measured() -> None:
     inputs, found = fabricated.inputs(), of(fabricated.PASS)
     verdict, batch = inputs["verdicts"]["requests"][fabricated.PASS], inputs["verdicts"]["batch"]
-    for key in ("attacks", "prediction_distribution", "accuracy", "assumptions", "register", "p_pass"):
+    for key in (
+        "attacks",
+        "prediction_distribution",
+        "accuracy",
+        "assumptions",
+        "register",
+        "p_pass",
+    ):
         assert found[key] == verdict[key]
     assert found["retained_exposure"] == batch["exposure"]
     assert found["utility_by_group"] == batch["groups"]
     probes = inputs["probes"]["requests"][fabricated.PASS]
     for name, part in {**probes, "relearn": inputs["probes"]["relearn"]}.items():
         if name != "records":
-            assert found["features"][name] == {key: value for key, value in part.items() if key != "reason"}
+            assert found["features"][name] == {
+                key: value for key, value in part.items() if key != "reason"
+            }
 
 
-@pytest.mark.parametrize("key", ["attacks", "prediction_distribution", "retained_exposure", "utility_by_group"])
+@pytest.mark.parametrize(
+    "key", ["attacks", "prediction_distribution", "retained_exposure", "utility_by_group"]
+)
 def test_what_could_not_be_measured_has_its_reason(key: str) -> None:
     inputs, missing = fabricated.inputs(), {"reason": "too few references"}
     inputs["verdicts"]["batch"].update(exposure=missing, groups=missing)
-    inputs["verdicts"]["requests"][fabricated.PASS].update(attacks=missing, prediction_distribution=missing)
+    inputs["verdicts"]["requests"][fabricated.PASS].update(
+        attacks=missing, prediction_distribution=missing
+    )
     assert of(fabricated.PASS, inputs)[key] == missing
 
 
 def test_without_probes_the_features_were_not_measured() -> None:
     parts = of(fabricated.PASS, {**fabricated.inputs(), "probes": {}})["features"]
-    assert parts == {key: {"reason": evidence.NOT_MEASURED} for key in ("linear_probe", "cka", "relearn")}
+    assert parts == {
+        key: {"reason": evidence.NOT_MEASURED} for key in ("linear_probe", "cka", "relearn")
+    }
     given = {"schema_version": 1, "reason": "a screening has no retrained models"}
     parts = of(fabricated.PASS, {**fabricated.inputs(), "probes": given})["features"]
     assert parts["cka"] == {"reason": "a screening has no retrained models"}
@@ -245,20 +278,28 @@ def test_a_group_cannot_turn_or_hide_text() -> None:
 def test_an_accepted_request_without_a_verdict_is_an_error() -> None:
     inputs = fabricated.inputs()
     del inputs["verdicts"]["requests"][fabricated.OPEN]
-    with pytest.raises(EvidenceError, match=f"no verdict for the accepted request {fabricated.OPEN}"):
+    with pytest.raises(
+        EvidenceError, match=f"no verdict for the accepted request {fabricated.OPEN}"
+    ):
         evidence.build_all(fabricated.sources(inputs))
 
 
 def test_a_verdict_of_a_request_that_was_not_accepted_is_an_error() -> None:
     inputs = fabricated.inputs()
-    inputs["verdicts"]["requests"][fabricated.SET_ASIDE] = inputs["verdicts"]["requests"][fabricated.PASS]
-    with pytest.raises(EvidenceError, match=f"{fabricated.SET_ASIDE}, which register.json does not accept"):
+    inputs["verdicts"]["requests"][fabricated.SET_ASIDE] = inputs["verdicts"]["requests"][
+        fabricated.PASS
+    ]
+    with pytest.raises(
+        EvidenceError, match=f"{fabricated.SET_ASIDE}, which register.json does not accept"
+    ):
         evidence.build_all(fabricated.sources(inputs))
 
 
 def test_an_empty_register_is_an_error() -> None:
     with pytest.raises(EvidenceError, match="at least one"):
-        evidence.build_all(fabricated.sources({**fabricated.inputs(), "register": {"batch_requests": []}}))
+        evidence.build_all(
+            fabricated.sources({**fabricated.inputs(), "register": {"batch_requests": []}})
+        )
 
 
 def test_checks_and_scores_of_different_manifests_are_an_error() -> None:
@@ -312,14 +353,18 @@ def test_other_requests_are_not_named_in_a_requests_evidence() -> None:
 def test_an_identity_that_strays_into_the_register_is_left_out() -> None:
     inputs = fabricated.inputs()
     for entry in inputs["register"]["batch_requests"]:
-        entry.update(subject_id=fabricated.SECRET, subject_identities=[{"identity_value": fabricated.SECRET}])
+        entry.update(
+            subject_id=fabricated.SECRET, subject_identities=[{"identity_value": fabricated.SECRET}]
+        )
     assert fabricated.SECRET not in json.dumps(evidence.build_all(fabricated.sources(inputs)))
 
 
 @pytest.mark.parametrize(
     ("regulation", "received"), [(None, None), ("hipaa", "2026-11-14T00:00:00Z"), ("gdpr", "soon")]
 )
-def test_a_rejected_request_without_a_known_deadline_says_so(regulation: str | None, received: str | None) -> None:
+def test_a_rejected_request_without_a_known_deadline_says_so(
+    regulation: str | None, received: str | None
+) -> None:
     inputs = fabricated.inputs()
     inputs["register"]["batch_requests"][4].update(regulation=regulation, received=received)
     found = of(fabricated.SET_ASIDE, inputs)["deadline"]
@@ -336,7 +381,9 @@ def test_days_left_are_counted_from_the_start_of_the_audit() -> None:
 def test_holidays_of_the_settings_move_the_deadline() -> None:
     inputs = fabricated.inputs()
     inputs["register"]["batch_requests"][0]["received"] = "2026-11-25T10:00:00Z"
-    assert of(fabricated.PASS, inputs)["deadline"]["date"] == "2026-12-28"  # Christmas, a Friday, is set as a holiday
+    assert (
+        of(fabricated.PASS, inputs)["deadline"]["date"] == "2026-12-28"
+    )  # Christmas, a Friday, is set as a holiday
 
 
 def test_provenance_names_changed_settings_and_all_settings() -> None:
@@ -369,9 +416,13 @@ def test_building_leaves_its_sources_as_they_were() -> None:
     assert sources == fabricated.sources()
 
 
-@pytest.mark.parametrize(("method", "saw"), [("fcalb_reset", True), ("distil", True), ("short_retrain", False)])
+@pytest.mark.parametrize(
+    ("method", "saw"), [("fcalb_reset", True), ("distil", True), ("short_retrain", False)]
+)
 def test_a_model_trained_from_scratch_never_saw_the_records(method: str, saw: bool) -> None:
     inputs = {**fabricated.inputs(), "method": method}
     found = evidence.build_all(fabricated.sources(inputs))
-    models = next(one for one in found if one["request"]["id"] == fabricated.PASS)["scope"]["models"]
+    models = next(one for one in found if one["request"]["id"] == fabricated.PASS)["scope"][
+        "models"
+    ]
     assert {model["role"]: model["saw_records"] for model in models}["unlearned"] is saw

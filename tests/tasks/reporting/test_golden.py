@@ -1,4 +1,5 @@
-"""The pages as they are meant: a change of a template shows in `tests/golden/`, to be looked at and committed with it.
+"""The pages as they are meant: a change of a template shows in `tests/golden/`, to be looked at and
+committed with it.
 
 RENEW_GOLDEN=1 .venv/bin/python -m pytest tests/test_golden.py
 """
@@ -33,4 +34,6 @@ def test_the_page_is_the_one_that_was_looked_at(kind: str) -> None:
     path, found = GOLDEN / f"{kind}.html", words(KINDS[kind])
     if "RENEW_GOLDEN" in os.environ:
         path.write_text(found, encoding="utf-8")
-    assert found == path.read_text(encoding="utf-8"), "look at the page, then RENEW_GOLDEN=1 renews the golden file"
+    assert found == path.read_text(encoding="utf-8"), (
+        "look at the page, then RENEW_GOLDEN=1 renews the golden file"
+    )

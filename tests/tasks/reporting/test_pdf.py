@@ -1,6 +1,8 @@
-"""The report's PDF: what PDF/A-3a and PDF/UA-1 ask for and a library can look at, and the same bytes everywhere.
+"""The report's PDF: what PDF/A-3a and PDF/UA-1 ask for and a library can look at, and the same
+bytes everywhere.
 
-No validator of PDF/A is at hand here, so reports say "declared". What is looked at stands in ISO 19005-3 and 14289-1.
+No validator of PDF/A is at hand here, so reports say "declared". What is looked at stands in ISO
+19005-3 and 14289-1.
 """
 
 from __future__ import annotations
@@ -34,7 +36,17 @@ NAMES = {
     "extension": "http://www.aiim.org/pdfa/ns/extension/",
     "schema": "http://www.aiim.org/pdfa/ns/schema#",
 }
-FORBIDDEN = {"/JavaScript", "/JS", "/Launch", "/Sound", "/Movie", "/ResetForm", "/ImportData", "/SubmitForm", "/XFA"}
+FORBIDDEN = {
+    "/JavaScript",
+    "/JS",
+    "/Launch",
+    "/Sound",
+    "/Movie",
+    "/ResetForm",
+    "/ImportData",
+    "/SubmitForm",
+    "/XFA",
+}
 AGAIN = """
 import hashlib, sys
 from pathlib import Path
@@ -49,7 +61,11 @@ print(hashlib.sha256(pdf).hexdigest())
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The files of one report."""
     out = tmp_path_factory.mktemp("pdf") / "made"
-    found = [item for item in evidence.build_all(fabricated.sources()) if item["request"]["id"] == fabricated.FAIL]
+    found = [
+        item
+        for item in evidence.build_all(fabricated.sources())
+        if item["request"]["id"] == fabricated.FAIL
+    ]
     report.write(found, TEMPLATES, out)
     return out / fabricated.FAIL
 
@@ -87,23 +103,36 @@ def xmp(pdf: pikepdf.Pdf) -> ElementTree.Element:
 
 def attribute(tree: ElementTree.Element, namespace: str, name: str) -> list[str]:
     """Values of a property that is written as an attribute."""
-    return [value for item in tree for key, value in item.attrib.items() if key == f"{{{namespace}}}{name}"]
+    return [
+        value
+        for item in tree
+        for key, value in item.attrib.items()
+        if key == f"{{{namespace}}}{name}"
+    ]
 
 
-def test_it_declares_pdf_a_3a_and_pdf_ua_1_and_describes_the_latter_as_the_former_asks(pdf: pikepdf.Pdf) -> None:
+def test_it_declares_pdf_a_3a_and_pdf_ua_1_and_describes_the_latter_as_the_former_asks(
+    pdf: pikepdf.Pdf,
+) -> None:
     tree = xmp(pdf)
     assert attribute(tree, "http://www.aiim.org/pdfa/ns/id/", "part") == ["3"]
     assert attribute(tree, "http://www.aiim.org/pdfa/ns/id/", "conformance") == ["A"]
     assert attribute(tree, "http://www.aiim.org/pdfua/ns/id/", "part") == ["1"]
     (described,) = tree.iterfind(".//extension:schemas//schema:namespaceURI", NAMES)
     assert described.text == "http://www.aiim.org/pdfua/ns/id/"
-    assert b"pdfaExtension:schemas" in pdf.Root["/Metadata"].read_bytes()  # the prefix is prescribed
+    assert (
+        b"pdfaExtension:schemas" in pdf.Root["/Metadata"].read_bytes()
+    )  # the prefix is prescribed
     assert pdf.pdf_version >= "1.7"
 
 
 def test_title_author_subject_and_dates_stand_in_both_places_alike(pdf: pikepdf.Pdf) -> None:
     tree = xmp(pdf)
-    for name, path in {"/Title": "dc:title", "/Author": "dc:creator", "/Subject": "dc:description"}.items():
+    for name, path in {
+        "/Title": "dc:title",
+        "/Author": "dc:creator",
+        "/Subject": "dc:description",
+    }.items():
         (found,) = tree.iterfind(f".//{path}//rdf:li", NAMES)
         assert found.text
         assert found.text == str(pdf.docinfo[name])
@@ -156,7 +185,11 @@ def test_the_evidence_is_attached_as_data_with_its_dates(pdf: pikepdf.Pdf, folde
     assert spec.obj["/F"] == spec.obj["/UF"] == "evidence.json"
     stream = spec.obj["/EF"]["/F"]
     assert stream["/Subtype"] == "/application/json"
-    assert str(stream["/Params"]["/ModDate"]) == str(stream["/Params"]["/CreationDate"]) == "D:20261121010203Z"
+    assert (
+        str(stream["/Params"]["/ModDate"])
+        == str(stream["/Params"]["/CreationDate"])
+        == "D:20261121010203Z"
+    )
     assert spec.obj.objgen in {item.objgen for item in pdf.Root["/AF"]}
 
 
@@ -178,7 +211,9 @@ def test_pictures_have_a_text_and_table_cells_their_headers(pdf: pikepdf.Pdf) ->
     assert figures
     assert all(len(str(item["/Alt"])) > 3 for item in figures)
     heads = {str(item["/ID"]) for item in found if item["/S"] == "/TH" and "/ID" in item}
-    cells = [item for item in found if item["/S"] == "/TD" and "/A" in item and "/Headers" in item["/A"]]
+    cells = [
+        item for item in found if item["/S"] == "/TD" and "/A" in item and "/Headers" in item["/A"]
+    ]
     assert cells
     assert {str(name) for item in cells for name in item["/A"]["/Headers"]} <= heads
 
@@ -206,7 +241,13 @@ def test_bookmarks_lead_through_the_parts(pdf: pikepdf.Pdf) -> None:
 
 def test_other_zones_locales_hash_seeds_and_processes_give_the_same_bytes(folder: Path) -> None:
     circumstances = [
-        {"TZ": "Pacific/Kiritimati", "LANG": "C", "LC_ALL": "C", "PYTHONHASHSEED": "1", "SOURCE_DATE_EPOCH": "1"},
+        {
+            "TZ": "Pacific/Kiritimati",
+            "LANG": "C",
+            "LC_ALL": "C",
+            "PYTHONHASHSEED": "1",
+            "SOURCE_DATE_EPOCH": "1",
+        },
         {"TZ": "America/St_Johns", "LANG": "zh_CN.UTF-8", "PYTHONHASHSEED": "2", "PYTHONUTF8": "1"},
         {"TZ": "UTC", "LANG": "de_DE.UTF-8", "PYTHONHASHSEED": "random", "SOURCE_DATE_EPOCH": ""},
     ]
@@ -253,6 +294,8 @@ def test_printing_leaves_the_collection_of_garbage_as_it_was(folder: Path) -> No
 
 def test_what_a_page_was_made_with_is_gone_when_its_pdf_is_there(folder: Path) -> None:
     report.Printer(TEMPLATES).pdf(
-        (folder / "report.html").read_text(encoding="utf-8"), folder / "evidence.json", "2026-11-21T01:02:03Z"
+        (folder / "report.html").read_text(encoding="utf-8"),
+        folder / "evidence.json",
+        "2026-11-21T01:02:03Z",
     )
     assert not [thing for thing in gc.get_objects() if type(thing).__name__ == "PageBox"]

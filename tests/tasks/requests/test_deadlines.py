@@ -44,7 +44,9 @@ def test_ccpa_is_45_and_lgpd_15_days_whatever_the_weekday(received: date) -> Non
 
 
 @given(days, st.sets(st.dates(date(1990, 1, 1), date(2201, 12, 31)), max_size=20))
-def test_gdpr_ends_on_a_working_day_of_the_next_month_or_just_after(received: date, holidays: set[date]) -> None:
+def test_gdpr_ends_on_a_working_day_of_the_next_month_or_just_after(
+    received: date, holidays: set[date]
+) -> None:
     last = deadlines.deadline("gdpr", received, holidays).date
     assert last is not None
     assert last.weekday() < 5
@@ -58,7 +60,9 @@ def test_gdpr_ends_on_a_working_day_of_the_next_month_or_just_after(received: da
 def test_a_month_later_is_the_same_day_or_the_last_of_the_next_month(received: date) -> None:
     last = deadlines.a_month_later(received)
     assert (last.year * 12 + last.month) - (received.year * 12 + received.month) == 1
-    assert last.day == received.day or (last.day < received.day and (last + timedelta(days=1)).day == 1)
+    assert last.day == received.day or (
+        last.day < received.day and (last + timedelta(days=1)).day == 1
+    )
 
 
 def test_pipl_has_no_fixed_figure() -> None:

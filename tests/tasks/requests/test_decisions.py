@@ -20,7 +20,11 @@ def of(request_id: str, decided: dict[str, Any]) -> dict[str, Any]:
 
 def test_without_decisions_every_copy_is_held_and_the_request_waits_for_sign_off() -> None:
     found = of(fabricated.PASS, {})
-    assert (found["progress"], found["completed"], found["approvals"]) == ("awaiting_signoff", None, [])
+    assert (found["progress"], found["completed"], found["approvals"]) == (
+        "awaiting_signoff",
+        None,
+        [],
+    )
     assert {copy["state"] for copy in found["copies"]} == {"held"}
     assert [copy["store"] for copy in found["copies"]] == [
         *("workspace", "dvc_cache", "dvc_remote:archive", "backup:weekly tape"),
@@ -36,7 +40,10 @@ def test_a_request_is_erased_when_no_copy_and_no_model_that_saw_it_is_held_and_o
     assert found["processors"][0]["told_at"] is None
     for place in range(len(decided["erasure"])):
         part = {**decided, "erasure": decided["erasure"][:place] + decided["erasure"][place + 1 :]}
-        assert (of(fabricated.PASS, part)["progress"], of(fabricated.PASS, part)["completed"]) == ("released", None)
+        assert (of(fabricated.PASS, part)["progress"], of(fabricated.PASS, part)["completed"]) == (
+            "released",
+            None,
+        )
     assert of(fabricated.FAIL, decided)["progress"] == "awaiting_signoff"
 
 
@@ -77,19 +84,39 @@ ENTRY = {"at": "2026-11-24T10:00:00Z", "by": "A"}
     [
         ({"approval": []}, "approval"),
         ({"approvals": [{**ENTRY, "role": "DPO", "decision": "maybe"}]}, "decision"),
-        ({"approvals": [{**ENTRY, "at": "2026-11-24", "role": "DPO", "decision": "approve"}]}, "zone"),
-        ({"approvals": [{**ENTRY, "role": "DPO", "decision": "approve", "request": "x"}]}, "not of this batch"),
-        ({"erasure": [{**ENTRY, "store": "workspace", "state": "erased", "receipt": ""}]}, "receipt"),
-        ({"erasure": [{**ENTRY, "store": "workspace", "state": "masked", "receipt": "r"}]}, "state"),
-        ({"erasure": [{**ENTRY, "store": "workspace", "state": "expires", "receipt": "r"}]}, "expires_on"),
+        (
+            {"approvals": [{**ENTRY, "at": "2026-11-24", "role": "DPO", "decision": "approve"}]},
+            "zone",
+        ),
+        (
+            {"approvals": [{**ENTRY, "role": "DPO", "decision": "approve", "request": "x"}]},
+            "not of this batch",
+        ),
+        (
+            {"erasure": [{**ENTRY, "store": "workspace", "state": "erased", "receipt": ""}]},
+            "receipt",
+        ),
+        (
+            {"erasure": [{**ENTRY, "store": "workspace", "state": "masked", "receipt": "r"}]},
+            "state",
+        ),
+        (
+            {"erasure": [{**ENTRY, "store": "workspace", "state": "expires", "receipt": "r"}]},
+            "expires_on",
+        ),
         ({"erasure": [{**ENTRY, "store": "attic", "state": "erased", "receipt": "r"}]}, "attic"),
         ({"notices": [{**ENTRY, "to": "nobody"}]}, "nobody"),
     ],
 )
-def test_what_is_not_whole_or_names_what_is_not_known_is_an_error(decided: dict[str, Any], words: str) -> None:
+def test_what_is_not_whole_or_names_what_is_not_known_is_an_error(
+    decided: dict[str, Any], words: str
+) -> None:
     with pytest.raises(EvidenceError, match=words):
         of(fabricated.PASS, decided)
 
 
 def test_of_moments_in_different_zones_the_latest_is_found() -> None:
-    assert decisions.latest(["2026-11-24T10:00:00Z", "2026-11-24T10:30:00+01:00"]) == "2026-11-24T10:00:00Z"
+    assert (
+        decisions.latest(["2026-11-24T10:00:00Z", "2026-11-24T10:30:00+01:00"])
+        == "2026-11-24T10:00:00Z"
+    )

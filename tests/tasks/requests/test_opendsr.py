@@ -1,4 +1,5 @@
-"""OpenDSR requests: well-formed ones are read, all others set aside without an echo of what they hold."""
+"""OpenDSR requests: well-formed ones are read, all others set aside without an echo of what they
+hold."""
 
 from __future__ import annotations
 
@@ -14,7 +15,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.common.errors import DataError, RequestError
-from tasks.requests.opendsr import Directory, Identity, Refusal, Request, parse, read_batch, read_directory
+from tasks.requests.opendsr import (
+    Directory,
+    Identity,
+    Refusal,
+    Request,
+    parse,
+    read_batch,
+    read_directory,
+)
 
 UUID = "3f2504e0-4f89-41d3-9a0c-0305e82c3301"
 OTHER = "9b2d7c1a-0c5e-4f7b-8a6d-1e2f3a4b5c6d"
@@ -27,7 +36,11 @@ def request(**changes: Any) -> dict[str, Any]:
         "subject_request_type": "erasure",
         "submitted_time": "2026-11-20T09:30:00Z",
         "subject_identities": [
-            {"identity_type": "controller_customer_id", "identity_value": "ada", "identity_format": "raw"}
+            {
+                "identity_type": "controller_customer_id",
+                "identity_value": "ada",
+                "identity_format": "raw",
+            }
         ],
         "api_version": "1.0",
         "status_callback_urls": ["https://example.org/callback"],
@@ -77,7 +90,9 @@ def test_a_request_id_is_the_same_in_capitals() -> None:
         ({"extensions": {"erasure_audit": {"record_ids": ["../r1"]}}}, "extensions"),
     ],
 )
-def test_a_malformed_field_is_named_and_the_entry_set_aside(changes: dict[str, Any], named: str) -> None:
+def test_a_malformed_field_is_named_and_the_entry_set_aside(
+    changes: dict[str, Any], named: str
+) -> None:
     refusal = parse(request(**changes), 3)
     assert isinstance(refusal, Refusal)
     assert refusal.code == "malformed"
@@ -105,7 +120,11 @@ HOSTILE = [
 @pytest.mark.parametrize("value", HOSTILE)
 @pytest.mark.parametrize("field", [*request(), "extensions", "unknown"])
 def test_a_hostile_value_is_never_echoed(field: str, value: str) -> None:
-    for entry in (request(**{field: value}), request(**{field: {value: value}}), request(**{field: [value]})):
+    for entry in (
+        request(**{field: value}),
+        request(**{field: {value: value}}),
+        request(**{field: [value]}),
+    ):
         read = parse(entry, 1)
         said = f"{read.request_id} {getattr(read, 'reason', '')} {read.regulation} {read.received}"
         assert value not in said
@@ -113,13 +132,17 @@ def test_a_hostile_value_is_never_echoed(field: str, value: str) -> None:
 
 
 def test_one_malformed_entry_does_not_stop_the_others(tmp_path: Path) -> None:
-    entries = read_batch(batch(tmp_path / "b.json", [7, request(), None, request(subject_request_id=OTHER)]))
+    entries = read_batch(
+        batch(tmp_path / "b.json", [7, request(), None, request(subject_request_id=OTHER)])
+    )
     assert [type(entry) for entry in entries] == [Refusal, Request, Refusal, Request]
     assert [entry.request_id for entry in entries] == ["position-1", UUID, "position-3", OTHER]
 
 
 def test_the_later_of_two_requests_with_one_id_is_refused(tmp_path: Path) -> None:
-    first, second = read_batch(batch(tmp_path / "b.json", [request(), request(subject_request_id=UUID.upper())]))
+    first, second = read_batch(
+        batch(tmp_path / "b.json", [request(), request(subject_request_id=UUID.upper())])
+    )
     assert isinstance(first, Request)
     assert isinstance(second, Refusal)
     assert (second.code, second.request_id) == ("duplicate_request", "position-2")
@@ -134,7 +157,17 @@ def test_an_entry_with_a_key_twice_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"[]", b"{}", b"nonsense", b"\xff\xfe", b"[" * 100_000, b"null", b'"x"', b"[1" + b"0" * 5000 + b"]]"],
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b"nonsense",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b"null",
+        b'"x"',
+        b"[1" + b"0" * 5000 + b"]]",
+    ],
 )
 def test_a_file_that_is_no_batch_is_an_error_that_names_it(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "batch.json").write_bytes(content)
@@ -149,7 +182,9 @@ def test_an_absent_file_is_an_error_that_names_it(tmp_path: Path) -> None:
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+    ),
     max_leaves=10,
 )
 
@@ -189,7 +224,9 @@ def test_an_identity_leads_to_its_subject_raw_and_hashed() -> None:
 
 def test_other_identities_are_read_from_identities_csv(tmp_path: Path) -> None:
     manifest = pd.DataFrame({"subject_id": ["ada", "bob"], "record_id": ["r1", "r2"]})
-    (tmp_path / "identities.csv").write_text("identity_type,identity_value,subject_id\nemail,a@example.org,ada\n")
+    (tmp_path / "identities.csv").write_text(
+        "identity_type,identity_value,subject_id\nemail,a@example.org,ada\n"
+    )
     directory = read_directory(tmp_path, manifest)
     hashed = hashlib.sha256(b"a@example.org").hexdigest()
     assert directory.subjects(named(identity("a@example.org", "email"))) == {"ada"}
@@ -197,7 +234,9 @@ def test_other_identities_are_read_from_identities_csv(tmp_path: Path) -> None:
 
 
 def test_an_identity_of_nobody_in_the_manifest_is_refused_without_its_name(tmp_path: Path) -> None:
-    (tmp_path / "identities.csv").write_text("identity_type,identity_value,subject_id\nemail,a@example.org,eve\n")
+    (tmp_path / "identities.csv").write_text(
+        "identity_type,identity_value,subject_id\nemail,a@example.org,eve\n"
+    )
     with pytest.raises(DataError, match="row 1") as caught:
         read_directory(tmp_path, pd.DataFrame({"subject_id": ["ada"], "record_id": ["r1"]}))
     assert "eve" not in str(caught.value)

@@ -1,4 +1,5 @@
-"""Keyed pseudonyms: the same person is found by each form of his identity, and nobody without the key finds him."""
+"""Keyed pseudonyms: the same person is found by each form of his identity, and nobody without the
+key finds him."""
 
 from __future__ import annotations
 
@@ -44,7 +45,11 @@ def opendsr(value: str = "ada", form: str = "raw", **changes: Any) -> dict[str, 
         "subject_request_type": "erasure",
         "submitted_time": "2026-11-20T09:30:00Z",
         "subject_identities": [
-            {"identity_type": "controller_customer_id", "identity_value": value, "identity_format": form}
+            {
+                "identity_type": "controller_customer_id",
+                "identity_value": value,
+                "identity_format": form,
+            }
         ],
     } | changes
 
@@ -54,13 +59,23 @@ def opendsr(value: str = "ada", form: str = "raw", **changes: Any) -> dict[str, 
     value=st.text(min_size=1, max_size=40),
     other=st.text(min_size=1, max_size=40),
 )
-def test_a_person_is_the_same_by_name_by_hash_and_by_pseudonym(kind: str, value: str, other: str) -> None:
-    table = pd.DataFrame({"identity_type": kind, "identity_value": [value, other], "subject_id": ["one", "two"]})
+def test_a_person_is_the_same_by_name_by_hash_and_by_pseudonym(
+    kind: str, value: str, other: str
+) -> None:
+    table = pd.DataFrame(
+        {"identity_type": kind, "identity_value": [value, other], "subject_id": ["one", "two"]}
+    )
     directory = Directory(["one", "two"], table, key=lambda: KEY)
     hashed = hashlib.sha256(value.encode(errors="surrogatepass")).hexdigest()
     forms = {"raw": value, "sha256": hashed.upper(), "hmac-sha256": KEY.of(kind, value)}
     found = [
-        directory.subjects([Identity.model_construct(identity_type=kind, identity_value=name, identity_format=form)])
+        directory.subjects(
+            [
+                Identity.model_construct(
+                    identity_type=kind, identity_value=name, identity_format=form
+                )
+            ]
+        )
         for form, name in forms.items()
     ]
     assert found == [{"one", "two"} if value == other else {"one"}] * 3
@@ -68,7 +83,12 @@ def test_a_person_is_the_same_by_name_by_hash_and_by_pseudonym(kind: str, value:
 
 
 def test_a_pseudonym_depends_on_key_type_and_value() -> None:
-    made = {key.of(kind, value) for key in (KEY, Key(b"l" * 32)) for kind in ("email", "phone") for value in ("a", "b")}
+    made = {
+        key.of(kind, value)
+        for key in (KEY, Key(b"l" * 32))
+        for kind in ("email", "phone")
+        for value in ("a", "b")
+    }
     assert len(made) == 8
     assert all(pseudonyms.FORM.fullmatch(one) for one in made)
     assert "k" * 32 not in repr(KEY)
@@ -77,7 +97,11 @@ def test_a_pseudonym_depends_on_key_type_and_value() -> None:
 def test_pseudonyms_of_another_key_are_an_error_and_not_an_unknown_person() -> None:
     directory = Directory(["ada"], key=lambda: KEY)
     foreign = Key(b"l" * 32).of("controller_customer_id", "ada")
-    who = Identity(identity_type="controller_customer_id", identity_value=foreign, identity_format="hmac-sha256")
+    who = Identity(
+        identity_type="controller_customer_id",
+        identity_value=foreign,
+        identity_format="hmac-sha256",
+    )
     with pytest.raises(PseudonymError, match=f"pseudonyms of key {foreign[:8]}.*{KEY.key_id}"):
         directory.subjects([who])
 
@@ -85,7 +109,11 @@ def test_pseudonyms_of_another_key_are_an_error_and_not_an_unknown_person() -> N
 @pytest.mark.parametrize(
     "changes",
     [
-        {"subject_identities": [dict(opendsr(KEY.of("email", "a"), "hmac-sha256")["subject_identities"][0])]},
+        {
+            "subject_identities": [
+                dict(opendsr(KEY.of("email", "a"), "hmac-sha256")["subject_identities"][0])
+            ]
+        },
         {"extensions": {"erasure_audit": {"record_pseudonyms": [KEY.of("record_id", "r1")]}}},
     ],
 )
@@ -97,14 +125,24 @@ def test_from_outside_nobody_may_send_pseudonyms(changes: dict[str, Any], tmp_pa
     assert isinstance(read_batch(tmp_path / "batch.json")[0], Request)
 
 
-@pytest.mark.parametrize("value", ["ada", "0" * 64, f"{KEY.key_id}:{'g' * 64}", f"{KEY.key_id}:{'0' * 64}\n"])
+@pytest.mark.parametrize(
+    "value", ["ada", "0" * 64, f"{KEY.key_id}:{'g' * 64}", f"{KEY.key_id}:{'0' * 64}\n"]
+)
 def test_what_is_no_pseudonym_is_malformed_in_a_batch_file(value: str, tmp_path: Path) -> None:
     wish = {"extensions": {"erasure_audit": {"record_pseudonyms": [value]}}}
     (tmp_path / "batch.json").write_text(
-        json.dumps([opendsr(value, "hmac-sha256"), opendsr() | wish | {"subject_request_id": UUID[:-1] + "2"}])
+        json.dumps(
+            [
+                opendsr(value, "hmac-sha256"),
+                opendsr() | wish | {"subject_request_id": UUID[:-1] + "2"},
+            ]
+        )
     )
     refused = read_batch(tmp_path / "batch.json")
-    assert [entry.code for entry in refused if isinstance(entry, Refusal)] == ["malformed", "malformed"]
+    assert [entry.code for entry in refused if isinstance(entry, Refusal)] == [
+        "malformed",
+        "malformed",
+    ]
     assert not any(value.strip() in str(entry) for entry in refused)
 
 
@@ -116,7 +154,9 @@ def dummy_home(folder: Path) -> Path:
 
 def test_a_request_taken_in_holds_no_identity_and_is_resolved_as_before(tmp_path: Path) -> None:
     home = dummy_home(tmp_path)
-    asked = opendsr("ada", extensions={"erasure_audit": {"record_ids": ["r2", "r1"], "languages": ["zh"]}})
+    asked = opendsr(
+        "ada", extensions={"erasure_audit": {"record_ids": ["r2", "r1"], "languages": ["zh"]}}
+    )
     kept = pseudonymise.take_in(home, asked)
     assert "ada" not in str(vars(kept))
     assert "r1" not in json.dumps(dict(kept.wishes))
@@ -128,19 +168,28 @@ def test_a_request_taken_in_holds_no_identity_and_is_resolved_as_before(tmp_path
         identities, wishes = kept.identities, kept.wishes
 
     (tmp_path / "batch.json").write_text(json.dumps([pseudonymise.as_entry(Row)]))  # type: ignore[arg-type]
-    manifest = pd.DataFrame({"record_id": ["r1", "r2", "r3", "r4"], "subject_id": ["ada", "ada", "ada", "bob"]})
+    manifest = pd.DataFrame(
+        {"record_id": ["r1", "r2", "r3", "r4"], "subject_id": ["ada", "ada", "ada", "bob"]}
+    )
     manifest["label"] = 0
     directory = requests.read_directory(home / "data", manifest)
-    forget = resolve.decide(read_batch(tmp_path / "batch.json"), manifest, np.full(4, "training"), directory).forget
+    forget = resolve.decide(
+        read_batch(tmp_path / "batch.json"), manifest, np.full(4, "training"), directory
+    ).forget
     assert forget.tolist() == [UUID, UUID, "", ""]
 
 
 def test_an_unknown_record_given_as_a_pseudonym_sets_the_request_aside() -> None:
     manifest = pd.DataFrame({"record_id": ["r1"], "subject_id": ["ada"], "label": [0]})
     directory = Directory(["ada"], records=["r1"], key=lambda: KEY)
-    who = Identity(identity_type="controller_customer_id", identity_value="ada", identity_format="raw")
+    who = Identity(
+        identity_type="controller_customer_id", identity_value="ada", identity_format="raw"
+    )
     entry = Request(1, UUID, "gdpr", "2026-11-20T09:30:00Z", (who,), (KEY.of("record_id", "r9"),))
-    assert resolve.decide([entry], manifest, np.array(["training"]), directory).register[0]["code"] == "unknown_record"
+    assert (
+        resolve.decide([entry], manifest, np.array(["training"]), directory).register[0]["code"]
+        == "unknown_record"
+    )
 
 
 def test_callbacks_are_addresses_of_the_web(tmp_path: Path) -> None:
@@ -152,7 +201,9 @@ def test_callbacks_are_addresses_of_the_web(tmp_path: Path) -> None:
             pseudonymise.take_in(home, opendsr(status_callback_urls=[bad]))
 
 
-def test_the_environments_key_goes_before_the_workspaces_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environments_key_goes_before_the_workspaces_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     home = dummy_home(tmp_path)
     with pytest.raises(PseudonymError, match=pseudonyms.KEY):
         pseudonyms.at_hand(home)
@@ -167,7 +218,9 @@ def test_the_environments_key_goes_before_the_workspaces_own(tmp_path: Path, mon
     assert "too short" not in str(caught.value)
 
 
-def test_a_key_in_a_prefect_block_reaches_the_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_in_a_prefect_block_reaches_the_stages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(pseudonyms.KEY, "")  # so that what is exported is undone
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
     monkeypatch.setattr(secrets, "_block", lambda server, name: "b" * 32)
@@ -188,7 +241,10 @@ def test_processes_that_start_at_once_get_one_key(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         made = set(pool.map(lambda _: pseudonyms.make(home).secret, range(32)))
     assert len(made) == 1
-    assert sorted(path.name for path in (home / "keys").iterdir()) == [".gitignore", "pseudonym.key"]
+    assert sorted(path.name for path in (home / "keys").iterdir()) == [
+        ".gitignore",
+        "pseudonym.key",
+    ]
 
 
 @pytest.mark.parametrize("inside", ["", "team/audit"])
@@ -199,7 +255,17 @@ def test_a_stage_in_a_worktree_has_the_key_of_its_workspace(tmp_path: Path, insi
     (home / "params.yaml").write_text("")
     shell.git(repository, "init", "--quiet")
     shell.git(repository, "add", ".")
-    shell.git(repository, "-c", "user.name=a", "-c", "user.email=a@b.example", "commit", "--quiet", "-m", "begin")
+    shell.git(
+        repository,
+        "-c",
+        "user.name=a",
+        "-c",
+        "user.email=a@b.example",
+        "commit",
+        "--quiet",
+        "-m",
+        "begin",
+    )
     for place in (home / ".batches" / "one", tmp_path / "elsewhere" / "two"):
         shell.git(repository, "worktree", "add", "--quiet", "--detach", str(place))
     key = pseudonyms.make(home)

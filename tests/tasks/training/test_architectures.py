@@ -1,4 +1,5 @@
-"""Any convolutional classifier: built, tapped, unlearned, kept; and what cannot be one is refused by name."""
+"""Any convolutional classifier: built, tapped, unlearned, kept; and what cannot be one is refused
+by name."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ NAMED = (
 )
 """The smallest of each family of torchvision; `python -m benchmarks.families` builds them all."""
 SMALLER = tuple(f"{__name__}:{name}" for name in ("vgg", "vgg_bn", "convnext"))
-"""Families whose smallest has 28 to 129 million weights: made of the same parts, a few thousand weights each."""
+"""Families whose smallest has 28 to 129 million weights: made of the same parts, a few thousand
+weights each."""
 
 
 def vgg(classes: int, channels: int, image_size: int, batch_norm: bool = False) -> nn.Module:
@@ -52,14 +54,18 @@ def vgg_bn(classes: int, channels: int, image_size: int) -> nn.Module:
 
 
 def convnext(classes: int, channels: int, image_size: int) -> nn.Module:
-    """torchvision's ConvNeXt in small: layer norm, layer scale and stochastic depth, and no batch norm."""
-    network = ConvNeXt([CNBlockConfig(8, 16, 2), CNBlockConfig(16, None, 2)], 0.5, num_classes=classes)
+    """torchvision's ConvNeXt in small: layer norm, layer scale and stochastic depth, and no batch
+    norm."""
+    network = ConvNeXt(
+        [CNBlockConfig(8, 16, 2), CNBlockConfig(16, None, 2)], 0.5, num_classes=classes
+    )
     network.features[0][0] = nn.Conv2d(channels, 8, 2, stride=2)
     return network
 
 
 class Tied(nn.Module):
-    """One kernel under two names, a buffer that is no float, a frozen layer, and functional operations."""
+    """One kernel under two names, a buffer that is no float, a frozen layer, and functional
+    operations."""
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
@@ -98,9 +104,13 @@ def some(count: int, given: settings.Settings, seed: int = 0) -> training_loop.R
     """Images of noise; those of class 1 are brighter."""
     rng = np.random.default_rng(seed)
     labels = np.arange(count, dtype=np.int64) % 2
-    images = rng.integers(0, 128, (count, given.data.channels, given.data.image_size, given.data.image_size))
+    images = rng.integers(
+        0, 128, (count, given.data.channels, given.data.image_size, given.data.image_size)
+    )
     images += 100 * labels[:, None, None, None]
-    return training_loop.Records(images.astype(np.uint8), labels, given.model, compute.prepare(given.compute))
+    return training_loop.Records(
+        images.astype(np.uint8), labels, given.model, compute.prepare(given.compute)
+    )
 
 
 def state(network: nn.Module) -> dict[str, torch.Tensor]:
@@ -116,7 +126,9 @@ def build(given: settings.Settings, seed: int = 1) -> nn.Module:
 
 
 @pytest.mark.parametrize("name", [*NAMED, *SMALLER])
-def test_every_family_is_unlearned_with_either_tap_and_survives_its_file(name: str, tmp_path: Path) -> None:
+def test_every_family_is_unlearned_with_either_tap_and_survives_its_file(
+    name: str, tmp_path: Path
+) -> None:
     for taps, way in (("last", 0.0), ("all", 0.3)):
         given = wish(name, 32, taps=taps, reset=way)
         network = build(given)
@@ -141,19 +153,27 @@ def test_taps_are_one_map_per_resolution_and_then_the_classifiers_input(name: st
     assert torch.equal(logits, network(image))
     sizes = [tuple(part.shape[2:]) for part in every[:-1]]
     assert len(sizes) == len(set(sizes)) >= 2
-    assert all(high == wide for high, wide in sizes)  # maps are (channels, high, wide), not the other way about
+    assert all(
+        high == wide for high, wide in sizes
+    )  # maps are (channels, high, wide), not the other way about
     (last,) = architectures.Taps(network, "last", image)(image)[1]
     assert torch.equal(every[-1], last)
     # what is tapped is what the classifier reads: a new classifier on it gives the logits
     layers = [layer for layer in network.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
     answers = layers[-1](last)
-    assert torch.allclose(answers if answers.ndim == 2 else answers.relu().mean((2, 3)), logits, atol=1e-6)
+    assert torch.allclose(
+        answers if answers.ndim == 2 else answers.relu().mean((2, 3)), logits, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("name", [f"{__name__}:convnext", f"{__name__}:vgg", f"{__name__}:tied"])
 @pytest.mark.parametrize("method", rivals.METHODS)
-def test_every_rival_unlearns_models_with_dropout_and_without_batch_norm(method: str, name: str) -> None:
-    given = wish(name, method=method, rivals={"epochs": 1, "unsir_noise_steps": 2, "ssd_alpha": 1.0})
+def test_every_rival_unlearns_models_with_dropout_and_without_batch_norm(
+    method: str, name: str
+) -> None:
+    given = wish(
+        name, method=method, rivals={"epochs": 1, "unsir_noise_steps": 2, "ssd_alpha": 1.0}
+    )
     found = []
     for _ in range(2):
         unlearned = rivals.unlearn(build(given), some(2, given, 1), some(8, given), given)
@@ -186,8 +206,12 @@ def test_chance_in_a_model_is_the_same_again_for_a_seed_and_another_for_another(
     assert not same(runs[0], runs[2])
 
 
-@pytest.mark.parametrize(("name", "matters"), [("convnext", False), ("vgg", False), ("tied", False), ("vgg_bn", True)])
-def test_the_teachers_mode_matters_to_batch_norm_and_to_nothing_else(name: str, matters: bool) -> None:
+@pytest.mark.parametrize(
+    ("name", "matters"), [("convnext", False), ("vgg", False), ("tied", False), ("vgg_bn", True)]
+)
+def test_the_teachers_mode_matters_to_batch_norm_and_to_nothing_else(
+    name: str, matters: bool
+) -> None:
     def run(mode: str) -> dict[str, torch.Tensor]:
         given = wish(f"{__name__}:{name}", taps="all", teacher_mode=mode)
         return state(fcalb.unlearn(build(given), some(4, given, 1), some(8, given), given)[0])
@@ -197,7 +221,9 @@ def test_the_teachers_mode_matters_to_batch_norm_and_to_nothing_else(name: str, 
 
 def test_a_model_that_is_its_own_teacher_has_nothing_to_forget_whatever_dropout_does() -> None:
     for name in ("convnext", "vgg", "vgg_bn"):
-        given = wish(f"{__name__}:{name}", taps="all", reset=1.0)  # the random teacher, weight by weight
+        given = wish(
+            f"{__name__}:{name}", taps="all", reset=1.0
+        )  # the random teacher, weight by weight
         _, trace = fcalb.unlearn(build(given), some(4, given, 1), some(8, given), given)
         assert trace[0].forget_loss == pytest.approx(0, abs=1e-9)
 
@@ -220,7 +246,9 @@ def test_tied_weights_are_written_and_read_under_all_names_or_one(tmp_path: Path
     network = build(given)
     architectures.save(network, tmp_path / "all.safetensors")
     save_model(network, str(tmp_path / "one.safetensors"))
-    assert len(load_file(tmp_path / "one.safetensors")) < len(load_file(tmp_path / "all.safetensors"))
+    assert len(load_file(tmp_path / "one.safetensors")) < len(
+        load_file(tmp_path / "all.safetensors")
+    )
     for name in ("all", "one"):
         found = architectures.load(tmp_path / f"{name}.safetensors", given.model, given.data)
         assert same(state(network), state(found))
@@ -241,7 +269,9 @@ def test_a_reset_moves_tied_weights_once_and_frozen_ones_and_counts_never() -> N
 
 def test_frozen_weights_stay_whatever_the_method() -> None:
     for method in ("fcalb", "scrub", "ssd", "salun"):
-        given = wish(f"{__name__}:tied", method=method, reset=0.5, rivals={"ssd_alpha": 1.0, "epochs": 1})
+        given = wish(
+            f"{__name__}:tied", method=method, reset=0.5, rivals={"ssd_alpha": 1.0, "epochs": 1}
+        )
         network = build(given)
         before = state(network)
         run = fcalb.unlearn if method == "fcalb" else rivals.unlearn
@@ -274,30 +304,53 @@ def test_the_first_layer_is_fitted_and_keeps_all_else(name: str) -> None:
         assert (layer.bias is None) == (photo.bias is None)
 
 
-def test_unusual_first_layers_keep_their_padding_and_dilation_and_groups_of_channels_are_refused() -> None:
+def test_unusual_first_layers_keep_their_padding_and_dilation_and_groups_of_channels_are_refused() -> (
+    None
+):
     grey = settings.Data(classes=2, channels=1, image_size=16)
-    network = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=2, dilation=2, padding_mode="circular"), nn.ReLU())
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3, stride=2, padding=2, dilation=2, padding_mode="circular"), nn.ReLU()
+    )
     architectures._fit_first_layer(network, grey)
     assert network(torch.zeros(1, 1, 16, 16)).shape == (1, 4, 16, 16)
-    assert (network[0].dilation, network[0].padding_mode, network[0].stride) == ((2, 2), "circular", (1, 1))
+    assert (network[0].dilation, network[0].padding_mode, network[0].stride) == (
+        (2, 2),
+        "circular",
+        (1, 1),
+    )
     with pytest.raises(ModelError, match="3 groups"):
         architectures._fit_first_layer(nn.Sequential(nn.Conv2d(3, 6, 3, groups=3)), grey)
     with pytest.raises(ModelError, match="no convolution"):
         architectures._fit_first_layer(nn.Sequential(nn.Linear(3, 2)), grey)
 
 
-@pytest.mark.parametrize(("inputs", "size"), [((7, 5), (2, 2)), ((2, 3), (7, 7)), ((6, 6), 3), ((5, 9), (None, 4))])
-def test_pooling_by_matrices_is_pytorchs_adaptive_pooling(inputs: tuple[int, int], size: Any) -> None:
+@pytest.mark.parametrize(
+    ("inputs", "size"), [((7, 5), (2, 2)), ((2, 3), (7, 7)), ((6, 6), 3), ((5, 9), (None, 4))]
+)
+def test_pooling_by_matrices_is_pytorchs_adaptive_pooling(
+    inputs: tuple[int, int], size: Any
+) -> None:
     maps = torch.randn(2, 3, *inputs, dtype=torch.float64, requires_grad=True)
-    weights = torch.randn(2, 3, *functional.adaptive_avg_pool2d(maps, size).shape[2:], dtype=torch.float64)
-    found, expected = architectures.pool_by_matrices(maps, size), functional.adaptive_avg_pool2d(maps, size)
+    weights = torch.randn(
+        2, 3, *functional.adaptive_avg_pool2d(maps, size).shape[2:], dtype=torch.float64
+    )
+    found, expected = (
+        architectures.pool_by_matrices(maps, size),
+        functional.adaptive_avg_pool2d(maps, size),
+    )
     torch.testing.assert_close(found, expected)
-    torch.testing.assert_close(*(torch.autograd.grad((out * weights).sum(), maps)[0] for out in (found, expected)))
+    torch.testing.assert_close(
+        *(torch.autograd.grad((out * weights).sum(), maps)[0] for out in (found, expected))
+    )
 
 
 def test_adaptive_pooling_that_cuda_refuses_to_learn_through_is_replaced_everywhere() -> None:
     for name in ("small_cnn", f"{__name__}:vgg"):
-        pools = [layer for layer in build(wish(name, 32)).modules() if isinstance(layer, nn.AdaptiveAvgPool2d)]
+        pools = [
+            layer
+            for layer in build(wish(name, 32)).modules()
+            if isinstance(layer, nn.AdaptiveAvgPool2d)
+        ]
         assert pools
         assert all(layer.forward.func is architectures._pool for layer in pools)  # type: ignore[attr-defined]
 
@@ -384,7 +437,9 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 @pytest.mark.usefixtures("own")
-def test_a_factory_that_gives_no_classifier_is_refused_and_says_why(factory: str, words: str) -> None:
+def test_a_factory_that_gives_no_classifier_is_refused_and_says_why(
+    factory: str, words: str
+) -> None:
     with pytest.raises(ModelError, match=words) as error:
         build(wish(f"own_networks:{factory}"))
     assert f"own_networks:{factory}" in str(error.value)
@@ -392,9 +447,14 @@ def test_a_factory_that_gives_no_classifier_is_refused_and_says_why(factory: str
 
 @pytest.mark.parametrize("factory", ["alone", "hidden"])
 @pytest.mark.usefixtures("own")
-def test_a_classifier_whose_features_have_no_layer_to_be_read_at_cannot_be_tapped(factory: str) -> None:
+def test_a_classifier_whose_features_have_no_layer_to_be_read_at_cannot_be_tapped(
+    factory: str,
+) -> None:
     given = wish(f"own_networks:{factory}")
-    with pytest.raises(ModelError, match=r"cannot be tapped: its last layer has to be a torch\.nn\.Linear or Conv2d"):
+    with pytest.raises(
+        ModelError,
+        match=r"cannot be tapped: its last layer has to be a torch\.nn\.Linear or Conv2d",
+    ):
         fcalb.unlearn(build(given), some(2, given, 1), some(8, given), given)
     for method in ("fcalb_reset", "scrub"):  # they read no features
         given = wish(f"own_networks:{factory}", method=method, rivals={"epochs": 1})
@@ -414,7 +474,9 @@ def test_a_model_that_calls_other_layers_for_other_images_cannot_be_tapped_there
 
 @pytest.mark.parametrize("factory", ["good", "lazy", "normed"])
 @pytest.mark.usefixtures("own")
-def test_a_factory_of_ones_own_is_built_the_same_again_and_unlearned(factory: str, tmp_path: Path) -> None:
+def test_a_factory_of_ones_own_is_built_the_same_again_and_unlearned(
+    factory: str, tmp_path: Path
+) -> None:
     given = wish(f"own_networks:{factory}", taps="all")
     torch.manual_seed(3)
     network = build(given)
@@ -423,7 +485,10 @@ def test_a_factory_of_ones_own_is_built_the_same_again_and_unlearned(factory: st
     network, trace = fcalb.unlearn(network, some(2, given, 1), some(8, given), given)
     assert trace
     architectures.save(network, tmp_path / "m.safetensors")
-    assert same(state(network), state(architectures.load(tmp_path / "m.safetensors", given.model, given.data)))
+    assert same(
+        state(network),
+        state(architectures.load(tmp_path / "m.safetensors", given.model, given.data)),
+    )
 
 
 def test_a_factory_is_found_in_the_workspace_that_a_stage_runs_in(own: Path) -> None:
@@ -431,7 +496,11 @@ def test_a_factory_is_found_in_the_workspace_that_a_stage_runs_in(own: Path) -> 
     code += "settings.Data(), 0)).__name__)"
     root = str(Path(__file__).parents[3])
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=own, env={**os.environ, "PYTHONPATH": root}, capture_output=True, text=True
+        [sys.executable, "-c", code],
+        cwd=own,
+        env={**os.environ, "PYTHONPATH": root},
+        capture_output=True,
+        text=True,
     )
     assert done.stdout.strip() == "Net", done.stderr
 
@@ -474,7 +543,9 @@ def test_a_pickle_is_refused_and_never_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_not_finite_are_neither_written_nor_read(value: float, tmp_path: Path) -> None:
+def test_weights_that_are_not_finite_are_neither_written_nor_read(
+    value: float, tmp_path: Path
+) -> None:
     given = wish("small_cnn")
     network = build(given)
     architectures.save(network, tmp_path / "m.safetensors")

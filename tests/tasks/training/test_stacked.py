@@ -24,9 +24,13 @@ class Residual(nn.Module):
 
     def __init__(self, classes: int, channels: int) -> None:
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(channels, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8))
+        self.stem = nn.Sequential(
+            nn.Conv2d(channels, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        )
         self.first, self.second = (
-            nn.Sequential(nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(inplace=True))
+            nn.Sequential(
+                nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(inplace=True)
+            )
             for _ in range(2)
         )
         self.head = nn.Linear(8, classes)
@@ -55,13 +59,17 @@ def records(precision: str = "float32", count: int = 40) -> training_loop.Record
     labels = rng.integers(0, 3, count)
     images = rng.integers(0, 80, (count, 3, 8, 8)).astype(np.uint8)
     images[np.arange(count), :, labels * 2 + 1] = 255
-    place = compute.prepare(settings.Compute.model_validate({"device": "cpu", "precision": precision}))
+    place = compute.prepare(
+        settings.Compute.model_validate({"device": "cpu", "precision": precision})
+    )
     return training_loop.Records(images, labels, settings.Model(), place)
 
 
 @pytest.mark.parametrize("make", [small, residual])
 @pytest.mark.parametrize(
-    "recipe", [RECIPE, RECIPE.model_copy(update={"shift": 1, "flip": True})], ids=["plain", "augmented"]
+    "recipe",
+    [RECIPE, RECIPE.model_copy(update={"shift": 1, "flip": True})],
+    ids=["plain", "augmented"],
 )
 def test_trained_at_once_each_model_is_what_it_is_alone(
     make: Callable[[int], nn.Module], recipe: settings.Train
@@ -73,7 +81,9 @@ def test_trained_at_once_each_model_is_what_it_is_alone(
     stacked.fit(at_once, known, recipe, SEEDS)
     for one, other in zip(alone, at_once, strict=True):
         assert not other.training
-        torch.testing.assert_close(dict(other.state_dict()), dict(one.state_dict()), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(
+            dict(other.state_dict()), dict(one.state_dict()), rtol=1e-3, atol=1e-4
+        )
     assert not torch.equal(next(at_once[0].parameters()), next(at_once[1].parameters()))
 
 
@@ -82,7 +92,9 @@ def test_a_model_does_not_depend_on_which_others_are_trained_beside_it() -> None
     pair, triple = [small(3), others[0]], [others[1], small(3), small(7)]
     stacked.fit(pair, known, RECIPE, (3, 8))
     stacked.fit(triple, known, RECIPE, (9, 3, 7))
-    torch.testing.assert_close(dict(pair[0].state_dict()), dict(triple[1].state_dict()), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(
+        dict(pair[0].state_dict()), dict(triple[1].state_dict()), rtol=1e-3, atol=1e-4
+    )
 
 
 def test_training_at_once_is_the_same_twice_and_does_not_touch_the_global_random_stream() -> None:
@@ -95,7 +107,9 @@ def test_training_at_once_is_the_same_twice_and_does_not_touch_the_global_random
     assert torch.equal(torch.rand(3), expected)
     stacked.fit(second, records(), augmented, SEEDS)
     for one, other in zip(first, second, strict=True):
-        assert all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
+        assert all(
+            torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items()
+        )
 
 
 def test_in_half_precision_models_at_once_learn_as_well_and_their_weights_stay_whole() -> None:
@@ -143,15 +157,26 @@ def test_a_block_trained_at_once_has_the_models_of_one_trained_one_by_one(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(reference_blocks, "load_rows", lambda *_: records())
     rows = np.ones(40, bool)
-    plain = settings.Settings(data=COLOUR, train=RECIPE, references=settings.References(seeds_per_block=3))
+    plain = settings.Settings(
+        data=COLOUR, train=RECIPE, references=settings.References(seeds_per_block=3)
+    )
     for together_wish in (1, 2):
         wish = plain.model_copy(update={"compute": settings.Compute(together=together_wish)})
-        reference_blocks.train_block("train", 1, rows, tmp_path, wish, tmp_path / str(together_wish))
+        reference_blocks.train_block(
+            "train", 1, rows, tmp_path, wish, tmp_path / str(together_wish)
+        )
     for number in (3, 4, 5):
         one, other = (
-            architectures.load(tmp_path / folder / f"seed-{number}.safetensors", plain.model, plain.data)
+            architectures.load(
+                tmp_path / folder / f"seed-{number}.safetensors", plain.model, plain.data
+            )
             for folder in ("1", "2")
         )
-        torch.testing.assert_close(dict(other.state_dict()), dict(one.state_dict()), rtol=1e-3, atol=1e-4)
-    counts = [files.read_json(tmp_path / "2" / f"seed-{number}.json").get("together") for number in (3, 4, 5)]
+        torch.testing.assert_close(
+            dict(other.state_dict()), dict(one.state_dict()), rtol=1e-3, atol=1e-4
+        )
+    counts = [
+        files.read_json(tmp_path / "2" / f"seed-{number}.json").get("together")
+        for number in (3, 4, 5)
+    ]
     assert counts == [2, 2, None]  # what was done stands with each model: the last one was alone

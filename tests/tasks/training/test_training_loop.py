@@ -22,7 +22,9 @@ PIECE = 8 << 20
 """Bytes of a tensor that is large beside those of these models"""
 
 
-def separable(count: int = 96, seed: int = 0, wish: settings.Settings = SMALL) -> training_loop.Records:
+def separable(
+    count: int = 96, seed: int = 0, wish: settings.Settings = SMALL
+) -> training_loop.Records:
     """Images whose bright row is their class."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 3, count)
@@ -87,7 +89,9 @@ def test_a_diverging_loss_is_an_error() -> None:
 
 
 def test_unlearning_with_no_steps_leaves_the_weights_equal() -> None:
-    wish = SMALL.model_copy(update={"unlearn": SMALL.unlearn.model_copy(update={"epochs": 0.0, "reset": 0.5})})
+    wish = SMALL.model_copy(
+        update={"unlearn": SMALL.unlearn.model_copy(update={"epochs": 0.0, "reset": 0.5})}
+    )
     network = fitted()
     before = state(network)
     unlearned, trace = fcalb.unlearn(network, separable(8, 3), separable(64, 4), wish)
@@ -102,10 +106,15 @@ def test_fcalb_brings_the_forget_features_towards_the_random_teacher() -> None:
 
 
 def test_the_learned_weights_stay_within_their_clamp() -> None:
-    tight = SMALL.model_copy(update={"unlearn": SMALL.unlearn.model_copy(update={"max_log_weight": 0.1, "epochs": 4})})
+    tight = SMALL.model_copy(
+        update={"unlearn": SMALL.unlearn.model_copy(update={"max_log_weight": 0.1, "epochs": 4})}
+    )
     _, trace = fcalb.unlearn(fitted(), separable(16, 3), separable(64, 4), tight)
     low, high = np.exp(-0.1) - 1e-6, np.exp(0.1) + 1e-6
-    assert all(low / 2 <= row.forget_weight <= high / 2 and low <= row.recover_weight <= high for row in trace)
+    assert all(
+        low / 2 <= row.forget_weight <= high / 2 and low <= row.recover_weight <= high
+        for row in trace
+    )
 
 
 def test_one_record_can_be_forgotten_and_none_or_too_many_are_refused() -> None:
@@ -118,8 +127,12 @@ def test_one_record_can_be_forgotten_and_none_or_too_many_are_refused() -> None:
 def test_moving_all_the_way_makes_the_teacher() -> None:
     network, teacher = fitted(), architectures.build(SMALL.model, SMALL.data, 7)
     fcalb.move_towards(network, teacher, 1.0)
-    floats = {name: value for name, value in state(teacher).items() if value.dtype.is_floating_point}
-    assert all(torch.allclose(state(network)[name], value, atol=1e-6) for name, value in floats.items())
+    floats = {
+        name: value for name, value in state(teacher).items() if value.dtype.is_floating_point
+    }
+    assert all(
+        torch.allclose(state(network)[name], value, atol=1e-6) for name, value in floats.items()
+    )
 
 
 @pytest.mark.parametrize("kind", ["mse", "cosine"])
@@ -131,11 +144,17 @@ def test_features_have_no_distance_to_themselves(kind: str) -> None:
 
 def test_the_loop_takes_the_steps_of_pytorchs_own_sgd_and_leaves_frozen_weights_alone() -> None:
     recipe = settings.Train(momentum=0.9, weight_decay=0.01)
-    ours, theirs, frozen = (torch.ones(3, dtype=torch.float64, requires_grad=grad) for grad in (True, True, False))
+    ours, theirs, frozen = (
+        torch.ones(3, dtype=torch.float64, requires_grad=grad) for grad in (True, True, False)
+    )
     unused = torch.zeros(2, dtype=torch.float64, requires_grad=True)
     target = torch.tensor([3.0, -1.0, 0.5], dtype=torch.float64)
     training_loop.optimise(
-        [{"params": [ours, frozen, unused]}], lambda _: ((ours - target) ** 2).sum(), 9, 0.05, recipe
+        [{"params": [ours, frozen, unused]}],
+        lambda _: ((ours - target) ** 2).sum(),
+        9,
+        0.05,
+        recipe,
     )
     sgd = torch.optim.SGD([theirs], lr=0.05, momentum=0.9, weight_decay=0.01, nesterov=True)
     for step in range(9):
@@ -151,11 +170,15 @@ def test_colour_lies_channels_last_on_a_processor_and_grey_as_ever() -> None:
     place = compute.prepare(SMALL.compute)
     assert place.memory_format(3) == torch.channels_last
     assert place.memory_format(1) == torch.contiguous_format
-    colour = training_loop.Records(np.zeros((4, 3, 8, 8), np.uint8), np.zeros(4, np.int64), SMALL.model, place)
+    colour = training_loop.Records(
+        np.zeros((4, 3, 8, 8), np.uint8), np.zeros(4, np.int64), SMALL.model, place
+    )
     assert colour.floats(slice(None)).is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="another allocator than glibc's")
+@pytest.mark.skipif(
+    not hasattr(ctypes.CDLL(None), "mallopt"), reason="another allocator than glibc's"
+)
 def test_memory_that_a_step_frees_is_there_for_the_next() -> None:
     compute.prepare(SMALL.compute)
 
@@ -174,17 +197,25 @@ def moved(picture: np.ndarray, shift: int, flip: bool) -> dict[bytes, tuple[bool
     """Every way in which the augmentation may move a picture, by what comes out."""
     found = {}
     for turned in (False, True)[: 1 + flip]:
-        padded = np.pad(picture[..., ::-1] if turned else picture, ((0, 0), (shift, shift), (shift, shift)))
+        padded = np.pad(
+            picture[..., ::-1] if turned else picture, ((0, 0), (shift, shift), (shift, shift))
+        )
         for down in range(2 * shift + 1):
             for across in range(2 * shift + 1):
                 side = picture.shape[-1]
-                found[padded[:, down : down + side, across : across + side].tobytes()] = (turned, down, across)
+                found[padded[:, down : down + side, across : across + side].tobytes()] = (
+                    turned,
+                    down,
+                    across,
+                )
     return found
 
 
 @pytest.mark.parametrize(("shift", "flip"), [(0, False), (0, True), (2, False), (1, True)])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_each_image_of_a_batch_is_flipped_and_shifted_on_its_own(shift: int, flip: bool, channels: int) -> None:
+def test_each_image_of_a_batch_is_flipped_and_shifted_on_its_own(
+    shift: int, flip: bool, channels: int
+) -> None:
     pixels = np.random.default_rng(0).integers(1, 256, (400, channels, 6, 6)).astype(np.uint8)
     recipe = SMALL.train.model_copy(update={"shift": shift, "flip": flip})
     given = training_loop.augmented(torch.tensor(pixels), recipe, torch.Generator().manual_seed(1))
@@ -209,7 +240,9 @@ def test_the_augmentation_is_drawn_from_the_generator_alone() -> None:
 
 @pytest.mark.parametrize("threads", [1, 2, 4])
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
-def test_with_the_same_number_of_threads_the_weights_are_the_same(threads: int, precision: str) -> None:
+def test_with_the_same_number_of_threads_the_weights_are_the_same(
+    threads: int, precision: str
+) -> None:
     wish = settings.Settings.model_validate(
         {
             "data": {"classes": 3, "channels": 3, "image_size": 32},
@@ -218,7 +251,9 @@ def test_with_the_same_number_of_threads_the_weights_are_the_same(threads: int, 
         }
     )
     images = np.random.default_rng(0).integers(0, 256, (128, 3, 32, 32)).astype(np.uint8)
-    known = training_loop.Records(images, np.arange(128) % 3, wish.model, compute.prepare(wish.compute))
+    known = training_loop.Records(
+        images, np.arange(128) % 3, wish.model, compute.prepare(wish.compute)
+    )
     assert known.place.facts()["threads"] == torch.get_num_threads() == threads
     twins = [architectures.build(wish.model, wish.data, 1) for _ in range(2)]
     for twin in twins:

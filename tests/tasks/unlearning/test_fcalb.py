@@ -26,15 +26,23 @@ def scalars(forget: float, recover: float) -> tuple[Tensor, Tensor]:
 def linear(slope_f: list[float], slope_r: list[float]) -> tuple[nn.Parameter, Tensor, Tensor]:
     """A shared weight matrix and two losses whose gradients by it are as given."""
     weight = nn.Parameter(torch.ones(1, len(slope_f)))
-    return weight, (weight * torch.tensor([slope_f])).sum(), (weight * torch.tensor([slope_r])).sum()
+    return (
+        weight,
+        (weight * torch.tensor([slope_f])).sum(),
+        (weight * torch.tensor([slope_r])).sum(),
+    )
 
 
 def wish(**changes: object) -> settings.Settings:
     return SMALL.model_copy(update={"unlearn": SMALL.unlearn.model_copy(update=changes)})
 
 
-@pytest.mark.parametrize(("slope_f", "slope_r"), [([3.0, 1.0], [0.0, 0.5]), ([1.0, 0.0, 2.0], [-0.3, 0.4, 0.1])])
-def test_imtl_g_steps_equally_far_along_both_unit_gradients(slope_f: list[float], slope_r: list[float]) -> None:
+@pytest.mark.parametrize(
+    ("slope_f", "slope_r"), [([3.0, 1.0], [0.0, 0.5]), ([1.0, 0.0, 2.0], [-0.3, 0.4, 0.1])]
+)
+def test_imtl_g_steps_equally_far_along_both_unit_gradients(
+    slope_f: list[float], slope_r: list[float]
+) -> None:
     weight, forget, recover = linear(slope_f, slope_r)
     loss, w_f, w_r = loss_balances.ImtlGBalance(20.0, [weight]).weigh(forget, recover)
     (combined,) = torch.autograd.grad(loss, weight)
@@ -42,10 +50,13 @@ def test_imtl_g_steps_equally_far_along_both_unit_gradients(slope_f: list[float]
     along_f, along_r = (float(combined[0] @ g / g.norm()) for g in (g_f, g_r))
     assert along_f == pytest.approx(along_r, rel=1e-5)
     assert w_f + w_r == pytest.approx(2)
-    # the bisector of the unit gradients, by the closed form for two tasks: 1 / (|g_i| sqrt(1 + cos))
+    # the bisector of the unit gradients, by the closed form for two tasks: 1 / (|g_i| sqrt(1 +
+    # cos))
     cosine = float(g_f @ g_r / g_f.norm() / g_r.norm())
     bisector = sum(g / (g.norm() * math.sqrt(1 + cosine)) for g in (g_f, g_r))
-    assert float(torch.nn.functional.cosine_similarity(combined[0], bisector, dim=0)) == pytest.approx(1, abs=1e-5)
+    assert float(
+        torch.nn.functional.cosine_similarity(combined[0], bisector, dim=0)
+    ) == pytest.approx(1, abs=1e-5)
 
 
 def test_a_vanishing_gradient_does_not_take_over() -> None:
@@ -64,7 +75,10 @@ def test_a_layer_that_one_loss_does_not_reach_is_not_shared() -> None:
 
 def test_losses_without_a_shared_layer_are_an_error_that_says_what_to_do() -> None:
     one, other = nn.Parameter(torch.ones(1, 1)), nn.Parameter(torch.ones(1, 1))
-    for balance in (loss_balances.ImtlGBalance(3.0, [one, other]), loss_balances.GradNormBalance(3.0, [one, other])):
+    for balance in (
+        loss_balances.ImtlGBalance(3.0, [one, other]),
+        loss_balances.GradNormBalance(3.0, [one, other]),
+    ):
         with pytest.raises(ModelError, match="balance=fixed"):
             balance.weigh(one.sum(), other.sum())
 
@@ -77,7 +91,9 @@ def test_dwa_weighs_by_how_slowly_a_loss_falls() -> None:
     _, w_f, w_r = balance.weigh(*scalars(1.0, 1.0))
     rate_f, rate_r = 1.5 / 3.0, 0.75 / 1.0  # means of the last window by those of the one before
     total = math.exp(rate_f / 2) + math.exp(rate_r / 2)
-    assert (w_f, w_r) == pytest.approx((2 * math.exp(rate_f / 2) / total, 2 * math.exp(rate_r / 2) / total))
+    assert (w_f, w_r) == pytest.approx(
+        (2 * math.exp(rate_f / 2) / total, 2 * math.exp(rate_r / 2) / total)
+    )
     assert w_r > w_f
 
 
@@ -94,11 +110,14 @@ def test_gradnorm_lowers_the_weight_of_the_larger_gradient() -> None:
     balance = loss_balances.GradNormBalance(3.0, [weight])
     found = [balance.weigh(forget, recover)[1:] for _ in range(60)]
     assert found[0] == (1.0, 1.0)
-    # one step by hand: both losses fall alike, so each gradient is drawn to the mean norm, (4 + 1) / 2
+    # one step by hand: both losses fall alike, so each gradient is drawn to the mean norm, (4 + 1)
+    # / 2
     moved = 1 - 0.025 * 4, 1 + 0.025 * 1
     assert found[1] == pytest.approx((2 * moved[0] / sum(moved), 2 * moved[1] / sum(moved)))
     assert all(w_f + w_r == pytest.approx(2) for w_f, w_r in found)
-    assert 4 * found[-1][0] == pytest.approx(found[-1][1], rel=0.3)  # and stays where both norms are equal
+    assert 4 * found[-1][0] == pytest.approx(
+        found[-1][1], rel=0.3
+    )  # and stays where both norms are equal
 
 
 def test_gradnorm_speeds_up_the_loss_that_has_fallen_less() -> None:
@@ -106,7 +125,9 @@ def test_gradnorm_speeds_up_the_loss_that_has_fallen_less() -> None:
     balance = loss_balances.GradNormBalance(3.0, [weight])
     slow, fast = forget, (weight * torch.tensor([[0.0, 1.0]])).sum()
     for step in range(10):
-        _, w_slow, w_fast = balance.weigh(slow, fast - 0.09 * step)  # equal gradients, one loss falls
+        _, w_slow, w_fast = balance.weigh(
+            slow, fast - 0.09 * step
+        )  # equal gradients, one loss falls
     assert w_slow > 1 > w_fast
 
 
@@ -121,7 +142,9 @@ def test_gradnorm_reads_the_last_layer_that_both_losses_reach() -> None:
 def test_the_fixed_weight_is_the_one_set_and_one_where_nothing_is_set() -> None:
     loss, w_f, w_r = loss_balances.FixedBalance(0.25).weigh(*scalars(8.0, 3.0))
     assert (float(loss.detach()), w_f, w_r) == (5.0, 0.25, 1.0)
-    _, trace = fcalb.unlearn(fitted(), separable(8, 3), separable(64, 4), wish(balance="fixed", epochs=1.0))
+    _, trace = fcalb.unlearn(
+        fitted(), separable(8, 3), separable(64, 4), wish(balance="fixed", epochs=1.0)
+    )
     assert {(row.forget_weight, row.recover_weight) for row in trace} == {(1.0, 1.0)}
 
 
@@ -138,7 +161,9 @@ def test_every_balance_forgets_and_keeps_its_weights_within_the_clamp(kind: str)
 def test_forgetting_comes_first_and_recovering_after_it_where_phases_say_so() -> None:
     phased = wish(phases="forget_recover", forget_steps=5, forget_rate=0.05, epochs=2.0)
     told: list[int] = []
-    _, trace = fcalb.unlearn(fitted(), separable(16, 3), separable(64, 4), phased, lambda step, _: told.append(step))
+    _, trace = fcalb.unlearn(
+        fitted(), separable(16, 3), separable(64, 4), phased, lambda step, _: told.append(step)
+    )
     assert [row.phase for row in trace] == ["forget"] * 5 + ["recover"] * 8
     assert [row.step for row in trace] == told == list(range(1, 14))
     assert trace[4].forget_loss < trace[0].forget_loss
@@ -155,7 +180,9 @@ def test_phases_with_no_steps_leave_the_weights_equal() -> None:
     assert same(before, state(network))
 
 
-def test_a_strength_that_calibration_subjects_choose_gives_the_weights_that_it_gives_alone() -> None:
+def test_a_strength_that_calibration_subjects_choose_gives_the_weights_that_it_gives_alone() -> (
+    None
+):
     forget, retain, unseen = separable(16, 3), separable(64, 4), separable(48, 5)
     phased = {"phases": "forget_recover", "forget_steps": 0, "epochs": 2.0}
     strengths = (0.0, 0.5, 1.0)
@@ -165,7 +192,9 @@ def test_a_strength_that_calibration_subjects_choose_gives_the_weights_that_it_g
         alone[strength] = state(network)
         found = fcalb.unlikeness(*fcalb._margins(network, forget), *fcalb._margins(network, unseen))
         away[strength] = max(abs(value) for value in found)
-    chosen, trace = fcalb.unlearn(fitted(), forget, retain, wish(resets=strengths, **phased), None, unseen)
+    chosen, trace = fcalb.unlearn(
+        fitted(), forget, retain, wish(resets=strengths, **phased), None, unseen
+    )
     best = min(away, key=lambda strength: away[strength])
     assert same(alone[best], state(chosen))
     assert [row.phase for row in trace] == [f"recover at {best:g}"] * 8
@@ -177,19 +206,27 @@ def test_strengths_without_calibration_subjects_are_refused_and_the_model_stays_
     before = state(network)
     for nobody in (None, separable(0)):
         with pytest.raises(EvidenceError, match="calibration"):
-            fcalb.unlearn(network, separable(8, 3), separable(64, 4), wish(resets=(0.3, 0.6)), None, nobody)
+            fcalb.unlearn(
+                network, separable(8, 3), separable(64, 4), wish(resets=(0.3, 0.6)), None, nobody
+            )
     assert same(before, state(network))
 
 
-def test_margins_that_are_not_finite_never_leave_the_original_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_margins_that_are_not_finite_never_leave_the_original_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(fcalb, "unlikeness", lambda *_: (math.nan, math.nan))
     with pytest.raises(ModelError, match="learning rate"):
-        fcalb.unlearn(fitted(), separable(8, 3), separable(64, 4), wish(resets=(0.3,)), None, separable(9, 5))
+        fcalb.unlearn(
+            fitted(), separable(8, 3), separable(64, 4), wish(resets=(0.3,)), None, separable(9, 5)
+        )
 
 
 def test_calibration_subjects_are_not_looked_at_where_one_strength_is_set() -> None:
     def run(calibration: training_loop.Records | None) -> dict[str, Tensor]:
-        return state(fcalb.unlearn(fitted(), separable(8, 3), separable(64, 4), SMALL, None, calibration)[0])
+        return state(
+            fcalb.unlearn(fitted(), separable(8, 3), separable(64, 4), SMALL, None, calibration)[0]
+        )
 
     assert same(run(None), run(separable(48, 5)))
 
@@ -198,7 +235,11 @@ SHIFTS: list[tuple[Callable[[np.ndarray], np.ndarray], int, int]] = [
     (lambda margins: margins, 0, 0),
     (lambda margins: margins + 2, 1, 1),
     (lambda margins: margins - 2, -1, -1),
-    (lambda margins: np.where(margins > np.quantile(margins, 0.8), margins + 5, margins - 1.25), 0, 1),
+    (
+        lambda margins: np.where(margins > np.quantile(margins, 0.8), margins + 5, margins - 1.25),
+        0,
+        1,
+    ),
 ]
 
 
@@ -209,7 +250,9 @@ def test_unlikeness_has_a_sign_for_all_records_and_for_the_best_known(
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, 6000)
     margins = rng.normal(labels * 10.0, 2.0)  # classes differ in difficulty
-    whole, upper = fcalb.unlikeness(shift(margins[:3000]), labels[:3000], margins[3000:], labels[3000:])
+    whole, upper = fcalb.unlikeness(
+        shift(margins[:3000]), labels[:3000], margins[3000:], labels[3000:]
+    )
     for value, sign in ((whole, whole_sign), (upper, upper_sign)):
         assert np.sign(value) * (abs(value) > 0.15) == sign
 
@@ -233,7 +276,12 @@ def test_the_mode_for_people_chooses_for_itself_and_lets_itself_be_overruled() -
         return fcalb.in_force(settings.Settings(unlearn=Unlearn(**unlearn))).unlearn
 
     own = chosen(method="fcalb_reset")
-    assert (own.phases, own.reset, own.forget_steps, own.retained_share) == ("forget_recover", 0.6, 0, 1.0)
+    assert (own.phases, own.reset, own.forget_steps, own.retained_share) == (
+        "forget_recover",
+        0.6,
+        0,
+        1.0,
+    )
     assert (own.epochs, own.batch_size, own.learning_rate) == (4.0, 32, 0.1)
     assert chosen(method="fcalb_reset", reset=0.7).reset == 0.7
     assert chosen(method="fcalb_reset", rivals={"epochs": 2.0}).epochs == 2.0

@@ -1,4 +1,5 @@
-"""The rivals: the formula at the heart of each against a slow one, and that each forgets without leaving its frame."""
+"""The rivals: the formula at the heart of each against a slow one, and that each forgets without
+leaving its frame."""
 
 from __future__ import annotations
 
@@ -34,7 +35,9 @@ def wish(method: str, base: settings.Settings = BASE, **changed: Any) -> setting
     """The settings with a method and some keys of `unlearn.rivals`."""
     return base.model_copy(
         update={
-            "unlearn": settings.Unlearn.model_validate({"method": method, "batch_size": 16, "rivals": changed}),
+            "unlearn": settings.Unlearn.model_validate(
+                {"method": method, "batch_size": 16, "rivals": changed}
+            ),
         }
     )
 
@@ -43,7 +46,9 @@ def noise(count: int, seed: int) -> training_loop.Records:
     """Images of noise under random labels: they can be known by heart, and in no other way."""
     rng = np.random.default_rng(seed)
     images = rng.integers(0, 256, (count, 1, 8, 8)).astype(np.uint8)
-    return training_loop.Records(images, rng.integers(0, 3, count), BASE.model, compute.prepare(BASE.compute))
+    return training_loop.Records(
+        images, rng.integers(0, 3, count), BASE.model, compute.prepare(BASE.compute)
+    )
 
 
 def separable(count: int, seed: int) -> training_loop.Records:
@@ -62,7 +67,12 @@ RETAIN, FORGET = separable(96, 4), noise(12, 3)
 def weights() -> dict[str, torch.Tensor]:
     """A model that knows the retained records' rule and the forget set by heart."""
     network = architectures.build(BASE.model, BASE.data, 1)
-    training_loop.fit(network, training_loop.joined(RETAIN, FORGET), BASE.train.model_copy(update={"epochs": 40}), 1)
+    training_loop.fit(
+        network,
+        training_loop.joined(RETAIN, FORGET),
+        BASE.train.model_copy(update={"epochs": 40}),
+        1,
+    )
     return state(network)
 
 
@@ -82,7 +92,9 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 
 def accuracy(network: nn.Module, records: training_loop.Records) -> float:
-    return float((training_loop.logits(network, records).argmax(1) == records.labels.numpy()).mean())
+    return float(
+        (training_loop.logits(network, records).argmax(1) == records.labels.numpy()).mean()
+    )
 
 
 def kl(p: np.ndarray, q: np.ndarray) -> float:
@@ -96,7 +108,11 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def test_every_method_of_the_settings_is_there_and_has_its_defaults() -> None:
-    assert set(rivals.METHODS) == set(get_args(settings.Method)) - {*fcalb.METHODS, "retrain", "none"}
+    assert set(rivals.METHODS) == set(get_args(settings.Method)) - {
+        *fcalb.METHODS,
+        "retrain",
+        "none",
+    }
     assert set(rivals.RECIPES) == set(rivals.METHODS)
 
 
@@ -112,7 +128,11 @@ def test_every_method_runs_changes_the_model_and_does_the_same_again(
         torch.manual_seed(len(found))
         before = torch.random.get_rng_state()
         unlearned = rivals.unlearn(
-            network, FORGET, RETAIN, wish(method, epochs=1, ssd_alpha=1.0), lambda step, loss: steps.append(step)
+            network,
+            FORGET,
+            RETAIN,
+            wish(method, epochs=1, ssd_alpha=1.0),
+            lambda step, loss: steps.append(step),
         )
         assert torch.equal(before, torch.random.get_rng_state())
         assert (unlearned is network) == (method not in FRESH)
@@ -125,7 +145,9 @@ def test_every_method_runs_changes_the_model_and_does_the_same_again(
 
 
 @pytest.mark.parametrize("method", sorted(set(rivals.METHODS) - FRESH - {"ssd"}))
-def test_no_epochs_leave_the_weights_equal(method: str, original: nn.Module, weights: dict[str, torch.Tensor]) -> None:
+def test_no_epochs_leave_the_weights_equal(
+    method: str, original: nn.Module, weights: dict[str, torch.Tensor]
+) -> None:
     assert same(state(rivals.unlearn(original, FORGET, RETAIN, wish(method, epochs=0))), weights)
 
 
@@ -138,7 +160,9 @@ def test_methods_from_scratch_leave_the_original_alone(
 
 
 @pytest.mark.parametrize("method", ["bad_teacher", "scrub", "delete", "distil"])
-def test_teachers_never_learn(method: str, original: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_teachers_never_learn(
+    method: str, original: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
     teachers: list[tuple[nn.Module, dict[str, torch.Tensor]]] = []
     make = rivals._teacher
 
@@ -159,7 +183,9 @@ def test_teachers_never_learn(method: str, original: nn.Module, monkeypatch: pyt
 @pytest.mark.parametrize("method", rivals.METHODS)
 def test_a_single_record_can_be_forgotten(method: str, original: nn.Module) -> None:
     one = FORGET.rows(torch.tensor([0]))
-    assert rivals.unlearn(original, one, RETAIN, wish(method, epochs=1, training_share=0.1, unsir_noise_steps=2))
+    assert rivals.unlearn(
+        original, one, RETAIN, wish(method, epochs=1, training_share=0.1, unsir_noise_steps=2)
+    )
 
 
 @pytest.mark.parametrize("method", rivals.METHODS)
@@ -175,14 +201,21 @@ def test_every_method_runs_in_bf16(method: str, original: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 97])
-def test_an_empty_forget_set_and_one_larger_than_the_rest_are_refused(count: int, original: nn.Module) -> None:
+def test_an_empty_forget_set_and_one_larger_than_the_rest_are_refused(
+    count: int, original: nn.Module
+) -> None:
     with pytest.raises(EvidenceError, match="records to forget"):
         rivals.unlearn(original, noise(count, 0), RETAIN, wish("scrub"))
 
 
 def test_a_loss_without_bottom_is_an_error_when_it_diverges(original: nn.Module) -> None:
     with pytest.raises(ModelError, match="learning rate"):
-        rivals.unlearn(original, FORGET, RETAIN, wish("neg_grad", neg_grad_alpha=0.01, learning_rate=10, epochs=60))
+        rivals.unlearn(
+            original,
+            FORGET,
+            RETAIN,
+            wish("neg_grad", neg_grad_alpha=0.01, learning_rate=10, epochs=60),
+        )
 
 
 STRONG: dict[str, dict[str, Any]] = {
@@ -197,11 +230,14 @@ STRONG: dict[str, dict[str, Any]] = {
     "short_retrain": {"training_share": 1.0},
     "distil": {"training_share": 1.0},
 }
-"""Settings at which each method forgets this tiny problem: those of the papers are for far more steps."""
+"""Settings at which each method forgets this tiny problem: those of the papers are for far more
+steps."""
 
 
 @pytest.mark.parametrize("method", STRONG)
-def test_what_was_known_by_heart_is_lost_and_the_rule_is_kept(method: str, original: nn.Module) -> None:
+def test_what_was_known_by_heart_is_lost_and_the_rule_is_kept(
+    method: str, original: nn.Module
+) -> None:
     before = accuracy(original, FORGET)
     assert before > 0.9
     unlearned = rivals.unlearn(original, FORGET, RETAIN, wish(method, **STRONG[method]))
@@ -213,21 +249,31 @@ def test_fine_tuning_alone_forgets_less_than_a_short_retrain(
     original: nn.Module, weights: dict[str, torch.Tensor]
 ) -> None:
     tuned = accuracy(rivals.unlearn(original, FORGET, RETAIN, wish("fine_tune", epochs=2)), FORGET)
-    anew = accuracy(rivals.unlearn(original, FORGET, RETAIN, wish("short_retrain", training_share=1.0)), FORGET)
+    anew = accuracy(
+        rivals.unlearn(original, FORGET, RETAIN, wish("short_retrain", training_share=1.0)), FORGET
+    )
     assert tuned > anew
 
 
-def test_a_short_retrain_of_full_length_is_the_retrain_weight_by_weight(original: nn.Module) -> None:
+def test_a_short_retrain_of_full_length_is_the_retrain_weight_by_weight(
+    original: nn.Module,
+) -> None:
     chosen = wish("short_retrain", training_share=1.0)
-    retrained = architectures.build(chosen.model, chosen.data, seeds.derive(chosen.seed, "unlearn", 0, "weights"))
-    training_loop.fit(retrained, RETAIN, chosen.train, seeds.derive(chosen.seed, "unlearn", 0, "order"))
+    retrained = architectures.build(
+        chosen.model, chosen.data, seeds.derive(chosen.seed, "unlearn", 0, "weights")
+    )
+    training_loop.fit(
+        retrained, RETAIN, chosen.train, seeds.derive(chosen.seed, "unlearn", 0, "order")
+    )
     assert same(state(rivals.unlearn(original, FORGET, RETAIN, chosen)), state(retrained))
 
 
 def test_settings_win_over_a_methods_own_numbers_and_null_leaves_them() -> None:
     own = rivals.recipe(wish("bad_teacher"))
     assert own == rivals.RECIPES["bad_teacher"]
-    changed = rivals.recipe(wish("bad_teacher", epochs=2, learning_rate=0.5, retained_share=0.9, temperature=3))
+    changed = rivals.recipe(
+        wish("bad_teacher", epochs=2, learning_rate=0.5, retained_share=0.9, temperature=3)
+    )
     assert dataclasses.astuple(changed)[:4] == (2, 0.5, 0.9, 3)
     assert rivals.recipe(wish("distil", training_share=0.5)).epochs == 0.5 * BASE.train.epochs
     assert rivals.recipe(wish("distil")).learning_rate == BASE.train.learning_rate
@@ -249,7 +295,9 @@ def test_a_report_says_what_was_done_with_the_numbers_in_force(method: str) -> N
     inputs = fabricated.inputs()
     inputs["method"], inputs["trace"] = method, []
     found = next(
-        item for item in evidence.build_all(fabricated.sources(inputs)) if item["request"]["id"] == fabricated.FAIL
+        item
+        for item in evidence.build_all(fabricated.sources(inputs))
+        if item["request"]["id"] == fabricated.FAIL
     )
     assert found["unlearn"]["method"] == method
     own = rivals.RECIPES[method]
@@ -266,7 +314,9 @@ def test_adam_takes_the_steps_of_its_paper() -> None:
     target = torch.tensor([3.0, -1.0, 0.5], dtype=torch.float64)
     recipe = settings.Train()
     group = {"params": [ours], "weight_decay": 0.01}
-    training_loop.optimise([group], lambda _: ((ours - target) ** 2).sum(), 9, 0.05, recipe, optimiser="adam")
+    training_loop.optimise(
+        [group], lambda _: ((ours - target) ** 2).sum(), 9, 0.05, recipe, optimiser="adam"
+    )
     theirs, mean, square = np.ones(3), np.zeros(3), np.zeros(3)
     for step in range(9):
         gradient = 2 * (theirs - target.numpy()) + 0.01 * theirs
@@ -281,19 +331,28 @@ def test_adam_takes_the_steps_of_its_paper() -> None:
 def test_divergences_are_summed_over_classes_and_averaged_over_records() -> None:
     rng = np.random.default_rng(0)
     student, teacher = rng.normal(size=(2, 5, 3))
-    expected = np.mean([kl(softmax(a / 2), softmax(b / 2)) for a, b in zip(teacher, student, strict=True)])
+    expected = np.mean(
+        [kl(softmax(a / 2), softmax(b / 2)) for a, b in zip(teacher, student, strict=True)]
+    )
     found = rivals.softened(torch.tensor(student), torch.tensor(teacher), 2.0)
     assert float(found) == pytest.approx(4 * expected, rel=1e-5)
 
 
-def test_bad_teacher_follows_the_random_model_where_it_shall_forget_and_the_original_elsewhere() -> None:
+def test_bad_teacher_follows_the_random_model_where_it_shall_forget_and_the_original_elsewhere() -> (
+    None
+):
     rng = np.random.default_rng(1)
     student, good, bad = rng.normal(size=(3, 6, 4))
     forgotten = np.array([True, False, False, True, True, False])
     expected = np.mean(
-        [kl(softmax((bad if gone else good)[row]), softmax(student[row])) for row, gone in enumerate(forgotten)]
+        [
+            kl(softmax((bad if gone else good)[row]), softmax(student[row]))
+            for row, gone in enumerate(forgotten)
+        ]
     )
-    found = rivals.bad_teacher_loss(*(torch.tensor(part) for part in (student, good, bad, forgotten)), 1.0)
+    found = rivals.bad_teacher_loss(
+        *(torch.tensor(part) for part in (student, good, bad, forgotten)), 1.0
+    )
     assert float(found) == pytest.approx(expected, rel=1e-5)
 
 
@@ -306,14 +365,19 @@ def test_neg_grad_lowers_the_retained_loss_and_raises_the_forgotten_one() -> Non
 
 
 def test_delete_rules_the_true_class_out_and_keeps_the_odds_of_the_others() -> None:
-    logits, labels = torch.randn(5, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 3, 0])
+    logits, labels = (
+        torch.randn(5, 4, generator=torch.Generator().manual_seed(0)),
+        torch.tensor([0, 1, 2, 3, 0]),
+    )
     found, before = rivals.without_class(logits, labels), logits.softmax(1)
     assert torch.equal(found[torch.arange(5), labels], torch.zeros(5))
     torch.testing.assert_close(found.sum(1), torch.ones(5))
     torch.testing.assert_close(found[0, 1] / found[0, 3], before[0, 1] / before[0, 3])
 
 
-def test_delete_leaves_running_statistics_alone(original: nn.Module, weights: dict[str, torch.Tensor]) -> None:
+def test_delete_leaves_running_statistics_alone(
+    original: nn.Module, weights: dict[str, torch.Tensor]
+) -> None:
     after = state(rivals.unlearn(original, FORGET, RETAIN, wish("delete")))
     assert all(torch.equal(after[name], weights[name]) for name in weights if "running" in name)
 
@@ -328,13 +392,16 @@ def test_scrubs_divergence_rises_on_forgotten_records(original: nn.Module) -> No
     teacher = training_loop.logits(original, FORGET)
     chosen = wish("scrub", epochs=3, scrub_max_epochs=3, learning_rate=0.005)
     student = training_loop.logits(
-        rivals.unlearn(original, FORGET, RETAIN, chosen, lambda _, loss: losses.append(loss)), FORGET
+        rivals.unlearn(original, FORGET, RETAIN, chosen, lambda _, loss: losses.append(loss)),
+        FORGET,
     )
     plan = rivals.scrub_plan(3, 3, 1, 6)
     raising = [loss for loss, up in zip(losses, plan, strict=True) if up]
     assert all(loss <= 0 for loss in raising)
     assert raising[-1] < raising[0] - 0.01
-    assert np.mean([kl(softmax(a), softmax(b)) for a, b in zip(teacher, student, strict=True)]) > 0.01
+    assert (
+        np.mean([kl(softmax(a), softmax(b)) for a, b in zip(teacher, student, strict=True)]) > 0.01
+    )
 
 
 def test_ssds_factor_is_that_of_a_loop() -> None:
@@ -344,7 +411,8 @@ def test_ssds_factor_is_that_of_a_loop() -> None:
     for alpha, weakening in ((10.0, 1.0), (1.0, 1.0), (0.5, 2.0), (2.0, 0.1)):
         found = rivals.dampening(torch.tensor(gone), torch.tensor(everything), alpha, weakening)
         expected = [
-            min(weakening * b / a, 1.0) if a > alpha * b else 1.0 for a, b in zip(gone, everything, strict=True)
+            min(weakening * b / a, 1.0) if a > alpha * b else 1.0
+            for a, b in zip(gone, everything, strict=True)
         ]
         np.testing.assert_allclose(found.numpy(), expected)
 
@@ -357,10 +425,16 @@ def test_ssd_multiplies_the_weights_by_it_and_an_unreachable_threshold_changes_n
     share = len(FORGET) / (len(FORGET) + len(RETAIN))
     for a, b, c in zip(gone, kept, both, strict=True):
         torch.testing.assert_close(share * a + (1 - share) * b, c)
-    assert same(state(rivals.unlearn(original, FORGET, RETAIN, wish("ssd", ssd_alpha=1e9))), weights)
-    after = dict(rivals.unlearn(original, FORGET, RETAIN, wish("ssd", ssd_alpha=2.0)).named_parameters())
+    assert same(
+        state(rivals.unlearn(original, FORGET, RETAIN, wish("ssd", ssd_alpha=1e9))), weights
+    )
+    after = dict(
+        rivals.unlearn(original, FORGET, RETAIN, wish("ssd", ssd_alpha=2.0)).named_parameters()
+    )
     for (name, weight), a, c in zip(after.items(), gone, both, strict=True):
-        torch.testing.assert_close(weight, weights[name] * rivals.dampening(a, c, 2.0, 1.0), rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(
+            weight, weights[name] * rivals.dampening(a, c, 2.0, 1.0), rtol=1e-4, atol=1e-6
+        )
 
 
 def test_the_fisher_information_squares_each_records_gradient(original: nn.Module) -> None:
@@ -385,12 +459,16 @@ def test_salun_chooses_the_weights_with_the_largest_gradients_and_exactly_their_
     original.zero_grad()
     functional.cross_entropy(original(FORGET.floats(slice(None))), FORGET.labels).backward()
     chosen = torch.cat([mask.flatten() for mask in masks])
-    size = torch.cat([weight.grad.abs().flatten() for weight in original.parameters() if weight.grad is not None])
+    size = torch.cat(
+        [weight.grad.abs().flatten() for weight in original.parameters() if weight.grad is not None]
+    )
     assert int(chosen.sum()) == round(share * len(chosen))
     assert size[chosen].min() >= size[~chosen].max() - 1e-6 * size.max()
 
 
-def test_saluns_other_weights_stay_to_the_last_bit(original: nn.Module, weights: dict[str, torch.Tensor]) -> None:
+def test_saluns_other_weights_stay_to_the_last_bit(
+    original: nn.Module, weights: dict[str, torch.Tensor]
+) -> None:
     masks = rivals.salient(original, FORGET, 0.3)
     chosen = wish("salun", salun_share=0.3, epochs=2, learning_rate=0.1)
     after = dict(rivals.unlearn(original, FORGET, RETAIN, chosen).named_parameters())
@@ -399,7 +477,9 @@ def test_saluns_other_weights_stay_to_the_last_bit(original: nn.Module, weights:
     assert any(not torch.equal(weight, weights[name]) for name, weight in after.items())
 
 
-def test_wrong_labels_are_never_right_and_the_same_again(monkeypatch: pytest.MonkeyPatch, original: nn.Module) -> None:
+def test_wrong_labels_are_never_right_and_the_same_again(
+    monkeypatch: pytest.MonkeyPatch, original: nn.Module
+) -> None:
     seen: list[training_loop.Records] = []
     taught: Callable[..., training_loop.Records] = training_loop.joined
 

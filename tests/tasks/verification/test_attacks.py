@@ -31,17 +31,27 @@ FORGET, PEOPLE, EACH = 20, 20, 12
 FEW = settings(max_examples=40, deadline=None)
 
 
-def world(released: float, seed: int, references: int = 8, stays: float = 0.0, one_stays: float = 0.0) -> Scores:
-    """Scores of a small world: one person asks, ten stay, six are controls, four are for tests; four classes.
+def world(
+    released: float, seed: int, references: int = 8, stays: float = 0.0, one_stays: float = 0.0
+) -> Scores:
+    """Scores of a small world: one person asks, ten stay, six are controls, four are for tests;
+    four classes.
 
-    `released` is the influence that the unlearned model truly has, `stays` a further exposure of everybody who stays,
-    and `one_stays` of one of them. Records differ in difficulty, and models in overall confidence.
+    `released` is the influence that the unlearned model truly has, `stays` a further exposure of
+    everybody who stays, and `one_stays` of one of them. Records differ in difficulty, and models in
+    overall confidence.
     """
     rng = np.random.default_rng(seed)
     count = FORGET + PEOPLE * EACH
     subjects = np.repeat(np.arange(PEOPLE + 1), [FORGET, *[EACH] * PEOPLE])
     roles = np.array(["training", "control", "test"])[np.searchsorted([10, 16], subjects)]
-    kinds = ["original", "unlearned", "retrained", *["with"] * references, *["without"] * references]
+    kinds = [
+        "original",
+        "unlearned",
+        "retrained",
+        *["with"] * references,
+        *["without"] * references,
+    ]
     level = {"original": 1.0, "with": 1.0, "without": 0.0, "retrained": 0.0, "unlearned": released}
     difficulty = rng.normal(1, 2, count)
     phi = difficulty + rng.normal(0, 1, (len(kinds), count)) + rng.normal(0, 0.5, (len(kinds), 1))
@@ -76,17 +86,26 @@ def table(seed: int, *shape: int) -> Floats:
 
 
 @FEW
-@given(st.integers(0, 10**6), st.integers(2, 5), st.integers(2, 5), st.integers(1, 6), st.booleans())
+@given(
+    st.integers(0, 10**6), st.integers(2, 5), st.integers(2, 5), st.integers(1, 6), st.booleans()
+)
 def test_online_lira_is_the_log_ratio_of_two_fitted_normals(
     seed: int, j: int, k: int, records: int, shared: bool
 ) -> None:
-    phi, inside, outside = table(seed, records), table(seed + 1, j, records) + 3, table(seed + 2, k, records)
+    phi, inside, outside = (
+        table(seed, records),
+        table(seed + 1, j, records) + 3,
+        table(seed + 2, k, records),
+    )
     found = attacks.lira_online(phi, inside, outside, shared)
     for x in range(records):
         densities = []
         for references in (inside, outside):
             columns = [[float(row[i]) for row in references] for i in range(records)]
-            variances = [sum((v - fmean(column)) ** 2 for v in column) / (len(column) - 1) for column in columns]
+            variances = [
+                sum((v - fmean(column)) ** 2 for v in column) / (len(column) - 1)
+                for column in columns
+            ]
             variance = fmean(variances) if shared else variances[x]
             z = (phi[x] - fmean(columns[x])) / math.sqrt(variance)
             # the density itself underflows far from the mean
@@ -117,7 +136,8 @@ def test_lira_pools_the_variance_where_a_kind_has_fewer_than_64_references() -> 
         np.testing.assert_array_equal(chosen, attacks.lira_online(phi, inside, outside, pooled))
         assert not np.allclose(chosen, attacks.lira_online(phi, inside, outside, not pooled))
     np.testing.assert_array_equal(
-        attacks.lira_offline(phi, table(1, 64, 5)), attacks.lira_offline(phi, table(1, 64, 5), shared_variance=False)
+        attacks.lira_offline(phi, table(1, 64, 5)),
+        attacks.lira_offline(phi, table(1, 64, 5), shared_variance=False),
     )
 
 
@@ -139,13 +159,23 @@ def sigmoid(x: float) -> float:
 
 
 @FEW
-@given(st.integers(0, 10**6), st.integers(1, 4), st.integers(1, 4), st.sampled_from([0.5, 1.0, 2.0]))
-def test_rmia_is_the_share_of_the_population_that_a_record_beats(seed: int, j: int, k: int, gamma: float) -> None:
+@given(
+    st.integers(0, 10**6), st.integers(1, 4), st.integers(1, 4), st.sampled_from([0.5, 1.0, 2.0])
+)
+def test_rmia_is_the_share_of_the_population_that_a_record_beats(
+    seed: int, j: int, k: int, gamma: float
+) -> None:
     records, population = 5, 17
     phi, z_phi = table(seed, records), table(seed + 1, population)
     x_in, x_out = table(seed + 2, j, records), table(seed + 3, k, records)
     z_in, z_out = table(seed + 4, j, population), table(seed + 5, k, population)
-    found = attacks.rmia(phi, z_phi, attacks.evidence_online(x_in, x_out), attacks.evidence_online(z_in, z_out), gamma)
+    found = attacks.rmia(
+        phi,
+        z_phi,
+        attacks.evidence_online(x_in, x_out),
+        attacks.evidence_online(z_in, z_out),
+        gamma,
+    )
 
     def relative(p: float, inside: Floats, outside: Floats) -> float:
         return sigmoid(p) / (fmean(map(sigmoid, inside)) / 2 + fmean(map(sigmoid, outside)) / 2)
@@ -158,7 +188,9 @@ def test_rmia_is_the_share_of_the_population_that_a_record_beats(seed: int, j: i
 
 @FEW
 @given(st.integers(0, 10**6), st.integers(1, 4), st.sampled_from([0.0, 0.3, 1.0]))
-def test_offline_evidence_is_the_papers_mean_of_a_seen_and_a_guessed_probability(seed: int, k: int, a: float) -> None:
+def test_offline_evidence_is_the_papers_mean_of_a_seen_and_a_guessed_probability(
+    seed: int, k: int, a: float
+) -> None:
     outside = table(seed, k, 4)
     found = attacks.evidence_offline(outside, a)
     for x in range(4):
@@ -195,7 +227,9 @@ def test_rmia_of_extreme_scores_is_a_share() -> None:
     assert ((score >= 0) & (score <= 1)).all()
 
 
-def slow_population_attack(scores: Scores, model: int, rows: Rows) -> tuple[list[float], dict[int, float]]:
+def slow_population_attack(
+    scores: Scores, model: int, rows: Rows
+) -> tuple[list[float], dict[int, float]]:
     """The same attack with loops for the means and a general minimiser for the regression."""
     n = len(scores.labels)
     phi, right = scores.phi[model], scores.predicted[model] == scores.labels
@@ -203,7 +237,10 @@ def slow_population_attack(scores: Scores, model: int, rows: Rows) -> tuple[list
     forgotten, found = [0.0] * int(rows.forget.sum()), {}
     for fitted, held in GroupKFold(5).split(unseen, groups=scores.subjects[unseen]):
         others = [unseen[i] for i in fitted]
-        means = {c: fmean([phi[i] for i in others if scores.labels[i] == c]) for c in set(scores.labels.tolist())}
+        means = {
+            c: fmean([phi[i] for i in others if scores.labels[i] == c])
+            for c in set(scores.labels.tolist())
+        }
         raw = [[phi[i], float(right[i]), phi[i] - means[scores.labels[i]]] for i in range(n)]
         members = [i for i in range(n) if rows.retained[i]]
         train = np.array([raw[i] for i in members + others])
@@ -229,13 +266,17 @@ def test_the_population_attack_equals_a_slow_one() -> None:
     forgotten, unseen = attacks.population_attack(scores, 0, rows)
     slow_forgotten, slow_unseen = slow_population_attack(scores, 0, rows)
     np.testing.assert_allclose(forgotten, slow_forgotten, atol=0.01)
-    np.testing.assert_allclose(unseen, [slow_unseen[i] for i in np.flatnonzero(rows.unseen)], atol=0.01)
+    np.testing.assert_allclose(
+        unseen, [slow_unseen[i] for i in np.flatnonzero(rows.unseen)], atol=0.01
+    )
 
 
 def test_the_population_attack_tells_a_model_that_saw_the_records_from_one_that_did_not() -> None:
     scores = world(0.0, 1)
     rows = Rows.of(scores, "r")
-    original, retrained = (attacks.auc(*attacks.population_attack(scores, model, rows)) for model in (0, 2))
+    original, retrained = (
+        attacks.auc(*attacks.population_attack(scores, model, rows)) for model in (0, 2)
+    )
     assert original > retrained + 0.2
     assert original > 0.75
 
@@ -253,7 +294,8 @@ def test_the_population_attack_scores_nobody_by_what_it_learnt_from_him() -> Non
     for _, held in GroupKFold(5).split(unseen, groups=people):
         others = held[people[held] != person]
         same = person in people[held]
-        # with him in the held-out fold the classifier is the same; in every other fold he was learnt from
+        # with him in the held-out fold the classifier is the same; in every other fold he was
+        # learnt from
         assert np.array_equal(before[others], after[others]) == same
 
 
@@ -284,8 +326,12 @@ SCORES = st.lists(st.integers(-5, 5).map(float), min_size=1, max_size=12)
 
 @FEW
 @given(SCORES, SCORES)
-def test_the_auc_counts_pairs_with_ties_half(members: list[float], non_members: list[float]) -> None:
-    pairs = [1.0 if a > b else 0.5 if a == b else 0.0 for a, b in itertools.product(members, non_members)]
+def test_the_auc_counts_pairs_with_ties_half(
+    members: list[float], non_members: list[float]
+) -> None:
+    pairs = [
+        1.0 if a > b else 0.5 if a == b else 0.0 for a, b in itertools.product(members, non_members)
+    ]
     found = attacks.auc(np.array(members), np.array(non_members))
     assert found == pytest.approx(fmean(pairs), abs=1e-12)
     truth = [1] * len(members) + [0] * len(non_members)
@@ -302,14 +348,19 @@ def test_the_auc_knows_only_the_order_and_turns_round_when_the_sides_are_swapped
     assert attacks.auc(b, a) == pytest.approx(1 - attacks.auc(a, b), abs=1e-12)
     low, high = attacks.auc_interval(a, b)
     other_low, other_high = attacks.auc_interval(b, a)
-    assert (other_low, other_high) == (pytest.approx(1 - high, abs=1e-9), pytest.approx(1 - low, abs=1e-9))
+    assert (other_low, other_high) == (
+        pytest.approx(1 - high, abs=1e-9),
+        pytest.approx(1 - low, abs=1e-9),
+    )
     assert 0 <= low <= attacks.auc(a, b) + 1e-12
     assert attacks.auc(a, b) - 1e-12 <= high <= 1
 
 
 @FEW
 @given(SCORES, SCORES)
-def test_the_curve_is_scikit_learns_and_its_area_the_auc(members: list[float], non_members: list[float]) -> None:
+def test_the_curve_is_scikit_learns_and_its_area_the_auc(
+    members: list[float], non_members: list[float]
+) -> None:
     curve = attacks.roc(np.array(members), np.array(non_members))
     truth = [1] * len(members) + [0] * len(non_members)
     fpr, tpr, thresholds = roc_curve(truth, members + non_members, drop_intermediate=False)
@@ -329,24 +380,35 @@ def test_the_standard_error_of_the_auc_is_delongs(seed: int, m: int, k: int) -> 
     area = fmean([fmean(row) for row in kernel])
     of_members = sum((fmean(row) - area) ** 2 for row in kernel) / (m - 1)
     of_others = sum((fmean(column) - area) ** 2 for column in zip(*kernel, strict=True)) / (k - 1)
-    assert attacks._delong(members, others) == pytest.approx(math.sqrt(of_members / m + of_others / k), abs=1e-9)
+    assert attacks._delong(members, others) == pytest.approx(
+        math.sqrt(of_members / m + of_others / k), abs=1e-9
+    )
 
 
-@pytest.mark.parametrize(("area", "m", "k"), [(0.5, 20, 100), (0.9, 20, 100), (1.0, 5, 7), (0.0, 1, 1)])
+@pytest.mark.parametrize(
+    ("area", "m", "k"), [(0.5, 20, 100), (0.9, 20, 100), (1.0, 5, 7), (0.0, 1, 1)]
+)
 def test_the_other_interval_solves_newcombes_equation(area: float, m: int, k: int) -> None:
     z = 1.96
     for theta in attacks._newcombe(area, m, k, z):
         n = (m + k) / 2
         q1, q2 = theta / (2 - theta), 2 * theta**2 / (1 + theta)
-        variance = (theta * (1 - theta) + (n - 1) * (q1 - theta**2) + (n - 1) * (q2 - theta**2)) / (m * k)
+        variance = (theta * (1 - theta) + (n - 1) * (q1 - theta**2) + (n - 1) * (q2 - theta**2)) / (
+            m * k
+        )
         assert (area - theta) ** 2 == pytest.approx(z**2 * variance, abs=1e-9)
 
 
 @pytest.mark.parametrize(("area", "spread"), [(0.5, 1.0), (0.7, 2.0), (0.9, 2.0), (0.98, 2.0)])
-def test_the_interval_of_the_auc_covers_it_on_independent_records(area: float, spread: float) -> None:
+def test_the_interval_of_the_auc_covers_it_on_independent_records(
+    area: float, spread: float
+) -> None:
     rng = np.random.default_rng(0)
     shift, count = stats.norm.ppf(area) * math.hypot(1, spread), 200
-    spans = [attacks.auc_interval(rng.normal(shift, spread, 30), rng.normal(0, 1, 200)) for _ in range(count)]
+    spans = [
+        attacks.auc_interval(rng.normal(shift, spread, 30), rng.normal(0, 1, 200))
+        for _ in range(count)
+    ]
     covered = sum(low <= area <= high for low, high in spans)
     assert covered >= stats.binom.ppf(0.001, count, 0.95)
     assert fmean([high - low for low, high in spans]) < 0.32
@@ -360,8 +422,13 @@ def test_a_perfect_attack_on_few_records_leaves_doubt() -> None:
 
 
 @FEW
-@given(st.lists(st.integers(0, 20).map(float), min_size=1, max_size=60), st.sampled_from([0.01, 0.05, 0.1, 0.3, 0.5]))
-def test_the_threshold_is_the_least_that_flags_at_most_the_rate(non_members: list[float], rate: float) -> None:
+@given(
+    st.lists(st.integers(0, 20).map(float), min_size=1, max_size=60),
+    st.sampled_from([0.01, 0.05, 0.1, 0.3, 0.5]),
+)
+def test_the_threshold_is_the_least_that_flags_at_most_the_rate(
+    non_members: list[float], rate: float
+) -> None:
     found = attacks.threshold(np.array(non_members), rate)
     allowed = rate * len(non_members) + 1e-9
     fine = [t for t in non_members if sum(value > t for value in non_members) <= allowed]
@@ -369,11 +436,19 @@ def test_the_threshold_is_the_least_that_flags_at_most_the_rate(non_members: lis
 
 
 @FEW
-@given(st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), st.sampled_from([0.9, 0.99]))
-def test_the_interval_of_a_share_is_clopper_and_pearsons(counts: tuple[int, int], confidence: float) -> None:
+@given(
+    st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))),
+    st.sampled_from([0.9, 0.99]),
+)
+def test_the_interval_of_a_share_is_clopper_and_pearsons(
+    counts: tuple[int, int], confidence: float
+) -> None:
     found = attacks.clopper_pearson(*counts, confidence)
     expected = stats.binomtest(*counts).proportion_ci(confidence, method="exact")
-    assert found == (pytest.approx(expected.low, abs=1e-12), pytest.approx(expected.high, abs=1e-12))
+    assert found == (
+        pytest.approx(expected.low, abs=1e-12),
+        pytest.approx(expected.high, abs=1e-12),
+    )
 
 
 def test_a_rate_without_ten_expected_false_positives_has_no_point() -> None:
@@ -381,13 +456,18 @@ def test_a_rate_without_ten_expected_false_positives_has_no_point() -> None:
     for count, rates in ((99, []), (100, [0.1]), (200, [0.05, 0.1]), (1000, [0.01, 0.05, 0.1])):
         points = attacks.rate_points(members, np.linspace(0, 1, count))
         assert [point.fpr for point in points] == rates
-    assert [point.fpr for point in attacks.rate_points(members, np.linspace(0, 1, 10_000))] == list(attacks.RATES)
+    assert [point.fpr for point in attacks.rate_points(members, np.linspace(0, 1, 10_000))] == list(
+        attacks.RATES
+    )
 
 
 @pytest.mark.parametrize("decimals", [0, 8])
 def test_a_point_is_the_best_of_the_curve_at_its_rate(decimals: int) -> None:
     rng = np.random.default_rng(0)
-    members, non_members = rng.normal(1, 1, 40).round(decimals), rng.normal(0, 1, 300).round(decimals)
+    members, non_members = (
+        rng.normal(1, 1, 40).round(decimals),
+        rng.normal(0, 1, 300).round(decimals),
+    )
     curve = attacks.roc(members, non_members)
     for point in attacks.rate_points(members, non_members):
         assert point.tpr == pytest.approx(curve.tpr[curve.fpr <= point.fpr].max())
@@ -398,8 +478,15 @@ def test_a_point_is_the_best_of_the_curve_at_its_rate(decimals: int) -> None:
 # One request
 
 
-def test_a_model_that_saw_the_records_is_far_outside_the_band(unchanged: attacks.Examination) -> None:
-    assert [attack.name for attack in unchanged.attacks] == ["lira_online", "lira_offline", "rmia", "population"]
+def test_a_model_that_saw_the_records_is_far_outside_the_band(
+    unchanged: attacks.Examination,
+) -> None:
+    assert [attack.name for attack in unchanged.attacks] == [
+        "lira_online",
+        "lira_offline",
+        "rmia",
+        "population",
+    ]
     for attack in unchanged.attacks:
         assert attack.outside_band
         assert attack.auc["unlearned"] > attack.auc_band[1] + 0.1
@@ -416,7 +503,9 @@ def test_an_over_forgotten_model_is_outside_the_band_too() -> None:
         assert attack.auc["unlearned"] < attack.auc_band[0]
 
 
-def test_the_numbers_of_records_and_non_members_are_those_compared(unchanged: attacks.Examination) -> None:
+def test_the_numbers_of_records_and_non_members_are_those_compared(
+    unchanged: attacks.Examination,
+) -> None:
     assert unchanged.references == {"with": 8, "without": 8}
     for attack in unchanged.attacks[:3]:
         assert (attack.records, attack.non_members) == (FORGET, FORGET * 7)
@@ -427,14 +516,26 @@ def test_what_is_reported_is_plain_json_without_nan(unchanged: attacks.Examinati
     plain = json.loads(json.dumps(unchanged.as_json(), allow_nan=False))
     assert [set(attack) for attack in plain["attacks"]] == [
         {
-            *("name", "title", "source", "auc", "auc_interval", "auc_band", "flagged", "flagged_band", "flagged_rate"),
+            *(
+                "name",
+                "title",
+                "source",
+                "auc",
+                "auc_interval",
+                "auc_band",
+                "flagged",
+                "flagged_band",
+                "flagged_rate",
+            ),
             *("records", "non_members", "tpr_at_fpr", "outside_band"),
         }
     ] * 4
     first = plain["attacks"][0]
     assert set(first["auc"]) == set(first["flagged"]) == {"original", "unlearned", "retrained"}
     # 140 non-members allow 10 % and nothing lower
-    assert [set(point) for point in first["tpr_at_fpr"]] == [{"fpr", "tpr", "low", "high", "false_positives_expected"}]
+    assert [set(point) for point in first["tpr_at_fpr"]] == [
+        {"fpr", "tpr", "low", "high", "false_positives_expected"}
+    ]
 
 
 def test_the_same_scores_give_the_same_report() -> None:
@@ -443,7 +544,9 @@ def test_the_same_scores_give_the_same_report() -> None:
 
 
 def test_a_model_that_never_saw_the_records_is_mostly_inside_the_band() -> None:
-    found = [attacks.examine(world(0.0, seed, references=4), "r", ALPHA).attacks for seed in range(5)]
+    found = [
+        attacks.examine(world(0.0, seed, references=4), "r", ALPHA).attacks for seed in range(5)
+    ]
     outside = sum(attack.outside_band for attacks_ in found for attack in attacks_)
     # 20 of them, each outside with a probability of about 0.3; those of one world go together
     assert outside <= 12
@@ -462,7 +565,11 @@ def test_a_further_retrained_model_is_outside_the_band_as_often_as_chance_has_it
         outside += not min(band) <= attacks.auc(*judge(references)) <= max(band)
     chance = 2 / (references + 1)
     # a band that holds everybody would be no yardstick either
-    assert stats.binom.ppf(0.001, draws, chance / 2) <= outside <= stats.binom.ppf(0.999, draws, chance)
+    assert (
+        stats.binom.ppf(0.001, draws, chance / 2)
+        <= outside
+        <= stats.binom.ppf(0.999, draws, chance)
+    )
 
 
 def test_no_model_is_among_the_references_that_judge_it() -> None:
@@ -493,7 +600,9 @@ def test_a_models_own_scores_do_not_move_what_it_is_compared_with(name: str) -> 
     def non_members(phi: Floats, judged: int) -> Floats:
         forget = phi[:, rows.forget]
         score = {
-            "lira_online": lambda t, out: attacks.lira_online(forget[t], forget[within], forget[out]),
+            "lira_online": lambda t, out: attacks.lira_online(
+                forget[t], forget[within], forget[out]
+            ),
             "lira_offline": lambda t, out: attacks.lira_offline(forget[t], forget[out]),
             "rmia": attacks._rmia_scorer(replace(scores, phi=phi), rows, {}),
         }[name]
@@ -501,8 +610,12 @@ def test_a_models_own_scores_do_not_move_what_it_is_compared_with(name: str) -> 
 
     wild = scores.phi.copy()
     wild[without[2]] *= -100
-    np.testing.assert_array_equal(non_members(scores.phi, int(without[2])), non_members(wild, int(without[2])))
-    assert not np.array_equal(non_members(scores.phi, int(without[3])), non_members(wild, int(without[3])))
+    np.testing.assert_array_equal(
+        non_members(scores.phi, int(without[2])), non_members(wild, int(without[2]))
+    )
+    assert not np.array_equal(
+        non_members(scores.phi, int(without[3])), non_members(wild, int(without[3]))
+    )
 
 
 def test_one_record_constant_scores_and_a_class_without_controls_are_examined_without_nan() -> None:
@@ -571,7 +684,9 @@ def test_the_p_value_is_students_of_one_more_draw() -> None:
         means = {c: fmean(scores.phi[model][control & (scores.labels == c)]) for c in range(4)}
         centred = [phi - means[c] for phi, c in zip(scores.phi[model], scores.labels, strict=True)]
         truth = np.where(kept, 1, 0)[kept | unseen]
-        areas.setdefault(str(kind), []).append(roc_auc_score(truth, np.array(centred)[kept | unseen]))
+        areas.setdefault(str(kind), []).append(
+            roc_auc_score(truth, np.array(centred)[kept | unseen])
+        )
     without = areas["without"]
     assert found.auc_mean == pytest.approx(fmean(without))
     assert found.auc_band == (pytest.approx(min(without)), pytest.approx(max(without)))
@@ -584,7 +699,17 @@ def test_the_report_of_exposure_points_to_nobody() -> None:
     plain = attacks.exposure(world(0.0, 0, one_stays=4.0), ALPHA).as_json()
     text = json.dumps(plain, allow_nan=False)
     assert set(plain) == {
-        *("auc", "auc_band", "auc_mean", "p_worse", "subjects", "subjects_worse", "largest", "level", "alpha"),
+        *(
+            "auc",
+            "auc_band",
+            "auc_mean",
+            "p_worse",
+            "subjects",
+            "subjects_worse",
+            "largest",
+            "level",
+            "alpha",
+        ),
         "worsened",
     }
     assert not any(str(code) in text for code in range(1000, 1021))
@@ -609,12 +734,18 @@ def broken(scores: Scores, how: str) -> Scores:
         return replace(scores, roles=np.where(roles == "training", roles, "calibration"))
     if how == "control":
         return replace(scores, roles=np.where(roles == "control", "test", roles))
-    return replace(scores, roles=np.where(scores.requests == "", np.where(roles == "training", "test", roles), roles))
+    return replace(
+        scores,
+        roles=np.where(scores.requests == "", np.where(roles == "training", "test", roles), roles),
+    )
 
 
 def take(scores: Scores, models: Ints) -> Scores:
     return replace(
-        scores, model_roles=scores.model_roles[models], phi=scores.phi[models], predicted=scores.predicted[models]
+        scores,
+        model_roles=scores.model_roles[models],
+        phi=scores.phi[models],
+        predicted=scores.predicted[models],
     )
 
 
@@ -629,7 +760,9 @@ def take(scores: Scores, models: Ints) -> Scores:
         ("retained", "0 retained records"),
     ],
 )
-def test_a_request_that_cannot_be_examined_is_an_error_that_says_why(how: str, message: str) -> None:
+def test_a_request_that_cannot_be_examined_is_an_error_that_says_why(
+    how: str, message: str
+) -> None:
     with pytest.raises(EvidenceError, match=message):
         attacks.examine(broken(world(0.0, 0, references=4), how), "r", ALPHA)
 
@@ -643,7 +776,9 @@ def test_a_request_that_cannot_be_examined_is_an_error_that_says_why(how: str, m
         ("retained", "0 retained"),
     ],
 )
-def test_an_exposure_that_cannot_be_judged_is_an_error_that_says_why(how: str, message: str) -> None:
+def test_an_exposure_that_cannot_be_judged_is_an_error_that_says_why(
+    how: str, message: str
+) -> None:
     with pytest.raises(EvidenceError, match=message):
         attacks.exposure(broken(world(0.0, 0, references=4), how), ALPHA)
 
@@ -700,8 +835,12 @@ def test_means_of_probabilities_are_those_of_plain_sums_by_any_weights() -> None
     assert found.shape == (3, 2, 40)
     for place in np.ndindex(3, 2):
         for column in range(40):
-            terms = [w / (1 + math.exp(-x)) for w, x in zip(shares[place], phi[:, column], strict=True)]
-            assert found[(*place, column)] == pytest.approx(math.log(math.fsum(terms)), rel=1e-12, abs=1e-14)
+            terms = [
+                w / (1 + math.exp(-x)) for w, x in zip(shares[place], phi[:, column], strict=True)
+            ]
+            assert found[(*place, column)] == pytest.approx(
+                math.log(math.fsum(terms)), rel=1e-12, abs=1e-14
+            )
     tiny = attacks._log_mean(np.array([[-900.0], [-1000.0]]), np.array([[0.5, 0.5], [0.0, 1.0]]))
     np.testing.assert_allclose(tiny[:, 0], [math.log(0.5) - 900, -1000], rtol=1e-12)
 
@@ -722,21 +861,32 @@ def test_what_requests_share_is_remembered_and_changes_nothing() -> None:
 
 @FEW
 @given(st.integers(0, 10**6), st.sampled_from([0.0, 0.1, 1.0, 30.0]), st.booleans())
-def test_the_regression_is_the_librarys_to_the_last_digits(seed: int, apart: float, always_right: bool) -> None:
+def test_the_regression_is_the_librarys_to_the_last_digits(
+    seed: int, apart: float, always_right: bool
+) -> None:
     random = np.random.default_rng(seed)
     count = int(random.integers(10, 400))
     member = random.permutation(np.arange(count) < random.integers(1, count))
     phi = random.normal(2, 3, count) + apart * member
-    features = np.column_stack([phi, always_right | (phi > 0), phi - random.choice([0, 1, 2], count)])
-    library = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", solver="newton-cholesky"))
+    features = np.column_stack(
+        [phi, always_right | (phi > 0), phi - random.choice([0, 1, 2], count)]
+    )
+    library = make_pipeline(
+        StandardScaler(), LogisticRegression(class_weight="balanced", solver="newton-cholesky")
+    )
     expected = library.fit(features, member).decision_function(features)
     np.testing.assert_allclose(
-        attacks._log_odds(features, member, features), expected, rtol=1e-11, atol=1e-11 * np.abs(expected).max()
+        attacks._log_odds(features, member, features),
+        expected,
+        rtol=1e-11,
+        atol=1e-11 * np.abs(expected).max(),
     )
 
 
 @FEW
-@given(st.lists(st.integers(0, 12), min_size=20, max_size=80).filter(lambda found: len(set(found)) > 4))
+@given(
+    st.lists(st.integers(0, 12), min_size=20, max_size=80).filter(lambda found: len(set(found)) > 4)
+)
 def test_people_are_dealt_as_the_library_deals_them(people: list[int]) -> None:
     dealt = attacks._dealt(np.array(people), 5)
     for number, (_, held) in enumerate(GroupKFold(5).split(people, groups=people)):

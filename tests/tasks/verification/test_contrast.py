@@ -27,28 +27,49 @@ def references(
     return with_, without, level
 
 
-def of(with_: Floats, without: Floats, judged: float, equal_p: float = 1.0, normal_p: float = 1.0) -> Contrast:
-    return Contrast(np.asarray(with_, np.float64), np.asarray(without, np.float64), judged, equal_p, normal_p)
+def of(
+    with_: Floats, without: Floats, judged: float, equal_p: float = 1.0, normal_p: float = 1.0
+) -> Contrast:
+    return Contrast(
+        np.asarray(with_, np.float64), np.asarray(without, np.float64), judged, equal_p, normal_p
+    )
 
 
 @given(st.integers(3, 6), st.integers(1, 5), st.integers(0, 10**6))
-def test_the_ratio_is_that_of_two_normals_of_one_variance(count: int, records: int, seed: int) -> None:
+def test_the_ratio_is_that_of_two_normals_of_one_variance(
+    count: int, records: int, seed: int
+) -> None:
     with_, without, _ = references(seed, count, records)
     phi = np.random.default_rng(seed).normal(0, 3, (1, records))
     own = [(variance(with_[:, x]) + variance(without[:, x])) / 2 for x in range(records)]
     expected = []
     for x in range(records):
-        high, low, spread = fmean(with_[:, x]), fmean(without[:, x]), math.sqrt((own[x] + fmean(own)) / 2)
+        high, low, spread = (
+            fmean(with_[:, x]),
+            fmean(without[:, x]),
+            math.sqrt((own[x] + fmean(own)) / 2),
+        )
         if high <= low:
-            expected.append(0.0)  # a record that models with it score lower tells nothing about memory
+            expected.append(
+                0.0
+            )  # a record that models with it score lower tells nothing about memory
         else:
-            ratio = (phi[0, x] - low) ** 2 / (2 * spread**2) - (phi[0, x] - high) ** 2 / (2 * spread**2)
+            ratio = (phi[0, x] - low) ** 2 / (2 * spread**2) - (phi[0, x] - high) ** 2 / (
+                2 * spread**2
+            )
             expected.append(ratio)
             if abs(ratio) < 50:  # the densities themselves, where they do not underflow
-                densities = NormalDist(high, spread).pdf(phi[0, x]), NormalDist(low, spread).pdf(phi[0, x])
+                densities = (
+                    NormalDist(high, spread).pdf(phi[0, x]),
+                    NormalDist(low, spread).pdf(phi[0, x]),
+                )
                 if min(densities) > 0:
-                    assert ratio == pytest.approx(math.log(densities[0]) - math.log(densities[1]), abs=1e-6)
-    np.testing.assert_allclose(Likelihood.fit(with_, without)(phi)[0], expected, rtol=1e-9, atol=1e-9)
+                    assert ratio == pytest.approx(
+                        math.log(densities[0]) - math.log(densities[1]), abs=1e-6
+                    )
+    np.testing.assert_allclose(
+        Likelihood.fit(with_, without)(phi)[0], expected, rtol=1e-9, atol=1e-9
+    )
 
 
 def test_a_reference_is_measured_by_ratios_that_were_fitted_without_it() -> None:
@@ -74,7 +95,9 @@ def test_the_contrast_at_its_own_estimate_is_zero_and_falls_with_the_influence()
 def test_nothing_depends_on_the_scale_of_the_scores(scale: float, shift: float, seed: int) -> None:
     with_, without, level = references(seed, count=6, records=5)
     plain = contrast.contrast(with_, without, level, contrast.overall)
-    other = contrast.contrast(scale * with_ + shift, scale * without + shift, scale * level + shift, contrast.overall)
+    other = contrast.contrast(
+        scale * with_ + shift, scale * without + shift, scale * level + shift, contrast.overall
+    )
     assert other.detectability == pytest.approx(plain.detectability, rel=1e-6)
     assert other.t(0.5) == pytest.approx(plain.t(0.5), rel=1e-6, abs=1e-6)
 
@@ -83,7 +106,9 @@ def test_the_test_keeps_its_level_on_the_margin() -> None:
     rng = np.random.default_rng(3)
     found = []
     for _ in range(4000):
-        sample = of(1 + rng.normal(0, 0.15, 16), rng.normal(0, 0.15, 16), float(0.5 + rng.normal(0, 0.15)))
+        sample = of(
+            1 + rng.normal(0, 0.15, 16), rng.normal(0, 0.15, 16), float(0.5 + rng.normal(0, 0.15))
+        )
         found.append(sample.p_below(0.5) < 0.05)
     assert np.mean(found) <= stats.binom.ppf(0.999, 4000, 0.05) / 4000
     assert np.mean(found) >= stats.binom.ppf(0.001, 4000, 0.05) / 4000
@@ -123,11 +148,24 @@ def test_too_few_references_for_the_error_rate_asked_for_show_nothing_when_not_n
     assert careful.interval(0.05).high is None
 
 
-@given(st.integers(0, 10**6), st.floats(-0.5, 1.5), st.sampled_from([0.0, 1.0]), st.sampled_from([0.0, 1.0]))
+@given(
+    st.integers(0, 10**6),
+    st.floats(-0.5, 1.5),
+    st.sampled_from([0.0, 1.0]),
+    st.sampled_from([0.0, 1.0]),
+)
 @settings(max_examples=60)
-def test_the_interval_holds_what_the_test_does_not_reject(seed: int, truth: float, equal: float, normal: float) -> None:
+def test_the_interval_holds_what_the_test_does_not_reject(
+    seed: int, truth: float, equal: float, normal: float
+) -> None:
     rng = np.random.default_rng(seed)
-    c = of(1 + rng.normal(0, 0.1, 20), rng.normal(0, 0.1, 20), truth + float(rng.normal(0, 0.1)), equal, normal)
+    c = of(
+        1 + rng.normal(0, 0.1, 20),
+        rng.normal(0, 0.1, 20),
+        truth + float(rng.normal(0, 0.1)),
+        equal,
+        normal,
+    )
     span = c.interval(0.05)
     if span.low is None or span.high is None:
         return
@@ -138,7 +176,9 @@ def test_the_interval_holds_what_the_test_does_not_reject(seed: int, truth: floa
             assert kept == inside
 
 
-def test_the_memorised_statistic_sees_a_half_left_in_that_the_mean_takes_for_half_forgotten() -> None:
+def test_the_memorised_statistic_sees_a_half_left_in_that_the_mean_takes_for_half_forgotten() -> (
+    None
+):
     with_, without, level = references(4, records=40, gap=4.0)
     half = level + 4.0 * (np.arange(40) < 20)
     whole = contrast.contrast(with_, without, half, contrast.overall)

@@ -36,8 +36,11 @@ PEOPLE, EACH = 10, 12
 IDS = ("11111111-aaaa-4aaa-8aaa-000000000001", "22222222-bbbb-4bbb-8bbb-000000000002")
 
 
-def pictures(count: int, seed: int, odd: int = 0) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Images whose bright row is their class, the first `odd` excepted, whose class nobody can guess."""
+def pictures(
+    count: int, seed: int, odd: int = 0
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Images whose bright row is their class, the first `odd` excepted, whose class nobody can
+    guess."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 3, count)
     images = rng.integers(0, 80, (count, 1, 8, 8)).astype(np.uint8)
@@ -47,11 +50,15 @@ def pictures(count: int, seed: int, odd: int = 0) -> tuple[np.ndarray[Any, Any],
 
 
 def records(count: int = 96, seed: int = 0, odd: int = 0) -> training_loop.Records:
-    return training_loop.Records(*pictures(count, seed, odd), TINY.model, compute.prepare(TINY.compute))
+    return training_loop.Records(
+        *pictures(count, seed, odd), TINY.model, compute.prepare(TINY.compute)
+    )
 
 
 def some(known: training_loop.Records, rows: slice) -> training_loop.Records:
-    return training_loop.Records(known.images[rows].numpy(), known.labels[rows].numpy(), known.model, known.place)
+    return training_loop.Records(
+        known.images[rows].numpy(), known.labels[rows].numpy(), known.model, known.place
+    )
 
 
 def fitted(known: training_loop.Records, seed: int = 1, epochs: int = 8) -> nn.Module:
@@ -179,7 +186,9 @@ def test_a_probe_finds_nothing_in_random_features() -> None:
     rng = np.random.default_rng(0)
     known, asked = (rng.normal(size=(count, 20)).astype(np.float32) for count in (600, 600))
     labels, wanted = rng.integers(0, 3, 600), rng.integers(0, 3, 600)
-    assert (feature_probes.linear_probe(known, labels, asked) == wanted).mean() == pytest.approx(1 / 3, abs=0.08)
+    assert (feature_probes.linear_probe(known, labels, asked) == wanted).mean() == pytest.approx(
+        1 / 3, abs=0.08
+    )
 
 
 def test_a_probe_does_not_care_for_the_scale_of_a_feature_or_for_one_that_is_constant() -> None:
@@ -188,12 +197,16 @@ def test_a_probe_does_not_care_for_the_scale_of_a_feature_or_for_one_that_is_con
     labels = (known[:, 0] > 0).astype(np.int64)
     scale = np.array([1e-4, 1, 1e3, 1, 1, 1])
     plain, scaled = (
-        feature_probes.linear_probe((known * by + 1).astype(np.float32), labels, (asked * by + 1).astype(np.float32))
+        feature_probes.linear_probe(
+            (known * by + 1).astype(np.float32), labels, (asked * by + 1).astype(np.float32)
+        )
         for by in (np.ones(6), scale)
     )
     assert (plain == scaled).mean() > 0.97
     assert (plain == (asked[:, 0] > 0)).mean() > 0.9
-    with_constant = [np.hstack([part, np.ones((len(part), 1))]).astype(np.float32) for part in (known, asked)]
+    with_constant = [
+        np.hstack([part, np.ones((len(part), 1))]).astype(np.float32) for part in (known, asked)
+    ]
     np.testing.assert_array_equal(
         feature_probes.linear_probe(with_constant[0], labels, with_constant[1]),
         feature_probes.linear_probe(known.astype(np.float32), labels, asked.astype(np.float32)),
@@ -220,7 +233,9 @@ def test_a_model_that_knew_the_records_relearns_them_sooner_than_one_that_never_
     known = records(96)
     fresh = architectures.build(TINY.model, TINY.data, 1)
     knows, half_knows = fitted(known, epochs=4), fitted(known, epochs=1)
-    target = (feature_probes.mean_loss(knows, known) + feature_probes.mean_loss(half_knows, known)) / 2
+    target = (
+        feature_probes.mean_loss(knows, known) + feature_probes.mean_loss(half_knows, known)
+    ) / 2
     steps = [relearn(network, known, target) for network in (knows, half_knows, fresh)]
     assert steps[0] == 0
     assert 0 < steps[1] < steps[2] < 60
@@ -242,7 +257,9 @@ def test_relearning_takes_plain_steps_of_gradient_descent_on_the_records_own_bat
         losses.append(feature_probes.mean_loss(pupil, known))
     assert losses[-1] < losses[0]
     target = losses[-1] * 1.0001
-    assert relearn(network, known, target) == next(step for step, loss in enumerate(losses) if loss <= target)
+    assert relearn(network, known, target) == next(
+        step for step, loss in enumerate(losses) if loss <= target
+    )
 
 
 def test_relearning_leaves_the_model_and_the_global_random_stream_as_they_were() -> None:
@@ -262,10 +279,17 @@ def test_relearning_stops_at_the_cap() -> None:
     assert relearn(architectures.build(TINY.model, TINY.data, 0), records(32), 0.0, most=5) == 5
 
 
-def test_relearning_looks_at_many_records_only_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relearning_looks_at_many_records_only_now_and_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     looks: list[int] = []
-    monkeypatch.setattr(feature_probes, "mean_loss", lambda network, known: looks.append(len(known)) or 9.0)
-    network, small = architectures.build(TINY.model, TINY.data, 0), TINY.train.model_copy(update={"batch_size": 2})
+    monkeypatch.setattr(
+        feature_probes, "mean_loss", lambda network, known: looks.append(len(known)) or 9.0
+    )
+    network, small = (
+        architectures.build(TINY.model, TINY.data, 0),
+        TINY.train.model_copy(update={"batch_size": 2}),
+    )
     feature_probes.relearn_steps(network, records(48), 0.1, 0.05, small, 12, seed=3)
     assert looks == [48] * 4  # 24 steps an epoch, a look after every third
     looks.clear()
@@ -277,9 +301,9 @@ def test_relearning_does_not_augment() -> None:
     known, network = records(32, odd=8), architectures.build(TINY.model, TINY.data, 0)
     moving = TINY.train.model_copy(update={"shift": 3, "flip": True})
     for target in (0.9, 0.7):
-        assert feature_probes.relearn_steps(network, known, target, 0.05, moving, 60, seed=3) == relearn(
-            network, known, target
-        )
+        assert feature_probes.relearn_steps(
+            network, known, target, 0.05, moving, 60, seed=3
+        ) == relearn(network, known, target)
 
 
 def test_one_record_and_a_loss_that_is_not_finite_cannot_be_relearned() -> None:
@@ -297,7 +321,9 @@ def test_the_mean_loss_is_the_mean_of_minus_log_p() -> None:
     network = fitted(known, epochs=1).train()
     logits = training_loop.logits(network, known).astype(np.float64)
     p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    expected = -np.mean([np.log(row[label]) for row, label in zip(p, known.labels.tolist(), strict=True)])
+    expected = -np.mean(
+        [np.log(row[label]) for row, label in zip(p, known.labels.tolist(), strict=True)]
+    )
     assert feature_probes.mean_loss(network, known) == pytest.approx(expected, rel=1e-6)
 
 
@@ -306,7 +332,8 @@ def test_the_mean_loss_is_the_mean_of_minus_log_p() -> None:
 
 @pytest.fixture(scope="module")
 def audit(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny audit: two of ten people ask to be forgotten, one of whom nobody can guess the classes of."""
+    """A tiny audit: two of ten people ask to be forgotten, one of whom nobody can guess the classes
+    of."""
     place = tmp_path_factory.mktemp("audit")
     images, labels = pictures(PEOPLE * EACH, 0, odd=EACH)
     lines, roles = ["record_id,subject_id,label,path,sha256"], ["record_id,role"]
@@ -315,7 +342,9 @@ def audit(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path = place / "data" / f"{number}.png"
         Image.fromarray(image[0]).save(path)
         person = number // EACH
-        lines.append(f"r{number},p{person},{label},{path.name},{hashlib.sha256(path.read_bytes()).hexdigest()}")
+        lines.append(
+            f"r{number},p{person},{label},{path.name},{hashlib.sha256(path.read_bytes()).hexdigest()}"
+        )
         roles.append(f"r{number},{'training' if person < 8 else 'control'}")
     files.write_text(place / "data" / "manifest.csv", "\n".join(lines) + "\n")
     files.write_text(place / "split.csv", "\n".join(roles) + "\n")
@@ -358,9 +387,15 @@ def run(place: Path, out: Path, **other: Path) -> dict[str, Any]:
     return found
 
 
-def test_the_stage_finds_what_an_unchanged_model_still_holds_twice_the_same(audit: Path, tmp_path: Path) -> None:
+def test_the_stage_finds_what_an_unchanged_model_still_holds_twice_the_same(
+    audit: Path, tmp_path: Path
+) -> None:
     found = run(audit, tmp_path / "a")
-    assert (found["schema_version"], found["references"], found["retained_records"]) == (1, 3, 8 * EACH - EACH - 3)
+    assert (found["schema_version"], found["references"], found["retained_records"]) == (
+        1,
+        3,
+        8 * EACH - EACH - 3,
+    )
     assert list(found["requests"]) == list(IDS)
     first = found["requests"][IDS[0]]
     assert first["records"] == EACH
@@ -376,7 +411,9 @@ def test_the_stage_finds_what_an_unchanged_model_still_holds_twice_the_same(audi
     assert relearned["learning_rate"] == TINY.train.learning_rate / 10
     assert (relearned["reason"], relearned["most"]) == (None, probe.MOST_STEPS)
     known = image_pack.read(audit / "pack", audit / "data", TINY.data)
-    forgotten = reference_blocks.load_rows(slice(EACH + 3), known, TINY, compute.prepare(TINY.compute))
+    forgotten = reference_blocks.load_rows(
+        slice(EACH + 3), known, TINY, compute.prepare(TINY.compute)
+    )
     ends = [
         feature_probes.mean_loss(architectures.load(audit / name, TINY.model, TINY.data), forgotten)
         for name in ("original.safetensors", "retrain/0/seed-0.safetensors")
@@ -386,11 +423,17 @@ def test_the_stage_finds_what_an_unchanged_model_still_holds_twice_the_same(audi
     assert steps["original"] == steps["unlearned"] == 0
     assert 0 < steps["band"][0] <= steps["retrained"] <= steps["band"][1]
     run(audit, tmp_path / "b")
-    assert (tmp_path / "a" / "probes.json").read_bytes() == (tmp_path / "b" / "probes.json").read_bytes()
+    assert (tmp_path / "a" / "probes.json").read_bytes() == (
+        tmp_path / "b" / "probes.json"
+    ).read_bytes()
 
 
-def test_with_the_baseline_alone_it_is_the_band_and_has_nothing_to_be_similar_to(audit: Path, tmp_path: Path) -> None:
-    alone = TINY.model_copy(update={"references": settings.References(seeds_per_block=1, without_blocks=(0,))})
+def test_with_the_baseline_alone_it_is_the_band_and_has_nothing_to_be_similar_to(
+    audit: Path, tmp_path: Path
+) -> None:
+    alone = TINY.model_copy(
+        update={"references": settings.References(seeds_per_block=1, without_blocks=(0,))}
+    )
     files.write_text(tmp_path / "params.yaml", params(alone))
     found = run(audit, tmp_path, params=tmp_path / "params.yaml")
     first = found["requests"][IDS[0]]
@@ -412,7 +455,9 @@ def test_a_screening_has_nothing_to_compare_with_and_says_so(audit: Path, tmp_pa
 def test_what_the_stage_writes_is_what_the_evidence_takes(audit: Path, tmp_path: Path) -> None:
     found = run(audit, tmp_path)
     taken = [evidence.Features.model_validate(evidence.features(found, request)) for request in IDS]
-    assert taken[0].linear_probe.model_dump() == without_reason(found["requests"][IDS[0]]["linear_probe"])
+    assert taken[0].linear_probe.model_dump() == without_reason(
+        found["requests"][IDS[0]]["linear_probe"]
+    )
     assert taken[0].cka.model_dump() == without_reason(found["requests"][IDS[0]]["cka"])
     assert taken[1].cka.model_dump() == {"reason": found["requests"][IDS[1]]["cka"]["reason"]}
     assert taken[0].relearn.model_dump() == without_reason(found["relearn"])
@@ -452,11 +497,18 @@ def test_a_batch_of_one_record_is_no_crash(audit: Path, tmp_path: Path) -> None:
     assert found["requests"][IDS[0]]["linear_probe"]["original"] in (0, 1)
     assert found["requests"][IDS[0]]["cka"]["reason"]
     relearned = found["relearn"]
-    assert relearned["steps"] == {"original": None, "unlearned": None, "retrained": None, "band": None}
+    assert relearned["steps"] == {
+        "original": None,
+        "unlearned": None,
+        "retrained": None,
+        "band": None,
+    }
     assert "at least 2" in relearned["reason"]
 
 
-def test_where_retraining_lost_nothing_there_is_nothing_to_relearn(audit: Path, tmp_path: Path) -> None:
+def test_where_retraining_lost_nothing_there_is_nothing_to_relearn(
+    audit: Path, tmp_path: Path
+) -> None:
     found = run(audit, tmp_path, original=audit / "retrain" / "0" / "seed-0.safetensors")["relearn"]
     assert found["target"] is None
     assert found["steps"]["unlearned"] is None
@@ -480,7 +532,9 @@ def test_a_model_that_cannot_be_tapped_does_not_stop_the_stage(
     known = records(8 * EACH, 0, odd=EACH)
     for number in range(5):
         network = architectures.build(wish.model, wish.data, number)
-        training_loop.fit(network, known if number == 4 else some(known, slice(EACH, None)), TINY.train, number)
+        training_loop.fit(
+            network, known if number == 4 else some(known, slice(EACH, None)), TINY.train, number
+        )
         name = "original" if number == 4 else f"retrain/{number // 2}/seed-{number}"
         architectures.save(network, tmp_path / f"{name}.safetensors")
     mine = tmp_path / "original.safetensors"
@@ -509,11 +563,15 @@ def test_missing_models_and_an_empty_forget_set_are_errors(audit: Path, tmp_path
     assert not (tmp_path / "probes.json").exists()
 
 
-def test_the_baseline_and_the_first_eight_references_are_looked_at_and_no_more(tmp_path: Path) -> None:
+def test_the_baseline_and_the_first_eight_references_are_looked_at_and_no_more(
+    tmp_path: Path,
+) -> None:
     paths = [tmp_path / str(number // 4) / f"seed-{number}.safetensors" for number in range(12)]
     for path in paths:
         files.write_bytes(path, b"")
-    wish = settings.Settings(references=settings.References(seeds_per_block=4, without_blocks=(0, 1, 2)))
+    wish = settings.Settings(
+        references=settings.References(seeds_per_block=4, without_blocks=(0, 1, 2))
+    )
     found = probe.roll(paths[0], paths[0], tmp_path, wish)
     assert list(found)[:3] == ["original", "unlearned", "retrained"]
     assert list(found.values())[2:] == paths[:9]

@@ -1,4 +1,5 @@
-"""When a full retrain is advised: at a limit and not before it, and never because the test was too weak."""
+"""When a full retrain is advised: at a limit and not before it, and never because the test was too
+weak."""
 
 from __future__ import annotations
 
@@ -28,7 +29,10 @@ NO_LOSS = {"estimate": 0.0, "low": -0.02, "high": 0.02, "confidence": 0.9}
 
 
 def verdict(name: str, low: float | None = -0.2) -> dict[str, Any]:
-    return {"verdict": name, "residual_influence": {"estimate": 0.1, "low": low, "high": 0.4, "confidence": 0.9}}
+    return {
+        "verdict": name,
+        "residual_influence": {"estimate": 0.1, "low": low, "high": 0.4, "confidence": 0.9},
+    }
 
 
 PASSED = (verdict("pass"),)
@@ -49,13 +53,21 @@ def test_nothing_is_advised_where_all_is_well_or_the_loss_is_not_known() -> None
     assert codes(loss=None) == []
 
 
-@pytest.mark.parametrize(("unlearnings", "expected"), [(2, []), (3, ["unlearnings"]), (4, ["unlearnings"])])
-def test_a_retrain_is_advised_from_the_limit_of_unlearnings_on(unlearnings: int, expected: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("unlearnings", "expected"), [(2, []), (3, ["unlearnings"]), (4, ["unlearnings"])]
+)
+def test_a_retrain_is_advised_from_the_limit_of_unlearnings_on(
+    unlearnings: int, expected: list[str]
+) -> None:
     assert codes(history=History(unlearnings, 10, 1000)) == expected
 
 
-@pytest.mark.parametrize(("forgotten", "expected"), [(249, []), (250, ["forgotten_share"]), (999, ["forgotten_share"])])
-def test_a_retrain_is_advised_from_the_limit_of_forgotten_records_on(forgotten: int, expected: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("forgotten", "expected"), [(249, []), (250, ["forgotten_share"]), (999, ["forgotten_share"])]
+)
+def test_a_retrain_is_advised_from_the_limit_of_forgotten_records_on(
+    forgotten: int, expected: list[str]
+) -> None:
     assert codes(history=History(1, forgotten, 1000)) == expected
 
 
@@ -68,8 +80,12 @@ def test_a_retrain_is_advised_from_the_limit_of_forgotten_records_on(forgotten: 
         (-0.03, -0.05, []),
     ],
 )
-def test_a_loss_of_accuracy_has_to_be_large_and_shown(estimate: float, low: float, expected: list[str]) -> None:
-    assert codes(loss={"estimate": estimate, "low": low, "high": 0.1, "confidence": 0.9}) == expected
+def test_a_loss_of_accuracy_has_to_be_large_and_shown(
+    estimate: float, low: float, expected: list[str]
+) -> None:
+    assert (
+        codes(loss={"estimate": estimate, "low": low, "high": 0.1, "confidence": 0.9}) == expected
+    )
 
 
 @pytest.mark.parametrize(
@@ -77,12 +93,17 @@ def test_a_loss_of_accuracy_has_to_be_large_and_shown(estimate: float, low: floa
     [
         (verdict("fail", 0.6), ["failed"]),
         (verdict("inconclusive", 0.01), ["influence_left"]),
-        (verdict("inconclusive", 0.0), []),  # not ruled out, but not shown either: more references would tell
+        (
+            verdict("inconclusive", 0.0),
+            [],
+        ),  # not ruled out, but not shown either: more references would tell
         (verdict("inconclusive", None), []),
         (verdict("pass", 0.01), []),  # some is left, below the margin
     ],
 )
-def test_influence_that_is_shown_to_be_left_asks_for_a_retrain(found: dict[str, Any], expected: list[str]) -> None:
+def test_influence_that_is_shown_to_be_left_asks_for_a_retrain(
+    found: dict[str, Any], expected: list[str]
+) -> None:
     assert codes(verdicts=[verdict("pass"), found]) == expected
 
 
@@ -96,7 +117,9 @@ def test_after_an_exact_retrain_nothing_is_advised_whatever_was_found() -> None:
 
 def test_what_is_told_names_the_counts_the_shares_and_the_limits() -> None:
     loss = {"estimate": 0.0312, "low": 0.011, "high": 0.0514, "confidence": 0.9}
-    found = retrain_advice.advise("fcalb", History(3, 300, 1000), [verdict("fail"), verdict("pass")], loss, LIMITS)
+    found = retrain_advice.advise(
+        "fcalb", History(3, 300, 1000), [verdict("fail"), verdict("pass")], loss, LIMITS
+    )
     told = {one["code"]: one for one in found}
     assert "1 of 2 requests failed" in told["failed"]["text"]
     assert "by 3.1% (1.1% to 5.1%); the limit is 2.0%" in told["accuracy_lost"]["text"]
@@ -107,14 +130,18 @@ def test_what_is_told_names_the_counts_the_shares_and_the_limits() -> None:
 
 
 @given(st.lists(st.integers(0, 50), max_size=12), st.integers(1, 1000))
-def test_a_history_counts_unlearnings_until_a_model_is_trained_from_scratch(sizes: list[int], retained: int) -> None:
+def test_a_history_counts_unlearnings_until_a_model_is_trained_from_scratch(
+    sizes: list[int], retained: int
+) -> None:
     history = start = History(0, 0, 1000)
     for size in sizes:
         history = history.after("fcalb", size, retained)
     assert history == History(len(sizes), sum(sizes), start.trained)
     for method in retrain_advice.FROM_SCRATCH:
         assert history.after(method, 5, retained) == History(0, 0, retained)
-    assert history.after("distil", 5, retained).unlearnings == len(sizes) + 1  # it learns from the model before
+    assert (
+        history.after("distil", 5, retained).unlearnings == len(sizes) + 1
+    )  # it learns from the model before
 
 
 @pytest.mark.parametrize("history", [(-1, 0, 10), (1, 11, 10), (1, -1, 10), (0, 0, 0)])
@@ -128,7 +155,9 @@ def answers(shares: list[float], unlearned: float, records: int = 400) -> Scores
     roles = ["original", "unlearned", "retrained", *["with"] * 2, *["without"] * len(shares)]
     right = [1.0, unlearned, 1.0, 1.0, 1.0, *shares]
     labels = np.zeros(records, np.int64)
-    predicted = np.array([np.arange(records) >= round(share * records) for share in right]).astype(np.int64)
+    predicted = np.array([np.arange(records) >= round(share * records) for share in right]).astype(
+        np.int64
+    )
     return Scores(
         np.array(roles),
         np.zeros((len(roles), records)),
@@ -143,7 +172,11 @@ def answers(shares: list[float], unlearned: float, records: int = 400) -> Scores
 
 
 @hypothesis.settings(deadline=None)  # the first call imports scipy
-@given(st.lists(st.integers(340, 380), min_size=2, max_size=12), st.integers(300, 400), st.floats(0.01, 0.2))
+@given(
+    st.lists(st.integers(340, 380), min_size=2, max_size=12),
+    st.integers(300, 400),
+    st.floats(0.01, 0.2),
+)
 def test_a_loss_is_shown_exactly_where_the_gate_without_a_margin_is_bad(
     right: list[int], own: int, alpha: float
 ) -> None:

@@ -14,14 +14,18 @@ from tasks.verification.scoring import Scores
 
 
 def world(seed: int, known: float, strangers: int = 12) -> Scores:
-    """One person who asks, people whom no model saw and people who stay, 20 records each; no reference at all.
+    """One person who asks, people whom no model saw and people who stay, 20 records each; no
+    reference at all.
 
-    `known` is how much higher than a stranger's the person's records score; those who stay are 3 higher.
+    `known` is how much higher than a stranger's the person's records score; those who stay are 3
+    higher.
     """
     rng = np.random.default_rng(seed)
     people = 1 + strangers + 20
     subjects = np.repeat(np.arange(people), 20)
-    kind = np.where(subjects == 0, "training", np.where(subjects <= strangers, "control", "training"))
+    kind = np.where(
+        subjects == 0, "training", np.where(subjects <= strangers, "control", "training")
+    )
     phi = rng.normal(2, 1.0, len(subjects)) + np.repeat(rng.normal(0, 0.4, people), 20)
     phi += np.where(subjects > strangers, 3.0, 0.0)
     phi[subjects == 0] += known
@@ -60,7 +64,9 @@ def test_nothing_found_is_inconclusive_and_says_that_it_is_no_pass() -> None:
 
 
 def test_one_more_stranger_is_accused_no_more_often_than_alpha() -> None:
-    accused = sum(screening.screen(world(seed, 0.0), "r", 0.05).verdict == "fail" for seed in range(120))
+    accused = sum(
+        screening.screen(world(seed, 0.0), "r", 0.05).verdict == "fail" for seed in range(120)
+    )
     assert accused <= stats.binom.ppf(0.999, 120, 0.05)
 
 
@@ -74,7 +80,9 @@ def test_too_few_strangers_and_records_of_nobody_are_errors() -> None:
 def test_a_model_that_answers_all_alike_cannot_be_screened() -> None:
     scores = world(0, 0.0)
     with pytest.raises(EvidenceError, match="alike"):
-        screening.screen(replace(scores, phi=np.ones_like(scores.phi), predicted=scores.predicted * 0), "r", 0.05)
+        screening.screen(
+            replace(scores, phi=np.ones_like(scores.phi), predicted=scores.predicted * 0), "r", 0.05
+        )
 
 
 def test_a_screening_may_lie_beside_models_trained_with_everybody_and_finds_the_same() -> None:

@@ -28,15 +28,22 @@ def world(
     accuracy: float = 0.9,
     shift: float = 0.0,
 ) -> Scores:
-    """Scores of a small world: 24 forget, 200 control and 400 retained records, and models of which the truth is known.
+    """Scores of a small world: 24 forget, 200 control and 400 retained records, and models of which
+    the truth is known.
 
-    `released` is the residual influence that the unlearned model truly has, `shift` a change of its confidence on
-    everything, `accuracy` its accuracy on control and retained records.
+    `released` is the residual influence that the unlearned model truly has, `shift` a change of its
+    confidence on everything, `accuracy` its accuracy on control and retained records.
     """
     roles = np.array(["training"] * 24 + ["control"] * 200 + ["training"] * 400)
     requests = np.array(["r"] * 24 + [""] * 600)
     labels = np.arange(624) % 4
-    kinds = ["original", "unlearned", "retrained", *["with"] * references, *["without"] * references]
+    kinds = [
+        "original",
+        "unlearned",
+        "retrained",
+        *["with"] * references,
+        *["without"] * references,
+    ]
     level = {"original": 1.0, "with": 1.0, "without": 0.0, "retrained": 0.0, "unlearned": released}
     phi, predicted = [], []
     for kind in kinds:
@@ -151,7 +158,11 @@ def test_weighted_holm_equals_closed_testing(found: list[tuple[float, float]]) -
 
 
 def test_a_failed_self_check_turns_a_pass_into_inconclusive() -> None:
-    clean = next(s for s in (world(0.0, np.random.default_rng(i)) for i in range(20)) if verdicts.judge(s, "r", RULES))
+    clean = next(
+        s
+        for s in (world(0.0, np.random.default_rng(i)) for i in range(20))
+        if verdicts.judge(s, "r", RULES)
+    )
     retrain_caught = verdicts.judge(planted(clean, "retrained", 1.0), "r", RULES)
     original_missed = verdicts.judge(planted(clean, "original", -1.0), "r", RULES)
     assert retrain_caught.verdict == original_missed.verdict == "inconclusive"
@@ -167,7 +178,10 @@ def test_missing_evidence_is_an_error_and_never_a_pass() -> None:
         verdicts.judge(scores, "", RULES)
     with pytest.raises(EvidenceError, match="at least 6"):
         verdicts.judge(world(0.0, np.random.default_rng(0), references=5), "r", RULES)
-    lone = replace(scores, roles=np.where((scores.roles == "control") & (scores.labels == 1), "test", scores.roles))
+    lone = replace(
+        scores,
+        roles=np.where((scores.roles == "control") & (scores.labels == 1), "test", scores.roles),
+    )
     with pytest.raises(EvidenceError, match="classes 1"):
         verdicts.judge(lone, "r", RULES)
     constant = replace(scores, phi=np.ones_like(scores.phi))
@@ -242,7 +256,9 @@ def test_the_detection_limit_tends_to_its_textbook_value() -> None:
 def brute_holm(p_values: list[float], alpha: float) -> list[bool]:
     """Closed testing with Bonferroni on every subset: Holm's procedure from first principles."""
     indices = range(len(p_values))
-    subsets = [s for size in range(1, len(p_values) + 1) for s in itertools.combinations(indices, size)]
+    subsets = [
+        s for size in range(1, len(p_values) + 1) for s in itertools.combinations(indices, size)
+    ]
     rejected = {s: min(p_values[i] for i in s) < alpha / len(s) for s in subsets}
     return [all(rejected[s] for s in subsets if i in s) for i in indices]
 

@@ -1,4 +1,5 @@
-"""The first tables: requests, their events as a chain that is only added to, callbacks, leases, identities."""
+"""The first tables: requests, their events as a chain that is only added to, callbacks, leases,
+identities."""
 
 from __future__ import annotations
 
@@ -25,11 +26,14 @@ POSTGRESQL = (
     """CREATE FUNCTION events_added() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
     IF NEW.seq <> coalesce((SELECT max(seq) FROM events), 0) + 1 THEN
     RAISE EXCEPTION 'events are added at the end'; END IF; RETURN NEW; END $$""",
-    "CREATE TRIGGER events_added BEFORE INSERT ON events FOR EACH ROW EXECUTE FUNCTION events_added()",
+    "CREATE TRIGGER events_added BEFORE INSERT ON events FOR EACH ROW EXECUTE FUNCTION "
+    "events_added()",
     """CREATE FUNCTION events_stay() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
     RAISE EXCEPTION 'events are not changed or removed'; END $$""",
-    "CREATE TRIGGER events_stay BEFORE UPDATE OR DELETE ON events FOR EACH ROW EXECUTE FUNCTION events_stay()",
-    "CREATE TRIGGER events_all_stay BEFORE TRUNCATE ON events FOR EACH STATEMENT EXECUTE FUNCTION events_stay()",
+    "CREATE TRIGGER events_stay BEFORE UPDATE OR DELETE ON events FOR EACH ROW EXECUTE FUNCTION "
+    "events_stay()",
+    "CREATE TRIGGER events_all_stay BEFORE TRUNCATE ON events FOR EACH STATEMENT EXECUTE FUNCTION "
+    "events_stay()",
 )
 
 
@@ -37,7 +41,9 @@ def upgrade() -> None:
     """Make the tables and the triggers."""
     op.create_table(
         "callbacks",
-        sa.Column("seq", NUMBER, autoincrement=False, nullable=False, comment="of the event that is told"),
+        sa.Column(
+            "seq", NUMBER, autoincrement=False, nullable=False, comment="of the event that is told"
+        ),
         sa.Column("url", sa.String(length=2048), nullable=False),
         sa.Column("tries", sa.Integer(), nullable=False),
         sa.Column("next_try", sa.String(length=32), comment="null: delivered, or given up"),
@@ -54,7 +60,12 @@ def upgrade() -> None:
         sa.Column("request_id", sa.String(length=36)),
         sa.Column("batch", sa.String(length=64)),
         sa.Column("kind", sa.String(length=32), nullable=False),
-        sa.Column("details", sa.Text(), nullable=False, comment="canonical JSON, as it was hashed; no personal data"),
+        sa.Column(
+            "details",
+            sa.Text(),
+            nullable=False,
+            comment="canonical JSON, as it was hashed; no personal data",
+        ),
         sa.Column("previous", sa.String(length=64), nullable=False),
         sa.Column("hash", sa.String(length=64), nullable=False),
         sa.PrimaryKeyConstraint("seq", name="pk_events"),
@@ -97,8 +108,12 @@ def upgrade() -> None:
             nullable=False,
             comment="the request's own time; its day is that of receipt",
         ),
-        sa.Column("source", sa.String(length=40), nullable=False, comment="http, drop folder, csv, file"),
-        sa.Column("identities", sa.JSON(), nullable=False, comment="keyed pseudonyms, gone when closed"),
+        sa.Column(
+            "source", sa.String(length=40), nullable=False, comment="http, drop folder, csv, file"
+        ),
+        sa.Column(
+            "identities", sa.JSON(), nullable=False, comment="keyed pseudonyms, gone when closed"
+        ),
         sa.Column(
             "wishes",
             sa.JSON(),
@@ -106,13 +121,19 @@ def upgrade() -> None:
             comment="of the request; records as pseudonyms, gone when closed",
         ),
         sa.Column("callbacks", sa.JSON(), nullable=False, comment="status_callback_urls"),
-        sa.Column("due", sa.String(length=10), comment="last day for an answer; null: the law names none"),
+        sa.Column(
+            "due", sa.String(length=10), comment="last day for an answer; null: the law names none"
+        ),
         sa.Column("extended", sa.Boolean(), nullable=False),
         sa.Column("state", sa.String(length=20), nullable=False),
         sa.Column("held", sa.Boolean(), nullable=False),
         sa.Column("batch", sa.String(length=64), comment="the batch that it is in, or was last in"),
         sa.Column("verdict", sa.String(length=20)),
-        sa.Column("duplicate_of", sa.String(length=36), comment="an open request that means the same data subject"),
+        sa.Column(
+            "duplicate_of",
+            sa.String(length=36),
+            comment="an open request that means the same data subject",
+        ),
         sa.PrimaryKeyConstraint("request_id", name="pk_requests"),
         comment="What is so now; it follows from the events and is written in the same transaction.",
     )
