@@ -26,6 +26,7 @@ lint: .venv/.ready ## Style, types, direction of imports, generated files
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tools.check_faces
 	$(BIN)/python -m tools.generate_docs --check
 
 format: .venv/.ready ## Bring the code into its form

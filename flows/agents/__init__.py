@@ -1,1 +1,3 @@
 """Stages on other machines."""
+
+__all__ = ["dispatch", "host"]

@@ -1,1 +1,3 @@
 """The command `erasure-audit`, a module per group of commands."""
+
+__all__ = ["main"]

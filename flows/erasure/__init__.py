@@ -1,1 +1,3 @@
 """Erasing every copy of released records, with receipts."""
+
+__all__ = ["erasure", "git_history"]

@@ -1,1 +1,3 @@
 """The register of requests: its tables, its events, its leases."""
+
+__all__ = ["database", "register"]

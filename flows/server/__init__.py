@@ -1,1 +1,3 @@
 """The HTTP service."""
+
+__all__ = ["api", "auth"]

@@ -1,1 +1,12 @@
 """What every room uses: errors, files, settings, languages, random streams, the stage command."""
+
+__all__ = [
+    "cost_ledger",
+    "errors",
+    "files",
+    "language",
+    "seeds",
+    "settings",
+    "stage_cli",
+    "worker_pool",
+]

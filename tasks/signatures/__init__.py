@@ -1,1 +1,3 @@
 """Signatures of reports."""
+
+__all__ = ["signing"]

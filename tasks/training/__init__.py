@@ -1,1 +1,3 @@
 """Models: architectures, the training loop, blocks of reference models, what a release hands on."""
+
+__all__ = ["architectures", "compute", "reference_blocks", "release_lineage", "training_loop"]

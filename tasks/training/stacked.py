@@ -113,9 +113,11 @@ def why_not(network: nn.Module, records: training_loop.Records) -> str | None:
 
     place = records.place
     pair = [
-        copy.deepcopy(network).to(place.device, memory_format=records.memory_format).train()
+        copy.deepcopy(network)
+        .to(place.device, memory_format=records.memory_format)  # type: ignore[call-overload]
+        .train()
         for _ in range(2)
-    ]  # type: ignore[call-overload]
+    ]
     images, labels = records.floats(slice(0, 2)), records.labels[:2]
     try:
         stack = torch.func.stack_module_state(pair)
