@@ -12,14 +12,13 @@ Example: python -m benchmarks.ablation --world digits --page docs/methods.md
 from __future__ import annotations
 
 from collections import defaultdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks import kept, measure, methods, verdicts, worlds
+from benchmarks import kept, methods
 from benchmarks.methods import Trial
-from tasks.common import files, stage_cli
+from benchmarks.study import Study, run
 from tasks.common.settings import Train
 
 FIXED = (0.1, 1.0, 10.0)
@@ -84,16 +83,7 @@ def _balances() -> dict[str, dict[str, Any]]:
     return {f"balance {name}": {"balance": name} for name in ADAPTIVE[1:]} | fixed
 
 
-def main(
-    world: str = "digits",
-    originals: int = 2,
-    references: int = 16,
-    seed: int = 1,
-    jobs: int = 2,
-    keep: Path = Path(".benchmarks"),
-    out: Path = Path("benchmarks/results"),
-    page: Path | None = None,
-) -> None:
+def main(study: Study) -> None:
     """Unlearn with each change, judge, write the figures, and put their table into a page between
     its marks.
 
@@ -101,25 +91,26 @@ def main(
 
     Example: python -m benchmarks.ablation --world digits --originals 2 --page docs/methods.md
     """
-    given = worlds.load(world)
-    methods.make_models(given, originals, references, seed, jobs, keep)
+    given = study.given
+    methods.make_models(study)
     wishes = {"": {"exact retrain": {"method": "retrain"}}} | configurations(given.settings.train)
     trials = [
         (
             (around, what),
-            Trial(
-                f"{around}: {what}", wish, world, batch, references + 1 + n, references, seed, keep
-            ),
+            Trial.of(study, f"{around}: {what}", wish, batch, n),
         )
         for batch in range(len(given.batches))
-        for n in range(originals)
+        for n in range(study.originals)
         # a round of all changes after the other, so that their times compare
         for around, changes in wishes.items()
         for what, wish in changes.items()
     ]
-    folder = keep / f"ablation-{world}-{seed}"
     results = kept.each(
-        [trial for _, trial in trials], methods.attempt, folder, jobs, f"{world}, ablation"
+        [trial for _, trial in trials],
+        methods.attempt,
+        study.folder("ablation"),
+        study.jobs,
+        f"{study.world}, ablation",
     )
     found: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for (name, _), one in zip(trials, results, strict=True):
@@ -128,21 +119,13 @@ def main(
     rows: dict[str, dict[str, Any]] = defaultdict(dict)
     for (around, what), some in found.items():
         rows[around][what] = methods.figures(some, retrain)
-    result = {
-        "world": world,
-        "about": given.about,
-        "command": f"python -m benchmarks.ablation --world {world} --originals {originals} --references {references} "
-        f"--seed {seed}",
+    figures = {
         "retrain_seconds": float(np.median(retrain)),
         "settings": wishes,
         "retrain": rows.pop("")["exact retrain"],
         "rows": dict(rows),
-        "versions": verdicts.versions(),
     }
-    files.write_json(out / f"ablation-{world}.json", result)
-    stage_cli.say(table(result))
-    if page:
-        measure.insert(page, f"ablation {world}", table(result))
+    study.publish("ablation", figures, table)
 
 
 def table(result: dict[str, Any]) -> str:
@@ -203,4 +186,4 @@ def compared(changes: dict[str, dict[str, Any]], around: str) -> str:
 
 
 if __name__ == "__main__":
-    stage_cli.run(main)
+    run(main, originals=2)

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import kept, measure, verdicts
+from benchmarks import kept, measure
+from benchmarks.study import versions
 from tasks.common import files, settings, stage_cli
 from tasks.common.errors import ModelError
 from tasks.training import architectures, compute
@@ -40,7 +41,7 @@ def main(
     result = {
         "command": "python -m benchmarks.families",
         "models": kept.each(trials, attempt, keep, jobs, "families"),
-        "versions": verdicts.versions() | {"torchvision": _version("torchvision")},
+        "versions": versions() | {"torchvision": _version("torchvision")},
     }
     files.write_json(out / "families.json", result)
     measure.insert(page, "families", table(result))

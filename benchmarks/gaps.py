@@ -26,10 +26,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import kept, measure, methods, verdicts, worlds
+from benchmarks import kept, methods, verdicts, worlds
+from benchmarks.study import Study, run
 from benchmarks.verdicts import Job
 from benchmarks.worlds import World
-from tasks.common import files, seeds, stage_cli
+from tasks.common import seeds
 from tasks.common.errors import EvidenceError, ModelError, WorkspaceError
 from tasks.common.settings import Unlearn
 from tasks.training import architectures, compute, training_loop
@@ -147,16 +148,7 @@ class Trial:
     keep: Path
 
 
-def main(
-    world: str = "garments-class",
-    originals: int = 3,
-    references: int = 3,
-    seed: int = 1,
-    jobs: int = 2,
-    keep: Path = Path(".benchmarks"),
-    out: Path = Path("benchmarks/results"),
-    page: Path | None = None,
-) -> None:
+def main(study: Study) -> None:
     """Train, tune, unlearn, measure, write the figures of one world, and put their table into a
     page between its marks.
 
@@ -164,13 +156,14 @@ def main(
 
     Example: python -m benchmarks.gaps --world garments-random --originals 3 --page docs/methods.md
     """
-    given = worlds.load(world)
+    given = study.given
     if len(given.batches) < 2:
         raise WorkspaceError(
-            f"got {world}, expected a world with a forget set to tune on: garments-class, -random"
+            f"got {study.world}, expected a world with a forget set to tune on: "
+            "garments-class, -random"
         )
-    make_models(given, originals, references, seed, jobs, keep)
-    tried = tuned(given, originals, references, seed, jobs, keep)
+    make_models(study)
+    tried = tuned(study)
     wishes: dict[str, dict[str, Any]] = {
         "exact retrain": {"method": "retrain"},
         "unchanged original": {"method": "none"},
@@ -178,65 +171,53 @@ def main(
     for name, tries in tried.items():
         best = min(tries, key=lambda one: math.inf if one["gap"] is None else one["gap"])
         wishes |= {name: tries[0]["wish"], f"{name}, tuned": best["wish"]}
-    rounds = [(batch, n) for batch in range(len(given.batches) - 1) for n in range(originals)]
+    rounds = [(batch, n) for batch in range(len(given.batches) - 1) for n in range(study.originals)]
     # a round of all methods after the other, so that their times compare
     trials = [
-        (title, Trial(wish, world, batch, n, "test", seed, keep))
+        (title, Trial(wish, study.world, batch, n, "test", study.seed, study.keep))
         for batch, n in rounds
         for title, wish in wishes.items()
     ]
-    results = each([one for _, one in trials], jobs, "methods")
-    aims = [
-        goal(given, batch, references, "test", seed, keep)
-        for batch in range(len(given.batches) - 1)
-    ]
+    results = each([one for _, one in trials], study.jobs, "methods")
+    aims = [goal(study, batch, "test") for batch in range(len(given.batches) - 1)]
     found: dict[str, list[tuple[dict[str, Any], Aim]]] = defaultdict(list)
     for title, one in trials:
         found[title].append((results[kept.name_of(one)], aims[one.batch]))
     retrain = [one["seconds"] for one, _ in found["exact retrain"]]
     result = {
-        "world": world,
-        "about": given.about,
-        "command": f"python -m benchmarks.gaps --world {world} --originals {originals} --references {references} "
-        f"--seed {seed}",
         "recipe": given.settings.train.model_dump(),
         "retrain_seconds": float(np.median(retrain)),
         "retrained": aims,
         "settings": wishes,
         "tuning": tried,
         "methods": {title: figures(rows, retrain) for title, rows in found.items()},
-        "versions": verdicts.versions(),
     }
-    files.write_json(out / f"gaps-{world}.json", result)
-    stage_cli.say(table(result))
-    if page:
-        measure.insert(page, f"gaps {world}", table(result))
+    study.publish("gaps", result, table)
 
 
-def make_models(
-    given: World, originals: int, references: int, seed: int, jobs: int, keep: Path
-) -> None:
+def make_models(study: Study) -> None:
     """Train the originals, one of them for tuning, and the retrained models that are not there
     yet."""
-    wanted = [Job(given.name, "with", 0, n, seed, keep) for n in range(originals + 1)]
-    for batch in range(len(given.batches)):
-        wanted += [Job(given.name, "without", batch, n, seed, keep) for n in range(references)]
-    verdicts.make_all([job for job in wanted if not job.path.exists()], jobs)
+    name, seed, keep = study.given.name, study.seed, study.keep
+    wanted = [Job(name, "with", 0, n, seed, keep) for n in range(study.originals + 1)]
+    for batch in range(len(study.given.batches)):
+        wanted += [Job(name, "without", batch, n, seed, keep) for n in range(study.references)]
+    verdicts.make_all([job for job in wanted if not job.path.exists()], study.jobs)
 
 
-def tuned(
-    given: World, originals: int, references: int, seed: int, jobs: int, keep: Path
-) -> dict[str, list[dict[str, Any]]]:
+def tuned(study: Study) -> dict[str, list[dict[str, Any]]]:
     """The tries of each method, each with the gap that it leaves on the original and the forget set
     for tuning."""
+    given = study.given
     tried = grids(given.settings.train.epochs, given.settings.train.batch_size // 2)
     batch, role = len(given.batches) - 1, "calibration"
 
     def trial(wish: dict[str, Any]) -> Trial:
-        return Trial(wish, given.name, batch, originals, role, seed, keep)
+        return Trial(wish, given.name, batch, study.originals, role, study.seed, study.keep)
 
-    results = each([trial(wish) for wishes in tried.values() for wish in wishes], jobs, "tuning")
-    aim = goal(given, batch, references, role, seed, keep)
+    wishes_of_all = [wish for wishes in tried.values() for wish in wishes]
+    results = each([trial(wish) for wish in wishes_of_all], study.jobs, "tuning")
+    aim = goal(study, batch, role)
     return {
         name: [
             {"wish": wish, "gap": gap(results[kept.name_of(trial(wish))], aim)} for wish in wishes
@@ -254,9 +235,13 @@ def each(trials: list[Trial], jobs: int, what: str) -> dict[str, dict[str, Any]]
     return dict(zip(known, results, strict=True))
 
 
-def goal(given: World, batch: int, references: int, role: str, seed: int, keep: Path) -> Aim:
+def goal(study: Study, batch: int, role: str) -> Aim:
     """Mean and standard deviation of each metric over the retrained models of a forget set."""
-    jobs = [Job(given.name, "without", batch, n, seed, keep) for n in range(references)]
+    given = study.given
+    jobs = [
+        Job(given.name, "without", batch, n, study.seed, study.keep)
+        for n in range(study.references)
+    ]
     found = [
         metrics(phi, predicted, given, batch, role)
         for phi, predicted in zip(*verdicts.answers(jobs), strict=True)
@@ -454,4 +439,4 @@ def finding(all_of: dict[str, dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    stage_cli.run(main)
+    run(main, world="garments-class", references=3)

@@ -13,16 +13,17 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks import kept, measure, verdicts, worlds
+from benchmarks import kept, verdicts, worlds
+from benchmarks.study import Study, run
 from benchmarks.verdicts import Job
 from benchmarks.worlds import World
-from tasks.common import files, seeds, stage_cli
+from tasks.common import seeds
 from tasks.common.errors import EvidenceError, ModelError
 from tasks.common.settings import Settings, Unlearn
 from tasks.training import architectures, compute, training_loop
@@ -102,18 +103,16 @@ class Trial:
     seed: int
     keep: Path
 
+    @classmethod
+    def of(cls, study: Study, title: str, wish: dict[str, Any], batch: int, n: int) -> Trial:
+        """A trial on the study's `n`th original; the first models with everybody are references."""
+        first = study.references + 1
+        return cls(
+            title, wish, study.world, batch, first + n, study.references, study.seed, study.keep
+        )
 
-def main(
-    world: str = "digits",
-    originals: int = 3,
-    references: int = 16,
-    tune_originals: int = 3,
-    seed: int = 1,
-    jobs: int = 2,
-    keep: Path = Path(".benchmarks"),
-    out: Path = Path("benchmarks/results"),
-    page: Path | None = None,
-) -> None:
+
+def main(study: Study, tune_originals: int = 3) -> None:
     """Train, unlearn, judge, write the figures of one world, and put their table into a page
     between its marks.
 
@@ -123,51 +122,49 @@ def main(
     """
     from benchmarks import tuning
 
-    given = worlds.load(world)
-    make_models(given, max(originals, tune_originals), references, seed, jobs, keep)
-    tuned = tuning.chosen(given, tune_originals, references, seed, jobs, keep)
+    given = study.given
+    make_models(study, max(study.originals, tune_originals))
+    tuned = tuning.chosen(replace(study, originals=tune_originals))
     wishes = configurations(given.settings) | {
         f"{name}, tuned": choice["wish"] for name, choice in tuned.items()
     }
     trials = [
-        Trial(title, wish, world, batch, references + 1 + n, references, seed, keep)
+        Trial.of(study, title, wish, batch, n)
         for batch in range(len(given.batches))
-        for n in range(originals)
+        for n in range(study.originals)
         # a round of all methods after the other, so that their times compare
         for title, wish in wishes.items()
     ]
     results = kept.each(
-        trials, attempt, keep / f"methods-{world}-{seed}", jobs, f"{world}, methods"
+        trials, attempt, study.folder("methods"), study.jobs, f"{study.world}, methods"
     )
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for trial, result in zip(trials, results, strict=True):
         found[trial.title].append(result)
     retrain = [row["seconds"] for row in found["exact retrain"]]
-    result = {
-        "world": world,
-        "about": given.about,
-        "command": f"python -m benchmarks.methods --world {world} --originals {originals} --references {references} "
-        f"--tune-originals {tune_originals} --seed {seed}",
+    results_of_all = {
         "retrain_seconds": float(np.median(retrain)),
         "settings": wishes,
         "tuning": tuned,
         "methods": {title: figures(rows, retrain) for title, rows in found.items()},
-        "versions": verdicts.versions(),
     }
-    files.write_json(out / f"methods-{world}.json", result)
-    stage_cli.say(table(result))
-    if page:
-        measure.insert(page, f"methods {world}", table(result))
+    study.publish("methods", results_of_all, table, tune_originals=tune_originals)
 
 
-def make_models(
-    given: World, originals: int, references: int, seed: int, jobs: int, keep: Path
-) -> None:
-    """Train the originals and references that are not there yet."""
-    wanted = [Job(given.name, "with", 0, n, seed, keep) for n in range(1 + references + originals)]
-    for batch in range(len(given.batches)):
-        wanted += [Job(given.name, "without", batch, n, seed, keep) for n in range(1 + references)]
-    verdicts.make_all([job for job in wanted if not job.path.exists()], jobs)
+def make_models(study: Study, originals: int | None = None) -> None:
+    """Train the originals and references that are not there yet.
+
+    Args:
+        study: whose world, seed and references.
+        originals: how many; None: as many as the study says.
+    """
+    first = 1 + study.references
+    count = study.originals if originals is None else originals
+    name, seed, keep = study.given.name, study.seed, study.keep
+    wanted = [Job(name, "with", 0, n, seed, keep) for n in range(first + count)]
+    for batch in range(len(study.given.batches)):
+        wanted += [Job(name, "without", batch, n, seed, keep) for n in range(first)]
+    verdicts.make_all([job for job in wanted if not job.path.exists()], study.jobs)
 
 
 def attempt(trial: Trial) -> dict[str, Any]:
@@ -326,4 +323,4 @@ def row(title: str, one: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    stage_cli.run(main)
+    run(main)

@@ -32,10 +32,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import kept, measure, methods, verdicts, worlds
+from benchmarks import kept, methods, verdicts, worlds
+from benchmarks.study import Study, run
 from benchmarks.verdicts import Job
 from benchmarks.worlds import World
-from tasks.common import files, seeds, stage_cli
+from tasks.common import files, seeds
 from tasks.common.errors import EvidenceError, ModelError
 from tasks.common.settings import Advice, Settings, Unlearn
 from tasks.training import architectures, compute, training_loop
@@ -90,17 +91,7 @@ def configurations(settings: Settings) -> dict[str, dict[str, Any]]:
     }
 
 
-def main(
-    world: str = "digits",
-    originals: int = 3,
-    references: int = 16,
-    seed: int = 1,
-    jobs: int = 2,
-    keep: Path = Path(".benchmarks"),
-    out: Path = Path("benchmarks/results"),
-    figures: Path = Path("docs/figures"),
-    page: Path | None = None,
-) -> None:
+def main(study: Study, figures: Path = Path("docs/figures")) -> None:
     """Train, forget batch after batch, judge all people again, and put table and figure into a page
     between its marks.
 
@@ -108,8 +99,9 @@ def main(
 
     Example: python -m benchmarks.sequential --world digits --originals 3 --page docs/methods.md
     """
-    given = worlds.load(f"{world}-sequence")
-    methods.make_models(given, originals, references, seed, jobs, keep)
+    of_the_chain = replace(study, world=f"{study.world}-sequence")
+    given = of_the_chain.given
+    methods.make_models(of_the_chain)
     limits = given.settings.advice.model_dump()
     chains = [
         Chain(
@@ -117,42 +109,37 @@ def main(
             wish,
             limits if title == FOLLOWED else None,
             given.name,
-            references + 1 + n,
-            references,
-            seed,
-            keep,
+            study.references + 1 + n,
+            study.references,
+            study.seed,
+            study.keep,
         )
         for title, wish in configurations(given.settings).items()
-        for n in range(originals)
+        for n in range(study.originals)
     ]
     results = kept.each(
-        chains, run, keep / f"sequential-{world}-{seed}", jobs, f"{world}, in sequence"
+        chains, walk, study.folder("sequential"), study.jobs, f"{study.world}, in sequence"
     )
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for chain, result in zip(chains, results, strict=True):
         found[chain.title].append(result)
-    result = {
-        "world": world,
+    measured = {
         "about": given.about,
-        "command": f"python -m benchmarks.sequential --world {world} --originals {originals} --references {references} "
-        f"--seed {seed}",
-        "originals": originals,
-        "references": references,
+        "originals": study.originals,
+        "references": study.references,
         "batches": len(given.batches),
         "limits": limits,
         "rho0": given.settings.verify.rho0,
         "settings": configurations(given.settings),
         "methods": {title: summary(rows, limits) for title, rows in found.items()},
-        "versions": verdicts.versions(),
     }
-    files.write_json(out / f"sequential-{world}.json", result)
-    files.write_bytes(figures / f"sequential-{world}.svg", picture(result))
-    stage_cli.say(table(result))
-    if page:
-        measure.insert(page, f"sequential {world}", table(result))
+    files.write_bytes(
+        figures / f"sequential-{study.world}.svg", picture({"world": study.world, **measured})
+    )
+    study.publish("sequential", measured, table)
 
 
-def run(chain: Chain) -> dict[str, Any]:
+def walk(chain: Chain) -> dict[str, Any]:
     """Let one original forget all batches, and judge everybody after each."""
     given = worlds.load(chain.world)
     place = compute.prepare(given.settings.compute)
@@ -483,4 +470,4 @@ def picture(result: dict[str, Any]) -> bytes:
 
 
 if __name__ == "__main__":
-    stage_cli.run(main)
+    run(main)

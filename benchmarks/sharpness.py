@@ -11,13 +11,12 @@ Example: python -m benchmarks.sharpness --world digits --page docs/verification.
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks import measure, verdicts, worlds
-from tasks.common import files, stage_cli
+from benchmarks import verdicts
+from benchmarks.study import Study, run
 from tasks.verification import contrast
 from tasks.verification.scoring import Floats
 
@@ -25,21 +24,14 @@ Fit = Callable[[Floats, Floats], Callable[[Floats], Floats]]
 """(j, n) scores with, (k, n) without -> a function (m, n) -> (m,)"""
 
 
-def main(
-    world: str = "digits",
-    references: int = 16,
-    seed: int = 1,
-    keep: Path = Path(".benchmarks"),
-    out: Path = Path("benchmarks/results"),
-    page: Path | None = None,
-) -> None:
+def main(study: Study) -> None:
     """Measure the statistics on the references of one world, and put their table into a page
     between its marks.
 
     Example: python -m benchmarks.sharpness --world digits --page docs/verification.md
     """
-    given = worlds.load(world)
-    plan = verdicts.plan(given, references, 0, 0, seed, keep)
+    given = study.given
+    plan = verdicts.plan(given, study.references, 0, 0, study.seed, study.keep)
     with_ = verdicts.answers([job for job in plan if job.kind == "with"][1:])[0]
     found: dict[str, list[float]] = {name: [] for name in VARIANTS}
     unlike: list[float] = []
@@ -59,21 +51,16 @@ def main(
             for name, (is_centred, fit) in VARIANTS.items():
                 pair = (centred[: len(with_)], centred[len(with_) :]) if is_centred else (high, low)
                 found[name].append(detectability(*pair, fit))
-    result = {
-        "world": world,
-        "references": references,
+    figures = {
+        "references": study.references,
         "requests": len(unlike),
         "detectability": {
             name: [float(q) for q in np.quantile(values, (0, 0.5, 1))]
             for name, values in found.items()
         },
         "spread_without_over_with": float(np.median(unlike)),
-        "versions": verdicts.versions(),
     }
-    files.write_json(out / f"sharpness-{world}.json", result)
-    stage_cli.say(table(result))
-    if page:
-        measure.insert(page, f"sharpness {world}", table(result))
+    study.publish("sharpness", figures, table)
 
 
 def detectability(with_: Floats, without: Floats, fit: Fit) -> float:
@@ -132,4 +119,4 @@ def table(result: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    stage_cli.run(main)
+    run(main)

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import kept, methods, worlds
+from benchmarks.study import Study, run
 from benchmarks.worlds import World
 from tasks.common import seeds, stage_cli
 from tasks.common.errors import EvidenceError, ModelError
@@ -86,46 +87,35 @@ class Try:
     keep: Path
 
 
-def main(
-    world: str = "digits",
-    originals: int = 3,
-    references: int = 16,
-    seed: int = 1,
-    jobs: int = 2,
-    keep: Path = Path(".benchmarks"),
-) -> None:
+def main(study: Study) -> None:
     """Choose settings for each method on one world, and say them.
 
     Example: python -m benchmarks.tuning --world digits
     """
-    given = worlds.load(world)
-    methods.make_models(given, originals, references, seed, jobs, keep)
-    for name, choice in chosen(given, originals, references, seed, jobs, keep).items():
+    methods.make_models(study)
+    for name, choice in chosen(study).items():
         stage_cli.say(f"{name}: {choice}")
 
 
-def chosen(
-    given: World, originals: int, references: int, seed: int, jobs: int, keep: Path
-) -> dict[str, Any]:
+def chosen(study: Study) -> dict[str, Any]:
     """The best try of each method by calibration subjects, with how unlike them it leaves the
     forgotten ones.
 
     Differences are averaged over originals and people before their size counts: single people
     differ for reasons other than having been trained on.
     """
+    given, first = study.given, study.references + 1
     recipe = given.settings.train
     tried = grids(recipe.epochs, recipe.batch_size // 2)
     groups = tuning_people(given)
     tries = [
-        Try(wish, given.name, people, references + 1 + n, references, seed, keep)
+        Try(wish, given.name, people, first + n, study.references, study.seed, study.keep)
         for wishes in tried.values()
         for wish in wishes
         for people in groups
-        for n in range(originals)
+        for n in range(study.originals)
     ]
-    results = kept.each(
-        tries, attempt, keep / f"tuning-{given.name}-{seed}", jobs, f"{given.name}, tuning"
-    )
+    results = kept.each(tries, attempt, study.folder("tuning"), study.jobs, f"{given.name}, tuning")
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for one, result in zip(tries, results, strict=True):
         found[repr(one.wish)].append(result)
@@ -194,4 +184,4 @@ def attempt(one: Try) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    stage_cli.run(main)
+    run(main)

@@ -21,8 +21,6 @@ Example: python -m benchmarks.verdicts --world digits --page docs/verification.m
 from __future__ import annotations
 
 import multiprocessing
-import os
-import platform
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -34,9 +32,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import measure, worlds
+from benchmarks import worlds
+from benchmarks.study import Study, run
 from benchmarks.worlds import World
-from tasks.common import files, seeds, stage_cli
+from tasks.common import seeds, stage_cli
 from tasks.common.errors import EvidenceError
 from tasks.common.settings import Train
 from tasks.training import architectures, compute, training_loop
@@ -89,46 +88,28 @@ class Job:
         )
 
 
-def main(
-    world: str = "digits",
-    references: int = 16,
-    fresh: int = 12,
-    planted: int = 6,
-    seed: int = 1,
-    jobs: int = 2,
-    keep: Path = Path(".benchmarks"),
-    out: Path = Path("benchmarks/results"),
-    page: Path | None = None,
-) -> None:
+def main(study: Study, fresh: int = 12, planted: int = 6) -> None:
     """Train, judge, write the figures of one world, and put their table into a page between its
     marks.
 
     Example: python -m benchmarks.verdicts --world digits --references 16 --page docs/verification.md
     """
-    given = worlds.load(world)
-    todo = plan(given, references, fresh, planted, seed, keep)
+    given = study.given
+    todo = plan(given, study.references, fresh, planted, study.seed, study.keep)
     started = time.perf_counter()
     for wave in (False, True):  # those that start from an original come after the originals
         missing = [job for job in todo if not job.path.exists() and (job.kind in EDITED) == wave]
-        make_all(missing, jobs)
-    rows = judge_all(given, todo, references)
-    result = {
-        "world": given.name,
-        "about": given.about,
-        "command": f"python -m benchmarks.verdicts --world {world} --references {references} --fresh {fresh} "
-        f"--planted {planted} --seed {seed}",
-        "references": references,
+        make_all(missing, study.jobs)
+    rows = judge_all(given, todo, study.references)
+    figures = {
+        "references": study.references,
         "rules": given.settings.verify.model_dump(),
         "models": len(todo),
         "train_seconds": round(sum(_seconds(job) for job in todo), 1),
         "wall_seconds": round(time.perf_counter() - started, 1),
-        "versions": versions(),
         "cases": rows,
     }
-    files.write_json(out / f"verdicts-{world}.json", result)
-    stage_cli.say(table(result))
-    if page:
-        measure.insert(page, f"verdicts {world}", table(result))
+    study.publish("verdicts", figures, table, fresh=fresh, planted=planted)
 
 
 def plan(
@@ -379,18 +360,6 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def versions() -> dict[str, str]:
-    """What the figures were made with."""
-    from importlib.metadata import version
-
-    found = {name: version(name) for name in ("torch", "numpy", "scipy", "scikit-learn")}
-    return {
-        "python": platform.python_version(),
-        "processor": f"{platform.machine()}, {os.cpu_count()} cores",
-        **found,
-    }
-
-
 def answers(jobs: list[Job]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Margins and predicted classes, (models, records) each, of models that were made."""
     phi, predicted = [], []
@@ -434,4 +403,4 @@ def table_of_scores(
 
 
 if __name__ == "__main__":
-    stage_cli.run(main)
+    run(main)

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks import kept, measure, methods, pareto, tuning, verdicts, worlds
+from benchmarks.study import Study
 from tasks.common import files
 from tasks.common.errors import WorkspaceError
 from tasks.common.settings import Unlearn
 
-TINY = {"references": 7, "fresh": 1, "planted": 1, "jobs": 1}
+FEW = {"fresh": 1, "planted": 1}
 
 
 @pytest.fixture
@@ -37,7 +38,8 @@ def test_planted_models_never_pass_and_a_retrain_never_fails(tmp_path: Path) -> 
         encoding="utf-8",
     )
     keep, out = tmp_path / "keep", tmp_path / "out"
-    verdicts.main(**TINY, keep=keep, out=out, page=page)  # type: ignore[arg-type]
+    study = Study(references=7, jobs=1, keep=keep, out=out, page=page)
+    verdicts.main(study, **FEW)
     cases = files.read_json(out / "verdicts-digits.json")["cases"]
     assert set(cases) == set(verdicts.CASES)
     assert all(case["judged"] == 2 for case in cases.values())
@@ -48,7 +50,7 @@ def test_planted_models_never_pass_and_a_retrain_never_fails(tmp_path: Path) -> 
     assert abs(cases["retrain"]["influence"][1]) < 0.5
 
     made = {path: path.stat().st_mtime_ns for path in keep.rglob("*.npz")}
-    verdicts.main(**TINY, keep=keep, out=out, page=page)  # type: ignore[arg-type]
+    verdicts.main(study, **FEW)
     assert {path: path.stat().st_mtime_ns for path in keep.rglob("*.npz")} == made
     text = page.read_text(encoding="utf-8")
     assert text.startswith("before\n")
@@ -79,8 +81,8 @@ def test_methods_are_tuned_judged_kept_and_drawn(
     monkeypatch.setattr(tuning, "grids", lambda *_: grid)
     page, keep, out = tmp_path / "page.md", tmp_path / "keep", tmp_path / "out"
     page.write_text("<!-- methods digits -->\n<!-- end of methods digits -->\n", encoding="utf-8")
-    rare = {"originals": 1, "references": 7, "jobs": 1, "keep": keep, "out": out}
-    methods.main("digits", **rare, page=page)  # type: ignore[arg-type]
+    study = Study(originals=1, references=7, jobs=1, keep=keep, out=out, page=page)
+    methods.main(study)
     found = files.read_json(out / "methods-digits.json")["methods"]
     assert set(found) == {*some, "fine_tune, tuned"}
     assert found["unchanged original"]["pass"] == 0
@@ -90,7 +92,7 @@ def test_methods_are_tuned_judged_kept_and_drawn(
     assert "diverged in all 1" in page.read_text(encoding="utf-8")
 
     made = {path: path.stat().st_mtime_ns for path in keep.rglob("*.*")}
-    methods.main("digits", **rare)  # type: ignore[arg-type]
+    methods.main(replace(study, page=None))
     assert {path: path.stat().st_mtime_ns for path in keep.rglob("*.*")} == made
 
     pareto.main(["digits"], results=out, out=tmp_path / "drawn")

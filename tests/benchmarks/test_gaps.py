@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks import ablation, gaps, kept, methods, worlds
+from benchmarks.study import Study
 from benchmarks.worlds import World
 from tasks.common import files
 from tasks.common.errors import WorkspaceError
@@ -131,8 +132,8 @@ def test_classes_are_forgotten_tuned_and_measured_and_what_is_done_is_kept(
     monkeypatch.setattr(gaps, "grids", lambda *_: grid)
     page, keep, out = tmp_path / "page.md", tmp_path / "keep", tmp_path / "out"
     page.write_text("<!-- gaps digits -->\n<!-- end of gaps digits -->\n", encoding="utf-8")
-    few = {"originals": 1, "references": 2, "jobs": 1, "keep": keep, "out": out}
-    gaps.main("digits", **few, page=page)  # type: ignore[arg-type]
+    study = Study(originals=1, references=2, jobs=1, keep=keep, out=out, page=page)
+    gaps.main(study)
     found = files.read_json(out / "gaps-digits.json")
     rows = found["methods"]
     assert rows["exact retrain"]["forget"][0] == 0
@@ -145,7 +146,7 @@ def test_classes_are_forgotten_tuned_and_measured_and_what_is_done_is_kept(
     assert "diverged in all 1" in page.read_text(encoding="utf-8")
 
     made = {path: path.stat().st_mtime_ns for path in keep.rglob("*.*")}
-    gaps.main("digits", **few)  # type: ignore[arg-type]
+    gaps.main(replace(study, page=None))
     assert {path: path.stat().st_mtime_ns for path in keep.rglob("*.*")} == made
 
 
@@ -154,7 +155,7 @@ def test_a_world_without_a_forget_set_to_tune_on_is_an_error(
 ) -> None:
     monkeypatch.setattr(worlds, "load", lambda _: replace(classes_of_digits(), batches=((0,),)))
     with pytest.raises(WorkspaceError, match="garments-class"):
-        gaps.main("digits")
+        gaps.main(Study())
 
 
 def test_tuning_and_the_table_share_no_original_no_forget_set_and_no_unseen_record(
@@ -171,7 +172,7 @@ def test_tuning_and_the_table_share_no_original_no_forget_set_and_no_unseen_reco
     monkeypatch.setattr(gaps, "make_models", lambda *_: None)
     monkeypatch.setattr(gaps, "goal", lambda *_: FOUR)
     monkeypatch.setattr(kept, "each", each)
-    gaps.main("digits", originals=2, out=tmp_path)
+    gaps.main(Study(originals=2, out=tmp_path))
     assert {trial.original for trial in seen["calibration"]} == {2}
     assert {trial.original for trial in seen["test"]} == {0, 1}
     assert not {trial.batch for trial in seen["calibration"]} & {
@@ -257,7 +258,8 @@ def test_an_ablation_runs_and_its_table_has_every_change(
     monkeypatch.setattr(ablation, "configurations", lambda _: {ablation.JOINT: short})
     page = tmp_path / "page.md"
     page.write_text("<!-- ablation digits -->\n<!-- end of ablation digits -->\n", encoding="utf-8")
-    ablation.main("digits", 1, 7, jobs=1, keep=tmp_path / "keep", out=tmp_path, page=page)
+    keep = tmp_path / "keep"
+    ablation.main(Study(originals=1, references=7, jobs=1, keep=keep, out=tmp_path, page=page))
     text = page.read_text(encoding="utf-8")
     assert all(f"| {what} |" in text for what in short)
     assert "best fixed weight" in text

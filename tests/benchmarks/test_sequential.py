@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks import sequential, worlds
+from benchmarks.study import Study
 from benchmarks.worlds import World
 from tasks.common import files
 
@@ -87,9 +88,8 @@ def test_an_unchanged_model_never_passes_and_advice_that_is_followed_makes_it_a_
     keep, out = tmp_path / "keep", tmp_path / "out"
 
     def measure() -> None:
-        sequential.main(
-            originals=1, references=7, jobs=1, keep=keep, out=out, figures=out, page=page
-        )
+        study = Study(originals=1, references=7, jobs=1, keep=keep, out=out, page=page)
+        sequential.main(study, figures=out)
 
     measure()
     found = files.read_json(out / "sequential-digits.json")["methods"]
