@@ -176,11 +176,11 @@ def _register(home: Path | None = None, only_known: bool = False) -> Iterator[tu
     """The workspace and its register, given back at the end."""
     from flows.register import database
     from flows.register.register import Register
-    from flows.workspace import layout, secrets
+    from flows.workspace import environment, layout
     from tasks.common import settings
 
     place = home or layout.find(Path.cwd())
-    if only_known and not (place / database.FILE).exists() and not secrets.get(database.URL):
+    if only_known and not (place / database.FILE).exists() and not environment.secret(database.URL):
         yield place, None
         return
     register: Register = Register(place, settings.load(place / "params.yaml").report.holidays)

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.workspace import secrets
+from flows.workspace import environment
 from tasks.common.errors import RequestError
 from tasks.requests import opendsr, pseudonyms
 
@@ -72,7 +72,7 @@ def key_of(home: Path) -> pseudonyms.Key:
     Raises:
         PseudonymError: it is too short, or others may read its file.
     """
-    secrets.export(pseudonyms.KEY)
+    environment.export_secret(pseudonyms.KEY)
     return pseudonyms.make(home)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from flows.operations import notices
 from flows.pipeline import close_batch, reproduce, stage_runner
 from flows.register.register import Register
-from flows.workspace import shell
+from flows.workspace import git, shell
 from tasks.common.errors import AuditError, ReproductionError, without_records
 
 ACTOR = "reaudit"
@@ -87,9 +87,7 @@ def run(
         tag = close_batch.tag_of(batch) if batch else draw(home, register)
         if tag is None:
             return Reaudit(None, None, True, "No audit is tagged yet.", {})
-        if not shell.succeeds(
-            home, "rev-parse", "--verify", "--quiet", f"refs/tags/{tag}^{{commit}}"
-        ):
+        if not git.has_tag(home, tag):
             raise ReproductionError(f"no tag {tag}; `git tag --list 'audit/*'` lists the audits")
         found = _highest(home, tag, listener)
         register.note(

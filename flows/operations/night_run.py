@@ -35,7 +35,7 @@ from flows.register.register import (
     State,
 )
 from flows.reports import signing
-from flows.workspace import checkouts, environment, shell, signing_keys
+from flows.workspace import checkouts, environment, git, shell, signing_keys
 from tasks.common import files, settings
 from tasks.common.errors import AuditError, WorkspaceError, without_records
 
@@ -206,8 +206,7 @@ def _name(home: Path, register: Register, today: date) -> str:
     it for ever."""
     for number in itertools.count(1):
         name = today.isoformat() + (f"-{number}" if number > 1 else "")
-        refs = (f"refs/tags/audit/{name}", f"refs/heads/batch/{name}")
-        used = any(shell.succeeds(home, "rev-parse", "--verify", "--quiet", ref) for ref in refs)
+        used = git.has_tag(home, f"audit/{name}") or git.has_branch(home, f"batch/{name}")
         if (
             not used
             and not (home / "requests" / f"{name}.json").exists()
@@ -390,7 +389,7 @@ def _told(error: Exception) -> str:
 
 
 def _tagged(home: Path, tag: str) -> bool:
-    return shell.succeeds(home, "rev-parse", "--verify", "--quiet", f"refs/tags/{tag}")
+    return git.has_tag(home, tag)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.register.register import BusyError
-from flows.workspace import secrets
+from flows.workspace import environment
 from tasks.common import files
 from tasks.common.errors import AuditError
 
@@ -116,7 +116,7 @@ def _channels() -> dict[str, str] | None:
     """The channels, by what stands for them in files: their addresses hold passwords. None: nobody
     can say now."""
     try:
-        lines = [line.strip() for line in (secrets.get(CHANNELS) or "").splitlines()]
+        lines = [line.strip() for line in (environment.secret(CHANNELS) or "").splitlines()]
     except Exception as error:  # Prefect's server, which may hold the secret, is away
         _log.warning(
             "The channels of notices are not known now (%s); they are told later",

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -23,7 +22,7 @@ from flows.pipeline import close_batch, results, stage_runner
 from flows.register.register import HEADS, Lease, Register, State
 from flows.reports import overview as pages
 from flows.reports import signing
-from flows.workspace import checkouts, dvc_graph, dvc_locks, shell, signing_keys
+from flows.workspace import checkouts, dvc_graph, dvc_locks, git, shell, signing_keys
 from tasks.common import files, settings
 from tasks.common.errors import AuditError, WorkspaceError
 from tasks.data import records
@@ -152,7 +151,7 @@ class _Release:
             raise ReleaseError(
                 "\n".join([f"{where.line}; nothing is released", where.offered]).rstrip()
             )
-        if plan is None and not _has_tag(self.home, self.tag):
+        if plan is None and not git.has_tag(self.home, self.tag):
             plan = self._prepare(where)
         return self._promote(plan)
 
@@ -419,7 +418,7 @@ class _Release:
                 self.told("checkout")
                 self._checkout(plan)
                 self.told("tag")
-                if not _has_tag(self.home, self.tag):
+                if not git.has_tag(self.home, self.tag):
                     shell.git(
                         self.home,
                         "tag",
@@ -463,7 +462,7 @@ class _Release:
 
     def _undo(self, plan: dict[str, Any]) -> None:
         """Bring the workspace back to the commit that it came from, data and all."""
-        _unlock(self.home)
+        git.break_locks(self.home)
         if _holds(self.home, plan["to"]) and not _at(self.home, plan["to"]):
             raise ReleaseError(
                 f"somebody committed on top of the unfinished {self.tag}, so it is not undone; "
@@ -478,7 +477,7 @@ class _Release:
                     (self.home / path).parent.rmdir()
             if plan["data"]:
                 _dvc(self.home, "checkout", "--force", "data.dvc")
-            if _has_tag(self.home, self.tag):
+            if git.has_tag(self.home, self.tag):
                 shell.git(self.home, "tag", "--delete", self.tag)
         self.journal.unlink(missing_ok=True)
 
@@ -489,7 +488,7 @@ class _Release:
     def _may_continue(self, plan: dict[str, Any]) -> bool:
         """Whether the journal of a killed release still leads somewhere: nobody has committed in
         between."""
-        _unlock(self.home)
+        git.break_locks(self.home)
         known = shell.succeeds(self.home, "cat-file", "-e", f"{plan['to']}^{{commit}}")
         return known and (_at(self.home, plan["from"]) or _holds(self.home, plan["to"]))
 
@@ -545,7 +544,7 @@ class _Release:
 
     def _done_before(self) -> Released:
         found = {one.batch: one for one in releases(self.home)}
-        if self.batch not in found or not _has_tag(self.home, self.tag):
+        if self.batch not in found or not git.has_tag(self.home, self.tag):
             raise ReleaseError(
                 f"the register says that batch {self.batch} is released, and git has no "
                 f"{self.tag}; fetch it from "
@@ -660,7 +659,7 @@ def _file_rejection(home: Path, register: Register, batch: str, told: Told) -> b
     """The reports of a rejected batch with the decisions, as a commit of its own that nothing is
     merged from."""
     tag = f"rejected/{batch}"
-    if _has_tag(home, tag):
+    if git.has_tag(home, tag):
         return False
     with checkouts.at(home, close_batch.tag_of(batch)) as copy:
         if (copy / "reports" / batch).exists():
@@ -698,7 +697,7 @@ def _open_batches(home: Path, register: Register) -> list[str]:
         if event.details["decision"] == "refuse"
     }
     return sorted(
-        found | {one for one in rejected if one and not _has_tag(home, f"rejected/{one}")}
+        found | {one for one in rejected if one and not git.has_tag(home, f"rejected/{one}")}
     )
 
 
@@ -759,21 +758,6 @@ def _dvc(home: Path, *words: str) -> None:
         else:
             return
     shell.dvc(home, *words)
-
-
-def _unlock(home: Path, patience: float = 5.0) -> None:
-    """A git that was killed in the middle of the switch leaves its lock; one at work is given time
-    to end."""
-    lock = home / shell.git(home, "rev-parse", "--git-path", "index.lock")
-    until = time.monotonic() + patience
-    while lock.exists() and time.monotonic() < until:
-        time.sleep(0.1)
-    with contextlib.suppress(FileNotFoundError):
-        lock.unlink()
-
-
-def _has_tag(home: Path, tag: str) -> bool:
-    return shell.succeeds(home, "rev-parse", "--verify", "--quiet", f"refs/tags/{tag}^{{commit}}")
 
 
 def _pointer(home: Path, revision: str) -> str | None:

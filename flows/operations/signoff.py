@@ -17,9 +17,9 @@ from typing import Any, Literal, get_args
 
 from flows.pipeline import close_batch
 from flows.register.register import Case, Event, Register, State, UnknownRequestError
-from flows.workspace import shell
+from flows.workspace import git, shell
 from tasks.common import settings
-from tasks.common.errors import AuditError, WorkspaceError
+from tasks.common.errors import AuditError
 from tasks.requests import decisions
 
 Original = Literal["unlearned", "retrained"]
@@ -536,12 +536,12 @@ def _settings(home: Path, batch: str) -> settings.Settings:
 def _commit(home: Path, batch: str) -> str:
     """The commit of a batch's audit: what whoever decides has seen."""
     tag = close_batch.tag_of(batch)
-    try:
-        return shell.git(home, "rev-parse", "--verify", "--quiet", f"refs/tags/{tag}^{{commit}}")
-    except WorkspaceError:
+    commit = git.commit_of(home, f"refs/tags/{tag}")
+    if commit is None:
         raise SignoffError(
             f"there is no tag {tag}; a batch that is not audited cannot be decided on"
-        ) from None
+        )
+    return commit
 
 
 def _words(name: str, text: str, most: int, empty: bool = False) -> str:

@@ -14,9 +14,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.erasure import git_history
 from flows.workspace import dvc_graph
 from tasks.data import image_pack
+
+PACK = "artifacts/pack"
+"""Where the stage `pack` keeps the decoded images."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ def take_out(home: Path, place: Path) -> Damage:
         place: the batch's checkout, which shares home's cache.
     """
     objects = damaged = 0
-    pack = place / git_history.PACK
+    pack = place / PACK
     outdated = image_pack.notes_faults(pack)
     with dvc_graph.opened(place) as repo:
         cache = Path(repo.cache.local.path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from flows.workspace import shell
+from flows.workspace import git, shell
 from tasks.common.errors import WorkspaceError
 
 KEPT = (
@@ -46,7 +46,7 @@ def close(folder: Path, batch: str) -> str:
     tag = tag_of(batch)
     paths = _paths(folder)
     shell.git(folder, "add", "--", *paths)
-    if shell.succeeds(folder, "rev-parse", "--verify", "--quiet", f"refs/tags/{tag}"):
+    if git.has_tag(folder, tag):
         if shell.succeeds(folder, "diff", "--quiet", tag, "--", *paths):
             return tag
         raise WorkspaceError(

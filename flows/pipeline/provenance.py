@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from flows.reports import overview
-from flows.workspace import dvc_graph, shell, signing_keys
+from flows.workspace import dvc_graph, git, signing_keys
 from tasks.common import cost_ledger, files, settings
-from tasks.common.errors import WorkspaceError
 from tasks.requests import decisions
 
 PACKAGES = (
@@ -85,10 +84,7 @@ def _version(package: str) -> str | None:
 
 
 def _commit(workspace: Path) -> str | None:
-    try:
-        return shell.git(workspace, "rev-parse", "--verify", "--quiet", "HEAD")
-    except WorkspaceError:  # nothing is committed yet
-        return None
+    return git.commit_of(workspace)
 
 
 def _data_md5(workspace: Path) -> str | None:

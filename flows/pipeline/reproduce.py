@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from flows.pipeline import close_batch, stage_runner
 from flows.reports import signature_checks, signing
-from flows.workspace import checkouts, dvc_graph, layout, shell, signing_keys
+from flows.workspace import checkouts, dvc_graph, git, layout, shell, signing_keys
 from tasks.common import files
 from tasks.common.errors import ReproductionError, WorkspaceError
 
@@ -87,9 +87,7 @@ def reproduce(
             did not run, or there was nothing to compare.
     """
     tag = close_batch.tag_of(batch)
-    if not shell.succeeds(
-        folder, "rev-parse", "--verify", "--quiet", f"refs/tags/{tag}^{{commit}}"
-    ):
+    if not git.has_tag(folder, tag):
         raise ReproductionError(
             f"no tag {tag}; `erasure-audit run {batch} --commit` closes a batch. {_tags(folder)}"
         )
@@ -203,12 +201,7 @@ def _latest(folder: Path, tag: str) -> str:
     """The batch's latest state that has a tag."""
     batch = tag.removeprefix("audit/")
     tags = [f"{state}/{batch}" for state in LATER]
-    there = (
-        one
-        for one in tags
-        if shell.succeeds(folder, "rev-parse", "--verify", "--quiet", f"refs/tags/{one}")
-    )
-    return next(there, tag)
+    return next((name for name in tags if git.has_tag(folder, name)), tag)
 
 
 def _check_signatures(folder: Path, copy: Path, found: Comparison) -> None:

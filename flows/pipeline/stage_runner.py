@@ -221,7 +221,7 @@ class Runner:
     ) -> tuple[list[str], int]:
         command = [*shell.DVC, "repro", "--single-item", *(["--force"] if force else []), stage]
         lines: list[str] = []
-        with self._process(command) as process:
+        with self._process(command, stage) as process:
             for line in process.stdout or ():
                 text = line.rstrip()
                 if text:
@@ -231,7 +231,7 @@ class Runner:
         return lines, process.returncode
 
     @contextlib.contextmanager
-    def _process(self, command: list[str]) -> Iterator[subprocess.Popen[str]]:
+    def _process(self, command: list[str], stage: str) -> Iterator[subprocess.Popen[str]]:
         """A child with a process group of its own, so that it and its children can be ended
         together."""
         with self._lock:
@@ -240,7 +240,7 @@ class Runner:
             process = subprocess.Popen(
                 command,
                 cwd=self._workspace,
-                env={**environment.child(self._workspace), **self._variables},
+                env={**environment.stage(self._workspace, stage), **self._variables},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

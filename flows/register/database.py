@@ -17,7 +17,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from flows.workspace import secrets
+from flows.workspace import environment
 from tasks.common.errors import WorkspaceError
 
 URL = "ERASURE_AUDIT_DATABASE"
@@ -145,7 +145,7 @@ leases = sa.Table(
 def address(home: Path) -> str:
     """The database's address: the secret `ERASURE_AUDIT_DATABASE`, else a SQLite file in the
     workspace."""
-    named = secrets.get(URL)
+    named = environment.secret(URL)
     if named:
         return re.sub(r"\Apostgres(ql)?://", "postgresql+psycopg://", named)
     return f"sqlite:///{(home / FILE).resolve()}"

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from flows.register.register import Register
-from flows.workspace import secrets
+from flows.workspace import environment
 from tasks.common.errors import AuditError, SettingsError
 
 TOKENS = "ERASURE_AUDIT_TOKENS"
@@ -176,7 +176,7 @@ class Gate:
             SettingsError: a secret is malformed, or there is none: a server that nobody can use is
                 a mistake.
         """
-        tokens, signers = secrets.get(TOKENS), secrets.get(SIGNING_CLIENTS)
+        tokens, signers = environment.secret(TOKENS), environment.secret(SIGNING_CLIENTS)
         if not (tokens or signers):
             raise SettingsError(
                 f"nobody may use the server: {TOKENS} is not set; make an entry for it with "

@@ -5,8 +5,8 @@ __all__ = [
     "dvc_graph",
     "dvc_locks",
     "environment",
+    "git",
     "layout",
-    "secrets",
     "shell",
     "signing_keys",
 ]

@@ -8,14 +8,14 @@ is lost with it.
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import tempfile
-import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from flows.workspace import dvc_graph, layout, shell
+from flows.workspace import dvc_graph, git, layout, shell
 from tasks.common import files
 from tasks.common.errors import WorkspaceError
 
@@ -32,8 +32,8 @@ _OURS = (
     "trusted-keys",
     "*.py",
 )
-_PATIENCE = 30.0
-"""Time after which a git lock is what a killed process left, s."""
+_REMOVED = ".removing-"
+"""Beginning of the name of a checkout that is being removed."""
 
 
 def open(home: Path, batch: str) -> Path:
@@ -50,7 +50,7 @@ def open(home: Path, batch: str) -> Path:
         WorkspaceError: home has no commit yet, git or DVC fails, or data are neither in the cache
             nor in a remote.
     """
-    if not shell.succeeds(home, "rev-parse", "--verify", "--quiet", "HEAD^{commit}"):
+    if git.commit_of(home) is None:
         raise WorkspaceError(
             "nothing is committed here yet, and a batch starts from a commit; `git add . && git "
             "commit`"
@@ -86,20 +86,52 @@ def log_of(home: Path, batch: str) -> Path:
 def close(home: Path, batch: str) -> None:
     """Remove the batch's checkout and its log. Branch, tag and DVC's cache stay. Harmless if there
     is none."""
-    tree = home / FOLDER / batch
-    if tree.exists():
-        shutil.rmtree(tree)
+    _remove(home / FOLDER / batch)
     log_of(home, batch).unlink(missing_ok=True)
+    tidy(home)
     shell.git(home, "worktree", "prune")
+
+
+def leftovers(home: Path) -> list[Path]:
+    """Folders beside the checkouts of batches that are no checkouts, as a kill while one was
+    removed or made leaves. They may hold anything that a checkout holds."""
+    known = {
+        Path(line.removeprefix("worktree ")).resolve()
+        for line in shell.git(home, "worktree", "list", "--porcelain").splitlines()
+        if line.startswith("worktree ")
+    }
+    return [
+        folder
+        for folder in sorted((home / FOLDER).glob("*"))
+        if folder.is_dir()
+        and not folder.is_symlink()
+        and not (folder.resolve() in known and (folder / ".git").is_file())
+    ]
+
+
+def tidy(home: Path) -> int:
+    """Remove the folders that killed removals left (`leftovers`, those under our own name of such);
+    how many there were."""
+    left = sorted((home / FOLDER).glob(f"{_REMOVED}*"))
+    for folder in left:
+        shutil.rmtree(folder)
+    return len(left)
+
+
+def _remove(tree: Path) -> None:
+    """Remove a checkout: renamed first, so that a kill in between leaves something that says what
+    it is, and git does not take half a checkout for a whole one."""
+    if tree.exists():
+        doomed = tree.with_name(f"{_REMOVED}{tree.name}-{os.urandom(4).hex()}")
+        tree.rename(doomed)
+        shutil.rmtree(doomed)
 
 
 def drop(home: Path, batch: str) -> None:
     """Remove the checkout of a batch that comes to nothing, with its branch. A batch that has its
     tag keeps it."""
     close(home, batch)
-    if not shell.succeeds(
-        home, "rev-parse", "--verify", "--quiet", f"refs/tags/audit/{batch}"
-    ) and shell.succeeds(home, "rev-parse", "--verify", "--quiet", f"refs/heads/batch/{batch}"):
+    if not git.has_tag(home, f"audit/{batch}") and git.has_branch(home, f"batch/{batch}"):
         shell.git(home, "branch", "--quiet", "-D", f"batch/{batch}")
 
 
@@ -177,13 +209,12 @@ def _text(value: Any) -> Any:
 
 def _make(home: Path, tree: Path, batch: str) -> None:
     """Nothing was run yet in a checkout that is not whole, so nothing is lost with it."""
-    if tree.exists():
-        shutil.rmtree(tree)
+    _remove(tree)
     # twice, for git locks a checkout that it is making
     shell.succeeds(home, "worktree", "remove", "--force", "--force", str(tree))
     shell.git(home, "worktree", "prune")
     branch = f"batch/{batch}"
-    known = shell.succeeds(home, "rev-parse", "--verify", "--quiet", f"refs/heads/{branch}")
+    known = git.has_branch(home, branch)
     shell.git(
         home,
         "worktree",
@@ -204,17 +235,11 @@ def _is_checkout(tree: Path) -> bool:
 
 def _forget_locks(home: Path, tree: Path, batch: str) -> None:
     """Remove git's lock files that a killed process left; one at work is given time to end."""
-    common = (home / shell.git(home, "rev-parse", "--git-common-dir")).resolve()
+    common = git.common_folder(home)
     own = common / "worktrees" / tree.name
-    kept = [own / "index.lock", own / "HEAD.lock"]
-    kept += [
-        common / "refs" / ref for ref in (f"heads/batch/{batch}.lock", f"tags/audit/{batch}.lock")
-    ]
-    for lock in kept:
-        with contextlib.suppress(FileNotFoundError):
-            while time.time() - lock.stat().st_mtime < _PATIENCE:
-                time.sleep(0.5)
-            lock.unlink()
+    refs = (f"heads/batch/{batch}.lock", f"tags/audit/{batch}.lock")
+    for lock in (own / "index.lock", own / "HEAD.lock", *(common / "refs" / ref for ref in refs)):
+        git.break_lock(lock)
 
 
 def _lend_keys(home: Path, place: Path) -> None:

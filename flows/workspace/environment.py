@@ -3,9 +3,12 @@ interpreter."""
 
 from __future__ import annotations
 
+import functools
 import os
+import re
 import sys
 from pathlib import Path
+from typing import Any
 
 SILENT = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -16,14 +19,29 @@ SILENT = {
 """Nobody is phoned: the audited data are personal, and an air-gapped machine has nobody to
 phone."""
 
+KEY_PEM, KEY_PASSPHRASE = "ERASURE_AUDIT_KEY_PEM", "ERASURE_AUDIT_KEY_PASSPHRASE"
 SECRET = (
-    "ERASURE_AUDIT_KEY_PEM",
-    "ERASURE_AUDIT_KEY_PASSPHRASE",
+    KEY_PEM,
+    KEY_PASSPHRASE,
+    "ERASURE_AUDIT_KEY",
     "ERASURE_AUDIT_TOKENS",
     "ERASURE_AUDIT_SIGNING_CLIENTS",
+    "ERASURE_AUDIT_DATABASE",
+    "ERASURE_AUDIT_NOTIFY",
+    "ERASURE_AUDIT_PSEUDONYM_KEY",
 )
-"""The signing key, and who may use the server; no stage gets to see them: stages run model code
-that a user brings."""
+"""This tool's own secrets; no process that it starts gets to see them: stages run model code that a
+user brings, and git runs a user's hooks."""
+
+_CREDENTIAL = re.compile(
+    r"""^(AWS|AZURE|ARM|GOOGLE|GCLOUD|GCS|OSS|ALIYUN|B2|HF|HUGGING_FACE|WANDB|GITHUB|GH|GITLAB|CI_JOB
+        |VAULT|PG|MYSQL|SMTP|APPRISE)_?.*
+    |.*(SECRET|TOKEN|PASSW|PASSPHRASE|CREDENTIAL|API_?KEY|PRIVATE_KEY|ACCESS_KEY|AUTH_STRING
+        |CONNECTION_URL|DATABASE_URL|DSN).*$""",
+    re.VERBOSE,
+)
+"""Variables that give access to something: by the service that they are for, or by their name."""
+_NO_CREDENTIAL = ("PGTZ", "PG_COLOR", "CI_JOB_ID", "CI_JOB_NAME", "TOKENIZERS_PARALLELISM")
 
 DEFAULTS = {
     # the command line shows progress in its own way
@@ -44,9 +62,45 @@ def prepare(workspace: Path) -> None:
     os.environ.update(child(workspace))
 
 
+def secret(name: str) -> str | None:
+    """A secret: from the environment, else from a Prefect Secret block; None where there is none.
+
+    Never from a file of the workspace or a parameter.
+
+    Args:
+        name: of the environment variable, `ERASURE_AUDIT_DATABASE`; the block's is the same in
+            small letters with dashes, `erasure-audit-database`. A block is looked for only where
+            `PREFECT_API_URL` names a server, once in a process: whoever changes a block starts the
+            process again.
+    """
+    if value := os.environ.get(name):
+        return value
+    server = os.environ.get("PREFECT_API_URL")
+    return _block(server, name) if server else None
+
+
+@functools.cache
+def _block(_server: str, name: str) -> str | None:
+    from prefect.blocks.system import Secret
+
+    try:
+        block: Any = Secret.load(name.lower().replace("_", "-"), _sync=True)  # type: ignore[call-arg]
+    except ValueError:  # Prefect's way to say that there is no such block
+        return None
+    value = block.get()
+    return str(value) if value else None
+
+
+def export_secret(name: str) -> None:
+    """Put a secret that a Prefect block holds into this process's environment, for those stages
+    that declare that they need it (`stage`)."""
+    if value := secret(name):
+        os.environ[name] = value
+
+
 def child(workspace: Path) -> dict[str, str]:
-    """The environment of a process that runs in the workspace: this one's, telemetry off, without
-    the secrets.
+    """The environment of git and DVC in the workspace: this process's, telemetry off, without this
+    tool's secrets. DVC keeps the credentials of its remotes.
 
     Prefect's database lies in the workspace's `.prefect/` unless `PREFECT_HOME` says otherwise. The
     folder of the running interpreter comes first in PATH, because stage commands say `python -m
@@ -58,6 +112,37 @@ def child(workspace: Path) -> dict[str, str]:
     )
     home = {"PREFECT_HOME": str(workspace.resolve() / ".prefect"), "PYTHONUNBUFFERED": "1"}
     return {**home, **DEFAULTS, **inherited, **SILENT}
+
+
+def stage(workspace: Path, name: str) -> dict[str, str]:
+    """The environment of a stage: that of `child` without any credential, except for the variables
+    that the stage declares in `dvc.yaml` (`meta: {secrets: [NAME, ...]}`).
+
+    Args:
+        workspace: the folder with the `dvc.yaml`.
+        name: of the stage, `train@0` for one of a matrix.
+    """
+    harmless = {
+        variable: value
+        for variable, value in child(workspace).items()
+        if variable in _NO_CREDENTIAL or not _CREDENTIAL.fullmatch(variable.upper())
+    }
+    needed = _declared(workspace / "dvc.yaml", name.partition("@")[0])
+    return {
+        **harmless,
+        **{variable: os.environ[variable] for variable in needed if variable in os.environ},
+    }
+
+
+def _declared(pipeline: Path, stage: str) -> list[str]:
+    """The variables that a stage needs although they are secret."""
+    from ruamel.yaml import YAML
+
+    if not pipeline.is_file():
+        return []
+    document = YAML(typ="safe").load(pipeline.read_text(encoding="utf-8")) or {}
+    entry = (document.get("stages") or {}).get(stage) or {}
+    return [str(name) for name in (entry.get("meta") or {}).get("secrets") or []]
 
 
 def _first_in_path(folder: str, path: str) -> str:

@@ -19,7 +19,7 @@ from tasks.signatures import signing
 
 FILE = "ERASURE_AUDIT_KEY"
 """Environment variable: path of the PEM file with the signing key."""
-PEM, PASSPHRASE = environment.SECRET[:2]
+PEM, PASSPHRASE = environment.KEY_PEM, environment.KEY_PASSPHRASE
 """Environment variables: the PEM itself, which goes before the file, and the passphrase of an
 encrypted key."""
 

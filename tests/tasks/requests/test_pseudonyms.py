@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flows.intake import pseudonymise
-from flows.workspace import secrets, shell
+from flows.workspace import environment, shell
 from tasks import resolve
 from tasks.common.errors import PseudonymError, RequestError
 from tasks.requests import opendsr as requests
@@ -223,7 +223,7 @@ def test_a_key_in_a_prefect_block_reaches_the_stages(
 ) -> None:
     monkeypatch.setenv(pseudonyms.KEY, "")  # so that what is exported is undone
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
-    monkeypatch.setattr(secrets, "_block", lambda server, name: "b" * 32)
+    monkeypatch.setattr(environment, "_block", lambda server, name: "b" * 32)
     assert pseudonymise.key_of(tmp_path) == Key(b"b" * 32) == pseudonyms.at_hand(tmp_path)
     assert list(tmp_path.iterdir()) == []
 

@@ -1,0 +1,221 @@
+"""Git: references, objects, commits, and the lock files that a killed git leaves.
+
+Objects are read through `git cat-file --batch`: one process for any number of them, as quick as a
+library, and also for repositories of SHA-256, which pygit2 and dulwich do not open.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, cast
+
+from flows.workspace import shell
+from tasks.common.errors import WorkspaceError
+
+PATIENCE = 30.0
+"""Age after which a lock file counts as left by a killed process where processes cannot be seen,
+s."""
+_MANY = 500
+"""Paths given to git at once."""
+
+
+# -- references -----------------------------------------------------------------------------------
+
+
+def has_tag(folder: Path, tag: str) -> bool:
+    """Whether a tag exists and names a commit."""
+    return commit_of(folder, f"refs/tags/{tag}") is not None
+
+
+def has_branch(folder: Path, branch: str) -> bool:
+    """Whether a branch exists."""
+    return commit_of(folder, f"refs/heads/{branch}") is not None
+
+
+def commit_of(folder: Path, revision: str = "HEAD") -> str | None:
+    """The commit that a revision names; None where it names none."""
+    found = resolved(folder, f"{revision}^{{commit}}")
+    return found or None
+
+
+def has_path(folder: Path, revision: str, path: str) -> bool:
+    """Whether a revision has a file or folder, relative to `folder`."""
+    return resolved(folder, f"{revision}:./{path}") is not None
+
+
+def resolved(folder: Path, name: str) -> str | None:
+    """The object that a name means; None where there is no such."""
+    ended = subprocess.run(
+        ["git", "rev-parse", "--verify", "--quiet", name],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return ended.stdout.strip() if ended.returncode == 0 else None
+
+
+def user(folder: Path) -> str | None:
+    """The name that git has of its user; None where it has none."""
+    known = shell.succeeds(folder, "config", "user.name")
+    return shell.git(folder, "config", "user.name") if known else None
+
+
+def common_folder(folder: Path) -> Path:
+    """Where the repository keeps its objects and references; all of its checkouts share it."""
+    return (folder / shell.git(folder, "rev-parse", "--git-common-dir")).resolve()
+
+
+# -- objects --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Listed:
+    """An object of git: its id and whether it is a `blob`, `tree`, `commit` or `tag`."""
+
+    oid: str
+    kind: str
+
+
+class Objects:
+    """Reads git's objects by name or id. Made by `objects`."""
+
+    def __init__(self, asked: IO[bytes], given: IO[bytes]) -> None:
+        self._asked, self._given = asked, given
+
+    def read(self, name: str) -> bytes | None:
+        """The content of an object; None: there is no such.
+
+        Raises:
+            WorkspaceError: git ended, as where the repository is damaged.
+        """
+        try:
+            self._asked.write(f"{name}\n".encode(errors="surrogateescape"))
+            self._asked.flush()
+            about = self._given.readline().split()
+        except OSError as error:
+            raise WorkspaceError("git cat-file ended; see `git fsck`") from error
+        if not about:
+            raise WorkspaceError("git cat-file ended; see `git fsck`")
+        if about[-1] == b"missing":
+            return None
+        size = int(about[-1])
+        content = self._given.read(size)
+        if len(content) != size:
+            raise WorkspaceError("git cat-file ended in the middle of an object; see `git fsck`")
+        self._given.read(1)  # the end of the line
+        return content
+
+
+@contextlib.contextmanager
+def objects(folder: Path) -> Iterator[Objects]:
+    """A reader of git's objects; one process reads all of them."""
+    process = subprocess.Popen(
+        ["git", "cat-file", "--batch"],
+        cwd=folder,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    asked, given = cast("IO[bytes]", process.stdin), cast("IO[bytes]", process.stdout)
+    try:
+        yield Objects(asked, given)
+    finally:
+        with contextlib.suppress(BrokenPipeError):  # it has ended before
+            asked.close()
+        given.close()
+        process.wait()
+
+
+def all_objects(folder: Path) -> list[Listed]:
+    """Every object that git holds, whether a reference leads to it or not."""
+    text = shell.git(
+        folder, "cat-file", "--batch-all-objects", "--batch-check=%(objectname) %(objecttype)"
+    )
+    return [Listed(*line.split()) for line in text.splitlines()]
+
+
+def tree_entries(tree: bytes, width: int) -> Iterator[tuple[bool, str, str]]:
+    """The entries of a tree: whether it is a folder, its name, and the id of the object.
+
+    Args:
+        tree: its content.
+        width: bytes of an id, 20 or 32.
+    """
+    start = 0
+    while start < len(tree):
+        end = tree.index(b"\0", start)
+        mode, _, name = tree[start:end].partition(b" ")
+        start = end + 1 + width
+        if mode != b"160000":  # a commit of another repository
+            yield (
+                mode == b"40000",
+                name.decode(errors="surrogateescape"),
+                tree[end + 1 : start].hex(),
+            )
+
+
+# -- commits --------------------------------------------------------------------------------------
+
+
+def commit(folder: Path, paths: Sequence[str], message: str) -> None:
+    """Commit these paths, relative to `folder`, as they lie there; nothing else, and nothing at
+    all where they are as in HEAD. A lock that a killed git left does not keep it from that."""
+    break_locks(folder)
+    for some in in_parts(paths):
+        shell.git(folder, "add", "--all", "--", *some)
+    if not shell.succeeds(folder, "diff", "--cached", "--quiet", "--", *paths):
+        shell.git(folder, "commit", "--quiet", "-m", message, "--", *paths)
+
+
+def tag(folder: Path, name: str, message: str, revision: str = "HEAD") -> None:
+    """Make an annotated tag."""
+    break_locks(folder, (f"refs/tags/{name}.lock",))
+    shell.git(folder, "tag", "--annotate", "-m", message, name, revision)
+
+
+def in_parts(paths: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Paths in portions that fit into a command line."""
+    return (paths[start : start + _MANY] for start in range(0, len(paths), _MANY))
+
+
+def break_locks(folder: Path, references: Iterable[str] = ()) -> None:
+    """Remove the lock files of a git that was killed; one at work is waited for.
+
+    Args:
+        folder: a checkout, whose own locks of index and HEAD are looked at.
+        references: further lock files, relative to git's common folder.
+    """
+    names = ("index.lock", "HEAD.lock")
+    locks = [folder / shell.git(folder, "rev-parse", "--git-path", name) for name in names]
+    locks += [common_folder(folder) / name for name in references]
+    for lock in locks:
+        break_lock(lock)
+
+
+def break_lock(lock: Path) -> None:
+    """Remove one lock file once no git is at work that may hold it."""
+    with contextlib.suppress(FileNotFoundError):
+        while _may_be_held(lock):
+            time.sleep(0.2)
+        lock.unlink()
+
+
+def _may_be_held(lock: Path) -> bool:
+    """Whether a living git may hold a lock: one of this user, or of whom cannot be seen, that
+    started before the lock was made. It counts as left behind after some time anyway."""
+    import psutil
+
+    made = lock.stat().st_mtime
+    if time.time() - made >= PATIENCE:
+        return False
+    for process in psutil.process_iter(["name"]):
+        with contextlib.suppress(psutil.Error):
+            if process.info["name"] == "git" and process.create_time() <= made + 1:
+                return True
+    return False
