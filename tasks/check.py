@@ -23,7 +23,9 @@ from tasks.common import files, settings, stage_cli
 from tasks.common.errors import DataError
 from tasks.common.language import Sentence, say, with_sentences
 from tasks.data import image_pack, records
-from tasks.requests.opendsr import Directory, Refusal, Request, read_batch, read_directory
+from tasks.data.people import People
+from tasks.requests.directory import Directory, read_directory
+from tasks.requests.opendsr import Refusal, Request, read_batch
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -332,8 +334,8 @@ def request_findings(
     """The suite over the batch, as findings for requests.json."""
     import pandas as pd
 
-    own = records.rows_by_subject(manifest)
-    meant = [_rows_meant(entry, manifest, own, directory) for entry in entries]
+    people = People(manifest, directory)
+    meant = [_rows_meant(entry, people) for entry in entries]
     ids = np.array([entry.request_id for entry in entries])
     checks = request_checks(entries, meant)
     passed = validate(pd.DataFrame({"request_id": ids}), checks, "requests")
@@ -379,24 +381,13 @@ def request_checks(
     ]
 
 
-def _rows_meant(
-    entry: Request | Refusal,
-    manifest: pd.DataFrame,
-    own: dict[str, NDArray[np.intp]],
-    directory: Directory,
-) -> NDArray[np.intp] | None:
+def _rows_meant(entry: Request | Refusal, people: People) -> NDArray[np.intp] | None:
     """Rows of the manifest that a request names; None without a known subject, none if it names
     other records."""
-    found = directory.subjects(entry.identities) if isinstance(entry, Request) else set()
-    if len(found) != 1 or isinstance(entry, Refusal):
+    if isinstance(entry, Refusal):
         return None
-    (subject_id,) = found
-    rows = own[subject_id]
-    if not entry.record_ids:
-        return rows
-    names = directory.record_ids(entry)
-    rows = rows[manifest["record_id"].iloc[rows].isin(names).to_numpy(bool)]
-    return rows if len(rows) == len(names) else rows[:0]
+    selection = people.select(entry)
+    return None if selection.subject_id is None else selection.rows
 
 
 def near_duplicates(

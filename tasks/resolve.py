@@ -16,7 +16,9 @@ from tasks.common import files, stage_cli
 from tasks.common.errors import RequestError
 from tasks.common.language import Sentence, mark, say, with_sentences
 from tasks.data import records
-from tasks.requests.opendsr import Directory, Refusal, Request, read_batch, read_directory
+from tasks.data.people import People, Selection
+from tasks.requests.directory import Directory, read_directory
+from tasks.requests.opendsr import Refusal, Request, read_batch
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,6 +28,11 @@ REASONS = {
         "no data subject of the data set has one of these identities; check the identity and its "
         "type, and "
         "identities.csv where the identity is not a customer id"
+    ),
+    "similar_subject": mark(
+        "no data subject of the data set has exactly one of these identities, but one on record is "
+        "nearly the same ({types}): another case, accent, sign, leading zero, country code or type; "
+        "check whose it is, and send the request again with the identity as it is on record"
     ),
     "ambiguous_subject": mark(
         "its identities are those of several data subjects; send one request per subject"
@@ -146,69 +153,46 @@ class _Book:
     def __init__(
         self, manifest: pd.DataFrame, roles: NDArray[np.str_], directory: Directory
     ) -> None:
-        import pandas as pd
-
-        self._directory = directory
+        self._people = People(manifest, directory)
         self._labels = manifest["label"].to_numpy()
         self._training = roles == "training"
         self._retained = Counter(self._labels[self._training].tolist())
-        self._claims = np.zeros(
-            len(manifest), np.int64
-        )  # position of the request that asked for the record, 0: none
-        self._accepted: dict[int, str] = {}
-        self._ids = pd.Index(manifest["record_id"])
-        self._own = records.rows_by_subject(manifest)
+        self._accepted: list[str] = []
+        # which of the accepted requests asked for the record, from 1; 0: none
+        self._claims = np.zeros(len(manifest), np.intp)
 
     def enter(self, entry: Request | Refusal) -> dict[str, Any]:
         """Decide on one entry; returns its line in the register."""
         if isinstance(entry, Refusal):
             return _line(entry, code=entry.code, reason=entry.reason)
-        found = self._directory.subjects(entry.identities)
-        if len(found) != 1:
-            return _set_aside(entry, "ambiguous_subject" if found else "unknown_subject")
-        (subject_id,) = found
-        own = self._own[subject_id]
-        rows, code, facts = self._asked_for(entry, own)
-        facts["subject_pseudonym"] = pseudonym(entry.request_id, subject_id)
-        facts["whole_subject"] = not entry.record_ids or len(rows) == len(own)
-        code = code or self._objection(rows, facts)
+        selection = self._people.select(entry)
+        rows, facts = selection.rows, self._facts(entry, selection)
+        code = selection.fault or self._objection(rows, facts)
         if code:
             return _set_aside(entry, code, **facts)
         forgotten = rows[self._training[rows]]
         labels = Counter(self._labels[forgotten].tolist())
         self._retained -= labels
-        self._claims[rows] = entry.position
-        self._accepted[entry.position] = entry.request_id
+        self._accepted.append(entry.request_id)
+        self._claims[rows] = len(self._accepted)
+        facts.pop("named")
         counts = {str(label): labels[label] for label in sorted(labels)}
         return _line(entry, records=len(forgotten), labels=counts, **facts)
 
     def request_ids(self) -> NDArray[np.str_]:
         """(n,) id of the request that each training record is forgotten for, else ""."""
-        names = np.array(["", *self._accepted.values()], dtype=np.str_)
-        place = {position: number for number, position in enumerate((0, *self._accepted))}
-        claims = np.where(self._training, self._claims, 0)
-        known, inverse = np.unique(claims, return_inverse=True)
-        ids: NDArray[np.str_] = names[
-            np.array([place[int(position)] for position in known])[inverse]
-        ]
-        return ids
+        names = np.array(["", *self._accepted], dtype=np.str_)
+        return names[np.where(self._training, self._claims, 0)]
 
-    def _asked_for(
-        self, entry: Request, own: NDArray[np.intp]
-    ) -> tuple[NDArray[np.intp], str | None, dict[str, Any]]:
-        """Rows that a request means, and why they cannot be taken."""
-        if not entry.record_ids:
-            return own, None, {}
-        import pandas as pd
-
-        names = self._directory.record_ids(entry)
-        rows = self._ids.get_indexer(pd.Index(names))
-        if (rows < 0).any():
-            return own[:0], "unknown_record", {"named": _some(names, rows < 0)}
-        foreign = ~np.isin(rows, own)
-        if foreign.any():
-            return own[:0], "record_of_another_subject", {"named": _some(names, foreign)}
-        return rows, None, {}
+    def _facts(self, entry: Request, selection: Selection) -> dict[str, Any]:
+        """What the register says of the selection."""
+        if selection.subject_id is None:
+            return {"types": ", ".join(selection.named)}
+        return {
+            "named": _some(selection.named),
+            "subject_pseudonym": pseudonym(entry.request_id, selection.subject_id),
+            "whole_subject": selection.whole_subject,
+        }
 
     def _objection(self, rows: NDArray[np.intp], facts: dict[str, Any]) -> str | None:
         """Why the records cannot be forgotten, given what was accepted before."""
@@ -226,21 +210,27 @@ class _Book:
         return None
 
 
-def _some(record_ids: tuple[str, ...], bad: NDArray[np.bool_]) -> Sentence:
-    names = [record_ids[place] for place in np.flatnonzero(bad)]
-    if len(names) > 5:
+def _some(record_ids: tuple[str, ...]) -> Sentence | None:
+    if not record_ids:
+        return None
+    if len(record_ids) > 5:
         return say(
-            "records {names} and {more} more", names=", ".join(names[:5]), more=len(names) - 5
+            "records {names} and {more} more",
+            names=", ".join(record_ids[:5]),
+            more=len(record_ids) - 5,
         )
-    if len(names) > 1:
-        return say("records {names}", names=", ".join(names))
-    return say("record {name}", name=names[0])
+    if len(record_ids) > 1:
+        return say("records {names}", names=", ".join(record_ids))
+    return say("record {name}", name=record_ids[0])
 
 
-def _set_aside(
-    entry: Request, code: str, named: str = "", emptied: str = "", **facts: Any
-) -> dict[str, Any]:
-    values = {name: value for name, value in (("records", named), ("classes", emptied)) if value}
+def _set_aside(entry: Request, code: str, **facts: Any) -> dict[str, Any]:
+    texts = {
+        "records": facts.pop("named", None),
+        "classes": facts.pop("emptied", None),
+        "types": facts.pop("types", None),
+    }
+    values = {name: text for name, text in texts.items() if text}
     return _line(entry, code=code, reason=Sentence(REASONS[code], values), **facts)
 
 

@@ -282,13 +282,14 @@ class _Erasure:
         of each request."""
         import numpy as np
 
-        from tasks.requests.opendsr import Directory, read_batch
+        from tasks.requests.directory import Directory
+        from tasks.requests.opendsr import read_batch
         from tasks.resolve import decide
 
         manifest = shelf.data(version, place)
         known = place / "identities.csv"
         columns = ("identity_type", "identity_value", "subject_id")
-        people = records.read_csv(known, columns) if known.is_file() else None
+        people = files.read_csv(known, columns) if known.is_file() else None
         directory = Directory(
             manifest["subject_id"].unique().tolist(),
             people,
@@ -802,7 +803,7 @@ class _Shelf:
             return None
         with tempfile.TemporaryDirectory(prefix=stores.TEMPORARY) as place:
             (Path(place) / "manifest.csv").write_bytes(content)
-            return records.read_csv(Path(place) / "manifest.csv", records.COLUMNS)
+            return files.read_csv(Path(place) / "manifest.csv", records.COLUMNS)
 
     def lists(self, version: str, named: _Named) -> bool | None:
         """Whether a version of the data has one of the records; None where it is gone."""
@@ -891,7 +892,7 @@ def _leave_the_data(home: Path, sought: Sought) -> bool:
         (home / "data" / path).unlink(missing_ok=True)
     known = home / "data" / "identities.csv"
     if known.is_file() and sought.subject_ids:
-        people = records.read_csv(known, ("identity_type", "identity_value", "subject_id"))
+        people = files.read_csv(known, ("identity_type", "identity_value", "subject_id"))
         left = people[~people["subject_id"].isin(sought.subject_ids)]
         if len(left) < len(people):
             files.write_text(known, left.to_csv(index=False, lineterminator="\n"))

@@ -346,7 +346,8 @@ class _Release:
         """(n,) the records that leave although no model was trained on them."""
         import numpy as np
 
-        from tasks.requests.opendsr import read_batch, read_directory
+        from tasks.requests.directory import read_directory
+        from tasks.requests.opendsr import read_batch
         from tasks.resolve import decide
 
         wanted = {
@@ -793,6 +794,6 @@ def _drop(data: Path, leaving: NDArray[np.bool_], roles: NDArray[np.str_]) -> No
         (data / path).unlink(missing_ok=True)
     known = data / "identities.csv"
     if known.is_file():
-        people = records.read_csv(known, ("identity_type", "identity_value", "subject_id"))
+        people = files.read_csv(known, ("identity_type", "identity_value", "subject_id"))
         left = people[people["subject_id"].isin(kept["subject_id"])]
         files.write_text(known, left.to_csv(index=False, lineterminator="\n"))

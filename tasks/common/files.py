@@ -1,4 +1,5 @@
-"""Files that appear whole or not at all, and always with the same bytes for the same content."""
+"""Files: ours appear whole or not at all, with the same bytes for the same content; the user's are
+read with care."""
 
 from __future__ import annotations
 
@@ -9,12 +10,19 @@ import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tasks.common.errors import AuditError
+from tasks.common.errors import AuditError, DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MOST_BYTES = 2 * 2**30
+"""Largest file that is read whole, bytes."""
 
 
 @contextlib.contextmanager
@@ -100,3 +108,96 @@ def sha256(path: Path) -> str:
     """The SHA-256 of a file's bytes, 64 hexadecimal digits."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def read_regular(path: Path, hint: str = "correct the path", most: int = MOST_BYTES) -> bytes:
+    """Read a file of the user's; a pipe or a device, which may never end, is refused.
+
+    Args:
+        path: the file.
+        hint: what to do where there is none.
+        most: bytes that it may have.
+
+    Raises:
+        DataError: there is no such file, it is no regular one, or it is too large; names it.
+    """
+    try:
+        facts = path.stat()
+        # said before it is opened: opening a pipe to which nobody writes would block
+        if not stat.S_ISREG(facts.st_mode):
+            raise DataError(f"{path.name}: expected a file, got a {_kind(facts)}; {hint}")
+        if facts.st_size > most:
+            raise DataError(
+                f"{path.name}: got {facts.st_size} bytes, expected at most {most}; split it"
+            )
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise DataError(f"{path.name}: no such file; {hint}") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it is no path"
+        raise DataError(f"{path.name}: cannot be read ({reason}); {hint}") from error
+
+
+def _kind(facts: os.stat_result) -> str:
+    return "folder" if stat.S_ISDIR(facts.st_mode) else "pipe or a device"
+
+
+def read_csv(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
+    """Read a CSV file as strings without the blanks around them.
+
+    Raises:
+        DataError: the file is missing, no CSV in UTF-8, has a column twice, lacks one of `columns`,
+            or a row has fewer values than there are columns; names the row, counted from 1 below
+            the header.
+    """
+    import io
+
+    import pandas as pd
+
+    name = path.name
+    hint = "import a data set or restore it with `dvc pull`"
+    content = read_regular(path, hint)
+    try:  # without a header, a line with too many values is an error and does not become an index
+        rows = pd.read_csv(
+            io.BytesIO(content), header=None, dtype=str, na_filter=False, encoding="utf-8-sig"
+        )
+    except pd.errors.EmptyDataError as error:
+        raise DataError(
+            f"{name}: got an empty file, expected the columns {', '.join(columns)}"
+        ) from error
+    except (pd.errors.ParserError, UnicodeDecodeError) as error:
+        line = re.search(r"line \d+", str(error))
+        raise DataError(
+            f"{name}: expected CSV in UTF-8 with as many values as columns"
+            f"{', but not so in ' + line[0] if line else ''}. Correct the file"
+        ) from error
+    header = [str(column).strip() for column in rows.iloc[0]]
+    _refuse_header(name, header, columns)
+    _refuse_short_rows(name, rows.iloc[1:])
+    table = rows.iloc[1:].reset_index(drop=True)
+    table.columns = pd.Index(header)
+    for column in table:
+        table[column] = table[column].str.strip()
+    return table
+
+
+def _refuse_header(name: str, header: list[str], columns: tuple[str, ...]) -> None:
+    missing = [column for column in columns if column not in header]
+    if missing or len(set(header)) < len(header):
+        fault = (
+            f"the column {', '.join(missing)} is missing"
+            if missing
+            else "a column name occurs twice"
+        )
+        raise DataError(f"{name}: {fault}; expected {', '.join(columns)}")
+
+
+def _refuse_short_rows(name: str, rows: pd.DataFrame) -> None:
+    import numpy as np
+
+    short = np.flatnonzero(rows.isna().any(axis=1))
+    if len(short):
+        more = f" and {len(short) - 1} more" if len(short) > 1 else ""
+        raise DataError(
+            f"{name}: row {short[0] + 1}{more}: got fewer values than columns. Correct the file"
+        )

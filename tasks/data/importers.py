@@ -232,7 +232,7 @@ def image_folder(
         DataError: a column is missing, an id is malformed or twice, an image is missing, leaves the
             folder or does not decode; names the record.
     """
-    rows = records.read_csv(table, ("path", "subject_id", "label"))
+    rows = files.read_csv(table, ("path", "subject_id", "label"))
     if not len(rows):
         raise DataError(f"{table.name}: got no records, expected one line per image")
     if "record_id" not in rows:
@@ -352,7 +352,7 @@ def _refuse_faults(table: pd.DataFrame, folder: Path, where: str) -> None:
 
 
 def _verify(draft: Path) -> None:
-    from tasks.requests.opendsr import read_directory
+    from tasks.requests.directory import read_directory
 
     read_directory(draft, records.read_manifest(draft))
 
@@ -592,7 +592,7 @@ def _originals(source: Path, rows: pd.DataFrame) -> Iterator[Picture]:
 
 def _identities(path: Path) -> str:
     columns = ("identity_type", "identity_value", "subject_id")
-    return records.read_csv(path, columns)[list(columns)].to_csv(index=False, lineterminator="\n")
+    return files.read_csv(path, columns)[list(columns)].to_csv(index=False, lineterminator="\n")
 
 
 def _is_grey(picture: Image.Image) -> bool:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.common import files
 from tasks.common.errors import DataError
 from tasks.common.language import say
 
@@ -87,7 +88,7 @@ def read_table(folder: Path) -> pd.DataFrame:
     Raises:
         DataError: the manifest is missing, empty, no CSV in UTF-8, or lacks a column.
     """
-    table = read_csv(folder / "manifest.csv", COLUMNS)
+    table = files.read_csv(folder / "manifest.csv", COLUMNS)
     if not len(table):
         raise DataError(
             "manifest.csv: got no records, expected one line per record below the column names"
@@ -98,46 +99,6 @@ def read_table(folder: Path) -> pd.DataFrame:
 def typed(table: pd.DataFrame) -> pd.DataFrame:
     """The manifest with `label` as int64; the table must obey `RULES`."""
     return table.assign(label=table["label"].astype(np.int64))
-
-
-def read_csv(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
-    """Read a CSV file as strings; an absent value is an empty string.
-
-    Raises:
-        DataError: the file is missing, no CSV in UTF-8, has a column twice, or lacks one of
-            `columns`.
-    """
-    import pandas as pd
-
-    name = path.name
-    try:  # without a header, a line with too many values is an error and does not become an index
-        rows = pd.read_csv(path, header=None, dtype=str, na_filter=False, encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise DataError(
-            f"{name}: no such file; import a data set or restore it with `dvc pull`"
-        ) from error
-    except pd.errors.EmptyDataError as error:
-        raise DataError(
-            f"{name}: got an empty file, expected the columns {', '.join(columns)}"
-        ) from error
-    except (pd.errors.ParserError, UnicodeDecodeError) as error:
-        where = re.search(r"line \d+", str(error))
-        raise DataError(
-            f"{name}: expected CSV in UTF-8 with as many values as columns"
-            f"{', but not so in ' + where[0] if where else ''}. Correct the file"
-        ) from error
-    header = [str(column).strip() for column in rows.iloc[0]]
-    missing = [column for column in columns if column not in header]
-    if missing or len(set(header)) < len(header):
-        what = (
-            f"the column {', '.join(missing)} is missing"
-            if missing
-            else "a column name occurs twice"
-        )
-        raise DataError(f"{name}: {what}; expected {', '.join(columns)}")
-    table = rows.iloc[1:].fillna("").reset_index(drop=True)
-    table.columns = pd.Index(header)
-    return table
 
 
 def faults(table: pd.DataFrame, folder: Path) -> dict[str, NDArray[np.bool_]]:
@@ -257,7 +218,7 @@ def read_roles(path: Path, manifest: pd.DataFrame) -> NDArray[np.str_]:
     Raises:
         DataError: the file is not a split of exactly the manifest's records.
     """
-    table = read_csv(path, ("record_id", "role"))
+    table = files.read_csv(path, ("record_id", "role"))
     _refuse(table, ~table["role"].isin(ROLES).to_numpy(bool), path, f"a role of {', '.join(ROLES)}")
     roles = _aligned(table, "role", manifest, path)
     _refuse(manifest, roles == "", path, "a role for every record of the manifest")
@@ -274,7 +235,7 @@ def read_forget(path: Path, manifest: pd.DataFrame) -> NDArray[np.str_]:
     Raises:
         DataError: the file names a record twice or one that the manifest has not.
     """
-    table = read_csv(path, ("record_id", "request_id"))
+    table = files.read_csv(path, ("record_id", "request_id"))
     _refuse(table, (table["request_id"] == "").to_numpy(bool), path, "a request id")
     return _aligned(table, "request_id", manifest, path)
 

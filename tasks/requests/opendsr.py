@@ -1,5 +1,4 @@
-"""Deletion requests in OpenDSR form, and whose records they are about. The only place that parses a
-request.
+"""Deletion requests in OpenDSR form. The only place that parses a request.
 
 A malformed entry is set aside as a `Refusal` and does not stop the others. Whatever a request holds
 is taken for hostile: reasons name fields and positions and never echo a value.
@@ -24,14 +23,12 @@ from pydantic import (
     model_validator,
 )
 
-from tasks.common.errors import DataError, PseudonymError, RequestError
+from tasks.common.errors import RequestError
 from tasks.common.language import Sentence, in_a_list, say
 from tasks.requests import pseudonyms
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-
-    import pandas as pd
+    from collections.abc import Iterable
 
 REGULATIONS = ("gdpr", "ccpa", "lgpd", "pipl")
 """Laws that a request can rest on."""
@@ -312,141 +309,3 @@ def _complaint(error: ValidationError) -> tuple[str, Sentence]:
         )
     code = "not_erasure" if fields == ["subject_request_type"] else "malformed"
     return code, in_a_list(_EXPECTED[key] for key in fields)
-
-
-class Directory:
-    """Whose identity is whose: from identities to `subject_id`. Holds personal data; nothing of it
-    is ever shown."""
-
-    def __init__(
-        self,
-        subjects: Iterable[str],
-        identities: pd.DataFrame | None = None,
-        records: Sequence[str] = (),
-        key: Callable[[], pseudonyms.Key] = lambda: pseudonyms.at_hand(Path()),
-    ) -> None:
-        """Args:
-        subjects: subject ids; each is the `controller_customer_id` of its subject.
-        identities: other identities, columns identity_type, identity_value, subject_id.
-        records: record ids, of which requests may hold pseudonyms.
-        key: gives the key of pseudonyms; called only for a batch that has some.
-        """
-        self._raw = {("controller_customer_id", subject): {subject} for subject in subjects}
-        if identities is not None:
-            rows = (
-                identities[name].tolist()
-                for name in ("identity_type", "identity_value", "subject_id")
-            )
-            for kind, value, subject in zip(*rows, strict=True):
-                self._raw.setdefault((kind, value), set()).add(subject)
-        self._hashed: dict[tuple[str, str], set[str]] = {}
-        self._pseudonyms: dict[str, set[str]] = {}
-        self._records, self._record_pseudonyms = records, dict[str, str]()
-        self._get_key = key
-        self._key: pseudonyms.Key | None = None
-
-    def subjects(self, identities: Iterable[Identity]) -> set[str]:
-        """The data subjects that identities mean: none if unknown, several if they contradict each
-        other.
-
-        Raises:
-            PseudonymError: an identity is a pseudonym, and the key at hand is missing or another
-                one.
-        """
-        found: set[str] = set()
-        for identity in identities:
-            kind, value = identity.identity_type, identity.identity_value
-            if identity.identity_format == "raw":
-                found |= self._raw.get((kind, value), set())
-            elif identity.identity_format == "sha256":
-                found |= self._digests().get((kind, value.lower()), set())
-            else:
-                self._key_of(value)
-                found |= self._by_pseudonym().get(value, set())
-        return found
-
-    def record_ids(self, entry: Request) -> tuple[str, ...]:
-        """The record ids that a request names, pseudonyms resolved; one that no record has stays as
-        it is.
-
-        Raises:
-            PseudonymError: as `subjects`.
-        """
-        names = (
-            self._record(name) if pseudonyms.FORM.fullmatch(name) else name
-            for name in entry.record_ids
-        )
-        return tuple(dict.fromkeys(names))
-
-    def _digests(self) -> dict[tuple[str, str], set[str]]:
-        if not self._hashed:  # only a batch that needs it pays for hashing every subject
-            self._hashed = {
-                (kind, pseudonyms.sha256(value)): found
-                for (kind, value), found in self._raw.items()
-            }
-        return self._hashed
-
-    def _by_pseudonym(self) -> dict[str, set[str]]:
-        if not self._pseudonyms:
-            key = self._key_at_hand()
-            self._pseudonyms = {
-                key.of(kind, value): found for (kind, value), found in self._raw.items()
-            }
-        return self._pseudonyms
-
-    def _record(self, pseudonym: str) -> str:
-        key = self._key_of(pseudonym)
-        if not self._record_pseudonyms:
-            self._record_pseudonyms = {
-                key.of(pseudonyms.RECORD, name): name for name in self._records
-            }
-        return self._record_pseudonyms.get(pseudonym, pseudonym)
-
-    def _key_at_hand(self) -> pseudonyms.Key:
-        if self._key is None:
-            self._key = self._get_key()
-        return self._key
-
-    def _key_of(self, pseudonym: str) -> pseudonyms.Key:
-        """The key at hand, which has to be the one that the pseudonym was made with."""
-        key = self._key_at_hand()
-        if not key.made(pseudonym):
-            raise PseudonymError(
-                f"the batch holds pseudonyms of key {pseudonym[:8]}, and the key at hand is "
-                f"{key.key_id}; set "
-                f"{pseudonyms.KEY} to the key that the requests were taken in with"
-            )
-        return key
-
-
-def read_directory(folder: Path, manifest: pd.DataFrame) -> Directory:
-    """The directory of a data set: its subject ids, its record ids, and `identities.csv` where
-    there is one.
-
-    The key of pseudonyms is that of the workspace around the folder.
-
-    Raises:
-        DataError: `identities.csv` lacks a column or names a subject that the manifest has not;
-            names the row.
-    """
-    from tasks.data.records import read_csv
-
-    subjects = manifest["subject_id"].unique().tolist()
-    record_ids, path = manifest["record_id"].tolist(), folder / "identities.csv"
-    table = None
-    if path.exists():
-        table = read_csv(path, ("identity_type", "identity_value", "subject_id"))
-        _refuse_foreign(table, subjects)
-    return Directory(
-        subjects, table, record_ids, lambda: pseudonyms.at_hand(folder.absolute().parent)
-    )
-
-
-def _refuse_foreign(table: pd.DataFrame, subjects: list[str]) -> None:
-    foreign = ~table["subject_id"].isin(subjects).to_numpy(bool)
-    if foreign.any():
-        raise DataError(
-            f"identities.csv: row {int(foreign.argmax()) + 1} and {int(foreign.sum()) - 1} more "
-            "name a"
-            " subject that manifest.csv has not; correct the subject_id or remove the row"
-        )

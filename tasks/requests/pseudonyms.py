@@ -1,7 +1,8 @@
 """Keyed pseudonyms: what stands for an identity or a record id wherever a request is kept.
 
-A pseudonym is HMAC-SHA256(key, type NUL SHA-256 of the value in hexadecimal), so an identity that
-was sent in the clear and the same one sent as a hash meet. Without the key nobody can try names
+A pseudonym is HMAC-SHA256(key, type NUL SHA-256 of the canonical value in hexadecimal), so an
+identity that was sent in the clear and the same one sent as a hash meet, and so do two spellings of
+one identity (`tasks.requests.identities`). Without the key nobody can try names
 until one fits. In files it is written `<key id>:<hexadecimal>`, so that another key is noticed and
 does not make known people unknown.
 """
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tasks.common.errors import PseudonymError
+from tasks.requests.identities import canonical
 
 KEY = "ERASURE_AUDIT_PSEUDONYM_KEY"
 """Names the secret with the key, a random text."""
@@ -53,7 +55,10 @@ class Key:
             value: the identity, or its SHA-256 in hexadecimal digits.
             identity_format: `raw` or `sha256`.
         """
-        digest = value.lower() if identity_format == "sha256" else sha256(value)
+        if identity_format == "sha256":
+            digest = value.lower()
+        else:
+            digest = sha256(value if identity_type == RECORD else canonical(identity_type, value))
         message = f"{identity_type}\0{digest}".encode(errors="surrogatepass")
         return f"{self.key_id}:{hmac.digest(self.secret, message, 'sha256').hex()}"
 

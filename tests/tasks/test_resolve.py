@@ -18,7 +18,8 @@ from tasks.common import seeds
 from tasks.common.errors import RequestError
 from tasks.common.settings import parse
 from tasks.data import synthetic_digits
-from tasks.requests.opendsr import Directory, Identity, Refusal, Request, read_batch
+from tasks.requests.directory import Directory
+from tasks.requests.opendsr import Identity, Refusal, Request, read_batch
 
 SUBJECTS = ["ada", "ada", "ada", "bob", "bob", "cyd", "cyd", "dan", "dan"]
 LABELS = [0, 0, 1, 0, 1, 2, 1, 0, 1]
@@ -97,6 +98,13 @@ def test_each_reason_for_setting_aside_has_its_code_and_the_others_go_on() -> No
         "duplicate_subject",
         "malformed",
     ]
+
+
+def test_a_near_miss_is_not_called_unknown_and_echoes_nothing() -> None:
+    (line,) = decide(asks(1, "ADA")).register
+    assert (line["status"], line["code"]) == ("rejected", "similar_subject")
+    assert "nearly the same (controller_customer_id)" in line["reason"]
+    assert "ADA" not in line["reason"]
 
 
 def test_requests_that_together_would_empty_a_class_are_set_aside_in_the_order_of_the_file() -> (

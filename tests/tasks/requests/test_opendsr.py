@@ -3,27 +3,17 @@ hold."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.common.errors import DataError, RequestError
-from tasks.requests.opendsr import (
-    Directory,
-    Identity,
-    Refusal,
-    Request,
-    parse,
-    read_batch,
-    read_directory,
-)
+from tasks.common.errors import RequestError
+from tasks.requests.opendsr import Refusal, Request, parse, read_batch
 
 UUID = "3f2504e0-4f89-41d3-9a0c-0305e82c3301"
 OTHER = "9b2d7c1a-0c5e-4f7b-8a6d-1e2f3a4b5c6d"
@@ -205,38 +195,3 @@ def test_any_identity_is_a_request_or_a_refusal(place: int, value: Any) -> None:
     key = ("identity_type", "identity_value", "identity_format", "more")[place]
     entry["subject_identities"][0][key] = value
     assert isinstance(parse(entry, 1), (Request, Refusal))
-
-
-def named(*identities: dict[str, str]) -> list[Identity]:
-    return [Identity.model_validate(values) for values in identities]
-
-
-def test_an_identity_leads_to_its_subject_raw_and_hashed() -> None:
-    directory = Directory(["ada", "bob"])
-    digest = hashlib.sha256(b"ada").hexdigest()
-    assert directory.subjects(named(identity("ada"))) == {"ada"}
-    assert directory.subjects(named(identity(digest, form="sha256"))) == {"ada"}
-    assert directory.subjects(named(identity(digest.upper(), form="sha256"))) == {"ada"}
-    assert directory.subjects(named(identity(digest))) == set()
-    assert directory.subjects(named(identity("ada", kind="email"))) == set()
-    assert directory.subjects(named(identity("ada"), identity("bob"))) == {"ada", "bob"}
-
-
-def test_other_identities_are_read_from_identities_csv(tmp_path: Path) -> None:
-    manifest = pd.DataFrame({"subject_id": ["ada", "bob"], "record_id": ["r1", "r2"]})
-    (tmp_path / "identities.csv").write_text(
-        "identity_type,identity_value,subject_id\nemail,a@example.org,ada\n"
-    )
-    directory = read_directory(tmp_path, manifest)
-    hashed = hashlib.sha256(b"a@example.org").hexdigest()
-    assert directory.subjects(named(identity("a@example.org", "email"))) == {"ada"}
-    assert directory.subjects(named(identity(hashed, "email", "sha256"))) == {"ada"}
-
-
-def test_an_identity_of_nobody_in_the_manifest_is_refused_without_its_name(tmp_path: Path) -> None:
-    (tmp_path / "identities.csv").write_text(
-        "identity_type,identity_value,subject_id\nemail,a@example.org,eve\n"
-    )
-    with pytest.raises(DataError, match="row 1") as caught:
-        read_directory(tmp_path, pd.DataFrame({"subject_id": ["ada"], "record_id": ["r1"]}))
-    assert "eve" not in str(caught.value)

@@ -1,0 +1,116 @@
+"""Which records a request means: from a request to rows of the manifest.
+
+Labels, splits and roles play no part here. Whether the records can be forgotten is decided by the
+stage `resolve`; whether they leave the data set, by a release and an erasure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.data import records
+from tasks.requests.directory import Directory
+from tasks.requests.opendsr import Refusal, Request
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The records that one request means.
+
+    Attributes:
+        rows: (k,) rows of the manifest, in the order of the request where it names single records;
+            none where there is a `fault`.
+        subject_id: whose they are; None where no single data subject is meant.
+        whole_subject: whether they are all of that subject's records.
+        fault: why nothing is selected: `unknown_subject`, `similar_subject` (an identity is nearly
+            one on record), `ambiguous_subject`, `unknown_record`, `record_of_another_subject`; None
+            where something is.
+        named: what the fault is about: record ids, or the types of the similar identities.
+    """
+
+    rows: NDArray[np.intp]
+    subject_id: str | None = None
+    whole_subject: bool = False
+    fault: str | None = None
+    named: tuple[str, ...] = ()
+
+
+class People:
+    """The data subjects of a data set and their records."""
+
+    def __init__(self, manifest: pd.DataFrame, directory: Directory) -> None:
+        """Args:
+        manifest: n records, as `records.read_manifest` returns it; only `record_id` and
+            `subject_id` are read.
+        directory: whose identity is whose.
+        """
+        import pandas as pd
+
+        self._directory = directory
+        self._ids = pd.Index(manifest["record_id"])
+        self._own = records.rows_by_subject(manifest)
+
+    def select(self, request: Request) -> Selection:
+        """The records that a request means.
+
+        Raises:
+            PseudonymError: it holds pseudonyms, and the key at hand is missing or another one.
+        """
+        import pandas as pd
+
+        none = np.empty(0, np.intp)
+        subjects = self._directory.subjects(request.identities)
+        if not subjects:
+            similar = self._directory.near_misses(request.identities)
+            fault = "similar_subject" if similar else "unknown_subject"
+            return Selection(none, fault=fault, named=similar)
+        if len(subjects) > 1:
+            return Selection(none, fault="ambiguous_subject")
+        (subject_id,) = subjects
+        own = self._own[subject_id]
+        if not request.record_ids:
+            return Selection(own, subject_id, whole_subject=True)
+        names = self._directory.record_ids(request)
+        rows = self._ids.get_indexer(pd.Index(names))
+        for fault, bad in (
+            ("unknown_record", rows < 0),
+            ("record_of_another_subject", ~np.isin(rows, own)),
+        ):
+            if bad.any():
+                at_fault = tuple(names[number] for number in np.flatnonzero(bad))
+                return Selection(none, subject_id, fault=fault, named=at_fault)
+        return Selection(rows, subject_id, whole_subject=len(rows) == len(own))
+
+
+def requested(
+    entries: Iterable[Request | Refusal], manifest: pd.DataFrame, directory: Directory
+) -> NDArray[np.str_]:
+    """Who asks for each record. A record that several requests ask for is the first one's.
+
+    Args:
+        entries: requests, as `opendsr.read_batch` gives them; those that are refusals, or that
+            select nothing, ask for no record.
+        manifest: n records.
+        directory: whose identity is whose.
+
+    Returns:
+        (n,) id of the request that asks for the record, "" where none does.
+
+    Raises:
+        PseudonymError: as `People.select`.
+    """
+    people = People(manifest, directory)
+    requests = [entry for entry in entries if isinstance(entry, Request)]
+    numbers = np.zeros(len(manifest), np.intp)
+    for number, request in enumerate(requests, start=1):
+        rows = people.select(request).rows
+        numbers[rows] = np.where(numbers[rows] == 0, number, numbers[rows])
+    return np.array(["", *(request.request_id for request in requests)], dtype=np.str_)[numbers]
