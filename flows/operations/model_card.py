@@ -13,13 +13,13 @@ LOADER = '''import json
 from pathlib import Path
 
 import torch
-from tasks import models
 from tasks.common.settings import Data, Model
+from tasks.training import architectures
 
 place = Path("served")
 recipe = json.loads((place / "lineage.json").read_text())["recipe"]
 model, data = Model.model_validate(recipe["model"]), Data.model_validate(recipe["data"])
-network = models.load(place / "model.safetensors", model, data).eval()
+network = architectures.load(place / "model.safetensors", model, data).eval()
 
 
 def classify(images: torch.Tensor) -> torch.Tensor:

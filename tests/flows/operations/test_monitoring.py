@@ -29,17 +29,18 @@ from tests.worlds import dummy
 REQUEST, OTHER = dummy.REQUESTS
 NIGHT = """
 from pathlib import Path
-from flows import record, stages, workspace
-from flows.operations import nightly
+from flows.operations import night_run
+from flows.pipeline import provenance, stage_runner
 from flows.register.register import Register
+from flows.workspace import layout
 
 def audit(place, batch, listener):  # as the flow does, without Prefect's server, which takes long to start
-    chosen, _ = workspace.prepare(place, batch, [])
-    record.keep(place, chosen)
+    chosen, _ = layout.prepare(place, batch, [])
+    provenance.keep(place, chosen)
     for name in ("check", "train@0", "train@1", "score", "verify", "report"):
-        stages.Runner(place, 1, listener).run(name)
+        stage_runner.Runner(place, 1, listener).run(name)
 
-assert nightly.run(Path.cwd(), Register(Path.cwd()), audit=audit).outcome == "awaits_signoff"
+assert night_run.run(Path.cwd(), Register(Path.cwd()), audit=audit).outcome == "awaits_signoff"
 """
 DUE = date(2026, 12, 2)
 
