@@ -492,8 +492,11 @@ def test_a_factory_of_ones_own_is_built_the_same_again_and_unlearned(
 
 
 def test_a_factory_is_found_in_the_workspace_that_a_stage_runs_in(own: Path) -> None:
-    code = "from tasks.common import settings; from tasks.training import architectures; print(type(architectures.build(settings.Model(name='own_networks:good'), "
-    code += "settings.Data(), 0)).__name__)"
+    code = (
+        "from tasks.common import settings; from tasks.training import architectures;"
+        "own = settings.Model(name='own_networks:good');"
+        "print(type(architectures.build(own, settings.Data(), 0)).__name__)"
+    )
     root = str(Path(__file__).parents[3])
     done = subprocess.run(
         [sys.executable, "-c", code],
