@@ -1,10 +1,7 @@
-"""What an audit measured once and cannot measure again: cost and circumstances, kept in git under
-`ledger/`.
+"""Measured costs, kept in git under `ledger/` so that a reproduced audit gives the same files.
 
-A second run of the same stage takes other seconds, and an audit that is reproduced must give the
-same files. So a measurement belongs to what was measured: the cost of a model is filed under the
-hash of its weights, the first one stands, and whoever makes the same weights again reads it back
-instead of writing his own.
+A second run of a stage takes another number of seconds. So the cost of a model is filed under the
+hash of its weights and never overwritten: a run that makes the same weights again reads it back.
 """
 
 from __future__ import annotations
@@ -23,11 +20,11 @@ BATCHES = Path("ledger/batches")
 def keep(
     activity: str, weights_sha256: str, measured: dict[str, Any], folder: Path = MODELS
 ) -> dict[str, Any]:
-    """File what it cost to make a model, or return the cost already on file.
+    """File the cost of making a model, or return the cost already on file.
 
     Args:
-        activity: `train`, `retrain` or `unlearn` (unlearning by `none` makes the original's weights
-            again, for less).
+        activity: `train`, `retrain` or `unlearn`; part of the key, because unlearning by `none`
+            gives the original's weights at another cost.
         weights_sha256: hash of the model's safetensors file.
         measured: what this run measured: `seconds` (wall clock, s), `device`, `threads`,
             `precision`, `torch`.
@@ -37,11 +34,11 @@ def keep(
         The cost on file, with `weights_sha256`.
 
     Raises:
-        AuditError: the hash is none.
+        AuditError: `weights_sha256` is not a hash.
     """
     if not re.fullmatch(r"[0-9a-f]{64}", weights_sha256):
         raise AuditError(
-            f"got {weights_sha256!r} as the hash of a model, expected 64 hexadecimal digits"
+            f"got {weights_sha256!r} as a model's hash, expected 64 hexadecimal digits"
         )
     path = folder / f"{activity}-{weights_sha256[:32]}.json"
     if path.exists():

@@ -1,5 +1,5 @@
-"""Every error that the pipeline raises on purpose. A message says what was got, what was expected,
-what to do."""
+"""Every error that the pipeline raises on purpose. A message says what was got, what was expected
+and what to do."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ _RECORDS = re.compile(r"\b(records?) [A-Za-z0-9._-]+(?:, [A-Za-z0-9._-]+)*(?= an
 
 
 def without_records(text: str) -> str:
-    """A message for where it stays: without the ids of records that it names, which an erasure
-    could not take out."""
+    """Mask the record ids in a message that will be stored: an erasure could not remove them."""
     return _RECORDS.sub(r"\1 …", text)
 
 
 class AuditError(Exception):
-    """Root of all errors of Erasure Audit; its text is fit to be shown to a user and names no data
+    """Root of all errors of Erasure Audit. Its text can be shown to a user and names no data
     subject."""
 
 
@@ -24,7 +23,7 @@ class SettingsError(AuditError):
 
 
 class DataError(AuditError):
-    """The manifest or an image file is not what it has to be."""
+    """The manifest or an image file is invalid."""
 
 
 class RequestError(AuditError):
@@ -41,8 +40,7 @@ class EvidenceError(AuditError):
 
 
 class WorkspaceError(AuditError):
-    """The folder is not a workspace, or its git, DVC or files are in a state that the command
-    cannot work with."""
+    """The folder is not a workspace, or the state of its git, DVC or files stops the command."""
 
 
 class StageError(AuditError):
@@ -54,8 +52,8 @@ class ReproductionError(AuditError):
 
 
 class SignatureError(AuditError):
-    """A signing key is missing or unusable, or a signature does not hold."""
+    """A signing key is missing or unusable, or a signature is invalid."""
 
 
 class PseudonymError(AuditError):
-    """The key of pseudonyms is missing or unusable, or pseudonyms were made with another one."""
+    """The pseudonym key is missing or unusable, or the pseudonyms were made with another key."""

@@ -1,5 +1,5 @@
-"""Files: ours appear whole or not at all, with the same bytes for the same content; the user's are
-read with care."""
+"""Reading and writing files: ours are written atomically and deterministically; the user's are read
+with limits."""
 
 from __future__ import annotations
 
@@ -29,15 +29,14 @@ MOST_BYTES = 2 * 2**30
 def whole_folder(target: Path) -> Iterator[Path]:
     """Yield an empty folder beside `target` that replaces it when the block ends without an error.
 
-    What killed processes left of the same target is removed. One process at a time may write a
-    target.
+    Drafts that killed processes left of the same target are removed. Only one process at a time
+    may write a target.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    for left in target.parent.glob(f".{glob.escape(target.name)}-????????"):
-        if re.fullmatch(
-            "[a-z0-9_]{8}", left.name[-8:]
-        ):  # as `tempfile` names them; not the draft of `<name>-2`
-            shutil.rmtree(left, ignore_errors=True)
+    for leftover in target.parent.glob(f".{glob.escape(target.name)}-????????"):
+        # `tempfile` names drafts like this; the pattern excludes the draft of `<name>-2`
+        if re.fullmatch("[a-z0-9_]{8}", leftover.name[-8:]):
+            shutil.rmtree(leftover, ignore_errors=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         yield draft
@@ -65,18 +64,18 @@ def whole_file(target: Path) -> Iterator[Path]:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file so that a reader, or a crash, never sees a part of it."""
+    """Write a file atomically: no reader and no crash sees a part of it."""
     with whole_file(path) as draft:
         draft.write_bytes(content)
 
 
 def write_text(path: Path, content: str) -> None:
-    """Like `write_bytes`, in UTF-8 and with the line ends as given."""
+    """Like `write_bytes`, in UTF-8; line ends stay as given."""
     write_bytes(path, content.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON with sorted keys; NaN and infinity are refused, because JSON has no such numbers.
+    """Write JSON with sorted keys. JSON has no NaN and no infinity, so they are refused.
 
     Raises:
         AuditError: `value` holds NaN or infinity.
@@ -94,7 +93,7 @@ def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        AuditError: the file is missing or is no JSON; the message names it.
+        AuditError: the file is missing or is not JSON; names the file.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -111,19 +110,19 @@ def sha256(path: Path) -> str:
 
 
 def read_regular(path: Path, hint: str = "correct the path", most: int = MOST_BYTES) -> bytes:
-    """Read a file of the user's; a pipe or a device, which may never end, is refused.
+    """Read a user's file whole. A pipe or a device is refused: reading it may never end.
 
     Args:
         path: the file.
-        hint: what to do where there is none.
-        most: bytes that it may have.
+        hint: what the user can do if there is no such file.
+        most: largest size, bytes.
 
     Raises:
-        DataError: there is no such file, it is no regular one, or it is too large; names it.
+        DataError: the file does not exist, is not a regular file or is too large; names it.
     """
     try:
         facts = path.stat()
-        # said before it is opened: opening a pipe to which nobody writes would block
+        # checked before opening: opening a pipe without a writer would block
         if not stat.S_ISREG(facts.st_mode):
             raise DataError(f"{path.name}: expected a file, got a {_kind(facts)}; {hint}")
         if facts.st_size > most:
@@ -146,9 +145,9 @@ def read_csv(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     """Read a CSV file as strings without the blanks around them.
 
     Raises:
-        DataError: the file is missing, no CSV in UTF-8, has a column twice, lacks one of `columns`,
-            or a row has fewer values than there are columns; names the row, counted from 1 below
-            the header.
+        DataError: the file is missing, is not CSV in UTF-8, repeats a column, has not all of
+            `columns`, or a row has fewer values than there are columns; names the row, counted
+            from 1 below the header.
     """
     import io
 
@@ -157,7 +156,7 @@ def read_csv(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     name = path.name
     hint = "import a data set or restore it with `dvc pull`"
     content = read_regular(path, hint)
-    try:  # without a header, a line with too many values is an error and does not become an index
+    try:  # header=None, so that a line with too many values is an error and not an index
         rows = pd.read_csv(
             io.BytesIO(content), header=None, dtype=str, na_filter=False, encoding="utf-8-sig"
         )

@@ -1,4 +1,4 @@
-"""Random streams by name, the same on every machine."""
+"""Seeds of named random streams, the same on every machine."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import hashlib
 
 
 def derive(root: int, *names: str | int) -> int:
-    """A seed for one named use, in [0, 2**63).
+    """The seed of one named use, in [0, 2**63).
 
-    Streams of different names are independent (SHA-256 of root and names), so that adding a use, a
-    model or a worker changes no other stream.
+    It is a hash (SHA-256) of the root and the names, so streams of different names are independent:
+    a new use, model or worker changes no other stream.
     """
     text = "/".join(str(part) for part in (root, *names))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

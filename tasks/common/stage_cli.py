@@ -1,4 +1,4 @@
-"""How a stage module becomes a command: `python -m tasks.<stage> --help`."""
+"""Runs a stage module as a command: `python -m tasks.<stage> --help`."""
 
 from __future__ import annotations
 
@@ -11,18 +11,17 @@ from tasks.common.errors import AuditError
 
 
 def say(message: str) -> None:
-    """Show a line of progress at once; the flow streams these lines, so they name no data
-    subject."""
+    """Print a line of progress at once. The flow streams it, so it must name no data subject."""
     print(message, flush=True)
 
 
 def run(stage: Callable[..., Any]) -> None:
-    """Run a stage function as a command: its parameters become options, an `AuditError` one line
-    and exit code 1."""
+    """Run a stage function as a command: its parameters become options; an `AuditError` becomes one
+    line and exit code 1."""
     import typer
 
     kinds = inspect.get_annotations(stage, eval_str=True)
-    # an option even where there is no default: `dvc.yaml` names every path
+    # parameters without a default are options, too: `dvc.yaml` names every path
     stage.__annotations__ = {
         name: kind if name == "return" else Annotated[kind, typer.Option()]
         for name, kind in kinds.items()

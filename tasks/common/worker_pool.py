@@ -1,5 +1,4 @@
-"""The same work on many things, shared by a few processes of one machine, where that pays for
-starting them."""
+"""Share work on many items among a few processes of one machine, where that repays their start."""
 
 from __future__ import annotations
 
@@ -15,74 +14,73 @@ from typing import Any, TypeVar
 
 from tasks.common.errors import AuditError
 
-Tool = TypeVar("Tool")
-Thing = TypeVar("Thing")
+Context = TypeVar("Context")
+Item = TypeVar("Item")
 
 MOST = 8
-"""Processes that share work at most: each holds all that the work needs, and a server has other
-things to do."""
+"""The most processes that share work: each holds the whole context in memory, and a server has
+other tasks."""
 AHEAD = 2
-"""Things that a helping process is given before it is done with them, so that it never waits."""
+"""Items queued per helping process, so that it never waits."""
 
-_tool: Any = None
-"""What a helping process works with, or the `AuditError` that kept it from being made."""
+_context: Any = None
+"""The context of a helping process, or the `AuditError` that its making raised."""
 
 
 def each(
-    work: Callable[[Tool, Thing], None],
-    things: Sequence[Thing],
-    here: Callable[[], Tool],
-    make: Callable[[], Tool],
+    work: Callable[[Context, Item], None],
+    items: Sequence[Item],
+    here: Callable[[], Context],
+    make: Callable[[], Context],
     worth: int,
-) -> Iterator[Thing]:
-    """Do the work on every thing, and yield the things as they are done, in no certain order.
+) -> Iterator[Item]:
+    """Do the work on every item and yield each item when it is done, in no fixed order.
 
-    Helping processes take the things from the first on, this one from the last on, so that it does
-    not wait while they start. They end when this one does, however it ends.
+    Helping processes take items from the front, this process from the back, so that it does not
+    wait while they start. They end when this process ends, however it ends.
 
     Args:
-        work: a function of a module; what it makes, it writes.
-        things: what to work on; they travel to other processes.
-        here: gives what the work needs, once the helping processes have begun to start.
-        make: makes the same in another process.
-        worth: so many things pay for starting a process.
+        work: a function of a module that takes the context and an item, and writes its results.
+        items: what to work on; they are pickled to other processes.
+        here: makes the context in this process, after the helping processes have begun to start.
+        make: makes the same context in a helping process.
+        worth: how many items repay starting a process.
 
     Raises:
         AuditError: a process ended before its work was done, or the work's own error.
     """
-    helpers = min(cores() - 1, MOST - 1, (len(things) - 1) // worth)
+    helpers = min(cores() - 1, MOST - 1, (len(items) - 1) // worth)
     if helpers < 1:
-        tool = here()
-        for thing in things:
-            work(tool, thing)
-            yield thing
+        context = here()
+        for item in items:
+            work(context, item)
+            yield item
         return
-    todo, begun = deque(things), dict[Future[None], Thing]()
-    # not forked: Pango, and libraries for arithmetic, have threads that a forked process would wait
-    # for
+    waiting, running = deque(items), dict[Future[None], Item]()
+    # spawned, not forked: Pango and numerical libraries have threads that would deadlock a fork
     pool = ProcessPoolExecutor(helpers, get_context("spawn"), _begin, (make,))
 
-    def give() -> None:
-        while todo and len(begun) < AHEAD * helpers:
-            thing = todo.popleft()
-            begun[pool.submit(_do, work, thing)] = thing
+    def submit() -> None:
+        while waiting and len(running) < AHEAD * helpers:
+            item = waiting.popleft()
+            running[pool.submit(_do, work, item)] = item
 
     try:
-        give()
-        tool = here()
-        while todo or begun:
-            give()
-            if todo:
-                thing = todo.pop()
-                work(tool, thing)
-                yield thing
-            done, _ = wait(begun, timeout=0 if todo else None, return_when=FIRST_COMPLETED)
+        submit()
+        context = here()
+        while waiting or running:
+            submit()
+            if waiting:
+                item = waiting.pop()
+                work(context, item)
+                yield item
+            done, _ = wait(running, timeout=0 if waiting else None, return_when=FIRST_COMPLETED)
             for future in done:
                 future.result()
-                yield begun.pop(future)
+                yield running.pop(future)
     except BrokenProcessPool as error:
         raise AuditError(
-            "a process that helped ended before its work was done; is there memory enough?"
+            "a helping process ended before its work was done; is there enough memory?"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
@@ -94,15 +92,15 @@ def cores() -> int:
 
 
 def _begin(make: Callable[[], Any]) -> None:
-    """Make a helping process ready: an interrupt is for the process that asked for help, and so is
-    its end."""
-    global _tool
+    """Set up a helping process: it ignores interrupts, which the main process handles, and ends
+    with that process."""
+    global _context
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        _tool = make()
-    except AuditError as error:  # whoever asked for help meets it too, and tells it better
-        _tool = error
+        _context = make()
+    except AuditError as error:  # the main process meets the same error and reports it better
+        _context = error
 
 
 def _end_with_parent() -> None:
@@ -112,7 +110,7 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _do(work: Callable[[Any, Any], None], thing: Any) -> None:
-    if isinstance(_tool, AuditError):
-        raise _tool
-    work(_tool, thing)
+def _do(work: Callable[[Any, Any], None], item: Any) -> None:
+    if isinstance(_context, AuditError):
+        raise _context
+    work(_context, item)
