@@ -28,8 +28,9 @@ from tasks.common.errors import EvidenceError, ModelError
 from tasks.common.settings import Settings, Unlearn
 from tasks.training import architectures, compute, training_loop
 from tasks.unlearning import fcalb, rivals
-from tasks.verification import attacks, scoring
-from tasks.verification import verdicts as verification
+from tasks.verification import scoring
+from tasks.verification.attacks import roc
+from tasks.verification.gates import Rules
 
 if TYPE_CHECKING:
     from torch import nn
@@ -205,7 +206,7 @@ def attempt(trial: Trial) -> dict[str, Any]:
     scores = verdicts.table_of_scores(
         given, trial.batch, (phi[None], predicted[None]), verdicts.answers(fixed), trial.references
     )
-    rules = verification.Rules(**settings.verify.model_dump(exclude={"mode"}))
+    rules = Rules(**settings.verify.model_dump(exclude={"mode"}))
     correct = scores.predicted == scores.labels
     shares = correct[:, scores.unseen].mean(axis=1)
     return {
@@ -266,7 +267,7 @@ def figures(trials: list[dict[str, Any]], retrain: list[float]) -> dict[str, Any
         "diverged": len(trials) - len(kept),
         "judged": len(rows),
         **{name: counts[name] for name in ("pass", "fail", "inconclusive")},
-        "pass_interval": attacks.clopper_pearson(counts["pass"], len(rows)) if rows else (0.0, 1.0),
+        "pass_interval": roc.clopper_pearson(counts["pass"], len(rows)) if rows else (0.0, 1.0),
         "influence": [float(q) for q in np.quantile(influence, (0.05, 0.5, 0.95))]
         if influence
         else None,

@@ -19,7 +19,8 @@ from typing import Any
 from tasks import report
 from tasks.common import stage_cli
 from tasks.common.errors import WorkspaceError
-from tasks.reporting import batch_register
+from tasks.reporting import pages
+from tasks.reporting.batch_register import schema
 
 TEMPLATES = Path("reports/templates")
 REASONS = (
@@ -44,7 +45,7 @@ PAINTED = "new Promise(done => requestAnimationFrame(() => setTimeout(done)))"
 def main(requests: int = 10_000, rounds: int = 3) -> None:
     """Print a line per action: the median over the rounds, ms."""
     began = time.process_time()
-    html = report.index_page(a_register(requests), report.environment(TEMPLATES))
+    html = report.index_page(a_register(requests), pages.environment(TEMPLATES))
     print(
         f"{requests} requests: {len(html.encode()) / 1e6:.1f} MB, made in "
         f"{time.process_time() - began:.1f} s (CPU)"
@@ -90,14 +91,14 @@ def measured(path: Path) -> dict[str, float]:
     return found
 
 
-def a_register(requests: int) -> batch_register.Register:
+def a_register(requests: int) -> schema.Register:
     """The register of a batch in which every outcome, deadline and reason occurs."""
     lines = sorted(
-        (batch_register.Line.model_validate(a_line(n)) for n in range(requests)),
-        key=batch_register.urgency,
+        (schema.Line.model_validate(a_line(n)) for n in range(requests)),
+        key=schema.urgency,
     )
     found = {
-        "schema_version": batch_register.SCHEMA_VERSION,
+        "schema_version": schema.SCHEMA_VERSION,
         "batch": "large",
         "started": "2026-11-21T01:02:03Z",
         "tool_version": "0.1.0",
@@ -111,12 +112,12 @@ def a_register(requests: int) -> batch_register.Register:
         "passes_that_hold": sum(line.verdict == "pass" for line in lines),
         "requests": [],
     }
-    return batch_register.checked(found, "large").model_copy(update={"requests": lines})
+    return schema.checked(found, "large").model_copy(update={"requests": lines})
 
 
 def a_line(n: int) -> dict[str, Any]:
     """The line of request `n`."""
-    outcome = batch_register.OUTCOMES[7 * n % 5]
+    outcome = schema.OUTCOMES[7 * n % 5]
     aside = outcome == "rejected"
     rho = None if aside else n % 300 / 150 - 0.5
     return {

@@ -20,6 +20,7 @@ from typing import Any
 from benchmarks import growth_requests, measure
 from tasks import report
 from tasks.common import files, stage_cli, worker_pool
+from tasks.reporting import pages, pdf
 
 TEMPLATES = Path("reports/templates")
 OURS, ALONE, LOOP = (
@@ -114,7 +115,7 @@ def anew(found: Evidence, folder: Path) -> None:
 
     for item in found:
         files.write_json(folder / "evidence.json", item)
-        html = report.render(report.environment(TEMPLATES), "report.html.j2", {"e": item})
+        html = pages.render(pages.environment(TEMPLATES), "report.html.j2", {"e": item})
         files.write_text(folder / "report.html", html)
         fonts = FontConfiguration()
         HTML(string=html).write_pdf(
@@ -133,15 +134,15 @@ def parts(press: report.Press, item: dict[str, Any], folder: Path) -> dict[str, 
     folder.mkdir(parents=True, exist_ok=True)
     files.write_json(folder / "evidence.json", item)
     printer, done = press.printer, list[Any]()
-    html = report.render(press.pages["en"], "report.html.j2", {"e": item})
+    html = pages.render(press.pages["en"], "report.html.j2", {"e": item})
     text, styles = printer.parted(html)
     steps: list[Callable[[], object]] = [
-        lambda: report.render(press.pages["en"], "report.html.j2", {"e": item}),
+        lambda: pages.render(press.pages["en"], "report.html.j2", {"e": item}),
         lambda: done.append(HTML(string=text)),
         lambda: done.append(done[0].render(font_config=printer.fonts, stylesheets=styles)),
         lambda: done[1].write_pdf(BytesIO(), pdf_variant="pdf/a-3a"),
     ]
-    with report.no_collection():
+    with pdf.no_collection():
         taken = [measure.seconds(step) for step in steps]
     return {name: one / sum(taken) for name, one in zip(STEPS, taken, strict=True)}
 

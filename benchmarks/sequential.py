@@ -14,7 +14,7 @@ what:
 
 So an influence of 1 means: as if nothing had been deleted since they asked, and 0: as retrained
 without all of them. An audit in production cannot do this, because the records of earlier people
-are erased. It goes by `tasks.verification.retrain_advice`, whose limits these figures carry: what
+are erased. It goes by `tasks.reporting.advice`, whose limits these figures carry: what
 would be advised is noted at each step, and one row follows the advice.
 
 Example: python -m benchmarks.sequential --world digits --page docs/methods.md
@@ -39,9 +39,12 @@ from benchmarks.worlds import World
 from tasks.common import files, seeds
 from tasks.common.errors import EvidenceError, ModelError
 from tasks.common.settings import Advice, Settings, Unlearn
+from tasks.reporting import advice
 from tasks.training import architectures, compute, training_loop
-from tasks.verification import retrain_advice, scoring
+from tasks.training.history import History
+from tasks.verification import scoring, utility
 from tasks.verification import verdicts as verification
+from tasks.verification.gates import Rules
 
 if TYPE_CHECKING:
     from torch import nn
@@ -57,7 +60,7 @@ STYLES = {
 }
 """Colour (Okabe and Ito 2008) and marker of each method"""
 ADVICE = ("unlearnings", "forgotten_share", "accuracy_lost", "influence_left", "failed")
-"""Codes of `tasks.verification.retrain_advice`"""
+"""Codes of `tasks.reporting.advice`"""
 
 Answers = tuple[NDArray[np.float64], NDArray[np.int64]]
 """Margins and predicted classes (models, records)"""
@@ -143,11 +146,11 @@ def walk(chain: Chain) -> dict[str, Any]:
     """Let one original forget all batches, and judge everybody after each."""
     given = worlds.load(chain.world)
     place = compute.prepare(given.settings.compute)
-    rules = verification.Rules(**given.settings.verify.model_dump(exclude={"mode"}))
+    rules = Rules(**given.settings.verify.model_dump(exclude={"mode"}))
     path = chain.keep / f"{chain.world}-{chain.seed}" / f"with-0-{chain.original}.safetensors"
     network = architectures.load(path, given.settings.model, given.settings.data)
     trained = int((given.roles == "training").sum())
-    history = retrain_advice.History(0, 0, trained)
+    history = History(0, 0, trained)
     yardsticks = [_yardstick(chain, step) for step in range(len(given.batches) + 1)]
     released = [_answers(network, given, place)]
     steps: list[dict[str, Any]] = []
@@ -172,9 +175,7 @@ def walk(chain: Chain) -> dict[str, Any]:
             judge(given, released, yardsticks, step, earlier, rules)
             for earlier in range(1, step + 1)
         ]
-        loss = retrain_advice.control_loss(
-            scores_of(given, released, yardsticks, step, step), rules.alpha
-        )
+        loss = utility.control_loss(scores_of(given, released, yardsticks, step, step), rules.alpha)
         known = {"newest": judged[-1], "loss": loss, "history": asdict(history)}
         if chain.limits is not None and advised(known, chain.limits):
             started = time.process_time()
@@ -187,7 +188,7 @@ def walk(chain: Chain) -> dict[str, Any]:
                 judge(given, released, yardsticks, step, earlier, rules)
                 for earlier in range(1, step + 1)
             ]
-            loss = retrain_advice.control_loss(
+            loss = utility.control_loss(
                 scores_of(given, released, yardsticks, step, step), rules.alpha
             )
         steps.append({"seconds": seconds, "loss": loss, "sets": judged, "known": known})
@@ -199,10 +200,11 @@ def advised(known: dict[str, Any], limits: dict[str, Any]) -> list[str]:
 
     An exact retrain is asked about as if it were none: what would be advised then is a false alarm.
     """
-    history = retrain_advice.History(**known["history"])
-    told = retrain_advice.advise(
-        "fcalb", history, known["newest"], known["loss"], Advice.model_validate(limits)
+    history = History(**known["history"])
+    facts = advice.BatchFacts(
+        known["newest"], known["loss"], history, Advice.model_validate(limits)
     )
+    told = advice.advise("fcalb", facts)
     return [one["code"] for one in told]
 
 
@@ -221,7 +223,7 @@ def judge(
     yardsticks: list[Answers],
     step: int,
     earlier: int,
-    rules: verification.Rules,
+    rules: Rules,
 ) -> list[dict[str, Any]]:
     """The verdicts after a step on the people of an earlier batch, or of its own."""
     scores = scores_of(given, released, yardsticks, step, earlier)

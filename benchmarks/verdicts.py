@@ -39,7 +39,9 @@ from tasks.common import seeds, stage_cli
 from tasks.common.errors import EvidenceError
 from tasks.common.settings import Train
 from tasks.training import architectures, compute, training_loop
-from tasks.verification import attacks, scoring, screening, verdicts
+from tasks.verification import scoring, screening, verdicts
+from tasks.verification.attacks import roc
+from tasks.verification.gates import Rules
 
 if TYPE_CHECKING:
     from torch import nn
@@ -251,7 +253,7 @@ def edited(job: Job, given: World, place: compute.Place) -> nn.Module:
 
 def judge_all(given: World, todo: list[Job], references: int) -> dict[str, dict[str, Any]]:
     """Each model judged as the released one on each request of its batch; figures by case."""
-    rules = verdicts.Rules(**given.settings.verify.model_dump(exclude={"mode"}))
+    rules = Rules(**given.settings.verify.model_dump(exclude={"mode"}))
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for batch in range(len(given.batches)):
         by_kind: dict[str, list[Job]] = defaultdict(list)
@@ -275,7 +277,7 @@ def judge_all(given: World, todo: list[Job], references: int) -> dict[str, dict[
     return {case: figures(rows) for case, rows in found.items()}
 
 
-def judged(scores: scoring.Scores, rules: verdicts.Rules) -> Iterator[dict[str, Any]]:
+def judged(scores: scoring.Scores, rules: Rules) -> Iterator[dict[str, Any]]:
     """The verdict and the screening of one model on each request."""
     for request in sorted(set(scores.requests.tolist()) - {""}):
         verdict = verdicts.judge(scores, request, rules)
@@ -307,8 +309,8 @@ def figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "judged": len(rows),
         "models": len({row["model"] for row in rows}),
         **{name: counts[name] for name in ("pass", "fail", "inconclusive")},
-        "pass_interval": attacks.clopper_pearson(counts["pass"], len(rows)),
-        "fail_interval": attacks.clopper_pearson(counts["fail"], len(rows)),
+        "pass_interval": roc.clopper_pearson(counts["pass"], len(rows)),
+        "fail_interval": roc.clopper_pearson(counts["fail"], len(rows)),
         "influence": [float(q) for q in np.quantile(influence, (0.05, 0.5, 0.95))],
         "detectability": [float(q) for q in np.quantile(power, (0, 0.5, 1))],
         "detection_limit": float(np.median(limits)),

@@ -13,11 +13,13 @@ import numpy as np
 from tasks.common import files, settings, stage_cli
 from tasks.common.errors import EvidenceError
 from tasks.common.language import Sentence, say, with_sentences
-from tasks.verification import attacks, retrain_advice, screening, utility
+from tasks.verification import multiplicity, screening, utility
 from tasks.verification import verdicts as verification
-from tasks.verification.contrast import Contrast
+from tasks.verification.attacks import examination, exposure
+from tasks.verification.attacks.rows import Memory
+from tasks.verification.gates import Finding, Rules
 from tasks.verification.scoring import Scores
-from tasks.verification.verdicts import Finding, Rules, Verdict
+from tasks.verification.verdicts import Verdict
 
 SCHEMA_VERSION = 3
 
@@ -33,7 +35,7 @@ def main(scores: Path, params: Path, out: Path) -> None:
     requests = sorted(set(table.requests.tolist()) - {""})
     if not requests:
         raise EvidenceError(f"{scores} holds no request's records; expected a forget set")
-    memory: attacks.Memory = {}
+    memory: Memory = {}
     judge = screened if wish.mode == "screening" else judged
     verdicts = {}
     for request in requests:
@@ -47,9 +49,9 @@ def main(scores: Path, params: Path, out: Path) -> None:
         "alpha": rules.alpha,
         "rho0": rules.rho0,
         "batch": {
-            "exposure": attempt(lambda: attacks.exposure(table, rules.alpha).as_json()),
+            "exposure": attempt(lambda: exposure.measure(table, rules.alpha).as_json()),
             "groups": attempt(lambda: utility.by_group(table, rules.alpha)),
-            "control_loss": attempt(lambda: retrain_advice.control_loss(table, rules.alpha)),
+            "control_loss": attempt(lambda: utility.control_loss(table, rules.alpha)),
         },
         "requests": verdicts,
     }
@@ -59,7 +61,7 @@ def main(scores: Path, params: Path, out: Path) -> None:
 
 
 def judged(
-    table: Scores, request: str, rules: Rules, _memory: attacks.Memory | None = None
+    table: Scores, request: str, rules: Rules, _memory: Memory | None = None
 ) -> dict[str, Any]:
     """One request's verdict; what cannot be judged is inconclusive with the reason and stops no
     other request."""
@@ -72,7 +74,7 @@ def judged(
 
 
 def screened(
-    table: Scores, request: str, rules: Rules, memory: attacks.Memory | None = None
+    table: Scores, request: str, rules: Rules, memory: Memory | None = None
 ) -> dict[str, Any]:
     """One request's screening, which can fail and never pass."""
     try:
@@ -87,13 +89,13 @@ def screened(
     }
 
 
-def beside(table: Scores, request: str, rules: Rules, memory: attacks.Memory) -> dict[str, Any]:
+def beside(table: Scores, request: str, rules: Rules, memory: Memory) -> dict[str, Any]:
     """What is told beside the verdict and never decides it: attacks, accuracies, predictions,
     scores."""
     rows = table.rows_of(request)
     return {
         "attacks": attempt(
-            lambda: attacks.examine(table, request, rules.alpha, memory).as_json()["attacks"]
+            lambda: examination.examine(table, request, rules.alpha, memory).as_json()["attacks"]
         ),
         "accuracy": utility.accuracies(table, rows),
         "prediction_distribution": utility.distributions(table, rows),
@@ -112,7 +114,7 @@ def attempt(measure: Any) -> Any:
 def add_register(verdicts: dict[str, dict[str, Any]], rules: Rules) -> None:
     """Add what the batch as a whole says: which passes hold when false discoveries among all of
     them are controlled."""
-    found = verification.false_discovery([verdict["p_pass"] for verdict in verdicts.values()])
+    found = multiplicity.false_discovery([verdict["p_pass"] for verdict in verdicts.values()])
     for verdict, q in zip(verdicts.values(), found, strict=True):
         verdict["register"] = {
             "q_pass": q,
@@ -137,8 +139,8 @@ def as_json(verdict: Verdict) -> dict[str, Any]:
         "references": {"with": len(whole.with_), "without": len(whole.without)},
         "assumptions": {
             "usual_confidence": not verdict.measured.centred,
-            "all": _assumptions(whole),
-            "memorised": _assumptions(verdict.measured.most),
+            "all": whole.assumptions,
+            "memorised": verdict.measured.most.assumptions,
         },
         "rank_p": verdict.rank_p,
         "self_check": {
@@ -186,15 +188,6 @@ def unjudged(table: Scores, request: str, rules: Rules, reason: Sentence) -> dic
             "with": [],
             "without": [],
         },
-    }
-
-
-def _assumptions(c: Contrast) -> dict[str, Any]:
-    return {
-        "equal_variances": c.equal,
-        "equal_p": c.equal_p,
-        "normal": c.normal,
-        "normal_p": c.normal_p,
     }
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tasks.common import files, settings, stage_cli
 from tasks.common.errors import WorkspaceError
-from tasks.reporting import evidence
+from tasks.reporting import evidence_schema
 from tools import gettext_catalogues
 
 
@@ -23,7 +23,9 @@ def main(check: bool = False) -> None:
         Path("params.yaml"): settings.defaults_yaml(),
         Path("docs/settings.md"): settings_page(),
         Path("docs/cli.md"): command_page(),
-        evidence.SCHEMA: json.dumps(evidence.schema(), indent=2, sort_keys=True, ensure_ascii=False)
+        evidence_schema.SCHEMA: json.dumps(
+            evidence_schema.schema(), indent=2, sort_keys=True, ensure_ascii=False
+        )
         + "\n",
         **{
             path: gettext_catalogues.renewed(path)

@@ -28,7 +28,7 @@ from tasks.common.errors import AuditError, WorkspaceError
 from tasks.data import records
 from tasks.requests import decisions
 from tasks.training import release_lineage
-from tasks.verification import retrain_advice
+from tasks.training.history import History
 
 if TYPE_CHECKING:
     import numpy as np
@@ -270,7 +270,7 @@ class _Release:
         else:
             # the baseline is one more reference, unless it is the model that goes on
             source, retrained = retrained[0], retrained[1:]
-            history, told = retrain_advice.History(0, 0, int(remaining.sum())), []
+            history, told = History(0, 0, int(remaining.sum())), []
         self._refuse_others(copy, lineage, [source, *retrained])
         own = f"{RELEASES}/{self.batch}"
         with files.whole_folder(copy / own) as draft:

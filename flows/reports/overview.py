@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from tasks import __version__, report
+from tasks import __version__
 from tasks.common import files, language, settings
-from tasks.reporting import batch_register
+from tasks.reporting.batch_register import schema, spreadsheet, stored, views
+from tasks.reporting.pages import environment, render
 
 REPORTS = Path("reports")
 IGNORED = "# Made anew every day, see `erasure-audit register`.\n/.gitignore\n/index*.html\n/register.csv\n"
@@ -57,10 +58,10 @@ def write(workspace: Path, day: date | None = None) -> Overview:
         AuditError: the templates or the settings cannot be used.
     """
     counted_from = day or datetime.now().astimezone().date()
-    found, unreadable = batch_register.read_all(workspace / REPORTS)
+    found, unreadable = stored.read_all(workspace / REPORTS)
     found = [batch.as_of(counted_from) for batch in found]
     view = {
-        **batch_register.page(found),
+        **views.page(found),
         "made_on": counted_from.isoformat(),
         "unreadable": unreadable,
         "version": __version__,
@@ -68,17 +69,17 @@ def write(workspace: Path, day: date | None = None) -> Overview:
     files.write_text(workspace / REPORTS / ".gitignore", IGNORED)
     codes = settings.load(workspace / "params.yaml").report.languages
     for code, suffix in language.suffixes(codes).items():
-        pages = report.environment(workspace / REPORTS / "templates", code)
-        html = report.render(pages, "register.html.j2", {**view, "suffix": suffix, "codes": codes})
+        pages = environment(workspace / REPORTS / "templates", code)
+        html = render(pages, "register.html.j2", {**view, "suffix": suffix, "codes": codes})
         files.write_text(workspace / REPORTS / f"index{suffix}.html", html)
-    files.write_text(workspace / REPORTS / batch_register.TABLE, batch_register.table(found))
+    files.write_text(workspace / REPORTS / spreadsheet.TABLE, spreadsheet.table(found))
     lines = [line for batch in found for line in batch.requests]
     return Overview(
         REPORTS / "index.html",
-        REPORTS / batch_register.TABLE,
+        REPORTS / spreadsheet.TABLE,
         len(found),
-        {str(outcome): count for outcome, count in batch_register.counts(lines).items()},
-        batch_register.deadlines(lines).overdue,
+        {str(outcome): count for outcome, count in schema.counts(lines).items()},
+        schema.deadlines(lines).overdue,
         unreadable,
     )
 
@@ -86,9 +87,9 @@ def write(workspace: Path, day: date | None = None) -> Overview:
 def earlier(workspace: Path, batch: str) -> list[dict[str, Any]]:
     """What the summary of a batch says of the others that have reports; one that cannot be read is
     left out."""
-    found, _ = batch_register.read_all(workspace / REPORTS)
+    found, _ = stored.read_all(workspace / REPORTS)
     return [
-        batch_register.past(other).model_dump(mode="json")
+        stored.past(other).model_dump(mode="json")
         for other in reversed(found)
         if other.batch != batch
     ]
@@ -103,7 +104,7 @@ def artifact(workspace: Path, batch: str) -> tuple[list[dict[str, Any]], str]:
     Raises:
         AuditError: the register cannot be read.
     """
-    listed = batch_register.read(workspace / REPORTS / batch)
+    listed = stored.read(workspace / REPORTS / batch)
     rows = [
         {
             "request": _id(line),
@@ -121,7 +122,7 @@ def artifact(workspace: Path, batch: str) -> tuple[list[dict[str, Any]], str]:
     return rows[:MOST_SHOWN], f"Batch {batch}: {counted}. Days left when the audit started.{cut}"
 
 
-def _id(line: batch_register.Line) -> str:
+def _id(line: schema.Line) -> str:
     try:
         return str(UUID(line.request_id))
     except ValueError:

@@ -1,3 +1,10 @@
 """Evidence, and what the reports show of it."""
 
-__all__ = ["batch_register", "charts", "evidence"]
+__all__ = [
+    "batch_register",
+    "build_evidence",
+    "evidence_schema",
+    "evidence_sources",
+    "pages",
+    "pdf",
+]

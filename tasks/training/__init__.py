@@ -1,3 +1,10 @@
 """Models: architectures, the training loop, blocks of reference models, what a release hands on."""
 
-__all__ = ["architectures", "compute", "reference_blocks", "release_lineage", "training_loop"]
+__all__ = [
+    "architectures",
+    "compute",
+    "history",
+    "reference_blocks",
+    "release_lineage",
+    "training_loop",
+]

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from tasks.common import files
 from tasks.common.errors import EvidenceError
 from tasks.common.settings import Method, Settings
-from tasks.verification.retrain_advice import FROM_SCRATCH, History
+from tasks.training.history import FROM_SCRATCH, History
 
 if TYPE_CHECKING:
     import pandas as pd

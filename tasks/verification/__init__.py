@@ -2,9 +2,9 @@
 
 __all__ = [
     "attacks",
-    "contrast",
     "feature_probes",
-    "retrain_advice",
+    "gates",
+    "multiplicity",
     "scoring",
     "screening",
     "utility",

@@ -40,6 +40,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -143,6 +144,16 @@ class Contrast:
     def normal(self) -> bool:
         """Normal residuals are not refuted."""
         return self.normal_p >= NORMALITY_LEVEL
+
+    @property
+    def assumptions(self) -> dict[str, Any]:
+        """What the test assumes, whether it is refuted, and the p-values."""
+        return {
+            "equal_variances": self.equal,
+            "equal_p": self.equal_p,
+            "normal": self.normal,
+            "normal_p": self.normal_p,
+        }
 
     @property
     def spread(self) -> float:

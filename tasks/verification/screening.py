@@ -2,7 +2,7 @@
 and never pass.
 
 An attacker who has only the model learns what members look like from retained records and what
-strangers look like from people whom no model saw (`attacks.population_attack`), and rates the
+strangers look like from people whom no model saw (`attacks.population`), and rates the
 person's records. If the person was forgotten, the rating is that of one more stranger. The unit is
 the person, because one person's records are alike. What is not found here may still be there:
 without references nobody knows what this test could have seen.
@@ -18,9 +18,11 @@ import numpy as np
 
 from tasks.common.errors import EvidenceError
 from tasks.common.language import Sentence, say
-from tasks.verification import attacks
+from tasks.verification.attacks import population
+from tasks.verification.attacks.rows import Memory, Rows
+from tasks.verification.gates import Gate
+from tasks.verification.multiplicity import holm
 from tasks.verification.scoring import Scores
-from tasks.verification.verdicts import Gate, holm
 
 FEWEST_STRANGERS = 4
 
@@ -34,9 +36,7 @@ class Screening:
     gates: tuple[Gate, ...]
 
 
-def screen(
-    scores: Scores, request: str, alpha: float, memory: attacks.Memory | None = None
-) -> Screening:
+def screen(scores: Scores, request: str, alpha: float, memory: Memory | None = None) -> Screening:
     """Screen the unlearned model for one request.
 
     The person's mean rating is compared with the strangers' by Student's prediction interval, on
@@ -58,9 +58,9 @@ def screen(
     """
     from scipy import stats
 
-    rows = attacks.Rows.of(scores, request)
+    rows = Rows.of(scores, request)
     model = int(np.flatnonzero(scores.model_roles == "unlearned")[0])
-    own, strangers = attacks.population_attack(scores, model, rows, memory)
+    own, strangers = population.attack(scores, model, rows, memory)
     codes, place = np.unique(scores.subjects[rows.unseen], return_inverse=True)
     if len(codes) < FEWEST_STRANGERS:
         raise EvidenceError(

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from tasks.common.errors import EvidenceError
 from tasks.common.language import say
+from tasks.verification.multiplicity import holm
 from tasks.verification.scoring import Floats, Scores
-from tasks.verification.verdicts import holm
 
 RETRAINED = ("retrained", "without")
 """Roles of the models of the band: the retrain baseline and the references trained without the
@@ -262,3 +262,43 @@ def p_lower(accuracy: float, retrained: Floats, records: int) -> float:
     return float(
         special.stdtr(count - 1, -(float(retrained.mean()) - accuracy - 0.5 / records) / spread)
     )
+
+
+def control_loss(scores: Scores, alpha: float) -> dict[str, float]:
+    """Accuracy on unseen people (control and test subjects) that the released model lost against
+    retrained models.
+
+    Student's t of a new observation, as in `gates.utility_gate`, whose spread between the M
+    retrained references has a floor of one record in a thousand:
+
+        loss = mean - accuracy,   interval loss -+ t(1 - alpha, M - 1) s sqrt(1 + 1/M).
+
+    A perfect retrain's loss lies above `low` = 0 with probability alpha only.
+
+    Args:
+        scores: all scores of the audit.
+        alpha: error rate of each end.
+
+    Returns:
+        `estimate`, `low`, `high`, shares, negative where the released model is better;
+        `confidence`, 1 - 2 alpha.
+
+    Raises:
+        EvidenceError: there are fewer than two references without the forget set, or nobody is
+            unseen.
+    """
+    from scipy import stats
+
+    without = scores.model_roles == "without"
+    if without.sum() < 2 or not scores.unseen.any():
+        raise EvidenceError(
+            f"got {without.sum()} references without the forget set and {scores.unseen.sum()} "
+            "records of unseen "
+            "people, expected at least 2 and 1; add blocks to references.without_blocks"
+        )
+    shares = (scores.predicted == scores.labels)[:, scores.unseen].mean(axis=1)
+    band = shares[without]
+    loss = float(band.mean() - shares[scores.model_roles == "unlearned"][0])
+    spread = max(float(band.std(ddof=1)), 1e-3) * math.sqrt(1 + 1 / len(band))
+    half = float(stats.t.isf(alpha, len(band) - 1)) * spread
+    return {"estimate": loss, "low": loss - half, "high": loss + half, "confidence": 1 - 2 * alpha}

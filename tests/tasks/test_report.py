@@ -20,7 +20,14 @@ import pytest
 from tasks import report
 from tasks.common import worker_pool
 from tasks.common.errors import EvidenceError, WorkspaceError
-from tasks.reporting import charts, evidence
+from tasks.reporting import (
+    build_evidence,
+    charts,
+    evidence_measurements,
+    evidence_schema,
+    pages,
+    pdf,
+)
 from tests.worlds import fabricated
 
 ROOT = Path(__file__).parents[2]
@@ -40,7 +47,7 @@ REQUESTS = (*AUDITED, fabricated.SET_ASIDE)
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The reports of the made-up batch."""
     out = tmp_path_factory.mktemp("made") / "spring"
-    report.write(evidence.build_all(fabricated.sources()), TEMPLATES, out)
+    report.write(build_evidence.build_all(fabricated.sources()), TEMPLATES, out)
     return out
 
 
@@ -82,8 +89,10 @@ def tree(folder: Path) -> dict[str, str]:
 
 def html_of(inputs: dict[str, Any], request_id: str) -> str:
     """The page of one request, without the PDF."""
-    found = {item["request"]["id"]: item for item in evidence.build_all(fabricated.sources(inputs))}
-    return report.render(report.environment(TEMPLATES), "report.html.j2", {"e": found[request_id]})
+    found = {
+        item["request"]["id"]: item for item in build_evidence.build_all(fabricated.sources(inputs))
+    }
+    return pages.render(pages.environment(TEMPLATES), "report.html.j2", {"e": found[request_id]})
 
 
 def test_every_request_has_its_three_files_and_the_batch_its_index_and_register(made: Path) -> None:
@@ -247,7 +256,7 @@ def rest(values: dict[str, str]) -> list[Path]:
 def test_reports_do_not_depend_on_which_others_are_made_with_them(
     made: Path, tmp_path: Path
 ) -> None:
-    found = evidence.build_all(fabricated.sources())
+    found = build_evidence.build_all(fabricated.sources())
     assert found[4]["request"]["id"] == fabricated.SET_ASIDE
     report.write([found[4], found[1]], TEMPLATES, tmp_path / "two")
     for request_id in (fabricated.FAIL, fabricated.SET_ASIDE):
@@ -276,16 +285,18 @@ def test_a_template_that_asks_for_what_is_not_there_raises_and_writes_nothing(
     (templates / "report.html.j2").write_text("{{ e.verdict }} {{ e.certainty }}")
     with pytest.raises(EvidenceError, match="certainty"):
         report.write(
-            evidence.build_all(fabricated.sources()), templates, tmp_path / "reports" / "spring"
+            build_evidence.build_all(fabricated.sources()),
+            templates,
+            tmp_path / "reports" / "spring",
         )
     assert not list((tmp_path / "reports").iterdir())
 
 
 def test_a_missing_template_is_named(tmp_path: Path) -> None:
     with pytest.raises(WorkspaceError, match=r"fonts\.css"):
-        report.write(evidence.build_all(fabricated.sources()), tmp_path, tmp_path / "out")
+        report.write(build_evidence.build_all(fabricated.sources()), tmp_path, tmp_path / "out")
     with pytest.raises(WorkspaceError, match=r"report\.html\.j2"):
-        report.render(report.environment(tmp_path), "report.html.j2", {})
+        pages.render(pages.environment(tmp_path), "report.html.j2", {})
 
 
 def test_a_missing_pango_is_one_line_that_names_the_package(
@@ -300,7 +311,7 @@ def test_a_missing_pango_is_one_line_that_names_the_package(
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
     with pytest.raises(WorkspaceError, match=r"libpango-1\.0-0"):
-        report.Printer(TEMPLATES)
+        pdf.Printer(TEMPLATES)
 
 
 HOSTILE = [
@@ -317,7 +328,7 @@ def with_fields(text: str) -> str:
     inputs = fabricated.inputs()
     fields = ("reason", "code", "regulation", "received", "request_id")
     inputs["register"]["batch_requests"][4].update(dict.fromkeys(fields, text))
-    return html_of(inputs, str(evidence.visible(text)))
+    return html_of(inputs, str(evidence_schema.visible(text)))
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -326,7 +337,7 @@ def test_a_hostile_request_field_is_inert(text: str) -> None:
     assert [tag for tag, _ in Page(html).tags] == [
         tag for tag, _ in Page(with_fields("plain words")).tags
     ]
-    assert str(evidence.visible(text)) in Page(html).text
+    assert str(evidence_schema.visible(text)) in Page(html).text
     assert not re.search("[\u202a-\u202e\u2066-\u2069\u0000]", html)
 
 
@@ -343,8 +354,8 @@ def test_a_hostile_group_is_inert(text: str) -> None:
     assert [tag for tag, _ in Page(html).tags] == [
         tag for tag, _ in Page(with_group("plain words")).tags
     ]
-    assert str(evidence.visible(text))[:30] in section(html, "Accuracy by group")
-    assert str(evidence.visible(text)) in section(html, "People who stay")
+    assert str(evidence_schema.visible(text))[:30] in section(html, "Accuracy by group")
+    assert str(evidence_schema.visible(text)) in section(html, "People who stay")
     assert not re.search("[\u202a-\u202e\u2066-\u2069\u0000]", html)
 
 
@@ -359,7 +370,7 @@ def test_ids_that_are_no_safe_names_get_folders_by_their_place() -> None:
         "a" * 200,
         "",
     ]
-    found = evidence.build_all(fabricated.sources(inputs))[:1] + [
+    found = build_evidence.build_all(fabricated.sources(inputs))[:1] + [
         {"status": "rejected", "request": {"id": name, "position": place}}
         for place, name in enumerate(ids)
     ]
@@ -482,7 +493,7 @@ def test_a_screening_never_says_pass_and_says_what_it_cannot_do(state: str, word
 
 def test_the_index_of_a_screening_says_that_it_cannot_pass_anybody(tmp_path: Path) -> None:
     report.write(
-        evidence.build_all(fabricated.sources(fabricated.screening("open"))),
+        build_evidence.build_all(fabricated.sources(fabricated.screening("open"))),
         TEMPLATES,
         tmp_path / "spring",
     )
@@ -643,7 +654,7 @@ def test_the_command_works_without_probes(tmp_path: Path) -> None:
     found = json.loads(
         (tmp_path / "reports" / "spring" / fabricated.PASS / "evidence.json").read_text()
     )
-    assert found["features"]["cka"] == {"reason": evidence.NOT_MEASURED}
+    assert found["features"]["cka"] == {"reason": evidence_measurements.NOT_MEASURED}
 
 
 @pytest.mark.parametrize(
@@ -657,14 +668,14 @@ def test_the_deadline_says_how_it_stood_when_the_audit_started(days: str, words:
 
 def test_source_date_epoch_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "")
-    with report.source_date(5):
+    with pdf.source_date(5):
         assert os.environ["SOURCE_DATE_EPOCH"] == "5"
     assert os.environ["SOURCE_DATE_EPOCH"] == ""
 
 
 def test_a_report_may_fetch_nothing() -> None:
     with pytest.raises(Exception, match="self-contained"):
-        report.no_fetching("https://example.org/x.png")
+        pdf.no_fetching("https://example.org/x.png")
 
 
 def test_the_command_takes_the_options_of_dvc_yaml(tmp_path: Path) -> None:
@@ -762,14 +773,14 @@ def test_hostile_decisions_are_inert(text: str) -> None:
     assert [tag for tag, _ in Page(html).tags] == [
         tag for tag, _ in Page(page_with("plain words")).tags
     ]
-    assert str(evidence.visible(text)) in section(html, "Recipients, processors")
+    assert str(evidence_schema.visible(text)) in section(html, "Recipients, processors")
     assert not re.search("[\u202a-\u202e\u2066-\u2069\u0000]", html)
 
 
 def test_a_batch_that_processes_share_has_the_bytes_of_one_that_is_made_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = evidence.build_all(fabricated.sources())[3:6]
+    found = build_evidence.build_all(fabricated.sources())[3:6]
     report.write(found, TEMPLATES, tmp_path / "alone")
     monkeypatch.setattr(report, "REPORTS_PER_PROCESS", 1)
     monkeypatch.setattr(worker_pool, "cores", lambda: 2)
@@ -787,7 +798,7 @@ def test_a_batch_that_processes_share_has_the_bytes_of_one_that_is_made_alone(
 def test_an_error_in_a_process_that_helps_is_the_stages_own_and_leaves_what_was_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = evidence.build_all(fabricated.sources())[3:6]
+    found = build_evidence.build_all(fabricated.sources())[3:6]
     del found[0]["deadline"]  # the first is for the process that helps
     monkeypatch.setattr(report, "REPORTS_PER_PROCESS", 1)
     monkeypatch.setattr(worker_pool, "cores", lambda: 2)

@@ -13,6 +13,7 @@ import pytest
 from tasks import verify
 from tasks.common import files, settings
 from tasks.common.errors import EvidenceError
+from tasks.verification import multiplicity
 from tasks.verification.scoring import Scores
 from tests.tasks.verification.test_verdicts import world
 
@@ -128,7 +129,7 @@ def test_false_discoveries_among_many_requests_stay_below_alpha() -> None:
     for _ in range(300):
         bad = rng.random(80)  # nothing was forgotten: p is uniform at the margin
         good = rng.random(20) ** 8
-        q = np.array(verify.verification.false_discovery([*bad, *good]))
+        q = np.array(multiplicity.false_discovery([*bad, *good]))
         passed = q < 0.05
         shares.append(passed[:80].sum() / max(1, passed.sum()))
     assert np.mean(shares) < 0.055

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.common import settings
-from tasks.reporting import evidence
+from tasks.reporting import evidence_sources
 
 BATCH = "spring"
 PASS = "0b5f1b1e-6f5a-4c62-9a52-0d2a3a6a0001"
@@ -531,10 +531,10 @@ def inputs() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def sources(changed: dict[str, Any] | None = None) -> evidence.Sources:
-    """The same as `evidence.Sources`."""
+def sources(changed: dict[str, Any] | None = None) -> evidence_sources.Sources:
+    """The same as `evidence_sources.Sources`."""
     given = copy.deepcopy(changed or inputs())
-    return evidence.Sources(batch=BATCH, settings=chosen(given), **given)
+    return evidence_sources.Sources(batch=BATCH, settings=chosen(given), **given)
 
 
 def chosen(given: dict[str, Any]) -> settings.Settings:

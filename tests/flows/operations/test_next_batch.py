@@ -21,7 +21,7 @@ from tasks import check, pack, probe, report, resolve, retrain, score, split, un
 from tasks.common import files, settings
 from tasks.common.errors import EvidenceError, SettingsError
 from tasks.data import importers, records
-from tasks.reporting import evidence
+from tasks.reporting import build_evidence, evidence_sources
 from tasks.training import release_lineage
 from tasks.verification.scoring import Scores
 from tests.test_end_to_end import IDS, PACK, ask, configure, prepare, training_subjects
@@ -325,8 +325,8 @@ def counts_one_unlearning_after_another(successor: str) -> None:
 def evidence_of(lineage: dict[str, Any]) -> dict[str, Any]:
     """The evidence of the first request, as the stage `report` builds it."""
     wish = settings.load(Path("params.yaml"))
-    made = evidence.build_all(
-        evidence.Sources(
+    made = build_evidence.build_all(
+        evidence_sources.Sources(
             batch="b",
             verdicts=files.read_json(Path("artifacts/verify/verdicts.json")),
             lineage=lineage,

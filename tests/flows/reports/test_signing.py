@@ -23,7 +23,7 @@ from flows.workspace import environment, layout, shell, signing_keys
 from tasks import report
 from tasks.common import files
 from tasks.common.errors import SignatureError, WorkspaceError
-from tasks.reporting import evidence
+from tasks.reporting import build_evidence
 from tasks.signatures import signing
 from tests.worlds import dummy, fabricated
 
@@ -54,7 +54,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("reports") / "made"
     found = [
         item
-        for item in evidence.build_all(fabricated.sources())
+        for item in build_evidence.build_all(fabricated.sources())
         if item["request"]["id"] in REQUESTS
     ]
     report.write(found, TEMPLATES, out)

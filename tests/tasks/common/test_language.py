@@ -32,7 +32,7 @@ from tasks.common.language import (
     unavailable,
     wanted,
 )
-from tasks.reporting import evidence
+from tasks.reporting import build_evidence, evidence_schema, pages
 from tasks.requests import deadlines, opendsr
 from tasks.verification import contrast, verdicts
 from tests.worlds import fabricated
@@ -305,7 +305,7 @@ def spoken() -> dict[str, dict[str, Any]]:
     """The evidence of a batch whose sentences are real ones."""
     return {
         item["request"]["id"]: item
-        for item in evidence.build_all(fabricated.sources(inputs_that_speak()))
+        for item in build_evidence.build_all(fabricated.sources(inputs_that_speak()))
     }
 
 
@@ -316,7 +316,7 @@ def test_every_kind_of_outcome_is_told_in_both_languages(
     item = spoken[request_id]
     assert item["languages"] == ["en", "zh"]
     pages = {
-        code: report.render(report.environment(TEMPLATES, code), "report.html.j2", {"e": item})
+        code: pages.render(pages.environment(TEMPLATES, code), "report.html.j2", {"e": item})
         for code in ("en", "zh")
     }
     told = TOLD.get(request_id, "这些记录仍然影响模型。")
@@ -334,9 +334,9 @@ def test_every_kind_of_outcome_is_told_in_both_languages(
 
 def test_every_rival_method_and_a_screening_are_told_in_chinese() -> None:
     for state in ("bad", "open"):
-        found = evidence.build_all(fabricated.sources(fabricated.screening(state)))[0]
+        found = build_evidence.build_all(fabricated.sources(fabricated.screening(state)))[0]
         assert HAN.search(
-            report.render(report.environment(TEMPLATES, "zh"), "report.html.j2", {"e": found})
+            pages.render(pages.environment(TEMPLATES, "zh"), "report.html.j2", {"e": found})
         )
 
 
@@ -348,13 +348,13 @@ def test_a_hostile_request_field_is_inert_in_both_languages(text: str) -> None:
         inputs = inputs_that_speak()
         fields = ("reason", "code", "regulation", "received", "request_id")
         inputs["register"]["batch_requests"][4].update(dict.fromkeys(fields, value))
-        item = evidence.build_all(fabricated.sources(inputs))[4]
-        return report.render(report.environment(TEMPLATES, code), "report.html.j2", {"e": item})
+        item = build_evidence.build_all(fabricated.sources(inputs))[4]
+        return pages.render(pages.environment(TEMPLATES, code), "report.html.j2", {"e": item})
 
     for code in ("en", "zh"):
         html = page(text, code)
         assert Page(html).tags == Page(page("plain words", code)).tags
-        assert str(evidence.visible(text)) in Page(html).text
+        assert str(evidence_schema.visible(text)) in Page(html).text
         assert "\u202e" not in html
 
 
@@ -369,9 +369,9 @@ def test_two_processes_in_other_zones_and_locales_write_the_same_chinese_bytes(
     (tmp_path / "inputs.json").write_text(json.dumps(inputs), encoding="utf-8")
     code = (
         "import json, sys; from pathlib import Path; from tests.worlds import fabricated;"
-        "from tasks import report; from tasks.reporting import evidence;"
+        "from tasks import report; from tasks.reporting import build_evidence;"
         f"inputs = json.loads(Path({str(tmp_path / 'inputs.json')!r}).read_text(encoding='utf-8'));"
-        f"report.write(evidence.build_all(fabricated.sources(inputs)), Path({str(TEMPLATES)!r}), "
+        f"report.write(build_evidence.build_all(fabricated.sources(inputs)), Path({str(TEMPLATES)!r}), "
         "Path(sys.argv[1]))"
     )
     circumstances = (
@@ -403,7 +403,7 @@ def test_the_pages_of_a_batch_whose_main_language_is_chinese(tmp_path: Path) -> 
         sources, settings=sources.settings.model_copy(update={"report": wish})
     )
     place = tmp_path / "spring"
-    report.write(evidence.build_all(sources)[4:5], TEMPLATES, place)
+    report.write(build_evidence.build_all(sources)[4:5], TEMPLATES, place)
     names = {
         f"{stem}{code}.{kind}"
         for stem, kind in (("index", "html"), ("summary", "html"))

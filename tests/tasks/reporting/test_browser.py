@@ -16,7 +16,8 @@ import pytest
 from flows.reports import overview as registers
 from tasks import report
 from tasks.common import files, settings
-from tasks.reporting import batch_register, evidence
+from tasks.reporting import build_evidence, pages
+from tasks.reporting.batch_register import schema
 from tests.worlds import dummy, fabricated
 
 if TYPE_CHECKING:
@@ -57,7 +58,9 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> Path:
     inputs["register"]["batch_requests"][4].update(reason=HOSTILE, code=HOSTILE, regulation=HOSTILE)
     inputs["decisions"] = fabricated.erased(fabricated.PASS)
     report.write(
-        evidence.build_all(fabricated.sources(inputs)), TEMPLATES, workspace / "reports" / "spring"
+        build_evidence.build_all(fabricated.sources(inputs)),
+        TEMPLATES,
+        workspace / "reports" / "spring",
     )
     shutil.copytree(TEMPLATES, workspace / "reports" / "templates")
     (workspace / "params.yaml").write_text(settings.defaults_yaml())
@@ -274,8 +277,8 @@ def a_big_page(requests: int) -> str:
         {**line, "request_id": f"no-{n:05}", "folder": f"no-{n:05}", "position": n}
         for n in range(requests)
     ]
-    listed = batch_register.checked({**dummy.REGISTER, "batch": "big", "requests": lines}, "big")
-    return report.index_page(listed, report.environment(TEMPLATES))
+    listed = schema.checked({**dummy.REGISTER, "batch": "big", "requests": lines}, "big")
+    return report.index_page(listed, pages.environment(TEMPLATES))
 
 
 def test_the_print_has_all_rows_and_no_tools(tmp_path: Path, browser: Browser) -> None:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.common.errors import EvidenceError
-from tasks.reporting import evidence
+from tasks.reporting import build_evidence, evidence_measurements, evidence_schema
 from tests.worlds import fabricated
 
 SCHEMA = Path(__file__).parents[3] / "docs" / "evidence.schema.json"
@@ -31,7 +31,7 @@ TESTED = [name for name in KINDS if name != fabricated.UNJUDGED]
 
 def of(request_id: str, inputs: dict[str, Any] | None = None) -> dict[str, Any]:
     """The evidence of one request."""
-    found = evidence.build_all(fabricated.sources(inputs))
+    found = build_evidence.build_all(fabricated.sources(inputs))
     return next(item for item in found if item["request"]["id"] == request_id)
 
 
@@ -66,14 +66,14 @@ def test_the_keys_that_other_tools_rely_on_are_always_there(request_id: str) -> 
 
 
 def test_the_published_schema_is_current() -> None:
-    assert json.loads(SCHEMA.read_text(encoding="utf-8")) == evidence.schema(), (
+    assert json.loads(SCHEMA.read_text(encoding="utf-8")) == evidence_schema.schema(), (
         "make docs writes it anew"
     )
 
 
 @pytest.mark.parametrize("request_id", KINDS)
 def test_the_evidence_keeps_to_the_published_schema(request_id: str) -> None:
-    jsonschema.Draft202012Validator(evidence.schema()).validate(of(request_id))
+    jsonschema.Draft202012Validator(evidence_schema.schema()).validate(of(request_id))
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_what_is_missing_is_an_error_that_names_it(path: str) -> None:
     mapping, key = at(inputs, path)
     del mapping[key]
     with pytest.raises(EvidenceError, match=key):
-        evidence.build_all(fabricated.sources(inputs))
+        build_evidence.build_all(fabricated.sources(inputs))
 
 
 @pytest.mark.parametrize("value", [None, float("nan"), float("inf"), "0.9", 1.2, -0.1])
@@ -121,7 +121,7 @@ def test_an_accuracy_that_is_no_share_is_an_error(value: Any) -> None:
     inputs = fabricated.inputs()
     inputs["verdicts"]["requests"][fabricated.FAIL]["accuracy"]["unlearned"]["forget"] = value
     with pytest.raises(EvidenceError, match=r"accuracy\.unlearned\.forget"):
-        evidence.build_all(fabricated.sources(inputs))
+        build_evidence.build_all(fabricated.sources(inputs))
 
 
 def test_a_request_that_could_not_be_judged_has_the_reason_and_no_numbers_of_a_test() -> None:
@@ -145,7 +145,7 @@ def test_a_test_with_references_has_all_of_its_parts(path: str) -> None:
     mapping, key = at(inputs["verdicts"]["requests"][fabricated.FAIL], path)
     mapping[key] = None
     with pytest.raises(EvidenceError, match=rf"{key}: null or missing"):
-        evidence.build_all(fabricated.sources(inputs))
+        build_evidence.build_all(fabricated.sources(inputs))
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_a_pass_that_its_gates_or_its_self_check_do_not_carry_is_an_error(
     mapping, key = at(inputs["verdicts"]["requests"][fabricated.PASS], path)
     mapping[int(key) if isinstance(mapping, list) else key] = value
     with pytest.raises(EvidenceError, match="a pass that its gates or its self-check do not carry"):
-        evidence.build_all(fabricated.sources(inputs))
+        build_evidence.build_all(fabricated.sources(inputs))
 
 
 def test_a_screening_that_says_pass_is_an_error() -> None:
@@ -176,14 +176,14 @@ def test_a_screening_that_says_pass_is_an_error() -> None:
     for gate in verdict["gates"]:
         gate["state"] = "good"
     with pytest.raises(EvidenceError, match="a pass that its gates"):
-        evidence.build_all(fabricated.sources(inputs))
+        build_evidence.build_all(fabricated.sources(inputs))
 
 
 def test_what_did_not_pass_cannot_hold_in_the_register() -> None:
     inputs = fabricated.inputs()
     inputs["verdicts"]["requests"][fabricated.OPEN]["register"]["holds"] = True
     with pytest.raises(EvidenceError, match=r"register\.holds"):
-        evidence.build_all(fabricated.sources(inputs))
+        build_evidence.build_all(fabricated.sources(inputs))
 
 
 @pytest.mark.parametrize(("state", "verdict"), [("open", "inconclusive"), ("bad", "fail")])
@@ -200,7 +200,7 @@ def test_a_screening_needs_no_retrained_model_and_is_never_below_detection(
         "train_source": "original",
     }
     assert found["thresholds"]["mode"] == "screening"
-    jsonschema.Draft202012Validator(evidence.schema()).validate(found)
+    jsonschema.Draft202012Validator(evidence_schema.schema()).validate(found)
 
 
 def test_a_screening_of_ones_own_checkpoint_does_not_know_what_training_cost() -> None:
@@ -214,14 +214,14 @@ def test_without_references_only_a_screening_knows_no_retrained_model() -> None:
     inputs = fabricated.inputs()
     inputs["lineage"]["models"] = inputs["lineage"]["models"][:2]
     with pytest.raises(EvidenceError, match="no retrained model"):
-        evidence.build_all(fabricated.sources(inputs))
+        build_evidence.build_all(fabricated.sources(inputs))
 
 
 def test_verdicts_of_an_older_form_are_an_error() -> None:
     inputs = fabricated.inputs()
     inputs["verdicts"]["schema_version"] = 2
     with pytest.raises(EvidenceError, match="schema version 2, expected 3"):
-        evidence.build_all(fabricated.sources(inputs))
+        build_evidence.build_all(fabricated.sources(inputs))
 
 
 def test_what_is_told_beside_the_verdict_reaches_the_evidence_as_it_was_measured() -> None:
@@ -261,7 +261,8 @@ def test_what_could_not_be_measured_has_its_reason(key: str) -> None:
 def test_without_probes_the_features_were_not_measured() -> None:
     parts = of(fabricated.PASS, {**fabricated.inputs(), "probes": {}})["features"]
     assert parts == {
-        key: {"reason": evidence.NOT_MEASURED} for key in ("linear_probe", "cka", "relearn")
+        key: {"reason": evidence_measurements.NOT_MEASURED}
+        for key in ("linear_probe", "cka", "relearn")
     }
     given = {"schema_version": 1, "reason": "a screening has no retrained models"}
     parts = of(fabricated.PASS, {**fabricated.inputs(), "probes": given})["features"]
@@ -281,7 +282,7 @@ def test_an_accepted_request_without_a_verdict_is_an_error() -> None:
     with pytest.raises(
         EvidenceError, match=f"no verdict for the accepted request {fabricated.OPEN}"
     ):
-        evidence.build_all(fabricated.sources(inputs))
+        build_evidence.build_all(fabricated.sources(inputs))
 
 
 def test_a_verdict_of_a_request_that_was_not_accepted_is_an_error() -> None:
@@ -292,12 +293,12 @@ def test_a_verdict_of_a_request_that_was_not_accepted_is_an_error() -> None:
     with pytest.raises(
         EvidenceError, match=f"{fabricated.SET_ASIDE}, which register.json does not accept"
     ):
-        evidence.build_all(fabricated.sources(inputs))
+        build_evidence.build_all(fabricated.sources(inputs))
 
 
 def test_an_empty_register_is_an_error() -> None:
     with pytest.raises(EvidenceError, match="at least one"):
-        evidence.build_all(
+        build_evidence.build_all(
             fabricated.sources({**fabricated.inputs(), "register": {"batch_requests": []}})
         )
 
@@ -306,7 +307,7 @@ def test_checks_and_scores_of_different_manifests_are_an_error() -> None:
     inputs = fabricated.inputs()
     inputs["lineage"]["manifest_sha256"] = fabricated.digest("another manifest")
     with pytest.raises(EvidenceError, match="different manifests"):
-        evidence.build_all(fabricated.sources(inputs))
+        build_evidence.build_all(fabricated.sources(inputs))
 
 
 def test_a_checkpoint_of_ones_own_is_costed_by_the_median_reference_and_says_so() -> None:
@@ -333,7 +334,7 @@ def test_a_method_without_its_time_is_an_error() -> None:
     inputs = fabricated.inputs()
     inputs["lineage"]["models"][1]["seconds"] = None
     with pytest.raises(EvidenceError, match=r"seconds\.unlearn"):
-        evidence.build_all(fabricated.sources(inputs))
+        build_evidence.build_all(fabricated.sources(inputs))
 
 
 def test_a_path_outside_the_workspace_is_cut_to_its_name() -> None:
@@ -356,7 +357,7 @@ def test_an_identity_that_strays_into_the_register_is_left_out() -> None:
         entry.update(
             subject_id=fabricated.SECRET, subject_identities=[{"identity_value": fabricated.SECRET}]
         )
-    assert fabricated.SECRET not in json.dumps(evidence.build_all(fabricated.sources(inputs)))
+    assert fabricated.SECRET not in json.dumps(build_evidence.build_all(fabricated.sources(inputs)))
 
 
 @pytest.mark.parametrize(
@@ -395,15 +396,15 @@ def test_provenance_names_changed_settings_and_all_settings() -> None:
 
 @given(st.integers(0, 5000))
 def test_thinning_keeps_both_ends_and_the_order(count: int) -> None:
-    kept = evidence.thinned(count)
+    kept = evidence_measurements.thinned(count)
     assert kept == sorted(set(kept))
-    assert len(kept) == min(count, evidence.TRACE_POINTS)
+    assert len(kept) == min(count, evidence_measurements.TRACE_POINTS)
     assert not count or (kept[0], kept[-1]) == (0, count - 1)
 
 
 @given(st.text(st.characters()))
 def test_no_text_keeps_a_character_that_hides_or_turns_it(text: str) -> None:
-    found = evidence.visible({"a": [text]})["a"][0]
+    found = evidence_schema.visible({"a": [text]})["a"][0]
     turning = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
     assert not any(unicodedata.bidirectional(character) in turning for character in found)
     assert not any(unicodedata.category(character) in {"Cc", "Cs"} for character in found)
@@ -412,7 +413,7 @@ def test_no_text_keeps_a_character_that_hides_or_turns_it(text: str) -> None:
 
 def test_building_leaves_its_sources_as_they_were() -> None:
     sources = fabricated.sources()
-    evidence.build_all(sources)
+    build_evidence.build_all(sources)
     assert sources == fabricated.sources()
 
 
@@ -421,7 +422,7 @@ def test_building_leaves_its_sources_as_they_were() -> None:
 )
 def test_a_model_trained_from_scratch_never_saw_the_records(method: str, saw: bool) -> None:
     inputs = {**fabricated.inputs(), "method": method}
-    found = evidence.build_all(fabricated.sources(inputs))
+    found = build_evidence.build_all(fabricated.sources(inputs))
     models = next(one for one in found if one["request"]["id"] == fabricated.PASS)["scope"][
         "models"
     ]

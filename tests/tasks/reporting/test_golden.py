@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks import report
-from tasks.reporting import evidence
+from tasks.reporting import build_evidence, pages
 from tests.worlds import fabricated
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -23,8 +22,8 @@ KINDS = {"pass": fabricated.PASS, "rejected": fabricated.SET_ASIDE}
 
 def words(request_id: str) -> str:
     """The page of a request without its style sheet, no blank line in it."""
-    found = {item["request"]["id"]: item for item in evidence.build_all(fabricated.sources())}
-    html = report.render(report.environment(TEMPLATES), "report.html.j2", {"e": found[request_id]})
+    found = {item["request"]["id"]: item for item in build_evidence.build_all(fabricated.sources())}
+    html = pages.render(pages.environment(TEMPLATES), "report.html.j2", {"e": found[request_id]})
     plain = re.sub(r"<style>.*?</style>", "", html, flags=re.DOTALL)
     return re.sub(r"\n\s*\n", "\n", plain)
 

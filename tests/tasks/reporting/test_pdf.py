@@ -22,7 +22,8 @@ import pikepdf
 import pytest
 
 from tasks import report
-from tasks.reporting import evidence
+from tasks.reporting import build_evidence
+from tasks.reporting.pdf import Printer, no_collection
 from tasks.signatures import signing
 from tests.worlds import fabricated
 
@@ -50,9 +51,9 @@ FORBIDDEN = {
 AGAIN = """
 import hashlib, sys
 from pathlib import Path
-from tasks import report
+from tasks.reporting.pdf import Printer
 folder = Path(sys.argv[1])
-pdf = report.Printer(Path(sys.argv[2])).pdf((folder / "report.html").read_text(), folder / "evidence.json", sys.argv[3])
+pdf = Printer(Path(sys.argv[2])).pdf((folder / "report.html").read_text(), folder / "evidence.json", sys.argv[3])
 print(hashlib.sha256(pdf).hexdigest())
 """
 
@@ -63,7 +64,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("pdf") / "made"
     found = [
         item
-        for item in evidence.build_all(fabricated.sources())
+        for item in build_evidence.build_all(fabricated.sources())
         if item["request"]["id"] == fabricated.FAIL
     ]
     report.write(found, TEMPLATES, out)
@@ -270,7 +271,7 @@ def test_a_style_sheet_that_is_parsed_once_for_many_pages_gives_the_bytes_of_one
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     html, attached = (folder / "report.html").read_text(encoding="utf-8"), folder / "evidence.json"
-    printer = report.Printer(TEMPLATES)
+    printer = Printer(TEMPLATES)
     found = [printer.pdf(html, attached, "2026-11-21T01:02:03Z") for _ in range(2)]
     parsed = printer.parted(html)[1]
     assert printer.parted(html)[1] == parsed  # the same objects
@@ -280,8 +281,8 @@ def test_a_style_sheet_that_is_parsed_once_for_many_pages_gives_the_bytes_of_one
 
 
 def test_printing_leaves_the_collection_of_garbage_as_it_was(folder: Path) -> None:
-    html, printer = (folder / "report.html").read_text(encoding="utf-8"), report.Printer(TEMPLATES)
-    with pytest.raises(ValueError, match="broken"), report.no_collection():
+    html, printer = (folder / "report.html").read_text(encoding="utf-8"), Printer(TEMPLATES)
+    with pytest.raises(ValueError, match="broken"), no_collection():
         raise ValueError("broken")
     assert gc.isenabled()
     gc.disable()
@@ -293,7 +294,7 @@ def test_printing_leaves_the_collection_of_garbage_as_it_was(folder: Path) -> No
 
 
 def test_what_a_page_was_made_with_is_gone_when_its_pdf_is_there(folder: Path) -> None:
-    report.Printer(TEMPLATES).pdf(
+    Printer(TEMPLATES).pdf(
         (folder / "report.html").read_text(encoding="utf-8"),
         folder / "evidence.json",
         "2026-11-21T01:02:03Z",

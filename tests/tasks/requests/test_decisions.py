@@ -7,14 +7,16 @@ from typing import Any
 import pytest
 
 from tasks.common.errors import EvidenceError
-from tasks.reporting import evidence
+from tasks.reporting import build_evidence
 from tasks.requests import decisions
 from tests.worlds import fabricated
 
 
 def of(request_id: str, decided: dict[str, Any]) -> dict[str, Any]:
     """The evidence of a request after these decisions."""
-    found = evidence.build_all(fabricated.sources({**fabricated.inputs(), "decisions": decided}))
+    found = build_evidence.build_all(
+        fabricated.sources({**fabricated.inputs(), "decisions": decided})
+    )
     return next(item for item in found if item["request"]["id"] == request_id)
 
 

@@ -15,10 +15,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from tasks import report
 from tasks.common import seeds, settings
 from tasks.common.errors import EvidenceError, ModelError, SettingsError
-from tasks.reporting import evidence
+from tasks.reporting import build_evidence, pages
 from tasks.training import architectures, compute, training_loop
 from tasks.unlearning import fcalb, rivals
 from tests.worlds import fabricated
@@ -296,14 +295,14 @@ def test_a_report_says_what_was_done_with_the_numbers_in_force(method: str) -> N
     inputs["method"], inputs["trace"] = method, []
     found = next(
         item
-        for item in evidence.build_all(fabricated.sources(inputs))
+        for item in build_evidence.build_all(fabricated.sources(inputs))
         if item["request"]["id"] == fabricated.FAIL
     )
     assert found["unlearn"]["method"] == method
     own = rivals.RECIPES[method]
     assert found["unlearn"]["settings"]["rivals"]["retained_share"] == own.retained_share
     assert (found["unlearn"]["settings"]["rivals"]["epochs"] is None) == (method == "ssd")
-    text = report.render(report.environment(TEMPLATES), "report.html.j2", {"e": found})
+    text = pages.render(pages.environment(TEMPLATES), "report.html.j2", {"e": found})
     assert "Nothing was unlearned" not in text
     assert "No method was applied" not in text
     assert re.search(r"(changed|made anew) by [^.<]+ so that", text)

@@ -18,8 +18,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from tasks.common.errors import EvidenceError
-from tasks.verification import attacks
-from tasks.verification.attacks import Rows
+from tasks.verification.attacks import examination, exposure, lira, population, rmia, roc
+from tasks.verification.attacks import rows as rows_module
+from tasks.verification.attacks.rows import Memory, Rows
 from tasks.verification.scoring import Floats, Ints, Scores
 
 ALPHA = 0.05
@@ -74,8 +75,8 @@ def world(
 
 
 @pytest.fixture(scope="module")
-def unchanged() -> attacks.Examination:
-    return attacks.examine(world(1.0, 0), "r", ALPHA)
+def unchanged() -> examination.Examination:
+    return examination.examine(world(1.0, 0), "r", ALPHA)
 
 
 # Scores of records
@@ -97,7 +98,7 @@ def test_online_lira_is_the_log_ratio_of_two_fitted_normals(
         table(seed + 1, j, records) + 3,
         table(seed + 2, k, records),
     )
-    found = attacks.lira_online(phi, inside, outside, shared)
+    found = lira.online(phi, inside, outside, shared)
     for x in range(records):
         densities = []
         for references in (inside, outside):
@@ -119,7 +120,7 @@ def test_offline_lira_orders_records_by_the_one_sided_probability(
     seed: int, k: int, records: int, shared: bool
 ) -> None:
     phi, outside = table(seed, records), table(seed + 1, k, records)
-    found = attacks.lira_offline(phi, outside, shared)
+    found = lira.offline(phi, outside, shared)
     spread = math.sqrt(fmean([float(np.var(outside[:, i], ddof=1)) for i in range(records)]))
     for x in range(records):
         null = NormalDist.from_samples(outside[:, x].tolist())
@@ -132,99 +133,107 @@ def test_lira_pools_the_variance_where_a_kind_has_fewer_than_64_references() -> 
     phi = table(0, 5)
     for j, k, pooled in ((64, 64, False), (63, 64, True), (64, 63, True)):
         inside, outside = table(1, j, 5), table(2, k, 5)
-        chosen = attacks.lira_online(phi, inside, outside)
-        np.testing.assert_array_equal(chosen, attacks.lira_online(phi, inside, outside, pooled))
-        assert not np.allclose(chosen, attacks.lira_online(phi, inside, outside, not pooled))
+        chosen = lira.online(phi, inside, outside)
+        np.testing.assert_array_equal(chosen, lira.online(phi, inside, outside, pooled))
+        assert not np.allclose(chosen, lira.online(phi, inside, outside, not pooled))
     np.testing.assert_array_equal(
-        attacks.lira_offline(phi, table(1, 64, 5)),
-        attacks.lira_offline(phi, table(1, 64, 5), shared_variance=False),
+        lira.offline(phi, table(1, 64, 5)),
+        lira.offline(phi, table(1, 64, 5), shared_variance=False),
     )
 
 
 def test_several_models_are_judged_at_once_as_one_by_one() -> None:
     phi, inside, outside = table(0, 3, 5), table(1, 4, 5), table(2, 4, 5)
-    one_by_one = np.stack([attacks.lira_online(row, inside, outside) for row in phi])
-    np.testing.assert_array_equal(attacks.lira_online(phi, inside, outside), one_by_one)
+    one_by_one = np.stack([lira.online(row, inside, outside) for row in phi])
+    np.testing.assert_array_equal(lira.online(phi, inside, outside), one_by_one)
 
 
 def test_references_that_agree_to_the_last_bit_give_a_finite_score() -> None:
     same = np.ones((4, 3))
-    np.testing.assert_array_equal(attacks.lira_online(np.ones(3), same, same), np.zeros(3))
-    assert np.isfinite(attacks.lira_online(np.array([-1e4, 1, 1e4]), same, same - 1)).all()
-    assert np.isfinite(attacks.lira_offline(np.array([-1e4, 1, 1e4]), same)).all()
+    np.testing.assert_array_equal(lira.online(np.ones(3), same, same), np.zeros(3))
+    assert np.isfinite(lira.online(np.array([-1e4, 1, 1e4]), same, same - 1)).all()
+    assert np.isfinite(lira.offline(np.array([-1e4, 1, 1e4]), same)).all()
 
 
 def sigmoid(x: float) -> float:
     return 1 / (1 + math.exp(-x))
 
 
-@FEW
-@given(
-    st.integers(0, 10**6), st.integers(1, 4), st.integers(1, 4), st.sampled_from([0.5, 1.0, 2.0])
-)
-def test_rmia_is_the_share_of_the_population_that_a_record_beats(
-    seed: int, j: int, k: int, gamma: float
-) -> None:
-    records, population = 5, 17
-    phi, z_phi = table(seed, records), table(seed + 1, population)
-    x_in, x_out = table(seed + 2, j, records), table(seed + 3, k, records)
-    z_in, z_out = table(seed + 4, j, population), table(seed + 5, k, population)
-    found = attacks.rmia(
-        phi,
-        z_phi,
-        attacks.evidence_online(x_in, x_out),
-        attacks.evidence_online(z_in, z_out),
-        gamma,
+def rmia_scores(phi: Floats, population: Floats, j: int, k: int) -> Scores:
+    """A table of the model judged, j references with and k without; the population is one control
+    subject's.
+
+    Args:
+        phi: (1 + j + k, n) scores of the records.
+        population: (1 + j + k, z) scores of the population.
+    """
+    n, z = phi.shape[1], population.shape[1]
+    everything = np.hstack([phi, population])
+    labels = np.zeros(n + z, np.int64)
+    return Scores(
+        np.array(["unlearned", *["with"] * j, *["without"] * k]),
+        everything,
+        np.zeros(everything.shape, np.int64),
+        labels,
+        np.array(["training"] * n + ["control"] * z),
+        np.array(["r"] * n + [""] * z),
+        np.array([1] * n + [2] * z),
+        np.array([], str),
+        np.empty((n + z, 0), str),
     )
 
-    def relative(p: float, inside: Floats, outside: Floats) -> float:
-        return sigmoid(p) / (fmean(map(sigmoid, inside)) / 2 + fmean(map(sigmoid, outside)) / 2)
 
-    for x in range(records):
-        own = relative(phi[x], x_in[:, x], x_out[:, x])
-        ratios = [own / relative(z_phi[z], z_in[:, z], z_out[:, z]) for z in range(population)]
-        assert found[x] == sum(ratio >= gamma for ratio in ratios) / population
+def slow_rmia(phi: Floats, population: Floats, j: int, k: int) -> list[float]:
+    """The paper's score, record by record and pair by pair."""
+
+    def relative(column: Floats) -> float:
+        p = [sigmoid(value) for value in column]
+        return p[0] / (fmean(p[1 : 1 + j]) / 2 + fmean(p[1 + j : 1 + j + k]) / 2)
+
+    found = []
+    for x in phi.T:
+        ratios = [relative(x) / relative(z) for z in population.T]
+        found.append(sum(ratio >= rmia.GAMMA for ratio in ratios) / len(ratios))
+    return found
 
 
 @FEW
-@given(st.integers(0, 10**6), st.integers(1, 4), st.sampled_from([0.0, 0.3, 1.0]))
-def test_offline_evidence_is_the_papers_mean_of_a_seen_and_a_guessed_probability(
-    seed: int, k: int, a: float
+@given(st.integers(0, 10**6), st.integers(1, 4), st.integers(1, 4), st.integers(0, 5))
+def test_rmia_is_the_share_of_the_population_that_a_record_beats(
+    seed: int, j: int, k: int, ties: int
 ) -> None:
-    outside = table(seed, k, 4)
-    found = attacks.evidence_offline(outside, a)
-    for x in range(4):
-        p_out = fmean(map(sigmoid, outside[:, x]))
-        p_in = a * p_out + 1 - a
-        assert math.exp(found[x]) == pytest.approx((p_in + p_out) / 2, rel=1e-12)
+    phi, population = table(seed, 1 + j + k, 5), table(seed + 1, 1 + j + k, 17)
+    population[:, :ties] = phi[:, :ties]  # a record that ties with one of the population beats it
+    scores = rmia_scores(phi, population, j, k)
+    score = rmia.scorer(scores, Rows.of(scores, "r"), {})
+    found = score(np.array([0]), np.arange(1 + j, 1 + j + k)[None])
+    assert found[0].tolist() == slow_rmia(phi, population, j, k)
 
 
-def test_evidence_is_exact_where_probabilities_round_to_nought_and_one() -> None:
+def test_rmia_uses_only_the_references_without_that_it_is_given() -> None:
+    j, k = 3, 4
+    phi, population = table(1, 1 + j + k, 5), table(2, 1 + j + k, 17)
+    scores = rmia_scores(phi, population, j, k)
+    chosen = [0, 1, 2, 3, 5, 7]  # the model, all references with, two of those without
+    score = rmia.scorer(scores, Rows.of(scores, "r"), {})
+    found = score(np.array([0]), np.array([[5, 7]]))
+    assert found[0].tolist() == slow_rmia(phi[chosen], population[chosen], j, 2)
+
+
+def test_means_are_exact_where_probabilities_round_to_nought_and_one() -> None:
     extreme = np.array([[-1000.0, 60.0, 1000.0]])
-    online = attacks.evidence_online(extreme, extreme)
-    assert online[0] == pytest.approx(-1000.0)
-    assert online[1] == pytest.approx(-math.exp(-60), rel=1e-9)
-    assert online[2] == 0
-    for a in (0.0, 0.3, 1.0):
-        assert np.isfinite(attacks.evidence_offline(extreme, a)).all()
-    assert attacks.evidence_offline(extreme, 1.0)[0] == pytest.approx(-1000.0)
-
-
-def test_rmia_counts_a_record_that_is_just_beaten() -> None:
-    same, evidence = np.zeros(3), np.full(3, math.log(0.5))
-    assert attacks.rmia(same, same, evidence, evidence, 1.0).tolist() == [1.0] * 3
-    assert attacks.rmia(same, same, evidence, evidence, 1.01).tolist() == [0.0] * 3
+    found = rmia.log_mean(np.vstack([extreme, extreme]), np.array([0.5, 0.5]))
+    assert found[0] == pytest.approx(-1000.0)
+    assert found[1] == pytest.approx(-math.exp(-60), rel=1e-9)
+    assert found[2] == 0
 
 
 def test_rmia_of_extreme_scores_is_a_share() -> None:
-    phi, population = np.array([-1e4, 0.0, 1e4]), np.array([-1e4, 0.0, 50.0, 1e4])
-    score = attacks.rmia(
-        phi,
-        population,
-        attacks.evidence_online(np.tile(phi[::-1], (2, 1)), np.tile(phi, (2, 1))),
-        attacks.evidence_online(np.tile(population, (2, 1)), np.tile(population, (2, 1))),
-    )
-    assert ((score >= 0) & (score <= 1)).all()
+    column, population = np.array([-1e4, 0.0, 1e4]), np.array([-1e4, 0.0, 50.0, 1e4])
+    phi = np.vstack([column, column[::-1], column[::-1], column, column])
+    scores = rmia_scores(phi, np.tile(population, (5, 1)), 2, 2)
+    found = rmia.scorer(scores, Rows.of(scores, "r"), {})(np.array([0]), np.array([[3, 4]]))
+    assert ((found >= 0) & (found <= 1)).all()
 
 
 def slow_population_attack(
@@ -263,7 +272,7 @@ def slow_population_attack(
 def test_the_population_attack_equals_a_slow_one() -> None:
     scores = world(1.0, 0)
     rows = Rows.of(scores, "r")
-    forgotten, unseen = attacks.population_attack(scores, 0, rows)
+    forgotten, unseen = population.attack(scores, 0, rows)
     slow_forgotten, slow_unseen = slow_population_attack(scores, 0, rows)
     np.testing.assert_allclose(forgotten, slow_forgotten, atol=0.01)
     np.testing.assert_allclose(
@@ -274,9 +283,7 @@ def test_the_population_attack_equals_a_slow_one() -> None:
 def test_the_population_attack_tells_a_model_that_saw_the_records_from_one_that_did_not() -> None:
     scores = world(0.0, 1)
     rows = Rows.of(scores, "r")
-    original, retrained = (
-        attacks.auc(*attacks.population_attack(scores, model, rows)) for model in (0, 2)
-    )
+    original, retrained = (roc.auc(*population.attack(scores, model, rows)) for model in (0, 2))
     assert original > retrained + 0.2
     assert original > 0.75
 
@@ -286,11 +293,11 @@ def test_the_population_attack_scores_nobody_by_what_it_learnt_from_him() -> Non
     rows = Rows.of(scores, "r")
     unseen = np.flatnonzero(rows.unseen)
     people = scores.subjects[unseen]
-    _, before = attacks.population_attack(scores, 0, rows)
+    _, before = population.attack(scores, 0, rows)
     person = people[0]
     phi = scores.phi.copy()
     phi[0, scores.subjects == person] += 50
-    _, after = attacks.population_attack(replace(scores, phi=phi), 0, rows)
+    _, after = population.attack(replace(scores, phi=phi), 0, rows)
     for _, held in GroupKFold(5).split(unseen, groups=people):
         others = held[people[held] != person]
         same = person in people[held]
@@ -311,12 +318,12 @@ def test_a_record_that_the_person_leaves_in_training_teaches_the_attack_nothing(
 
 def test_of_many_records_the_same_few_are_drawn() -> None:
     rows: Ints = np.arange(10_000)
-    drawn = attacks._some(rows)
-    assert len(set(drawn.tolist())) == attacks.MOST_RECORDS
-    np.testing.assert_array_equal(drawn, attacks._some(rows))
+    drawn = rows_module.sample(rows)
+    assert len(set(drawn.tolist())) == rows_module.MOST_RECORDS
+    np.testing.assert_array_equal(drawn, rows_module.sample(rows))
     # a manifest that goes round its ten classes keeps them all
     assert np.bincount(drawn % 10).min() > 100
-    np.testing.assert_array_equal(attacks._some(rows[:50]), rows[:50])
+    np.testing.assert_array_equal(rows_module.sample(rows[:50]), rows[:50])
 
 
 # What an attack reaches
@@ -332,7 +339,7 @@ def test_the_auc_counts_pairs_with_ties_half(
     pairs = [
         1.0 if a > b else 0.5 if a == b else 0.0 for a, b in itertools.product(members, non_members)
     ]
-    found = attacks.auc(np.array(members), np.array(non_members))
+    found = roc.auc(np.array(members), np.array(non_members))
     assert found == pytest.approx(fmean(pairs), abs=1e-12)
     truth = [1] * len(members) + [0] * len(non_members)
     assert found == pytest.approx(roc_auc_score(truth, members + non_members), abs=1e-12)
@@ -344,16 +351,16 @@ def test_the_auc_knows_only_the_order_and_turns_round_when_the_sides_are_swapped
     members: list[float], non_members: list[float]
 ) -> None:
     a, b = np.array(members), np.array(non_members)
-    assert attacks.auc(np.exp(a) * 3 - 1, np.exp(b) * 3 - 1) == attacks.auc(a, b)
-    assert attacks.auc(b, a) == pytest.approx(1 - attacks.auc(a, b), abs=1e-12)
-    low, high = attacks.auc_interval(a, b)
-    other_low, other_high = attacks.auc_interval(b, a)
+    assert roc.auc(np.exp(a) * 3 - 1, np.exp(b) * 3 - 1) == roc.auc(a, b)
+    assert roc.auc(b, a) == pytest.approx(1 - roc.auc(a, b), abs=1e-12)
+    low, high = roc.auc_interval(a, b)
+    other_low, other_high = roc.auc_interval(b, a)
     assert (other_low, other_high) == (
         pytest.approx(1 - high, abs=1e-9),
         pytest.approx(1 - low, abs=1e-9),
     )
-    assert 0 <= low <= attacks.auc(a, b) + 1e-12
-    assert attacks.auc(a, b) - 1e-12 <= high <= 1
+    assert 0 <= low <= roc.auc(a, b) + 1e-12
+    assert roc.auc(a, b) - 1e-12 <= high <= 1
 
 
 @FEW
@@ -361,13 +368,13 @@ def test_the_auc_knows_only_the_order_and_turns_round_when_the_sides_are_swapped
 def test_the_curve_is_scikit_learns_and_its_area_the_auc(
     members: list[float], non_members: list[float]
 ) -> None:
-    curve = attacks.roc(np.array(members), np.array(non_members))
+    curve = roc.roc(np.array(members), np.array(non_members))
     truth = [1] * len(members) + [0] * len(non_members)
     fpr, tpr, thresholds = roc_curve(truth, members + non_members, drop_intermediate=False)
     np.testing.assert_allclose(curve.fpr, fpr, atol=1e-12)
     np.testing.assert_allclose(curve.tpr, tpr, atol=1e-12)
     np.testing.assert_array_equal(curve.thresholds, thresholds)
-    area = attacks.auc(np.array(members), np.array(non_members))
+    area = roc.auc(np.array(members), np.array(non_members))
     assert np.trapezoid(curve.tpr, curve.fpr) == pytest.approx(area, abs=1e-12)
 
 
@@ -380,7 +387,7 @@ def test_the_standard_error_of_the_auc_is_delongs(seed: int, m: int, k: int) -> 
     area = fmean([fmean(row) for row in kernel])
     of_members = sum((fmean(row) - area) ** 2 for row in kernel) / (m - 1)
     of_others = sum((fmean(column) - area) ** 2 for column in zip(*kernel, strict=True)) / (k - 1)
-    assert attacks._delong(members, others) == pytest.approx(
+    assert roc.delong_error(members, others) == pytest.approx(
         math.sqrt(of_members / m + of_others / k), abs=1e-9
     )
 
@@ -390,7 +397,7 @@ def test_the_standard_error_of_the_auc_is_delongs(seed: int, m: int, k: int) -> 
 )
 def test_the_other_interval_solves_newcombes_equation(area: float, m: int, k: int) -> None:
     z = 1.96
-    for theta in attacks._newcombe(area, m, k, z):
+    for theta in roc.newcombe_interval(area, m, k, z):
         n = (m + k) / 2
         q1, q2 = theta / (2 - theta), 2 * theta**2 / (1 + theta)
         variance = (theta * (1 - theta) + (n - 1) * (q1 - theta**2) + (n - 1) * (q2 - theta**2)) / (
@@ -406,8 +413,7 @@ def test_the_interval_of_the_auc_covers_it_on_independent_records(
     rng = np.random.default_rng(0)
     shift, count = stats.norm.ppf(area) * math.hypot(1, spread), 200
     spans = [
-        attacks.auc_interval(rng.normal(shift, spread, 30), rng.normal(0, 1, 200))
-        for _ in range(count)
+        roc.auc_interval(rng.normal(shift, spread, 30), rng.normal(0, 1, 200)) for _ in range(count)
     ]
     covered = sum(low <= area <= high for low, high in spans)
     assert covered >= stats.binom.ppf(0.001, count, 0.95)
@@ -415,10 +421,10 @@ def test_the_interval_of_the_auc_covers_it_on_independent_records(
 
 
 def test_a_perfect_attack_on_few_records_leaves_doubt() -> None:
-    low, high = attacks.auc_interval(np.array([2.0, 3.0]), np.array([0.0, 1.0]))
+    low, high = roc.auc_interval(np.array([2.0, 3.0]), np.array([0.0, 1.0]))
     assert low < 0.7
     assert high == 1
-    assert attacks.auc_interval(np.array([1.0]), np.array([1.0]))[0] < 0.1
+    assert roc.auc_interval(np.array([1.0]), np.array([1.0]))[0] < 0.1
 
 
 @FEW
@@ -429,7 +435,7 @@ def test_a_perfect_attack_on_few_records_leaves_doubt() -> None:
 def test_the_threshold_is_the_least_that_flags_at_most_the_rate(
     non_members: list[float], rate: float
 ) -> None:
-    found = attacks.threshold(np.array(non_members), rate)
+    found = roc.threshold(np.array(non_members), rate)
     allowed = rate * len(non_members) + 1e-9
     fine = [t for t in non_members if sum(value > t for value in non_members) <= allowed]
     assert found == min(fine)
@@ -443,7 +449,7 @@ def test_the_threshold_is_the_least_that_flags_at_most_the_rate(
 def test_the_interval_of_a_share_is_clopper_and_pearsons(
     counts: tuple[int, int], confidence: float
 ) -> None:
-    found = attacks.clopper_pearson(*counts, confidence)
+    found = roc.clopper_pearson(*counts, confidence)
     expected = stats.binomtest(*counts).proportion_ci(confidence, method="exact")
     assert found == (
         pytest.approx(expected.low, abs=1e-12),
@@ -454,10 +460,10 @@ def test_the_interval_of_a_share_is_clopper_and_pearsons(
 def test_a_rate_without_ten_expected_false_positives_has_no_point() -> None:
     members = np.linspace(0, 2, 50)
     for count, rates in ((99, []), (100, [0.1]), (200, [0.05, 0.1]), (1000, [0.01, 0.05, 0.1])):
-        points = attacks.rate_points(members, np.linspace(0, 1, count))
+        points = roc.rate_points(members, np.linspace(0, 1, count))
         assert [point.fpr for point in points] == rates
-    assert [point.fpr for point in attacks.rate_points(members, np.linspace(0, 1, 10_000))] == list(
-        attacks.RATES
+    assert [point.fpr for point in roc.rate_points(members, np.linspace(0, 1, 10_000))] == list(
+        roc.RATES
     )
 
 
@@ -468,8 +474,8 @@ def test_a_point_is_the_best_of_the_curve_at_its_rate(decimals: int) -> None:
         rng.normal(1, 1, 40).round(decimals),
         rng.normal(0, 1, 300).round(decimals),
     )
-    curve = attacks.roc(members, non_members)
-    for point in attacks.rate_points(members, non_members):
+    curve = roc.roc(members, non_members)
+    for point in roc.rate_points(members, non_members):
         assert point.tpr == pytest.approx(curve.tpr[curve.fpr <= point.fpr].max())
         assert point.low <= point.tpr <= point.high
         assert point.false_positives_expected == pytest.approx(point.fpr * 300)
@@ -479,7 +485,7 @@ def test_a_point_is_the_best_of_the_curve_at_its_rate(decimals: int) -> None:
 
 
 def test_a_model_that_saw_the_records_is_far_outside_the_band(
-    unchanged: attacks.Examination,
+    unchanged: examination.Examination,
 ) -> None:
     assert [attack.name for attack in unchanged.attacks] == [
         "lira_online",
@@ -498,13 +504,13 @@ def test_a_model_that_saw_the_records_is_far_outside_the_band(
 
 
 def test_an_over_forgotten_model_is_outside_the_band_too() -> None:
-    for attack in attacks.examine(world(-1.0, 0, references=5), "r", ALPHA).attacks:
+    for attack in examination.examine(world(-1.0, 0, references=5), "r", ALPHA).attacks:
         assert attack.outside_band
         assert attack.auc["unlearned"] < attack.auc_band[0]
 
 
 def test_the_numbers_of_records_and_non_members_are_those_compared(
-    unchanged: attacks.Examination,
+    unchanged: examination.Examination,
 ) -> None:
     assert unchanged.references == {"with": 8, "without": 8}
     for attack in unchanged.attacks[:3]:
@@ -512,7 +518,7 @@ def test_the_numbers_of_records_and_non_members_are_those_compared(
     assert unchanged.attacks[3].non_members == 10 * EACH
 
 
-def test_what_is_reported_is_plain_json_without_nan(unchanged: attacks.Examination) -> None:
+def test_what_is_reported_is_plain_json_without_nan(unchanged: examination.Examination) -> None:
     plain = json.loads(json.dumps(unchanged.as_json(), allow_nan=False))
     assert [set(attack) for attack in plain["attacks"]] == [
         {
@@ -539,13 +545,13 @@ def test_what_is_reported_is_plain_json_without_nan(unchanged: attacks.Examinati
 
 
 def test_the_same_scores_give_the_same_report() -> None:
-    first, second = (attacks.examine(world(0.5, 0, references=4), "r", ALPHA) for _ in range(2))
+    first, second = (examination.examine(world(0.5, 0, references=4), "r", ALPHA) for _ in range(2))
     assert first.as_json() == second.as_json()
 
 
 def test_a_model_that_never_saw_the_records_is_mostly_inside_the_band() -> None:
     found = [
-        attacks.examine(world(0.0, seed, references=4), "r", ALPHA).attacks for seed in range(5)
+        examination.examine(world(0.0, seed, references=4), "r", ALPHA).attacks for seed in range(5)
     ]
     outside = sum(attack.outside_band for attacks_ in found for attack in attacks_)
     # 20 of them, each outside with a probability of about 0.3; those of one world go together
@@ -558,11 +564,11 @@ def test_a_further_retrained_model_is_outside_the_band_as_often_as_chance_has_it
         phi = table(seed, references + 1, 10) + table(seed + draws, 10)
 
         def score(models: Ints, out: Ints, phi: Floats = phi) -> Floats:
-            return attacks.lira_offline(phi[models], phi[out])
+            return lira.offline(phi[models], phi[out])
 
-        judge = attacks._one_left_out(score, np.arange(references))
-        band = [attacks.auc(*judge(model)) for model in range(references)]
-        outside += not min(band) <= attacks.auc(*judge(references)) <= max(band)
+        judge = examination.leave_one_out(score, np.arange(references))
+        band = [roc.auc(*judge(model)) for model in range(references)]
+        outside += not min(band) <= roc.auc(*judge(references)) <= max(band)
     chance = 2 / (references + 1)
     # a band that holds everybody would be no yardstick either
     assert (
@@ -581,7 +587,7 @@ def test_no_model_is_among_the_references_that_judge_it() -> None:
             calls += zip(models.tolist(), out.tolist(), strict=True)
             return models[:, None].astype(np.float64)
 
-        members, non_members = attacks._one_left_out(score, without)(judged)
+        members, non_members = examination.leave_one_out(score, without)(judged)
         assert members.tolist() == [float(judged)]
         assert len(non_members) == 4
         for model, out in calls:
@@ -600,13 +606,11 @@ def test_a_models_own_scores_do_not_move_what_it_is_compared_with(name: str) -> 
     def non_members(phi: Floats, judged: int) -> Floats:
         forget = phi[:, rows.forget]
         score = {
-            "lira_online": lambda t, out: attacks.lira_online(
-                forget[t], forget[within], forget[out]
-            ),
-            "lira_offline": lambda t, out: attacks.lira_offline(forget[t], forget[out]),
-            "rmia": attacks._rmia_scorer(replace(scores, phi=phi), rows, {}),
+            "lira_online": lambda t, out: lira.online(forget[t], forget[within], forget[out]),
+            "lira_offline": lambda t, out: lira.offline(forget[t], forget[out]),
+            "rmia": rmia.scorer(replace(scores, phi=phi), rows, {}),
         }[name]
-        return attacks._one_left_out(score, without)(judged)[1]
+        return examination.leave_one_out(score, without)(judged)[1]
 
     wild = scores.phi.copy()
     wild[without[2]] *= -100
@@ -623,7 +627,7 @@ def test_one_record_constant_scores_and_a_class_without_controls_are_examined_wi
     one = replace(scores, requests=np.where(np.arange(len(scores.labels)) == 0, "r", ""))
     constant = replace(scores, phi=np.ones_like(scores.phi))
     lone = replace(scores, labels=np.where(scores.requests == "r", 7, scores.labels))
-    found = [attacks.examine(case, "r", ALPHA) for case in (one, constant, lone)]
+    found = [examination.examine(case, "r", ALPHA) for case in (one, constant, lone)]
     json.dumps([case.as_json() for case in found], allow_nan=False)
     assert [case.attacks[0].records for case in found] == [1, FORGET, FORGET]
     assert [attack.auc["unlearned"] for attack in found[1].attacks[:3]] == [0.5] * 3
@@ -633,7 +637,7 @@ def test_one_record_constant_scores_and_a_class_without_controls_are_examined_wi
 
 
 def test_people_who_stay_and_are_exposed_are_found() -> None:
-    everybody = attacks.exposure(world(0.0, 0, stays=3.0), ALPHA)
+    everybody = exposure.measure(world(0.0, 0, stays=3.0), ALPHA)
     assert everybody.worsened
     assert everybody.p_worse < 0.001
     assert everybody.subjects_worse == everybody.subjects == 10
@@ -641,34 +645,34 @@ def test_people_who_stay_and_are_exposed_are_found() -> None:
 
 
 def test_one_person_who_is_exposed_is_found_though_the_whole_looks_well() -> None:
-    one = attacks.exposure(world(0.0, 1, one_stays=4.0), ALPHA)
+    one = exposure.measure(world(0.0, 1, one_stays=4.0), ALPHA)
     assert one.worsened
     assert one.subjects_worse == 1
     assert one.largest > 5
 
 
 def test_everybody_a_little_exposed_is_found_though_nobody_stands_out() -> None:
-    found = attacks.exposure(world(0.0, 3, stays=0.5), ALPHA)
+    found = exposure.measure(world(0.0, 3, stays=0.5), ALPHA)
     assert found.worsened
     assert found.subjects_worse == 0
 
 
 def test_each_of_the_two_questions_has_half_of_alpha() -> None:
-    found = attacks.exposure(world(0.0, 2, stays=0.5), ALPHA)
+    found = exposure.measure(world(0.0, 2, stays=0.5), ALPHA)
     assert found.level == ALPHA / 2
     assert ALPHA / 2 < found.p_worse < ALPHA
     assert not found.worsened
 
 
 def test_people_who_are_less_exposed_are_no_alarm() -> None:
-    found = attacks.exposure(world(0.0, 0, stays=-3.0), ALPHA)
+    found = exposure.measure(world(0.0, 0, stays=-3.0), ALPHA)
     assert not found.worsened
     assert found.p_worse > 0.99
 
 
 def test_exposure_is_found_where_there_is_none_no_more_often_than_alpha() -> None:
     draws = 200
-    found = [attacks.exposure(world(0.0, seed), ALPHA) for seed in range(draws)]
+    found = [exposure.measure(world(0.0, seed), ALPHA) for seed in range(draws)]
     assert sum(e.worsened for e in found) <= stats.binom.ppf(0.999, draws, ALPHA)
     p_values = [e.p_worse for e in found]
     assert stats.kstest(p_values, "uniform").pvalue > 0.001
@@ -676,7 +680,7 @@ def test_exposure_is_found_where_there_is_none_no_more_often_than_alpha() -> Non
 
 def test_the_p_value_is_students_of_one_more_draw() -> None:
     scores = world(0.0, 6)
-    found = attacks.exposure(scores, ALPHA)
+    found = exposure.measure(scores, ALPHA)
     areas = {}
     control, unseen = scores.roles == "control", np.isin(scores.roles, ["control", "test"])
     kept = (scores.roles == "training") & (scores.requests == "")
@@ -696,7 +700,7 @@ def test_the_p_value_is_students_of_one_more_draw() -> None:
 
 
 def test_the_report_of_exposure_points_to_nobody() -> None:
-    plain = attacks.exposure(world(0.0, 0, one_stays=4.0), ALPHA).as_json()
+    plain = exposure.measure(world(0.0, 0, one_stays=4.0), ALPHA).as_json()
     text = json.dumps(plain, allow_nan=False)
     assert set(plain) == {
         *(
@@ -764,7 +768,7 @@ def test_a_request_that_cannot_be_examined_is_an_error_that_says_why(
     how: str, message: str
 ) -> None:
     with pytest.raises(EvidenceError, match=message):
-        attacks.examine(broken(world(0.0, 0, references=4), how), "r", ALPHA)
+        examination.examine(broken(world(0.0, 0, references=4), how), "r", ALPHA)
 
 
 @pytest.mark.parametrize(
@@ -780,47 +784,40 @@ def test_an_exposure_that_cannot_be_judged_is_an_error_that_says_why(
     how: str, message: str
 ) -> None:
     with pytest.raises(EvidenceError, match=message):
-        attacks.exposure(broken(world(0.0, 0, references=4), how), ALPHA)
+        exposure.measure(broken(world(0.0, 0, references=4), how), ALPHA)
 
 
 def test_empty_requests_and_references_that_do_not_differ_are_errors() -> None:
     scores = world(0.0, 0, references=4)
     for request in ("", "another"):
         with pytest.raises(EvidenceError, match="no record"):
-            attacks.examine(scores, request, ALPHA)
+            examination.examine(scores, request, ALPHA)
     with pytest.raises(EvidenceError, match="alike"):
-        attacks.exposure(replace(scores, phi=np.ones_like(scores.phi)), ALPHA)
+        exposure.measure(replace(scores, phi=np.ones_like(scores.phi)), ALPHA)
     for alpha in (0.0, 1.0, math.nan):
         with pytest.raises(EvidenceError, match="alpha"):
-            attacks.examine(scores, "r", alpha)
+            examination.examine(scores, "r", alpha)
         with pytest.raises(EvidenceError, match="alpha"):
-            attacks.exposure(scores, alpha)
+            exposure.measure(scores, alpha)
 
 
 def test_bad_arrays_are_errors() -> None:
     one, two, nan = np.ones((1, 3)), np.ones((2, 3)), np.full((2, 3), np.nan)
     calls = [
-        lambda: attacks.lira_online(np.ones(3), one, two),
-        lambda: attacks.lira_online(np.ones(4), two, two),
-        lambda: attacks.lira_offline(np.ones(3), one),
-        lambda: attacks.lira_offline(np.ones(3), nan),
-        lambda: attacks.evidence_online(one[:0], one),
-        lambda: attacks.evidence_online(nan, two),
-        lambda: attacks.evidence_offline(two, 1.5),
-        lambda: attacks.evidence_offline(nan, 0.5),
-        lambda: attacks.rmia(np.ones(3), np.ones(0), np.ones(3), np.ones(0)),
-        lambda: attacks.rmia(np.ones(3), np.ones(2), np.ones(2), np.ones(2)),
-        lambda: attacks.rmia(np.ones(3), np.ones(2), np.ones(3), np.ones(2), 0.0),
-        lambda: attacks.auc(np.ones(0), np.ones(1)),
-        lambda: attacks.auc(np.array([np.nan]), np.ones(1)),
-        lambda: attacks.roc(np.ones(1), np.ones(0)),
-        lambda: attacks.threshold(np.ones(0), 0.1),
-        lambda: attacks.threshold(np.ones(3), 0.0),
-        lambda: attacks.rate_points(np.ones(0), np.ones(3)),
-        lambda: attacks.auc_interval(np.ones(2), np.ones(3), 1.0),
-        lambda: attacks.clopper_pearson(0, 0),
-        lambda: attacks.clopper_pearson(3, 2),
-        lambda: attacks.clopper_pearson(-1, 2),
+        lambda: lira.online(np.ones(3), one, two),
+        lambda: lira.online(np.ones(4), two, two),
+        lambda: lira.offline(np.ones(3), one),
+        lambda: lira.offline(np.ones(3), nan),
+        lambda: roc.auc(np.ones(0), np.ones(1)),
+        lambda: roc.auc(np.array([np.nan]), np.ones(1)),
+        lambda: roc.roc(np.ones(1), np.ones(0)),
+        lambda: roc.threshold(np.ones(0), 0.1),
+        lambda: roc.threshold(np.ones(3), 0.0),
+        lambda: roc.rate_points(np.ones(0), np.ones(3)),
+        lambda: roc.auc_interval(np.ones(2), np.ones(3), 1.0),
+        lambda: roc.clopper_pearson(0, 0),
+        lambda: roc.clopper_pearson(3, 2),
+        lambda: roc.clopper_pearson(-1, 2),
     ]
     for call in calls:
         with pytest.raises(EvidenceError, match=r"got .* expected"):
@@ -831,7 +828,7 @@ def test_means_of_probabilities_are_those_of_plain_sums_by_any_weights() -> None
     random = np.random.default_rng(5)
     phi, shares = random.normal(0, 4, (6, 40)), random.dirichlet(np.ones(6), (3, 2))
     shares[0, 0] = [0.5, 0, 0, 0, 0, 0.5]
-    found = attacks._log_mean(phi, shares)
+    found = rmia.log_mean(phi, shares)
     assert found.shape == (3, 2, 40)
     for place in np.ndindex(3, 2):
         for column in range(40):
@@ -841,21 +838,21 @@ def test_means_of_probabilities_are_those_of_plain_sums_by_any_weights() -> None
             assert found[(*place, column)] == pytest.approx(
                 math.log(math.fsum(terms)), rel=1e-12, abs=1e-14
             )
-    tiny = attacks._log_mean(np.array([[-900.0], [-1000.0]]), np.array([[0.5, 0.5], [0.0, 1.0]]))
+    tiny = rmia.log_mean(np.array([[-900.0], [-1000.0]]), np.array([[0.5, 0.5], [0.0, 1.0]]))
     np.testing.assert_allclose(tiny[:, 0], [math.log(0.5) - 900, -1000], rtol=1e-12)
 
 
 def test_what_requests_share_is_remembered_and_changes_nothing() -> None:
     scores = world(0.2, 6)
     second = replace(scores, requests=np.where(scores.subjects == 1003, "s", scores.requests))
-    memory: attacks.Memory = {}
+    memory: Memory = {}
     for request in ("r", "s", "r"):
         assert (
-            attacks.examine(second, request, ALPHA, memory).as_json()
-            == attacks.examine(second, request, ALPHA).as_json()
+            examination.examine(second, request, ALPHA, memory).as_json()
+            == examination.examine(second, request, ALPHA).as_json()
         )
     kept = len(memory)
-    attacks.examine(second, "s", ALPHA, memory)
+    examination.examine(second, "s", ALPHA, memory)
     assert len(memory) == kept
 
 
@@ -876,7 +873,7 @@ def test_the_regression_is_the_librarys_to_the_last_digits(
     )
     expected = library.fit(features, member).decision_function(features)
     np.testing.assert_allclose(
-        attacks._log_odds(features, member, features),
+        population.log_odds(features, member, features),
         expected,
         rtol=1e-11,
         atol=1e-11 * np.abs(expected).max(),
@@ -888,6 +885,6 @@ def test_the_regression_is_the_librarys_to_the_last_digits(
     st.lists(st.integers(0, 12), min_size=20, max_size=80).filter(lambda found: len(set(found)) > 4)
 )
 def test_people_are_dealt_as_the_library_deals_them(people: list[int]) -> None:
-    dealt = attacks._dealt(np.array(people), 5)
+    dealt = population.split_people(np.array(people), 5)
     for number, (_, held) in enumerate(GroupKFold(5).split(people, groups=people)):
         assert np.flatnonzero(dealt == number).tolist() == held.tolist()

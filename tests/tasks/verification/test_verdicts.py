@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from tasks.common.errors import EvidenceError
-from tasks.verification import contrast, scoring, verdicts
+from tasks.verification import contrast, gates, multiplicity, scoring, verdicts
+from tasks.verification.gates import Rules
 from tasks.verification.scoring import Floats, Scores
-from tasks.verification.verdicts import Rules
 
 RULES = Rules(alpha=0.05, rho0=0.5, memorised=0.5, utility_margin=0.1, min_references=6)
 SEEN = 6.0
@@ -154,7 +154,7 @@ def test_weighted_holm_equals_closed_testing(found: list[tuple[float, float]]) -
     subsets = [s for size in range(1, len(p) + 1) for s in itertools.combinations(indices, size)]
     rejected = {s: any(p[i] < 0.05 * w[i] / sum(w[j] for j in s) for i in s) for s in subsets}
     expected = [all(rejected[s] for s in subsets if i in s) for i in indices]
-    assert verdicts.holm(p, 0.05, w) == expected
+    assert multiplicity.holm(p, 0.05, w) == expected
 
 
 def test_a_failed_self_check_turns_a_pass_into_inconclusive() -> None:
@@ -188,7 +188,7 @@ def test_missing_evidence_is_an_error_and_never_a_pass() -> None:
     with pytest.raises(EvidenceError, match="alike"):
         verdicts.judge(constant, "r", RULES)
     with pytest.raises(EvidenceError, match="without any test"):
-        verdicts.conclude([], contrast.Interval(0.0, -0.1, 0.1, 0.9), 0.05)
+        gates.conclude([], contrast.Interval(0.0, -0.1, 0.1, 0.9), 0.05)
 
 
 def test_scores_that_are_nan_are_refused_with_the_model_named() -> None:
@@ -199,7 +199,7 @@ def test_scores_that_are_nan_are_refused_with_the_model_named() -> None:
 
 
 def test_a_p_value_that_is_nan_shows_nothing() -> None:
-    assert verdicts.holm([math.nan, math.nan], 0.05) == [False, False]
+    assert multiplicity.holm([math.nan, math.nan], 0.05) == [False, False]
 
 
 def test_without_a_retained_record_no_verdict_is_made() -> None:
@@ -265,7 +265,7 @@ def brute_holm(p_values: list[float], alpha: float) -> list[bool]:
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=6))
 def test_holm_equals_closed_testing(p_values: list[float]) -> None:
-    assert verdicts.holm(p_values, 0.05) == brute_holm(p_values, 0.05)
+    assert multiplicity.holm(p_values, 0.05) == brute_holm(p_values, 0.05)
 
 
 @given(st.integers(2, 6), st.integers(1, 20), st.integers(0, 10**6))

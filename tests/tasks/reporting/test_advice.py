@@ -15,11 +15,11 @@ from flows.pipeline import results
 from tasks.common import files
 from tasks.common.errors import EvidenceError
 from tasks.common.settings import Advice
-from tasks.reporting import evidence
+from tasks.reporting import advice, build_evidence
+from tasks.reporting.advice import BatchFacts
 from tasks.training import release_lineage
-from tasks.verification import retrain_advice
-from tasks.verification import verdicts as verification
-from tasks.verification.retrain_advice import History
+from tasks.training.history import FROM_SCRATCH, History
+from tasks.verification import gates, utility
 from tasks.verification.scoring import Scores
 from tests.worlds.fabricated import sources
 
@@ -45,7 +45,9 @@ def codes(
     loss: Any = NO_LOSS,
     limits: Advice = LIMITS,
 ) -> list[str]:
-    return [one["code"] for one in retrain_advice.advise(method, history, verdicts, loss, limits)]
+    return [
+        one["code"] for one in advice.advise(method, BatchFacts(verdicts, loss, history, limits))
+    ]
 
 
 def test_nothing_is_advised_where_all_is_well_or_the_loss_is_not_known() -> None:
@@ -117,9 +119,8 @@ def test_after_an_exact_retrain_nothing_is_advised_whatever_was_found() -> None:
 
 def test_what_is_told_names_the_counts_the_shares_and_the_limits() -> None:
     loss = {"estimate": 0.0312, "low": 0.011, "high": 0.0514, "confidence": 0.9}
-    found = retrain_advice.advise(
-        "fcalb", History(3, 300, 1000), [verdict("fail"), verdict("pass")], loss, LIMITS
-    )
+    facts = BatchFacts([verdict("fail"), verdict("pass")], loss, History(3, 300, 1000), LIMITS)
+    found = advice.advise("fcalb", facts)
     told = {one["code"]: one for one in found}
     assert "1 of 2 requests failed" in told["failed"]["text"]
     assert "by 3.1% (1.1% to 5.1%); the limit is 2.0%" in told["accuracy_lost"]["text"]
@@ -137,7 +138,7 @@ def test_a_history_counts_unlearnings_until_a_model_is_trained_from_scratch(
     for size in sizes:
         history = history.after("fcalb", size, retained)
     assert history == History(len(sizes), sum(sizes), start.trained)
-    for method in retrain_advice.FROM_SCRATCH:
+    for method in FROM_SCRATCH:
         assert history.after(method, 5, retained) == History(0, 0, retained)
     assert (
         history.after("distil", 5, retained).unlearnings == len(sizes) + 1
@@ -181,11 +182,11 @@ def test_a_loss_is_shown_exactly_where_the_gate_without_a_margin_is_bad(
     right: list[int], own: int, alpha: float
 ) -> None:
     shares = [count / 400 for count in right]
-    loss = retrain_advice.control_loss(answers(shares, own / 400), alpha)
+    loss = utility.control_loss(answers(shares, own / 400), alpha)
     assert loss["estimate"] == pytest.approx(np.mean(shares) - own / 400)
     assert loss["confidence"] == pytest.approx(1 - 2 * alpha)
-    rules = verification.Rules(alpha, 0.5, 0.7, 0.0, 2)
-    gate = verification.utility_gate("g", "?", own / 400, np.array(shares), rules)
+    rules = gates.Rules(alpha, 0.5, 0.7, 0.0, 2)
+    gate = gates.utility_gate("g", "?", own / 400, np.array(shares), rules)
     if abs(loss["low"]) > 1e-9:
         assert (loss["low"] > 0) == (gate.p_bad < alpha)
     if abs(loss["high"]) > 1e-9:
@@ -194,11 +195,11 @@ def test_a_loss_is_shown_exactly_where_the_gate_without_a_margin_is_bad(
 
 def test_a_loss_needs_retrained_models_and_unseen_people() -> None:
     with pytest.raises(EvidenceError, match="got 1 references"):
-        retrain_advice.control_loss(answers([0.9], 0.9), 0.05)
+        utility.control_loss(answers([0.9], 0.9), 0.05)
     nobody = answers([0.9, 0.8], 0.9)
     nobody.roles[:] = "training"
     with pytest.raises(EvidenceError, match="0 records of unseen"):
-        retrain_advice.control_loss(nobody, 0.05)
+        utility.control_loss(nobody, 0.05)
 
 
 def test_evidence_says_what_is_advised_from_what_the_stages_wrote() -> None:
@@ -207,7 +208,7 @@ def test_evidence_says_what_is_advised_from_what_the_stages_wrote() -> None:
         given = sources()
         given.lineage["history"].update(history)  # type: ignore[attr-defined]
         given.verdicts["batch"]["control_loss"] = {"reason": "no references"}
-        return [one["code"] for one in evidence.build_all(given)[0]["advice"]]
+        return [one["code"] for one in build_evidence.build_all(given)[0]["advice"]]
 
     limit = Advice().unlearnings
     assert found(limit - 2) == ["failed"]

@@ -1,0 +1,97 @@
+"""Build a batch's register from the evidence of its requests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tasks.common import files
+from tasks.common.errors import EvidenceError
+from tasks.common.language import SENTENCES
+from tasks.reporting.batch_register.schema import SCHEMA_VERSION, Cost, Register, checked, urgency
+
+
+def of(found: Sequence[dict[str, Any]], folders: Sequence[str], place: Path) -> Register:
+    """The register of a batch.
+
+    Args:
+        found: the evidence of every request.
+        folders: the folder of each, in the same order.
+        place: where the folders lie; the lines carry the hashes of their files.
+
+    Raises:
+        EvidenceError: there is no request, or one's evidence is of another shape.
+    """
+    if not found:
+        raise EvidenceError(
+            f"{place.name}: got no request, expected at least one; run `erasure-audit run` again"
+        )
+    first = found[0]
+    lines = [line(item, folder, place) for item, folder in zip(found, folders, strict=True)]
+    passed = [entry for entry in lines if entry["verdict"] == "pass"]
+    register = checked(
+        {
+            "schema_version": SCHEMA_VERSION,
+            "batch": first["batch"],
+            "started": first["provenance"]["started"],
+            "tool_version": first["provenance"]["tool_version"],
+            **first["organisation"],
+            "mode": first["thresholds"]["mode"],
+            "alpha": first["thresholds"]["alpha"],
+            **spent(found),
+            "passes": len(passed),
+            "passes_that_hold": sum(entry["register"]["holds"] for entry in passed),
+            "languages": first["provenance"]["settings"].get("report", {}).get("languages", ["en"]),
+            "requests": lines,
+            SENTENCES: {
+                text: made
+                for item in found
+                for text, made in item.get(SENTENCES, {}).items()
+                if text == item["reason"]
+            },
+        },
+        place.name,
+    )
+    return register.model_copy(update={"requests": sorted(register.requests, key=urgency)})
+
+
+def line(item: dict[str, Any], folder: str, place: Path) -> dict[str, Any]:
+    """A request's line, with the hashes of its files."""
+    return {
+        "request_id": item["request"]["id"],
+        "position": item["request"]["position"],
+        "folder": folder,
+        "status": item["status"],
+        "progress": item["progress"],
+        "test": item["test"],
+        "verdict": item["verdict"],
+        "outcome": item["outcome"],
+        "register": item["register"],
+        "reason": item["reason"],
+        "regulation": item["request"]["regulation"],
+        "received": item["request"]["received"],
+        "subject_pseudonym": item["request"]["subject_pseudonym"],
+        "records": item["request"]["records"],
+        "deadline": item["deadline"]["date"],
+        "days_left": item["deadline"]["days_left"],
+        "residual_influence": item["residual_influence"],
+        "sha256": {path.name: files.sha256(path) for path in sorted((place / folder).iterdir())},
+    }
+
+
+def spent(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The batch's method and what it cost; every request that was carried out tells the same."""
+    for item in found:
+        if item["status"] == "audited":
+            known = [
+                model["seconds"]
+                for model in item["models"]
+                if model["role"] in ("with", "without") and model["seconds"] is not None
+            ]
+            cost = {key: item["seconds"][key] for key in ("train", "unlearn", "retrain")}
+            return {
+                "method": item["unlearn"]["method"],
+                "cost": {**cost, "references": sum(known) if known else None},
+            }
+    return {"method": None, "cost": dict.fromkeys(Cost.model_fields)}

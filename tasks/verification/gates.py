@@ -1,0 +1,272 @@
+"""The questions of the verdict: each is asked against its bad answer and, separately, against its
+good one.
+
+Passing is an intersection-union test (Berger 1982): every gate has to reject its own bad null at
+alpha, so a false pass has a probability of at most alpha, without a correction. Failing needs some
+gate's bad side, by Holm's (1979) weighted procedure. Everything else is inconclusive.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.common.errors import EvidenceError
+from tasks.common.language import Sentence, say
+from tasks.verification import contrast
+from tasks.verification.contrast import Contrast, Interval
+from tasks.verification.multiplicity import holm
+from tasks.verification.scoring import Floats, Scores
+
+VerdictName = Literal["pass", "fail", "inconclusive"]
+INFLUENCE_WEIGHT = 0.8
+"""Share of alpha that Holm's procedure gives to the influence on all records; the other gates share
+the rest."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Limits and error rate, fixed before the run. See `settings.Verify`."""
+
+    alpha: float
+    rho0: float
+    memorised: float
+    utility_margin: float
+    min_references: int
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One question, asked against its bad answer and, separately, against its good one."""
+
+    name: str
+    question: Sentence
+    observed: float | None
+    threshold: float
+    p_good: float
+    """probability of such evidence for the good side if the bad side were true; < alpha: good"""
+    p_bad: float
+    """probability of such evidence for the bad side if the good side were true; small enough (Holm)
+    means fail"""
+    state: Literal["good", "bad", "open"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One model judged on one request's records."""
+
+    verdict: VerdictName
+    interval: Interval
+    gates: tuple[Gate, ...]
+
+    def bad(self) -> list[Gate]:
+        """The gates on their bad side."""
+        return [gate for gate in self.gates if gate.state == "bad"]
+
+    @property
+    def p_pass(self) -> float:
+        """p of the intersection-union test: the pass is as sure as its least sure gate."""
+        return max(gate.p_good for gate in self.gates)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The influence left in one model, by both statistics."""
+
+    whole: Contrast
+    most: Contrast
+    centred: bool
+    """scores are centred by control records, because the model's confidence on them is unusual"""
+
+    def limit(self, alpha: float) -> float | None:
+        """The larger detection limit of the two, None above 1."""
+        limits = [
+            contrast.detection_limit(
+                c.detectability, len(c.with_), len(c.without), c.degrees, alpha
+            )
+            for c in (self.whole, self.most)
+        ]
+        return None if None in limits else max(limit for limit in limits if limit is not None)
+
+    def needed(self, alpha: float, rho0: float) -> int | None:
+        """References of each kind that would certify a perfect retrain four times in five, None
+        where no number would."""
+        counts = [
+            contrast.references_needed(c.detectability, alpha, rho0)
+            for c in (self.whole, self.most)
+        ]
+        return None if None in counts else max(count for count in counts if count is not None)
+
+
+def measure(scores: Scores, rows: NDArray[np.bool_], model: int, share: float) -> Measured:
+    """Measure one model on a request's records.
+
+    Args:
+        scores: all scores of the audit.
+        rows: (n,) the request's records.
+        model: which model; no reference.
+        share: of the records, the most memorised ones of the second statistic.
+
+    Raises:
+        EvidenceError: a class has no control record, or the references do not differ.
+    """
+    controls = scores.controls
+    with_, without = scores.model_roles == "with", scores.model_roles == "without"
+    phi = scores.phi[:, rows]
+    centred, base = contrast.centre(
+        phi, scores.labels[rows], scores.phi[:, controls], scores.labels[controls]
+    )
+    unusual = contrast.unusual_confidence(
+        phi[with_], phi[without], base[with_ | without], base[model]
+    )
+    used = centred if unusual else phi
+    whole, most = (
+        contrast.contrast(used[with_], used[without], used[model], aggregate)
+        for aggregate in (contrast.overall, contrast.memorised(share))
+    )
+    return Measured(whole, most, unusual)
+
+
+def influence_gates(measured: Measured, rules: Rules) -> list[Gate]:
+    """Gates A (influence left), B (left on the most memorised records) and C (over-forgotten)."""
+    whole, most, bound = measured.whole, measured.most, rules.rho0
+    asked = (
+        ("influence", say("Is the influence left below the margin, on all records?"), whole, bound),
+        ("memorised", say("Is it below the margin on the most memorised records?"), most, bound),
+        (
+            "over_forgetting",
+            say("Are the records not unusually wrong, as over-forgetting makes them?"),
+            whole,
+            -bound,
+        ),
+    )
+    return [
+        _gate(
+            name,
+            question,
+            c.rho,
+            r,
+            *((c.p_below(r), c.p_above(r)) if r > 0 else (c.p_above(r), c.p_below(r))),
+            rules,
+        )
+        for name, question, c, r in asked
+    ]
+
+
+def utility_gate(
+    name: str, question: Sentence, accuracy: float, retrained: Floats, rules: Rules
+) -> Gate:
+    """Gate D: is an accuracy not lower than the retrained models' by more than the margin?
+
+    Args:
+        name: name of the gate.
+        question: what it asks.
+        accuracy: of the model judged, a share.
+        retrained: (M,) the same accuracy of the retrained references.
+        rules: alpha and the margin.
+    """
+    from scipy import special
+
+    threshold = float(retrained.mean()) - rules.utility_margin
+    # at least one record in a thousand: the references may have equal accuracies by chance
+    spread = max(float(retrained.std(ddof=1)), 1e-3) * math.sqrt(1 + 1 / len(retrained))
+    t, degrees = (accuracy - threshold) / spread, len(retrained) - 1
+    return _gate(
+        name,
+        question,
+        accuracy,
+        threshold,
+        float(special.stdtr(degrees, -t)),
+        float(special.stdtr(degrees, t)),
+        rules,
+    )
+
+
+def utility_gates(scores: Scores, model: int, rules: Rules) -> list[Gate]:
+    """Gate D for unseen people and for retained records.
+
+    Raises:
+        EvidenceError: there is no record of one of the two groups.
+    """
+    asked = (
+        (
+            "utility_control",
+            "unseen",
+            say("Is accuracy on people whom no model saw kept, within the margin?"),
+        ),
+        (
+            "utility_retain",
+            "retained",
+            say("Is accuracy on retained records kept, within the margin?"),
+        ),
+    )
+    gates = []
+    for name, group, question in asked:
+        if group not in scores.accuracy:
+            raise EvidenceError(
+                say(
+                    "no record to answer {gate} with; expected retained records, and people whom "
+                    "no model saw",
+                    gate=name,
+                )
+            )
+        shares = scores.accuracy[group]
+        without = shares[scores.model_roles == "without"]
+        gates.append(utility_gate(name, question, float(shares[model]), without, rules))
+    return gates
+
+
+def _gate(
+    name: str,
+    question: Sentence,
+    observed: float | None,
+    threshold: float,
+    p_good: float,
+    p_bad: float,
+    rules: Rules,
+) -> Gate:
+    return Gate(
+        name,
+        question,
+        observed,
+        threshold,
+        p_good,
+        p_bad,
+        "good" if p_good < rules.alpha else "open",
+    )
+
+
+def conclude(gates: Sequence[Gate], span: Interval, alpha: float) -> Finding:
+    """All gates good: pass. Some gate bad beyond doubt: fail. Otherwise inconclusive.
+
+    The gates `influence` and `over_forgetting` are the two sides of one hypothesis, |rho| <= rho0:
+    at most one of them can be bad, so they share one place in Holm's procedure.
+
+    Raises:
+        EvidenceError: there is no gate; nothing asked is nothing passed.
+    """
+    if not gates:
+        raise EvidenceError("a verdict without any test was asked for")
+    sides = {"influence", "over_forgetting"}
+    pair = min((g for g in gates if g.name in sides), key=lambda g: g.p_bad, default=None)
+    asked = [g for g in gates if g.name not in sides or g is pair]
+    others = max(1, len(asked) - (pair is not None))
+    weights = [INFLUENCE_WEIGHT if g is pair else (1 - INFLUENCE_WEIGHT) / others for g in asked]
+    bad = [
+        g.name
+        for g, is_bad in zip(asked, holm([g.p_bad for g in asked], alpha, weights), strict=True)
+        if is_bad
+    ]
+    settled = tuple(replace(g, state="bad") if g.name in bad else g for g in gates)
+    if bad:
+        verdict: VerdictName = "fail"
+    elif all(gate.state == "good" for gate in settled):
+        verdict = "pass"
+    else:
+        verdict = "inconclusive"
+    return Finding(verdict, span, settled)
