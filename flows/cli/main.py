@@ -3,12 +3,10 @@ once."""
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -17,6 +15,7 @@ import typer
 from flows.cli.agents import app as agents_app
 from flows.cli.erase import app as erase_app
 from flows.cli.import_ import app as import_app
+from flows.cli.interruption import Interruption
 from flows.cli.operate import app as operate_app
 from flows.cli.register import app as register_app
 from flows.cli.requests import app as requests_app
@@ -66,8 +65,21 @@ Level = Literal["integrity", "rederive", "reexecute"]
 
 
 def main() -> None:
-    """Run the command line. An `AuditError`, or a disk that is full, is one line on stderr and exit
-    code 1."""
+    """Run the command line.
+
+    An `AuditError`, or a disk that is full, is one line on stderr and exit code 1; a signal is one
+    line and exit code 128 + its number.
+    """
+    interruption = Interruption()
+    interruption.install()
+    try:
+        _run_command()
+    finally:
+        if interruption.number is not None:
+            interruption.leave()
+
+
+def _run_command() -> None:
     try:
         app()
     except AuditError as error:
@@ -236,11 +248,7 @@ def _run(
     from flows.operations import run_batch as batches
     from flows.pipeline import console
 
-    try:
-        with ended_by_sigterm():
-            done = batches.run(_here(), batch, assignments, jobs, commit, sign)
-    except KeyboardInterrupt:
-        _fail("interrupted; finished stages are kept, and the next run continues", 130)
+    done = batches.run(_here(), batch, assignments, jobs, commit, sign)
     if as_json:
         _print_json(done.plain())
         return
@@ -248,21 +256,6 @@ def _run(
     console.advice(done.advice)
     if done.tag:
         typer.echo(f"Closed as {done.tag}")
-
-
-@contextlib.contextmanager
-def ended_by_sigterm() -> Iterator[None]:
-    """Let `kill` end the run as Ctrl-C does, so that the stages' processes end, too."""
-    import signal
-
-    def interrupt(_number: int, _frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _here() -> Path:

@@ -40,7 +40,6 @@ def nightly(
 
     Example: erasure-audit nightly
     """
-    from flows.cli import main
     from flows.operations import night_run as nights
     from flows.pipeline import console
 
@@ -54,12 +53,7 @@ def nightly(
             else:
                 typer.echo(f"{len(moved)} requests of batch {give_up} wait for the next one.")
             return
-        try:
-            with main.ended_by_sigterm():
-                night = nights.run(home, register, console.print_event)
-        except KeyboardInterrupt:
-            console.say("error: interrupted; finished stages are kept, and the next run continues")
-            raise typer.Exit(130) from None
+        night = nights.run(home, register, console.print_event)
     if as_json:
         _print(night.plain())
     else:
@@ -83,9 +77,9 @@ def watch(as_json: Json = False) -> None:
     with _register("The watch") as (home, register):
         environment.prepare(home)
         if os.environ.get("PREFECT_API_URL"):
-            from flows import schedule
+            from flows.operations import deployment
 
-            found = watches.run(home, register, runs=schedule.long_runs)
+            found = watches.run(home, register, runs=deployment.troubles)
         else:
             found = watches.run(home, register)
     if as_json:
@@ -135,20 +129,15 @@ def reaudit(
 def _register(what: str) -> Iterator[tuple[Path, Register]]:
     """The workspace and its register; a failure is told, and that somebody else is at it ends the
     command well."""
-    from flows.operations import notices
+    from flows.operations import deployment
     from flows.pipeline import console
-    from flows.register.register import BusyError, Register
+    from flows.register.register import BusyError
     from flows.workspace import layout
-    from tasks.common import settings
 
     home = layout.find(Path.cwd())
     try:
-        with notices.of_failures(home, what):
-            register = Register(home, settings.load(home / "params.yaml").report.holidays)
-            try:
-                yield home, register
-            finally:
-                register.close()
+        with deployment.opened(home, what) as register:
+            yield home, register
     except BusyError as error:
         console.say(str(error))
         raise typer.Exit from None

@@ -1,10 +1,12 @@
-"""What is done with a batch day by day: running, sign-off, release, notices."""
+"""What is done with a batch day by day: running, sign-off, release, notices, and what deployments
+share."""
 
 __all__ = [
+    "audit_flow",
     "audit_sampling",
+    "deployment",
     "monitoring",
     "night_run",
-    "notices",
     "release",
     "run_batch",
     "signoff",

@@ -85,11 +85,11 @@ def audit(found: prepare.Ready, listener: stage_runner.Listener) -> None:
     environment.prepare(found.folder)
     found.runner.listener = take
     with prepare.begun(found):
-        from flows import audit  # it imports Prefect
+        from flows.operations import audit_flow  # it imports Prefect
 
         try:
-            with audit.of(found):
-                audit.audit(batch=found.settings.batch, folder=str(found.folder))
+            with audit_flow.of(found):
+                audit_flow.audit(batch=found.settings.batch, folder=str(found.folder))
         except StageError as error:  # whoever listens may know what Prefect is not to keep
             raise next(
                 (StageError(text) for text in failures if without_records(text) == str(error)),

@@ -13,11 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from flows.operations import run_batch
 from flows.pipeline import prepare, stage_runner
-from flows.workspace import dvc_graph, environment
+from flows.register.register import Intake, Register, State
+from flows.workspace import dvc_graph, environment, shell
 from tasks.common import files
 from tasks.common.errors import StageError
 from tests.worlds import dummy
@@ -49,7 +51,7 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def run_flow(
     workspace: Path, **parameters: Any
 ) -> tuple[list[dict[str, Any]], list[stage_runner.Event]]:
-    from flows.audit import audit, of
+    from flows.operations.audit_flow import audit, of
 
     events: list[stage_runner.Event] = []
     found = prepare.prepare(workspace, parameters.get("batch"), [])
@@ -136,8 +138,6 @@ def test_a_stage_that_is_killed_is_tried_again(workspace: Path, tmp_path: Path) 
 
 def children_that_run(words: str, workspace: Path) -> list[int]:
     """The processes of this very workspace with these words in their command line."""
-    import psutil
-
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
@@ -245,29 +245,100 @@ def test_a_run_killed_in_the_middle_of_a_stage_is_continued_by_the_next(
     assert dvc_graph.stale(workspace) == set()
 
 
-def test_ctrl_c_ends_the_children_and_says_that_the_next_run_continues(
-    workspace: Path, prefect: str
+@pytest.mark.parametrize(
+    ("number", "code", "moment"),
+    [
+        (signal.SIGINT, 130, "check: check: step 1"),
+        (signal.SIGTERM, 143, "Starting Prefect"),
+        (signal.SIGTERM, 143, "score: running"),
+    ],
+)
+def test_a_signal_ends_the_run_with_one_line_and_no_process_left_and_the_next_run_continues(
+    workspace: Path, tmp_path: Path, number: int, code: int, moment: str
 ) -> None:
-    process = subprocess.Popen(
-        dummy.invocation("run"),
+    process = start(workspace, "run", DUMMY_PAUSE="1", DUMMY_LOG=str(tmp_path / "log"))
+    family: list[psutil.Process] = []
+    told = []
+    with process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            told.append(line)
+            if line.startswith(moment):
+                family = psutil.Process(process.pid).children(recursive=True)
+                process.send_signal(number)
+                break
+        after = process.stderr.readlines()
+    assert process.returncode == code, told
+    assert [line for line in after if line.startswith("error: ")] == after[-1:]
+    assert "the same command continues" in after[-1]
+    assert not [line for line in after if "Traceback" in line or "prefect" in line.lower()]
+    assert not [child for child in family if child.is_running() and child.status() != "zombie"]
+    assert children_that_run("stage.py", workspace) == []
+    before = logged(tmp_path)
+
+    again = dummy.command(workspace, "run", DUMMY_LOG=str(tmp_path / "log"))
+    assert again.returncode == 0, again.stderr
+    assert all(logged(tmp_path).count(stage) == 1 for stage in before)
+    assert dvc_graph.stale(workspace) == set()
+
+
+def test_a_signal_ends_the_night_and_the_next_night_continues_it(
+    workspace: Path, tmp_path: Path
+) -> None:
+    shell.git(workspace, "config", "user.email", "auditor@example.org")
+    (workspace / ".gitignore").write_text("/data\n/artifacts\n/.batches\n/.prefect\n/.register\n")
+    shell.git(workspace, "commit", "--quiet", "--all", "-m", "ignored")
+    register = Register(workspace)
+    for request in dummy.REQUESTS:
+        register.receive(
+            Intake(
+                request,
+                "gdpr",
+                "2026-11-02T09:00:00Z",
+                ({**IDENTITY, "identity_value": f"0a1b2c3d:{request.replace('-', '') * 2}"},),
+            ),
+            "crm",
+            "http",
+        )
+        register.verify_identity(request, "Ada Clerk", "letter")
+    process = start(workspace, "nightly", DUMMY_PAUSE="1", DUMMY_LOG=str(tmp_path / "log"))
+    with process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("check: check: step 2"):
+                process.send_signal(signal.SIGTERM)
+                break
+        after = process.stderr.readlines()
+    assert process.returncode == 143
+    assert [line for line in after if line.startswith("error: ")] == after[-1:]
+    assert register.working() == []
+    assert not register.history(kind="failed")
+
+    again = dummy.command(workspace, "nightly", DUMMY_LOG=str(tmp_path / "log"))
+    assert again.returncode == 0, again.stderr
+    assert {case.state for case in register.cases()} == {State.AWAITING_SIGNOFF}
+    register.close()
+
+
+IDENTITY = {"identity_type": "email", "identity_format": "hmac-sha256"}
+
+
+def start(workspace: Path, *words: str, **variables: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        dummy.invocation(*words),
         cwd=workspace,
-        env={**os.environ, **dummy.location(), "DUMMY_PAUSE": "30", "PREFECT_API_URL": prefect},
+        env={
+            **{name: value for name, value in os.environ.items() if not name.startswith("PREFECT")},
+            **dummy.location(),
+            **variables,
+        },
+        stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
         # a test run in the background hands on an ignored SIGINT, a terminal does not
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    told = []
-    with process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            told.append(line)
-            if line.startswith("check: check: step 1"):
-                process.send_signal(signal.SIGINT)
-    assert process.returncode == 130, told
-    assert "the next run continues" in told[-1]
-    assert children_that_run("stage.py", workspace) == []
 
 
 def test_what_was_begun_ahead_runs_once_and_all_its_lines_reach_whoever_asks(

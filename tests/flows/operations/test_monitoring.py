@@ -30,13 +30,11 @@ REQUEST, OTHER = dummy.REQUESTS
 NIGHT = """
 from pathlib import Path
 from flows.operations import night_run
-from flows.pipeline import provenance, stage_runner
+from flows.pipeline import prepare, stage_runner
 from flows.register.register import Register
-from flows.workspace import layout
 
 def audit(place, batch, listener):  # as the flow does, without Prefect's server, which takes long to start
-    chosen, _ = layout.prepare(place, batch, [])
-    provenance.keep(place, chosen)
+    prepare.prepare(place, batch, [])
     for name in ("check", "train@0", "train@1", "score", "verify", "report"):
         stage_runner.Runner(place, 1, listener).run(name)
 

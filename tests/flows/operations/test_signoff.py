@@ -373,20 +373,19 @@ def test_people_decide_on_prefects_page(
     from prefect import artifacts
     from prefect.logging import disable_run_logger
 
-    from flows import page
+    from flows.finalize import finalize
+    from flows.sign_off import sign_off
 
     wait(register, {PASS: "pass", OTHER: "fail"})
     shown: list[dict[str, str]] = []
     monkeypatch.setattr(artifacts, "create_markdown_artifact", lambda **told: shown.append(told))
     with disable_run_logger():
         with pytest.raises(SignoffError, match="Choose `next`"):
-            page.sign_off.fn(BATCH, "reject", "Ada", "no", folder=str(home))
-        done = page.sign_off.fn(
-            BATCH, "approve", "Ada", "read", model="retrained", folder=str(home)
-        )
+            sign_off.fn(BATCH, "reject", "Ada", "no", folder=str(home))
+        done = sign_off.fn(BATCH, "approve", "Ada", "read", model="retrained", folder=str(home))
         assert done["state"] == "approved"
         with register.lease(signoff.LEASE):
-            busy = page.finalize.fn(folder=str(home))
+            busy = finalize.fn(folder=str(home))
     assert "release" in busy["waits"]
     assert [told["key"] for told in shown] == [f"signoff-{BATCH}"]
     assert "is approved" in shown[0]["markdown"]

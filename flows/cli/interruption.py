@@ -1,0 +1,101 @@
+"""Ctrl-C and SIGTERM: every command ends with one line, leaves no process behind, and exits with
+128 + the signal's number.
+
+The work is safe to kill at any moment, so the end does not wait for anybody: the processes that the
+command started are ended, the main thread gets a few seconds to give back what it holds, and then
+the process exits, whatever Prefect's threads are still at.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from typing import NoReturn
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+POLITE = 1.5
+"""Time that child processes have after SIGTERM before they are killed, s."""
+PATIENCE = 3.5
+"""Time that the command has to give back what it holds, s; it is less than the 5 s in which all has
+to be over."""
+LINE = "interrupted; finished work is kept, and the same command continues"
+
+
+class Interrupted(KeyboardInterrupt):
+    """The user or the service manager ended the command."""
+
+
+class Interruption:
+    """What is done when a signal comes, and whether one came.
+
+    Attributes:
+        number: the signal that came; None: none yet.
+    """
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self._screen = -1
+
+    def install(self) -> None:
+        """Handle the signals from now on; those that are ignored, as by `nohup`, stay ignored."""
+        for number in SIGNALS:
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self._take)
+
+    def leave(self) -> NoReturn:
+        """End all child processes and this one, with one line on stderr."""
+        _end_children(0.0)
+        with contextlib.suppress(OSError):
+            os.write(self._screen, self._line())
+        os._exit(128 + (self.number or signal.SIGINT))
+
+    def _take(self, number: int, _frame: object) -> None:
+        if self.number is not None:  # the second time somebody is in a hurry
+            self.leave()
+        self.number = number
+        self._hush()
+        threading.Thread(target=self._watch, name="interruption", daemon=True).start()
+        raise Interrupted
+
+    def _hush(self) -> None:
+        """Keep the libraries from commenting on the end; the line goes to the real stderr."""
+        self._screen = os.dup(2)
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        with contextlib.suppress(Exception):
+            sys.stderr.flush()
+        os.dup2(nowhere, 2)
+
+    def _watch(self) -> None:
+        begun = time.monotonic()
+        _end_children(POLITE)
+        while time.monotonic() - begun < PATIENCE:
+            time.sleep(0.1)
+            _end_children(0.0)  # what was being started meanwhile
+        self.leave()
+
+    def _line(self) -> bytes:
+        cursor = "\x1b[?25h\r\n" if os.isatty(self._screen) else ""  # a live table hides it
+        return f"{cursor}error: {LINE}\n".encode()
+
+
+def _end_children(polite: float) -> None:
+    """End every process that this one started, and theirs.
+
+    Args:
+        polite: the time between SIGTERM and SIGKILL, s.
+    """
+    import psutil
+
+    children = psutil.Process().children(recursive=True)
+    if polite:
+        for child in children:
+            with contextlib.suppress(psutil.Error):
+                child.terminate()
+        _, children = psutil.wait_procs(children, timeout=polite)
+    for child in children:
+        with contextlib.suppress(psutil.Error):
+            child.kill()

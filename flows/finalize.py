@@ -1,0 +1,34 @@
+"""The deployment `finalize`: releases, erases and closes what is decided."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, get_run_logger
+
+from flows.operations import deployment, release
+from flows.register.register import BusyError
+from flows.workspace import layout
+
+
+@flow(name="finalize", persist_result=False)
+def finalize(batch: str | None = None, folder: str = ".") -> dict[str, Any]:
+    """Release, erase and close whatever is decided; what is done is skipped.
+
+    Args:
+        batch: only this one; None: all that are not closed.
+        folder: the workspace.
+
+    Raises:
+        AuditError: as `release.finalize`.
+    """
+    home = layout.find(Path(folder))
+    with deployment.opened(home, "Finalizing") as register:
+        try:
+            done = release.finalize(home, register, batch, get_run_logger().info)
+        except BusyError as error:  # the next run of the schedule finds what is left
+            done = release.Finalized((), str(error))
+    for line in (*done.done, *([done.waits] if done.waits else [])):
+        get_run_logger().info(line)
+    return done.plain()

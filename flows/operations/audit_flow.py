@@ -1,0 +1,162 @@
+"""The Prefect flow of an audit: one task per stage of DVC's graph, siblings side by side.
+
+Prefect schedules, retries, logs and shows; DVC says what is stale and keeps every result. Neither
+the flow's parameters nor its artifacts hold personal data: a batch's name, request ids, verdicts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+from prefect import Task, flow, get_run_logger
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.futures import PrefectFuture
+
+from flows.agents import dispatch
+from flows.operations.deployment import artifact_key
+from flows.pipeline import results, stage_runner
+from flows.pipeline.prepare import Ready, prepare
+from flows.reports import overview
+from flows.workspace import dvc_graph
+from tasks.common.errors import AuditError, StageError, without_records
+
+_ready: ContextVar[Ready | None] = ContextVar("ready", default=None)
+
+
+@contextlib.contextmanager
+def of(ready: Ready) -> Iterator[None]:
+    """Flows that run inside the block take over an audit whose first stages may be running
+    already."""
+    token = _ready.set(ready)
+    try:
+        yield
+    finally:
+        _ready.reset(token)
+
+
+@flow(name="erasure-audit", persist_result=False)
+def audit(
+    batch: str | None = None, jobs: int | None = None, folder: str = "."
+) -> list[dict[str, Any]]:
+    """Audit a batch of deletion requests.
+
+    Args:
+        batch: its name, requests/<batch>.json; None: the one in `params.yaml`.
+        jobs: stages that run at once; None: one per core.
+        folder: the workspace.
+
+    Returns:
+        One result per request: request, verdict, reason, residual influence, report.
+
+    Raises:
+        AuditError: the workspace is unusable, or a stage failed; then the text is the stage's own
+            message.
+    """
+    place = Path(folder).resolve()
+    ready = _ready.get() or prepare(place, batch, [], jobs)
+    elsewhere = dispatch.at_hand(place, ready.settings.batch, get_run_logger().info)
+    ready.runner.elsewhere = elsewhere
+    try:
+        _run_stages(ready.runner, ready.pipeline)
+    finally:
+        if elsewhere is not None:
+            elsewhere.close()
+    found = results.read(place, ready.settings.batch)
+    _publish(place, ready.settings.batch)
+    return [result.plain() for result in found]
+
+
+def _run_stages(runner: stage_runner.Runner, pipeline: Sequence[dvc_graph.Stage]) -> None:
+    """Submit all stages at once, each to a thread of Prefect's that waits for what is upstream.
+
+    So the runner, and not the number of threads, limits how many stages run at a time.
+    """
+    futures: dict[str, PrefectFuture[stage_runner.Outcome]] = {}
+    try:
+        for stage in pipeline:
+            upstream = [futures[name] for name in stage.upstream if name in futures]
+            futures[stage.name] = _task(stage, runner).submit(return_state=False, wait_for=upstream)
+        for future in futures.values():
+            future.wait()
+    except BaseException:  # Ctrl-C or Prefect's cancellation: no child outlives the flow
+        runner.stop()
+        raise
+    _raise_first_failure([future.state for future in futures.values()])
+
+
+def _task(stage: dvc_graph.Stage, runner: stage_runner.Runner) -> Task[[], stage_runner.Outcome]:
+    def log(line: str) -> None:
+        get_run_logger().info(without_records(line))
+
+    def run() -> stage_runner.Outcome:
+        try:
+            return runner.run(stage.name, agent=stage.agent, log=log)
+        except stage_runner.KilledStageError:
+            raise  # may be tried again
+        except StageError as error:
+            runner.close()
+            raise type(error)(
+                without_records(str(error))
+            ) from None  # Prefect keeps it; the listener has all of it
+
+    return Task(
+        run,
+        name=stage.name,
+        task_run_name=stage.name.replace("{", "(").replace("}", ")"),
+        description=stage.desc,
+        tags=[stage.agent] if stage.agent else None,
+        cache_policy=NO_CACHE,
+        persist_result=False,
+        retries=1,
+        retry_delay_seconds=1,
+        retry_condition_fn=_was_killed,
+    )
+
+
+def _was_killed(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
+    """A stage that says what is wrong would say so again; one that was ended from outside may get
+    through."""
+    return isinstance(_error(state), stage_runner.KilledStageError)
+
+
+def _error(state: State[Any]) -> BaseException | None:
+    found = state.result(raise_on_failure=False)
+    return found if isinstance(found, BaseException) else None
+
+
+def _raise_first_failure(states: list[State[Any]]) -> None:
+    errors = [
+        error
+        for state in states
+        if state.is_failed() or state.is_crashed()
+        if (error := _error(state))
+    ]
+    for error in errors:
+        if isinstance(error, StageError) and not isinstance(error, stage_runner.SkippedStageError):
+            raise error
+    for error in errors:
+        raise error
+
+
+def _publish(place: Path, batch: str) -> None:
+    """The register of all batches, and as Prefect artifacts the batch's own, and where the reports
+    are."""
+    from prefect.artifacts import create_link_artifact, create_table_artifact
+
+    key = artifact_key(batch)
+    rows, told = overview.artifact(place, batch)
+    create_table_artifact(key=f"verdicts-{key}", table=rows, description=told)
+    index = place / "reports" / batch / "index.html"
+    if index.exists():
+        create_link_artifact(
+            key=f"reports-{key}", link=index.as_uri(), link_text=f"Reports of batch {batch}"
+        )
+    try:
+        overview.write(place)
+    except AuditError as error:  # the audit stands without it
+        get_run_logger().warning("The register of all batches was not made: %s", error)

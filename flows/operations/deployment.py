@@ -1,0 +1,170 @@
+"""What deployments and their commands share: the open register, failures told, and what Prefect's
+server is told and asked.
+
+Prefect's events, artifacts and logs hold request ids and names of batches, and no personal data.
+Prefect is imported where it is used, since commands run without it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flows.operations import notices, signoff
+from flows.register.register import BusyError, Register
+from tasks.common import settings
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.objects import State
+
+UNFINISHED = ("Running", "Pending", "Cancelling", "Late", "AwaitingConcurrencySlot")
+GRACE = timedelta(minutes=15)
+"""Time that Prefect's scheduler has to plan the runs of a schedule that was just made or changed;
+it plans runs days ahead, and looks every minute."""
+
+
+@contextlib.contextmanager
+def opened(home: Path, work: str | None = None) -> Iterator[Register]:
+    """The workspace's register, closed at the end.
+
+    Args:
+        home: the workspace.
+        work: what is done with it, as a notice of its failure names it; None: no notice is sent.
+    """
+    with notices.of_failures(home, work) if work else contextlib.nullcontext():
+        register = Register(home, settings.load(home / "params.yaml").report.holidays)
+        try:
+            yield register
+        finally:
+            register.close()
+
+
+def busy(error: BusyError) -> State[Any]:
+    """The state of a flow whose work another process does right now: nothing is wrong."""
+    from prefect import get_run_logger
+    from prefect.states import Completed
+
+    get_run_logger().info(str(error))
+    return Completed(message=str(error), name="Busy")
+
+
+def publish(home: Path, register: Register, batch: str) -> None:
+    """Say on Prefect's page what a batch waits for, and what can be decided; to be called inside a
+    flow."""
+    from prefect.artifacts import create_markdown_artifact
+
+    standing = signoff.standing(home, register, batch)
+    create_markdown_artifact(
+        key=f"signoff-{artifact_key(batch)}",
+        markdown=signoff.page(standing),
+        description=standing.line,
+    )
+
+
+def artifact_key(batch: str) -> str:
+    """A batch's name as Prefect allows it in the key of an artifact."""
+    return "".join(letter if letter.isalnum() else "-" for letter in batch.lower())
+
+
+def emit(event: str, resource: str, facts: dict[str, Any]) -> None:
+    """Send Prefect an event about a resource."""
+    from prefect.events import emit_event
+
+    emit_event(event, resource={"prefect.resource.id": resource}, payload=facts)
+
+
+def troubles(patience: timedelta, grace: timedelta = GRACE) -> list[str]:
+    """What is wrong at Prefect's server, a sentence each. Never raises: that the server does not
+    answer is a trouble, too.
+
+    Args:
+        patience: a run may take so long, or wait so long for a worker.
+        grace: the scheduler may take so long to plan the runs of a schedule.
+    """
+    from prefect.client.orchestration import get_client
+
+    try:
+        with get_client(sync_client=True) as client:
+            return sorted(
+                [
+                    *_slow_runs(client, patience),
+                    *_schedules_that_do_not_fire(client, grace),
+                    *_pools_without_worker(client),
+                ]
+            )
+    except Exception as error:  # whatever it is, the watch goes on and says so
+        return [f"Prefect's server does not answer ({type(error).__name__}); see that it runs"]
+
+
+def _slow_runs(client: SyncPrefectClient, patience: timedelta) -> Iterator[str]:
+    from prefect.client.schemas.filters import (
+        FlowRunFilter,
+        FlowRunFilterState,
+        FlowRunFilterStateName,
+    )
+
+    unfinished = FlowRunFilterState(name=FlowRunFilterStateName(any_=list(UNFINISHED)))
+    now = datetime.now(UTC)
+    for run in client.read_flow_runs(flow_run_filter=FlowRunFilter(state=unfinished), limit=200):
+        since = run.start_time or run.expected_start_time
+        if since is not None and now - since > patience:
+            yield (
+                f"Prefect run {run.name} ({run.id}): {run.state_name} since {since:%Y-%m-%dT%H:%M}Z"
+            )
+
+
+def _schedules_that_do_not_fire(client: SyncPrefectClient, grace: timedelta) -> Iterator[str]:
+    """Deployments with an active schedule for which the server plans no run."""
+    from prefect.client.schemas.filters import (
+        DeploymentFilter,
+        DeploymentFilterTags,
+        FlowRunFilter,
+        FlowRunFilterDeploymentId,
+        FlowRunFilterExpectedStartTime,
+        FlowRunFilterState,
+        FlowRunFilterStateType,
+    )
+    from prefect.client.schemas.objects import StateType
+
+    ours = DeploymentFilter(tags=DeploymentFilterTags(all_=["audit"]))
+    now = datetime.now(UTC)
+    for deployment in client.read_deployments(deployment_filter=ours, limit=100):
+        due = [
+            schedule
+            for schedule in deployment.schedules
+            if schedule.active and (schedule.updated is None or now - schedule.updated >= grace)
+        ]
+        if not due or deployment.paused:
+            continue
+        planned = client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(
+                deployment_id=FlowRunFilterDeploymentId(any_=[deployment.id]),
+                state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
+                expected_start_time=FlowRunFilterExpectedStartTime(after_=now),
+            ),
+            limit=1,
+        )
+        if not planned:
+            yield (
+                f"Prefect's server plans no run of {deployment.name}, though its schedule is "
+                "active; see the server's log for errors of its scheduler"
+            )
+
+
+def _pools_without_worker(client: SyncPrefectClient) -> Iterator[str]:
+    """Work pools of the deployments that no worker looks at, so that their runs stay late."""
+    from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
+    from prefect.client.schemas.objects import WorkerStatus
+    from prefect.exceptions import ObjectNotFound
+
+    ours = DeploymentFilter(tags=DeploymentFilterTags(all_=["audit"]))
+    deployments = client.read_deployments(deployment_filter=ours, limit=100)
+    for pool in sorted({each.work_pool_name for each in deployments if each.work_pool_name}):
+        with contextlib.suppress(ObjectNotFound):
+            workers = client.read_workers_for_work_pool(pool)
+            if not any(worker.status == WorkerStatus.ONLINE for worker in workers):
+                yield f"No worker of pool {pool} is online; start one: prefect worker start --pool {pool}"
