@@ -228,7 +228,9 @@ def reproduce(
     from flows.pipeline import console
     from flows.pipeline import reproduce as reproduction
 
-    found = reproduction.reproduce(_here(), batch, level, console.print_event)
+    folder = _here()
+    with console.progress(folder, as_json) as listener:
+        found = reproduction.reproduce(folder, batch, level, listener)
     if as_json:
         _print_json(found.plain())
     else:
@@ -248,7 +250,7 @@ def _run(
     from flows.operations import run_batch as batches
     from flows.pipeline import console
 
-    done = batches.run(_here(), batch, assignments, jobs, commit, sign)
+    done = batches.run(_here(), batch, assignments, jobs, commit, sign, as_json)
     if as_json:
         _print_json(done.plain())
         return

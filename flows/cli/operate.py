@@ -51,9 +51,11 @@ def nightly(
             if as_json:
                 _print({"batch": give_up, "requests": [case.request_id for case in moved]})
             else:
-                typer.echo(f"{len(moved)} requests of batch {give_up} wait for the next one.")
+                requests = console.counted(len(moved), "request")
+                typer.echo(f"{requests} of batch {give_up} put back into the queue.")
             return
-        night = nights.run(home, register, console.print_event)
+        with console.progress(home, as_json) as listener:
+            night = nights.run(home, register, listener)
     if as_json:
         _print(night.plain())
     else:
@@ -72,6 +74,7 @@ def watch(as_json: Json = False) -> None:
     import os
 
     from flows.operations import monitoring as watches
+    from flows.pipeline import console
     from flows.workspace import environment
 
     with _register("The watch") as (home, register):
@@ -90,9 +93,8 @@ def watch(as_json: Json = False) -> None:
     if not found.deadlines and not found.stuck:
         typer.echo("Nothing new to tell.")
     if found.waiting:
-        typer.echo(
-            f"{found.waiting} messages were not taken by a channel yet; they are sent again."
-        )
+        messages = console.counted(found.waiting, "message")
+        typer.echo(f"{messages} not delivered to every channel yet; will be sent again.")
 
 
 @app.command()
@@ -113,8 +115,11 @@ def reaudit(
     from flows.operations import audit_sampling as reaudits
     from flows.pipeline import console
 
-    with _register("The re-audit") as (home, register):
-        found = reaudits.run(home, register, batch, console.print_event)
+    with (
+        _register("The re-audit") as (home, register),
+        console.progress(home, as_json) as listener,
+    ):
+        found = reaudits.run(home, register, batch, listener)
     if as_json:
         _print(found.plain())
     else:

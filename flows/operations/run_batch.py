@@ -44,20 +44,22 @@ def run(
     jobs: int | None,
     commit: bool,
     sign: bool = False,
+    as_json: bool = False,
 ) -> Run:
     """Bring a batch up to date, and sign and close it if asked to. Tells on stderr what it does.
 
-    Closing signs first, if there is a key.
+    Closing signs first, if there is a key. With `as_json` stderr holds events for programs.
 
     Raises:
         AuditError: the settings, the workspace or a stage is at fault.
     """
+    before = settings.load(folder / "params.yaml")
     found = prepare.prepare(folder, batch, assignments, jobs)
     chosen = found.settings
-    _tell_settings(chosen)
+    _tell_settings(before, chosen)
     if found.stale:
         console.say("Starting Prefect …")
-        with console.progress(found.pipeline) as listener:
+        with console.progress(folder, as_json) as listener:
             audit(found, listener)
     else:
         console.say(f"Nothing is stale: batch {chosen.batch} is up to date.")
@@ -83,6 +85,8 @@ def audit(found: prepare.Ready, listener: stage_runner.Listener) -> None:
         listener(event)
 
     environment.prepare(found.folder)
+    for stage in found.pipeline:
+        listener(stage_runner.Event(stage.name, "planned"))
     found.runner.listener = take
     with prepare.begun(found):
         from flows.operations import audit_flow  # it imports Prefect
@@ -113,6 +117,9 @@ def _sign(folder: Path, batch: str) -> None:
     )
 
 
-def _tell_settings(chosen: settings.Settings) -> None:
-    for key, value in settings.changed(chosen).items():
-        console.say(f"Setting {key} = {value}")
+def _tell_settings(before: settings.Settings, after: settings.Settings) -> None:
+    """Say which settings this command changed."""
+    old, new = settings.flat(before), settings.flat(after)
+    for key in new:
+        if key != "batch" and new[key] != old[key]:
+            console.say(f"Setting {key} = {new[key]}, was {old[key]}")

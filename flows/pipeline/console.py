@@ -4,11 +4,17 @@ results to stdout."""
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from tasks.common import files
+from tasks.common.errors import AuditError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,10 +23,10 @@ if TYPE_CHECKING:
     from flows.pipeline.reproduce import Comparison
     from flows.pipeline.results import Result
     from flows.pipeline.stage_runner import Event, Listener
-    from flows.workspace.dvc_graph import Stage
 
 COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
 STATES = {
+    "planned": "",
     "waiting": "waiting",
     "started": "running",
     "line": "running",
@@ -42,9 +48,14 @@ NOISE = (
 """Lines of DVC's own that say nothing about the work."""
 
 
+FINISHED = ("ran", "restored", "unchanged", "failed")
+SECONDS = Path(".dvc/tmp/stage-seconds.json")
+"""What stages took the last time, s, by name; the time that is left is worked out from it."""
+
+
 @dataclass
 class Row:
-    """The state of one stage on the screen; `since` is the start on the monotonic clock, s."""
+    """The state of one stage; `since` is the start on the monotonic clock, s."""
 
     state: str = ""
     text: str = ""
@@ -53,10 +64,17 @@ class Row:
 
 
 class Progress:
-    """Collects events of stages into rows; as a rich renderable it is the table of these rows."""
+    """Collects events of stages into rows, and knows how many are done and how long the rest takes.
 
-    def __init__(self, pipeline: Sequence[Stage]) -> None:
-        self._rows = {stage.name: Row() for stage in pipeline}
+    As a rich renderable it is the table of the rows with the total below.
+    """
+
+    def __init__(self, known: Mapping[str, float]) -> None:
+        """Args:
+        known: what stages took before, s.
+        """
+        self._rows: dict[str, Row] = {}
+        self._known = dict(known)
         self._lock = threading.Lock()
 
     def take(self, event: Event) -> None:
@@ -67,8 +85,57 @@ class Progress:
             row = self._rows.setdefault(event.stage, Row())
             row.state = STATES[event.kind]
             row.text = event.text if event.kind in ("line", "failed", "waiting") else ""
-            row.since = row.since if event.kind in ("line", "waiting") else time.monotonic()
-            row.seconds = event.seconds if row.state not in ("running", "waiting") else None
+            if event.kind == "started":
+                row.since = time.monotonic()
+            row.seconds = event.seconds if event.kind in FINISHED else None
+            if event.kind == "ran":
+                self._known[event.stage] = event.seconds
+
+    @property
+    def total(self) -> int:
+        """How many stages there are."""
+        return len(self._rows)
+
+    @property
+    def done(self) -> int:
+        """How many of them have ended."""
+        return sum(row.seconds is not None for row in self._rows.values())
+
+    @property
+    def left(self) -> float | None:
+        """About how long the rest takes if nothing runs side by side, s; None: a stage was never
+        timed."""
+        with self._lock:
+            times = [self._left_of(name, row) for name, row in self._rows.items()]
+        known = [seconds for seconds in times if seconds is not None]
+        return sum(known) if len(known) == len(times) else None
+
+    @property
+    def summary(self) -> str:
+        """The total, as a person reads it."""
+        left = self.left
+        rest = "" if left is None or self.done == self.total else f", {about(left)} left"
+        return f"{self.done} of {counted(self.total, 'stage')}{rest}"
+
+    def seconds(self) -> dict[str, float]:
+        """What stages took when they ran last, s."""
+        return dict(self._known)
+
+    def _left_of(self, name: str, row: Row) -> float | None:
+        if row.seconds is not None:
+            return 0.0
+        before = self._known.get(name)
+        if before is None:  # as long as the other stages of its family: train@1 is like train@0
+            family = name.partition("@")[0]
+            alike = [
+                seconds
+                for other, seconds in self._known.items()
+                if other.partition("@")[0] == family
+            ]
+            before = sum(alike) / len(alike) if alike else None
+        if before is None or row.since is None:
+            return before
+        return max(before - (time.monotonic() - row.since), 0.0)
 
     def __rich__(self) -> Table:
         from rich.table import Table
@@ -80,37 +147,92 @@ class Progress:
         table.add_column(no_wrap=True, justify="right")
         table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
         with self._lock:
-            for name, row in self._rows.items():
-                table.add_row(
-                    Text(name),
-                    Text(row.state, _style(row.state)),
-                    _elapsed(row),
-                    Text(row.text, "dim"),
-                )
+            rows = list(self._rows.items())
+        for name, row in rows:
+            table.add_row(
+                Text(name),
+                Text(row.state, _style(row.state)),
+                _elapsed(row),
+                Text(row.text, "dim"),
+            )
+        table.add_row(Text(self.summary, "bold"))
         return table
 
 
 @contextlib.contextmanager
-def progress(pipeline: Sequence[Stage]) -> Iterator[Listener]:
-    """Show what happens to the stages: a live table on a terminal, lines elsewhere."""
+def progress(workspace: Path, as_json: bool = False) -> Iterator[Listener]:
+    """Show on stderr what happens to the stages: a live table on a terminal, elsewhere one line per
+    stage that ended.
+
+    Args:
+        workspace: where the times of stages are kept, from which the time left is worked out.
+        as_json: for programs, one JSON object per event and line.
+    """
+    progress = Progress(_known_seconds(workspace))
     screen = stderr()
-    if not screen.is_terminal:
-        yield print_event
-        return
-    from rich.live import Live
+    try:
+        if as_json:
+            yield partial(_print_json, progress)
+        elif not screen.is_terminal:
+            yield partial(_print_line, progress)
+        else:
+            from rich.live import Live
 
-    rows = Progress(pipeline)
-    with Live(rows, console=screen, refresh_per_second=4):
-        yield rows.take
+            with Live(progress, console=screen, refresh_per_second=4):
+                yield progress.take
+    finally:
+        with contextlib.suppress(OSError):
+            files.write_json(workspace / SECONDS, progress.seconds())
 
 
-def print_event(event: Event) -> None:
-    """One line on stderr per event, for logs and pipes."""
+def _known_seconds(workspace: Path) -> dict[str, float]:
+    try:
+        value = files.read_json(workspace / SECONDS)
+        return {str(name): float(seconds) for name, seconds in value.items()}
+    except (AuditError, AttributeError, TypeError, ValueError):  # none yet; it is only an estimate
+        return {}
+
+
+def _print_line(progress: Progress, event: Event) -> None:
+    progress.take(event)
+    if event.kind in FINISHED:
+        text = f" {event.text}" if event.text else ""
+        say(
+            f"{event.stage}: {STATES[event.kind]}{text} ({event.seconds:.1f} s); {progress.summary}"
+        )
+    elif event.kind == "waiting":
+        say(f"{event.stage}: {event.text}")
+
+
+def _print_json(progress: Progress, event: Event) -> None:
+    progress.take(event)
     if event.kind == "line" and noise(event.text):
         return
-    told = event.text if event.kind == "line" else f"{STATES[event.kind]} {event.text}".strip()
-    after = f" ({event.seconds:.1f} s)" if event.kind in ("ran", "restored", "failed") else ""
-    say(f"{event.stage}: {told}{after}")
+    left = progress.left
+    value = {
+        "event": event.kind,
+        "stage": event.stage,
+        "text": event.text,
+        "seconds": round(event.seconds, 3),
+        "done": progress.done,
+        "total": progress.total,
+        "seconds_left": None if left is None else round(left, 1),
+    }
+    say(json.dumps(value, ensure_ascii=False))
+
+
+def counted(number: int, thing: str, things: str | None = None) -> str:
+    """A number with its noun: "1 file", "2 files"."""
+    return f"{number} {thing if number == 1 else things or thing + 's'}"
+
+
+def about(seconds: float) -> str:
+    """A length of time as a person says it."""
+    if seconds < 90:
+        return f"about {round(seconds)} s"
+    if seconds < 5400:
+        return f"about {round(seconds / 60)} min"
+    return f"about {seconds / 3600:.1f} h"
 
 
 def noise(line: str) -> bool:

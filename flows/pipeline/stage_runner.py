@@ -23,7 +23,7 @@ from typing import Literal, Protocol
 from flows.workspace import dvc_locks, environment, shell
 from tasks.common.errors import StageError
 
-Kind = Literal["waiting", "started", "line", "ran", "restored", "unchanged", "failed"]
+Kind = Literal["planned", "waiting", "started", "line", "ran", "restored", "unchanged", "failed"]
 Outcome = Literal["ran", "restored", "unchanged"]
 
 
@@ -38,7 +38,7 @@ class SkippedStageError(StageError):
 @dataclass(frozen=True)
 class Event:
     """Something that happened to a stage: `kind`, for lines the line, and the time since its start,
-    s."""
+    s. Before anything runs, each stage of the run is `planned`."""
 
     stage: str
     kind: Kind

@@ -139,7 +139,8 @@ def prune(folder: Path, chosen: settings.Settings) -> list[str]:
     removed = []
     for stage, blocks in wanted.items():
         for block in sorted((folder / "artifacts" / stage).glob("*")):
-            if block.is_dir() and block.name not in {str(number) for number in blocks}:
+            kept_by = block.name.removeprefix(".").removesuffix("-kept")  # models of a cut-off run
+            if block.is_dir() and kept_by not in {str(number) for number in blocks}:
                 shutil.rmtree(block)
                 removed.append(block.relative_to(folder).as_posix())
     return removed

@@ -554,12 +554,40 @@ def parse(values: dict[str, Any], where: str = "settings") -> Settings:
         for fault in error.errors():
             key = ".".join(str(part) for part in fault["loc"]) or "(top)"
             if fault["type"] == "extra_forbidden":
-                faults.append(f"{key}: unknown key")
+                faults.append(f"{key}: unknown key{_meant(key)}")
             else:
                 faults.append(f"{key}: got {fault['input']!r}; {fault['msg']}")
         raise SettingsError(
             f"{where}: " + "; ".join(faults) + ". docs/settings.md lists every key"
         ) from None
+
+
+def flat(section: Section, prefix: str = "") -> dict[str, Any]:
+    """The settings by dotted name."""
+    values: dict[str, Any] = {}
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(value, Section):
+            values |= flat(value, f"{prefix}{name}.")
+        else:
+            values[prefix + name] = value
+    return values
+
+
+def _meant(key: str) -> str:
+    """A question about the keys that an unknown one resembles: the same name in another section, or
+    one that is spelled alike."""
+    from difflib import get_close_matches
+
+    every = list(flat(Settings()))
+    sections = {name.rpartition(".")[0] for name in every} - {""}
+    leaf = key.rpartition(".")[2]
+    alike = [name for name in every if name.rpartition(".")[2] == leaf]
+    alike = alike or get_close_matches(key, [*every, *sections], n=1, cutoff=0.75)
+    if not alike:
+        leaves = {name.rpartition(".")[2]: name for name in every}
+        alike = [leaves[name] for name in get_close_matches(leaf, leaves, n=1, cutoff=0.75)]
+    return f" (did you mean {' or '.join(alike[:3])}?)" if alike else ""
 
 
 def assign(path: Path, assignments: list[str]) -> Settings:
@@ -580,9 +608,17 @@ def assign(path: Path, assignments: list[str]) -> Settings:
 
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
+    from ruamel.yaml.representer import RoundTripRepresenter
 
+    class NullStaysNull(RoundTripRepresenter):  # type: ignore[misc]
+        """Writes `null`, where ruamel leaves the value out."""
+
+    NullStaysNull.add_representer(
+        type(None), lambda writer, _: writer.represent_scalar("tag:yaml.org,2002:null", "null")
+    )
     yaml = YAML()
     yaml.preserve_quotes = True
+    yaml.Representer = NullStaysNull
     document: Any = yaml.load(path.read_text(encoding="utf-8")) if path.exists() else {}
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
@@ -595,7 +631,9 @@ def assign(path: Path, assignments: list[str]) -> Settings:
         for section in sections:
             place = place.setdefault(section, {})
             if not isinstance(place, dict):
-                raise SettingsError(f"{key}: unknown key. docs/settings.md lists every key")
+                raise SettingsError(
+                    f"{key}: unknown key{_meant(key)}. docs/settings.md lists every key"
+                )
         try:
             place[leaf] = YAML(typ="safe").load(text)
         except YAMLError as error:
@@ -610,23 +648,12 @@ def assign(path: Path, assignments: list[str]) -> Settings:
 def changed(settings: Settings) -> dict[str, Any]:
     """The settings of an audit that differ from their defaults, by dotted key; its name and its
     operating are none."""
-    found = _changed(settings, Settings())
+    usual = flat(Settings())
     return {
         key: value
-        for key, value in found.items()
-        if key != "batch" and not key.startswith("operate.")
+        for key, value in flat(settings).items()
+        if value != usual[key] and key != "batch" and not key.startswith("operate.")
     }
-
-
-def _changed(section: Section, default: Section) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key in type(section).model_fields:
-        value, usual = getattr(section, key), getattr(default, key)
-        if isinstance(value, Section):
-            found |= {f"{key}.{name}": item for name, item in _changed(value, usual).items()}
-        elif value != usual:
-            found[key] = value
-    return found
 
 
 def defaults_yaml() -> str:

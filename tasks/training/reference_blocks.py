@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import shutil
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -10,11 +13,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks import __version__
 from tasks.common import cost_ledger, files, seeds, stage_cli
 from tasks.common.errors import DataError, EvidenceError
 from tasks.common.settings import Settings
 from tasks.data import image_pack
 from tasks.training import architectures, compute, stacked, training_loop
+
+RECIPE = "recipe.sha256"
+"""Says of a folder of kept models what they were trained from."""
 
 
 def train_block(
@@ -25,7 +32,8 @@ def train_block(
     settings: Settings,
     out: Path,
 ) -> None:
-    """Train one block of models and write each with its cost.
+    """Train one block of models and write each with its cost. A model that was finished before an
+    interruption is kept.
 
     Args:
         kind: `train` or `retrain`; it names the random streams.
@@ -50,19 +58,45 @@ def train_block(
     numbers = range(block * size, (block + 1) * size)
     build = partial(architectures.build, settings.model, settings.data, seed=0)
     at_once = stacked.count(settings.compute, size, build, known)
+    kept = _kept_models(out, _recipe(kind, rows, data, settings))
+    for first in range(0, size, at_once):
+        group = numbers[first : first + at_once]
+        paths = [kept / f"seed-{number}.safetensors" for number in group]
+        title = _title(first, group, size)
+        if all(path.with_suffix(".json").exists() for path in paths):
+            stage_cli.say(f"{title}: kept from a run that was interrupted")
+            continue
+        costs = _train(known, settings, [(kind, number) for number in group], paths, title)
+        for path, cost in zip(paths, costs, strict=True):  # after the weights: it says "finished"
+            files.write_json(path.with_suffix(".json"), cost)
     with files.whole_folder(out) as draft:
-        for first in range(0, size, at_once):
-            group = numbers[first : first + at_once]
-            paths = [draft / f"seed-{number}.safetensors" for number in group]
-            costs = _train(
-                known,
-                settings,
-                [(kind, number) for number in group],
-                paths,
-                _title(first, group, size),
-            )
-            for path, cost in zip(paths, costs, strict=True):
-                files.write_json(path.with_suffix(".json"), cost)
+        for path in sorted(kept.glob("seed-*")):
+            path.rename(draft / path.name)
+    shutil.rmtree(kept)
+
+
+def _kept_models(out: Path, recipe: str) -> Path:
+    """The folder beside `out` in which a block's finished models wait for the others.
+
+    An interrupted run leaves it, and the next one of the same recipe goes on there; models of
+    another recipe are removed.
+    """
+    kept = out.with_name(f".{out.name}-kept")
+    if not (kept / RECIPE).exists() or (kept / RECIPE).read_text(encoding="utf-8") != recipe:
+        shutil.rmtree(kept, ignore_errors=True)
+        kept.mkdir(parents=True)
+        files.write_text(kept / RECIPE, recipe)
+    return kept
+
+
+def _recipe(kind: str, rows: NDArray[np.bool_], data: image_pack.Packed, settings: Settings) -> str:
+    """SHA-256 of all that a block's models follow from: program, settings, labels, pixels, rows."""
+    parts = settings.model_dump(mode="json", include={"seed", "data", "model", "train", "compute"})
+    parts |= {"kind": kind, "size": settings.references.seeds_per_block, "tool": __version__}
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
+    for values in (rows, data.sums, data.manifest["label"].to_numpy(np.int64)):
+        digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()
 
 
 def _title(first: int, group: range, size: int) -> str:

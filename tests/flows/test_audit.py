@@ -224,7 +224,7 @@ def test_a_run_killed_in_the_middle_of_a_stage_is_continued_by_the_next(
 ) -> None:
     variables = {"DUMMY_LOG": str(tmp_path / "log"), "PREFECT_API_URL": prefect}
     process = subprocess.Popen(
-        dummy.invocation("run"),
+        dummy.invocation("run", "--json"),
         cwd=workspace,
         env={**os.environ, **dummy.location(), "DUMMY_PAUSE": "0.7", **variables},
         stderr=subprocess.PIPE,
@@ -234,7 +234,7 @@ def test_a_run_killed_in_the_middle_of_a_stage_is_continued_by_the_next(
     with process:
         assert process.stderr is not None
         for line in process.stderr:
-            if line.startswith("score: score: step 1"):
+            if "score: step 1" in line:
                 os.killpg(process.pid, signal.SIGKILL)  # the run; the stage is on its own now
                 break
     assert logged(tmp_path)[:1] == ["check"]
@@ -248,22 +248,22 @@ def test_a_run_killed_in_the_middle_of_a_stage_is_continued_by_the_next(
 @pytest.mark.parametrize(
     ("number", "code", "moment"),
     [
-        (signal.SIGINT, 130, "check: check: step 1"),
+        (signal.SIGINT, 130, "check: step 1"),
         (signal.SIGTERM, 143, "Starting Prefect"),
-        (signal.SIGTERM, 143, "score: running"),
+        (signal.SIGTERM, 143, "score: step 1"),
     ],
 )
 def test_a_signal_ends_the_run_with_one_line_and_no_process_left_and_the_next_run_continues(
     workspace: Path, tmp_path: Path, number: int, code: int, moment: str
 ) -> None:
-    process = start(workspace, "run", DUMMY_PAUSE="1", DUMMY_LOG=str(tmp_path / "log"))
+    process = start(workspace, "run", "--json", DUMMY_PAUSE="1", DUMMY_LOG=str(tmp_path / "log"))
     family: list[psutil.Process] = []
     told = []
     with process:
         assert process.stderr is not None
         for line in process.stderr:
             told.append(line)
-            if line.startswith(moment):
+            if moment in line:
                 family = psutil.Process(process.pid).children(recursive=True)
                 process.send_signal(number)
                 break
@@ -301,11 +301,13 @@ def test_a_signal_ends_the_night_and_the_next_night_continues_it(
             "http",
         )
         register.verify_identity(request, "Ada Clerk", "letter")
-    process = start(workspace, "nightly", DUMMY_PAUSE="1", DUMMY_LOG=str(tmp_path / "log"))
+    process = start(
+        workspace, "nightly", "--json", DUMMY_PAUSE="1", DUMMY_LOG=str(tmp_path / "log")
+    )
     with process:
         assert process.stderr is not None
         for line in process.stderr:
-            if line.startswith("check: check: step 2"):
+            if "check: step 2" in line:
                 process.send_signal(signal.SIGTERM)
                 break
         after = process.stderr.readlines()

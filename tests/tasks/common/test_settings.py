@@ -75,3 +75,33 @@ def test_a_missing_or_broken_file_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text("a: [", encoding="utf-8")
     with pytest.raises(SettingsError, match="YAML"):
         settings.load(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("unlearn.metod=retrain", r"unlearn\.method\?"),
+        ("epochs=3", r"train\.epochs or unlearn\.epochs"),
+        ("reference.with_blocks=[0]", r"references\?"),
+        ("method=retrain", r"unlearn\.method\?"),
+    ],
+)
+def test_an_unknown_key_is_answered_with_the_one_that_was_meant(
+    params: Path, wrong: str, right: str
+) -> None:
+    before = params.read_bytes()
+    with pytest.raises(SettingsError, match=f"unknown key .did you mean {right}"):
+        settings.assign(params, [wrong])
+    assert params.read_bytes() == before
+
+
+def test_null_stays_null_and_comments_stay(params: Path) -> None:
+    before = params.read_text().splitlines()
+    settings.assign(params, ["seed=3"])
+    after = params.read_text().splitlines()
+    assert [(old, new) for old, new in zip(before, after, strict=True) if old != new] == [
+        ("seed: 0  # root of every random stream", "seed: 3  # root of every random stream")
+    ]
+    settings.assign(params, ["unlearn.rivals.epochs=2"])
+    settings.assign(params, ["unlearn.rivals.epochs=null"])
+    assert params.read_text().splitlines() == after

@@ -6,12 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
 
 from tasks.common import files, settings
 from tasks.common.errors import ModelError
+from tasks.data import image_pack
 from tasks.training import architectures, compute, reference_blocks, stacked, training_loop
 
 RECIPE = settings.Train(epochs=2, batch_size=16, learning_rate=0.05, label_smoothing=0.1)
@@ -151,11 +153,74 @@ def test_a_model_that_draws_random_numbers_is_trained_alone_and_that_is_said(
     assert len((told.out + told.err).strip().splitlines()) == 1
 
 
+def packed(seed: int = 0) -> image_pack.Packed:
+    """Forty colour images of three classes."""
+    random = np.random.default_rng(seed)
+    pixels = random.integers(0, 256, (40, 3, 8, 8)).astype(np.uint8)
+    labels = pd.DataFrame({"label": np.arange(40) % 3})
+    return image_pack.Packed(labels, pixels, np.ones(40, bool), image_pack.checksums(pixels))
+
+
+def test_a_model_that_was_finished_before_an_interruption_is_kept_and_trained_only_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    wish = settings.Settings(
+        data=COLOUR, train=RECIPE, references=settings.References(seeds_per_block=3)
+    )
+    rows = np.ones(40, bool)
+    reference_blocks.train_block("train", 0, rows, packed(), wish, tmp_path / "whole")
+
+    save, saved = architectures.save, list[Path]()
+
+    def interrupted(network: nn.Module, path: Path) -> object:
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+        saved.append(path)
+        return save(network, path)
+
+    monkeypatch.setattr(architectures, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        reference_blocks.train_block("train", 0, rows, packed(), wish, tmp_path / "0")
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert not (tmp_path / "0").exists()
+    capsys.readouterr()
+    reference_blocks.train_block("train", 0, rows, packed(), wish, tmp_path / "0")
+    assert capsys.readouterr().out.count("kept from a run that was interrupted") == 2
+    assert sorted(path.name for path in (tmp_path / "0").iterdir()) == sorted(
+        path.name for path in (tmp_path / "whole").iterdir()
+    )
+    for number in (0, 1, 2):
+        name = f"seed-{number}.safetensors"
+        assert (tmp_path / "0" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_kept_models_of_other_data_or_settings_are_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    wish = settings.Settings(
+        data=COLOUR, train=RECIPE, references=settings.References(seeds_per_block=1)
+    )
+    rows = np.ones(40, bool)
+    reference_blocks.train_block("train", 0, rows, packed(1), wish, tmp_path / "expected")
+    kept = tmp_path / ".0-kept"
+    kept.mkdir()
+    (kept / reference_blocks.RECIPE).write_text("another")
+    (kept / "seed-0.safetensors").write_bytes(b"another model")
+    (kept / "seed-0.json").write_text("{}")
+    reference_blocks.train_block("train", 0, rows, packed(1), wish, tmp_path / "0")
+    assert (tmp_path / "0" / "seed-0.safetensors").read_bytes() == (
+        tmp_path / "expected" / "seed-0.safetensors"
+    ).read_bytes()
+
+
 def test_a_block_trained_at_once_has_the_models_of_one_trained_one_by_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(reference_blocks, "load_rows", lambda *_: records())
     rows = np.ones(40, bool)
     plain = settings.Settings(
         data=COLOUR, train=RECIPE, references=settings.References(seeds_per_block=3)
@@ -163,7 +228,7 @@ def test_a_block_trained_at_once_has_the_models_of_one_trained_one_by_one(
     for together_wish in (1, 2):
         wish = plain.model_copy(update={"compute": settings.Compute(together=together_wish)})
         reference_blocks.train_block(
-            "train", 1, rows, tmp_path, wish, tmp_path / str(together_wish)
+            "train", 1, rows, packed(), wish, tmp_path / str(together_wish)
         )
     for number in (3, 4, 5):
         one, other = (
