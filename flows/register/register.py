@@ -778,7 +778,7 @@ class Register:
     # -- who works --------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def lease(self, name: str, seconds: float = 120.0) -> Iterator[Lease]:
+    def lease(self, name: str, seconds: float = 600.0) -> Iterator[Lease]:
         """Do exclusive work inside the block, wherever the others run.
 
         The lease is renewed as long as the process lives; after it died, the lease holds for

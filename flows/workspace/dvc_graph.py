@@ -155,7 +155,7 @@ def _name(stage: Any) -> str:
     )
 
 
-def _patiently(ask: Any, tries: int = 20) -> Any:
+def _patiently(ask: Any, tries: int = 3600) -> Any:
     """DVC holds its lock only for moments between stages, so another run is waited for."""
     from dvc.lock import LockError
 

@@ -46,8 +46,13 @@ _NO_CREDENTIAL = ("PGTZ", "PG_COLOR", "CI_JOB_ID", "CI_JOB_NAME", "TOKENIZERS_PA
 DEFAULTS = {
     # the command line shows progress in its own way
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
-    # two busy cores need more than Prefect's 20 s
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
+    # A busy machine is an ordinary one: what is only slow is no failure. Prefect's own limits are
+    # 20 s for its temporary server, 10 s for a lock of its database, 60 s and 5 tries for a request.
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "3600",
+    "PREFECT_SERVER_DATABASE_TIMEOUT": "600",
+    "PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT": "600",
+    "PREFECT_API_REQUEST_TIMEOUT": "600",
+    "PREFECT_CLIENT_MAX_RETRIES": "20",
     "PREFECT_SERVER_UI_ENABLED": "false",  # the temporary server is gone before anybody could look
     # no blocks are used, and a server starts sooner without
     "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
-from flows.workspace import environment
+from flows.workspace import dvc_locks, environment
 from tasks.common.errors import WorkspaceError
 
+LOCK_PATIENCE = 3600.0
+"""Time that a DVC command waits for the lock of another one, s."""
 DVC = [sys.executable, "-P", "-m", "dvc"]
 """DVC in the running interpreter; -P keeps the workspace's own files from being imported as
 DVC's."""
@@ -25,9 +28,18 @@ def dvc(folder: Path, *arguments: str) -> str:
     message.
 
     What it prints is shown to nobody, so there is no need for `--quiet`, which would hide the
-    message, too.
+    message, too. While another process holds DVC's lock, the command is given again.
     """
-    return _run([*DVC, *arguments], folder, f"dvc {arguments[0]}")
+    begun = time.monotonic()
+    while True:
+        try:
+            return _run([*DVC, *arguments], folder, f"dvc {arguments[0]}")
+        except WorkspaceError as error:
+            locked = any(sign in str(error) for sign in dvc_locks.SIGNS)
+            if not locked or time.monotonic() - begun > LOCK_PATIENCE:
+                raise
+        dvc_locks.sweep(folder)
+        dvc_locks.wait()
 
 
 def succeeds(folder: Path, *command: str) -> bool:

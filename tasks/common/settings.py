@@ -610,7 +610,7 @@ def assign(path: Path, assignments: list[str]) -> Settings:
     from ruamel.yaml.error import YAMLError
     from ruamel.yaml.representer import RoundTripRepresenter
 
-    class NullStaysNull(RoundTripRepresenter):  # type: ignore[misc]
+    class NullStaysNull(RoundTripRepresenter):
         """Writes `null`, where ruamel leaves the value out."""
 
     NullStaysNull.add_representer(
