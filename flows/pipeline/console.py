@@ -287,27 +287,38 @@ def advice(told: Iterable[str]) -> None:
         Console().print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
-def comparison(found: Comparison) -> None:
+def comparison(result: Comparison) -> None:
     """What `reproduce` found, on stdout."""
     from rich.console import Console
 
     console = Console(soft_wrap=True, highlight=False)
-    told = {"identical": found.identical, "different": found.different, "erased": found.erased}
-    for title, paths in (*told.items(), ("not kept", found.missing)):
-        for path in paths:
-            console.print(f"{title:>10}  {path}", markup=False)
-    console.print(f"{found.tag}, level {found.level}: {_conclusion(found)}", markup=False)
+    lists = {
+        "identical": result.identical,
+        "different": result.different,
+        "erased": result.erased,
+        "missing": result.missing,
+        "note": result.notes,
+    }
+    for title, lines in lists.items():
+        for line in lines:
+            console.print(f"{title:>10}  {line}", markup=False)
+    console.print(f"{result.tag}, level {result.level}: {_conclusion(result)}", markup=False)
 
 
-def _conclusion(found: Comparison) -> str:
-    ran = f"{len(found.ran)} stages ran; " if found.ran else ""
-    if not found.different:
-        left = f", {len(found.erased)} erased with receipts" if found.erased else ""
-        left += f", {len(found.missing)} not kept and so not compared" if found.missing else ""
-        return f"holds. {ran}all {len(found.identical)} compared are identical{left}"
-    if found.same_verdicts:
-        return f"holds. {ran}files differ, but every verdict is the same and every estimate inside its interval"
-    return f"DOES NOT HOLD. {ran}{len(found.different)} differ"
+def _conclusion(result: Comparison) -> str:
+    ran = f"{len(result.ran)} stages ran; " if result.ran else ""
+    erased = f", {len(result.erased)} erased with receipts" if result.erased else ""
+    if not result:
+        faults = [f"{len(result.different)} differ"] if result.different else []
+        if result.missing:
+            faults.append(f"{len(result.missing)} on record are missing, without a receipt")
+        return f"DOES NOT HOLD. {ran}{', '.join(faults) or 'nothing was compared'}{erased}"
+    if result.different:
+        return (
+            f"holds. {ran}files differ, but every verdict is the same and every estimate inside "
+            "its interval"
+        )
+    return f"holds. {ran}all {len(result.identical)} compared are identical{erased}"
 
 
 def _elapsed(row: Row) -> str:

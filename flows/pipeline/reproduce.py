@@ -1,24 +1,33 @@
 """Checking a closed batch: at its tag, in a worktree of its own, at one of three levels.
 
-`integrity` compares every file that is still kept with the hashes in `dvc.lock`, and checks the
+`integrity` compares every file that is on record with its hash in `dvc.lock`, and checks the
 signatures. `rederive` makes verdicts and reports anew from the kept scores, which works after the
-records are erased. `reexecute` does everything anew. A level at which nothing was compared, or
-nothing ran, is never reported as reproduced.
+records are erased. `reexecute` does everything anew.
+
+No level is vacuous: what is on record and is not kept has to have an erasure's receipt, or the
+level does not hold. No level changes anything: DVC's cache and remotes are only read, and stages
+that run anew have a cache of their own, which is gone afterwards.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
+import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from flows.pipeline import close_batch, stage_runner
+from flows.pipeline import batch_record, close_batch, stage_runner
+from flows.pipeline.batch_record import Record, within
+from flows.pipeline.kept_objects import EMPTY_FOLDER, KeptObjects
 from flows.reports import signature_checks, signing
-from flows.workspace import checkouts, dvc_graph, git, layout, shell, signing_keys
+from flows.workspace import dvc_graph, git, layout, shell, signing_keys
 from tasks.common import files
-from tasks.common.errors import ReproductionError, WorkspaceError
+from tasks.common.errors import ReproductionError, SignatureError, WorkspaceError
+from tasks.signatures.signing import unseal
 
 Level = Literal["integrity", "rederive", "reexecute"]
 
@@ -26,8 +35,7 @@ REDERIVED = ("verify", "report")
 """The stages that run from the scores alone."""
 
 VERDICTS = "artifacts/verify/verdicts.json"
-ERASURES = Path("ledger/erasures")
-"""Receipts of erasures, which say what of closed states is not kept any more."""
+RESOLVED = "artifacts/resolve/register.json"
 LATER = ("erased", "release", "audit")
 """Beginnings of a batch's tags, the latest state first."""
 
@@ -42,8 +50,9 @@ class Comparison:
         ran: stages that ran anew.
         identical: files and folders with the hash that is on record.
         different: what has another hash, with where and why.
-        missing: what is on record and not kept any more (or was never pushed).
+        missing: what is on record and not kept, without a receipt; also if it was never pushed.
         erased: what is on record and was erased, with the file of receipts.
+        notes: what else a reader has to know, such as remotes that could not be read.
         same_verdicts: whether, in spite of differences, every verdict is the same and every
             statistic inside its recorded interval; None: not looked at, because nothing differs or
             verdicts are missing.
@@ -56,12 +65,14 @@ class Comparison:
     different: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     erased: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     same_verdicts: bool | None = None
 
     def __bool__(self) -> bool:
-        """Whether the level holds."""
+        """Whether the level holds: something was compared, and nothing is missing or differs."""
         compared = bool(self.identical or self.different)
-        return compared and (not self.different or self.same_verdicts is True)
+        agrees = not self.different or self.same_verdicts is True
+        return compared and not self.missing and agrees
 
     def plain(self) -> dict[str, Any]:
         """As JSON values."""
@@ -71,7 +82,7 @@ class Comparison:
 def reproduce(
     folder: Path, batch: str, level: Level, listener: stage_runner.Listener = stage_runner.nobody
 ) -> Comparison:
-    """Check a closed batch. The caller's checkout stays as it is.
+    """Check a closed batch. The caller's checkout, cache and remotes stay as they are.
 
     Args:
         folder: the workspace, a git repository.
@@ -91,250 +102,304 @@ def reproduce(
         raise ReproductionError(
             f"no tag {tag}; `erasure-audit run {batch} --commit` closes a batch. {_tags(folder)}"
         )
+    receipts = batch_record.receipts(folder)
     if level == "reexecute":
-        _refuse_erased(folder, tag)
-    with worktree(folder, tag) as copy:
-        locked = _lock(copy)
-        on_record = _on_record(locked)
+        _refuse_erased(receipts, tag)
+    with worktree(folder, tag) as checkout:
+        record = Record(checkout, KeptObjects.of(folder))
         if level == "integrity":
-            found = _integrity(copy, tag, on_record)
-            _compare_checkout(folder, copy, on_record, found)
-            _quote_receipts(folder, tag, found)
-            _check_signatures(folder, copy, found)
+            comparison = _integrity(folder, record, tag, receipts)
         else:
-            found = _anew(copy, tag, level, locked, listener)
-    if not found.identical and not found.different:
-        found.missing += found.erased
-        raise ReproductionError(
-            f"{tag}: nothing could be compared; everything on record is gone: "
-            f"{_some(found.missing)}"
-        )
-    return found
-
-
-def _refuse_erased(folder: Path, tag: str) -> None:
-    """Data that were erased are not made again either, as the embedded ones could be."""
-    for path, receipts in _receipts(folder):
-        if "data" in receipts["not_kept"].get(tag, []):
-            raise ReproductionError(
-                f"{tag} cannot be executed again: records that it read were erased on "
-                f"{_day(receipts)}, receipts in "
-                f"{path.relative_to(folder)}. The level rederive makes verdicts and reports again "
-                "without them"
-            )
-
-
-def _quote_receipts(folder: Path, tag: str, found: Comparison) -> None:
-    """What is missing because it was erased is told from what is missing for no known reason."""
-    for path, receipts in _receipts(folder):
-        listed = receipts["not_kept"].get(tag, [])
-        gone = {
-            one
-            for one in found.missing
-            if any(_within(one, path) or _within(path, one) for path in listed)
-        }
-        found.missing = [one for one in found.missing if one not in gone]
-        found.erased += [
-            f"{one} (on {_day(receipts)}, {path.relative_to(folder)})" for one in sorted(gone)
+            comparison = _anew(record, tag, level, listener)
+        comparison.notes += [
+            f"{name} could not be read ({error})"
+            for name, error in sorted(record.objects.unreachable.items())
         ]
+    if not comparison.identical and not comparison.different:
+        lost = comparison.missing + comparison.erased
+        raise ReproductionError(
+            f"{tag}: nothing could be compared; everything on record is gone: {_some(lost)}"
+        )
+    return comparison
 
 
-def _receipts(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
-    return [(path, files.read_json(path)) for path in sorted((folder / ERASURES).glob("*.json"))]
+@contextlib.contextmanager
+def worktree(folder: Path, tag: str) -> Iterator[Path]:
+    """A checkout of a closed batch's tag as git has it, gone afterwards, whatever happens.
+
+    Its DVC has an empty cache of its own and no remotes, so that nothing that runs in it can touch
+    the caller's.
+
+    Raises:
+        ReproductionError: the tag holds no `dvc.lock`.
+        WorkspaceError: git fails.
+    """
+    parent = Path(tempfile.mkdtemp(prefix="erasure-audit-"))
+    tree = parent / "workspace"
+    try:
+        shell.git(folder, "worktree", "add", "--quiet", "--detach", str(tree), tag)
+        checkout = tree / shell.git(folder, "rev-parse", "--show-prefix")
+        if not (checkout / "dvc.lock").is_file() or not (checkout / ".dvc").is_dir():
+            raise ReproductionError(f"{tag} holds no dvc.lock, so it is no closed batch")
+        own = f"    site_cache_dir = {parent / 'site'}\n[cache]\n    dir = {parent / 'cache'}\n"
+        files.write_text(checkout / ".dvc" / "config", layout.CONFIG + own)
+        yield checkout
+    finally:
+        shutil.rmtree(parent, ignore_errors=True)
+        shell.git(folder, "worktree", "prune")
 
 
-def _day(receipts: dict[str, Any]) -> str:
-    return str(max(one["at"] for one in receipts["stores"]))[:10]
+# -- integrity ------------------------------------------------------------------------------------
 
 
-def _integrity(copy: Path, tag: str, on_record: dict[str, str]) -> Comparison:
-    found = Comparison("integrity", tag)
-    gone = [path for path in on_record if not (copy / path).exists()]
-    for path, recorded in on_record.items():
-        if any(
-            _within(part, path) for part in gone
-        ):  # a folder of which a part is gone is not all there, either
-            found.missing.append(path)
-        else:
-            _compare(copy / path, path, recorded, found)
-    found.missing = sorted(set(found.missing))
-    for stage, differs in dvc_graph.status(copy).items():
-        found.different += [f"params.yaml ({stage})"] * ("params.yaml" in str(differs))
-    return found
+def _integrity(
+    folder: Path, record: Record, tag: str, receipts: list[batch_record.Receipts]
+) -> Comparison:
+    comparison = Comparison("integrity", tag)
+    for path in record.hashes:
+        _compare_kept(record, path, comparison)
+    _compare_pipeline(record, comparison)
+    _compare_checkout(folder, record, comparison)
+    _excuse_erased(receipts, comparison)
+    _check_signatures(folder, record, comparison)
+    comparison.notes += [
+        f"{found.file} does not count: {found.fault}" for found in receipts if found.fault
+    ]
+    return comparison
 
 
-def _compare(place: Path, path: str, recorded: str, found: Comparison) -> None:
+def _compare_kept(record: Record, path: str, comparison: Comparison) -> None:
+    """Compare one recorded path with what git, DVC's cache or a remote holds of it."""
+    if record.in_git(path):
+        _compare(record, path, comparison)
+        return
+    kept = record.files(path)
+    if kept.damaged:
+        shown = "" if kept.damaged == (path,) else f" ({_some(list(kept.damaged))})"
+        comparison.different.append(f"{path} is damaged in DVC's store{shown}")
+    if kept.missing:
+        comparison.missing.append(path)
+    if not kept.damaged and not kept.missing:
+        comparison.identical.append(path)
+
+
+def _compare(record: Record, path: str, comparison: Comparison) -> None:
+    """Compare a path that lies in the worktree with its hash on record."""
+    place = record.checkout / path
     if not place.exists():
-        found.missing.append(path)
-    elif dvc_graph.content_hash(place) == recorded:
-        found.identical.append(path)
+        comparison.missing.append(path)
+    elif dvc_graph.content_hash(place) == record.hashes[path]:
+        comparison.identical.append(path)
     else:
-        found.different.append(path)
+        comparison.different.append(path)
 
 
-def _compare_checkout(
-    folder: Path, copy: Path, on_record: dict[str, str], found: Comparison
-) -> None:
+def _compare_pipeline(record: Record, comparison: Comparison) -> None:
+    """Every stage ran, by the command and the settings that the tag holds."""
+    nobody_left = _nobody_left(record)
+    for name in record.names:
+        if name not in record.stages and not nobody_left:
+            comparison.missing.append(f"dvc.lock, stage {name}")
+    for stage, differs in dvc_graph.status(record.checkout).items():
+        if stage in record.stages:
+            told = str(differs)
+            comparison.different += [f"params.yaml ({stage})"] * ("params.yaml" in told)
+            comparison.different += [f"dvc.yaml ({stage})"] * ("changed command" in told)
+
+
+def _nobody_left(record: Record) -> bool:
+    """Whether every request was set aside, so that the stages after `resolve` had nothing to
+    do."""
+    content = record.read(RESOLVED)
+    entries = json.loads(content).get("batch_requests", []) if content else []
+    return bool(entries) and all(entry["status"] == "rejected" for entry in entries)
+
+
+def _compare_checkout(folder: Path, record: Record, comparison: Comparison) -> None:
     """The reports that lie in the caller's checkout are the ones that people open, so they are
     looked at, too.
 
     After a release or an erasure they tell of it, and are compared with that state's.
     """
-    latest = _latest(folder, found.tag)
-    for path, recorded in on_record.items():
+    latest = _latest(folder, comparison.tag)
+    for path, recorded in record.hashes.items():
         here = folder / path
         is_report = path.startswith("reports/") and path != "reports/templates"
         if not is_report or not here.exists() or dvc_graph.content_hash(here) == recorded:
             continue
-        if latest != found.tag:
+        if latest != comparison.tag:
             changed = shell.git(
                 folder, "diff", "--name-only", "--relative", latest, "--", path
             ).splitlines()
             changed += shell.git(folder, "ls-files", "--others", "--", path).splitlines()
         else:
-            changed = _changed_files(here, copy / path)
+            changed = _changed_files(here, record.checkout / path)
         if changed:
-            found.different.append(f"{path} in this checkout ({_some(changed)})")
+            comparison.different.append(f"{path} in this checkout ({_some(changed)})")
 
 
-def _latest(folder: Path, tag: str) -> str:
-    """The batch's latest state that has a tag."""
-    batch = tag.removeprefix("audit/")
-    tags = [f"{state}/{batch}" for state in LATER]
-    return next((name for name in tags if git.has_tag(folder, name)), tag)
+def _excuse_erased(receipts: list[batch_record.Receipts], comparison: Comparison) -> None:
+    """Separate what was erased, with receipts, from what is missing for no known reason."""
+    for receipt in receipts:
+        listed = receipt.erased(comparison.tag)
+        gone = {
+            path
+            for path in comparison.missing
+            if any(within(path, erased) or within(erased, path) for erased in listed)
+        }
+        comparison.missing = [path for path in comparison.missing if path not in gone]
+        comparison.erased += [f"{path} (on {receipt.day}, {receipt.file})" for path in sorted(gone)]
 
 
-def _check_signatures(folder: Path, copy: Path, found: Comparison) -> None:
+def _check_signatures(folder: Path, record: Record, comparison: Comparison) -> None:
     """The signed reports of the tag, and those in the caller's checkout; whom to trust is the
     caller's word of now."""
-    trusted, batch = (
-        signing_keys.trusted(folder),
-        f"{signing.SIGNED}/{found.tag.removeprefix('audit/')}",
-    )
-    for root, where in ((copy, ""), (folder, " in this checkout")):
-        for place in sorted((root / batch).glob("*/")):
-            checked = signature_checks.verify(place, trusted)
-            if not checked:
-                found.different.append(f"{batch}/{place.name}{where} ({checked.line})")
-            elif root == copy:
-                found.identical.append(f"{batch}/{place.name}")
+    trusted = signing_keys.trusted(folder)
+    batch = comparison.tag.removeprefix("audit/")
+    for root, where in ((record.checkout, ""), (folder, " in this checkout")):
+        for place in sorted((root / signing.SIGNED / batch).glob("*/")):
+            name = f"{signing.SIGNED}/{batch}/{place.name}"
+            check = signature_checks.verify(place, trusted)
+            if not check:
+                comparison.different.append(f"{name}{where} ({check.line})")
+            elif root == record.checkout:
+                comparison.identical.append(name)
+                comparison.different += _other_lock(record.checkout, place, name, trusted)
+    _require_signatures(record.checkout, batch, comparison)
 
 
-def _anew(
-    copy: Path, tag: str, level: Level, locked: dict[str, Any], listener: stage_runner.Listener
-) -> Comparison:
-    wanted = [
-        stage.name
-        for stage in dvc_graph.read(copy)
-        if level == "reexecute" or stage.name in REDERIVED
-    ]
-    _require_inputs(copy, tag, level, wanted, locked)
-    before = _verdicts(copy)
-    found = Comparison(level, tag)
-    runner = stage_runner.Runner(copy, 1, listener)
+def _other_lock(checkout: Path, place: Path, name: str, trusted: Any) -> list[str]:
+    """The tag could have been moved to another `dvc.lock`; the statement says which was signed."""
     try:
-        found.ran = [name for name in wanted if runner.run(name, force=True) == "ran"]
-    except BaseException:
-        runner.stop()
-        raise
-    if not wanted or found.ran != wanted:
+        statement = unseal((place / signing.STATEMENT).read_bytes(), trusted)
+    except (OSError, SignatureError) as error:
+        return [f"{name} ({signing.STATEMENT}: {error})"]
+    if statement.subjects.get(signing.LOCK) == files.sha256(checkout / signing.LOCK):
+        return []
+    return [f"{signing.LOCK} is not the one that {name} signs"]
+
+
+def _require_signatures(checkout: Path, batch: str, comparison: Comparison) -> None:
+    """Where the batch's circumstances name a signing key, every report has to be signed."""
+    filed = checkout / "ledger" / "batches" / f"{batch}.json"
+    circumstances = files.read_json(filed) if filed.is_file() else {}
+    reports = sorted((checkout / "reports" / batch).glob("*/evidence.json"))
+    unsigned = [
+        f"{signing.SIGNED}/{batch}/{path.parent.name}"
+        for path in reports
+        if not (checkout / signing.SIGNED / batch / path.parent.name).is_dir()
+    ]
+    if circumstances.get("signing"):
+        comparison.missing += unsigned
+    elif unsigned:
+        comparison.notes.append(f"{len(unsigned)} of {len(reports)} reports are not signed")
+
+
+# -- rederive and reexecute -----------------------------------------------------------------------
+
+
+def _refuse_erased(receipts: list[batch_record.Receipts], tag: str) -> None:
+    """Data that were erased are not made again either, as the embedded ones could be."""
+    for receipt in receipts:
+        if "data" in receipt.erased(tag):
+            raise ReproductionError(
+                f"{tag} cannot be executed again: records that it read were erased on "
+                f"{receipt.day}, receipts in {receipt.file}. The level rederive makes verdicts and "
+                "reports again without them"
+            )
+
+
+def _anew(record: Record, tag: str, level: Level, listener: stage_runner.Listener) -> Comparison:
+    wanted = [name for name in record.names if level == "reexecute" or name in REDERIVED]
+    _bring_inputs(record, tag, level, wanted)
+    comparison = Comparison(level, tag, ran=_run(record.checkout, wanted, listener))
+    if not wanted or comparison.ran != wanted:
         raise ReproductionError(
             f"{tag}: expected {_some(wanted) or 'stages'} to run, ran "
-            f"{_some(found.ran) or 'nothing'}"
+            f"{_some(comparison.ran) or 'nothing'}"
         )
-    on_record = _on_record(locked)
-    for path in _paths(locked, wanted, "outs"):
-        _compare(copy / path, path, on_record[path], found)
-    if found.different:
-        found.same_verdicts = _agree(before, _verdicts(copy))
-    return found
+    comparison.missing += [
+        f"dvc.lock, stage {name}" for name in wanted if name not in record.stages
+    ]
+    for path in record.paths(wanted, "outs"):
+        _compare(record, path, comparison)
+    if comparison.different:
+        before = json.loads(record.read(VERDICTS) or b"{}")
+        made = record.checkout / VERDICTS
+        comparison.same_verdicts = _agree(before, files.read_json(made) if made.exists() else {})
+    return comparison
 
 
-def _require_inputs(
-    copy: Path, tag: str, level: Level, wanted: list[str], locked: dict[str, Any]
-) -> None:
-    """Everything that the stages read and do not make themselves has to be there, and as it was."""
-    if level == "reexecute" and (copy / "data.dvc").exists():
-        try:
-            layout.ensure_data(copy)
-        except WorkspaceError as error:
-            raise ReproductionError(f"{tag} cannot be executed again: {error}") from error
-    on_record, made = _on_record(locked), _paths(locked, wanted, "outs")
+def _bring_inputs(record: Record, tag: str, level: Level, wanted: list[str]) -> None:
+    """Bring everything that the stages read and do not make themselves, as it is on record."""
+    made = record.paths(wanted, "outs")
     needed = [
         path
-        for path in _paths(locked, wanted, "deps")
-        if not any(_within(path, out) or _within(out, path) for out in made)
+        for path in record.paths(wanted, "deps")
+        if not any(within(path, out) or within(out, path) for out in made)
     ]
-    missing = [path for path in needed if not (copy / path).exists()]
+    if level == "reexecute" and (record.checkout / "data.dvc").exists():
+        needed = [path for path in needed if not within(path, "data")]
+        _bring_data(record, tag)
+    missing, altered = [], []
+    for path in needed:
+        if record.in_git(path):
+            altered += [path] * (
+                dvc_graph.content_hash(record.checkout / path) != record.hashes[path]
+            )
+            continue
+        kept = record.files(path) if record.hashes[path] != EMPTY_FOLDER else batch_record.Files()
+        altered += [path] * bool(kept.damaged)
+        missing += [path] * bool(kept.missing)
+        record.bring(path)
     if missing:
         raise ReproductionError(
             f"{tag}: the level {level} needs what is neither in DVC's cache nor in a remote: "
             f"{_some(missing)}"
         )
-    altered = [path for path in needed if dvc_graph.content_hash(copy / path) != on_record[path]]
     if altered:
         raise ReproductionError(f"{tag}: these inputs are not the ones on record: {_some(altered)}")
 
 
-@contextlib.contextmanager
-def worktree(folder: Path, tag: str) -> Iterator[Path]:
-    """A checkout of a closed batch's tag that shares the DVC cache and is gone afterwards, whatever
-    happens."""
-    with checkouts.at(folder, tag) as copy:
-        if not (copy / "dvc.lock").is_file():
-            raise ReproductionError(f"{tag} holds no dvc.lock, so it is no closed batch")
-        yield copy
+def _bring_data(record: Record, tag: str) -> None:
+    """Bring the records as `data.dvc` names them; the embedded ones can be made again."""
+    pointer = dvc_graph.data_folders(record.checkout)["data.dvc"]
+    record.hashes.setdefault("data", str(pointer))
+    if record.hashes["data"] != pointer:
+        raise ReproductionError(f"{tag}: data.dvc and dvc.lock name different data")
+    kept = record.files("data")
+    if kept.damaged:
+        raise ReproductionError(
+            f"{tag}: these inputs are not the ones on record: {_some(list(kept.damaged))}"
+        )
+    if not kept.missing:
+        record.bring("data")
+        return
+    try:
+        layout.ensure_data(record.checkout)
+    except WorkspaceError as error:
+        raise ReproductionError(f"{tag} cannot be executed again: {error}") from error
 
 
-def _lock(copy: Path) -> dict[str, Any]:
-    """The stages of `dvc.lock` that `dvc.yaml` has; DVC leaves former ones in."""
-    from ruamel.yaml import YAML
-
-    document = YAML(typ="safe").load((copy / "dvc.lock").read_text(encoding="utf-8")) or {}
-    current = {stage.name for stage in dvc_graph.read(copy)}
-    return {
-        name: stage for name, stage in (document.get("stages") or {}).items() if name in current
-    }
-
-
-def _on_record(locked: dict[str, Any]) -> dict[str, str]:
-    """Every path in `dvc.lock` with its hash.
-
-    Raises:
-        ReproductionError: one stage made a file with one hash and another read it with another.
-    """
-    found: dict[str, str] = {}
-    for name, stage in locked.items():
-        for entry in (*stage.get("deps", []), *stage.get("outs", [])):
-            recorded = str(entry.get("md5"))
-            if found.setdefault(entry["path"], recorded) != recorded:
-                raise ReproductionError(
-                    f"dvc.lock contradicts itself: {entry['path']} has two hashes (stage {name})"
-                )
-    return found
-
-
-def _paths(locked: dict[str, Any], names: list[str], kind: Literal["deps", "outs"]) -> list[str]:
-    """What these stages read or make, sorted."""
-    return sorted({entry["path"] for name in names for entry in locked.get(name, {}).get(kind, [])})
-
-
-def _within(path: str, folder: str) -> bool:
-    return path == folder or path.startswith(folder + "/")
-
-
-def _verdicts(copy: Path) -> dict[str, Any]:
-    path = copy / VERDICTS
-    found: dict[str, Any] = files.read_json(path).get("requests", {}) if path.exists() else {}
-    return found
+def _run(checkout: Path, wanted: list[str], listener: stage_runner.Listener) -> list[str]:
+    """The stages that ran anew."""
+    runner = stage_runner.Runner(checkout, 1, listener)
+    try:
+        return [name for name in wanted if runner.run(name, force=True) == "ran"]
+    except BaseException:
+        runner.stop()
+        raise
 
 
 def _agree(before: dict[str, Any], after: dict[str, Any]) -> bool | None:
     """Whether verdicts are equal and new estimates lie in the recorded intervals; machines differ
     in last bits."""
-    if not before or before.keys() != after.keys():
-        return None if not before else False
-    return all(_same_finding(before[request], after[request]) for request in before)
+    old, new = before.get("requests") or {}, after.get("requests") or {}
+    if not old:
+        return None
+    return old.keys() == new.keys() and all(
+        _same_finding(old[request], new[request]) for request in old
+    )
 
 
 def _same_finding(old: dict[str, Any], new: dict[str, Any]) -> bool:
@@ -342,10 +407,20 @@ def _same_finding(old: dict[str, Any], new: dict[str, Any]) -> bool:
     low, high = influence.get("low"), influence.get("high")
     estimate = (new.get("residual_influence") or {}).get("estimate")
     if estimate is None or low is None or high is None:
-        return bool(
-            old.get("verdict") == new.get("verdict") and influence.get("estimate") == estimate
-        )
-    return bool(old.get("verdict") == new.get("verdict") and low <= estimate <= high)
+        same = influence.get("estimate") == estimate
+    else:
+        same = low <= estimate <= high
+    return bool(old.get("verdict") == new.get("verdict") and same)
+
+
+# -- small things ---------------------------------------------------------------------------------
+
+
+def _latest(folder: Path, tag: str) -> str:
+    """The batch's latest state that has a tag."""
+    batch = tag.removeprefix("audit/")
+    tags = [f"{state}/{batch}" for state in LATER]
+    return next((name for name in tags if git.has_tag(folder, name)), tag)
 
 
 def _changed_files(here: Path, there: Path) -> list[str]:
@@ -365,8 +440,8 @@ def _content(path: Path) -> bytes | None:
 
 
 def _tags(folder: Path) -> str:
-    there = shell.git(folder, "tag", "--list", "audit/*").split()
-    return f"Closed batches here: {', '.join(there) or 'none'}"
+    closed = shell.git(folder, "tag", "--list", "audit/*").split()
+    return f"Closed batches here: {', '.join(closed) or 'none'}"
 
 
 def _some(names: list[str], most: int = 6) -> str:

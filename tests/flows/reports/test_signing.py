@@ -436,6 +436,8 @@ def test_reports_that_are_not_those_on_record_are_not_signed(place: Path) -> Non
 def test_the_integrity_of_a_closed_batch_includes_its_signatures(place: Path) -> None:
     for name, value in {"user.email": "auditor@example.org", "user.name": "Auditor"}.items():
         shell.git(place, "config", name, value)
+    shell.git(place, "add", "made")
+    shell.git(place, "commit", "--quiet", "-m", "what the reports are made from", "--", "made")
     close_batch.close(place, "spring")
     found = reproduce.reproduce(place, "spring", "integrity")
     assert found, found

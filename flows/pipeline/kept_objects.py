@@ -1,0 +1,153 @@
+"""Reading what DVC keeps, in its cache and its remotes, without changing either.
+
+DVC's own verification deletes an object that is damaged. A check must leave the evidence as it
+is, so objects are read and hashed here, and nothing is written, fetched or removed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import IO, Any
+
+from flows.workspace import dvc_graph
+from tasks.common.errors import ReproductionError, WorkspaceError
+
+EMPTY_FOLDER = "d751713988987e9331980363e24189ce.dir"
+"""DVC's hash of a folder without files."""
+_CHUNK = 1 << 20
+
+
+class Condition(StrEnum):
+    """What became of an object that is on record."""
+
+    SOUND = "sound"
+    DAMAGED = "damaged"
+    MISSING = "missing"
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A copy of an object: the store's name, its file system and the path in it."""
+
+    store: str
+    disk: Any
+    path: str
+
+
+@dataclass
+class KeptObjects:
+    """The objects of a workspace's cache and remotes, by DVC's md5.
+
+    Attributes:
+        stores: name and object database of each store, the cache first.
+        unreachable: remotes that could not be read, with the kind of error.
+    """
+
+    stores: list[tuple[str, Any]]
+    unreachable: dict[str, str] = field(default_factory=dict)
+    _conditions: dict[str, Condition] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, workspace: Path) -> KeptObjects:
+        """The stores that the workspace's DVC settings name.
+
+        Raises:
+            WorkspaceError: the folder is no DVC repository.
+        """
+        unreachable = {}
+        with dvc_graph.opened(workspace) as repo:
+            stores = [("DVC's cache", repo.cache.local)]
+            for name in sorted(repo.config.get("remote") or {}):
+                try:
+                    stores.append((f"the remote {name}", repo.cloud.get_remote_odb(name)))
+                except Exception as error:  # each kind of remote has errors of its own
+                    unreachable[f"the remote {name}"] = type(error).__name__
+        return cls(stores, unreachable)
+
+    def condition(self, oid: str) -> Condition:
+        """Whether an object is kept and hashes to its name. The first copy that exists decides."""
+        if oid not in self._conditions:
+            self._conditions[oid] = self._examine(oid)
+        return self._conditions[oid]
+
+    def listing(self, oid: str) -> list[tuple[str, str]] | None:
+        """The files of a folder's object, relative path and md5; None: it is missing or
+        damaged."""
+        if oid == EMPTY_FOLDER:
+            return []
+        if self.condition(oid) is not Condition.SOUND:
+            return None
+        with self._open(oid) as stream:
+            entries = json.load(stream)
+        return [(str(entry["relpath"]), str(entry["md5"])) for entry in entries]
+
+    def read(self, oid: str) -> bytes | None:
+        """The content of a sound object; None: it is missing or damaged."""
+        if self.condition(oid) is not Condition.SOUND:
+            return None
+        with self._open(oid) as stream:
+            return stream.read()
+
+    def copy(self, oid: str, target: Path) -> None:
+        """Write the content of a sound object to a new file.
+
+        Raises:
+            ReproductionError: the copy does not hash to the object's name.
+        """
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with self._open(oid) as stream, target.open("wb") as copy:
+            shutil.copyfileobj(stream, copy, _CHUNK)
+        with target.open("rb") as written:
+            if _md5(written) != oid:
+                raise ReproductionError(f"object {oid} changed while it was read; check again")
+
+    def _examine(self, oid: str) -> Condition:
+        copy = next(self._copies(oid), None)
+        if copy is None:
+            return Condition.MISSING
+        with copy.disk.open(copy.path, "rb") as stream:
+            sound = _md5(stream) == oid.removesuffix(".dir")
+        return Condition.SOUND if sound else Condition.DAMAGED
+
+    def _open(self, oid: str) -> IO[bytes]:
+        copy = next(self._copies(oid), None)
+        if copy is None:
+            raise WorkspaceError(f"object {oid} is gone from DVC's cache while it was read")
+        stream: IO[bytes] = copy.disk.open(copy.path, "rb")
+        return stream
+
+    def _copies(self, oid: str) -> Iterator[Copy]:
+        for name, database in self.stores:
+            path = database.oid_to_path(oid)
+            try:
+                there = database.fs.exists(path)
+            except Exception as error:  # each kind of remote has errors of its own
+                self.unreachable[name] = type(error).__name__
+                continue
+            if there:
+                yield Copy(name, database.fs, path)
+
+
+def folder_hash(entries: list[tuple[str, str]]) -> str:
+    """DVC's hash of a folder with these files, relative path and md5."""
+    from dvc_data.hashfile.hash_info import HashInfo
+    from dvc_data.hashfile.tree import Tree
+
+    tree: Any = Tree()  # type: ignore[no-untyped-call]
+    for path, oid in entries:
+        tree.add(tuple(path.split("/")), None, HashInfo("md5", oid))
+    tree.digest()
+    return str(tree.hash_info.value)
+
+
+def _md5(stream: IO[bytes]) -> str:
+    digest = hashlib.md5(usedforsecurity=False)
+    while chunk := stream.read(_CHUNK):
+        digest.update(chunk)
+    return digest.hexdigest()
