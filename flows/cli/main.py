@@ -126,6 +126,7 @@ def demo(jobs: Jobs = None, as_json: Json = False) -> None:
     if not (folder / "data.dvc").exists() and not (folder / "data").exists():
         import_.bring_in_digits(folder)
     layout.ensure_data(folder)
+    layout.lay_demo(folder)
     if signing_keys.at_hand(folder) is None:
         signing_keys.make_development(folder)
     _run("demo", [], jobs, False, as_json, sign=True)
@@ -153,37 +154,42 @@ def status(as_json: Json = False) -> None:
     Example: erasure-audit status
     """
     from flows.cli import sign_off
-    from flows.pipeline import console, results
+    from flows.pipeline import close_batch, console, results
     from flows.workspace import dvc_graph
     from tasks.common import settings
 
     folder = _here()
-    chosen, waits = settings.load(folder / "params.yaml"), sign_off.waiting(folder)
-    stale = sorted(dvc_graph.stale(folder))
-    found, advised = results.read(folder, chosen.batch), results.advice(folder, chosen.batch)
+    batch, waits = settings.load(folder / "params.yaml").batch, sign_off.waiting(folder)
+    ended = close_batch.ended(folder, batch)
+    stale = [] if ended else sorted(dvc_graph.stale(folder))
+    judged, advised = results.read(folder, batch), results.advice(folder, batch)
+    reports = results.index(folder, waits.batch if waits else batch)
     if as_json:
-        requests = [result.plain() for result in found]
-        found_waiting = waits.plain() if waits else None
         _print_json(
             {
-                "batch": chosen.batch,
+                "batch": batch,
+                "ended": ended,
                 "stale": stale,
-                "requests": requests,
+                "requests": [result.plain() for result in judged],
                 "advice": advised,
-                "signoff": found_waiting,
+                "signoff": waits.plain() if waits else None,
+                "reports": reports and reports.as_posix(),
             }
         )
         return
-    typer.echo(f"Batch {chosen.batch}")
-    typer.echo(
-        f"Stale: {', '.join(stale)}; `erasure-audit run` brings them up to date"
-        if stale
-        else "Nothing is stale"
-    )
-    console.verdicts(found)
+    typer.echo(f"Batch {batch}")
+    if ended:
+        typer.echo(f"Nothing to run: the batch has ended, see `git show {ended}`")
+    elif stale:
+        typer.echo(f"Stale: {', '.join(stale)}; `erasure-audit run` brings them up to date")
+    else:
+        typer.echo("Nothing is stale")
+    console.verdicts(judged)
     console.advice(advised)
     if waits:
         typer.echo(f"{waits.line}. You can\n{waits.offered}")
+    if reports:
+        typer.echo(f"Reports: {reports}")
 
 
 @app.command()

@@ -121,6 +121,7 @@ def releases(as_json: Json = False) -> None:
     Example: erasure-audit releases
     """
     from flows.operations import release as releasing
+    from flows.pipeline import console
     from flows.workspace import layout
 
     found = releasing.releases(layout.find(Path.cwd()))
@@ -129,7 +130,9 @@ def releases(as_json: Json = False) -> None:
         return
     for one in found:
         what = f"{one.model}  {one.weights_sha256[:16]}" if one.weights_sha256 else "data only"
-        typer.echo(f"{one.at[:10]}  {one.tag}  {what}  {one.records_dropped} records")
+        typer.echo(
+            f"{one.at[:10]}  {one.tag}  {what}  {console.counted(one.records_dropped, 'record')}"
+        )
     if not found:
         typer.echo("Nothing is released yet.")
 
@@ -157,7 +160,7 @@ def finalize(
     for line in (*done.done, *([done.waits] if done.waits else [])):
         typer.echo(line)
     if not done.done and not done.waits:
-        typer.echo("Nothing is to be finalized.")
+        typer.echo("Nothing to finalize.")
 
 
 def waiting(home: Path) -> Standing | None:
@@ -191,16 +194,16 @@ def _register(home: Path | None = None, only_known: bool = False) -> Iterator[tu
 
 
 def _tell(found: Standing, as_json: bool) -> None:
+    from flows.pipeline import console
+
     if as_json:
         _print(found.plain())
         return
     typer.echo(found.line)
     for one in found.requests:
-        lack = f", {one.lacking} lack" if one.lacking and found.state == "waiting" else ""
-        typer.echo(
-            f"  {one.request_id}  {one.verdict or '—'}  {one.state}  {one.approvals} "
-            f"approvals{lack}"
-        )
+        missing = f", {one.lacking} missing" if one.lacking and found.state == "waiting" else ""
+        approvals = console.counted(one.approvals, "approval")
+        typer.echo(f"  {one.request_id}  {one.verdict or '—'}  {one.state}  {approvals}{missing}")
     if found.state == "approved":
         typer.echo(f"Next: erasure-audit finalize {found.batch}")
     elif found.state == "waiting":
@@ -208,13 +211,15 @@ def _tell(found: Standing, as_json: bool) -> None:
 
 
 def _lines(done: Released) -> Iterator[str]:
+    from flows.pipeline import console
+
     yield f"{'Released' if done.new else 'Was released on ' + done.at[:10]}: {done.tag}"
     if done.model:
         yield f"  the {done.model} model, SHA-256 {done.weights_sha256}, is the one in use: releases/{done.batch}"
         yield f"  {done.references} references for the next batch; unlearnings since training: {done.unlearnings}"
     else:
         yield "  no model saw these people, so the one in use stays"
-    yield f"  {done.records_dropped} records have left data/ (copies stay until they are erased)"
+    yield f"  {console.counted(done.records_dropped, 'record')} removed from data/ (copies stay until they are erased)"
 
 
 def _unheard(_: str) -> None:

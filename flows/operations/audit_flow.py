@@ -7,10 +7,13 @@ the flow's parameters nor its artifacts hold personal data: a batch's name, requ
 from __future__ import annotations
 
 import contextlib
+import os
+import socket
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from prefect import Task, flow, get_run_logger
 from prefect.cache_policies import NO_CACHE
@@ -24,6 +27,9 @@ from flows.pipeline.prepare import Ready, prepare
 from flows.reports import overview
 from flows.workspace import dvc_graph
 from tasks.common.errors import AuditError, StageError, without_records
+
+REPORTS_URL = "ERASURE_AUDIT_REPORTS_URL"
+"""Environment variable: the address at which a web server shows the folder `reports/`."""
 
 _ready: ContextVar[Ready | None] = ContextVar("ready", default=None)
 
@@ -146,17 +152,36 @@ def _raise_first_failure(states: list[State[Any]]) -> None:
 def _publish(place: Path, batch: str) -> None:
     """The register of all batches, and as Prefect artifacts the batch's own, and where the reports
     are."""
-    from prefect.artifacts import create_link_artifact, create_table_artifact
+    from prefect.artifacts import create_table_artifact
 
     key = artifact_key(batch)
-    rows, told = overview.artifact(place, batch)
-    create_table_artifact(key=f"verdicts-{key}", table=rows, description=told)
-    index = place / "reports" / batch / "index.html"
-    if index.exists():
-        create_link_artifact(
-            key=f"reports-{key}", link=index.as_uri(), link_text=f"Reports of batch {batch}"
-        )
+    rows, description = overview.artifact(place, batch)
+    create_table_artifact(key=f"verdicts-{key}", table=rows, description=description)
+    if (place / "reports" / batch / "index.html").exists():
+        _say_where_reports_are(place, batch)
     try:
         overview.write(place)
     except AuditError as error:  # the audit stands without it
         get_run_logger().warning("The register of all batches was not made: %s", error)
+
+
+def _say_where_reports_are(place: Path, batch: str) -> None:
+    """A link that opens from any machine, where reports are served; elsewhere machine and path, for
+    a link to a file opens on one machine only."""
+    from prefect.artifacts import create_link_artifact, create_markdown_artifact
+
+    key, address = f"reports-{artifact_key(batch)}", os.environ.get(REPORTS_URL)
+    path = f"reports/{batch}/index.html"
+    if address:
+        create_link_artifact(
+            key=key,
+            link=f"{address.rstrip('/')}/{quote(path.removeprefix('reports/'))}",
+            link_text=f"Reports of batch {batch}",
+        )
+    else:
+        create_markdown_artifact(
+            key=key,
+            markdown=f"Reports of batch {batch}: `{place / path}` on `{socket.gethostname()}`. "
+            f"Set `{REPORTS_URL}` to the address at which a web server shows `reports/`, and a "
+            "link stands here.",
+        )

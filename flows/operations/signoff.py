@@ -29,6 +29,8 @@ Next = Literal["more_references", "another_method", "requeue", "refuse"]
 """What becomes of rejected requests: they wait for the next batch, audited with more references, by
 another method or as before; or they are refused for good."""
 
+BatchState = Literal["waiting", "approved", "on_hold", "rejected", "released"]
+
 NOT_IN_TRAINING = "not_in_training"
 """Instead of a verdict: no model saw the records, so that only the data have to go."""
 BY_HAND = "run by hand"
@@ -43,6 +45,19 @@ class SignoffError(AuditError):
 
 
 @dataclass(frozen=True)
+class Rules:
+    """What a release needs.
+
+    Attributes:
+        approvals: of how many different people.
+        audit: commit of the audit that they have to have seen.
+    """
+
+    approvals: int
+    audit: str
+
+
+@dataclass(frozen=True)
 class Waiting:
     """One request of a batch, and what people said of it.
 
@@ -51,7 +66,7 @@ class Waiting:
         state: as the register shows it.
         verdict: of the audit.
         approvals: different people who approve.
-        lacking: approvals that lack.
+        lacking: approvals that are missing.
     """
 
     request_id: str
@@ -87,7 +102,7 @@ class Standing:
     """
 
     batch: str
-    state: Literal["waiting", "approved", "on_hold", "rejected", "released"]
+    state: BatchState
     requests: tuple[Waiting, ...]
     model: Original | None
     data_only: bool
@@ -104,7 +119,7 @@ class Standing:
         )
         if self.state == "waiting":
             most = max((one.lacking for one in self.requests), default=0)
-            lack = "1 approval lacks" if most == 1 else f"{most} approvals lack"
+            lack = "1 approval missing" if most == 1 else f"{most} approvals missing"
             why = "those who approve want different models" if self.disagree else lack
             return f"Batch {self.batch} awaits sign-off ({counted}): {why}"
         told = {
@@ -246,7 +261,7 @@ def settle(register: Register, batch: str) -> bool:
     Returns:
         Whether the batch was rejected.
     """
-    last = _rejection(register, batch)
+    last = _last_rejection(register.history(batch=batch, kind="decision"))
     if last is None:
         return False
     waiting = [case.request_id for case in register.cases(WAITS, batch=batch)]
@@ -275,60 +290,85 @@ def standing(home: Path, register: Register, batch: str) -> Standing:
         SignoffError: the register has no such batch, or it is not audited yet.
     """
     cases = [case for case in register.cases(batch=batch) if not _left_out(case)]
-    last = _rejection(register, batch)
-    if not cases and last is None:
+    noted = register.history(batch=batch, kind="decision")
+    if _last_rejection(noted) is None:
+        _require_audited(batch, cases)
+    four_eyes = settings.load(home / "params.yaml").operate.four_eyes
+    return evaluate(batch, cases, noted, Rules(2 if four_eyes else 1, _commit(home, batch)))
+
+
+def evaluate(batch: str, cases: Sequence[Case], noted: Sequence[Event], rules: Rules) -> Standing:
+    """Where a batch stands, as it follows from what is in the register.
+
+    Of each person the last decision on a request counts, if it was taken on this audit. A rejection
+    ends the batch.
+
+    Args:
+        batch: its name.
+        cases: the requests that the decision is about.
+        noted: all decisions on the batch, the oldest first.
+        rules: what a release needs.
+    """
+    approvals = [_approvals(case, noted, rules.audit) for case in cases]
+    requests = tuple(
+        Waiting(
+            case.request_id,
+            case.shown,
+            case.verdict,
+            len(events),
+            max(rules.approvals - len(events), 0),
+        )
+        for case, events in zip(cases, approvals, strict=True)
+    )
+    models = {event.details["model"] for events in approvals for event in events}
+    data_only = bool(cases) and all(case.verdict == NOT_IN_TRAINING for case in cases)
+    passed = bool(cases) and not data_only
+    passed = passed and all(case.verdict in ("pass", NOT_IN_TRAINING) for case in cases)
+    enough = bool(cases) and not any(each.lacking for each in requests) and len(models) <= 1
+    state = _state(cases, rejected=_last_rejection(noted) is not None, enough=enough)
+    return Standing(
+        batch,
+        state,
+        requests,
+        models.pop() if len(models) == 1 else None,
+        data_only,
+        passed,
+        len(models) > 1,
+        _choices(batch, passed, data_only) if state in ("waiting", "approved", "on_hold") else (),
+    )
+
+
+def _approvals(case: Case, noted: Sequence[Event], audit: str) -> list[Event]:
+    """The approvals of a request, one for each person whose last word it is."""
+    last_words = {
+        person(event.actor): event
+        for event in noted
+        if event.details.get("audit") == audit and event.request_id in (None, case.request_id)
+    }
+    return [event for event in last_words.values() if event.details["decision"] == "approve"]
+
+
+def _state(cases: Sequence[Case], *, rejected: bool, enough: bool) -> BatchState:
+    if rejected:
+        return "rejected"
+    if cases and all(case.state not in WAITS for case in cases):
+        return "released"
+    if not enough:
+        return "waiting"
+    return "on_hold" if any(case.held for case in cases) else "approved"
+
+
+def _require_audited(batch: str, cases: Sequence[Case]) -> None:
+    if not cases:
         raise SignoffError(
             f"the register has no request in a batch {batch} that waits for its sign-off; see "
             "`erasure-audit status`"
         )
-    if unready := [
-        case for case in cases if case.state in (State.BATCHED, State.AUDITED) and last is None
-    ]:
+    unready = [case for case in cases if case.state in (State.BATCHED, State.AUDITED)]
+    if unready:
         raise SignoffError(
             f"batch {batch} is not audited yet ({len(unready)} requests); wait for its audit"
         )
-    needed = 2 if settings.load(home / "params.yaml").operate.four_eyes else 1
-    commit = _commit(home, batch)
-    noted = [
-        event
-        for event in register.history(batch=batch, kind="decision")
-        if event.details.get("audit") == commit
-    ]
-    requests, models = [], []
-    for case in cases:
-        last_word = {
-            person(event.actor): event
-            for event in noted
-            if event.request_id in (None, case.request_id)
-        }
-        approvals = [
-            event for event in last_word.values() if event.details["decision"] == "approve"
-        ]
-        models += [event.details["model"] for event in approvals]
-        lacking = max(needed - len(approvals), 0)
-        requests.append(Waiting(case.request_id, case.shown, case.verdict, len(approvals), lacking))
-    data_only = bool(cases) and all(case.verdict == NOT_IN_TRAINING for case in cases)
-    may_go = all(case.verdict in ("pass", NOT_IN_TRAINING) for case in cases) and not data_only
-    disagree = len(set(models)) > 1
-    enough = bool(requests) and not any(one.lacking for one in requests) and not disagree
-    if last is not None:
-        state: Literal["waiting", "approved", "on_hold", "rejected", "released"] = "rejected"
-    elif all(case.state not in WAITS for case in cases):
-        state = "released"
-    elif enough:
-        state = "on_hold" if any(case.held for case in cases) else "approved"
-    else:
-        state = "waiting"
-    return Standing(
-        batch,
-        state,
-        tuple(requests),
-        models[0] if models and not disagree else None,
-        data_only,
-        may_go,
-        disagree,
-        _choices(batch, may_go, data_only) if state in ("waiting", "approved", "on_hold") else (),
-    )
 
 
 def wishes(register: Register) -> dict[str, Any]:
@@ -390,7 +430,7 @@ def page(found: Standing) -> str:
         [
             f"# {found.line}",
             "",
-            "| request | verdict | state | approvals that lack |",
+            "| request | verdict | state | approvals missing |",
             "| --- | --- | --- | --- |",
             *rows,
             "",
@@ -422,13 +462,9 @@ def _told(details: Mapping[str, Any]) -> str:
     return f"{said} {details['comment']}".strip()[:2000]
 
 
-def _rejection(register: Register, batch: str) -> Event | None:
-    found = [
-        event
-        for event in register.history(batch=batch, kind="decision")
-        if event.details["decision"] == "refuse"
-    ]
-    return found[-1] if found else None
+def _last_rejection(noted: Sequence[Event]) -> Event | None:
+    rejections = [event for event in noted if event.details["decision"] == "refuse"]
+    return rejections[-1] if rejections else None
 
 
 def _left_out(case: Case) -> bool:
@@ -581,11 +617,9 @@ def _adopt(home: Path, register: Register, batch: str, by: str) -> None:
     Raises:
         SignoffError: another batch is in flight.
     """
-    from flows.intake import pseudonymise
-
-    known = register.cases(batch=batch)
     if any(
-        case.source != BY_HAND or case.state not in (State.BATCHED, State.AUDITED) for case in known
+        case.source != BY_HAND or case.state not in (State.BATCHED, State.AUDITED)
+        for case in register.cases(batch=batch)
     ):
         return
     flying = register.in_flight()
@@ -593,33 +627,48 @@ def _adopt(home: Path, register: Register, batch: str, by: str) -> None:
         raise SignoffError(
             f"batch {flying} is in flight; decide on it and finalize it before {batch}"
         )
-    tag = close_batch.tag_of(batch)
     _commit(home, batch)
-    found = _evidence(home, tag, batch)
-    entries = json.loads(shell.git(home, "show", f"{tag}:./requests/{batch}.json"))
-    ids = []
-    for value in entries:
+    evidence = _evidence(home, close_batch.tag_of(batch), batch)
+    ids = _receive_by_hand(home, register, batch, by, set(evidence))
+    _judge_by_hand(register, batch, by, {request: evidence[request] for request in ids})
+
+
+def _receive_by_hand(
+    home: Path, register: Register, batch: str, by: str, judged: set[str]
+) -> list[str]:
+    """Take the requests of a batch's file into the register. What is malformed, or named twice, was
+    set aside by its position, and is no request of its own."""
+    from flows.intake import pseudonymise
+
+    text = shell.git(home, "show", f"{close_batch.tag_of(batch)}:./requests/{batch}.json")
+    ids: list[str] = []
+    for value in json.loads(text):
         named = str(value.get("subject_request_id", "")).lower() if isinstance(value, dict) else ""
-        if named not in found or named in ids:
-            # malformed, or named twice: it was set aside by its position, and has no life of its
-            # own
+        if named not in judged or named in ids:
             continue
         case, _ = register.receive(pseudonymise.take_in(home, value), by, BY_HAND)
         ids.append(case.request_id)
         if case.state == State.RECEIVED:
             register.verify_identity(case.request_id, by, BY_HAND)
-    queued = [one for one in ids if register.case(one).state == State.IDENTITY_VERIFIED]
-    register.move(queued, State.BATCHED, by, batch=batch)
-    waiting = [one for one in ids if register.case(one).state in (State.BATCHED, State.AUDITED)]
-    for one in list(waiting):
-        code = found[one]["request"].get("code")
-        if found[one]["status"] == "rejected" and code != NOT_IN_TRAINING:
-            register.move([one], State.REJECTED, by, reason=str(code))
-            waiting.remove(one)
-    verdicts = {one: _verdict(found[one]) for one in waiting}
-    unjudged = [one for one in waiting if register.case(one).state == State.BATCHED]
-    register.move(unjudged, State.AUDITED, by, verdicts=verdicts, how=BY_HAND)
-    register.move(waiting, State.AWAITING_SIGNOFF, by, how=BY_HAND)
+    return ids
+
+
+def _judge_by_hand(
+    register: Register, batch: str, by: str, evidence: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Bring requests to their sign-off, and set aside those that the audit set aside."""
+
+    def now(*states: State) -> list[str]:
+        return [request for request in evidence if register.case(request).state in states]
+
+    register.move(now(State.IDENTITY_VERIFIED), State.BATCHED, by, batch=batch)
+    for request in now(State.BATCHED, State.AUDITED):
+        code = evidence[request]["request"].get("code")
+        if evidence[request]["status"] == "rejected" and code != NOT_IN_TRAINING:
+            register.move([request], State.REJECTED, by, reason=str(code))
+    verdicts = {request: _verdict(evidence[request]) for request in now(State.BATCHED)}
+    register.move(list(verdicts), State.AUDITED, by, verdicts=verdicts, how=BY_HAND)
+    register.move(now(State.AUDITED), State.AWAITING_SIGNOFF, by, how=BY_HAND)
 
 
 def _verdict(evidence: Mapping[str, Any]) -> str:

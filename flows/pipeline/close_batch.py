@@ -34,6 +34,17 @@ def tag_of(batch: str) -> str:
     return batch if batch.startswith("audit/") else f"audit/{batch}"
 
 
+def ended(folder: Path, batch: str) -> str | None:
+    """The tag that says how a batch ended: erased, released or rejected; None: it has not.
+
+    The release and the erasure of a batch change the data set, so its stages are stale afterwards;
+    they are not to be run again.
+    """
+    tags = shell.git(folder, "tag", "--list", f"*/{batch}").split()
+    ends = [f"{kind}/{batch}" for kind in ("erased", "release", "rejected")]
+    return next((tag for tag in ends if tag in tags), None)
+
+
 def close(folder: Path, batch: str) -> str:
     """Commit the batch and tag the commit. Other changes in the folder are left alone.
 

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from flows.workspace import checkouts
 from tasks.common import files
 from tasks.common.errors import RequestError
 
@@ -51,14 +52,31 @@ def advice(workspace: Path, batch: str) -> list[str]:
     return list(dict.fromkeys(told))
 
 
+def places(workspace: Path) -> list[Path]:
+    """The workspaces that may hold reports: this one, and the checkouts of batches that are not
+    released yet."""
+    return [workspace, *checkouts.workspaces(workspace).values()]
+
+
+def index(workspace: Path, batch: str) -> Path | None:
+    """The first page of a batch's reports, relative to the workspace, wherever they lie; None:
+    there are none."""
+    pages = [place / "reports" / batch / "index.html" for place in places(workspace)]
+    return next((page.relative_to(workspace) for page in pages if page.exists()), None)
+
+
 def find(workspace: Path, request: str, first: str) -> Path:
     """The `evidence.json` of a request given by its id or the beginning of it; the batch `first` is
-    looked in first.
+    looked in first, and the checkouts of batches that wait for their approval, too.
 
     Raises:
         RequestError: no report is that request's, or those of several requests are.
     """
-    found = sorted((workspace / "reports").glob(f"*/{_safe(request)}*/evidence.json"))
+    found = [
+        path
+        for place in places(workspace)
+        for path in sorted((place / "reports").glob(f"*/{_safe(request.lower())}*/evidence.json"))
+    ]
     found = [path for path in found if path.parts[-3] == first] or found
     if not found:
         raise RequestError(
@@ -67,7 +85,7 @@ def find(workspace: Path, request: str, first: str) -> Path:
         )
     if len({path.parent.name for path in found}) > 1:
         raise RequestError(
-            f"got {request!r}, with which {len(found)} requests begin; give more of the id"
+            f"got {request!r}, with which the ids of several requests begin; give more of it"
         )
     return found[-1]
 

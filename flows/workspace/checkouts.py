@@ -78,6 +78,12 @@ def path(home: Path, batch: str) -> Path:
     return home / FOLDER / batch / shell.git(home, "rev-parse", "--show-prefix")
 
 
+def workspaces(home: Path) -> dict[str, Path]:
+    """The workspaces of the batches that have a checkout, by the batch's name."""
+    trees = sorted(path.parent for path in (home / FOLDER).glob("*/.git"))
+    return {tree.name: path(home, tree.name) for tree in trees}
+
+
 def log_of(home: Path, batch: str) -> Path:
     """The file with the lines of the batch's stages; its time is the last sign of life."""
     return home / FOLDER / f"{batch}.log"

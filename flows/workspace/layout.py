@@ -78,12 +78,17 @@ def init(folder: Path) -> None:
     _write_if_missing(folder / "README.md", README)
     _write_if_missing(folder / "params.yaml", settings.defaults_yaml())
     (folder / "requests").mkdir(exist_ok=True)
-    _copy_if_missing(shipped / "requests" / "demo.json", folder / "requests" / "demo.json")
+    (folder / "inbox").mkdir(exist_ok=True)
     _copy_if_missing(shipped / "reports" / "templates", folder / "reports" / "templates")
     _copy_if_missing(shipped / "prefect.yaml", folder / "prefect.yaml")
     signing_keys.make_development(folder)
     pseudonyms.make(folder)
     _copy_if_missing(shipped / "dvc.yaml", folder / "dvc.yaml")  # last: now it is a workspace
+
+
+def lay_demo(folder: Path) -> None:
+    """Put the batch `demo` into the workspace, if it has none."""
+    _copy_if_missing(_shipped() / "requests" / "demo.json", folder / "requests" / "demo.json")
 
 
 def choose(folder: Path, batch: str | None, assignments: list[str]) -> settings.Settings:

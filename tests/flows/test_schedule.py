@@ -83,6 +83,8 @@ class Stand:
             "DO_NOT_TRACK": "1",
             "PREFECT_SERVER_UI_ENABLED": "false",
             "PREFECT_WORKER_QUERY_SECONDS": "1",
+            "PREFECT_SERVER_DATABASE_TIMEOUT": "600",
+            "PREFECT_API_REQUEST_TIMEOUT": "600",
             "PREFECT_CLI_COLORS": "false",
             "ERASURE_AUDIT_WORKSPACE": str(home),
             **variables,
@@ -220,6 +222,7 @@ def stand(home: Path, tmp_path: Path) -> Iterator[Stand]:
     found.stop()
 
 
+@pytest.mark.timeout(3600)
 def test_a_night_on_schedule_runs_once_and_leaves_request_ids_only(
     stand: Stand, home: Path, tmp_path: Path
 ) -> None:
@@ -276,6 +279,7 @@ def test_a_night_on_schedule_runs_once_and_leaves_request_ids_only(
     assert {name: holders(home, name) for name in NAMES} == {name: [] for name in NAMES}
 
 
+@pytest.mark.timeout(3600)
 def test_a_schedule_fires_and_its_run_completes_and_the_watch_sees_when_none_is_planned(
     stand: Stand, home: Path
 ) -> None:
@@ -289,10 +293,11 @@ def test_a_schedule_fires_and_its_run_completes_and_the_watch_sees_when_none_is_
     )
 
     def fired() -> list[str]:
-        runs = stand.ask("flow_runs/filter", flows={"name": {"any_": ["watch"]}}, limit=50)
-        return [
-            run["id"] for run in runs if run["auto_scheduled"] and run["state_name"] == "Completed"
-        ]
+        completed = {"state": {"type": {"any_": ["COMPLETED"]}}}
+        runs = stand.ask(
+            "flow_runs/filter", flows={"name": {"any_": ["watch"]}}, flow_runs=completed, limit=50
+        )
+        return [run["id"] for run in runs if run["auto_scheduled"]]
 
     stand.wait(fired)
     assert "Can't evaluate" not in stand.log("server")

@@ -299,13 +299,13 @@ def test_without_approval_nothing_is_released(world: Path, tmp_path: Path) -> No
     shell.git(home, "commit", "--quiet", "--all", "-m", "four eyes")
     before = snapshot(home)
     with closed(Register(home)) as register:
-        with pytest.raises(ReleaseError, match=r"(?s)1 approval lacks.*erasure-audit approve"):
+        with pytest.raises(ReleaseError, match=r"(?s)1 approval missing.*erasure-audit approve"):
             release.release(home, register, BATCH)
         with pytest.raises(SignoffError, match="no request in a batch"):
             release.release(home, register, "nowhere")
         waits = release.finalize(home, register).waits
     assert waits is not None
-    assert "1 approval lacks" in waits
+    assert "1 approval missing" in waits
     assert snapshot(home) == before
 
 

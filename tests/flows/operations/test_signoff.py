@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 
 from flows.operations import signoff
 from flows.operations.signoff import SignoffError
-from flows.register.register import BusyError, Intake, Register, State
+from flows.register.register import BusyError, Case, Event, Intake, Register, State
 from flows.workspace import layout, shell
 from tasks.common import files, settings
 from tasks.requests import decisions, pseudonyms
@@ -398,10 +399,59 @@ def test_people_see_what_waits_and_decide_on_the_command_line(
     shutil.rmtree(home / ".dvc")
     shell.dvc(home, "init", "--quiet", "--force")
     told = dummy.command(home, "status")
-    assert "awaits sign-off (1 pass): 1 approval lacks" in told.stdout, told.stderr
+    assert "awaits sign-off (1 pass): 1 approval missing" in told.stdout, told.stderr
     assert f'erasure-audit approve {BATCH} --by "NAME" --comment "WHY"' in told.stdout
     done = dummy.command(home, "approve", BATCH, "--by", "Ada", "--comment", "read", "--json")
     assert json.loads(done.stdout)["state"] == "approved", done.stderr
     missing = dummy.command(home, "reject", BATCH, "--by", "Ada", "--comment", "no")
     assert missing.returncode == 2
     assert "--next" in missing.stderr
+
+
+def test_where_a_batch_stands_follows_from_its_cases_and_decisions_alone() -> None:
+    rules = signoff.Rules(approvals=2, audit="c0ffee")
+    cases = [case_of(PASS, "pass"), case_of(OTHER, "fail")]
+    ada, bob = decision("Ada", "approve"), decision("Bob", "approve")
+
+    def state(*noted: Event) -> str:
+        return signoff.evaluate(BATCH, cases, noted, rules).state
+
+    assert state() == state(ada) == state(ada, decision(" ada ", "approve")) == "waiting"
+    assert state(ada, bob) == "approved"
+    assert state(ada, replace(bob, details={**bob.details, "audit": "another"})) == "waiting"
+    assert state(ada, decision("Bob", "approve", "unlearned")) == "waiting"
+    assert state(ada, bob, decision("Eve", "refuse")) == "rejected"
+    assert state(ada, replace(bob, request_id=PASS)) == "waiting"
+    assert state(ada, replace(bob, request_id=PASS), replace(bob, request_id=OTHER)) == "approved"
+    held = [replace(cases[0], held=True), cases[1]]
+    assert signoff.evaluate(BATCH, held, [ada, bob], rules).state == "on_hold"
+    over = [replace(case, state=State.RELEASED) for case in cases]
+    assert signoff.evaluate(BATCH, over, [ada, bob], rules).state == "released"
+    assert not signoff.evaluate(BATCH, cases, [ada, bob], rules).unlearned_may_go
+    assert signoff.evaluate(BATCH, cases[:1], [], rules).unlearned_may_go
+    assert not signoff.evaluate(BATCH, [], [ada, bob], rules).unlearned_may_go
+
+
+def decision(by: str, what: str, model: str = "retrained") -> Event:
+    details = {"decision": what, "model": model, "audit": "c0ffee"}
+    return Event(1, "2026-11-21T00:00:00Z", by, None, BATCH, "decision", details, "", "")
+
+
+def case_of(request: str, verdict: str) -> Case:
+    """A request that awaits its sign-off."""
+    return Case(
+        request_id=request,
+        regulation="gdpr",
+        submitted="2026-11-02T09:00:00Z",
+        source="http",
+        identities=(),
+        wishes={},
+        callbacks=(),
+        due=None,
+        extended=False,
+        state=State.AWAITING_SIGNOFF,
+        held=False,
+        batch=BATCH,
+        verdict=verdict,
+        duplicate_of=None,
+    )
