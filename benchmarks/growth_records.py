@@ -26,7 +26,8 @@ from benchmarks import measure, stand_in, worlds
 from tasks import pack
 from tasks.common import files, settings, stage_cli
 from tasks.common.errors import WorkspaceError
-from tasks.data import image_pack, importers, records
+from tasks.data import image_pack, images, records
+from tasks.data.importers import classes, idx, writing
 
 SIZES = [1_000, 10_000, 100_000, 1_000_000]
 IMAGES = [1_000, 10_000, 60_000]
@@ -150,22 +151,19 @@ def garments(place: Path, size: int) -> None:
         raise WorkspaceError(
             f"{source} is not there; measure without images, or put Fashion-MNIST there"
         )
-    pictures, labels = (
-        importers.read_idx(source / f"train-{kind}-ubyte.gz")[:size] for kind in KINDS
-    )
-    importers.write(
+    pictures, labels = (idx.read_idx(source / f"train-{kind}-ubyte.gz")[:size] for kind in KINDS)
+    writing.write(
         place / "data",
-        importers.Source(
+        writing.Source(
             name="Fashion-MNIST",
             source="benchmarks/growth_records.py",
             note="",
-            class_names=tuple(map(str, range(CLASSES))),
+            classes=classes.of(labels.tolist(), tuple(map(str, range(CLASSES)))),
             columns={
                 "record_id": [f"r{row:05d}" for row in range(size)],
                 "subject_id": [f"person-{row // EACH:04d}" for row in range(size)],
-                "label": labels.tolist(),
             },
-            pictures=map(importers.encode, pictures),
+            pictures=map(writing.encode, pictures),
         ),
     )
     files.write_text(place / "params.yaml", settings.defaults_yaml())
@@ -198,7 +196,7 @@ def _decoded(folder: Path, manifest: Any, wish: settings.Data) -> Iterator[NDArr
         content = (folder / path).read_bytes()
         if hashlib.sha256(content).hexdigest() != sha256:
             raise WorkspaceError("a file is not what the manifest says")
-        yield records.pixels(records.decode(content, ""), wish)
+        yield images.pixels(images.decode(content, "", wish), wish)
 
 
 # -- a whole pipeline -----------------------------------------------------------------------------

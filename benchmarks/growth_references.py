@@ -79,11 +79,11 @@ def world(place: Path, most: int) -> Path:
     """
     from flows.workspace import layout
     from tasks.common import seeds
-    from tasks.data import importers
+    from tasks.data.importers import digits
     from tasks.training import architectures
 
     layout.init(place)
-    importers.digits(place / "data")
+    digits.bring_in(place / "data")
     ask(place, ["writer-03"])
     for name in ("pack", "check", "split"):
         growth_requests.command(place, name)

@@ -44,28 +44,26 @@ def world(folder: Path, subjects: int = SUBJECTS) -> Path:
     """
     from flows.workspace import layout, shell
     from tasks.common import files, settings
-    from tasks.data import importers
+    from tasks.data.importers import classes, writing
 
     layout.init(folder)
     shell.git(folder, "config", "user.email", "operator@example.org")
     shell.git(folder, "config", "user.name", "Operator")
     rows = [(subject, number) for subject in range(subjects) for number in range(EACH)]
     random = np.random.Generator(np.random.PCG64(11))
-    importers.write(
+    writing.write(
         folder / "data",
-        importers.Source(
+        writing.Source(
             name="Stand-in",
             source="random pictures",
             note="Nobody's pictures.",
-            class_names=("0", "1"),
-            columns=importers._columns(
-                len(rows),
-                [subject_id(subject) for subject, _ in rows],
-                [number % CLASSES for _, number in rows],
-            ),
+            classes=classes.of([number % CLASSES for _, number in rows], ("0", "1")),
+            columns={
+                "record_id": writing.record_ids(len(rows)),
+                "subject_id": [subject_id(subject) for subject, _ in rows],
+            },
             pictures=(
-                importers.encode(random.integers(0, 256, (SIDE, SIDE), dtype=np.uint8))
-                for _ in rows
+                writing.encode(random.integers(0, 256, (SIDE, SIDE), dtype=np.uint8)) for _ in rows
             ),
         ),
     )

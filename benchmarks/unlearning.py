@@ -25,7 +25,7 @@ from benchmarks.measure import Spread
 from benchmarks.worlds import World
 from tasks import pack
 from tasks.common import files, settings, stage_cli
-from tasks.data import importers
+from tasks.data.importers import classes, writing
 from tasks.training import architectures, compute, training_loop
 
 UNLEARN, RETRAIN, NOTHING = "fcalb_reset", "retrain", "none"
@@ -100,15 +100,15 @@ def lay_out(world: World, chosen: settings.Settings, folder: Path) -> None:
     ids = [f"r{number:05d}" for number in range(count)]
     subjects = [f"person-{number:04d}" for number in world.subjects.tolist()]
     pixels = world.images.transpose(0, 2, 3, 1)
-    importers.write(
+    writing.write(
         folder / "data",
-        importers.Source(
+        writing.Source(
             name=world.name,
             source="benchmarks/worlds.py",
             note="",
-            class_names=tuple(map(str, range(chosen.data.classes))),
-            columns={"record_id": ids, "subject_id": subjects, "label": world.labels.tolist()},
-            pictures=(importers.encode(image.squeeze()) for image in pixels),
+            classes=classes.of(world.labels.tolist(), tuple(map(str, range(chosen.data.classes)))),
+            columns={"record_id": ids, "subject_id": subjects},
+            pictures=(writing.encode(image.squeeze()) for image in pixels),
         ),
     )
     pack.make(folder / "data", chosen.data, folder / "pack")

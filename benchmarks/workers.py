@@ -245,12 +245,12 @@ def world(root: Path, models: int, blocks: int, epochs: int) -> Iterator[World]:
 
 def caller(folder: Path, models: int, blocks: int, epochs: int) -> Path:
     """A workspace on the digits in which all that the blocks read is up to date."""
-    from tasks.data import importers
+    from tasks.data.importers import digits
 
     layout.init(folder)
     shell.git(folder, "config", "user.email", "operator@example.org")
     shell.git(folder, "config", "user.name", "Operator")
-    importers.digits(folder / "data")
+    digits.bring_in(folder / "data")
     numbers = list(range(blocks))
     chosen = {"seeds_per_block": models, "with_blocks": numbers, "without_blocks": numbers}
     assigned = [f"references.{key}={value}" for key, value in chosen.items()]

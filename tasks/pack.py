@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from tasks.common import files, settings, stage_cli
 from tasks.common.errors import DataError
-from tasks.data import image_pack, records
+from tasks.data import image_pack, images, records
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -90,9 +90,9 @@ def write(
         What every file is, and the checksum (n,) of its pixels.
     """
     shape = (len(table), wish.channels, wish.image_size, wish.image_size)
-    images = np.lib.format.open_memmap(target, mode="w+", dtype=np.uint8, shape=shape)
-    images.flush()
-    del images
+    array = np.lib.format.open_memmap(target, mode="w+", dtype=np.uint8, shape=shape)
+    array.flush()
+    del array
     known, sums, told = image_pack.Files.none(len(table)), np.zeros(len(table), np.uint32), 0
     for part, (found, sums_found) in _decoded(
         list(_parts(data, table, wish)), target, wish, jobs or _cores()
@@ -112,25 +112,25 @@ def decode(part: Part, target: Path, wish: settings.Data) -> Found:
     checksums."""
     known = image_pack.Files.none(len(part.paths))
     shape = (len(part.paths), wish.channels, wish.image_size, wish.image_size)
-    images = np.zeros(shape, np.uint8)
+    decoded = np.zeros(shape, np.uint8)
     for row, (path, sha256) in enumerate(zip(part.paths, part.hashes, strict=True)):
         try:
-            content = (part.root / path).read_bytes() if path else None
-        except OSError:
-            content = None
+            content = files.read_regular(part.root / path, most=images.MAX_BYTES) if path else None
+        except DataError:
+            continue
         if content is None:
             continue
         known.readable[row] = True
         known.same[row] = hashlib.sha256(content).hexdigest() == sha256
         try:
-            picture = records.decode(content, "")
+            picture = images.decode(content, "", wish)
         except DataError:
             continue
         known.decodes[row] = True
         known.thumbs[row] = thumbnail(picture)
-        images[row] = records.pixels(picture, wish)
-    np.load(target, mmap_mode="r+")[part.first : part.first + len(images)] = images
-    return known, image_pack.checksums(images)
+        decoded[row] = images.pixels(picture, wish)
+    np.load(target, mmap_mode="r+")[part.first : part.first + len(decoded)] = decoded
+    return known, image_pack.checksums(decoded)
 
 
 def thumbnail(picture: Image.Image) -> NDArray[np.uint8]:

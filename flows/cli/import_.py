@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from tasks.data.importers import Summary
+    from tasks.data.importers.writing import Summary
 
 app = typer.Typer(
-    help="Bring in the records that the model was trained on, as data/ with a manifest, tracked by DVC.",
+    help="Bring in the records that the model was trained on, as data/ with a manifest, tracked by "
+    "DVC.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -21,6 +22,27 @@ Replace = Annotated[
     bool,
     typer.Option("--replace", help="Put the new data set in the place of the one that is there."),
 ]
+
+ClassFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--classes",
+        help="File with the classes in the order of the model's outputs: one name per line, or JSON "
+        "as torchvision's class_to_idx. Without it numbers stay numbers, and names are sorted as "
+        "torchvision's ImageFolder sorts them.",
+    ),
+]
+
+White = Annotated[
+    float | None,
+    typer.Option(
+        min=1e-9,
+        help="Value of white in images of more than 8 bits; without it as the files say.",
+    ),
+]
+
+MOST_CLASSES = 40
+"""Most classes that are listed after an import."""
 
 
 @app.command()
@@ -36,11 +58,11 @@ def digits(
     if writers == 45:
         bring_in_digits(folder)
         return
-    from tasks.data import importers
+    from tasks.data.importers import digits as source
 
     _bring_in(
         folder,
-        lambda data: importers.digits(data, writers),
+        lambda data: source.bring_in(data, writers),
         f"digits of {writers} synthetic writers",
     )
 
@@ -51,26 +73,37 @@ def idx(
     labels: Annotated[Path, typer.Argument(help="IDX file of labels, or a QMNIST table.")],
     writers: Annotated[
         Path | None,
-        typer.Option(help="QMNIST table of writers. Without it each record is its own subject."),
+        typer.Option(
+            help="QMNIST table of writers, whose first rows are the images'. Without it each record "
+            "is its own subject."
+        ),
     ] = None,
     subjects: Annotated[int | None, typer.Option(min=1, help="At most so many subjects.")] = None,
     min_records: Annotated[
         int, typer.Option(min=1, help="Only subjects with at least so many records.")
     ] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the draw of subjects.")] = 0,
+    class_file: ClassFile = None,
     replace: Replace = False,
 ) -> None:
     """IDX files, as MNIST's, with an optional table of writers.
 
-    Example: erasure-audit import idx images-idx3-ubyte labels-idx2-int --writers labels-idx2-int --subjects 60
+    Example: erasure-audit import idx images-idx3-ubyte labels-idx2-int --writers labels-idx2-int
     """
-    from tasks.data import importers
+    from tasks.data.importers import idx as source
 
     folder = _place(replace)
     _bring_in(
         folder,
-        lambda data: importers.idx(
-            data, images, labels, writers, subjects=subjects, min_records=min_records, seed=seed
+        lambda data: source.bring_in(
+            data,
+            images,
+            labels,
+            writers,
+            subjects=subjects,
+            min_records=min_records,
+            seed=seed,
+            given=_classes(class_file),
         ),
         "idx",
     )
@@ -87,22 +120,32 @@ def npz(
     maxval: Annotated[
         str | None, typer.Option(help="Name of the array with the value of white per image.")
     ] = None,
+    white: White = None,
     attribute: Annotated[
         list[str] | None, typer.Option(help="Name of an array kept as a column. Repeatable.")
     ] = None,
+    class_file: ClassFile = None,
     replace: Replace = False,
 ) -> None:
     """Named arrays of a .npz file.
 
     Example: erasure-audit import npz faces.npz --labels pose --subjects person
     """
-    from tasks.data import importers
+    from tasks.data.importers import npz as source
 
     folder = _place(replace)
     _bring_in(
         folder,
-        lambda data: importers.npz(
-            data, path, images, labels, subjects or None, maxval=maxval, attributes=attribute or []
+        lambda data: source.bring_in(
+            data,
+            path,
+            images,
+            labels,
+            subjects or None,
+            maxval=maxval,
+            white=white,
+            attributes=attribute or [],
+            given=_classes(class_file),
         ),
         "npz",
     )
@@ -120,17 +163,24 @@ def image_folder(
     identities: Annotated[
         Path | None, typer.Option(help="CSV with identity_type, identity_value, subject_id.")
     ] = None,
+    white: White = None,
+    class_file: ClassFile = None,
     replace: Replace = False,
 ) -> None:
     """A folder of images with a CSV of subjects and labels.
 
     Example: erasure-audit import folder photos photos.csv
     """
-    from tasks.data import importers
+    from tasks.data.importers import folder as source
 
     folder = _place(replace)
     _bring_in(
-        folder, lambda data: importers.image_folder(data, images, table, identities), "folder"
+        folder,
+        lambda data: source.bring_in(
+            data, images, table, identities, white=white, given=_classes(class_file)
+        ),
+        "folder",
+        white,
     )
 
 
@@ -142,18 +192,19 @@ def torchvision(
         bool, typer.Option("--download", help="Fetch them if they are absent.")
     ] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many records.")] = None,
+    class_file: ClassFile = None,
     replace: Replace = False,
 ) -> None:
     """A data set of torchvision; each record is its own subject.
 
     Example: erasure-audit import torchvision FashionMNIST --download
     """
-    from tasks.data import importers
+    from tasks.data.importers import torchvision as source
 
     folder = _place(replace)
     _bring_in(
         folder,
-        lambda data: importers.torchvision_dataset(data, name, root, download, limit),
+        lambda data: source.bring_in(data, name, root, download, limit, _classes(class_file)),
         f"torchvision {name}",
     )
 
@@ -161,36 +212,61 @@ def torchvision(
 def bring_in_digits(folder: Path) -> None:
     """Make the embedded data set in a workspace, marked as one that can be made again."""
     from flows.workspace import layout
-    from tasks.data import importers
+    from tasks.data.importers import digits as source
 
-    _bring_in(folder, importers.digits, layout.DIGITS)
+    _bring_in(folder, source.bring_in, layout.DIGITS)
 
 
-def _bring_in(folder: Path, bring: Callable[[Path], Summary], source: str) -> None:
+def _bring_in(
+    folder: Path, bring: Callable[[Path], Summary], source: str, white: float | None = None
+) -> None:
     """Import, then write the facts of the data set into `params.yaml`, then have DVC track the
     records."""
     from flows.workspace import layout
     from tasks.common import settings
 
-    facts = bring(folder / "data")
-    settings.assign(
-        folder / "params.yaml",
-        [f"data.{key}={value}" for key, value in _facts(facts).items()],
-    )
-    layout.track_data(folder, source)
-    typer.echo(
-        f"{facts.records} records of {facts.subjects} subjects in {facts.classes} classes are in "
-        "data/",
-        err=True,
-    )
-
-
-def _facts(summary: Summary) -> dict[str, int]:
-    return {
+    summary = bring(folder / "data")
+    facts = {
         "classes": summary.classes,
         "channels": summary.channels,
         "image_size": summary.image_size,
+        "white": "null" if white is None else white,
     }
+    settings.assign(folder / "params.yaml", [f"data.{key}={value}" for key, value in facts.items()])
+    layout.track_data(folder, source)
+    for line in _told(summary):
+        typer.echo(line, err=True)
+
+
+def _told(summary: Summary) -> list[str]:
+    """What the user should know: how much there is, which class is which, and what to check."""
+    lines = [
+        f"{summary.records} records of {summary.subjects} subjects in {summary.classes} classes are"
+        " in data/"
+    ]
+    names = [f"{number} {name}" for number, name in enumerate(summary.class_names)]
+    if summary.class_names == tuple(map(str, range(summary.classes))):
+        lines.append(f"classes: the numbers 0 … {summary.classes - 1}, as in the source")
+    else:
+        more = f", … (all {len(names)}: data/dataset.json)" if len(names) > MOST_CLASSES else ""
+        lines.append(
+            f"classes, in the order of the model's outputs: {', '.join(names[:MOST_CLASSES])}{more}"
+        )
+    if summary.absent:
+        absent = [names[number] for number in summary.absent[:MOST_CLASSES]]
+        more = (
+            f" and {len(summary.absent) - len(absent)} more"
+            if len(absent) < len(summary.absent)
+            else ""
+        )
+        lines.append(f"warning: no record is of class {', '.join(absent)}{more}")
+    return [*lines, *(f"note: {note}" for note in summary.notes)]
+
+
+def _classes(path: Path | None) -> tuple[str, ...] | None:
+    from tasks.data.importers import classes
+
+    return None if path is None else classes.read(path)
 
 
 def _place(replace: bool) -> Path:

@@ -211,9 +211,9 @@ def _remake(folder: Path, make: Callable[[Path], object]) -> None:
 
 
 def _digits(target: Path) -> object:
-    from tasks.data import importers
+    from tasks.data.importers import digits
 
-    return importers.digits(target)
+    return digits.bring_in(target)
 
 
 def _brings(folder: Path, command: str) -> bool:

@@ -109,32 +109,34 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def read_regular(path: Path, hint: str = "correct the path", most: int = MOST_BYTES) -> bytes:
+def read_regular(
+    path: Path, hint: str = "correct the path", most: int = MOST_BYTES, name: str | None = None
+) -> bytes:
     """Read a user's file whole. A pipe or a device is refused: reading it may never end.
 
     Args:
         path: the file.
-        hint: what the user can do if there is no such file.
+        hint: what the user can do if it cannot be read.
         most: largest size, bytes.
+        name: what an error calls it; None: the file's name.
 
     Raises:
         DataError: the file does not exist, is not a regular file or is too large; names it.
     """
+    name = name or path.name
     try:
         facts = path.stat()
         # checked before opening: opening a pipe without a writer would block
         if not stat.S_ISREG(facts.st_mode):
-            raise DataError(f"{path.name}: expected a file, got a {_kind(facts)}; {hint}")
+            raise DataError(f"{name}: expected a file, got a {_kind(facts)}; {hint}")
         if facts.st_size > most:
-            raise DataError(
-                f"{path.name}: got {facts.st_size} bytes, expected at most {most}; split it"
-            )
+            raise DataError(f"{name}: got {facts.st_size} bytes, expected at most {most}")
         return path.read_bytes()
     except FileNotFoundError as error:
-        raise DataError(f"{path.name}: no such file; {hint}") from error
-    except (OSError, ValueError) as error:
+        raise DataError(f"{name}: no such file; {hint}") from error
+    except (OSError, ValueError, RuntimeError) as error:  # a loop of links, no permission, no path
         reason = getattr(error, "strerror", None) or "it is no path"
-        raise DataError(f"{path.name}: cannot be read ({reason}); {hint}") from error
+        raise DataError(f"{name}: cannot be read ({reason}); {hint}") from error
 
 
 def _kind(facts: os.stat_result) -> str:
@@ -158,7 +160,11 @@ def read_csv(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     content = read_regular(path, hint)
     try:  # header=None, so that a line with too many values is an error and not an index
         rows = pd.read_csv(
-            io.BytesIO(content), header=None, dtype=str, na_filter=False, encoding="utf-8-sig"
+            io.BytesIO(content),
+            header=None,
+            dtype=str,
+            na_filter=False,
+            encoding="utf-8-sig",
         )
     except pd.errors.EmptyDataError as error:
         raise DataError(
@@ -172,7 +178,8 @@ def read_csv(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
         ) from error
     header = [str(column).strip() for column in rows.iloc[0]]
     _refuse_header(name, header, columns)
-    _refuse_short_rows(name, rows.iloc[1:])
+    if (rows.iloc[:, -1] == "").any():  # so it ends in any row that was cut short
+        _refuse_short_rows(name, content, len(header))
     table = rows.iloc[1:].reset_index(drop=True)
     table.columns = pd.Index(header)
     for column in table:
@@ -191,12 +198,15 @@ def _refuse_header(name: str, header: list[str], columns: tuple[str, ...]) -> No
         raise DataError(f"{name}: {fault}; expected {', '.join(columns)}")
 
 
-def _refuse_short_rows(name: str, rows: pd.DataFrame) -> None:
-    import numpy as np
+def _refuse_short_rows(name: str, content: bytes, columns: int) -> None:
+    """pandas fills a row that was cut short with blanks, so another reader counts."""
+    import csv
 
-    short = np.flatnonzero(rows.isna().any(axis=1))
-    if len(short):
+    lines = content.decode("utf-8-sig").splitlines(keepends=True)
+    lengths = [len(row) for row in csv.reader(lines) if row][1:]
+    short = [number for number, length in enumerate(lengths, start=1) if length < columns]
+    if short:
         more = f" and {len(short) - 1} more" if len(short) > 1 else ""
         raise DataError(
-            f"{name}: row {short[0] + 1}{more}: got fewer values than columns. Correct the file"
+            f"{name}: row {short[0]}{more}: got fewer values than columns. Correct the file"
         )

@@ -32,6 +32,39 @@ class Data(Section):
     classes: int = Field(10, ge=2, description="number of classes; labels are 0 … classes - 1")
     channels: Literal[1, 3] = Field(1, description="1: images are read as grey, 3: as colour (RGB)")
     image_size: int = Field(16, ge=8, le=512, description="side that images are brought to, pixels")
+    resize: Literal["stretch", "crop"] = Field(
+        "stretch",
+        description="how images are brought to a square: stretched, or the shorter side scaled and the"
+        " middle cut out",
+    )
+    shorter_side: int | None = Field(
+        None,
+        ge=8,
+        le=1024,
+        description="with `resize: crop`: what the shorter side is scaled to, pixels; null: `image_size`",
+    )
+    interpolation: Literal["nearest", "bilinear", "bicubic"] = Field(
+        "bilinear", description="filter by which images are scaled, antialiased"
+    )
+    orientation: Literal["apply", "ignore"] = Field(
+        "apply",
+        description="what EXIF or XMP says of turning an image: `ignore` as torchvision's own loader",
+    )
+    background: int = Field(
+        0, ge=0, le=255, description="grey level that transparent pixels are laid on; 0: black"
+    )
+    white: float | None = Field(
+        None,
+        gt=0,
+        description="value of white in images of more than 8 bits per channel; null: as the file says,"
+        " else the largest of its type (floating point: 1)",
+    )
+
+    @model_validator(mode="after")
+    def _fills_the_square(self) -> Data:
+        if self.shorter_side is not None and self.shorter_side < self.image_size:
+            raise ValueError("shorter_side is less than image_size, so the square is not filled")
+        return self
 
 
 class Split(Section):

@@ -1,3 +1,3 @@
 """The data set: its manifest, its images, whose records they are, and where data sets come from."""
 
-__all__ = ["image_pack", "importers", "people", "records"]
+__all__ = ["image_pack", "images", "importers", "people", "records"]

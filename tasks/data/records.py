@@ -1,4 +1,4 @@
-"""The data set: `manifest.csv` and one image file per record. The only place that reads either.
+"""The data set: `manifest.csv`, one line per record, and the lists that stages make of records.
 
 A data set is a folder with `manifest.csv` (`record_id, subject_id, label, path, sha256`, optionally
 `split` and any attribute) and the files that `path` names, relative to the folder. Errors name
@@ -21,9 +21,6 @@ from tasks.common.language import say
 
 if TYPE_CHECKING:
     import pandas as pd
-    from PIL import Image
-
-    from tasks.common.settings import Data
 
 COLUMNS = ("record_id", "subject_id", "label", "path", "sha256")
 """Columns that every manifest has."""
@@ -37,9 +34,6 @@ stage."""
 
 IDENTIFIER = r"[A-Za-z0-9._-]{1,64}"
 """Form of a record id and of a subject id."""
-
-MAX_PIXELS = 64_000_000
-"""Largest image that is decoded, pixels; more is taken for a decompression bomb."""
 
 RULES = {
     "record_id_form": say("record_id is 1-64 of A-Z a-z 0-9 . _ -"),
@@ -185,9 +179,16 @@ def inside(paths: pd.Series[Any], folder: Path) -> NDArray[np.bool_]:
         if parent not in directories:
             directories[parent] = _links(root, parent)
         within, links = directories[parent]
-        return within and (name not in links or (root / path).resolve().is_relative_to(root))
+        return within and (name not in links or _leads_inside(root / path, root))
 
     return np.fromiter((contained(path) for path in lines), bool, len(lines))
+
+
+def _leads_inside(link: Path, root: Path) -> bool:
+    try:
+        return link.resolve().is_relative_to(root)
+    except (OSError, RuntimeError):  # a loop of links
+        return False
 
 
 _ODD_IN_PATHS = ("\\", "\0", ":", "..", "\n/", "/\n", "\n\n")
@@ -260,111 +261,3 @@ def _refuse(table: pd.DataFrame, bad: NDArray[np.bool_], path: Path, expected: s
             f"{path.name}: {name_records(table, bad)}: expected {expected}; run the stage that "
             "makes it"
         )
-
-
-def pixels(picture: Image.Image, data: Data) -> NDArray[np.uint8]:
-    """What models are shown of a decoded picture.
-
-    Sizes other than `data.image_size` are brought to that square by antialiased bilinear filtering,
-    without cropping.
-
-    Args:
-        picture: as `decode` returns it.
-        data: channels (1 grey, 3 RGB) and side of the images.
-
-    Returns:
-        (channels, size, size) uint8.
-    """
-    side = data.image_size
-    shown = np.asarray(resize(picture.convert("L" if data.channels == 1 else "RGB"), side))
-    return shown.reshape(side, side, data.channels).transpose(2, 0, 1)
-
-
-def resize(picture: Image.Image, side: int) -> Image.Image:
-    """Bring a picture to a square; antialiased, the whole picture kept."""
-    from PIL import Image
-
-    return (
-        picture
-        if picture.size == (side, side)
-        else picture.resize((side, side), Image.Resampling.BILINEAR)
-    )
-
-
-def decode(content: bytes, record_id: str) -> Image.Image:
-    """Decode an image file of any format that Pillow reads.
-
-    The camera's orientation (EXIF) is applied; transparent pixels are laid on black, which is also
-    what augmentation pads with; 16-bit grey is scaled to 8 bits.
-
-    Returns:
-        A picture of 8 bits per channel, mode L or RGB, upright, without transparency.
-
-    Raises:
-        DataError: truncated, no image, too large, or of a pixel type without a known range; names
-            the record.
-    """
-    import io
-
-    from PIL import Image, ImageFile
-
-    ImageFile.LOAD_TRUNCATED_IMAGES = (
-        False  # WeasyPrint, where it is imported, lets the whole process take them
-    )
-    try:
-        picture = Image.open(io.BytesIO(content), formats=_formats())
-        _refuse_bomb(picture)
-        picture.load()
-        return _eight_bits(picture)
-    except Exception as error:  # decoders of damaged bytes raise nearly anything
-        reason = str(error) if isinstance(error, ValueError) else type(error).__name__
-        raise DataError(
-            f"record {record_id}: its image file cannot be decoded ({reason}); it is truncated"
-            " or not an image that Pillow reads: restore it or remove the record from the manifest"
-        ) from error
-
-
-def _refuse_bomb(picture: Image.Image) -> None:
-    if picture.width * picture.height > MAX_PIXELS:
-        raise ValueError(f"{picture.width} x {picture.height} pixels, more than {MAX_PIXELS}")
-
-
-def _eight_bits(picture: Image.Image) -> Image.Image:
-    from PIL import Image, ImageOps
-
-    if picture.mode == "L" and "transparency" not in picture.info and "exif" not in picture.info:
-        return picture
-    picture = ImageOps.exif_transpose(picture)
-    if picture.mode[0] in "IF":
-        return Image.fromarray(_scaled(picture))
-    if picture.has_transparency_data:
-        clear = picture.convert("RGBA")
-        opaque = Image.alpha_composite(
-            Image.new("RGBA", clear.size, (0, 0, 0, 255)), clear
-        ).convert("RGB")
-        return opaque.convert("L") if picture.mode in ("L", "LA", "La", "1") else opaque
-    return picture.convert("L" if picture.mode in ("L", "1") else "RGB")
-
-
-def _scaled(picture: Image.Image) -> NDArray[np.uint8]:
-    """16-bit grey (0 … 65535, mode I or I;16) and floating-point grey (0 … 1, mode F) to 8 bits."""
-    values = np.asarray(picture).astype(np.float64)
-    top = 1.0 if picture.mode == "F" else 65535.0
-    if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= top):
-        raise ValueError(f"pixels outside 0 … {top:.0f}")
-    return np.floor(values / top * 255 + 0.5).astype(np.uint8)
-
-
-def _formats() -> list[str]:
-    """Pillow's formats, the usual ones first, without those that call other programs."""
-    global _known_formats
-    if not _known_formats:
-        from PIL import Image
-
-        Image.init()
-        usual = ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM"]
-        _known_formats = usual + [name for name in Image.ID if name not in (*usual, "EPS", "WMF")]
-    return _known_formats
-
-
-_known_formats: list[str] = []

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import growth_records, worlds
 from tasks.common import files
-from tasks.data import importers
+from tasks.data.importers import idx
 
 MARKS = "<!-- growth records -->\n<!-- end of growth records -->\n"
 
@@ -37,7 +37,7 @@ def test_a_block_from_the_pack_is_what_the_files_hold(
         "labels": np.arange(60) % 10,
     }
     monkeypatch.setattr(
-        importers, "read_idx", lambda path: known["images" if "images" in path.name else "labels"]
+        idx, "read_idx", lambda path: known["images" if "images" in path.name else "labels"]
     )
     monkeypatch.setattr(worlds, "DATASETS", tmp_path)
     (tmp_path / "fashion_mnist").mkdir()

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from tasks import check, pack
 from tasks.common.errors import DataError, RequestError
-from tasks.data import importers, records
+from tasks.data import records
+from tasks.data.importers import classes, writing
 
 PEOPLE = [f"person-{row % 4}" for row in range(24)]
 
@@ -28,15 +29,15 @@ def write(
     manifest."""
     labels = [row % 3 for row in range(len(pixels))]
     ids = [f"r{row:02d}" for row in range(len(pixels))]
-    importers.write(
+    writing.write(
         folder / "data",
-        importers.Source(
+        writing.Source(
             "test",
             "test",
             "",
-            ("a", "b", "c"),
-            {"record_id": ids, "subject_id": people, "label": labels},
-            map(importers.encode, pixels),
+            classes.of(labels, ("a", "b", "c")),
+            {"record_id": ids, "subject_id": people},
+            map(writing.encode, pixels),
         ),
     )
     change(folder, **columns)

@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 from tasks import pack
 from tasks.common import files
 from tasks.common.errors import DataError
-from tasks.data import image_pack, records
+from tasks.data import image_pack, images
 from tests.tasks.data.test_records import COLOUR, GREY, make, png
 
 COUNT = 23
@@ -39,7 +39,7 @@ def test_every_image_stands_in_the_row_of_its_record(data: Path, tmp_path: Path)
     pack.make(data, COLOUR, tmp_path / "pack")
     known = image_pack.read(tmp_path / "pack", data, COLOUR)
     for row, path in enumerate(known.manifest["path"]):
-        shown = records.pixels(records.decode((data / path).read_bytes(), ""), COLOUR)
+        shown = images.pixels(images.decode((data / path).read_bytes(), "", COLOUR), COLOUR)
         assert (known.pixels[row] == shown).all()
     some = np.arange(COUNT) % 3 == 0
     assert (known.images(some) == known.pixels[some]).all()

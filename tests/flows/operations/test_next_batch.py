@@ -20,7 +20,8 @@ from flows.workspace import dvc_graph, layout, shell, signing_keys
 from tasks import check, pack, probe, report, resolve, retrain, score, split, unlearn, verify
 from tasks.common import files, settings
 from tasks.common.errors import EvidenceError, SettingsError
-from tasks.data import importers, records
+from tasks.data import records
+from tasks.data.importers import digits
 from tasks.reporting import build_evidence, evidence_sources
 from tasks.training import release_lineage
 from tasks.verification.scoring import Scores
@@ -37,7 +38,7 @@ def closed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shell.git(place, "config", "user.email", "tester@example.org")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
-        importers.digits(Path("data"), writers=20)
+        digits.bring_in(Path("data"), writers=20)
         layout.track_data(place)
         configure(
             "batch=b", "train.epochs=1", "references.seeds_per_block=7", "unlearn.method=fcalb"

@@ -8,7 +8,8 @@ from pathlib import Path
 from flows.pipeline import cache_repair
 from flows.workspace import checkouts, dvc_graph, layout, shell
 from tasks.common import files, settings
-from tasks.data import image_pack, importers
+from tasks.data import image_pack
+from tasks.data.importers import digits
 
 
 def test_a_pack_of_files_that_had_rotted_is_made_again_when_they_are_sound(tmp_path: Path) -> None:
@@ -16,7 +17,7 @@ def test_a_pack_of_files_that_had_rotted_is_made_again_when_they_are_sound(tmp_p
     layout.init(home)
     shell.git(home, "config", "user.email", "auditor@example.org")
     shell.git(home, "config", "user.name", "Auditor")
-    importers.digits(home / "data", writers=3)
+    digits.bring_in(home / "data", writers=3)
     layout.track_data(home)
     shell.git(home, "add", ".")
     shell.git(home, "commit", "--quiet", "-m", "data")

@@ -11,7 +11,7 @@ from flows.pipeline import provenance
 from flows.workspace import dvc_graph, layout, shell
 from tasks.common import files, settings
 from tasks.common.errors import RequestError, SettingsError, WorkspaceError
-from tasks.data import importers
+from tasks.data.importers import digits
 from tests.worlds import dummy
 
 
@@ -33,7 +33,7 @@ def few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
         folder.mkdir()
         (folder / "manifest.csv").write_text("record_id\nr1\n")
 
-    monkeypatch.setattr(importers, "digits", make)
+    monkeypatch.setattr(digits, "bring_in", make)
 
 
 def forget_cache(place: Path) -> None:

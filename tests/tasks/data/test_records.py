@@ -18,7 +18,7 @@ from PIL import Image
 
 from tasks.common.errors import DataError
 from tasks.common.settings import Data
-from tasks.data import records
+from tasks.data import images, records
 from tests.worlds import packing
 
 GREY, COLOUR = Data(classes=2, channels=1, image_size=8), Data(classes=2, channels=3, image_size=8)
@@ -180,11 +180,11 @@ def test_a_value_is_matched_the_same_alone_and_among_others(values: list[str]) -
 
 
 def test_images_come_back_as_they_were_stored(three: Path) -> None:
-    images = packing.images(three, GREY)
-    assert images.shape == (3, 1, 8, 8)
-    assert images.dtype == np.uint8
-    assert (images[:, 0] == np.random.default_rng(0).integers(0, 256, (3, 8, 8), np.uint8)).all()
-    assert (packing.images(three, COLOUR) == images.repeat(3, axis=1)).all()
+    shown = packing.images(three, GREY)
+    assert shown.shape == (3, 1, 8, 8)
+    assert shown.dtype == np.uint8
+    assert (shown[:, 0] == np.random.default_rng(0).integers(0, 256, (3, 8, 8), np.uint8)).all()
+    assert (packing.images(three, COLOUR) == shown.repeat(3, axis=1)).all()
 
 
 def load_one(folder: Path, content: bytes, data: Data = GREY) -> NDArray[np.uint8]:
@@ -258,7 +258,7 @@ def test_bytes_that_are_no_image_are_refused_and_nothing_else_is_raised(
     body: bytes, start: bytes
 ) -> None:
     try:
-        assert records.decode(start + body, "r0").mode in ("L", "RGB")
+        assert images.decode(start + body, "record r0", GREY).mode in ("L", "RGB")
     except DataError as error:
         assert "record r0" in str(error)  # noqa: PT017 - some of these bytes may be an image
 
@@ -267,7 +267,7 @@ def test_a_decompression_bomb_is_refused() -> None:
     bomb = io.BytesIO()
     Image.new("1", (9000, 9000)).save(bomb, "PNG")
     with pytest.raises(DataError, match=r"record r0: .*pixels"):
-        records.decode(bomb.getvalue(), "r0")
+        images.decode(bomb.getvalue(), "record r0", GREY)
 
 
 def test_roles_and_forget_set_are_aligned_to_the_manifest(three: Path) -> None:

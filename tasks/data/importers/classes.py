@@ -1,0 +1,198 @@
+"""Which class a label is: the number of the model's output that stands for it.
+
+Numbers stay numbers: `2`, `2.0` and 2 are class 2, and a class that does not occur keeps its place.
+Names are sorted as text, as torchvision's ImageFolder sorts its folders. Whoever trained with
+another order gives a file (`read`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from tasks.common import files
+from tasks.common.errors import DataError
+
+MOST = 100_000
+"""Most classes that labels may be numbers of."""
+
+_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]{1,3})?")
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes of a data set.
+
+    Attributes:
+        codes: (n,) class of each record, 0 or more.
+        names: of class 0, 1, …
+        absent: classes without records.
+        note: what the user should check, where there is something.
+    """
+
+    codes: list[int]
+    names: tuple[str, ...]
+    absent: tuple[int, ...] = ()
+    note: str | None = None
+
+
+def read(path: Path) -> tuple[str, ...]:
+    """Names of the classes in the order of the model's outputs.
+
+    Args:
+        path: a text file with one name per line, the first for output 0, or JSON: a list of names,
+            an object `{name: number}` as torchvision's `class_to_idx`, or `{number: name}`.
+
+    Raises:
+        DataError: the file cannot be read, a name is blank or occurs twice, or a number is missing.
+    """
+    content = files.read_regular(path, most=16 * 2**20)
+    try:
+        text = content.decode("utf-8-sig").strip()
+        names = _from_json(json.loads(text)) if text[:1] in ("{", "[") else text.splitlines()
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise DataError(
+            f"{path.name}: expected one class name per line in UTF-8, or JSON: a list of names, or "
+            "an object of names and the numbers 0, 1, … without a gap"
+        ) from error
+    names = [name.strip() for name in names]
+    if not names:
+        raise DataError(f"{path.name}: got no names, expected one per class")
+    for line, name in enumerate(names, start=1):
+        if not name or name in names[: line - 1]:
+            fault = "a blank" if not name else f"{name!r} for the second time"
+            raise DataError(f"{path.name}: name {line}: got {fault}; expected one name per class")
+    return tuple(names)
+
+
+def _from_json(value: Any) -> list[str]:
+    if isinstance(value, dict):
+        pairs = list(value.items())
+        if not all(isinstance(number, int) for number in value.values()):
+            pairs = [(name, int(number)) for number, name in pairs]
+        by_number = {number: name for name, number in pairs}
+        value = [by_number.get(number) for number in range(len(pairs))]
+    if not all(isinstance(name, str) for name in value):
+        raise ValueError("a number is missing")
+    return list(value)
+
+
+def number(
+    labels: Sequence[Any],
+    source: str,
+    name_row: Callable[[int], str] = lambda row: f"row {row + 1}",
+    given: Sequence[str] | None = None,
+    names: Sequence[str] | None = None,
+) -> Classes:
+    """The class of each label.
+
+    Args:
+        labels: (n,) texts or numbers, as the source has them.
+        source: what the labels are from, for errors.
+        name_row: what an error calls a row, from 0.
+        given: names of the classes in the order that the user wants. A label is one of the names,
+            or where no label is, a class's number.
+        names: what the source itself calls the classes 0, 1, … where its labels are numbers.
+
+    Raises:
+        DataError: a label is blank, NaN, negative, no whole number, not among the names given, or
+            some are numbers and some are names; the row is named.
+    """
+    texts = [_text(label) for label in labels]
+
+    def refuse(row: int, fault: str, remedy: str = "correct the label") -> NoReturn:
+        raise DataError(f"{source}: {name_row(row)}: {fault}; {remedy}")
+
+    for row, text in enumerate(texts):
+        if not text:
+            refuse(row, "its label is blank or NaN", "give the record a label or remove it")
+    numeric = [_NUMBER.fullmatch(text) is not None for text in texts]
+    if names is not None and given is None and not all(numeric):
+        given = names
+    if given is not None:
+        places = {_normal(name): place for place, name in enumerate(given)}
+        if set(map(_normal, texts)) & places.keys() or not all(numeric):
+            codes = [places.get(_normal(text), -1) for text in texts]
+            if -1 in codes:
+                refuse(
+                    codes.index(-1),
+                    f"its label {_shown(texts[codes.index(-1)])} is no class of those given",
+                    "add the class to the file, or correct the label",
+                )
+            return of(codes, tuple(given))
+    if not any(numeric):
+        known = sorted(set(texts))
+        places = {name: place for place, name in enumerate(known)}
+        return of([places[text] for text in texts], tuple(known))
+    if not all(numeric):
+        row, other = numeric.index(False), numeric.index(True)
+        refuse(
+            row,
+            f"its label {_shown(texts[row])} is a name, and that of {name_row(other)} is a number",
+            "write all labels alike, or give the order of the classes with --classes",
+        )
+    return _numbered(texts, given or names, refuse)
+
+
+def _numbered(
+    texts: list[str], given: Sequence[str] | None, refuse: Callable[..., NoReturn]
+) -> Classes:
+    codes: list[int] = []
+    spelled: dict[int, str] = {}
+    for row, text in enumerate(texts):
+        value = float(text)
+        if not value.is_integer() or value < 0:
+            what = "negative" if value < 0 else "no whole number"
+            refuse(row, f"its label {text} is {what}", "classes are whole numbers from 0, or names")
+        if value >= (MOST if given is None else len(given)):
+            limit = f"{MOST} classes" if given is None else f"the {len(given)} classes given"
+            refuse(row, f"its label {text} is beyond {limit}")
+        codes.append(int(value))
+        digits = text.partition(".")[0]
+        if "e" not in text.lower() and spelled.setdefault(codes[-1], digits) != digits:
+            refuse(
+                row,
+                f"its label {text} and {spelled[codes[-1]]} are the same number",
+                "write them alike, or give the order of the classes with --classes",
+            )
+    if given is not None:
+        return of(codes, tuple(given))
+    names = tuple(map(str, range(max(codes, default=-1) + 1)))
+    as_folders = sorted({str(code) for code in codes})
+    note = None
+    if [int(name) for name in as_folders] != list(range(len(as_folders))):
+        note = (
+            "labels are numbers and stay what they are. If the model learned from folders of these "
+            f"names (torchvision's ImageFolder), its classes are {', '.join(as_folders)[:40]} …: "
+            "import with --classes FILE, one name per line in that order"
+        )
+    return of(codes, names, note)
+
+
+def of(codes: list[int], names: tuple[str, ...], note: str | None = None) -> Classes:
+    """Classes of which each record's number is known."""
+    absent = tuple(sorted(set(range(len(names))) - set(codes)))
+    return Classes(codes, names, absent, note)
+
+
+def _text(label: Any) -> str:
+    """A label as text; nothing for NaN."""
+    if isinstance(label, float) and math.isnan(label):
+        return ""
+    return (label.decode(errors="replace") if isinstance(label, bytes) else str(label)).strip()
+
+
+def _normal(text: str) -> str:
+    """A name as it is looked up: of a number, its value."""
+    if _NUMBER.fullmatch(text) and float(text).is_integer():
+        return str(int(float(text)))
+    return text
+
+
+def _shown(text: str) -> str:
+    return repr(text[:40])

@@ -1,0 +1,252 @@
+"""A data folder is written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.common import files
+from tasks.common.errors import DataError
+from tasks.data import records
+from tasks.data.importers.classes import Classes
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MAX_SIDE = 224
+"""Largest image side that an import suggests, pixels."""
+
+LEAST_CLASSES = 2
+"""Classes that a classifier has at least."""
+
+DARK = 0.25
+"""Share of white that some pixel of a data set reaches, if the range is read rightly."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What was imported, for `params.yaml` and the user.
+
+    Attributes:
+        records: number of records.
+        subjects: number of data subjects.
+        class_names: of class 0, 1, …
+        absent: classes without records.
+        channels: 1 grey, 3 colour.
+        image_size: side suggested, pixels.
+        notes: what the user should check.
+    """
+
+    records: int
+    subjects: int
+    class_names: tuple[str, ...]
+    absent: tuple[int, ...]
+    channels: int
+    image_size: int
+    notes: tuple[str, ...] = ()
+
+    @property
+    def classes(self) -> int:
+        """Number of classes, those without records included."""
+        return len(self.class_names)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image file to be: its bytes, extension, (width, height) and whether it has colour."""
+
+    content: bytes
+    extension: str
+    size: tuple[int, int]
+    colour: bool
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set before it is written.
+
+    Attributes:
+        name: of the data set.
+        source: where it is from.
+        note: what a reader should know of it.
+        classes: of the records, in order.
+        columns: of the manifest, of equal length, without label, path and sha256.
+        pictures: in the same order.
+        identities: the text of `identities.csv`.
+        notes: what the user should check.
+        name_row: what an error calls a row of the source, from 0; None: by its record id.
+    """
+
+    name: str
+    source: str
+    note: str
+    classes: Classes
+    columns: dict[str, list[Any]]
+    pictures: Iterable[Picture]
+    identities: str | None = field(default=None, repr=False)
+    notes: Callable[[], Sequence[str]] = tuple
+    name_row: Callable[[int], str] | None = None
+
+
+def write(folder: Path, source: Source) -> Summary:
+    """Write a data folder; a data set that lies there already is replaced.
+
+    Raises:
+        DataError: the folder holds something else than a data set, or a record breaks a rule of the
+            manifest.
+    """
+    import pandas as pd
+
+    _refuse_other_files(folder)
+    with files.whole_folder(folder) as draft:
+        (draft / "images").mkdir()
+        table = pd.DataFrame(source.columns).assign(label=source.classes.codes)
+        planned = table.assign(
+            label=table["label"].astype(str), path=table["record_id"], sha256="0" * 64
+        )
+        refuse_faults(planned, draft, source.source, source.name_row)
+        if len(source.classes.names) < LEAST_CLASSES:
+            raise DataError(
+                f"{source.source}: got records of one class, expected at least {LEAST_CLASSES}"
+            )
+        paths, hashes, sizes, colours = [], [], Counter[int](), False
+        for record_id, picture in zip(table["record_id"].tolist(), source.pictures, strict=True):
+            paths.append(f"images/{record_id}.{picture.extension}")
+            (draft / paths[-1]).write_bytes(picture.content)
+            hashes.append(hashlib.sha256(picture.content).hexdigest())
+            sizes[max(picture.size)] += 1
+            colours = colours or picture.colour
+        rest = [name for name in table.columns if name not in records.COLUMNS]
+        table = table.assign(path=paths, sha256=hashes)[[*records.COLUMNS, *rest]]
+        table.to_csv(draft / "manifest.csv", index=False, lineterminator="\n")
+        files.write_json(draft / "dataset.json", _description(source))
+        if source.identities is not None:
+            files.write_text(draft / "identities.csv", source.identities)
+        _read_again(draft)
+    side = min(sizes, key=lambda size: (-sizes[size], size))
+    return Summary(
+        records=len(table),
+        subjects=table["subject_id"].nunique(),
+        class_names=source.classes.names,
+        absent=source.classes.absent,
+        channels=3 if colours else 1,
+        image_size=min(MAX_SIDE, max(8, -(-side // 4) * 4)),
+        notes=(*([source.classes.note] if source.classes.note else []), *source.notes()),
+    )
+
+
+def encode(pixels: NDArray[np.uint8]) -> Picture:
+    """A PNG of (height, width) or (height, width, 3) unsigned bytes; not compressed, so that no
+    library changes it."""
+    from PIL import Image
+
+    out = io.BytesIO()
+    picture = Image.fromarray(np.ascontiguousarray(pixels))
+    picture.save(out, "PNG", compress_level=0)
+    return Picture(out.getvalue(), "png", picture.size, pixels.ndim == 3)
+
+
+def refuse_faults(
+    table: pd.DataFrame,
+    folder: Path,
+    source: str,
+    name_row: Callable[[int], str] | None = None,
+) -> None:
+    """Raise `DataError` for the first rule of the manifest that rows break; they are named as the
+    user knows them."""
+    for rule, bad in records.faults(table, folder).items():
+        if bad.any():
+            named = records.name_records(table, bad)
+            if name_row is not None:
+                named = listed([name_row(int(row)) for row in np.flatnonzero(bad)])
+            raise DataError(
+                f"{source}: {named}: expected that {records.RULES[rule]}. Correct the source"
+            )
+
+
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def record_ids(count: int) -> list[str]:
+    """`r00001`, `r00002`, …"""
+    width = max(5, len(str(count)))
+    return [f"r{number:0{width}d}" for number in range(1, count + 1)]
+
+
+def own_subjects(count: int) -> list[str]:
+    """Subject ids where the source names no subjects: each record is its own."""
+    return [f"s{number:06d}" for number in range(1, count + 1)]
+
+
+def subject_ids(
+    values: Sequence[Any],
+    source: str,
+    name_row: Callable[[int], str] = lambda row: f"index {row}",
+) -> list[str]:
+    """Ids as the source has them, as text.
+
+    Raises:
+        DataError: one is blank or NaN; its row is named.
+    """
+    ids = []
+    for row, value in enumerate(values):
+        text = (value.decode(errors="replace") if isinstance(value, bytes) else str(value)).strip()
+        if text in ("", "nan", "NaN") or (isinstance(value, float) and not math.isfinite(value)):
+            raise DataError(
+                f"{source}: {name_row(row)}: its subject is blank or NaN; say whose record it is, "
+                "or remove it"
+            )
+        ids.append(text)
+    return ids
+
+
+def subject_note(known: bool) -> str:
+    """What `dataset.json` says of the subjects."""
+    if known:
+        return "Subjects as the source gives them."
+    return "The source names no subjects: each record is its own."
+
+
+def refuse_dark(peak: float, white: float, what: str) -> None:
+    """Raise `DataError` where no pixel of a data set comes near the white that is assumed: it would
+    be read nearly black without a word."""
+    if peak < DARK * white:
+        likely = next((2**bits - 1 for bits in (1, 4, 8, 10, 12, 14, 16) if peak < 2**bits), 1)
+        raise DataError(
+            f"{what}: the largest value is {peak:g}, and white would be {white:g}, so all would be "
+            f"read nearly black; say the value of white, e.g. --white {likely}, or --white "
+            f"{white:g} if the images are that dark"
+        )
+
+
+def _refuse_other_files(folder: Path) -> None:
+    holds_data = (folder / "manifest.csv").exists()
+    if folder.exists() and not holds_data and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(
+            f"{folder.name}: holds files that are no data set; choose a folder that is new or empty"
+        )
+
+
+def _read_again(draft: Path) -> None:
+    """Read what was written, so that a fault shows before the folder is in its place."""
+    from tasks.requests.directory import read_directory
+
+    read_directory(draft, records.read_manifest(draft))
+
+
+def _description(source: Source) -> dict[str, Any]:
+    facts = {"name": source.name, "source": source.source, "note": source.note}
+    absent = {"absent": list(source.classes.absent)} if source.classes.absent else {}
+    return facts | {"class_names": list(source.classes.names)} | absent
