@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from flows.agents import parcel as parcels
 from flows.agents.parcel import HANDOVER, sweep
+from flows.pipeline.console import counted
 from flows.pipeline.stage_runner import KilledStageError
 from flows.workspace import environment, shell
 from tasks.common import files
@@ -127,8 +128,12 @@ def online(client: SyncPrefectClient, pool: str) -> list[str]:
 
 
 class Agents:
-    """Hands stages of one run of a batch to agents; several at once, each from a thread of its
-    own."""
+    """Hands stages of one run of a batch to agents; several at once, each from a thread of its own.
+
+    Attributes:
+        mode: whether stages may run here instead.
+        patience: how long an agent, or a free one, is waited for.
+    """
 
     def __init__(
         self, workspace: Path, batch: str, post: parcels.Post, mode: Mode = "auto"
@@ -136,8 +141,8 @@ class Agents:
         self._workspace = workspace
         self._batch = batch
         self._post = post
-        self._mode = mode
-        self._patience = _Patience.from_environment()
+        self.mode = mode
+        self.patience = _Patience.from_environment()
         self._stopped = threading.Event()
         self._lock = threading.Lock()
         self._sending = threading.Lock()
@@ -159,7 +164,7 @@ class Agents:
                 f"{stage}: Prefect's server failed ({type(error).__name__}); run it again"
             ) from error
         except (parcels.RemoteError, parcels.UnportableError, _NobodyError) as error:
-            if self._mode == "pool" and not isinstance(error, parcels.UnportableError):
+            if self.mode == "pool" and not isinstance(error, parcels.UnportableError):
                 raise AgentError(f"{stage}: {error}") from error
             tell(f"runs here: {error}")
             return False
@@ -170,7 +175,7 @@ class Agents:
         with self._lock:
             out = dict(self._out)
         for run, parcel in out.items():
-            self._withdraw(run, parcel, "The caller was stopped")
+            self.withdraw(run, parcel, "The caller was stopped")
 
     def close(self) -> None:
         """Clear the remote of what this run has put there for handing over, if it has."""
@@ -227,47 +232,26 @@ class Agents:
     def _follow(
         self, client: SyncPrefectClient, run: FlowRun, parcel: parcels.Parcel, pool: str, tell: Tell
     ) -> None:
-        """Wait until a run has ended well."""
-        watch = _Watch(self._post, parcel, str(run.id), self._patience.silence, tell)
-        nobody_since = unreachable_since = None
-        while True:
-            if self._stopped.wait(POLL):
-                self._withdraw(run.id, parcel, "The caller was stopped")
-                raise KilledStageError(f"{parcel.stage} was stopped")
+        """Wait until a run has ended well; `_ACTIONS` says what each of its states means."""
+        watch = _Watch(self._post, parcel, str(run.id), self.patience.silence, tell)
+        followed = _Followed(self, client, run.id, parcel, pool, watch)
+        away_since = None
+        while not self._stopped.wait(POLL):
             try:
                 state = client.read_flow_run(run.id).state
-                somebody = state is None or not state.is_scheduled() or bool(online(client, pool))
+                action = _ACTIONS["SCHEDULED" if state is None else state.type.name]
+                if action(followed, (state and state.message) or ""):
+                    return
             except _prefect_away() as error:
-                unreachable_since = unreachable_since or time.monotonic()
-                if time.monotonic() - unreachable_since > PATIENCE:
+                away_since = away_since or time.monotonic()
+                if time.monotonic() - away_since > PATIENCE:
                     raise AgentError(
                         f"{parcel.stage}: Prefect's server is away ({type(error).__name__})"
                     ) from error
-                continue
-            unreachable_since = None
-            if state is None or state.is_scheduled():
-                nobody_since = None if somebody else nobody_since or time.monotonic()
-                if (
-                    self._mode == "auto"
-                    and nobody_since
-                    and time.monotonic() - nobody_since > self._patience.wait
-                ):
-                    self._withdraw(run.id, parcel, "No worker took it")
-                    raise _NobodyError(f"no worker of pool {pool} is online any more")
-            elif state.is_completed():
-                return
-            elif state.is_failed():
-                raise StageError(
-                    state.message or f"{parcel.stage} failed on an agent without a message"
-                )
-            elif state.is_crashed():
-                raise _LostError(state.message or "its run crashed")
-            elif state.is_cancelled() or state.is_cancelling():
-                raise StageError(
-                    f"{parcel.stage} was cancelled in Prefect: {state.message or 'no reason given'}"
-                )
             else:
-                watch.look()
+                away_since = None
+        self.withdraw(run.id, parcel, "The caller was stopped")
+        raise KilledStageError(f"{parcel.stage} was stopped")
 
     def _require_somebody(self, client: SyncPrefectClient, pool: str) -> None:
         from prefect.exceptions import ObjectNotFound
@@ -285,7 +269,7 @@ class Agents:
             raise _NobodyError(
                 f"Prefect's server does not answer ({type(error).__name__})"
             ) from error
-        if not there and self._mode == "auto":
+        if not there and self.mode == "auto":
             raise _NobodyError(f"no worker of pool {pool} is online")
 
     def _under_way(
@@ -330,7 +314,7 @@ class Agents:
         tell(f"handed to pool {pool}")
         return run
 
-    def _withdraw(self, run: Any, parcel: parcels.Parcel, why: str) -> None:
+    def withdraw(self, run: Any, parcel: parcels.Parcel, why: str) -> None:
         """Cancel a run; without its parcel an agent ends even if word of the cancelling does not
         reach it."""
         from prefect.states import Cancelled, Cancelling
@@ -410,7 +394,7 @@ class Agents:
         with self._sending:
             missing = {path: md5 for path, md5 in parcel.inputs.items() if md5 not in self._sent}
             if missing:
-                tell(f"sends {len(missing)} inputs to remote {self._post.name}")
+                tell(f"sends {counted(len(missing), 'input')} to remote {self._post.name}")
                 try:
                     with parcels.depot(self._workspace, missing, cache) as place:
                         self._dvc(place, "push")
@@ -449,6 +433,74 @@ class Agents:
                 raise WorkspaceError(
                     f"dvc {arguments[0]} failed: {' '.join(lines) or 'no message'}"
                 )
+
+
+class _Followed:
+    """A run that is followed, and what is done about each state that it may be in.
+
+    An action returns whether the run has ended well, or raises what its state means.
+    """
+
+    def __init__(
+        self,
+        agents: Agents,
+        client: SyncPrefectClient,
+        run: Any,
+        parcel: parcels.Parcel,
+        pool: str,
+        watch: _Watch,
+    ) -> None:
+        self._agents, self._client, self._run = agents, client, run
+        self._parcel, self._pool, self._watch = parcel, pool, watch
+        self._nobody_since: float | None = None
+
+    def waits(self, _message: str) -> bool:
+        """No worker has taken it; after a time without any, the stage runs here instead."""
+        if online(self._client, self._pool):
+            self._nobody_since = None
+            return False
+        self._nobody_since = self._nobody_since or time.monotonic()
+        waited = time.monotonic() - self._nobody_since
+        if self._agents.mode == "auto" and waited > self._agents.patience.wait:
+            self._agents.withdraw(self._run, self._parcel, "No worker took it")
+            raise _NobodyError(f"no worker of pool {self._pool} is online any more")
+        return False
+
+    def runs(self, _message: str) -> bool:
+        """An agent has it; it has to give signs of life."""
+        self._watch.look()
+        return False
+
+    def completed(self, _message: str) -> bool:
+        """It ended well."""
+        return True
+
+    def failed(self, message: str) -> bool:
+        """The stage failed by its own fault."""
+        raise StageError(message or f"{self._parcel.stage} failed on an agent without a message")
+
+    def crashed(self, message: str) -> bool:
+        """The agent is gone, or could not do it."""
+        raise _LostError(message or "its run crashed")
+
+    def cancelled(self, message: str) -> bool:
+        """A person cancelled it."""
+        reason = message or "no reason given"
+        raise StageError(f"{self._parcel.stage} was cancelled in Prefect: {reason}")
+
+
+_ACTIONS: dict[str, Callable[[_Followed, str], bool]] = {
+    "SCHEDULED": _Followed.waits,
+    "PENDING": _Followed.runs,
+    "RUNNING": _Followed.runs,
+    "PAUSED": _Followed.runs,
+    "COMPLETED": _Followed.completed,
+    "FAILED": _Followed.failed,
+    "CRASHED": _Followed.crashed,
+    "CANCELLED": _Followed.cancelled,
+    "CANCELLING": _Followed.cancelled,
+}
+"""What is done about each type of state that Prefect knows."""
 
 
 class _Watch:

@@ -292,6 +292,8 @@ def standing(home: Path, register: Register, batch: str) -> Standing:
     cases = [case for case in register.cases(batch=batch) if not _left_out(case)]
     noted = register.history(batch=batch, kind="decision")
     if _last_rejection(noted) is None:
+        # what was set aside is in the queue again, and no part of the batch
+        cases = [case for case in cases if case.state != State.IDENTITY_VERIFIED]
         _require_audited(batch, cases)
     four_eyes = settings.load(home / "params.yaml").operate.four_eyes
     return evaluate(batch, cases, noted, Rules(2 if four_eyes else 1, _commit(home, batch)))

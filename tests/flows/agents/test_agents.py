@@ -491,7 +491,7 @@ def test_where_a_pool_is_demanded_nothing_runs_here_in_its_place(
         workers=False,
     )
     sender = caller_of(here, server, monkeypatch)
-    sender._mode = "pool"
+    sender.mode = "pool"
     with pytest.raises(StageError, match=r"^taken at last$"):
         sender.brings("train@0", "gpu", lambda line: None)
 

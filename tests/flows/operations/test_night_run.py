@@ -17,6 +17,7 @@ import pytest
 
 from flows.intake import pseudonymise
 from flows.operations import night_run, notices, signoff
+from flows.operations.batch_run import BatchRun
 from flows.pipeline import close_batch, stage_runner
 from flows.register.register import BusyError, Register, RegisterError, State
 from flows.workspace import checkouts, dvc_graph, shell
@@ -118,7 +119,7 @@ def failing(place: Path, batch: str, listener: stage_runner.Listener) -> None:
 
 
 def states(register: Register) -> dict[str, str]:
-    return {case.request_id: str(case.state) for case in register.cases()}
+    return {case.request_id: case.shown for case in register.cases()}
 
 
 def today() -> str:
@@ -186,7 +187,7 @@ def test_unverified_and_held_requests_are_in_no_batch(home: Path, register: Regi
     unknown, held = ask(home, register, verified=False), ask(home, register)
     register.hold(held, "counsel", "a claim is pending")
     assert night_run.run(home, register, audit=playing()).outcome == "nothing_due"
-    assert states(register) == {unknown: "received", held: "identity_verified"}
+    assert states(register) == {unknown: "received", held: "on_hold"}
 
 
 def test_the_next_batch_waits_for_the_one_at_hand_and_gets_a_name_of_its_own(
@@ -207,7 +208,7 @@ def test_the_next_batch_waits_for_the_one_at_hand_and_gets_a_name_of_its_own(
     assert (chosen.with_blocks, chosen.without_blocks) == ((0, 1, 2), (0, 1, 2))
 
 
-def test_a_request_set_aside_is_rejected_with_its_reason_and_one_without_a_model_is_not(
+def test_a_request_set_aside_waits_for_a_person_and_one_that_no_model_saw_goes_on(
     home: Path, register: Register
 ) -> None:
     good, nobody, unseen = (ask(home, register, name) for name in "abc")
@@ -217,10 +218,15 @@ def test_a_request_set_aside_is_rejected_with_its_reason_and_one_without_a_model
     assert states(register) == {
         good: "awaiting_signoff",
         unseen: "awaiting_signoff",
-        nobody: "rejected",
+        nobody: "on_hold",
     }
     assert register.case(unseen).verdict == "not_in_training"
-    assert register.history(nobody, kind="rejected")[0].details["code"] == "unknown_subject"
+    (hold,) = register.history(nobody, kind="on_hold")
+    assert hold.details["reason"] == "set aside by the audit: unknown_subject"
+    waiting = signoff.standing(home, register, today()).requests
+    assert {each.request_id for each in waiting} == {good, unseen}
+    register.lift(nobody, "Ada", "the manifest is corrected")
+    assert states(register)[nobody] == "identity_verified"  # it is in the next batch
 
 
 def test_a_batch_of_which_nothing_is_left_to_audit_is_settled_all_the_same(
@@ -230,7 +236,7 @@ def test_a_batch_of_which_nothing_is_left_to_audit_is_settled_all_the_same(
     night = night_run.run(
         home, register, audit=playing(**{one: "unknown_subject", two: "whole_class"})
     )
-    assert (night.outcome, set(states(register).values())) == ("set_aside", {"rejected"})
+    assert (night.outcome, set(states(register).values())) == ("set_aside", {"on_hold"})
     assert not (home / ".batches" / today()).exists()
     assert shell.git(home, "branch", "--list", "batch/*") == ""
     three = ask(home, register, "c")
@@ -320,13 +326,13 @@ KILLS: dict[str, tuple[Any, str, bool]] = {
     "a batch is begun": (Register, "collect", True),
     "the checkout is made": (checkouts, "_make", True),
     "the data are brought": (checkouts, "_bring", False),
-    "the requests are written": (night_run, "_write_requests", True),
-    "the audit is over": (night_run, "_audit", True),
+    "the requests are written": (BatchRun, "write_requests", True),
+    "the audit is over": (BatchRun, "run_audit", True),
     "the first verdicts are written down": (Register, "move", True),
-    "all verdicts are written down": (night_run, "_write_verdicts", True),
+    "all verdicts are written down": (BatchRun, "write_verdicts", True),
     "the commit is made": (close_batch, "close", False),
     "the tag is set": (close_batch, "close", True),
-    "the night is over": (night_run, "_bring_to_signoff", True),
+    "the night is over": (BatchRun, "to_signoff", True),
 }
 
 
@@ -352,12 +358,12 @@ def test_a_night_killed_at_any_moment_is_continued_with_nobody_lost_or_twice(
 
     register = Register(home)
     night_run.run(home, register, audit=audit)
-    assert states(register) == {good: "awaiting_signoff", nobody: "rejected"}
+    assert states(register) == {good: "awaiting_signoff", nobody: "on_hold"}
     for kind, request in (
         ("batched", good),
         ("audited", good),
         ("awaiting_signoff", good),
-        ("rejected", nobody),
+        ("on_hold", nobody),
     ):
         assert len(register.history(request, kind=kind)) == 1
     assert shell.git(home, "tag").split() == [f"audit/{today()}"]
