@@ -88,6 +88,31 @@ def reject(
 
 
 @app.command()
+def split_off(
+    batch: Annotated[str, typer.Argument(help="Name of an audited batch.")],
+    by: By,
+    comment: Annotated[str, typer.Option(help="Why; stands in the report. No personal data.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Give the requests of a batch that passed a batch of their own, because others did not.
+
+    One model forgets all requests of a batch together, so it is not released while one of them did
+    not pass. The batch is rejected; the next `nightly` audits those that passed as BATCH-passed,
+    and the others wait for a later batch.
+
+    Example: erasure-audit split-off 2026-11-21 --by "Ada Okafor" --comment "1 of 4 failed"
+    """
+    from flows.operations import signoff
+
+    with _register() as (home, register):
+        name = signoff.split_off(home, register, batch, by, comment)
+    if as_json:
+        _print({"batch": name, "of": batch})
+    else:
+        typer.echo(f"Batch {name} is next; `erasure-audit nightly` audits it.")
+
+
+@app.command()
 def release(
     batch: Annotated[str, typer.Argument(help="Name of an approved batch.")],
     as_json: Json = False,

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.intake import pseudonymise
-from flows.operations import notices, signoff
+from flows.operations import notices, registered, signoff
 from flows.pipeline import cache_repair, close_batch, results, stage_runner
 from flows.register.register import HEADS, IN_BATCH, Lease, Register, State
 from flows.reports import signing
@@ -153,6 +153,7 @@ class BatchRun:
         )
         assignments = [f"{key}={json.dumps(value)}" for key, value in wishes.items()]
         settings.assign(self.place / "params.yaml", [*assignments, f'batch="{self.batch}"'])
+        registered.file(self.place, self.register, self.batch)
         with logged(self.home, self.batch, self.listener) as listener:
             try:
                 self.audit(self.place, self.batch, listener)

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.operations import model_card, signoff
+from flows.operations import model_card, registered, signoff
 from flows.pipeline import close_batch, results, stage_runner
 from flows.register.register import HEADS, Lease, Register, State
 from flows.reports import overview as pages
@@ -679,7 +679,10 @@ def _papers(home: Path, copy: Path, register: Register, batch: str, told: Told) 
     path = copy / decisions.FOLDER / f"{batch}.json"
     filed = files.read_json(path) if path.exists() else {}
     approvals = signoff.decided(register, batch, shell.git(copy, "rev-parse", "HEAD^{commit}"))
-    files.write_json(path, {**decisions.EMPTY, **filed, "approvals": approvals})
+    where = signoff.standing(home, register, batch)
+    chosen = {"released": where.model} if where.state in ("approved", "released") else {}
+    facts = {"registered": registered.of_batch(register, batch)}
+    files.write_json(path, {**decisions.EMPTY, **filed, **facts, **chosen, "approvals": approvals})
     stage_runner.Runner(copy, 1).run("report")
     key = signing_keys.at_hand(home)
     if key is not None:

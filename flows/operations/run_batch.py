@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows.pipeline import close_batch, console, prepare, results, stage_runner
+from flows.pipeline import audit_log, close_batch, console, prepare, results, stage_runner
 from flows.reports import signing
 from flows.workspace import environment, signing_keys
 from tasks.common import settings
@@ -63,9 +63,14 @@ def run(
             audit(found, listener)
     else:
         console.say(f"Nothing is stale: batch {chosen.batch} is up to date.")
-    if commit or sign:
+    audit_log.append(folder, chosen.batch)
+    # a closed batch keeps its signatures, also where the commit is refused
+    closed = commit and close_batch.is_closed(folder, chosen.batch)
+    if (commit or sign) and not closed:
         _sign(folder, chosen.batch)
     tag = close_batch.close(folder, chosen.batch) if commit else None
+    if tag and (lack := close_batch.unpushed(folder)):
+        console.say(f"Not pushed: {lack}")
     judged, advised = results.read(folder, chosen.batch), results.advice(folder, chosen.batch)
     return Run(chosen.batch, sorted(found.stale), judged, tag, tuple(advised))
 

@@ -255,6 +255,35 @@ def reject(
     return standing(home, register, batch)
 
 
+def split_off(home: Path, register: Register, batch: str, by: str, comment: str) -> str:
+    """Put the requests of a batch that passed into a batch of their own, which is audited next.
+
+    The batch is rejected, because its one model forgets all of its requests together; those that
+    did not pass wait for a later batch. The audit so far counts as an earlier one of each request.
+
+    Returns:
+        The name of the new batch, which `nightly` audits.
+
+    Raises:
+        SignoffError: nothing waits there, or it is not so that some passed and others did not.
+        BusyError: a release is at work.
+    """
+    batch = batch.removeprefix("audit/")
+    before = standing(home, register, batch)
+    passed = [one.request_id for one in before.requests if one.verdict == "pass"]
+    judged = [one for one in before.requests if one.verdict != NOT_IN_TRAINING]
+    if not passed or len(passed) == len(judged):
+        raise SignoffError(
+            f"batch {batch}: {len(passed)} of {len(judged)} requests passed; expected some that "
+            "passed beside some that did not"
+        )
+    told = f"{len(passed)} of {len(judged)} requests passed and get a batch of their own. {comment}"
+    reject(home, register, batch, by, told.strip(), "requeue")
+    name = f"{batch}-passed"
+    register.move(passed, State.BATCHED, _words("by", by, 200), batch=name)
+    return name
+
+
 def settle(register: Register, batch: str) -> bool:
     """Do what the rejection of a batch says with its requests; what was done before is left alone.
 

@@ -3,9 +3,11 @@ audit/<batch> names it."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
-from flows.workspace import git, shell
+from flows.pipeline import audit_log
+from flows.workspace import dvc_graph, git, shell
 from tasks.common.errors import WorkspaceError
 
 KEPT = (
@@ -45,6 +47,25 @@ def ended(folder: Path, batch: str) -> str | None:
     return next((tag for tag in ends if tag in tags), None)
 
 
+def is_closed(folder: Path, batch: str) -> bool:
+    """Whether the batch has its tag, which then holds the state that lies here. Changes nothing.
+
+    Raises:
+        WorkspaceError: the tag exists and holds something else.
+    """
+    tag = tag_of(batch)
+    if not git.has_tag(folder, tag):
+        return False
+    paths = [*_paths(folder), f":!{audit_log.FOLDER.as_posix()}"]  # it grows with later audits
+    new = shell.git(folder, "ls-files", "--others", "--exclude-standard", "--", *paths)
+    if not new and shell.succeeds(folder, "diff", "--quiet", tag, "--", *paths):
+        return True
+    raise WorkspaceError(
+        f"the tag {tag} exists and holds another state of the batch; a closed batch is not "
+        f"changed. Give the batch a new name, or see `git diff {tag}`"
+    )
+
+
 def close(folder: Path, batch: str) -> str:
     """Commit the batch and tag the commit. Other changes in the folder are left alone.
 
@@ -55,20 +76,43 @@ def close(folder: Path, batch: str) -> str:
         WorkspaceError: the tag exists and holds something else, or git fails (no identity, a hook).
     """
     tag = tag_of(batch)
+    if is_closed(folder, batch):
+        return tag
+    audit_log.append(folder, batch)
     paths = _paths(folder)
     shell.git(folder, "add", "--", *paths)
-    if git.has_tag(folder, tag):
-        if shell.succeeds(folder, "diff", "--quiet", tag, "--", *paths):
-            return tag
-        raise WorkspaceError(
-            f"the tag {tag} exists and holds another state of the batch; a closed batch is not "
-            "changed."
-            f" Give the batch a new name, or see `git diff {tag}`"
-        )
     if not shell.succeeds(folder, "diff", "--cached", "--quiet", "--", *paths):
         shell.git(folder, "commit", "--quiet", "-m", f"Audit of batch {batch}", "--", *paths)
     shell.git(folder, "tag", "--annotate", "-m", f"Audit of batch {batch}", tag)
     return tag
+
+
+def unpushed(folder: Path) -> str | None:
+    """Why another machine cannot reproduce what lies here, and what to do; None: it can.
+
+    At least one remote has to hold every object of the batch.
+    """
+    remotes = dvc_graph.remotes(folder)
+    if not remotes:
+        return (
+            "no DVC remote is set up, so no other machine can reproduce this batch. Then: "
+            "`dvc remote add --default NAME URL`, `dvc push`, `git push --follow-tags`"
+        )
+    states = {}
+    for name in remotes:
+        try:
+            waiting = json.loads(shell.dvc(folder, "status", "--json", "--remote", name) or "{}")
+        except (WorkspaceError, ValueError) as error:
+            states[name] = f"remote {name} could not be asked: {error}"
+            continue
+        lacking = [path for path, state in waiting.items() if state != "deleted"]
+        if not lacking:
+            return None
+        states[name] = f"{len(lacking)} outputs are not in the remote {name}"
+    return (
+        f"{'; '.join(states.values())}: no other machine can reproduce this batch. Then: "
+        f"`dvc push --remote {remotes[0]}`, `git push --follow-tags`"
+    )
 
 
 def _paths(folder: Path) -> list[str]:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from flows.pipeline import audit_log
 from flows.reports import overview
 from flows.workspace import dvc_graph, git, signing_keys
 from tasks.common import cost_ledger, files, settings
@@ -64,6 +65,7 @@ def _circumstances(workspace: Path, chosen: settings.Settings) -> dict[str, Any]
         "signing": signing_keys.described(signing_keys.at_hand(workspace)),
         "changed_settings": _plain(settings.changed(chosen)),
         "earlier": overview.earlier(workspace, chosen.batch),
+        "audits": audit_log.earlier(workspace, chosen, _data_md5(workspace)),
     }
 
 

@@ -608,6 +608,37 @@ class Phrase(Part):
     values: dict[str, str | int | float | Phrase]
 
 
+class Identity(Part):
+    """How the identity behind the request was checked, from the register; never whose."""
+
+    at: str
+    by: str
+    how: str
+
+
+class Extension(Part):
+    """The extension of the deadline, from the register."""
+
+    at: str
+    by: str
+    reason: str
+    to: str = Field(description="the new last day, ISO date")
+
+
+class EarlierAudit(Part):
+    """An audit of the same request before this one, with its settings and its verdict."""
+
+    batch: str
+    started: str
+    method: str
+    settings_changed: dict[str, Any]
+    alpha: Share
+    outcome: str
+    estimate: float | None
+    low: float | None
+    high: float | None
+
+
 class Common(Part):
     """What every report has."""
 
@@ -634,6 +665,26 @@ class Common(Part):
     exceptions: list[Exemption]
     approvals: list[Signoff]
     advice: list[Advice] = []
+    released: Literal["unlearned", "retrained"] | None = Field(
+        None, description="the model that was released; null: none, or nothing is decided yet"
+    )
+    deleted_by_retraining: bool = Field(
+        False,
+        description="the released model was trained from the beginning without the records",
+    )
+    held_back_by: Count = Field(
+        0,
+        description="other requests of the batch that did not pass, so that the unlearned model "
+        "cannot be released although this request passed",
+    )
+    identity: Identity | None = None
+    extension: Extension | None = None
+    earlier_audits: list[EarlierAudit] = []
+    error_rate: Share | None = Field(
+        None,
+        description="of all audits of the request together: the sum of their error rates, at most "
+        "1 (union bound); null where no test was made",
+    )
     provenance: Provenance
     reproduction: list[Level]
     languages: list[language.Code] = Field(

@@ -91,11 +91,45 @@ class Claim(Entry):
     reason: Words
 
 
+class Identity(BaseModel):
+    """How the identity behind a request was checked, as the register has it; never whose."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    at: Moment
+    by: Words
+    how: Words
+
+
+class Extension(BaseModel):
+    """A deadline that was extended, as the register has it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    at: Moment
+    by: Words
+    reason: Words
+    to: Day = Field(description="the new last day")
+
+
+class Registered(BaseModel):
+    """What the register of requests knows of one request and its report has to say."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    identity: Identity | None = None
+    extension: Extension | None = None
+
+
 class Decisions(BaseModel):
     """All of one batch."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
+    released: Literal["unlearned", "retrained"] | None = Field(
+        None, description="the model that is released; null: none is, or nothing is decided yet"
+    )
+    registered: dict[str, Registered] = Field({}, description="by the id of the request")
     approvals: list[Approval] = []
     erasure: list[Erasure] = []
     notices: list[Notice] = []
@@ -104,6 +138,10 @@ class Decisions(BaseModel):
     def of(self, request_id: str) -> Decisions:
         """Those that concern one request, each kind in the order of time."""
         return Decisions(
+            released=self.released,
+            registered={
+                name: facts for name, facts in self.registered.items() if name == request_id
+            },
             approvals=_own(self.approvals, request_id),
             erasure=_own(self.erasure, request_id),
             notices=_own(self.notices, request_id),

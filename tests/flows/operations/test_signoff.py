@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from flows.operations import signoff
+from flows.operations import registered, signoff
 from flows.operations.signoff import SignoffError
 from flows.register.register import BusyError, Case, Event, Intake, Register, State
 from flows.workspace import layout, shell
@@ -106,6 +106,39 @@ def test_one_approval_is_enough_and_two_people_are_needed_with_four_eyes(
     )
     assert signoff.approve(home, register, BATCH, "Bob", "read, too").state == "approved"
     assert states(register)[PASS] == "awaiting_signoff"  # approving releases nothing
+
+
+def test_those_who_passed_can_be_split_off_from_those_who_did_not(
+    home: Path, register: Register
+) -> None:
+    wait(register, {PASS: "pass", OTHER: "fail", ASIDE: "not_in_training"})
+    name = signoff.split_off(home, register, BATCH, "Ada", "1 of 2 failed")
+    assert name == f"{BATCH}-passed"
+    assert register.in_flight() == name
+    assert [case.request_id for case in register.cases(batch=name)] == [PASS]
+    assert states(register)[OTHER] == "identity_verified"
+    assert signoff.standing(home, register, BATCH).state == "rejected"
+
+
+@pytest.mark.parametrize("verdict", ["pass", "fail"])
+def test_a_batch_of_one_mind_cannot_be_split(home: Path, register: Register, verdict: str) -> None:
+    wait(register, {PASS: verdict, OTHER: verdict})
+    with pytest.raises(SignoffError, match="of 2 requests passed; expected some that passed"):
+        signoff.split_off(home, register, BATCH, "Ada", "")
+    assert states(register)[PASS] == "awaiting_signoff"
+
+
+def test_the_register_tells_reports_of_identity_checks_and_extensions(
+    home: Path, register: Register
+) -> None:
+    wait(register, {PASS: "pass", OTHER: "pass"})
+    register.extend(PASS, "Ada Clerk", "many requests")
+    facts = registered.of_batch(register, BATCH)
+    assert facts[OTHER]["identity"]["how"] == "passport"
+    assert facts[PASS]["extension"]["reason"] == "many requests"
+    registered.file(home, register, BATCH)
+    filed = files.read_json(home / decisions.FOLDER / f"{BATCH}.json")
+    assert decisions.parse(filed, [PASS, OTHER]).of(PASS).registered[PASS].extension is not None
 
 
 def test_spelling_makes_no_second_person() -> None:

@@ -1,0 +1,116 @@
+"""The report is about the model that was released, and says what the register knows."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.reporting import build_evidence, pages
+from tests.worlds import fabricated
+
+TEMPLATES = Path(__file__).parents[3] / "reports" / "templates"
+APPROVED = {
+    "at": "2026-11-23T08:00:00Z",
+    "by": "Ada Okafor",
+    "role": "officer",
+    "decision": "approve",
+    "comment": "",
+}
+
+
+def evidence_of(request: str, **changed: Any) -> dict[str, Any]:
+    """The evidence of one fabricated request, with parts of the decisions or the record changed."""
+    inputs = fabricated.inputs()
+    for part, values in changed.items():
+        inputs[part] = {**inputs[part], **values}
+    built = build_evidence.build_all(fabricated.sources(inputs))
+    return next(item for item in built if item["request"]["id"] == request)
+
+
+def page_of(evidence: dict[str, Any], language: str = "en") -> str:
+    html = pages.render(
+        pages.environment(TEMPLATES, language),  # type: ignore[arg-type]
+        "report.html.j2",
+        {"e": evidence},
+    )
+    html = re.sub(r"<style>.*?</style>", "", html, flags=re.DOTALL)
+    return " ".join(re.sub(r"<[^>]+>", " ", html).split())
+
+
+@pytest.mark.parametrize("request_id", [fabricated.OPEN, fabricated.BELOW, fabricated.FAIL])
+def test_a_released_retrain_heads_the_report_whatever_the_test_found(request_id: str) -> None:
+    decided = {"approvals": [APPROVED], "released": "retrained"}
+    evidence = evidence_of(request_id, decisions=decided)
+    assert evidence["deleted_by_retraining"]
+    assert evidence["advice"] == []
+    page = page_of(evidence)
+    assert "Deleted by retraining: the released model never saw the records" in page
+    assert "As a supplement, the test of the model after unlearning" in page
+    for other in ("Do not say that the model has forgotten", "Make sure that this was meant"):
+        assert other not in page
+    assert "已通过重新训练删除" in page_of(evidence, "zh")
+
+
+def test_without_the_decision_the_verdict_heads_the_report() -> None:
+    for decided in ({}, {"approvals": [APPROVED], "released": "unlearned"}):
+        evidence = evidence_of(fabricated.OPEN, decisions=decided)
+        assert not evidence["deleted_by_retraining"]
+        assert "Inconclusive: the test could not decide" in page_of(evidence)
+
+
+def test_a_refused_retrain_deleted_nothing() -> None:
+    refused = {**APPROVED, "decision": "refuse"}
+    decided = {"approvals": [refused], "released": "retrained"}
+    evidence = evidence_of(fabricated.OPEN, decisions=decided)
+    assert (evidence["released"], evidence["deleted_by_retraining"]) == (None, False)
+
+
+def test_a_pass_beside_others_that_did_not_pass_says_that_it_cannot_be_released() -> None:
+    evidence = evidence_of(fabricated.PASS)
+    assert evidence["held_back_by"] == 4
+    assert "Split the requests that passed off into a batch" in page_of(evidence)
+    assert evidence_of(fabricated.FAIL)["held_back_by"] == 0
+
+
+def test_identity_check_and_extension_come_from_the_register() -> None:
+    facts = {
+        "identity": {"at": "2026-11-20T09:00:00Z", "by": "Ada Clerk", "how": "login and e-mail"},
+        "extension": {
+            "at": "2026-12-01T09:00:00Z",
+            "by": "Ada Clerk",
+            "reason": "many requests at once",
+            "to": "2027-02-22",
+        },
+    }
+    evidence = evidence_of(fabricated.PASS, decisions={"registered": {fabricated.PASS: facts}})
+    assert evidence["deadline"]["date"] == "2027-02-22"
+    page = page_of(evidence)
+    assert "login and e-mail" in page
+    assert "Not recorded." not in page
+    assert "many requests at once" in page
+
+
+def test_earlier_audits_are_listed_and_their_error_rates_add_up() -> None:
+    earlier = {
+        "batch": "2026-11-14",
+        "started": "2026-11-14T01:02:03Z",
+        "method": "fcalb_reset",
+        "settings_changed": {"seed": 7},
+        "alpha": 0.05,
+        "outcome": "fail",
+        "estimate": 0.9,
+        "low": 0.7,
+        "high": 1.1,
+        "settings_sha256": "0" * 64,
+    }
+    audits = {fabricated.PASS: [earlier, {**earlier, "outcome": "inconclusive"}]}
+    evidence = evidence_of(fabricated.PASS, record={"audits": audits})
+    assert [audit["outcome"] for audit in evidence["earlier_audits"]] == ["fail", "inconclusive"]
+    assert evidence["error_rate"] == pytest.approx(0.15)
+    page = page_of(evidence)
+    assert "This request was audited 2 times before" in page
+    assert "passes wrongly is at most 15" in page
+    assert evidence_of(fabricated.FAIL, record={"audits": audits})["error_rate"] == 0.05
