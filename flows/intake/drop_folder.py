@@ -26,6 +26,7 @@ from flows.intake import pseudonymise
 from flows.register.register import Case, ConflictError, Register, State
 from tasks.common import settings
 from tasks.common.errors import RequestError
+from tasks.requests import opendsr
 
 INBOX = Path("inbox")
 REFUSED = INBOX / "refused"
@@ -389,14 +390,7 @@ def _skip(text: str, place: int) -> int:
 
 
 def _decoder() -> json.JSONDecoder:
-    return json.JSONDecoder(object_pairs_hook=_unambiguous, parse_constant=_no_number)
-
-
-def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any] | None:
-    """An object whose keys occur once; one with a key twice counts as absent, as in
-    `tasks.requests.opendsr`."""
-    value = dict(pairs)
-    return value if len(value) == len(pairs) else None
+    return json.JSONDecoder(object_pairs_hook=opendsr.unambiguous, parse_constant=_no_number)
 
 
 def _no_number(_name: str) -> NoReturn:

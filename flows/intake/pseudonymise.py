@@ -7,6 +7,7 @@ All ways in (HTTP, drop folder, files) meet here.
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,7 @@ def take_in(home: Path, value: Any) -> Intake:
     """
     from flows.register.register import Intake
 
-    entry = opendsr.parse(value, 1)
+    entry = opendsr.parse(value, 1, now=datetime.now(UTC))
     if isinstance(entry, opendsr.Refusal):
         raise RequestError(str(entry.reason))
     if not all(map(_ADDRESS.fullmatch, entry.callbacks)):

@@ -6,10 +6,11 @@ is taken for hostile: reasons name fields and positions and never echo a value.
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -23,12 +24,14 @@ from pydantic import (
     model_validator,
 )
 
-from tasks.common.errors import RequestError
+from tasks.common import files
+from tasks.common.errors import DataError, RequestError
 from tasks.common.language import Sentence, in_a_list, say
 from tasks.requests import pseudonyms
+from tasks.requests.identities import canonical
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator, Sequence
 
 REGULATIONS = ("gdpr", "ccpa", "lgpd", "pipl")
 """Laws that a request can rest on."""
@@ -43,6 +46,27 @@ only."""
 _UUID4 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)", re.ASCII)
 
+_SHA256 = re.compile(r"[0-9a-fA-F]{64}")
+
+LAWS_SINCE = {
+    "gdpr": "2018-05-25",
+    "ccpa": "2020-01-01",
+    "lgpd": "2020-09-18",
+    "pipl": "2021-11-01",
+}
+"""The day from which each law applies: no request under it is older."""
+
+CLOCKS_APART = timedelta(days=1)
+"""How far in the future a request may be dated: clocks and time zones differ."""
+
+_EACH_ONCE = say("expected a JSON object with the keys of an OpenDSR request, each once")
+
+_OUR_KEYS = ("extensions", "erasureaudit", "recordids", "recordpseudonyms")
+"""Keys that narrow a request to single records, as `_like_ours` writes them."""
+
+_ALIKE = 0.85
+"""Similarity (`difflib`) from which a key counts as one of ours, misspelt."""
+
 _EXPECTED = {
     "regulation": say(
         "regulation: expected one of {regulations}", regulations=", ".join(REGULATIONS)
@@ -50,19 +74,19 @@ _EXPECTED = {
     "subject_request_id": say("subject_request_id: expected a UUID version 4"),
     "subject_request_type": say("subject_request_type: expected erasure"),
     "submitted_time": say(
-        "submitted_time: expected a time of RFC 3339 with its offset, as in 2026-11-20T09:30:00Z"
+        "submitted_time: expected a time of RFC 3339 with its offset, as in 2026-11-20T09:30:00Z, "
+        "not in the future and not before the law applied"
     ),
     "subject_identities": say(
         "subject_identities: expected a list of at least one identity, each with identity_type, "
-        "identity_value "
-        "(1-512 characters) and identity_format (raw or sha256)"
+        "identity_value (1-512 characters, not only blanks; of a sha256: 64 hexadecimal digits) and "
+        "identity_format (raw or sha256)"
     ),
     "api_version": say("api_version: expected a text of at most 32 characters"),
     "status_callback_urls": say("status_callback_urls: expected a list of at most 16 addresses"),
     "extensions": say(
         "extensions: expected an object; {example} names single records, at least one, and the "
-        "languages of the "
-        "report, and has no other key",
+        "languages of the report, has no other key, and stands nowhere else",
         example='{"erasure_audit": {"record_ids": ["…"], "languages": ["en"]}}',
     ),
 }
@@ -87,18 +111,23 @@ class Identity(BaseModel):
     def _is_allowed(self, info: ValidationInfo) -> Identity:
         if self.identity_format == PSEUDONYM:
             _allow_pseudonyms(info)
-            if not pseudonyms.FORM.fullmatch(self.identity_value):
-                raise ValueError("malformed")
+        form = {PSEUDONYM: pseudonyms.FORM, "sha256": _SHA256}.get(self.identity_format)
+        if form and not form.fullmatch(self.identity_value):
+            raise ValueError("malformed")
+        if not canonical(self.identity_type, self.identity_value):
+            raise ValueError("blank")
         return self
 
 
 class _Wishes(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
 
+    # a null is refused: it is not clear whether all records are meant, or none
     record_ids: Annotated[
-        list[Annotated[str, Field(pattern=r"\A[A-Za-z0-9._-]{1,64}\z")]] | None, Field(min_length=1)
-    ] = None
-    record_pseudonyms: Annotated[list[str] | None, Field(min_length=1)] = None
+        list[Annotated[str, Field(pattern=r"\A[A-Za-z0-9._-]{1,64}\z")]],
+        Field(min_length=1, validate_default=False),
+    ] = []
+    record_pseudonyms: Annotated[list[str], Field(min_length=1, validate_default=False)] = []
     languages: Annotated[
         list[Annotated[str, Field(pattern=r"\A[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8}){0,3}\z")]],
         Field(max_length=8),
@@ -106,22 +135,21 @@ class _Wishes(BaseModel):
 
     @field_validator("record_pseudonyms")
     @classmethod
-    def _are_allowed(cls, values: list[str] | None, info: ValidationInfo) -> list[str] | None:
-        if values is not None:
-            _allow_pseudonyms(info)
-            if not all(map(pseudonyms.FORM.fullmatch, values)):
-                raise ValueError("malformed")
+    def _are_allowed(cls, values: list[str], info: ValidationInfo) -> list[str]:
+        _allow_pseudonyms(info)
+        if not all(map(pseudonyms.FORM.fullmatch, values)):
+            raise ValueError("malformed")
         return values
 
 
 class _Extensions(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, hide_input_in_errors=True)
 
-    erasure_audit: _Wishes | None = None
+    erasure_audit: _Wishes = _Wishes()
 
 
 class _Entry(BaseModel):
-    """An erasure request as OpenDSR writes it; keys that we do not use are let be."""
+    """An erasure request as OpenDSR writes it; keys that we do not use are ignored."""
 
     model_config = ConfigDict(frozen=True, strict=True, hide_input_in_errors=True)
 
@@ -143,6 +171,18 @@ class _Entry(BaseModel):
         if read is None:
             raise ValueError("malformed")
         return read
+
+    @field_validator("submitted_time")
+    @classmethod
+    def _is_plausible(cls, value: str, info: ValidationInfo) -> str:
+        moment = datetime.fromisoformat(value)
+        since = LAWS_SINCE.get(info.data.get("regulation", ""))
+        now = info.context and info.context["now"]
+        if since is not None and moment.date().isoformat() < since:
+            raise ValueError("before its law applied")
+        if now is not None and moment > now + CLOCKS_APART:
+            raise ValueError("in the future")
+        return value
 
 
 @dataclass(frozen=True)
@@ -197,7 +237,12 @@ def read_batch(path: Path) -> list[Request | Refusal]:
 
 
 def parse(
-    value: Any, position: int, used: Iterable[str] = (), *, allow_pseudonyms: bool = False
+    value: Any,
+    position: int,
+    used: Iterable[str] = (),
+    *,
+    allow_pseudonyms: bool = False,
+    now: datetime | None = None,
 ) -> Request | Refusal:
     """Read one entry of a batch. Never raises.
 
@@ -207,6 +252,8 @@ def parse(
         used: request ids of the entries before it.
         allow_pseudonyms: whether identities and records may be given as pseudonyms, as in a batch
             file of our own.
+        now: the time, if a request dated in the future is to be refused. A batch file is read
+            without it: what comes of it must not depend on the day.
     """
     known = _known(value)
     name = known["subject_request_id"] or f"position-{position}"
@@ -217,20 +264,22 @@ def parse(
             "its own"
         )
         return Refusal(position, f"position-{position}", "duplicate_request", reason, *facts)
+    if _has_twice(value):
+        return Refusal(position, name, "malformed", _EACH_ONCE, *facts)
     try:
-        entry = _Entry.model_validate(value, context={"pseudonyms": allow_pseudonyms})
+        entry = _Entry.model_validate(value, context={"pseudonyms": allow_pseudonyms, "now": now})
     except ValidationError as error:
         return Refusal(position, name, *_complaint(error), *facts)
-    wishes = (entry.extensions and entry.extensions.erasure_audit) or _Wishes()
+    if _has_stray_keys(value):
+        return Refusal(position, name, "malformed", _EXPECTED["extensions"], *facts)
+    wishes = entry.extensions.erasure_audit if entry.extensions else _Wishes()
     return Request(
         position=position,
         request_id=entry.subject_request_id,
         regulation=entry.regulation,
         received=entry.submitted_time,
         identities=tuple(entry.subject_identities),
-        record_ids=tuple(
-            dict.fromkeys((*(wishes.record_ids or ()), *(wishes.record_pseudonyms or ())))
-        ),
+        record_ids=tuple(dict.fromkeys((*wishes.record_ids, *wishes.record_pseudonyms))),
         languages=tuple(dict.fromkeys(wishes.languages)),
         callbacks=tuple(dict.fromkeys(entry.status_callback_urls or ())),
     )
@@ -239,17 +288,11 @@ def parse(
 def _read_list(path: Path) -> list[Any]:
     hint = "expected a JSON list of OpenDSR erasure requests"
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise RequestError(
-            f"{path.name}: the batch's requests cannot be read ({error.strerror}); {hint}"
-        ) from error
-    if len(content) > MAX_BYTES:
-        raise RequestError(
-            f"{path.name}: got {len(content)} bytes, expected at most {MAX_BYTES}; split the batch"
-        )
+        content = files.read_regular(path, hint, MAX_BYTES)
+    except DataError as error:
+        raise RequestError(str(error)) from error
     try:
-        value = json.loads(content.decode("utf-8-sig"), object_pairs_hook=_unambiguous)
+        value = json.loads(content.decode("utf-8-sig"), object_pairs_hook=unambiguous)
     except (ValueError, RecursionError) as error:
         where = f" (line {error.lineno})" if isinstance(error, json.JSONDecodeError) else ""
         raise RequestError(f"{path.name}: this is no JSON in UTF-8{where}; {hint}") from None
@@ -262,11 +305,49 @@ def _read_list(path: Path) -> list[Any]:
     return value
 
 
-def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any] | None:
-    """An object whose keys occur once; one with a key twice means two things and counts as
-    absent."""
+class Ambiguous:
+    """Stands for a JSON object that has a key twice: nobody knows which of the two is meant."""
+
+
+def unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any] | Ambiguous:
+    """A JSON object whose keys occur once; for the `object_pairs_hook` of `json`."""
     value = dict(pairs)
-    return value if len(value) == len(pairs) else None
+    return value if len(value) == len(pairs) else Ambiguous()
+
+
+def _has_twice(value: Any) -> bool:
+    return any(isinstance(part, Ambiguous) for _, part in _parts(value))
+
+
+def _has_stray_keys(value: dict[str, Any]) -> bool:
+    """Whether a key that narrows a request to single records is misspelt or stands where it is not
+    looked for: the request would be taken for one about all of the person's records."""
+    for path, _ in _parts(value):
+        keys = [key for key in path if isinstance(key, str)]
+        if not keys or keys == ["extensions"] or keys[:2] == ["extensions", "erasure_audit"]:
+            continue
+        beside = keys[:-1] in ([], ["extensions"])
+        if _like_ours(keys[-1], _OUR_KEYS if beside else ("erasureaudit",)):
+            return True
+    return False
+
+
+def _like_ours(key: str, ours: Sequence[str]) -> bool:
+    plain = "".join(sign for sign in key[:64].casefold() if sign.isalnum())
+    return bool(difflib.get_close_matches(plain, ours, n=1, cutoff=_ALIKE))
+
+
+def _parts(value: Any) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+    """Every value within a JSON value, itself included, with the way to it; not recursive, since a
+    hostile one may be nested deeply."""
+    waiting: list[tuple[tuple[str | int, ...], Any]] = [((), value)]
+    while waiting:
+        path, part = waiting.pop()
+        yield path, part
+        if isinstance(part, dict):
+            waiting += [((*path, key), inner) for key, inner in part.items()]
+        elif isinstance(part, list):
+            waiting += [((*path, place), inner) for place, inner in enumerate(part)]
 
 
 def _known(value: Any) -> dict[str, str | None]:
@@ -304,8 +385,6 @@ def _complaint(error: ValidationError) -> tuple[str, Sentence]:
         if any(fault["loc"][:1] == (key,) for fault in error.errors(include_input=False))
     ]
     if not fields:
-        return "malformed", say(
-            "expected a JSON object with the keys of an OpenDSR request, each once"
-        )
+        return "malformed", _EACH_ONCE
     code = "not_erasure" if fields == ["subject_request_type"] else "malformed"
     return code, in_a_list(_EXPECTED[key] for key in fields)

@@ -4,7 +4,9 @@ hold."""
 from __future__ import annotations
 
 import json
+import os
 from copy import deepcopy
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +77,26 @@ def test_a_request_id_is_the_same_in_capitals() -> None:
         ({"subject_identities": [identity("ada", form="md5")]}, "subject_identities"),
         ({"subject_identities": [identity("")]}, "subject_identities"),
         ({"subject_identities": [identity("x" * 600)]}, "subject_identities"),
+        ({"subject_identities": [identity("  ")]}, "subject_identities"),
+        (
+            {"subject_identities": [identity("ada@example.org", form="sha256")]},
+            "subject_identities",
+        ),
+        ({"subject_identities": [identity("a" * 32, form="sha256")]}, "subject_identities"),
+        ({"subject_identities": [identity("A" * 43 + "=", form="sha256")]}, "subject_identities"),
+        ({"submitted_time": "1970-01-01T00:00:00Z"}, "submitted_time"),
+        ({"submitted_time": "2018-05-24T23:59:59Z"}, "submitted_time"),
+        ({"extensions": {"erasure_audit": None}}, "extensions"),
+        ({"extensions": {"erasure_audit": {"record_ids": None}}}, "extensions"),
+        ({"extensions": {"erasure-audit": {"record_ids": ["r1"]}}}, "extensions"),
+        ({"extensions": {"Erasure_Audit": {"record_ids": ["r1"]}}}, "extensions"),
+        ({"extensions": {"erasure_adit": {"record_ids": ["r1"]}}}, "extensions"),
+        ({"extensions": {"record_ids": ["r1"]}}, "extensions"),
+        ({"extension": {"erasure_audit": {"record_ids": ["r1"]}}}, "extensions"),
+        ({"Extensions": {"erasure_audit": {"record_ids": ["r1"]}}}, "extensions"),
+        ({"erasure_audit": {"record_ids": ["r1"]}}, "extensions"),
+        ({"record_ids": ["r1"]}, "extensions"),
+        ({"more": [{"deep": {"erasure_audit": {}}}]}, "extensions"),
         ({"extensions": {"erasure_audit": {"record_ids": []}}}, "extensions"),
         ({"extensions": {"erasure_audit": {"record_id": ["r1"]}}}, "extensions"),
         ({"extensions": {"erasure_audit": {"record_ids": ["../r1"]}}}, "extensions"),
@@ -88,6 +110,27 @@ def test_a_malformed_field_is_named_and_the_entry_set_aside(
     assert refusal.code == "malformed"
     assert refusal.reason.startswith(f"{named}: expected ")
     assert refusal.request_id == ("position-3" if named == "subject_request_id" else UUID)
+
+
+def test_keys_of_others_are_kept_out_of_the_way() -> None:
+    theirs = {"example-processor.com": {"records": 1, "languages": ["en"]}, "notes": None}
+    read = parse(request(extensions=theirs, property_id="p", encoded_request="e"), 1)
+    assert isinstance(read, Request)
+    assert (read.record_ids, read.languages) == ((), ())
+
+
+def test_a_request_dated_in_the_future_is_refused_where_the_time_is_known() -> None:
+    now = datetime(2026, 11, 20, 9, 0, tzinfo=UTC)
+    for moment, taken in (
+        ("2026-11-21T08:59:00Z", True),
+        ("2026-11-21T13:00:00+05:00", True),
+        ("2026-11-22T09:00:00Z", False),
+        ("2062-01-01T00:00:00Z", False),
+    ):
+        read = parse(request(submitted_time=moment), 1, now=now)
+        assert isinstance(read, Request) == taken
+        if isinstance(read, Refusal):
+            assert "not in the future" in read.reason
 
 
 def test_a_request_that_is_not_for_erasure_is_set_aside() -> None:
@@ -146,6 +189,25 @@ def test_an_entry_with_a_key_twice_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "extensions",
+    [
+        '{"erasure_audit": {"record_ids": ["r1"]}, "erasure_audit": {}}',
+        '{"erasure_audit": {"record_ids": ["r1"], "record_ids": ["r2"]}}',
+        '{"theirs": {"a": 1, "a": 2}}',
+        '{}, "extensions": {"erasure_audit": {"record_ids": ["r1"]}}',
+    ],
+)
+def test_a_key_twice_in_the_extensions_never_widens_a_request(
+    tmp_path: Path, extensions: str
+) -> None:
+    text = json.dumps(request())[:-1] + f', "extensions": {extensions}}}'
+    (tmp_path / "b.json").write_text(f"[{text}]")
+    (refusal,) = read_batch(tmp_path / "b.json")
+    assert isinstance(refusal, Refusal)
+    assert "each once" in refusal.reason
+
+
+@pytest.mark.parametrize(
     "content",
     [
         b"",
@@ -167,6 +229,12 @@ def test_a_file_that_is_no_batch_is_an_error_that_names_it(tmp_path: Path, conte
 
 def test_an_absent_file_is_an_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"batch\.json"):
+        read_batch(tmp_path / "batch.json")
+
+
+def test_a_pipe_is_no_batch(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "batch.json")
+    with pytest.raises(RequestError, match=r"batch\.json: expected a file"):
         read_batch(tmp_path / "batch.json")
 
 
