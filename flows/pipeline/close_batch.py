@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from flows.pipeline import audit_log
+from flows.pipeline import audit_log, kept_inputs
 from flows.workspace import dvc_graph, git, shell
 from tasks.common.errors import WorkspaceError
 
@@ -14,6 +14,7 @@ KEPT = (
     ".dvc/.gitignore",
     ".dvc/config",
     ".dvcignore",
+    ".gitattributes",
     ".gitignore",
     "data.dvc",
     "dvc.lock",
@@ -73,11 +74,13 @@ def close(folder: Path, batch: str) -> str:
         The tag. If it exists already and holds the same, nothing is done.
 
     Raises:
-        WorkspaceError: the tag exists and holds something else, or git fails (no identity, a hook).
+        WorkspaceError: the tag exists and holds something else, an input of the batch is kept
+            nowhere, or git fails (no identity, a hook).
     """
     tag = tag_of(batch)
     if is_closed(folder, batch):
         return tag
+    kept_inputs.refuse_lost(folder, _paths(folder))
     audit_log.append(folder, batch)
     paths = _paths(folder)
     shell.git(folder, "add", "--", *paths)

@@ -4,18 +4,22 @@ work in."""
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 
 from flows.workspace import dvc_graph, dvc_locks, shell, signing_keys
 from tasks.common import files, settings
 from tasks.common.errors import RequestError, WorkspaceError
-from tasks.requests import pseudonyms
+from tasks.requests import opendsr, pseudonyms
 
 IGNORED = (
     "/data",
     "/artifacts",
-    "/models",
+    "/models/**",
+    "!/models/**/",
+    "!/models/**/*.dvc",
+    "!/models/**/.gitignore",
     "/keys",
     "/inbox",
     "/.batches",
@@ -26,6 +30,10 @@ IGNORED = (
 )
 """What a workspace keeps out of git: DVC tracks the data, models and artifacts, and nobody tracks
 private keys."""
+
+ATTRIBUTES = "* -text"
+"""Line of `.gitattributes`: git changes no line end, whatever `core.autocrlf` is, so that the hashes
+of files are the same on every machine."""
 
 CONFIG = """[core]
     analytics = false
@@ -74,7 +82,8 @@ def init(folder: Path) -> None:
         shell.git(folder, "init", "--quiet")
     shell.dvc(folder, "init", *([] if (folder / ".git").exists() else ["--subdir"]))
     files.write_text(folder / ".dvc" / "config", CONFIG)
-    _ignore(folder / ".gitignore")
+    _add_lines(folder / ".gitignore", IGNORED)
+    _add_lines(folder / ".gitattributes", (ATTRIBUTES,))
     _write_if_missing(folder / "README.md", README)
     _write_if_missing(folder / "params.yaml", settings.defaults_yaml())
     (folder / "requests").mkdir(exist_ok=True)
@@ -236,13 +245,14 @@ def _shipped() -> Path:
 
 
 def _check_requests(folder: Path, batch: str) -> None:
-    if (folder / "requests" / f"{batch}.json").is_file():
-        return
-    there = ", ".join(sorted(path.stem for path in (folder / "requests").glob("*.json"))) or "none"
-    raise RequestError(
-        f"requests/{batch}.json: no such file; put the batch's requests there. Batches here: "
-        f"{there}"
-    )
+    path = folder / "requests" / f"{batch}.json"
+    if not path.is_file():
+        known = sorted(file.stem for file in (folder / "requests").glob("*.json"))
+        raise RequestError(
+            f"requests/{batch}.json: no such file; put the batch's requests there. Batches here: "
+            f"{', '.join(known) or 'none'}"
+        )
+    opendsr.refuse_future(path, datetime.now(UTC))
 
 
 def _quoted(batch: str) -> str:
@@ -271,11 +281,10 @@ def _mark(path: Path, source: str) -> None:
     files.write_text(path, text.getvalue())
 
 
-def _ignore(path: Path) -> None:
-    there = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    files.write_text(
-        path, "\n".join([*there, *(line for line in IGNORED if line not in there)]) + "\n"
-    )
+def _add_lines(path: Path, lines: Iterable[str]) -> None:
+    present = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    missing = (line for line in lines if line not in present)
+    files.write_text(path, "\n".join([*present, *missing]) + "\n")
 
 
 def _write_if_missing(path: Path, text: str) -> None:

@@ -285,6 +285,31 @@ def parse(
     )
 
 
+def refuse_future(path: Path, now: datetime) -> None:
+    """Refuse a batch with a request that is dated in the future. This is asked when a run begins,
+    not by a stage: what comes of a batch must not depend on the day.
+
+    Raises:
+        RequestError: names the entries by their place. A file that cannot be read is left to the
+            stages.
+    """
+    try:
+        values = _read_list(path)
+    except RequestError:
+        return
+    late = [
+        str(place)
+        for place, value in enumerate(values, start=1)
+        if (moment := _known(value)["submitted_time"]) is not None
+        and datetime.fromisoformat(moment) > now + CLOCKS_APART
+    ]
+    if late:
+        raise RequestError(
+            f"{path.name}: entry {', '.join(late[:5])}{' …' if len(late) > 5 else ''}: "
+            "submitted_time lies in the future, so no deadline can be counted; correct it"
+        )
+
+
 def _read_list(path: Path) -> list[Any]:
     hint = "expected a JSON list of OpenDSR erasure requests"
     try:

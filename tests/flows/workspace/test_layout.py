@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -49,6 +50,27 @@ def test_a_fresh_workspace_holds_the_pipeline_and_phones_nobody(tmp_path: Path) 
     assert shell.dvc(folder, "config", "core.analytics") == "false"
     assert layout.find(folder / "requests") == folder
     assert "/data" in (folder / ".gitignore").read_text().splitlines()
+
+
+def test_line_ends_stay_whatever_git_is_told_on_a_machine(tmp_path: Path) -> None:
+    folder = tmp_path / "new"
+    layout.init(folder)
+    for name, value in {"core.autocrlf": "true", "user.email": "a@b.org", "user.name": "A"}.items():
+        shell.git(folder, "config", name, value)
+    before = (folder / "params.yaml").read_bytes()
+    shell.git(folder, "add", ".")
+    shell.git(folder, "commit", "--quiet", "-m", "workspace")
+    (folder / "params.yaml").unlink()
+    shell.git(folder, "checkout", "--quiet", "params.yaml")
+    assert (folder / "params.yaml").read_bytes() == before
+    assert b"\r" not in before
+
+
+def test_a_batch_with_a_request_of_the_future_is_not_begun(place: Path) -> None:
+    late = [{"submitted_time": "2026-11-02T09:15:00Z"}, {"submitted_time": "2962-01-01T00:00:00Z"}]
+    (place / "requests" / "late.json").write_text(json.dumps(late))
+    with pytest.raises(RequestError, match=r"late\.json: entry 2: .*in the future"):
+        layout.choose(place, "late", [])
 
 
 def test_a_workspace_is_not_made_over_another_one(place: Path) -> None:
