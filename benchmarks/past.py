@@ -22,7 +22,8 @@ from pathlib import Path
 
 from flows.agents import parcel
 from flows.intake import pseudonymise
-from flows.register.register import HEADS, Head, Register, State, opened
+from flows.register.anchors import HEADS
+from flows.register.register import Head, Register, State, opened
 from flows.workspace import shell
 from tasks.common import files
 from tasks.common.errors import WorkspaceError

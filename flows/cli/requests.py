@@ -260,10 +260,10 @@ def check(as_json: Json = False) -> None:
 
     Example: erasure-audit requests check
     """
-    from flows.register.register import heads
+    from flows.register import anchors
 
     with _book() as (home, register):
-        known = heads(home)
+        known = anchors.heads(home)
         head = register.check_chain(known)
     if as_json:
         _print({"events": head.seq, "hash": head.hash, "known_ends": len(known)})

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.erasure import git_history, stores
 from flows.erasure.matcher import ORIGINAL, REFERENCES, Judge, Sought
+from flows.intake import batch_requests
 from flows.operations import signoff
 from flows.pipeline import stage_runner
 from flows.reports import signing
@@ -161,6 +162,8 @@ class _Erasure:
         self.receipts = home / RECEIPTS / f"{batch}.json"
 
     def run(self) -> Erased:
+        if self.register is not None:
+            batch_requests.check(self.home, self.register, self.batch)
         if not self.private.exists() and _has_tag(self.home, tag_of(self.batch)):
             self._move()
             return self._summary(new=False)

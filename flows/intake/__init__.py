@@ -1,3 +1,3 @@
 """How requests come in, and how their controllers are told of them."""
 
-__all__ = ["callbacks", "drop_folder", "pseudonymise"]
+__all__ = ["batch_requests", "callbacks", "drop_folder", "pseudonymise"]

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from flows.register.register import OUTWARD, Event, Register, State
+from flows.register.register import OUTWARD, Due, Event, Register, State
 from flows.workspace import signing_keys
 from tasks.common.errors import RequestError, SignatureError, WorkspaceError
 
@@ -49,7 +49,8 @@ FIRST_PAUSE, LONGEST_PAUSE = 30.0, 12 * 3600.0
 chance."""
 TIMEOUT = 10.0
 """All that one endpoint gets, from looking its name up to the first line of its answer, s."""
-AT_ONCE, AT_ONCE_PER_HOST = 32, 4
+AT_ONCE, AT_ONCE_PER_CLIENT, AT_ONCE_PER_HOST = 32, 8, 4
+"""Callbacks on their way at once: all, those of one client, and those to one host."""
 
 _LOG = logging.getLogger("erasure_audit.callbacks")
 _EMBEDDING = tuple(
@@ -204,6 +205,7 @@ async def _deliver(
     counted: Counter[str] = Counter()
     everywhere = asyncio.Semaphore(AT_ONCE)
     hosts: dict[str, asyncio.Semaphore] = {}
+    clients: dict[str, asyncio.Semaphore] = {}
     trusted = (
         ssl.create_default_context()
     )  # the machine's authorities, an organisation's own among them
@@ -214,36 +216,26 @@ async def _deliver(
         verify=trusted, timeout=TIMEOUT, follow_redirects=False, trust_env=False
     ) as client:
 
-        async def one(event: Event, url: str, tries: int) -> None:
-            host = hosts.setdefault(
-                urlsplit(url).hostname or "", asyncio.Semaphore(AT_ONCE_PER_HOST)
-            )
-            async with host, everywhere:
-                outcome, taken = await _send(register, client, key, event, url, resolve)
-            counted[
-                await asyncio.to_thread(_note, register, event, url, tries + 1, outcome, taken, at)
-            ] += 1
+        async def attempt(due: Due) -> None:
+            sender = clients.setdefault(due.client, asyncio.Semaphore(AT_ONCE_PER_CLIENT))
+            name = urlsplit(due.url).hostname or ""
+            host = hosts.setdefault(name, asyncio.Semaphore(AT_ONCE_PER_HOST))
+            # the widest last: whoever waits for his own slots must not hold one of all
+            async with sender, host, everywhere:
+                outcome, taken = await _send(register, client, key, due.event, due.url, resolve)
+            counted[await asyncio.to_thread(_note, register, due, outcome, taken, at)] += 1
 
-        for _ in range(
-            1000
-        ):  # a life has few events; this only keeps a defect from running for ever
+        for _ in range(1000):  # a request has few events; the limit only ends a defect's loop
             due = await asyncio.to_thread(register.undelivered, at, 200)
             if not due:
                 break
-            await asyncio.gather(*(one(*callback) for callback in due))
+            await asyncio.gather(*map(attempt, due))
     return Delivery(counted["delivered"], counted["again"], counted["given_up"])
 
 
-def _note(
-    register: Register,
-    event: Event,
-    url: str,
-    tries: int,
-    outcome: str,
-    taken: bool,
-    at: datetime | None,
-) -> str:
-    """Write a try down; what became of it."""
+def _note(register: Register, due: Due, outcome: str, taken: bool, at: datetime | None) -> str:
+    """Record a try. Returns what became of the callback."""
+    event, url, tries = due.event, due.url, due.tries + 1
     if taken:
         register.tried(event.seq, url, outcome, None)
         return "delivered"

@@ -18,10 +18,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from flows.intake import pseudonymise
+from flows.intake import batch_requests
 from flows.operations import notices, registered, signoff
 from flows.pipeline import cache_repair, close_batch, results, stage_runner
-from flows.register.register import HEADS, IN_BATCH, Lease, Register, State
+from flows.register.anchors import HEADS
+from flows.register.register import IN_BATCH, Lease, Register, State
 from flows.reports import signing
 from flows.workspace import checkouts, git, shell, signing_keys
 from tasks.common import files, settings
@@ -129,15 +130,12 @@ class BatchRun:
         """The batch's file of requests: those that are in the batch now, but as they were once a
         verdict is known."""
         path = self.place / "requests" / f"{self.batch}.json"
-        members = self.register.cases(batch=self.batch)
+        members = self.register.bound(self.batch)
         live = [case for case in members if case.state == State.BATCHED]
         if path.exists() and len(live) != len([case for case in members if case.state in IN_BATCH]):
             return
         chosen = live if all(case.state != State.AUDITED for case in members) else members
-        entries = [
-            pseudonymise.as_entry(case)
-            for case in sorted(chosen, key=lambda case: (case.submitted, case.request_id))
-        ]
+        entries = batch_requests.entries(chosen)
         if not path.exists() or files.read_json(path) != entries:
             files.write_json(path, entries)
 

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from flows.operations import night_run, notices
-from flows.register.register import OPEN, Case, Register, RegisterError, State, heads
+from flows.register import anchors
+from flows.register.register import OPEN, Case, Register, RegisterError, State
 from flows.workspace import checkouts
 from tasks.common import settings
+from tasks.common.errors import WorkspaceError
 
 ACTOR = "watch"
 LEASE = "watch"
@@ -181,9 +183,12 @@ def _stuck(
             f"callback of event {event.details.get('event', event.seq)}", text, event.request_id
         )
     try:
-        register.check_chain(heads(home))
+        anchors.anchor(home, register)
     except RegisterError as error:
         yield Finding(f"chain on {now.date()}", f"The register is damaged: {error}")
+    except WorkspaceError as error:
+        text = f"The end of the register's chain could not be kept in git: {error}"
+        yield Finding(f"anchor on {now.date()}", text)
 
 
 def _silent(

@@ -20,6 +20,7 @@ from flows.operations import run_batch as batches
 from flows.operations.batch_run import ACTOR, Audit, BatchRun, failures
 from flows.pipeline import prepare, results, stage_runner
 from flows.pipeline.console import counted
+from flows.register import anchors
 from flows.register.register import (
     IN_BATCH,
     BusyError,
@@ -214,6 +215,7 @@ def _begin(home: Path, register: Register) -> str | None:
     if not waiting or (len(waiting) < chosen.batch_from and not near):
         return None
     name = _name(home, register, today)
+    anchors.check(home, register)  # nobody changed whom the requests are about
     return name if register.collect(name, ACTOR, chosen.largest_batch) else None
 
 

@@ -17,9 +17,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flows.intake import batch_requests
 from flows.operations import model_card, registered, signoff
 from flows.pipeline import close_batch, results, stage_runner
-from flows.register.register import HEADS, Lease, Register, State
+from flows.register.anchors import HEADS
+from flows.register.register import Lease, Register, State
 from flows.reports import overview as pages
 from flows.reports import signing
 from flows.workspace import checkouts, dvc_graph, dvc_locks, git, shell, signing_keys
@@ -139,6 +141,7 @@ class _Release:
         self.journal = home / checkouts.FOLDER / f"release-{batch}.json"
 
     def run(self) -> Released:
+        batch_requests.check(self.home, self.register, self.batch)
         where = signoff.standing(self.home, self.register, self.batch)
         plan = files.read_json(self.journal) if self.journal.exists() else None
         if where.state == "released":

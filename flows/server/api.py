@@ -30,6 +30,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from flows.intake import callbacks, drop_folder, pseudonymise
+from flows.register import anchors
 from flows.register.register import (
     OPEN,
     BusyError,
@@ -40,7 +41,6 @@ from flows.register.register import (
     RegisterError,
     State,
     UnknownRequestError,
-    heads,
 )
 from flows.server import auth
 from flows.server.auth import Client, DeniedError, Right
@@ -318,7 +318,7 @@ def reject(call: Call) -> Answer:
 def chain(call: Call) -> Answer:
     """Whether the chain of events is whole, the ends that git keeps included; where it ends."""
     try:
-        head = call.register.check_chain(heads(call.office.home))
+        head = anchors.check(call.office.home, call.register)
     except RegisterError as error:
         return Answer({"intact": False, "message": str(error)})
     return Answer({"intact": True, "events": head.seq, "head": head.hash})

@@ -29,6 +29,7 @@ SECRET = (
     "ERASURE_AUDIT_DATABASE",
     "ERASURE_AUDIT_NOTIFY",
     "ERASURE_AUDIT_PSEUDONYM_KEY",
+    "ERASURE_AUDIT_CHAIN_KEY",
 )
 """This tool's own secrets; no process that it starts gets to see them: stages run model code that a
 user brings, and git runs a user's hooks."""

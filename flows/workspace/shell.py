@@ -17,10 +17,16 @@ DVC = [sys.executable, "-P", "-m", "dvc"]
 DVC's."""
 
 
-def git(folder: Path, *arguments: str) -> str:
+def git(folder: Path, *arguments: str, text: str = "") -> str:
     """Run git in a folder and return what it prints, stripped. Raises `WorkspaceError` with git's
-    message."""
-    return _run(["git", *arguments], folder, f"git {arguments[0]}")
+    message.
+
+    Args:
+        folder: where.
+        arguments: of git.
+        text: its standard input.
+    """
+    return _run(["git", *arguments], folder, f"git {arguments[0]}", text)
 
 
 def dvc(folder: Path, *arguments: str) -> str:
@@ -50,7 +56,7 @@ def succeeds(folder: Path, *command: str) -> bool:
     )
 
 
-def _run(command: list[str], folder: Path, name: str) -> str:
+def _run(command: list[str], folder: Path, name: str, text: str = "") -> str:
     try:
         ended = subprocess.run(
             command,
@@ -58,7 +64,7 @@ def _run(command: list[str], folder: Path, name: str) -> str:
             env=environment.child(folder),
             capture_output=True,
             text=True,
-            stdin=subprocess.DEVNULL,
+            input=text,
             check=False,
         )
     except FileNotFoundError as error:

@@ -19,7 +19,8 @@ from benchmarks.measure import Spent, Spread
 from benchmarks.simulation import Batch, Handover, Task, Times, simulate
 from flows.erasure import git_history
 from flows.intake import pseudonymise
-from flows.register.register import State, heads, opened
+from flows.register.anchors import heads
+from flows.register.register import State, opened
 from flows.workspace import checkouts, dvc_graph, shell
 from tasks.common import files
 from tasks.common.errors import WorkspaceError

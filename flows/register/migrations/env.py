@@ -1,12 +1,11 @@
-"""What Alembic runs to get at the database: the connection that `migrate.upgrade` holds the lock
-on."""
+"""Alembic's entry point: it uses the connection on which `migrate.upgrade` holds the lock."""
 
 from alembic import context
 
-from flows.register import database
+from flows.register import tables
 
 context.configure(
-    connection=context.config.attributes["connection"], target_metadata=database.metadata
+    connection=context.config.attributes["connection"], target_metadata=tables.metadata
 )
 with context.begin_transaction():
     context.run_migrations()

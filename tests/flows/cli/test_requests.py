@@ -13,7 +13,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from flows.cli.requests import app
-from flows.register import database, register
+from flows.register import anchors, database, register
 from tasks.common import settings
 from tasks.common.errors import AuditError
 from tasks.requests import pseudonyms
@@ -150,7 +150,7 @@ def test_the_check_says_what_it_compared_and_finds_a_register_that_was_exchanged
 ) -> None:
     taken_in(ONE)
     with register.opened(home) as book:
-        book.file_head(home / register.HEADS / "b1.json")
+        book.file_head(home / anchors.HEADS / "b1.json")
     taken_in(TWO)
     assert run("check").stdout.splitlines()[1] == "1 earlier ends that git keeps: all in it"
     assert json.loads(run("check", "--json").stdout)["events"] == 2
@@ -181,7 +181,7 @@ def test_closed_requests_are_listed_when_asked_for(home: Path) -> None:
     taken_in(ONE, TWO)
     run("reject", TWO, "--by", "Ada Clerk", "--reason", "withdrawn")
     with register.opened(home) as book:
-        book.close_rejected("finalize")
+        book.move([TWO], register.State.CLOSED, "finalize")
     assert [line["request_id"] for line in listed()] == [ONE]
     assert [line["request_id"] for line in listed("--all")] == [ONE, TWO]
     assert [line["request_id"] for line in listed("--state", "closed")] == [TWO]

@@ -66,10 +66,10 @@ def through(register: Register, request_id: str) -> None:
 def outcomes(register: Register) -> list[str]:
     import sqlalchemy as sa
 
-    from flows.register import database
+    from flows.register import tables, transactions
 
-    with database.reading(register._engine) as connection:
-        query = sa.select(database.callbacks.c.outcome).order_by(database.callbacks.c.seq)
+    with transactions.reading(register._engine) as connection:
+        query = sa.select(tables.callbacks.c.outcome).order_by(tables.callbacks.c.seq)
         return [str(row.outcome) for row in connection.execute(query)]
 
 

@@ -4,7 +4,10 @@ unseen."""
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,7 +31,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from flows.register import database, migrate, register
+from flows.register import anchors, chain_key, database, encoding, leases, migrate, register, tables
 from flows.register.register import (
     BusyError,
     ConflictError,
@@ -227,7 +230,7 @@ def test_a_closed_request_keeps_nothing_that_says_whom_it_was_about(book: Regist
     case = book.case(one)
     assert (case.identities, case.wishes) == ((), {"languages": ["zh"]})
     with book._engine.connect() as connection:
-        for table in database.metadata.sorted_tables:
+        for table in tables.metadata.sorted_tables:
             rows = str(connection.execute(sa.select(table)).all())
             assert "0a1b2c3d" not in rows, table.name
     assert (
@@ -263,22 +266,10 @@ def test_a_hold_keeps_a_request_out_of_batches_and_its_batch_from_release_and_er
     book.check_chain()
 
 
-def test_a_request_on_hold_can_be_rejected_and_closed(book: Register) -> None:
+def test_a_request_on_hold_can_be_rejected(book: Register) -> None:
     one = verified(book)
     book.hold(one, "Ada", "claims")
     assert book.reject(one, "Ada", "claims stand").shown == "rejected"
-    assert [case.request_id for case in book.close_rejected("finalize")] == [one]
-    assert book.close_rejected("finalize") == []
-
-
-def test_rejected_requests_of_a_batch_in_flight_are_closed_with_it(book: Register) -> None:
-    one, two, three = (verified(book, number) for number in (1, 2, 3))
-    book.reject(three, "Ada", "not his")
-    book.collect("b1", "nightly")
-    book.reject(one, "nightly", "unknown_subject")
-    assert [case.request_id for case in book.close_rejected("finalize")] == [three]
-    book.move([two], State.IDENTITY_VERIFIED, "Ada")
-    assert [case.request_id for case in book.close_rejected("finalize")] == [one]
 
 
 @pytest.mark.parametrize(
@@ -352,7 +343,7 @@ def test_what_people_write_is_cut_and_cannot_harm_the_database(book: Register) -
     book.reject(one, "A\0da\ud800" + "a" * 500, "no\0\ud800" + "n" * 5000)
     event = book.history(one)[-1]
     assert len(event.actor) == 200
-    assert len(event.details["reason"]) == register.LONGEST
+    assert len(event.details["reason"]) == encoding.LONGEST
     book.check_chain()
     for odd in ("\0", "\ud800", "' OR 1=1 --", "../x", "x" * 10_000):
         with pytest.raises(UnknownRequestError, match="expected a UUID"):
@@ -394,7 +385,7 @@ def test_every_change_of_a_request_is_told_to_its_addresses_and_notes_are_not(
     book.note("warned", "watch", request_id=one)
     told = []
     while waiting := book.undelivered():
-        for event, url, _ in waiting:
+        for event, url, *_ in waiting:
             told.append((event.kind, url))
             book.tried(event.seq, url, "200", None)
     kinds = ["received", "identity_verified", "on_hold", "hold_lifted", "extended"]
@@ -408,7 +399,7 @@ def test_every_change_of_a_request_is_told_to_its_addresses_and_notes_are_not(
 # -- nobody changes what was ----------------------------------------------------------------------
 
 
-COPIED = "'Eve', request_id, batch, kind, details, previous, hash FROM events"
+COPIED = "'Eve', request_id, batch, kind, details, previous, hash, row_digest, mac FROM events"
 REPLACED = {
     "sqlite": f"INSERT OR REPLACE INTO events SELECT seq, at, {COPIED}",
     "postgresql": "TRUNCATE events",
@@ -435,6 +426,13 @@ def test_the_database_refuses_to_change_events(
     assert book.history() == before
 
 
+SOMEBODY_ELSE = (
+    '[{"identity_type": "email", "identity_value": "0a1b2c3d:'
+    + "f" * 64
+    + '", "identity_format": "hmac-sha256"}]'
+)
+
+
 @pytest.mark.parametrize(
     ("statement", "why"),
     [
@@ -447,17 +445,36 @@ def test_the_database_refuses_to_change_events(
         ("DELETE FROM events WHERE seq = 3", "ends before event 3"),
         ("UPDATE requests SET state = 'closed'", "not as its events say"),
         ("UPDATE requests SET due = '2030-01-01'", "not as its events say"),
+        ("UPDATE requests SET due = NULL", "not as its events say"),
         ("UPDATE requests SET submitted = '2026-11-21T09:30:00Z'", "not as its events say"),
         ("UPDATE requests SET held = (1 = 1)", "not as its events say"),
+        ("UPDATE requests SET extended = (1 = 1)", "not as its events say"),
         ("UPDATE requests SET verdict = 'pass'", "not as its events say"),
+        ("UPDATE requests SET batch = 'b1'", "not as its events say"),
         ("UPDATE requests SET duplicate_of = request_id", "not as its events say"),
+        ("UPDATE requests SET regulation = 'pipl'", "not as its events say"),
+        ("UPDATE requests SET source = 'csv'", "not as its events say"),
+        ("UPDATE requests SET digest = request_id", "not as its events say"),
+        (f"UPDATE requests SET identities = '{SOMEBODY_ELSE}'", "not as its events say"),
+        ("UPDATE requests SET identities = '[]'", "not as its events say"),
+        ("""UPDATE requests SET wishes = '{"record_pseudonyms": ["x"]}'""", "not as its events say"),
+        ("UPDATE requests SET callbacks = '[]'", "not as its events say"),
+        ("""UPDATE requests SET callbacks = '["https://eve.example/"]'""", "not as its events say"),
+        ("UPDATE callbacks SET url = 'https://eve.example/'", "did not name"),
+        ("UPDATE identities SET pseudonym = 'x'", "not as its events say"),
+        ("DELETE FROM identities", "not as its events say"),
+        ("INSERT INTO identities SELECT 'x', request_id FROM requests", "not as its events say"),
+        ("INSERT INTO identities SELECT pseudonym, '0' FROM identities", "which is gone"),
+        ("UPDATE events SET row_digest = NULL WHERE seq = 2", "event 2"),
+        ("UPDATE events SET mac = NULL WHERE seq = 2", "event 2"),
+        ("UPDATE events SET mac = hash WHERE seq = 1", "event 1"),
         ("DELETE FROM requests", "is gone"),
         ("INSERT INTO requests SELECT '0', digest, regulation, submitted, source, identities, wishes, callbacks, due,"
          " extended, state, held, batch, verdict, duplicate_of FROM requests", "not as its events say"),
     ],
 )  # fmt: skip
 def test_every_change_by_another_hand_is_found(book: Register, statement: str, why: str) -> None:
-    one = verified(book)
+    one = verified(book, callbacks=("https://controller.example/",))
     book.note("warned", "watch", request_id=one)
     known = [book.head()]
     assert book.check_chain(known) == known[0]
@@ -466,21 +483,280 @@ def test_every_change_by_another_hand_is_found(book: Register, statement: str, w
         book.check_chain(known)
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        f"UPDATE requests SET identities = '{SOMEBODY_ELSE}'",
+        """UPDATE requests SET wishes = '{"record_pseudonyms": ["x"]}'""",
+        "UPDATE requests SET due = '2030-01-01'",
+        "UPDATE identities SET pseudonym = 'x'",
+    ],
+)
+def test_a_change_by_another_hand_is_neither_acted_on_nor_covered_up(
+    book: Register, statement: str
+) -> None:
+    one = verified(book)
+    change(book, statement)
+    before = book.head()
+    for act in (
+        lambda: book.collect("b1", "nightly"),
+        lambda: book.move([one], State.BATCHED, "nightly", batch="b1"),
+        lambda: book.hold(one, "Ada", "a claim"),
+        lambda: book.extend(one, "Ada", "complex"),
+        lambda: book.cancel(one, "crm", "withdrawn"),
+    ):
+        with pytest.raises(RegisterError, match="not as its events say"):
+            act()
+    assert book.head() == before
+    assert book.in_flight() is None
+
+
+def test_members_of_a_batch_are_given_only_as_they_were_collected(book: Register) -> None:
+    one = verified(book)
+    book.collect("b1", "nightly")
+    assert [case.request_id for case in book.bound("b1")] == [one]
+    change(book, f"UPDATE requests SET identities = '{SOMEBODY_ELSE}'")
+    with pytest.raises(RegisterError, match="not as its events say"):
+        book.bound("b1")
+
+
+def test_a_queued_callback_to_an_address_that_the_request_did_not_name_is_not_sent(
+    book: Register,
+) -> None:
+    received(book, callbacks=("https://controller.example/",))
+    assert len(book.undelivered()) == 1
+    change(book, "UPDATE callbacks SET url = 'https://eve.example/'")
+    assert book.undelivered() == []
+
+
+def written_anew(book: Register, statement: str, strip: bool = False) -> None:
+    """What a database's owner does who knows the format but not the key: a change, and the whole
+    chain made anew so that every hash is right."""
+    change(book, statement)
+    previous = "0" * 64
+    with book._engine.begin() as connection:
+        for row in connection.execute(sa.select(tables.events).order_by("seq")).mappings().all():
+            names = ("seq", "at", "actor", "request_id", "batch", "kind", "details")
+            facts = [previous, *(row[name] for name in names)]
+            facts += [] if strip or row["row_digest"] is None else [row["row_digest"]]
+            text = json.dumps(facts, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+            anew = hashlib.sha256(text.encode()).hexdigest()
+            values = {"previous": previous, "hash": anew}
+            values |= {"row_digest": None, "mac": None} if strip else {}
+            connection.execute(
+                tables.events.update().where(tables.events.c.seq == row["seq"]).values(**values)
+            )
+            previous = anew
+
+
+def test_a_chain_written_anew_without_the_key_is_found_without_any_anchor(book: Register) -> None:
+    one = verified(book)
+    written_anew(book, "UPDATE events SET actor = actor")  # the same again is the same
+    assert book.check_chain().seq == 2
+    written_anew(book, "UPDATE events SET actor = 'Eve' WHERE seq = 1")
+    with pytest.raises(RegisterError, match="not made with the key"):
+        book.check_chain()
+    with pytest.raises(RegisterError, match="not made with the key"):
+        book.note("warned", "watch", request_id=one)
+
+
+def test_a_chain_made_to_look_as_of_an_earlier_version_is_no_way_around_the_key(
+    book: Register, home: Path
+) -> None:
+    one = verified(book)
+    kept = book.head()
+    written_anew(book, f"UPDATE requests SET identities = '{SOMEBODY_ELSE}'", strip=True)
+    with pytest.raises(RegisterError, match="carry no key"):
+        book.check_chain()
+    with pytest.raises(RegisterError, match="not as its events say"):
+        book.collect("b1", "nightly")
+    with pytest.raises(RegisterError, match="not the one that git holds"):
+        book.bind("Ada", [kept])
+    again = Register(home)
+    with pytest.raises(RegisterError, match="carry no key"):
+        again.note("warned", "watch", request_id=one)
+    again.close()
+
+
+def test_what_an_earlier_version_wrote_is_vouched_for_once_by_a_person(
+    book: Register, home: Path
+) -> None:
+    one = verified(book)
+    written_anew(book, "UPDATE events SET actor = actor", strip=True)
+    head = book.bind("Ada")
+    assert book.check_chain() == head
+    assert [event.kind for event in book.history(one)] == ["received", "identity_verified", "bound"]
+    assert book.collect("b1", "nightly")
+    with pytest.raises(RegisterError, match="has a key already"):
+        book.bind("Ada")
+
+
+def test_a_register_without_its_key_can_be_read_and_not_changed(
+    book: Register, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = verified(book)
+    (home / chain_key.FILE).unlink()
+    without = Register(home)
+    assert not (home / chain_key.FILE).exists()  # no second key is made
+    assert without.case(one).state is State.IDENTITY_VERIFIED
+    for act in (without.check_chain, lambda: without.collect("b1", "nightly")):
+        with pytest.raises(RegisterError, match="key of the register's chain is not at hand"):
+            act()
+    without.close()
+    monkeypatch.setenv(chain_key.KEY, "another key of a length that will do")
+    other = Register(home)
+    with pytest.raises(RegisterError, match="not made with the key"):
+        other.check_chain()
+    with pytest.raises(RegisterError, match="not made with the key"):
+        received(other, 2)
+    other.close()
+
+
+def test_the_key_is_private_to_its_owner_and_long_enough(
+    home: Path, book: Register, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = home / chain_key.FILE
+    assert path.stat().st_mode & 0o077 == 0
+    path.chmod(0o640)
+    with pytest.raises(RegisterError, match="chmod 600"):
+        Register(home)
+    monkeypatch.setenv(chain_key.KEY, "short")
+    with pytest.raises(RegisterError, match="expected at least 32") as caught:
+        Register(home)
+    assert "short" not in str(caught.value)
+
+
 def test_a_chain_that_was_written_anew_as_a_whole_lacks_the_ends_that_git_keeps(
     book: Register, home: Path
 ) -> None:
     one = received(book)
-    filed = book.file_head(home / register.HEADS / "b1.json")
+    filed = book.file_head(home / anchors.HEADS / "b1.json")
     book.verify_identity(one, "Ada", "passport")
-    assert register.heads(home) == [filed]
-    assert book.check_chain(register.heads(home)).seq == 2
+    assert anchors.heads(home) == [filed]
+    assert book.check_chain(anchors.heads(home)).seq == 2
     with pytest.raises(RegisterError, match="not the one that git holds"):
         book.check_chain([Head(1, "0" * 64)])
     with pytest.raises(RegisterError, match="ends before event 3"):
         book.check_chain([filed, Head(3, "0" * 64)])
-    (home / register.HEADS / "b2.json").write_text('{"seq": "x"}')
+    (home / anchors.HEADS / "b2.json").write_text('{"seq": "x"}')
     with pytest.raises(RegisterError, match=r"b2\.json"):
-        register.heads(home)
+        anchors.heads(home)
+
+
+# -- ends of the chain that git keeps -------------------------------------------------------------
+
+
+@pytest.fixture
+def repository(home: Path) -> Path:
+    """The workspace in a git repository with a commit and a file that is changed."""
+    for command in (
+        ["init", "--quiet", "--initial-branch", "main"],
+        ["config", "user.email", "ada@example.org"],
+        ["config", "user.name", "Ada"],
+        ["commit", "--quiet", "--allow-empty", "-m", "begin"],
+    ):
+        subprocess.run(["git", *command], cwd=home, check=True)
+    (home / "README").write_text("changed by a person\n")
+    return home
+
+
+def everything(book: Register) -> dict[str, list[dict[str, Any]]]:
+    """A backup of the database, whichever it is."""
+    with book._engine.connect() as connection:
+        return {
+            table.name: [dict(row) for row in connection.execute(sa.select(table)).mappings()]
+            for table in tables.metadata.sorted_tables
+        }
+
+
+def restore(book: Register, backup: dict[str, list[dict[str, Any]]]) -> None:
+    change(book, "DELETE FROM leases")
+    with book._engine.begin() as connection:
+        for table in tables.metadata.sorted_tables:
+            connection.execute(table.delete())
+            if rows := backup[table.name]:
+                connection.execute(table.insert(), sorted(rows, key=lambda row: row.get("seq", 0)))
+
+
+def test_the_end_is_anchored_on_a_branch_of_its_own(book: Register, repository: Path) -> None:
+    def git(*arguments: str) -> str:
+        return subprocess.check_output(["git", *arguments], cwd=repository, text=True)
+
+    one = received(book)
+    before = git("rev-parse", "HEAD"), git("status", "--porcelain")
+    first = anchors.anchor(repository, book)
+    assert anchors.anchor(repository, book) == first  # nothing happened, so nothing is added
+    book.verify_identity(one, "Ada", "passport")
+    second = anchors.anchor(repository, book)
+    assert anchors.heads(repository) == [first, second]
+    assert git("rev-list", "--count", anchors.BRANCH) == "2\n"
+    assert (git("rev-parse", "HEAD"), git("status", "--porcelain")) == before
+
+
+def test_a_cut_tail_is_an_alarm(book: Register, repository: Path) -> None:
+    one = received(book)
+    backup = everything(book)
+    book.verify_identity(one, "Ada", "passport")
+    anchors.anchor(repository, book)
+    change(book, "DELETE FROM events WHERE seq = 2")
+    change(book, "UPDATE requests SET state = 'received'")
+    assert book.check_chain().seq == 1  # by itself the shorter chain is whole
+    assert everything(book)["requests"] == backup["requests"]
+    with pytest.raises(RegisterError, match="ends before event 2"):
+        anchors.check(repository, book)
+    with pytest.raises(RegisterError, match="ends before event 2"):
+        anchors.anchor(repository, book)
+
+
+def test_an_older_backup_is_an_alarm_also_when_it_goes_on(book: Register, repository: Path) -> None:
+    one = received(book)
+    backup = everything(book)
+    book.verify_identity(one, "Ada", "passport")
+    anchors.anchor(repository, book)
+    restore(book, backup)
+    with pytest.raises(RegisterError, match="ends before event 2"):
+        anchors.check(repository, book)
+    book.cancel(one, "Eve", "nobody asked")
+    with pytest.raises(RegisterError, match="not the one that git holds the end of"):
+        anchors.check(repository, book)
+
+
+def test_an_emptied_register_is_an_alarm(book: Register, repository: Path) -> None:
+    received(book)
+    anchors.anchor(repository, book)
+    restore(book, {name: [] for name in everything(book)})
+    with pytest.raises(RegisterError, match="ends before event 1"):
+        anchors.check(repository, book)
+
+
+def test_a_damaged_anchor_is_an_alarm_and_no_pass(book: Register, repository: Path) -> None:
+    received(book)
+    anchors.anchor(repository, book)
+    for line in ("no JSON", "[]", '{"seq": 1}'):
+        damaged = f"{line}\n"
+        blob = subprocess.check_output(
+            ["git", "hash-object", "-w", "--stdin"], cwd=repository, text=True, input=damaged
+        )
+        tree = "ledger/chain/daily.jsonl"
+        commands = (
+            f"commit refs/heads/{anchors.BRANCH}\ncommitter Eve <eve@example.org> 0 +0000\n"
+            f"data 0\nfrom refs/heads/{anchors.BRANCH}^0\nM 100644 {blob.strip()} {tree}\n"
+        )
+        subprocess.run(
+            ["git", "fast-import", "--quiet"],
+            cwd=repository,
+            input=commands,
+            text=True,
+            check=True,
+        )
+        with pytest.raises(RegisterError, match="is damaged"):
+            anchors.check(repository, book)
+
+
+def test_a_workspace_outside_git_has_nowhere_to_anchor(book: Register, tmp_path: Path) -> None:
+    received(book)
+    with pytest.raises(WorkspaceError, match="fast-import"):
+        anchors.anchor(tmp_path, book)
 
 
 # -- who works ------------------------------------------------------------------------------------
@@ -560,7 +836,7 @@ def test_a_later_process_of_the_same_number_does_not_hold_the_lease(
     book: Register, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as before:
-        before.setattr(register, "_started", lambda pid: "1")
+        before.setattr(leases, "started", lambda pid: "1")
         register.Lease(book._engine, "nightly", 600).take()
     with book.lease("nightly"):
         pass
@@ -569,11 +845,11 @@ def test_a_later_process_of_the_same_number_does_not_hold_the_lease(
 def test_a_lease_of_another_machine_counts_until_it_runs_out(
     book: Register, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = register._machine()
-    monkeypatch.setattr(register, "_machine", lambda: "elsewhere")
+    own = leases.machine()
+    monkeypatch.setattr(leases, "machine", lambda: "elsewhere")
     monkeypatch.setattr(register.Lease, "_renew_often", lambda self: None)
     register.Lease(book._engine, "nightly", 0.5).take()
-    monkeypatch.setattr(register, "_machine", lambda: own)
+    monkeypatch.setattr(leases, "machine", lambda: own)
     with pytest.raises(BusyError), book.lease("nightly"):
         pytest.fail("two at once")
     time.sleep(0.6)
@@ -693,7 +969,7 @@ def test_the_migrated_tables_are_those_that_the_code_means(book: Register) -> No
     from alembic.script import ScriptDirectory
 
     with book._engine.connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), database.metadata) == []
+        assert compare_metadata(MigrationContext.configure(connection), tables.metadata) == []
         assert migrate.version(connection) == migrate.LATEST
     scripts = ScriptDirectory.from_config(_config())
     assert scripts.get_heads() == [migrate.LATEST]
@@ -802,6 +1078,7 @@ def test_the_register_is_backed_up_while_it_is_written(
         process.communicate()
     with pytest.raises(RegisterError, match="name a new file"):
         book.backup(copy)
+    shutil.copytree(tmp_path / "home" / "keys", tmp_path / "copy" / "keys")  # backed up apart
     restored = Register(tmp_path / "copy")
     assert restored.check_chain([head]) == head
     assert restored.case(one) == book.case(one)

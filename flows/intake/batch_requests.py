@@ -1,0 +1,66 @@
+"""The file of requests that a batch is audited and erased by, compared with the register."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from flows.intake import pseudonymise
+from flows.register import anchors
+from flows.register.register import Case, Register, RegisterError, State
+from flows.workspace import shell
+from tasks.common.errors import WorkspaceError
+
+
+def entries(cases: Iterable[Case]) -> list[dict[str, Any]]:
+    """The content of `requests/<batch>.json`, in the order of receipt."""
+    ordered = sorted(cases, key=lambda case: (case.submitted, case.request_id))
+    return [pseudonymise.as_entry(case) for case in ordered]
+
+
+def check(home: Path, register: Register, batch: str) -> None:
+    """See that nobody changed whom a batch is about; call it before its release and its erasure.
+
+    The whole chain is checked with all anchors, every request with the chain, and the file of
+    requests in the tag `audit/<batch>` with the requests. A batch of which the register knows no
+    request was run by hand; only the chain is checked then.
+
+    Raises:
+        RegisterError: something was changed.
+    """
+    anchors.check(home, register)
+    cases = {case.request_id: case for case in register.bound(batch)}
+    if not cases:
+        return
+    try:
+        text = shell.git(home, "show", f"audit/{batch}:./requests/{batch}.json")
+    except WorkspaceError:  # not audited yet; there is nothing to release or to erase
+        return
+    for entry in json.loads(text):
+        request_id = str(entry["subject_request_id"]).lower()
+        case = cases.get(request_id) or _elsewhere(register, request_id, batch)
+        if case.state is not State.CLOSED and entry != json.loads(
+            json.dumps(pseudonymise.as_entry(case))
+        ):
+            raise RegisterError(
+                f"batch {batch} was audited for another content of request {request_id} than the "
+                "register holds; nothing is released or erased by it. Find out who changed which"
+            )
+
+
+def _elsewhere(register: Register, request_id: str, batch: str) -> Case:
+    """A request that left the batch meanwhile, as one that was queued again.
+
+    Raises:
+        RegisterError: the register has no such request.
+    """
+    try:
+        case = register.case(request_id)
+    except RegisterError as error:
+        raise RegisterError(
+            f"batch {batch} was audited for a request that the register does not know; nothing is "
+            "released or erased by it. Find out who added it"
+        ) from error
+    return case

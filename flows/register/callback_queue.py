@@ -1,0 +1,107 @@
+"""The queue of status callbacks: which are due, in a fair order, and what became of each try."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import NamedTuple
+
+import sqlalchemy as sa
+
+from flows.register.chain import Event, event_of
+from flows.register.encoding import text_of
+from flows.register.states import State
+from flows.register.tables import callbacks, events, requests
+
+QUOTA = 32
+"""Callbacks of one client in one answer at most, so that no client fills the queue for others."""
+
+
+class Due(NamedTuple):
+    """A callback whose time has come.
+
+    Attributes:
+        event: what is told.
+        url: where to.
+        tries: so far.
+        client: who sent the request.
+    """
+
+    event: Event
+    url: str
+    tries: int
+    client: str
+
+
+def due(connection: sa.Connection, at: datetime, most: int) -> list[Due]:
+    """Callbacks whose time has come.
+
+    Clients take turns: the longest due of each come first, then each one's second, up to `QUOTA`
+    each. Of a request's events that wait for the same address only the first is given, so that
+    their order is kept. An address that the request does not name is left out; `check` tells of it.
+
+    Args:
+        connection: to the database.
+        at: the moment that counts.
+        most: how many to give at most.
+    """
+    earlier, before, receipt = callbacks.alias(), events.alias(), events.alias()
+    waits = (
+        sa.select(earlier.c.seq)
+        .join(before, before.c.seq == earlier.c.seq)
+        .where(earlier.c.url == callbacks.c.url, before.c.request_id == events.c.request_id)
+        .where(earlier.c.seq < callbacks.c.seq, earlier.c.next_try.is_not(None))
+    )
+    order = (callbacks.c.next_try, callbacks.c.seq, callbacks.c.url)
+    turn = sa.func.row_number().over(partition_by=receipt.c.actor, order_by=order)
+    ready = (
+        sa.select(
+            callbacks.c.seq,
+            callbacks.c.url,
+            callbacks.c.tries,
+            callbacks.c.next_try,
+            receipt.c.actor.label("client"),
+            requests.c.callbacks.label("addresses"),
+            turn.label("turn"),
+        )
+        .join(events, events.c.seq == callbacks.c.seq)
+        .join(requests, requests.c.request_id == events.c.request_id)
+        .join(receipt, receipt.c.request_id == events.c.request_id)
+        .where(receipt.c.kind == str(State.RECEIVED))
+        .where(callbacks.c.next_try <= text_of(at), ~waits.exists())
+        .subquery()
+    )
+    chosen = (
+        sa.select(ready.c.url, ready.c.tries, ready.c.client, ready.c.addresses, events)
+        .join(events, events.c.seq == ready.c.seq)
+        .where(ready.c.turn <= QUOTA)
+        .order_by(ready.c.turn, ready.c.next_try, ready.c.seq)
+        .limit(most)
+    )
+    return [
+        Due(event_of(row), row.url, row.tries, row.client)
+        for row in connection.execute(chosen)
+        if row.url in row.addresses
+    ]
+
+
+def record(
+    connection: sa.Connection, seq: int, url: str, outcome: str, again: datetime | None
+) -> None:
+    """Record a try.
+
+    Args:
+        connection: of a writer.
+        seq: of the event.
+        url: where it was sent.
+        outcome: what came of it.
+        again: when to try again; None: it is delivered, or given up.
+    """
+    connection.execute(
+        callbacks.update()
+        .where(callbacks.c.seq == seq, callbacks.c.url == url)
+        .values(
+            tries=callbacks.c.tries + 1,
+            next_try=None if again is None else text_of(again),
+            outcome=outcome[:200],
+        )
+    )

@@ -1,0 +1,332 @@
+"""The chain of events, and the rows of requests that it binds.
+
+Each event's hash covers the event and the hash of the one before; its MAC, made with the chain's
+key, authenticates that hash. An event that changes a request also holds a digest of the request's
+whole row and of its entries in the table of identities. So nobody without the key can change, add
+or remove an event, or a row that decides what is done, unseen; only a cut of the last events needs
+an anchor outside the database (`anchors`) to be seen.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+
+from flows.register.chain_key import KEY, ChainKey
+from flows.register.encoding import canonical, now, sha256, storable
+from flows.register.states import RegisterError
+from flows.register.tables import callbacks, events, identities, requests
+
+GENESIS = "0" * 64
+"""What the first event names as the hash of the one before it."""
+BOUND = "bound"
+"""Kind of the events by which a person vouches for what an earlier version of the tool wrote."""
+MANY = 1000
+"""Ids in one query; databases limit the number of parameters."""
+RESTORE = "stop, find out who changed the database, and restore a backup"
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened. `details` hold no personal data."""
+
+    seq: int
+    at: str
+    actor: str
+    request_id: str | None
+    batch: str | None
+    kind: str
+    details: Mapping[str, Any]
+    previous: str
+    hash: str
+    row_digest: str | None = field(default=None, repr=False)
+    mac: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Head:
+    """The end of the chain. Whoever keeps it can tell later whether anything before it changed."""
+
+    seq: int
+    hash: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """An event to be written.
+
+    Attributes:
+        actor: who does it.
+        request_id: the request that it is about.
+        batch: the batch that it is about.
+        kind: of event.
+        details: further facts; no personal data.
+        callbacks: addresses that are told of it.
+        changes: whether it changes the request, so that it binds the row as it is now.
+    """
+
+    actor: str
+    request_id: str | None
+    batch: str | None
+    kind: str
+    details: Mapping[str, Any]
+    callbacks: Sequence[str] = ()
+    changes: bool = False
+
+
+def append(
+    connection: sa.Connection,
+    key: ChainKey | None,
+    steps: Sequence[Step],
+    after: Head | None = None,
+) -> list[Event]:
+    """Add events to the chain, and their status callbacks to the queue.
+
+    To be called after the rows of the requests were changed, in the same transaction.
+
+    Args:
+        connection: of a writer.
+        key: the chain's key.
+        steps: what happened.
+        after: an end without a MAC that the caller has checked; None: the last event needs one.
+
+    Raises:
+        RegisterError: the key is missing, or the chain ends with an event that was not made with
+            it.
+    """
+    last = connection.execute(sa.select(events).order_by(events.c.seq.desc()).limit(1)).first()
+    head = Head(0, GENESIS) if last is None else Head(last.seq, last.hash)
+    if key is None:
+        raise RegisterError(_no_key())
+    if last is not None and after != head and not _authentic(last, key):
+        raise RegisterError(_unauthentic(last))
+    changed = [str(step.request_id) for step in steps if step.changes]
+    digests = row_digests(connection, changed)
+    rows, queue = list[dict[str, Any]](), list[dict[str, Any]]()
+    for step in steps:
+        row = {
+            "seq": head.seq + 1,
+            "at": now(),
+            "actor": storable(step.actor)[:200],
+            "request_id": step.request_id,
+            "batch": step.batch,
+            "kind": step.kind,
+            "details": canonical(storable(step.details)),
+            "previous": head.hash,
+            "row_digest": digests[str(step.request_id)] if step.changes else None,
+        }
+        row["hash"] = _hash(row)
+        row["mac"] = key.mac(row["hash"])
+        head = Head(head.seq + 1, row["hash"])
+        rows.append(row)
+        queue += [
+            {"seq": head.seq, "url": url, "tries": 0, "next_try": row["at"]}
+            for url in dict.fromkeys(step.callbacks)
+        ]
+    if rows:
+        connection.execute(events.insert(), rows)
+    if queue:
+        connection.execute(callbacks.insert(), queue)
+    return [Event(**{**row, "details": json.loads(row["details"])}) for row in rows]
+
+
+def head_of(connection: sa.Connection) -> Head:
+    """The end of the chain."""
+    row = connection.execute(
+        sa.select(events.c.seq, events.c.hash).order_by(events.c.seq.desc()).limit(1)
+    ).first()
+    return Head(0, GENESIS) if row is None else Head(row.seq, row.hash)
+
+
+def event_of(row: Any) -> Event:
+    """An event from its row.
+
+    Raises:
+        ValueError: its details are not JSON.
+    """
+    values = {column.name: row._mapping[column.name] for column in events.c}
+    return Event(**{**values, "details": json.loads(row.details)})
+
+
+def row_digests(connection: sa.Connection, request_ids: Collection[str]) -> dict[str, str]:
+    """SHA-256 of each request's whole row and of its entries in the table of identities.
+
+    Columns that are null are left out, so that a later version may add columns.
+    """
+    found: dict[str, str] = {}
+    for some in _portions(request_ids):
+        names = defaultdict(list)
+        for entry in connection.execute(
+            sa.select(identities).where(identities.c.request_id.in_(some))
+        ):
+            names[entry.request_id].append(entry.pseudonym)
+        for row in connection.execute(sa.select(requests).where(requests.c.request_id.in_(some))):
+            found[row.request_id] = _row_digest(row, names[row.request_id])
+    return found
+
+
+def require_bound(
+    connection: sa.Connection, key: ChainKey | None, request_ids: Collection[str]
+) -> None:
+    """See that requests, in all columns, are what their last change left.
+
+    Raises:
+        RegisterError: one is not, or the key is missing.
+    """
+    if key is None:
+        raise RegisterError(_no_key())
+    digests = row_digests(connection, request_ids)
+    for some in _portions(request_ids):
+        last = (
+            sa.select(sa.func.max(events.c.seq))
+            .where(events.c.request_id.in_(some), events.c.row_digest.is_not(None))
+            .group_by(events.c.request_id)
+        )
+        bound = {
+            row.request_id: row.row_digest
+            for row in connection.execute(sa.select(events).where(events.c.seq.in_(last)))
+            if row.hash == _hash(dict(row._mapping)) and _authentic(row, key)
+        }
+        for request_id in some:
+            if bound.get(request_id) != digests.get(request_id) or request_id not in bound:
+                raise RegisterError(_unbound(request_id))
+
+
+def check(
+    connection: sa.Connection, key: ChainKey | None, known: Sequence[Head] = (), keyed: bool = True
+) -> Head:
+    """Go through the whole chain, and compare every request with what the chain says of it.
+
+    Args:
+        connection: one that sees a single moment.
+        key: the chain's key.
+        known: earlier ends, as anchors keep them.
+        keyed: false for what an earlier version wrote, which has neither MACs nor digests.
+
+    Raises:
+        RegisterError: an event is missing, changed, out of place or not made with the key; the
+            chain lacks a known end; or a request, its identities or its callbacks are not as the
+            chain says.
+    """
+    if keyed and key is None:
+        raise RegisterError(_no_key())
+    wanted = {head.seq: head.hash for head in known}
+    previous, seq, authenticated = GENESIS, 0, False
+    digests: dict[str, str] = {}
+    for row in _stream(connection, sa.select(events).order_by(events.c.seq)):
+        seq += 1
+        if (row.seq, row.previous, row.hash) != (seq, previous, _hash(dict(row._mapping))):
+            raise RegisterError(f"event {seq} of the register is missing or was changed; {RESTORE}")
+        if wanted.pop(seq, row.hash) != row.hash:
+            raise RegisterError(
+                f"the chain up to event {seq} is not the one that git holds the end of; {RESTORE}"
+            )
+        if row.mac is not None or authenticated:
+            if not keyed:
+                raise RegisterError("the register has a key already; there is nothing to vouch for")
+            if key is None or not _authentic(row, key):
+                raise RegisterError(_unauthentic(row))
+            authenticated = True
+        if row.row_digest is not None:
+            digests[str(row.request_id)] = row.row_digest
+        previous = row.hash
+    if wanted:
+        raise RegisterError(
+            f"the register ends before event {max(wanted)}, which git holds the hash of; its last "
+            f"events were cut off, or an older backup was restored; {RESTORE}"
+        )
+    if keyed:
+        if seq and not authenticated:
+            raise RegisterError(_unkeyed())
+        _compare(connection, digests)
+    return Head(seq, previous)
+
+
+def _compare(connection: sa.Connection, digests: dict[str, str]) -> None:
+    """Raise `RegisterError` if a request is not what the chain's digests say."""
+    names = defaultdict(list)
+    for entry in _stream(connection, sa.select(identities)):
+        names[entry.request_id].append(entry.pseudonym)
+    addresses: dict[str, list[str]] = {}
+    for row in _stream(connection, sa.select(requests)):
+        if digests.pop(row.request_id, None) != _row_digest(row, names.pop(row.request_id, [])):
+            raise RegisterError(_unbound(row.request_id))
+        addresses[row.request_id] = row.callbacks
+    if digests:
+        raise RegisterError(f"request {min(digests)} is gone, and its events are there; {RESTORE}")
+    if names:
+        raise RegisterError(
+            f"the table of identities names request {min(names)}, which is gone; {RESTORE}"
+        )
+    queue = sa.select(events.c.request_id, callbacks.c.url).join(
+        events, events.c.seq == callbacks.c.seq
+    )
+    for row in _stream(connection, queue):
+        if row.url not in addresses.get(row.request_id, []):
+            raise RegisterError(
+                f"request {row.request_id}: a queued status callback goes to an address that the "
+                f"request did not name; {RESTORE}"
+            )
+
+
+def _row_digest(row: Any, names: Collection[str]) -> str:
+    columns = {name: value for name, value in row._mapping.items() if value is not None}
+    for name in ("held", "extended"):
+        columns[name] = bool(columns[name])
+    return sha256(canonical([columns, sorted(names)]))
+
+
+def _hash(row: Mapping[str, Any]) -> str:
+    """SHA-256 over everything that an event says, and over the hash of the one before."""
+    names = ("previous", "seq", "at", "actor", "request_id", "batch", "kind", "details")
+    bound = [] if row["row_digest"] is None else [row["row_digest"]]
+    return sha256(canonical([*(row[name] for name in names), *bound]))
+
+
+def _authentic(row: Any, key: ChainKey) -> bool:
+    return key.vouches(row.hash, row.mac)
+
+
+def _portions(request_ids: Collection[str]) -> Iterator[list[str]]:
+    wanted = list(dict.fromkeys(request_ids))
+    for start in range(0, len(wanted), MANY):
+        yield wanted[start : start + MANY]
+
+
+def _stream(connection: sa.Connection, query: sa.Select[Any]) -> Iterator[Any]:
+    """Rows of a long answer, a thousand at a time."""
+    with connection.execute(query.execution_options(yield_per=1000)) as rows:
+        yield from rows
+
+
+def _no_key() -> str:
+    return (
+        f"the key of the register's chain is not at hand; set {KEY} to the key that the register "
+        "was begun with, or bring keys/chain.key back"
+    )
+
+
+def _unauthentic(row: Any) -> str:
+    if row.mac is None and row.row_digest is None:
+        return _unkeyed()
+    return (
+        f"event {row.seq} of the register was not made with the key at hand: it was changed, or "
+        f"another machine has another {KEY}; {RESTORE}, or set the right key"
+    )
+
+
+def _unkeyed() -> str:
+    return (
+        "the register's last events carry no key: an earlier version of the tool wrote them, or "
+        "somebody without the key. If it is the former, look at the open requests, then vouch for "
+        "them once with `erasure-audit requests bind --by NAME`"
+    )
+
+
+def _unbound(request_id: str) -> str:
+    return f"request {request_id} is not as its events say; {RESTORE}"

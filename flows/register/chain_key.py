@@ -1,0 +1,100 @@
+"""The key of the register's chain: it authenticates events, and the database's owner need not hold
+it.
+
+It is the secret `ERASURE_AUDIT_CHAIN_KEY`, else the workspace's own file, which git does not track.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hmac
+import os
+import secrets
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from flows.register.states import RegisterError
+from flows.workspace import environment
+
+KEY = "ERASURE_AUDIT_CHAIN_KEY"
+"""Names the secret with the key, a random text."""
+FILE = Path("keys/chain.key")
+"""The workspace's own key, for those that name none."""
+SHORTEST = 32
+"""Shortest key, characters."""
+
+
+@dataclass(frozen=True)
+class ChainKey:
+    """The key with which events are authenticated."""
+
+    secret: bytes = field(repr=False)
+
+    def mac(self, event_hash: str) -> str:
+        """HMAC-SHA256 of an event's hash, which covers all events before, 64 hexadecimal digits."""
+        return hmac.digest(self.secret, event_hash.encode(), "sha256").hex()
+
+    def vouches(self, event_hash: str, mac: str | None) -> bool:
+        """Whether a MAC was made with this key."""
+        return mac is not None and hmac.compare_digest(self.mac(event_hash), mac)
+
+
+def at_hand(home: Path) -> ChainKey | None:
+    """The key, or None if there is none.
+
+    Raises:
+        RegisterError: it is too short, or others may read its file.
+    """
+    if named := environment.secret(KEY):
+        return _read(named, KEY)
+    path = home / FILE
+    try:
+        with path.open(encoding="utf-8") as stream:
+            if os.name == "posix" and os.fstat(stream.fileno()).st_mode & 0o077:
+                raise RegisterError(f"{FILE}: others may read this key; chmod 600 {FILE}")
+            return _read(stream.read(), str(FILE))
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RegisterError(
+            f"{FILE}: the key cannot be read; restore it from its backup"
+        ) from error
+
+
+def make(home: Path) -> ChainKey:
+    """The key; a workspace that has none gets one. Processes that start at once get the same.
+
+    Raises:
+        RegisterError: as `at_hand`, or the file cannot be written.
+    """
+    key = at_hand(home)
+    if key is not None:
+        return key
+    path = home / FILE
+    draft = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        ignore = path.parent / ".gitignore"
+        if not ignore.exists():
+            ignore.write_text("*\n", encoding="utf-8")
+        with os.fdopen(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as stream:
+            stream.write(secrets.token_hex(32) + "\n")
+        with contextlib.suppress(FileExistsError):  # another process was first; its key counts
+            path.hardlink_to(draft)
+    except OSError as error:
+        raise RegisterError(
+            f"{FILE}: the key cannot be written ({error.strerror}); set {KEY} instead"
+        ) from error
+    finally:
+        draft.unlink(missing_ok=True)
+    return make(home)
+
+
+def _read(text: str, where: str) -> ChainKey:
+    text = text.strip()
+    if len(text) < SHORTEST:
+        raise RegisterError(
+            f"{where}: got a key of {len(text)} characters, expected at least {SHORTEST}; "
+            "`openssl rand -hex 32` makes one"
+        )
+    return ChainKey(text.encode(errors="surrogatepass"))

@@ -1,0 +1,130 @@
+"""Queries on the table of requests."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from datetime import date
+from typing import Any
+
+import sqlalchemy as sa
+
+from flows.register.chain import MANY
+from flows.register.states import Case, State, UnknownRequestError, printable_id
+from flows.register.tables import identities, requests
+from tasks.common.errors import PseudonymError
+from tasks.requests import pseudonyms
+
+
+def row_of(connection: sa.Connection, request_id: str) -> Any:
+    """The row of a request, or None."""
+    query = sa.select(requests).where(requests.c.request_id == request_id)
+    return connection.execute(query).first()
+
+
+def case_of(connection: sa.Connection, request_id: str) -> Case:
+    """A request.
+
+    Raises:
+        UnknownRequestError: there is no such request.
+    """
+    return cases_of(connection, [request_id])[request_id]
+
+
+def cases_of(connection: sa.Connection, request_ids: Sequence[str]) -> dict[str, Case]:
+    """Requests by their ids.
+
+    Raises:
+        UnknownRequestError: there is no such request.
+    """
+    cases: dict[str, Case] = {}
+    # only UUIDs are asked for: PostgreSQL refuses some texts
+    wanted = [name for name in dict.fromkeys(request_ids) if printable_id(name) == name]
+    for start in range(0, len(wanted), MANY):
+        query = sa.select(requests).where(requests.c.request_id.in_(wanted[start : start + MANY]))
+        cases |= {row.request_id: as_case(row) for row in connection.execute(query)}
+    for request_id in request_ids:
+        if request_id not in cases:
+            raise UnknownRequestError(
+                f"the register has no request {printable_id(request_id)}; "
+                "see `erasure-audit requests list`"
+            )
+    return cases
+
+
+def conditions(
+    states: Collection[State] | None, batch: str | None, held: bool = False
+) -> list[sa.ColumnElement[bool]]:
+    """Conditions for requests in some states, of a batch, or on hold; None: any."""
+    wanted: list[sa.ColumnElement[bool]] = []
+    if states is not None:
+        wanted.append(requests.c.state.in_([str(state) for state in states]))
+    if batch is not None:
+        wanted.append(requests.c.batch == batch)
+    if held:
+        wanted.append(requests.c.held.is_(True))
+    return wanted
+
+
+def urgent_first(where: Sequence[sa.ColumnElement[bool]]) -> sa.Select[Any]:
+    """A query for requests, the nearest deadline first."""
+    order = (sa.func.coalesce(requests.c.due, "9999"), requests.c.request_id)
+    return sa.select(requests).where(*where).order_by(*order)
+
+
+def change(connection: sa.Connection, request_id: str, **values: Any) -> None:
+    """Change columns of a request."""
+    connection.execute(
+        requests.update().where(requests.c.request_id == request_id).values(**values)
+    )
+
+
+def twin(connection: sa.Connection, names: Collection[str]) -> str | None:
+    """The earliest open request that has a pseudonym in common with these."""
+    query = (
+        sa.select(requests.c.request_id)
+        .join(identities, identities.c.request_id == requests.c.request_id)
+        .where(identities.c.pseudonym.in_(names))
+        .order_by(requests.c.submitted, requests.c.request_id)
+    )
+    earliest: str | None = connection.scalar(query.limit(1))
+    return earliest
+
+
+def refuse_other_key(connection: sa.Connection, names: Collection[str]) -> None:
+    """Raise `PseudonymError` if open requests have pseudonyms of another key.
+
+    Under another key the same person looks like somebody else, and duplicates would be missed.
+    """
+    sample = connection.scalar(sa.select(identities.c.pseudonym).limit(1))
+    for name in names:
+        if (
+            sample
+            and name[:9] != sample[:9]
+            and pseudonyms.FORM.fullmatch(sample)
+            and pseudonyms.FORM.fullmatch(name)
+        ):
+            raise PseudonymError(
+                f"the open requests were taken in with the pseudonym key {sample[:8]}, and the key "
+                f"at hand is {name[:8]}; set {pseudonyms.KEY} to the one before, or close those "
+                "requests first"
+            )
+
+
+def as_case(row: Any) -> Case:
+    """A request from its row."""
+    return Case(
+        request_id=row.request_id,
+        regulation=row.regulation,
+        submitted=row.submitted,
+        source=row.source,
+        identities=tuple(row.identities),
+        wishes=row.wishes,
+        callbacks=tuple(row.callbacks),
+        due=None if row.due is None else date.fromisoformat(row.due),
+        extended=bool(row.extended),
+        state=State(row.state),
+        held=bool(row.held),
+        batch=row.batch,
+        verdict=row.verdict,
+        duplicate_of=row.duplicate_of,
+    )

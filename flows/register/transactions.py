@@ -1,0 +1,84 @@
+"""Transactions on the register's database, with its failures as errors that a user can read."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import sqlalchemy as sa
+
+from tasks.common.errors import WorkspaceError
+
+URL = "ERASURE_AUDIT_DATABASE"
+"""Names the secret with the database's address, as in
+postgresql+psycopg://user:password@host/name."""
+PATIENCE = 60
+"""Time that a writer waits for the one before it, s; transactions take milliseconds."""
+LOCK = 0x45_52_41_53
+"""Key of the advisory lock that PostgreSQL's writers take in turn, so that the chain does not
+fork."""
+
+
+@contextlib.contextmanager
+def reachable(engine: sa.Engine) -> Iterator[None]:
+    """Turn the driver's errors about the connection into one that a user can read, without address
+    or password."""
+    try:
+        yield
+    except sa.exc.DatabaseError as error:
+        if isinstance(error, (sa.exc.IntegrityError, sa.exc.ProgrammingError, sa.exc.DataError)):
+            raise  # a defect of this program, not of the database
+        # not the driver's own message: it names the address
+        raise WorkspaceError(_unusable(error, engine)) from None
+    except (sa.exc.InterfaceError, sa.exc.TimeoutError) as error:
+        raise WorkspaceError(_unusable(error, engine)) from None
+
+
+def _unusable(error: sa.exc.SQLAlchemyError, engine: sa.Engine) -> str:
+    lines = str(getattr(error, "orig", None) or error).strip().splitlines()
+    return (
+        f"the register's {engine.dialect.name} database cannot be used "
+        f"({_without(lines[0], engine.url)}); check that it runs and that {URL} is right, then do "
+        "the same again: what was written before is kept"
+    )
+
+
+@contextlib.contextmanager
+def writing(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """A transaction with the only writer inside; it commits as a whole or not at all."""
+    with reachable(engine), engine.connect() as connection:
+        if engine.dialect.name == "sqlite":
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        else:
+            connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{PATIENCE}s'")
+            connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK})
+        try:
+            yield connection
+        except BaseException:
+            connection.rollback()
+            raise
+        connection.commit()
+
+
+@contextlib.contextmanager
+def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """A connection for reading."""
+    with reachable(engine), engine.connect() as connection:
+        yield connection
+
+
+@contextlib.contextmanager
+def snapshot(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """A connection for reading that sees one moment, however long the reading takes."""
+    with reachable(engine), engine.connect() as connection:
+        if engine.dialect.name == "sqlite":
+            connection.exec_driver_sql("BEGIN")
+        else:
+            connection = connection.execution_options(isolation_level="REPEATABLE READ")
+        yield connection
+
+
+def _without(text: str, url: sa.URL) -> str:
+    for part in (url.password, url.username, url.host):
+        text = text.replace(str(part), "…") if part else text
+    return text
