@@ -15,12 +15,14 @@ from flows.pipeline import close_batch
 from flows.register.register import Intake, Register, State
 from flows.workspace import checkouts, layout, shell
 from tasks.common import files, settings
+from tasks.requests import pseudonyms
 
 BATCH = "2026-11-21"
 PASS = "11111111-aaaa-4aaa-8aaa-000000000001"
 OTHER = "22222222-bbbb-4bbb-8bbb-000000000002"
 ASIDE = "33333333-cccc-4ccc-8ccc-000000000003"
 """A request of somebody whom no model saw."""
+KEY = "the key of pseudonyms of this world"
 SUBJECTS = {PASS: "p0", OTHER: "p1", ASIDE: "p9"}
 ROLES = ["training"] * 7 + ["calibration", "test", "control"]
 
@@ -85,6 +87,9 @@ def make(home: Path, verdicts: dict[str, str], *, remote: bool = False) -> Path:
     shell.dvc(home, "add", "--quiet", "data")
     shell.git(home, "add", ".")
     shell.git(home, "commit", "--quiet", "-m", "workspace")
+    (home / "keys").mkdir()
+    (home / pseudonyms.FILE).touch(mode=0o600)
+    (home / pseudonyms.FILE).write_text(KEY)
     register = Register(home)
     _audit(home, verdicts)
     ids = list(verdicts)
@@ -191,9 +196,10 @@ def request_of(request: str) -> dict[str, Any]:
 
 
 def identity_of(request: str) -> dict[str, str]:
-    """An identity as the register keeps it, of somebody else for each request."""
-    name = f"00000000:{hashlib.sha256(request.encode()).hexdigest()}"
-    return {"identity_type": "email", "identity_value": name, "identity_format": "hmac-sha256"}
+    """The identity of a request as the register keeps it."""
+    kind, key = "controller_customer_id", pseudonyms.Key(KEY.encode())
+    name = key.of(kind, SUBJECTS.get(request, request))
+    return {"identity_type": kind, "identity_value": name, "identity_format": "hmac-sha256"}
 
 
 def copy(source: Path, target: Path) -> Path:

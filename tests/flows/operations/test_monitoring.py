@@ -89,6 +89,7 @@ def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     (tmp_path / "params.yaml").write_text(settings.defaults_yaml())
+    shell.git(tmp_path, "init", "--quiet")  # it keeps the ends of the register's chain
     return tmp_path
 
 

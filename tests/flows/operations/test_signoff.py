@@ -36,6 +36,9 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (home / ".dvc").mkdir()
     (home / ".dvc/config").write_text("")
     (home / "params.yaml").write_text(settings.defaults_yaml())
+    (home / "keys").mkdir()
+    (home / pseudonyms.FILE).touch(mode=0o600)
+    (home / pseudonyms.FILE).write_text(signed_off.KEY)
     close(home, BATCH, {PASS: "pass", OTHER: "fail", ASIDE: ""})
     return home
 
