@@ -17,7 +17,7 @@ from flows.register.chain import Head
 from flows.register.encoding import now
 from flows.register.register import Register
 from flows.register.states import RegisterError
-from flows.workspace import shell
+from flows.workspace import git, shell
 from tasks.common import files
 from tasks.common.errors import AuditError
 
@@ -78,7 +78,7 @@ def _head(value: Any) -> Head:
 
 def _lines(home: Path) -> list[dict[str, Any]]:
     """What the branch holds; nothing where there is no branch."""
-    if not shell.succeeds(home, "rev-parse", "--verify", "--quiet", f"refs/heads/{BRANCH}"):
+    if not git.has_branch(home, BRANCH):
         return []
     text = shell.git(home, "show", f"refs/heads/{BRANCH}:{LINES}")
     try:
@@ -97,7 +97,7 @@ def _commit(home: Path, lines: list[dict[str, Any]]) -> None:
     that another process added meanwhile."""
     content = "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines)
     message = f"The register's chain ends with event {lines[-1]['seq']}\n"
-    known = shell.succeeds(home, "rev-parse", "--verify", "--quiet", f"refs/heads/{BRANCH}")
+    known = git.has_branch(home, BRANCH)
     parent = f"from refs/heads/{BRANCH}^0\n" if known else ""
     commands = (
         f"commit refs/heads/{BRANCH}\n"
