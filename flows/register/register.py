@@ -50,6 +50,7 @@ from tasks.requests import deadlines
 
 __all__ = [
     "BLOCKED",
+    "EXTENDED",
     "IN_BATCH",
     "MOVES",
     "OPEN",
