@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.operations import night_run, notices
+from flows.pipeline.console import counted
 from flows.register import anchors
 from flows.register.register import OPEN, Case, Register, RegisterError, State
 from flows.workspace import checkouts
@@ -104,8 +105,8 @@ def run(
         near = new(_deadlines(register, chosen.warn_days, moment.date()))
         stuck = new(_stuck(home, register, timedelta(hours=chosen.stuck_hours), runs, moment))
         for findings, title, event in (
-            (near, "deadline is near or over", "deadline"),
-            (stuck, "thing needs a look", "stuck"),
+            (near, ("deadline is near or over", "deadlines are near or over"), "deadline"),
+            (stuck, ("thing needs a look", "things need a look"), "stuck"),
         ):
             _tell(home, register, findings, title, f"erasure-audit.{event}", emit)
         waiting = notices.deliver(home).waiting
@@ -113,20 +114,20 @@ def run(
 
 
 def _tell(
-    home: Path, register: Register, findings: list[Finding], title: str, event: str, emit: Emit
+    home: Path,
+    register: Register,
+    findings: list[Finding],
+    title: tuple[str, str],
+    event: str,
+    emit: Emit,
 ) -> None:
     """One message for all of them, an event and a line in the register for each."""
     if not findings:
         return
-    counted = (
-        title
-        if len(findings) == 1
-        else title.replace(" is ", "s are ").replace("thing needs", "things need")
-    )
     body = "\n".join(each.text for each in findings)
     notices.send(
         home,
-        f"{len(findings)} {counted}",
+        counted(len(findings), *title),
         body,
         key=repr([(each.request_id, each.about) for each in findings]),
     )

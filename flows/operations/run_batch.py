@@ -3,7 +3,9 @@ do."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,21 +58,22 @@ def run(
     before = settings.load(folder / "params.yaml")
     found = prepare.prepare(folder, batch, assignments, jobs)
     chosen = found.settings
-    _tell_settings(before, chosen)
+    say = partial(console.say, as_json=as_json)
+    _tell_settings(before, chosen, say)
     if found.stale:
-        console.say("Starting Prefect …")
+        say("Starting Prefect …")
         with console.progress(folder, as_json) as listener:
             audit(found, listener)
     else:
-        console.say(f"Nothing is stale: batch {chosen.batch} is up to date.")
+        say(f"Nothing is stale: batch {chosen.batch} is up to date.")
     audit_log.append(folder, chosen.batch)
     # a closed batch keeps its signatures, also where the commit is refused
     closed = commit and close_batch.is_closed(folder, chosen.batch)
     if (commit or sign) and not closed:
-        _sign(folder, chosen.batch)
+        _sign(folder, chosen.batch, say)
     tag = close_batch.close(folder, chosen.batch) if commit else None
     if tag and (lack := close_batch.unpushed(folder)):
-        console.say(f"Not pushed: {lack}")
+        say(f"Not pushed: {lack}")
     judged, advised = results.read(folder, chosen.batch), results.advice(folder, chosen.batch)
     return Run(chosen.batch, sorted(found.stale), judged, tag, tuple(advised))
 
@@ -106,25 +109,27 @@ def audit(found: prepare.Ready, listener: stage_runner.Listener) -> None:
             ) from None
 
 
-def _sign(folder: Path, batch: str) -> None:
+def _sign(folder: Path, batch: str, say: Callable[[str], None]) -> None:
     key = signing_keys.at_hand(folder)
     if key is None:
-        console.say(
+        say(
             f"Not signed, for there is no key: name one in {signing_keys.FILE}, see "
             "docs/signing.md."
         )
         return
     done = signing.sign(folder, batch, key)
     mark = " with the development key, which vouches for nobody" if key.signer.development else ""
-    console.say(
-        f"Signed{mark}: {len(done)} reports in signed/{batch}, {sum(item.new for item in done)} "
-        "of them now."
+    say(
+        f"Signed{mark}: {console.counted(len(done), 'report')} in signed/{batch}, "
+        f"{sum(item.new for item in done)} of them now."
     )
 
 
-def _tell_settings(before: settings.Settings, after: settings.Settings) -> None:
+def _tell_settings(
+    before: settings.Settings, after: settings.Settings, say: Callable[[str], None]
+) -> None:
     """Say which settings this command changed."""
     old, new = settings.flat(before), settings.flat(after)
     for key in new:
         if key != "batch" and new[key] != old[key]:
-            console.say(f"Setting {key} = {new[key]}, was {old[key]}")
+            say(f"Setting {key} = {new[key]}, was {old[key]}")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from flows.pipeline import close_batch
+from flows.pipeline.console import counted
 from flows.register.register import Case, Event, Register, State, UnknownRequestError
 from flows.workspace import git, shell
 from tasks.common import settings
@@ -398,7 +399,8 @@ def _require_audited(batch: str, cases: Sequence[Case]) -> None:
     unready = [case for case in cases if case.state in (State.BATCHED, State.AUDITED)]
     if unready:
         raise SignoffError(
-            f"batch {batch} is not audited yet ({len(unready)} requests); wait for its audit"
+            f"batch {batch} is not audited yet ({counted(len(unready), 'request')}); wait for its "
+            "audit"
         )
 
 

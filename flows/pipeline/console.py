@@ -240,8 +240,10 @@ def noise(line: str) -> bool:
     return line.startswith(NOISE) or line.strip().startswith(("git add", "dvc config"))
 
 
-def say(message: str) -> None:
-    """A line on stderr, as it is."""
+def say(message: str, as_json: bool = False) -> None:
+    """A line on stderr, as it is, or as an event for programs."""
+    if as_json:
+        message = json.dumps({"event": "message", "text": message}, ensure_ascii=False)
     stderr().print(message, markup=False, highlight=False, soft_wrap=True)
 
 

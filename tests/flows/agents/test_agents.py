@@ -146,16 +146,14 @@ def test_an_agent_stops_a_stage_that_the_caller_withdrew(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sender, parcel, sha256 = handed(here)
-    monkeypatch.setenv("DUMMY_PAUSE", "30")
+    monkeypatch.setenv("DUMMY_PAUSE", "100000")  # so the stage never ends by itself
 
     def withdraw(line: str) -> None:
         if "step 1" in line:
             dispatch.sweep(here / "caller", "demo")
 
-    begun = time.monotonic()
     with pytest.raises(worker.AbandonedError):
         work(here, parcel, sha256, withdraw)
-    assert time.monotonic() - begun < 25
     assert nothing_is_left(here)
     assert agent_parcel.Post(here / "caller").below(dispatch.HANDOVER) == []
     assert not sender._fetch(parcel)

@@ -358,8 +358,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def wait_until(reached: Any, seconds: float = 120) -> None:
-    begun = time.monotonic()
+def wait_until(reached: Any) -> None:
+    """Wait as long as it takes, for a machine may be busy."""
     while not reached():
-        assert time.monotonic() - begun < seconds
         time.sleep(0.2)
