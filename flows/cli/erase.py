@@ -23,12 +23,12 @@ def erase(
     saw them.
 
     Every store is looked at again afterwards and gets a receipt in ledger/erasures/. What was cut
-    off is continued by the same command; a batch that is erased already is left alone. Erased
-    records do not come back.
+    off is continued by the same command. Of a batch that is erased already, copies that came back
+    are looked for and erased.
 
     Example: erasure-audit erase 2026-11 --by "Ada Officer"
     """
-    from flows.erasure import erasure
+    from flows.erasure import carry_out, receipts
     from flows.pipeline import console
     from flows.register import register
     from flows.workspace import layout
@@ -37,7 +37,7 @@ def erase(
     name = batch.removeprefix("release/").removeprefix("audit/")
     book = register.Register(home)
     try:
-        done = erasure.erase(
+        done = carry_out.erase(
             home, name, by, book, lambda step: console.say(f"{step} …") if not as_json else None
         )
     finally:
@@ -45,10 +45,12 @@ def erase(
     if as_json:
         typer.echo(json.dumps(done.plain(), indent=2, ensure_ascii=False))
         return
-    for receipt in done.receipts:
+    for receipt in [] if done.came_back else done.receipts:
         typer.echo(_line(receipt))
-    said = "Erased" if done.new else "Nothing was left to do: it was erased before,"
-    typer.echo(f"{said} {done.tag}. Receipts: {erasure.RECEIPTS / name}.json")
+    for store, count in done.came_back.items():
+        typer.echo(f"  {store}: {count} copies had come back, and are erased again")
+    outcome = "Erased" if done.new else "Nothing was left to do: it was erased before,"
+    typer.echo(f"{outcome} {done.tag}. Receipts: {receipts.FOLDER / name}.json")
 
 
 def _line(receipt: dict[str, Any]) -> str:

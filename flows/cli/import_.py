@@ -222,6 +222,17 @@ def _bring_in(
 ) -> None:
     """Import, then write the facts of the data set into `params.yaml`, then have DVC track the
     records."""
+    from flows.workspace import dvc_locks
+
+    with dvc_locks.using(folder):
+        summary = _write_in(folder, bring, source, white)
+    for line in _told(summary):
+        typer.echo(line, err=True)
+
+
+def _write_in(
+    folder: Path, bring: Callable[[Path], Summary], source: str, white: float | None
+) -> Summary:
     from flows.workspace import layout
     from tasks.common import settings
 
@@ -234,8 +245,7 @@ def _bring_in(
     }
     settings.assign(folder / "params.yaml", [f"data.{key}={value}" for key, value in facts.items()])
     layout.track_data(folder, source)
-    for line in _told(summary):
-        typer.echo(line, err=True)
+    return summary
 
 
 def _told(summary: Summary) -> list[str]:

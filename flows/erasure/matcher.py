@@ -16,6 +16,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from flows.erasure import containers
+
 RECORDS, LISTS, ORIGINAL, REFERENCES, DERIVED, RUNS = (
     "records",
     "lists",
@@ -25,13 +27,16 @@ RECORDS, LISTS, ORIGINAL, REFERENCES, DERIVED, RUNS = (
     "runs",
 )
 PACKS = "packs"
-"""Kinds of findings: the records' files; what lists or names them; models that saw them and what
-else was computed from them; entries of DVC's run-cache that would bring such a thing back; packs of
-unknown origin."""
+UNJUDGED = "unjudged"
+"""Kinds of findings: the records' files, by hash, by decoded pixels or in an archive; what lists or
+names them; models that saw them and what else was computed from them; entries of DVC's run-cache
+that would bring such a thing back; packs of unknown origin; what cannot be judged."""
 
 NAMING_COLUMNS = (b"record_id", b"subject_id", b"identity_value", b"path")
 _WORD = re.compile(rb"[A-Za-z0-9._-]+")
 _PART = re.compile(rb"[^\s,;\"'<>()\[\]{}|/\\=&]+")
+_ATOM = re.compile(rb"[A-Za-z0-9]+")
+_ATOMS_OF_A_NAME = 6
 _HEX = re.compile(rb"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])")
 _IMAGES = re.compile(
     rb"\x93NUMPY.{4,8}\{'descr': '\|u1', 'fortran_order': False, 'shape': \((\d+, ){3}\d+\)",
@@ -51,6 +56,7 @@ class Sought:
         records: md5 of the records' files in every version of the data, but for those that a
             remaining record needs.
         contents: sha256 of the same files.
+        pixels: of the same files, `containers.pixels`.
         shared: files of the records that a remaining record has byte by byte, and that therefore
             stay.
         record_ids: of the records.
@@ -67,6 +73,7 @@ class Sought:
 
     records: frozenset[str]
     contents: frozenset[str] = frozenset()
+    pixels: frozenset[str] = frozenset()
     shared: int = 0
     record_ids: frozenset[str] = frozenset()
     subject_ids: frozenset[str] = frozenset()
@@ -139,6 +146,28 @@ class Names:
                 return True
         return False
 
+    def in_path(self, path: str) -> bool:
+        """Whether a file's or folder's name is made of one of them, as `kim-17_left.png` is."""
+        line = path.encode(errors="surrogateescape")
+        if self._in_line(line):
+            return True
+        atoms = [match.span() for match in _ATOM.finditer(line)]
+        return any(
+            line[start:end] in self._words
+            for place, (start, _) in enumerate(atoms)
+            for _, end in atoms[place : place + _ATOMS_OF_A_NAME]
+        )
+
+    def masked(self, path: str) -> str:
+        """A path for a receipt: parts that name somebody, or are a hash of something, are left
+        out."""
+        parts = ["…" if self._tells(part) else part for part in path.split("/")]
+        return "/".join(parts)
+
+    def _tells(self, part: str) -> bool:
+        encoded = part.encode(errors="surrogateescape")
+        return self.in_path(part) or self.in_bytes(encoded)
+
     def in_bytes(self, content: bytes) -> bool:
         """Whether bytes of any kind name one of them. A database's rows have nothing between one
         value and the next."""
@@ -187,10 +216,14 @@ class Judge:
     def object(self, oid: str, opened: Callable[[], BinaryIO]) -> str | None:
         """The kind of a finding, or None for an object that stays. `oid` is its md5, with `.dir`
         for a folder."""
+        kind = self._once(oid, opened)
+        if kind not in (None, UNJUDGED):
+            self.gone.add(oid)
+        return kind
+
+    def _once(self, oid: str, opened: Callable[[], BinaryIO]) -> str | None:
         if oid not in self._judged:
             self._judged[oid] = self._object(oid, opened)
-            if self._judged[oid] is not None:
-                self.gone.add(oid)
         return self._judged[oid]
 
     def _object(self, oid: str, opened: Callable[[], BinaryIO]) -> str | None:
@@ -210,7 +243,45 @@ class Judge:
                 return LISTS if self._lists(stream.read()) else None
             if is_pack(stream):
                 return None if oid in self.sought.other else PACKS
+            return self._by_content(stream, containers.Budget())
+
+    def content(self, content: bytes) -> str | None:
+        """Like `object`, for bytes of which no hash is known, as git's."""
+        return self._of_bytes(content, containers.Budget())
+
+    def _of_bytes(self, content: bytes, budget: containers.Budget) -> str | None:
+        md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
+        if md5 in self.sought.keep | self.sought.derivation:
+            return None
+        if (
+            md5 in self.sought.records
+            or hashlib.sha256(content).hexdigest() in self.sought.contents
+        ):
+            return RECORDS
+        if md5 in self.sought.models:
+            return self.sought.models[md5]
+        return self._by_content(io.BytesIO(content), budget)
+
+    def _by_content(self, stream: BinaryIO, budget: containers.Budget) -> str | None:
+        """Judge what a file says: by the pixels of an image, by what is packed in it, as text."""
+        head = stream.read(_HEAD)
+        stream.seek(0)
+        if containers.is_image(head):
+            pixels = containers.pixels(stream.read())
+            if pixels is not None:
+                return RECORDS if pixels in self.sought.pixels else None
+            stream.seek(0)
+        if not containers.is_archive(head):
             return LISTS if is_text(stream) and self.names.within(stream) else None
+        try:
+            for name, content in containers.members(stream, head, budget):
+                if self.names.in_path(name):
+                    return LISTS
+                if (kind := self._of_bytes(content, budget.deeper())) is not None:
+                    return kind
+        except containers.UnopenedError:
+            return UNJUDGED
+        return None
 
     def run(self, content: bytes) -> bool:
         """Whether an entry of DVC's run-cache would bring back what is gone."""
@@ -225,22 +296,10 @@ class Judge:
             OSError: it cannot be read.
         """
         with path.open("rb") as stream:
-            if is_text(stream):
-                oid = hashlib.file_digest(stream, "md5").hexdigest()
-                stream.seek(0)
-                if oid in self.sought.keep | self.sought.derivation:
-                    return None
-                return (
-                    RECORDS
-                    if oid in self.sought.records
-                    else LISTS
-                    if self.names.within(stream)
-                    else None
-                )
             oid = hashlib.file_digest(stream, "md5").hexdigest()
-        return (
-            self.object(oid, lambda: path.open("rb")) if oid not in self.sought.derivation else None
-        )
+        if oid in self.sought.derivation:
+            return None
+        return self._once(oid, lambda: path.open("rb"))
 
     def remembers(self, content: bytes) -> bool:
         """Whether a database of DVC's remembers something that is gone, or names a record."""

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from flows.erasure import comebacks
 from flows.operations import notices
 from flows.pipeline import close_batch, reproduce, stage_runner
 from flows.register.register import Register
@@ -89,7 +90,7 @@ def run(
             return Reaudit(None, None, True, "No audit is tagged yet.", {})
         if not git.has_tag(home, tag):
             raise ReproductionError(f"no tag {tag}; `git tag --list 'audit/*'` lists the audits")
-        found = _highest(home, tag, listener)
+        found = _looked_again(home, _highest(home, tag, listener))
         register.note(
             "reaudited",
             ACTOR,
@@ -105,6 +106,13 @@ def run(
         )
         notices.send(home, f"Re-audit of {tag}", found.text + reasons)
     return found
+
+
+def _looked_again(home: Path, outcome: Reaudit) -> Reaudit:
+    """A re-audit also looks whether copies of erased records came back; then it does not hold."""
+    again = comebacks.look(home)
+    text = " ".join([outcome.text, *again.lines])
+    return replace(outcome, holds=outcome.holds and not again, text=text)
 
 
 def _highest(home: Path, tag: str, listener: stage_runner.Listener) -> Reaudit:

@@ -14,6 +14,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from flows.erasure import comebacks
 from flows.operations import night_run, notices
 from flows.pipeline.console import counted
 from flows.register import anchors
@@ -170,12 +171,19 @@ def _deadline(case: Case, about: str, left: int) -> Finding:
     )
 
 
+def _came_back(home: Path, now: datetime) -> Iterator[Finding]:
+    """Copies of erased records that are there again, as where an old clone was pushed."""
+    for text in comebacks.look(home).lines:
+        yield Finding(f"{text} on {now.date()}", text)
+
+
 def _stuck(
     home: Path, register: Register, patience: timedelta, runs: Runs, now: datetime
 ) -> Iterator[Finding]:
     yield from _silent(home, register, patience, now)
     yield from _missed(register, now)
     yield from _waiting(register, now)
+    yield from _came_back(home, now)
     for text in runs(patience):
         yield Finding(f"{text} on {now.date()}", text)
     for event in register.history(kind="callback_given_up"):

@@ -30,7 +30,7 @@ from flows.register.register import (
     RegisterError,
     State,
 )
-from flows.workspace import checkouts, environment, git
+from flows.workspace import checkouts, dvc_locks, environment, git
 from tasks.common import settings
 from tasks.common.errors import AuditError, without_records
 
@@ -86,7 +86,7 @@ def run(
         WorkspaceError: the register cannot be used.
     """
     environment.prepare(home)
-    with register.lease(LEASE) as lease:
+    with register.lease(LEASE) as lease, dvc_locks.using(home):
         left = _take_in(home, register)
         _tidy(home, register)
         night = _night(home, register, lease, listener, audit or in_prefect)

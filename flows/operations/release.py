@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flows.erasure import comebacks
 from flows.intake import batch_requests
 from flows.operations import model_card, registered, signoff
 from flows.pipeline import close_batch, results, stage_runner
@@ -609,6 +610,7 @@ def finalize(
     waits = None
     for name in [batch.removeprefix("audit/")] if batch else _open_batches(home, register):
         waits = _finalize(home, register, name, told, done) or waits
+    done += comebacks.look(home).lines
     flying = register.in_flight()
     aside = [
         case.request_id
@@ -647,9 +649,9 @@ def _finalize(
     if any(case.state == State.RELEASED for case in register.cases(batch=batch)):
         if not settings.load(home / "params.yaml").operate.erase_after_release:
             return f"Batch {batch} is released; `erasure-audit erase {batch}` erases the copies"
-        from flows.erasure import erasure
+        from flows.erasure import carry_out
 
-        erasure.erase(home, batch, register=register, listener=told)
+        carry_out.erase(home, batch, register=register, listener=told)
         done.append(f"copies of batch {batch} erased")
     erased = [case.request_id for case in register.cases([State.ERASED], batch=batch)]
     if erased:

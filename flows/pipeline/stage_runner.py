@@ -221,7 +221,7 @@ class Runner:
     ) -> tuple[list[str], int]:
         command = [*shell.DVC, "repro", "--single-item", *(["--force"] if force else []), stage]
         lines: list[str] = []
-        with self._process(command, stage) as process:
+        with dvc_locks.using(self._workspace), self._process(command, stage) as process:
             for line in process.stdout or ():
                 text = line.rstrip()
                 if text:

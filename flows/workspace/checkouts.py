@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from flows.workspace import dvc_graph, git, layout, shell
+from flows.workspace import dvc_graph, dvc_locks, git, layout, shell
 from tasks.common import files
 from tasks.common.errors import WorkspaceError
 
@@ -55,6 +55,11 @@ def open(home: Path, batch: str) -> Path:
             "nothing is committed here yet, and a batch starts from a commit; `git add . && git "
             "commit`"
         )
+    with dvc_locks.using(home):
+        return _open(home, batch)
+
+
+def _open(home: Path, batch: str) -> Path:
     tree = home / FOLDER / batch
     (home / FOLDER).mkdir(exist_ok=True)
     ignore = home / FOLDER / ".gitignore"
@@ -157,6 +162,11 @@ def at(home: Path, revision: str) -> Iterator[Path]:
     Raises:
         WorkspaceError: git or DVC fails.
     """
+    with dvc_locks.using(home):
+        yield from _at(home, revision)
+
+
+def _at(home: Path, revision: str) -> Iterator[Path]:
     parent = Path(tempfile.mkdtemp(prefix="erasure-audit-"))
     tree = parent / "workspace"
     try:

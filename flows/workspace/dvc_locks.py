@@ -1,4 +1,9 @@
-"""DVC's locks after a run was killed.
+"""Locks: DVC's own after a run was killed, and the one that keeps an erasure apart from all else.
+
+Whatever fetches, checks out or writes data of a workspace does so `using` it, any number at once;
+an erasure has it for itself (`erasing`), or data would come back behind it. The lock is one of the
+operating system, on a file in git's folder that all checkouts share: it goes with the process that
+holds it, so that a kill leaves nothing behind.
 
 DVC drops a lock whose process is gone. Two remains are beyond it: a number that meanwhile belongs
 to another process (likely in containers, where numbers are low), and a lock file cut off in the
@@ -8,16 +13,101 @@ middle of a write.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
+import os
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from flows.workspace import git
+from tasks.common.errors import WorkspaceError
 
 PAUSE = 1.0
 """Time between two tries to get a lock, s."""
 
 SIGNS = ("Unable to acquire lock", "is busy, it is being blocked by")
 """What DVC prints when another process holds a lock."""
+
+
+PATIENCE = 3600.0
+"""How long whatever uses data waits for an erasure to end, s; it is no failure to be slow."""
+SHORT_PATIENCE = 20.0
+"""How long an erasure waits for others to end, s: they may take hours."""
+FILE = "erasure-audit-data.lock"
+"""In git's common folder."""
+
+
+class DataInUseError(WorkspaceError):
+    """Data are used by others, so nothing can be erased now; or the other way round."""
+
+
+_own: dict[Path, int] = {}
+"""Locks that this process has for itself; what it does meanwhile needs no further one."""
+_guard = threading.Lock()
+
+
+@contextlib.contextmanager
+def using(home: Path, patience: float = PATIENCE) -> Iterator[None]:
+    """Fetch, check out or write data here; an erasure waits, and is waited for.
+
+    It may be taken within itself, and within `erasing` of the same process.
+
+    Args:
+        home: the workspace, or a checkout of it.
+        patience: how long an erasure is waited for, s.
+
+    Raises:
+        DataInUseError: the erasure has not ended by then.
+    """
+    path = git.common_folder(home) / FILE
+    if path in _own:
+        yield
+        return
+    with _locked(path, fcntl.LOCK_SH, patience, "an erasure is under way; try again after it"):
+        yield
+
+
+@contextlib.contextmanager
+def erasing(home: Path, patience: float = SHORT_PATIENCE) -> Iterator[None]:
+    """Have the data of a workspace for oneself.
+
+    Raises:
+        DataInUseError: somebody else uses them.
+    """
+    path = git.common_folder(home) / FILE
+    why = (
+        "data of this workspace are in use (a run, the nightly audit, `reproduce` or an import); "
+        "nothing is erased before that has ended. Try again then"
+    )
+    with _locked(path, fcntl.LOCK_EX, patience, why):
+        with _guard:
+            _own[path] = threading.get_ident()
+        try:
+            yield
+        finally:
+            with _guard:
+                del _own[path]
+
+
+@contextlib.contextmanager
+def _locked(path: Path, mode: int, patience: float, why: str) -> Iterator[None]:
+    descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
+    end = time.monotonic() + patience
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, mode | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= end:
+                    raise DataInUseError(why) from None
+                time.sleep(min(0.2, patience))
+        yield
+    finally:
+        os.close(descriptor)  # and with it the lock
 
 
 def wait() -> None:

@@ -189,6 +189,11 @@ def ensure_data(folder: Path) -> str:
         )
     if (folder / "data").exists():
         return "present"
+    with dvc_locks.using(folder):
+        return _bring_data(folder)
+
+
+def _bring_data(folder: Path) -> str:
     for source, bring in {"cache": "checkout", "remote": "pull"}.items():
         if (source == "cache" or dvc_graph.has_remote(folder)) and _brings(folder, bring):
             return source

@@ -19,8 +19,10 @@ from typing import Any
 import pytest
 from moto.server import ThreadedMotoServer
 
-from flows.erasure import erasure, git_history, matcher, stores
-from flows.erasure.erasure import ErasureError
+from flows.erasure import carry_out, exposure, git_history, matcher, receipts
+from flows.erasure.carry_out import ErasureError
+from flows.erasure.stores import dvc as dvc_store
+from flows.erasure.stores.store import Finding
 from flows.pipeline import reproduce
 from flows.register.register import Intake, Register, State
 from flows.workspace import layout, shell
@@ -319,9 +321,9 @@ class World:
                     look(f"s3:{version.key}", version.get()["Body"].read())
         return found
 
-    def erase(self, **options: Any) -> erasure.Erased:
+    def erase(self, **options: Any) -> carry_out.Erased:
         """Erase the batch b."""
-        return erasure.erase(
+        return carry_out.erase(
             self.home, "b", "Ada Officer", temporary=[self.root / "tmp"], **options
         )
 
@@ -444,7 +446,7 @@ def world_before_packs(
 
 def states(world: World) -> dict[str, str]:
     """The state of each store, by its receipts."""
-    return {one["store"]: one["state"] for one in erasure.receipts(world.home)[0]["stores"]}
+    return {one["store"]: one["state"] for one in receipts.read_all(world.home)[0]["stores"]}
 
 
 def of_others(world: World) -> dict[str, bytes]:
@@ -522,7 +524,7 @@ def test_a_history_from_before_the_packs_is_erased_as_well(world_before_packs: W
     assert world_before_packs.remains() == {}
     assert any(
         one.startswith("artifacts/train/0")
-        for one in erasure.receipts(world_before_packs.home)[0]["not_kept"]["audit/b"]
+        for one in receipts.read_all(world_before_packs.home)[0]["not_kept"]["audit/b"]
     )
     assert reproduce.reproduce(world_before_packs.home, "b", "rederive")
 
@@ -591,7 +593,7 @@ def test_a_pack_that_an_erasure_overlooks_is_found_by_the_search_of_these_tests(
 def says_what_was_done_and_names_nobody(world: World) -> None:
     """Numbers, times and names of stores; the report has an entry per store, and a hash that its
     receipt has, too."""
-    [filed] = erasure.receipts(world.home)
+    [filed] = receipts.read_all(world.home)
     fates = filed["requests"]
     assert [fates[IDS[who]] for who in (FORGOTTEN, UNSEEN, PARTLY)] == ["erased"] * 3
     assert fates[IDS["nobody"]] == "set aside (unknown_subject)"
@@ -767,16 +769,16 @@ def killed(world: World, at: str) -> None:
             if told == at:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        whole = stores.Objects.erase
+        whole = dvc_store.Objects.erase
 
-        def half(store: stores.Objects, found: Iterable[stores.Found]) -> None:
+        def half(store: dvc_store.Objects, found: Iterable[Finding]) -> None:
             going = list(found)
             if at == f"half {store.name}":
                 whole(store, going[: len(going) // 2])
                 os.kill(os.getpid(), signal.SIGKILL)
             whole(store, going)
 
-        stores.Objects.erase = half  # type: ignore[method-assign]
+        dvc_store.Objects.erase = half  # type: ignore[method-assign]
         try:
             world.erase(listener=step)
         finally:
@@ -795,7 +797,9 @@ def test_an_erasure_that_is_killed_at_any_step_is_continued(world: World) -> Non
     assert world.remains() == {}
     assert of_others(world) == others
     assert shell.git(world.home, "status", "--porcelain") == ""
-    counted = {one["store"]: one.get("erased") for one in erasure.receipts(world.home)[0]["stores"]}
+    counted = {
+        one["store"]: one.get("erased") for one in receipts.read_all(world.home)[0]["stores"]
+    }
     assert counted["dvc_cache"] > 20
     assert counted["dvc_remote:folder"] > 20
 
@@ -833,7 +837,7 @@ def test_what_is_held_or_excepted_stays_and_what_the_tool_may_not_touch_is_said(
         world.erase(register=register)
     register.lift(IDS[FORGOTTEN], "Ada", "the claim was settled")
     with pytest.raises(ErasureError, match="no tag audit/c"):
-        erasure.erase(world.home, "c")
+        carry_out.erase(world.home, "c")
     assert world.remains().keys() >= before.keys()
 
     decided = world.home / "ledger/decisions/b.json"
@@ -972,21 +976,23 @@ def test_a_model_stays_only_if_it_is_released_or_is_known_not_to_have_seen_the_r
     )
     folders = {"released.dir": "retrained", "earlier.dir": "released before"}
 
-    def read(oid: str) -> bytes | None:
-        listed = folders.get(oid)
-        return (
-            json.dumps([{"md5": listed, "relpath": "model.safetensors"}]).encode()
-            if listed
-            else None
+    class Knowledge:
+        lists_trained = staticmethod(
+            {"old.dir": True, "young.dir": False, "lost.dir": None, "new.dir": None}.__getitem__
         )
+        lists_any = staticmethod(
+            {"old.dir": True, "young.dir": False, "lost.dir": None, "new.dir": True}.__getitem__
+        )
+        forgets_all = staticmethod({"all": True, "others": False, "lost": None}.__getitem__)
 
-    found = git_history.saw(
-        [audited, rejected, vanished, left_over, before, released, later],
-        "b",
-        {"old.dir": True, "young.dir": False, "lost.dir": None, "new.dir": None}.__getitem__,
-        {"old.dir": True, "young.dir": False, "lost.dir": None, "new.dir": True}.__getitem__,
-        {"all": True, "others": False, "lost": None}.__getitem__,
-        read,
+        @staticmethod
+        def read(oid: str) -> bytes | None:
+            listed = folders.get(oid)
+            entry = {"md5": listed, "relpath": "model.safetensors"}
+            return json.dumps([entry]).encode() if listed else None
+
+    found = exposure.trace(
+        [audited, rejected, vanished, left_over, before, released, later], "b", Knowledge()
     )
 
     gone = {

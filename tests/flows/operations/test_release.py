@@ -357,14 +357,14 @@ def test_data_that_changed_since_the_audit_are_no_base_for_a_release(
 def test_finalize_releases_closes_and_is_done_then(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flows.erasure import erasure
+    from flows.erasure import carry_out
 
     def erase(_home: Path, batch: str, register: Register, **_more: Any) -> None:
         register.move(
             [case.request_id for case in register.cases(batch=batch)], State.ERASED, "erasure"
         )
 
-    monkeypatch.setattr(erasure, "erase", erase)
+    monkeypatch.setattr(carry_out, "erase", erase)
     with closed(Register(home)) as register:
         first = release.finalize(home, register)
         assert first.done == (f"batch {BATCH} released",)

@@ -1,0 +1,193 @@
+"""Copies that come back after an erasure: an old clone that is pushed again, a backup that is
+restored, a fetch that was under way.
+
+Of everything that was erased a keyed hash stays, HMAC-SHA256 with the key of pseudonyms, so that
+later looks can find it again although the list names nothing to those without the key.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from flows.erasure.receipts import FOLDER, read_all
+from flows.erasure.stores import dvc, trees
+from flows.erasure.stores.git import History
+from flows.erasure.stores.store import Finding, StoreError
+from tasks.common import files
+from tasks.common.errors import PseudonymError
+from tasks.requests import pseudonyms
+
+ENDING = ".hashes"
+"""Of the file beside a batch's receipts: the key's id, then one keyed hash per line."""
+_DOMAIN = b"erasure-audit/erased\0"
+
+Place = dvc.Objects | trees.Tree | trees.Temporary | History
+
+
+@dataclass
+class Comebacks:
+    """What one look brought.
+
+    Attributes:
+        counts: by batch and store, how many copies were there again.
+        unchecked: what could not be looked for or at, with the reason.
+    """
+
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    unchecked: list[str] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        """Whether anything came back."""
+        return bool(self.counts)
+
+    @property
+    def lines(self) -> list[str]:
+        """One sentence per batch, and per thing that could not be checked."""
+        found = [
+            f"Copies of erased records of batch {batch} are there again: "
+            f"{', '.join(f'{count} in {store}' for store, count in sorted(stores.items()))}. "
+            f"`erasure-audit erase {batch}` erases them"
+            for batch, stores in sorted(self.counts.items())
+        ]
+        return [*found, *self.unchecked]
+
+
+def keep(home: Path, batch: str, hashes: Iterable[str]) -> Path:
+    """Write the keyed list of what a batch's erasure erased.
+
+    Args:
+        home: the workspace; it gets a key of pseudonyms if it has none.
+        batch: its name.
+        hashes: MD5 of what was erased, as DVC names it.
+    """
+    key = pseudonyms.make(home)
+    path = home / FOLDER / f"{batch}{ENDING}"
+    lines = sorted({_keyed(key, oid) for oid in hashes} | set(_read(path).get(key.key_id, ())))
+    files.write_text(path, "\n".join([key.key_id, *lines]) + "\n")
+    return path
+
+
+def look(home: Path, temporary: Iterable[Path] | None = None) -> Comebacks:
+    """Look for everything that was ever erased: in DVC's cache and remotes by the names of the
+    objects, in all checkouts and in git by the hash of every file.
+
+    Nothing is changed and nothing is fetched.
+
+    Args:
+        home: the workspace.
+        temporary: folders in which temporary folders lie; None: the machine's.
+    """
+    search = _Search(home, None)
+    for place in _places(home, temporary):
+        search.visit(place)
+    return search.result
+
+
+def erase_again(
+    home: Path, batch: str, temporary: Iterable[Path] | None = None
+) -> tuple[dict[str, int], list[str]]:
+    """Erase what of a batch came back, as far as it is the tool's to erase.
+
+    Returns:
+        By store, how many copies were erased; and what is left, one sentence each.
+    """
+    search = _Search(home, batch)
+    erased: dict[str, int] = {}
+    left: list[str] = []
+    for place in _places(home, temporary):
+        findings = search.visit(place)
+        own = [finding for finding in findings if _may_erase(place, finding)]
+        if own:
+            place.erase(own)
+            erased[place.name] = len(own)
+        if len(own) < len(findings):
+            left.append(
+                f"{place.name}: {len(findings) - len(own)} files that are not the tool's hold what "
+                "was erased; see to them"
+            )
+    return erased, [*left, *search.result.unchecked]
+
+
+class _Search:
+    def __init__(self, home: Path, batch: str | None) -> None:
+        self.result = Comebacks()
+        self._batches: dict[str, str] = {}
+        self._in_git = {
+            document["batch"]
+            for document in read_all(home)
+            for receipt in document["stores"]
+            if receipt["store"] == History.name and receipt["state"] == "held"
+        }
+        """batches of which git is known to hold something: its history is not rewritten"""
+        self._key: pseudonyms.Key | None = None
+        pattern = f"{batch or '*'}{ENDING}"
+        listed = [(path, _read(path)) for path in sorted((home / FOLDER).glob(pattern))]
+        if not listed:
+            return
+        try:
+            self._key = pseudonyms.at_hand(home)
+        except PseudonymError as error:
+            self.result.unchecked.append(f"erased records cannot be looked for again: {error}")
+            return
+        for path, by_key in listed:
+            name = path.name.removesuffix(ENDING)
+            hashes = by_key.get(self._key.key_id)
+            if hashes is None:
+                self.result.unchecked.append(
+                    f"erased records of batch {name} cannot be looked for again: their list was "
+                    "made with another key of pseudonyms"
+                )
+            self._batches |= dict.fromkeys(hashes or (), name)
+
+    def visit(self, place: Place) -> list[Finding]:
+        """What came back in one store."""
+        if self._key is None or not self._batches:
+            return []
+        findings, batches = [], Counter[str]()
+        try:
+            for address, oid in place.hashes():
+                batch = self._batches.get(_keyed(self._key, oid))
+                known = isinstance(place, History) and batch in self._in_git
+                if batch is not None and not known:
+                    findings.append(Finding(address, "records"))
+                    batches[batch] += 1
+        except StoreError as error:
+            self.result.unchecked.append(str(error))
+        for batch, count in batches.items():
+            self.result.counts.setdefault(batch, {})[place.name] = count
+        return findings
+
+
+def _places(home: Path, temporary: Iterable[Path] | None) -> Iterator[Place]:
+    cache, remotes = dvc.of_dvc(home)
+    yield trees.Tree("workspace", home)
+    for number, tree in enumerate(trees.other_checkouts(home), 1):
+        yield trees.Tree(f"worktree:{number}", tree)
+    yield trees.Temporary(home, temporary)
+    yield cache
+    for remote in remotes:
+        if isinstance(remote, dvc.Objects):
+            yield remote
+    yield History(home)
+
+
+def _may_erase(place: Place, finding: Finding) -> bool:
+    if isinstance(place, History):
+        return False
+    return not isinstance(place, trees.Tree) or place.is_ours(finding.key)
+
+
+def _keyed(key: pseudonyms.Key, oid: str) -> str:
+    return hmac.digest(key.secret, _DOMAIN + oid.encode(), "sha256").hex()
+
+
+def _read(path: Path) -> dict[str, list[str]]:
+    """The hashes by the id of the key that they were made with."""
+    if not path.is_file():
+        return {}
+    key_id, *hashes = path.read_text(encoding="utf-8").split()
+    return {key_id: hashes}

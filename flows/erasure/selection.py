@@ -1,0 +1,232 @@
+"""Which records of a batch go, under all of their names, and what becomes of each request."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flows.erasure import containers
+from flows.erasure.shelf import Shelf
+from flows.workspace import shell
+from tasks.common import files
+from tasks.common.errors import AuditError
+from tasks.data import records
+from tasks.requests import decisions, pseudonyms
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from flows.register.register import Register
+
+NOT_IN_TRAINING = "not_in_training"
+"""Code of requests that were set aside because no model was trained on their records."""
+ERASED = "erased"
+"""Fate of a request whose records go."""
+
+
+class NothingToEraseError(AuditError):
+    """No request of a batch is left whose records may be erased."""
+
+
+@dataclass
+class Selection:
+    """The records that go.
+
+    Attributes:
+        table: their rows of the manifest; `trained` says whether a model saw the record, `last`
+            whether no record of the same person remains.
+        identities: whatever else the people of whom nothing remains are known by.
+        requests: what becomes of each request, by id.
+    """
+
+    table: pd.DataFrame
+    identities: list[str]
+    requests: dict[str, str]
+
+    @property
+    def trained(self) -> set[str]:
+        """The ids of those records that models were trained on."""
+        return set(self.table["record_id"][self.table["trained"]])
+
+
+def select(
+    home: Path,
+    batch: str,
+    folder: Path,
+    shelf: Shelf,
+    on_record: Mapping[str, str],
+    register: Register | None,
+) -> Selection:
+    """The records that go with a batch.
+
+    Args:
+        home: the workspace.
+        batch: its name.
+        folder: a private one, for files that hold personal data.
+        shelf: DVC's stores.
+        on_record: the batch's state as audited, md5 by path.
+        register: of the requests, if there is one.
+
+    Raises:
+        NothingToEraseError: no request is left whose records may be erased.
+        MissingObjectError: what says whose records go is in no store.
+    """
+    import numpy as np
+
+    from tasks import resolve
+    from tasks.data import people as data_subjects
+    from tasks.requests.directory import Directory
+    from tasks.requests.opendsr import read_batch
+
+    manifest = shelf.data(on_record["data"], folder)
+    listed = folder / "identities.csv"
+    columns = ("identity_type", "identity_value", "subject_id")
+    people = files.read_csv(listed, columns) if listed.is_file() else None
+    directory = Directory(
+        manifest["subject_id"].unique().tolist(),
+        people,
+        manifest["record_id"].tolist(),
+        lambda: pseudonyms.at_hand(home),
+    )
+    requests = folder / f"{batch}.json"
+    requests.write_text(shell.git(home, "show", f"audit/{batch}:./requests/{batch}.json"))
+    asked = np.full(len(manifest), "")
+    if "artifacts/resolve/forget.csv" in on_record:
+        forget = folder / "forget.csv"
+        forget.write_bytes(shelf.must(on_record["artifacts/resolve/forget.csv"], "forget.csv"))
+        asked = records.read_forget(forget, manifest)
+        resolved = shelf.must(on_record.get("artifacts/resolve/register.json"), "register.json")
+        entries = json.loads(resolved)["batch_requests"]
+    else:  # no model saw anybody of the batch, and its audit ended here
+        split = folder / "split.csv"
+        split.write_bytes(shelf.must(on_record.get("artifacts/split.csv"), "split.csv"))
+        roles = records.read_roles(split, manifest)
+        entries = resolve.decide(read_batch(requests), manifest, roles, directory).register
+    fates = _fates(home, batch, entries, register)
+    codes = {str(entry["request_id"]): entry["code"] for entry in entries}
+    aside = [
+        entry
+        for entry in read_batch(requests)
+        if codes[entry.request_id] == NOT_IN_TRAINING and fates[entry.request_id] == ERASED
+    ]
+    chosen = np.where(asked != "", asked, data_subjects.requested(aside, manifest, directory))
+    goes = np.array([fates.get(str(request)) == ERASED for request in chosen], bool)
+    if not goes.any():
+        why = "; ".join(f"{request}: {fate}" for request, fate in fates.items())
+        raise NothingToEraseError(
+            f"batch {batch}: no request is left whose records may be erased: {why}"
+        )
+    remaining = set(manifest["subject_id"][~goes])
+    table = manifest.assign(trained=asked != "", last=~manifest["subject_id"].isin(remaining))[goes]
+    leaving = set(table["subject_id"][table["last"]])
+    identities = (
+        sorted(people["identity_value"][people["subject_id"].isin(leaving)])
+        if people is not None
+        else []
+    )
+    return Selection(table, identities, fates)
+
+
+def _fates(
+    home: Path, batch: str, entries: list[dict[str, Any]], register: Register | None
+) -> dict[str, str]:
+    """By request: `erased`, or why its data stay."""
+    path = home / decisions.FOLDER / f"{batch}.json"
+    decided = decisions.parse(
+        files.read_json(path) if path.exists() else {},
+        [str(entry["request_id"]) for entry in entries],
+        "ledger/decisions",
+    )
+    return {str(entry["request_id"]): _fate(batch, entry, decided, register) for entry in entries}
+
+
+def _fate(
+    batch: str, entry: Mapping[str, Any], decided: decisions.Decisions, register: Register | None
+) -> str:
+    request, code = str(entry["request_id"]), entry["code"]
+    if entry["status"] != "accepted" and code != NOT_IN_TRAINING:
+        return f"set aside ({code})"
+    own = decided.of(request)
+    if own.exceptions:
+        return "an exception is claimed"
+    if "refuse" in {approval.by: approval.decision for approval in own.approvals}.values():
+        return "refused"
+    return ERASED if register is None else _fate_in_register(batch, request, register)
+
+
+def _fate_in_register(batch: str, request: str, register: Register) -> str:
+    from flows.register.register import State, UnknownRequestError
+
+    try:
+        case = register.case(request)
+    except UnknownRequestError:  # a batch that was written by hand
+        return ERASED
+    if case.batch not in (None, batch):
+        return "asked for again in another batch"
+    past = case.state in (State.RELEASED, State.ERASED, State.CLOSED)
+    return ERASED if past else f"not released ({case.shown})"
+
+
+@dataclass
+class Names:
+    """The records by all of their names, in every version of the data.
+
+    Attributes:
+        md5: of their files, as DVC names them.
+        sha256: of the same, as the manifest has them.
+        pixels: of the same, decoded; see `containers.pixels`.
+        record_ids: of the records.
+        subject_ids: of the people of whom no record remains.
+        paths: of their files in the data folder.
+    """
+
+    md5: set[str]
+    sha256: set[str]
+    pixels: set[str]
+    record_ids: set[str]
+    subject_ids: set[str]
+    paths: set[str]
+
+
+def names_of(table: pd.DataFrame, shelf: Shelf, versions: Iterable[str]) -> Names:
+    """All names of records.
+
+    Args:
+        table: rows of the manifest, with `last` as in `Selection`.
+        shelf: DVC's stores.
+        versions: of the data.
+    """
+    names = Names(
+        set(),
+        set(table["sha256"]),
+        set(),
+        set(table["record_id"]),
+        set(table["subject_id"][table["last"]]),
+        set(table["path"]),
+    )
+    for version in sorted(versions):
+        listed, rows = shelf.entries(version), shelf.table(version)
+        if listed is None or rows is None:
+            continue
+        own = rows[
+            rows["record_id"].isin(names.record_ids) | rows["subject_id"].isin(names.subject_ids)
+        ]
+        names.record_ids |= set(own["record_id"])
+        names.sha256 |= set(own["sha256"])
+        names.paths |= set(own["path"])
+        names.md5 |= {listed[path] for path in own["path"] if path in listed}
+    return names
+
+
+def pixels_of(oids: Iterable[str], shelf: Shelf) -> set[str]:
+    """What the files of records look like, so that copies in another format are found, too."""
+    pixels: set[str] = set()
+    for oid in oids:
+        content = shelf.picture(oid)
+        digest = containers.pixels(content) if content is not None else None
+        if digest is not None:
+            pixels.add(digest)
+    return pixels
