@@ -16,13 +16,13 @@ import contextlib
 import fcntl
 import json
 import os
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from flows.workspace import git
 from tasks.common.errors import WorkspaceError
 
 PAUSE = 1.0
@@ -62,8 +62,8 @@ def using(home: Path, patience: float = PATIENCE) -> Iterator[None]:
     Raises:
         DataInUseError: the erasure has not ended by then.
     """
-    path = git.common_folder(home) / FILE
-    if path in _own:
+    path = _path(home)
+    if path is None or path in _own:
         yield
         return
     with _locked(path, fcntl.LOCK_SH, patience, "an erasure is under way; try again after it"):
@@ -77,7 +77,9 @@ def erasing(home: Path, patience: float = SHORT_PATIENCE) -> Iterator[None]:
     Raises:
         DataInUseError: somebody else uses them.
     """
-    path = git.common_folder(home) / FILE
+    path = _path(home)
+    if path is None:
+        raise WorkspaceError(f"{home} is in no git repository, so nothing can be erased in it")
     why = (
         "data of this workspace are in use (a run, the nightly audit, `reproduce` or an import); "
         "nothing is erased before that has ended. Try again then"
@@ -90,6 +92,15 @@ def erasing(home: Path, patience: float = SHORT_PATIENCE) -> Iterator[None]:
         finally:
             with _guard:
                 del _own[path]
+
+
+def _path(folder: Path) -> Path | None:
+    """The file that all checkouts of a repository lock; None outside of one, as where an agent
+    runs a single stage in a folder of its own."""
+    ended = subprocess.run(
+        ["git", "rev-parse", "--git-common-dir"], cwd=folder, capture_output=True, text=True
+    )
+    return (folder / ended.stdout.strip()).resolve() / FILE if ended.returncode == 0 else None
 
 
 @contextlib.contextmanager
