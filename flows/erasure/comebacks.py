@@ -82,8 +82,9 @@ def look(home: Path, temporary: Iterable[Path] | None = None) -> Comebacks:
         temporary: folders in which temporary folders lie; None: the machine's.
     """
     search = _Search(home, None)
-    for place in _places(home, temporary):
-        search.visit(place)
+    if search.can_look:
+        for place in _places(home, temporary):
+            search.visit(place)
     return search.result
 
 
@@ -98,7 +99,7 @@ def erase_again(
     search = _Search(home, batch)
     erased: dict[str, int] = {}
     left: list[str] = []
-    for place in _places(home, temporary):
+    for place in _places(home, temporary) if search.can_look else ():
         findings = search.visit(place)
         own = [finding for finding in findings if _may_erase(place, finding)]
         if own:
@@ -143,9 +144,14 @@ class _Search:
                 )
             self._batches |= dict.fromkeys(hashes or (), name)
 
+    @property
+    def can_look(self) -> bool:
+        """Whether there is anything to look for, and the key to do it with."""
+        return self._key is not None and bool(self._batches)
+
     def visit(self, place: Place) -> list[Finding]:
         """What came back in one store."""
-        if self._key is None or not self._batches:
+        if self._key is None:
             return []
         findings, batches = [], Counter[str]()
         try:

@@ -1,0 +1,444 @@
+"""Copies that hide are found wherever they lie, what cannot be judged is said, and what comes back
+is found again."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import hashlib
+import io
+import json
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flows.erasure import carry_out, comebacks, containers, matcher, receipts
+from flows.erasure.carry_out import ErasureError
+from flows.erasure.stores.trees import Tree
+from flows.workspace import checkouts, dvc_locks, layout, shell
+from flows.workspace.dvc_locks import DataInUseError
+from tasks.common import files, settings
+from tasks.requests import pseudonyms
+
+FORGOTTEN, OTHER = "person-001", "person-002"
+REQUEST = "11111111-aaaa-4aaa-8aaa-000000000001"
+STAGES = """
+stages:
+  split:
+    cmd: python split.py
+    deps: [data]
+    outs: [artifacts/split.csv]
+"""
+SPLIT = """
+import csv, pathlib
+rows = list(csv.DictReader(open("data/manifest.csv")))
+pathlib.Path("artifacts").mkdir(exist_ok=True)
+lines = [f"{row['record_id']},control" for row in rows]
+pathlib.Path("artifacts/split.csv").write_text("\\n".join(["record_id,role", *lines]) + "\\n")
+"""
+
+
+def picture(number: int, form: str = "PNG") -> bytes:
+    """A real image, another for every number, in any lossless format."""
+    pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3), np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, form)
+    return stream.getvalue()
+
+
+def build(home: Path, remote: Path) -> None:
+    """A released batch of one person whom no model saw: nothing is trained, so it is quick."""
+    home.mkdir(parents=True)
+    shell.git(home, "init", "--quiet")
+    shell.git(home, "config", "user.email", "officer@example.org")
+    shell.git(home, "config", "user.name", "Officer")
+    shell.dvc(home, "init", "--quiet")
+    files.write_text(home / ".dvc/config", layout.CONFIG)
+    files.write_text(home / ".gitignore", "".join(f"{name}\n" for name in layout.IGNORED))
+    files.write_text(home / "dvc.yaml", STAGES)
+    files.write_text(home / "split.py", SPLIT)
+    files.write_text(home / "params.yaml", settings.defaults_yaml())
+    settings.assign(home / "params.yaml", ["batch=b"])
+    shell.dvc(home, "remote", "add", "-d", "folder", str(remote))
+    lines = ["record_id,subject_id,label,path,sha256"]
+    for number in range(6):
+        content = picture(number)
+        files.write_bytes(home / "data/images" / f"r{number:05d}.png", content)
+        who = FORGOTTEN if number < 2 else OTHER
+        digest = hashlib.sha256(content).hexdigest()
+        lines.append(f"r{number:05d},{who},{number % 2},images/r{number:05d}.png,{digest}")
+    files.write_text(home / "data/manifest.csv", "\n".join(lines) + "\n")
+    layout.track_data(home)
+    key = pseudonyms.make(home)
+    identity = {
+        "identity_type": "controller_customer_id",
+        "identity_value": key.of("controller_customer_id", FORGOTTEN),
+        "identity_format": "hmac-sha256",
+    }
+    request = {
+        "regulation": "gdpr",
+        "subject_request_id": REQUEST,
+        "subject_request_type": "erasure",
+        "submitted_time": "2026-11-02T09:00:00Z",
+        "subject_identities": [identity],
+    }
+    files.write_json(home / "requests/b.json", [request])
+    files.write_json(home / "ledger/batches/b.json", {"remotes": ["folder"]})
+    shell.dvc(home, "repro", "--quiet")
+    shell.git(home, "add", ".")
+    shell.git(home, "commit", "--quiet", "-m", "audit")
+    shell.git(home, "tag", "-a", "-m", "audit", "audit/b")
+    shell.git(home, "tag", "-a", "-m", "release", "release/b")
+    shell.dvc(home, "push", "--quiet")
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("hidden") / "world"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DVC_SITE_CACHE_DIR", str(root / "site"))
+        build(root / "home", root / "remote")
+    return root
+
+
+@pytest.fixture
+def home(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    root = tmp_path / "world"
+    shutil.copytree(built, root, symlinks=True)
+    (root / "tmp").mkdir()
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(root / "site"))
+    monkeypatch.delenv("PREFECT_HOME", raising=False)
+    shell.dvc(root / "home", "remote", "modify", "folder", "url", str(root / "remote"))
+    shell.git(root / "home", "commit", "--quiet", "--all", "-m", "remote moved")
+    return root / "home"
+
+
+def erase(home: Path) -> carry_out.Erased:
+    return carry_out.erase(home, "b", "Ada Officer", temporary=[home.parent / "tmp"])
+
+
+def held(done: carry_out.Erased) -> dict[str, str]:
+    """Stores that are held, but for models: there were none."""
+    return {name: why for name, why in done.held.items() if "model" not in name}
+
+
+def commit(home: Path, path: str, content: bytes) -> None:
+    files.write_bytes(home / path, content)
+    shell.git(home, "add", "--force", path)
+    shell.git(home, "commit", "--quiet", "-m", "a file of ours")
+
+
+def zipped(name: str, content: bytes) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, content)
+    return stream.getvalue()
+
+
+def tarred(name: str, content: bytes) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        entry = tarfile.TarInfo(name)
+        entry.size = len(content)
+        archive.addfile(entry, io.BytesIO(content))
+    return stream.getvalue()
+
+
+# -- a person's own files, which hold the receipt and are named -----------------------------------
+
+FOREIGN = {
+    "the same bytes": ("pictures/copy.png", picture(0)),
+    "another format": ("pictures/copy.bmp", picture(0, "BMP")),
+    "a zip": ("pictures/all.zip", zipped("a/one.png", picture(0))),
+    "a gzip": ("pictures/one.gz", gzip.compress(picture(1))),
+    "a bzip2": ("pictures/one.bz2", bz2.compress(picture(1))),
+    "a tar": ("pictures/all.tar", tarred("one.png", picture(1))),
+    "a zip in a tar.gz": (
+        "pictures/all.tgz",
+        gzip.compress(tarred("inner.zip", zipped("one.png", picture(0, "TIFF")))),
+    ),
+    "a name in an archive": ("pictures/names.zip", zipped(f"{FORGOTTEN}/note", b"\0nothing")),
+    "a list in an archive": ("lists/old.zip", zipped("rows.csv", b"record_id\nr00001\n")),
+}
+
+
+@pytest.mark.parametrize("where", FOREIGN)
+def test_a_copy_of_somebodys_own_holds_the_receipt_with_its_path(home: Path, where: str) -> None:
+    path, content = FOREIGN[where]
+    files.write_bytes(home / path, content)
+    with pytest.raises(ErasureError, match=path):
+        erase(home)
+    assert (home / path).read_bytes() == content
+    (home / path).unlink()
+    assert erase(home).tag == "erased/b"
+
+
+def test_the_picture_of_another_person_holds_nothing(home: Path) -> None:
+    files.write_bytes(home / "pictures/other.bmp", picture(3, "BMP"))
+    files.write_bytes(home / "pictures/other.zip", zipped("three.png", picture(3)))
+    assert held(erase(home)) == {}
+
+
+def test_a_name_made_of_a_subject_id_is_found_and_not_repeated(home: Path) -> None:
+    files.write_bytes(home / f"pictures/scan-{FORGOTTEN}_left.dat", b"\0")
+    with pytest.raises(ErasureError, match="pictures/…") as caught:
+        erase(home)
+    assert FORGOTTEN not in str(caught.value)
+    filed = {one["store"]: one for one in receipts.read_all(home)[0]["stores"]}
+    assert filed["workspace"]["state"] == "held"
+    assert FORGOTTEN not in json.dumps(filed)
+
+
+def test_what_cannot_be_judged_holds_the_receipt_with_its_path(home: Path) -> None:
+    files.write_bytes(home / "stuff/closed.7z", b"7z\xbc\xaf\x27\x1c" + bytes(40))
+    files.write_bytes(home / "stuff/damaged.zip", zipped("one.png", picture(0))[:60])
+    deep = picture(0)
+    for _ in range(containers.DEEPEST + 1):
+        deep = gzip.compress(deep)
+    files.write_bytes(home / "stuff/deep.gz", deep)
+    with pytest.raises(
+        ErasureError, match=r"3 files cannot be judged.*stuff/closed.7z, stuff/damaged.zip"
+    ):
+        erase(home)
+    shutil.rmtree(home / "stuff")
+    assert held(erase(home)) == {}
+
+
+def test_a_tracked_file_and_its_uncommitted_change_are_found(home: Path) -> None:
+    commit(home, "figures/example.png", picture(0))
+    commit(home, "figures/changed.png", picture(7))
+    files.write_bytes(home / "figures/changed.png", picture(1))
+    with pytest.raises(ErasureError, match=r"2 files .*figures/changed.png, figures/example.png"):
+        erase(home)
+    shell.git(home, "checkout", "--quiet", "figures/changed.png")
+    shell.git(home, "rm", "--quiet", "figures/example.png")
+    shell.git(home, "commit", "--quiet", "-m", "away")
+    done = erase(home)
+    assert list(held(done)) == ["git"]  # its history still has the picture
+    assert "example.png" in done.held["git"]
+
+
+# -- what killed processes and experiments of DVC leave, which is the tool's to remove ------------
+
+
+def left_in_batches(home: Path) -> Path:
+    left = home / checkouts.FOLDER / ".removing-old-1234"
+    files.write_bytes(left / "data/images/one.png", picture(0))
+    return left
+
+
+def left_without_git(home: Path) -> Path:
+    left = home / checkouts.FOLDER / "2026-01"
+    files.write_bytes(left / "data/images/one.png", picture(0))
+    return left
+
+
+def left_by_an_experiment(home: Path) -> Path:
+    left = home / ".dvc/tmp/exps/standalone/tmpabc"
+    files.write_bytes(left / "data/images/one.png", picture(1))
+    return left
+
+
+def left_in_the_temporary_folder(home: Path) -> Path:
+    left = home.parent / "tmp" / "erasure-audit-abc"
+    files.write_bytes(left / "some.zip", zipped("one.png", picture(1)))
+    return left
+
+
+@pytest.mark.parametrize(
+    "leave",
+    [left_in_batches, left_without_git, left_by_an_experiment, left_in_the_temporary_folder],
+)
+def test_a_copy_that_was_left_behind_is_removed(home: Path, leave) -> None:  # type: ignore[no-untyped-def]
+    left = leave(home)
+    assert held(erase(home)) == {}
+    assert not left.exists()
+
+
+def test_a_stash_that_was_dropped_and_an_experiments_reference_are_found(home: Path) -> None:
+    files.write_bytes(home / "figures/example.png", picture(0))
+    shell.git(home, "add", "figures/example.png")
+    shell.git(home, "stash", "--quiet")
+    shell.git(home, "stash", "drop", "--quiet")
+    files.write_bytes(home / "figures/other.png", picture(1))
+    shell.git(home, "add", "figures/other.png")
+    tree = shell.git(home, "write-tree")
+    lost = shell.git(home, "commit-tree", tree, "-p", "HEAD", "-m", "exp")
+    shell.git(home, "update-ref", "refs/exps/aa/bb/exp-1", lost)
+    shell.git(home, "reset", "--quiet", "--hard")
+    assert "2 files in git's history" in erase(home).held["git"]
+
+
+def test_a_pipe_in_the_workspace_does_not_stop_the_look(home: Path) -> None:
+    import os
+
+    os.mkfifo(home / "pipe")
+    assert held(erase(home)) == {}
+
+
+# -- what comes back ------------------------------------------------------------------------------
+
+
+def came_back(home: Path) -> dict[str, dict[str, int]]:
+    return comebacks.look(home, [home.parent / "tmp"]).counts
+
+
+def test_nothing_is_said_to_come_back_where_nothing_did(home: Path) -> None:
+    erase(home)
+    assert came_back(home) == {}
+    assert not erase(home).new
+
+
+def test_an_old_clone_that_is_pushed_again_is_found_and_erased_again(home: Path) -> None:
+    before = home.parent / "remote-before"
+    shutil.copytree(home.parent / "remote", before)
+    erase(home)
+    shutil.copytree(before, home.parent / "remote", dirs_exist_ok=True)
+    shutil.rmtree(before)
+    files.write_bytes(home / "artifacts/again.png", picture(0))
+
+    assert came_back(home)["b"].keys() == {"dvc_remote:folder", "workspace"}
+    again = erase(home)
+
+    assert again.new
+    assert again.came_back["workspace"] == 1
+    assert came_back(home) == {}
+    assert not (home / "artifacts/again.png").exists()
+    [filed] = receipts.read_all(home)
+    assert filed["came_back"][0]["erased"] == again.came_back
+    assert shell.git(home, "status", "--porcelain") == ""
+    shell.dvc(home, "pull", "--quiet", "data.dvc")  # what remains was not touched
+
+
+def test_a_copy_of_somebodys_own_that_comes_back_is_an_error_and_not_touched(home: Path) -> None:
+    erase(home)
+    files.write_bytes(home / "pictures/again.png", picture(0))
+    with pytest.raises(ErasureError, match="workspace: 1 files that are not the tool's"):
+        erase(home)
+    assert (home / "pictures/again.png").exists()
+
+
+def test_the_list_names_nothing_to_those_without_the_key_and_is_of_no_use_with_another(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    erase(home)
+    text = (home / receipts.FOLDER / f"b{comebacks.ENDING}").read_text()
+    for number in (0, 1):
+        assert hashlib.md5(picture(number)).hexdigest() not in text
+    assert hashlib.md5(picture(0)).hexdigest() not in shell.git(home, "log", "-p", "--all")
+    monkeypatch.setenv(pseudonyms.KEY, "another key " * 4)
+    look = comebacks.look(home, [])
+    assert not look
+    assert "another key of pseudonyms" in look.lines[0]
+
+
+def test_copies_fetched_while_the_erasure_is_under_way_are_erased_before_it_is_tagged(
+    home: Path,
+) -> None:
+    old = home / ".dvc/cache/files/md5"
+    digest = hashlib.md5(picture(0)).hexdigest()
+    fetched = old / digest[:2] / digest[2:]
+
+    def fetch(step: str) -> None:
+        if step == "look at dvc_databases":  # the cache and the remote are erased by then
+            files.write_bytes(fetched, picture(0))
+
+    carry_out.erase(home, "b", "Ada", listener=fetch, temporary=[home.parent / "tmp"])
+    assert not fetched.exists()
+    assert came_back(home) == {}
+
+
+# -- one at a time --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def reader(home: Path) -> Iterator[None]:
+    """Another process that uses the data of the workspace."""
+    script = (
+        "import sys; from pathlib import Path; from flows.workspace import dvc_locks\n"
+        "with dvc_locks.using(Path(sys.argv[1])):\n"
+        "    print('at work', flush=True); sys.stdin.read()\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(home)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "at work\n"
+    yield
+    process.communicate("")
+
+
+def test_nothing_is_erased_while_another_process_uses_the_data(home: Path, reader: None) -> None:
+    with (
+        pytest.raises(DataInUseError, match="in use"),
+        dvc_locks.erasing(home, patience=0),
+    ):
+        pass
+    with dvc_locks.using(home, patience=0):  # others may use them, too
+        pass
+
+
+def test_while_an_erasure_is_under_way_nobody_else_fetches_and_it_does_itself(home: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from flows.workspace import dvc_locks\n"
+        "with dvc_locks.using(Path(sys.argv[1]), patience=0): pass\n"
+    )
+    with dvc_locks.erasing(home):
+        other = subprocess.run(
+            [sys.executable, "-c", script, str(home)], capture_output=True, text=True
+        )
+        assert "an erasure is under way" in other.stderr
+        with checkouts.at(home, "audit/b") as copy:
+            assert (copy / "dvc.yaml").exists()
+    assert subprocess.run([sys.executable, "-c", script, str(home)]).returncode == 0
+
+
+def test_a_lock_that_git_left_behind_does_not_keep_the_erasure_from_ending(home: Path) -> None:
+    def kill_git(step: str) -> None:
+        if step == "commit":
+            (home / ".git/index.lock").touch()
+
+    done = carry_out.erase(home, "b", "Ada", listener=kill_git, temporary=[home.parent / "tmp"])
+    assert done.tag == "erased/b"
+
+
+# -- names ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "named"),
+    [
+        ("pictures/kim-017.png", True),
+        ("scan_kim-017_left.png", True),
+        ("kim-0171.png", False),
+        ("r00017/file", True),
+        ("artifacts/train/0/seed-1.json", False),
+    ],
+)
+def test_names_of_files_are_judged_by_their_parts(path: str, named: bool) -> None:
+    names = matcher.Names(
+        matcher.Sought(
+            frozenset(),
+            record_ids=frozenset({"r00017"}),
+            subject_ids=frozenset({"kim-017", "7"}),
+        )
+    )
+    assert names.in_path(path) is named
+
+
+def test_a_store_of_another_workspace_within_is_looked_into(home: Path) -> None:
+    clone = home / "clone/.dvc/cache/files/md5/ab"
+    files.write_bytes(clone / "cdef", picture(0))
+    judge = matcher.Judge(matcher.Sought(frozenset({hashlib.md5(picture(0)).hexdigest()})))
+    assert Tree("workspace", home).look(judge).foreign == 1
