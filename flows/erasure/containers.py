@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from typing import IO, BinaryIO, cast
 
 from tasks.common.errors import DataError
-from tasks.data import records
+from tasks.common.settings import Data
+from tasks.data import images
 
 DEEPEST = 4
 """How many archives may lie one in the other."""
@@ -74,7 +75,7 @@ def pixels(content: bytes) -> str | None:
     as long as the compression loses nothing.
     """
     try:
-        picture = records.decode(content, "").convert("RGB")
+        picture = images.decode(content, "an image", Data()).convert("RGB")
     except DataError:
         return None
     size = f"{picture.width}x{picture.height}:".encode()
