@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from tasks.common import files, settings, stage_cli
 from tasks.common.errors import DataError
-from tasks.data import image_pack, images, records
+from tasks.data import image_pack, images, records, rules
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -145,7 +145,7 @@ def thumbnail(picture: Image.Image) -> NDArray[np.uint8]:
 
 def _parts(data: Path, table: pd.DataFrame, wish: settings.Data) -> Iterator[Part]:
     size = max(1, min(MOST_FILES, MOST_BYTES // (wish.channels * wish.image_size**2)))
-    root, inside = data.resolve(), records.inside(table["path"], data)
+    root, inside = data.resolve(), rules.inside(table["path"], data)
     for first in range(0, len(table), size):
         rows = slice(first, first + size)
         paths = [

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tasks.common import files, seeds, settings, stage_cli
 from tasks.common.errors import DataError
-from tasks.data import records
+from tasks.data import records, rules
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,7 +72,7 @@ def assign(manifest: pd.DataFrame, shares: settings.Split, seed: int) -> NDArray
         fixed[subject] = manifest["split"].replace("unseen", "").to_numpy(np.str_)
         del wanted["training"]
     free = np.flatnonzero(fixed == "")
-    taken = {role: int((fixed == role).sum()) for role in records.ROLES}
+    taken = {role: int((fixed == role).sum()) for role in rules.ROLES}
     counts = class_counts(subject, manifest["label"].to_numpy(), size)
     fixed[free] = deal(counts[free], quotas(wanted, len(free), taken), seed)
     return fixed[subject]
@@ -90,7 +90,7 @@ def quotas(shares: dict[str, float], subjects: int, taken: dict[str, int]) -> di
     Raises:
         DataError: there are fewer subjects than empty roles.
     """
-    empty = [role for role in records.ROLES if not taken[role]]
+    empty = [role for role in rules.ROLES if not taken[role]]
     if len([role for role in empty if role in shares]) > subjects or any(
         role not in shares for role in empty
     ):
@@ -170,7 +170,7 @@ def imbalance(counts: NDArray[np.int64], role: NDArray[np.int64], roles: int) ->
 def describe(manifest: pd.DataFrame, roles: NDArray[np.str_]) -> list[str]:
     """Lines for the log: sizes of the roles, and classes that control or training lacks."""
     subjects = manifest.assign(role=roles).groupby("role")["subject_id"].nunique()
-    lines = ["subjects: " + ", ".join(f"{int(subjects[role])} {role}" for role in records.ROLES)]
+    lines = ["subjects: " + ", ".join(f"{int(subjects[role])} {role}" for role in rules.ROLES)]
     labels = manifest["label"].to_numpy()
     for role in ("training", "control"):
         lacking = sorted(set(labels.tolist()) - set(labels[roles == role].tolist()))
@@ -184,10 +184,10 @@ def describe(manifest: pd.DataFrame, roles: NDArray[np.str_]) -> list[str]:
 
 
 def _refuse_two_roles(manifest: pd.DataFrame) -> None:
-    torn = records.in_two_groups(manifest["subject_id"], manifest["split"])
+    torn = rules.in_two_groups(manifest["subject_id"], manifest["split"])
     if torn.any():
         raise DataError(
-            f"manifest.csv: {records.name_records(manifest, torn)}: {records.RULES['one_split']} "
+            f"manifest.csv: {records.name_records(manifest, torn)}: {rules.ONE_SPLIT} "
             "is not so."
             " Give every subject one value"
         )

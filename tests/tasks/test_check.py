@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from tasks import check, pack
 from tasks.common.errors import DataError, RequestError
-from tasks.data import records
+from tasks.data import near_duplicates, rules
 from tasks.data.importers import classes, writing
 
 PEOPLE = [f"person-{row % 4}" for row in range(24)]
@@ -222,8 +222,12 @@ def slow_twins(
         for right in range(len(subject)):
             apart = float(np.sqrt(((thumbs[left] - thumbs[right]) ** 2).mean()))
             same = content[left] == content[right]
-            plain = thumbs[left].std() < check.PLAIN
-            if subject[left] != subject[right] and apart <= check.ALIKE and (same or not plain):
+            plain = thumbs[left].std() < near_duplicates.PLAIN
+            if (
+                subject[left] != subject[right]
+                and apart <= near_duplicates.ALIKE
+                and (same or not plain)
+            ):
                 found.add((left, right))
     return found
 
@@ -240,11 +244,19 @@ def test_the_fast_search_for_near_duplicates_finds_what_comparing_all_pairs_find
     content = np.unique(thumbs, axis=0, return_inverse=True)[1].reshape(-1)
     subject = random.integers(0, 9, 200).astype(np.intp)
     named = np.flatnonzero(subject < 3)
-    left, right = check.twins(named, subject, content, thumbs)
+    left, right = near_duplicates.twins(named, subject, content, thumbs)
     expected = slow_twins(named, subject, content, thumbs)
     assert set(zip(left.tolist(), right.tolist(), strict=True)) == expected
     assert len(expected) > 50
 
 
-def test_every_rule_of_the_manifest_is_put_to_great_expectations() -> None:
-    assert set(check._EXPECTATIONS) == set(records.RULES)
+def test_the_names_of_the_classes_are_on_file_for_the_report(tmp_path: Path) -> None:
+    data, _ = run(write(tmp_path, noise()), asks("person-1"))
+    assert data["class_names"] == ["a", "b", "c"]
+    (tmp_path / "data/dataset.json").unlink()
+    assert run(tmp_path, asks("person-1"))[0]["class_names"] == ["0", "1", "2"]
+
+
+def test_every_rule_of_the_manifest_is_reported_by_great_expectations(tmp_path: Path) -> None:
+    data, _ = run(write(tmp_path, noise(), split="training"), asks("person-1"))
+    assert {rule.name for rule in rules.MANIFEST} <= set(by_name(data))

@@ -15,7 +15,7 @@ from tasks import split
 from tasks.common import files
 from tasks.common.errors import DataError
 from tasks.common.settings import Split
-from tasks.data import records
+from tasks.data import records, rules
 
 SHARES = Split(calibration=0.09, control=0.15, test=0.09)
 
@@ -67,18 +67,18 @@ def test_no_subject_has_two_roles_and_no_role_is_empty(
         return
     roles = split.assign(manifest, SHARES, seed)
     assert manifest.assign(role=roles).groupby("subject_id")["role"].nunique().max() == 1
-    assert set(roles) == set(records.ROLES)
+    assert set(roles) == set(rules.ROLES)
 
 
-@given(st.integers(3, 5000), st.sets(st.sampled_from(records.ROLES)))
+@given(st.integers(3, 5000), st.sets(st.sampled_from(rules.ROLES)))
 def test_quotas_add_up_and_leave_no_role_empty(subjects: int, had: set[str]) -> None:
     shares = {"training": 0.67, "calibration": 0.09, "control": 0.15, "test": 0.09}
-    taken = {role: int(role in had) for role in records.ROLES}
+    taken = {role: int(role in had) for role in rules.ROLES}
     if subjects < 4 - len(had):
         return
     dealt = split.quotas(shares, subjects, taken)
     assert sum(dealt.values()) == subjects
-    assert all(dealt[role] >= 1 for role in records.ROLES if role not in had)
+    assert all(dealt[role] >= 1 for role in rules.ROLES if role not in had)
     assert all(abs(dealt[role] - subjects * share) <= 3 for role, share in shares.items())
 
 
@@ -163,7 +163,7 @@ def test_the_stage_writes_one_role_per_record_and_the_same_bytes_twice(tmp_path:
         )
     assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
     roles = records.read_roles(tmp_path / "a.csv", records.read_manifest(tmp_path / "data"))
-    assert set(roles) == set(records.ROLES)
+    assert set(roles) == set(rules.ROLES)
 
 
 def test_a_manifest_that_was_not_checked_is_refused_and_nothing_is_written(tmp_path: Path) -> None:

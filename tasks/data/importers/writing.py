@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from tasks.common import files
 from tasks.common.errors import DataError
-from tasks.data import records
+from tasks.data import records, rules
 from tasks.data.importers.classes import Classes
 
 if TYPE_CHECKING:
@@ -163,14 +163,12 @@ def refuse_faults(
 ) -> None:
     """Raise `DataError` for the first rule of the manifest that rows break; they are named as the
     user knows them."""
-    for rule, bad in records.faults(table, folder).items():
+    for rule, bad in rules.faults(table, folder).items():
         if bad.any():
             named = records.name_records(table, bad)
             if name_row is not None:
                 named = listed([name_row(int(row)) for row in np.flatnonzero(bad)])
-            raise DataError(
-                f"{source}: {named}: expected that {records.RULES[rule]}. Correct the source"
-            )
+            raise DataError(f"{source}: {named}: expected that {rule.sentence}. Correct the source")
 
 
 def listed(names: Sequence[str], most: int = 5) -> str:

@@ -18,7 +18,7 @@ from PIL import Image
 
 from tasks.common.errors import DataError
 from tasks.common.settings import Data
-from tasks.data import images, records
+from tasks.data import images, records, rules
 from tests.worlds import packing
 
 GREY, COLOUR = Data(classes=2, channels=1, image_size=8), Data(classes=2, channels=3, image_size=8)
@@ -160,7 +160,7 @@ def test_an_absent_manifest_is_refused(tmp_path: Path) -> None:
 @given(st.text(max_size=30))
 def test_no_path_is_accepted_that_leaves_the_folder(path: str) -> None:
     root = Path("/nowhere/data")
-    if records.inside(pd.Series([path]), root)[0]:
+    if rules.inside(pd.Series([path]), root)[0]:
         assert (root / path).resolve().is_relative_to(root)
 
 
@@ -168,15 +168,17 @@ def test_no_path_is_accepted_that_leaves_the_folder(path: str) -> None:
 def test_a_path_is_judged_the_same_alone_and_among_others(paths: list[str]) -> None:
     root = Path("/nowhere/data")
     alone = [
-        bool(records.inside(pd.Series([path, ".."], dtype=str), root)[0]) for path in paths
+        bool(rules.inside(pd.Series([path, ".."], dtype=str), root)[0]) for path in paths
     ]  # `..`: one by one
-    assert records.inside(pd.Series(paths, dtype=str), root).tolist() == alone
+    assert rules.inside(pd.Series(paths, dtype=str), root).tolist() == alone
 
 
 @given(st.lists(st.text("a0.- \n", max_size=5), min_size=1))
 def test_a_value_is_matched_the_same_alone_and_among_others(values: list[str]) -> None:
     expected = [re.fullmatch("[a0.-]{1,4}", value) is not None for value in values]
-    assert records._matches(pd.Series(values, dtype=str), "[a0.-]{1,4}").tolist() == expected
+    rule = rules.Rule("form", rules.ONE_SPLIT, "value", pattern="[a0.-]{1,4}")
+    broken = rule.broken(pd.DataFrame({"value": values}, dtype=str))
+    assert (~broken).tolist() == expected
 
 
 def test_images_come_back_as_they_were_stored(three: Path) -> None:
