@@ -68,6 +68,7 @@ def load(name: str) -> World:
         "cifar": _cifar,
         "digits": _digits,
         "digits-long": _digits_long,
+        "digits-others": _digits_others,
         "digits-sequence": _digits_sequence,
         "faces": _faces,
         "faces-long": _faces_long,
@@ -90,6 +91,17 @@ def _digits() -> World:
     images, labels, writers = synthetic_digits.make()
     about = "embedded digits, 29 of 45 synthetic writers trained on, 4 forgotten together"
     return _split("digits", images, labels, writers, Settings(), (4, 4, 4), about)
+
+
+def _digits_others() -> World:
+    """The last people of the same data, whom no method or setting was chosen on."""
+    world = _digits()
+    people = [int(number) for number in np.unique(world.subjects[world.roles == "training"])]
+    about = (
+        "embedded digits, 29 of 45 synthetic writers trained on, 4 of the last 8 forgotten together"
+    )
+    batches = (tuple(people[-8:-4]), tuple(people[-4:]))
+    return replace(world, name="digits-others", batches=batches, about=about)
 
 
 def _digits_long() -> World:

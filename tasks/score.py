@@ -14,7 +14,8 @@ from tasks.common import settings as settings_module
 from tasks.common.errors import EvidenceError
 from tasks.common.settings import Settings
 from tasks.data import image_pack, records
-from tasks.training import architectures, compute, reference_blocks, release_lineage, training_loop
+from tasks.pooling import answers, table
+from tasks.training import architectures, compute, release_lineage
 from tasks.verification import scoring
 
 if TYPE_CHECKING:
@@ -22,10 +23,6 @@ if TYPE_CHECKING:
 
 MOST_VALUES = 20
 """A column with more values is no grouping but a name of something."""
-BATCH = 512
-"""Images that a model is shown at once."""
-SLAB = 64 * 2**20
-"""Pixels that are in memory at once, as whole batches; at least one."""
 ACTIVITY = {
     "original": "train",
     "with": "train",
@@ -74,26 +71,36 @@ def main(
     labels = manifest["label"].to_numpy(np.int64)
     roles = records.read_roles(split, manifest)
     entries = roll(original, trained, unlearned, retrained, settings)
-    if settings.references.with_from != settings_module.TRAINED:
+    if (
+        settings.references.mode == "batch"
+        and settings.references.with_from != settings_module.TRAINED
+    ):
         paths = release_lineage.references(trained, manifest, roles == "training", settings)
         entries += [Entry(f"with-{path.stem}", "with", path) for path in paths]
     phi, predicted = [], []
     for position, entry in enumerate(entries, 1):
-        margins, classes = _score(entry, known, settings, place)
+        network = architectures.load(entry.path, settings.model, settings.data)
+        margins, classes = answers.of_all(network, known, settings, place)
         phi.append(margins)
         predicted.append(classes)
         if position % 10 == 0 or position == len(entries):
             stage_cli.say(f"scored {position}/{len(entries)} models on {len(manifest)} records")
+    pool = (
+        table.align(trained, manifest, roles == "training", settings)
+        if settings.references.mode == "pool"
+        else None
+    )
     scores = scoring.Scores(
-        np.array([entry.role for entry in entries]),
-        np.stack(phi),
-        np.stack(predicted),
+        np.array([*[entry.role for entry in entries], *["pool"] * (len(pool.phi) if pool else 0)]),
+        np.concatenate([np.stack(phi), *([pool.phi] if pool else [])]),
+        np.concatenate([np.stack(predicted), *([pool.predicted] if pool else [])]),
         labels,
         roles,
         requests,
         pd.factorize(manifest["subject_id"])[0].astype(np.int64),
         np.array(names, np.str_),
         values,
+        np.concatenate([np.zeros((len(entries), len(labels)), bool), pool.seen]) if pool else None,
     )
     scores.check()
     scores.save(out / "scores.npz")
@@ -108,6 +115,7 @@ def main(
                 "forgotten": int((seen & forgotten).sum()),
                 "retained": int((seen & ~forgotten).sum()),
             },
+            **({"pool": pool.facts} if pool else {}),
         },
     )
 
@@ -189,26 +197,6 @@ def _seeds(folder: Path, blocks: tuple[int, ...], size: int) -> list[Path]:
             "remove them"
         )
     return [folder / str(n // size) / f"seed-{n}.safetensors" for n in range(size * len(blocks))]
-
-
-def _score(
-    entry: Entry, known: image_pack.Packed, settings: Settings, place: compute.Place
-) -> tuple[scoring.Floats, scoring.Ints]:
-    """The margins of all n records and the classes predicted, (n,) each. So many images at once as
-    `SLAB` says."""
-    network = architectures.load(entry.path, settings.model, settings.data)
-    size = max(1, SLAB // (BATCH * settings.data.channels * settings.data.image_size**2)) * BATCH
-    slabs = (slice(first, first + size) for first in range(0, len(known.manifest), size))
-    logits = np.concatenate(
-        [
-            training_loop.logits(
-                network, reference_blocks.load_rows(rows, known, settings, place), BATCH
-            )
-            for rows in slabs
-        ]
-    )
-    labels = known.manifest["label"].to_numpy(np.int64)
-    return scoring.margins(logits, labels), logits.argmax(1).astype(np.int64)
 
 
 def _lineage(entry: Entry) -> dict[str, object]:

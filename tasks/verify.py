@@ -39,9 +39,9 @@ def main(scores: Path, params: Path, out: Path) -> None:
     judge = screened if wish.mode == "screening" else judged
     verdicts = {}
     for request in requests:
-        verdicts[request] = judge(table, request, rules, memory) | beside(
-            table, request, rules, memory
-        )
+        view = verification.view(table, request, rules)
+        own = memory if view is table else {}
+        verdicts[request] = judge(table, request, rules, memory) | beside(view, request, rules, own)
         stage_cli.say(f"{request}: {verdicts[request]['verdict']}")
     add_register(verdicts, rules)
     found = {

@@ -130,6 +130,11 @@ class References(Section):
     """How many models are trained to judge with. A block of them is one stage; adding a block
     trains only that."""
 
+    mode: Literal["batch", "pool"] = Field(
+        "batch",
+        description="`batch`: references trained for this batch; `pool`: a pool trained once for many batches, in "
+        "the folder that `with_from` names (docs/pool.md)",
+    )
     seeds_per_block: int = Field(
         8, ge=1, le=256, description="models per block; block b holds seeds b·n … b·n + n - 1"
     )
@@ -143,13 +148,38 @@ class References(Section):
         TRAINED,
         pattern=r"^[A-Za-z0-9._/-]+$",
         description="folder of the models trained with everybody; a release sets it to those of an earlier"
-        " batch, so that none has to be trained",
+        " batch, so that none has to be trained; with `mode: pool` the folder of the pool",
     )
 
     @field_validator("with_blocks", "without_blocks")
     @classmethod
     def _starts_at_zero(cls, blocks: tuple[int, ...]) -> tuple[int, ...]:
         if sorted(set(blocks)) != list(range(len(blocks))) or len(set(blocks)) < len(blocks):
+            raise ValueError("expected the blocks 0, 1, 2, … each once")
+        return blocks
+
+
+class Pool(Section):
+    """The pool of references that `erasure-audit pool` makes, once for many batches (docs/pool.md)."""
+
+    blocks: tuple[int, ...] = Field(
+        (),
+        description="blocks of the pool that are made now; none: the stage is not part of an audit",
+    )
+    folds: int = Field(
+        8, ge=3, le=64, description="models of a block, each trained without one fold of the people"
+    )
+    with_everybody: int = Field(
+        1,
+        ge=0,
+        le=16,
+        description="further models of a block, trained with everybody: they say how accuracy grows with people",
+    )
+
+    @field_validator("blocks")
+    @classmethod
+    def _starts_at_zero(cls, blocks: tuple[int, ...]) -> tuple[int, ...]:
+        if list(blocks) != list(range(len(blocks))):
             raise ValueError("expected the blocks 0, 1, 2, … each once")
         return blocks
 
@@ -530,6 +560,7 @@ class Settings(Section):
     model: Model = Model()
     train: Train = Train()
     references: References = References()
+    pool: Pool = Pool()
     original: Original = Original()
     unlearn: Unlearn = Unlearn()
     verify: Verify = Verify()
@@ -541,21 +572,23 @@ class Settings(Section):
     @model_validator(mode="after")
     def _has_what_it_needs(self) -> Settings:
         wanted = self.references
-        if not wanted.without_blocks and self.verify.mode != "screening":
-            raise ValueError(
-                "references.without_blocks is empty; only verify.mode=screening needs no references"
-            )
-        if not wanted.with_blocks and wanted.with_from == TRAINED:
-            if self.verify.mode != "screening":
-                raise ValueError(
-                    "references.with_blocks is empty; only verify.mode=screening needs no "
-                    "references"
-                )
+        spared = "verify.mode=screening needs no references"
+        needs = self.verify.mode != "screening" and wanted.mode == "batch"
+        if not wanted.without_blocks and needs:
+            raise ValueError(f"references.without_blocks is empty; only {spared}")
+        if not wanted.with_blocks and (wanted.with_from == TRAINED or wanted.mode == "pool"):
+            if needs:
+                raise ValueError(f"references.with_blocks is empty; only {spared}")
             if self.original.checkpoint.startswith(TRAINED):
                 raise ValueError(
                     "references.with_blocks is empty, so original.checkpoint is made by nobody"
                 )
-        if wanted.with_blocks and wanted.with_from != TRAINED:
+        if wanted.mode == "pool" and wanted.with_from == TRAINED:
+            raise ValueError(
+                "references.mode is pool, so references.with_from has to name the pool's folder, "
+                "such as references/pool; `erasure-audit pool` makes it"
+            )
+        if wanted.mode == "batch" and wanted.with_blocks and wanted.with_from != TRAINED:
             raise ValueError(
                 f"references.with_from is not {TRAINED}, so references.with_blocks has to be []"
             )

@@ -129,6 +129,8 @@ class Contrast:
     """p of equal variances of both kinds (Brown and Forsythe 1974)"""
     normal_p: float
     """p of normal residuals (Shapiro and Wilk 1965)"""
+    leverage: float = 0.0
+    """further variance of the model judged, in units of `spread` squared: that of a regression"""
 
     @property
     def gap(self) -> float:
@@ -190,6 +192,7 @@ class Contrast:
         """t(r) of the model judged; below 0: less influence than r."""
         own, without, with_, _ = self._variances
         expected = (1 - r) * self.without.mean() + r * self.with_.mean()
+        own *= 1 + self.leverage
         return float(
             (self.judged - expected) / math.sqrt(own + (1 - r) ** 2 * without + r**2 * with_)
         )
@@ -245,6 +248,7 @@ class Contrast:
         from scipy import special
 
         own, without, with_, degrees = self._variances
+        own *= 1 + self.leverage
         d, g = float(self.judged - self.without.mean()), self.gap
         limit = float(special.stdtrit(degrees, 1 - alpha))
         if (
@@ -296,7 +300,19 @@ def contrast(with_: Floats, without: Floats, judged: Floats, aggregate: Aggregat
         raise EvidenceError(
             say("the references score every record alike; models that do not differ cannot judge")
         )
-    return Contrast(high, low, float(np.mean(total)), *_assumptions(high, low))
+    return of(high, low, float(np.mean(total)))
+
+
+def of(with_: Floats, without: Floats, judged: float, leverage: float = 0.0) -> Contrast:
+    """The contrast of statistics that were measured already, with its assumptions tested.
+
+    Args:
+        with_: (J,) of the references with the records, each measured by a fit without it.
+        without: (M,) of the references without them.
+        judged: of the model judged.
+        leverage: see `Contrast`.
+    """
+    return Contrast(with_, without, judged, *_assumptions(with_, without), leverage)
 
 
 def _assumptions(high: Floats, low: Floats) -> tuple[float, float]:

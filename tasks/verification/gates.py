@@ -187,26 +187,29 @@ def utility_gate(
     )
 
 
+UTILITY = (
+    (
+        "utility_control",
+        "unseen",
+        say("Is accuracy on people whom no model saw kept, within the margin?"),
+    ),
+    (
+        "utility_retain",
+        "retained",
+        say("Is accuracy on retained records kept, within the margin?"),
+    ),
+)
+"""Gate D: name, group of records as in `Scores.accuracy`, question."""
+
+
 def utility_gates(scores: Scores, model: int, rules: Rules) -> list[Gate]:
     """Gate D for unseen people and for retained records.
 
     Raises:
         EvidenceError: there is no record of one of the two groups.
     """
-    asked = (
-        (
-            "utility_control",
-            "unseen",
-            say("Is accuracy on people whom no model saw kept, within the margin?"),
-        ),
-        (
-            "utility_retain",
-            "retained",
-            say("Is accuracy on retained records kept, within the margin?"),
-        ),
-    )
     gates = []
-    for name, group, question in asked:
+    for name, group, question in UTILITY:
         if group not in scores.accuracy:
             raise EvidenceError(
                 say(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +47,7 @@ class Scores:
     nothing else."""
 
     model_roles: Strings
-    """(m,) original, unlearned, retrained, with or without"""
+    """(m,) original, unlearned, retrained, with, without or pool"""
     phi: Floats
     """(m, n) margins"""
     predicted: Ints
@@ -64,6 +65,8 @@ class Scores:
     """(a,) further columns of the manifest with few values, by which utility is looked at"""
     attributes: Strings
     """(n, a) their values; empty for records that are to be forgotten"""
+    seen: NDArray[np.bool_] | None = None
+    """(m, n) whether a model of a pool was trained on the record; None: there is no pool"""
 
     @cached_property
     def retained(self) -> NDArray[np.bool_]:
@@ -119,6 +122,7 @@ class Scores:
         import io
 
         buffer = io.BytesIO()
+        seen: dict[str, Any] = {} if self.seen is None else {"seen": np.packbits(self.seen, axis=1)}
         np.savez(
             buffer,
             model_roles=self.model_roles,
@@ -130,6 +134,7 @@ class Scores:
             subjects=self.subjects.astype(np.int32),
             attribute_names=self.attribute_names,
             attributes=self.attributes,
+            **seen,
         )
         files.write_bytes(path, buffer.getvalue())
 
@@ -152,6 +157,9 @@ class Scores:
                     arrays["subjects"].astype(np.int64),
                     arrays["attribute_names"],
                     arrays["attributes"],
+                    np.unpackbits(arrays["seen"], axis=1, count=len(arrays["labels"])).astype(bool)
+                    if "seen" in arrays
+                    else None,
                 )
         except (OSError, KeyError, ValueError) as error:
             raise EvidenceError(
@@ -172,6 +180,12 @@ class Scores:
         if self.phi.shape != (m, n) or self.predicted.shape != (m, n):
             raise EvidenceError(
                 f"got scores of shape {self.phi.shape}, expected {m} models x {n} records"
+            )
+        if (self.seen is None) == bool((self.model_roles == "pool").any()):
+            raise EvidenceError("got models of a pool without who was in them, or the reverse")
+        if self.seen is not None and self.seen.shape != (m, n):
+            raise EvidenceError(
+                f"got who was in the pool's models as {self.seen.shape}, expected {(m, n)}"
             )
         anew = bool(
             np.isin(self.model_roles, ("retrained", "without")).any()

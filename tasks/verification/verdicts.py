@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.common.errors import EvidenceError
-from tasks.common.language import Sentence, say
-from tasks.verification import contrast, gates, reasons
+from tasks.common.language import Sentence, in_a_row, say
+from tasks.verification import contrast, gates, pool_evidence, reasons
 from tasks.verification.gates import Finding, Measured, Rules, VerdictName
 from tasks.verification.scoring import Scores
 
@@ -73,8 +73,10 @@ def judge(scores: Scores, request: str, rules: Rules) -> Verdict:
     Raises:
         EvidenceError: the request has no record, a score is NaN, there are too few references, a
             class has no control record, or the references do not differ. A missing piece is never a
-            pass.
+            pass. By a pool: it does not know the records, or they are of several people.
     """
+    if scores.seen is not None:
+        return _judge_by_pool(scores, request, rules)
     rows = _rows(scores, request, rules)
     models = {role: int(np.flatnonzero(scores.model_roles == role)[0]) for role in ROLES}
     measured = {
@@ -99,6 +101,51 @@ def judge(scores: Scores, request: str, rules: Rules) -> Verdict:
         own.needed(rules.alpha, rules.rho0),
         contrast.rank_p(float(means[models["unlearned"]]), means[scores.model_roles == "without"]),
     )
+
+
+def _judge_by_pool(scores: Scores, request: str, rules: Rules) -> Verdict:
+    """As `judge`, by the models of a pool with and without the person."""
+    view = pool_evidence.view(scores, request, rules.min_references)
+    evidence = pool_evidence.PoolEvidence(view, request, rules)
+    roles = [role for role in ROLES if evidence.has(role)]
+    measured = {role: evidence.measure(role) for role in roles}
+    findings = {role: evidence.finding(role, measured[role]) for role in roles}
+    held_out = findings.get("retrained") or evidence.held_out()
+    check = SelfCheck(findings["original"], held_out)
+    verdict = settle(findings["unlearned"], check)
+    own = measured["unlearned"]
+    reason = _reason(verdict, findings["unlearned"], check, own, rules)
+    return Verdict(
+        verdict,
+        in_a_row([reason, evidence.told()]),
+        int(evidence.rows.sum()),
+        findings["unlearned"],
+        check,
+        own,
+        {
+            "retrained": held_out.interval.estimate,
+            **{role: values.whole.rho for role, values in measured.items()},
+        },
+        own.limit(rules.alpha),
+        own.needed(rules.alpha, rules.rho0),
+        evidence.rank_p(),
+    )
+
+
+def view(scores: Scores, request: str, rules: Rules) -> Scores:
+    """The scores for the figures beside the verdict: by a pool, each of its models counts as with
+    or without the person.
+
+    Scores without a pool, and those that a pool cannot judge, are returned as they are.
+    """
+    if scores.seen is None:
+        return scores
+    try:
+        return pool_evidence.with_baseline(
+            pool_evidence.view(scores, request, rules.min_references)
+        )
+    except EvidenceError:
+        return scores
 
 
 def settle(finding: Finding, check: SelfCheck) -> VerdictName:

@@ -1,0 +1,283 @@
+"""The table of a pool: what each of its models says of every record, and who was in which model.
+
+A folder with `scores.npz` and `lineage.json`. The stage `pool` writes one for each block; `merge`
+makes the pool of them. Weights are in neither. A record stands there by the hash of its id,
+subject, label and content, so that a pool serves later versions of the data: records that left are
+not looked up, and records that came or changed since are unknown to it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.common import files
+from tasks.common.errors import EvidenceError
+from tasks.common.settings import Settings
+from tasks.training import release_lineage
+from tasks.verification.scoring import Floats, Ints
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCORES = "scores.npz"
+LINEAGE = "lineage.json"
+SCHEMA_VERSION = 1
+LEAST_KNOWN = 0.8
+"""A pool that knows less than this share of the training records of now judges nobody."""
+ADVICE = "make a new one with `erasure-audit pool`, or use references.mode=batch"
+
+
+@dataclass(frozen=True)
+class Pool:
+    """What m models say of n records."""
+
+    keys: NDArray[np.uint8]
+    """(n, 32) hash of each record, see `keys`"""
+    phi: NDArray[np.float32]
+    """(m, n) margins"""
+    predicted: NDArray[np.int16]
+    """(m, n) predicted classes"""
+    seen: NDArray[np.bool_]
+    """(m, n) whether the model was trained on the record"""
+    folds: Ints
+    """(m,) number of the model among those trained without a fold, -1: trained with everybody"""
+
+    def check(self, where: str) -> None:
+        """Refuse a table that no verdict may stand on.
+
+        Raises:
+            EvidenceError: shapes differ, a score is NaN or infinite, or a record occurs twice.
+        """
+        m, n = len(self.folds), len(self.keys)
+        shapes = {self.phi.shape, self.predicted.shape, self.seen.shape}
+        if shapes != {(m, n)} or self.keys.shape != (n, 32) or not m or not n:
+            raise EvidenceError(
+                f"{where}: got arrays that do not fit each other, expected {m} models x {n} "
+                f"records; {ADVICE}"
+            )
+        broken = int((~np.isfinite(self.phi).all(axis=1)).sum())
+        if broken:
+            raise EvidenceError(
+                f"{where}: scores of {broken} models are NaN or infinite, their training diverged; "
+                f"{ADVICE}"
+            )
+        if len(np.unique(self.keys, axis=0)) < n:
+            raise EvidenceError(f"{where}: got a record twice, expected each once; {ADVICE}")
+
+    def rows(self, wanted: NDArray[np.bool_]) -> Pool:
+        """The pool with only some of its records."""
+        return replace(
+            self,
+            keys=self.keys[wanted],
+            phi=self.phi[:, wanted],
+            predicted=self.predicted[:, wanted],
+            seen=self.seen[:, wanted],
+        )
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """A pool in the order of a manifest."""
+
+    phi: Floats
+    """(m, n) margins, NaN where the pool does not know the record"""
+    predicted: Ints
+    """(m, n) predicted classes, -1 where it does not"""
+    seen: NDArray[np.bool_]
+    """(m, n) whether the model was trained on the record"""
+    facts: dict[str, Any]
+    """for the lineage of an audit: the pool's name, its hash and how many models it has"""
+
+
+def keys(manifest: pd.DataFrame) -> NDArray[np.uint8]:
+    """(n, 32) SHA-256 of each record's id, subject, label and content."""
+    columns = ("record_id", "subject_id", "label", "sha256")
+    lines = zip(*(manifest[column].astype(str) for column in columns), strict=True)
+    digests = b"".join(hashlib.sha256("\n".join(line).encode()).digest() for line in lines)
+    return np.frombuffer(digests, np.uint8).reshape(-1, 32)
+
+
+def save(folder: Path, pool: Pool, lineage: dict[str, Any]) -> None:
+    """Write a pool, or a block of one, whole or not at all; the hash of the scores goes into the
+    lineage.
+
+    Args:
+        folder: appears, or is replaced.
+        pool: the table.
+        lineage: `recipe`, `seed`, `folds`, `models`, `erased`.
+    """
+    pool.check(str(folder))
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer,
+        keys=pool.keys,
+        phi=pool.phi,
+        predicted=pool.predicted,
+        seen=np.packbits(pool.seen, axis=1),
+        folds=pool.folds,
+    )
+    with files.whole_folder(folder) as draft:
+        files.write_bytes(draft / SCORES, buffer.getvalue())
+        facts = {"schema_version": SCHEMA_VERSION, "scores_sha256": files.sha256(draft / SCORES)}
+        files.write_json(draft / LINEAGE, {**lineage, **facts})
+
+
+def load(folder: Path) -> tuple[Pool, dict[str, Any]]:
+    """Read what `save` wrote: the table and its lineage; nothing is unpickled.
+
+    Raises:
+        EvidenceError: a file is missing or malformed, or the scores are not those of the lineage.
+    """
+    if not (folder / LINEAGE).is_file() or not (folder / SCORES).is_file():
+        raise EvidenceError(
+            f"{folder} holds no pool, expected {SCORES} and {LINEAGE}; restore it with "
+            f"`dvc checkout`, or {ADVICE}"
+        )
+    lineage = files.read_json(folder / LINEAGE)
+    if files.sha256(folder / SCORES) != lineage.get("scores_sha256"):
+        raise EvidenceError(
+            f"{folder / SCORES} is not what its lineage says: its scores were edited or damaged; "
+            "restore it with `dvc checkout`"
+        )
+    try:
+        with np.load(folder / SCORES, allow_pickle=False) as arrays:
+            count = len(arrays["keys"])
+            pool = Pool(
+                arrays["keys"],
+                arrays["phi"],
+                arrays["predicted"],
+                np.unpackbits(arrays["seen"], axis=1, count=count).astype(bool),
+                arrays["folds"],
+            )
+    except (OSError, KeyError, ValueError) as error:
+        raise EvidenceError(
+            f"{folder / SCORES}: expected the table of a pool ({error}); {ADVICE}"
+        ) from error
+    pool.check(str(folder))
+    return pool, lineage
+
+
+def merge(blocks: list[Path], folder: Path) -> dict[str, Any]:
+    """Make one pool of its blocks.
+
+    Args:
+        blocks: folders that `save` wrote.
+        folder: where the pool is to be.
+
+    Returns:
+        Its lineage.
+
+    Raises:
+        EvidenceError: there is no block, or they are of other records or recipes.
+    """
+    if not blocks:
+        raise EvidenceError("got no block of a pool, expected at least one; set pool.blocks")
+    read = [load(block) for block in blocks]
+    first, lineage = read[0]
+    for block, (pool, own) in zip(blocks, read, strict=True):
+        if not np.array_equal(pool.keys, first.keys):
+            raise EvidenceError(f"{block} is of other records than {blocks[0]}; run it again")
+        differs = [key for key in ("recipe", "seed", "folds") if own[key] != lineage[key]]
+        if differs:
+            raise EvidenceError(
+                f"{block} differs from {blocks[0]} in {', '.join(differs)}; run it again"
+            )
+    whole = replace(
+        first,
+        phi=np.concatenate([pool.phi for pool, _ in read]),
+        predicted=np.concatenate([pool.predicted for pool, _ in read]),
+        seen=np.concatenate([pool.seen for pool, _ in read]),
+        folds=np.concatenate([pool.folds for pool, _ in read]),
+    )
+    together = {**lineage, "models": [model for _, own in read for model in own["models"]]}
+    save(folder, whole, together)
+    return together
+
+
+def erase(folder: Path, manifest: pd.DataFrame, when: str) -> int:
+    """Take the rows of records out of a pool.
+
+    Args:
+        folder: the pool; it is replaced as a whole.
+        manifest: the records to take out, as the pool knew them.
+        when: time of the erasure, for the lineage.
+
+    Returns:
+        How many rows went; 0 changes nothing.
+    """
+    pool, lineage = load(folder)
+    gone = _places(keys(manifest), pool.keys)
+    gone = gone[gone >= 0]
+    if len(gone):
+        left = np.ones(len(pool.keys), bool)
+        left[gone] = False
+        erased = [*lineage.get("erased", []), {"records": len(gone), "at": when}]
+        save(folder, pool.rows(left), {**lineage, "erased": erased})
+    return len(gone)
+
+
+def align(
+    folder: Path, manifest: pd.DataFrame, training: NDArray[np.bool_], settings: Settings
+) -> Aligned:
+    """A pool's answers for the records of an audit, if it may judge them.
+
+    Args:
+        folder: the pool.
+        manifest: n records of now.
+        training: (n,) which of them are for training.
+        settings: of the audit.
+
+    Raises:
+        EvidenceError: the pool is missing, damaged or edited; it is of another recipe or
+            architecture; it holds rows of records that the data no longer have; or it knows too few
+            of the training records of now.
+    """
+    pool, lineage = load(folder)
+    wanted = json.loads(json.dumps(release_lineage.recipe(settings)))
+    if lineage.get("recipe") != wanted:
+        made = lineage.get("recipe") or {}
+        differs = ", ".join(key for key in wanted if made.get(key) != wanted[key])
+        raise EvidenceError(
+            f"the pool {folder} was trained by another recipe ({differs} differ); {ADVICE}"
+        )
+    place = _places(keys(manifest), pool.keys)
+    known = place >= 0
+    foreign = len(pool.keys) - int(known.sum())
+    if foreign:
+        raise EvidenceError(
+            f"the pool {folder} holds {foreign} rows of records that are not in the data now: of "
+            "erased people, or of another version of the data; take them out with "
+            f"`erasure-audit pool --erase`, or {ADVICE}"
+        )
+    trained = np.asarray(pool.seen.any(axis=0))[place] & known
+    share = float((trained & training).sum() / max(1, training.sum()))
+    if share < LEAST_KNOWN:
+        raise EvidenceError(
+            f"the pool {folder} was trained on {share:.0%} of the training records of now, "
+            f"expected at least {LEAST_KNOWN:.0%}; it is of another version of the data: {ADVICE}"
+        )
+    phi = np.where(known, pool.phi[:, place], np.nan).astype(np.float64)
+    predicted = np.where(known, pool.predicted[:, place], -1).astype(np.int64)
+    facts = {
+        "path": folder.as_posix(),
+        "scores_sha256": lineage["scores_sha256"],
+        "models": len(pool.folds),
+        "with_everybody": int((pool.folds < 0).sum()),
+        "training_records_known": share,
+        "erased": lineage.get("erased", []),
+    }
+    return Aligned(phi, predicted, pool.seen[:, place] & known, facts)
+
+
+def _places(wanted: NDArray[np.uint8], known: NDArray[np.uint8]) -> NDArray[np.intp]:
+    """(n,) place of each key among those known, -1 where it is none of them."""
+    place_of = {key.tobytes(): place for place, key in enumerate(known)}
+    return np.array([place_of.get(key.tobytes(), -1) for key in wanted], np.intp)

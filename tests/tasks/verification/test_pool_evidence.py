@@ -1,0 +1,189 @@
+"""Verdicts by a pool of models whose truth is known."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tasks.common.errors import EvidenceError
+from tasks.verification import contrast, pool_evidence, verdicts
+from tasks.verification.verdicts import Verdict
+from tests.worlds import pools
+
+
+def gate(verdict: Verdict, name: str) -> str:
+    return next(one.state for one in verdict.finding.gates if one.name == name)
+
+
+def counted(seeds: range, influence: float, confidence: float = 0.0) -> Counter[str]:
+    return Counter(
+        verdicts.judge(
+            pools.scores(influence, seed=seed, confidence=confidence), pools.REQUEST, pools.RULES
+        ).verdict
+        for seed in seeds
+    )
+
+
+def test_a_model_that_forgot_the_person_passes() -> None:
+    assert counted(range(10), 0.0)["pass"] >= 8
+
+
+def test_a_model_that_is_unlike_the_pool_in_confidence_still_passes() -> None:
+    assert counted(range(10), 0.0, confidence=1.5)["pass"] >= 8
+
+
+def test_the_unchanged_original_fails() -> None:
+    assert counted(range(10), 1.0) == {"fail": 10}
+
+
+def test_half_left_in_seldom_passes() -> None:
+    assert counted(range(20), 0.5)["pass"] <= 2
+
+
+def test_over_forgetting_does_not_pass() -> None:
+    assert counted(range(10), -0.7)["pass"] == 0
+
+
+def test_the_influence_is_estimated_without_bias() -> None:
+    found = [
+        verdicts.judge(pools.scores(0.3, seed=seed), pools.REQUEST, pools.RULES).influence
+        for seed in range(12)
+    ]
+    values = [one["unlearned"] for one in found]
+    assert np.mean([value for value in values if value is not None]) == pytest.approx(0.3, abs=0.1)
+
+
+def test_control_people_take_away_what_a_model_says_of_everybody() -> None:
+    given = pools.scores(seed=1, spread=1.0)
+    view = pool_evidence.view(given, pools.REQUEST, 6)
+    pool = np.isin(view.model_roles, ("with", "without"))
+    order = np.concatenate([np.flatnonzero(pool), np.flatnonzero(~pool)])
+    rows, controls = view.rows_of(pools.REQUEST), view.controls
+    inside = view.model_roles[pool] == "with"
+    table = pool_evidence.control_covariates(
+        view.phi[order][:, controls], view.labels[controls], len(inside)
+    )
+    mean = contrast.overall
+    plain, adjusted = (
+        pool_evidence.statistic(view.phi[order][:, rows], inside, covariates, 2, mean)
+        for covariates in (np.zeros_like(table), table)
+    )
+    spread = [np.std(one.values[inside]) for one in (plain, adjusted)]
+    assert spread[1] < 0.8 * spread[0]
+
+
+def test_a_model_far_from_the_pool_has_a_wider_interval() -> None:
+    near, far = (
+        verdicts.judge(pools.scores(seed=3, confidence=sure), pools.REQUEST, pools.RULES)
+        for sure in (0.0, 3.0)
+    )
+    assert far.measured.whole.leverage > near.measured.whole.leverage
+
+    def width(verdict: Verdict) -> float:
+        span = verdict.finding.interval
+        assert span.low is not None
+        assert span.high is not None
+        return span.high - span.low
+
+    assert width(far) > width(near)
+
+
+def test_the_accuracy_band_is_moved_up_because_the_pool_saw_fewer_people() -> None:
+    """Models without an eighth of the people lose 0.1 here; retrained models, without 1 of 24,
+    lose a third of that. A model that is as accurate as the pool's is so not good enough."""
+    given = pools.scores(seed=5, people_gain=0.8)
+    as_pool = pools.with_unlearned_accuracy(given, 0.9 - 0.1)
+    as_retrained = pools.with_unlearned_accuracy(given, 0.9 - 0.8 / 24)
+    judged = [verdicts.judge(one, pools.REQUEST, pools.RULES) for one in (as_pool, as_retrained)]
+    assert [gate(verdict, "utility_control") for verdict in judged] == ["bad", "good"]
+    threshold = next(
+        one.threshold for one in judged[0].finding.gates if one.name == "utility_control"
+    )
+    assert threshold == pytest.approx(0.9 - 0.8 / 24 - 0.05, abs=0.01)
+
+
+def test_the_accuracy_band_is_never_moved_down() -> None:
+    given = pools.scores(
+        seed=5, people_gain=-0.8
+    )  # fewer people, more accurate: luck or saturation
+    verdict = verdicts.judge(given, pools.REQUEST, pools.RULES)
+    threshold = next(
+        one.threshold for one in verdict.finding.gates if one.name == "utility_control"
+    )
+    assert threshold == pytest.approx(0.9 + 0.1 - 0.05, abs=0.01)
+
+
+def test_the_band_is_not_moved_without_models_of_everybody() -> None:
+    with pytest.raises(EvidenceError, match="0 models of the pool trained with everybody"):
+        verdicts.judge(pools.scores(everybody=0), pools.REQUEST, pools.RULES)
+
+
+def test_an_exact_retrain_is_the_self_check_where_there_is_one() -> None:
+    verdict = verdicts.judge(pools.scores(seed=2, baseline=True), pools.REQUEST, pools.RULES)
+    assert verdict.self_check.retrain_cleared
+    assert "one exact retrain of this batch was made" in verdict.reason
+    without = verdicts.judge(pools.scores(seed=2), pools.REQUEST, pools.RULES)
+    assert "no exact retrain of this batch was made" in without.reason
+    assert "Judged by a pool of 72 models made before the batch, 8 of them" in without.reason
+
+
+def test_an_original_that_cannot_be_told_from_the_pool_makes_it_inconclusive() -> None:
+    verdict = verdicts.judge(pools.scores(gap=0.05), pools.REQUEST, pools.RULES)
+    assert verdict.verdict == "inconclusive"
+    assert not verdict.self_check.original_caught
+
+
+@pytest.mark.parametrize(
+    ("models", "everybody", "message"),
+    [(40, 8, "and 5 without the person"), (64, 0, "trained with everybody")],
+)
+def test_too_few_models_are_refused(models: int, everybody: int, message: str) -> None:
+    with pytest.raises(EvidenceError, match=message):
+        verdicts.judge(pools.scores(models=models, everybody=everybody), pools.REQUEST, pools.RULES)
+
+
+def test_a_subject_who_came_after_the_pool_is_named_as_such() -> None:
+    given = pools.scores()
+    assert given.seen is not None
+    phi, seen, pool = given.phi.copy(), given.seen.copy(), given.model_roles == "pool"
+    own = given.rows_of(pools.REQUEST)
+    phi[np.ix_(pool, own)] = np.nan
+    seen[:, own] = False
+    with pytest.raises(EvidenceError, match="12 of the 12 records came or changed after the pool"):
+        verdicts.judge(replace(given, phi=phi, seen=seen), pools.REQUEST, pools.RULES)
+
+
+def test_other_people_who_came_after_the_pool_stop_nobody() -> None:
+    given = pools.scores(seed=4)
+    assert given.seen is not None
+    phi, seen, pool = given.phi.copy(), given.seen.copy(), given.model_roles == "pool"
+    other = given.subjects == 5
+    phi[np.ix_(pool, other)] = np.nan
+    seen[:, other] = False
+    verdict = verdicts.judge(replace(given, phi=phi, seen=seen), pools.REQUEST, pools.RULES)
+    assert verdict.verdict == "pass"
+
+
+def test_a_class_without_a_control_is_refused() -> None:
+    given = pools.scores()
+    roles = np.where((given.labels == 1) & (given.roles == "control"), "test", given.roles)
+    with pytest.raises(EvidenceError, match="classes 1 have no record of a control subject"):
+        verdicts.judge(replace(given, roles=roles), pools.REQUEST, pools.RULES)
+
+
+def test_an_unlearned_model_of_nan_is_refused() -> None:
+    given = pools.scores()
+    phi = given.phi.copy()
+    phi[given.model_roles == "unlearned"] = np.nan
+    with pytest.raises(EvidenceError, match="NaN or infinite"):
+        verdicts.judge(replace(given, phi=phi), pools.REQUEST, pools.RULES)
+
+
+def test_scores_without_a_pool_are_refused() -> None:
+    with pytest.raises(EvidenceError, match="without who was in them"):
+        replace(pools.scores(), seen=None).check()
+    with pytest.raises(EvidenceError, match="no pool among the scores"):
+        pool_evidence.view(replace(pools.scores(), seen=None), pools.REQUEST, 6)
