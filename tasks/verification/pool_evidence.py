@@ -16,8 +16,8 @@ no model saw, and part follows from who else was in. Both are regressed out of t
 principal components of the controls' scores, and by half a standard deviation which other subjects
 were in (a linear datamodel, Ilyas et al. 2022). Of the model judged it is known: all but the batch.
 So batch-mates who are forgotten, too, do not count as the person's influence. Likelihood ratios
-and regression are cross-fitted in parts of the pool, so that no model is measured by its own fit. The model judged lies elsewhere
-in Z than the pool does; the leverage of its place widens its error.
+and regression are cross-fitted in parts of the pool, so that no model is measured by its own fit.
+The model judged lies elsewhere in Z than the pool does; the leverage of its place widens its error.
 
 The gates on accuracy compare with what retrained models of this batch would reach. Models of the
 pool saw fewer people. Accuracy is taken to fall linearly with the share of the training records
