@@ -662,8 +662,8 @@ def _finalize(
 
 
 def _file_rejection(home: Path, register: Register, batch: str, told: Told) -> bool:
-    """The reports of a rejected batch with the decisions, as a commit of its own that nothing is
-    merged from."""
+    """The reports of a rejected batch with the decisions: as a commit and tag of their own, and in
+    the workspace."""
     tag = f"rejected/{batch}"
     if git.has_tag(home, tag):
         return False
@@ -674,8 +674,24 @@ def _file_rejection(home: Path, register: Register, batch: str, told: Told) -> b
         shell.git(copy, "add", "--", *(path for path in paths if (copy / path).exists()))
         if not shell.succeeds(copy, "diff", "--cached", "--quiet"):
             shell.git(copy, "commit", "--quiet", "-m", f"Rejection of batch {batch}")
+        _keep_reports(home, shell.git(copy, "rev-parse", "HEAD"), batch)
+        # last, for it says that all of it is done
         shell.git(copy, "tag", "--annotate", "-m", f"Rejection of batch {batch}", tag)
     return True
+
+
+def _keep_reports(home: Path, commit: str, batch: str) -> None:
+    """Bring a rejected batch's reports into the workspace as a commit of their own, so that every
+    register has them. What else is changed or staged there is left alone."""
+    paths = [
+        path for path in (f"reports/{batch}", f"signed/{batch}") if git.has_path(home, commit, path)
+    ]
+    if not paths:
+        return
+    shell.git(home, "checkout", "--quiet", commit, "--", *paths)
+    if not shell.succeeds(home, "diff", "--cached", "--quiet", "--", *paths):
+        message = f"Reports of batch {batch}, which was rejected"
+        shell.git(home, "commit", "--quiet", "-m", message, "--", *paths)
 
 
 def _papers(home: Path, copy: Path, register: Register, batch: str, told: Told) -> None:

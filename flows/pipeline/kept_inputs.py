@@ -51,6 +51,7 @@ def _inputs(folder: Path) -> dict[str, str | None]:
         for stage in stages
         for dep in stage.get("deps") or []
         if not _covered(dep["path"], made)
+        and not any(_covered(out, [dep["path"]]) for out in made)  # a folder of outputs
     }
 
 

@@ -395,6 +395,12 @@ def test_a_rejected_batch_is_finalized_with_its_reports_and_touches_nothing(
     assert f"batch {BATCH} rejected" in done.done[0]
     found = signed_off.evidence(home, f"rejected/{BATCH}", OTHER)["approvals"]
     assert [one["decision"] for one in found] == ["approve", "refuse"]
+    reports = shell.git(home, "show", "--name-only", "--format=%s", "HEAD").splitlines()
+    assert reports[0] == f"Reports of batch {BATCH}, which was rejected"
+    assert all(path.startswith((f"reports/{BATCH}/", f"signed/{BATCH}/")) for path in reports[2:])
+    assert (home / "reports" / BATCH / OTHER / "report.html").exists()
+    shell.git(home, "reset", "--quiet", "--hard", "HEAD~1")
+    (home / "reports" / ".gitignore").unlink(missing_ok=True)  # of the pages of all batches
     assert {**snapshot(home), "tags": ""} == {**before, "tags": ""}
 
 
