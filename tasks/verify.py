@@ -57,7 +57,7 @@ def main(scores: Path, params: Path, out: Path) -> None:
     }
     files.write_json(out / "verdicts.json", with_sentences(found))
     files.write_json(out / "metrics.json", metrics(verdicts))
-    files.write_text(out / "influence.csv", influence_table(verdicts))
+    files.write_text(out / "influence.csv", influence_table(verdicts, rules.rho0))
 
 
 def judged(
@@ -215,17 +215,26 @@ def metrics(verdicts: dict[str, dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def influence_table(verdicts: dict[str, dict[str, Any]]) -> str:
-    """A CSV for `dvc plots show`: request, kind of model, residual influence."""
+def influence_table(verdicts: dict[str, dict[str, Any]], rho0: float) -> str:
+    """A CSV for `dvc plots show`: request, kind of model, residual influence with its interval, and
+    the limits -`rho0` and `rho0`."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("request", "model", "influence"))
+    columns = ("request", "model", "influence", "low", "high", "limit_low", "limit_high")
+    writer.writerow(columns)
     for request, verdict in verdicts.items():
+        intervals = {"unlearned": verdict["residual_influence"], **verdict["self_check"]}
         for model in ("original", "unlearned", "retrained"):
             value = verdict["influence_points"][model]
             if value is not None:
-                writer.writerow((request, model, f"{value:.4f}"))
+                interval = intervals.get(model) or {}
+                ends = [_decimals(interval.get(end)) for end in ("low", "high")]
+                writer.writerow((request, model, _decimals(value), *ends, -rho0, rho0))
     return text.getvalue()
+
+
+def _decimals(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
 
 
 if __name__ == "__main__":

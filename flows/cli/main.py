@@ -17,6 +17,7 @@ from flows.cli.erase import app as erase_app
 from flows.cli.import_ import app as import_app
 from flows.cli.interruption import Interruption
 from flows.cli.operate import app as operate_app
+from flows.cli.plan import app as plan_app
 from flows.cli.register import app as register_app
 from flows.cli.requests import app as requests_app
 from flows.cli.serve import app as serve_app
@@ -33,6 +34,7 @@ app = typer.Typer(
 )
 app.add_typer(import_app, name="import")
 app.add_typer(sign_app)
+app.add_typer(plan_app)
 app.add_typer(register_app)
 app.add_typer(operate_app)
 app.add_typer(signoff_app)

@@ -9,11 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from flows.pipeline import audit_log, close_batch, console, prepare, results, stage_runner
+from flows.pipeline import close_batch, console, plan, prepare, results, stage_runner
 from flows.reports import signing
 from flows.workspace import environment, signing_keys
 from tasks.common import settings
-from tasks.common.errors import StageError, without_records
+from tasks.common.errors import AuditError, StageError, without_records
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,13 @@ def run(
     say = partial(console.say, as_json=as_json)
     _tell_settings(before, chosen, say)
     if found.stale:
+        _tell_plan(found, jobs, say)
         say("Starting Prefect …")
         with console.progress(folder, as_json) as listener:
             audit(found, listener)
     else:
         say(f"Nothing is stale: batch {chosen.batch} is up to date.")
-    audit_log.append(folder, chosen.batch)
+    close_batch.file_audits(folder, chosen.batch)
     # a closed batch keeps its signatures, also where the commit is refused
     closed = commit and close_batch.is_closed(folder, chosen.batch)
     if (commit or sign) and not closed:
@@ -107,6 +108,17 @@ def audit(found: prepare.Ready, listener: stage_runner.Listener) -> None:
                 (StageError(text) for text in failures if without_records(text) == str(error)),
                 error,
             ) from None
+
+
+def _tell_plan(found: prepare.Ready, jobs: int | None, say: Callable[[str], None]) -> None:
+    """The plan in brief, where models have to be trained; see `erasure-audit plan`."""
+    if any(stage.name.startswith(("train", "retrain")) for stage in found.pipeline):
+        try:
+            lines = plan.make(found.folder, jobs=jobs).brief
+        except AuditError as error:  # the stage that meets the fault says what to do
+            lines = [f"No plan: {error}"]
+        for line in lines:
+            say(line)
 
 
 def _sign(folder: Path, batch: str, say: Callable[[str], None]) -> None:

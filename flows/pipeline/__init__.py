@@ -1,10 +1,10 @@
-"""Running the stages of one batch, closing it, reading its results, reproducing it."""
+"""Planning and running the stages of one batch, closing it, reading its results, reproducing it."""
 
 __all__ = [
-    "audit_log",
     "cache_repair",
     "close_batch",
     "console",
+    "plan",
     "prepare",
     "reproduce",
     "results",

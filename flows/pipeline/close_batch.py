@@ -13,6 +13,7 @@ from tasks.common.errors import WorkspaceError
 KEPT = (
     ".dvc/.gitignore",
     ".dvc/config",
+    ".dvc/plots",
     ".dvcignore",
     ".gitattributes",
     ".gitignore",
@@ -48,6 +49,11 @@ def ended(folder: Path, batch: str) -> str | None:
     return next((tag for tag in ends if tag in tags), None)
 
 
+def file_audits(folder: Path, batch: str) -> None:
+    """File the audits that ended here, for every later report of the same requests."""
+    audit_log.append(folder, batch)
+
+
 def is_closed(folder: Path, batch: str) -> bool:
     """Whether the batch has its tag, which then holds the state that lies here. Changes nothing.
 
@@ -81,7 +87,7 @@ def close(folder: Path, batch: str) -> str:
     if is_closed(folder, batch):
         return tag
     kept_inputs.refuse_lost(folder, _paths(folder))
-    audit_log.append(folder, batch)
+    file_audits(folder, batch)
     paths = _paths(folder)
     shell.git(folder, "add", "--", *paths)
     if not shell.succeeds(folder, "diff", "--cached", "--quiet", "--", *paths):

@@ -38,6 +38,8 @@ of files are the same on every machine."""
 CONFIG = """[core]
     analytics = false
     autostage = false
+[plots]
+    html_template = plots/page.html
 """
 """DVC's settings: it phones nobody, and nothing is staged behind the user's back."""
 
@@ -89,6 +91,7 @@ def init(folder: Path) -> None:
     (folder / "requests").mkdir(exist_ok=True)
     (folder / "inbox").mkdir(exist_ok=True)
     _copy_if_missing(shipped / "reports" / "templates", folder / "reports" / "templates")
+    _copy_if_missing(shipped / ".dvc" / "plots", folder / ".dvc" / "plots")
     _copy_if_missing(shipped / "prefect.yaml", folder / "prefect.yaml")
     signing_keys.make_development(folder)
     pseudonyms.make(folder)

@@ -1,0 +1,72 @@
+"""The command `erasure-audit plan`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from flows.pipeline import plan as planning
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.command()
+def plan(
+    batch: Annotated[
+        str | None, typer.Argument(help="Name of the batch. Default: the one in params.yaml.")
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Stages that run at once. Default: one per core.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Say what a run will take and whether it can decide, before it begins. Changes nothing.
+
+    Looks at the model, its classes and its accuracy, times a training step on this machine, and
+    judges by earlier audits how detectable each request is. Exits with 1 if something keeps the
+    run from starting or from deciding.
+
+    Example: erasure-audit plan 2026-11
+    """
+    from flows.pipeline import plan as planning
+    from flows.workspace import layout
+
+    found = planning.make(layout.find(Path.cwd()), batch, jobs)
+    if as_json:
+        typer.echo(json.dumps(found.plain(), indent=2, ensure_ascii=False))
+    else:
+        _tell(found)
+    if found.problems:
+        raise typer.Exit(1)
+
+
+def _tell(found: planning.Plan) -> None:
+    typer.echo(f"Batch {found.batch}: {len(found.stages)} stages have to run")
+    typer.echo(f"  {', '.join(found.stages) or 'none'}")
+    model = found.model
+    accuracy = "" if model.accuracy is None else f", accuracy on its own data {model.accuracy:.1%}"
+    state = {"trained": "trained by this run, or already", "sound": "sound", "unusable": "UNUSABLE"}
+    typer.echo(
+        f"Original model {model.checkpoint}: {state[model.state]}, {model.classes} classes{accuracy}"
+    )
+    if model.note:
+        typer.echo(f"  {model.note}")
+    counts = ", ".join(f"{count} by {stage}" for stage, count in found.models_to_train.items())
+    typer.echo(f"Models to train: {counts or 'none'}")
+    if found.step_seconds is not None:
+        typer.echo(
+            f"  one step takes {found.step_seconds * 1000:.1f} ms here; {found.jobs} at once"
+        )
+    for request in found.requests:
+        seen = "unknown" if request.detectability is None else f"{request.detectability:.1f} sd"
+        records = "?" if request.records is None else str(request.records)
+        typer.echo(
+            f"  {request.request_id}  {records} records, detectability {seen}, decides: "
+            f"{request.decides} ({request.earlier} earlier requests)"
+        )
+    for line in found.brief:
+        typer.echo(line)

@@ -1,0 +1,79 @@
+"""A plan says what a run will take and whether it can decide, and changes nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flows.pipeline import plan
+from flows.workspace import shell
+from tasks.common import settings
+from tests.worlds import dummy
+
+EARLIER = [(10, 1.0, False), (12, 1.2, False), (40, 4.0, True), (45, 5.0, True), (50, 6.0, True)]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return dummy.make(tmp_path_factory.mktemp("plan") / "workspace")
+
+
+def test_models_stages_time_memory_and_disk_are_named_and_nothing_changes(place: Path) -> None:
+    before = shell.git(place, "status", "--porcelain", "--ignored")
+    found = plan.make(place, jobs=2)
+    assert found.stages == dummy.STAGES
+    assert found.models_to_train == {"train": 16}
+    assert found.step_seconds is not None
+    assert found.step_seconds > 0
+    assert min(found.memory_mb, found.disk_mb, found.free_mb) > 0
+    assert found.jobs == 2
+    assert "data/ cannot be read" in found.problems[0]  # the dummy manifest has no images
+    assert "16 models to train" in found.brief[0]
+    assert json.dumps(found.plain())
+    assert shell.git(place, "status", "--porcelain", "--ignored") == before
+
+
+def test_another_batch_needs_its_own_stages(place: Path) -> None:
+    assert plan.make(place, "second").batch == "second"
+    assert settings.load(place / "params.yaml").batch == "demo"
+
+
+def test_a_checkpoint_that_is_missing_is_a_problem(tmp_path: Path, place: Path) -> None:
+    other = dummy.copy(place, tmp_path / "workspace")
+    settings.assign(other / "params.yaml", ["original.checkpoint=models/mine.safetensors"])
+    found = plan.make(other)
+    assert found.model.state == "unusable"
+    assert "models/mine.safetensors" in found.problems[0]
+
+
+def test_too_few_references_are_a_problem_before_they_are_trained(
+    tmp_path: Path, place: Path
+) -> None:
+    other = dummy.copy(place, tmp_path / "workspace")
+    settings.assign(
+        other / "params.yaml", ["references.seeds_per_block=2", "references.without_blocks=[0]"]
+    )
+    found = plan.make(other)
+    assert any("1 references without the records, expected at least 6" in p for p in found.problems)
+    assert {request.decides for request in found.requests} == {"no"}
+
+
+@pytest.mark.parametrize(
+    ("records", "earlier", "decides"),
+    [(44, EARLIER, "likely"), (11, EARLIER[:3], "unlikely"), (11, [], "unknown"), (0, [], "no")],
+)
+def test_earlier_requests_of_about_as_many_records_say_what_to_expect(
+    records: int, earlier: list[tuple[int, float, bool]], decides: str
+) -> None:
+    found = plan.expected("r", records, earlier)
+    assert found.decides == decides
+    assert (found.detectability is None) == (decides in ("unknown", "no"))
+
+
+def test_a_model_whose_classes_are_in_another_order_is_told_by_its_answers() -> None:
+    labels = np.array([0, 1, 2] * 20)
+    assert plan.best_order(labels, (labels + 1) % 3, 3) == 1.0
+    assert plan.best_order(labels, np.zeros(60, int), 3) == pytest.approx(1 / 3)
