@@ -254,23 +254,25 @@ def _told(summary: Summary) -> list[str]:
         f"{summary.records} records of {summary.subjects} subjects in {summary.classes} classes are"
         " in data/"
     ]
-    names = [f"{number} {name}" for number, name in enumerate(summary.class_names)]
-    if summary.class_names == tuple(map(str, range(summary.classes))):
+    as_numbers = summary.class_names == tuple(map(str, range(summary.classes)))
+    names = (
+        list(summary.class_names)
+        if as_numbers
+        else [f"{number} {name}" for number, name in enumerate(summary.class_names)]
+    )
+    if as_numbers:
         lines.append(f"classes: the numbers 0 … {summary.classes - 1}, as in the source")
     else:
-        more = f", … (all {len(names)}: data/dataset.json)" if len(names) > MOST_CLASSES else ""
-        lines.append(
-            f"classes, in the order of the model's outputs: {', '.join(names[:MOST_CLASSES])}{more}"
-        )
+        lines.append(f"classes, in the order of the model's outputs: {_some(names)}")
     if summary.absent:
-        absent = [names[number] for number in summary.absent[:MOST_CLASSES]]
-        more = (
-            f" and {len(summary.absent) - len(absent)} more"
-            if len(absent) < len(summary.absent)
-            else ""
-        )
-        lines.append(f"warning: no record is of class {', '.join(absent)}{more}")
+        absent = [names[number] for number in summary.absent]
+        lines.append(f"warning: no record is of class {_some(absent)}")
     return [*lines, *(f"note: {note}" for note in summary.notes)]
+
+
+def _some(names: list[str]) -> str:
+    more = f", … (all {len(names)}: data/dataset.json)" if len(names) > MOST_CLASSES else ""
+    return ", ".join(names[:MOST_CLASSES]) + more
 
 
 def _classes(path: Path | None) -> tuple[str, ...] | None:
