@@ -14,7 +14,7 @@ import typer
 
 if TYPE_CHECKING:
     from flows.intake.drop_folder import Refused, Taken
-    from flows.register.register import Case, Register
+    from flows.register.register import Case, Event, Register
 
 app = typer.Typer(
     help="The register of requests: take in, verify, hold, reject, look.",
@@ -96,38 +96,33 @@ def list_(
 
 @app.command()
 def show(request: Request, as_json: Json = False) -> None:
-    """Show a request and everything that happened to it.
+    """Show a request, everything that happened to it, and the approvals and refusals of its batch.
 
     Example: erasure-audit requests show 7c9e6679
     """
     with _book() as (_, register):
         case = register.case(register.find(request))
         history = register.history(case.request_id)
+        decisions = register.history(batch=case.batch, kind="decision") if case.batch else []
+    # a decision on the whole batch is one on each of its requests
+    approvals = [event for event in decisions if event.request_id in (None, case.request_id)]
+    known = {event.seq for event in history}
+    history = sorted(
+        [*history, *(event for event in approvals if event.seq not in known)],
+        key=lambda event: event.seq,
+    )
     if as_json:
-        _print(
-            _line(case)
-            | {
-                "events": [
-                    {
-                        "seq": one.seq,
-                        "at": one.at,
-                        "actor": one.actor,
-                        "kind": one.kind,
-                        "details": one.details,
-                    }
-                    for one in history
-                ]
-            }
-        )
+        events = list(map(_event, history))
+        _print(_line(case) | {"events": events, "approvals": list(map(_event, approvals))})
         return
     _table([case])
     for event in history:
-        told = {
+        facts = {
             name: value
             for name, value in event.details.items()
             if value is not None and name != "digest"
         }
-        details = ", ".join(f"{name} {value}" for name, value in told.items())
+        details = ", ".join(f"{name} {value}" for name, value in facts.items())
         typer.echo(
             f"{event.at[:19]}Z  {event.kind}  by {event.actor}{f'  ({details})' if details else ''}"
         )
@@ -255,8 +250,8 @@ def extend(request: Request, by: By, reason: Reason, as_json: Json = False) -> N
 
 @app.command()
 def check(as_json: Json = False) -> None:
-    """Check the chain of events, that requests are as it says, and that it holds the ends which git
-    keeps.
+    """Check the register: its chain of events, the key that it was made with, every column of every
+    request, and that it holds the ends which git keeps.
 
     Example: erasure-audit requests check
     """
@@ -270,6 +265,42 @@ def check(as_json: Json = False) -> None:
         return
     typer.echo(f"{head.seq} events, the last one {head.hash[:16]}: intact")
     typer.echo(f"{len(known)} earlier ends that git keeps: all in it")
+
+
+@app.command()
+def anchor(as_json: Json = False) -> None:
+    """Check the register, and keep the end of its chain in git, on the branch register-chain.
+
+    The daily watch does the same. Push the branch where the database's owner cannot write.
+
+    Example: erasure-audit requests anchor && git push origin register-chain
+    """
+    from flows.register import anchors
+
+    with _book() as (home, register):
+        head = anchors.anchor(home, register)
+    if as_json:
+        _print({"events": head.seq, "hash": head.hash, "branch": anchors.BRANCH})
+        return
+    typer.echo(f"{head.seq} events, the last one {head.hash[:16]}: kept on {anchors.BRANCH}")
+
+
+@app.command()
+def bind(by: By, as_json: Json = False) -> None:
+    """Vouch once for the requests that an earlier version of the tool wrote, without a key.
+
+    Look at them first: whatever was changed before is taken as right from then on.
+
+    Example: erasure-audit requests bind --by "Ada Clerk"
+    """
+    from flows.register import anchors
+
+    with _book() as (home, register):
+        head = register.bind(_named(by), anchors.heads(home))
+    if as_json:
+        _print({"events": head.seq, "hash": head.hash})
+        return
+    typer.echo(f"{head.seq} events, the last one {head.hash[:16]}: bound")
 
 
 @app.command()
@@ -367,6 +398,16 @@ def _done(cases: list[Case], as_json: bool) -> None:
         _print([_line(case) for case in cases])
     else:
         _table(cases)
+
+
+def _event(event: Event) -> dict[str, Any]:
+    return {
+        "seq": event.seq,
+        "at": event.at,
+        "actor": event.actor,
+        "kind": event.kind,
+        "details": event.details,
+    }
 
 
 def _line(case: Case) -> dict[str, Any]:

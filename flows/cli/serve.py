@@ -130,7 +130,7 @@ def _serve(
 
     import uvicorn
 
-    from flows.server import api
+    from flows.server import api, connections
     from flows.workspace import layout
     from tasks.common.errors import SettingsError
 
@@ -154,14 +154,14 @@ def _serve(
         made,
         host=host,
         port=port,
-        http="h11",
+        http=connections.WaitingProtocol,
         ws="none",
         log_config=None,
         log_level=logging.INFO,
         access_log=False,  # it names paths as they come; ours names routes
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=256,
+        limit_concurrency=4 * connections.MOST_WAITING,
         timeout_keep_alive=10,
         timeout_graceful_shutdown=10,
         h11_max_incomplete_event_size=32 * 1024,

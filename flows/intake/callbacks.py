@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import ipaddress
 import json
 import logging
 import os
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from flows.intake import addresses
 from flows.register.register import OUTWARD, Due, Event, Register, State
 from flows.workspace import signing_keys
 from tasks.common.errors import RequestError, SignatureError, WorkspaceError
@@ -53,11 +53,6 @@ AT_ONCE, AT_ONCE_PER_CLIENT, AT_ONCE_PER_HOST = 32, 8, 4
 """Callbacks on their way at once: all, those of one client, and those to one host."""
 
 _LOG = logging.getLogger("erasure_audit.callbacks")
-_EMBEDDING = tuple(
-    map(ipaddress.ip_network, ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32", "::/96"))
-)
-"""IPv6 networks whose addresses stand for IPv4 ones, which could be private."""
-
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
 
@@ -331,7 +326,7 @@ async def _target(url: str, resolve: Resolve) -> tuple[str, Mapping[str, Any]]:
     found = await resolve(host, port)
     if not found:
         raise OSError("no address")
-    if not _own(host, port) and not all(map(_public, found)):
+    if not _own(host, port) and not all(map(addresses.is_public, found)):
         raise RefusedAddressError(
             f"the callback's host has an address that is not public; list our own in {HOSTS}"
         )
@@ -343,19 +338,6 @@ async def _target(url: str, resolve: Resolve) -> tuple[str, Mapping[str, Any]]:
 async def _resolve(host: str, port: int) -> Sequence[str]:
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return [str(address[0]) for *_, address in found]
-
-
-def _public(address: str) -> bool:
-    try:
-        found = ipaddress.ip_address(address)
-    except ValueError:  # as fe80::1%eth0
-        return False
-    if isinstance(found, ipaddress.IPv6Address):
-        if found.ipv4_mapped is not None:
-            return _public(str(found.ipv4_mapped))
-        if any(found in network for network in _EMBEDDING):
-            return False
-    return found.is_global and not found.is_multicast
 
 
 def _own(host: str, port: int) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import functools
 import hashlib
 import io
 import json
@@ -148,10 +149,27 @@ def enter(home: Path, register: Register, value: Any, actor: str, source: str) -
     for url in request.callbacks:
         callbacks.check(url)
     case, new = register.receive(request, actor, source)
-    checked = settings.load(home / "params.yaml").operate.identities == "before"
-    if checked and case.state is State.RECEIVED:  # also if a kill came between the two steps
+    if (
+        _checked_before(home) and case.state is State.RECEIVED
+    ):  # also if a kill came between the two steps
         case = register.verify_identity(case.request_id, actor, BEFORE)
     return case, new
+
+
+def _checked_before(home: Path) -> bool:
+    """Whether identities are checked before a request gets here, as the settings say now."""
+    path = home / "params.yaml"
+    try:
+        state = path.stat()
+    except OSError:
+        return _identities(path, 0, 0, 0) == "before"  # the settings say what is wrong
+    return _identities(path, state.st_mtime_ns, state.st_size, state.st_ino) == "before"
+
+
+@functools.lru_cache(maxsize=8)
+def _identities(path: Path, _changed: int, _size: int, _inode: int) -> str:
+    """The setting, read again when its file changes: reading YAML is half the work of a request."""
+    return settings.load(path).operate.identities
 
 
 def take(home: Path, register: Register, actor: str = "drop folder") -> Taken:

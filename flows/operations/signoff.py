@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -475,9 +476,10 @@ def page(found: Standing) -> str:
 
 
 def person(name: str) -> str:
-    """What is the same for two spellings of one name: capitals and spaces do not make another
-    person."""
-    return " ".join(name.split()).casefold()
+    """What is the same for two spellings of one name: neither capitals, spaces nor the way in which
+    accents are encoded (Unicode's NFC and NFD) make another person."""
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+    return " ".join(folded.split())
 
 
 def _told(details: Mapping[str, Any]) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
+from weakref import WeakKeyDictionary
 
 import sqlalchemy as sa
 
@@ -17,6 +19,9 @@ PATIENCE = 60
 LOCK = 0x45_52_41_53
 """Key of the advisory lock that PostgreSQL's writers take in turn, so that the chain does not
 fork."""
+
+
+_turns: WeakKeyDictionary[sa.Engine, threading.Lock] = WeakKeyDictionary()
 
 
 @contextlib.contextmanager
@@ -46,7 +51,7 @@ def _unusable(error: sa.exc.SQLAlchemyError, engine: sa.Engine) -> str:
 @contextlib.contextmanager
 def writing(engine: sa.Engine) -> Iterator[sa.Connection]:
     """A transaction with the only writer inside; it commits as a whole or not at all."""
-    with reachable(engine), engine.connect() as connection:
+    with _turn(engine), reachable(engine), engine.connect() as connection:
         if engine.dialect.name == "sqlite":
             connection.exec_driver_sql("BEGIN IMMEDIATE")
         else:
@@ -58,6 +63,19 @@ def writing(engine: sa.Engine) -> Iterator[sa.Connection]:
             connection.rollback()
             raise
         connection.commit()
+
+
+@contextlib.contextmanager
+def _turn(engine: sa.Engine) -> Iterator[None]:
+    """Let the threads of this process write one after the other. SQLite itself makes them sleep
+    longer and longer, and lets whoever wakes first go first."""
+    lock = _turns.setdefault(engine, threading.Lock())
+    if not lock.acquire(timeout=PATIENCE):
+        raise WorkspaceError("the register is busy; do the same again later")
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextlib.contextmanager

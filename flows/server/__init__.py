@@ -1,3 +1,3 @@
 """The HTTP service."""
 
-__all__ = ["api", "auth"]
+__all__ = ["api", "auth", "connections"]

@@ -97,7 +97,6 @@ class Call:
     parts: Mapping[str, str] = field(repr=False)
     query: Mapping[str, str] = field(repr=False)
     body: bytes = field(repr=False)
-    base: str = field(repr=False, default="")
 
     @property
     def register(self) -> Register:
@@ -207,7 +206,7 @@ def discovery(call: Call) -> Answer:
         ],
         "supported_subject_request_types": ["erasure"],
         "supported_regulations": list(opendsr.REGULATIONS),
-        "processor_certificate": f"{call.office.public_url or call.base}/opendsr/v1/certificate.pem",
+        "processor_certificate": f"{call.office.public_url or ''}/opendsr/v1/certificate.pem",
     }
     return Answer(value)
 
@@ -527,7 +526,12 @@ def app(
                 register.close()
 
     made = FastAPI(
-        title="Erasure Audit", version="1.0", docs_url=None, redoc_url=None, lifespan=life
+        title="Erasure Audit",
+        version="1.0",
+        docs_url=None,
+        redoc_url=None,
+        lifespan=life,
+        redirect_slashes=False,
     )
     made.add_exception_handler(HTTPException, _no_such_way)
     for route in routes():
@@ -561,7 +565,6 @@ def _endpoint(office: Office, route: Route) -> Callable[[Request], Any]:
                 request.path_params,
                 request.query_params,
                 body,
-                str(request.base_url)[:-1],
             )
             if route.form is not None:
                 _check_type(request)

@@ -35,6 +35,7 @@ from flows.operations import signoff
 from flows.register import database
 from flows.register.register import Register, State
 from flows.server import api, auth
+from flows.server import connections as waiting
 from flows.server.auth import ALLOWED, Gate, Role
 from tasks.common.errors import WorkspaceError
 from tests.worlds import dummy, outside, postgres
@@ -234,6 +235,22 @@ def test_discovery_says_what_is_understood_to_anybody(world: World) -> None:
     assert told["supported_subject_request_types"] == ["erasure"]
     assert "ada" not in found.text
     assert "script" not in found.text
+
+
+def test_the_host_that_a_client_names_reaches_no_answer(world: World) -> None:
+    header = {"Host": "evil.example", "X-Forwarded-Host": "evil.example"}
+    world.post()
+    paths = [
+        "/opendsr/v1/discovery", "/v1/discovery", "/opendsr/v1/certificate.pem", "/openapi.json",
+        "/v1/requests", "/v1/requests/", "/healthz/", "/opendsr/v1/discovery/", DSR, "//evil.example",
+        f"{DSR}/{outside.request_id(1)}",
+    ]  # fmt: skip
+    for path in paths:
+        answer = world.call("operator", "GET", path, headers=header, follow_redirects=False)
+        assert "evil" not in answer.text, path
+        assert "evil" not in str(answer.headers), path
+    answer = world.post(2, headers=header)
+    assert "evil" not in answer.text + str(answer.headers)
 
 
 def test_a_duplicate_is_taken_in_and_shown_to_operators(world: World) -> None:
@@ -889,6 +906,27 @@ def test_what_is_no_http_ends_in_an_error_and_the_server_goes_on(
                 assert not said.startswith(b"HTTP/1.1 5"), noise[:60]
         assert httpx.get(server.url + "/healthz", timeout=30).json() == {"status": "ok"}
     assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+def test_idle_and_slow_connections_do_not_keep_others_out(place: Path, tmp_path: Path) -> None:
+    _, secret = outside.tokens()
+    slow = (
+        b"",  # says nothing
+        b"GET /healthz HTTP/1.1\r\nHost: x\r\n",  # never ends its head
+        b"POST /opendsr/v1/requests HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{",  # its body
+    )
+    with (
+        serving(place, secret, tmp_path / "log") as server,
+        contextlib.ExitStack() as connections,
+    ):
+        for number in range(2 * waiting.MOST_WAITING):
+            connection = connections.enter_context(
+                socket.create_connection(("127.0.0.1", server.port), 30)
+            )
+            with contextlib.suppress(ConnectionError):
+                connection.sendall(slow[number % 3])
+        for _ in range(3):
+            assert httpx.get(server.url + "/healthz", timeout=30).json() == {"status": "ok"}
 
 
 def test_a_server_that_nobody_may_use_does_not_start(place: Path) -> None:
