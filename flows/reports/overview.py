@@ -126,4 +126,4 @@ def _id(line: schema.Line) -> str:
     try:
         return str(UUID(line.request_id))
     except ValueError:
-        return f"request {line.position + 1}"
+        return f"request {line.position}"

@@ -59,9 +59,9 @@ def _influence_left(facts: BatchFacts) -> Sentence | None:
     if not unsure:
         return None
     return say(
-        "A full retrain is advised: for {unsure} of {requests} requests some influence is "
-        "left, and it is not "
-        "shown to be below the margin.",
+        "A full retrain is advised: {inconclusive} of {requests} requests are inconclusive, and "
+        "for {unsure} of these some influence is shown to be left.",
+        inconclusive=len(lows),
         unsure=unsure,
         requests=len(facts.verdicts),
     )

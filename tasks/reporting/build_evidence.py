@@ -10,7 +10,7 @@ from typing import Any
 from tasks.common import language
 from tasks.common.errors import EvidenceError, RequestError
 from tasks.common.language import say
-from tasks.reporting.evidence_aftermath import aftermath
+from tasks.reporting.evidence_aftermath import UNSEEN, aftermath
 from tasks.reporting.evidence_measurements import audited
 from tasks.reporting.evidence_provenance import checks, data_set, provenance, reproduction
 from tasks.reporting.evidence_schema import SCHEMA_VERSION, validate
@@ -104,7 +104,13 @@ def build(
         )
         special = audited(sources, verdict, entry_id(entry), where)
     elif status == "rejected":
-        special = {"status": "rejected", "reason": entry.get("reason") or REJECTED}
+        unseen = entry.get("code") == UNSEEN
+        special = {
+            "status": "rejected",
+            "reason": entry.get("reason") or REJECTED,
+            "outcome": "data_only" if unseen else "rejected",
+            "advice": [],  # it is about a model, and nothing was done to one for this request
+        }
     else:
         raise EvidenceError(f"{where}: got status {status!r}, expected accepted or rejected")
     follows = aftermath(sources, special["status"], decided, entry.get("code"))

@@ -47,7 +47,7 @@ class Request(Part):
     """The facts of the request; no identity."""
 
     id: str = Field(min_length=1, description="subject_request_id of the OpenDSR request")
-    position: int = Field(ge=0, description="place in the batch's file")
+    position: int = Field(ge=1, description="place in the batch's file, from 1")
     regulation: str | None
     received: str | None = Field(description="RFC 3339, as the request has it")
     subject_pseudonym: str | None = Field(pattern=r"^[0-9a-f]{12}$")
@@ -828,7 +828,10 @@ class Rejected(Common):
     status: Literal["rejected"]
     test: None = None
     verdict: Literal["inconclusive"] = "inconclusive"
-    outcome: Literal["rejected"] = "rejected"
+    outcome: Literal["rejected", "data_only"] = Field(
+        "rejected",
+        description="data_only: no model was trained on the records, which are to be erased",
+    )
     residual_influence: NoInterval = NoInterval()
     detectability: None = None
     register_: None = Field(None, alias="register")

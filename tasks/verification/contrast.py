@@ -205,6 +205,35 @@ class Contrast:
         """p of rho <= r: small where the influence is shown to be above r."""
         return self._p(-self.t(r))
 
+    def p_less_sure(self, alpha: float) -> float:
+        """p of T lying no more than a margin below the retrained models, a margin of their spread.
+
+        The margin is (t_{1-alpha} + t_{0.8}) standard deviations, which is the detection limit
+        where the references are endless. It does not depend on the gap between models with and
+        without the records, which may be too small to divide by.
+        """
+        from scipy import special
+
+        own, without, _, degrees = self._variances
+        quantiles = special.stdtrit(degrees, 1 - alpha) + special.stdtrit(degrees, POWER)
+        least = self.without.mean() - float(quantiles) * math.sqrt(own)
+        return self._p(float(self.judged - least) / math.sqrt(own + without))
+
+    @property
+    def deviations(self) -> float:
+        """How many standard deviations the model judged lies above the retrained models' mean."""
+        return float(self.judged - self.without.mean()) / self.spread
+
+    def limit(self, alpha: float) -> float | None:
+        """The detection limit, see `detection_limit`; None above 1."""
+        return detection_limit(
+            self.detectability, len(self.with_), len(self.without), self.degrees, alpha
+        )
+
+    def detectable(self, alpha: float) -> bool:
+        """Whether models with and without the records differ enough to show influence."""
+        return self.limit(alpha) is not None
+
     def _p(self, t: float) -> float:
         """Probability of a t as low. Where residuals are not normal, at least their own share of
         such (conformal)."""

@@ -83,14 +83,14 @@ class Measured:
     centred: bool
     """scores are centred by control records, because the model's confidence on them is unusual"""
 
+    @property
+    def references(self) -> int:
+        """References of the kind that there are fewer of."""
+        return min(len(self.whole.with_), len(self.whole.without))
+
     def limit(self, alpha: float) -> float | None:
         """The larger detection limit of the two, None above 1."""
-        limits = [
-            contrast.detection_limit(
-                c.detectability, len(c.with_), len(c.without), c.degrees, alpha
-            )
-            for c in (self.whole, self.most)
-        ]
+        limits = [statistic.limit(alpha) for statistic in (self.whole, self.most)]
         return None if None in limits else max(limit for limit in limits if limit is not None)
 
     def needed(self, alpha: float, rho0: float) -> int | None:
@@ -133,28 +133,45 @@ def measure(scores: Scores, rows: NDArray[np.bool_], model: int, share: float) -
 
 
 def influence_gates(measured: Measured, rules: Rules) -> list[Gate]:
-    """Gates A (influence left), B (left on the most memorised records) and C (over-forgotten)."""
-    whole, most, bound = measured.whole, measured.most, rules.rho0
+    """Gates A (influence left), B (left on the most memorised records) and C (over-forgotten).
+
+    Below the detection limit the gap between models with and without the records is too small to
+    divide by. There A and B are never bad, and C is bad only where the model is less sure of the
+    records than the spread of the retrained models explains.
+    """
+    bound, alpha = rules.rho0, rules.alpha
     asked = (
-        ("influence", say("Is the influence left below the margin, on all records?"), whole, bound),
-        ("memorised", say("Is it below the margin on the most memorised records?"), most, bound),
-        (
-            "over_forgetting",
-            say("Are the records not unusually wrong, as over-forgetting makes them?"),
-            whole,
-            -bound,
-        ),
+        ("influence", say("Is the influence left below the margin, on all records?")),
+        ("memorised", say("Is it below the margin on the most memorised records?")),
     )
-    return [
+    gates = [
         _gate(
             name,
             question,
-            c.rho,
-            r,
-            *((c.p_below(r), c.p_above(r)) if r > 0 else (c.p_above(r), c.p_below(r))),
+            statistic.rho,
+            bound,
+            statistic.p_below(bound),
+            statistic.p_above(bound) if statistic.detectable(alpha) else 1.0,
             rules,
         )
-        for name, question, c, r in asked
+        for (name, question), statistic in zip(asked, (measured.whole, measured.most), strict=True)
+    ]
+    whole = measured.whole
+    question = say(
+        "Is the model about as sure of the records as retrained models are, and not less "
+        "(over-forgetting)?"
+    )
+    return [
+        *gates,
+        _gate(
+            "over_forgetting",
+            question,
+            whole.rho,
+            -bound,
+            whole.p_above(-bound),
+            max(whole.p_below(-bound), whole.p_less_sure(alpha)),
+            rules,
+        ),
     ]
 
 

@@ -1,45 +1,26 @@
-"""The reason of a verdict, in words."""
+"""The reason of a verdict: which question was answered how, and with which number."""
 
 from __future__ import annotations
 
 from tasks.common.language import Sentence, in_a_list, in_a_row, say
 from tasks.verification.contrast import Interval
-from tasks.verification.gates import Finding, Rules
+from tasks.verification.gates import Finding, Gate, Measured, Rules
 
 SELF_CHECK_FAILED = say(
-    "The self-check failed: a model that was retrained without the records does not "
-    "pass as one. "
-    "Train more references and run the audit again."
+    "The self-check failed: a model that was retrained without the records is accused of knowing "
+    "them, so this test cannot pass anybody."
 )
-FAILURE = {
-    "influence": say("The records still influence the model."),
-    "memorised": say("The most memorised records still influence the model."),
-    "over_forgetting": say(
-        "The records are over-forgotten: unusually wrong answers on them mark the person too."
-    ),
-    "utility_control": say(
-        "The model is less accurate on people it never saw than retrained models are."
-    ),
-    "utility_retain": say(
-        "The model is less accurate on retained records than retrained models are."
-    ),
-}
-"""What a gate on its bad side means, by the gate's name."""
-DOUBT = {
-    "influence": say("influence left is not shown to be below the margin"),
-    "memorised": say(
-        "influence left on the most memorised records is not shown to be below the margin"
-    ),
-    "over_forgetting": say("over-forgetting is not ruled out"),
-    "utility_control": say("a loss of accuracy on people it never saw is not ruled out"),
-    "utility_retain": say("a loss of accuracy on retained records is not ruled out"),
-}
-"""What an open gate means, by the gate's name."""
+ON_ALL_RECORDS = ("influence", "over_forgetting")
+"""Gates whose number is the residual influence with its interval."""
 
 
-def failed(finding: Finding) -> Sentence:
-    """Why a model failed."""
-    return in_a_row([*(FAILURE[gate.name] for gate in finding.bad()), in_words(finding.interval)])
+def failed(finding: Finding, measured: Measured, rules: Rules) -> Sentence:
+    """Why a model failed: each question on its bad side with its number."""
+    bad = finding.bad()
+    sentences = [_failure(gate, measured, rules) for gate in bad]
+    if any(gate.name == "influence" for gate in bad):
+        sentences.append(in_words(finding.interval))
+    return in_a_row(sentences)
 
 
 def passed(finding: Finding, rules: Rules) -> Sentence:
@@ -51,15 +32,20 @@ def passed(finding: Finding, rules: Rules) -> Sentence:
     return in_a_row([alike, in_words(finding.interval)])
 
 
-def undecided(finding: Finding, needed: int | None) -> Sentence:
-    """What is not decided, and how many references would decide it."""
-    doubts = in_a_list(DOUBT[gate.name] for gate in finding.gates if gate.state == "open")
-    return in_a_row(
-        [say("Not decided: {doubts}.", doubts=doubts), in_words(finding.interval), more(needed)]
-    )
+def undecided(finding: Finding, needed: int | None, references: int) -> Sentence:
+    """Which questions are not decided, with their numbers, and what would decide them."""
+    gates = [gate for gate in finding.gates if gate.state == "open"]
+    sentences = [say("Not decided: {doubts}.", doubts=in_a_list(map(_doubt, gates)))]
+    if any(gate.name in ON_ALL_RECORDS for gate in gates):
+        sentences.append(in_words(finding.interval))
+    if any(gate.name in (*ON_ALL_RECORDS, "memorised") for gate in gates):
+        sentences.append(more(needed, references))
+    return in_a_row(sentences)
 
 
-def undetectable(detectability: float, limit: float | None, needed: int | None) -> Sentence:
+def undetectable(
+    detectability: float, limit: float | None, needed: int | None, references: int
+) -> Sentence:
     """That the references cannot even show that the original model knew the records."""
     below = say(
         "Below the detection limit: with these references even the model before deletion cannot "
@@ -68,7 +54,80 @@ def undetectable(detectability: float, limit: float | None, needed: int | None) 
         detectability=detectability,
         limit=say("none below 1") if limit is None else say("{value:.2f}", value=limit),
     )
-    return in_a_row([below, more(needed)])
+    return in_a_row([below, more(needed, references)])
+
+
+def _failure(gate: Gate, measured: Measured, rules: Rules) -> Sentence:
+    """What a gate on its bad side means."""
+    if gate.name == "influence":
+        return say("The records still influence the model.")
+    if gate.name == "memorised":
+        return say(
+            "The most memorised records still influence the model: the influence on them is "
+            "{observed:.2f}, the limit {limit:.2f}.",
+            observed=_number(gate),
+            limit=gate.threshold,
+        )
+    if gate.name == "over_forgetting":
+        return say(
+            "The model is less sure of these records than models that never saw them, by "
+            "{deviations:.1f} standard deviations of such models. This is over-forgetting: it can "
+            "single the person out.",
+            deviations=-measured.whole.deviations,
+        )
+    if gate.name == "utility_control":
+        return say(
+            "The model is less accurate on people whom no model saw: {observed:.1%} right, and "
+            "the limit is {limit:.1%}, {margin:.1%} below retrained models.",
+            observed=_number(gate),
+            limit=gate.threshold,
+            margin=rules.utility_margin,
+        )
+    return say(
+        "The model is less accurate on retained records: {observed:.1%} right, and the limit is "
+        "{limit:.1%}, {margin:.1%} below retrained models.",
+        observed=_number(gate),
+        limit=gate.threshold,
+        margin=rules.utility_margin,
+    )
+
+
+def _doubt(gate: Gate) -> Sentence:
+    """What an open gate means."""
+    if gate.name == "influence":
+        return say("influence left is not shown to be below the margin")
+    if gate.name == "memorised" and gate.observed is None:
+        return say(
+            "influence left on the most memorised records is not shown to be below the margin"
+        )
+    if gate.name == "memorised":
+        return say(
+            "influence left on the most memorised records, {observed:.2f}, is not shown to be "
+            "below {limit:.2f}",
+            observed=_number(gate),
+            limit=gate.threshold,
+        )
+    if gate.name == "over_forgetting":
+        return say(
+            "it is not ruled out that the model is less sure of these records than retrained "
+            "models are"
+        )
+    if gate.name == "utility_control":
+        return say(
+            "accuracy on people whom no model saw, {observed:.1%}, is not shown to be above "
+            "{limit:.1%}",
+            observed=_number(gate),
+            limit=gate.threshold,
+        )
+    return say(
+        "accuracy on retained records, {observed:.1%}, is not shown to be above {limit:.1%}",
+        observed=_number(gate),
+        limit=gate.threshold,
+    )
+
+
+def _number(gate: Gate) -> float:
+    return float("nan") if gate.observed is None else gate.observed
 
 
 def in_words(span: Interval) -> Sentence:
@@ -85,10 +144,17 @@ def in_words(span: Interval) -> Sentence:
     )
 
 
-def more(needed: int | None) -> Sentence:
-    """How many references would decide it."""
+def more(needed: int | None, references: int) -> Sentence:
+    """Whether more references would decide it.
+
+    Args:
+        needed: of each kind, to certify a perfect retrain four times in five; None: no number does.
+        references: of each kind, that there are.
+    """
     if needed is None:
         return say("No number of references would decide it at this margin.")
+    if needed <= references:
+        return say("The references suffice: with them a perfect retrain passes four times in five.")
     return say(
         "About {references} references of each kind can certify a perfect retrain four times in "
         "five.",

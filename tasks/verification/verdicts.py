@@ -30,8 +30,8 @@ class SelfCheck:
 
     @property
     def original_caught(self) -> bool:
-        """The model before deletion must fail."""
-        return self.original.verdict == "fail"
+        """The model before deletion must fail, and for the influence that it holds."""
+        return any(gate.name in ("influence", "memorised") for gate in self.original.bad())
 
     @property
     def retrain_cleared(self) -> bool:
@@ -160,15 +160,15 @@ def _reason(
 ) -> Sentence:
     needed = measured.needed(rules.alpha, rules.rho0)
     if verdict == "fail":
-        return reasons.failed(finding)
+        return reasons.failed(finding, measured, rules)
     if not check.original_caught:
         detectability, limit = measured.whole.detectability, measured.limit(rules.alpha)
-        return reasons.undetectable(detectability, limit, needed)
+        return reasons.undetectable(detectability, limit, needed, measured.references)
     if not check.retrain_cleared:
         return reasons.SELF_CHECK_FAILED
     if verdict == "pass":
         return reasons.passed(finding, rules)
-    return reasons.undecided(finding, needed)
+    return reasons.undecided(finding, needed, measured.references)
 
 
 def _rows(scores: Scores, request: str, rules: Rules) -> NDArray[np.bool_]:

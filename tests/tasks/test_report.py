@@ -25,9 +25,10 @@ from tasks.reporting import (
     charts,
     evidence_measurements,
     evidence_schema,
-    pages,
-    pdf,
 )
+from tasks.reporting.pages import environment as page_environment
+from tasks.reporting.pages import render as render_page
+from tasks.reporting.pdf import Printer, no_fetching, source_date
 from tests.worlds import fabricated
 
 ROOT = Path(__file__).parents[2]
@@ -92,7 +93,7 @@ def html_of(inputs: dict[str, Any], request_id: str) -> str:
     found = {
         item["request"]["id"]: item for item in build_evidence.build_all(fabricated.sources(inputs))
     }
-    return pages.render(pages.environment(TEMPLATES), "report.html.j2", {"e": found[request_id]})
+    return render_page(page_environment(TEMPLATES), "report.html.j2", {"e": found[request_id]})
 
 
 def test_every_request_has_its_three_files_and_the_batch_its_index_and_register(made: Path) -> None:
@@ -296,7 +297,7 @@ def test_a_missing_template_is_named(tmp_path: Path) -> None:
     with pytest.raises(WorkspaceError, match=r"fonts\.css"):
         report.write(build_evidence.build_all(fabricated.sources()), tmp_path, tmp_path / "out")
     with pytest.raises(WorkspaceError, match=r"report\.html\.j2"):
-        pages.render(pages.environment(tmp_path), "report.html.j2", {})
+        render_page(page_environment(tmp_path), "report.html.j2", {})
 
 
 def test_a_missing_pango_is_one_line_that_names_the_package(
@@ -311,7 +312,7 @@ def test_a_missing_pango_is_one_line_that_names_the_package(
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
     with pytest.raises(WorkspaceError, match=r"libpango-1\.0-0"):
-        pdf.Printer(TEMPLATES)
+        Printer(TEMPLATES)
 
 
 HOSTILE = [
@@ -668,14 +669,14 @@ def test_the_deadline_says_how_it_stood_when_the_audit_started(days: str, words:
 
 def test_source_date_epoch_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "")
-    with pdf.source_date(5):
+    with source_date(5):
         assert os.environ["SOURCE_DATE_EPOCH"] == "5"
     assert os.environ["SOURCE_DATE_EPOCH"] == ""
 
 
 def test_a_report_may_fetch_nothing() -> None:
     with pytest.raises(Exception, match="self-contained"):
-        pdf.no_fetching("https://example.org/x.png")
+        no_fetching("https://example.org/x.png")
 
 
 def test_the_command_takes_the_options_of_dvc_yaml(tmp_path: Path) -> None:

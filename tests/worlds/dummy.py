@@ -30,7 +30,7 @@ REGISTER = {
     "requests": [
         {
             "request_id": request,
-            "position": place,
+            "position": place + 1,
             "folder": request,
             "status": "audited",
             "progress": "awaiting_signoff",

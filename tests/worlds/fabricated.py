@@ -412,7 +412,7 @@ def entry(request_id: str, position: int, **changes: Any) -> dict[str, Any]:
         "labels": {str(label): 4 if label < 8 else 3 for label in range(10)},
         "whole_subject": True,
         "languages": [],
-        "position": position,
+        "position": position + 1,
     }
     return {**accepted, **changes}
 

@@ -15,8 +15,15 @@ from tasks.reporting import evidence_schema as evidence
 
 SCHEMA_VERSION = 2
 FILE = "register.json"
-Outcome = Literal["fail", "inconclusive", "below_detection", "rejected", "pass"]
-OUTCOMES: tuple[Outcome, ...] = ("fail", "inconclusive", "below_detection", "rejected", "pass")
+Outcome = Literal["fail", "inconclusive", "below_detection", "rejected", "data_only", "pass"]
+OUTCOMES: tuple[Outcome, ...] = (
+    "fail",
+    "inconclusive",
+    "below_detection",
+    "rejected",
+    "data_only",
+    "pass",
+)
 """The worst first."""
 SOON = 7
 """A deadline is near when so many days are left, or fewer."""

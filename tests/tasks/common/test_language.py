@@ -32,9 +32,11 @@ from tasks.common.language import (
     unavailable,
     wanted,
 )
-from tasks.reporting import build_evidence, evidence_schema, pages
+from tasks.reporting import build_evidence, evidence_schema
+from tasks.reporting.pages import environment as page_environment
+from tasks.reporting.pages import render as render_page
 from tasks.requests import deadlines, opendsr
-from tasks.verification import contrast, verdicts
+from tasks.verification import contrast, reasons
 from tests.worlds import fabricated
 from tools import cut_fonts, gettext_catalogues
 
@@ -140,7 +142,7 @@ def test_dates_shares_and_times_follow_the_language(
 
 def test_a_sentence_is_english_text_that_can_be_told_in_chinese_from_its_json() -> None:
     span = contrast.Interval(-0.0312, -0.2, 0.14, 0.9)
-    said = verdicts._in_words(span)
+    said = reasons.in_words(span)
     assert said.startswith("Residual influence −0.03, 90% interval −0.20 to 0.14")
     assert json.loads(json.dumps(said)) == str(said)
     made = json.loads(json.dumps(sentences({"reason": [said]})))
@@ -152,14 +154,17 @@ def test_a_sentence_is_english_text_that_can_be_told_in_chinese_from_its_json() 
 def test_sentences_within_sentences_are_told_too() -> None:
     doubts = in_a_list(
         [
-            say("over-forgetting is not ruled out"),
+            say(
+                "it is not ruled out that the model is less sure of these records than retrained "
+                "models are"
+            ),
             say("influence left is not shown to be below the margin"),
         ]
     )
     said = say("Not decided: {doubts}.", doubts=doubts)
     assert (
         CHINESE.tell(str(said), sentences([said]))
-        == "无法判定：未能排除过度遗忘；未能证实剩余影响低于界限。"
+        == "无法判定：未能排除该模型对这些记录的把握低于重新训练的模型；未能证实剩余影响低于界限。"
     )
 
 
@@ -316,7 +321,7 @@ def test_every_kind_of_outcome_is_told_in_both_languages(
     item = spoken[request_id]
     assert item["languages"] == ["en", "zh"]
     pages = {
-        code: pages.render(pages.environment(TEMPLATES, code), "report.html.j2", {"e": item})
+        code: render_page(page_environment(TEMPLATES, code), "report.html.j2", {"e": item})
         for code in ("en", "zh")
     }
     told = TOLD.get(request_id, "这些记录仍然影响模型。")
@@ -336,7 +341,7 @@ def test_every_rival_method_and_a_screening_are_told_in_chinese() -> None:
     for state in ("bad", "open"):
         found = build_evidence.build_all(fabricated.sources(fabricated.screening(state)))[0]
         assert HAN.search(
-            pages.render(pages.environment(TEMPLATES, "zh"), "report.html.j2", {"e": found})
+            render_page(page_environment(TEMPLATES, "zh"), "report.html.j2", {"e": found})
         )
 
 
@@ -349,7 +354,7 @@ def test_a_hostile_request_field_is_inert_in_both_languages(text: str) -> None:
         fields = ("reason", "code", "regulation", "received", "request_id")
         inputs["register"]["batch_requests"][4].update(dict.fromkeys(fields, value))
         item = build_evidence.build_all(fabricated.sources(inputs))[4]
-        return pages.render(pages.environment(TEMPLATES, code), "report.html.j2", {"e": item})
+        return render_page(page_environment(TEMPLATES, code), "report.html.j2", {"e": item})
 
     for code in ("en", "zh"):
         html = page(text, code)

@@ -16,8 +16,9 @@ import pytest
 from flows.reports import overview as registers
 from tasks import report
 from tasks.common import files, settings
-from tasks.reporting import build_evidence, pages
+from tasks.reporting import build_evidence
 from tasks.reporting.batch_register import schema
+from tasks.reporting.pages import environment as page_environment
 from tests.worlds import dummy, fabricated
 
 if TYPE_CHECKING:
@@ -278,7 +279,7 @@ def a_big_page(requests: int) -> str:
         for n in range(requests)
     ]
     listed = schema.checked({**dummy.REGISTER, "batch": "big", "requests": lines}, "big")
-    return report.index_page(listed, pages.environment(TEMPLATES))
+    return report.index_page(listed, page_environment(TEMPLATES))
 
 
 def test_the_print_has_all_rows_and_no_tools(tmp_path: Path, browser: Browser) -> None:

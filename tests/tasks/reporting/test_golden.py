@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tasks.reporting import build_evidence, pages
+from tasks.reporting import build_evidence
+from tasks.reporting.pages import environment as page_environment
+from tasks.reporting.pages import render as render_page
 from tests.worlds import fabricated
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -23,7 +25,7 @@ KINDS = {"pass": fabricated.PASS, "rejected": fabricated.SET_ASIDE}
 def words(request_id: str) -> str:
     """The page of a request without its style sheet, no blank line in it."""
     found = {item["request"]["id"]: item for item in build_evidence.build_all(fabricated.sources())}
-    html = pages.render(pages.environment(TEMPLATES), "report.html.j2", {"e": found[request_id]})
+    html = render_page(page_environment(TEMPLATES), "report.html.j2", {"e": found[request_id]})
     plain = re.sub(r"<style>.*?</style>", "", html, flags=re.DOTALL)
     return re.sub(r"\n\s*\n", "\n", plain)
 

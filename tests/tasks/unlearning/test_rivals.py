@@ -17,7 +17,9 @@ from torch.nn import functional
 
 from tasks.common import seeds, settings
 from tasks.common.errors import EvidenceError, ModelError, SettingsError
-from tasks.reporting import build_evidence, pages
+from tasks.reporting import build_evidence
+from tasks.reporting.pages import environment as page_environment
+from tasks.reporting.pages import render as render_page
 from tasks.training import architectures, compute, training_loop
 from tasks.unlearning import fcalb, rivals
 from tests.worlds import fabricated
@@ -302,7 +304,7 @@ def test_a_report_says_what_was_done_with_the_numbers_in_force(method: str) -> N
     own = rivals.RECIPES[method]
     assert found["unlearn"]["settings"]["rivals"]["retained_share"] == own.retained_share
     assert (found["unlearn"]["settings"]["rivals"]["epochs"] is None) == (method == "ssd")
-    text = pages.render(pages.environment(TEMPLATES), "report.html.j2", {"e": found})
+    text = render_page(page_environment(TEMPLATES), "report.html.j2", {"e": found})
     assert "Nothing was unlearned" not in text
     assert "No method was applied" not in text
     assert re.search(r"(changed|made anew) by [^.<]+ so that", text)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from tasks.common.errors import EvidenceError
-from tasks.verification import contrast, gates, multiplicity, scoring, verdicts
+from tasks.verification import contrast, gates, multiplicity, reasons, scoring, verdicts
 from tasks.verification.gates import Rules
 from tasks.verification.scoring import Floats, Scores
 
@@ -113,6 +113,69 @@ def test_references_that_cannot_tell_never_pass_anybody() -> None:
         assert not verdict
         assert verdict.verdict == "inconclusive"
         assert "detection limit" in verdict.reason
+
+
+def hardly_seen(seed: int, deviations: float) -> Scores:
+    """References that can hardly tell (d' about 2), all answers right, and a released model that is
+    less sure of the records by so many standard deviations of retrained models."""
+    scores = world(0.0, np.random.default_rng(seed), seen=1.2, accuracy=1.0)
+    phi = scores.phi.copy()
+    means = phi[scores.model_roles == "without", :24].mean(axis=1)
+    own = scores.model_roles == "unlearned"
+    phi[own, 24:] += 1.0 - phi[own, 24:].mean()  # its confidence on everybody else is usual
+    phi[own, :24] += means.mean() - phi[own, :24].mean() - deviations * means.std(ddof=1)
+    return replace(scores, phi=phi, predicted=np.tile(scores.labels, (len(scores.model_roles), 1)))
+
+
+def test_below_the_detection_limit_a_ratio_to_a_tiny_gap_never_fails_anybody() -> None:
+    seen, by_ratio = [], 0
+    for seed in range(20):
+        verdict = verdicts.judge(hardly_seen(seed, 3.5), "r", RULES)
+        whole = verdict.measured.whole
+        seen.append(whole.detectability)
+        by_ratio += whole.p_below(-RULES.rho0) < RULES.alpha * gates.INFLUENCE_WEIGHT
+        assert verdict.verdict == "inconclusive"
+        assert "wrong" not in verdict.reason
+    assert 1.5 < np.median(seen) < 2.5
+    assert by_ratio >= 5  # these the ratio to the gap alone would fail
+
+
+def test_a_model_far_less_sure_than_any_retrained_one_fails_in_words_that_are_true() -> None:
+    verdict = verdicts.judge(hardly_seen(0, 12.0), "r", RULES)
+    assert verdict.verdict == "fail"
+    assert "less sure of these records than models that never saw them" in verdict.reason
+    assert "standard deviations" in verdict.reason
+    assert "wrong" not in verdict.reason
+
+
+def test_an_original_model_that_fails_for_its_accuracy_only_is_not_caught() -> None:
+    scores = world(0.0, np.random.default_rng(3), seen=0.0)
+    predicted = scores.predicted.copy()
+    predicted[scores.model_roles == "original"] = (scores.labels + 1) % 4
+    verdict = verdicts.judge(replace(scores, predicted=predicted), "r", RULES)
+    assert verdict.self_check.original.verdict == "fail"
+    assert not verdict.self_check.original_caught
+    assert verdict.verdict == "inconclusive"
+
+
+def test_the_reason_names_the_question_that_failed_and_its_number() -> None:
+    lost = verdicts.judge(world(0.0, np.random.default_rng(0), accuracy=0.6), "r", RULES)
+    (first, *_) = lost.finding.bad()
+    assert first.observed is not None
+    assert f"{first.observed:.1%} right" in lost.reason
+    assert "Residual influence" not in lost.reason  # it lies inside its limits
+    left = verdicts.judge(world(1.0, np.random.default_rng(0)), "r", RULES)
+    assert "The records still influence the model." in left.reason
+    assert f"Residual influence {left.influence['unlearned']:.2f}" in left.reason
+
+
+@given(st.integers(2, 40), st.none() | st.integers(4, 200))
+def test_more_references_are_advised_only_where_they_would_help(
+    references: int, needed: int | None
+) -> None:
+    text = reasons.more(needed, references)
+    assert text.startswith("About") == (needed is not None and needed > references)
+    assert text.startswith("No number") == (needed is None)
 
 
 def planted(scores: Scores, role: str, influence: float) -> Scores:

@@ -1,0 +1,161 @@
+"""The decision box of a report never contradicts itself, whatever the verdict, the references, the
+method and the decisions."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pytest
+
+from tasks.reporting import build_evidence, evidence_schema, pages
+from tasks.verification import reasons
+from tests.worlds import fabricated
+
+TEMPLATES = Path(__file__).parents[3] / "reports" / "templates"
+EVIDENCE = {item["request"]["id"]: item for item in build_evidence.build_all(fabricated.sources())}
+OUTCOMES = ("pass", "fail", "inconclusive", "below_detection")
+NEEDED = (None, 4, 900)
+"""references of each kind that would decide it: no number, fewer than there are, more"""
+PROGRESS = ("awaiting_signoff", "refused", "released", "erased")
+METHODS = ("fcalb_reset", "retrain")
+MORE = "Have more reference models trained"
+FATES = ("The data", "The model in use", "The person's answer")
+
+
+@pytest.fixture(scope="module")
+def environment() -> jinja2.Environment:
+    return pages.environment(TEMPLATES)
+
+
+def decision(environment: jinja2.Environment, evidence: dict[str, Any]) -> tuple[str, list[str]]:
+    """The words of the decision box, and of it what happens to data, model and answer."""
+    html = pages.render(environment, "report.html.j2", {"e": evidence})
+    (box,) = re.findall(r'<section class="decision".*?</section>', html, re.DOTALL)
+    fates = [
+        re.search(rf"<dt>{re.escape(name.replace(chr(39), '&#39;'))}</dt><dd>(.*?)</dd>", box, re.S)
+        or re.search(rf"<dt>{re.escape(name)}</dt><dd>(.*?)</dd>", box, re.DOTALL)
+        for name in FATES
+    ]
+    words = " ".join(re.sub(r"<[^>]+>", " ", box).split())
+    return words, ["" if fate is None else fate.group(1).strip() for fate in fates]
+
+
+def case(
+    outcome: str, needed: int | None, progress: str, method: str, others: int, doubt: str
+) -> dict[str, Any]:
+    """Evidence with these facts, its reason made of them as a verdict's is."""
+    found = deepcopy(EVIDENCE[fabricated.PASS])
+    verdict = "inconclusive" if outcome == "below_detection" else outcome
+    found |= {"outcome": outcome, "verdict": verdict, "progress": progress, "advice": []}
+    found["references_needed"] = needed
+    found["unlearn"]["method"] = method
+    found["held_back_by"] = (
+        others if outcome == "pass" and progress in ("awaiting_signoff", "refused") else 0
+    )
+    found["approvals"] = [
+        {"at": found["provenance"]["started"], "by": "Ada", "role": "officer", "comment": ""}
+        | {"decision": "refuse" if progress == "refused" else "approve"}
+    ]
+    found["completed"] = found["provenance"]["started"]
+    if verdict == "inconclusive":
+        for gate in found["gates"]:
+            gate["state"] = "open" if gate["name"] == doubt else "good"
+        references = min(found["references"].values())
+        if doubt == "influence" or outcome == "below_detection":
+            found["reason"] = str(reasons.more(needed, references))
+        else:
+            found["reason"] = "Not decided."
+    return found
+
+
+CASES = [
+    (outcome, needed, progress, method, others, doubt)
+    for outcome, needed, progress, method, others, doubt in itertools.product(
+        OUTCOMES, NEEDED, PROGRESS, METHODS, (0, 2), ("influence", "utility_retain")
+    )
+    # what cannot change the words is asked once
+    if (needed is None or outcome in ("inconclusive", "below_detection"))
+    and (not others or (outcome == "pass" and progress in ("awaiting_signoff", "refused")))
+    and (doubt == "influence" or outcome == "inconclusive")
+]
+
+
+def test_no_combination_of_facts_contradicts_itself(environment: jinja2.Environment) -> None:
+    for facts in CASES:
+        outcome, needed, progress, method, others, _ = facts
+        words, fates = decision(environment, case(*facts))
+        assert all(fates), facts
+        assert "--set" not in words, facts
+        assert "sign in part" not in words, facts
+        helps = needed is not None and needed > 8
+        if MORE in words:
+            assert helps, facts
+            assert outcome == "inconclusive", facts
+        assert not (MORE in words and ("No number of references" in words)), facts
+        waits = progress == "awaiting_signoff"
+        decides = "Decide on the release of this model" in words
+        assert decides == (waits and outcome == "pass" and not others), facts
+        if outcome != "pass":
+            assert "Pass:" not in words, facts
+        if outcome == "pass":
+            assert "Do not count this as a pass" not in words, facts
+        if method == "retrain" and waits and outcome != "pass":
+            assert "trained anew instead" not in words, facts
+        assert ("Erased (part 7)." in fates[0]) == (progress == "erased"), facts
+
+
+def test_more_references_are_asked_for_where_they_would_decide_it(
+    environment: jinja2.Environment,
+) -> None:
+    facts = ("inconclusive", 900, "awaiting_signoff", "fcalb_reset", 0)
+    words, _ = decision(environment, case(*facts, "influence"))
+    assert f"{MORE} (about 900 of each kind" in words
+    words, _ = decision(environment, case(*facts, "utility_retain"))
+    assert MORE not in words
+    assert "Only the accuracy of the model is in doubt" in words
+
+
+@pytest.mark.parametrize("erased", [False, True])
+def test_a_request_whose_records_were_in_no_training_has_an_ending_of_its_own(
+    environment: jinja2.Environment, erased: bool
+) -> None:
+    inputs = fabricated.inputs()
+    entry = next(
+        one
+        for one in inputs["register"]["batch_requests"]
+        if one["request_id"] == fabricated.SET_ASIDE
+    )
+    entry["code"] = "not_in_training"
+    found = {
+        item["request"]["id"]: item for item in build_evidence.build_all(fabricated.sources(inputs))
+    }[fabricated.SET_ASIDE]
+    assert found["outcome"] == "data_only"
+    assert found["advice"] == []
+    if erased:
+        found = {**found, "progress": "erased", "completed": found["provenance"]["started"]}
+    evidence_schema.validate(found)
+    words, fates = decision(environment, found)
+    assert "Data only: no model was trained on these records" in words
+    assert "Set aside" not in words
+    assert fates[0] == (
+        "Erased (part 7)." if erased else "Are erased once the request is approved (part 7)."
+    )
+    assert "Approve or reject the erasure" in words or erased
+    assert "Do not say that the model has forgotten" not in words
+
+
+def test_a_request_that_was_set_aside_carries_no_advice_about_a_model() -> None:
+    assert EVIDENCE[fabricated.FAIL]["advice"]
+    assert EVIDENCE[fabricated.SET_ASIDE]["advice"] == []
+
+
+def test_a_request_is_numbered_as_in_its_file(environment: jinja2.Environment) -> None:
+    item = EVIDENCE[fabricated.PASS]
+    assert item["request"]["position"] == 1
+    html = pages.render(environment, "report.html.j2", {"e": item})
+    assert "number 1 of batch" in html
