@@ -30,6 +30,7 @@ from flows.register.register import (
     RegisterError,
     State,
 )
+from flows.reports import overview
 from flows.workspace import checkouts, dvc_locks, environment, git
 from tasks.common import settings
 from tasks.common.errors import AuditError, without_records
@@ -176,6 +177,8 @@ def _night(
 
 
 def _audited(home: Path, register: Register, batch: str) -> Night:
+    with suppress(AuditError):  # a view only, which `erasure-audit register` makes again
+        overview.write(home)
     line = signoff.standing(home, register, batch).line
     text = f"{line}.{_where_reports_are(home, batch)}"
     notices.send(

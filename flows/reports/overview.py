@@ -6,14 +6,17 @@ and stays out of git; every run makes it again.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from flows.workspace import checkouts
 from tasks import __version__
 from tasks.common import files, language, settings
+from tasks.common.errors import AuditError
 from tasks.reporting.batch_register import schema, spreadsheet, stored, views
 from tasks.reporting.pages import environment, render
 
@@ -59,9 +62,11 @@ def write(workspace: Path, day: date | None = None) -> Overview:
     """
     counted_from = day or datetime.now().astimezone().date()
     found, unreadable = stored.read_all(workspace / REPORTS)
-    found = [batch.as_of(counted_from) for batch in found]
+    waiting, places = _in_checkouts(workspace, {batch.batch for batch in found})
+    found = [batch.as_of(counted_from) for batch in (*waiting, *found)]
     view = {
         **views.page(found),
+        "places": places,
         "made_on": counted_from.isoformat(),
         "unreadable": unreadable,
         "version": __version__,
@@ -82,6 +87,19 @@ def write(workspace: Path, day: date | None = None) -> Overview:
         schema.deadlines(lines).overdue,
         unreadable,
     )
+
+
+def _in_checkouts(workspace: Path, kept: set[str]) -> tuple[list[schema.Register], dict[str, str]]:
+    """Batches whose reports still lie in their checkouts, for they wait for their approval, and
+    where from the pages of the register; those in `kept` are left out."""
+    waiting, places = [], {}
+    for name, checkout in checkouts.workspaces(workspace).items():
+        folder = checkout / REPORTS / name
+        if name not in kept and (folder / schema.FILE).exists():
+            with contextlib.suppress(AuditError):  # a night may be writing it right now
+                waiting.append(stored.read(folder))
+                places[name] = f"../{folder.relative_to(workspace).as_posix()}/"
+    return waiting, places
 
 
 def earlier(workspace: Path, batch: str) -> list[dict[str, Any]]:

@@ -307,6 +307,24 @@ def test_all_batches_stand_on_one_page_counted_from_its_day(workspace: Path) -> 
     assert len(rows) == 7
 
 
+def test_a_batch_that_waits_in_its_checkout_stands_on_the_page_and_links_lead_there(
+    workspace: Path,
+) -> None:
+    from flows.workspace import shell
+
+    shell.git(workspace, "init", "--quiet")
+    checkout = workspace / ".batches" / "spring"
+    (checkout / "reports").mkdir(parents=True)
+    (checkout / ".git").write_text("gitdir: elsewhere")
+    (workspace / "reports" / "spring").rename(checkout / "reports" / "spring")
+    done = registers.write(workspace, date(2026, 12, 12))
+    assert (done.batches, done.unreadable) == (1, {})
+    text = (workspace / done.page).read_text(encoding="utf-8")
+    link = f"../.batches/spring/reports/spring/{fabricated.FAIL}/report.html"
+    assert f'href="{link}"' in text
+    assert (workspace / "reports" / link).exists()
+
+
 def test_the_page_of_all_batches_stays_out_of_git(workspace: Path) -> None:
     from flows.workspace import shell
 
