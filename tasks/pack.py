@@ -1,5 +1,4 @@
-"""Stage `pack`: every image file is read, compared with its hash and decoded, once for all that
-follows."""
+"""Stage: read every image file once, compare its hash and decode it, for all later stages."""
 
 from __future__ import annotations
 
@@ -32,7 +31,8 @@ SAY_EVERY = 20_000
 """Images after which a line tells how far it is."""
 
 
-Found = tuple[image_pack.Files, NDArray[np.uint32]]
+Facts = tuple[image_pack.Files, NDArray[np.uint32]]
+"""What image files are, and the checksums of their pixels."""
 
 
 @dataclass(frozen=True)
@@ -55,27 +55,27 @@ class Part:
 def main(data: Path, params: Path, out: Path) -> None:
     """Decode all images into one array, and note what every file is.
 
-    A file that is missing, altered or damaged is a fact to be noted: the stage `check` refuses it
-    with all other faults of the data. A path that leads out of the data folder is not opened.
+    A file that is missing, altered or damaged is noted: the stage `check` refuses it together with
+    all other faults of the data. A path that leads out of the data folder is not opened.
 
     Example: python -m tasks.pack --data data --params params.yaml --out artifacts/pack
     """
     make(data, settings.load(params).data, out)
 
 
-def make(data: Path, wish: settings.Data, out: Path) -> None:
+def make(data: Path, wanted: settings.Data, out: Path) -> None:
     """Write the pack of a data folder into a folder."""
     table = records.read_table(data)
     for left in out.glob(f".{image_pack.IMAGES}-*"):  # of a process that was killed
         left.unlink()
     with files.whole_file(out / image_pack.IMAGES) as draft:
-        known, sums = write(draft, data, table, wish)
-    image_pack.write(out, data, known, sums)
+        facts, sums = write(draft, data, table, wanted)
+    image_pack.write(out, data, facts, sums)
 
 
 def write(
-    target: Path, data: Path, table: pd.DataFrame, wish: settings.Data, jobs: int | None = None
-) -> Found:
+    target: Path, data: Path, table: pd.DataFrame, wanted: settings.Data, jobs: int | None = None
+) -> Facts:
     """Decode the images of a manifest into a file, (n, channels, side, side) uint8, zeros where
     there is no image.
 
@@ -83,35 +83,35 @@ def write(
         target: the file, in NumPy's format.
         data: the data folder.
         table: n records as strings.
-        wish: channels and side of the images.
+        wanted: channels and side of the images.
         jobs: processes; None: as many as there are cores for this one.
 
     Returns:
         What every file is, and the checksum (n,) of its pixels.
     """
-    shape = (len(table), wish.channels, wish.image_size, wish.image_size)
+    shape = (len(table), wanted.channels, wanted.image_size, wanted.image_size)
     array = np.lib.format.open_memmap(target, mode="w+", dtype=np.uint8, shape=shape)
     array.flush()
     del array
-    known, sums, told = image_pack.Files.none(len(table)), np.zeros(len(table), np.uint32), 0
-    for part, (found, sums_found) in _decoded(
-        list(_parts(data, table, wish)), target, wish, jobs or _cores()
+    facts, sums, reported = image_pack.Files.none(len(table)), np.zeros(len(table), np.uint32), 0
+    for part, (part_facts, part_sums) in _decoded(
+        list(_parts(data, table, wanted)), target, wanted, jobs or _cores()
     ):
         rows = slice(part.first, part.first + len(part.paths))
         for name in ("readable", "same", "decodes", "thumbs"):
-            getattr(known, name)[rows] = getattr(found, name)
-        sums[rows] = sums_found
-        if rows.stop // SAY_EVERY > told:
-            told = rows.stop // SAY_EVERY
+            getattr(facts, name)[rows] = getattr(part_facts, name)
+        sums[rows] = part_sums
+        if rows.stop // SAY_EVERY > reported:
+            reported = rows.stop // SAY_EVERY
             stage_cli.say(f"decoded {rows.stop} of {len(table)} images")
-    return known, sums
+    return facts, sums
 
 
-def decode(part: Part, target: Path, wish: settings.Data) -> Found:
+def decode(part: Part, target: Path, wanted: settings.Data) -> Facts:
     """Decode some images into their place in the file of all; returns what their files are, and
     checksums."""
-    known = image_pack.Files.none(len(part.paths))
-    shape = (len(part.paths), wish.channels, wish.image_size, wish.image_size)
+    facts = image_pack.Files.none(len(part.paths))
+    shape = (len(part.paths), wanted.channels, wanted.image_size, wanted.image_size)
     decoded = np.zeros(shape, np.uint8)
     for row, (path, sha256) in enumerate(zip(part.paths, part.hashes, strict=True)):
         try:
@@ -120,17 +120,17 @@ def decode(part: Part, target: Path, wish: settings.Data) -> Found:
             continue
         if content is None:
             continue
-        known.readable[row] = True
-        known.same[row] = hashlib.sha256(content).hexdigest() == sha256
+        facts.readable[row] = True
+        facts.same[row] = hashlib.sha256(content).hexdigest() == sha256
         try:
-            picture = images.decode(content, "", wish)
+            picture = images.decode(content, "", wanted)
         except DataError:
             continue
-        known.decodes[row] = True
-        known.thumbs[row] = thumbnail(picture)
-        decoded[row] = images.pixels(picture, wish)
+        facts.decodes[row] = True
+        facts.thumbs[row] = thumbnail(picture)
+        decoded[row] = images.pixels(picture, wanted)
     np.load(target, mmap_mode="r+")[part.first : part.first + len(decoded)] = decoded
-    return known, image_pack.checksums(decoded)
+    return facts, image_pack.checksums(decoded)
 
 
 def thumbnail(picture: Image.Image) -> NDArray[np.uint8]:
@@ -143,8 +143,8 @@ def thumbnail(picture: Image.Image) -> NDArray[np.uint8]:
     ).reshape(-1)
 
 
-def _parts(data: Path, table: pd.DataFrame, wish: settings.Data) -> Iterator[Part]:
-    size = max(1, min(MOST_FILES, MOST_BYTES // (wish.channels * wish.image_size**2)))
+def _parts(data: Path, table: pd.DataFrame, wanted: settings.Data) -> Iterator[Part]:
+    size = max(1, min(MOST_FILES, MOST_BYTES // (wanted.channels * wanted.image_size**2)))
     root, inside = data.resolve(), rules.inside(table["path"], data)
     for first in range(0, len(table), size):
         rows = slice(first, first + size)
@@ -155,17 +155,19 @@ def _parts(data: Path, table: pd.DataFrame, wish: settings.Data) -> Iterator[Par
 
 
 def _decoded(
-    parts: list[Part], target: Path, wish: settings.Data, jobs: int
-) -> Iterator[tuple[Part, Found]]:
+    parts: list[Part], target: Path, wanted: settings.Data, jobs: int
+) -> Iterator[tuple[Part, Facts]]:
     """Each part when it is done, in order; in processes of their own where there is enough to
     do."""
     if jobs == 1 or len(parts) == 1:
         for part in parts:
-            yield part, decode(part, target, wish)
+            yield part, decode(part, target, wanted)
         return
     with ProcessPoolExecutor(min(jobs, len(parts))) as pool:
         yield from zip(
-            parts, pool.map(decode, parts, [target] * len(parts), [wish] * len(parts)), strict=True
+            parts,
+            pool.map(decode, parts, [target] * len(parts), [wanted] * len(parts)),
+            strict=True,
         )
 
 

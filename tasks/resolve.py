@@ -31,8 +31,8 @@ REASONS = {
     ),
     "similar_subject": mark(
         "no data subject of the data set has exactly one of these identities, but one on record is "
-        "nearly the same ({types}): another case, accent, sign, leading zero, country code or type; "
-        "check whose it is, and send the request again with the identity as it is on record"
+        "nearly the same ({types}): another case, accent, sign, leading zero, country code or "
+        "type; check whose it is, and send the request again with the identity as it is on record"
     ),
     "ambiguous_subject": mark(
         "its identities are those of several data subjects; send one request per subject"
@@ -82,9 +82,7 @@ def resolve(
 ) -> None:
     """Write which records are to be forgotten (forget.csv) and what became of each request
     (register.json)."""
-    files.read_json(
-        checked
-    )  # only that the check was made: what it found about requests is decided here again
+    files.read_json(checked)  # the check was made; what it says of requests is decided here anew
     manifest = records.read_manifest(data)
     roles = records.read_roles(split, manifest)
     resolution = decide(read_batch(requests), manifest, roles, read_directory(data, manifest))
@@ -98,7 +96,7 @@ def resolve(
         out / "forget.csv", table.sort_values("record_id").to_csv(index=False, lineterminator="\n")
     )
     for entry in resolution.register:
-        outcome = _told(entry) or f"{entry['records']} records"
+        outcome = _why_set_aside(entry) or f"{entry['records']} records"
         stage_cli.say(f"request {entry['request_id']}: {entry['status']}, {outcome}")
 
 
@@ -120,8 +118,10 @@ def decide(
         The forget set and the register. Only training records are forgotten: no model saw the
         others.
     """
-    book = _Book(manifest, roles, directory)
-    return Resolution(register=[book.enter(entry) for entry in entries], forget=book.request_ids())
+    claims = _Claims(manifest, roles, directory)
+    return Resolution(
+        register=[claims.enter(entry) for entry in entries], forget=claims.request_ids()
+    )
 
 
 def pseudonym(request_id: str, subject_id: str) -> str:
@@ -133,11 +133,11 @@ def pseudonym(request_id: str, subject_id: str) -> str:
 def refuse_nothing_left(register: list[dict[str, Any]], name: str) -> None:
     """Raise `RequestError` with every request's reason if none was accepted."""
     if not any(entry["status"] == "accepted" for entry in register):
-        reasons = "; ".join(f"{entry['request_id']}: {_told(entry)}" for entry in register)
+        reasons = "; ".join(f"{entry['request_id']}: {_why_set_aside(entry)}" for entry in register)
         raise RequestError(f"{name}: no request of the batch can be acted on. {reasons}")
 
 
-def _told(entry: dict[str, Any]) -> str | None:
+def _why_set_aside(entry: dict[str, Any]) -> str | None:
     """Why a request is set aside, as logs may hold it: they name no record."""
     named = entry["code"] in ("unknown_record", "record_of_another_subject")
     return (
@@ -147,8 +147,8 @@ def _told(entry: dict[str, Any]) -> str | None:
     )
 
 
-class _Book:
-    """The records not yet claimed, as the requests come in one by one."""
+class _Claims:
+    """What earlier requests of the batch asked for, and how many records of a class are left."""
 
     def __init__(
         self, manifest: pd.DataFrame, roles: NDArray[np.str_], directory: Directory

@@ -1,5 +1,4 @@
-"""Stage: which data subjects are for training, calibration, control and test. No subject is for
-two."""
+"""Stage: give each data subject one role: training, calibration, control or test."""
 
 from __future__ import annotations
 
@@ -148,8 +147,8 @@ def deal(counts: NDArray[np.int64], quota: dict[str, int], seed: int) -> NDArray
         order = np.lexsort((random.random(len(counts)), main))
         role = np.empty(len(counts), np.int64)
         role[order] = sequence
-        if (found := imbalance(counts, role, len(roles))) < least:
-            best, least = role, found
+        if (unlike := imbalance(counts, role, len(roles))) < least:
+            best, least = role, unlike
     return roles[best]
 
 

@@ -27,8 +27,8 @@ ClassFile = Annotated[
     Path | None,
     typer.Option(
         "--classes",
-        help="File with the classes in the order of the model's outputs: one name per line, or JSON "
-        "as torchvision's class_to_idx. Without it numbers stay numbers, and names are sorted as "
+        help="File with the classes in the order of the model's outputs: one name per line, or "
+        "JSON as torchvision's class_to_idx. Without it numbers stay numbers, and names are sorted as "
         "torchvision's ImageFolder sorts them.",
     ),
 ]
@@ -74,8 +74,8 @@ def idx(
     writers: Annotated[
         Path | None,
         typer.Option(
-            help="QMNIST table of writers, whose first rows are the images'. Without it each record "
-            "is its own subject."
+            help="QMNIST table of writers, whose first rows are the images'. Without it each "
+            "record is its own subject."
         ),
     ] = None,
     subjects: Annotated[int | None, typer.Option(min=1, help="At most so many subjects.")] = None,

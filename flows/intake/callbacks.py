@@ -164,13 +164,9 @@ def deliver(
 
 
 def headers(body: bytes, key: signing.Key, domain: str) -> dict[str, str]:
-    """The headers by which OpenDSR, and OpenGDPR as it was called before, know whose a body is."""
+    """The headers by which a receiver of OpenDSR knows who sent a body."""
     signature = base64.b64encode(key.private.sign(body)).decode("ascii")
-    return {
-        f"X-{name}-{what}": value
-        for name in ("OpenDSR", "OpenGDPR")
-        for what, value in (("Processor-Domain", domain), ("Signature", signature))
-    }
+    return {"X-OpenDSR-Processor-Domain": domain, "X-OpenDSR-Signature": signature}
 
 
 def domain() -> str:

@@ -409,7 +409,6 @@ def routes() -> tuple[Route, ...]:
         for place, shown in (
             (f"{dsr}/requests", True),
             ("/v1/opendsr_requests", False),
-            ("/v1/opengdpr_requests", False),
         )
         for route in (
             Route(

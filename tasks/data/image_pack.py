@@ -93,17 +93,16 @@ class Packed:
             ~self.sound[rows],
             "a sound image file; run the stage check, which says what is wrong",
         )
-        found = np.asarray(self.pixels[rows])
+        pixels = np.asarray(self.pixels[rows])
         self._refuse(
             rows,
-            checksums(found) != self.sums[rows],
+            checksums(pixels) != self.sums[rows],
             f"{IMAGES} as it was written; run the stage pack anew",
         )
-        if found.shape[1] > 1:
-            return found
-        # one channel lies first and last at once; said to be last, PyTorch takes the kernels that
-        # are faster here
-        return found.reshape(len(found), *found.shape[2:], 1).transpose(0, 3, 1, 2)
+        if pixels.shape[1] > 1:
+            return pixels
+        # With one channel both layouts are identical; this one makes PyTorch take faster kernels.
+        return pixels.reshape(len(pixels), *pixels.shape[2:], 1).transpose(0, 3, 1, 2)
 
     def _refuse(
         self, rows: NDArray[np.bool_] | slice, bad: NDArray[np.bool_], expected: str
@@ -121,21 +120,21 @@ def checksums(images: NDArray[np.uint8]) -> NDArray[np.uint32]:
     return np.fromiter((zlib.crc32(image) for image in images), np.uint32, len(images))
 
 
-def read(pack: Path, data: Path, wish: Data) -> Packed:
+def read(pack: Path, data: Path, wanted: Data) -> Packed:
     """The manifest of a data folder and its images.
 
     Args:
         pack: folder of the pack.
         data: the data folder, of which nothing but `manifest.csv` is read.
-        wish: channels and side of the images, as the settings have them.
+        wanted: channels and side of the images, as the settings have them.
 
     Raises:
         DataError: the manifest is at fault, or the pack is missing, damaged, of another manifest or
             of other settings.
     """
     manifest = records.read_manifest(data)
-    known = _load(pack, ROWS, data, len(manifest))
-    shape = (len(manifest), wish.channels, wish.image_size, wish.image_size)
+    facts = _load(pack, ROWS, data, len(manifest))
+    shape = (len(manifest), wanted.channels, wanted.image_size, wanted.image_size)
     try:
         pixels = np.load(pack / IMAGES, mmap_mode="r", allow_pickle=False)
     except (OSError, EOFError, ValueError) as error:
@@ -144,7 +143,7 @@ def read(pack: Path, data: Path, wish: Data) -> Packed:
         raise _refusal(
             pack, f"got images of shape {pixels.shape}, {pixels.dtype}, expected {shape}, uint8"
         )
-    return Packed(manifest, pixels, known["sound"], known["sums"])
+    return Packed(manifest, pixels, facts["sound"], facts["sums"])
 
 
 def read_files(pack: Path, data: Path, size: int) -> Files:
@@ -153,30 +152,30 @@ def read_files(pack: Path, data: Path, size: int) -> Files:
     Raises:
         DataError: the pack is missing, damaged or of another manifest.
     """
-    known = _load(pack, FILES, data, size)
-    return Files(known["readable"], known["same"], known["decodes"], known["thumbs"])
+    facts = _load(pack, FILES, data, size)
+    return Files(facts["readable"], facts["same"], facts["decodes"], facts["thumbs"])
 
 
 def notes_faults(pack: Path) -> bool:
     """Whether image files were missing, altered or damaged when a pack was made; False where there
     is none to read."""
     try:
-        with (pack / ROWS).open("rb") as stream, np.load(stream, allow_pickle=False) as found:
-            return not found["sound"].all()
+        with (pack / ROWS).open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+            return not arrays["sound"].all()
     except (OSError, EOFError, ValueError, KeyError, BadZipFile):
         return False
 
 
-def write(pack: Path, data: Path, known: Files, sums: NDArray[np.uint32]) -> None:
+def write(pack: Path, data: Path, facts: Files, sums: NDArray[np.uint32]) -> None:
     """Write what belongs to the images of a data folder; the same bytes for the same facts."""
-    _save(pack / ROWS, data, sound=known.sound, sums=sums)
+    _save(pack / ROWS, data, sound=facts.sound, sums=sums)
     _save(
         pack / FILES,
         data,
-        readable=known.readable,
-        same=known.same,
-        decodes=known.decodes,
-        thumbs=known.thumbs,
+        readable=facts.readable,
+        same=facts.same,
+        decodes=facts.decodes,
+        thumbs=facts.thumbs,
     )
 
 
@@ -192,16 +191,16 @@ def _save(path: Path, data: Path, **arrays: NDArray[Any]) -> None:
 
 def _load(pack: Path, name: str, data: Path, size: int) -> dict[str, NDArray[Any]]:
     try:
-        with (pack / name).open("rb") as stream, np.load(stream, allow_pickle=False) as found:
-            known = dict(found)
+        with (pack / name).open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+            facts = dict(arrays)
     except (OSError, EOFError, ValueError, KeyError, BadZipFile) as error:
         raise _refusal(pack, f"{name} cannot be read ({type(error).__name__})") from error
-    if str(known.pop("manifest_sha256", "")) != files.sha256(data / "manifest.csv"):
+    if str(facts.pop("manifest_sha256", "")) != files.sha256(data / "manifest.csv"):
         raise _refusal(pack, "it is of another manifest.csv than the data are")
     expected = {ROWS: {"sound", "sums"}, FILES: {"readable", "same", "decodes", "thumbs"}}[name]
-    if known.keys() != expected or {len(part) for part in known.values()} != {size}:
+    if facts.keys() != expected or {len(part) for part in facts.values()} != {size}:
         raise _refusal(pack, f"{name} is not of {size} records")
-    return known
+    return facts
 
 
 def _refusal(pack: Path, why: str) -> DataError:

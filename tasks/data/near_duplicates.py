@@ -53,10 +53,8 @@ def twins(
             .query_ball_point(rough[shows], reach)
             .tolist()
         )
-    left = np.concatenate([same[0], np.repeat(shows, [len(found) for found in near])]).astype(
-        np.intp
-    )
-    right = np.concatenate([same[1], *(np.array(found, np.intp) for found in near)]).astype(np.intp)
+    left = np.concatenate([same[0], np.repeat(shows, [len(rows) for rows in near])]).astype(np.intp)
+    right = np.concatenate([same[1], *(np.array(rows, np.intp) for rows in near)]).astype(np.intp)
     foreign = subject[left] != subject[right]
     left, right = left[foreign], right[foreign]
     apart = np.sqrt(((thumbs[left].astype(np.float32) - thumbs[right]) ** 2).mean(axis=1))
@@ -73,7 +71,7 @@ def _contrast(thumbs: NDArray[np.uint8]) -> NDArray[np.float32]:
 def _same_value(
     rows: NDArray[np.intp], values: NDArray[np.intp]
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Pairs of one of the rows and any row of the same value, found by sorting."""
+    """Pairs of one of the rows and any row of the same value, by sorting."""
     order = np.argsort(values, kind="stable")
     start = np.searchsorted(values[order], values[rows], "left")
     size = np.searchsorted(values[order], values[rows], "right") - start

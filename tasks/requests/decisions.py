@@ -162,7 +162,7 @@ def parse(values: Mapping[str, Any], known: Sequence[str], where: str = "decisio
             of the batch.
     """
     try:
-        found = Decisions.model_validate(values)
+        decisions = Decisions.model_validate(values)
     except ValidationError as error:
         faults = [
             f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()[:3]
@@ -170,13 +170,18 @@ def parse(values: Mapping[str, Any], known: Sequence[str], where: str = "decisio
         raise EvidenceError(
             f"{where}: {'; '.join(faults)}. docs/concepts.md says what the file holds"
         ) from None
-    entries: list[Entry] = [*found.approvals, *found.erasure, *found.notices, *found.exceptions]
+    entries: list[Entry] = [
+        *decisions.approvals,
+        *decisions.erasure,
+        *decisions.notices,
+        *decisions.exceptions,
+    ]
     for entry in entries:
         if entry.request is not None and entry.request not in known:
             raise EvidenceError(
                 f"{where}: an entry of {entry.at} names a request that is not of this batch"
             )
-    return found
+    return decisions
 
 
 def progress(

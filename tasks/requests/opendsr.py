@@ -79,8 +79,8 @@ _EXPECTED = {
     ),
     "subject_identities": say(
         "subject_identities: expected a list of at least one identity, each with identity_type, "
-        "identity_value (1-512 characters, not only blanks; of a sha256: 64 hexadecimal digits) and "
-        "identity_format (raw or sha256)"
+        "identity_value (1-512 characters, not only blanks; of a sha256: 64 hexadecimal digits) "
+        "and identity_format (raw or sha256)"
     ),
     "api_version": say("api_version: expected a text of at most 32 characters"),
     "status_callback_urls": say("status_callback_urls: expected a list of at most 16 addresses"),

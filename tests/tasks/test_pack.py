@@ -167,5 +167,5 @@ def test_no_stage_after_the_check_is_given_the_image_files() -> None:
         for name, one in pipeline.items()
         if f"artifacts/pack/{image_pack.IMAGES}" in one["deps"]
     }
-    assert readers == {"train", "retrain", "unlearn", "probe", "score"}
+    assert readers == {"train", "retrain", "unlearn", "pool", "probe", "score"}
     assert all(f"artifacts/pack/{image_pack.ROWS}" in pipeline[name]["deps"] for name in readers)

@@ -1,6 +1,6 @@
 """Which class a label is: the number of the model's output that stands for it.
 
-Numbers stay numbers: `2`, `2.0` and 2 are class 2, and a class that does not occur keeps its place.
+Numbers stay numbers: `2`, `2.0` and 2 are class 2, and a class that does not occur keeps its code.
 Names are sorted as text, as torchvision's ImageFolder sorts its folders. Whoever trained with
 another order gives a file (`read`).
 """
@@ -115,9 +115,9 @@ def number(
     if names is not None and given is None and not all(numeric):
         given = names
     if given is not None:
-        places = {_normal(name): place for place, name in enumerate(given)}
-        if set(map(_normal, texts)) & places.keys() or not all(numeric):
-            codes = [places.get(_normal(text), -1) for text in texts]
+        numbers = {_normal(name): code for code, name in enumerate(given)}
+        if set(map(_normal, texts)) & numbers.keys() or not all(numeric):
+            codes = [numbers.get(_normal(text), -1) for text in texts]
             if -1 in codes:
                 refuse(
                     codes.index(-1),
@@ -127,8 +127,8 @@ def number(
             return of(codes, tuple(given))
     if not any(numeric):
         known = sorted(set(texts))
-        places = {name: place for place, name in enumerate(known)}
-        return of([places[text] for text in texts], tuple(known))
+        numbers = {name: code for code, name in enumerate(known)}
+        return of([numbers[text] for text in texts], tuple(known))
     if not all(numeric):
         row, other = numeric.index(False), numeric.index(True)
         refuse(

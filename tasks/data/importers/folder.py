@@ -58,9 +58,9 @@ def bring_in(
 
     if "record_id" not in rows:
         rows = rows.assign(record_id=writing.record_ids(len(rows)))
-    found = classes.number(rows["label"].tolist(), table.name, name_row, given)
+    numbered = classes.number(rows["label"].tolist(), table.name, name_row, given)
     writing.subject_ids(rows["subject_id"].tolist(), table.name, name_row)
-    planned = rows.assign(label=[str(code) for code in found.codes], sha256="0" * 64)
+    planned = rows.assign(label=[str(code) for code in numbered.codes], sha256="0" * 64)
     writing.refuse_faults(planned, source, table.name, name_row)
     kept = [name for name in rows.columns if name not in ("path", "sha256", "label")]
     pictures = _Pictures(source, paths, Data(white=white))
@@ -70,7 +70,7 @@ def bring_in(
             source.name,
             table.name,
             "Subjects as the table gives them.",
-            found,
+            numbered,
             {name: rows[name].tolist() for name in kept},
             pictures.read(),
             None if identities is None else _identities(identities),

@@ -50,7 +50,7 @@ def bring_in(
     Args:
         folder: the data folder to make.
         images: (n, height, width) unsigned bytes.
-        labels: (n,) unsigned bytes, or a QMNIST table (n or more, 8) of which column 0 is the label.
+        labels: (n,) unsigned bytes, or a QMNIST table (n or more, 8) whose column 0 is the label.
         writers: QMNIST table (n or more, 8) of which column 2 is the writer; without it each record
             is its own subject.
         subjects: at most so many subjects, drawn with `seed`.

@@ -38,7 +38,7 @@ def bring_in(
     count = min(len(data), limit or len(data))
     labels = _targets(data)[:count] or [_whole(data[row][1], name) for row in range(count)]
     own = tuple(map(str, getattr(data, "classes", ())))
-    found = classes.number(
+    numbered = classes.number(
         labels,
         f"torchvision.datasets.{name}",
         lambda row: f"item {row}",
@@ -51,7 +51,7 @@ def bring_in(
             name,
             f"torchvision.datasets.{name}",
             writing.subject_note(False),
-            found,
+            numbered,
             {"record_id": writing.record_ids(count), "subject_id": writing.own_subjects(count)},
             (_from_pillow(data[row][0], name) for row in range(count)),
         ),

@@ -130,11 +130,7 @@ def test_a_callback_is_signed_and_a_changed_one_is_found(home: Path, register: R
         ((headers, body),) = seen.bodies
     key = signing_keys.at_hand(home)
     assert key is not None
-    assert (
-        headers["X-OpenDSR-Processor-Domain"]
-        == headers["X-OpenGDPR-Processor-Domain"]
-        == "erasure.example.org"
-    )
+    assert headers["X-OpenDSR-Processor-Domain"] == "erasure.example.org"
     signature = base64.b64decode(headers["X-OpenDSR-Signature"])
     key.signer.public.verify(signature, body)
     with pytest.raises(InvalidSignature):

@@ -155,15 +155,13 @@ def test_a_repetition_changes_nothing_and_a_contradiction_is_a_conflict(world: W
     assert world.register.head() == head
 
 
-@pytest.mark.parametrize("path", ["/v1/opendsr_requests", "/v1/opengdpr_requests"])
-def test_the_paths_of_the_specifications_earlier_names_lead_to_the_same(
-    world: World, path: str
-) -> None:
+def test_the_path_of_the_specifications_earlier_name_leads_to_the_same(world: World) -> None:
+    path = "/v1/opendsr_requests"
     assert world.post(path=path).status_code == 201
     assert world.post().status_code == 200
     status = world.call("intake", "GET", f"{path}/{outside.request_id(1)}")
     assert status.json()["request_status"] == "pending"
-    assert status.headers["X-OpenGDPR-Signature"] == status.headers["X-OpenDSR-Signature"]
+    assert "X-OpenDSR-Signature" in status.headers
     assert world.call("intake", "DELETE", f"{path}/{outside.request_id(1)}").status_code == 202
 
 

@@ -1,4 +1,4 @@
-"""One rule for every image: how it is turned, laid on a background, scaled and brought to a square."""
+"""One rule for every image: turned, laid on a background, scaled, brought to a square."""
 
 from __future__ import annotations
 

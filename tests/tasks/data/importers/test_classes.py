@@ -1,4 +1,4 @@
-"""Labels keep their numbers, names have the order of torchvision's ImageFolder, unless one is given."""
+"""Labels keep their numbers; names have the order of ImageFolder, unless one is given."""
 
 from __future__ import annotations
 
