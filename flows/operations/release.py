@@ -19,8 +19,16 @@ from typing import TYPE_CHECKING, Any
 
 from flows.erasure import comebacks
 from flows.intake import batch_requests
-from flows.operations import model_card, registered, signoff
-from flows.pipeline import close_batch, results, stage_runner
+from flows.operations import registered, signoff
+from flows.operations.release_contents import (
+    REFERENCES,
+    RELEASES,
+    Inputs,
+    ReleaseError,
+    drop_records,
+    write_models,
+)
+from flows.pipeline import close_batch, stage_runner
 from flows.register.anchors import HEADS
 from flows.register.register import Lease, Register, State
 from flows.reports import overview as pages
@@ -30,26 +38,18 @@ from tasks.common import files, settings
 from tasks.common.errors import AuditError, WorkspaceError
 from tasks.data import records
 from tasks.requests import decisions
-from tasks.training import release_lineage
-from tasks.training.history import History
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     from numpy.typing import NDArray
 
-RELEASES = "releases"
-REFERENCES = "references"
 LEDGER = Path("ledger/releases")
 """What was released, one file per batch; git keeps it."""
 ACTOR = "release"
 """Who moves requests in the register; who decided stands in the decisions."""
 _MANY = 500
 """Paths given to git at once."""
-
-
-class ReleaseError(AuditError):
-    """A batch cannot be released; the workspace is as it was."""
 
 
 @dataclass(frozen=True)
@@ -212,15 +212,16 @@ class _Release:
             _papers(self.home, copy, self.register, self.batch, self.told)
         before, changes = dvc_graph.data_folders(copy)["data.dvc"], self._before_wishes()
         self.told("data")
-        _drop(copy / "data", forgotten | aside, roles)
+        drop_records(copy / "data", forgotten | aside, roles)
         if where.model is not None and not where.data_only:
             versions = {"before": before, "after": dvc_graph.content_hash(copy / "data")}
             self.told("model")
-            changed, made = self._model(
-                copy, where.model, commit, wish, manifest, roles == "training", forgotten, versions
+            inputs = Inputs(
+                copy, self.batch, commit, wish, manifest, roles == "training", forgotten
             )
+            changed, written = write_models(inputs, where.model, versions)
             changes |= changed
-            facts |= made
+            facts |= written
         tracked = [path.removesuffix(".dvc") for path in (*self._own(), "data.dvc")]
         shell.dvc(copy, "add", *(path for path in tracked if (copy / path).exists()))
         settings.assign(copy / "params.yaml", [f"{key}={value}" for key, value in changes.items()])
@@ -235,106 +236,6 @@ class _Release:
         self.register.file_head(copy / HEADS / f"release-{self.batch}.json")
         return facts
 
-    def _model(
-        self,
-        copy: Path,
-        kind: signoff.Original,
-        commit: str,
-        wish: settings.Settings,
-        manifest: pd.DataFrame,
-        trained: NDArray[np.bool_],
-        forgotten: NDArray[np.bool_],
-        versions: dict[str, str | None],
-    ) -> tuple[dict[str, str], dict[str, Any]]:
-        """`releases/<batch>` and `references/<batch>`, and settings by which the next batch starts
-        from them."""
-        verdicts = self._verdicts(copy, kind)
-        size = wish.references.seeds_per_block
-        numbers = range(size * len(wish.references.without_blocks))
-        retrained = [
-            self._there(copy / f"artifacts/retrain/{n // size}/seed-{n}.safetensors")
-            for n in numbers
-        ]
-        if kind == "retrained" and not retrained:
-            raise ReleaseError(
-                f"batch {self.batch} was only screened, so there is no exact retrain to release"
-            )
-        lineage = files.read_json(self._there(copy / "artifacts" / "score" / "lineage.json"))
-        remaining = trained & ~forgotten
-        retained = release_lineage.training_set(manifest, remaining)
-        chain = release_lineage.chain_of(
-            copy / wish.original.checkpoint,
-            next(one["weights_sha256"] for one in lineage["models"] if one["role"] == "original"),
-            wish.original.checkpoint.startswith(settings.TRAINED),
-        )
-        if kind == "unlearned":
-            source = self._there(copy / "artifacts/unlearn/unlearned.safetensors")
-            history = release_lineage.released(lineage, wish.unlearn.method)
-            told = results.advice(copy, self.batch)
-        else:
-            # the baseline is one more reference, unless it is the model that goes on
-            source, retrained = retrained[0], retrained[1:]
-            history, told = History(0, 0, int(remaining.sum())), []
-        self._refuse_others(copy, lineage, [source, *retrained])
-        own = f"{RELEASES}/{self.batch}"
-        with files.whole_folder(copy / own) as draft:
-            _copy_model(source, draft / release_lineage.MODEL)
-            made = release_lineage.write_release(
-                draft, self.batch, commit, kind, wish, history, retained, chain
-            )
-            counts = {"forgotten": int(forgotten.sum()), "retained": int(remaining.sum())}
-            hashes = [files.sha256(path) for path in retrained]
-            files.write_text(
-                draft / "README.md",
-                model_card.write(made, verdicts, wish, counts, versions, hashes),
-            )
-        changes = {"original.checkpoint": f"{own}/{release_lineage.MODEL}"}
-        if retrained:
-            place = f"{REFERENCES}/{self.batch}"
-            with files.whole_folder(copy / place) as draft:
-                for path in retrained:
-                    _copy_model(path, draft / path.name)
-                release_lineage.write_references(
-                    draft, self.batch, commit, retained, wish, [path.stem for path in retrained]
-                )
-            changes |= {"references.with_from": place, "references.with_blocks": "[]"}
-        return changes, {
-            "model": kind,
-            "weights_sha256": made["model"]["weights_sha256"],
-            "references": len(retrained),
-            "unlearnings": history.unlearnings,
-            "advice": told,
-        }
-
-    def _refuse_others(self, copy: Path, lineage: dict[str, Any], models: Collection[Path]) -> None:
-        """What is released, and what judges the next batch, has to be what was audited, byte for
-        byte."""
-        audited = {one["path"]: one["weights_sha256"] for one in lineage["models"]}
-        for path in models:
-            name = path.relative_to(copy).as_posix()
-            if files.sha256(path) != audited.get(name):
-                raise ReleaseError(
-                    f"{name} is not the model that was audited: its object in DVC's cache is "
-                    "damaged. Take it from a "
-                    "remote or a backup (remove it from the cache, `dvc fetch`), then release again"
-                )
-
-    def _verdicts(self, copy: Path, kind: signoff.Original) -> list[str]:
-        """The verdicts on the audited requests, as the evidence has them; what people approved
-        cannot outdo them."""
-        verdicts = [
-            result.verdict
-            for result in results.read(copy, self.batch)
-            if result.status == "audited"
-        ]
-        if kind == "unlearned" and (not verdicts or set(verdicts) != {"pass"}):
-            raise ReleaseError(
-                f"batch {self.batch}: {verdicts.count('pass')} of {len(verdicts)} requests "
-                "passed, so the unlearned "
-                "model cannot be released; approve the exact retrain with --model retrained"
-            )
-        return verdicts
-
     def _before_wishes(self) -> dict[str, str]:
         """What was set for this batch alone goes back to what the workspace has."""
         own = json.loads(settings.load(self.home / "params.yaml").model_dump_json())
@@ -348,32 +249,21 @@ class _Release:
         self, copy: Path, manifest: pd.DataFrame, where: signoff.Standing
     ) -> NDArray[np.bool_]:
         """(n,) the records that leave although no model was trained on them."""
-        import numpy as np
-
+        from tasks.data.people import requested
         from tasks.requests.directory import read_directory
         from tasks.requests.opendsr import read_batch
-        from tasks.resolve import decide
 
         wanted = {
-            one.request_id for one in where.requests if one.verdict == signoff.NOT_IN_TRAINING
+            case.request_id for case in where.requests if case.verdict == signoff.NOT_IN_TRAINING
         }
-        if not wanted:
-            return np.zeros(len(manifest), bool)
-        asked = [
-            one
-            for one in read_batch(copy / "requests" / f"{self.batch}.json")
-            if one.request_id in wanted
+        entries = [
+            entry
+            for entry in read_batch(copy / "requests" / f"{self.batch}.json")
+            if entry.request_id in wanted
         ]
-        # taken as if they had been trained on, of one class that cannot be emptied: only whose they
-        # are counts
-        keeper = manifest.iloc[[0]].assign(record_id="-", subject_id="-")
-        import pandas as pd
-
-        table = pd.concat([manifest, keeper], ignore_index=True).assign(label=0)
-        found = decide(
-            asked, table, np.full(len(table), "training"), read_directory(copy / "data", manifest)
-        ).forget
-        chosen: NDArray[np.bool_] = found[:-1] != ""
+        chosen: NDArray[np.bool_] = (
+            requested(entries, manifest, read_directory(copy / "data", manifest)) != ""
+        )
         return chosen
 
     def _commit(self, copy: Path, start: str) -> None:
@@ -796,28 +686,5 @@ def _pointer(home: Path, revision: str) -> str | None:
     return str(YAML(typ="safe").load(text)["outs"][0]["md5"])
 
 
-def _copy_model(source: Path, target: Path) -> None:
-    """A model with what it cost."""
-    shutil.copyfile(source, target)
-    cost = source.with_suffix(".json")
-    if cost.is_file():
-        shutil.copyfile(cost, target.with_suffix(".json"))
-
-
 def _read(filed: dict[str, Any]) -> Released:
     return Released(**{**filed, "advice": tuple(filed["advice"])})
-
-
-def _drop(data: Path, leaving: NDArray[np.bool_], roles: NDArray[np.str_]) -> None:
-    """Take records out of the data set; the roles of the others are written down, so that they
-    stay."""
-    table = records.read_table(data)
-    kept = table.assign(split=roles)[~leaving]
-    files.write_text(data / "manifest.csv", kept.to_csv(index=False, lineterminator="\n"))
-    for path in table.loc[leaving, "path"]:
-        (data / path).unlink(missing_ok=True)
-    known = data / "identities.csv"
-    if known.is_file():
-        people = files.read_csv(known, ("identity_type", "identity_value", "subject_id"))
-        left = people[people["subject_id"].isin(kept["subject_id"])]
-        files.write_text(known, left.to_csv(index=False, lineterminator="\n"))

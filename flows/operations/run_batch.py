@@ -11,7 +11,7 @@ from typing import Any
 
 from flows.pipeline import close_batch, console, plan, prepare, results, stage_runner
 from flows.reports import signing
-from flows.workspace import environment, signing_keys
+from flows.workspace import dvc_locks, environment, signing_keys
 from tasks.common import settings
 from tasks.common.errors import AuditError, StageError, without_records
 
@@ -55,6 +55,19 @@ def run(
     Raises:
         AuditError: the settings, the workspace or a stage is at fault.
     """
+    with dvc_locks.using(folder):
+        return _run(folder, batch, assignments, jobs, commit, sign, as_json)
+
+
+def _run(
+    folder: Path,
+    batch: str | None,
+    assignments: list[str],
+    jobs: int | None,
+    commit: bool,
+    sign: bool,
+    as_json: bool,
+) -> Run:
     before = settings.load(folder / "params.yaml")
     found = prepare.prepare(folder, batch, assignments, jobs)
     chosen = found.settings

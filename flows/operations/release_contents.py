@@ -1,0 +1,280 @@
+"""What a release writes: the model with its card and lineage, the references of the next batch, and
+the data set without the records that leave."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from flows.operations import model_card
+from flows.pipeline import close_batch, results
+from tasks.common import files, settings
+from tasks.common.errors import AuditError
+from tasks.data import records
+from tasks.training import release_lineage
+from tasks.training.history import History
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
+
+RELEASES = "releases"
+REFERENCES = "references"
+
+Kind = Literal["unlearned", "retrained"]
+
+
+class ReleaseError(AuditError):
+    """A batch cannot be released; the workspace is as it was."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a release is made from: a checkout of the audited batch.
+
+    Attributes:
+        copy: the checkout; what is released is written into it.
+        batch: its name.
+        commit: of the audit.
+        settings: of the audit.
+        manifest: n records.
+        trained: (n,) which of them models were trained on.
+        forgotten: (n,) which of them the model had to forget.
+    """
+
+    copy: Path
+    batch: str
+    commit: str
+    settings: settings.Settings
+    manifest: pd.DataFrame
+    trained: NDArray[np.bool_]
+    forgotten: NDArray[np.bool_]
+
+    def there(self, path: str) -> Path:
+        """A file of the audit.
+
+        Raises:
+            ReleaseError: no store has it.
+        """
+        if not (self.copy / path).is_file():
+            raise ReleaseError(
+                f"{close_batch.tag_of(self.batch)}: {Path(path).name} is neither in DVC's cache "
+                "nor in a remote; nothing was changed"
+            )
+        return self.copy / path
+
+    @property
+    def remaining(self) -> NDArray[np.bool_]:
+        """(n,) the training records that are left."""
+        left: NDArray[np.bool_] = self.trained & ~self.forgotten
+        return left
+
+    @property
+    def retained(self) -> str:
+        """What identifies the set of these."""
+        return release_lineage.training_set(self.manifest, self.remaining)
+
+    def retrained_models(self) -> list[Path]:
+        """The models that were trained without the records, in the order of their seeds."""
+        size = self.settings.references.seeds_per_block
+        count = size * len(self.settings.references.without_blocks)
+        return [
+            self.there(f"artifacts/retrain/{number // size}/seed-{number}.safetensors")
+            for number in range(count)
+        ]
+
+
+@dataclass(frozen=True)
+class Model:
+    """The model that is released.
+
+    Attributes:
+        kind: which one it is.
+        source: its file.
+        history: what was done to it since it was last trained from scratch.
+        chain: the models that it was made from, the first one first.
+        verdicts: on the unlearned model, one per audited request.
+        versions: hashes of the data `before` and `after`.
+    """
+
+    kind: Kind
+    source: Path
+    history: History
+    chain: Any
+    verdicts: list[str]
+    versions: dict[str, str | None]
+
+
+def write_models(
+    inputs: Inputs, kind: Kind, versions: dict[str, str | None]
+) -> tuple[dict[str, str], dict[str, Any]]:
+    """Write `releases/<batch>` and `references/<batch>`.
+
+    Args:
+        inputs: what they are made from.
+        kind: which model is released.
+        versions: hashes of the data `before` and `after`.
+
+    Returns:
+        The settings by which the next batch starts from them, and facts for the ledger.
+
+    Raises:
+        ReleaseError: the model may not be released, or is not there as it was audited.
+    """
+    verdicts = _verdicts(inputs, kind)
+    retrained = inputs.retrained_models()
+    if kind == "retrained" and not retrained:
+        raise ReleaseError(
+            f"batch {inputs.batch} was only screened, so there is no exact retrain to release"
+        )
+    lineage = files.read_json(inputs.there("artifacts/score/lineage.json"))
+    if kind == "unlearned":
+        source = inputs.there("artifacts/unlearn/unlearned.safetensors")
+        history = release_lineage.released(lineage, inputs.settings.unlearn.method)
+        advice = results.advice(inputs.copy, inputs.batch)
+    else:
+        # the baseline is one more reference, unless it is the model that goes on
+        source, retrained = retrained[0], retrained[1:]
+        history, advice = History(0, 0, int(inputs.remaining.sum())), []
+    _refuse_others(inputs.copy, lineage, [source, *retrained])
+    model = Model(kind, source, history, _chain(inputs, lineage), verdicts, versions)
+    changes, weights = write_model(inputs, model, [files.sha256(path) for path in retrained])
+    if retrained:
+        changes |= write_references(inputs, retrained)
+    return changes, {
+        "model": kind,
+        "weights_sha256": weights,
+        "references": len(retrained),
+        "unlearnings": history.unlearnings,
+        "advice": advice,
+    }
+
+
+def write_model(inputs: Inputs, model: Model, references: list[str]) -> tuple[dict[str, str], str]:
+    """Write `releases/<batch>`: the model with its lineage and card.
+
+    Args:
+        inputs: what it is made from.
+        model: which one, and what is known of it.
+        references: SHA-256 of the references that the next batch is judged by.
+
+    Returns:
+        The settings by which the next batch starts from it, and the SHA-256 of its weights.
+    """
+    folder = f"{RELEASES}/{inputs.batch}"
+    with files.whole_folder(inputs.copy / folder) as draft:
+        _copy_model(model.source, draft / release_lineage.MODEL)
+        lineage = release_lineage.write_release(
+            draft,
+            inputs.batch,
+            inputs.commit,
+            model.kind,
+            inputs.settings,
+            model.history,
+            inputs.retained,
+            model.chain,
+        )
+        counts = {
+            "forgotten": int(inputs.forgotten.sum()),
+            "retained": int(inputs.remaining.sum()),
+        }
+        card = model_card.write(
+            lineage, model.verdicts, inputs.settings, counts, model.versions, references
+        )
+        files.write_text(draft / "README.md", card)
+    changes = {"original.checkpoint": f"{folder}/{release_lineage.MODEL}"}
+    return changes, str(lineage["model"]["weights_sha256"])
+
+
+def write_references(inputs: Inputs, models: Collection[Path]) -> dict[str, str]:
+    """Write `references/<batch>`: the retrained models, by which the next batch is judged.
+
+    Returns:
+        The settings by which the next batch takes them.
+    """
+    folder = f"{REFERENCES}/{inputs.batch}"
+    with files.whole_folder(inputs.copy / folder) as draft:
+        for path in models:
+            _copy_model(path, draft / path.name)
+        release_lineage.write_references(
+            draft,
+            inputs.batch,
+            inputs.commit,
+            inputs.retained,
+            inputs.settings,
+            [path.stem for path in models],
+        )
+    return {"references.with_from": folder, "references.with_blocks": "[]"}
+
+
+def drop_records(data: Path, leaving: NDArray[np.bool_], roles: NDArray[np.str_]) -> None:
+    """Take records out of the data set; the roles of the others are written down, so that they
+    stay.
+
+    Args:
+        data: the folder.
+        leaving: (n,) which records of its manifest go.
+        roles: (n,) role of each record.
+    """
+    table = records.read_table(data)
+    kept = table.assign(split=roles)[~leaving]
+    files.write_text(data / "manifest.csv", kept.to_csv(index=False, lineterminator="\n"))
+    for path in table.loc[leaving, "path"]:
+        (data / path).unlink(missing_ok=True)
+    identities = data / "identities.csv"
+    if identities.is_file():
+        people = files.read_csv(identities, ("identity_type", "identity_value", "subject_id"))
+        left = people[people["subject_id"].isin(kept["subject_id"])]
+        files.write_text(identities, left.to_csv(index=False, lineterminator="\n"))
+
+
+def _chain(inputs: Inputs, lineage: dict[str, Any]) -> Any:
+    original = next(
+        model["weights_sha256"] for model in lineage["models"] if model["role"] == "original"
+    )
+    checkpoint = inputs.settings.original.checkpoint
+    is_trained_here = checkpoint.startswith(settings.TRAINED)
+    return release_lineage.chain_of(inputs.copy / checkpoint, original, is_trained_here)
+
+
+def _verdicts(inputs: Inputs, kind: Kind) -> list[str]:
+    """The verdicts on the audited requests, as the evidence has them; what people approved cannot
+    outdo them."""
+    verdicts = [
+        result.verdict
+        for result in results.read(inputs.copy, inputs.batch)
+        if result.status == "audited"
+    ]
+    if kind == "unlearned" and (not verdicts or set(verdicts) != {"pass"}):
+        raise ReleaseError(
+            f"batch {inputs.batch}: {verdicts.count('pass')} of {len(verdicts)} requests passed, "
+            "so the unlearned model cannot be released; approve the exact retrain with --model "
+            "retrained"
+        )
+    return verdicts
+
+
+def _refuse_others(copy: Path, lineage: dict[str, Any], models: Collection[Path]) -> None:
+    """What is released, and what judges the next batch, has to be what was audited, byte for
+    byte."""
+    audited = {model["path"]: model["weights_sha256"] for model in lineage["models"]}
+    for path in models:
+        name = path.relative_to(copy).as_posix()
+        if files.sha256(path) != audited.get(name):
+            raise ReleaseError(
+                f"{name} is not the model that was audited: its object in DVC's cache is damaged. "
+                "Take it from a remote or a backup (remove it from the cache, `dvc fetch`), then "
+                "release again"
+            )
+
+
+def _copy_model(source: Path, target: Path) -> None:
+    """A model with what it cost."""
+    shutil.copyfile(source, target)
+    cost = source.with_suffix(".json")
+    if cost.is_file():
+        shutil.copyfile(cost, target.with_suffix(".json"))
