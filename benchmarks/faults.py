@@ -13,6 +13,9 @@ again until the round is over. Then it has to hold, whatever happened:
     after the receipt, no file anywhere holds a record, hash or identifier of those who were erased
     the operator's checkout is clean, and the next run has nothing to do
 
+Beside the faults it plays attacks (`benchmarks.attacks`): copies that hide from an erasure or come
+back after it, and hands in the register's database.
+
 Example: python -m benchmarks.faults --faults 120 --page docs/operations.md
 """
 
@@ -202,7 +205,7 @@ def play(
     extra = {"ERASURE_AUDIT_DATABASE": database.fresh(f"round{number}")} if database else {}
     world = World(folder / "world", chance, extra)
     try:
-        SCENARIOS[scenario](world, found, database)
+        scenarios()[scenario](world, found, database)
         finish(world)
         found.broken += _promises(world)
     except (AuditError, OSError, subprocess.TimeoutExpired, ValueError, KeyError) as error:
@@ -491,6 +494,13 @@ SCENARIOS: dict[str, Callable[[World, Round, Any], None]] = {
     "rotten cache": rotten_cache,
     "hostile requests": hostile_requests,
 }
+
+
+def scenarios() -> dict[str, Callable[[World, Round, Any], None]]:
+    """Faults, and the attacks of `benchmarks.attacks`, by name."""
+    from benchmarks import attacks
+
+    return SCENARIOS | attacks.SCENARIOS
 
 
 # -- what has to hold -----------------------------------------------------------------------------
@@ -953,7 +963,7 @@ def main(
     """
     from concurrent.futures import ThreadPoolExecutor
 
-    names = [only] if only else list(SCENARIOS)
+    names = [only] if only else list(scenarios())
     rounds = _kept(out, seed)
     with tempfile.TemporaryDirectory(prefix="faults-", ignore_cleanup_errors=True) as parent:
         place = Path(parent)

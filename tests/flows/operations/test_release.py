@@ -219,15 +219,12 @@ def test_killed_at_any_step_a_release_is_continued(home: Path, released: Path, s
     assert not list((home / ".batches").glob("release-*"))
 
 
-def test_killed_while_git_was_writing_it_is_continued(
-    home: Path, released: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_killed_while_git_was_writing_it_is_continued(home: Path, released: Path) -> None:
     plan = files.read_json(home / f".batches/release-{BATCH}.json")
     shell.git(
         home, "checkout", "--quiet", plan["to"], "--", "params.yaml", f"requests/{BATCH}.json"
     )
     (home / ".git/index.lock").touch()
-    monkeypatch.setattr(release._unlock, "__defaults__", (0.1,))
     with closed(Register(home)) as register:
         release.release(home, register, BATCH)
     assert snapshot(home) == snapshot(released)
