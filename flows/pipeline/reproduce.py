@@ -141,8 +141,8 @@ def worktree(folder: Path, tag: str) -> Iterator[Path]:
         checkout = tree / shell.git(folder, "rev-parse", "--show-prefix")
         if not (checkout / "dvc.lock").is_file() or not (checkout / ".dvc").is_dir():
             raise ReproductionError(f"{tag} holds no dvc.lock, so it is no closed batch")
-        own = f"    site_cache_dir = {parent / 'site'}\n[cache]\n    dir = {parent / 'cache'}\n"
-        files.write_text(checkout / ".dvc" / "config", layout.CONFIG + own)
+        own = f"[core]\n    site_cache_dir = {parent / 'site'}\n[cache]\n    dir = {parent / 'cache'}\n"
+        files.write_text(checkout / ".dvc" / "config", own)
         yield checkout
     finally:
         shutil.rmtree(parent, ignore_errors=True)
@@ -264,19 +264,29 @@ def _check_signatures(folder: Path, record: Record, comparison: Comparison) -> N
                 comparison.different.append(f"{name}{where} ({check.line})")
             elif root == record.checkout:
                 comparison.identical.append(name)
-                comparison.different += _other_lock(record.checkout, place, name, trusted)
+                comparison.different += _unlike_signed(record.checkout, place, name, trusted)
     _require_signatures(record.checkout, batch, comparison)
 
 
-def _other_lock(checkout: Path, place: Path, name: str, trusted: Any) -> list[str]:
-    """The tag could have been moved to another `dvc.lock`; the statement says which was signed."""
+def _unlike_signed(checkout: Path, place: Path, name: str, trusted: Any) -> list[str]:
+    """What the tag lacks of the files that a statement signs, or holds in another form.
+
+    A tag could have been moved to another `dvc.lock`, or to one without some of the reports.
+    """
     try:
         statement = unseal((place / signing.STATEMENT).read_bytes(), trusted)
     except (OSError, SignatureError) as error:
         return [f"{name} ({signing.STATEMENT}: {error})"]
-    if statement.subjects.get(signing.LOCK) == files.sha256(checkout / signing.LOCK):
-        return []
-    return [f"{signing.LOCK} is not the one that {name} signs"]
+    signed = {
+        path: digest
+        for path, digest in statement.subjects.items()
+        if path.startswith((f"{signing.REPORTS}/", f"{signing.SIGNED}/"))
+    } | {signing.LOCK: statement.subjects.get(signing.LOCK)}
+    return [
+        f"{path} is not the one that {name} signs"
+        for path, digest in signed.items()
+        if not (checkout / path).is_file() or files.sha256(checkout / path) != digest
+    ]
 
 
 def _require_signatures(checkout: Path, batch: str, comparison: Comparison) -> None:
