@@ -33,7 +33,7 @@ from benchmarks.worlds import World
 from tasks.common import seeds
 from tasks.common.errors import EvidenceError, ModelError, WorkspaceError
 from tasks.common.settings import Unlearn
-from tasks.training import architectures, compute, training_loop
+from tasks.training import checkpoints, compute, training_loop
 from tasks.unlearning import fcalb, rivals
 from tasks.verification import scoring
 
@@ -256,7 +256,7 @@ def attempt(trial: Trial) -> dict[str, Any]:
     stream = seeds.derive(trial.seed, trial.world, "gaps", trial.batch, trial.original)
     settings = methods.settings_of(given, Unlearn.model_validate(trial.wish), stream)
     path = Job(trial.world, "with", 0, trial.original, trial.seed, trial.keep).path
-    network = architectures.load(path.with_suffix(".safetensors"), settings.model, settings.data)
+    network = checkpoints.load(path.with_suffix(".safetensors"), settings.model, settings.data)
     started = time.process_time()
     try:
         network = methods.unlearned(network, given, trial.batch, settings, place)

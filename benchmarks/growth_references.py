@@ -80,7 +80,7 @@ def world(place: Path, most: int) -> Path:
     from flows.workspace import layout
     from tasks.common import seeds
     from tasks.data.importers import digits
-    from tasks.training import architectures
+    from tasks.training import architectures, checkpoints
 
     layout.init(place)
     digits.bring_in(place / "data")
@@ -95,7 +95,7 @@ def world(place: Path, most: int) -> Path:
 
     def fresh(path: Path, *names: str | int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        architectures.save(
+        checkpoints.save(
             architectures.build(chosen.model, chosen.data, seeds.derive(0, *names)), path
         )
 

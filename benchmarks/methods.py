@@ -26,7 +26,7 @@ from benchmarks.worlds import World
 from tasks.common import seeds
 from tasks.common.errors import EvidenceError, ModelError
 from tasks.common.settings import Settings, Unlearn
-from tasks.training import architectures, compute, training_loop
+from tasks.training import architectures, checkpoints, compute, training_loop
 from tasks.unlearning import fcalb, rivals
 from tasks.verification import scoring
 from tasks.verification.attacks import roc
@@ -177,7 +177,7 @@ def attempt(trial: Trial) -> dict[str, Any]:
     )  # each draws its own
     settings = settings_of(given, Unlearn.model_validate(trial.wish), stream)
     folder = trial.keep / f"{trial.world}-{trial.seed}"
-    network = architectures.load(
+    network = checkpoints.load(
         folder / f"with-0-{trial.original}.safetensors", settings.model, settings.data
     )
     started = time.process_time()

@@ -40,7 +40,7 @@ from tasks.common import files, seeds
 from tasks.common.errors import EvidenceError, ModelError
 from tasks.common.settings import Advice, Settings, Unlearn
 from tasks.reporting import advice
-from tasks.training import architectures, compute, training_loop
+from tasks.training import checkpoints, compute, training_loop
 from tasks.training.history import History
 from tasks.verification import scoring, utility
 from tasks.verification import verdicts as verification
@@ -148,7 +148,7 @@ def walk(chain: Chain) -> dict[str, Any]:
     place = compute.prepare(given.settings.compute)
     rules = Rules(**given.settings.verify.model_dump(exclude={"mode"}))
     path = chain.keep / f"{chain.world}-{chain.seed}" / f"with-0-{chain.original}.safetensors"
-    network = architectures.load(path, given.settings.model, given.settings.data)
+    network = checkpoints.load(path, given.settings.model, given.settings.data)
     trained = int((given.roles == "training").sum())
     history = History(0, 0, trained)
     yardsticks = [_yardstick(chain, step) for step in range(len(given.batches) + 1)]

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from benchmarks import worlds
 from benchmarks.worlds import World
 from tasks.common.settings import Settings, Train
-from tasks.training import architectures, compute, stacked, training_loop
+from tasks.training import architectures, compute, preprocessing, stacked, training_loop
 
 if TYPE_CHECKING:
     from torch import nn
@@ -271,7 +271,11 @@ def transforms(recipe: Train, settings: Settings) -> Any:
     if recipe.flip:
         steps.append(known.RandomHorizontalFlip())
     return known.Compose(
-        [*steps, known.ToTensor(), known.Normalize(settings.model.mean, settings.model.std)]
+        [
+            *steps,
+            known.ToTensor(),
+            known.Normalize(*preprocessing.normalisation(settings.model, settings.data.channels)),
+        ]
     )
 
 

@@ -25,7 +25,7 @@ from benchmarks.worlds import World
 from tasks.common import seeds, stage_cli
 from tasks.common.errors import EvidenceError, ModelError
 from tasks.common.settings import Unlearn
-from tasks.training import architectures, compute, training_loop
+from tasks.training import checkpoints, compute, training_loop
 from tasks.unlearning import fcalb
 from tasks.verification import scoring
 
@@ -159,7 +159,7 @@ def attempt(one: Try) -> dict[str, Any]:
     stream = seeds.derive(one.seed, "tune", one.original)
     settings = methods.settings_of(given, Unlearn.model_validate(one.wish), stream)
     path = one.keep / f"{one.world}-{one.seed}" / f"with-0-{one.original}.safetensors"
-    network = architectures.load(path, settings.model, settings.data)
+    network = checkpoints.load(path, settings.model, settings.data)
     spare = given.roles == "calibration"
     asked = np.isin(given.subjects, one.people)
     known = training_loop.Records(given.images[spare], given.labels[spare], settings.model, place)

@@ -26,7 +26,7 @@ from benchmarks.worlds import World
 from tasks import pack
 from tasks.common import files, settings, stage_cli
 from tasks.data.importers import classes, writing
-from tasks.training import architectures, compute, training_loop
+from tasks.training import architectures, checkpoints, compute, training_loop
 
 UNLEARN, RETRAIN, NOTHING = "fcalb_reset", "retrain", "none"
 METHODS = (UNLEARN, RETRAIN, NOTHING)
@@ -125,7 +125,7 @@ def lay_out(world: World, chosen: settings.Settings, folder: Path) -> None:
     _params(folder, chosen)
     original = architectures.build(chosen.model, chosen.data, seed=1)
     training_loop.fit(original, known, chosen.train, seed=1)
-    architectures.save(original, folder / "original.safetensors")
+    checkpoints.save(original, folder / "original.safetensors")
 
 
 def _table(path: Path, column: str, rows: Any) -> None:

@@ -38,7 +38,7 @@ from benchmarks.worlds import World
 from tasks.common import seeds, stage_cli
 from tasks.common.errors import EvidenceError
 from tasks.common.settings import Train
-from tasks.training import architectures, compute, training_loop
+from tasks.training import architectures, checkpoints, compute, training_loop
 from tasks.verification import scoring, screening, verdicts
 from tasks.verification.attacks import roc
 from tasks.verification.gates import Rules
@@ -167,7 +167,7 @@ def make(job: Job) -> None:
         network, training_loop.Records(given.images, given.labels, settings.model, place)
     )
     if job.kind == "with":
-        architectures.save(network, job.path.with_suffix(".safetensors"))
+        checkpoints.save(network, job.path.with_suffix(".safetensors"))
     job.path.parent.mkdir(parents=True, exist_ok=True)
     draft = job.path.with_suffix(".draft.npz")
     phi = scoring.margins(logits, given.labels)
@@ -209,7 +209,7 @@ def edited(job: Job, given: World, place: compute.Place) -> nn.Module:
     originals = sorted(
         job.path.parent.glob("with-0-*.safetensors"), key=lambda p: int(p.stem.rpartition("-")[2])
     )
-    network = architectures.load(originals[-1 - job.number], settings.model, settings.data)
+    network = checkpoints.load(originals[-1 - job.number], settings.model, settings.data)
     seed = seeds.derive(job.seed, job.world, job.kind, job.batch, job.number, "order")
     forget = np.isin(given.subjects, given.batches[job.batch])
     retain = (given.roles == "training") & ~forget

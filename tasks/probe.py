@@ -15,7 +15,7 @@ from tasks.common.errors import EvidenceError, ModelError
 from tasks.common.language import say, with_sentences
 from tasks.common.settings import Settings
 from tasks.data import image_pack, records
-from tasks.training import architectures, compute, reference_blocks, training_loop
+from tasks.training import checkpoints, compute, reference_blocks, training_loop
 from tasks.verification import feature_probes
 from tasks.verification.scoring import Ints, Strings
 
@@ -84,7 +84,7 @@ def main(
     forget_set = reference_blocks.load_rows(asked, everything, settings, place)
 
     def network(name: str) -> nn.Module:
-        return architectures.load(paths[name], settings.model, settings.data)
+        return checkpoints.load(paths[name], settings.model, settings.data)
 
     stage_cli.say(
         f"looking at {len(forget_set)} records to forget, and {len(known)} retained ones, in "

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tasks.common import settings, stage_cli
 from tasks.data import image_pack, records
-from tasks.training import reference_blocks
+from tasks.training import original_check, reference_blocks
 
 
 def main(
@@ -20,8 +20,9 @@ def main(
     """
     wish = settings.load(params)
     known = image_pack.read(pack, data, wish.data)
-    trained = records.read_roles(split, known.manifest) == "training"
-    retained = trained & (records.read_forget(forget, known.manifest) == "")
+    roles = records.read_roles(split, known.manifest)
+    original_check.require_before_training(known, roles, wish)
+    retained = (roles == "training") & (records.read_forget(forget, known.manifest) == "")
     reference_blocks.train_block("retrain", block, retained, known, wish, out)
 
 

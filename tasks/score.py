@@ -15,7 +15,7 @@ from tasks.common.errors import EvidenceError
 from tasks.common.settings import Settings
 from tasks.data import image_pack, records
 from tasks.pooling import answers, table
-from tasks.training import architectures, compute, release_lineage
+from tasks.training import checkpoints, compute, original_check, release_lineage
 from tasks.verification import scoring
 
 if TYPE_CHECKING:
@@ -77,9 +77,11 @@ def main(
     ):
         paths = release_lineage.references(trained, manifest, roles == "training", settings)
         entries += [Entry(f"with-{path.stem}", "with", path) for path in paths]
+    network = checkpoints.load(original, settings.model, settings.data)
+    original_check.require(network, known, roles, settings, place)
     phi, predicted = [], []
     for position, entry in enumerate(entries, 1):
-        network = architectures.load(entry.path, settings.model, settings.data)
+        network = checkpoints.load(entry.path, settings.model, settings.data)
         margins, classes = answers.of_all(network, known, settings, place)
         phi.append(margins)
         predicted.append(classes)

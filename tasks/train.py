@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tasks.common import settings, stage_cli
 from tasks.data import image_pack, records
-from tasks.training import reference_blocks
+from tasks.training import original_check, reference_blocks
 
 
 def main(block: int, data: Path, pack: Path, split: Path, params: Path, out: Path) -> None:
@@ -20,6 +20,7 @@ def main(block: int, data: Path, pack: Path, split: Path, params: Path, out: Pat
     wish = settings.load(params)
     known = image_pack.read(pack, data, wish.data)
     roles = records.read_roles(split, known.manifest)
+    original_check.require_before_training(known, roles, wish)
     reference_blocks.train_block("train", block, roles == "training", known, wish, out)
 
 

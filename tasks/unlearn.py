@@ -17,7 +17,7 @@ from tasks.common import settings as settings_module
 from tasks.common.errors import EvidenceError, ModelError
 from tasks.common.settings import Settings
 from tasks.data import image_pack, records
-from tasks.training import architectures, compute, reference_blocks, training_loop
+from tasks.training import checkpoints, compute, original_check, reference_blocks, training_loop
 from tasks.unlearning import fcalb, rivals
 
 if TYPE_CHECKING:
@@ -50,12 +50,15 @@ def main(
         )
     labels = manifest["label"].to_numpy(np.int64)
     _warn_of_lost_classes(set(labels[asked].tolist()) - set(labels[retained].tolist()))
-    network = architectures.load(original, settings.model, settings.data)
+    network = checkpoints.load(original, settings.model, settings.data)
+    original_check.require(network, known, roles, settings, place)
     trace: list[fcalb.TraceRow] = []
     path = out / "unlearned.safetensors"
     if settings.unlearn.method == "none":
         cost = cost_ledger.keep(
-            "unlearn", architectures.save(network, path), {"seconds": 0.0, **place.facts()}
+            "unlearn",
+            checkpoints.save(network, path, settings.model),
+            {"seconds": 0.0, **place.facts()},
         )
     else:
         retain_set = reference_blocks.load_rows(retained, known, settings, place)
@@ -83,7 +86,7 @@ def main(
             stage_cli.say(f"{settings.unlearn.method}: done in {seconds:.1f} s")
             cost = cost_ledger.keep(
                 "unlearn",
-                architectures.save(network, path),
+                checkpoints.save(network, path, settings.model),
                 {"seconds": round(seconds, 3), **place.facts()},
             )
     files.write_json(path.with_suffix(".json"), cost)

@@ -202,7 +202,7 @@ def test_a_user_brings_model_images_and_people(
     from PIL import Image
 
     from tasks.data import image_pack, synthetic_digits
-    from tasks.training import architectures, compute, reference_blocks, training_loop
+    from tasks.training import architectures, checkpoints, compute, reference_blocks, training_loop
 
     images, labels, writers = synthetic_digits.make(writers=20)
     lines = ["path,subject_id,label,split"]
@@ -234,7 +234,7 @@ def test_a_user_brings_model_images_and_people(
         np.asarray(writers < 13), everyone, wish, compute.prepare(wish.compute)
     )
     training_loop.fit(own, known, wish.train, seed=99)
-    architectures.save(own, Path("models/mine.safetensors"))
+    checkpoints.save(own, Path("models/mine.safetensors"))
     ask(["person-3"])
     prepare()
     verdict = judge("retrain", Path("models/mine.safetensors"))[IDS[0]]

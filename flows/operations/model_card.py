@@ -14,18 +14,22 @@ from pathlib import Path
 
 import torch
 from tasks.common.settings import Data, Model
-from tasks.training import architectures
+from tasks.training import checkpoints, preprocessing
 
 place = Path("served")
 recipe = json.loads((place / "lineage.json").read_text())["recipe"]
 model, data = Model.model_validate(recipe["model"]), Data.model_validate(recipe["data"])
-network = architectures.load(place / "model.safetensors", model, data).eval()
+network = checkpoints.load(place / "model.safetensors", model, data).eval()
+mean, std = (
+    torch.tensor(values)[:, None, None]
+    for values in preprocessing.normalisation(model, data.channels, data.image_size)
+)
 
 
 def classify(images: torch.Tensor) -> torch.Tensor:
     """Classes of images (n, channels, size, size), uint8."""
     with torch.no_grad():
-        return network((images / 255 - model.mean) / model.std).argmax(1)
+        return network((images / 255 - mean) / std).argmax(1)
 '''
 """What a serving system does with a release; it needs torch, torchvision and this package."""
 
@@ -33,6 +37,18 @@ KINDS = {
     "unlearned": "The model in use before, made to forget by `{method}`.",
     "retrained": "Trained from scratch without the forgotten records (the audit's baseline, seed 0).",
 }
+
+
+def _input(settings: Settings) -> str:
+    """How pixels become what the model reads."""
+    model = settings.model
+    if model.preset:
+        return f"as torchvision's `{model.preset}` normalises"
+    mean, std = (
+        ", ".join(map(str, values)) if isinstance(values, tuple) else str(values)
+        for values in (model.mean, model.std)
+    )
+    return f"pixels in 0 … 1, less {mean}, divided by {std}"
 
 
 def write(
@@ -70,7 +86,7 @@ def write(
 | weights | `model.safetensors`, SHA-256 `{model["weights_sha256"]}` |
 | architecture | `{settings.model.name}`, {settings.data.classes} classes, {settings.data.channels} channels of \
 {settings.data.image_size} × {settings.data.image_size} pixels |
-| input | pixels in 0 … 1, less {settings.model.mean}, divided by {settings.model.std} |
+| input | {_input(settings)} |
 | audit | tag `audit/{batch}`, commit `{lineage["commit"]}` |
 | release | tag `release/{batch}` |
 | verdicts on the unlearned model | {counted or "none"} |

@@ -45,9 +45,8 @@ def prepare(
     if stale:
         provenance.keep(folder, chosen)
     pipeline = dvc_graph.due(dvc_graph.read(folder), stale) if stale else []
-    return Ready(
-        folder, chosen, frozenset(stale), tuple(pipeline), stage_runner.Runner(folder, jobs)
-    )
+    runner = stage_runner.Runner(folder, jobs, variables=chosen.compute.environment())
+    return Ready(folder, chosen, frozenset(stale), tuple(pipeline), runner)
 
 
 def head(pipeline: tuple[dvc_graph.Stage, ...]) -> list[str]:

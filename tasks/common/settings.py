@@ -9,11 +9,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from tasks.common import files
+from tasks.common import files, portable
 from tasks.common.errors import SettingsError
 from tasks.common.language import Code
 
 Share = Annotated[float, Field(gt=0, lt=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0, le=1)]
+PerChannel = Annotated[tuple[Fraction, ...], Field(min_length=1, max_length=3)]
+PerChannelPositive = Annotated[tuple[Positive, ...], Field(min_length=1, max_length=3)]
 
 
 TRAINED = "artifacts/train"
@@ -97,14 +101,25 @@ class Model(Section):
         description="`small_cnn`, a classifier of torchvision.models, or `package.module:factory`"
         " called as factory(classes=, channels=, image_size=)",
     )
-    mean: float = Field(
-        0.5,
-        ge=0,
-        le=1,
-        description="subtracted from pixels in 0 … 1; a constant, so that it tells nothing",
+    stem: Literal["plain", "small"] = Field(
+        "plain",
+        description="of a classifier of torchvision: `plain` as torchvision has it, `small` with "
+        "stride 1 in the first convolution, for models of small images that are trained here",
     )
-    std: float = Field(
-        0.5, gt=0, le=1, description="pixels are divided by it after the mean is subtracted"
+    preset: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9_]+_Weights\.[A-Z0-9_]+$",
+        description="weights of torchvision whose transforms give mean and std instead, such as "
+        "`ResNet18_Weights.IMAGENET1K_V1`; data.image_size has to be their crop",
+    )
+    mean: Fraction | PerChannel = Field(
+        0.5,
+        description="subtracted from pixels in 0 … 1, one number or a list, one per channel; "
+        "constants, so that they tell nothing",
+    )
+    std: Positive | PerChannelPositive = Field(
+        0.5,
+        description="pixels are divided by it after the mean is subtracted; one number or a list",
     )
 
 
@@ -191,6 +206,13 @@ class Original(Section):
         "artifacts/train/0/seed-0.safetensors",
         pattern=r"\.safetensors$",
         description="the model in use; the default is the one that `train` makes, else your own or a released one",
+    )
+    accuracy: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="what it reaches on its own training records by your own measurement, at "
+        "least; below it the run stops before anything else is trained",
     )
 
 
@@ -536,14 +558,30 @@ class Compute(Section):
     threads: int = Field(
         1, ge=1, le=256, description="CPU threads of a stage; blocks run side by side"
     )
-    precision: Literal["auto", "float32", "bf16"] = Field(
-        "auto", description="auto: bf16 where the processor multiplies it in hardware"
+    precision: Literal["auto", "float32", "tf32", "bf16"] = Field(
+        "float32",
+        description="of products and convolutions in training; tf32: on CUDA only; auto: bf16 "
+        "where the hardware multiplies it, so a result depends on the machine",
+    )
+    portable: bool = Field(
+        True,
+        description="with float32 on x86-64, fixed instruction sets (AVX2), so that another "
+        "processor comes to the same bits; docs/models.md has what was seen and what it costs",
     )
     together: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = Field(
         "auto",
-        description="models of a block trained at once in one process, `auto` or a number; auto: the whole block on "
-        "CUDA, one on a processor",
+        description="models of a block trained at once in one process, `auto` or a number; auto: "
+        "one, until stacks have been tried on a GPU",
     )
+
+    def environment(self) -> dict[str, str]:
+        """The variables that a stage's process starts with, so that its arithmetic is portable."""
+        asked = self.portable and self.precision == "float32"
+        return portable.VARIABLES if asked and portable.possible() else {}
+
+    def is_portable(self) -> bool:
+        """Whether this process was started with `environment`, and that fixes something."""
+        return bool(self.environment()) and portable.holds()
 
 
 class Settings(Section):
@@ -571,6 +609,13 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _has_what_it_needs(self) -> Settings:
+        for key in ("mean", "std"):
+            values = getattr(self.model, key)
+            if isinstance(values, tuple) and len(values) != self.data.channels:
+                raise ValueError(
+                    f"model.{key} has {len(values)} values, expected one number or one per "
+                    f"channel, and data.channels is {self.data.channels}"
+                )
         wanted = self.references
         spared = "verify.mode=screening needs no references"
         needs = self.verify.mode != "screening" and wanted.mode == "batch"

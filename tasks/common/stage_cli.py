@@ -5,8 +5,10 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
+from tasks.common import portable, settings
 from tasks.common.errors import AuditError
 
 
@@ -29,6 +31,10 @@ def run(stage: Callable[..., Any]) -> None:
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(stage)
     try:
+        if "params" in kinds and "--params" in sys.argv[1:-1]:
+            params = Path(sys.argv[sys.argv.index("--params") + 1])
+            if settings.load(params).compute.environment():
+                portable.start_again()
         app()
     except AuditError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)

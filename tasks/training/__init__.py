@@ -2,8 +2,10 @@
 
 __all__ = [
     "architectures",
+    "checkpoints",
     "compute",
     "history",
+    "original_check",
     "reference_blocks",
     "release_lineage",
     "training_loop",

@@ -1,28 +1,25 @@
-"""Classifiers: building them for a data set, tapping their features, keeping them as
-safetensors."""
+"""Classifiers: building them for a data set, and tapping their features."""
 
 from __future__ import annotations
 
 import copy
 import importlib
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.common import files, settings
+from tasks.common import settings
 from tasks.common.errors import ModelError
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-SMALL_IMAGE = 64
-"""Below this side, pixels, a torchvision classifier's first layer keeps the resolution; its stride
-is for photos."""
 AUXILIARY = ("googlenet", "inception_v3")
 """Classifiers of torchvision with more outputs in training; they are built without these."""
+VISION_TRANSFORMERS = "vit_"
+"""Classifiers of torchvision that are made for one size of images, which has to be given."""
 
 
 def build(model: settings.Model, data: settings.Data, seed: int) -> nn.Module:
@@ -30,7 +27,8 @@ def build(model: settings.Model, data: settings.Data, seed: int) -> nn.Module:
 
     Args:
         model: `name` is `small_cnn`, a classifier of `torchvision.models`, or
-            `package.module:factory`.
+            `package.module:factory`. A classifier of torchvision is exactly torchvision's where
+            `stem` is `plain` and images have three channels.
         data: the number of classes and channels and the side of the images.
         seed: seed of the initialisation, drawn on the CPU so that it is the same for every device.
 
@@ -49,7 +47,7 @@ def build(model: settings.Model, data: settings.Data, seed: int) -> nn.Module:
         elif ":" in model.name:
             network = _from_factory(model.name, data)
         else:
-            network = _from_torchvision(model.name, data)
+            network = _from_torchvision(model, data)
         _pool_deterministically(network)
         _try_out(network, model.name, data)  # within the fork: lazy layers draw their weights now
     return network
@@ -99,24 +97,31 @@ def _from_factory(name: str, data: settings.Data) -> nn.Module:
     return network
 
 
-def _from_torchvision(name: str, data: settings.Data) -> nn.Module:
+def _from_torchvision(model: settings.Model, data: settings.Data) -> nn.Module:
     from torchvision import models
 
-    known = models.list_models(models)
+    name, known = model.name, models.list_models(models)
     if name not in known:
         raise ModelError(
             f"model.name {name!r} is unknown; expected small_cnn, package.module:factory or one "
             f"of {', '.join(known)}"
         )
-    plain = {"aux_logits": False, "init_weights": True} if name in AUXILIARY else {}
-    network: nn.Module = models.get_model(name, weights=None, num_classes=data.classes, **plain)
-    _fit_first_layer(network, data)
+    extra: dict[str, Any] = {}
+    if name in AUXILIARY:
+        extra = {"aux_logits": False, "init_weights": True}
+    elif name.startswith(VISION_TRANSFORMERS):
+        extra = {"image_size": data.image_size}
+    try:
+        network: nn.Module = models.get_model(name, weights=None, num_classes=data.classes, **extra)
+    except ValueError as error:  # a size that the family's patches do not divide
+        raise ModelError(f"model.name {name!r}: {error}; set data.image_size") from error
+    _fit_first_layer(network, model.stem, data.channels)
     return network
 
 
-def _fit_first_layer(network: nn.Module, data: settings.Data) -> None:
-    """Give the first convolution the data's channels, and stride 1 for small images; all else of it
-    stays."""
+def _fit_first_layer(network: nn.Module, stem: str, channels: int) -> None:
+    """Give the first convolution the data's channels, and stride 1 for the stem `small`; all else
+    of it stays."""
     from torch import nn
 
     first = next((layer for layer in network.modules() if isinstance(layer, nn.Conv2d)), None)
@@ -124,15 +129,15 @@ def _fit_first_layer(network: nn.Module, data: settings.Data) -> None:
         raise ModelError(
             "the model has no convolution; FCALB and this pipeline are for convolutional networks"
         )
-    if first.in_channels != data.channels:
+    if first.in_channels != channels:
         if first.groups != 1:
             raise ModelError(
                 f"the model's first convolution has {first.groups} groups of channels, expected "
                 "one; write a factory"
             )
-        first.weight = nn.Parameter(first.weight.detach()[:, : data.channels].clone())
-        first.in_channels = data.channels
-    if data.image_size < SMALL_IMAGE:
+        first.weight = nn.Parameter(first.weight.detach()[:, :channels].clone())
+        first.in_channels = channels
+    if stem == "small":
         first.stride = (1, 1)
 
 
@@ -202,91 +207,6 @@ def _try_out(network: nn.Module, name: str, data: settings.Data) -> None:
                 f"{data.classes})"
             )
     network.train(training)
-
-
-def save(network: nn.Module, path: Path) -> str:
-    """Write the weights as safetensors, whole or not at all. Returns the SHA-256 of the file.
-
-    Raises:
-        ModelError: a weight is NaN or infinite; nothing is written.
-    """
-    import torch
-    from safetensors.torch import save as serialise
-
-    state = network.state_dict()
-    _refuse_not_finite(
-        state,
-        "the model",
-        "its training diverged, and nothing is released: lower the learning rate "
-        "(train.learning_rate, or to unlearn "
-        "unlearn.learning_rate or unlearn.rivals.learning_rate)",
-    )
-    # a copy of each: safetensors does not take names that share memory, and tied weights do
-    copies = {
-        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, value in state.items()
-    }
-    files.write_bytes(path, serialise(copies))
-    return files.sha256(path)
-
-
-def load(path: Path, model: settings.Model, data: settings.Data) -> nn.Module:
-    """Read weights into a freshly built classifier, every tensor by name and shape. Nothing is
-    unpickled.
-
-    Of tied weights one name is enough, which is what `safetensors.torch.save_model` writes.
-
-    Raises:
-        ModelError: the file is missing, is no safetensors file, is of another architecture, or
-            holds NaN or infinity.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        state = load_file(path)
-    except FileNotFoundError as error:
-        raise ModelError(f"{path}: no such file; expected the weights of {model.name}") from error
-    except SafetensorError as error:
-        raise ModelError(
-            f"{path} is no safetensors file ({error}). Pickled checkpoints are not read, because "
-            "loading one runs its "
-            "code: convert it with safetensors.torch.save_file(model.state_dict(), path)"
-        ) from error
-    network = build(model, data, seed=0)
-    expected = network.state_dict()
-    given = {expected[name].data_ptr(): value for name, value in state.items() if name in expected}
-    for name, value in expected.items():
-        if name not in state and value.numel() and value.data_ptr() in given:
-            state[name] = given[value.data_ptr()]
-    wrong = sorted(set(expected) ^ set(state)) or [
-        f"{name} {tuple(state[name].shape)} instead of {tuple(value.shape)}"
-        for name, value in expected.items()
-        if state[name].shape != value.shape
-    ]
-    if wrong:
-        raise ModelError(
-            f"{path} is not a checkpoint of {model.name} for {data.classes} classes and "
-            f"{data.channels} channels: "
-            f"{len(wrong)} tensors differ, first {wrong[0]}; set model.name and data.* to what it "
-            "was trained with"
-        )
-    _refuse_not_finite(state, str(path), "use a checkpoint that is whole")
-    network.load_state_dict(state)
-    return network
-
-
-def _refuse_not_finite(state: Mapping[str, Tensor], what: str, advice: str) -> None:
-    bad = [
-        name
-        for name, value in state.items()
-        if value.is_floating_point() and not bool(value.isfinite().all())
-    ]
-    if bad:
-        raise ModelError(
-            f"{what} has NaN or infinite values in {len(bad)} of {len(state)} tensors, first "
-            f"{bad[0]}; {advice}"
-        )
 
 
 def hold_still(network: nn.Module, batch_norm: bool) -> None:

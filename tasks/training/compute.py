@@ -27,6 +27,9 @@ class Place:
     device: torch.device
     bf16: bool
     threads: int
+    tf32: bool = False
+    portable: bool = False
+    """the instruction sets are fixed, see `settings.Compute.portable`"""
 
     def memory_format(self, channels: int) -> torch.memory_format:
         """How images of so many channels lie in memory: channels last where that is faster, else
@@ -40,7 +43,7 @@ class Place:
         return torch.channels_last if faster else torch.contiguous_format
 
     def autocast(self) -> torch.autocast:
-        """The context in which models compute; float32 where the hardware has no bf16."""
+        """The context in which models compute: bf16 where it is asked for, else float32."""
         import torch
 
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
@@ -53,7 +56,7 @@ class Place:
         return {
             "device": name,
             "threads": self.threads,
-            "precision": "bf16" if self.bf16 else "float32",
+            "precision": "bf16" if self.bf16 else "tf32" if self.tf32 else "float32",
             "torch": torch.__version__,
         }
 
@@ -62,7 +65,7 @@ def prepare(wish: settings.Compute) -> Place:
     """Choose the device and make PyTorch deterministic.
 
     Raises:
-        ModelError: CUDA is asked for and there is none.
+        ModelError: CUDA or its TF32 is asked for and there is none.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     import torch
@@ -81,9 +84,18 @@ def prepare(wish: settings.Compute) -> Place:
     )  # finds faulty operations, and writes all memory twice
     _keep_memory()
     torch.backends.cudnn.benchmark = False
+    tf32 = wish.precision == "tf32"
+    if tf32 and device.type != "cuda":
+        raise ModelError(
+            "compute.precision is tf32, which only CUDA has, and the device is the CPU; set it "
+            "to float32 or bf16"
+        )
+    # PyTorch's default is TF32 in convolutions and float32 in products
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
     torch.set_num_threads(wish.threads)
     bf16 = wish.precision == "bf16" or (wish.precision == "auto" and _multiplies_bf16(device))
-    return Place(device, bf16, wish.threads)
+    fixed = device.type == "cpu" and wish.is_portable()
+    return Place(device, bf16, wish.threads, tf32, fixed)
 
 
 def _keep_memory() -> None:

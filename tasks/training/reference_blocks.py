@@ -18,7 +18,7 @@ from tasks.common import cost_ledger, files, seeds, stage_cli
 from tasks.common.errors import DataError, EvidenceError
 from tasks.common.settings import Settings
 from tasks.data import image_pack
-from tasks.training import architectures, compute, stacked, training_loop
+from tasks.training import architectures, checkpoints, compute, stacked, training_loop
 
 RECIPE = "recipe.sha256"
 """Says of a folder of kept models what they were trained from."""
@@ -143,7 +143,7 @@ def _train(
     stage_cli.say(f"{title}: done in {seconds:.1f} s")
     measured = {"seconds": round(seconds / len(networks), 3), **facts}
     return [
-        cost_ledger.keep(kind, architectures.save(network, path), measured)
+        cost_ledger.keep(kind, checkpoints.save(network, path, settings.model), measured)
         for (kind, _), network, path in zip(streams, networks, paths, strict=True)
     ]
 

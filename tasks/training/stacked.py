@@ -92,8 +92,7 @@ def count(
         build: makes one of them, to try.
         records: what they learn from.
     """
-    usual = block if records.place.device.type == "cuda" else 1
-    wanted = min(block, usual if wish.together == "auto" else wish.together)
+    wanted = min(block, 1 if wish.together == "auto" else wish.together)
     if wanted == 1:
         return 1
     reason = why_not(build(), records)

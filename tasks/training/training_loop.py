@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tasks.common import settings
 from tasks.common.errors import EvidenceError, ModelError
 from tasks.training.compute import Place
+from tasks.training.preprocessing import normalisation
 
 if TYPE_CHECKING:
     import torch
@@ -37,7 +38,11 @@ class Records:
 
         self.images = torch.tensor(images, device=place.device)
         self.labels = torch.tensor(labels, dtype=torch.int64, device=place.device)
-        self.model, self.place = model, place
+        self.place = place
+        mean, std = normalisation(model, self.images.shape[1], self.images.shape[-1])
+        self._mean, self._std = (
+            torch.tensor(values, device=place.device)[:, None, None] for values in (mean, std)
+        )
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -55,9 +60,7 @@ class Records:
         import torch
 
         values = pixels.to(torch.float32) / 255
-        return ((values - self.model.mean) / self.model.std).contiguous(
-            memory_format=self.memory_format
-        )
+        return ((values - self._mean) / self._std).contiguous(memory_format=self.memory_format)
 
     def rows(self, rows: Tensor) -> Records:
         """Some of the records, by number (k,), in that order; a number may come twice."""

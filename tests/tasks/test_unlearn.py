@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from tasks import unlearn
 from tasks.common import files, settings
 from tasks.common.errors import AuditError, DataError, EvidenceError, ModelError
-from tasks.training import architectures
+from tasks.training import architectures, checkpoints
 from tasks.unlearning import fcalb, rivals
 from tests.worlds import packing
 
@@ -40,7 +40,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)  # the ledger is beside the workspace's files
     write_data(tmp_path, [number % 3 for number in range(RETAINED + ASKED)])
     write_forget(tmp_path, range(RETAINED, RETAINED + ASKED))
-    architectures.save(
+    checkpoints.save(
         architectures.build(CHOSEN.model, CHOSEN.data, 0), tmp_path / "original.safetensors"
     )
     for name in ("unlearned.safetensors", "unlearned.json", "trace.csv"):
@@ -105,7 +105,7 @@ def released(place: Path) -> dict[str, torch.Tensor]:
     """The weights written, all of them finite and with their papers."""
     path = place / "out" / "unlearned.safetensors"
     assert files.read_json(path.with_suffix(".json"))["weights_sha256"] == files.sha256(path)
-    return dict(architectures.load(path, CHOSEN.model, CHOSEN.data).state_dict())
+    return dict(checkpoints.load(path, CHOSEN.model, CHOSEN.data).state_dict())
 
 
 METHODS = [method for method in get_args(settings.Method) if method != "none"]
@@ -224,5 +224,5 @@ def test_an_original_that_is_broken_or_of_another_architecture_is_refused(place:
     refused(place, ModelError, "NaN or infinite values in 1 of")
     path.write_bytes(path.read_bytes()[:-50])
     refused(place, ModelError, "no safetensors file")
-    architectures.save(torch.nn.Sequential(torch.nn.Conv2d(1, 3, 8), torch.nn.Flatten()), path)
+    checkpoints.save(torch.nn.Sequential(torch.nn.Conv2d(1, 3, 8), torch.nn.Flatten()), path)
     refused(place, ModelError, "not a checkpoint of small_cnn")

@@ -14,7 +14,7 @@ from torch import nn
 from tasks.common import files, settings
 from tasks.common.errors import ModelError
 from tasks.data import image_pack
-from tasks.training import architectures, compute, reference_blocks, stacked, training_loop
+from tasks.training import architectures, checkpoints, compute, reference_blocks, stacked, training_loop
 
 RECIPE = settings.Train(epochs=2, batch_size=16, learning_rate=0.05, label_smoothing=0.1)
 COLOUR = settings.Data(classes=3, channels=3, image_size=8)
@@ -232,7 +232,7 @@ def test_a_block_trained_at_once_has_the_models_of_one_trained_one_by_one(
         )
     for number in (3, 4, 5):
         one, other = (
-            architectures.load(
+            checkpoints.load(
                 tmp_path / folder / f"seed-{number}.safetensors", plain.model, plain.data
             )
             for folder in ("1", "2")

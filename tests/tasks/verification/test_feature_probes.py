@@ -22,7 +22,7 @@ from tasks.common.errors import EvidenceError, ModelError
 from tasks.common.language import with_sentences
 from tasks.data import image_pack
 from tasks.reporting import evidence_measurements, evidence_schema
-from tasks.training import architectures, compute, reference_blocks, training_loop
+from tasks.training import architectures, checkpoints, compute, reference_blocks, training_loop
 from tasks.verification import feature_probes
 from tasks.verification.scoring import Floats
 from tests.worlds import packing
@@ -354,10 +354,10 @@ def audit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     everything = training_loop.Records(
         images[: 8 * EACH], labels[: 8 * EACH], TINY.model, compute.prepare(TINY.compute)
     )
-    architectures.save(fitted(everything, 50, epochs=12), place / "original.safetensors")
+    checkpoints.save(fitted(everything, 50, epochs=12), place / "original.safetensors")
     for number in range(4):
         path = place / "retrain" / str(number // 2) / f"seed-{number}.safetensors"
-        architectures.save(fitted(some(everything, slice(EACH + 3, None)), number, epochs=12), path)
+        checkpoints.save(fitted(some(everything, slice(EACH + 3, None)), number, epochs=12), path)
     return place
 
 
@@ -415,7 +415,7 @@ def test_the_stage_finds_what_an_unchanged_model_still_holds_twice_the_same(
         slice(EACH + 3), known, TINY, compute.prepare(TINY.compute)
     )
     ends = [
-        feature_probes.mean_loss(architectures.load(audit / name, TINY.model, TINY.data), forgotten)
+        feature_probes.mean_loss(checkpoints.load(audit / name, TINY.model, TINY.data), forgotten)
         for name in ("original.safetensors", "retrain/0/seed-0.safetensors")
     ]
     assert relearned["target"] == pytest.approx(sum(ends) / 2)
@@ -476,8 +476,8 @@ def without_reason(part: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_a_misaligned_classifier_hides_nothing_from_the_stage(audit: Path, tmp_path: Path) -> None:
-    original = architectures.load(audit / "original.safetensors", TINY.model, TINY.data)
-    architectures.save(misaligned(original), tmp_path / "unlearned.safetensors")
+    original = checkpoints.load(audit / "original.safetensors", TINY.model, TINY.data)
+    checkpoints.save(misaligned(original), tmp_path / "unlearned.safetensors")
     found = run(audit, tmp_path, unlearned=tmp_path / "unlearned.safetensors")
     for request in found["requests"].values():
         assert request["linear_probe"]["unlearned"] == request["linear_probe"]["original"]
@@ -541,7 +541,7 @@ def test_a_model_that_cannot_be_tapped_does_not_stop_the_stage(
             network, known if number == 4 else some(known, slice(EACH, None)), TINY.train, number
         )
         name = "original" if number == 4 else f"retrain/{number // 2}/seed-{number}"
-        architectures.save(network, tmp_path / f"{name}.safetensors")
+        checkpoints.save(network, tmp_path / f"{name}.safetensors")
     mine = tmp_path / "original.safetensors"
     found = run(
         audit,

@@ -1,0 +1,225 @@
+"""Weights on disk: written as safetensors, and read into the architecture that the settings name,
+every tensor by name and shape. Nothing is unpickled."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks.common import files, settings
+from tasks.common.errors import ModelError
+from tasks.training import architectures
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+MADE_FOR = "model"
+"""The key of safetensors' metadata that holds the section `model` of the settings, as JSON."""
+COUNTS = "num_batches_tracked"
+"""A buffer of batch norm that decides nothing; files of PyTorch before 0.4.1 are without it."""
+AVERAGED = "n_averaged"
+"""A buffer of `torch.optim.swa_utils.AveragedModel` beside the model that it wraps."""
+HEADS = ("aux1.", "aux2.", "AuxLogits.")
+"""Outputs that torchvision's `AUXILIARY` classifiers have in training only."""
+SHOWN = 3
+"""Names of a kind in an error."""
+
+State = dict[str, "Tensor"]
+
+
+def save(network: nn.Module, path: Path, made_for: settings.Model | None = None) -> str:
+    """Write the weights as safetensors, whole or not at all.
+
+    Args:
+        network: what to write.
+        path: the file.
+        made_for: the settings that the network was built by; `load` refuses to read the file under
+            others.
+
+    Returns:
+        The SHA-256 of the file.
+
+    Raises:
+        ModelError: a weight is NaN or infinite; nothing is written.
+    """
+    import torch
+    from safetensors.torch import save as serialise
+
+    state = network.state_dict()
+    _refuse_not_finite(
+        state,
+        "the model",
+        "its training diverged, and nothing is released: lower the learning rate "
+        "(train.learning_rate, or to unlearn unlearn.learning_rate or "
+        "unlearn.rivals.learning_rate)",
+    )
+    # a copy of each: safetensors does not take names that share memory, and tied weights do
+    copies = {
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, value in state.items()
+    }
+    metadata = {MADE_FOR: _described(made_for)} if made_for else None
+    files.write_bytes(path, serialise(copies, metadata))
+    return files.sha256(path)
+
+
+def _described(model: settings.Model) -> str:
+    return json.dumps(model.model_dump(mode="json"), sort_keys=True)
+
+
+def load(path: Path, model: settings.Model, data: settings.Data) -> nn.Module:
+    """Read weights into a freshly built classifier.
+
+    Of tied weights one name is enough, which is what `safetensors.torch.save_model` writes. A
+    prefix before all names is recognised, as data parallelism (`module.`), the compiler
+    (`_orig_mod.`) and trainers (`model.`) put it there. Batch norm's counts may be missing, and
+    torchvision's auxiliary outputs are left out.
+
+    Raises:
+        ModelError: the file is missing, is no safetensors file, was written for other settings, is
+            of another architecture, holds several copies of the model, or NaN or infinity.
+    """
+    state = _read(path, model)
+    network = architectures.build(model, data, seed=0)
+    expected = network.state_dict()
+    state = _completed(_unwrapped(state, expected, path), expected, model.name)
+    _refuse_others(state, expected, path, model, data)
+    _refuse_not_finite(state, str(path), "use a checkpoint that is whole")
+    expected.update(state)  # with the versions of layers, which a file does not have
+    network.load_state_dict(expected)
+    return network
+
+
+def _read(path: Path, model: settings.Model) -> State:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            _refuse_other_settings(path, file.metadata() or {}, model)
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise ModelError(f"{path}: no such file; expected the weights of {model.name}") from error
+    except SafetensorError as error:
+        raise ModelError(
+            f"{path} is no safetensors file ({error}). Pickled checkpoints are not read, because "
+            "loading one runs its code: convert it with "
+            "safetensors.torch.save_file(model.state_dict(), path)"
+        ) from error
+
+
+def _refuse_other_settings(path: Path, metadata: Mapping[str, str], model: settings.Model) -> None:
+    """The same weights mean something else under another stem or another normalisation."""
+    if MADE_FOR not in metadata:
+        return
+    try:
+        written = json.loads(metadata[MADE_FOR])
+    except ValueError:
+        return  # another program's key of that name
+    if not isinstance(written, dict):
+        return
+    given = json.loads(_described(model))
+    differs = [key for key in given if key in written and written[key] != given[key]]
+    if differs:
+        key = differs[0]
+        raise ModelError(
+            f"{path} was made for model.{key}={json.dumps(written[key])}, but the settings say "
+            f"{json.dumps(given[key])}; set model.{key} to what the file was made for"
+        )
+
+
+def _unwrapped(state: State, expected: Mapping[str, Tensor], path: Path) -> State:
+    """The tensors under the names of the architecture, whatever wrapper they were saved from.
+
+    A file may hold a second copy of the model, an average over training, under a prefix of its own.
+    Which of the two is in use cannot be told from the file, so that is refused.
+    """
+    behind = {"": set(state) & set(expected), **_by_prefix(state, expected)}
+    copies = [prefix for prefix, names in behind.items() if _mostly(names, expected)]
+    if len(copies) > 1 and len(state) > len(expected):
+        prefixes = ", ".join(repr(prefix) for prefix in sorted(copies))
+        raise ModelError(
+            f"{path} holds {len(copies)} copies of the model, their names beginning with "
+            f"{prefixes}; expected one. Save the one that is in use under its own names, as in "
+            "save_file({name.removeprefix(prefix): value for name, value in state.items() if "
+            "name.startswith(prefix)}, path)"
+        )
+    if not copies:
+        return state
+    prefix = copies[0]
+    return {name.removeprefix(prefix): value for name, value in state.items() if name != AVERAGED}
+
+
+def _by_prefix(state: State, expected: Mapping[str, Tensor]) -> dict[str, set[str]]:
+    """By prefix, which of the expected names stand behind it; prefixes end in a dot."""
+    behind: dict[str, set[str]] = defaultdict(set)
+    for name in state:
+        for position, letter in enumerate(name):
+            if letter == "." and name[position + 1 :] in expected:
+                behind[name[: position + 1]].add(name[position + 1 :])
+    return behind
+
+
+def _mostly(names: set[str], expected: Mapping[str, Tensor]) -> bool:
+    return 2 * len(names) > len([name for name in expected if not name.endswith(COUNTS)])
+
+
+def _completed(state: State, expected: Mapping[str, Tensor], name: str) -> State:
+    """The tensors with those that need not be in a file: tied weights' other names, and counts;
+    without those that decide nothing."""
+    if name in architectures.AUXILIARY:
+        state = {key: value for key, value in state.items() if not key.startswith(HEADS)}
+    given = {expected[key].data_ptr(): value for key, value in state.items() if key in expected}
+    for key, value in expected.items():
+        if key in state or not value.numel():
+            continue
+        if value.data_ptr() in given:
+            state[key] = given[value.data_ptr()]
+        elif key.endswith(f".{COUNTS}"):
+            state[key] = value
+    return state
+
+
+def _refuse_others(
+    state: State,
+    expected: Mapping[str, Tensor],
+    path: Path,
+    model: settings.Model,
+    data: settings.Data,
+) -> None:
+    shapes = [
+        f"{name} {tuple(state[name].shape)} instead of {tuple(value.shape)}"
+        for name, value in expected.items()
+        if name in state and state[name].shape != value.shape
+    ]
+    kinds = {
+        "missing": [name for name in expected if name not in state],
+        "unexpected": [name for name in state if name not in expected],
+        "of another shape": shapes,
+    }
+    wrong = [f"{len(names)} {kind} ({_first(names)})" for kind, names in kinds.items() if names]
+    if wrong:
+        raise ModelError(
+            f"{path} is not a checkpoint of {model.name} for {data.classes} classes, "
+            f"{data.channels} channels and images of {data.image_size} pixels: {'; '.join(wrong)}. "
+            "Set model.name and data.* to what it was trained with"
+        )
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
+
+
+def _refuse_not_finite(state: Mapping[str, Tensor], what: str, advice: str) -> None:
+    bad = [
+        name
+        for name, value in state.items()
+        if value.is_floating_point() and not bool(value.isfinite().all())
+    ]
+    if bad:
+        raise ModelError(
+            f"{what} has NaN or infinite values in {len(bad)} of {len(state)} tensors, first "
+            f"{bad[0]}; {advice}"
+        )

@@ -1,0 +1,185 @@
+"""Is the original read as it is used? A model that does not know its own training records is not.
+
+The wrong order of classes, another normalisation or another stem make a good model look like a bad
+one, and an audit of what is left says nothing. So the original is scored on its own training
+records and on unseen ones before anything is trained, and a model that fails stops the run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.common import seeds, stage_cli
+from tasks.common.errors import ModelError
+from tasks.common.settings import TRAINED, Settings
+from tasks.data import image_pack
+from tasks.training import checkpoints, compute, reference_blocks, training_loop
+
+if TYPE_CHECKING:
+    from torch import nn
+
+MOST = 2048
+"""Records of a kind that are scored; more would tell no more."""
+SURE = 1e-3
+"""A model that guesses is taken for one that knows its records at most so often."""
+REORDERED = 0.2
+"""Accuracy that another order of the classes has to gain before it is held for the right one."""
+ADVICE = (
+    "check the order of classes (docs/requests.md: the mapping that `import` prints), the "
+    "preprocessing (model.mean, model.std or model.preset, data.image_size and how images are "
+    "resized) and the architecture (model.name, model.stem); docs/models.md has the table"
+)
+
+
+@dataclass(frozen=True)
+class OriginalCheck:
+    """What the original knows of records that it was trained on, and of others.
+
+    Attributes:
+        training: share of its training records that it classifies rightly.
+        unseen: the same of control, test and calibration records; None without any.
+        majority: share of the commonest class among the training records.
+        records: training records scored.
+        right: of these, classified rightly.
+        order: the order of classes under which it would be right most often, class i of the data
+            being output `order[i]`.
+        reordered: that share.
+    """
+
+    training: float
+    unseen: float | None
+    majority: float
+    records: int
+    right: int
+    order: tuple[int, ...]
+    reordered: float
+
+    def fault(self, classes: int, least: float | None) -> str | None:
+        """Why an audit of this model would say nothing; None where it may go on.
+
+        Args:
+            classes: number of classes.
+            least: `original.accuracy`.
+        """
+        from scipy import stats
+
+        seen = f"{self.training:.3f} on {self.records} of its own training records"
+        if self.unseen is not None:
+            seen += f" and {self.unseen:.3f} on unseen ones"
+        if self.reordered > self.training + REORDERED:
+            return (
+                f"the original has accuracy {seen}, and {self.reordered:.3f} if the classes 0, 1, "
+                f"2, … were its outputs {', '.join(map(str, self.order))}: the order of classes "
+                "of the data is not the model's"
+            )
+        guess = max(self.majority, 1 / classes)
+        chance = float(stats.binom.sf(self.right - 1, self.records, guess))
+        if chance > SURE:
+            return (
+                f"the original has accuracy {seen}, no better than naming the commonest class "
+                f"({self.majority:.3f}) or guessing ({1 / classes:.3f})"
+            )
+        if least is not None and self.training < least:
+            return f"the original has accuracy {seen}, expected original.accuracy={least:g}"
+        return None
+
+
+def judge(
+    logits: NDArray[np.float32], labels: NDArray[np.int64], trained: NDArray[np.bool_]
+) -> OriginalCheck:
+    """Compare what a model says with the labels.
+
+    Args:
+        logits: (n, classes).
+        labels: (n,), 0 … classes - 1.
+        trained: (n,) which records it was trained on, at least one.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    predicted, classes = logits.argmax(1), logits.shape[1]
+    right = predicted == labels
+    confusion = np.zeros((classes, classes), np.int64)
+    np.add.at(confusion, (labels[trained], predicted[trained]), 1)
+    rows, order = linear_sum_assignment(confusion, maximize=True)
+    count = int(trained.sum())
+    return OriginalCheck(
+        training=float(right[trained].mean()),
+        unseen=None if trained.all() else float(right[~trained].mean()),
+        majority=float(np.bincount(labels[trained]).max() / count),
+        records=count,
+        right=int(right[trained].sum()),
+        order=tuple(order.tolist()),
+        reordered=float(confusion[rows, order].sum() / count),
+    )
+
+
+def brought(settings: Settings) -> bool:
+    """Whether somebody brought the original along; else the stage `train` makes it."""
+    return not settings.original.checkpoint.startswith(f"{TRAINED}/")
+
+
+def require(
+    network: nn.Module,
+    known: image_pack.Packed,
+    roles: NDArray[np.str_],
+    settings: Settings,
+    place: compute.Place,
+) -> None:
+    """Score the original, and stop where an audit of it would say nothing.
+
+    A model of the stage `train` is only held to `original.accuracy`: it cannot be misread.
+
+    Args:
+        network: the original.
+        known: the n records.
+        roles: (n,) by the split.
+        settings: of the batch.
+        place: where it is computed.
+
+    Raises:
+        ModelError: it does not know its own training records; says what to check.
+    """
+    if not brought(settings) and settings.original.accuracy is None:
+        return
+    draw = np.random.default_rng(seeds.derive(settings.seed, "original", "check"))
+    chosen = np.concatenate(
+        [
+            np.sort(draw.permutation(np.flatnonzero(part))[:MOST])
+            for part in (roles == "training", roles != "training")
+        ]
+    )
+    rows = np.zeros(len(roles), np.bool_)
+    rows[chosen] = True
+    records = reference_blocks.load_rows(rows, known, settings, place)
+    logits = training_loop.logits(network, records)
+    check = judge(logits, records.labels.cpu().numpy(), roles[rows] == "training")
+    fault = check.fault(settings.data.classes, settings.original.accuracy)
+    if fault:
+        raise ModelError(f"{settings.original.checkpoint}: {fault}; {ADVICE}")
+    others = "" if check.unseen is None else f", {check.unseen:.3f} on unseen ones"
+    stage_cli.say(
+        f"original: accuracy {check.training:.3f} on {check.records} of its training records"
+        f"{others}"
+    )
+
+
+def require_before_training(
+    known: image_pack.Packed, roles: NDArray[np.str_], settings: Settings
+) -> None:
+    """Check a model that somebody brought along before references are trained for it.
+
+    The file is no dependency of these stages, because it changes nothing of what they make. Where
+    it is not at hand, on another machine, the stages `unlearn` and `score` check it: it is theirs.
+
+    Raises:
+        ModelError: as `require`, or the file is no checkpoint of the architecture.
+    """
+    path = Path(settings.original.checkpoint)
+    if brought(settings) and path.is_file():
+        network = checkpoints.load(path, settings.model, settings.data)
+        require(network, known, roles, settings, compute.prepare(settings.compute))
