@@ -14,7 +14,14 @@ from torch import nn
 from tasks.common import files, settings
 from tasks.common.errors import ModelError
 from tasks.data import image_pack
-from tasks.training import architectures, checkpoints, compute, reference_blocks, stacked, training_loop
+from tasks.training import (
+    architectures,
+    checkpoints,
+    compute,
+    reference_blocks,
+    stacked,
+    training_loop,
+)
 
 RECIPE = settings.Train(epochs=2, batch_size=16, learning_rate=0.05, label_smoothing=0.1)
 COLOUR = settings.Data(classes=3, channels=3, image_size=8)
