@@ -34,7 +34,8 @@ from tasks.common import seeds
 from tasks.common.errors import EvidenceError, ModelError, WorkspaceError
 from tasks.common.settings import Unlearn
 from tasks.training import checkpoints, compute, training_loop
-from tasks.unlearning import fcalb, rivals
+from tasks.unlearning import fcalb
+from tasks.unlearning.rivals import registry
 from tasks.verification import scoring
 
 Aim = dict[str, tuple[float, float]]
@@ -418,7 +419,7 @@ def finding(all_of: dict[str, dict[str, Any]]) -> str:
     theirs = {
         title: one
         for title, one in whole.items()
-        if title.removesuffix(", tuned") in rivals.METHODS
+        if title.removesuffix(", tuned") in registry.METHODS
     }
     (best, own), (rival, its) = (
         min(group.items(), key=lambda item: item[1]["gap"][0]) for group in (ours, theirs)

@@ -27,7 +27,8 @@ from tasks.common import seeds
 from tasks.common.errors import EvidenceError, ModelError
 from tasks.common.settings import Settings, Unlearn
 from tasks.training import architectures, checkpoints, compute, training_loop
-from tasks.unlearning import fcalb, rivals
+from tasks.unlearning import fcalb
+from tasks.unlearning.rivals import recipes, registry
 from tasks.verification import scoring
 from tasks.verification.attacks import roc
 from tasks.verification.gates import Rules
@@ -87,7 +88,7 @@ def configurations(settings: Settings) -> dict[str, dict[str, Any]]:
         found[f"short retrain, {share:.1%} of the epochs"] = {"method": "short_retrain", **anew}
         found[f"distilled anew, {share:.1%} of the epochs"] = {"method": "distil", **anew}
     return found | {
-        name: {"method": name} for name in rivals.METHODS if name not in rivals.FROM_SCRATCH
+        name: {"method": name} for name in registry.METHODS if name not in recipes.FROM_SCRATCH
     }
 
 
@@ -222,7 +223,7 @@ def settings_of(given: World, wish: Unlearn, stream: int) -> Settings:
     others have."""
     recipe = given.settings.train
     if (
-        wish.method in rivals.FROM_SCRATCH
+        wish.method in recipes.FROM_SCRATCH
     ):  # they train by the recipe, whose batch size is as free as FCALB's
         recipe = recipe.model_copy(update={"batch_size": wish.batch_size})
     return given.settings.model_copy(
@@ -252,7 +253,7 @@ def unlearned(
         return network
     if settings.unlearn.method in fcalb.METHODS:
         return fcalb.unlearn(network, records(asked), retain, settings)[0]
-    return rivals.unlearn(network, records(asked), retain, settings)
+    return registry.unlearn(network, records(asked), retain, settings)
 
 
 def figures(trials: list[dict[str, Any]], retrain: list[float]) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from tasks.common.errors import EvidenceError, ModelError
 from tasks.common.settings import Settings
 from tasks.data import image_pack, records
 from tasks.training import checkpoints, compute, original_check, reference_blocks, training_loop
-from tasks.unlearning import fcalb, rivals
+from tasks.unlearning import fcalb
+from tasks.unlearning.rivals import registry
 
 if TYPE_CHECKING:
     from torch import nn
@@ -74,8 +75,8 @@ def main(
             )
             started = time.perf_counter()
             told = reference_blocks.Announcer(settings.unlearn.method)
-            if settings.unlearn.method in rivals.METHODS:
-                network = rivals.unlearn(network, forget_set, retain_set, settings, told)
+            if settings.unlearn.method in registry.METHODS:
+                network = registry.unlearn(network, forget_set, retain_set, settings, told)
             else:
                 calibration = _calibration(roles == "calibration", known, settings, place)
                 network, trace = fcalb.unlearn(

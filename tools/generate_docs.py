@@ -94,14 +94,14 @@ def _section(name: str, section: type[settings.Section]) -> list[str]:
 
 def _recipes() -> list[str]:
     """What stands for null, method by method."""
-    from tasks.unlearning import rivals
+    from tasks.unlearning.rivals import recipes
 
     def shown(value: object) -> str:
         return "–" if value is None else f"`{value}`"
 
     rows = []
-    for name, own in rivals.RECIPES.items():
-        scratch = name in rivals.FROM_SCRATCH
+    for name, own in recipes.RECIPES.items():
+        scratch = name in recipes.FROM_SCRATCH
         numbers = [
             "`training_share` of `train.epochs`" if scratch else shown(own.epochs),
             "`train.learning_rate`" if scratch else shown(own.learning_rate),

@@ -14,7 +14,8 @@ from tasks.common.language import say
 from tasks.common.settings import Settings
 from tasks.reporting.evidence_schema import SelfCheck
 from tasks.reporting.evidence_sources import Sources, take
-from tasks.unlearning import fcalb, rivals
+from tasks.unlearning import fcalb
+from tasks.unlearning.rivals import recipes, registry
 
 TRACE_POINTS = 200
 OF_VERDICT = (
@@ -158,8 +159,8 @@ def unlearned(sources: Sources) -> dict[str, Any]:
     """Method, its settings, a rival's with the numbers that stood for null, and its trace."""
     chosen = sources.settings
     used = fcalb.in_force(chosen).unlearn.model_dump(mode="json")
-    if chosen.unlearn.method in rivals.METHODS:
-        used["rivals"] |= asdict(rivals.recipe(chosen))
+    if chosen.unlearn.method in registry.METHODS:
+        used["rivals"] |= asdict(recipes.recipe(chosen))
     return {
         "method": chosen.unlearn.method,
         "settings": used,

@@ -16,7 +16,8 @@ from benchmarks.worlds import World
 from tasks.common import files
 from tasks.common.errors import WorkspaceError
 from tasks.common.settings import Settings, Unlearn, parse
-from tasks.unlearning import fcalb, rivals
+from tasks.unlearning import fcalb
+from tasks.unlearning.rivals import registry
 
 digits = worlds.load.__wrapped__
 """As it is before a test replaces it"""
@@ -79,7 +80,7 @@ def test_the_gap_is_the_mean_difference_in_points_and_none_without_metrics() -> 
 
 def test_every_method_is_in_the_table_with_as_many_tries_its_published_settings_first() -> None:
     grids = gaps.grids(16, 32)
-    assert set(grids) == {*fcalb.METHODS, *rivals.METHODS}
+    assert set(grids) == {*fcalb.METHODS, *registry.METHODS}
     for name, wishes in grids.items():
         assert len({repr(wish) for wish in wishes}) == gaps.TRIES
         assert wishes[0] == {"method": name}

@@ -18,7 +18,8 @@ from tasks import unlearn
 from tasks.common import files, settings
 from tasks.common.errors import AuditError, DataError, EvidenceError, ModelError
 from tasks.training import architectures, checkpoints
-from tasks.unlearning import fcalb, rivals
+from tasks.unlearning import fcalb
+from tasks.unlearning.rivals import registry
 from tests.worlds import packing
 
 RETAINED, ASKED = 24, 4
@@ -129,7 +130,7 @@ def test_a_single_record_is_forgotten_by_every_method(method: str, place: Path) 
     assert released(place)
 
 
-@pytest.mark.parametrize("method", [*fcalb.METHODS, *rivals.METHODS])
+@pytest.mark.parametrize("method", [*fcalb.METHODS, *registry.METHODS])
 def test_more_records_to_forget_than_are_retained_are_refused(method: str, place: Path) -> None:
     write_forget(place, range(RETAINED))
     refused(
@@ -202,7 +203,7 @@ def test_a_model_whose_last_step_made_its_answers_infinite_is_not_released(
                 weight.fill_(1e30)
         return network
 
-    monkeypatch.setitem(rivals.METHODS, "scrub", explode)
+    monkeypatch.setitem(registry.METHODS, "scrub", explode)
     refused(
         place, ModelError, r"answers became NaN.*unlearn\.rivals\.learning_rate", method="scrub"
     )

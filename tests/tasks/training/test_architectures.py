@@ -22,7 +22,8 @@ from benchmarks import families
 from tasks.common import files, settings
 from tasks.common.errors import EvidenceError, ModelError
 from tasks.training import architectures, checkpoints, compute, training_loop
-from tasks.unlearning import fcalb, rivals
+from tasks.unlearning import fcalb
+from tasks.unlearning.rivals import registry
 
 NAMED = (
     "resnet18",
@@ -167,7 +168,7 @@ def test_taps_are_one_map_per_resolution_and_then_the_classifiers_input(name: st
 
 
 @pytest.mark.parametrize("name", [f"{__name__}:convnext", f"{__name__}:vgg", f"{__name__}:tied"])
-@pytest.mark.parametrize("method", rivals.METHODS)
+@pytest.mark.parametrize("method", registry.METHODS)
 def test_every_rival_unlearns_models_with_dropout_and_without_batch_norm(
     method: str, name: str
 ) -> None:
@@ -176,7 +177,7 @@ def test_every_rival_unlearns_models_with_dropout_and_without_batch_norm(
     )
     found = []
     for _ in range(2):
-        unlearned = rivals.unlearn(build(given), some(2, given, 1), some(8, given), given)
+        unlearned = registry.unlearn(build(given), some(2, given, 1), some(8, given), given)
         assert all(torch.isfinite(value).all() for value in unlearned.state_dict().values())
         found.append(state(unlearned))
     assert same(*found)
@@ -274,7 +275,7 @@ def test_frozen_weights_stay_whatever_the_method() -> None:
         )
         network = build(given)
         before = state(network)
-        run = fcalb.unlearn if method == "fcalb" else rivals.unlearn
+        run = fcalb.unlearn if method == "fcalb" else registry.unlearn
         run(network, some(2, given, 1), some(8, given), given)
         assert torch.equal(network.frozen.weight, before["frozen.weight"]), method
         assert not torch.equal(network.stem.weight, before["stem.weight"]), method
@@ -459,7 +460,7 @@ def test_a_classifier_whose_features_have_no_layer_to_be_read_at_cannot_be_tappe
         fcalb.unlearn(build(given), some(2, given, 1), some(8, given), given)
     for method in ("fcalb_reset", "scrub"):  # they read no features
         given = wish(f"own_networks:{factory}", method=method, rivals={"epochs": 1})
-        run = fcalb.unlearn if method in fcalb.METHODS else rivals.unlearn
+        run = fcalb.unlearn if method in fcalb.METHODS else registry.unlearn
         assert run(build(given), some(2, given, 1), some(8, given), given)
 
 

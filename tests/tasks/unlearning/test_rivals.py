@@ -21,7 +21,19 @@ from tasks.reporting import build_evidence
 from tasks.reporting.pages import environment as page_environment
 from tasks.reporting.pages import render as render_page
 from tasks.training import architectures, compute, training_loop
-from tasks.unlearning import fcalb, rivals
+from tasks.unlearning import fcalb
+from tasks.unlearning.rivals import (
+    bad_teacher,
+    delete,
+    neg_grad,
+    recipes,
+    registry,
+    salun,
+    scrub,
+    shared,
+    ssd,
+    unsir,
+)
 from tests.worlds import fabricated
 
 TEMPLATES = Path(__file__).parents[3] / "reports" / "templates"
@@ -109,15 +121,15 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def test_every_method_of_the_settings_is_there_and_has_its_defaults() -> None:
-    assert set(rivals.METHODS) == set(get_args(settings.Method)) - {
+    assert set(registry.METHODS) == set(get_args(settings.Method)) - {
         *fcalb.METHODS,
         "retrain",
         "none",
     }
-    assert set(rivals.RECIPES) == set(rivals.METHODS)
+    assert set(recipes.RECIPES) == set(registry.METHODS)
 
 
-@pytest.mark.parametrize("method", rivals.METHODS)
+@pytest.mark.parametrize("method", registry.METHODS)
 def test_every_method_runs_changes_the_model_and_does_the_same_again(
     method: str, weights: dict[str, torch.Tensor]
 ) -> None:
@@ -128,7 +140,7 @@ def test_every_method_runs_changes_the_model_and_does_the_same_again(
         network.load_state_dict(weights)
         torch.manual_seed(len(found))
         before = torch.random.get_rng_state()
-        unlearned = rivals.unlearn(
+        unlearned = registry.unlearn(
             network,
             FORGET,
             RETAIN,
@@ -145,18 +157,18 @@ def test_every_method_runs_changes_the_model_and_does_the_same_again(
     assert all(torch.isfinite(value).all() for value in found[0].values())
 
 
-@pytest.mark.parametrize("method", sorted(set(rivals.METHODS) - FRESH - {"ssd"}))
+@pytest.mark.parametrize("method", sorted(set(registry.METHODS) - FRESH - {"ssd"}))
 def test_no_epochs_leave_the_weights_equal(
     method: str, original: nn.Module, weights: dict[str, torch.Tensor]
 ) -> None:
-    assert same(state(rivals.unlearn(original, FORGET, RETAIN, wish(method, epochs=0))), weights)
+    assert same(state(registry.unlearn(original, FORGET, RETAIN, wish(method, epochs=0))), weights)
 
 
 @pytest.mark.parametrize("method", sorted(FRESH))
 def test_methods_from_scratch_leave_the_original_alone(
     method: str, original: nn.Module, weights: dict[str, torch.Tensor]
 ) -> None:
-    rivals.unlearn(original, FORGET, RETAIN, wish(method, training_share=0.1))
+    registry.unlearn(original, FORGET, RETAIN, wish(method, training_share=0.1))
     assert same(state(original), weights)
 
 
@@ -165,15 +177,17 @@ def test_teachers_never_learn(
     method: str, original: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     teachers: list[tuple[nn.Module, dict[str, torch.Tensor]]] = []
-    make = rivals._teacher
+    make = shared.frozen_copy
 
     def spy(network: nn.Module, records: training_loop.Records) -> nn.Module:
         teacher = make(network, records)
         teachers.append((teacher, state(teacher)))
         return teacher
 
-    monkeypatch.setattr(rivals, "_teacher", spy)
-    unlearned = rivals.unlearn(original, FORGET, RETAIN, wish(method, epochs=2, learning_rate=0.01))
+    monkeypatch.setattr(f"tasks.unlearning.rivals.{method}.frozen_copy", spy)
+    unlearned = registry.unlearn(
+        original, FORGET, RETAIN, wish(method, epochs=2, learning_rate=0.01)
+    )
     assert len(teachers) == (2 if method == "bad_teacher" else 1)
     for teacher, before in teachers:
         assert same(state(teacher), before)
@@ -181,22 +195,22 @@ def test_teachers_never_learn(
         assert not same(state(unlearned), before)
 
 
-@pytest.mark.parametrize("method", rivals.METHODS)
+@pytest.mark.parametrize("method", registry.METHODS)
 def test_a_single_record_can_be_forgotten(method: str, original: nn.Module) -> None:
     one = FORGET.rows(torch.tensor([0]))
-    assert rivals.unlearn(
+    assert registry.unlearn(
         original, one, RETAIN, wish(method, epochs=1, training_share=0.1, unsir_noise_steps=2)
     )
 
 
-@pytest.mark.parametrize("method", rivals.METHODS)
+@pytest.mark.parametrize("method", registry.METHODS)
 def test_every_method_runs_in_bf16(method: str, original: nn.Module) -> None:
     half = compute.prepare(settings.Compute(precision="bf16"))
     sets = []
     for records in (FORGET, RETAIN):
         sets.append(records.rows(torch.arange(len(records))))
         sets[-1].place = half
-    unlearned = rivals.unlearn(original, *sets, wish(method, epochs=1, unsir_noise_steps=2))
+    unlearned = registry.unlearn(original, *sets, wish(method, epochs=1, unsir_noise_steps=2))
     assert all(value.dtype == torch.float32 for value in unlearned.parameters())
     assert all(torch.isfinite(value).all() for value in unlearned.parameters())
 
@@ -206,12 +220,12 @@ def test_an_empty_forget_set_and_one_larger_than_the_rest_are_refused(
     count: int, original: nn.Module
 ) -> None:
     with pytest.raises(EvidenceError, match="records to forget"):
-        rivals.unlearn(original, noise(count, 0), RETAIN, wish("scrub"))
+        registry.unlearn(original, noise(count, 0), RETAIN, wish("scrub"))
 
 
 def test_a_loss_without_bottom_is_an_error_when_it_diverges(original: nn.Module) -> None:
     with pytest.raises(ModelError, match="learning rate"):
-        rivals.unlearn(
+        registry.unlearn(
             original,
             FORGET,
             RETAIN,
@@ -241,7 +255,7 @@ def test_what_was_known_by_heart_is_lost_and_the_rule_is_kept(
 ) -> None:
     before = accuracy(original, FORGET)
     assert before > 0.9
-    unlearned = rivals.unlearn(original, FORGET, RETAIN, wish(method, **STRONG[method]))
+    unlearned = registry.unlearn(original, FORGET, RETAIN, wish(method, **STRONG[method]))
     assert accuracy(unlearned, FORGET) < before - 0.3
     assert accuracy(unlearned, RETAIN) > 0.8
 
@@ -249,9 +263,12 @@ def test_what_was_known_by_heart_is_lost_and_the_rule_is_kept(
 def test_fine_tuning_alone_forgets_less_than_a_short_retrain(
     original: nn.Module, weights: dict[str, torch.Tensor]
 ) -> None:
-    tuned = accuracy(rivals.unlearn(original, FORGET, RETAIN, wish("fine_tune", epochs=2)), FORGET)
+    tuned = accuracy(
+        registry.unlearn(original, FORGET, RETAIN, wish("fine_tune", epochs=2)), FORGET
+    )
     anew = accuracy(
-        rivals.unlearn(original, FORGET, RETAIN, wish("short_retrain", training_share=1.0)), FORGET
+        registry.unlearn(original, FORGET, RETAIN, wish("short_retrain", training_share=1.0)),
+        FORGET,
     )
     assert tuned > anew
 
@@ -266,19 +283,19 @@ def test_a_short_retrain_of_full_length_is_the_retrain_weight_by_weight(
     training_loop.fit(
         retrained, RETAIN, chosen.train, seeds.derive(chosen.seed, "unlearn", 0, "order")
     )
-    assert same(state(rivals.unlearn(original, FORGET, RETAIN, chosen)), state(retrained))
+    assert same(state(registry.unlearn(original, FORGET, RETAIN, chosen)), state(retrained))
 
 
 def test_settings_win_over_a_methods_own_numbers_and_null_leaves_them() -> None:
-    own = rivals.recipe(wish("bad_teacher"))
-    assert own == rivals.RECIPES["bad_teacher"]
-    changed = rivals.recipe(
+    own = recipes.recipe(wish("bad_teacher"))
+    assert own == recipes.RECIPES["bad_teacher"]
+    changed = recipes.recipe(
         wish("bad_teacher", epochs=2, learning_rate=0.5, retained_share=0.9, temperature=3)
     )
     assert dataclasses.astuple(changed)[:4] == (2, 0.5, 0.9, 3)
-    assert rivals.recipe(wish("distil", training_share=0.5)).epochs == 0.5 * BASE.train.epochs
-    assert rivals.recipe(wish("distil")).learning_rate == BASE.train.learning_rate
-    assert rivals.recipe(wish("ssd", epochs=3, temperature=2)).epochs is None
+    assert recipes.recipe(wish("distil", training_share=0.5)).epochs == 0.5 * BASE.train.epochs
+    assert recipes.recipe(wish("distil")).learning_rate == BASE.train.learning_rate
+    assert recipes.recipe(wish("ssd", epochs=3, temperature=2)).epochs is None
 
 
 def test_a_key_of_a_section_within_a_section_is_set_and_told(tmp_path: Path) -> None:
@@ -291,7 +308,7 @@ def test_a_key_of_a_section_within_a_section_is_set_and_told(tmp_path: Path) -> 
         settings.assign(path, ["unlearn.rivals.ssd_beta=5"])
 
 
-@pytest.mark.parametrize("method", rivals.METHODS)
+@pytest.mark.parametrize("method", registry.METHODS)
 def test_a_report_says_what_was_done_with_the_numbers_in_force(method: str) -> None:
     inputs = fabricated.inputs()
     inputs["method"], inputs["trace"] = method, []
@@ -301,7 +318,7 @@ def test_a_report_says_what_was_done_with_the_numbers_in_force(method: str) -> N
         if item["request"]["id"] == fabricated.FAIL
     )
     assert found["unlearn"]["method"] == method
-    own = rivals.RECIPES[method]
+    own = recipes.RECIPES[method]
     assert found["unlearn"]["settings"]["rivals"]["retained_share"] == own.retained_share
     assert (found["unlearn"]["settings"]["rivals"]["epochs"] is None) == (method == "ssd")
     text = render_page(page_environment(TEMPLATES), "report.html.j2", {"e": found})
@@ -335,7 +352,7 @@ def test_divergences_are_summed_over_classes_and_averaged_over_records() -> None
     expected = np.mean(
         [kl(softmax(a / 2), softmax(b / 2)) for a, b in zip(teacher, student, strict=True)]
     )
-    found = rivals.softened(torch.tensor(student), torch.tensor(teacher), 2.0)
+    found = shared.softened(torch.tensor(student), torch.tensor(teacher), 2.0)
     assert float(found) == pytest.approx(4 * expected, rel=1e-5)
 
 
@@ -351,7 +368,7 @@ def test_bad_teacher_follows_the_random_model_where_it_shall_forget_and_the_orig
             for row, gone in enumerate(forgotten)
         ]
     )
-    found = rivals.bad_teacher_loss(
+    found = bad_teacher.bad_teacher_loss(
         *(torch.tensor(part) for part in (student, good, bad, forgotten)), 1.0
     )
     assert float(found) == pytest.approx(expected, rel=1e-5)
@@ -359,7 +376,7 @@ def test_bad_teacher_follows_the_random_model_where_it_shall_forget_and_the_orig
 
 def test_neg_grad_lowers_the_retained_loss_and_raises_the_forgotten_one() -> None:
     kept, gone = torch.tensor(2.0, requires_grad=True), torch.tensor(3.0, requires_grad=True)
-    loss = rivals.neg_grad_loss(kept, gone, 0.95)
+    loss = neg_grad.neg_grad_loss(kept, gone, 0.95)
     assert float(loss.detach()) == pytest.approx(0.95 * 2 - 0.05 * 3)
     loss.backward()
     assert (float(kept.grad), float(gone.grad)) == pytest.approx((0.95, -0.05))
@@ -370,7 +387,7 @@ def test_delete_rules_the_true_class_out_and_keeps_the_odds_of_the_others() -> N
         torch.randn(5, 4, generator=torch.Generator().manual_seed(0)),
         torch.tensor([0, 1, 2, 3, 0]),
     )
-    found, before = rivals.without_class(logits, labels), logits.softmax(1)
+    found, before = delete.without_class(logits, labels), logits.softmax(1)
     assert torch.equal(found[torch.arange(5), labels], torch.zeros(5))
     torch.testing.assert_close(found.sum(1), torch.ones(5))
     torch.testing.assert_close(found[0, 1] / found[0, 3], before[0, 1] / before[0, 3])
@@ -379,13 +396,13 @@ def test_delete_rules_the_true_class_out_and_keeps_the_odds_of_the_others() -> N
 def test_delete_leaves_running_statistics_alone(
     original: nn.Module, weights: dict[str, torch.Tensor]
 ) -> None:
-    after = state(rivals.unlearn(original, FORGET, RETAIN, wish("delete")))
+    after = state(registry.unlearn(original, FORGET, RETAIN, wish("delete")))
     assert all(torch.equal(after[name], weights[name]) for name in weights if "running" in name)
 
 
 def test_scrub_raises_in_the_first_epochs_and_always_ends_on_lowering() -> None:
-    assert rivals.scrub_plan(3, 2, 1, 2) == [True, False, False, True, False, False, False, False]
-    assert rivals.scrub_plan(2, 0, 5, 1) == [False, False]
+    assert scrub.scrub_plan(3, 2, 1, 2) == [True, False, False, True, False, False, False, False]
+    assert scrub.scrub_plan(2, 0, 5, 1) == [False, False]
 
 
 def test_scrubs_divergence_rises_on_forgotten_records(original: nn.Module) -> None:
@@ -393,10 +410,10 @@ def test_scrubs_divergence_rises_on_forgotten_records(original: nn.Module) -> No
     teacher = training_loop.logits(original, FORGET)
     chosen = wish("scrub", epochs=3, scrub_max_epochs=3, learning_rate=0.005)
     student = training_loop.logits(
-        rivals.unlearn(original, FORGET, RETAIN, chosen, lambda _, loss: losses.append(loss)),
+        registry.unlearn(original, FORGET, RETAIN, chosen, lambda _, loss: losses.append(loss)),
         FORGET,
     )
-    plan = rivals.scrub_plan(3, 3, 1, 6)
+    plan = scrub.scrub_plan(3, 3, 1, 6)
     raising = [loss for loss, up in zip(losses, plan, strict=True) if up]
     assert all(loss <= 0 for loss in raising)
     assert raising[-1] < raising[0] - 0.01
@@ -410,7 +427,7 @@ def test_ssds_factor_is_that_of_a_loop() -> None:
     gone, everything = np.abs(rng.normal(size=(2, 50))) * np.array([[4.0], [1.0]])
     gone[0] = everything[0] = 0.0
     for alpha, weakening in ((10.0, 1.0), (1.0, 1.0), (0.5, 2.0), (2.0, 0.1)):
-        found = rivals.dampening(torch.tensor(gone), torch.tensor(everything), alpha, weakening)
+        found = ssd.dampening(torch.tensor(gone), torch.tensor(everything), alpha, weakening)
         expected = [
             min(weakening * b / a, 1.0) if a > alpha * b else 1.0
             for a, b in zip(gone, everything, strict=True)
@@ -421,25 +438,25 @@ def test_ssds_factor_is_that_of_a_loop() -> None:
 def test_ssd_multiplies_the_weights_by_it_and_an_unreachable_threshold_changes_nothing(
     original: nn.Module, weights: dict[str, torch.Tensor]
 ) -> None:
-    gone, kept = rivals.fisher(original, FORGET), rivals.fisher(original, RETAIN)
-    both = rivals.fisher(original, training_loop.joined(FORGET, RETAIN))
+    gone, kept = ssd.fisher(original, FORGET), ssd.fisher(original, RETAIN)
+    both = ssd.fisher(original, training_loop.joined(FORGET, RETAIN))
     share = len(FORGET) / (len(FORGET) + len(RETAIN))
     for a, b, c in zip(gone, kept, both, strict=True):
         torch.testing.assert_close(share * a + (1 - share) * b, c)
     assert same(
-        state(rivals.unlearn(original, FORGET, RETAIN, wish("ssd", ssd_alpha=1e9))), weights
+        state(registry.unlearn(original, FORGET, RETAIN, wish("ssd", ssd_alpha=1e9))), weights
     )
     after = dict(
-        rivals.unlearn(original, FORGET, RETAIN, wish("ssd", ssd_alpha=2.0)).named_parameters()
+        registry.unlearn(original, FORGET, RETAIN, wish("ssd", ssd_alpha=2.0)).named_parameters()
     )
     for (name, weight), a, c in zip(after.items(), gone, both, strict=True):
         torch.testing.assert_close(
-            weight, weights[name] * rivals.dampening(a, c, 2.0, 1.0), rtol=1e-4, atol=1e-6
+            weight, weights[name] * ssd.dampening(a, c, 2.0, 1.0), rtol=1e-4, atol=1e-6
         )
 
 
 def test_the_fisher_information_squares_each_records_gradient(original: nn.Module) -> None:
-    found = rivals.fisher(original, FORGET)
+    found = ssd.fisher(original, FORGET)
     expected = [torch.zeros_like(part) for part in found]
     for row in range(len(FORGET)):
         original.eval().zero_grad()
@@ -456,7 +473,7 @@ def test_the_fisher_information_squares_each_records_gradient(original: nn.Modul
 def test_salun_chooses_the_weights_with_the_largest_gradients_and_exactly_their_share(
     share: float, original: nn.Module
 ) -> None:
-    masks = rivals.salient(original, FORGET, share, batch_size=5)
+    masks = salun.salient(original, FORGET, share, batch_size=5)
     original.zero_grad()
     functional.cross_entropy(original(FORGET.floats(slice(None))), FORGET.labels).backward()
     chosen = torch.cat([mask.flatten() for mask in masks])
@@ -470,9 +487,9 @@ def test_salun_chooses_the_weights_with_the_largest_gradients_and_exactly_their_
 def test_saluns_other_weights_stay_to_the_last_bit(
     original: nn.Module, weights: dict[str, torch.Tensor]
 ) -> None:
-    masks = rivals.salient(original, FORGET, 0.3)
+    masks = salun.salient(original, FORGET, 0.3)
     chosen = wish("salun", salun_share=0.3, epochs=2, learning_rate=0.1)
-    after = dict(rivals.unlearn(original, FORGET, RETAIN, chosen).named_parameters())
+    after = dict(registry.unlearn(original, FORGET, RETAIN, chosen).named_parameters())
     for (name, weight), mask in zip(after.items(), masks, strict=True):
         assert torch.equal(weight[~mask], weights[name][~mask])
     assert any(not torch.equal(weight, weights[name]) for name, weight in after.items())
@@ -490,7 +507,7 @@ def test_wrong_labels_are_never_right_and_the_same_again(
 
     monkeypatch.setattr(training_loop, "joined", spy)
     for method in ("random_labels", "salun"):
-        rivals.unlearn(original, FORGET, RETAIN, wish(method, epochs=0))
+        registry.unlearn(original, FORGET, RETAIN, wish(method, epochs=0))
     assert all((records.labels != FORGET.labels).all() for records in seen)
     assert torch.equal(seen[0].labels, seen[1].labels)
     assert set(seen[0].labels.tolist()) <= {0, 1, 2}
@@ -501,7 +518,7 @@ def test_unsirs_noise_is_got_wrong_and_the_model_does_not_learn_from_it(
 ) -> None:
     def loss(steps: int) -> tuple[float, float]:
         chosen = wish("unsir", unsir_noise_steps=steps)
-        images, labels = rivals.error_maximising_noise(original, FORGET, 16, chosen)
+        images, labels = unsir.error_maximising_noise(original, FORGET, 16, chosen)
         assert set(labels.tolist()) == set(FORGET.labels.tolist())
         with torch.no_grad():
             wrong = float(functional.cross_entropy(original(images), labels))

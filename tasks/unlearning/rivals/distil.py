@@ -1,0 +1,56 @@
+"""Distillation of the original into a fresh model, on retained records."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tasks.common.settings import Settings
+from tasks.training import training_loop
+from tasks.unlearning.rivals.recipes import recipe
+from tasks.unlearning.rivals.shared import (
+    fresh,
+    frozen_copy,
+    learn,
+    learner,
+    part_of,
+    softened,
+    steps_of,
+    streams,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+def distil(
+    original: nn.Module,
+    forget: training_loop.Records,
+    retain: training_loop.Records,
+    settings: Settings,
+    progress: training_loop.Progress | None,
+) -> nn.Module:
+    """A fresh model that learns the original's answers to retained records: L = T^2 KL(f_o(x_r) ||
+    f(x_r)) at T.
+
+    Hinton G., Vinyals O., Dean J., "Distilling the Knowledge in a Neural Network", 2015 (arXiv
+    1503.02531), soft targets only. Faster than labels; what the original's answers to others tell
+    of the forget set, it inherits.
+    """
+    import torch
+
+    place, chosen = forget.place, recipe(settings)
+    temperature = chosen.temperature or 1.0
+    teacher, network = frozen_copy(original, forget), learner(fresh(settings), forget)
+    with streams(settings) as generator:
+        kept = part_of(retain, settings, generator)
+        batches = kept.batches(settings.unlearn.batch_size, generator, settings.train)
+
+        def objective(_: int) -> Tensor:
+            images, _labels = next(batches)
+            with place.autocast():
+                with torch.no_grad():
+                    taught = teacher(images)
+                return softened(network(images), taught, temperature)
+
+        learn(network, objective, steps_of(kept, settings), settings, progress)
+    return network

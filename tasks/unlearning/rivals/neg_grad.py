@@ -1,0 +1,56 @@
+"""NegGrad+: descend on retained records and ascend on forgotten ones at once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tasks.common.settings import Settings
+from tasks.training import training_loop
+from tasks.unlearning.rivals.shared import learn, learner, part_of, steps_of, streams
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+def neg_grad(
+    original: nn.Module,
+    forget: training_loop.Records,
+    retain: training_loop.Records,
+    settings: Settings,
+    progress: training_loop.Progress | None,
+) -> nn.Module:
+    """NegGrad+: descend on retained and ascend on forgotten records at once.
+
+    L = alpha CE(f(x_r), y_r) - (1 - alpha) CE(f(x_f), y_f), alpha = `neg_grad_alpha`: Kurmanji M.,
+    Triantafillou P., Hayes J., Triantafillou E., "Towards Unbounded Machine Unlearning", NeurIPS
+    2023, among the baselines. An epoch is a pass over the retained records; forgotten ones are gone
+    through as often as needed. L has no lower bound: with a small alpha it diverges, which is an
+    error.
+    """
+    from torch.nn import functional
+
+    wish, place = settings.unlearn, forget.place
+    network = learner(original, forget)
+    with streams(settings) as generator:
+        kept = part_of(retain, settings, generator)
+        kept_batches = kept.batches(wish.batch_size, generator, settings.train)
+        forget_batches = training_loop.paired(forget).batches(
+            wish.batch_size, generator, settings.train
+        )
+
+        def objective(_: int) -> Tensor:
+            images, labels = next(kept_batches)
+            gone_images, gone_labels = next(forget_batches)
+            with place.autocast():
+                descend = functional.cross_entropy(network(images), labels)
+                ascend = functional.cross_entropy(network(gone_images), gone_labels)
+            return neg_grad_loss(descend, ascend, wish.rivals.neg_grad_alpha)
+
+        learn(network, objective, steps_of(kept, settings), settings, progress)
+    return original
+
+
+def neg_grad_loss(retain_loss: Tensor, forget_loss: Tensor, alpha: float) -> Tensor:
+    """NegGrad+'s objective, a scalar: alpha times the loss to lower less 1 - alpha times the loss
+    to raise."""
+    return alpha * retain_loss - (1 - alpha) * forget_loss

@@ -1,0 +1,93 @@
+"""How long and how fast each rival goes: its paper's numbers, or what `unlearn.rivals` says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from tasks.common.settings import Settings
+from tasks.training import training_loop
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How long and how fast a method goes; None where it has no such thing."""
+
+    epochs: float | None
+    learning_rate: float | None
+    retained_share: float | None
+    temperature: float | None
+    optimiser: training_loop.Optimiser | None
+    source: str
+    """paper, and where the numbers are from"""
+
+
+RECIPES: dict[str, Recipe] = {
+    "fine_tune": Recipe(
+        5,
+        0.02,
+        1.0,
+        None,
+        "sgd",
+        "baseline of Golatkar et al. 2020; settings of public comparisons",
+    ),
+    "neg_grad": Recipe(
+        10, 0.01, 1.0, None, "sgd", "NegGrad+, Kurmanji et al. 2023; settings of public comparisons"
+    ),
+    "random_labels": Recipe(
+        3, 1e-4, 1.0, None, "adam", "Graves et al. 2021; settings of public comparisons"
+    ),
+    "bad_teacher": Recipe(
+        1, 1e-4, 0.3, 1.0, "adam", "Chundawat et al. 2023; settings of its public code"
+    ),
+    "unsir": Recipe(1, 0.02, 0.2, None, "adam", "Tarun et al. 2023; settings of its public code"),
+    "scrub": Recipe(
+        10,
+        5e-4,
+        1.0,
+        2.0,
+        "adam",
+        "Kurmanji et al. 2023; its public code's settings for small data",
+    ),
+    "ssd": Recipe(None, None, 1.0, None, None, "Foster et al. 2024; settings of the paper"),
+    "salun": Recipe(10, 0.013, 1.0, None, "sgd", "Fan et al. 2024; settings of its public code"),
+    "delete": Recipe(
+        20, 1e-4, None, None, "sgd", "Zhou et al. 2025; settings of public comparisons"
+    ),
+    "short_retrain": Recipe(None, None, 1.0, None, "sgd", "`train`, shortened"),
+    "distil": Recipe(None, None, 1.0, 2.0, "sgd", "Hinton et al. 2015; `train`, shortened"),
+}
+"""The defaults of each method, in force where a key of `unlearn.rivals` is null."""
+
+
+FROM_SCRATCH = ("short_retrain", "distil")
+"""Methods that start from a fresh model, and last and learn as `train` does."""
+
+
+def recipe(settings: Settings) -> Recipe:
+    """The recipe in force for `unlearn.method`: what `unlearn.rivals` says, else the method's own
+    default.
+
+    Methods that start from scratch last `unlearn.rivals.training_share` of `train.epochs`, at
+    `train.learning_rate`.
+
+    Raises:
+        KeyError: the method is no rival.
+    """
+    method, wish = settings.unlearn.method, settings.unlearn.rivals
+    own = RECIPES[method]
+    if method in FROM_SCRATCH:
+        own = replace(
+            own,
+            epochs=wish.training_share * settings.train.epochs,
+            learning_rate=settings.train.learning_rate,
+        )
+    given = {
+        name: getattr(wish, name)
+        for name in ("epochs", "learning_rate", "retained_share", "temperature")
+    }
+    used = {
+        name: value
+        for name, value in given.items()
+        if value is not None and getattr(own, name) is not None
+    }
+    return replace(own, **used)

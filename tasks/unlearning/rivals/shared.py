@@ -1,0 +1,161 @@
+"""What several rivals have in common: who learns, from what, and for how long."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from tasks.common import seeds
+from tasks.common.settings import Settings
+from tasks.training import architectures, training_loop
+from tasks.unlearning.rivals.recipes import recipe
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+
+def divergence(logits: Tensor, targets: Tensor) -> Tensor:
+    """The mean over records of KL(targets || softmax(logits)), nats, for logits and probabilities
+    (n, classes)."""
+    from torch.nn import functional
+
+    return functional.kl_div(
+        functional.log_softmax(logits.float(), 1), targets.float(), reduction="batchmean"
+    )
+
+
+def softened(logits: Tensor, taught: Tensor, temperature: float) -> Tensor:
+    """`divergence` from a teacher's logits, both at a temperature, times its square (Hinton et al.
+    2015)."""
+    return temperature**2 * divergence(
+        logits.float() / temperature, (taught.float() / temperature).softmax(1)
+    )
+
+
+def part_of(
+    retain: training_loop.Records, settings: Settings, generator: torch.Generator
+) -> training_loop.Records:
+    """The part of the retained records that the recipe allows, drawn at random."""
+    share = recipe(settings).retained_share
+    return training_loop.sample(retain, 1.0 if share is None else share, generator)
+
+
+def mislabelled(
+    forget: training_loop.Records,
+    retain: training_loop.Records,
+    settings: Settings,
+    generator: torch.Generator,
+) -> training_loop.Records:
+    """The forget set, every record under a wrong label, and the part of the retained records that
+    the recipe allows."""
+    import torch
+
+    own = torch.Generator().manual_seed(seeds.derive(settings.seed, "unlearn", "labels"))
+    shift = torch.randint(1, settings.data.classes, (len(forget),), generator=own).to(
+        forget.labels.device
+    )
+    wrong = forget.with_labels((forget.labels + shift) % settings.data.classes)
+    return training_loop.joined(wrong, part_of(retain, settings, generator))
+
+
+def imitate_labels(
+    network: nn.Module,
+    records: training_loop.Records,
+    settings: Settings,
+    generator: torch.Generator,
+    progress: training_loop.Progress | None,
+    before_each: Callable[[], None] = lambda: None,
+) -> None:
+    """Train by cross-entropy as the recipe says."""
+    from torch.nn import functional
+
+    batches = records.batches(settings.unlearn.batch_size, generator, settings.train)
+
+    def objective(_: int) -> Tensor:
+        before_each()
+        images, labels = next(batches)
+        with records.place.autocast():
+            return functional.cross_entropy(network(images), labels)
+
+    learn(network, objective, steps_of(records, settings), settings, progress)
+
+
+def learn(
+    network: nn.Module,
+    objective: Callable[[int], Tensor],
+    steps: int,
+    settings: Settings,
+    progress: training_loop.Progress | None,
+    rate: str = "learning_rate",
+) -> None:
+    """Minimise as the recipe says, over the weights of this network and no other's.
+
+    `rate` is the key of `unlearn.rivals` that the peak learning rate is from.
+    """
+    chosen = recipe(settings)
+    optimiser = chosen.optimiser or "sgd"
+    group: dict[str, object] = {"params": list(network.parameters())}
+    if optimiser == "adam":
+        group["weight_decay"] = 0.0
+    peak = getattr(chosen if rate == "learning_rate" else settings.unlearn.rivals, rate)
+    training_loop.optimise(
+        [group],
+        objective,
+        steps,
+        peak,
+        settings.train,
+        progress,
+        optimiser,
+        setting=f"unlearn.rivals.{rate}",
+    )
+
+
+def steps_of(records: training_loop.Records, settings: Settings) -> int:
+    """Steps of the recipe's epochs over some records."""
+    return passes(records, settings.unlearn.batch_size, recipe(settings).epochs or 0)
+
+
+def passes(records: training_loop.Records, batch_size: int, epochs: float) -> int:
+    """Steps of some passes over some records; none for no passes, else at least one."""
+    return math.ceil(epochs) and max(
+        1, round(epochs * len(records) / min(batch_size, len(records)))
+    )
+
+
+def fresh(settings: Settings) -> nn.Module:
+    """A new model, the one that `retrain` starts from."""
+    return architectures.build(
+        settings.model, settings.data, seeds.derive(settings.seed, "unlearn", 0, "weights")
+    )
+
+
+def learner(network: nn.Module, records: training_loop.Records) -> nn.Module:
+    """The same network, on the device and in training mode."""
+    placed: nn.Module = network.to(  # type: ignore[call-overload]
+        records.place.device, memory_format=records.memory_format
+    )
+    return placed.train()
+
+
+def frozen_copy(network: nn.Module, records: training_loop.Records) -> nn.Module:
+    """A copy on the device that never learns, in evaluation mode."""
+    placed: nn.Module = copy.deepcopy(network).to(  # type: ignore[call-overload]
+        records.place.device, memory_format=records.memory_format
+    )
+    return placed.eval().requires_grad_(False)
+
+
+@contextmanager
+def streams(settings: Settings) -> Iterator[torch.Generator]:
+    """Random streams of their own: a generator for the batches, and the global one for layers such
+    as dropout."""
+    import torch
+
+    seed = seeds.derive(settings.seed, "unlearn", "order")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield torch.Generator().manual_seed(seed)
