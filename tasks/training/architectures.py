@@ -113,15 +113,19 @@ def _from_torchvision(model: settings.Model, data: settings.Data) -> nn.Module:
         extra = {"image_size": data.image_size}
     try:
         network: nn.Module = models.get_model(name, weights=None, num_classes=data.classes, **extra)
-    except ValueError as error:  # a size that the family's patches do not divide
+    except (AssertionError, ValueError) as error:  # a size that the family's patches do not divide
         raise ModelError(f"model.name {name!r}: {error}; set data.image_size") from error
-    _fit_first_layer(network, model.stem, data.channels)
+    fit_first_layer(network, model.stem, data.channels)
     return network
 
 
-def _fit_first_layer(network: nn.Module, stem: str, channels: int) -> None:
+def fit_first_layer(network: nn.Module, stem: str, channels: int) -> None:
     """Give the first convolution the data's channels, and stride 1 for the stem `small`; all else
-    of it stays."""
+    of it stays.
+
+    Raises:
+        ModelError: there is no convolution, or it takes channels in groups.
+    """
     from torch import nn
 
     first = next((layer for layer in network.modules() if isinstance(layer, nn.Conv2d)), None)

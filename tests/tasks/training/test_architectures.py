@@ -313,7 +313,7 @@ def test_unusual_first_layers_keep_their_padding_and_dilation_and_groups_of_chan
     network = nn.Sequential(
         nn.Conv2d(3, 4, 3, stride=2, padding=2, dilation=2, padding_mode="circular"), nn.ReLU()
     )
-    architectures._fit_first_layer(network, grey)
+    architectures.fit_first_layer(network, "small", grey.channels)
     assert network(torch.zeros(1, 1, 16, 16)).shape == (1, 4, 16, 16)
     assert (network[0].dilation, network[0].padding_mode, network[0].stride) == (
         (2, 2),
@@ -321,9 +321,11 @@ def test_unusual_first_layers_keep_their_padding_and_dilation_and_groups_of_chan
         (1, 1),
     )
     with pytest.raises(ModelError, match="3 groups"):
-        architectures._fit_first_layer(nn.Sequential(nn.Conv2d(3, 6, 3, groups=3)), grey)
+        architectures.fit_first_layer(
+            nn.Sequential(nn.Conv2d(3, 6, 3, groups=3)), "plain", grey.channels
+        )
     with pytest.raises(ModelError, match="no convolution"):
-        architectures._fit_first_layer(nn.Sequential(nn.Linear(3, 2)), grey)
+        architectures.fit_first_layer(nn.Sequential(nn.Linear(3, 2)), "plain", grey.channels)
 
 
 @pytest.mark.parametrize(
@@ -514,7 +516,7 @@ def test_unknown_models_and_images_too_small_are_named() -> None:
     for name, side, words in (
         ("resnet_magic", 16, "'resnet_magic' is unknown"),
         ("inception_v3", 32, "set data.image_size larger"),
-        ("vit_b_16", 64, "Expected 224 but got 64"),
+        ("vit_b_16", 60, "indivisible by patch size.*set data.image_size"),
     ):
         with pytest.raises(ModelError, match=words):
             build(wish(name, side))
