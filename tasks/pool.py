@@ -16,7 +16,7 @@ from tasks.common import stage_cli
 from tasks.common.settings import Settings
 from tasks.data import image_pack, records
 from tasks.pooling import answers, folds, table
-from tasks.training import architectures, compute, reference_blocks, release_lineage
+from tasks.training import checkpoints, compute, reference_blocks, release_lineage
 from tasks.verification.scoring import Floats, Ints
 
 
@@ -96,7 +96,7 @@ def _one(
     try:
         path = folder / "model.safetensors"
         cost = reference_blocks.train_model(loaded, settings, stream, path, title)
-        network = architectures.load(path, settings.model, settings.data)
+        network = checkpoints.load(path, settings.model, settings.data)
     finally:
         shutil.rmtree(folder)
     margins, classes = answers.of_all(network, known, settings, place)

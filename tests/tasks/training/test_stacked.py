@@ -178,15 +178,15 @@ def test_a_model_that_was_finished_before_an_interruption_is_kept_and_trained_on
     rows = np.ones(40, bool)
     reference_blocks.train_block("train", 0, rows, packed(), wish, tmp_path / "whole")
 
-    save, saved = architectures.save, list[Path]()
+    save, saved = checkpoints.save, list[Path]()
 
-    def interrupted(network: nn.Module, path: Path) -> object:
+    def interrupted(network: nn.Module, path: Path, made_for: settings.Model) -> object:
         if len(saved) == 2:
             raise KeyboardInterrupt
         saved.append(path)
-        return save(network, path)
+        return save(network, path, made_for)
 
-    monkeypatch.setattr(architectures, "save", interrupted)
+    monkeypatch.setattr(checkpoints, "save", interrupted)
     with pytest.raises(KeyboardInterrupt):
         reference_blocks.train_block("train", 0, rows, packed(), wish, tmp_path / "0")
     monkeypatch.undo()
