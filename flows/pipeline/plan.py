@@ -227,7 +227,7 @@ def _records(workspace: Path) -> tuple[Any, Any]:
 
 def _model(workspace: Path, chosen: settings.Settings, roles: Any) -> tuple[Model, int]:
     """What is known of the original model, and how many bytes its weights take."""
-    from tasks.training import architectures
+    from tasks.training import checkpoints
 
     network = architectures.build(chosen.model, chosen.data, 0)
     weights = sum(value.nbytes for value in network.state_dict().values())
@@ -235,7 +235,7 @@ def _model(workspace: Path, chosen: settings.Settings, roles: Any) -> tuple[Mode
     if checkpoint.startswith(settings.TRAINED):
         return Model("trained", checkpoint, classes), weights
     try:
-        loaded = architectures.load(workspace / checkpoint, chosen.model, chosen.data)
+        loaded = checkpoints.load(workspace / checkpoint, chosen.model, chosen.data)
     except AuditError as error:
         return Model("unusable", checkpoint, classes, note=str(error)), weights
     try:
@@ -300,7 +300,7 @@ def _timed_step(chosen: settings.Settings) -> tuple[float, int]:
     import numpy as np
     import psutil
 
-    from tasks.training import architectures, compute, training_loop
+    from tasks.training import compute, training_loop
 
     generator, data, size = np.random.default_rng(0), chosen.data, chosen.train.batch_size
     shape = (size, data.channels, data.image_size, data.image_size)
