@@ -227,7 +227,7 @@ def _records(workspace: Path) -> tuple[Any, Any]:
 
 def _model(workspace: Path, chosen: settings.Settings, roles: Any) -> tuple[Model, int]:
     """What is known of the original model, and how many bytes its weights take."""
-    from tasks.training import checkpoints
+    from tasks.training import architectures, checkpoints
 
     network = architectures.build(chosen.model, chosen.data, 0)
     weights = sum(value.nbytes for value in network.state_dict().values())
