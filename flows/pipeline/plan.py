@@ -300,7 +300,7 @@ def _timed_step(chosen: settings.Settings) -> tuple[float, int]:
     import numpy as np
     import psutil
 
-    from tasks.training import compute, training_loop
+    from tasks.training import architectures, compute, training_loop
 
     generator, data, size = np.random.default_rng(0), chosen.data, chosen.train.batch_size
     shape = (size, data.channels, data.image_size, data.image_size)
