@@ -45,7 +45,9 @@ class Directory:
         if identities is not None:
             columns = (identities[name].tolist() for name in COLUMNS)
             self._written |= {
-                ((kind, value), subject) for kind, value, subject in zip(*columns, strict=True)
+                ((kind, value), subject)
+                for kind, value, subject in zip(*columns, strict=True)
+                if canonical(kind, value)  # whose address is not known is not everybody's
             }
         self._canonical = _collected(
             ((kind, canonical(kind, value)), subject) for (kind, value), subject in self._written

@@ -1,7 +1,7 @@
 """Deletion requests in OpenDSR form. The only place that parses a request.
 
-A malformed entry is set aside as a `Refusal` and does not stop the others. Whatever a request holds
-is taken for hostile: reasons name fields and positions and never echo a value.
+A malformed entry is set aside as a `Refusal` and does not stop the others. The content of a request
+is untrusted: reasons name fields and positions and never echo a value.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ _EXPECTED = {
 
 
 def _allow_pseudonyms(info: ValidationInfo) -> None:
-    """From outside nobody may send pseudonyms: he could try out whom the controller knows."""
+    """Outside senders may not send pseudonyms: they could probe whom the controller knows."""
     if info.context is not None and not info.context["pseudonyms"]:
         raise ValueError("pseudonyms are for batch files only")
 
@@ -376,8 +376,7 @@ def _parts(value: Any) -> Iterator[tuple[tuple[str | int, ...], Any]]:
 
 
 def _known(value: Any) -> dict[str, str | None]:
-    """The well-formed ones of the facts that a register shows, also of an entry that is malformed
-    otherwise."""
+    """The facts that a register shows, where they are well-formed, even if the entry is not."""
     readers = {"subject_request_id": _uuid4, "regulation": _regulation, "submitted_time": _time}
     entry = value if isinstance(value, dict) else {}
     return {key: reader(entry.get(key)) for key, reader in readers.items()}

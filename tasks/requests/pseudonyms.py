@@ -3,8 +3,8 @@
 A pseudonym is HMAC-SHA256(key, type NUL SHA-256 of the canonical value in hexadecimal), so an
 identity that was sent in the clear and the same one sent as a hash meet, and so do two spellings of
 one identity (`tasks.requests.identities`). Without the key nobody can try names
-until one fits. In files it is written `<key id>:<hexadecimal>`, so that another key is noticed and
-does not make known people unknown.
+until one fits. In files it is written `<key id>:<hexadecimal>`, so that another key is noticed
+instead of making known people unknown.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SHORTEST = 32
 FORM = re.compile(r"[0-9a-f]{8}:[0-9a-f]{64}")
 """A pseudonym as it is written in files."""
 RECORD = "record_id"
-"""Type under which record ids are made pseudonyms; no type of identity is meant by it."""
+"""Type under which record ids become pseudonyms; it is not a type of identity."""
 
 _HINT = f"`openssl rand -hex 32` makes one; see {KEY} in docs/requests.md"
 
@@ -86,8 +86,8 @@ def at_hand(workspace: Path) -> Key:
 
 
 def make(workspace: Path) -> Key:
-    """The key at hand; where there is none, the workspace gets one. Two processes at once get the
-    same.
+    """The key at hand, made first where the workspace has none. Two processes that do so at once
+    get the same key.
 
     Raises:
         PseudonymError: as `at_hand`.

@@ -48,6 +48,8 @@ def bring_in(
             missing, leave the folder or do not decode. Rows are named by their number and path, and
             all images at fault at once.
     """
+    if not source.is_dir():
+        raise DataError(f"{source.name}: no such folder; give the folder that the images lie in")
     rows = files.read_csv(table, ("path", "subject_id", "label"))
     if not len(rows):
         raise DataError(f"{table.name}: got no records, expected one line per image")

@@ -135,3 +135,9 @@ def test_a_canonical_form_stays_and_every_spelling_has_it(kind: str, value: str)
     form = canonical(kind, value)
     assert canonical(kind, form) == form
     assert {canonical(kind, text) for text in spellings(kind, value)} == {form}
+
+
+def test_an_identity_that_is_blank_in_the_directory_is_nobodys() -> None:
+    directory = known(("email", " "), ("email", "ada@example.org"))
+    empty = hashlib.sha256(b"").hexdigest()
+    assert directory.subjects(named(identity(empty, "email", "sha256"))) == set()

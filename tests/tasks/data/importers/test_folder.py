@@ -148,3 +148,11 @@ def test_a_loop_of_links_is_named_without_a_traceback(tmp_path: Path) -> None:
     (tmp_path / "photos/3.bmp").symlink_to("3.bmp")
     with pytest.raises(DataError, match=r"people\.csv: row 3 \(3\.bmp\): expected that path"):
         folder.bring_in(tmp_path / "data", tmp_path / "photos", table)
+
+
+def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
+    table = make_folder(tmp_path)
+    (tmp_path / "loop").symlink_to("loop")
+    for name in ("loop", "absent", "people.csv"):
+        with pytest.raises(DataError, match=f"{name}: no such folder"):
+            folder.bring_in(tmp_path / "data", tmp_path / name, table)
