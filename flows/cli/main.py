@@ -18,6 +18,7 @@ from flows.cli.import_ import app as import_app
 from flows.cli.interruption import Interruption
 from flows.cli.operate import app as operate_app
 from flows.cli.plan import app as plan_app
+from flows.cli.pool import app as pool_app
 from flows.cli.register import app as register_app
 from flows.cli.requests import app as requests_app
 from flows.cli.serve import app as serve_app
@@ -39,6 +40,7 @@ app.add_typer(register_app)
 app.add_typer(operate_app)
 app.add_typer(signoff_app)
 app.add_typer(erase_app)
+app.add_typer(pool_app)
 app.add_typer(serve_app)
 app.add_typer(requests_app, name="requests")
 app.add_typer(agents_app, name="agent")

@@ -143,7 +143,7 @@ def write_models(
     _refuse_others(inputs.copy, lineage, [source, *retrained])
     model = Model(kind, source, history, _chain(inputs, lineage), verdicts, versions)
     changes, weights = write_model(inputs, model, [files.sha256(path) for path in retrained])
-    if retrained:
+    if retrained and inputs.settings.references.mode == "batch":  # a pool serves the next, too
         changes |= write_references(inputs, retrained)
     return changes, {
         "model": kind,

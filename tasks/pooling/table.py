@@ -202,26 +202,25 @@ def merge(blocks: list[Path], folder: Path) -> dict[str, Any]:
     return together
 
 
-def erase(folder: Path, manifest: pd.DataFrame, when: str) -> int:
-    """Take the rows of records out of a pool.
+def keep_only(folder: Path, manifest: pd.DataFrame, when: str) -> int:
+    """Take the rows of all records that are not in a manifest out of a pool.
 
     Args:
         folder: the pool; it is replaced as a whole.
-        manifest: the records to take out, as the pool knew them.
+        manifest: the records of now.
         when: time of the erasure, for the lineage.
 
     Returns:
         How many rows went; 0 changes nothing.
     """
     pool, lineage = load(folder)
-    gone = _places(keys(manifest), pool.keys)
-    gone = gone[gone >= 0]
-    if len(gone):
-        left = np.ones(len(pool.keys), bool)
-        left[gone] = False
-        erased = [*lineage.get("erased", []), {"records": len(gone), "at": when}]
+    places = _places(keys(manifest), pool.keys)
+    left = np.isin(np.arange(len(pool.keys)), places[places >= 0])
+    gone = int((~left).sum())
+    if gone:
+        erased = [*lineage.get("erased", []), {"records": gone, "at": when}]
         save(folder, pool.rows(left), {**lineage, "erased": erased})
-    return len(gone)
+    return gone
 
 
 def align(

@@ -101,9 +101,10 @@ def seconds(lineage: Mapping[str, Any], chosen: Settings) -> dict[str, Any]:
     reference models.
 
     A screening has no retrained model, and may have no reference model: then the cost is not known.
+    The same holds for a batch that a pool judges.
     """
     models = take(lineage, "models", "lineage.json")
-    screening = chosen.verify.mode == "screening"
+    screening = chosen.verify.mode == "screening" or chosen.references.mode == "pool"
     original, unlearned = (
         of_role(models, role)[0]["seconds"] for role in ("original", "unlearned")
     )

@@ -290,7 +290,16 @@ class PoolEvidence:
             axis=1,
         )
         self.statistics: dict[bool, tuple[Adjusted, Adjusted]] = {}
-        self.bands = {name: _Band.of(scores, name) for name in ("unseen", "retained")}
+        self.bands = (
+            {name: _Band.of(scores, name) for name in ("unseen", "retained")} if self.names else {}
+        )
+
+    def power(self) -> Measured:
+        """How well the pool tells models with the person from models without; nobody is judged."""
+        whole, most = (
+            _contrast(one.values, self.inside, math.nan, 0.0) for one in self._statistics(False)
+        )
+        return Measured(whole, most, False)
 
     def _others(self) -> Rows:
         """(m, p) which other subjects of the pool each model saw."""

@@ -6,7 +6,7 @@ records is left, `gates` asks the questions, `reasons` puts the answer into word
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,9 @@ from tasks.verification.scoring import Scores
 
 ROLES = ("unlearned", "original", "retrained")
 """The models judged: the one in question, and two whose answer is known."""
+
+MOST_BLOCKS = 128
+"""Blocks of a pool up to which more of them are proposed."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,55 @@ def _judge_by_pool(scores: Scores, request: str, rules: Rules) -> Verdict:
         own.needed(rules.alpha, rules.rho0),
         evidence.rank_p(),
     )
+
+
+@dataclass(frozen=True)
+class Power:
+    """How well a pool could judge a deletion of somebody."""
+
+    detectability: float
+    smallest_rho0: float | None
+    """margin at which a perfect retrain is certified four times in five, None above 1"""
+    models_more: int | None
+    """models to add until that is `rules.rho0`; None: no number within `MOST_BLOCKS` would do"""
+
+
+def power(
+    scores: Scores, rows: NDArray[np.bool_], rules: Rules, folds: int, everybody: int
+) -> Power:
+    """How well a pool could judge a deletion, before anybody has asked for one.
+
+    Args:
+        scores: of a pool's models alone.
+        rows: (n,) the person's training records.
+        rules: as in a verdict.
+        folds: models of a block that are trained without a fold.
+        everybody: further models of a block.
+
+    Raises:
+        EvidenceError: the pool cannot judge the records.
+    """
+    named = replace(scores, requests=np.where(rows, "readiness", ""))
+    given = pool_evidence.view(named, "readiness", rules.min_references)
+    measured = pool_evidence.PoolEvidence(given, "readiness", rules).power()
+    worst = min(measured.whole.detectability, measured.most.detectability)
+    now = len(measured.whole.without)
+    more = next(
+        (
+            (count - now) * (folds + everybody)
+            for count in range(now, MOST_BLOCKS + 1)
+            if _enough(worst, count, folds - 1 + everybody, rules)
+        ),
+        None,
+    )
+    return Power(measured.whole.detectability, measured.limit(rules.alpha), more)
+
+
+def _enough(detectability: float, blocks: int, others: int, rules: Rules) -> bool:
+    """Whether so many blocks, each with one model without the person, certify at the margin."""
+    with_ = blocks * others
+    limit = contrast.detection_limit(detectability, with_, blocks, with_ + blocks - 2, rules.alpha)
+    return limit is not None and limit <= rules.rho0
 
 
 def view(scores: Scores, request: str, rules: Rules) -> Scores:

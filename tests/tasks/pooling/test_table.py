@@ -137,7 +137,7 @@ def test_rows_of_erased_people_are_refused_and_can_be_taken_out(tmp_path: Path) 
     left = data[~gone].reset_index(drop=True)
     with pytest.raises(EvidenceError, match="holds 2 rows of records that are not in the data now"):
         table.align(folder, left, training(left), SETTINGS)
-    assert table.erase(folder, data[gone], "2026-11-27T12:00:00Z") == 2
+    assert table.keep_only(folder, left, "2026-11-27T12:00:00Z") == 2
     aligned = table.align(folder, left, training(left), SETTINGS)
     assert np.isfinite(aligned.phi).all()
     assert aligned.facts["erased"] == [{"records": 2, "at": "2026-11-27T12:00:00Z"}]
@@ -145,11 +145,10 @@ def test_rows_of_erased_people_are_refused_and_can_be_taken_out(tmp_path: Path) 
     assert not erased & {key.tobytes() for key in table.load(folder)[0].keys}
 
 
-def test_an_erasure_of_others_changes_no_byte(tmp_path: Path) -> None:
+def test_where_nobody_left_no_byte_changes(tmp_path: Path) -> None:
     folder = write(tmp_path / "pool", manifest())
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    others = manifest(12)
-    assert table.erase(folder, others[others["subject_id"] == "p11"], "2026-11-27T12:00:00Z") == 0
+    assert table.keep_only(folder, manifest(12), "2026-11-27T12:00:00Z") == 0
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 

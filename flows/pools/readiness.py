@@ -1,0 +1,151 @@
+"""Whose deletion the pool could verify, before anybody has asked."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flows.pools.making import FOLDER
+from tasks import score
+from tasks.common import settings
+from tasks.common.errors import EvidenceError
+from tasks.data import records
+from tasks.pooling import table
+from tasks.requests import pseudonyms
+from tasks.verification import verdicts
+from tasks.verification.gates import Rules
+from tasks.verification.scoring import Scores
+
+REQUEST = "readiness"
+
+
+@dataclass(frozen=True)
+class Person:
+    """What the pool can say of one training subject.
+
+    Attributes:
+        pseudonym: by the workspace's key.
+        records: training records.
+        detectability: d' of the statistic on all records; None where nothing can be said.
+        smallest_rho0: the smallest margin that a perfect retrain is certified at four times in
+            five; None: none below 1.
+        verifiable: whether that is within `verify.rho0`.
+        models_more: models to add to the pool so that it would be; 0: none, None: no number would.
+        reason: why nothing can be said, else None.
+    """
+
+    pseudonym: str
+    records: int
+    detectability: float | None
+    smallest_rho0: float | None
+    verifiable: bool
+    models_more: int | None
+    reason: str | None
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """What the pool can say of everybody."""
+
+    rho0: float
+    models: int
+    people: list[Person]
+    groups: dict[str, dict[str, dict[str, Any]]]
+    """by column of the manifest and its value: people, verifiable, median d'"""
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "rho0": self.rho0,
+            "models": self.models,
+            "people": [person.plain() for person in self.people],
+            "verifiable": sum(person.verifiable for person in self.people),
+            "groups": self.groups,
+        }
+
+
+def assess(home: Path, folder: str = FOLDER) -> Readiness:
+    """Ask the pool about every training subject.
+
+    Args:
+        home: the workspace, with its data and `artifacts/split.csv`.
+        folder: the pool, relative to it.
+
+    Raises:
+        AuditError: there is no pool, or it may not judge the data of now.
+    """
+    chosen = settings.load(home / "params.yaml")
+    rules = Rules(**chosen.verify.model_dump(exclude={"mode"}))
+    manifest = records.read_manifest(home / "data")
+    roles = records.read_roles(home / "artifacts" / "split.csv", manifest)
+    training = roles == "training"
+    pool = table.align(home / folder, manifest, training, chosen)
+    names, values = score.attributes(manifest, np.zeros(len(manifest), bool))
+    subjects = manifest["subject_id"].to_numpy(np.str_)
+    key = pseudonyms.at_hand(home)
+    people, rows_of = [], {}
+    scores = Scores(
+        np.array(["pool"] * len(pool.phi)),
+        pool.phi,
+        pool.predicted,
+        manifest["label"].to_numpy(np.int64),
+        roles,
+        np.full(len(manifest), "", "<U16"),
+        np.unique(subjects, return_inverse=True)[1].astype(np.int64),
+        np.array(names, np.str_),
+        values,
+        pool.seen,
+    )
+    for subject in np.unique(subjects[training]):
+        rows = training & (subjects == subject)
+        person = _person(key.of("subject_id", str(subject)), scores, rows, rules, chosen)
+        rows_of[person.pseudonym] = int(np.flatnonzero(rows)[0])
+        people.append(person)
+    people.sort(key=lambda person: (person.detectability or 0.0, person.pseudonym))
+    groups = {
+        name: _by_value(people, {p: str(values[row, column]) for p, row in rows_of.items()})
+        for column, name in enumerate(names)
+    }
+    return Readiness(rules.rho0, len(pool.phi), people, groups)
+
+
+def _person(
+    pseudonym: str, scores: Scores, rows: Any, rules: Rules, chosen: settings.Settings
+) -> Person:
+    count = int(rows.sum())
+    try:
+        power = verdicts.power(scores, rows, rules, chosen.pool.folds, chosen.pool.with_everybody)
+    except EvidenceError as error:
+        return Person(pseudonym, count, None, None, False, None, str(error))
+    limit = power.smallest_rho0
+    return Person(
+        pseudonym,
+        count,
+        power.detectability,
+        limit,
+        limit is not None and limit <= rules.rho0,
+        power.models_more,
+        None,
+    )
+
+
+def _by_value(people: list[Person], value_of: dict[str, str]) -> dict[str, dict[str, Any]]:
+    groups: dict[str, list[Person]] = {}
+    for person in people:
+        groups.setdefault(value_of[person.pseudonym], []).append(person)
+    return {
+        value: {
+            "people": len(own),
+            "verifiable": sum(person.verifiable for person in own),
+            "median_detectability": statistics.median(p.detectability or 0.0 for p in own),
+        }
+        for value, own in sorted(groups.items())
+    }

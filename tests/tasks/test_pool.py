@@ -1,0 +1,158 @@
+"""The stage `pool`, and an audit that trains no reference: from images to verdicts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tasks import pool, score, verify
+from tasks.common import files, settings
+from tasks.common.errors import EvidenceError, SettingsError
+from tasks.pooling import table
+from tasks.training import architectures
+from tests.worlds import packing
+
+PEOPLE, OWN, CLASSES = 14, 6, 3
+BLOCKS = 6
+GIVEN: dict[str, Any] = {
+    "data": {"classes": CLASSES, "channels": 1, "image_size": 8},
+    "train": {"epochs": 1, "batch_size": 32},
+    "pool": {"folds": 3, "with_everybody": 1},
+    "references": {
+        "mode": "pool",
+        "with_from": "references/pool",
+        "with_blocks": [],
+        "without_blocks": [],
+    },
+    "original": {"checkpoint": "mine/original.safetensors"},
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with a pool of 18 + 6 models; the last four people are controls."""
+    place = tmp_path_factory.mktemp("pool")
+    random = np.random.default_rng(0)
+    lines, split = ["record_id,subject_id,label,path,sha256"], ["record_id,role"]
+    (place / "data").mkdir()
+    for number in range(PEOPLE * OWN):
+        label, person = number % CLASSES, number // OWN
+        picture = random.integers(0, 80, (8, 8)) + 60 * label
+        path = place / "data" / f"{number}.png"
+        Image.fromarray(picture.astype(np.uint8)).save(path)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        lines.append(f"r{number},s{person},{label},{path.name},{digest}")
+        split.append(f"r{number},{'training' if person < PEOPLE - 4 else 'control'}")
+    files.write_text(place / "data" / "manifest.csv", "\n".join(lines) + "\n")
+    files.write_text(place / "split.csv", "\n".join(split) + "\n")
+    forget = ["record_id,request_id", *(f"r{number},request" for number in range(OWN))]
+    files.write_text(place / "forget.csv", "\n".join(forget) + "\n")
+    chosen = settings.parse(GIVEN)
+    files.write_text(place / "params.yaml", json.dumps(chosen.model_dump(mode="json")))
+    packing.pack_for(place, chosen.data)
+    for name, seed in (("original", 0), ("unlearned", 1)):
+        network = architectures.build(chosen.model, chosen.data, seed)
+        architectures.save(network, place / "mine" / f"{name}.safetensors")
+    (place / "retrained").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)  # the ledger is beside the workspace's files
+        for block in range(BLOCKS):
+            made(place, block)
+        table.merge([place / "blocks" / str(n) for n in range(BLOCKS)], place / "references/pool")
+    return place
+
+
+def made(place: Path, block: int, out: str = "blocks") -> Path:
+    target = place / out / str(block)
+    pool.main(
+        block,
+        place / "data",
+        place / "pack",
+        place / "split.csv",
+        place / "params.yaml",
+        target,
+    )
+    return target
+
+
+def scored(place: Path, params: Path, out: Path) -> None:
+    score.main(
+        place / "mine" / "original.safetensors",
+        place / "references" / "pool",
+        place / "mine" / "unlearned.safetensors",
+        place / "retrained",
+        place / "data",
+        place / "pack",
+        place / "split.csv",
+        place / "forget.csv",
+        params,
+        out,
+    )
+
+
+def test_a_block_leaves_scores_and_no_weights(place: Path) -> None:
+    assert sorted(path.name for path in (place / "blocks" / "0").iterdir()) == [
+        "lineage.json",
+        "scores.npz",
+    ]
+    assert not list((place / "blocks").rglob("*.safetensors"))
+
+
+def test_every_training_subject_is_left_out_once_in_a_block_and_controls_are_never_in(
+    place: Path,
+) -> None:
+    one, lineage = table.load(place / "blocks" / "0")
+    assert one.folds.tolist() == [0, 1, 2, -1]
+    seen = one.seen.reshape(4, PEOPLE, OWN).any(axis=2)
+    assert (~seen[:3, :-4]).sum(axis=0).tolist() == [1] * (PEOPLE - 4)
+    assert seen[3, :-4].all()
+    assert not seen[:, -4:].any()
+    assert [model["records"] for model in lineage["models"]] == one.seen.sum(axis=1).tolist()
+    assert all(0 <= model["unseen_accuracy"] <= 1 for model in lineage["models"])
+
+
+def test_the_same_block_has_the_same_scores(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first, second = table.load(place / "blocks" / "1"), table.load(made(place, 1, "again"))
+    assert np.array_equal(first[0].phi, second[0].phi)
+
+
+def test_an_audit_by_a_pool_trains_no_reference_and_says_what_judged_it(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    scored(place, place / "params.yaml", tmp_path / "score")
+    verify.main(tmp_path / "score" / "scores.npz", place / "params.yaml", tmp_path / "verify")
+    verdict = files.read_json(tmp_path / "verify" / "verdicts.json")["requests"]["request"]
+    # one epoch remembers nobody, so nothing can be passed
+    assert verdict["verdict"] != "pass"
+    assert verdict["references"] == {"with": 18, "without": 6}
+    assert len(verdict["gates"]) == 5
+    lineage = files.read_json(tmp_path / "score" / "lineage.json")
+    assert lineage["pool"]["models"] == 24
+    assert [model["role"] for model in lineage["models"]] == ["original", "unlearned"]
+
+
+def test_a_pool_of_another_recipe_judges_nobody(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    other = settings.parse({**GIVEN, "train": {"epochs": 2, "batch_size": 32}})
+    params = tmp_path / "params.yaml"
+    files.write_text(params, json.dumps(other.model_dump(mode="json")))
+    with pytest.raises(EvidenceError, match="another recipe"):
+        scored(place, params, tmp_path / "score")
+    assert not (tmp_path / "score").exists()
+
+
+def test_a_pool_needs_its_folder_in_the_settings() -> None:
+    with pytest.raises(SettingsError, match="with_from has to name the pool's folder"):
+        settings.parse({**GIVEN, "references": {"mode": "pool", "without_blocks": []}})
