@@ -50,11 +50,10 @@ from tasks.common.language import say
 from tasks.verification.scoring import Floats, Ints
 
 LEAST_SPREAD = 0.02
-"""Models of one kind are never taken to differ by less than this share of the gap: so alike is
-luck, or saturation."""
+"""Least spread between models of one kind, as a share of the gap: less is chance, or saturation."""
 ASSUMPTION_LEVEL = 0.05
-"""Equal variances and a usual confidence are given up below this p; giving them up only costs
-sharpness."""
+"""Below this p the assumptions of equal variances and of usual confidence are dropped, which only
+costs sharpness."""
 NORMALITY_LEVEL = 0.01
 POWER = 0.8
 """The detection limit is the smallest rho0 that a perfect retrain would be certified for with this
@@ -345,8 +344,7 @@ def of(with_: Floats, without: Floats, judged: float, leverage: float = 0.0) -> 
 
 
 def _assumptions(high: Floats, low: Floats) -> tuple[float, float]:
-    """p of equal variances and of normal residuals; 0 where models of one kind do not differ, which
-    is neither."""
+    """p of equal variances and of normal residuals; both 0 where models of one kind do not differ."""
     from scipy import stats
 
     if not min(np.ptp(high), np.ptp(low)) > 0:
@@ -397,8 +395,8 @@ def unusual_confidence(with_: Floats, without: Floats, base: Floats, judged_base
     would move T.
 
     Unlearning may leave a model more or less confident of everything, which would look like knowing
-    or forgetting. Centring by controls removes that, but adds the controls' own noise to T; so it
-    is used where it is needed.
+    or forgetting. Centring by controls removes that, but adds the controls' own noise to T, so it
+    is used only where it is needed.
 
     Args:
         with_: (J, n) scores of the references with.
@@ -446,9 +444,9 @@ def references_needed(detectability: float, alpha: float, rho0: float) -> int | 
     """How many references of each kind bring the detection limit to rho0, or None where no number
     would.
 
-    What a margin r lacks is concave in r and below 0 at r = 0. So the limit, where it is 0, lies
-    within 1 where nothing lacks at 1, and within rho0 where nothing lacks at rho0 either: no limit
-    has to be found.
+    The surplus r - (quantiles) error(r) / d' is concave in r and below 0 at r = 0. So its zero, the
+    detection limit, is at most rho0 exactly where the surplus is at least 0 at rho0 and at 1, and
+    no root has to be found.
     """
     if not detectability > 0:
         return None

@@ -1,11 +1,11 @@
-"""Screening: a first look without any reference model. It may say fail or that nothing was found,
-and never pass.
+"""Screening: a first look without any reference model. It can fail a model or find nothing, and it
+never passes one.
 
 An attacker who has only the model learns what members look like from retained records and what
 strangers look like from people whom no model saw (`attacks.population`), and rates the
 person's records. If the person was forgotten, the rating is that of one more stranger. The unit is
-the person, because one person's records are alike. What is not found here may still be there:
-without references nobody knows what this test could have seen.
+the person, because one person's records are alike. A screening can miss influence of any size:
+without references its power is unknown.
 """
 
 from __future__ import annotations
@@ -103,8 +103,7 @@ def screen(scores: Scores, request: str, alpha: float, memory: Memory | None = N
         "inconclusive",
         say(
             "Screening: nothing was found. A screening has no references and cannot pass anybody; "
-            "run the audit with "
-            "verify.mode=references for a verdict."
+            "for a verdict, run the audit with reference models."
         ),
         gates,
     )

@@ -1,9 +1,9 @@
 """What a model is still worth: accuracy by group and the distribution of its answers, against the
 retrained models.
 
-A pure core, the table of scores in, numbers out. One retrained model says little of what retraining
-does, since two of them differ as well. So everything is held against the band of all retrained
-models, the baseline and the references trained without the forget set alike.
+A pure core: the table of scores in, numbers out. Two retrained models differ as well, so one of
+them is a poor yardstick. Everything is compared with the band of all retrained models: the baseline
+and the references trained without the forget set.
 """
 
 from __future__ import annotations
