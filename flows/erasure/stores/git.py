@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from flows.erasure.matcher import LISTS, Judge
-from flows.erasure.stores.store import Finding, Look, StoreError
+from flows.erasure.stores.store import EXAMPLES, Finding, Look, StoreError
 from flows.workspace import git
 
 
@@ -35,7 +35,7 @@ class History:
             )
         if self._look.unjudged:
             reasons.append(
-                f"{len(self._look.unjudged)} cannot be judged ({', '.join(self._look.unjudged[:5])})"
+                f"{len(self._look.unjudged)} cannot be judged ({', '.join(self._look.unjudged[:EXAMPLES])})"
             )
         return f"{' and '.join(reasons)}; docs/erasure.md says how a history is rewritten"
 

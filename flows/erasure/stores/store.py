@@ -10,7 +10,7 @@ from typing import Protocol
 from flows.erasure.matcher import UNJUDGED, Judge
 from tasks.common.errors import AuditError
 
-EXAMPLES = 5
+EXAMPLES = 20
 """How many files a receipt names."""
 
 
