@@ -24,7 +24,7 @@ from flows.pipeline import batch_record, close_batch, stage_runner
 from flows.pipeline.batch_record import Record, within
 from flows.pipeline.kept_objects import EMPTY_FOLDER, KeptObjects
 from flows.reports import signature_checks, signing
-from flows.workspace import dvc_graph, git, layout, shell, signing_keys
+from flows.workspace import dvc_graph, dvc_locks, git, layout, shell, signing_keys
 from tasks.common import files
 from tasks.common.errors import ReproductionError, SignatureError, WorkspaceError
 from tasks.signatures.signing import unseal
@@ -105,7 +105,7 @@ def reproduce(
     receipts = batch_record.receipts(folder)
     if level == "reexecute":
         _refuse_erased(receipts, tag)
-    with worktree(folder, tag) as checkout:
+    with dvc_locks.using(folder), worktree(folder, tag) as checkout:
         record = Record(checkout, KeptObjects.of(folder))
         if level == "integrity":
             comparison = _integrity(folder, record, tag, receipts)
