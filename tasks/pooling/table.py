@@ -271,9 +271,16 @@ def align(
         "models": len(pool.folds),
         "with_everybody": int((pool.folds < 0).sum()),
         "training_records_known": share,
+        "seconds": _median_seconds(lineage),
         "erased": lineage.get("erased", []),
     }
     return Aligned(phi, predicted, pool.seen[:, place] & known, facts)
+
+
+def _median_seconds(lineage: dict[str, Any]) -> float | None:
+    """What training one model of the pool took, s; None where nobody measured it."""
+    measured = [model["seconds"] for model in lineage["models"] if "seconds" in model]
+    return float(np.median(measured)) if measured else None
 
 
 def _places(wanted: NDArray[np.uint8], known: NDArray[np.uint8]) -> NDArray[np.intp]:

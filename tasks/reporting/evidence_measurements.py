@@ -101,7 +101,8 @@ def seconds(lineage: Mapping[str, Any], chosen: Settings) -> dict[str, Any]:
     reference models.
 
     A screening has no retrained model, and may have no reference model: then the cost is not known.
-    The same holds for a batch that a pool judges.
+    A batch that a pool judges may have none either: then a model of the pool says what training
+    anew costs.
     """
     models = take(lineage, "models", "lineage.json")
     screening = chosen.verify.mode == "screening" or chosen.references.mode == "pool"
@@ -131,9 +132,15 @@ def seconds(lineage: Mapping[str, Any], chosen: Settings) -> dict[str, Any]:
     return {
         "train": statistics.median(references) if original is None and references else original,
         "unlearn": unlearned,
-        "retrain": retrained[0]["seconds"] if retrained else None,
+        "retrain": retrained[0]["seconds"] if retrained else _of_pool(lineage),
         "train_source": source,
     }
+
+
+def _of_pool(lineage: Mapping[str, Any]) -> float | None:
+    """What training a model of the pool took, s; None where there is no pool."""
+    value = (lineage.get("pool") or {}).get("seconds")
+    return None if value is None else float(value)
 
 
 def of_role(
