@@ -17,9 +17,9 @@ from flows.cli.erase import app as erase_app
 from flows.cli.import_ import app as import_app
 from flows.cli.interruption import Interruption
 from flows.cli.operate import app as operate_app
+from flows.cli.overview import app as register_app
 from flows.cli.plan import app as plan_app
 from flows.cli.pool import app as pool_app
-from flows.cli.register import app as register_app
 from flows.cli.requests import app as requests_app
 from flows.cli.serve import app as serve_app
 from flows.cli.sign import app as sign_app

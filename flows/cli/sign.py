@@ -69,13 +69,19 @@ def verify_report(
             "--key", metavar="PEM", help="A public key or certificate to trust. Repeatable."
         ),
     ] = None,
+    allow_development: Annotated[
+        bool,
+        typer.Option(
+            "--allow-development", help="Let a development key count beside a trusted real one."
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Say whether a signed report is intact, by whom, and what is not covered.
 
     Trusted are the keys given and those in trusted-keys/ of the workspace around the current
-    folder, if there is one. Exit code 1 if anything is not as it was signed, or not signed by a
-    trusted key.
+    folder, if there is one. A development key counts only as long as no real key is trusted. Exit
+    code 1 if anything is not as it was signed, or not signed by a trusted key.
 
     Example: erasure-audit verify-report signed/demo/7c9e6679-7425-40de-944b-e07fc1f90ae7
     """
@@ -87,7 +93,11 @@ def verify_report(
         here: Path | None = layout.find(Path.cwd())
     except WorkspaceError:  # just a file and a key will do
         here = None
-    found = signature_checks.verify(target, signing_keys.trusted(here, key or []))
-    typer.echo(json.dumps(found.plain(), indent=2, ensure_ascii=False) if as_json else found.line)
-    if not found:
+    finding = signature_checks.verify(
+        target, signing_keys.trusted(here, key or []), allow_development
+    )
+    typer.echo(
+        json.dumps(finding.plain(), indent=2, ensure_ascii=False) if as_json else finding.line
+    )
+    if not finding:
         raise typer.Exit(1)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import stat
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,12 @@ from tasks.signatures import signing
 
 PARTS = ("report*.pdf", "report*.html", "evidence.json")
 """The files of a report."""
+LARGEST = 512 * 1024 * 1024
+"""Largest file that is looked at, bytes."""
+DEVELOPMENT = (
+    "signed by a development key, which vouches for nobody, while a real key is trusted; sign with "
+    "that one, or say --allow-development"
+)
 ABOUT = ("batch", "request_id", "outcome", "signed_at")
 
 
@@ -90,20 +97,43 @@ class Voucher:
     about: dict[str, Any]
 
 
-def verify(target: Path, trusted: Iterable[signing.Signer]) -> Finding:
+def verify(target: Path, trusted: Iterable[signing.Signer], development: bool = False) -> Finding:
     """Check a signed PDF, an `evidence.json`, a page, a statement, or a folder of them.
+
+    A folder is checked as a whole: what is missing from it, additional in it, or not a plain file,
+    is a fault, and so is another name than the one it was signed under.
 
     Args:
         target: the file or folder. A folder of `reports/` is checked by the statement in `signed/`.
         trusted: whose signatures count.
+        development: whether a development key counts although a real one is trusted, too.
     """
-    target = target.resolve()
+    found = Finding(target.name)
+    try:
+        return _verify(target.resolve(), list(trusted), development, found)
+    except (OSError, RuntimeError) as error:  # also a loop of links
+        why = getattr(error, "strerror", None) or type(error).__name__
+        found.faults.append(f"{target.name} cannot be read ({why})")
+        return found
+
+
+def _verify(
+    target: Path, trusted: list[signing.Signer], development: bool, found: Finding
+) -> Finding:
     folder = target if target.is_dir() else target.parent
-    parts = sorted(path for pattern in PARTS for path in folder.glob(pattern))
+    # not by glob, which passes over broken links
+    parts = sorted(path for path in folder.iterdir() if any(map(path.match, PARTS)))
     place = _statement_for(target, folder)
     looked_at = parts if target in (folder, place) else [target]
+    odd = {path.name: why for path in {*parts, *looked_at} if (why := _unfit(path))}
+    if place is not None and (why := _unfit(place)):
+        odd[place.name], place = why, None
+    found.faults += [f"{name}: {why}" for name, why in sorted(odd.items())]
+    parts = [path for path in parts if path.name not in odd]
+    looked_at = [path for path in looked_at if path.name not in odd]
+    if odd and not looked_at:
+        return found
     counts = {signer.key_id: signer for signer in trusted}
-    found = Finding(target.name)
     vouchers, broken = _pdfs({*parts, *looked_at})  # a single file may have been given another name
     statement = _statement(
         place, [*counts.values(), *(voucher.signer for voucher in vouchers)], found
@@ -121,10 +151,53 @@ def verify(target: Path, trusted: Iterable[signing.Signer]) -> Finding:
         found.about = voucher.about | found.about
         if voucher.signer not in found.signers:
             found.signers.append(voucher.signer)
-            if voucher.signer.key_id not in counts:
+            known = counts.get(voucher.signer.key_id)
+            if known is None:
                 found.untrusted.append(str(signing.UntrustedError(voucher.signer.key_id)))
+            elif (
+                (known.development or voucher.signer.development)
+                and not development
+                and any(not signer.development for signer in trusted)
+            ):
+                found.untrusted.append(DEVELOPMENT)
+    if target == folder and statement is not None:
+        found.faults += _not_as_signed(folder, statement, odd)
+    elif target == folder and place is None and STATEMENT not in odd and looked_at:
+        found.faults.append(f"{STATEMENT} is missing; a folder needs it, a PDF alone does not")
     found.not_covered = _rest(statement, folder, found.covered)
     return found
+
+
+def _unfit(path: Path) -> str | None:
+    """Why a file is not read at all; None if it may be."""
+    facts = path.lstat()
+    if not stat.S_ISREG(facts.st_mode):
+        return "this is not a plain file; expected one, and no link, folder, pipe or device"
+    if facts.st_size > LARGEST:
+        return f"got {facts.st_size} bytes, expected at most {LARGEST}"
+    return None
+
+
+def _not_as_signed(
+    folder: Path, statement: signing.Statement, odd: Collection[str]
+) -> Iterator[str]:
+    """What is missing from a folder, additional in it, or called otherwise than when it was
+    signed."""
+    present = {path.name for path in folder.iterdir()}
+    names = [Path(name) for name in statement.subjects if _is_part(name)]
+    expected = {name.name for name in names}
+    yield from (f"{name} is missing" for name in sorted(expected - present))
+    yield from (
+        f"{name} is not part of the signed report"
+        for name in sorted(present - expected - {STATEMENT} - set(odd))
+    )
+    for own in sorted({name.parts[1:-1] for name in names}):
+        depth = len(own) if _within(folder, REPORTS) or _within(folder, SIGNED) else 1
+        if folder.parts[-depth:] != own[-depth:]:
+            yield (
+                f"the folder is named {'/'.join(folder.parts[-depth:])}, and was signed as "
+                f"{'/'.join(own[-depth:])}"
+            )
 
 
 def _pdfs(parts: set[Path]) -> tuple[list[Voucher], dict[str, str]]:
@@ -139,6 +212,9 @@ def _pdfs(parts: set[Path]) -> tuple[list[Voucher], dict[str, str]]:
             signer, carried = signing.check_pdf(content), signing.attached(content)
         except SignatureError as error:
             broken[path.name] = str(error)
+            continue
+        except (*signing.GARBLED, RuntimeError, MemoryError) as error:
+            broken[path.name] = f"the PDF cannot be read ({type(error).__name__})"
             continue
         digests = {name: {hashlib.sha256(value).hexdigest()} for name, value in carried.items()}
         about = _about(carried.get("evidence.json", b"{}"))

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -24,7 +25,7 @@ from flows.erasure.carry_out import ErasureError
 from flows.erasure.stores import dvc as dvc_store
 from flows.erasure.stores.store import Finding
 from flows.pipeline import reproduce
-from flows.register.register import Intake, Register, State
+from flows.register.register import Intake, Register, RegisterError, State
 from flows.workspace import layout, shell
 from tasks.common import files, settings
 from tasks.common.errors import ReproductionError
@@ -807,6 +808,35 @@ def test_an_erasure_that_is_killed_at_any_step_is_continued(world: World) -> Non
 # -- whose data stay ------------------------------------------------------------------------------
 
 
+def entry_of(home: Path, who: str) -> dict[str, Any]:
+    """A request as the audited batch has it."""
+    text = shell.git(home, "show", "audit/b:./requests/b.json")
+    return next(one for one in json.loads(text) if one["subject_request_id"] == IDS[who])
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE requests SET identities = '[]'",
+        "UPDATE requests SET wishes = '{}'",
+        "UPDATE identities SET pseudonym = 'x'",
+    ],
+)
+def test_nothing_is_erased_by_a_register_that_somebody_changed(
+    world: World, statement: str
+) -> None:
+    register = register_of(world)
+    register.close()
+    with sqlite3.connect(world.home / ".register/register.db") as connection:
+        connection.execute(statement)
+    register = Register(world.home)
+    before = sorted(path for path in (world.home / ".dvc" / "cache").rglob("*"))
+    with pytest.raises(RegisterError, match="not as its events say"):
+        carry_out.erase(world.home, "b", "Ada", register)
+    assert sorted(path for path in (world.home / ".dvc" / "cache").rglob("*")) == before
+    register.close()
+
+
 def register_of(world: World) -> Register:
     """The register with the batch as a release leaves it."""
     register = Register(world.home)
@@ -817,7 +847,11 @@ def register_of(world: World) -> Register:
             "identity_value": key.of("email", mail(who)),
             "identity_format": "hmac-sha256",
         }
-        register.receive(Intake(request, "gdpr", "2026-11-02T09:00:00Z", (known,)), "intake", "api")
+        wishes = {}
+        if who == PARTLY:  # as `ask` has it
+            wishes = entry_of(world.home, PARTLY)["extensions"]["erasure_audit"]
+        intake = Intake(request, "gdpr", "2026-11-02T09:00:00Z", (known,), wishes)
+        register.receive(intake, "intake", "api")
     ids = list(IDS.values())
     register.move(ids, State.IDENTITY_VERIFIED, "Ada")
     register.collect("b", "nightly")

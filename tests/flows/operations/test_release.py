@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import re
 import signal
+import sqlite3
 from collections.abc import Callable
 from contextlib import closing as closed
 from pathlib import Path
@@ -19,7 +20,7 @@ import pytest
 from flows.operations import model_card, release, signoff
 from flows.operations.release import ReleaseError
 from flows.operations.signoff import SignoffError
-from flows.register.register import BusyError, Register, State
+from flows.register.register import BusyError, Register, RegisterError, State
 from flows.workspace import shell
 from tasks.common import files, settings
 from tasks.common.errors import WorkspaceError
@@ -83,6 +84,25 @@ def released(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def home(prepared: Path, tmp_path: Path) -> Path:
     (tmp_path / "store").symlink_to(prepared.parent / "store")
     return signed_off.copy(prepared, tmp_path / "home")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE requests SET identities = '[]'",
+        "UPDATE requests SET due = '2030-01-01'",
+        "UPDATE requests SET state = 'released'",
+    ],
+)
+def test_nothing_is_released_by_a_register_that_somebody_changed(
+    home: Path, statement: str
+) -> None:
+    with sqlite3.connect(home / ".register/register.db") as connection:
+        connection.execute(statement)
+    before = snapshot(home)
+    with closed(Register(home)) as register, pytest.raises(RegisterError, match="its events say"):
+        release.release(home, register, BATCH)
+    assert snapshot(home) == before
 
 
 def killed(home: Path, step: str) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import shutil
 import stat
 import subprocess
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
@@ -287,9 +289,9 @@ def test_the_line_says_who_signed_what_and_what_was_not_compared(
     assert "\n" not in line
     assert "models (not at hand)" in line
     assert "dvc.lock" not in line  # it is there, and the same
-    handed_over = shutil.copytree(folder_of(at_start), tmp_path / "mail")
+    handed_over = shutil.copytree(folder_of(at_start), tmp_path / fabricated.PASS)
     (handed_over / "report.html").unlink()
-    line = check(handed_over).line
+    line = check(handed_over / "report.pdf").line
     assert "report.html (not at hand)" in line
     assert "dvc.lock (not at hand)" in line
 
@@ -362,6 +364,85 @@ def test_a_file_that_nobody_signed_for_does_not_pass(place: Path) -> None:
     assert "report.zh.html: no signature covers it" in check(folder_of(place)).line
 
 
+@pytest.mark.parametrize("name", sorted(PARTS))
+def test_a_missing_file_is_named_and_no_pass(place: Path, name: str) -> None:
+    (folder_of(place) / name).unlink()
+    found = check(folder_of(place))
+    assert not found
+    assert f"{name} is missing" in found.line
+
+
+def test_a_missing_statement_is_named_and_no_pass(place: Path) -> None:
+    (folder_of(place) / "statement.dsse.json").unlink()
+    (folder_of(place) / "report.html").unlink()
+    found = check(folder_of(place))
+    assert not found
+    assert "statement.dsse.json is missing" in found.line
+
+
+def test_an_additional_file_is_named_and_no_pass(place: Path) -> None:
+    (folder_of(place) / "verdict.txt").write_text("pass")
+    found = check(folder_of(place))
+    assert not found
+    assert "verdict.txt is not part of the signed report" in found.line
+
+
+def test_a_renamed_folder_is_named_and_no_pass(place: Path) -> None:
+    folder = folder_of(place)
+    other = folder.rename(folder.with_name("7" + fabricated.PASS[1:]))
+    assert "was signed as" in check(other).line
+    assert not check(other)
+    batch = folder.parent.rename(folder.parent.with_name("autumn"))
+    assert "autumn" in check(batch / other.name).line
+
+
+ODD: dict[str, Callable[[Path], None]] = {
+    "a pipe": lambda path: os.mkfifo(path),
+    "a device": lambda path: path.symlink_to("/dev/zero"),
+    "a loop": lambda path: path.symlink_to(path),
+    "a link": lambda path: path.symlink_to("/etc/hostname"),
+    "a folder": lambda path: path.mkdir(),
+    "a huge file": lambda path: os.truncate(_empty(path), signature_checks.LARGEST + 1),
+}
+
+
+def _empty(path: Path) -> Path:
+    path.touch()
+    return path
+
+
+@pytest.mark.parametrize("name", [*sorted(PARTS), "statement.dsse.json", "report.zz.pdf", "extra"])
+@pytest.mark.parametrize("kind", ODD)
+def test_what_is_not_a_plain_file_is_named_and_not_read(place: Path, name: str, kind: str) -> None:
+    path = folder_of(place) / name
+    path.unlink(missing_ok=True)
+    ODD[kind](path)
+    found = check(folder_of(place))
+    assert not found
+    assert name in found.line
+    if name != "extra":
+        assert not check(path)
+
+
+def test_a_development_key_does_not_hold_beside_a_real_one_unless_told(place: Path) -> None:
+    shutil.rmtree(place / "signed")
+    own = signing_keys.at_hand(place)
+    assert own
+    signing_flow.sign(place, "spring", own)
+    assert check(folder_of(place), own.signer)
+    both = [own.signer, KEY.signer]
+    for target in (folder_of(place), folder_of(place) / "report.pdf"):
+        found = check(target, *both)
+        assert not found
+        assert found.line.startswith("NOT TRUSTED")
+        assert "development key" in found.line
+        assert signature_checks.verify(target, both, development=True)
+    refused = dummy.command(place, "verify-report", str(folder_of(place)))
+    assert refused.returncode == 1, refused.stdout
+    told = dummy.command(place, "verify-report", str(folder_of(place)), "--allow-development")
+    assert told.returncode == 0, told.stdout
+
+
 def test_an_empty_folder_is_not_intact(tmp_path: Path) -> None:
     assert not check(tmp_path)
 
@@ -416,7 +497,7 @@ def test_a_development_key_s_signature_gives_way_and_never_takes_over(place: Pat
     assert not any(item.new for item in signing_flow.sign(place, "spring", own))
     shutil.rmtree(place / "signed")
     assert all(item.new for item in signing_flow.sign(place, "spring", own))
-    found = check(folder_of(place), *signing_keys.trusted(place))
+    found = check(folder_of(place), own.signer)
     assert found
     assert "DEVELOPMENT key, which vouches for nobody" in found.line
     assert found.plain()["signers"][0]["development"]
@@ -450,17 +531,18 @@ def test_the_integrity_of_a_closed_batch_includes_its_signatures(place: Path) ->
 def test_the_command_checks_without_a_workspace_and_its_exit_code_tells(
     at_start: Path, tmp_path: Path
 ) -> None:
-    handed_over = shutil.copytree(folder_of(at_start), tmp_path / "mail")
+    mail = fabricated.PASS
+    handed_over = shutil.copytree(folder_of(at_start), tmp_path / mail)
     (tmp_path / "clinic.pem").write_bytes(_public_key(KEY))
-    right = dummy.command(tmp_path, "verify-report", "mail", "--key", "clinic.pem")
+    right = dummy.command(tmp_path, "verify-report", mail, "--key", "clinic.pem")
     assert right.returncode == 0, right.stderr
-    assert right.stdout.startswith("intact: mail, batch spring")
-    stranger = dummy.command(tmp_path, "verify-report", "mail/report.pdf", "--json")
+    assert right.stdout.startswith(f"intact: {mail}, batch spring")
+    stranger = dummy.command(tmp_path, "verify-report", f"{mail}/report.pdf", "--json")
     assert stranger.returncode == 1
     assert json.loads(stranger.stdout)["holds"] is False
     assert json.loads(stranger.stdout)["intact"] is True
     (handed_over / "evidence.json").write_text("{}")
-    wrong = dummy.command(tmp_path, "verify-report", "mail/evidence.json", "--key", "clinic.pem")
+    wrong = dummy.command(tmp_path, "verify-report", f"{mail}/evidence.json", "--key", "clinic.pem")
     assert (wrong.returncode, wrong.stdout.split(":")[0]) == (1, "NOT INTACT")
 
 
