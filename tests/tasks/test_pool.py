@@ -15,7 +15,7 @@ from tasks import pool, score, verify
 from tasks.common import files, settings
 from tasks.common.errors import EvidenceError, SettingsError
 from tasks.pooling import table
-from tasks.training import architectures
+from tasks.training import architectures, checkpoints
 from tests.worlds import packing
 
 PEOPLE, OWN, CLASSES = 14, 6, 3
@@ -58,7 +58,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     packing.pack_for(place, chosen.data)
     for name, seed in (("original", 0), ("unlearned", 1)):
         network = architectures.build(chosen.model, chosen.data, seed)
-        architectures.save(network, place / "mine" / f"{name}.safetensors")
+        checkpoints.save(network, place / "mine" / f"{name}.safetensors")
     (place / "retrained").mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)  # the ledger is beside the workspace's files
