@@ -491,3 +491,9 @@ def case_of(request: str, verdict: str) -> Case:
         verdict=verdict,
         duplicate_of=None,
     )
+
+
+def test_two_encodings_of_one_name_are_one_person() -> None:
+    spellings = ["Jos\u00e9 \u00c5berg", "Jose\u0301 A\u030aberg", "jos\u00e9  \u212bberg "]
+    assert len({signoff.person(name) for name in spellings}) == 1
+    assert signoff.person("Jose Aberg") != signoff.person(spellings[0])

@@ -31,7 +31,17 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from flows.register import anchors, chain_key, database, encoding, leases, migrate, register, tables
+from flows.register import (
+    anchors,
+    callback_queue,
+    chain_key,
+    database,
+    encoding,
+    leases,
+    migrate,
+    register,
+    tables,
+)
 from flows.register.register import (
     BusyError,
     ConflictError,
@@ -394,6 +404,16 @@ def test_every_change_of_a_request_is_told_to_its_addresses_and_notes_are_not(
         == [kind for kind, url in told if url == urls[1]]
         == kinds
     )
+
+
+def test_clients_take_turns_and_none_fills_the_queue(book: Register) -> None:
+    for number in range(1, 41):
+        request = asked(number, callbacks=("https://many.example/",))
+        book.receive(request, "many", "http")
+    book.receive(asked(50, callbacks=("https://few.example/",)), "few", "http")
+    waiting = book.undelivered(most=200)
+    assert [due.client for due in waiting[:2]] == ["many", "few"]
+    assert sum(due.client == "many" for due in waiting) == callback_queue.QUOTA
 
 
 # -- nobody changes what was ----------------------------------------------------------------------
