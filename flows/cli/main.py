@@ -64,6 +64,10 @@ Commit = Annotated[
     bool, typer.Option("--commit", help="Close the batch: sign, commit and tag it audit/<batch>.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Events = Annotated[
+    bool,
+    typer.Option("--json", help="Print the result as JSON, and progress as JSON lines on stderr."),
+]
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 Level = Literal["integrity", "rederive", "reexecute"]
 
@@ -118,7 +122,7 @@ def init(
 
 
 @app.command()
-def demo(jobs: Jobs = None, as_json: Json = False) -> None:
+def demo(jobs: Jobs = None, as_json: Events = False) -> None:
     """Audit the batch `demo` on the embedded data set of synthetic writers, and sign its reports.
 
     Example: erasure-audit demo
@@ -142,7 +146,7 @@ def run(
     assignments: Assignments = None,
     jobs: Jobs = None,
     commit: Commit = False,
-    as_json: Json = False,
+    as_json: Events = False,
 ) -> None:
     """Bring a batch up to date: run what is stale, show the verdicts.
 
@@ -229,7 +233,7 @@ def reproduce(
             help="integrity: hashes; rederive: verdicts and reports anew; reexecute: all anew."
         ),
     ] = "integrity",
-    as_json: Json = False,
+    as_json: Events = False,
 ) -> None:
     """Check a closed batch again, in a worktree of its own.
 

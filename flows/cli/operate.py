@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 app = typer.Typer(rich_markup_mode=None)
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Events = Annotated[
+    bool,
+    typer.Option("--json", help="Print the result as JSON, and progress as JSON lines on stderr."),
+]
 
 
 @app.command()
@@ -30,7 +34,7 @@ def nightly(
     ] = None,
     by: Annotated[str, typer.Option(metavar="NAME", help="With --give-up: who does it.")] = "",
     reason: Annotated[str, typer.Option(help="With --give-up: why. No personal data.")] = "",
-    as_json: Json = False,
+    as_json: Events = False,
 ) -> None:
     """Take requests in, begin a batch if one is due, and audit the one at hand, in a checkout of
     its own.
@@ -105,7 +109,7 @@ def reaudit(
             help="Name of a closed batch, or its tag. Default: the one drawn for this month."
         ),
     ] = None,
-    as_json: Json = False,
+    as_json: Events = False,
 ) -> None:
     """Do a past audit again at the highest level that still holds, and write the outcome into the
     register.

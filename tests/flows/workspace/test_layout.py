@@ -50,6 +50,8 @@ def test_a_fresh_workspace_holds_the_pipeline_and_phones_nobody(tmp_path: Path) 
     assert shell.dvc(folder, "config", "core.analytics") == "false"
     assert layout.find(folder / "requests") == folder
     assert "/data" in (folder / ".gitignore").read_text().splitlines()
+    assert (folder / "inbox").is_dir()
+    assert list((folder / "requests").iterdir()) == []  # no sample gets into a real register
 
 
 def test_line_ends_stay_whatever_git_is_told_on_a_machine(tmp_path: Path) -> None:
