@@ -55,9 +55,7 @@ def main(
         **parts,
     }
     files.write_json(out / "gpu.json", figures)
-    lines = [
-        [name, value] for part in ("stacked", "unlearning") for name, value in figures[part].items()
-    ]  # type: ignore[attr-defined]
+    lines = [[name, value] for part in parts.values() for name, value in part.items()]
     stage_cli.say(measure.table(["figure", "value"], lines))
 
 
