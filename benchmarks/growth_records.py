@@ -110,7 +110,7 @@ def synthetic(place: Path, size: int) -> None:
     )
     known = np.ones(size, bool)
     thumbs = random.integers(0, 256, (size, image_pack.THUMB**2), np.uint8)
-    facts = image_pack.Files(known, known, known, thumbs)
+    facts = image_pack.PackedFiles(known, known, known, thumbs)
     image_pack.write(place / "pack", place / "data", facts, np.zeros(size, np.uint32))
     files.write_text(place / "params.yaml", settings.defaults_yaml())
     asking = np.unique(subjects)[:REQUESTS].tolist()

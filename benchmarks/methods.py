@@ -31,7 +31,7 @@ from tasks.unlearning import fcalb
 from tasks.unlearning.rivals import recipes, registry
 from tasks.verification import scoring
 from tasks.verification.attacks import roc
-from tasks.verification.gates import Rules
+from tasks.verification.gates import GateRules
 
 if TYPE_CHECKING:
     from torch import nn
@@ -207,7 +207,7 @@ def attempt(trial: Trial) -> dict[str, Any]:
     scores = verdicts.table_of_scores(
         given, trial.batch, (phi[None], predicted[None]), verdicts.answers(fixed), trial.references
     )
-    rules = Rules(**settings.verify.model_dump(exclude={"mode"}))
+    rules = GateRules(**settings.verify.model_dump(exclude={"mode"}))
     correct = scores.predicted == scores.labels
     shares = correct[:, scores.unseen].mean(axis=1)
     return {

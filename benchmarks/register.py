@@ -91,7 +91,7 @@ def measured(path: Path) -> dict[str, float]:
     return found
 
 
-def a_register(requests: int) -> schema.Register:
+def a_register(requests: int) -> schema.BatchRegister:
     """The register of a batch in which every outcome, deadline and reason occurs."""
     lines = sorted(
         (schema.Line.model_validate(a_line(n)) for n in range(requests)),

@@ -38,13 +38,13 @@ from benchmarks.verdicts import Job
 from benchmarks.worlds import World
 from tasks.common import files, seeds
 from tasks.common.errors import EvidenceError, ModelError
-from tasks.common.settings import Advice, Settings, Unlearn
+from tasks.common.settings import AdviceLimits, Settings, Unlearn
 from tasks.reporting import advice
 from tasks.training import checkpoints, compute, training_loop
 from tasks.training.history import History
 from tasks.verification import scoring, utility
 from tasks.verification import verdicts as verification
-from tasks.verification.gates import Rules
+from tasks.verification.gates import GateRules
 
 if TYPE_CHECKING:
     from torch import nn
@@ -146,7 +146,7 @@ def walk(chain: Chain) -> dict[str, Any]:
     """Let one original forget all batches, and judge everybody after each."""
     given = worlds.load(chain.world)
     place = compute.prepare(given.settings.compute)
-    rules = Rules(**given.settings.verify.model_dump(exclude={"mode"}))
+    rules = GateRules(**given.settings.verify.model_dump(exclude={"mode"}))
     path = chain.keep / f"{chain.world}-{chain.seed}" / f"with-0-{chain.original}.safetensors"
     network = checkpoints.load(path, given.settings.model, given.settings.data)
     trained = int((given.roles == "training").sum())
@@ -202,7 +202,7 @@ def advised(known: dict[str, Any], limits: dict[str, Any]) -> list[str]:
     """
     history = History(**known["history"])
     facts = advice.BatchFacts(
-        known["newest"], known["loss"], history, Advice.model_validate(limits)
+        known["newest"], known["loss"], history, AdviceLimits.model_validate(limits)
     )
     told = advice.advise("fcalb", facts)
     return [one["code"] for one in told]
@@ -223,7 +223,7 @@ def judge(
     yardsticks: list[Answers],
     step: int,
     earlier: int,
-    rules: Rules,
+    rules: GateRules,
 ) -> list[dict[str, Any]]:
     """The verdicts after a step on the people of an earlier batch, or of its own."""
     scores = scores_of(given, released, yardsticks, step, earlier)

@@ -41,7 +41,7 @@ def main() -> None:
 async def _run(home: Path, count: int, clients: int) -> None:
     token, entry = auth.new_token("crm", ["intake"])
     register = Register(home)
-    transport = httpx.ASGITransport(app=api.app(home, register, auth.Gate(entry)))
+    transport = httpx.ASGITransport(app=api.app(home, register, auth.Gatekeeper(entry)))
     headers = {"Authorization": f"Bearer {token}"}
     ids = [str(uuid.UUID(int=number, version=4)) for number in range(count)]
     async with httpx.AsyncClient(

@@ -170,12 +170,12 @@ def _score(options: dict[str, str], chosen: Any) -> None:
         chosen,
     )
     if chosen.references.with_from != "artifacts/train":
-        from tasks.score import Entry
+        from tasks.score import ScoredModel
 
         found = release_lineage.references(
             Path(options["trained"]), manifest, roles == "training", chosen
         )
-        entries += [Entry(f"with-{path.stem}", "with", path) for path in found]
+        entries += [ScoredModel(f"with-{path.stem}", "with", path) for path in found]
     random = np.random.Generator(np.random.PCG64(_seed(options, chosen.seed)))
     base = random.normal(2.0, 1.0, len(manifest))
     phi = base + random.normal(0.0, 1.0, (len(entries), len(manifest)))

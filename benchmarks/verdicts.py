@@ -41,7 +41,7 @@ from tasks.common.settings import Train
 from tasks.training import architectures, checkpoints, compute, training_loop
 from tasks.verification import scoring, screening, verdicts
 from tasks.verification.attacks import roc
-from tasks.verification.gates import Rules
+from tasks.verification.gates import GateRules
 
 if TYPE_CHECKING:
     from torch import nn
@@ -253,7 +253,7 @@ def edited(job: Job, given: World, place: compute.Place) -> nn.Module:
 
 def judge_all(given: World, todo: list[Job], references: int) -> dict[str, dict[str, Any]]:
     """Each model judged as the released one on each request of its batch; figures by case."""
-    rules = Rules(**given.settings.verify.model_dump(exclude={"mode"}))
+    rules = GateRules(**given.settings.verify.model_dump(exclude={"mode"}))
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for batch in range(len(given.batches)):
         by_kind: dict[str, list[Job]] = defaultdict(list)
@@ -277,7 +277,7 @@ def judge_all(given: World, todo: list[Job], references: int) -> dict[str, dict[
     return {case: figures(rows) for case, rows in found.items()}
 
 
-def judged(scores: scoring.Scores, rules: Rules) -> Iterator[dict[str, Any]]:
+def judged(scores: scoring.Scores, rules: GateRules) -> Iterator[dict[str, Any]]:
     """The verdict and the screening of one model on each request."""
     for request in sorted(set(scores.requests.tolist()) - {""}):
         verdict = verdicts.judge(scores, request, rules)

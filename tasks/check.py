@@ -95,7 +95,7 @@ def class_names(data: Path, classes: int) -> list[str]:
     return [str(name) for name in (names if len(names) == classes else range(classes))]
 
 
-def data_facts(table: pd.DataFrame, folder: Path, seen: image_pack.Files) -> pd.DataFrame:
+def data_facts(table: pd.DataFrame, folder: Path, seen: image_pack.PackedFiles) -> pd.DataFrame:
     """The manifest beside what was found out about it, a column for each rule that needs one.
 
     Args:
@@ -192,7 +192,7 @@ def request_findings(
     entries: list[Request | Refusal],
     manifest: pd.DataFrame,
     directory: Directory,
-    seen: image_pack.Files,
+    seen: image_pack.PackedFiles,
 ) -> list[dict[str, Any]]:
     """The suite over the batch, as findings for requests.json."""
     people = People(manifest, directory)
@@ -265,7 +265,7 @@ def near_duplicate_finding(
     entries: list[Request | Refusal],
     meant: list[NDArray[np.intp] | None],
     manifest: pd.DataFrame,
-    seen: image_pack.Files,
+    seen: image_pack.PackedFiles,
 ) -> dict[str, Any]:
     """A warning for records of another subject that look the same as one to be forgotten: those
     stay in the model.

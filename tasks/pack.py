@@ -31,12 +31,12 @@ SAY_EVERY = 20_000
 """Images after which a line tells how far it is."""
 
 
-Facts = tuple[image_pack.Files, NDArray[np.uint32]]
+Facts = tuple[image_pack.PackedFiles, NDArray[np.uint32]]
 """What image files are, and the checksums of their pixels."""
 
 
 @dataclass(frozen=True)
-class Part:
+class ManifestSlice:
     """Some records that follow each other in the manifest.
 
     Attributes:
@@ -93,7 +93,11 @@ def write(
     array = np.lib.format.open_memmap(target, mode="w+", dtype=np.uint8, shape=shape)
     array.flush()
     del array
-    facts, sums, reported = image_pack.Files.none(len(table)), np.zeros(len(table), np.uint32), 0
+    facts, sums, reported = (
+        image_pack.PackedFiles.none(len(table)),
+        np.zeros(len(table), np.uint32),
+        0,
+    )
     for part, (part_facts, part_sums) in _decoded(
         list(_parts(data, table, wanted)), target, wanted, jobs or _cores()
     ):
@@ -107,10 +111,10 @@ def write(
     return facts, sums
 
 
-def decode(part: Part, target: Path, wanted: settings.Data) -> Facts:
+def decode(part: ManifestSlice, target: Path, wanted: settings.Data) -> Facts:
     """Decode some images into their place in the file of all; returns what their files are, and
     checksums."""
-    facts = image_pack.Files.none(len(part.paths))
+    facts = image_pack.PackedFiles.none(len(part.paths))
     shape = (len(part.paths), wanted.channels, wanted.image_size, wanted.image_size)
     decoded = np.zeros(shape, np.uint8)
     for row, (path, sha256) in enumerate(zip(part.paths, part.hashes, strict=True)):
@@ -143,7 +147,7 @@ def thumbnail(picture: Image.Image) -> NDArray[np.uint8]:
     ).reshape(-1)
 
 
-def _parts(data: Path, table: pd.DataFrame, wanted: settings.Data) -> Iterator[Part]:
+def _parts(data: Path, table: pd.DataFrame, wanted: settings.Data) -> Iterator[ManifestSlice]:
     size = max(1, min(MOST_FILES, MOST_BYTES // (wanted.channels * wanted.image_size**2)))
     root, inside = data.resolve(), rules.inside(table["path"], data)
     for first in range(0, len(table), size):
@@ -151,12 +155,12 @@ def _parts(data: Path, table: pd.DataFrame, wanted: settings.Data) -> Iterator[P
         paths = [
             path if ok else None for path, ok in zip(table["path"][rows], inside[rows], strict=True)
         ]
-        yield Part(first, root, paths, table["sha256"][rows].tolist())
+        yield ManifestSlice(first, root, paths, table["sha256"][rows].tolist())
 
 
 def _decoded(
-    parts: list[Part], target: Path, wanted: settings.Data, jobs: int
-) -> Iterator[tuple[Part, Facts]]:
+    parts: list[ManifestSlice], target: Path, wanted: settings.Data, jobs: int
+) -> Iterator[tuple[ManifestSlice, Facts]]:
     """Each part when it is done, in order; in processes of their own where there is enough to
     do."""
     if jobs == 1 or len(parts) == 1:

@@ -57,7 +57,7 @@ def main(block: int, data: Path, pack: Path, split: Path, params: Path, out: Pat
         models, _unseen_accuracy(np.stack(predicted), labels, seen), strict=True
     ):
         facts["unseen_accuracy"] = share
-    pool = table.Pool(
+    pool = table.PoolTable(
         table.keys(manifest),
         np.stack(phi).astype(np.float32),
         np.stack(predicted).astype(np.int16),

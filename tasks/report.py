@@ -19,7 +19,7 @@ from tasks.common.language import Code, suffixes
 from tasks.reporting import build_evidence
 from tasks.reporting.batch_register import build as build_register
 from tasks.reporting.batch_register import spreadsheet, stored, views
-from tasks.reporting.batch_register.schema import FILE, Past, Register
+from tasks.reporting.batch_register.schema import FILE, BatchRegister, Past
 from tasks.reporting.evidence_sources import Sources
 from tasks.reporting.pages import environment, render
 from tasks.reporting.pdf import Printer
@@ -115,7 +115,7 @@ def write(
 
 
 def write_overview(
-    listed: Register,
+    listed: BatchRegister,
     earlier: Sequence[Past],
     folder: Path,
     pages: jinja2.Environment,
@@ -132,7 +132,7 @@ def write_overview(
     )
 
 
-def index_page(listed: Register, pages: jinja2.Environment, suffix: str = "") -> str:
+def index_page(listed: BatchRegister, pages: jinja2.Environment, suffix: str = "") -> str:
     """The table of a batch's requests."""
     return render(pages, "index.html.j2", {**views.page([listed]), "r": listed, "suffix": suffix})
 

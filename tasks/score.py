@@ -33,7 +33,7 @@ ACTIVITY = {
 
 
 @dataclass(frozen=True)
-class Entry:
+class ScoredModel:
     """A model to score: its name and role in the audit, and where it lies."""
 
     name: str
@@ -76,7 +76,7 @@ def main(
         and settings.references.with_from != settings_module.TRAINED
     ):
         paths = release_lineage.references(trained, manifest, roles == "training", settings)
-        entries += [Entry(f"with-{path.stem}", "with", path) for path in paths]
+        entries += [ScoredModel(f"with-{path.stem}", "with", path) for path in paths]
     network = checkpoints.load(original, settings.model, settings.data)
     original_check.require(network, known, roles, settings, place)
     phi, predicted = [], []
@@ -149,7 +149,7 @@ def attributes(
 
 def roll(
     original: Path, trained: Path, unlearned: Path, retrained: Path, settings: Settings
-) -> list[Entry]:
+) -> list[ScoredModel]:
     """All models of an audit: the original, the unlearned, the retrain baseline, and the references
     of both kinds.
 
@@ -169,15 +169,19 @@ def roll(
     )
     without_paths = _seeds(retrained, references.without_blocks, size)
     entries = [
-        Entry("original", "original", original),
-        Entry("unlearned", "unlearned", unlearned),
-        *(Entry("retrained", "retrained", path) for path in without_paths[:1]),
+        ScoredModel("original", "original", original),
+        ScoredModel("unlearned", "unlearned", unlearned),
+        *(ScoredModel("retrained", "retrained", path) for path in without_paths[:1]),
         *(
-            Entry(f"with-{n}", "with", path)
+            ScoredModel(f"with-{n}", "with", path)
             for n, path in enumerate(with_paths)
             if path != original
         ),
-        *(Entry(f"without-{n}", "without", path) for n, path in enumerate(without_paths) if n > 0),
+        *(
+            ScoredModel(f"without-{n}", "without", path)
+            for n, path in enumerate(without_paths)
+            if n > 0
+        ),
     ]
     lost = [str(entry.path) for entry in entries if not entry.path.is_file()]
     if lost:
@@ -201,7 +205,7 @@ def _seeds(folder: Path, blocks: tuple[int, ...], size: int) -> list[Path]:
     return [folder / str(n // size) / f"seed-{n}.safetensors" for n in range(size * len(blocks))]
 
 
-def _lineage(entry: Entry) -> dict[str, object]:
+def _lineage(entry: ScoredModel) -> dict[str, object]:
     cost_path = entry.path.with_suffix(".json")
     cost: dict[str, object] = files.read_json(cost_path) if cost_path.is_file() else {}
     if cost:  # a model that came from another machine brings its cost along

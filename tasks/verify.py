@@ -17,7 +17,7 @@ from tasks.verification import multiplicity, screening, utility
 from tasks.verification import verdicts as verification
 from tasks.verification.attacks import examination, exposure
 from tasks.verification.attacks.rows import Memory
-from tasks.verification.gates import Finding, Rules
+from tasks.verification.gates import GateRules, JudgedModel
 from tasks.verification.scoring import Scores
 from tasks.verification.verdicts import Verdict
 
@@ -30,7 +30,7 @@ def main(scores: Path, params: Path, out: Path) -> None:
     Example: python -m tasks.verify --scores artifacts/score/scores.npz --params params.yaml --out artifacts/verify
     """
     wish = settings.load(params).verify
-    rules = Rules(**wish.model_dump(exclude={"mode"}))
+    rules = GateRules(**wish.model_dump(exclude={"mode"}))
     table = Scores.load(scores)
     requests = sorted(set(table.requests.tolist()) - {""})
     if not requests:
@@ -61,7 +61,7 @@ def main(scores: Path, params: Path, out: Path) -> None:
 
 
 def judged(
-    table: Scores, request: str, rules: Rules, _memory: Memory | None = None
+    table: Scores, request: str, rules: GateRules, _memory: Memory | None = None
 ) -> dict[str, Any]:
     """One request's verdict; what cannot be judged is inconclusive with the reason and stops no
     other request."""
@@ -74,7 +74,7 @@ def judged(
 
 
 def screened(
-    table: Scores, request: str, rules: Rules, memory: Memory | None = None
+    table: Scores, request: str, rules: GateRules, memory: Memory | None = None
 ) -> dict[str, Any]:
     """One request's screening, which can fail and never pass."""
     try:
@@ -89,7 +89,7 @@ def screened(
     }
 
 
-def beside(table: Scores, request: str, rules: Rules, memory: Memory) -> dict[str, Any]:
+def beside(table: Scores, request: str, rules: GateRules, memory: Memory) -> dict[str, Any]:
     """What is told beside the verdict and never decides it: attacks, accuracies, predictions,
     scores."""
     rows = table.rows_of(request)
@@ -111,7 +111,7 @@ def attempt(measure: Any) -> Any:
         return {"reason": error.args[0]}
 
 
-def add_register(verdicts: dict[str, dict[str, Any]], rules: Rules) -> None:
+def add_register(verdicts: dict[str, dict[str, Any]], rules: GateRules) -> None:
     """Add what the batch as a whole says: which passes hold when false discoveries among all of
     them are controlled."""
     found = multiplicity.false_discovery([verdict["p_pass"] for verdict in verdicts.values()])
@@ -157,7 +157,7 @@ def as_json(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def unjudged(table: Scores, request: str, rules: Rules, reason: Sentence) -> dict[str, Any]:
+def unjudged(table: Scores, request: str, rules: GateRules, reason: Sentence) -> dict[str, Any]:
     """What is known of a request that no test with references was made for."""
     nothing = {"estimate": None, "low": None, "high": None}
     return {
@@ -191,7 +191,7 @@ def unjudged(table: Scores, request: str, rules: Rules, reason: Sentence) -> dic
     }
 
 
-def _short(finding: Finding) -> dict[str, Any]:
+def _short(finding: JudgedModel) -> dict[str, Any]:
     span = finding.interval
     return {
         "estimate": span.estimate,

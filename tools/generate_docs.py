@@ -3,6 +3,7 @@ drifted."""
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,8 @@ from tasks.common import files, settings, stage_cli
 from tasks.common.errors import WorkspaceError
 from tasks.reporting import evidence_schema
 from tools import gettext_catalogues
+
+ARCHITECTURE = Path("docs/architecture.md")
 
 
 def main(check: bool = False) -> None:
@@ -23,6 +26,7 @@ def main(check: bool = False) -> None:
         Path("params.yaml"): settings.defaults_yaml(),
         Path("docs/settings.md"): settings_page(),
         Path("docs/cli.md"): command_page(),
+        ARCHITECTURE: architecture_page(),
         evidence_schema.SCHEMA: json.dumps(
             evidence_schema.schema(), indent=2, sort_keys=True, ensure_ascii=False
         )
@@ -39,6 +43,41 @@ def main(check: bool = False) -> None:
             raise WorkspaceError(
                 f"{path} is not what the code says; run `make docs` and commit the result"
             )
+
+
+def architecture_page() -> str:
+    """The page on the architecture, with the tree of packages and modules of today."""
+    before, mark, rest = ARCHITECTURE.read_text(encoding="utf-8").partition("<!-- tree -->\n")
+    if not mark:
+        raise WorkspaceError(f"{ARCHITECTURE} has no mark <!-- tree --> for the tree of modules")
+    after = rest[rest.index("<!-- end of tree -->") :]
+    return f"{before}{mark}{tree()}{after}"
+
+
+def tree() -> str:
+    """Every package and module with the first sentence of its docstring, as Markdown."""
+    lines = []
+    for top in ("tasks", "flows", "tools"):
+        lines += [f"\n**`{top}/`** {_first_sentence(Path(top, '__init__.py'))}\n"]
+        lines += [_line(path) for path in sorted(Path(top).glob("*.py"))]
+        for init in sorted(Path(top).glob("*/__init__.py")):
+            lines += [f"\n**`{init.parent}/`** {_first_sentence(init)}\n"]
+            lines += [_line(path) for path in sorted(init.parent.glob("*.py"))]
+            lines += [
+                f"- `{inner.parent.name}/` {_first_sentence(inner)}"
+                for inner in sorted(init.parent.glob("*/__init__.py"))
+            ]
+    return "\n".join(line for line in lines if line).lstrip("\n") + "\n"
+
+
+def _line(path: Path) -> str:
+    return "" if path.name == "__init__.py" else f"- `{path.stem}` {_first_sentence(path)}"
+
+
+def _first_sentence(path: Path) -> str:
+    said = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    first = " ".join(said.partition("\n\n")[0].split())
+    return first.partition(". ")[0].rstrip(".") + "."
 
 
 def settings_page() -> str:

@@ -31,7 +31,7 @@ WORKER = {
 
 
 @dataclass(frozen=True)
-class Finding:
+class Requirement:
     """Something that an agent needs, and whether it is there."""
 
     what: str
@@ -39,7 +39,7 @@ class Finding:
     told: str
 
 
-def check(home: Path, pool: str) -> list[Finding]:
+def check(home: Path, pool: str) -> list[Requirement]:
     """What an agent in this folder could use: the server, the pool's workers, the remote, the
     folder, the device."""
     return [_server(home), _workers(pool), _remote(home), _scratch(), _device()]
@@ -107,13 +107,13 @@ def _worker(pool: str, name: str) -> int:
             worker.sweep()
 
 
-def _server(home: Path) -> Finding:
+def _server(home: Path) -> Requirement:
     environment.prepare(home)
     from prefect.settings import PREFECT_API_URL
 
     address = PREFECT_API_URL.value()
     if not address:
-        return Finding(
+        return Requirement(
             "server", False, "PREFECT_API_URL is not set; it names the Prefect server of all agents"
         )
     import httpx
@@ -122,14 +122,14 @@ def _server(home: Path) -> Finding:
 
     try:
         with get_client(sync_client=True) as client:
-            return Finding("server", True, f"Prefect {client.api_version()} answers")
+            return Requirement("server", True, f"Prefect {client.api_version()} answers")
     except (httpx.HTTPError, PrefectException) as error:
-        return Finding(
+        return Requirement(
             "server", False, f"does not answer at PREFECT_API_URL ({type(error).__name__})"
         )
 
 
-def _workers(pool: str) -> Finding:
+def _workers(pool: str) -> Requirement:
     import httpx
     from prefect.client.orchestration import get_client
     from prefect.exceptions import PrefectException
@@ -138,18 +138,18 @@ def _workers(pool: str) -> Finding:
     from flows.agents import dispatch
 
     if not PREFECT_API_URL.value():
-        return Finding(f"pool {pool}", False, "unknown without a server")
+        return Requirement(f"pool {pool}", False, "unknown without a server")
     try:
         with get_client(sync_client=True) as client:
             there = dispatch.online(client, pool)
     except (httpx.HTTPError, PrefectException) as error:
-        return Finding(f"pool {pool}", False, f"unknown ({type(error).__name__})")
-    return Finding(
+        return Requirement(f"pool {pool}", False, f"unknown ({type(error).__name__})")
+    return Requirement(
         f"pool {pool}", True, f"workers online: {', '.join(there) or 'none, stages run in place'}"
     )
 
 
-def _remote(home: Path) -> Finding:
+def _remote(home: Path) -> Requirement:
     """Written, read and removed, because each of them may be forbidden."""
     probe = f"{parcel.HANDOVER}/.probe-{uuid.uuid4().hex}/probe"
     try:
@@ -158,33 +158,33 @@ def _remote(home: Path) -> Finding:
         same = post.get(probe) == b"probe"
         gone = post.remove(probe.rpartition("/")[0]) == [probe]
     except AuditError as error:
-        return Finding("remote", False, str(error))
+        return Requirement("remote", False, str(error))
     if not (same and gone):
-        return Finding(
+        return Requirement(
             "remote", False, f"{post.name}: a file could be written, but not read again and removed"
         )
-    return Finding("remote", True, f"{post.name} can be written, read and cleared")
+    return Requirement("remote", True, f"{post.name} can be written, read and cleared")
 
 
-def _scratch() -> Finding:
+def _scratch() -> Requirement:
     try:
         with worker.own_folder() as place:
-            return Finding(
+            return Requirement(
                 "folder",
                 True,
                 f"copies of records lie in {place.parent} while a stage runs, and only then",
             )
     except (AuditError, OSError) as error:
-        return Finding("folder", False, str(error))
+        return Requirement("folder", False, str(error))
 
 
-def _device() -> Finding:
+def _device() -> Requirement:
     import torch
 
     if torch.cuda.is_available():
-        return Finding(
+        return Requirement(
             "device", True, f"{torch.cuda.get_device_name()} (torch {torch.__version__})"
         )
-    return Finding(
+    return Requirement(
         "device", True, f"no CUDA device, stages run on the CPU (torch {torch.__version__})"
     )

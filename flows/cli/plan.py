@@ -44,7 +44,7 @@ def plan(
         raise typer.Exit(1)
 
 
-def _tell(found: planning.Plan) -> None:
+def _tell(found: planning.RunPlan) -> None:
     typer.echo(f"Batch {found.batch}: {len(found.stages)} stages have to run")
     typer.echo(f"  {', '.join(found.stages) or 'none'}")
     model = found.model

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.erasure import comebacks, git_history, plan, receipts
 from flows.erasure.matcher import Judge, Sought
-from flows.erasure.plan import Plan
+from flows.erasure.plan import ErasurePlan
 from flows.erasure.shelf import Shelf
 from flows.erasure.stores import databases, dvc, trees
 from flows.erasure.stores import git as git_store
@@ -221,7 +221,7 @@ def _refuse_unreleased(task: _Task) -> None:
 # -- the stores -----------------------------------------------------------------------------------
 
 
-def _carry_out(task: _Task, known: Plan) -> None:
+def _carry_out(task: _Task, known: ErasurePlan) -> None:
     task.say("data")
     moved = _leave_the_data(task.home, known.sought)
     cache, remotes = dvc.of_dvc(task.home, (HANDOVER,))
@@ -279,7 +279,7 @@ def _refuse_left(task: _Task, failed: dict[str, str], total: int) -> None:
 
 
 def _stores(
-    task: _Task, cache: dvc.Objects, remotes: list[dvc.Objects | dvc.Remote]
+    task: _Task, cache: dvc.DvcObjects, remotes: list[dvc.DvcObjects | dvc.Remote]
 ) -> list[Store]:
     """All stores, in the order in which they are erased."""
     others = trees.other_checkouts(task.home)
@@ -292,13 +292,13 @@ def _stores(
         databases.Databases([task.home, *others]),
         databases.Witnesses("prefect", [databases.prefect_home(task.home)]),
         databases.Witnesses("register", [task.home / ".register"]),
-        *([databases.Rows(task.home)] if task.register else []),
+        *([databases.RegisterRows(task.home)] if task.register else []),
         databases.Witnesses("inbox", [task.home / "inbox"]),
-        git_store.History(task.home),
+        git_store.GitHistory(task.home),
     ]
 
 
-def _erase_store(task: _Task, store: Store, judge: Judge, known: Plan) -> receipts.Receipt:
+def _erase_store(task: _Task, store: Store, judge: Judge, known: ErasurePlan) -> receipts.Receipt:
     """Look, erase, look again; the receipt."""
     task.say(f"look at {store.name}")
     look = store.look(judge)
@@ -332,7 +332,7 @@ def _look_once_more(
     task: _Task,
     stores: list[Store],
     judge: Judge,
-    known: Plan,
+    known: ErasurePlan,
     done: dict[str, receipts.Receipt],
     failed: dict[str, str],
 ) -> None:
@@ -360,14 +360,14 @@ def _look_once_more(
 
 
 def _push(
-    home: Path, remotes: list[dvc.Objects | dvc.Remote], version: str | None
+    home: Path, remotes: list[dvc.DvcObjects | dvc.Remote], version: str | None
 ) -> dict[str, str]:
     """What remains has to be in every remote before the old list of it goes; remotes for which
     that failed, with the reason."""
     failed: dict[str, str] = {}
     for remote in remotes:
         try:
-            if isinstance(remote, dvc.Objects) and version:
+            if isinstance(remote, dvc.DvcObjects) and version:
                 # pushed to, a folder that is not mounted would look as if it were
                 remote.refuse_empty()
                 if not remote.has(version):
@@ -414,7 +414,7 @@ def _is_listed(home: Path, sought: Sought) -> bool:
     return table is not None and bool(table["record_id"].isin(sought.record_ids).any())
 
 
-def _with_data_kept(sought: Sought, cache: dvc.Objects, version: str) -> Sought:
+def _with_data_kept(sought: Sought, cache: dvc.DvcObjects, version: str) -> Sought:
     """The list of the data at hand is kept, whatever its files are called."""
     content = cache.read(version)
     listed = {str(entry["md5"]) for entry in json.loads(content)} if content else set()
@@ -431,7 +431,7 @@ def _drop_pointers(home: Path, judge: Judge) -> None:
 # -- the end --------------------------------------------------------------------------------------
 
 
-def _report(task: _Task, known: Plan, filed: list[receipts.Receipt]) -> None:
+def _report(task: _Task, known: ErasurePlan, filed: list[receipts.Receipt]) -> None:
     """Make the report again with the receipts, sign it, commit and tag it."""
     home, batch = task.home, task.batch
     decided = home / decisions.FOLDER / f"{batch}.json"

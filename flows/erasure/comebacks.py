@@ -15,8 +15,8 @@ from pathlib import Path
 
 from flows.erasure.receipts import FOLDER, read_all
 from flows.erasure.stores import dvc, trees
-from flows.erasure.stores.git import History
-from flows.erasure.stores.store import Finding, StoreError
+from flows.erasure.stores.git import GitHistory
+from flows.erasure.stores.store import FoundCopy, StoreError
 from tasks.common import files
 from tasks.common.errors import PseudonymError
 from tasks.requests import pseudonyms
@@ -25,7 +25,7 @@ ENDING = ".hashes"
 """Of the file beside a batch's receipts: the key's id, then one keyed hash per line."""
 _DOMAIN = b"erasure-audit/erased\0"
 
-Place = dvc.Objects | trees.Tree | trees.Temporary | History
+Place = dvc.DvcObjects | trees.Tree | trees.Temporary | GitHistory
 
 
 @dataclass
@@ -121,10 +121,10 @@ class _Search:
             document["batch"]
             for document in read_all(home)
             for receipt in document["stores"]
-            if receipt["store"] == History.name and receipt["state"] == "held"
+            if receipt["store"] == GitHistory.name and receipt["state"] == "held"
         }
         """batches of which git is known to hold something: its history is not rewritten"""
-        self._key: pseudonyms.Key | None = None
+        self._key: pseudonyms.PseudonymKey | None = None
         pattern = f"{batch or '*'}{ENDING}"
         listed = [(path, _read(path)) for path in sorted((home / FOLDER).glob(pattern))]
         if not listed:
@@ -149,7 +149,7 @@ class _Search:
         """Whether there is anything to look for, and the key to do it with."""
         return self._key is not None and bool(self._batches)
 
-    def visit(self, place: Place) -> list[Finding]:
+    def visit(self, place: Place) -> list[FoundCopy]:
         """What came back in one store."""
         if self._key is None:
             return []
@@ -157,9 +157,9 @@ class _Search:
         try:
             for address, oid in place.hashes():
                 batch = self._batches.get(_keyed(self._key, oid))
-                known = isinstance(place, History) and batch in self._in_git
+                known = isinstance(place, GitHistory) and batch in self._in_git
                 if batch is not None and not known:
-                    findings.append(Finding(address, "records"))
+                    findings.append(FoundCopy(address, "records"))
                     batches[batch] += 1
         except StoreError as error:
             self.result.unchecked.append(str(error))
@@ -176,18 +176,18 @@ def _places(home: Path, temporary: Iterable[Path] | None) -> Iterator[Place]:
     yield trees.Temporary(home, temporary)
     yield cache
     for remote in remotes:
-        if isinstance(remote, dvc.Objects):
+        if isinstance(remote, dvc.DvcObjects):
             yield remote
-    yield History(home)
+    yield GitHistory(home)
 
 
-def _may_erase(place: Place, finding: Finding) -> bool:
-    if isinstance(place, History):
+def _may_erase(place: Place, finding: FoundCopy) -> bool:
+    if isinstance(place, GitHistory):
         return False
     return not isinstance(place, trees.Tree) or place.is_ours(finding.key)
 
 
-def _keyed(key: pseudonyms.Key, oid: str) -> str:
+def _keyed(key: pseudonyms.PseudonymKey, oid: str) -> str:
     return hmac.digest(key.secret, _DOMAIN + oid.encode(), "sha256").hex()
 
 

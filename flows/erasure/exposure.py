@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import networkx
 
-from flows.erasure.git_history import DATA, State
+from flows.erasure.git_history import DATA, WorkspaceState
 from flows.erasure.matcher import DERIVED, ORIGINAL, REFERENCES
 
 REDERIVED = ("verify", "report")
@@ -46,7 +46,7 @@ class Knowledge(Protocol):
 
 
 @dataclass
-class Exposure:
+class ObjectExposure:
     """What saw the records.
 
     Attributes:
@@ -62,7 +62,7 @@ class Exposure:
     other: set[str] = field(default_factory=set)
 
 
-def trace(states: Iterable[State], batch: str, knowledge: Knowledge) -> Exposure:
+def trace(states: Iterable[WorkspaceState], batch: str, knowledge: Knowledge) -> ObjectExposure:
     """Which objects saw records of the forget set.
 
     Args:
@@ -73,7 +73,7 @@ def trace(states: Iterable[State], batch: str, knowledge: Knowledge) -> Exposure
     return _Trace(list(states), batch, knowledge).run()
 
 
-def originals(state: State) -> set[str]:
+def originals(state: WorkspaceState) -> set[str]:
     """The md5 of the model that had to forget."""
     return {
         oid
@@ -86,16 +86,16 @@ class _Trace:
     """The graph: an object leads to the stages that read it, a stage to what it made. A stage also
     leads to a model that it read, for one of the user's own was trained on the stage's data."""
 
-    def __init__(self, states: list[State], batch: str, knowledge: Knowledge) -> None:
+    def __init__(self, states: list[WorkspaceState], batch: str, knowledge: Knowledge) -> None:
         self._states, self._batch, self._knowledge = states, batch, knowledge
         self._graph = networkx.DiGraph()
         self._graph.add_node(_RECORDS)
         self._kinds: dict[str, str] = {}
-        self._exposure = Exposure(derivation=_derivation(states))
+        self._exposure = ObjectExposure(derivation=_derivation(states))
         self._after = {state.data for state in states if state.after and state.data}
         self._packs = _packs(states)
 
-    def run(self) -> Exposure:
+    def run(self) -> ObjectExposure:
         exposure = self._exposure
         exposure.other = {
             oid
@@ -134,7 +134,7 @@ class _Trace:
                 if part not in self._exposure.derivation and not part_path.endswith(_TABLES):
                     self._lead(node, part, kind)
 
-    def _add_tracked(self, state: State) -> None:
+    def _add_tracked(self, state: WorkspaceState) -> None:
         """Models that `.dvc` files track: kept, if of this batch's release, else as their data."""
         for path, oid in state.pointers.items():
             if path == DATA:
@@ -171,7 +171,7 @@ class _Trace:
             or self._knowledge.lists_trained(version) is False
         )
 
-    def _no_packs(self, state: State) -> set[str]:
+    def _no_packs(self, state: WorkspaceState) -> set[str]:
         """The files that other stages made, and those that `.dvc` files track; the data are
         images."""
         made = {
@@ -194,7 +194,7 @@ class _Trace:
             yield str(entry["md5"]), f"{path}/{entry['relpath']}"
 
 
-def _derivation(states: Iterable[State]) -> set[str]:
+def _derivation(states: Iterable[WorkspaceState]) -> set[str]:
     """What verdicts and reports are derived again from."""
     return {
         oid
@@ -206,7 +206,7 @@ def _derivation(states: Iterable[State]) -> set[str]:
     }
 
 
-def _packs(states: Iterable[State]) -> dict[str, set[str]]:
+def _packs(states: Iterable[WorkspaceState]) -> dict[str, set[str]]:
     """The versions of the data that each file of a pack was made from, by its md5."""
     packs: dict[str, set[str]] = {}
     for state in states:

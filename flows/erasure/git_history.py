@@ -15,7 +15,7 @@ DATA = "data"
 
 
 @dataclass(frozen=True)
-class State:
+class WorkspaceState:
     """One state of the workspace.
 
     Attributes:
@@ -45,7 +45,7 @@ class State:
         return {**{str(entry["path"]): str(entry.get("md5")) for entry in entries}, **self.pointers}
 
 
-def states(folder: Path, release: str | None, others: Iterable[Path] = ()) -> list[State]:
+def states(folder: Path, release: str | None, others: Iterable[Path] = ()) -> list[WorkspaceState]:
     """Every state that git knows, and those that lie uncommitted in work trees.
 
     Args:
@@ -91,7 +91,7 @@ def _commits(folder: Path) -> list[str]:
     return [*changing, *ends, *lost]
 
 
-def at_hand(tree: Path) -> State:
+def at_hand(tree: Path) -> WorkspaceState:
     """The state of a work tree as it lies there, committed or not."""
     stages = (
         _stages((tree / "dvc.lock").read_text(encoding="utf-8"))
@@ -101,10 +101,10 @@ def at_hand(tree: Path) -> State:
     pointers: dict[str, str] = {}
     for path in _pointer_files(tree):
         pointers |= _pointer(path.read_text(encoding="utf-8"), path.relative_to(tree).as_posix())
-    return State((), stages, pointers)
+    return WorkspaceState((), stages, pointers)
 
 
-def versions(known: Iterable[State]) -> set[str]:
+def versions(known: Iterable[WorkspaceState]) -> set[str]:
     """Every version of the data."""
     states = list(known)
     named = {state.data for state in states} | {
@@ -120,7 +120,7 @@ def versions(known: Iterable[State]) -> set[str]:
 class _Reader:
     """Reads states from git; what states have in common, files and whole folders, is read once."""
 
-    def __init__(self, objects: git.Objects, prefix: str) -> None:
+    def __init__(self, objects: git.GitObjects, prefix: str) -> None:
         """Args:
         objects: reads git's objects.
         prefix: the workspace's folder in the repository.
@@ -129,20 +129,20 @@ class _Reader:
         self._locks: dict[str, dict[str, Any]] = {}
         self._below: dict[tuple[str, str], dict[str, str]] = {}
 
-    def state(self, commit: str, names: tuple[str, ...], after: bool) -> State | None:
+    def state(self, commit: str, names: tuple[str, ...], after: bool) -> WorkspaceState | None:
         """The state of a commit; None: it is none, as what a tag names may be."""
         if self._objects.read(f"{commit}^{{commit}}") is None:
             return None
         content = self._objects.read(f"{commit}:{self._prefix}")
         if content is None:  # before the workspace was made
-            return State(names, {}, {}, after)
+            return WorkspaceState(names, {}, {}, after)
         width = len(commit) // 2
         lock = next(
             (oid for _, name, oid in git.tree_entries(content, width) if name == "dvc.lock"), ""
         )
         if lock not in self._locks:
             self._locks[lock] = _stages(self._text(lock)) if lock else {}
-        return State(names, self._locks[lock], self._pointers(content, width), after)
+        return WorkspaceState(names, self._locks[lock], self._pointers(content, width), after)
 
     def _pointers(self, tree: bytes, width: int, folder: str = "") -> dict[str, str]:
         pointers: dict[str, str] = {}

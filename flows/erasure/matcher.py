@@ -111,7 +111,7 @@ class Sought:
         }
 
 
-class Names:
+class NameMatcher:
     """Finds the names of people and records in text."""
 
     def __init__(self, sought: Sought) -> None:
@@ -203,7 +203,7 @@ class Judge:
         already, for the run-cache's entries that name them.
         """
         self.sought = sought
-        self.names = Names(sought)
+        self.names = NameMatcher(sought)
         self.gone = {*gone, *sought.records, *sought.models} - sought.keep - sought.derivation
         self._judged: dict[str, str | None] = {}
         self._named: set[str] = set()

@@ -34,7 +34,7 @@ class PlanError(AuditError):
 
 
 @dataclass
-class Plan:
+class ErasurePlan:
     """What has to go, and how far the erasure is.
 
     Attributes:
@@ -66,7 +66,7 @@ class Plan:
         return {**vars(self), "sought": self.sought.plain()}
 
     @classmethod
-    def of(cls, values: dict[str, Any]) -> Plan:
+    def of(cls, values: dict[str, Any]) -> ErasurePlan:
         """What `plain` gave."""
         return cls(**{**values, "sought": Sought.of(values["sought"])})
 
@@ -81,11 +81,11 @@ class Safe:
         """Whether an erasure of the batch is under way."""
         return self._path.exists()
 
-    def read(self) -> Plan:
+    def read(self) -> ErasurePlan:
         """The plan of the erasure under way."""
-        return Plan.of(files.read_json(self._path))
+        return ErasurePlan.of(files.read_json(self._path))
 
-    def write(self, plan: Plan) -> None:
+    def write(self, plan: ErasurePlan) -> None:
         """Keep a plan."""
         self._make()
         files.write_json(self._path, plan.plain())
@@ -117,7 +117,7 @@ class Safe:
 
 def make(
     home: Path, batch: str, by: str, begun: str, register: Register | None, safe: Safe
-) -> Plan:
+) -> ErasurePlan:
     """Find out what has to go.
 
     Args:
@@ -163,7 +163,7 @@ def make(
         other=frozenset(exposed.other),
     )
     recorded = files.read_json(home / "ledger/batches" / f"{batch}.json")
-    return Plan(
+    return ErasurePlan(
         batch,
         by,
         begun,
@@ -181,8 +181,8 @@ class _Knowledge:
     def __init__(
         self,
         shelf: Shelf,
-        names: selection.Names,
-        seen: selection.Names,
+        names: selection.RecordNames,
+        seen: selection.RecordNames,
         trained: Iterable[str],
     ) -> None:
         self._shelf, self._names, self._seen = shelf, names, seen

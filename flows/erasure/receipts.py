@@ -13,7 +13,7 @@ from typing import Any
 
 from flows.erasure import git_history
 from flows.erasure.matcher import ORIGINAL, REFERENCES, Judge
-from flows.erasure.plan import Plan
+from flows.erasure.plan import ErasurePlan
 from flows.erasure.selection import ERASED
 from flows.erasure.stores.store import Look
 from tasks.common import files
@@ -48,7 +48,7 @@ class Filed:
         filed = self.read()["stores"] if self.path.exists() else []
         return {receipt["store"]: receipt for receipt in filed}
 
-    def write(self, plan: Plan, gone: set[str], receipts: Iterable[Receipt]) -> None:
+    def write(self, plan: ErasurePlan, gone: set[str], receipts: Iterable[Receipt]) -> None:
         """File receipts; those of stores that are not among them stay."""
         merged = {**self.by_store(), **{receipt["store"]: receipt for receipt in receipts}}
         files.write_json(
@@ -71,7 +71,7 @@ class Filed:
 
 
 def of_store(
-    plan: Plan, name: str, part: str | None, judge: Judge, look: Look, reason: str | None
+    plan: ErasurePlan, name: str, part: str | None, judge: Judge, look: Look, reason: str | None
 ) -> Receipt:
     """The receipt of a store that was erased and looked at again.
 
@@ -98,7 +98,7 @@ def of_store(
     )
 
 
-def of_models(plan: Plan, judge: Judge, failed: Iterable[str]) -> list[Receipt]:
+def of_models(plan: ErasurePlan, judge: Judge, failed: Iterable[str]) -> list[Receipt]:
     """Receipts for the original and the reference models: they lay in the stores before.
 
     Args:
@@ -131,7 +131,7 @@ def of_models(plan: Plan, judge: Judge, failed: Iterable[str]) -> list[Receipt]:
     return made
 
 
-def of_backups(plan: Plan) -> list[Receipt]:
+def of_backups(plan: ErasurePlan) -> list[Receipt]:
     """Receipts for backups: the day on which each is overwritten."""
     today = datetime.now(UTC).date()
     return [
@@ -173,7 +173,7 @@ def decided(home: Path, batch: str) -> dict[str, Any]:
     return document
 
 
-def in_decisions(home: Path, plan: Plan, receipts: list[Receipt]) -> dict[str, Any]:
+def in_decisions(home: Path, plan: ErasurePlan, receipts: list[Receipt]) -> dict[str, Any]:
     """The batch's decisions with an entry per store of part 7; those of an earlier run give way."""
     going = [request for request, fate in plan.requests.items() if fate == ERASED]
     stay = any(
@@ -206,7 +206,7 @@ def now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _head(plan: Plan, name: str, part: str | None, reason: str | None) -> Receipt:
+def _head(plan: ErasurePlan, name: str, part: str | None, reason: str | None) -> Receipt:
     return {
         "store": name,
         "part": part,

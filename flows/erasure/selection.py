@@ -32,7 +32,7 @@ class NothingToEraseError(AuditError):
 
 
 @dataclass
-class Selection:
+class ErasureSelection:
     """The records that go.
 
     Attributes:
@@ -59,7 +59,7 @@ def select(
     shelf: Shelf,
     on_record: Mapping[str, str],
     register: Register | None,
-) -> Selection:
+) -> ErasureSelection:
     """The records that go with a batch.
 
     Args:
@@ -127,7 +127,7 @@ def select(
         if people is not None
         else []
     )
-    return Selection(table, identities, fates)
+    return ErasureSelection(table, identities, fates)
 
 
 def _fates(
@@ -171,7 +171,7 @@ def _fate_in_register(batch: str, request: str, register: Register) -> str:
 
 
 @dataclass
-class Names:
+class RecordNames:
     """The records by all of their names, in every version of the data.
 
     Attributes:
@@ -191,7 +191,7 @@ class Names:
     paths: set[str]
 
 
-def names_of(table: pd.DataFrame, shelf: Shelf, versions: Iterable[str]) -> Names:
+def names_of(table: pd.DataFrame, shelf: Shelf, versions: Iterable[str]) -> RecordNames:
     """All names of records.
 
     Args:
@@ -199,7 +199,7 @@ def names_of(table: pd.DataFrame, shelf: Shelf, versions: Iterable[str]) -> Name
         shelf: DVC's stores.
         versions: of the data.
     """
-    names = Names(
+    names = RecordNames(
         set(),
         set(table["sha256"]),
         set(),

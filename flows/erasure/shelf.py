@@ -24,7 +24,7 @@ class MissingObjectError(AuditError):
 class Shelf:
     """Reads objects from the cache, else from the first remote that has them."""
 
-    def __init__(self, cache: dvc.Objects, remotes: list[dvc.Objects | dvc.Remote]) -> None:
+    def __init__(self, cache: dvc.DvcObjects, remotes: list[dvc.DvcObjects | dvc.Remote]) -> None:
         self._cache, self._remotes = cache, remotes
         self._contents: dict[str, bytes | None] = {}
 
@@ -42,7 +42,7 @@ class Shelf:
         """As `read`, for what is needed once and is too much to be kept."""
         content = self._cache.read(oid)
         for remote in self._remotes:
-            if content is None and isinstance(remote, dvc.Objects):
+            if content is None and isinstance(remote, dvc.DvcObjects):
                 content = remote.read(oid)
         return content
 

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from flows.intake import addresses
-from flows.register.register import OUTWARD, Due, Event, Register, State
+from flows.register.register import OUTWARD, DueCallback, Event, Register, State
 from flows.workspace import signing_keys
 from tasks.common.errors import RequestError, SignatureError, WorkspaceError
 
@@ -61,7 +61,7 @@ class RefusedAddressError(RequestError):
 
 
 @dataclass(frozen=True)
-class Told:
+class CallbackNotice:
     """What the outside is told of a request."""
 
     request_id: str
@@ -96,7 +96,7 @@ class Delivery:
         return {"delivered": self.delivered, "again": self.again, "given_up": self.given_up}
 
 
-def told(history: Sequence[Event]) -> Told:
+def told(history: Sequence[Event]) -> CallbackNotice:
     """What the events of one request, from its receipt on, look like from outside."""
     first = history[0]
     status, due, rejected = OUTWARD[State.RECEIVED], first.details.get("due"), False
@@ -106,7 +106,7 @@ def told(history: Sequence[Event]) -> Told:
             status = OUTWARD[State.REJECTED if rejected else State(event.kind)]
         elif event.kind == "extended":
             due = event.details.get("to")
-    return Told(str(first.request_id), status, due, first.actor, first.at)
+    return CallbackNotice(str(first.request_id), status, due, first.actor, first.at)
 
 
 def check(url: str) -> None:
@@ -163,7 +163,7 @@ def deliver(
         return asyncio.run(_deliver(register, key, at, resolve or _resolve))
 
 
-def headers(body: bytes, key: signing.Key, domain: str) -> dict[str, str]:
+def headers(body: bytes, key: signing.SigningKey, domain: str) -> dict[str, str]:
     """The headers by which a receiver of OpenDSR knows who sent a body."""
     signature = base64.b64encode(key.private.sign(body)).decode("ascii")
     return {"X-OpenDSR-Processor-Domain": domain, "X-OpenDSR-Signature": signature}
@@ -187,7 +187,7 @@ def pause(tries: int, chance: Callable[[], float] = random.random) -> timedelta:
 
 
 async def _deliver(
-    register: Register, key: signing.Key, at: datetime | None, resolve: Resolve
+    register: Register, key: signing.SigningKey, at: datetime | None, resolve: Resolve
 ) -> Delivery:
     """Rounds until nothing is due: after an event is told, the request's next one may be."""
     import certifi
@@ -207,7 +207,7 @@ async def _deliver(
         verify=trusted, timeout=TIMEOUT, follow_redirects=False, trust_env=False
     ) as client:
 
-        async def attempt(due: Due) -> None:
+        async def attempt(due: DueCallback) -> None:
             sender = clients.setdefault(due.client, asyncio.Semaphore(AT_ONCE_PER_CLIENT))
             name = urlsplit(due.url).hostname or ""
             host = hosts.setdefault(name, asyncio.Semaphore(AT_ONCE_PER_HOST))
@@ -224,7 +224,9 @@ async def _deliver(
     return Delivery(counted["delivered"], counted["again"], counted["given_up"])
 
 
-def _note(register: Register, due: Due, outcome: str, taken: bool, at: datetime | None) -> str:
+def _note(
+    register: Register, due: DueCallback, outcome: str, taken: bool, at: datetime | None
+) -> str:
     """Record a try. Returns what became of the callback."""
     event, url, tries = due.event, due.url, due.tries + 1
     if taken:
@@ -251,7 +253,7 @@ def _note(register: Register, due: Due, outcome: str, taken: bool, at: datetime 
 async def _send(
     register: Register,
     client: httpx.AsyncClient,
-    key: signing.Key,
+    key: signing.SigningKey,
     event: Event,
     url: str,
     resolve: Resolve,
@@ -294,7 +296,7 @@ async def _send(
     return f"HTTP {answer.status_code}", 200 <= answer.status_code < 300
 
 
-def _body(now: Told, event: Event, url: str) -> bytes:
+def _body(now: CallbackNotice, event: Event, url: str) -> bytes:
     value = {
         "controller_id": now.controller,
         "status_callback_url": url,

@@ -54,7 +54,7 @@ _REQUEST = ("subject_request_id", "regulation", "submitted_time")
 
 
 @dataclass(frozen=True)
-class Entry:
+class DropEntry:
     """One request of a file.
 
     Attributes:
@@ -74,7 +74,7 @@ class Entry:
 class Sheet:
     """What a file holds; `header` is that of a CSV, as it stands there."""
 
-    entries: tuple[Entry, ...]
+    entries: tuple[DropEntry, ...]
     header: str | None = field(default=None, repr=False)
 
 
@@ -379,13 +379,13 @@ def _read_json(text: str) -> Sheet:
     hint = "expected a JSON list of OpenDSR erasure requests"
     decoder, place = _decoder(), _skip(text, 0)
     if text[place : place + 1] != "[":
-        return Sheet((Entry(1, strict_json(text), text.strip()),))
-    entries: list[Entry] = []
+        return Sheet((DropEntry(1, strict_json(text), text.strip()),))
+    entries: list[DropEntry] = []
     place = _skip(text, place + 1)
     try:
         while text[place : place + 1] != "]" or entries:
             value, end = decoder.raw_decode(text, place)
-            entries.append(Entry(len(entries) + 1, value, text[place:end]))
+            entries.append(DropEntry(len(entries) + 1, value, text[place:end]))
             place = _skip(text, end)
             if text[place : place + 1] == "]":
                 break
@@ -422,7 +422,7 @@ def _read_csv(text: str) -> Sheet:
     hint = f"expected the columns {', '.join(COLUMNS)}, each once and no other"
     if sorted(names) != sorted(COLUMNS):
         raise RequestError(f"the header is another one; {hint}")
-    found: dict[str, Entry] = {}
+    found: dict[str, DropEntry] = {}
     for number, (line, cells) in enumerate(_rows(rest, mark), start=1):
         if not any(cell.strip() for cell in cells):
             continue
@@ -468,25 +468,25 @@ def _rows(text: str, mark: str) -> Iterator[tuple[str, list[str]]]:
         yield line if line.endswith("\n") else line + "\n", cells
 
 
-def _row(number: int, row: dict[str, str], line: str, too_many: int) -> Entry:
+def _row(number: int, row: dict[str, str], line: str, too_many: int) -> DropEntry:
     if too_many:
         fault = f"got {len(COLUMNS) + too_many} cells, expected {len(COLUMNS)}"
-        return Entry(number, None, line, fault)
+        return DropEntry(number, None, line, fault)
     value = {
         **{name: row[name] for name in _REQUEST},
         "subject_request_type": "erasure",
         "subject_identities": [_identity(row)],
     }
-    return Entry(number, value, line)
+    return DropEntry(number, value, line)
 
 
-def _joined(entry: Entry, row: dict[str, str], line: str) -> Entry:
+def _joined(entry: DropEntry, row: dict[str, str], line: str) -> DropEntry:
     """An entry with one more identity, if its row says the same of the request."""
     if entry.fault is None and any(entry.value[name] != row[name] for name in _REQUEST[1:]):
         fault = "rows with this subject_request_id differ in regulation or submitted_time; make them the same"
-        return Entry(entry.position, entry.value, entry.text + line, fault)
+        return DropEntry(entry.position, entry.value, entry.text + line, fault)
     identities = [*entry.value["subject_identities"], _identity(row)]
-    return Entry(
+    return DropEntry(
         entry.position,
         {**entry.value, "subject_identities": identities},
         entry.text + line,

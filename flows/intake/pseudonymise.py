@@ -63,7 +63,7 @@ def take_in(home: Path, value: Any) -> Intake:
     )
 
 
-def key_of(home: Path) -> pseudonyms.Key:
+def key_of(home: Path) -> pseudonyms.PseudonymKey:
     """The key of pseudonyms: the secret of its name, else the workspace's own, made where there is
     none.
 

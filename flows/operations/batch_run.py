@@ -240,7 +240,7 @@ def logged(
     lock = threading.Lock()
     with checkouts.log_of(home, batch).open("a", encoding="utf-8") as log:
 
-        def take(event: stage_runner.Event) -> None:
+        def take(event: stage_runner.StageEvent) -> None:
             at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
             with lock:
                 log.write(f"{at} {event.stage}: {event.kind} {event.text}".rstrip() + "\n")

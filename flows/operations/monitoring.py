@@ -37,7 +37,7 @@ Runs = Callable[[timedelta], list[str]]
 
 
 @dataclass(frozen=True)
-class Finding:
+class Alert:
     """Something that somebody has to know.
 
     Attributes:
@@ -100,7 +100,7 @@ def run(
             (event.request_id, event.details["about"]) for event in register.history(kind="warned")
         }
 
-        def new(findings: Iterator[Finding]) -> list[Finding]:
+        def new(findings: Iterator[Alert]) -> list[Alert]:
             return [each for each in findings if (each.request_id, each.about) not in told]
 
         near = new(_deadlines(register, chosen.warn_days, moment.date()))
@@ -117,7 +117,7 @@ def run(
 def _tell(
     home: Path,
     register: Register,
-    findings: list[Finding],
+    findings: list[Alert],
     title: tuple[str, str],
     event: str,
     emit: Emit,
@@ -146,7 +146,7 @@ def _tell(
         )
 
 
-def _deadlines(register: Register, warn_days: tuple[int, ...], today: date) -> Iterator[Finding]:
+def _deadlines(register: Register, warn_days: tuple[int, ...], today: date) -> Iterator[Alert]:
     for case in register.cases(OPEN):
         if case.due is None:
             continue
@@ -158,11 +158,11 @@ def _deadlines(register: Register, warn_days: tuple[int, ...], today: date) -> I
             yield _deadline(case, f"due {case.due}: {min(crossed)} days", left)
 
 
-def _deadline(case: Case, about: str, left: int) -> Finding:
+def _deadline(case: Case, about: str, left: int) -> Alert:
     when = f"{left} days left" if left >= 0 else f"{-left} days over"
     batch = f", batch {case.batch}" if case.batch else ""
     facts = {"due": str(case.due), "days_left": left, "state": case.shown}
-    return Finding(
+    return Alert(
         about,
         f"Request {case.request_id}: {when}, due {case.due}, {case.shown.replace('_', ' ')}{batch}",
         case.request_id,
@@ -171,38 +171,36 @@ def _deadline(case: Case, about: str, left: int) -> Finding:
     )
 
 
-def _came_back(home: Path, now: datetime) -> Iterator[Finding]:
+def _came_back(home: Path, now: datetime) -> Iterator[Alert]:
     """Copies of erased records that are there again, as where an old clone was pushed."""
     for text in comebacks.look(home).lines:
-        yield Finding(f"{text} on {now.date()}", text)
+        yield Alert(f"{text} on {now.date()}", text)
 
 
 def _stuck(
     home: Path, register: Register, patience: timedelta, runs: Runs, now: datetime
-) -> Iterator[Finding]:
+) -> Iterator[Alert]:
     yield from _silent(home, register, patience, now)
     yield from _missed(register, now)
     yield from _waiting(register, now)
     yield from _came_back(home, now)
     for text in runs(patience):
-        yield Finding(f"{text} on {now.date()}", text)
+        yield Alert(f"{text} on {now.date()}", text)
     for event in register.history(kind="callback_given_up"):
         text = f"Request {event.request_id}: a status callback was given up after {event.details.get('tries')} tries"
-        yield Finding(
+        yield Alert(
             f"callback of event {event.details.get('event', event.seq)}", text, event.request_id
         )
     try:
         anchors.anchor(home, register)
     except RegisterError as error:
-        yield Finding(f"chain on {now.date()}", f"The register is damaged: {error}")
+        yield Alert(f"chain on {now.date()}", f"The register is damaged: {error}")
     except WorkspaceError as error:
         text = f"The end of the register's chain could not be kept in git: {error}"
-        yield Finding(f"anchor on {now.date()}", text)
+        yield Alert(f"anchor on {now.date()}", text)
 
 
-def _silent(
-    home: Path, register: Register, patience: timedelta, now: datetime
-) -> Iterator[Finding]:
+def _silent(home: Path, register: Register, patience: timedelta, now: datetime) -> Iterator[Alert]:
     """Work that is held by a living process and shows no sign of life."""
     for name, since, _ in register.working():
         if name == LEASE:
@@ -213,7 +211,7 @@ def _silent(
             stage = f" (last seen: {_last_stage(log)})"
         if now - last > patience:
             hours = (now - last).total_seconds() / 3600
-            yield Finding(
+            yield Alert(
                 f"{name} since {since} on {now.date()}",
                 f"Stuck: {name} works since {since[:16]}Z and has shown no sign of life for "
                 f"{hours:.1f} hours{stage}."
@@ -233,17 +231,17 @@ def _last_stage(log: Path) -> str:
     return lines[-1].split(" ")[1].rstrip(":") if lines and " " in lines[-1] else "nothing"
 
 
-def _missed(register: Register, now: datetime) -> Iterator[Finding]:
+def _missed(register: Register, now: datetime) -> Iterator[Alert]:
     nights = register.history(kind="night")
     working = {name for name, _, _ in register.working()}
     if nights and night_run.LEASE not in working:
         last = datetime.fromisoformat(nights[-1].at)
         if now - last > timedelta(hours=NIGHT_HOURS):
             text = f"No nightly run came to its end since {nights[-1].at[:16]}Z; see the schedule and its worker."
-            yield Finding(f"night missed on {now.date()}", text)
+            yield Alert(f"night missed on {now.date()}", text)
 
 
-def _waiting(register: Register, now: datetime) -> Iterator[Finding]:
+def _waiting(register: Register, now: datetime) -> Iterator[Alert]:
     for state, days in WAITING_DAYS.items():
         for batch in sorted({str(case.batch) for case in register.cases([state])}):
             since = max(event.at for event in register.history(batch=batch, kind=str(state)))
@@ -254,7 +252,7 @@ def _waiting(register: Register, now: datetime) -> Iterator[Finding]:
                     if state == State.AWAITING_SIGNOFF
                     else "is released and not erased"
                 )
-                yield Finding(
+                yield Alert(
                     f"{state} on {now.date()}",
                     f"Batch {batch} {what} for {passed} days, since {since[:10]}.",
                     None,

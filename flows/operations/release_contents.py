@@ -89,7 +89,7 @@ class Inputs:
 
 
 @dataclass(frozen=True)
-class Model:
+class ReleasedModel:
     """The model that is released.
 
     Attributes:
@@ -141,7 +141,7 @@ def write_models(
         source, retrained = retrained[0], retrained[1:]
         history, advice = History(0, 0, int(inputs.remaining.sum())), []
     _refuse_others(inputs.copy, lineage, [source, *retrained])
-    model = Model(kind, source, history, _chain(inputs, lineage), verdicts, versions)
+    model = ReleasedModel(kind, source, history, _chain(inputs, lineage), verdicts, versions)
     changes, weights = write_model(inputs, model, [files.sha256(path) for path in retrained])
     if retrained and inputs.settings.references.mode == "batch":  # a pool serves the next, too
         changes |= write_references(inputs, retrained)
@@ -154,7 +154,9 @@ def write_models(
     }
 
 
-def write_model(inputs: Inputs, model: Model, references: list[str]) -> tuple[dict[str, str], str]:
+def write_model(
+    inputs: Inputs, model: ReleasedModel, references: list[str]
+) -> tuple[dict[str, str], str]:
     """Write `releases/<batch>`: the model with its lineage and card.
 
     Args:

@@ -101,14 +101,14 @@ def audit(found: prepare.Ready, listener: stage_runner.Listener) -> None:
     """
     failures: list[str] = []
 
-    def take(event: stage_runner.Event) -> None:
+    def take(event: stage_runner.StageEvent) -> None:
         if event.kind == "failed":
             failures.append(event.text)
         listener(event)
 
     environment.prepare(found.folder)
     for stage in found.pipeline:
-        listener(stage_runner.Event(stage.name, "planned"))
+        listener(stage_runner.StageEvent(stage.name, "planned"))
     found.runner.listener = take
     with prepare.begun(found):
         from flows.operations import audit_flow  # it imports Prefect

@@ -47,7 +47,7 @@ class SignoffError(AuditError):
 
 
 @dataclass(frozen=True)
-class Rules:
+class ReleaseRules:
     """What a release needs.
 
     Attributes:
@@ -327,10 +327,12 @@ def standing(home: Path, register: Register, batch: str) -> Standing:
         cases = [case for case in cases if case.state != State.IDENTITY_VERIFIED]
         _require_audited(batch, cases)
     four_eyes = settings.load(home / "params.yaml").operate.four_eyes
-    return evaluate(batch, cases, noted, Rules(2 if four_eyes else 1, _commit(home, batch)))
+    return evaluate(batch, cases, noted, ReleaseRules(2 if four_eyes else 1, _commit(home, batch)))
 
 
-def evaluate(batch: str, cases: Sequence[Case], noted: Sequence[Event], rules: Rules) -> Standing:
+def evaluate(
+    batch: str, cases: Sequence[Case], noted: Sequence[Event], rules: ReleaseRules
+) -> Standing:
     """Where a batch stands, as it follows from what is in the register.
 
     Of each person the last decision on a request counts, if it was taken on this audit. A rejection

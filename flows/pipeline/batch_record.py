@@ -20,7 +20,7 @@ ERASURES = Path("ledger/erasures")
 
 
 @dataclass(frozen=True)
-class Files:
+class RecordedFiles:
     """The files of one recorded path, and what became of them.
 
     Attributes:
@@ -66,14 +66,14 @@ class Record:
         """Whether git keeps the content itself, as it does of reports and requests."""
         return (self.checkout / path).exists()
 
-    def files(self, path: str) -> Files:
+    def files(self, path: str) -> RecordedFiles:
         """The files of a path that DVC keeps. None of them is changed or removed."""
         listed = self._listed(path)
         if listed is None:
             damaged = self.objects.condition(self.hashes[path]) is Condition.DAMAGED
-            return Files(damaged=(path,)) if damaged else Files(missing=(path,))
+            return RecordedFiles(damaged=(path,)) if damaged else RecordedFiles(missing=(path,))
         conditions = [(name, oid, self.objects.condition(oid)) for name, oid in listed]
-        return Files(
+        return RecordedFiles(
             tuple((name, oid) for name, oid, state in conditions if state is Condition.SOUND),
             tuple(name for name, _, state in conditions if state is Condition.DAMAGED),
             tuple(name for name, _, state in conditions if state is Condition.MISSING),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from flows.pipeline.reproduce import Comparison
     from flows.pipeline.results import Result
-    from flows.pipeline.stage_runner import Event, Listener
+    from flows.pipeline.stage_runner import Listener, StageEvent
 
 COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
 STATES = {
@@ -77,7 +77,7 @@ class Progress:
         self._known = dict(known)
         self._lock = threading.Lock()
 
-    def take(self, event: Event) -> None:
+    def take(self, event: StageEvent) -> None:
         """Update a stage's row."""
         if event.kind == "line" and noise(event.text):
             return
@@ -193,7 +193,7 @@ def _known_seconds(workspace: Path) -> dict[str, float]:
         return {}
 
 
-def _print_line(progress: Progress, event: Event) -> None:
+def _print_line(progress: Progress, event: StageEvent) -> None:
     progress.take(event)
     if event.kind in FINISHED:
         text = f" {event.text}" if event.text else ""
@@ -204,7 +204,7 @@ def _print_line(progress: Progress, event: Event) -> None:
         say(f"{event.stage}: {event.text}")
 
 
-def _print_json(progress: Progress, event: Event) -> None:
+def _print_json(progress: Progress, event: StageEvent) -> None:
     progress.take(event)
     if event.kind == "line" and noise(event.text):
         return

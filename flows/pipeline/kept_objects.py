@@ -32,7 +32,7 @@ class Condition(StrEnum):
 
 
 @dataclass(frozen=True)
-class Copy:
+class ObjectCopy:
     """A copy of an object: the store's name, its file system and the path in it."""
 
     store: str
@@ -122,7 +122,7 @@ class KeptObjects:
         stream: IO[bytes] = copy.disk.open(copy.path, "rb")
         return stream
 
-    def _copies(self, oid: str) -> Iterator[Copy]:
+    def _copies(self, oid: str) -> Iterator[ObjectCopy]:
         for name, database in self.stores:
             path = database.oid_to_path(oid)
             try:
@@ -131,7 +131,7 @@ class KeptObjects:
                 self.unreachable[name] = type(error).__name__
                 continue
             if there:
-                yield Copy(name, database.fs, path)
+                yield ObjectCopy(name, database.fs, path)
 
 
 def folder_hash(entries: list[tuple[str, str]]) -> str:

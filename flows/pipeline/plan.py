@@ -32,7 +32,7 @@ BASE = ("pack", "check", "split", "train")
 
 
 @dataclass(frozen=True)
-class Model:
+class OriginalModel:
     """What is known of the original model before the run.
 
     Attributes:
@@ -71,7 +71,7 @@ class Expected:
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunPlan:
     """What a run will take.
 
     Attributes:
@@ -91,7 +91,7 @@ class Plan:
 
     batch: str
     stages: list[str]
-    model: Model
+    model: OriginalModel
     models_to_train: dict[str, int]
     step_seconds: float | None
     minutes: float
@@ -125,7 +125,7 @@ class Plan:
         return lines + [f"Problem: {problem}" for problem in self.problems]
 
 
-def make(workspace: Path, batch: str | None = None, jobs: int | None = None) -> Plan:
+def make(workspace: Path, batch: str | None = None, jobs: int | None = None) -> RunPlan:
     """Plan a run of a batch with the settings in `params.yaml`.
 
     Args:
@@ -155,7 +155,7 @@ def make(workspace: Path, batch: str | None = None, jobs: int | None = None) -> 
     free = shutil.disk_usage(workspace).free // MEGABYTE
     if disk > free:
         problems.append(f"the run needs about {disk} MB of disk, and {free} MB are free")
-    return Plan(
+    return RunPlan(
         chosen.batch,
         stages,
         model,
@@ -227,7 +227,7 @@ def _records(workspace: Path) -> tuple[Any, Any]:
         return manifest, np.full(len(manifest), "training")
 
 
-def _model(workspace: Path, chosen: settings.Settings, roles: Any) -> tuple[Model, int]:
+def _model(workspace: Path, chosen: settings.Settings, roles: Any) -> tuple[OriginalModel, int]:
     """What is known of the original model, and how many bytes its weights take."""
     from tasks.training import architectures, checkpoints
 
@@ -235,16 +235,16 @@ def _model(workspace: Path, chosen: settings.Settings, roles: Any) -> tuple[Mode
     weights = sum(value.nbytes for value in network.state_dict().values())
     checkpoint, classes = chosen.original.checkpoint, chosen.data.classes
     if checkpoint.startswith(settings.TRAINED):
-        return Model("trained", checkpoint, classes), weights
+        return OriginalModel("trained", checkpoint, classes), weights
     try:
         loaded = checkpoints.load(workspace / checkpoint, chosen.model, chosen.data)
     except AuditError as error:
-        return Model("unusable", checkpoint, classes, note=str(error)), weights
+        return OriginalModel("unusable", checkpoint, classes, note=str(error)), weights
     try:
         labels, answers = _answers(workspace, chosen, loaded, roles)
     except AuditError as error:
         note = f"its accuracy is unknown until the stage pack has run ({error})"
-        return Model("sound", checkpoint, classes, note=note), weights
+        return OriginalModel("sound", checkpoint, classes, note=note), weights
     accuracy = float((labels == answers).mean())
     other = best_order(labels, answers, classes)
     note = ""
@@ -253,7 +253,9 @@ def _model(workspace: Path, chosen: settings.Settings, roles: Any) -> tuple[Mode
             f"it classifies {accuracy:.0%} of its own training records correctly, and {other:.0%} "
             "with its classes in another order; put the labels of the manifest into its order"
         )
-    return Model("unusable" if note else "sound", checkpoint, classes, accuracy, note), weights
+    return OriginalModel(
+        "unusable" if note else "sound", checkpoint, classes, accuracy, note
+    ), weights
 
 
 def best_order(labels: Any, answers: Any, classes: int) -> float:

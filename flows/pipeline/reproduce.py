@@ -358,7 +358,11 @@ def _bring_inputs(record: Record, tag: str, level: Level, wanted: list[str]) -> 
                 dvc_graph.content_hash(record.checkout / path) != record.hashes[path]
             )
             continue
-        kept = record.files(path) if record.hashes[path] != EMPTY_FOLDER else batch_record.Files()
+        kept = (
+            record.files(path)
+            if record.hashes[path] != EMPTY_FOLDER
+            else batch_record.RecordedFiles()
+        )
         altered += [path] * bool(kept.damaged)
         missing += [path] * bool(kept.missing)
         record.bring(path)

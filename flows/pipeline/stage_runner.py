@@ -36,7 +36,7 @@ class SkippedStageError(StageError):
 
 
 @dataclass(frozen=True)
-class Event:
+class StageEvent:
     """Something that happened to a stage: `kind`, for lines the line, and the time since its start,
     s. Before anything runs, each stage of the run is `planned`."""
 
@@ -46,10 +46,10 @@ class Event:
     seconds: float = 0.0
 
 
-Listener = Callable[[Event], None]
+Listener = Callable[[StageEvent], None]
 
 
-def nobody(event: Event) -> None:
+def nobody(event: StageEvent) -> None:
     """The listener that does not listen."""
 
 
@@ -146,13 +146,13 @@ class Runner:
             if self._closed:
                 _not_begun(stage)
             begun = time.monotonic()
-            self.listener(Event(stage, "started"))
+            self.listener(StageEvent(stage, "started"))
             try:
                 outcome = self._until_unlocked(stage, force, log, begun)
             except StageError as error:
-                self.listener(Event(stage, "failed", str(error), time.monotonic() - begun))
+                self.listener(StageEvent(stage, "failed", str(error), time.monotonic() - begun))
                 raise
-            self.listener(Event(stage, outcome, "", time.monotonic() - begun))
+            self.listener(StageEvent(stage, outcome, "", time.monotonic() - begun))
             return outcome
 
     def _try_elsewhere(self, stage: str, agent: str, log: Callable[[str], None]) -> None:
@@ -164,12 +164,12 @@ class Runner:
 
         def tell(line: str) -> None:
             log(line)
-            self.listener(Event(stage, "line", line, time.monotonic() - begun))
+            self.listener(StageEvent(stage, "line", line, time.monotonic() - begun))
 
         try:
             self.elsewhere.brings(stage, agent, tell)
         except StageError as error:
-            self.listener(Event(stage, "failed", str(error), time.monotonic() - begun))
+            self.listener(StageEvent(stage, "failed", str(error), time.monotonic() - begun))
             raise
 
     def close(self) -> None:
@@ -204,7 +204,7 @@ class Runner:
             if not any(sign in line for line in lines for sign in dvc_locks.SIGNS):
                 raise _failure(stage, lines, code)
             self.listener(
-                Event(
+                StageEvent(
                     stage,
                     "waiting",
                     "waits for another run in this workspace",
@@ -227,7 +227,7 @@ class Runner:
                 if text:
                     lines.append(text)
                     log(text)
-                    self.listener(Event(stage, "line", text, time.monotonic() - begun))
+                    self.listener(StageEvent(stage, "line", text, time.monotonic() - begun))
         return lines, process.returncode
 
     @contextlib.contextmanager

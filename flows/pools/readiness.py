@@ -17,7 +17,7 @@ from tasks.data import records
 from tasks.pooling import table
 from tasks.requests import pseudonyms
 from tasks.verification import verdicts
-from tasks.verification.gates import Rules
+from tasks.verification.gates import GateRules
 from tasks.verification.scoring import Scores
 
 REQUEST = "readiness"
@@ -83,7 +83,7 @@ def assess(home: Path, folder: str = FOLDER) -> Readiness:
         AuditError: there is no pool, or it may not judge the data of now.
     """
     chosen = settings.load(home / "params.yaml")
-    rules = Rules(**chosen.verify.model_dump(exclude={"mode"}))
+    rules = GateRules(**chosen.verify.model_dump(exclude={"mode"}))
     manifest = records.read_manifest(home / "data")
     roles = records.read_roles(home / "artifacts" / "split.csv", manifest)
     training = roles == "training"
@@ -118,7 +118,7 @@ def assess(home: Path, folder: str = FOLDER) -> Readiness:
 
 
 def _person(
-    pseudonym: str, scores: Scores, rows: Any, rules: Rules, chosen: settings.Settings
+    pseudonym: str, scores: Scores, rows: Any, rules: GateRules, chosen: settings.Settings
 ) -> Person:
     count = int(rows.sum())
     try:

@@ -16,7 +16,7 @@ QUOTA = 32
 """Callbacks of one client in one answer at most, so that no client fills the queue for others."""
 
 
-class Due(NamedTuple):
+class DueCallback(NamedTuple):
     """A callback whose time has come.
 
     Attributes:
@@ -32,7 +32,7 @@ class Due(NamedTuple):
     client: str
 
 
-def due(connection: sa.Connection, at: datetime, most: int) -> list[Due]:
+def due(connection: sa.Connection, at: datetime, most: int) -> list[DueCallback]:
     """Callbacks whose time has come.
 
     Clients take turns: the longest due of each come first, then each one's second, up to `QUOTA`
@@ -78,7 +78,7 @@ def due(connection: sa.Connection, at: datetime, most: int) -> list[Due]:
         .limit(most)
     )
     return [
-        Due(event_of(row), row.url, row.tries, row.client)
+        DueCallback(event_of(row), row.url, row.tries, row.client)
         for row in connection.execute(chosen)
         if row.url in row.addresses
     ]

@@ -20,7 +20,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from flows.register import callback_queue, chain, chain_key, database, rows, transactions
-from flows.register.callback_queue import Due
+from flows.register.callback_queue import DueCallback
 from flows.register.chain import BOUND, Event, Head, Step
 from flows.register.encoding import now, queryable
 from flows.register.leases import Lease
@@ -58,7 +58,7 @@ __all__ = [
     "BusyError",
     "Case",
     "ConflictError",
-    "Due",
+    "DueCallback",
     "Event",
     "Head",
     "Intake",
@@ -536,7 +536,7 @@ class Register:
 
     # -- who is told ------------------------------------------------------------------------------
 
-    def undelivered(self, at: datetime | None = None, most: int = 100) -> list[Due]:
+    def undelivered(self, at: datetime | None = None, most: int = 100) -> list[DueCallback]:
         """Status callbacks whose time has come, in a fair order; see `callback_queue.due`."""
         with transactions.reading(self._engine) as connection:
             return callback_queue.due(connection, at or datetime.now(UTC), most)

@@ -89,7 +89,9 @@ def write(workspace: Path, day: date | None = None) -> Overview:
     )
 
 
-def _in_checkouts(workspace: Path, kept: set[str]) -> tuple[list[schema.Register], dict[str, str]]:
+def _in_checkouts(
+    workspace: Path, kept: set[str]
+) -> tuple[list[schema.BatchRegister], dict[str, str]]:
     """Batches whose reports still lie in their checkouts, for they wait for their approval, and
     where from the pages of the register; those in `kept` are left out."""
     waiting, places = [], {}

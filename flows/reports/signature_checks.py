@@ -33,7 +33,7 @@ ABOUT = ("batch", "request_id", "outcome", "signed_at")
 
 
 @dataclass
-class Finding:
+class SignatureFinding:
     """What checking found.
 
     Attributes:
@@ -97,7 +97,9 @@ class Voucher:
     about: dict[str, Any]
 
 
-def verify(target: Path, trusted: Iterable[signing.Signer], development: bool = False) -> Finding:
+def verify(
+    target: Path, trusted: Iterable[signing.Signer], development: bool = False
+) -> SignatureFinding:
     """Check a signed PDF, an `evidence.json`, a page, a statement, or a folder of them.
 
     A folder is checked as a whole: what is missing from it, additional in it, or not a plain file,
@@ -108,7 +110,7 @@ def verify(target: Path, trusted: Iterable[signing.Signer], development: bool = 
         trusted: whose signatures count.
         development: whether a development key counts although a real one is trusted, too.
     """
-    found = Finding(target.name)
+    found = SignatureFinding(target.name)
     try:
         return _verify(target.resolve(), list(trusted), development, found)
     except (OSError, RuntimeError) as error:  # also a loop of links
@@ -118,8 +120,8 @@ def verify(target: Path, trusted: Iterable[signing.Signer], development: bool = 
 
 
 def _verify(
-    target: Path, trusted: list[signing.Signer], development: bool, found: Finding
-) -> Finding:
+    target: Path, trusted: list[signing.Signer], development: bool, found: SignatureFinding
+) -> SignatureFinding:
     folder = target if target.is_dir() else target.parent
     # not by glob, which passes over broken links
     parts = sorted(path for path in folder.iterdir() if any(map(path.match, PARTS)))
@@ -225,7 +227,7 @@ def _pdfs(parts: set[Path]) -> tuple[list[Voucher], dict[str, str]]:
 
 
 def _statement(
-    place: Path | None, known: list[signing.Signer], found: Finding
+    place: Path | None, known: list[signing.Signer], found: SignatureFinding
 ) -> signing.Statement | None:
     if place is None:
         return None
@@ -246,7 +248,9 @@ def _voucher(statement: signing.Statement) -> Voucher:
     return Voucher(STATEMENT, statement.signer, digests, statement.predicate)
 
 
-def _look_at(path: Path, vouchers: list[Voucher], broken: dict[str, str], found: Finding) -> None:
+def _look_at(
+    path: Path, vouchers: list[Voucher], broken: dict[str, str], found: SignatureFinding
+) -> None:
     """A file holds if somebody vouches for it, and nobody for other bytes of that name."""
     digest = files.sha256(path)
     asked = [voucher for voucher in vouchers if path.name in voucher.digests]

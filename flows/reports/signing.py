@@ -37,7 +37,7 @@ class Signed:
         return asdict(self)
 
 
-def sign(workspace: Path, batch: str, key: signing.Key) -> list[Signed]:
+def sign(workspace: Path, batch: str, key: signing.SigningKey) -> list[Signed]:
     """Sign the report of every request of a batch. What a trusted key has signed, and is as it was,
     is left alone.
 
@@ -62,7 +62,9 @@ def sign(workspace: Path, batch: str, key: signing.Key) -> list[Signed]:
     ]
 
 
-def _sign(workspace: Path, source: Path, key: signing.Key, known: list[signing.Signer]) -> Signed:
+def _sign(
+    workspace: Path, source: Path, key: signing.SigningKey, known: list[signing.Signer]
+) -> Signed:
     found = files.read_json(source / "evidence.json")
     target = workspace / SIGNED / source.relative_to(workspace / REPORTS)
     subjects = _subjects(workspace, source, found)
@@ -87,7 +89,7 @@ def _subjects(workspace: Path, source: Path, found: dict[str, Any]) -> dict[str,
     return models | {path.relative_to(workspace).as_posix(): files.sha256(path) for path in made}
 
 
-def _predicate(found: dict[str, Any], key: signing.Key) -> dict[str, Any]:
+def _predicate(found: dict[str, Any], key: signing.SigningKey) -> dict[str, Any]:
     return {
         "batch": found["batch"],
         "request_id": found["request"]["id"],
@@ -101,7 +103,7 @@ def _predicate(found: dict[str, Any], key: signing.Key) -> dict[str, Any]:
 
 
 def _holds(
-    target: Path, subjects: dict[str, str], key: signing.Key, known: list[signing.Signer]
+    target: Path, subjects: dict[str, str], key: signing.SigningKey, known: list[signing.Signer]
 ) -> bool:
     """Whether the folder is signed already, over the same bytes, by a key that need not be
     replaced."""

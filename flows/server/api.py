@@ -81,9 +81,9 @@ class Office:
 
     home: Path
     register: Register
-    gate: auth.Gate
+    gate: auth.Gatekeeper
     denials: auth.Denials
-    key: signing.Key = field(repr=False)
+    key: signing.SigningKey = field(repr=False)
     kinds: tuple[str, ...]
     public_url: str | None = None
 
@@ -477,7 +477,7 @@ def routes() -> tuple[Route, ...]:
 def app(
     home: Path,
     register: Register | None = None,
-    gate: auth.Gate | None = None,
+    gate: auth.Gatekeeper | None = None,
     *,
     deliver: bool = False,
 ) -> FastAPI:
@@ -495,7 +495,7 @@ def app(
         AuditError: the register or the key of pseudonyms cannot be used.
     """
     chosen = settings.load(home / "params.yaml")
-    gate = gate or auth.Gate.from_secrets()
+    gate = gate or auth.Gatekeeper.from_secrets()
     key = signing_keys.at_hand(home)
     if key is None:
         raise SignatureError(

@@ -130,7 +130,7 @@ class Attempt:
     signature: str | None = field(repr=False, default=None)
 
 
-class Gate:
+class Gatekeeper:
     """Lets clients in, or does not."""
 
     def __init__(
@@ -169,7 +169,7 @@ class Gate:
         self._lock = threading.Lock()
 
     @classmethod
-    def from_secrets(cls) -> Gate:
+    def from_secrets(cls) -> Gatekeeper:
         """The gate as the secrets have it.
 
         Raises:

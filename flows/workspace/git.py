@@ -82,7 +82,7 @@ class Listed:
     kind: str
 
 
-class Objects:
+class GitObjects:
     """Reads git's objects by name or id. Made by `objects`."""
 
     def __init__(self, asked: IO[bytes], given: IO[bytes]) -> None:
@@ -113,7 +113,7 @@ class Objects:
 
 
 @contextlib.contextmanager
-def objects(folder: Path) -> Iterator[Objects]:
+def objects(folder: Path) -> Iterator[GitObjects]:
     """A reader of git's objects; one process reads all of them."""
     process = subprocess.Popen(
         ["git", "cat-file", "--batch"],
@@ -124,7 +124,7 @@ def objects(folder: Path) -> Iterator[Objects]:
     )
     asked, given = cast("IO[bytes]", process.stdin), cast("IO[bytes]", process.stdout)
     try:
-        yield Objects(asked, given)
+        yield GitObjects(asked, given)
     finally:
         with contextlib.suppress(BrokenPipeError):  # it has ended before
             asked.close()

@@ -27,7 +27,7 @@ DEVELOPMENT = Path("keys/development.pem")
 TRUSTED = Path("trusted-keys")
 
 
-def at_hand(workspace: Path) -> signing.Key | None:
+def at_hand(workspace: Path) -> signing.SigningKey | None:
     """The key to sign with: from the environment, else the workspace's development key, else none.
 
     Raises:
@@ -43,7 +43,7 @@ def at_hand(workspace: Path) -> signing.Key | None:
     return signing.read_key(_secret(own)) if own.is_file() else None
 
 
-def described(key: signing.Key | None) -> dict[str, Any] | None:
+def described(key: signing.SigningKey | None) -> dict[str, Any] | None:
     """A key as the batch's record and the evidence name it."""
     if key is None:
         return None

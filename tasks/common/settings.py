@@ -415,7 +415,7 @@ class Verify(Section):
     )
 
 
-class Advice(Section):
+class AdviceLimits(Section):
     """From when on a full retrain is advised. It changes no verdict; docs/methods.md has what the
     limits rest on."""
 
@@ -459,7 +459,7 @@ class Backup(Section):
     days: int = Field(ge=0, description="days after an erasure in which it is overwritten")
 
 
-class OutOfScope(Section):
+class OutOfScopeModel(Section):
     """A model that the audit says nothing about."""
 
     model: str = Field(min_length=1)
@@ -502,7 +502,7 @@ class Report(Section):
         (),
         description="backups with the records, `{name, days}`: days after an erasure until it is overwritten",
     )
-    out_of_scope: tuple[OutOfScope, ...] = Field(
+    out_of_scope: tuple[OutOfScopeModel, ...] = Field(
         (),
         description="models made from the data, or from the original model, that this audit is not about,"
         " `{model, why}`",
@@ -602,7 +602,7 @@ class Settings(Section):
     original: Original = Original()
     unlearn: Unlearn = Unlearn()
     verify: Verify = Verify()
-    advice: Advice = Advice()
+    advice: AdviceLimits = AdviceLimits()
     report: Report = Report()
     operate: Operate = Operate()
     compute: Compute = Compute()

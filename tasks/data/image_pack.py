@@ -33,7 +33,7 @@ THUMB = 8
 
 
 @dataclass(frozen=True)
-class Files:
+class PackedFiles:
     """What the n image files are.
 
     Attributes:
@@ -50,7 +50,7 @@ class Files:
     thumbs: NDArray[np.uint8]
 
     @classmethod
-    def none(cls, size: int) -> Files:
+    def none(cls, size: int) -> PackedFiles:
         """Of n files none of which was looked at yet."""
         unknown = np.zeros(size, bool)
         return cls(
@@ -146,14 +146,14 @@ def read(pack: Path, data: Path, wanted: Data) -> Packed:
     return Packed(manifest, pixels, facts["sound"], facts["sums"])
 
 
-def read_files(pack: Path, data: Path, size: int) -> Files:
+def read_files(pack: Path, data: Path, size: int) -> PackedFiles:
     """What is known of the image files of a data folder with so many records.
 
     Raises:
         DataError: the pack is missing, damaged or of another manifest.
     """
     facts = _load(pack, FILES, data, size)
-    return Files(facts["readable"], facts["same"], facts["decodes"], facts["thumbs"])
+    return PackedFiles(facts["readable"], facts["same"], facts["decodes"], facts["thumbs"])
 
 
 def notes_faults(pack: Path) -> bool:
@@ -166,7 +166,7 @@ def notes_faults(pack: Path) -> bool:
         return False
 
 
-def write(pack: Path, data: Path, facts: Files, sums: NDArray[np.uint32]) -> None:
+def write(pack: Path, data: Path, facts: PackedFiles, sums: NDArray[np.uint32]) -> None:
     """Write what belongs to the images of a data folder; the same bytes for the same facts."""
     _save(pack / ROWS, data, sound=facts.sound, sums=sums)
     _save(

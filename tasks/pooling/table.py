@@ -36,7 +36,7 @@ ADVICE = "make a new one with `erasure-audit pool`, or use references.mode=batch
 
 
 @dataclass(frozen=True)
-class Pool:
+class PoolTable:
     """What m models say of n records."""
 
     keys: NDArray[np.uint8]
@@ -72,7 +72,7 @@ class Pool:
         if len(np.unique(self.keys, axis=0)) < n:
             raise EvidenceError(f"{where}: got a record twice, expected each once; {ADVICE}")
 
-    def rows(self, wanted: NDArray[np.bool_]) -> Pool:
+    def rows(self, wanted: NDArray[np.bool_]) -> PoolTable:
         """The pool with only some of its records."""
         return replace(
             self,
@@ -105,7 +105,7 @@ def keys(manifest: pd.DataFrame) -> NDArray[np.uint8]:
     return np.frombuffer(digests, np.uint8).reshape(-1, 32)
 
 
-def save(folder: Path, pool: Pool, lineage: dict[str, Any]) -> None:
+def save(folder: Path, pool: PoolTable, lineage: dict[str, Any]) -> None:
     """Write a pool, or a block of one, whole or not at all; the hash of the scores goes into the
     lineage.
 
@@ -130,7 +130,7 @@ def save(folder: Path, pool: Pool, lineage: dict[str, Any]) -> None:
         files.write_json(draft / LINEAGE, {**lineage, **facts})
 
 
-def load(folder: Path) -> tuple[Pool, dict[str, Any]]:
+def load(folder: Path) -> tuple[PoolTable, dict[str, Any]]:
     """Read what `save` wrote: the table and its lineage; nothing is unpickled.
 
     Raises:
@@ -150,7 +150,7 @@ def load(folder: Path) -> tuple[Pool, dict[str, Any]]:
     try:
         with np.load(folder / SCORES, allow_pickle=False) as arrays:
             count = len(arrays["keys"])
-            pool = Pool(
+            pool = PoolTable(
                 arrays["keys"],
                 arrays["phi"],
                 arrays["predicted"],

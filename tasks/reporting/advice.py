@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tasks.common.language import Sentence, say
-from tasks.common.settings import Advice, Method
+from tasks.common.settings import AdviceLimits, Method
 from tasks.training.history import History
 
 
@@ -32,7 +32,7 @@ class BatchFacts:
     """of accuracy, from `utility.control_loss`; None where it could not be measured"""
     history: History
     """of the model that the batch made"""
-    limits: Advice
+    limits: AdviceLimits
 
 
 def _failed(facts: BatchFacts) -> Sentence | None:

@@ -19,7 +19,7 @@ ORDER = ("received", "started", "refused", "approved", "erased", "deadline")
 
 
 @dataclass(frozen=True)
-class Line:
+class LinearScale:
     """A straight scale from values to a picture's coordinates; values beyond the ends are put on
     the end."""
 
@@ -175,7 +175,7 @@ HELPERS = {
     "drawn_losses": drawn_losses,
     "happened": happened,
     "influence_range": influence_range,
-    "linear": Line,
+    "linear": LinearScale,
     "loss_range": loss_range,
     "place_in": place_in,
     "round_values": round_values,

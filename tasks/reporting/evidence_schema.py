@@ -43,7 +43,7 @@ class Part(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
 
 
-class Request(Part):
+class RequestFacts(Part):
     """The facts of the request; no identity."""
 
     id: str = Field(min_length=1, description="subject_request_id of the OpenDSR request")
@@ -109,7 +109,7 @@ class Unmeasured(Part):
     reason: str = Field(min_length=1)
 
 
-class Register(Part):
+class DiscoveryControl(Part):
     """The pass among all passes of the batch, false discoveries controlled (Benjamini and Hochberg
     1995)."""
 
@@ -416,7 +416,7 @@ class Unlearned(Part):
     trace: Trace
 
 
-class Model(Part):
+class JudgingModel(Part):
     """One model that the verdict rests on."""
 
     name: str
@@ -644,7 +644,7 @@ class Common(Part):
 
     schema_version: Literal[3]
     batch: str
-    request: Request
+    request: RequestFacts
     reason: str = Field(min_length=1)
     deadline: Due
     organisation: Organisation
@@ -716,7 +716,7 @@ class Audited(Common):
     )
     gates: list[Gate] = Field(description="empty where no test could be made")
     p_pass: Share = Field(description="of the least sure gate; 1 where the request did not pass")
-    register_: Register = Field(alias="register")
+    register_: DiscoveryControl = Field(alias="register")
     assumptions: Assumptions | Unmeasured | None = Field(
         description="null where no test with references was made"
     )
@@ -733,7 +733,7 @@ class Audited(Common):
     influence_points: Points
     seconds: Seconds
     unlearn: Unlearned
-    models: Annotated[list[Model], Field(min_length=1)]
+    models: Annotated[list[JudgingModel], Field(min_length=1)]
 
     @model_validator(mode="after")
     def _claims_no_more_than_was_tested(self) -> Audited:

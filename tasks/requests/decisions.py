@@ -91,7 +91,7 @@ class Claim(Entry):
     reason: Words
 
 
-class Identity(BaseModel):
+class RecordedIdentityCheck(BaseModel):
     """How the identity behind a request was checked, as the register has it; never whose."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -101,7 +101,7 @@ class Identity(BaseModel):
     how: Words
 
 
-class Extension(BaseModel):
+class RecordedExtension(BaseModel):
     """A deadline that was extended, as the register has it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -117,8 +117,8 @@ class Registered(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    identity: Identity | None = None
-    extension: Extension | None = None
+    identity: RecordedIdentityCheck | None = None
+    extension: RecordedExtension | None = None
 
 
 class Decisions(BaseModel):

@@ -14,7 +14,7 @@ from tasks.requests.identities import canonical, loose, near_spellings, spelling
 if TYPE_CHECKING:
     import pandas as pd
 
-    from tasks.requests.opendsr import Identity, Request
+    from tasks.requests.opendsr import Request, SubjectIdentity
 
 COLUMNS = ("identity_type", "identity_value", "subject_id")
 """Columns of `identities.csv`."""
@@ -33,7 +33,7 @@ class Directory:
         subjects: Iterable[str],
         identities: pd.DataFrame | None = None,
         records: Sequence[str] = (),
-        key: Callable[[], pseudonyms.Key] = lambda: pseudonyms.at_hand(Path()),
+        key: Callable[[], pseudonyms.PseudonymKey] = lambda: pseudonyms.at_hand(Path()),
     ) -> None:
         """Args:
         subjects: subject ids; each is the `controller_customer_id` of its subject.
@@ -57,9 +57,9 @@ class Directory:
         self._near: dict[tuple[str, str], dict[str, set[str]]] = {}
         self._records, self._record_pseudonyms = records, dict[str, str]()
         self._get_key = key
-        self._key: pseudonyms.Key | None = None
+        self._key: pseudonyms.PseudonymKey | None = None
 
-    def subjects(self, identities: Iterable[Identity]) -> set[str]:
+    def subjects(self, identities: Iterable[SubjectIdentity]) -> set[str]:
         """The data subjects that identities mean: none if unknown, several if they contradict each
         other. Canonical forms are compared (`tasks.requests.identities`).
 
@@ -79,7 +79,7 @@ class Directory:
                 subjects |= self._by_pseudonym().get(value, set())
         return subjects
 
-    def near_misses(self, identities: Iterable[Identity]) -> tuple[str, ...]:
+    def near_misses(self, identities: Iterable[SubjectIdentity]) -> tuple[str, ...]:
         """The types of identities on record that are nearly, but not exactly, one of these: another
         case, accent, sign, leading zero, country code or e-mail tag, or another type.
 
@@ -124,7 +124,7 @@ class Directory:
             )
         return self._pseudonyms
 
-    def _near_types(self, identity: Identity) -> set[str]:
+    def _near_types(self, identity: SubjectIdentity) -> set[str]:
         kind, value = identity.identity_type, identity.identity_value
         raw = identity.identity_format == "raw"
         forms = {loose(kind, value), loose("", value)} if raw else {value.lower()}
@@ -155,12 +155,12 @@ class Directory:
             }
         return self._record_pseudonyms.get(pseudonym, pseudonym)
 
-    def _key_at_hand(self) -> pseudonyms.Key:
+    def _key_at_hand(self) -> pseudonyms.PseudonymKey:
         if self._key is None:
             self._key = self._get_key()
         return self._key
 
-    def _key_of(self, pseudonym: str) -> pseudonyms.Key:
+    def _key_of(self, pseudonym: str) -> pseudonyms.PseudonymKey:
         """The key at hand, which has to be the one that the pseudonym was made with."""
         key = self._key_at_hand()
         if not key.made(pseudonym):

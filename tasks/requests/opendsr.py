@@ -98,7 +98,7 @@ def _allow_pseudonyms(info: ValidationInfo) -> None:
         raise ValueError("pseudonyms are for batch files only")
 
 
-class Identity(BaseModel):
+class SubjectIdentity(BaseModel):
     """One way in which the controller knows the data subject."""
 
     model_config = ConfigDict(frozen=True, strict=True, hide_input_in_errors=True)
@@ -108,7 +108,7 @@ class Identity(BaseModel):
     identity_format: Literal["raw", "sha256", "hmac-sha256"]
 
     @model_validator(mode="after")
-    def _is_allowed(self, info: ValidationInfo) -> Identity:
+    def _is_allowed(self, info: ValidationInfo) -> SubjectIdentity:
         if self.identity_format == PSEUDONYM:
             _allow_pseudonyms(info)
         form = {PSEUDONYM: pseudonyms.FORM, "sha256": _SHA256}.get(self.identity_format)
@@ -157,7 +157,7 @@ class _Entry(BaseModel):
     subject_request_id: str
     subject_request_type: Literal["erasure"]
     submitted_time: str
-    subject_identities: Annotated[list[Identity], Field(min_length=1, max_length=64)]
+    subject_identities: Annotated[list[SubjectIdentity], Field(min_length=1, max_length=64)]
     api_version: Annotated[str, Field(max_length=32)] | None = None
     status_callback_urls: (
         Annotated[list[Annotated[str, Field(max_length=2048)]], Field(max_length=16)] | None
@@ -199,7 +199,7 @@ class Request:
     request_id: str
     regulation: str
     received: str
-    identities: tuple[Identity, ...] = field(repr=False)
+    identities: tuple[SubjectIdentity, ...] = field(repr=False)
     record_ids: tuple[str, ...] = ()
     languages: tuple[str, ...] = ()
     callbacks: tuple[str, ...] = field(default=(), repr=False)

@@ -37,7 +37,7 @@ _HINT = f"`openssl rand -hex 32` makes one; see {KEY} in docs/requests.md"
 
 
 @dataclass(frozen=True)
-class Key:
+class PseudonymKey:
     """A key of pseudonyms. Its id says nothing about it."""
 
     secret: bytes = field(repr=False)
@@ -67,7 +67,7 @@ class Key:
         return pseudonym.startswith(f"{self.key_id}:")
 
 
-def at_hand(workspace: Path) -> Key:
+def at_hand(workspace: Path) -> PseudonymKey:
     """The key: the environment's, else the workspace's own; a worktree has that of the workspace
     that it is of.
 
@@ -85,7 +85,7 @@ def at_hand(workspace: Path) -> Key:
     return key
 
 
-def make(workspace: Path) -> Key:
+def make(workspace: Path) -> PseudonymKey:
     """The key at hand, made first where the workspace has none. Two processes that do so at once
     get the same key.
 
@@ -112,7 +112,7 @@ def make(workspace: Path) -> Key:
     return at_hand(workspace)
 
 
-def read(text: str, where: str) -> Key:
+def read(text: str, where: str) -> PseudonymKey:
     """A key from its text.
 
     Raises:
@@ -123,7 +123,7 @@ def read(text: str, where: str) -> Key:
         raise PseudonymError(
             f"{where}: got a key of {len(text)} characters, expected at least {SHORTEST}; {_HINT}"
         )
-    return Key(text.encode(errors="surrogatepass"))
+    return PseudonymKey(text.encode(errors="surrogatepass"))
 
 
 def sha256(value: str) -> str:
@@ -131,7 +131,7 @@ def sha256(value: str) -> str:
     return hashlib.sha256(value.encode(errors="surrogatepass")).hexdigest()
 
 
-def _found(workspace: Path) -> Key | None:
+def _found(workspace: Path) -> PseudonymKey | None:
     if named := os.environ.get(KEY):
         return read(named, KEY)
     for path in _places(workspace.resolve()):

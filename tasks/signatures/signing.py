@@ -61,7 +61,7 @@ class Signer:
 
 
 @dataclass(frozen=True)
-class Key:
+class SigningKey:
     """A private key with its certificate; neither is ever shown."""
 
     signer: Signer
@@ -96,7 +96,7 @@ def make_key(development: bool) -> bytes:
     return secret + _certificate(private, development).public_bytes(forms.Encoding.PEM)
 
 
-def read_key(pem: bytes, passphrase: str | None = None) -> Key:
+def read_key(pem: bytes, passphrase: str | None = None) -> SigningKey:
     """A private key from PEM, with the certificate that the PEM holds or else a self-made one.
 
     Raises:
@@ -131,7 +131,7 @@ def read_key(pem: bytes, passphrase: str | None = None) -> Key:
         raise SignatureError(
             "the certificate beside the signing key belongs to another key; remove or replace it"
         )
-    return Key(signer, private, certificate)
+    return SigningKey(signer, private, certificate)
 
 
 def read_signer(pem: bytes) -> Signer:
@@ -153,7 +153,7 @@ def read_signer(pem: bytes) -> Signer:
         ) from error
 
 
-def public_pem(key: Key) -> bytes:
+def public_pem(key: SigningKey) -> bytes:
     """What others need to check the key's signatures: its certificate as PEM."""
     from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -170,7 +170,7 @@ def key_id(public: Ed25519PublicKey) -> str:
     ).hexdigest()
 
 
-def sign_pdf(pdf: bytes, key: Key) -> bytes:
+def sign_pdf(pdf: bytes, key: SigningKey) -> bytes:
     """Append a signature (PAdES B-B) to a PDF; the bytes given stay an identical prefix. Needs no
     network.
 
@@ -289,7 +289,7 @@ def attached(pdf: bytes) -> dict[str, bytes]:
         raise SignatureError("the PDF cannot be read") from error
 
 
-def seal(subjects: Mapping[str, str], predicate: Mapping[str, Any], key: Key) -> bytes:
+def seal(subjects: Mapping[str, str], predicate: Mapping[str, Any], key: SigningKey) -> bytes:
     """An in-toto statement about files in a signed DSSE envelope, as JSON.
 
     Args:

@@ -106,7 +106,7 @@ def memorised(share: float) -> Aggregate:
 
 
 @dataclass(frozen=True)
-class Interval:
+class InfluenceInterval:
     """An estimate with its interval; a bound is None where the references cannot bound it."""
 
     estimate: float | None
@@ -266,7 +266,7 @@ class Contrast:
         differ."""
         return float(self.influence(self.judged)) if self.gap > 0 else None
 
-    def interval(self, alpha: float) -> Interval:
+    def interval(self, alpha: float) -> InfluenceInterval:
         """The residual influence with the interval that matches the gates.
 
         Its confidence is 1 - 2 alpha: with normal residuals it lies inside (-rho0, rho0) exactly
@@ -287,15 +287,17 @@ class Contrast:
             limit = max(limit, float(residuals[rank])) if rank >= 0 else math.inf
         confidence = 1 - 2 * alpha
         if g <= 0 or math.isinf(limit):
-            return Interval(d / g if g > 0 else None, None, None, confidence)
+            return InfluenceInterval(d / g if g > 0 else None, None, None, confidence)
         c = limit**2
         # (d - r g)^2 = c (own + (1 - r)^2 without + r^2 with), a quadratic in r
         a2 = g * g - c * (without + with_)
         a1, a0 = -2 * (d * g - c * without), d * d - c * (own + without)
         if a2 <= 0:
-            return Interval(d / g, None, None, confidence)
+            return InfluenceInterval(d / g, None, None, confidence)
         root = math.sqrt(max(a1 * a1 - 4 * a2 * a0, 0.0))
-        return Interval(d / g, (-a1 - root) / (2 * a2), (-a1 + root) / (2 * a2), confidence)
+        return InfluenceInterval(
+            d / g, (-a1 - root) / (2 * a2), (-a1 + root) / (2 * a2), confidence
+        )
 
 
 def contrast(with_: Floats, without: Floats, judged: Floats, aggregate: Aggregate) -> Contrast:

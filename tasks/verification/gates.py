@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from tasks.common.errors import EvidenceError
 from tasks.common.language import Sentence, say
 from tasks.verification import contrast
-from tasks.verification.contrast import Contrast, Interval
+from tasks.verification.contrast import Contrast, InfluenceInterval
 from tasks.verification.multiplicity import holm
 from tasks.verification.scoring import Floats, Scores
 
@@ -30,7 +30,7 @@ the rest."""
 
 
 @dataclass(frozen=True)
-class Rules:
+class GateRules:
     """Limits and error rate, fixed before the run. See `settings.Verify`."""
 
     alpha: float
@@ -41,7 +41,7 @@ class Rules:
 
 
 @dataclass(frozen=True)
-class Gate:
+class GateTest:
     """One question, asked against its bad answer and, separately, against its good one."""
 
     name: str
@@ -57,14 +57,14 @@ class Gate:
 
 
 @dataclass(frozen=True)
-class Finding:
+class JudgedModel:
     """One model judged on one request's records."""
 
     verdict: VerdictName
-    interval: Interval
-    gates: tuple[Gate, ...]
+    interval: InfluenceInterval
+    gates: tuple[GateTest, ...]
 
-    def bad(self) -> list[Gate]:
+    def bad(self) -> list[GateTest]:
         """The gates on their bad side."""
         return [gate for gate in self.gates if gate.state == "bad"]
 
@@ -132,7 +132,7 @@ def measure(scores: Scores, rows: NDArray[np.bool_], model: int, share: float) -
     return Measured(whole, most, unusual)
 
 
-def influence_gates(measured: Measured, rules: Rules) -> list[Gate]:
+def influence_gates(measured: Measured, rules: GateRules) -> list[GateTest]:
     """Gates A (influence left), B (left on the most memorised records) and C (over-forgotten).
 
     Below the detection limit the gap between models with and without the records is too small to
@@ -176,8 +176,8 @@ def influence_gates(measured: Measured, rules: Rules) -> list[Gate]:
 
 
 def utility_gate(
-    name: str, question: Sentence, accuracy: float, retrained: Floats, rules: Rules
-) -> Gate:
+    name: str, question: Sentence, accuracy: float, retrained: Floats, rules: GateRules
+) -> GateTest:
     """Gate D: is an accuracy not lower than the retrained models' by more than the margin?
 
     Args:
@@ -219,7 +219,7 @@ UTILITY = (
 """Gate D: name, group of records as in `Scores.accuracy`, question."""
 
 
-def utility_gates(scores: Scores, model: int, rules: Rules) -> list[Gate]:
+def utility_gates(scores: Scores, model: int, rules: GateRules) -> list[GateTest]:
     """Gate D for unseen people and for retained records.
 
     Raises:
@@ -248,9 +248,9 @@ def _gate(
     threshold: float,
     p_good: float,
     p_bad: float,
-    rules: Rules,
-) -> Gate:
-    return Gate(
+    rules: GateRules,
+) -> GateTest:
+    return GateTest(
         name,
         question,
         observed,
@@ -261,7 +261,7 @@ def _gate(
     )
 
 
-def conclude(gates: Sequence[Gate], span: Interval, alpha: float) -> Finding:
+def conclude(gates: Sequence[GateTest], span: InfluenceInterval, alpha: float) -> JudgedModel:
     """All gates good: pass. Some gate bad beyond doubt: fail. Otherwise inconclusive.
 
     The gates `influence` and `over_forgetting` are the two sides of one hypothesis, |rho| <= rho0:
@@ -289,4 +289,4 @@ def conclude(gates: Sequence[Gate], span: Interval, alpha: float) -> Finding:
         verdict = "pass"
     else:
         verdict = "inconclusive"
-    return Finding(verdict, span, settled)
+    return JudgedModel(verdict, span, settled)

@@ -40,7 +40,7 @@ from tasks.common.errors import EvidenceError
 from tasks.common.language import Sentence, say
 from tasks.verification import contrast, gates
 from tasks.verification.contrast import Contrast, Likelihood
-from tasks.verification.gates import Finding, Gate, Measured, Rules
+from tasks.verification.gates import GateRules, GateTest, JudgedModel, Measured
 from tasks.verification.scoring import Floats, Ints, Scores
 
 PARTS = 8
@@ -259,7 +259,7 @@ def control_covariates(phi: Floats, labels: Ints, count: int) -> Floats:
 class PoolEvidence:
     """What the pool has on one request."""
 
-    def __init__(self, scores: Scores, request: str, rules: Rules) -> None:
+    def __init__(self, scores: Scores, request: str, rules: GateRules) -> None:
         self.scores, self.rules = scores, rules
         self.rows = scores.rows_of(request)
         controls, roles = scores.controls, scores.model_roles
@@ -341,14 +341,14 @@ class PoolEvidence:
             self.statistics[centred] = whole, most
         return self.statistics[centred]
 
-    def finding(self, name: str, measured: Measured) -> Finding:
+    def finding(self, name: str, measured: Measured) -> JudgedModel:
         """All gates for one model judged."""
         model = int(np.flatnonzero(self.scores.model_roles == name)[0])
         asked = gates.influence_gates(measured, self.rules)
         asked += [band.gate(model, self.rules) for band in self.bands.values()]
         return gates.conclude(asked, measured.whole.interval(self.rules.alpha), self.rules.alpha)
 
-    def held_out(self) -> Finding:
+    def held_out(self) -> JudgedModel:
         """The self-check on models without the person, each judged by all others.
 
         Returns:
@@ -364,7 +364,7 @@ class PoolEvidence:
         good = [finding for finding in found if finding.verdict != "fail"]
         return good[len(good) // 2]
 
-    def _left_out(self, place: int) -> Finding:
+    def _left_out(self, place: int) -> JudgedModel:
         others = np.arange(len(self.inside)) != place
         whole, most = (
             _contrast(one.values[others], self.inside[others], float(one.values[place]), 0.0)
@@ -457,11 +457,11 @@ class _Band:
         forgotten = float((trained & (scores.requests != "")).sum() / trained.sum())
         return cls(name, shares, fold, everybody, forgotten, float(missed[fold].mean()))
 
-    def gate(self, model: int, rules: Rules) -> Gate:
+    def gate(self, model: int, rules: GateRules) -> GateTest:
         """Is the model judged as accurate as retrained models would be, within the margin?"""
         return self._gate(float(self.shares[model]), self.moved(), rules)
 
-    def held_out(self, model: int, rules: Rules) -> Gate:
+    def held_out(self, model: int, rules: GateRules) -> GateTest:
         """The same of a model of the pool, against the others as they are."""
         others = self.fold & (np.arange(len(self.fold)) != model)
         return self._gate(float(self.shares[model]), self.shares[others], rules)
@@ -490,6 +490,6 @@ class _Band:
         wider = max(1.0, math.sqrt((1 + error) / (1 + 1 / n)))
         return np.asarray(fold.mean() + part * rise + wider * (fold - fold.mean()), np.float64)
 
-    def _gate(self, accuracy: float, retrained: Floats, rules: Rules) -> Gate:
+    def _gate(self, accuracy: float, retrained: Floats, rules: GateRules) -> GateTest:
         name, _, question = next(one for one in gates.UTILITY if one[1] == self.name)
         return gates.utility_gate(name, question, accuracy, retrained, rules)

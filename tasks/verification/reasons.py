@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from tasks.common.language import Sentence, in_a_list, in_a_row, say
-from tasks.verification.contrast import Interval
-from tasks.verification.gates import Finding, Gate, Measured, Rules
+from tasks.verification.contrast import InfluenceInterval
+from tasks.verification.gates import GateRules, GateTest, JudgedModel, Measured
 
 SELF_CHECK_FAILED = say(
     "The self-check failed: a model that was retrained without the records is accused of knowing "
@@ -14,7 +14,7 @@ ON_ALL_RECORDS = ("influence", "over_forgetting")
 """Gates whose number is the residual influence with its interval."""
 
 
-def failed(finding: Finding, measured: Measured, rules: Rules) -> Sentence:
+def failed(finding: JudgedModel, measured: Measured, rules: GateRules) -> Sentence:
     """Why a model failed: each question on its bad side with its number."""
     bad = finding.bad()
     sentences = [_failure(gate, measured, rules) for gate in bad]
@@ -23,7 +23,7 @@ def failed(finding: Finding, measured: Measured, rules: Rules) -> Sentence:
     return in_a_row(sentences)
 
 
-def passed(finding: Finding, rules: Rules) -> Sentence:
+def passed(finding: JudgedModel, rules: GateRules) -> Sentence:
     """What a pass says."""
     alike = say(
         "On these records the model behaves like models that never saw them, within ±{margin:g}.",
@@ -32,7 +32,7 @@ def passed(finding: Finding, rules: Rules) -> Sentence:
     return in_a_row([alike, in_words(finding.interval)])
 
 
-def undecided(finding: Finding, needed: int | None, references: int) -> Sentence:
+def undecided(finding: JudgedModel, needed: int | None, references: int) -> Sentence:
     """Which questions are not decided, with their numbers, and what would decide them."""
     gates = [gate for gate in finding.gates if gate.state == "open"]
     sentences = [say("Not decided: {doubts}.", doubts=in_a_list(map(_doubt, gates)))]
@@ -57,7 +57,7 @@ def undetectable(
     return in_a_row([below, more(needed, references)])
 
 
-def _failure(gate: Gate, measured: Measured, rules: Rules) -> Sentence:
+def _failure(gate: GateTest, measured: Measured, rules: GateRules) -> Sentence:
     """What a gate on its bad side means."""
     if gate.name == "influence":
         return say("The records still influence the model.")
@@ -92,7 +92,7 @@ def _failure(gate: Gate, measured: Measured, rules: Rules) -> Sentence:
     )
 
 
-def _doubt(gate: Gate) -> Sentence:
+def _doubt(gate: GateTest) -> Sentence:
     """What an open gate means."""
     if gate.name == "influence":
         return say("influence left is not shown to be below the margin")
@@ -126,11 +126,11 @@ def _doubt(gate: Gate) -> Sentence:
     )
 
 
-def _number(gate: Gate) -> float:
+def _number(gate: GateTest) -> float:
     return float("nan") if gate.observed is None else gate.observed
 
 
-def in_words(span: Interval) -> Sentence:
+def in_words(span: InfluenceInterval) -> Sentence:
     """The residual influence with its interval."""
     if span.estimate is None or span.low is None or span.high is None:
         return say("The residual influence cannot be bounded.")

@@ -19,8 +19,8 @@ import numpy as np
 from tasks.common.errors import EvidenceError
 from tasks.common.language import Sentence, say
 from tasks.verification.attacks import population
-from tasks.verification.attacks.rows import Memory, Rows
-from tasks.verification.gates import Gate
+from tasks.verification.attacks.rows import Memory, RecordMasks
+from tasks.verification.gates import GateTest
 from tasks.verification.multiplicity import holm
 from tasks.verification.scoring import Scores
 
@@ -33,7 +33,7 @@ class Screening:
 
     verdict: Literal["fail", "inconclusive"]
     reason: Sentence
-    gates: tuple[Gate, ...]
+    gates: tuple[GateTest, ...]
 
 
 def screen(scores: Scores, request: str, alpha: float, memory: Memory | None = None) -> Screening:
@@ -58,7 +58,7 @@ def screen(scores: Scores, request: str, alpha: float, memory: Memory | None = N
     """
     from scipy import stats
 
-    rows = Rows.of(scores, request)
+    rows = RecordMasks.of(scores, request)
     model = int(np.flatnonzero(scores.model_roles == "unlearned")[0])
     own, strangers = population.attack(scores, model, rows, memory)
     codes, place = np.unique(scores.subjects[rows.unseen], return_inverse=True)
@@ -88,7 +88,7 @@ def screen(scores: Scores, request: str, alpha: float, memory: Memory | None = N
     )
     p_values = [float(stats.t.sf(value, len(ratings) - 1)) for _, _, value in found]
     gates = tuple(
-        Gate(name, question, value, 0.0, 1.0, p, "bad" if bad else "open")
+        GateTest(name, question, value, 0.0, 1.0, p, "bad" if bad else "open")
         for (name, question, value), p, bad in zip(
             found, p_values, holm(p_values, alpha), strict=True
         )

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tasks.common.errors import EvidenceError
 from tasks.common.language import Sentence, in_a_row, say
 from tasks.verification import contrast, gates, pool_evidence, reasons
-from tasks.verification.gates import Finding, Measured, Rules, VerdictName
+from tasks.verification.gates import GateRules, JudgedModel, Measured, VerdictName
 from tasks.verification.scoring import Scores
 
 ROLES = ("unlearned", "original", "retrained")
@@ -25,11 +25,11 @@ MOST_BLOCKS = 128
 
 
 @dataclass(frozen=True)
-class SelfCheck:
+class SelfCheckResult:
     """The same test on two models whose answer is known. A test that errs on them passes nobody."""
 
-    original: Finding
-    retrained: Finding
+    original: JudgedModel
+    retrained: JudgedModel
 
     @property
     def original_caught(self) -> bool:
@@ -49,8 +49,8 @@ class Verdict:
     verdict: VerdictName
     reason: Sentence
     records: int
-    finding: Finding
-    self_check: SelfCheck
+    finding: JudgedModel
+    self_check: SelfCheckResult
     measured: Measured
     influence: dict[str, float | None]
     """residual influence of the unlearned, the original and the retrained model"""
@@ -62,7 +62,7 @@ class Verdict:
         return self.verdict == "pass"
 
 
-def judge(scores: Scores, request: str, rules: Rules) -> Verdict:
+def judge(scores: Scores, request: str, rules: GateRules) -> Verdict:
     """Judge the unlearned model on one request's records.
 
     Args:
@@ -88,7 +88,7 @@ def judge(scores: Scores, request: str, rules: Rules) -> Verdict:
     findings = {
         role: _finding(scores, measured[role], model, rules) for role, model in models.items()
     }
-    check = SelfCheck(findings["original"], findings["retrained"])
+    check = SelfCheckResult(findings["original"], findings["retrained"])
     verdict = settle(findings["unlearned"], check)
     means = scores.phi[:, rows].mean(axis=1)
     own = measured["unlearned"]
@@ -106,7 +106,7 @@ def judge(scores: Scores, request: str, rules: Rules) -> Verdict:
     )
 
 
-def _judge_by_pool(scores: Scores, request: str, rules: Rules) -> Verdict:
+def _judge_by_pool(scores: Scores, request: str, rules: GateRules) -> Verdict:
     """As `judge`, by the models of a pool with and without the person."""
     view = pool_evidence.view(scores, request, rules.min_references)
     evidence = pool_evidence.PoolEvidence(view, request, rules)
@@ -114,7 +114,7 @@ def _judge_by_pool(scores: Scores, request: str, rules: Rules) -> Verdict:
     measured = {role: evidence.measure(role) for role in roles}
     findings = {role: evidence.finding(role, measured[role]) for role in roles}
     held_out = findings.get("retrained") or evidence.held_out()
-    check = SelfCheck(findings["original"], held_out)
+    check = SelfCheckResult(findings["original"], held_out)
     verdict = settle(findings["unlearned"], check)
     own = measured["unlearned"]
     reason = _reason(verdict, findings["unlearned"], check, own, rules)
@@ -147,7 +147,7 @@ class Power:
 
 
 def power(
-    scores: Scores, rows: NDArray[np.bool_], rules: Rules, folds: int, everybody: int
+    scores: Scores, rows: NDArray[np.bool_], rules: GateRules, folds: int, everybody: int
 ) -> Power:
     """How well a pool could judge a deletion, before anybody has asked for one.
 
@@ -177,14 +177,14 @@ def power(
     return Power(measured.whole.detectability, measured.limit(rules.alpha), more)
 
 
-def _enough(detectability: float, blocks: int, others: int, rules: Rules) -> bool:
+def _enough(detectability: float, blocks: int, others: int, rules: GateRules) -> bool:
     """Whether so many blocks, each with one model without the person, certify at the margin."""
     with_ = blocks * others
     limit = contrast.detection_limit(detectability, with_, blocks, with_ + blocks - 2, rules.alpha)
     return limit is not None and limit <= rules.rho0
 
 
-def view(scores: Scores, request: str, rules: Rules) -> Scores:
+def view(scores: Scores, request: str, rules: GateRules) -> Scores:
     """The scores for the figures beside the verdict: by a pool, each of its models counts as with
     or without the person.
 
@@ -200,7 +200,7 @@ def view(scores: Scores, request: str, rules: Rules) -> Scores:
         return scores
 
 
-def settle(finding: Finding, check: SelfCheck) -> VerdictName:
+def settle(finding: JudgedModel, check: SelfCheckResult) -> VerdictName:
     """The verdict after the self-check: a test that errs on models whose answer is known passes
     nobody."""
     holds = check.original_caught and check.retrain_cleared
@@ -208,7 +208,11 @@ def settle(finding: Finding, check: SelfCheck) -> VerdictName:
 
 
 def _reason(
-    verdict: VerdictName, finding: Finding, check: SelfCheck, measured: Measured, rules: Rules
+    verdict: VerdictName,
+    finding: JudgedModel,
+    check: SelfCheckResult,
+    measured: Measured,
+    rules: GateRules,
 ) -> Sentence:
     needed = measured.needed(rules.alpha, rules.rho0)
     if verdict == "fail":
@@ -223,7 +227,7 @@ def _reason(
     return reasons.undecided(finding, needed, measured.references)
 
 
-def _rows(scores: Scores, request: str, rules: Rules) -> NDArray[np.bool_]:
+def _rows(scores: Scores, request: str, rules: GateRules) -> NDArray[np.bool_]:
     """The request's records, if everything is there that a verdict needs."""
     rows = scores.rows_of(request)
     if not request or not rows.any():
@@ -258,7 +262,7 @@ def _rows(scores: Scores, request: str, rules: Rules) -> NDArray[np.bool_]:
     return rows
 
 
-def _finding(scores: Scores, measured: Measured, model: int, rules: Rules) -> Finding:
+def _finding(scores: Scores, measured: Measured, model: int, rules: GateRules) -> JudgedModel:
     """All gates of one model, and what follows from them."""
     asked = gates.influence_gates(measured, rules) + gates.utility_gates(scores, model, rules)
     return gates.conclude(asked, measured.whole.interval(rules.alpha), rules.alpha)

@@ -50,10 +50,10 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def run_flow(
     workspace: Path, **parameters: Any
-) -> tuple[list[dict[str, Any]], list[stage_runner.Event]]:
+) -> tuple[list[dict[str, Any]], list[stage_runner.StageEvent]]:
     from flows.operations.audit_flow import audit, of
 
-    events: list[stage_runner.Event] = []
+    events: list[stage_runner.StageEvent] = []
     found = prepare.prepare(workspace, parameters.get("batch"), [])
     found.runner.listener = events.append
     with of(found):
@@ -116,7 +116,7 @@ def test_a_failing_stage_fails_the_flow_with_its_own_message_and_nothing_after_i
 def test_a_stage_that_is_killed_is_tried_again(workspace: Path, tmp_path: Path) -> None:
     killed = threading.Event()
 
-    def kill_once(event: stage_runner.Event) -> None:
+    def kill_once(event: stage_runner.StageEvent) -> None:
         if (
             event.stage == "check"
             and event.kind == "line"

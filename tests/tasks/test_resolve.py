@@ -19,7 +19,7 @@ from tasks.common.errors import RequestError
 from tasks.common.settings import parse
 from tasks.data import synthetic_digits
 from tasks.requests.directory import Directory
-from tasks.requests.opendsr import Identity, Refusal, Request, read_batch
+from tasks.requests.opendsr import Refusal, Request, SubjectIdentity, read_batch
 
 SUBJECTS = ["ada", "ada", "ada", "bob", "bob", "cyd", "cyd", "dan", "dan"]
 LABELS = [0, 0, 1, 0, 1, 2, 1, 0, 1]
@@ -39,7 +39,9 @@ def request_id(position: int) -> str:
 
 def asks(position: int, *subjects: str, records: tuple[str, ...] = ()) -> Request:
     who = tuple(
-        Identity(identity_type="controller_customer_id", identity_value=name, identity_format="raw")
+        SubjectIdentity(
+            identity_type="controller_customer_id", identity_value=name, identity_format="raw"
+        )
         for name in subjects
     )
     return Request(position, request_id(position), "gdpr", "2026-11-20T09:30:00Z", who, records)

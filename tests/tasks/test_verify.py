@@ -115,7 +115,7 @@ def test_a_retrain_that_passes_alone_may_not_hold_among_many(tmp_path: Path) -> 
         f"r{n}": {"p_pass": p, "verdict": "pass" if p < 0.05 else "fail"}
         for n, p in enumerate([0.04] + [1.0] * 9)
     }
-    rules = verify.Rules(0.05, 0.5, 0.7, 0.05, 6)
+    rules = verify.GateRules(0.05, 0.5, 0.7, 0.05, 6)
     verify.add_register(table, rules)
     assert table["r0"]["register"] == {"q_pass": pytest.approx(0.4), "holds": False}
     sure = {f"r{n}": {"p_pass": 0.001, "verdict": "pass"} for n in range(10)}

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.pooling import folds
-from tasks.verification.gates import Rules
+from tasks.verification.gates import GateRules
 from tasks.verification.scoring import Scores
 
-RULES = Rules(alpha=0.05, rho0=0.5, memorised=0.7, utility_margin=0.05, min_references=6)
+RULES = GateRules(alpha=0.05, rho0=0.5, memorised=0.7, utility_margin=0.05, min_references=6)
 REQUEST = "request-0"
 PEOPLE, OWN, CONTROLS, CLASSES = 24, 12, 8, 2
 

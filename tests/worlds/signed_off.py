@@ -197,7 +197,7 @@ def request_of(request: str) -> dict[str, Any]:
 
 def identity_of(request: str) -> dict[str, str]:
     """The identity of a request as the register keeps it."""
-    kind, key = "controller_customer_id", pseudonyms.Key(KEY.encode())
+    kind, key = "controller_customer_id", pseudonyms.PseudonymKey(KEY.encode())
     name = key.of(kind, SUBJECTS.get(request, request))
     return {"identity_type": kind, "identity_value": name, "identity_format": "hmac-sha256"}
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from flows.erasure.matcher import LISTS, Judge
-from flows.erasure.stores.store import Finding, Look, Witness, reached
+from flows.erasure.stores.store import FoundCopy, Look, Witness, reached
 from flows.erasure.stores.trees import EXPERIMENTS, files_below
 from flows.workspace import dvc_graph
 
@@ -40,10 +40,10 @@ class Databases:
                 with contextlib.suppress(OSError):  # DVC comes and goes; other users' are closed
                     remembers = remembers or judge.remembers(path.read_bytes())
             if remembers:
-                look.findings.append(Finding(str(folder), LISTS))
+                look.findings.append(FoundCopy(str(folder), LISTS))
         return look
 
-    def erase(self, findings: Iterable[Finding]) -> None:
+    def erase(self, findings: Iterable[FoundCopy]) -> None:
         """See `Store`."""
         for finding in findings:
             for path in _of_databases(Path(finding.key)):
@@ -69,7 +69,7 @@ class Witnesses(Witness):
         return look
 
 
-class Rows(Witness):
+class RegisterRows(Witness):
     """The register's database wherever it is, row by row. It holds pseudonyms, so that nothing has
     to be found."""
 

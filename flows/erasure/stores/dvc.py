@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from flows.erasure.matcher import DERIVED, RUNS, Judge
-from flows.erasure.stores.store import Finding, Look, StoreError, reached
+from flows.erasure.stores.store import FoundCopy, Look, StoreError, reached
 from flows.workspace import dvc_graph
 
 OBJECT = re.compile(r"(?:files/md5/)?(?P<head>[0-9a-f]{2})/(?P<tail>[0-9a-f]{30}(?:\.dir)?)")
@@ -36,7 +36,7 @@ class _Item:
         return match["head"] + match["tail"] if match else None
 
 
-class Objects:
+class DvcObjects:
     """A store of DVC's: the cache, or a remote."""
 
     def __init__(self, name: str, fs: Any, root: str, bundles: tuple[str, ...] = ()) -> None:
@@ -79,7 +79,7 @@ class Objects:
                 raise StoreError(self._nothing_there())
             for item in runs:  # last: they are judged by the objects that they name
                 if judge.run(self._read(item)):
-                    look.findings.append(Finding(self._address(item), RUNS))
+                    look.findings.append(FoundCopy(self._address(item), RUNS))
         return look
 
     def hashes(self) -> Iterator[tuple[str, str]]:
@@ -89,7 +89,7 @@ class Objects:
                 if item.oid is not None and not item.mark:
                     yield self._address(item), item.oid
 
-    def erase(self, findings: Iterable[Finding]) -> None:
+    def erase(self, findings: Iterable[FoundCopy]) -> None:
         """See `Store`."""
         with reached(self.name):
             for finding in findings:
@@ -247,12 +247,14 @@ class Remote:
         """See `Store`."""
         raise StoreError(f"{self.name}: {self._why}")
 
-    def erase(self, _findings: Iterable[Finding], /) -> None:
+    def erase(self, _findings: Iterable[FoundCopy], /) -> None:
         """See `Store`."""
         raise StoreError(f"{self.name}: {self._why}")
 
 
-def of_dvc(home: Path, bundles: tuple[str, ...] = ()) -> tuple[Objects, list[Objects | Remote]]:
+def of_dvc(
+    home: Path, bundles: tuple[str, ...] = ()
+) -> tuple[DvcObjects, list[DvcObjects | Remote]]:
     """DVC's cache, and its remotes in the order of their names.
 
     Args:
@@ -265,8 +267,8 @@ def of_dvc(home: Path, bundles: tuple[str, ...] = ()) -> tuple[Objects, list[Obj
     from dvc.exceptions import DvcException
 
     with dvc_graph.opened(home) as repo:
-        cache = Objects("dvc_cache", repo.cache.legacy.fs, repo.cache.legacy.path)
-        remotes: list[Objects | Remote] = []
+        cache = DvcObjects("dvc_cache", repo.cache.legacy.fs, repo.cache.legacy.path)
+        remotes: list[DvcObjects | Remote] = []
         for name in sorted(repo.config.get("remote") or {}):
             title = f"dvc_remote:{name}"
             try:
@@ -275,7 +277,7 @@ def of_dvc(home: Path, bundles: tuple[str, ...] = ()) -> tuple[Objects, list[Obj
                 if remote.fs.protocol in ("http", "https"):
                     remotes.append(Remote(title, "nothing can be listed or erased over HTTP"))
                 else:
-                    remotes.append(Objects(title, remote.fs, remote.path, bundles))
+                    remotes.append(DvcObjects(title, remote.fs, remote.path, bundles))
             except (DvcException, ImportError, OSError, ValueError) as error:
                 remotes.append(Remote(title, f"DVC cannot use it ({type(error).__name__})"))
     return cache, remotes

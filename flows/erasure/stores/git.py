@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from flows.erasure.matcher import LISTS, Judge
-from flows.erasure.stores.store import EXAMPLES, Finding, Look, StoreError
+from flows.erasure.stores.store import EXAMPLES, FoundCopy, Look, StoreError
 from flows.workspace import git
 
 
-class History:
+class GitHistory:
     """Git's history. It is looked at and never rewritten: tags and signatures stand on it."""
 
     name, part = "git", "git"
@@ -64,7 +64,7 @@ class History:
         self._look = look
         return look
 
-    def erase(self, _findings: Iterable[Finding], /) -> None:
+    def erase(self, _findings: Iterable[FoundCopy], /) -> None:
         """See `Store`: nothing here is the tool's to erase."""
 
     def hashes(self) -> Iterator[tuple[str, str]]:
@@ -77,7 +77,7 @@ class History:
                     yield f"object {listed.oid[:10]}", digest
 
     @staticmethod
-    def _read(objects: git.Objects, oid: str) -> bytes:
+    def _read(objects: git.GitObjects, oid: str) -> bytes:
         content = objects.read(oid)
         if content is None:
             raise StoreError(f"git has lost its object {oid}; see `git fsck`")

@@ -19,7 +19,7 @@ class StoreError(AuditError):
 
 
 @dataclass(frozen=True)
-class Finding:
+class FoundCopy:
     """Something that has to go: where it lies in its store, and of which kind it is."""
 
     key: str
@@ -39,7 +39,7 @@ class Look:
     """
 
     looked_at: int = 0
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[FoundCopy] = field(default_factory=list)
     foreign: int = 0
     examples: list[str] = field(default_factory=list)
     unjudged: list[str] = field(default_factory=list)
@@ -58,7 +58,7 @@ class Look:
         if kind == UNJUDGED:
             self.unjudged.append(judge.names.masked(key))
         elif ours:
-            self.findings.append(Finding(key, kind))
+            self.findings.append(FoundCopy(key, kind))
         else:
             self.foreign += 1
             if len(self.examples) < EXAMPLES:
@@ -100,7 +100,7 @@ class Store(Protocol):
     def look(self, judge: Judge, /) -> Look:
         """Everything in it that has to go. Raises `StoreError` where it cannot be looked at."""
 
-    def erase(self, findings: Iterable[Finding], /) -> None:
+    def erase(self, findings: Iterable[FoundCopy], /) -> None:
         """Erase these; what is gone already is let be. Raises `StoreError` where that cannot be
         done."""
 
@@ -111,7 +111,7 @@ class Witness:
     part: str | None = None
     held: str | None = None
 
-    def erase(self, _findings: Iterable[Finding], /) -> None:
+    def erase(self, _findings: Iterable[FoundCopy], /) -> None:
         """See `Store`: nothing here is the tool's to erase."""
 
 

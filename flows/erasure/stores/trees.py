@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from flows.erasure.matcher import LISTS, PACKS, RECORDS, UNJUDGED, Judge
-from flows.erasure.stores.store import Finding, Look, StoreError
+from flows.erasure.stores.store import FoundCopy, Look, StoreError
 from flows.workspace import checkouts, git, shell
 
 TEMPORARY = "erasure-audit-"
@@ -72,7 +72,7 @@ class Tree:
         """Whether the tool may erase a file."""
         return _is_ours(key) and key not in _tracked(self.root)
 
-    def erase(self, findings: Iterable[Finding]) -> None:
+    def erase(self, findings: Iterable[FoundCopy]) -> None:
         """See `Store`."""
         for finding in findings:
             path = self.root / finding.key
@@ -112,7 +112,7 @@ class Temporary:
                 with contextlib.suppress(FileNotFoundError):  # somebody cleans up after himself
                     kinds.append(_kind(path, path.relative_to(folder).as_posix(), judge))
             if kind := next((kind for kind in kinds if kind), None):
-                look.findings.append(Finding(str(folder), LISTS if kind == UNJUDGED else kind))
+                look.findings.append(FoundCopy(str(folder), LISTS if kind == UNJUDGED else kind))
         return look
 
     def hashes(self) -> Iterator[tuple[str, str]]:
@@ -123,7 +123,7 @@ class Temporary:
                     if path.is_file():
                         yield str(folder), md5(path)
 
-    def erase(self, findings: Iterable[Finding]) -> None:
+    def erase(self, findings: Iterable[FoundCopy]) -> None:
         """See `Store`."""
         for finding in findings:
             path = Path(finding.key)

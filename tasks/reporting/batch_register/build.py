@@ -9,10 +9,16 @@ from typing import Any
 from tasks.common import files
 from tasks.common.errors import EvidenceError
 from tasks.common.language import SENTENCES
-from tasks.reporting.batch_register.schema import SCHEMA_VERSION, Cost, Register, checked, urgency
+from tasks.reporting.batch_register.schema import (
+    SCHEMA_VERSION,
+    BatchRegister,
+    Cost,
+    checked,
+    urgency,
+)
 
 
-def of(found: Sequence[dict[str, Any]], folders: Sequence[str], place: Path) -> Register:
+def of(found: Sequence[dict[str, Any]], folders: Sequence[str], place: Path) -> BatchRegister:
     """The register of a batch.
 
     Args:

@@ -51,7 +51,7 @@ class Line(evidence.Part):
     test: Literal["references", "screening", "none"] | None
     verdict: evidence.Verdict
     outcome: Outcome
-    register_: evidence.Register | None = Field(alias="register")
+    register_: evidence.DiscoveryControl | None = Field(alias="register")
     reason: str
     regulation: str | None
     received: str | None
@@ -72,7 +72,7 @@ class Cost(evidence.Part):
     references: Seconds = Field(description="of all reference models together")
 
 
-class Register(evidence.Part):
+class BatchRegister(evidence.Part):
     """A batch and its requests, the worst first."""
 
     schema_version: Literal[2]
@@ -107,7 +107,7 @@ class Register(evidence.Part):
         """How the batch stands with the law's deadlines."""
         return deadlines(self.requests)
 
-    def as_of(self, day: date) -> Register:
+    def as_of(self, day: date) -> BatchRegister:
         """The same with the days left counted from `day`."""
         lines = [
             line.model_copy(
@@ -149,10 +149,10 @@ def urgency(entry: Line) -> tuple[int, date, int]:
     return OUTCOMES.index(entry.outcome), entry.deadline or date.max, entry.position
 
 
-def checked(found: Any, where: str) -> Register:
+def checked(found: Any, where: str) -> BatchRegister:
     """The register, checked. Raises `EvidenceError` that names the first places at fault."""
     try:
-        return Register.model_validate(found)
+        return BatchRegister.model_validate(found)
     except ValidationError as error:
         faults = [
             f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()[:3]

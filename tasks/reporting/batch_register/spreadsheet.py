@@ -6,14 +6,14 @@ import csv
 import io
 from collections.abc import Sequence
 
-from tasks.reporting.batch_register.schema import Register
+from tasks.reporting.batch_register.schema import BatchRegister
 
 TABLE = "register.csv"
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 """How a cell begins that a spreadsheet may take for a formula (OWASP, CSV injection)."""
 
 
-def table(registers: Sequence[Register]) -> str:
+def table(registers: Sequence[BatchRegister]) -> str:
     """All lines as CSV for a spreadsheet (RFC 4180): a byte-order mark, and no cell of text that
     starts a formula."""
     text = io.StringIO()

@@ -10,10 +10,10 @@ from pydantic import ValidationError
 
 from tasks.common import files
 from tasks.common.errors import AuditError, EvidenceError
-from tasks.reporting.batch_register.schema import FILE, Earlier, Past, Register, checked
+from tasks.reporting.batch_register.schema import FILE, BatchRegister, Earlier, Past, checked
 
 
-def read(folder: Path) -> Register:
+def read(folder: Path) -> BatchRegister:
     """The register of a batch, from its folder of reports.
 
     Raises:
@@ -27,7 +27,7 @@ def read(folder: Path) -> Register:
     return register
 
 
-def read_all(reports: Path) -> tuple[list[Register], dict[str, str]]:
+def read_all(reports: Path) -> tuple[list[BatchRegister], dict[str, str]]:
     """The registers of all batches, the latest first, and why others cannot be read, by the name of
     their folder."""
     found, unreadable = [], {}
@@ -41,7 +41,7 @@ def read_all(reports: Path) -> tuple[list[Register], dict[str, str]]:
     ), unreadable
 
 
-def past(register: Register) -> Past:
+def past(register: BatchRegister) -> Past:
     """What a later batch's record keeps of this one."""
     due = register.deadlines
     return Past(

@@ -12,9 +12,9 @@ from tasks.common.language import SENTENCES
 from tasks.reporting.batch_register.schema import (
     OUTCOMES,
     SOON,
+    BatchRegister,
     Past,
     Progress,
-    Register,
     counts,
     urgency,
 )
@@ -26,7 +26,7 @@ MOST_EARLIER = 6
 """A summary shows so many earlier batches at most, to stay on its page."""
 
 
-def page(registers: Sequence[Register]) -> dict[str, Any]:
+def page(registers: Sequence[BatchRegister]) -> dict[str, Any]:
     """What a page with the requests of these batches shows, the worst first; `chunks` are table
     bodies."""
     entries = [(register, line) for register in registers for line in register.requests]
@@ -48,7 +48,7 @@ def page(registers: Sequence[Register]) -> dict[str, Any]:
     }
 
 
-def summary(register: Register, before: Sequence[Past]) -> dict[str, Any]:
+def summary(register: BatchRegister, before: Sequence[Past]) -> dict[str, Any]:
     """What the summary of a batch shows; of the earlier batches the last ones."""
     laws = Counter((line.regulation or "–").upper() for line in register.requests)
     progress = Counter(line.progress for line in register.requests)

@@ -13,8 +13,8 @@ from tasks.verification.attacks import lira, population, rmia
 from tasks.verification.attacks.rmia import Scorer
 from tasks.verification.attacks.roc import (
     CONFIDENCE,
-    RatePoint,
     Roc,
+    RocPoint,
     auc,
     auc_interval,
     flagged,
@@ -25,7 +25,7 @@ from tasks.verification.attacks.roc import (
 from tasks.verification.attacks.rows import (
     JUDGED,
     Memory,
-    Rows,
+    RecordMasks,
     references_without,
     require_finite_models,
     row_of,
@@ -37,7 +37,7 @@ Judge = Callable[[int], tuple[Floats, Floats]]
 
 
 @dataclass(frozen=True)
-class Attack:
+class ExaminedAttack:
     """One attack on one request's records: its figures on the models judged, and the band of the
     retrained ones."""
 
@@ -58,7 +58,7 @@ class Attack:
     records: int
     non_members: int
     """scores of non-members that the unlearned model was judged with"""
-    tpr_at_fpr: tuple[RatePoint, ...]
+    tpr_at_fpr: tuple[RocPoint, ...]
     """of the unlearned model"""
     curve: Roc
     """of the unlearned model; not part of the JSON form"""
@@ -84,7 +84,7 @@ class Examination:
 
     references: dict[str, int]
     """number of references by kind: with, without"""
-    attacks: tuple[Attack, ...]
+    attacks: tuple[ExaminedAttack, ...]
 
     def as_json(self) -> dict[str, object]:
         """Plain values."""
@@ -121,7 +121,7 @@ def examine(
         EvidenceError: the request has no record, a score is NaN, or there are too few references,
             retained records or unseen subjects.
     """
-    rows, memory = Rows.of(scores, request), {} if memory is None else memory
+    rows, memory = RecordMasks.of(scores, request), {} if memory is None else memory
     require_finite_models(scores, rows.forget | rows.retained | rows.unseen)
     within, without = np.flatnonzero(scores.model_roles == "with"), references_without(scores)
     if len(within) < 2:
@@ -182,13 +182,13 @@ def leave_one_out(score: Scorer, without: Ints) -> Judge:
 
 def _attack(
     name: str, title: str, source: str, judge: Judge, scores: Scores, alpha: float
-) -> Attack:
+) -> ExaminedAttack:
     """One attack's figures, given how it scores (members, non-members) under a model."""
     judged = {role: judge(row_of(scores, role)) for role in JUDGED}
     band = [judge(int(row)) for row in references_without(scores)]
     areas, counts = [auc(*pair) for pair in band], [flagged(*pair, alpha) for pair in band]
     released = judged["unlearned"]
-    return Attack(
+    return ExaminedAttack(
         name,
         title,
         source,

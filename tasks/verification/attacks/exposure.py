@@ -22,7 +22,7 @@ from tasks.verification.scoring import Floats, Ints, Scores
 
 
 @dataclass(frozen=True)
-class Exposure:
+class RetainedExposure:
     """How well retained people can be told from unseen ones, against retrained models. It holds
     nothing that points to a person."""
 
@@ -54,7 +54,7 @@ class Exposure:
         return {**asdict(self), "auc_band": list(self.auc_band), "worsened": self.worsened}
 
 
-def measure(scores: Scores, alpha: float) -> Exposure:
+def measure(scores: Scores, alpha: float) -> RetainedExposure:
     """Are retained people more exposed by the unlearned model than they would be by a retrained
     one?
 
@@ -102,7 +102,7 @@ def measure(scores: Scores, alpha: float) -> Exposure:
     unlearned, band, others = JUDGED.index("unlearned"), areas[len(JUDGED) :], people[len(JUDGED) :]
     _, p_worse = _excess(areas[unlearned], band, np.float64(1 / kept.sum()))
     t, p = _excess(people[unlearned], others, _typical_spread(others) / 100)
-    return Exposure(
+    return RetainedExposure(
         {role: float(area) for role, area in zip(JUDGED, areas[: len(JUDGED)], strict=True)},
         (float(band.min()), float(band.max())),
         float(band.mean()),

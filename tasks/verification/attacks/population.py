@@ -9,7 +9,7 @@ from tasks.common.language import say
 from tasks.verification.attacks.rows import (
     Mask,
     Memory,
-    Rows,
+    RecordMasks,
     class_means,
     require_finite,
     sample,
@@ -26,7 +26,7 @@ SHORTEST = 2**-20
 
 
 def attack(
-    scores: Scores, model: int, rows: Rows, memory: Memory | None = None
+    scores: Scores, model: int, rows: RecordMasks, memory: Memory | None = None
 ) -> tuple[Floats, Floats]:
     """Attack one model without reference models: a classifier learns how members and non-members
     score under it.
@@ -62,7 +62,7 @@ def attack(
     return memory[key][rows.forget], memory[key][rows.unseen]
 
 
-def _ratings(scores: Scores, model: int, rows: Rows) -> Floats:
+def _ratings(scores: Scores, model: int, rows: RecordMasks) -> Floats:
     """(n,) log odds of every record: of unseen people by the fold that did not see them, else the
     mean over folds."""
     members, unseen = sample(np.flatnonzero(rows.retained)), np.flatnonzero(rows.unseen)

@@ -15,7 +15,7 @@ import numpy as np
 
 from tasks.common.errors import EvidenceError
 from tasks.common.language import say
-from tasks.verification.attacks.rows import Memory, Rows, sample
+from tasks.verification.attacks.rows import Memory, RecordMasks, sample
 from tasks.verification.scoring import Floats, Ints, Scores
 
 Scorer = Callable[[Ints, Ints], Floats]
@@ -82,7 +82,7 @@ def beaten(ratio: Floats, population: Floats, gamma: float = GAMMA) -> Floats:
     return np.asarray(below / len(population), np.float64)
 
 
-def scorer(scores: Scores, rows: Rows, memory: Memory) -> Scorer:
+def scorer(scores: Scores, rows: RecordMasks, memory: Memory) -> Scorer:
     """Prepare RMIA for one request.
 
     Args:

@@ -197,7 +197,7 @@ def clopper_pearson(
 
 
 @dataclass(frozen=True)
-class RatePoint:
+class RocPoint:
     """True-positive rate at a false-positive rate."""
 
     fpr: float
@@ -209,7 +209,7 @@ class RatePoint:
     false_positives_expected: float
 
 
-def rate_points(members: Floats, non_members: Floats) -> tuple[RatePoint, ...]:
+def rate_points(members: Floats, non_members: Floats) -> tuple[RocPoint, ...]:
     """TPR at those of the RATES for which there are enough non-members to set a threshold.
 
     Raises:
@@ -222,7 +222,7 @@ def rate_points(members: Floats, non_members: Floats) -> tuple[RatePoint, ...]:
         if expected >= FEWEST_FALSE_POSITIVES - 1e-9:
             hits = flagged(members, non_members, rate)
             points.append(
-                RatePoint(rate, hits / len(members), *clopper_pearson(hits, len(members)), expected)
+                RocPoint(rate, hits / len(members), *clopper_pearson(hits, len(members)), expected)
             )
     return tuple(points)
 

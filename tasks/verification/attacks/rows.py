@@ -26,7 +26,7 @@ JUDGED = ("original", "unlearned", "retrained")
 
 
 @dataclass(frozen=True)
-class Rows:
+class RecordMasks:
     """Which records are forgotten, retained or unseen, for one request. All masks are (n,)."""
 
     forget: Mask
@@ -37,7 +37,7 @@ class Rows:
     """control and test subjects' records, which no model was trained on"""
 
     @classmethod
-    def of(cls, scores: Scores, request: str) -> Rows:
+    def of(cls, scores: Scores, request: str) -> RecordMasks:
         """The rows of a request.
 
         Raises:

@@ -23,7 +23,7 @@ from moto.server import ThreadedMotoServer
 from flows.erasure import carry_out, exposure, git_history, matcher, receipts
 from flows.erasure.carry_out import ErasureError
 from flows.erasure.stores import dvc as dvc_store
-from flows.erasure.stores.store import Finding
+from flows.erasure.stores.store import FoundCopy
 from flows.pipeline import reproduce
 from flows.register.register import Intake, Register, RegisterError, State
 from flows.workspace import layout, shell
@@ -770,16 +770,16 @@ def killed(world: World, at: str) -> None:
             if told == at:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        whole = dvc_store.Objects.erase
+        whole = dvc_store.DvcObjects.erase
 
-        def half(store: dvc_store.Objects, found: Iterable[Finding]) -> None:
+        def half(store: dvc_store.DvcObjects, found: Iterable[FoundCopy]) -> None:
             going = list(found)
             if at == f"half {store.name}":
                 whole(store, going[: len(going) // 2])
                 os.kill(os.getpid(), signal.SIGKILL)
             whole(store, going)
 
-        dvc_store.Objects.erase = half  # type: ignore[method-assign]
+        dvc_store.DvcObjects.erase = half  # type: ignore[method-assign]
         try:
             world.erase(listener=step)
         finally:
@@ -934,7 +934,7 @@ def test_a_model_stays_only_if_it_is_released_or_is_known_not_to_have_seen_the_r
         }
 
     verified = {"deps": [{"path": "artifacts/score/scores.npz", "md5": "scores"}], "outs": []}
-    audited = git_history.State(
+    audited = git_history.WorkspaceState(
         ("audit/b",),
         {
             "train@0": stage({"artifacts/train/0/m.safetensors": "reference"}, data="old.dir"),
@@ -961,7 +961,7 @@ def test_a_model_stays_only_if_it_is_released_or_is_known_not_to_have_seen_the_r
         },
         {"data": "old.dir", "releases/a": "earlier.dir"},
     )
-    rejected = git_history.State(
+    rejected = git_history.WorkspaceState(
         ("audit/a2",),
         {
             "retrain@0": stage(
@@ -972,7 +972,7 @@ def test_a_model_stays_only_if_it_is_released_or_is_known_not_to_have_seen_the_r
         },
         {"data": "old.dir"},
     )
-    vanished = git_history.State(
+    vanished = git_history.WorkspaceState(
         (),
         {
             "retrain@0": stage(
@@ -981,25 +981,29 @@ def test_a_model_stays_only_if_it_is_released_or_is_known_not_to_have_seen_the_r
         },
         {},
     )
-    left_over = git_history.State(  # as `dvc.lock` keeps a stage that does not run any more
-        (),
-        {
-            "pack": stage({"artifacts/pack/images.npy": "young pack"}, data="young.dir"),
-            "train@0": stage({"artifacts/m.safetensors": "of the old pack"}, pack="pack"),
-            "train@1": stage({"artifacts/m.safetensors": "of an unknown pack"}, pack="?"),
-            "train@2": stage({"artifacts/m.safetensors": "of the young pack"}, pack="young pack"),
-        },
-        {"data": "young.dir"},
+    left_over = (
+        git_history.WorkspaceState(  # as `dvc.lock` keeps a stage that does not run any more
+            (),
+            {
+                "pack": stage({"artifacts/pack/images.npy": "young pack"}, data="young.dir"),
+                "train@0": stage({"artifacts/m.safetensors": "of the old pack"}, pack="pack"),
+                "train@1": stage({"artifacts/m.safetensors": "of an unknown pack"}, pack="?"),
+                "train@2": stage(
+                    {"artifacts/m.safetensors": "of the young pack"}, pack="young pack"
+                ),
+            },
+            {"data": "young.dir"},
+        )
     )
-    before = git_history.State(
+    before = git_history.WorkspaceState(
         (),
         {"train@0": stage({"artifacts/m.safetensors": "before they came"}, data="young.dir")},
         {"data": "young.dir"},
     )
-    released = git_history.State(
+    released = git_history.WorkspaceState(
         ("release/b",), {}, {"data": "new.dir", "releases/b": "released.dir"}, after=True
     )
-    later = git_history.State(
+    later = git_history.WorkspaceState(
         ("audit/c",),
         {
             "pack": stage({"artifacts/pack/images.npy": "new pack"}, data="new.dir"),
@@ -1071,7 +1075,7 @@ def test_a_model_stays_only_if_it_is_released_or_is_known_not_to_have_seen_the_r
 def test_names_are_found_in_text_and_short_ones_only_where_names_stand(
     text: str, found: bool
 ) -> None:
-    names = matcher.Names(
+    names = matcher.NameMatcher(
         matcher.Sought(
             frozenset(),
             record_ids=frozenset({"r00017"}),

@@ -427,7 +427,7 @@ def test_a_lock_that_git_left_behind_does_not_keep_the_erasure_from_ending(home:
     ],
 )
 def test_names_of_files_are_judged_by_their_parts(path: str, named: bool) -> None:
-    names = matcher.Names(
+    names = matcher.NameMatcher(
         matcher.Sought(
             frozenset(),
             record_ids=frozenset({"r00017"}),

@@ -90,7 +90,7 @@ def playing(**codes: str) -> night_run.Audit:
     an error."""
 
     def audit(place: Path, batch: str, listener: stage_runner.Listener) -> None:
-        listener(stage_runner.Event("report", "line", "at work"))
+        listener(stage_runner.StageEvent("report", "line", "at work"))
         entries = [
             entry["subject_request_id"]
             for entry in files.read_json(place / f"requests/{batch}.json")

@@ -445,7 +445,7 @@ def test_people_see_what_waits_and_decide_on_the_command_line(
 
 
 def test_where_a_batch_stands_follows_from_its_cases_and_decisions_alone() -> None:
-    rules = signoff.Rules(approvals=2, audit="c0ffee")
+    rules = signoff.ReleaseRules(approvals=2, audit="c0ffee")
     cases = [case_of(PASS, "pass"), case_of(OTHER, "fail")]
     ada, bob = decision("Ada", "approve"), decision("Bob", "approve")
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from flows.pipeline import console
-from flows.pipeline.stage_runner import Event
+from flows.pipeline.stage_runner import StageEvent
 
 STAGES = ("check", "train@0", "train@1")
 
 
 def planned(progress: console.Progress) -> None:
     for stage in STAGES:
-        progress.take(Event(stage, "planned"))
+        progress.take(StageEvent(stage, "planned"))
 
 
 def test_progress_counts_the_stages_that_ended_and_says_how_long_the_rest_takes() -> None:
@@ -23,11 +23,11 @@ def test_progress_counts_the_stages_that_ended_and_says_how_long_the_rest_takes(
     planned(progress)
     assert progress.left == pytest.approx(10 + 300 + 300)  # train@1 is taken to be like train@0
     assert progress.summary == "0 of 3 stages, about 10 min left"
-    progress.take(Event("check", "ran", "", 20.0))
-    progress.take(Event("train@0", "restored", "", 1.0))
+    progress.take(StageEvent("check", "ran", "", 20.0))
+    progress.take(StageEvent("train@0", "restored", "", 1.0))
     assert (progress.done, progress.total) == (2, 3)
     assert progress.summary == "2 of 3 stages, about 5 min left"
-    progress.take(Event("train@1", "unchanged"))
+    progress.take(StageEvent("train@1", "unchanged"))
     assert progress.summary == "3 of 3 stages"
     assert progress.seconds() == {"check": 20.0, "train@0": 300.0}  # restoring is no measurement
 
@@ -50,7 +50,7 @@ def test_without_a_terminal_there_is_one_line_per_stage(
         "train@0: failed no room (3.0 s); 2 of 2 stages",
     ]
     with console.progress(tmp_path) as listener:  # the times are known the next time
-        listener(Event("check", "planned"))
+        listener(StageEvent("check", "planned"))
     assert json.loads((tmp_path / console.SECONDS).read_text()) == {"check": 2.0}
 
 
@@ -68,15 +68,15 @@ def test_a_program_gets_an_object_per_event(
     assert lines[3]["text"] == "step 1 of 3"
 
 
-def events() -> list[Event]:
+def events() -> list[StageEvent]:
     return [
-        Event("check", "planned"),
-        Event("train@0", "planned"),
-        Event("check", "started"),
-        Event("check", "line", "step 1 of 3", 0.1),
-        Event("check", "ran", "", 2.0),
-        Event("train@0", "started"),
-        Event("train@0", "failed", "no room", 3.0),
+        StageEvent("check", "planned"),
+        StageEvent("train@0", "planned"),
+        StageEvent("check", "started"),
+        StageEvent("check", "line", "step 1 of 3", 0.1),
+        StageEvent("check", "ran", "", 2.0),
+        StageEvent("train@0", "started"),
+        StageEvent("train@0", "failed", "no room", 3.0),
     ]
 
 

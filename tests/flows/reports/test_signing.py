@@ -42,7 +42,7 @@ PARTS = {"report.pdf", "report.html", "evidence.json"}
 REQUESTS = (fabricated.FAIL, fabricated.PASS)
 
 
-def new_key(development: bool = False) -> signing.Key:
+def new_key(development: bool = False) -> signing.SigningKey:
     """A key of its own."""
     return signing.read_key(signing.make_key(development))
 
@@ -93,7 +93,7 @@ def folder_of(place: Path, request: str = fabricated.PASS) -> Path:
     return place / "signed" / "spring" / request
 
 
-def check(target: Path, *signers: signing.Signer) -> signature_checks.Finding:
+def check(target: Path, *signers: signing.Signer) -> signature_checks.SignatureFinding:
     """What checking finds, if only KEY is trusted or those given."""
     return signature_checks.verify(target, signers or (KEY.signer,))
 
@@ -717,7 +717,7 @@ def _passes(pdf: bytes) -> bool:
         return False
 
 
-def _public_key(key: signing.Key) -> bytes:
+def _public_key(key: signing.SigningKey) -> bytes:
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
     return key.signer.public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)

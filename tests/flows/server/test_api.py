@@ -36,7 +36,7 @@ from flows.register import database
 from flows.register.register import Register, State
 from flows.server import api, auth
 from flows.server import connections as waiting
-from flows.server.auth import ALLOWED, Gate, Role
+from flows.server.auth import ALLOWED, Gatekeeper, Role
 from tasks.common.errors import WorkspaceError
 from tests.worlds import dummy, outside, postgres
 
@@ -57,7 +57,7 @@ class World:
         self.register = Register(self.home)
         self.tokens, secret = outside.tokens()
         self.other, entry = auth.new_token("portal", ["intake"])
-        self.gate = Gate(f"{secret}\n{entry}", f"signer:intake:{KEY}")
+        self.gate = Gatekeeper(f"{secret}\n{entry}", f"signer:intake:{KEY}")
         self.app = api.app(self.home, self.register, self.gate)
         self.client = TestClient(self.app, raise_server_exceptions=False)
 
@@ -943,7 +943,7 @@ def test_a_token_is_made_by_a_command_and_kept_nowhere(place: Path) -> None:
     made = json.loads(
         dummy.command(place, "serve", "token", "--name", "crm", "--role", "intake", "--json").stdout
     )
-    assert Gate(made["entry"]).admit(
+    assert Gatekeeper(made["entry"]).admit(
         auth.Attempt("GET", "/", b"", authorization=f"Bearer {made['token']}"), auth.Right.SUBMIT
     )
     assert made["token"].encode() not in outside.everything_stored(place)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from flows.register.register import Register
 from flows.server import auth
-from flows.server.auth import ALLOWED, Attempt, Denials, DeniedError, Gate, Right, Role
+from flows.server.auth import ALLOWED, Attempt, Denials, DeniedError, Gatekeeper, Right, Role
 from tasks.common.errors import SettingsError
 from tests.worlds import outside
 
@@ -23,8 +23,8 @@ NOW = 1_800_000_000
 NONCE = "0123456789abcdef"
 
 
-def gate(now: float = NOW) -> Gate:
-    return Gate(None, f"crm:intake:{KEY}", lambda: now)
+def gate(now: float = NOW) -> Gatekeeper:
+    return Gatekeeper(None, f"crm:intake:{KEY}", lambda: now)
 
 
 def signed(
@@ -39,7 +39,7 @@ def signed(
     return Attempt("POST", target, body, signature=f"t={seconds},n={nonce},k={name},s={proof}")
 
 
-def denied(found: Gate, attempt: Attempt, right: Right = Right.SUBMIT) -> DeniedError:
+def denied(found: Gatekeeper, attempt: Attempt, right: Right = Right.SUBMIT) -> DeniedError:
     with pytest.raises(DeniedError) as caught:
         found.admit(attempt, right)
     return caught.value
@@ -59,9 +59,9 @@ def test_a_token_may_what_its_role_may_and_nothing_else(role: str, right: Right)
     token, entry = auth.new_token("somebody", [role])
     attempt = Attempt("POST", "/", b"", authorization=f"Bearer {token}")
     if Role(role) in ALLOWED[right]:
-        assert Gate(entry).admit(attempt, right).name == "somebody"
+        assert Gatekeeper(entry).admit(attempt, right).name == "somebody"
     else:
-        assert denied(Gate(entry), attempt, right).status == 403
+        assert denied(Gatekeeper(entry), attempt, right).status == 403
 
 
 def test_the_setting_holds_the_digest_of_a_token_and_the_digest_opens_nothing() -> None:
@@ -70,7 +70,7 @@ def test_the_setting_holds_the_digest_of_a_token_and_the_digest_opens_nothing() 
     assert entry == f"crm:intake+operator:{hashlib.sha256(token.encode()).hexdigest()}"
     stolen = entry.rpartition(":")[2]
     assert (
-        denied(Gate(entry), Attempt("GET", "/", b"", authorization=f"Bearer {stolen}")).status
+        denied(Gatekeeper(entry), Attempt("GET", "/", b"", authorization=f"Bearer {stolen}")).status
         == 401
     )
 
@@ -81,20 +81,23 @@ def test_the_setting_holds_the_digest_of_a_token_and_the_digest_opens_nothing() 
 def test_whoever_shows_no_token_that_we_know_is_nobody(header: str | None) -> None:
     token, entry = auth.new_token("crm", ["intake"])
     shown = None if header is None else header.format(token)
-    found = denied(Gate(entry), Attempt("GET", "/", b"", authorization=shown))
+    found = denied(Gatekeeper(entry), Attempt("GET", "/", b"", authorization=shown))
     assert (found.status, found.actor) == (401, "unknown")
     assert token not in str(found)
 
 
 def test_a_token_is_changed_without_a_gap_by_two_entries_of_one_name() -> None:
     (old, one), (new, two) = auth.new_token("crm", ["intake"]), auth.new_token("crm", ["intake"])
-    both = Gate(f"{one}\n{two}")
+    both = Gatekeeper(f"{one}\n{two}")
     for token in (old, new):
         assert (
             both.admit(Attempt("GET", "/", b"", authorization=f"bearer {token}"), Right.SUBMIT).name
             == "crm"
         )
-    assert denied(Gate(two), Attempt("GET", "/", b"", authorization=f"Bearer {old}")).status == 401
+    assert (
+        denied(Gatekeeper(two), Attempt("GET", "/", b"", authorization=f"Bearer {old}")).status
+        == 401
+    )
 
 
 @pytest.mark.parametrize(
@@ -115,28 +118,28 @@ def test_a_token_is_changed_without_a_gap_by_two_entries_of_one_name() -> None:
 def test_a_malformed_setting_stops_the_server_and_is_not_repeated(entry: str) -> None:
     good = "ops:operator:" + "0" * 64
     with pytest.raises(SettingsError, match=r"entry [23]") as caught:
-        Gate(f"{good}\n{entry}")
+        Gatekeeper(f"{good}\n{entry}")
     assert "ea_secret" not in str(caught.value)
     assert "a" * 64 not in str(caught.value)
 
 
 def test_one_name_has_one_set_of_roles() -> None:
     with pytest.raises(SettingsError, match="different roles"):
-        Gate(f"crm:intake:{'0' * 64} crm:operator:{'1' * 64}")
+        Gatekeeper(f"crm:intake:{'0' * 64} crm:operator:{'1' * 64}")
 
 
 def test_a_server_that_nobody_may_use_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (auth.TOKENS, auth.SIGNING_CLIENTS, "PREFECT_API_URL"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(SettingsError, match="serve token"):
-        Gate.from_secrets()
+        Gatekeeper.from_secrets()
     monkeypatch.setenv(auth.TOKENS, auth.new_token("crm", ["intake"])[1])
-    Gate.from_secrets()
+    Gatekeeper.from_secrets()
 
 
 def test_a_short_shared_secret_is_refused() -> None:
     with pytest.raises(SettingsError, match="32 characters"):
-        Gate(None, "crm:intake:short")
+        Gatekeeper(None, "crm:intake:short")
 
 
 def test_a_signed_request_is_let_in_once() -> None:
@@ -153,7 +156,7 @@ def test_a_signature_of_another_time_does_not_hold(seconds: int) -> None:
 
 def test_a_nonce_is_remembered_as_long_as_its_time_could_pass() -> None:
     clock = [float(NOW - 300)]
-    found = Gate(None, f"crm:intake:{KEY}", lambda: clock[0])
+    found = Gatekeeper(None, f"crm:intake:{KEY}", lambda: clock[0])
     found.admit(signed(), Right.SUBMIT)
     clock[0] = NOW + 300.0
     assert denied(found, signed()).why == "replayed"
@@ -235,7 +238,7 @@ def test_a_flood_of_denials_is_counted_and_does_not_fill_the_chain(tmp_path: Pat
 
 def test_comparing_does_not_stop_at_the_first_token(monkeypatch: pytest.MonkeyPatch) -> None:
     made = [auth.new_token(f"c{number}", ["intake"]) for number in range(20)]
-    found = Gate("\n".join(entry for _, entry in made))
+    found = Gatekeeper("\n".join(entry for _, entry in made))
     compared = []
     real = auth.hmac.compare_digest
     monkeypatch.setattr(
@@ -246,4 +249,4 @@ def test_comparing_does_not_stop_at_the_first_token(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_real_clock_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    Gate(None, f"crm:intake:{KEY}").admit(signed(int(time.time())), Right.SUBMIT)
+    Gatekeeper(None, f"crm:intake:{KEY}").admit(signed(int(time.time())), Right.SUBMIT)

@@ -141,7 +141,7 @@ def test_dates_shares_and_times_follow_the_language(
 
 
 def test_a_sentence_is_english_text_that_can_be_told_in_chinese_from_its_json() -> None:
-    span = contrast.Interval(-0.0312, -0.2, 0.14, 0.9)
+    span = contrast.InfluenceInterval(-0.0312, -0.2, 0.14, 0.9)
     said = reasons.in_words(span)
     assert said.startswith("Residual influence −0.03, 90% interval −0.20 to 0.14")
     assert json.loads(json.dumps(said)) == str(said)

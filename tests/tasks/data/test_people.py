@@ -8,7 +8,7 @@ import pytest
 from tasks.common.language import say
 from tasks.data import people
 from tasks.requests.directory import Directory
-from tasks.requests.opendsr import Identity, Refusal, Request
+from tasks.requests.opendsr import Refusal, Request, SubjectIdentity
 
 MANIFEST = pd.DataFrame(
     {"record_id": ["r0", "r1", "r2", "r3"], "subject_id": ["ada", "bob", "ada", "ada"]}
@@ -18,7 +18,7 @@ REFUSAL = Refusal(9, "position-9", "malformed", say("malformed"))
 
 
 def asks(name: str, *record_ids: str, request_id: str = "q") -> Request:
-    who = Identity(
+    who = SubjectIdentity(
         identity_type="controller_customer_id", identity_value=name, identity_format="raw"
     )
     return Request(1, request_id, "gdpr", "2026-11-20T09:30:00Z", (who,), record_ids)

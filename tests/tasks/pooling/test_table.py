@@ -42,7 +42,7 @@ def write(folder: Path, data: pd.DataFrame, **changes: Any) -> Path:
     count = len(data)
     seen = random.random((4, count)) < 0.7
     seen[0] = True
-    pool = table.Pool(
+    pool = table.PoolTable(
         table.keys(data),
         random.normal(size=(4, count)).astype(np.float32),
         np.zeros((4, count), np.int16),

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from flows.pipeline import results
 from tasks.common import files
 from tasks.common.errors import EvidenceError
-from tasks.common.settings import Advice
+from tasks.common.settings import AdviceLimits
 from tasks.reporting import advice, build_evidence
 from tasks.reporting.advice import BatchFacts
 from tasks.training import release_lineage
@@ -23,7 +23,7 @@ from tasks.verification import gates, utility
 from tasks.verification.scoring import Scores
 from tests.worlds.fabricated import sources
 
-LIMITS = Advice(unlearnings=3, forgotten_share=0.25, accuracy_loss=0.02)
+LIMITS = AdviceLimits(unlearnings=3, forgotten_share=0.25, accuracy_loss=0.02)
 FRESH = History(1, 10, 1000)
 NO_LOSS = {"estimate": 0.0, "low": -0.02, "high": 0.02, "confidence": 0.9}
 
@@ -43,7 +43,7 @@ def codes(
     history: History = FRESH,
     verdicts: Any = PASSED,
     loss: Any = NO_LOSS,
-    limits: Advice = LIMITS,
+    limits: AdviceLimits = LIMITS,
 ) -> list[str]:
     return [
         one["code"] for one in advice.advise(method, BatchFacts(verdicts, loss, history, limits))
@@ -185,7 +185,7 @@ def test_a_loss_is_shown_exactly_where_the_gate_without_a_margin_is_bad(
     loss = utility.control_loss(answers(shares, own / 400), alpha)
     assert loss["estimate"] == pytest.approx(np.mean(shares) - own / 400)
     assert loss["confidence"] == pytest.approx(1 - 2 * alpha)
-    rules = gates.Rules(alpha, 0.5, 0.7, 0.0, 2)
+    rules = gates.GateRules(alpha, 0.5, 0.7, 0.0, 2)
     gate = gates.utility_gate("g", "?", own / 400, np.array(shares), rules)
     if abs(loss["low"]) > 1e-9:
         assert (loss["low"] > 0) == (gate.p_bad < alpha)
@@ -210,7 +210,7 @@ def test_evidence_says_what_is_advised_from_what_the_stages_wrote() -> None:
         given.verdicts["batch"]["control_loss"] = {"reason": "no references"}
         return [one["code"] for one in build_evidence.build_all(given)[0]["advice"]]
 
-    limit = Advice().unlearnings
+    limit = AdviceLimits().unlearnings
     assert found(limit - 2) == ["failed"]
     assert found(limit - 1) == ["failed", "unlearnings"]
 

@@ -84,23 +84,23 @@ class Page(HTMLParser):
             self.text += data
 
 
-def a_register(**changes: Any) -> schema.Register:
+def a_register(**changes: Any) -> schema.BatchRegister:
     """A register of two requests; `changes` are of its first line."""
     found = json.loads(json.dumps({**dummy.REGISTER, "batch": "spring"}))
     found["requests"][0].update(changes)
     return schema.checked(found, "spring")
 
 
-def index_of(listed: schema.Register) -> str:
+def index_of(listed: schema.BatchRegister) -> str:
     return report.index_page(listed, page_environment(TEMPLATES))
 
 
-def summary_of(listed: schema.Register, earlier: list[schema.Past] | None = None) -> str:
+def summary_of(listed: schema.BatchRegister, earlier: list[schema.Past] | None = None) -> str:
     view = {**views.summary(listed, earlier or []), "suffix": ""}
     return render_page(page_environment(TEMPLATES), "summary.html.j2", view)
 
 
-def all_of(*listed: schema.Register) -> str:
+def all_of(*listed: schema.BatchRegister) -> str:
     view = {
         **views.page(listed),
         "suffix": "",

@@ -31,7 +31,7 @@ def test_ticks_are_few_evenly_spaced_and_inside(low: float, width: float) -> Non
 def test_a_scale_stays_within_its_ends_and_keeps_order(
     low: float, width: float, value: float
 ) -> None:
-    axis = charts.Line(low, low + width, 8, 392)
+    axis = charts.LinearScale(low, low + width, 8, 392)
     assert 8 <= axis(value) <= 392
     assert axis.beyond(value) == (not low <= value <= low + width)
     assert axis(low) <= axis(low + width / 2) <= axis(low + width)

@@ -15,9 +15,9 @@ from tasks.common.errors import DataError
 from tasks.requests import pseudonyms
 from tasks.requests.directory import Directory, read_directory
 from tasks.requests.identities import canonical, spellings
-from tasks.requests.opendsr import Identity
+from tasks.requests.opendsr import SubjectIdentity
 
-KEY = pseudonyms.Key(b"k" * 32)
+KEY = pseudonyms.PseudonymKey(b"k" * 32)
 UUID = "6D92078A-8246-4BA4-AE5B-76104861E7DC"
 
 
@@ -25,8 +25,8 @@ def identity(value: str, kind: str = "controller_customer_id", form: str = "raw"
     return {"identity_type": kind, "identity_value": value, "identity_format": form}
 
 
-def named(*identities: dict[str, str]) -> list[Identity]:
-    return [Identity.model_validate(values) for values in identities]
+def named(*identities: dict[str, str]) -> list[SubjectIdentity]:
+    return [SubjectIdentity.model_validate(values) for values in identities]
 
 
 def test_an_identity_leads_to_its_subject_raw_and_hashed() -> None:

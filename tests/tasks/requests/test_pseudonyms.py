@@ -25,11 +25,11 @@ from tasks.common.errors import PseudonymError, RequestError
 from tasks.requests import pseudonyms
 from tasks.requests.directory import Directory, read_directory
 from tasks.requests.identities import canonical
-from tasks.requests.opendsr import Identity, Refusal, Request, parse, read_batch
-from tasks.requests.pseudonyms import Key
+from tasks.requests.opendsr import Refusal, Request, SubjectIdentity, parse, read_batch
+from tasks.requests.pseudonyms import PseudonymKey
 from tests.worlds import dummy
 
-KEY = Key(b"k" * 32)
+KEY = PseudonymKey(b"k" * 32)
 UUID = "3f2504e0-4f89-41d3-9a0c-0305e82c3301"
 
 
@@ -72,7 +72,7 @@ def test_a_person_is_the_same_by_name_by_hash_and_by_pseudonym(
     found = [
         directory.subjects(
             [
-                Identity.model_construct(
+                SubjectIdentity.model_construct(
                     identity_type=kind, identity_value=name, identity_format=form
                 )
             ]
@@ -90,7 +90,7 @@ def test_a_person_is_the_same_by_name_by_hash_and_by_pseudonym(
 def test_a_pseudonym_depends_on_key_type_and_value() -> None:
     made = {
         key.of(kind, value)
-        for key in (KEY, Key(b"l" * 32))
+        for key in (KEY, PseudonymKey(b"l" * 32))
         for kind in ("email", "phone")
         for value in ("a", "b")
     }
@@ -101,8 +101,8 @@ def test_a_pseudonym_depends_on_key_type_and_value() -> None:
 
 def test_pseudonyms_of_another_key_are_an_error_and_not_an_unknown_person() -> None:
     directory = Directory(["ada"], key=lambda: KEY)
-    foreign = Key(b"l" * 32).of("controller_customer_id", "ada")
-    who = Identity(
+    foreign = PseudonymKey(b"l" * 32).of("controller_customer_id", "ada")
+    who = SubjectIdentity(
         identity_type="controller_customer_id",
         identity_value=foreign,
         identity_format="hmac-sha256",
@@ -187,7 +187,7 @@ def test_a_request_taken_in_holds_no_identity_and_is_resolved_as_before(tmp_path
 def test_an_unknown_record_given_as_a_pseudonym_sets_the_request_aside() -> None:
     manifest = pd.DataFrame({"record_id": ["r1"], "subject_id": ["ada"], "label": [0]})
     directory = Directory(["ada"], records=["r1"], key=lambda: KEY)
-    who = Identity(
+    who = SubjectIdentity(
         identity_type="controller_customer_id", identity_value="ada", identity_format="raw"
     )
     entry = Request(1, UUID, "gdpr", "2026-11-20T09:30:00Z", (who,), (KEY.of("record_id", "r9"),))
@@ -229,7 +229,7 @@ def test_a_key_in_a_prefect_block_reaches_the_stages(
     monkeypatch.setenv(pseudonyms.KEY, "")  # so that what is exported is undone
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
     monkeypatch.setattr(environment, "_block", lambda server, name: "b" * 32)
-    assert pseudonymise.key_of(tmp_path) == Key(b"b" * 32) == pseudonyms.at_hand(tmp_path)
+    assert pseudonymise.key_of(tmp_path) == PseudonymKey(b"b" * 32) == pseudonyms.at_hand(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -20,7 +20,7 @@ from sklearn.preprocessing import StandardScaler
 from tasks.common.errors import EvidenceError
 from tasks.verification.attacks import examination, exposure, lira, population, rmia, roc
 from tasks.verification.attacks import rows as rows_module
-from tasks.verification.attacks.rows import Memory, Rows
+from tasks.verification.attacks.rows import Memory, RecordMasks
 from tasks.verification.scoring import Floats, Ints, Scores
 
 ALPHA = 0.05
@@ -205,7 +205,7 @@ def test_rmia_is_the_share_of_the_population_that_a_record_beats(
     phi, population = table(seed, 1 + j + k, 5), table(seed + 1, 1 + j + k, 17)
     population[:, :ties] = phi[:, :ties]  # a record that ties with one of the population beats it
     scores = rmia_scores(phi, population, j, k)
-    score = rmia.scorer(scores, Rows.of(scores, "r"), {})
+    score = rmia.scorer(scores, RecordMasks.of(scores, "r"), {})
     found = score(np.array([0]), np.arange(1 + j, 1 + j + k)[None])
     assert found[0].tolist() == slow_rmia(phi, population, j, k)
 
@@ -215,7 +215,7 @@ def test_rmia_uses_only_the_references_without_that_it_is_given() -> None:
     phi, population = table(1, 1 + j + k, 5), table(2, 1 + j + k, 17)
     scores = rmia_scores(phi, population, j, k)
     chosen = [0, 1, 2, 3, 5, 7]  # the model, all references with, two of those without
-    score = rmia.scorer(scores, Rows.of(scores, "r"), {})
+    score = rmia.scorer(scores, RecordMasks.of(scores, "r"), {})
     found = score(np.array([0]), np.array([[5, 7]]))
     assert found[0].tolist() == slow_rmia(phi[chosen], population[chosen], j, 2)
 
@@ -232,12 +232,12 @@ def test_rmia_of_extreme_scores_is_a_share() -> None:
     column, population = np.array([-1e4, 0.0, 1e4]), np.array([-1e4, 0.0, 50.0, 1e4])
     phi = np.vstack([column, column[::-1], column[::-1], column, column])
     scores = rmia_scores(phi, np.tile(population, (5, 1)), 2, 2)
-    found = rmia.scorer(scores, Rows.of(scores, "r"), {})(np.array([0]), np.array([[3, 4]]))
+    found = rmia.scorer(scores, RecordMasks.of(scores, "r"), {})(np.array([0]), np.array([[3, 4]]))
     assert ((found >= 0) & (found <= 1)).all()
 
 
 def slow_population_attack(
-    scores: Scores, model: int, rows: Rows
+    scores: Scores, model: int, rows: RecordMasks
 ) -> tuple[list[float], dict[int, float]]:
     """The same attack with loops for the means and a general minimiser for the regression."""
     n = len(scores.labels)
@@ -271,7 +271,7 @@ def slow_population_attack(
 
 def test_the_population_attack_equals_a_slow_one() -> None:
     scores = world(1.0, 0)
-    rows = Rows.of(scores, "r")
+    rows = RecordMasks.of(scores, "r")
     forgotten, unseen = population.attack(scores, 0, rows)
     slow_forgotten, slow_unseen = slow_population_attack(scores, 0, rows)
     np.testing.assert_allclose(forgotten, slow_forgotten, atol=0.01)
@@ -282,7 +282,7 @@ def test_the_population_attack_equals_a_slow_one() -> None:
 
 def test_the_population_attack_tells_a_model_that_saw_the_records_from_one_that_did_not() -> None:
     scores = world(0.0, 1)
-    rows = Rows.of(scores, "r")
+    rows = RecordMasks.of(scores, "r")
     original, retrained = (roc.auc(*population.attack(scores, model, rows)) for model in (0, 2))
     assert original > retrained + 0.2
     assert original > 0.75
@@ -290,7 +290,7 @@ def test_the_population_attack_tells_a_model_that_saw_the_records_from_one_that_
 
 def test_the_population_attack_scores_nobody_by_what_it_learnt_from_him() -> None:
     scores = world(0.0, 2)
-    rows = Rows.of(scores, "r")
+    rows = RecordMasks.of(scores, "r")
     unseen = np.flatnonzero(rows.unseen)
     people = scores.subjects[unseen]
     _, before = population.attack(scores, 0, rows)
@@ -310,7 +310,7 @@ def test_a_record_that_the_person_leaves_in_training_teaches_the_attack_nothing(
     scores = world(0.0, 3)
     requests = scores.requests.copy()
     requests[:5] = ""
-    rows = Rows.of(replace(scores, requests=requests), "r")
+    rows = RecordMasks.of(replace(scores, requests=requests), "r")
     assert rows.forget.sum() == FORGET - 5
     assert not rows.retained[:FORGET].any()
     assert rows.retained.sum() == 10 * EACH
@@ -600,7 +600,7 @@ def test_no_model_is_among_the_references_that_judge_it() -> None:
 @pytest.mark.parametrize("name", ["lira_online", "lira_offline", "rmia"])
 def test_a_models_own_scores_do_not_move_what_it_is_compared_with(name: str) -> None:
     scores = world(0.0, 4)
-    rows, within = Rows.of(scores, "r"), np.flatnonzero(scores.model_roles == "with")
+    rows, within = RecordMasks.of(scores, "r"), np.flatnonzero(scores.model_roles == "with")
     without = np.flatnonzero(scores.model_roles == "without")
 
     def non_members(phi: Floats, judged: int) -> Floats:

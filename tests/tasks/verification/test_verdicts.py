@@ -12,10 +12,10 @@ from scipy import stats
 
 from tasks.common.errors import EvidenceError
 from tasks.verification import contrast, gates, multiplicity, reasons, scoring, verdicts
-from tasks.verification.gates import Rules
+from tasks.verification.gates import GateRules
 from tasks.verification.scoring import Floats, Scores
 
-RULES = Rules(alpha=0.05, rho0=0.5, memorised=0.5, utility_margin=0.1, min_references=6)
+RULES = GateRules(alpha=0.05, rho0=0.5, memorised=0.5, utility_margin=0.1, min_references=6)
 SEEN = 6.0
 """how much more member-like a record scores under a model that was trained on it"""
 
@@ -251,7 +251,7 @@ def test_missing_evidence_is_an_error_and_never_a_pass() -> None:
     with pytest.raises(EvidenceError, match="alike"):
         verdicts.judge(constant, "r", RULES)
     with pytest.raises(EvidenceError, match="without any test"):
-        gates.conclude([], contrast.Interval(0.0, -0.1, 0.1, 0.9), 0.05)
+        gates.conclude([], contrast.InfluenceInterval(0.0, -0.1, 0.1, 0.9), 0.05)
 
 
 def test_scores_that_are_nan_are_refused_with_the_model_named() -> None:
