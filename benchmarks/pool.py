@@ -22,7 +22,7 @@ from tasks.pooling import folds
 from tasks.training import architectures, compute, training_loop
 from tasks.verification import scoring, verdicts
 from tasks.verification.attacks.roc import clopper_pearson
-from tasks.verification.gates import Rules
+from tasks.verification.gates import GateRules
 from tasks.verification.scoring import Floats, Ints
 
 FOLDS = 8
@@ -57,7 +57,7 @@ def main(
     seen = folds.membership(given.subjects, np.asarray(given.roles == "training"), absent)
     original = planted.Job(world, "with", 0, FIRST + fresh - 1, seed, keep)
     found: dict[str, list[verdicts.Verdict]] = defaultdict(list)
-    rules = Rules(**given.settings.verify.model_dump(exclude={"mode"}))
+    rules = GateRules(**given.settings.verify.model_dump(exclude={"mode"}))
     for batch in range(len(given.batches)):
         for case in CASES:
             first = 0 if case == "left_50" else FIRST
