@@ -98,10 +98,20 @@ class Register:
 
     # -- requests come in -------------------------------------------------------------------------
 
-    def receive(self, request: Intake, actor: str, source: str) -> tuple[Case, bool]:
+    def receive(
+        self, request: Intake, actor: str, source: str, at: datetime | None = None
+    ) -> tuple[Case, bool]:
         """Take a request in; the same one again changes nothing.
 
-        The day of receipt is that of the request's own time stamp, by the offset that it names.
+        The deadline counts from receipt (GDPR Art. 12(3)): from the request's own time stamp, which
+        is earlier than the arrival here where an intermediary forwards it, and never from later
+        than the arrival. The day is read by the offset that the time stamp names.
+
+        Args:
+            request: the request.
+            actor: who brings it.
+            source: `http`, `drop folder`, `csv` or `file`.
+            at: when it arrived, with an offset; None: now.
 
         Returns:
             The case, and whether it is new. A case whose identities meet those of an open one is
@@ -112,7 +122,8 @@ class Register:
             RequestError: the deadline cannot be counted.
             PseudonymError: its pseudonyms are of another key than those of the open requests.
         """
-        day = datetime.fromisoformat(request.submitted).date()
+        submitted = _earlier(request.submitted, at or datetime.now(UTC))
+        day = datetime.fromisoformat(submitted).date()
         due = deadlines.deadline(request.regulation, day, self._holidays).date
         with transactions.writing(self._engine) as connection:
             known = rows.row_of(connection, request.request_id)
@@ -129,7 +140,7 @@ class Register:
             facts = {
                 "source": source,
                 "regulation": request.regulation,
-                "submitted": request.submitted,
+                "submitted": submitted,
                 "digest": request.digest,
                 "due": due and due.isoformat(),
             }
@@ -151,6 +162,8 @@ class Register:
                 [{"pseudonym": name, "request_id": request.request_id} for name in sorted(names)],
             )
             details = facts | ({"duplicate_of": twin} if twin else {})
+            if submitted != request.submitted:
+                details["dated"] = request.submitted
             case = rows.case_of(connection, request.request_id)
             self._record(connection, case, actor, str(State.RECEIVED), details)
             return case, True
@@ -634,6 +647,14 @@ def _store(connection: sa.Connection, changed: Sequence[Case], state: State) -> 
     if state not in OPEN:  # only open requests have duplicates
         own = identities.delete().where(identities.c.request_id == sa.bindparam("moved"))
         connection.execute(own, [{"moved": case.request_id} for case in changed])
+
+
+def _earlier(submitted: str, arrived: datetime) -> str:
+    """A request's own time stamp, or its arrival by the same offset where that is earlier."""
+    own = datetime.fromisoformat(submitted)
+    if own <= arrived:
+        return submitted
+    return arrived.astimezone(own.tzinfo).isoformat(timespec="seconds")
 
 
 def _without_records(wishes: Mapping[str, Any]) -> dict[str, Any]:

@@ -94,7 +94,8 @@ class Intake:
     Attributes:
         request_id: UUID version 4, in small letters.
         regulation: gdpr, ccpa, lgpd or pipl.
-        submitted: RFC 3339, with its offset; its day is the day of receipt.
+        submitted: RFC 3339, with its offset; its day is the day of receipt, unless the request
+            arrived before.
         identities: `{identity_type, identity_value, identity_format}` with keyed pseudonyms.
         wishes: `{"record_pseudonyms": […], "languages": […]}`, either may be missing.
         callbacks: addresses that are told of changes.

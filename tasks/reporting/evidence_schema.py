@@ -455,6 +455,11 @@ class DataSet(Part):
     records: int
     subjects: int
     classes: dict[str, int]
+    class_names: list[str] | None = Field(
+        None,
+        description="names of the classes 0, 1, …, those without a record included; null: they have"
+        " no names but their numbers",
+    )
     manifest_sha256: Hash
     data_md5: str
 

@@ -15,7 +15,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,8 @@ WAY = [
     State.ERASED,
     State.CLOSED,
 ]
+ARRIVAL = datetime(2028, 1, 1, tzinfo=UTC)
+"""When requests arrive unless said otherwise: later than they are dated, whatever the clock says."""
 
 
 @pytest.fixture(scope="module")
@@ -105,8 +107,8 @@ def asked(number: int = 1, who: int | None = None, **changes: Any) -> Intake:
     return Intake(**(values | changes))
 
 
-def received(book: Register, number: int = 1, **changes: Any) -> str:
-    return book.receive(asked(number, **changes), "crm", "http")[0].request_id
+def received(book: Register, number: int = 1, at: datetime = ARRIVAL, **changes: Any) -> str:
+    return book.receive(asked(number, **changes), "crm", "http", at)[0].request_id
 
 
 def verified(book: Register, number: int = 1, **changes: Any) -> str:
@@ -317,9 +319,39 @@ def test_deadlines_follow_the_regulation_from_the_day_that_the_request_names(
 def test_a_deadline_that_cannot_be_counted_refuses_the_request_and_keeps_nothing(
     book: Register,
 ) -> None:
+    with pytest.raises(RequestError, match="hipaa"):
+        received(book, regulation="hipaa")
     with pytest.raises(RequestError, match="9999"):
-        received(book, submitted="9999-12-15T00:00:00Z")
+        received(book, submitted="9999-12-15T00:00:00Z", at=datetime.max.replace(tzinfo=UTC))
     assert book.history() == []
+
+
+@pytest.mark.parametrize(
+    ("submitted", "kept", "due", "extended"),
+    [
+        # forwarded after a week, and at the very moment: the time stamp counts
+        ("2026-11-12T09:30:00Z", "2026-11-12T09:30:00Z", "2026-12-14", "2027-02-12"),
+        ("2026-11-19T22:30:00Z", "2026-11-19T22:30:00Z", "2026-12-21", "2027-02-19"),
+        # a clock is ahead, by a day, or by 8000 years: the arrival counts, by the sender's offset
+        ("2026-11-20T09:30:00Z", "2026-11-19T22:30:00+00:00", "2026-12-21", "2027-02-19"),
+        ("2026-11-21T09:30:00+08:00", "2026-11-20T06:30:00+08:00", "2026-12-21", "2027-02-22"),
+        ("2026-11-19T18:00:00-05:00", "2026-11-19T17:30:00-05:00", "2026-12-21", "2027-02-19"),
+        ("9999-12-15T00:00:00Z", "2026-11-19T22:30:00+00:00", "2026-12-21", "2027-02-19"),
+    ],
+)
+def test_a_deadline_counts_from_the_earlier_of_time_stamp_and_arrival(
+    book: Register, submitted: str, kept: str, due: str, extended: str
+) -> None:
+    arrival = datetime(2026, 11, 19, 22, 30, tzinfo=UTC)
+    request = asked(submitted=submitted)
+    case, _ = book.receive(request, "crm", "http", arrival)
+    assert (case.submitted, str(case.due)) == (kept, due)
+    (event,) = book.history()
+    assert event.details.get("dated", kept) == submitted  # what was sent is on record
+    # the same again, later, gains nothing and is no conflict
+    assert book.receive(request, "crm", "http", ARRIVAL) == (case, False)
+    assert str(book.extend(case.request_id, "Ada", "complex").due) == extended
+    book.check_chain()
 
 
 def test_batches_take_the_most_urgent_first_one_batch_at_a_time_and_no_name_twice(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.common.errors import EvidenceError
-from tasks.reporting import build_evidence, evidence_measurements, evidence_schema
+from tasks.reporting import build_evidence, evidence_measurements, evidence_schema, pages
 from tests.worlds import fabricated
 
 SCHEMA = Path(__file__).parents[3] / "docs" / "evidence.schema.json"
+TEMPLATES = Path(__file__).parents[3] / "reports" / "templates"
 KINDS = {
     fabricated.PASS: ("audited", "pass", "pass"),
     fabricated.FAIL: ("audited", "fail", "fail"),
@@ -427,3 +429,55 @@ def test_a_model_trained_from_scratch_never_saw_the_records(method: str, saw: bo
         "models"
     ]
     assert {model["role"]: model["saw_records"] for model in models}["unlearned"] is saw
+
+
+def with_classes(names: list[str] | None, absent: int = -1) -> dict[str, Any]:
+    """The evidence of a request where the check of the data found these names of classes, and no
+    record of one of them."""
+    inputs = fabricated.inputs()
+    inputs["data_checks"]["classes"].pop(str(absent), None)
+    if names is not None:
+        inputs["data_checks"]["class_names"] = names
+    return of(fabricated.PASS, inputs)
+
+
+def row(found: dict[str, Any], name: str, language: Any = "en") -> str | None:
+    """The words of a row of the report, or None where there is no such row."""
+    html = pages.render(pages.environment(TEMPLATES, language), "report.html.j2", {"e": found})
+    cells = re.search(rf"<dt>{name}</dt><dd>(.*?)</dd>", html, re.DOTALL)
+    return cells and " ".join(re.sub(r"<[^>]+>", "", cells.group(1)).split())
+
+
+def test_the_report_shows_which_name_each_class_has_and_which_class_has_no_record() -> None:
+    names = ["cat", "<b>dog</b>", "bird", *"defghij"]
+    found = with_classes(names, absent=2)
+    assert found["data"]["class_names"] == names
+    rest = ["3 d", "4 e", "5 f", "6 g", "7 h", "8 i", "9 j"]
+    shown = ["0 cat", "1 &lt;b&gt;dog&lt;/b&gt;"]
+    english = ", ".join([*shown, "2 bird (no record)", *rest])
+    assert row(found, "Names of the classes") == english
+    chinese = "、".join([*shown, "2 bird （无记录）", *rest])
+    assert row(found, "类别名称", "zh") == chinese
+
+
+def test_of_many_classes_the_report_names_twenty_and_the_evidence_all() -> None:
+    names = [f"kind {number}" for number in range(1000)]
+    found = with_classes(names)
+    assert found["data"]["class_names"] == names
+    shown = row(found, "Names of the classes") or ""
+    assert shown.endswith("19 kind 19 (no record); 980 more are in evidence.json")
+    assert "kind 20" not in shown
+
+
+@pytest.mark.parametrize("names", [None, list("0123456789")])
+def test_no_names_are_invented_where_the_classes_have_only_numbers(names: list[str] | None) -> None:
+    found = with_classes(names)
+    assert found["data"]["class_names"] is None
+    assert row(found, "Names of the classes") is None
+    assert row(found, "Data set")
+
+
+@pytest.mark.parametrize("names", ["cat", [1, 2]])
+def test_names_of_classes_that_are_no_list_of_texts_are_an_error(names: Any) -> None:
+    with pytest.raises(EvidenceError, match="class_names"):
+        with_classes(names)
