@@ -135,4 +135,12 @@ def _paths(folder: Path) -> list[str]:
         "*.dvc",
         ":!data.dvc",
     ).splitlines()
-    return [path for path in (*KEPT, *tracked_by_dvc) if (folder / path).exists()]
+    there = [path for path in (*KEPT, *tracked_by_dvc) if (folder / path).exists()]
+    # git refuses a path of which it knows no file, such as an empty folder
+    return [path for path in there if _known_to_git(folder, path)]
+
+
+def _known_to_git(folder: Path, path: str) -> bool:
+    return bool(
+        shell.git(folder, "ls-files", "--cached", "--others", "--exclude-standard", "--", path)
+    )

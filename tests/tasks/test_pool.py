@@ -15,7 +15,7 @@ from tasks import pool, score, verify
 from tasks.common import files, settings
 from tasks.common.errors import EvidenceError, SettingsError
 from tasks.pooling import table
-from tasks.training import architectures, checkpoints
+from tasks.training import architectures, checkpoints, compute, training_loop
 from tests.worlds import packing
 
 PEOPLE, OWN, CLASSES = 14, 6, 3
@@ -39,13 +39,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace with a pool of 18 + 6 models; the last four people are controls."""
     place = tmp_path_factory.mktemp("pool")
     random = np.random.default_rng(0)
+    pictures: list[np.ndarray] = []
     lines, split = ["record_id,subject_id,label,path,sha256"], ["record_id,role"]
     (place / "data").mkdir()
     for number in range(PEOPLE * OWN):
         label, person = number % CLASSES, number // OWN
         picture = random.integers(0, 80, (8, 8)) + 60 * label
+        pictures.append(picture.astype(np.uint8))
         path = place / "data" / f"{number}.png"
-        Image.fromarray(picture.astype(np.uint8)).save(path)
+        Image.fromarray(pictures[-1]).save(path)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         lines.append(f"r{number},s{person},{label},{path.name},{digest}")
         split.append(f"r{number},{'training' if person < PEOPLE - 4 else 'control'}")
@@ -56,8 +58,16 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     chosen = settings.parse(GIVEN)
     files.write_text(place / "params.yaml", json.dumps(chosen.model_dump(mode="json")))
     packing.pack_for(place, chosen.data)
+    trained = (PEOPLE - 4) * OWN
+    records = training_loop.Records(
+        np.stack(pictures)[:trained, None],
+        np.arange(trained) % CLASSES,
+        chosen.model,
+        compute.prepare(chosen.compute),
+    )
     for name, seed in (("original", 0), ("unlearned", 1)):
         network = architectures.build(chosen.model, chosen.data, seed)
+        training_loop.fit(network, records, chosen.train.model_copy(update={"epochs": 20}), seed)
         checkpoints.save(network, place / "mine" / f"{name}.safetensors")
     (place / "retrained").mkdir()
     with pytest.MonkeyPatch.context() as patch:

@@ -19,7 +19,7 @@ from cryptography.exceptions import InvalidSignature
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.intake import callbacks, drop_folder
+from flows.intake import addresses, callbacks, drop_folder
 from flows.register.register import BusyError, Register, State
 from flows.workspace import signing_keys
 from tasks.common.errors import RequestError, SignatureError, WorkspaceError
@@ -268,7 +268,7 @@ def test_nothing_is_sent_to_an_address_that_is_not_public(
 
 @pytest.mark.parametrize("address", ["93.184.216.34", "2606:2800:220:1::1"])
 def test_public_addresses_are_public(address: str) -> None:
-    assert callbacks._public(address)
+    assert addresses.is_public(address)
 
 
 def test_the_address_that_was_looked_at_is_the_one_that_is_connected_to(

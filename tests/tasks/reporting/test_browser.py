@@ -178,7 +178,7 @@ def test_filters_narrow_the_table_and_the_address_keeps_them(
     with Opened(browser, reports / "spring" / "index.html") as page:
         page.get_by_role("checkbox", name="Pass").check()
         assert set(shown(page)) == {fabricated.PASS, fabricated.WEAK}
-        page.get_by_label("Words in a row").fill(fabricated.WEAK[:8])
+        page.get_by_label("Search").fill(fabricated.WEAK[:8])
         assert shown(page) == [fabricated.WEAK]
         assert page.get_by_role("status").inner_text() == "1 of 7 requests are shown."
         address = page.url
@@ -192,7 +192,7 @@ def test_filters_narrow_the_table_and_the_address_keeps_them(
         assert shown(page) == [fabricated.BELOW, fabricated.SET_ASIDE]
         page.get_by_label("Deadline").select_option("soon")
         assert shown(page) == [fabricated.OPEN]
-        page.get_by_label("Words in a row").fill("no such words")
+        page.get_by_label("Search").fill("no such words")
         assert shown(page) == []
         assert page.get_by_role("status").inner_text() == "0 of 7 requests are shown."
 
@@ -307,5 +307,5 @@ def test_rows_that_are_laid_out_in_turns_all_come(tmp_path: Path, browser: Brows
         page.get_by_role("button", name="Request").click()
         page.locator("tbody tr").nth(2499).wait_for(state="attached")
         assert shown(page) == [f"no-{number:05}" for number in range(2500)]
-        page.get_by_label("Words in a row").fill("no-0001")
+        page.get_by_label("Search").fill("no-0001")
         assert len(shown(page)) == 10
