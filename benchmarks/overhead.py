@@ -38,7 +38,7 @@ AUDIT, REPRO, IDLE, STATUS, HELP, BARE = (
 )
 AIMS = {AUDIT: 25.0, IDLE: 5.0, HELP: 0.3}
 """What issue 7 asks for, s."""
-_DONE = re.compile(r"^(\S+): (done|from cache) \(([0-9.]+) s\)$")
+_DONE = re.compile(r"^(\S+): (done|from cache) \(([0-9.]+) s\)")
 
 
 def main(

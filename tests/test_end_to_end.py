@@ -12,6 +12,7 @@ import pytest
 from tasks import check, pack, resolve, retrain, score, split, train, unlearn, verify
 from tasks.common import files, settings
 from tasks.data.importers import digits, folder, idx, npz
+from tasks.pooling import answers
 
 WRITERS = Path(__file__).parents[2] / "shared" / "datasets" / "mnist_with_writers"
 FACES = Path(__file__).parents[2] / "shared" / "datasets" / "cmu_faces" / "cmu_faces.npz"
@@ -121,7 +122,7 @@ def test_a_tiny_world_goes_all_the_way_and_twice_the_same(
     scores = Path("artifacts/score/scores.npz").read_bytes()
     assert set(first) == {IDS[0]}
     assert first[IDS[0]]["verdict"] in {"pass", "fail", "inconclusive"}
-    monkeypatch.setattr(score, "SLAB", 1)  # now a model is shown the records part by part
+    monkeypatch.setattr(answers, "SLAB", 1)  # now a model is shown the records part by part
     assert judge("fcalb") == first
     assert Path("artifacts/score/scores.npz").read_bytes() == scores
     register = files.read_json(Path("artifacts/resolve/register.json"))["batch_requests"]

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from flows.agents import parcel as parcels
 from flows.agents.parcel import HANDOVER, sweep
 from flows.pipeline.console import counted
-from flows.pipeline.stage_runner import KilledStageError
+from flows.pipeline.stage_runner import LOST, KilledStageError
 from flows.workspace import environment, shell
 from tasks.common import files
 from tasks.common.errors import SettingsError, StageError, WorkspaceError
@@ -217,7 +217,7 @@ class Agents:
                 self._fetch_for_certain(parcel)
             except _LostError as error:
                 lost = str(error)
-                tell(f"the agent is lost: {lost}")
+                tell(f"{LOST}: {lost}")
                 self._mark_lost(client, run.id, lost)
             else:
                 return

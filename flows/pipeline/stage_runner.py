@@ -23,6 +23,8 @@ from typing import Literal, Protocol
 from flows.workspace import dvc_locks, environment, shell
 from tasks.common.errors import StageError
 
+LOST = "the agent is lost"
+"""How the line begins that says that a stage's machine does not answer any more."""
 Kind = Literal["planned", "waiting", "started", "line", "ran", "restored", "unchanged", "failed"]
 Outcome = Literal["ran", "restored", "unchanged"]
 
@@ -164,7 +166,9 @@ class Runner:
 
         def tell(line: str) -> None:
             log(line)
-            self.listener(StageEvent(stage, "line", line, time.monotonic() - begun))
+            # a lost agent is shown in logs, too, where a stage's other lines are not
+            kind: Kind = "waiting" if line.startswith(LOST) else "line"
+            self.listener(StageEvent(stage, kind, line, time.monotonic() - begun))
 
         try:
             self.elsewhere.brings(stage, agent, tell)

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from flows.operations import model_card, release, signoff
+from flows.operations import model_card, release, release_contents, signoff
 from flows.operations.release import ReleaseError
-from flows.pipeline import close_batch, provenance, stage_runner
+from flows.pipeline import close_batch, provenance, results, stage_runner
 from flows.register.register import Register
 from flows.reports import signature_checks, signing
 from flows.workspace import dvc_graph, layout, shell, signing_keys
@@ -198,6 +198,7 @@ def test_the_next_batch_starts_from_the_release_and_is_judged_by_what_the_last_o
     assert all(m["seconds"] is not None for m in lineage["models"] if m["role"] == "with")
 
     refuses_other_records_and_other_recipes()
+    shell.dvc(place, "commit", "--quiet", "--force", "pack", "check")
     shell.git(place, "add", "--all")
     tag = close_batch.close(place, "c")
     there = set(shell.git(place, "ls-tree", "-r", "--name-only", tag).splitlines())
@@ -266,8 +267,8 @@ def test_where_everybody_passed_the_unlearned_model_goes_on_and_the_baseline_is_
 ) -> None:
     passed(monkeypatch)
     told = "A full retrain is advised: as planted."
-    monkeypatch.setattr(release._Release, "_verdicts", lambda *_: ["pass"])
-    monkeypatch.setattr(release.results, "advice", lambda *_: [told])
+    monkeypatch.setattr(release_contents, "_verdicts", lambda *_: ["pass"])
+    monkeypatch.setattr(results, "advice", lambda *_: [told])
     expected = files.sha256(Path("artifacts/unlearn/unlearned.safetensors"))
     successor = training_subjects(2)[1]
     signoff.approve(place, register, "b", "Ada", "as planted")
