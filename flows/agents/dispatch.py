@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from flows.agents import parcel as parcels
 from flows.agents.parcel import HANDOVER, sweep
 from flows.pipeline.console import counted
-from flows.pipeline.stage_runner import LOST, KilledStageError
+from flows.pipeline.stage_runner import KilledStageError, Tell
 from flows.workspace import environment, shell
 from tasks.common import files
 from tasks.common.errors import SettingsError, StageError, WorkspaceError
@@ -43,7 +43,6 @@ WAIT = "ERASURE_AUDIT_AGENT_WAIT"
 s."""
 
 Mode = Literal["auto", "here", "pool"]
-Tell = Callable[[str], None]
 
 POLL = 1.0
 """Time between two looks at a run, s."""
@@ -82,7 +81,7 @@ class _Patience:
         return cls(_seconds(SILENCE, 90.0), _seconds(WAIT, 120.0))
 
 
-def at_hand(workspace: Path, batch: str, tell: Tell) -> Agents | None:
+def at_hand(workspace: Path, batch: str, tell: Callable[[str], None]) -> Agents | None:
     """The agents that stages of a run can be handed to; None: there are none, everything runs here.
 
     Args:
@@ -217,7 +216,7 @@ class Agents:
                 self._fetch_for_certain(parcel)
             except _LostError as error:
                 lost = str(error)
-                tell(f"{LOST}: {lost}")
+                tell(f"the agent is lost: {lost}")
                 self._mark_lost(client, run.id, lost)
             else:
                 return
@@ -533,7 +532,7 @@ class _Watch:
         if said.get("agent") and not self._seen:
             self._tell(f"runs on {said['agent']} (process {said['pid']})")
         if said.get("line") and said["line"] != self._seen.get("line"):
-            self._tell(said["line"])
+            self._tell(said["line"], "line")
         if said != self._seen:
             self._seen, self._heard = said, now
         allowed = self._silence if self._seen else max(self._silence, STARTING)

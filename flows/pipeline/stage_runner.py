@@ -23,8 +23,6 @@ from typing import Literal, Protocol
 from flows.workspace import dvc_locks, environment, shell
 from tasks.common.errors import StageError
 
-LOST = "the agent is lost"
-"""How the line begins that says that a stage's machine does not answer any more."""
 Kind = Literal["planned", "waiting", "started", "line", "ran", "restored", "unchanged", "failed"]
 Outcome = Literal["ran", "restored", "unchanged"]
 
@@ -55,10 +53,17 @@ def nobody(event: StageEvent) -> None:
     """The listener that does not listen."""
 
 
+class Tell(Protocol):
+    """Takes a text about a stage that another machine runs: "waiting" for what becomes of it there,
+    "line" for what the stage itself prints."""
+
+    def __call__(self, text: str, kind: Literal["waiting", "line"] = "waiting") -> None: ...
+
+
 class Elsewhere(Protocol):
     """Other machines that can run a stage and leave its results in DVC's cache here."""
 
-    def brings(self, stage: str, agent: str, tell: Callable[[str], None]) -> bool:
+    def brings(self, stage: str, agent: str, tell: Tell) -> bool:
         """Whether it brought the results of a stage that is meant for such an agent; if not, the
         stage runs here."""
 
@@ -164,11 +169,9 @@ class Runner:
             return
         begun = time.monotonic()
 
-        def tell(line: str) -> None:
-            log(line)
-            # a lost agent is shown in logs, too, where a stage's other lines are not
-            kind: Kind = "waiting" if line.startswith(LOST) else "line"
-            self.listener(StageEvent(stage, kind, line, time.monotonic() - begun))
+        def tell(text: str, kind: Literal["waiting", "line"] = "waiting") -> None:
+            log(text)
+            self.listener(StageEvent(stage, kind, text, time.monotonic() - begun))
 
         try:
             self.elsewhere.brings(stage, agent, tell)

@@ -225,7 +225,7 @@ def test_a_killed_caller_finds_its_stages_again_and_a_stopped_one_withdraws_them
     world.pause(20)
     before = len(world.runs("train@0"))
     process = begin(world, caller, tmp_path, "seed=3")
-    told_until(process, "train0: step")
+    told_until(process, "train@0: runs on")
     os.killpg(process.pid, signal.SIGKILL)
     finished(process)
 
