@@ -54,10 +54,13 @@ def nobody(event: StageEvent) -> None:
 
 
 class Tell(Protocol):
-    """Takes a text about a stage that another machine runs: "waiting" for what becomes of it there,
-    "line" for what the stage itself prints."""
+    """Takes news of a stage that another machine runs."""
 
-    def __call__(self, text: str, kind: Literal["waiting", "line"] = "waiting") -> None: ...
+    def __call__(self, text: str, kind: Literal["waiting", "line"] = "waiting") -> None:
+        """Args:
+        text: one line.
+        kind: "line" for what the stage prints, "waiting" for what else becomes of it.
+        """
 
 
 class Elsewhere(Protocol):

@@ -51,7 +51,7 @@ def handed(here: Path, stage: str = "train@0") -> tuple[dispatch.Agents, agent_p
     sender = dispatch.Agents(here / "caller", "demo", agent_parcel.Post(here / "caller"))
     parcel = agent_parcel.collect(here / "caller", stage, "demo")
     assert parcel is not None
-    sender._send(parcel, lambda line: None)
+    sender._send(parcel, lambda text, kind="waiting": None)
     packed = parcel.pack()
     agent_parcel.Post(here / "caller").put(f"{parcel.name}/{agent_parcel.PARCEL}", packed)
     return sender, parcel, agent_parcel.digest(packed)
@@ -470,7 +470,7 @@ def test_when_the_last_worker_goes_before_taking_the_stage_it_runs_here_after_a_
     server = Server([states().Scheduled()])
     told: list[str] = []
 
-    def go(line: str) -> None:
+    def go(line: str, kind: str = "waiting") -> None:
         told.append(line)
         server.workers = "handed" not in line
 
