@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -470,7 +470,7 @@ def test_when_the_last_worker_goes_before_taking_the_stage_it_runs_here_after_a_
     server = Server([states().Scheduled()])
     told: list[str] = []
 
-    def go(line: str, kind: str = "waiting") -> None:
+    def go(line: str, kind: Literal["waiting", "line"] = "waiting") -> None:
         told.append(line)
         server.workers = "handed" not in line
 
