@@ -470,9 +470,9 @@ def test_when_the_last_worker_goes_before_taking_the_stage_it_runs_here_after_a_
     server = Server([states().Scheduled()])
     told: list[str] = []
 
-    def go(line: str, kind: Literal["waiting", "line"] = "waiting") -> None:
-        told.append(line)
-        server.workers = "handed" not in line
+    def go(text: str, kind: Literal["waiting", "line"] = "waiting") -> None:
+        told.append(text)
+        server.workers = "handed" not in text
 
     assert not caller_of(here, server, monkeypatch).brings("train@0", "gpu", go)
     assert told[-1] == "runs here: no worker of pool gpu is online any more"
