@@ -1,62 +1,95 @@
-"""What has to be seen on a GPU once: that stacked models equal single ones, and what unlearning
-costs against a retrain.
+"""What has to be seen on a GPU once: that stacked models equal single ones, and an audit with what
+each of its steps costs.
 
-`benchmarks/gpu.sh` runs it. On the CPU it runs the embedded digits, to see that it works.
+`benchmarks/gpu.sh` runs it. Without `../shared/datasets` it runs the embedded digits.
 
 Example: python -m benchmarks.gpu --device cuda --out results-of-gpu
 """
 
 from __future__ import annotations
 
+import copy
 import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from benchmarks import measure, worlds
+from benchmarks import measure, verdicts, worlds
 from benchmarks.worlds import World
 from tasks.common import files, stage_cli
+from tasks.common.errors import ModelError
 from tasks.common.settings import Settings
 from tasks.training import architectures, compute, stacked, training_loop
 from tasks.unlearning import fcalb
+from tasks.verification import scoring
+from tasks.verification.gates import GateRules
+
+Answers = tuple[NDArray[np.float64], NDArray[np.int64]]
+"""Margins and predicted classes, (models, records) each."""
 
 TOGETHER = 4
 """Models that are trained at once, and then one by one."""
-FORGOTTEN = 0.05
-"""Share of the training records that is forgotten, drawn at random."""
+DIFFERENCE = 1e-4
+"""Largest difference between logits of stacked and single models, as a share of the largest logit."""
+REQUESTS, RECORDS = 8, 40
+"""Where nobody asks: how many requests, of how many random records each."""
 
 
 def main(
-    device: Literal["cpu", "cuda"] = "cuda", epochs: int = 2, out: Path = measure.RESULTS
+    device: Literal["cpu", "cuda"] = "cuda",
+    world: str = "cifar",
+    epochs: int = 8,
+    references: int = 16,
+    block: int = 8,
+    out: Path = measure.RESULTS,
 ) -> None:
-    """Train, unlearn and retrain on the device, and write `gpu.json`.
+    """Compare stacked with single models, audit one batch on the device, write `gpu.json`.
 
-    Example: python -m benchmarks.gpu --device cpu --out /tmp/gpu
+    `references` are trained with the batch, and as many without it, `block` at a time.
+
+    Raises:
+        ModelError: stacked models differ from single ones.
+
+    Example: python -m benchmarks.gpu --device cpu --world digits --epochs 6 --references 6
     """
-    world = worlds.load("cifar" if device == "cuda" else "digits")
-    chosen = world.settings.model_copy(
+    given = _asked(worlds.load(world))
+    chosen = given.settings.model_copy(
         update={
-            "train": world.settings.train.model_copy(update={"epochs": epochs}),
-            "compute": world.settings.compute.model_copy(update={"device": device}),
+            "train": given.settings.train.model_copy(update={"epochs": epochs}),
+            "compute": given.settings.compute.model_copy(update={"device": device}),
         }
     )
     place = compute.prepare(chosen.compute)
-    rows = np.flatnonzero(world.roles == "training")
-    parts = {
-        "stacked": _stacked_against_single(world, rows, chosen, place),
-        "unlearning": _unlearning_against_retrain(world, rows, chosen, place),
-    }
-    figures = {
+    rows = np.flatnonzero(given.roles == "training")
+    figures: dict[str, Any] = {
         "place": place.facts(),
-        "world": world.name,
+        "world": world,
         "records": len(rows),
         "epochs": epochs,
-        **parts,
+        "stacked": _stacked_against_single(given, rows, chosen, place),
     }
     files.write_json(out / "gpu.json", figures)
-    lines = [[name, value] for part in parts.values() for name, value in part.items()]
+    figures["audit"] = _audit(given, chosen, place, references, block)
+    files.write_json(out / "gpu.json", figures)
+    audit = figures["audit"]
+    lines = [
+        *figures["stacked"].items(),
+        *((f"{name}, s", value) for name, value in audit["seconds"].items()),
+        ("unlearning / retrain", audit["unlearning_share_of_a_retrain"]),
+        *audit["verdicts"].items(),
+    ]
     stage_cli.say(measure.table(["figure", "value"], lines))
+    difference = figures["stacked"]["largest_relative_difference"]
+    if difference > DIFFERENCE:
+        raise ModelError(
+            f"stacked models differ from single ones by {difference:.1e} of the largest logit, "
+            f"expected at most {DIFFERENCE:g}; set compute.together to 1"
+        )
 
 
 def _records(
@@ -68,10 +101,11 @@ def _records(
 def _stacked_against_single(
     world: World, rows: np.ndarray, chosen: Settings, place: compute.Place
 ) -> dict[str, Any]:
-    """The largest difference of logits, relative to their largest value, after one epoch of few
-    records, where rounding has not yet grown; and the seconds of both ways."""
-    records = _records(world, rows[: 4 * chosen.train.batch_size], chosen, place)
-    recipe = chosen.train.model_copy(update={"epochs": 1})
+    """The largest difference of logits, relative to their largest value, after two steps,
+    where rounding has not yet grown; and the seconds of both ways."""
+    records = _records(world, rows[: 2 * chosen.train.batch_size], chosen, place)
+    # large steps would enlarge the rounding of the gradients
+    recipe = chosen.train.model_copy(update={"epochs": 1, "learning_rate": 1e-3})
 
     def networks() -> list[Any]:
         return [architectures.build(chosen.model, chosen.data, seed) for seed in range(TOGETHER)]
@@ -97,38 +131,89 @@ def _stacked_against_single(
     }
 
 
-def _unlearning_against_retrain(
-    world: World, rows: np.ndarray, chosen: Settings, place: compute.Place
+def _audit(
+    world: World, chosen: Settings, place: compute.Place, references: int, block: int
 ) -> dict[str, Any]:
-    """Seconds and accuracy of the default method and of a retrain."""
-    shuffled = np.random.default_rng(0).permutation(rows)
-    count = max(1, round(FORGOTTEN * len(rows)))
-    forget, retain = (
-        _records(world, part, chosen, place) for part in (shuffled[:count], shuffled[count:])
+    """One audit in memory, as the stages do it: seconds of each step, and the verdicts on the
+    unlearned model and on an exact retrain."""
+    known = world.roles == "training"
+    asked = known & (world.requests(0) != "")
+    everybody = _records(world, np.flatnonzero(known), chosen, place)
+    retain = _records(world, np.flatnonzero(known & ~asked), chosen, place)
+    every_row = _records(world, np.arange(len(world.labels)), chosen, place)
+    seconds: dict[str, float] = {}
+
+    def timed(name: str, work: Callable[[], Any]) -> Any:
+        began = time.perf_counter()
+        result = work()
+        seconds[name] = round(time.perf_counter() - began, 3)
+        return result
+
+    def trained(records: training_loop.Records, numbers: list[int]) -> list[Any]:
+        networks = [architectures.build(chosen.model, chosen.data, number) for number in numbers]
+        for start in range(0, len(networks), block):
+            part = slice(start, start + block)
+            if len(networks[part]) == 1:
+                training_loop.fit(networks[start], records, chosen.train, numbers[start])
+            else:
+                stacked.fit(networks[part], records, chosen.train, numbers[part])
+        return networks
+
+    (original,) = timed("original", lambda: trained(everybody, [1]))
+    unlearned, _ = timed(
+        "unlearning",
+        lambda: fcalb.unlearn(
+            copy.deepcopy(original),
+            _records(world, np.flatnonzero(asked), chosen, place),
+            retain,
+            chosen,
+        ),
     )
-    everybody = _records(world, rows, chosen, place)
-    unseen = _records(world, np.flatnonzero(world.roles != "training"), chosen, place)
-    original = architectures.build(chosen.model, chosen.data, 1)
-    training_loop.fit(original, everybody, chosen.train, 1)
-    began = time.perf_counter()
-    unlearned, _ = fcalb.unlearn(original, forget, retain, chosen)
-    unlearning = time.perf_counter() - began
-    retrained = architectures.build(chosen.model, chosen.data, 2)
-    began = time.perf_counter()
-    training_loop.fit(retrained, retain, chosen.train, 2)
-    retraining = time.perf_counter() - began
+    retrained, second = timed("two retrains", lambda: trained(retain, [2, 3]))
+    numbers = list(range(10, 10 + references))
+    others = timed(
+        "references",
+        lambda: trained(everybody, numbers) + trained(retain, [100 + n for n in numbers]),
+    )
 
-    def accuracy(network: Any) -> float:
-        answers = training_loop.logits(network, unseen).argmax(1)
-        return round(float((answers == unseen.labels.cpu().numpy()).mean()), 4)
+    def answers(networks: list[Any]) -> Answers:
+        logits = [training_loop.logits(network, every_row) for network in networks]
+        margins = np.stack([scoring.margins(one, world.labels) for one in logits])
+        return margins, np.stack([one.argmax(1) for one in logits])
 
+    fixed = timed("scores", lambda: answers([original, retrained, *others]))
+    rules = GateRules(**chosen.verify.model_dump(exclude={"mode"}))
+    judged = {}
+    for name, network in {"unlearned": unlearned, "exact retrain": second}.items():
+        scores = verdicts.table_of_scores(world, 0, answers([network]), fixed, references)
+        rows = list(verdicts.judged(scores, rules))
+        judged[name] = {
+            **Counter(row["verdict"] for row in rows),
+            "accuracy": round(float((scores.predicted[0] == world.labels)[~known].mean()), 4),
+            "detectability": round(float(np.median([row["detectability"] for row in rows])), 2),
+        }
+    share = seconds["unlearning"] / (seconds["two retrains"] / 2)
     return {
-        "forgotten": count,
-        "unlearning_seconds": round(unlearning, 3),
-        "retraining_seconds": round(retraining, 3),
-        "accuracy_unlearned": accuracy(unlearned),
-        "accuracy_retrained": accuracy(retrained),
+        "requests": len(world.batches[0]),
+        "references": 2 * references,
+        "seconds": seconds,
+        "unlearning_share_of_a_retrain": round(share, 3),
+        "verdicts": judged,
     }
+
+
+def _asked(world: World) -> World:
+    """The world with people who ask: where it has none, random records stand for them."""
+    if world.batches:
+        return replace(world, batches=world.batches[:1])
+    random = np.random.Generator(np.random.PCG64(0))
+    rows = random.permutation(np.flatnonzero(world.roles == "training"))
+    subjects, roles = world.subjects.copy(), world.roles.astype("<U16")
+    subjects[rows[: REQUESTS * RECORDS]] = np.repeat(np.arange(REQUESTS), RECORDS)
+    # half of what nobody trained on calibrates, the other half controls
+    roles[np.flatnonzero(world.roles == "test")[::2]] = "control"
+    roles[rows[-RECORDS * REQUESTS :]] = "calibration"
+    return replace(world, subjects=subjects, roles=roles, batches=(tuple(range(REQUESTS)),))
 
 
 if __name__ == "__main__":

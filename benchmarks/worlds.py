@@ -11,6 +11,7 @@ forgotten: training on it is timed.
 from __future__ import annotations
 
 import gzip
+import os
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -26,7 +27,7 @@ from tasks.common.settings import Settings, parse
 from tasks.data import synthetic_digits
 from tasks.verification.scoring import Ints, Strings
 
-DATASETS = Path("../shared/datasets")
+DATASETS = Path(os.environ.get("DATASETS", "../shared/datasets"))
 LARGE = 28
 """side of a writer's digit, pixels"""
 
