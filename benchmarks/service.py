@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 
 from flows.register.register import Register
-from flows.server import api, auth
+from flows.server import app, auth
 from flows.workspace import signing_keys
 from tasks.common import settings
 
@@ -41,7 +41,7 @@ def main() -> None:
 async def _run(home: Path, count: int, clients: int) -> None:
     token, entry = auth.new_token("crm", ["intake"])
     register = Register(home)
-    transport = httpx.ASGITransport(app=api.app(home, register, auth.Gatekeeper(entry)))
+    transport = httpx.ASGITransport(app=app.create(home, register, auth.Gatekeeper(entry)))
     headers = {"Authorization": f"Bearer {token}"}
     ids = [str(uuid.UUID(int=number, version=4)) for number in range(count)]
     async with httpx.AsyncClient(

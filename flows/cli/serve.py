@@ -130,7 +130,7 @@ def _serve(
 
     import uvicorn
 
-    from flows.server import api, connections
+    from flows.server import app, connections
     from flows.workspace import layout
     from tasks.common.errors import SettingsError
 
@@ -149,9 +149,9 @@ def _serve(
             "--certificate",
             err=True,
         )
-    made = api.app(layout.find(Path.cwd()), deliver=callbacks)
+    service = app.create(layout.find(Path.cwd()), deliver=callbacks)
     config = uvicorn.Config(
-        made,
+        service,
         host=host,
         port=port,
         http=connections.WaitingProtocol,

@@ -1,3 +1,3 @@
 """The HTTP service."""
 
-__all__ = ["api", "auth", "connections"]
+__all__ = ["app", "auth", "connections"]

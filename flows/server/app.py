@@ -1,0 +1,139 @@
+"""The HTTP service: intake for controllers by OpenDSR 1.0, and `/v1` for operators, approvers and
+auditors.
+
+All input is untrusted: bodies are small and JSON, answers and logs repeat nothing of them, and the
+actor of an event is the name of the token.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+import re
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+
+from flows.intake import callbacks, pseudonymise
+from flows.register.register import BusyError, Register
+from flows.server import auth, errors, opendsr_routes, operator_routes
+from flows.server.bodies import ErrorAnswer
+from flows.server.dependencies import BODY_SECONDS, Office
+from flows.workspace import signing_keys
+from tasks.common import settings
+from tasks.common.errors import AuditError, SignatureError
+
+PAUSE = 5.0
+"""Between two looks whether a status callback is due, s."""
+
+_LOG = logging.getLogger("erasure_audit.api")
+
+
+def create(
+    home: Path,
+    register: Register | None = None,
+    gate: auth.Gatekeeper | None = None,
+    *,
+    deliver: bool = False,
+    pause: float = PAUSE,
+    body_seconds: float = BODY_SECONDS,
+) -> FastAPI:
+    """The server of a workspace.
+
+    Args:
+        home: the workspace.
+        register: its register; None: opened as the settings say, and closed at the end.
+        gate: who may come in; None: as the secrets say.
+        deliver: send status callbacks as long as it runs.
+        pause: between two looks whether a callback is due, s.
+        body_seconds: the time that a body may take to come, s.
+
+    Raises:
+        SettingsError: nobody may use it, or the secrets are malformed.
+        SignatureError: there is no key to sign answers with.
+        AuditError: the register or the key of pseudonyms cannot be used.
+    """
+    chosen = settings.load(home / "params.yaml")
+    gate = gate or auth.Gatekeeper.from_secrets()
+    key = signing_keys.at_hand(home)
+    if key is None:
+        raise SignatureError(
+            f"no key to sign answers and callbacks with; name a PEM file in {signing_keys.FILE}"
+        )
+    public_url = callbacks.public_url()
+    pseudonymise.key_of(home)
+    own = register is None
+    register = register or Register(home, chosen.report.holidays)
+    office = Office(
+        home,
+        register,
+        gate,
+        auth.Denials(register),
+        key,
+        _identity_types(home),
+        public_url,
+        body_seconds,
+    )
+
+    @asynccontextmanager
+    async def life(_app: FastAPI) -> AsyncIterator[None]:
+        over = threading.Event()
+        helper = threading.Thread(
+            target=_background, args=(office, over, deliver, pause), daemon=True
+        )
+        helper.start()
+        try:
+            yield
+        finally:
+            over.set()
+            await run_in_threadpool(helper.join, callbacks.TIMEOUT)
+            with suppress(AuditError):
+                await run_in_threadpool(office.denials.settle, True)
+            if own:
+                register.close()
+
+    server = FastAPI(
+        title="Erasure Audit",
+        version="1.0",
+        docs_url=None,
+        redoc_url=None,
+        lifespan=life,
+        redirect_slashes=False,
+        responses={"default": {"model": ErrorAnswer, "description": "any other error"}},
+    )
+    server.state.office = office
+    server.add_exception_handler(HTTPException, errors.no_route)
+    for router in (*opendsr_routes.ROUTERS, *operator_routes.ROUTERS):
+        server.include_router(router)
+    return server
+
+
+def _background(office: Office, over: threading.Event, deliver: bool, pause: float) -> None:
+    """What the server does beside answering: callbacks, and denials that were only counted."""
+    while not over.wait(pause):
+        try:
+            office.denials.settle()
+            done = (
+                callbacks.deliver(office.home, office.register) if deliver else callbacks.Delivery()
+            )
+            if done != callbacks.Delivery():
+                _LOG.info("callbacks: %s", done.line)
+        except BusyError:
+            continue
+        except Exception as error:  # whatever it was, the next look tries again
+            _LOG.error("callbacks are not delivered: %s", type(error).__name__)
+
+
+def _identity_types(home: Path) -> tuple[str, ...]:
+    """Types of identities that the data set knows: the subjects' own, and those of
+    `identities.csv`."""
+    types, path = {"controller_customer_id"}, home / "data" / "identities.csv"
+    if path.is_file():
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            types |= {str(row.get("identity_type")) for row in csv.DictReader(stream)}
+    return tuple(sorted(kind for kind in types if re.fullmatch(r"[a-z0-9_]{1,64}", kind)))
