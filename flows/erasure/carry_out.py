@@ -189,7 +189,11 @@ def _refuse_held(task: _Task) -> None:
     """A hold that comes when a part is erased keeps the rest."""
     if task.register is None:
         return
-    held = [case.request_id for case in task.register.cases(batch=task.batch) if case.held]
+    from flows.register.register import IN_BATCH
+
+    # a hold on what the batch set aside keeps only that request
+    cases = task.register.cases(IN_BATCH, task.batch)
+    held = [case.request_id for case in cases if case.held]
     if held:
         raise ErasureError(
             f"batch {task.batch}: a legal hold lies on request {', '.join(held)}; nothing is "

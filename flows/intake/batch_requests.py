@@ -9,7 +9,7 @@ from typing import Any
 
 from flows.intake import pseudonymise
 from flows.register import anchors
-from flows.register.register import Case, Register, RegisterError, State
+from flows.register.register import CORRECTED, Case, Register, RegisterError, State
 from flows.workspace import shell
 from tasks.common.errors import WorkspaceError
 from tasks.requests import opendsr, pseudonyms
@@ -19,6 +19,11 @@ def entries(cases: Iterable[Case]) -> list[dict[str, Any]]:
     """The content of `requests/<batch>.json`, in the order of receipt."""
     ordered = sorted(cases, key=lambda case: (case.submitted, case.request_id))
     return [pseudonymise.as_entry(case) for case in ordered]
+
+
+def corrected(register: Register, request_id: str, batch: str) -> bool:
+    """Whether a request that this batch set aside has come again since, with another content."""
+    return bool(register.history(request_id, batch, CORRECTED))
 
 
 def check(home: Path, register: Register, batch: str) -> None:
@@ -41,6 +46,8 @@ def check(home: Path, register: Register, batch: str) -> None:
         return
     for entry in json.loads(text):
         request_id = str(entry["subject_request_id"]).lower()
+        if corrected(register, request_id, batch):
+            continue
         case = cases.get(request_id) or _elsewhere(register, request_id, batch)
         # a closed request has no identities any more
         if case.state is not State.CLOSED and _meant(home, entry) != _meant(

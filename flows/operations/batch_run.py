@@ -22,15 +22,13 @@ from flows.intake import batch_requests
 from flows.operations import notices, registered, signoff
 from flows.pipeline import cache_repair, close_batch, results, stage_runner
 from flows.register.anchors import HEADS
-from flows.register.register import IN_BATCH, Lease, Register, State
+from flows.register.register import IN_BATCH, SET_ASIDE, Lease, Register, State
 from flows.reports import signing
 from flows.workspace import checkouts, git, shell, signing_keys
 from tasks.common import files, settings
 from tasks.common.errors import AuditError, WorkspaceError
 
 ACTOR = "nightly"
-SET_ASIDE = "set aside by the audit"
-"""Ground of the hold on a request that could not be acted on, until a person decides."""
 
 Audit = Callable[[Path, str, stage_runner.Listener], None]
 """How a batch is audited: in which workspace, which batch, and who is told."""
@@ -209,8 +207,9 @@ class BatchRun:
             notices.send(
                 self.home,
                 f"Batch {self.batch}: requests were set aside",
-                f"{lines}\nAfter correcting what was wrong, `erasure-audit requests lift` queues a "
-                "request again; `erasure-audit requests reject` refuses it.",
+                f"{lines}\nCorrect the data set and queue a request again by `erasure-audit requests "
+                "lift`; or send the corrected request under the same id; or refuse it by "
+                "`erasure-audit requests reject`.",
                 key=f"aside {self.batch}",
             )
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from flows.register.register import EXTENDED, Register, State
+from flows.register.register import CORRECTED, EXTENDED, Event, Register, State
 from tasks.common import files
 from tasks.requests import decisions
 
@@ -13,11 +14,18 @@ from tasks.requests import decisions
 def of_batch(register: Register, batch: str) -> dict[str, dict[str, Any]]:
     """By request of a batch, as `registered` in `ledger/decisions/<batch>.json`.
 
-    Of several identity checks the last one stands. How one was checked is kept, never whose.
+    Of several identity checks the last one stands. How one was checked is kept, never whose. Of a
+    request that the batch set aside, and that was corrected since, only what came before counts.
     """
-    facts = {
-        case.request_id: _facts(register, case.request_id) for case in register.cases(batch=batch)
+    histories = {
+        case.request_id: register.history(case.request_id) for case in register.cases(batch=batch)
     }
+    for correction in register.history(batch=batch, kind=CORRECTED):
+        request = str(correction.request_id)
+        histories[request] = [
+            event for event in register.history(request) if event.seq < correction.seq
+        ]
+    facts = {request: _facts(events) for request, events in histories.items()}
     return {request: known for request, known in facts.items() if known}
 
 
@@ -30,9 +38,9 @@ def file(place: Path, register: Register, batch: str) -> None:
         files.write_json(path, content)
 
 
-def _facts(register: Register, request_id: str) -> dict[str, Any]:
+def _facts(events: Sequence[Event]) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for event in register.history(request_id):
+    for event in events:
         if event.kind == State.IDENTITY_VERIFIED and event.details.get("how"):
             found["identity"] = {"at": event.at, "by": event.actor, "how": event.details["how"]}
         elif event.kind == EXTENDED:

@@ -27,6 +27,7 @@ from flows.register.leases import Lease
 from flows.register.states import (
     BLOCKED,
     CHANGES,
+    CORRECTED,
     EXTENDED,
     HELD,
     IN_BATCH,
@@ -34,6 +35,7 @@ from flows.register.states import (
     MOVES,
     OPEN,
     OUTWARD,
+    SET_ASIDE,
     BusyError,
     Case,
     ConflictError,
@@ -50,11 +52,13 @@ from tasks.requests import deadlines
 
 __all__ = [
     "BLOCKED",
+    "CORRECTED",
     "EXTENDED",
     "IN_BATCH",
     "MOVES",
     "OPEN",
     "OUTWARD",
+    "SET_ASIDE",
     "BusyError",
     "Case",
     "ConflictError",
@@ -103,6 +107,11 @@ class Register:
     ) -> tuple[Case, bool]:
         """Take a request in; the same one again changes nothing.
 
+        A request that an audit set aside, and that waits for a person, may come again under its id
+        with another content: that corrects it. Its hold ends, whoever it names now has to be
+        verified anew, and the event `corrected` says which parts changed and names the digest of
+        the earlier content, which the event `received` keeps.
+
         The deadline counts from receipt (GDPR Art. 12(3)): from the request's own time stamp, which
         is earlier than the arrival here where an intermediary forwards it, and never from later
         than the arrival. The day is read by the offset that the time stamp names.
@@ -114,59 +123,96 @@ class Register:
             at: when it arrived, with an offset; None: now.
 
         Returns:
-            The case, and whether it is new. A case whose identities meet those of an open one is
-            marked as its duplicate and kept all the same: a person decides.
+            The case, and whether it is new, or newly corrected. A case whose identities meet those
+            of an open one is marked as its duplicate and kept all the same: a person decides.
 
         Raises:
-            ConflictError: the id is known with another content.
+            ConflictError: the id is known with another content, and was not set aside.
             RequestError: the deadline cannot be counted.
             PseudonymError: its pseudonyms are of another key than those of the open requests.
         """
         submitted = _earlier(request.submitted, at or datetime.now(UTC))
-        day = datetime.fromisoformat(submitted).date()
-        due = deadlines.deadline(request.regulation, day, self._holidays).date
         with transactions.writing(self._engine) as connection:
             known = rows.row_of(connection, request.request_id)
-            if known is not None:
-                if known.digest != request.digest:
-                    raise ConflictError(
-                        f"request {request.request_id} is in the register already with another "
-                        "content; send a changed request under an id of its own"
-                    )
+            if known is not None and known.digest == request.digest:
                 return rows.as_case(known), False
-            names = {str(identity["identity_value"]) for identity in request.identities}
-            rows.refuse_other_key(connection, names)
-            twin = rows.twin(connection, names)
-            facts = {
-                "source": source,
-                "regulation": request.regulation,
-                "submitted": submitted,
-                "digest": request.digest,
-                "due": due and due.isoformat(),
-            }
-            connection.execute(
-                requests.insert().values(
-                    **facts,
-                    request_id=request.request_id,
-                    identities=[dict(identity) for identity in request.identities],
-                    wishes=dict(request.wishes),
-                    callbacks=list(request.callbacks),
-                    extended=False,
-                    state=str(State.RECEIVED),
-                    held=False,
-                    duplicate_of=twin,
-                )
-            )
-            connection.execute(
-                identities.insert(),
-                [{"pseudonym": name, "request_id": request.request_id} for name in sorted(names)],
-            )
-            details = facts | ({"duplicate_of": twin} if twin else {})
+            details: dict[str, Any] = {}
+            before = None
+            if known is not None:
+                before = rows.as_case(known)
+                self._refuse_unless_set_aside(connection, before)
+                submitted = min(submitted, before.submitted, key=datetime.fromisoformat)
+                details = _corrections(before, known.digest, request)
             if submitted != request.submitted:
                 details["dated"] = request.submitted
+            details |= self._write(connection, request, source, submitted, before)
             case = rows.case_of(connection, request.request_id)
-            self._record(connection, case, actor, str(State.RECEIVED), details)
+            kind, batch = str(State.RECEIVED), None
+            if before is not None:  # the event is one of the batch that set it aside
+                kind, batch = CORRECTED, before.batch
+            step = Step(actor, case.request_id, batch, kind, details, case.callbacks, changes=True)
+            chain.append(connection, self._key, [step])
             return case, True
+
+    def _refuse_unless_set_aside(self, connection: sa.Connection, case: Case) -> None:
+        """Only a request that an audit set aside, and that nobody has decided on, is corrected."""
+        chain.require_bound(connection, self._key, [case.request_id])
+        ground = rows.ground_of_hold(connection, case.request_id) if case.held else None
+        if case.state is not State.IDENTITY_VERIFIED or ground != SET_ASIDE:
+            raise ConflictError(
+                f"request {case.request_id} is in the register already with another content; send "
+                "a changed request under an id of its own"
+            )
+
+    def _write(
+        self,
+        connection: sa.Connection,
+        request: Intake,
+        source: str,
+        submitted: str,
+        before: Case | None,
+    ) -> dict[str, Any]:
+        """Write the row of a request that comes in, or that is corrected; the facts of its event.
+
+        A correction keeps an extension of the deadline, unless the regulation is another one.
+        """
+        if before is not None:
+            rows.forget_identities(connection, request.request_id)
+        names = {str(identity["identity_value"]) for identity in request.identities}
+        rows.refuse_other_key(connection, names)
+        twin = rows.twin(connection, names)
+        day = datetime.fromisoformat(submitted).date()
+        due = deadlines.deadline(request.regulation, day, self._holidays).date
+        extended = (
+            before is not None and before.extended and before.regulation == request.regulation
+        )
+        if extended:
+            due = deadlines.extended(request.regulation, day, self._holidays)
+        facts = {
+            "source": source,
+            "regulation": request.regulation,
+            "submitted": submitted,
+            "digest": request.digest,
+            "due": due and due.isoformat(),
+        }
+        rows.put(
+            connection,
+            request.request_id,
+            **facts,
+            identities=[dict(identity) for identity in request.identities],
+            wishes=dict(request.wishes),
+            callbacks=list(request.callbacks),
+            extended=extended,
+            state=str(State.RECEIVED),
+            held=False,
+            batch=None,
+            duplicate_of=twin,
+        )
+        connection.execute(
+            identities.insert(),
+            [{"pseudonym": name, "request_id": request.request_id} for name in sorted(names)],
+        )
+        return facts | ({"duplicate_of": twin} if twin else {})
 
     def verify_identity(self, request_id: str, actor: str, how: str) -> Case:
         """Mark the identity as verified; `how` it was checked must hold no personal data."""
@@ -630,6 +676,19 @@ class Register:
             _store(connection, changed, state)
             chain.append(connection, self._key, steps)
         return [cases[name] for name in request_ids]
+
+
+def _corrections(before: Case, digest: str, request: Intake) -> dict[str, Any]:
+    """What the event of a correction says of the earlier content: its digest, and which parts
+    changed."""
+    parts = {
+        "regulation": (before.regulation, request.regulation),
+        "identities": (list(before.identities), [dict(one) for one in request.identities]),
+        "wishes": (dict(before.wishes), dict(request.wishes)),
+        "callbacks": (before.callbacks, request.callbacks),
+    }
+    changed = [name for name, (old, new) in parts.items() if old != new]
+    return {"earlier": digest, "changed": ", ".join(changed) or "time stamp"}
 
 
 def _store(connection: sa.Connection, changed: Sequence[Case], state: State) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Sequence
 from datetime import date
 from typing import Any
@@ -9,8 +10,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from flows.register.chain import MANY
-from flows.register.states import Case, State, UnknownRequestError, printable_id
-from flows.register.tables import identities, requests
+from flows.register.states import HELD, Case, State, UnknownRequestError, printable_id
+from flows.register.tables import events, identities, requests
 from tasks.common.errors import PseudonymError
 from tasks.requests import pseudonyms
 
@@ -76,6 +77,31 @@ def change(connection: sa.Connection, request_id: str, **values: Any) -> None:
     connection.execute(
         requests.update().where(requests.c.request_id == request_id).values(**values)
     )
+
+
+def put(connection: sa.Connection, request_id: str, **values: Any) -> None:
+    """Write the row of a request, new or again."""
+    if row_of(connection, request_id) is not None:
+        change(connection, request_id, **values)
+    else:
+        connection.execute(requests.insert().values(request_id=request_id, **values))
+
+
+def forget_identities(connection: sa.Connection, request_id: str) -> None:
+    """Remove a request from the table of identities, as it names others from now on."""
+    connection.execute(identities.delete().where(identities.c.request_id == request_id))
+
+
+def ground_of_hold(connection: sa.Connection, request_id: str) -> str | None:
+    """The ground that the last hold on a request was set on."""
+    query = (
+        sa.select(events.c.details)
+        .where(events.c.request_id == request_id, events.c.kind == HELD)
+        .order_by(events.c.seq.desc())
+        .limit(1)
+    )
+    details = connection.scalar(query)
+    return None if details is None else json.loads(details).get("ground")
 
 
 def twin(connection: sa.Connection, names: Collection[str]) -> str | None:

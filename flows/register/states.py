@@ -67,9 +67,12 @@ MOVES: dict[State, frozenset[State]] = {
 the next batch."""
 IN_BATCH = (State.BATCHED, State.AUDITED, State.AWAITING_SIGNOFF, State.RELEASED)
 """States of requests whose batch is in flight; the next batch begins once it is erased."""
-HELD, LIFTED, EXTENDED = "on_hold", "hold_lifted", "extended"
-CHANGES = frozenset({*map(str, State), HELD, LIFTED, EXTENDED})
+HELD, LIFTED, EXTENDED, CORRECTED = "on_hold", "hold_lifted", "extended", "corrected"
+CHANGES = frozenset({*map(str, State), HELD, LIFTED, EXTENDED, CORRECTED})
 """Kinds of events that record a change of a request."""
+SET_ASIDE = "set aside by the audit"
+"""Ground of the hold on a request that could not be acted on, until a person decides: lifts it,
+corrects the request under its id, or rejects it."""
 OPEN = tuple(state for state in State if state not in (State.ERASED, State.REJECTED, State.CLOSED))
 BLOCKED = (State.BATCHED, State.RELEASED, State.ERASED)
 """States that a request on hold cannot enter."""

@@ -25,7 +25,7 @@ from flows.erasure.carry_out import ErasureError
 from flows.erasure.stores import dvc as dvc_store
 from flows.erasure.stores.store import FoundCopy
 from flows.pipeline import reproduce
-from flows.register.register import Intake, Register, RegisterError, State
+from flows.register.register import SET_ASIDE, Intake, Register, RegisterError, State
 from flows.workspace import layout, shell
 from tasks.common import files, settings
 from tasks.common.errors import ReproductionError
@@ -855,7 +855,8 @@ def register_of(world: World) -> Register:
     ids = list(IDS.values())
     register.move(ids, State.IDENTITY_VERIFIED, "Ada")
     register.collect("b", "nightly")
-    register.reject(IDS["nobody"], "nightly", "unknown_subject")
+    register.hold(IDS["nobody"], "nightly", "unknown_subject", SET_ASIDE)  # and keeps nobody else
+    register.move([IDS["nobody"]], State.IDENTITY_VERIFIED, "nightly")
     for state in (State.AUDITED, State.AWAITING_SIGNOFF, State.RELEASED):
         register.move(ids[:3], state, "test")
     return register

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from flows.intake import pseudonymise
+from flows.intake import batch_requests, pseudonymise
 from flows.operations import night_run, notices, signoff
 from flows.operations.batch_run import BatchRun
 from flows.pipeline import close_batch, stage_runner
@@ -62,9 +62,14 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def ask(
-    home: Path, register: Register, name: str = SECRET, days_ago: int = 1, verified: bool = True
+    home: Path,
+    register: Register,
+    name: str = SECRET,
+    days_ago: int = 1,
+    verified: bool = True,
+    request: str | None = None,
 ) -> str:
-    request = str(uuid.uuid4())
+    request = request or str(uuid.uuid4())
     submitted = datetime.now(UTC) - timedelta(days=days_ago)
     value = {
         "regulation": "gdpr",
@@ -227,6 +232,22 @@ def test_a_request_set_aside_waits_for_a_person_and_one_that_no_model_saw_goes_o
     assert {each.request_id for each in waiting} == {good, unseen}
     register.lift(nobody, "Ada", "the manifest is corrected")
     assert states(register)[nobody] == "identity_verified"  # it is in the next batch
+
+
+def test_a_request_set_aside_and_corrected_under_its_id_is_in_the_next_batch_and_the_earlier_batch_holds(
+    home: Path, register: Register
+) -> None:
+    good, nobody = ask(home, register, "a"), ask(home, register, "b")
+    night_run.run(home, register, audit=playing(**{nobody: "unknown_subject"}))
+    earlier = register.case(nobody).identities
+    ask(home, register, "c", request=nobody)
+    assert states(register) == {good: "awaiting_signoff", nobody: "identity_verified"}
+    assert register.case(nobody).identities != earlier
+    batch_requests.check(home, register, today())  # and not "audited for somebody else"
+    signoff.reject(home, register, today(), "Ada", "once more", "requeue")
+    night_run.run(home, register, audit=playing())
+    assert states(register) == dict.fromkeys((good, nobody), "awaiting_signoff")
+    batch_requests.check(home, register, f"{today()}-2")
 
 
 def test_a_batch_of_which_nothing_is_left_to_audit_is_settled_all_the_same(

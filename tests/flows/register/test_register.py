@@ -43,6 +43,7 @@ from flows.register import (
     tables,
 )
 from flows.register.register import (
+    SET_ASIDE,
     BusyError,
     ConflictError,
     Head,
@@ -211,6 +212,50 @@ def test_a_request_sent_again_is_the_same_and_one_with_another_content_is_refuse
         with pytest.raises(ConflictError, match="another content"):
             book.receive(asked(**changes), "crm", "http")
     assert len(book.history()) == 1
+
+
+def set_aside(book: Register, number: int = 1) -> str:
+    """A request that a batch took up and that its audit could not act on."""
+    one = verified(book, number)
+    book.move([one], State.BATCHED, "nightly", batch=f"b{number}")
+    book.hold(one, "nightly", "set aside by the audit: unknown_subject", SET_ASIDE)
+    book.move([one], State.IDENTITY_VERIFIED, "nightly", reason="unknown_subject")
+    return one
+
+
+def test_a_request_that_was_set_aside_comes_again_under_its_id_and_the_earlier_one_stays_visible(
+    book: Register,
+) -> None:
+    one = set_aside(book)
+    due = book.extend(one, "Ada", "many requests").due
+    (first,) = book.history(one, kind="received")
+    case, taken = book.receive(asked(who=9, submitted="2026-11-25T08:00:00Z"), "crm", "http")
+    assert taken
+    # whoever it names now is to be verified anew, and the deadline is that of the first time
+    assert (case.state, case.held) == (State.RECEIVED, False)
+    assert (case.submitted, case.due, case.extended) == ("2026-11-20T09:30:00Z", due, True)
+    (event,) = book.history(one, "b1", "corrected")
+    assert event.details["changed"] == "identities"
+    assert event.details["earlier"] == first.details["digest"] != event.details["digest"]
+    again, taken = book.receive(asked(who=9, submitted="2026-11-25T08:00:00Z"), "crm", "http")
+    assert (again, taken) == (case, False)
+    with pytest.raises(ConflictError, match="another content"):  # only once, until it is judged
+        book.receive(asked(who=8), "crm", "http")
+    assert book.case(received(book, 2, who=9)).duplicate_of == one
+    assert book.case(received(book, 3, who=1)).duplicate_of is None
+    book.verify_identity(one, "Ada", "passport")
+    assert [each.request_id for each in book.collect("b2", "nightly")] == [one]
+    assert book.check_chain()
+
+
+def test_a_request_on_a_legal_hold_or_decided_on_cannot_be_corrected(book: Register) -> None:
+    held, lifted, refused = verified(book, 1), set_aside(book, 2), set_aside(book, 3)
+    book.hold(held, "Ada", "claim 12/345")
+    book.lift(lifted, "Ada", "the data set is corrected")
+    book.reject(refused, "Ada", "nobody of that name")
+    for number in (1, 2, 3):
+        with pytest.raises(ConflictError, match="another content"):
+            book.receive(asked(number, who=9), "crm", "http")
 
 
 def test_a_second_request_of_a_person_is_marked_and_kept(book: Register) -> None:
