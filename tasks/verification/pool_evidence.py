@@ -5,6 +5,18 @@ references retrained without the forget set, all others that of references train
 What is asked is so the person's own influence: how the model judged differs, on the person's
 records, from models without this person, whoever else was in them (docs/adr/0009).
 
+A record says in a model, as in `contrast`, lambda = gap (phi - middle) / v. Models of a pool that
+did not see a record differ more from each other than models that did, and a few records that they
+get wrong by far would decide the mean over all. So evidence is bounded before it is averaged,
+
+    e = c tanh(lambda / c),      c = max(6, 3 mean gap^2 / 2 v),
+
+a smooth form of the censored likelihood ratio, which is least harmed by such records (Huber 1965).
+The bound grows with what the pool tells models apart by, so that a model that is far less sure than
+retrained ones still lies more than one gap below them: over-forgetting stays visible. T is the mean
+of e over all records and, for the gate `memorised`, over the share where it is highest. v is
+weighted by the models of each kind, since few are without the person.
+
 Models of a pool miss other people, too, and differ more from each other and from the model judged
 than references made for the batch. Part of that shows in what they say of control subjects, whom
 no model saw, and part follows from who else was in. Both are regressed out of the statistic T of
@@ -13,11 +25,13 @@ no model saw, and part follows from who else was in. Both are regressed out of t
     T' = T - Z b,      T = a + c in + Z b + error by ridge regression,
 
 `in` whether the person was in; Z the standardised mean score of controls by class, the first three
-principal components of the controls' scores, and by half a standard deviation which other subjects
-were in (a linear datamodel, Ilyas et al. 2022). Of the model judged it is known: all but the batch.
+principal components of the controls' scores, and which other subjects were in (a linear datamodel,
+Ilyas et al. 2022). Of the model judged it is known: all but the batch.
 So batch-mates who are forgotten, too, do not count as the person's influence. Likelihood ratios
 and regression are cross-fitted in parts of the pool, so that no model is measured by its own fit.
-The model judged lies elsewhere in Z than the pool does; the leverage of its place widens its error.
+What the regression adds to the error of a pool's model is in the spread of T' already, since T' is
+cross-fitted. A model judged that lies further out in Z than the pool's models do has a wider
+interval, by its leverage above theirs.
 
 The gates on accuracy compare with what retrained models of this batch would reach. Models of the
 pool saw fewer people. Accuracy is taken to fall linearly with the share of the training records
@@ -47,8 +61,10 @@ PARTS = 8
 """Parts of a pool for cross-fitting."""
 RIDGE = 0.3
 """Added to the diagonal of the covariates' correlation matrix."""
-OTHERS = 0.5
-"""Weight of who else was in, in standard deviations: the less, the more the ridge shrinks it."""
+LEAST_BOUND = 6.0
+"""Least bound of one record's evidence, nats."""
+BOUND = 3.0
+"""Bound of one record's evidence in units of the expected evidence of a mean record."""
 COMPONENTS = 3
 """Principal components of the controls' scores among the covariates."""
 ERROR_LEVEL = 0.05
@@ -137,6 +153,40 @@ def with_baseline(scores: Scores) -> Scores:
 
 
 @dataclass(frozen=True)
+class RecordEvidence:
+    """What the score of each record says for the person's being in, bounded."""
+
+    ratio: Likelihood
+    bound: float
+    """c: no record says more than that, nats"""
+
+    @classmethod
+    def fit(cls, with_: Floats, without: Floats) -> RecordEvidence:
+        """Fit on scores (j, n) of models with, and (k, n) of models without; j, k >= 2."""
+        high, low = with_.mean(axis=0), without.mean(axis=0)
+        j, k = len(with_) - 1, len(without) - 1
+        variance = (j * with_.var(axis=0, ddof=1) + k * without.var(axis=0, ddof=1)) / (j + k)
+        variance = (variance + variance.mean()) / 2 + np.finfo(np.float64).tiny
+        gap = np.maximum(high - low, 0)
+        expected = float((gap**2 / variance).mean()) / 2
+        return cls(Likelihood((high + low) / 2, gap / variance), max(LEAST_BOUND, BOUND * expected))
+
+    def __call__(self, phi: Floats) -> Floats:
+        """(m, n) scores -> (m, n) evidence, > 0: rather trained with the record."""
+        return np.asarray(self.bound * np.tanh(self.ratio(phi) / self.bound), np.float64)
+
+
+def highest(share: float) -> contrast.Aggregate:
+    """Mean evidence over the share of the records where it is highest: (m, n) -> (m,)."""
+
+    def aggregate(evidence: Floats) -> Floats:
+        count = max(1, round(share * evidence.shape[1]))
+        return np.asarray(np.sort(evidence, axis=1)[:, -count:].mean(axis=1), np.float64)
+
+    return aggregate
+
+
+@dataclass(frozen=True)
 class Adjusted:
     """The statistic of the pool's models and of models judged, control people regressed out."""
 
@@ -145,7 +195,7 @@ class Adjusted:
     judged: Floats
     """(j,) of the models judged"""
     leverage: Floats
-    """(j,) of their place among the pool's, 0: in its middle"""
+    """(j,) by how much their place is further out than the pool's, 0: no further"""
 
 
 def statistic(
@@ -158,7 +208,7 @@ def statistic(
         inside: (m,) whether the person was in the model.
         covariates: (m + j, q) standardised by the pool.
         judged: j.
-        aggregate: see `contrast`.
+        aggregate: bounded evidence (m, n) -> one number per model (m,).
 
     Raises:
         EvidenceError: the models score every record alike.
@@ -168,7 +218,7 @@ def statistic(
     values, others = np.empty(count), np.zeros(judged)
     for number in range(PARTS):
         own, rest = part == number, part != number
-        fit = Likelihood.fit(phi[:count][rest & inside], phi[:count][rest & ~inside])
+        fit = RecordEvidence.fit(phi[:count][rest & inside], phi[:count][rest & ~inside])
         values[own] = aggregate(fit(phi[:count][own]))
         others += aggregate(fit(phi[count:])) / PARTS
     if np.ptp(values) <= 1e-9 * max(float(np.abs(values).max()), np.finfo(np.float64).tiny):
@@ -181,7 +231,9 @@ def statistic(
         slope = _ridge(values[rest], inside[rest], covariates[:count][rest])
         adjusted[own] -= covariates[:count][own] @ slope
         shift += covariates[count:] @ slope / PARTS
-    leverage = _leverage(covariates[:count], inside, covariates[count:])
+    usual = _leverage(covariates[:count], inside, covariates[:count]).mean()
+    own_leverage = _leverage(covariates[:count], inside, covariates[count:])
+    leverage = np.maximum((1 + own_leverage) / (1 + usual) - 1, 0.0)
     return Adjusted(adjusted, others - shift, leverage)
 
 
@@ -235,7 +287,7 @@ def other_people(saw: Rows, count: int) -> Floats:
     spread = table[:count].std(axis=0)
     varied = spread > 0
     scaled = (table[:, varied] - table[:count, varied].mean(axis=0)) / spread[varied]
-    return np.asarray(OTHERS * scaled, np.float64)
+    return np.asarray(scaled, np.float64)
 
 
 def control_covariates(phi: Floats, labels: Ints, count: int) -> Floats:
@@ -336,7 +388,7 @@ class PoolEvidence:
             phi, judged = self.own[centred], len(self.names)
             whole, most = (
                 statistic(phi, self.inside, self.covariates, judged, aggregate)
-                for aggregate in (contrast.overall, contrast.memorised(self.rules.memorised))
+                for aggregate in (contrast.overall, highest(self.rules.memorised))
             )
             self.statistics[centred] = whole, most
         return self.statistics[centred]

@@ -91,6 +91,28 @@ def test_a_model_far_from_the_pool_has_a_wider_interval() -> None:
     assert width(far) > width(near)
 
 
+def test_one_record_that_models_get_wrong_by_far_decides_nothing() -> None:
+    random = np.random.default_rng(0)
+    with_, without = random.normal(3, 1, (40, 20)), random.normal(0, 1, (12, 20))
+    evidence = pool_evidence.RecordEvidence.fit(with_, without)
+    usual = without[:1].copy()
+    wrong = usual.copy()
+    wrong[0, 0] = -1000.0
+    assert np.abs(evidence(wrong)).max() <= evidence.bound
+    assert abs(evidence(wrong) - evidence(usual)).sum() <= 2 * evidence.bound
+
+
+def test_the_bound_leaves_over_forgetting_visible() -> None:
+    """However well a pool tells models apart, far less sure than retrained is more than a gap away."""
+    random = np.random.default_rng(0)
+    for gap in (0.5, 3.0, 30.0):
+        with_, without = random.normal(gap, 1, (40, 20)), random.normal(0, 1, (12, 20))
+        evidence = pool_evidence.RecordEvidence.fit(with_, without)
+        unsure = evidence(np.full((1, 20), -1000.0)).mean()
+        high, low = evidence(with_).mean(), evidence(without).mean()
+        assert (unsure - low) / (high - low) < -1
+
+
 def test_the_accuracy_band_is_moved_up_because_the_pool_saw_fewer_people() -> None:
     """Models without an eighth of the people lose 0.1 here; retrained models, without 1 of 24,
     lose a third of that. A model that is as accurate as the pool's is so not good enough."""
