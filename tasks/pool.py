@@ -16,7 +16,13 @@ from tasks.common import stage_cli
 from tasks.common.settings import Settings
 from tasks.data import image_pack, records
 from tasks.pooling import answers, folds, table
-from tasks.training import checkpoints, compute, reference_blocks, release_lineage
+from tasks.training import (
+    checkpoints,
+    compute,
+    original_check,
+    reference_blocks,
+    release_lineage,
+)
 from tasks.verification.scoring import Floats, Ints
 
 
@@ -30,7 +36,9 @@ def main(block: int, data: Path, pack: Path, split: Path, params: Path, out: Pat
     settings = settings_module.load(params)
     known = image_pack.read(pack, data, settings.data)
     manifest = known.manifest
-    training = records.read_roles(split, manifest) == "training"
+    roles = records.read_roles(split, manifest)
+    original_check.require_before_training(known, roles, settings)
+    training = roles == "training"
     subjects = pd.factorize(manifest["subject_id"])[0].astype(np.int64)
     labels = manifest["label"].to_numpy(np.int64)
     count, everybody = settings.pool.folds, settings.pool.with_everybody

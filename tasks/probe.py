@@ -84,6 +84,8 @@ def main(
     forget_set = reference_blocks.load_rows(asked, everything, settings, place)
 
     def network(name: str) -> nn.Module:
+        if name == "original":
+            return checkpoints.load_original(paths[name], settings)
         return checkpoints.load(paths[name], settings.model, settings.data)
 
     stage_cli.say(

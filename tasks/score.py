@@ -77,11 +77,12 @@ def main(
     ):
         paths = release_lineage.references(trained, manifest, roles == "training", settings)
         entries += [ScoredModel(f"with-{path.stem}", "with", path) for path in paths]
-    network = checkpoints.load(original, settings.model, settings.data)
+    network = checkpoints.load_original(original, settings)
     original_check.require(network, known, roles, settings, place)
     phi, predicted = [], []
     for position, entry in enumerate(entries, 1):
-        network = checkpoints.load(entry.path, settings.model, settings.data)
+        if entry.role != "original":
+            network = checkpoints.load(entry.path, settings.model, settings.data)
         margins, classes = answers.of_all(network, known, settings, place)
         phi.append(margins)
         predicted.append(classes)

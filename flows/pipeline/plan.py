@@ -14,16 +14,19 @@ import time
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from flows.workspace import dvc_graph
 from tasks.common import files, settings
 from tasks.common.errors import AuditError
 
+if TYPE_CHECKING:
+    from torch import nn
+
+    from tasks.training.original_check import OriginalCheck
+
 TIMED_STEPS = 4
 """Training steps that are timed, after one that is not."""
-CHECKED = 1000
-"""Training records on which the original model's accuracy is looked at, at most."""
 NEIGHBOURS = 5
 """Earlier requests, nearest in their number of records, by which a new one is judged."""
 MEGABYTE = 1 << 20
@@ -229,7 +232,7 @@ def _records(workspace: Path) -> tuple[Any, Any]:
 
 def _model(workspace: Path, chosen: settings.Settings, roles: Any) -> tuple[OriginalModel, int]:
     """What is known of the original model, and how many bytes its weights take."""
-    from tasks.training import architectures, checkpoints
+    from tasks.training import architectures, checkpoints, original_check
 
     network = architectures.build(chosen.model, chosen.data, 0)
     weights = sum(value.nbytes for value in network.state_dict().values())
@@ -237,60 +240,29 @@ def _model(workspace: Path, chosen: settings.Settings, roles: Any) -> tuple[Orig
     if checkpoint.startswith(settings.TRAINED):
         return OriginalModel("trained", checkpoint, classes), weights
     try:
-        loaded = checkpoints.load(workspace / checkpoint, chosen.model, chosen.data)
+        loaded = checkpoints.load_original(workspace / checkpoint, chosen)
     except AuditError as error:
         return OriginalModel("unusable", checkpoint, classes, note=str(error)), weights
     try:
-        labels, answers = _answers(workspace, chosen, loaded, roles)
+        check = _scored(workspace, chosen, loaded, roles)
     except AuditError as error:
         note = f"its accuracy is unknown until the stage pack has run ({error})"
         return OriginalModel("sound", checkpoint, classes, note=note), weights
-    accuracy = float((labels == answers).mean())
-    other = best_order(labels, answers, classes)
-    note = ""
-    if other > accuracy + 0.2:
-        note = (
-            f"it classifies {accuracy:.0%} of its own training records correctly, and {other:.0%} "
-            "with its classes in another order; put the labels of the manifest into its order"
-        )
-    return OriginalModel(
-        "unusable" if note else "sound", checkpoint, classes, accuracy, note
-    ), weights
+    fault = check.fault(classes, chosen.original.accuracy)
+    note = f"{fault}; {original_check.ADVICE}" if fault else ""
+    state: Literal["sound", "unusable"] = "unusable" if fault else "sound"
+    return OriginalModel(state, checkpoint, classes, check.training, note), weights
 
 
-def best_order(labels: Any, answers: Any, classes: int) -> float:
-    """The accuracy of a model under the order of its classes that suits its answers best.
-
-    Args:
-        labels: (n,) of the records.
-        answers: (n,) of the model.
-        classes: how many there are.
-    """
-    import numpy as np
-    from scipy.optimize import linear_sum_assignment
-
-    counts = np.zeros((classes, classes), int)
-    np.add.at(counts, (labels, answers), 1)
-    return float(counts[linear_sum_assignment(-counts)].sum() / max(len(labels), 1))
-
-
-def _answers(workspace: Path, chosen: settings.Settings, network: Any, roles: Any) -> Any:
-    """Labels and the model's answers on a fixed random sample of its training records."""
-    import numpy as np
-
+def _scored(
+    workspace: Path, chosen: settings.Settings, network: nn.Module, roles: Any
+) -> OriginalCheck:
+    """What the stages will find of the original before they train anything."""
     from tasks.data import image_pack
-    from tasks.training import compute, training_loop
+    from tasks.training import compute, original_check
 
     packed = image_pack.read(workspace / "artifacts" / "pack", workspace / "data", chosen.data)
-    rows = np.flatnonzero((roles == "training") & packed.sound)
-    some = np.random.default_rng(0).permutation(rows)[:CHECKED]
-    chosen_rows = np.zeros(len(roles), bool)
-    chosen_rows[some] = True
-    labels = packed.manifest.loc[chosen_rows, "label"].to_numpy(np.int64)
-    records = training_loop.Records(
-        packed.images(chosen_rows), labels, chosen.model, compute.prepare(chosen.compute)
-    )
-    return labels, training_loop.logits(network, records).argmax(1)
+    return original_check.measure(network, packed, roles, chosen, compute.prepare(chosen.compute))
 
 
 # -- what it takes --------------------------------------------------------------------------------

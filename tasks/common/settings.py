@@ -214,6 +214,12 @@ class Original(Section):
         description="what it reaches on its own training records by your own measurement, at "
         "least; below it the run stops before anything else is trained",
     )
+    prefix: str | None = Field(
+        None,
+        description="of a checkpoint that holds several copies of the model, such as the weights "
+        "and their moving average: how the tensors' names begin in the copy that is in use, such "
+        "as `ema.`; `''` is the copy without a prefix",
+    )
 
 
 Method = Literal[

@@ -70,7 +70,18 @@ def _described(model: settings.Model) -> str:
     return json.dumps(model.model_dump(mode="json"), sort_keys=True)
 
 
-def load(path: Path, model: settings.Model, data: settings.Data) -> nn.Module:
+def load_original(path: Path, chosen: settings.Settings) -> nn.Module:
+    """Read the original, of several copies in its file the one that `original.prefix` names.
+
+    Raises:
+        ModelError: as `load`.
+    """
+    return load(path, chosen.model, chosen.data, chosen.original.prefix)
+
+
+def load(
+    path: Path, model: settings.Model, data: settings.Data, prefix: str | None = None
+) -> nn.Module:
     """Read weights into a freshly built classifier.
 
     Of tied weights one name is enough, which is what `safetensors.torch.save_model` writes. A
@@ -78,14 +89,22 @@ def load(path: Path, model: settings.Model, data: settings.Data) -> nn.Module:
     (`_orig_mod.`) and trainers (`model.`) put it there. Batch norm's counts may be missing, and
     torchvision's auxiliary outputs are left out.
 
+    Args:
+        path: the file.
+        model: the architecture.
+        data: classes, channels and side of the images.
+        prefix: how the names begin of the copy to read; None: the file holds one copy.
+
     Raises:
         ModelError: the file is missing, is no safetensors file, was written for other settings, is
-            of another architecture, holds several copies of the model, or NaN or infinity.
+            of another architecture, holds several copies of the model and no prefix names one, has
+            no such prefix, or holds NaN or infinity.
     """
     state = _read(path, model)
     network = architectures.build(model, data, seed=0)
     expected = network.state_dict()
-    state = _completed(_unwrapped(state, expected, path), expected, model.name)
+    state = _unwrapped(state, expected, path, prefix)
+    state = _completed(state, expected, model.name)
     _refuse_others(state, expected, path, model, data)
     _refuse_not_finite(state, str(path), "use a checkpoint that is whole")
     expected.update(state)  # with the versions of layers, which a file does not have
@@ -130,26 +149,39 @@ def _refuse_other_settings(path: Path, metadata: Mapping[str, str], model: setti
         )
 
 
-def _unwrapped(state: State, expected: Mapping[str, Tensor], path: Path) -> State:
+def _unwrapped(
+    state: State, expected: Mapping[str, Tensor], path: Path, prefix: str | None
+) -> State:
     """The tensors under the names of the architecture, whatever wrapper they were saved from.
 
-    A file may hold a second copy of the model, an average over training, under a prefix of its own.
-    Which of the two is in use cannot be told from the file, so that is refused.
+    A file may hold a second copy of the model, such as a moving average of its weights, under a
+    prefix of its own. The file does not say which of the two is in use, so the user has to.
     """
     behind = {"": set(state) & set(expected), **_by_prefix(state, expected)}
-    copies = [prefix for prefix, names in behind.items() if _mostly(names, expected)]
-    if len(copies) > 1 and len(state) > len(expected):
-        prefixes = ", ".join(repr(prefix) for prefix in sorted(copies))
+    copies = sorted(name for name, names in behind.items() if _mostly(names, expected))
+    if prefix is not None and prefix not in copies:
         raise ModelError(
-            f"{path} holds {len(copies)} copies of the model, their names beginning with "
-            f"{prefixes}; expected one. Save the one that is in use under its own names, as in "
-            "save_file({name.removeprefix(prefix): value for name, value in state.items() if "
-            "name.startswith(prefix)}, path)"
+            f"{path}: no copy of the model has names that begin with original.prefix={prefix!r}; "
+            f"expected one of {_quoted(copies) or 'no prefix at all'}"
         )
+    if prefix is None and len(copies) > 1 and len(state) > len(expected):
+        raise ModelError(
+            f"{path} holds {len(copies)} copies of the model, such as the weights and their moving "
+            f"average; their names begin with {_quoted(copies)}. Set original.prefix to that of "
+            "the copy in use"
+        )
+    if prefix is not None:
+        begins = {name.removeprefix(prefix): name for name in state if name.startswith(prefix)}
+        return {name: state[given] for name, given in begins.items() if name in expected}
     if not copies:
         return state
-    prefix = copies[0]
-    return {name.removeprefix(prefix): value for name, value in state.items() if name != AVERAGED}
+    return {
+        name.removeprefix(copies[0]): value for name, value in state.items() if name != AVERAGED
+    }
+
+
+def _quoted(prefixes: list[str]) -> str:
+    return ", ".join(repr(name) for name in prefixes)
 
 
 def _by_prefix(state: State, expected: Mapping[str, Tensor]) -> dict[str, set[str]]:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.common import seeds, stage_cli
-from tasks.common.errors import ModelError
+from tasks.common.errors import EvidenceError, ModelError
 from tasks.common.settings import TRAINED, Settings
 from tasks.data import image_pack
 from tasks.training import checkpoints, compute, reference_blocks, training_loop
@@ -123,6 +123,40 @@ def brought(settings: Settings) -> bool:
     return not settings.original.checkpoint.startswith(f"{TRAINED}/")
 
 
+def measure(
+    network: nn.Module,
+    known: image_pack.Packed,
+    roles: NDArray[np.str_],
+    settings: Settings,
+    place: compute.Place,
+) -> OriginalCheck:
+    """Score a model on a fixed random sample of its training records, and of the others.
+
+    Args:
+        network: the model.
+        known: the n records; images that could not be read are left out.
+        roles: (n,) by the split, at least one training record.
+        settings: of the batch.
+        place: where it is computed.
+
+    Raises:
+        DataError: a label is no class.
+        EvidenceError: no training record can be read.
+    """
+    draw = np.random.default_rng(seeds.derive(settings.seed, "original", "check"))
+    chosen = [
+        draw.permutation(np.flatnonzero(part & known.sound))[:MOST]
+        for part in (roles == "training", roles != "training")
+    ]
+    if not len(chosen[0]):
+        raise EvidenceError("no training record can be read, expected some to score the original")
+    rows = np.zeros(len(roles), np.bool_)
+    rows[np.concatenate(chosen)] = True
+    records = reference_blocks.load_rows(rows, known, settings, place)
+    logits = training_loop.logits(network, records)
+    return judge(logits, records.labels.cpu().numpy(), roles[rows] == "training")
+
+
 def require(
     network: nn.Module,
     known: image_pack.Packed,
@@ -146,18 +180,7 @@ def require(
     """
     if not brought(settings) and settings.original.accuracy is None:
         return
-    draw = np.random.default_rng(seeds.derive(settings.seed, "original", "check"))
-    chosen = np.concatenate(
-        [
-            np.sort(draw.permutation(np.flatnonzero(part))[:MOST])
-            for part in (roles == "training", roles != "training")
-        ]
-    )
-    rows = np.zeros(len(roles), np.bool_)
-    rows[chosen] = True
-    records = reference_blocks.load_rows(rows, known, settings, place)
-    logits = training_loop.logits(network, records)
-    check = judge(logits, records.labels.cpu().numpy(), roles[rows] == "training")
+    check = measure(network, known, roles, settings, place)
     fault = check.fault(settings.data.classes, settings.original.accuracy)
     if fault:
         raise ModelError(f"{settings.original.checkpoint}: {fault}; {ADVICE}")
@@ -181,5 +204,5 @@ def require_before_training(
     """
     path = Path(settings.original.checkpoint)
     if brought(settings) and path.is_file():
-        network = checkpoints.load(path, settings.model, settings.data)
+        network = checkpoints.load_original(path, settings)
         require(network, known, roles, settings, compute.prepare(settings.compute))

@@ -13,7 +13,7 @@ from PIL import Image
 
 from tasks import pool, score, verify
 from tasks.common import files, settings
-from tasks.common.errors import EvidenceError, SettingsError
+from tasks.common.errors import EvidenceError, ModelError, SettingsError
 from tasks.pooling import table
 from tasks.training import architectures, checkpoints, compute, training_loop
 from tests.worlds import packing
@@ -149,6 +149,23 @@ def test_an_audit_by_a_pool_trains_no_reference_and_says_what_judged_it(
     lineage = files.read_json(tmp_path / "score" / "lineage.json")
     assert lineage["pool"]["models"] == 24
     assert [model["role"] for model in lineage["models"]] == ["original", "unlearned"]
+
+
+def test_no_pool_is_trained_for_an_original_that_is_misread(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its answers are those of the fixture's original, with the classes in another order."""
+    monkeypatch.chdir(tmp_path)
+    chosen = settings.parse(GIVEN)
+    network = checkpoints.load(place / "mine" / "original.safetensors", chosen.model, chosen.data)
+    state = network.state_dict()
+    last = [name for name in state if name.endswith("weight")][-1].removesuffix("weight")
+    for name in ("weight", "bias"):
+        state[last + name].copy_(state[last + name].roll(1, 0).clone())
+    checkpoints.save(network, tmp_path / "mine" / "original.safetensors")
+    with pytest.raises(ModelError, match="the order of classes"):
+        made(place, 0, str(tmp_path / "blocks"))
+    assert not (tmp_path / "blocks").exists()
 
 
 def test_a_pool_of_another_recipe_judges_nobody(

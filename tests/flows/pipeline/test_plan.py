@@ -7,10 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from flows.pipeline import plan
 from flows.workspace import shell
-from tasks.common import settings
+from tasks import pack
+from tasks.common import files, settings
+from tasks.data import records
+from tasks.training import architectures, checkpoints, compute, training_loop
 from tests.worlds import dummy
 
 EARLIER = [(10, 1.0, False), (12, 1.2, False), (40, 4.0, True), (45, 5.0, True), (50, 6.0, True)]
@@ -73,7 +78,49 @@ def test_earlier_requests_of_about_as_many_records_say_what_to_expect(
     assert (found.detectability is None) == (decides in ("unknown", "no"))
 
 
-def test_a_model_whose_classes_are_in_another_order_is_told_by_its_answers() -> None:
-    labels = np.array([0, 1, 2] * 20)
-    assert plan.best_order(labels, (labels + 1) % 3, 3) == 1.0
-    assert plan.best_order(labels, np.zeros(60, int), 3) == pytest.approx(1 / 3)
+def grey_levels(place: Path) -> settings.Settings:
+    """Put images of three classes, told apart by their brightness, and a model that knows them."""
+    chosen = ["data.classes=3", "data.image_size=8", "original.checkpoint=mine.safetensors"]
+    given = settings.assign(place / "params.yaml", chosen)
+    random, data = np.random.default_rng(0), place / "data"
+    lines, split, pictures = [",".join(records.COLUMNS)], ["record_id,role"], []
+    for number in range(60):
+        picture = (random.integers(0, 60, (8, 8)) + 80 * (number % 3)).astype(np.uint8)
+        pictures.append(picture)
+        Image.fromarray(picture).save(data / f"{number}.png")
+        digest = files.sha256(data / f"{number}.png")
+        lines.append(f"r{number},s{number},{number % 3},{number}.png,{digest}")
+        split.append(f"r{number},{'training' if number < 40 else 'control'}")
+    files.write_text(data / "manifest.csv", "\n".join(lines) + "\n")
+    files.write_text(place / "artifacts" / "split.csv", "\n".join(split) + "\n")
+    pack.make(data, given.data, place / "artifacts" / "pack")
+    known = training_loop.Records(
+        np.stack(pictures)[:40, None],
+        np.arange(40) % 3,
+        given.model,
+        compute.prepare(given.compute),
+    )
+    network = architectures.build(given.model, given.data, 0)
+    recipe = given.train.model_copy(update={"epochs": 20, "batch_size": 8})
+    training_loop.fit(network, known, recipe, 0)
+    checkpoints.save(network, place / "mine.safetensors")
+    return given
+
+
+def test_a_model_is_judged_before_the_run_as_the_stages_will_judge_it(
+    tmp_path: Path, place: Path
+) -> None:
+    other = dummy.copy(place, tmp_path / "workspace")
+    given = grey_levels(other)
+    found = plan.make(other).model
+    assert found.state == "sound"
+    assert found.accuracy == 1.0
+    settings.assign(other / "params.yaml", ["original.accuracy=1.0"])
+    assert plan.make(other).model.state == "sound"
+    network = checkpoints.load(other / "mine.safetensors", given.model, given.data)
+    with torch.no_grad():
+        list(network.parameters())[-1].add_(torch.tensor([100.0, 0, 0]))  # names one class alone
+    checkpoints.save(network, other / "mine.safetensors")
+    found = plan.make(other).model
+    assert found.state == "unusable"
+    assert "no better than naming the commonest class" in found.note

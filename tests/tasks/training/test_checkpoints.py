@@ -25,6 +25,7 @@ SMALLEST = {
     "efficientnet_b0": 32,
     "googlenet": 32,
     "inception_v3": 96,
+    "maxvit_t": 224,
     "mnasnet0_5": 32,
     "mobilenet_v2": 32,
     "mobilenet_v3_small": 32,
@@ -36,8 +37,7 @@ SMALLEST = {
     "vgg11": 32,
     "vit_b_32": 32,
 }
-"""The smallest of each family of torchvision, and a side, pixels, that it takes; maxvit_t takes 224
-alone, and is left to `python -m benchmarks.families`."""
+"""The smallest of each family of torchvision, and a side, pixels, that it takes."""
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CLASSES = 4
 
@@ -146,16 +146,52 @@ def test_an_average_that_torch_keeps_is_recognised(tmp_path: Path) -> None:
     torch.testing.assert_close(found.state_dict()["fc.weight"], network.state_dict()["fc.weight"])
 
 
-@pytest.mark.parametrize("prefixes", [("", "ema."), ("model.", "model_ema.module.")])
-def test_a_second_copy_of_the_model_is_refused_since_one_of_them_is_not_in_use(
+def two_copies(prefixes: tuple[str, str], path: Path) -> dict[str, torch.Tensor]:
+    """Write a model under the first prefix and its average under the second; returns the latter."""
+    state = plain("resnet18").state_dict()
+    average = {name: value * 0.5 for name, value in state.items()}
+    both = {
+        prefix + name: value.clone()
+        for prefix, copy in zip(prefixes, (state, average), strict=True)
+        for name, value in copy.items()
+    }
+    save_file(both, path)
+    return average
+
+
+PREFIXES = [("", "ema."), ("model.", "model_ema.module.")]
+
+
+@pytest.mark.parametrize("prefixes", PREFIXES)
+def test_of_two_copies_the_one_in_use_is_named_by_a_setting(
     prefixes: tuple[str, str], tmp_path: Path
 ) -> None:
-    state = plain("resnet18").state_dict()
-    both = {prefix + name: value.clone() for prefix in prefixes for name, value in state.items()}
-    save_file(both, tmp_path / "m.safetensors")
+    average = two_copies(prefixes, tmp_path / "m.safetensors")
+    given = settings.parse(
+        {**chosen("resnet18").model_dump(mode="json"), "original": {"prefix": prefixes[1]}}
+    )
+    found = checkpoints.load_original(tmp_path / "m.safetensors", given).state_dict()
+    assert torch.equal(found["fc.weight"], average["fc.weight"])
+    first = checkpoints.load(tmp_path / "m.safetensors", given.model, given.data, prefixes[0])
+    assert torch.equal(first.state_dict()["fc.weight"], 2 * average["fc.weight"])
+
+
+@pytest.mark.parametrize("prefixes", PREFIXES)
+def test_two_copies_without_that_setting_are_refused_with_both_named(
+    prefixes: tuple[str, str], tmp_path: Path
+) -> None:
+    two_copies(prefixes, tmp_path / "m.safetensors")
     given = chosen("resnet18")
-    with pytest.raises(ModelError, match=f"holds 2 copies of the model.*{prefixes[1]}"):
+    words = f"holds 2 copies of the model.*{prefixes[0]!r}, {prefixes[1]!r}.*original.prefix"
+    with pytest.raises(ModelError, match=words):
         checkpoints.load(tmp_path / "m.safetensors", given.model, given.data)
+
+
+def test_a_prefix_that_no_copy_has_is_refused_with_those_that_are_there(tmp_path: Path) -> None:
+    two_copies(("", "ema."), tmp_path / "m.safetensors")
+    given = chosen("resnet18")
+    with pytest.raises(ModelError, match=r"original\.prefix='avg\.'; expected one of '', 'ema\.'"):
+        checkpoints.load(tmp_path / "m.safetensors", given.model, given.data, "avg.")
 
 
 def test_counts_of_batches_may_be_missing(tmp_path: Path) -> None:
