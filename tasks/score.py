@@ -90,11 +90,13 @@ def main(
             stage_cli.say(f"scored {position}/{len(entries)} models on {len(manifest)} records")
     pool = (
         table.align(trained, manifest, roles == "training", settings)
-        if settings.references.mode == "pool"
+        if settings.references.mode != "batch"
         else None
     )
+    fresh = settings.references.mode == "hybrid"
+    judging = ["fresh" if fresh and one.role == "without" else one.role for one in entries]
     scores = scoring.Scores(
-        np.array([*[entry.role for entry in entries], *["pool"] * (len(pool.phi) if pool else 0)]),
+        np.array([*judging, *["pool"] * (len(pool.phi) if pool else 0)]),
         np.concatenate([np.stack(phi), *([pool.phi] if pool else [])]),
         np.concatenate([np.stack(predicted), *([pool.predicted] if pool else [])]),
         labels,

@@ -581,7 +581,7 @@ def _next_settings(home: Path, batch: str, then: Next, method: str | None) -> di
     # references that an earlier batch left cannot be added to, so a larger set of them is trained
     # anew
     return {
-        **({"references.mode": "batch"} if now_set.references.mode == "pool" else {}),
+        **({"references.mode": "batch"} if now_set.references.mode != "batch" else {}),
         "references.with_from": settings.TRAINED,
         "references.with_blocks": list(range(more)),
         "references.without_blocks": list(range(more)),

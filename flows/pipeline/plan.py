@@ -198,7 +198,7 @@ def _too_few(chosen: settings.Settings) -> list[str]:
     """Why the settings alone keep the test from deciding."""
     if chosen.verify.mode == "screening":
         return ["verify.mode is screening, which can never pass anybody"]
-    if chosen.references.mode == "pool":
+    if chosen.references.mode != "batch":
         return []  # `erasure-audit readiness` says whom the pool can judge
     size = chosen.references.seeds_per_block
     without = size * len(chosen.references.without_blocks) - 1  # one of them is the baseline

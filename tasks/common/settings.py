@@ -145,10 +145,11 @@ class References(Section):
     """How many models are trained to judge with. A block of them is one stage; adding a block
     trains only that."""
 
-    mode: Literal["batch", "pool"] = Field(
+    mode: Literal["batch", "pool", "hybrid"] = Field(
         "batch",
         description="`batch`: references trained for this batch; `pool`: a pool trained once for many batches, in "
-        "the folder that `with_from` names (docs/pool.md)",
+        "the folder that `with_from` names (docs/pool.md); `hybrid`: the pool, and the few retrained models of "
+        "`without_blocks`, which say where a retrained model of this batch lies",
     )
     seeds_per_block: int = Field(
         8, ge=1, le=256, description="models per block; block b holds seeds b·n … b·n + n - 1"
@@ -163,7 +164,7 @@ class References(Section):
         TRAINED,
         pattern=r"^[A-Za-z0-9._/-]+$",
         description="folder of the models trained with everybody; a release sets it to those of an earlier"
-        " batch, so that none has to be trained; with `mode: pool` the folder of the pool",
+        " batch, so that none has to be trained; with `mode: pool` or `hybrid` the folder of the pool",
     )
 
     @field_validator("with_blocks", "without_blocks")
@@ -627,17 +628,23 @@ class Settings(Section):
         needs = self.verify.mode != "screening" and wanted.mode == "batch"
         if not wanted.without_blocks and needs:
             raise ValueError(f"references.without_blocks is empty; only {spared}")
-        if not wanted.with_blocks and (wanted.with_from == TRAINED or wanted.mode == "pool"):
+        if not wanted.with_blocks and (wanted.with_from == TRAINED or wanted.mode != "batch"):
             if needs:
                 raise ValueError(f"references.with_blocks is empty; only {spared}")
             if self.original.checkpoint.startswith(TRAINED):
                 raise ValueError(
                     "references.with_blocks is empty, so original.checkpoint is made by nobody"
                 )
-        if wanted.mode == "pool" and wanted.with_from == TRAINED:
+        if wanted.mode != "batch" and wanted.with_from == TRAINED:
             raise ValueError(
-                "references.mode is pool, so references.with_from has to name the pool's folder, "
+                f"references.mode is {wanted.mode}, so references.with_from has to name the pool's folder, "
                 "such as references/pool; `erasure-audit pool` makes it"
+            )
+        fresh = len(wanted.without_blocks) * wanted.seeds_per_block
+        if wanted.mode == "hybrid" and fresh < 2:
+            raise ValueError(
+                f"references.mode is hybrid, and references.without_blocks makes {fresh} retrained "
+                "models; expected at least 2, such as without_blocks [0] with seeds_per_block 4"
             )
         if wanted.mode == "batch" and wanted.with_blocks and wanted.with_from != TRAINED:
             raise ValueError(

@@ -130,6 +130,8 @@ class Contrast:
     """p of normal residuals (Shapiro and Wilk 1965)"""
     leverage: float = 0.0
     """further variance of the model judged, in units of `spread` squared: that of a regression"""
+    fresh: int | None = None
+    """models that the mean of `without` comes from, where these are not the models of `without`"""
 
     @property
     def gap(self) -> float:
@@ -177,6 +179,7 @@ class Contrast:
         """Variance of the model judged and of the means without and with, and degrees of
         freedom."""
         m, j = len(self.without), len(self.with_)
+        means = self.fresh or m
         least = (LEAST_SPREAD * self.gap) ** 2
         low, high = (
             max(float(self.without.var(ddof=1)), least),
@@ -184,8 +187,8 @@ class Contrast:
         )
         if self.equal:
             pooled = ((m - 1) * low + (j - 1) * high) / (m + j - 2)
-            return pooled, pooled / m, pooled / j, m + j - 2
-        return max(low, high), low / m, high / j, (m if low > high else j) - 1
+            return pooled, pooled / means, pooled / j, m + j - 2
+        return max(low, high), low / means, high / j, (m if low > high else j) - 1
 
     def t(self, r: float) -> float:
         """t(r) of the model judged; below 0: less influence than r."""
@@ -226,7 +229,11 @@ class Contrast:
     def limit(self, alpha: float) -> float | None:
         """The detection limit, see `detection_limit`; None above 1."""
         return detection_limit(
-            self.detectability, len(self.with_), len(self.without), self.degrees, alpha
+            self.detectability,
+            len(self.with_),
+            self.fresh or len(self.without),
+            self.degrees,
+            alpha,
         )
 
     def detectable(self, alpha: float) -> bool:
@@ -333,7 +340,13 @@ def contrast(with_: Floats, without: Floats, judged: Floats, aggregate: Aggregat
     return of(high, low, float(np.mean(total)))
 
 
-def of(with_: Floats, without: Floats, judged: float, leverage: float = 0.0) -> Contrast:
+def of(
+    with_: Floats,
+    without: Floats,
+    judged: float,
+    leverage: float = 0.0,
+    fresh: int | None = None,
+) -> Contrast:
     """The contrast of statistics that were measured already, with its assumptions tested.
 
     Args:
@@ -341,8 +354,9 @@ def of(with_: Floats, without: Floats, judged: float, leverage: float = 0.0) -> 
         without: (M,) of the references without them.
         judged: of the model judged.
         leverage: see `Contrast`.
+        fresh: see `Contrast`.
     """
-    return Contrast(with_, without, judged, *_assumptions(with_, without), leverage)
+    return Contrast(with_, without, judged, *_assumptions(with_, without), leverage, fresh)
 
 
 def _assumptions(high: Floats, low: Floats) -> tuple[float, float]:

@@ -33,6 +33,11 @@ What the regression adds to the error of a pool's model is in the spread of T' a
 cross-fitted. A model judged that lies further out in Z than the pool's models do has a wider
 interval, by its leverage above theirs.
 
+In the mode `hybrid` M models retrained for this batch are among the scores. They say where "without"
+lies, the mean of their T' takes the place of that of the pool's models without the person, with the
+error of M models; ratios, slopes and spread stay the pool's. What is asked is then the influence of
+the batch on the person's records, as with references made for the batch.
+
 The gates on accuracy compare with what retrained models of this batch would reach. Models of the
 pool saw fewer people. Accuracy is taken to fall linearly with the share of the training records
 left out, between the pool's models trained with everybody (share 0) and without a fold (share f):
@@ -69,6 +74,9 @@ COMPONENTS = 3
 """Principal components of the controls' scores among the covariates."""
 ERROR_LEVEL = 0.05
 """The self-check errs when more held-out models fail than chance makes fail at this level."""
+
+JUDGED = ("original", "unlearned", "retrained", "fresh")
+"""Roles of models that are no part of a pool."""
 
 Rows = NDArray[np.bool_]
 
@@ -126,7 +134,7 @@ def view(scores: Scores, request: str, least: int) -> Scores:
                 least=least,
             )
         )
-    models = np.isin(scores.model_roles, ("original", "unlearned", "retrained"))
+    models = np.isin(scores.model_roles, JUDGED)
     models |= pool & (roles != "pool")
     return replace(
         scores,
@@ -353,6 +361,17 @@ class PoolEvidence:
         )
         return Measured(whole, most, False)
 
+    def _fresh(self, name: str) -> list[int]:
+        """Places of the models retrained for this batch that say where "without" lies; none of
+        them judges itself."""
+        if not self.has("fresh"):
+            return []
+        return [
+            place
+            for place, role in enumerate(self.names)
+            if role in ("fresh", "retrained") and role != name
+        ]
+
     def _others(self) -> Rows:
         """(m, p) which other subjects of the pool each model saw."""
         scores, pool = self.scores, self.pool
@@ -376,8 +395,15 @@ class PoolEvidence:
         unusual = contrast.unusual_confidence(
             pool[self.inside], pool[~self.inside], phi[: self.count], phi[self.count + place]
         )
+        fresh = self._fresh(name)
         whole, most = (
-            _contrast(one.values, self.inside, float(one.judged[place]), float(one.leverage[place]))
+            _contrast(
+                one.values,
+                self.inside,
+                float(one.judged[place]),
+                float(one.leverage[place]),
+                one.judged[fresh],
+            )
             for one in self._statistics(unusual)
         )
         return Measured(whole, most, unusual)
@@ -439,6 +465,13 @@ class PoolEvidence:
             "models": int(self.pool.sum()),
             "without": int((~self.inside).sum()),
         }
+        if self.has("fresh"):
+            return say(
+                "Judged by a pool of {models} models made before the batch, {without} of them "
+                "trained without this person, and by {fresh} exact retrains of this batch.",
+                fresh=len(self._fresh("unlearned")),
+                **counts,
+            )
         if self.has("retrained"):
             return say(
                 "Judged by a pool of {models} models made before the batch, {without} of them "
@@ -452,9 +485,16 @@ class PoolEvidence:
         )
 
 
-def _contrast(values: Floats, inside: Rows, judged: float, leverage: float) -> Contrast:
+def _contrast(
+    values: Floats, inside: Rows, judged: float, leverage: float, fresh: Floats | None = None
+) -> Contrast:
+    """The contrast of one model judged; models retrained for the batch, where there are some, say
+    where `without` lies."""
     high, low = values[inside], values[~inside]
-    return contrast.of(high, low, judged, leverage)
+    if fresh is None or not len(fresh):
+        return contrast.of(high, low, judged, leverage)
+    moved = low - low.mean() + fresh.mean()
+    return contrast.of(high, moved, judged, leverage, len(fresh))
 
 
 def _chance(count: int, alpha: float) -> int:

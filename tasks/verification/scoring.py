@@ -47,7 +47,8 @@ class Scores:
     nothing else."""
 
     model_roles: Strings
-    """(m,) original, unlearned, retrained, with, without or pool"""
+    """(m,) original, unlearned, retrained, with, without, pool, or fresh: retrained for this batch
+    and judged with beside a pool"""
     phi: Floats
     """(m, n) margins"""
     predicted: Ints
@@ -188,7 +189,7 @@ class Scores:
                 f"got who was in the pool's models as {self.seen.shape}, expected {(m, n)}"
             )
         anew = bool(
-            np.isin(self.model_roles, ("retrained", "without")).any()
+            np.isin(self.model_roles, ("retrained", "without", "fresh")).any()
         )  # a screening has no such models
         for role in ("original", "unlearned", *(("retrained",) if anew else ())):
             if int((self.model_roles == role).sum()) != 1:

@@ -29,6 +29,8 @@ def scores(
     people_gain: float = 0.0,
     baseline: bool = False,
     spread: float = 0.3,
+    fresh: int = 0,
+    batch_mates: float = 0.0,
 ) -> Scores:
     """An audit in which person 0 asks to be forgotten, and 64 + 8 models of a pool judge.
 
@@ -44,6 +46,9 @@ def scores(
         people_gain: how much more accurate a model is that saw everybody than one that saw nobody.
         baseline: whether an exact retrain was made.
         spread: of how sure models are of everything, a standard deviation.
+        fresh: further models retrained for the batch.
+        batch_mates: by how much models retrained for the batch, and the unlearned one, are less
+            sure of the person's records than models of the pool without the person.
     """
     random = np.random.default_rng(seed)
     subjects = np.repeat(np.arange(PEOPLE + CONTROLS), OWN)
@@ -58,12 +63,15 @@ def scores(
     seen = folds.membership(subjects, training, absent)
     level = random.normal(0, 1, len(subjects))
     judged = {"original": 1.0, "unlearned": influence, **({"retrained": 0.0} if baseline else {})}
-    own = [np.where(subjects == 0, share, training * 1.0) for share in judged.values()]
+    shares = [*judged.values(), *[0.0] * fresh]
+    own = [np.where(subjects == 0, share, training * 1.0) for share in shares]
     inside = np.concatenate([np.stack(own), seen.astype(np.float64)])
     sure = random.normal(0, spread, len(inside))
     sure[list(judged).index("unlearned")] += confidence
     phi = level + gap * inside + random.normal(0, 1, inside.shape) + sure[:, None]
-    names = [*judged, *["pool"] * len(absent)]
+    names = [*judged, *["fresh"] * fresh, *["pool"] * len(absent)]
+    anew = np.array([name in ("unlearned", "retrained", "fresh") for name in names])
+    phi[np.ix_(anew, subjects == 0)] -= batch_mates
     correct = _correct(seen, names, training, accuracy, people_gain, random)
     return Scores(
         np.array(names),
@@ -75,7 +83,7 @@ def scores(
         subjects,
         np.array([], np.str_),
         np.empty((len(subjects), 0), np.str_),
-        np.concatenate([np.zeros((len(judged), len(subjects)), bool), seen]),
+        np.concatenate([np.zeros((len(shares), len(subjects)), bool), seen]),
     )
 
 

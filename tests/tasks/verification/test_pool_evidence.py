@@ -152,6 +152,43 @@ def test_an_exact_retrain_is_the_self_check_where_there_is_one() -> None:
     assert "Judged by a pool of 72 models made before the batch, 8 of them" in without.reason
 
 
+def test_fresh_retrains_say_where_a_retrained_model_of_this_batch_lies() -> None:
+    """Batch-mates taught the models of the pool something of the person's records. An exact retrain
+    of the batch misses it and looks over-forgotten to the pool alone."""
+    alone, hybrid = (
+        verdicts.judge(
+            pools.scores(seed=2, batch_mates=1.5, baseline=True, fresh=fresh),
+            pools.REQUEST,
+            pools.RULES,
+        )
+        for fresh in (0, 3)
+    )
+    assert alone.influence["unlearned"] == pytest.approx(-0.5, abs=0.25)
+    assert hybrid.influence["unlearned"] == pytest.approx(0.0, abs=0.2)
+    assert (alone.verdict, hybrid.verdict) == ("inconclusive", "pass")
+    assert hybrid.measured.whole.fresh == 4
+    assert "and by 4 exact retrains of this batch" in hybrid.reason
+
+
+def test_a_retrain_does_not_judge_itself() -> None:
+    given = pools.scores(seed=2, baseline=True, fresh=3)
+    view = pool_evidence.view(given, pools.REQUEST, 6)
+    evidence = pool_evidence.PoolEvidence(view, pools.REQUEST, pools.RULES)
+    assert evidence.measure("retrained").whole.fresh == 3
+    assert evidence.measure("unlearned").whole.fresh == 4
+
+
+@pytest.mark.parametrize(("influence", "verdict"), [(1.0, "fail"), (0.0, "pass")])
+def test_a_hybrid_of_pool_and_retrains_catches_and_clears(influence: float, verdict: str) -> None:
+    judged = [
+        verdicts.judge(
+            pools.scores(influence, seed=seed, baseline=True, fresh=3), pools.REQUEST, pools.RULES
+        ).verdict
+        for seed in range(6)
+    ]
+    assert judged.count(verdict) >= 5
+
+
 def test_an_original_that_cannot_be_told_from_the_pool_makes_it_inconclusive() -> None:
     verdict = verdicts.judge(pools.scores(gap=0.05), pools.REQUEST, pools.RULES)
     assert verdict.verdict == "inconclusive"
