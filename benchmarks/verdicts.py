@@ -146,9 +146,14 @@ def make_all(missing: list[Job], jobs: int) -> None:
                 stage_cli.say(f"{missing[0].world}: {position}/{len(missing)} models made")
 
 
-def make(job: Job) -> None:
+def make(job: Job, rows: NDArray[np.bool_] | None = None) -> None:
     """Make one model and keep its answers on every record, and its weights where an edited one
-    starts from it."""
+    starts from it.
+
+    Args:
+        job: the model.
+        rows: (n,) what it is trained on; None: what its kind says.
+    """
     given = worlds.load(job.world)
     settings, place = given.settings, compute.prepare(given.settings.compute)
     started = time.perf_counter()
@@ -159,7 +164,7 @@ def make(job: Job) -> None:
         network = architectures.build(
             settings.model, settings.data, seeds.derive(job.seed, *stream, "weights")
         )
-        rows = training_rows(given, job)
+        rows = training_rows(given, job) if rows is None else rows
         known = training_loop.Records(given.images[rows], given.labels[rows], settings.model, place)
         training_loop.fit(network, known, settings.train, seeds.derive(job.seed, *stream, "order"))
     seconds = time.perf_counter() - started

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tasks.common import files, settings
 from tasks.common.errors import EvidenceError, ModelError, SettingsError
 from tasks.pooling import table
 from tasks.training import architectures, checkpoints, compute, training_loop
+from tasks.verification.scoring import Scores
 from tests.worlds import packing
 
 PEOPLE, OWN, CLASSES = 14, 6, 3
@@ -178,6 +180,55 @@ def test_a_pool_of_another_recipe_judges_nobody(
     with pytest.raises(EvidenceError, match="another recipe"):
         scored(place, params, tmp_path / "score")
     assert not (tmp_path / "score").exists()
+
+
+def test_a_hybrid_audit_takes_retrains_of_the_batch_beside_the_pool(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    references = {
+        **GIVEN["references"],
+        "mode": "hybrid",
+        "without_blocks": [0],
+        "seeds_per_block": 3,
+    }
+    chosen = settings.parse({**GIVEN, "references": references})
+    files.write_text(tmp_path / "params.yaml", json.dumps(chosen.model_dump(mode="json")))
+    (tmp_path / "retrained" / "0").mkdir(parents=True)
+    for seed in range(3):
+        shutil.copy(
+            place / "mine" / "unlearned.safetensors",
+            tmp_path / "retrained" / "0" / f"seed-{seed}.safetensors",
+        )
+    score.main(
+        place / "mine" / "original.safetensors",
+        place / "references" / "pool",
+        place / "mine" / "unlearned.safetensors",
+        tmp_path / "retrained",
+        place / "data",
+        place / "pack",
+        place / "split.csv",
+        place / "forget.csv",
+        tmp_path / "params.yaml",
+        tmp_path / "score",
+    )
+    roles = Scores.load(tmp_path / "score" / "scores.npz").model_roles.tolist()
+    assert roles[:5] == ["original", "unlearned", "retrained", "fresh", "fresh"]
+    assert set(roles[5:]) == {"pool"}
+    verify.main(tmp_path / "score" / "scores.npz", tmp_path / "params.yaml", tmp_path / "verify")
+    verdict = files.read_json(tmp_path / "verify" / "verdicts.json")["requests"]["request"]
+    assert "exact retrains of this batch" in json.dumps(verdict["reason"])
+
+
+def test_a_hybrid_needs_two_retrains_at_least() -> None:
+    references = {
+        **GIVEN["references"],
+        "mode": "hybrid",
+        "without_blocks": [0],
+        "seeds_per_block": 1,
+    }
+    with pytest.raises(SettingsError, match="makes 1 retrained models; expected at least 2"):
+        settings.parse({**GIVEN, "references": references})
 
 
 def test_a_pool_needs_its_folder_in_the_settings() -> None:
