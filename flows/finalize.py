@@ -7,8 +7,9 @@ from typing import Any
 
 from prefect import flow, get_run_logger
 
-from flows.operations import deployment, release
+from flows.operations import deployment
 from flows.register.register import BusyError
+from flows.release import finishing
 from flows.workspace import layout
 
 
@@ -21,14 +22,14 @@ def finalize(batch: str | None = None, folder: str = ".") -> dict[str, Any]:
         folder: the workspace.
 
     Raises:
-        AuditError: as `release.finalize`.
+        AuditError: as `finishing.finalize`.
     """
     home = layout.find(Path(folder))
     with deployment.opened(home, "Finalizing") as register:
         try:
-            done = release.finalize(home, register, batch, get_run_logger().info)
+            done = finishing.finalize(home, register, batch, get_run_logger().info)
         except BusyError as error:  # the next run of the schedule finds what is left
-            done = release.Finalized((), str(error))
+            done = finishing.Finalized((), str(error))
     for line in (*done.done, *([done.waits] if done.waits else [])):
         get_run_logger().info(line)
     return done.plain()

@@ -12,18 +12,20 @@ from typing import Any
 
 from prefect import flow, get_run_logger
 
-from flows.operations import deployment, signoff
+from flows.operations import deployment
+from flows.release import approval
+from flows.release.standing import Decision, Next, Original, SignoffError
 from flows.workspace import layout
 
 
 @flow(name="sign-off", persist_result=False)
 def sign_off(
     batch: str,
-    decision: signoff.Decision,
+    decision: Decision,
     by: str,
     comment: str,
-    model: signoff.Original | None = None,
-    next: signoff.Next | None = None,
+    model: Original | None = None,
+    next: Next | None = None,
     method: str | None = None,
     folder: str = ".",
 ) -> dict[str, Any]:
@@ -40,16 +42,16 @@ def sign_off(
         folder: the workspace.
 
     Raises:
-        AuditError: as `signoff.approve` and `signoff.reject`.
+        AuditError: as `approval.approve` and `approval.reject`.
     """
     home = layout.find(Path(folder))
     with deployment.opened(home) as register:
         if decision == "approve":
-            standing = signoff.approve(home, register, batch, by, comment, model=model)
+            standing = approval.approve(home, register, batch, by, comment, model=model)
         elif next is None:
-            raise signoff.SignoffError("what becomes of the rejected requests? Choose `next`")
+            raise SignoffError("what becomes of the rejected requests? Choose `next`")
         else:
-            standing = signoff.reject(home, register, batch, by, comment, next, method)
+            standing = approval.reject(home, register, batch, by, comment, next, method)
         deployment.publish(home, register, standing.batch)
     get_run_logger().info(standing.line)
     return standing.plain()

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 if TYPE_CHECKING:
-    from flows.operations.release import Released
-    from flows.operations.signoff import Standing
     from flows.register.register import Register
+    from flows.release.release import Released
+    from flows.release.standing import Standing
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -49,10 +49,10 @@ def approve(
 
     Example: erasure-audit approve 2026-11-21 --by "Ada Okafor" --comment "Reports read, ticket 4711"
     """
-    from flows.operations import signoff
+    from flows.release import approval
 
     with _register() as (home, register):
-        _tell(signoff.approve(home, register, target, by, comment, role, model), as_json)
+        _tell(approval.approve(home, register, target, by, comment, role, model), as_json)
 
 
 @app.command()
@@ -81,10 +81,10 @@ def reject(
 
     Example: erasure-audit reject 2026-11-21 --by "Ada Okafor" --comment "1 of 4 inconclusive" --next more_references
     """
-    from flows.operations import signoff
+    from flows.release import approval
 
     with _register() as (home, register):
-        _tell(signoff.reject(home, register, target, by, comment, next, method, role), as_json)
+        _tell(approval.reject(home, register, target, by, comment, next, method, role), as_json)
 
 
 @app.command()
@@ -102,10 +102,10 @@ def split_off(
 
     Example: erasure-audit split-off 2026-11-21 --by "Ada Okafor" --comment "1 of 4 failed"
     """
-    from flows.operations import signoff
+    from flows.release import approval
 
     with _register() as (home, register):
-        name = signoff.split_off(home, register, batch, by, comment)
+        name = approval.split_off(home, register, batch, by, comment)
     if as_json:
         _print({"batch": name, "of": batch})
     else:
@@ -126,8 +126,8 @@ def release(
 
     Example: erasure-audit release 2026-11-21
     """
-    from flows.operations import release as releasing
     from flows.pipeline import console
+    from flows.release import release as releasing
 
     with _register() as (home, register):
         done = releasing.release(home, register, batch, console.say if not as_json else _unheard)
@@ -145,8 +145,8 @@ def releases(as_json: Json = False) -> None:
 
     Example: erasure-audit releases
     """
-    from flows.operations import release as releasing
     from flows.pipeline import console
+    from flows.release import release as releasing
     from flows.workspace import layout
 
     found = releasing.releases(layout.find(Path.cwd()))
@@ -174,11 +174,11 @@ def finalize(
 
     Example: erasure-audit finalize
     """
-    from flows.operations import release as releasing
     from flows.pipeline import console
+    from flows.release import finishing
 
     with _register() as (home, register):
-        done = releasing.finalize(home, register, batch, console.say if not as_json else _unheard)
+        done = finishing.finalize(home, register, batch, console.say if not as_json else _unheard)
     if as_json:
         _print(done.plain())
         return
@@ -191,12 +191,12 @@ def finalize(
 def waiting(home: Path) -> Standing | None:
     """Where the batch in flight stands, if it waits for people; a workspace without a register has
     none."""
-    from flows.operations import signoff
     from flows.register.register import State
+    from flows.release import approval
 
     with _register(home, only_known=True) as (_, register):
         cases = register.cases([State.AWAITING_SIGNOFF]) if register is not None else []
-        return signoff.standing(home, register, str(cases[0].batch)) if cases else None
+        return approval.standing(home, register, str(cases[0].batch)) if cases else None
 
 
 @contextlib.contextmanager

@@ -1,5 +1,5 @@
-"""What is done with a batch day by day: running, sign-off, release, notices, and what deployments
-share."""
+"""What is done with a batch day by day: running, the night, the watch, notices, and what
+deployments share."""
 
 __all__ = [
     "audit_flow",
@@ -7,7 +7,5 @@ __all__ = [
     "deployment",
     "monitoring",
     "night_run",
-    "release",
     "run_batch",
-    "signoff",
 ]

@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from flows.intake import batch_requests
-from flows.operations import notices, registered, signoff
+from flows.operations import notices
 from flows.pipeline import cache_repair, close_batch, results, stage_runner
 from flows.register.anchors import HEADS
 from flows.register.register import IN_BATCH, SET_ASIDE, Lease, Register, State
+from flows.release import next_audit, registered, standing
 from flows.reports import signing
 from flows.workspace import checkouts, git, shell, signing_keys
 from tasks.common import files, settings
@@ -143,9 +144,9 @@ class BatchRun:
         history = self.register.history(batch=self.batch)
         judged = any(event.kind == State.AUDITED for event in history)
         wishes = (
-            signoff.wishes_of(self.register, self.batch)
+            next_audit.wishes_of(self.register, self.batch)
             if judged
-            else signoff.wishes(self.register)
+            else next_audit.wishes(self.register)
         )
         assignments = [f"{key}={json.dumps(value)}" for key, value in wishes.items()]
         settings.assign(self.place / "params.yaml", [*assignments, f'batch="{self.batch}"'])
@@ -181,7 +182,7 @@ class BatchRun:
         for request in self._requests(State.BATCHED):
             code = resolved.get(request, {}).get("code")
             result = judged.get(request)
-            if code == signoff.NOT_IN_TRAINING:
+            if code == standing.NOT_IN_TRAINING:
                 verdicts[request] = code
             elif code is not None:
                 aside[request] = code

@@ -13,8 +13,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.operations import notices, signoff
+from flows.operations import notices
 from flows.register.register import BusyError, Register
+from flows.release import approval
+from flows.release.standing import page
 from tasks.common import settings
 
 if TYPE_CHECKING:
@@ -57,10 +59,10 @@ def publish(home: Path, register: Register, batch: str) -> None:
     flow."""
     from prefect.artifacts import create_markdown_artifact
 
-    standing = signoff.standing(home, register, batch)
+    standing = approval.standing(home, register, batch)
     create_markdown_artifact(
         key=f"signoff-{artifact_key(batch)}",
-        markdown=signoff.page(standing),
+        markdown=page(standing),
         description=standing.line,
     )
 

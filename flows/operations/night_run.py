@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flows.intake import drop_folder
-from flows.operations import notices, signoff
+from flows.operations import notices
 from flows.operations import run_batch as batches
 from flows.operations.batch_run import ACTOR, Audit, BatchRun, failures
 from flows.pipeline import prepare, results, stage_runner
@@ -30,6 +30,7 @@ from flows.register.register import (
     RegisterError,
     State,
 )
+from flows.release import approval
 from flows.reports import overview
 from flows.workspace import checkouts, dvc_locks, environment, git
 from tasks.common import settings
@@ -179,7 +180,7 @@ def _night(
 def _audited(home: Path, register: Register, batch: str) -> Night:
     with suppress(AuditError):  # a view only, which `erasure-audit register` makes again
         overview.write(home)
-    line = signoff.standing(home, register, batch).line
+    line = approval.standing(home, register, batch).line
     text = f"{line}.{_where_reports_are(home, batch)}"
     notices.send(
         home, f"Batch {batch} awaits sign-off", f"{text} `erasure-audit status` shows the choices."
@@ -195,7 +196,7 @@ def _set_aside(home: Path, batch: str) -> Night:
 
 def _waits(home: Path, register: Register, batch: str) -> Night:
     try:
-        line = signoff.standing(home, register, batch).line
+        line = approval.standing(home, register, batch).line
     except AuditError:
         line = f"Batch {batch} waits"
     text = f"{line}. The next batch begins after it.{_where_reports_are(home, batch)}"

@@ -23,8 +23,8 @@ from pydantic import (
 )
 from pydantic.json_schema import SkipJsonSchema
 
-from flows.operations.signoff import BatchState, Choice, Next, Original, Waiting
 from flows.register.register import State
+from flows.release.standing import BatchState, Choice, Next, Original, Waiting
 from tasks.common.errors import RequestError
 from tasks.requests import opendsr
 

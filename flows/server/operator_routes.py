@@ -6,9 +6,10 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query
 
-from flows.operations import signoff
 from flows.register import anchors
 from flows.register.register import OPEN, Case, Event, RegisterError, State
+from flows.release import approval
+from flows.release.standing import Standing
 from flows.server.auth import Client, Right
 from flows.server.bodies import (
     ApprovalBody,
@@ -186,9 +187,9 @@ def approve(
     office: TheOffice,
     batch: BatchName,
     body: ApprovalBody,
-) -> signoff.Standing:
+) -> Standing:
     """Approve the release of a batch. Who approves is the token's name, whatever the body says."""
-    return signoff.approve(
+    return approval.approve(
         office.home, office.register, batch, client.name, body.comment, model=body.model
     )
 
@@ -203,9 +204,9 @@ def reject(
     office: TheOffice,
     batch: BatchName,
     body: RejectionBody,
-) -> signoff.Standing:
+) -> Standing:
     """Send a batch back, and say what is to be done next."""
-    return signoff.reject(
+    return approval.reject(
         office.home,
         office.register,
         batch,

@@ -16,10 +16,11 @@ from typing import Any
 import pytest
 
 from flows.intake import batch_requests, pseudonymise
-from flows.operations import night_run, notices, signoff
+from flows.operations import night_run, notices
 from flows.operations.batch_run import BatchRun
 from flows.pipeline import close_batch, stage_runner
 from flows.register.register import BusyError, Register, RegisterError, State
+from flows.release import approval
 from flows.workspace import checkouts, dvc_graph, shell
 from tasks.common import files, settings
 from tasks.common.errors import RequestError, StageError
@@ -203,7 +204,7 @@ def test_the_next_batch_waits_for_the_one_at_hand_and_gets_a_name_of_its_own(
     second = ask(home, register)
     assert night_run.run(home, register, audit=playing()).outcome == "waits"
     assert states(register)[second] == "identity_verified"
-    signoff.reject(home, register, today(), "Ada", "not sure", "more_references")
+    approval.reject(home, register, today(), "Ada", "not sure", "more_references")
     night = night_run.run(home, register, audit=playing())
     assert (night.outcome, night.batch) == ("awaits_signoff", f"{today()}-2")
     assert len(register.cases([State.AWAITING_SIGNOFF], batch=f"{today()}-2")) == 2
@@ -228,7 +229,7 @@ def test_a_request_set_aside_waits_for_a_person_and_one_that_no_model_saw_goes_o
     assert register.case(unseen).verdict == "not_in_training"
     (hold,) = register.history(nobody, kind="on_hold")
     assert hold.details["reason"] == "set aside by the audit: unknown_subject"
-    waiting = signoff.standing(home, register, today()).requests
+    waiting = approval.standing(home, register, today()).requests
     assert {each.request_id for each in waiting} == {good, unseen}
     register.lift(nobody, "Ada", "the manifest is corrected")
     assert states(register)[nobody] == "identity_verified"  # it is in the next batch
@@ -244,7 +245,7 @@ def test_a_request_set_aside_and_corrected_under_its_id_is_in_the_next_batch_and
     assert states(register) == {good: "awaiting_signoff", nobody: "identity_verified"}
     assert register.case(nobody).identities != earlier
     batch_requests.check(home, register, today())  # and not "audited for somebody else"
-    signoff.reject(home, register, today(), "Ada", "once more", "requeue")
+    approval.reject(home, register, today(), "Ada", "once more", "requeue")
     night_run.run(home, register, audit=playing())
     assert states(register) == dict.fromkeys((good, nobody), "awaiting_signoff")
     batch_requests.check(home, register, f"{today()}-2")

@@ -31,9 +31,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from flows.intake import callbacks
-from flows.operations import signoff
 from flows.register import database
 from flows.register.register import Register, State
+from flows.release import approval, standing
 from flows.server import app, auth
 from flows.server import connections as waiting
 from flows.server.auth import ALLOWED, Gatekeeper, Right, Role
@@ -611,14 +611,14 @@ def test_an_approval_bears_the_name_of_the_token(
 ) -> None:
     calls: list[tuple[Any, ...]] = []
 
-    approved = signoff.Standing("b1", "approved", (), "unlearned", False, True, False, ())
+    approved = standing.Standing("b1", "approved", (), "unlearned", False, True, False, ())
 
-    def kept(*arguments: Any, **named: Any) -> signoff.Standing:
+    def kept(*arguments: Any, **named: Any) -> standing.Standing:
         calls.append((*arguments[2:], *named.values()))
         return approved
 
-    monkeypatch.setattr(signoff, "approve", kept)
-    monkeypatch.setattr(signoff, "reject", kept)
+    monkeypatch.setattr(approval, "approve", kept)
+    monkeypatch.setattr(approval, "reject", kept)
     for body in ({"comment": "seen"}, {"comment": "seen", "model": "retrained"}):
         answer = world.call("approver", "POST", "/v1/batches/b1/approve", json=body)
         assert answer.json() == json.loads(json.dumps(approved.plain()))

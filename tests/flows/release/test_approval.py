@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from flows.operations import registered, signoff
-from flows.operations.signoff import SignoffError
 from flows.register.register import BusyError, Case, Event, Intake, Register, State
+from flows.release import approval, next_audit, registered, standing
+from flows.release.standing import SignoffError
 from flows.workspace import layout, shell
 from tasks.common import files, settings
 from tasks.requests import decisions, pseudonyms
@@ -97,17 +97,17 @@ def test_one_approval_is_enough_and_two_people_are_needed_with_four_eyes(
     home: Path, register: Register
 ) -> None:
     wait(register, {PASS: "pass", ASIDE: "not_in_training"})
-    assert signoff.standing(home, register, BATCH).state == "waiting"
-    assert signoff.approve(home, register, BATCH, "Ada", "read").state == "approved"
+    assert approval.standing(home, register, BATCH).state == "waiting"
+    assert approval.approve(home, register, BATCH, "Ada", "read").state == "approved"
     settings.assign(home / "params.yaml", ["operate.four_eyes=true"])
-    assert signoff.standing(home, register, BATCH).state == "waiting"
-    again = signoff.approve(home, register, BATCH, " ada ", "and again")
+    assert approval.standing(home, register, BATCH).state == "waiting"
+    again = approval.approve(home, register, BATCH, " ada ", "and again")
     assert (again.state, again.requests[0].approvals, again.requests[0].lacking) == (
         "waiting",
         1,
         1,
     )
-    assert signoff.approve(home, register, BATCH, "Bob", "read, too").state == "approved"
+    assert approval.approve(home, register, BATCH, "Bob", "read, too").state == "approved"
     assert states(register)[PASS] == "awaiting_signoff"  # approving releases nothing
 
 
@@ -115,19 +115,19 @@ def test_those_who_passed_can_be_split_off_from_those_who_did_not(
     home: Path, register: Register
 ) -> None:
     wait(register, {PASS: "pass", OTHER: "fail", ASIDE: "not_in_training"})
-    name = signoff.split_off(home, register, BATCH, "Ada", "1 of 2 failed")
+    name = approval.split_off(home, register, BATCH, "Ada", "1 of 2 failed")
     assert name == f"{BATCH}-passed"
     assert register.in_flight() == name
     assert [case.request_id for case in register.cases(batch=name)] == [PASS]
     assert states(register)[OTHER] == "identity_verified"
-    assert signoff.standing(home, register, BATCH).state == "rejected"
+    assert approval.standing(home, register, BATCH).state == "rejected"
 
 
 @pytest.mark.parametrize("verdict", ["pass", "fail"])
 def test_a_batch_of_one_mind_cannot_be_split(home: Path, register: Register, verdict: str) -> None:
     wait(register, {PASS: verdict, OTHER: verdict})
     with pytest.raises(SignoffError, match="of 2 requests passed; expected some that passed"):
-        signoff.split_off(home, register, BATCH, "Ada", "")
+        approval.split_off(home, register, BATCH, "Ada", "")
     assert states(register)[PASS] == "awaiting_signoff"
 
 
@@ -145,24 +145,24 @@ def test_the_register_tells_reports_of_identity_checks_and_extensions(
 
 
 def test_spelling_makes_no_second_person() -> None:
-    assert signoff.person("  Ada   OKAFOR ") == signoff.person("ada okafor")
-    assert signoff.person("Ada") != signoff.person("Adam")
+    assert standing.person("  Ada   OKAFOR ") == standing.person("ada okafor")
+    assert standing.person("Ada") != standing.person("Adam")
 
 
 def test_every_request_of_the_batch_needs_its_approvals(home: Path, register: Register) -> None:
     wait(register, {PASS: "pass", OTHER: "pass"})
-    one = signoff.approve(home, register, PASS, "Ada", "only him")
+    one = approval.approve(home, register, PASS, "Ada", "only him")
     assert (one.state, [request.lacking for request in one.requests]) == ("waiting", [0, 1])
-    assert signoff.approve(home, register, OTHER, "Bob", "and her").state == "approved"
+    assert approval.approve(home, register, OTHER, "Bob", "and her").state == "approved"
 
 
 def test_those_who_approve_have_to_want_the_same_model(home: Path, register: Register) -> None:
     wait(register, {PASS: "pass", OTHER: "pass"})
-    signoff.approve(home, register, PASS, "Ada", "")
-    apart = signoff.approve(home, register, OTHER, "Bob", "", model="retrained")
+    approval.approve(home, register, PASS, "Ada", "")
+    apart = approval.approve(home, register, OTHER, "Bob", "", model="retrained")
     assert (apart.state, apart.model, apart.disagree) == ("waiting", None, True)
     assert "different models" in apart.line
-    agreed = signoff.approve(home, register, BATCH, "Ada", "as Bob says", model="retrained")
+    agreed = approval.approve(home, register, BATCH, "Ada", "as Bob says", model="retrained")
     assert (agreed.state, agreed.model) == ("approved", "retrained")
 
 
@@ -172,7 +172,7 @@ def test_without_a_pass_the_choices_are_offered_and_the_unlearned_model_is_not(
 ) -> None:
     wait(register, {PASS: "pass", OTHER: verdict})
     with pytest.raises(SignoffError, match="not every request passed") as refused:
-        signoff.approve(home, register, BATCH, "Ada", "looks fine to me")
+        approval.approve(home, register, BATCH, "Ada", "looks fine to me")
     for command in (
         "--next more_references",
         "--next another_method",
@@ -180,15 +180,15 @@ def test_without_a_pass_the_choices_are_offered_and_the_unlearned_model_is_not(
         "--next refuse",
     ):
         assert command in str(refused.value)
-    found = signoff.standing(home, register, BATCH)
+    found = approval.standing(home, register, BATCH)
     assert (found.state, found.unlearned_may_go) == ("waiting", False)
-    assert all(f"`{choice.command}`" in signoff.page(found) for choice in found.choices)
-    assert signoff.approve(home, register, BATCH, "Ada", "", model="retrained").state == "approved"
+    assert all(f"`{choice.command}`" in standing.page(found) for choice in found.choices)
+    assert approval.approve(home, register, BATCH, "Ada", "", model="retrained").state == "approved"
 
 
 def test_the_commands_that_are_offered_are_ones_that_work(home: Path, register: Register) -> None:
     wait(register, {PASS: "pass", OTHER: "fail"})
-    offered = [choice.command for choice in signoff.standing(home, register, BATCH).choices]
+    offered = [choice.command for choice in approval.standing(home, register, BATCH).choices]
     assert len(offered) == 4
     for number, command in enumerate(offered):
         place = signed_off.copy(home, home.with_name(f"home-{number}"))
@@ -196,7 +196,7 @@ def test_the_commands_that_are_offered_are_ones_that_work(home: Path, register: 
         told = dummy.command(place, *words)
         assert told.returncode == 0, told.stderr
         after = Register(place)
-        assert signoff.standing(place, after, BATCH).state == (
+        assert approval.standing(place, after, BATCH).state == (
             "approved" if words[0] == "approve" else "rejected"
         )
         after.close()
@@ -204,11 +204,11 @@ def test_the_commands_that_are_offered_are_ones_that_work(home: Path, register: 
 
 def test_on_hold_is_not_approved(home: Path, register: Register) -> None:
     wait(register, {PASS: "pass"})
-    signoff.approve(home, register, BATCH, "Ada", "")
+    approval.approve(home, register, BATCH, "Ada", "")
     register.hold(PASS, "lawyer", "a claim")
-    assert signoff.standing(home, register, BATCH).state == "on_hold"
+    assert approval.standing(home, register, BATCH).state == "on_hold"
     register.lift(PASS, "lawyer", "settled")
-    assert signoff.standing(home, register, BATCH).state == "approved"
+    assert approval.standing(home, register, BATCH).state == "approved"
 
 
 def test_a_batch_whose_audit_is_not_through_cannot_be_decided_on(
@@ -223,7 +223,7 @@ def test_a_batch_whose_audit_is_not_through_cannot_be_decided_on(
     register.collect(BATCH, "nightly")
     for state in (State.BATCHED, State.AUDITED):
         register.move([PASS], state, "nightly", verdicts={PASS: "pass"})
-        for decide in (signoff.approve, signoff.reject):
+        for decide in (approval.approve, approval.reject):
             with pytest.raises(SignoffError, match="not audited yet"):
                 decide(
                     home,
@@ -231,27 +231,27 @@ def test_a_batch_whose_audit_is_not_through_cannot_be_decided_on(
                     BATCH,
                     "Ada",
                     "early",
-                    *(["requeue"] if decide is signoff.reject else []),
+                    *(["requeue"] if decide is approval.reject else []),
                 )
     assert register.history(kind="decision") == []
 
 
 def test_an_approval_is_of_the_audit_that_was_seen(home: Path, register: Register) -> None:
     wait(register, {PASS: "pass"})
-    signoff.approve(home, register, BATCH, "Ada", "")
+    approval.approve(home, register, BATCH, "Ada", "")
     shell.git(home, "commit", "--quiet", "--allow-empty", "-m", "another")
     shell.git(home, "tag", "--force", f"audit/{BATCH}")
-    assert signoff.standing(home, register, BATCH).state == "waiting"
+    assert approval.standing(home, register, BATCH).state == "waiting"
 
 
 def test_rejecting_for_more_references_asks_the_next_batch_for_them_once(
     home: Path, register: Register
 ) -> None:
     wait(register, {PASS: "pass", OTHER: "fail"})
-    found = signoff.reject(home, register, BATCH, "Ada", "too close", "more_references")
+    found = approval.reject(home, register, BATCH, "Ada", "too close", "more_references")
     assert found.state == "rejected"
     assert set(states(register).values()) == {"identity_verified"}
-    wanted = signoff.wishes(register)
+    wanted = next_audit.wishes(register)
     assert wanted == {
         "references.with_from": "artifacts/train",
         "references.with_blocks": [0, 1, 2],
@@ -261,10 +261,10 @@ def test_rejecting_for_more_references_asks_the_next_batch_for_them_once(
         home / "params.yaml", [f"{key}={json.dumps(value)}" for key, value in wanted.items()]
     )
     register.collect("second", "nightly")
-    assert signoff.wishes(register) == wanted  # a night that was killed asks again
+    assert next_audit.wishes(register) == wanted  # a night that was killed asks again
     register.move([PASS, OTHER], State.AUDITED, "nightly", verdicts={PASS: "pass", OTHER: "pass"})
-    assert signoff.wishes(register) == {}
-    assert (signoff.wishes_of(register, "second"), signoff.wishes_of(register, BATCH)) == (
+    assert next_audit.wishes(register) == {}
+    assert (next_audit.wishes_of(register, "second"), next_audit.wishes_of(register, BATCH)) == (
         wanted,
         {},
     )
@@ -276,19 +276,19 @@ def test_rejecting_for_another_method_needs_one_that_is_another(
     wait(register, {PASS: "fail"})
     for method in (None, "none", "fcalb_reset", "magic"):
         with pytest.raises(SignoffError, match="method"):
-            signoff.reject(home, register, BATCH, "Ada", "so", "another_method", method)
+            approval.reject(home, register, BATCH, "Ada", "so", "another_method", method)
     with pytest.raises(SignoffError, match="only there"):
-        signoff.reject(home, register, BATCH, "Ada", "so", "requeue", "retrain")
+        approval.reject(home, register, BATCH, "Ada", "so", "requeue", "retrain")
     assert states(register)[PASS] == "awaiting_signoff"
-    signoff.reject(home, register, BATCH, "Ada", "so", "another_method", "retrain")
-    assert signoff.wishes(register) == {"unlearn.method": "retrain"}
+    approval.reject(home, register, BATCH, "Ada", "so", "another_method", "retrain")
+    assert next_audit.wishes(register) == {"unlearn.method": "retrain"}
 
 
 def test_to_reject_one_for_good_ends_the_batch_and_the_others_wait_for_the_next(
     home: Path, register: Register
 ) -> None:
     wait(register, {PASS: "pass", OTHER: "pass", ASIDE: "not_in_training"})
-    found = signoff.reject(home, register, OTHER, "Ada", "an exception applies", "refuse")
+    found = approval.reject(home, register, OTHER, "Ada", "an exception applies", "refuse")
     assert found.state == "rejected"
     assert states(register) == {
         PASS: "identity_verified",
@@ -297,14 +297,14 @@ def test_to_reject_one_for_good_ends_the_batch_and_the_others_wait_for_the_next(
     }
     assert "an exception applies" in register.history(OTHER)[-1].details["reason"]
     with pytest.raises(SignoffError, match="was rejected"):
-        signoff.approve(home, register, BATCH, "Bob", "")
+        approval.approve(home, register, BATCH, "Bob", "")
     with pytest.raises(SignoffError, match="identity_verified"):
-        signoff.approve(home, register, PASS, "Bob", "")
+        approval.approve(home, register, PASS, "Bob", "")
 
 
 def test_to_refuse_a_batch_refuses_all_of_it(home: Path, register: Register) -> None:
     wait(register, {PASS: "pass", OTHER: "pass"})
-    signoff.reject(home, register, BATCH, "Ada", "no ground", "refuse")
+    approval.reject(home, register, BATCH, "Ada", "no ground", "refuse")
     assert set(states(register).values()) == {"rejected"}
     register.check_chain()
 
@@ -322,18 +322,18 @@ def test_a_rejection_that_was_killed_half_way_is_finished(
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Register, "move", killed)
-        signoff.reject(home, register, OTHER, "Ada", "an exception", "refuse")
+        approval.reject(home, register, OTHER, "Ada", "an exception", "refuse")
     assert states(register) == {PASS: "awaiting_signoff", OTHER: "rejected"}
-    assert signoff.standing(home, register, BATCH).state == "rejected"
-    assert signoff.settle(register, BATCH)
+    assert approval.standing(home, register, BATCH).state == "rejected"
+    assert approval.settle(register, BATCH)
     assert states(register) == {PASS: "identity_verified", OTHER: "rejected"}
 
 
 def test_nobody_rejects_while_a_release_is_at_work(home: Path, register: Register) -> None:
     wait(register, {PASS: "pass"})
-    with register.lease(signoff.LEASE), pytest.raises(BusyError):
-        signoff.reject(home, register, BATCH, "Ada", "stop", "requeue")
-    assert signoff.standing(home, register, BATCH).state == "waiting"
+    with register.lease(approval.LEASE), pytest.raises(BusyError):
+        approval.reject(home, register, BATCH, "Ada", "stop", "requeue")
+    assert approval.standing(home, register, BATCH).state == "waiting"
 
 
 @pytest.mark.parametrize(
@@ -344,44 +344,44 @@ def test_words_that_no_register_takes_are_refused(
 ) -> None:
     wait(register, {PASS: "pass"})
     with pytest.raises(SignoffError, match="printable"):
-        signoff.approve(home, register, BATCH, by, comment)
+        approval.approve(home, register, BATCH, by, comment)
     assert register.history(kind="decision") == []
 
 
 def test_what_nobody_knows_cannot_be_decided_on(home: Path, register: Register) -> None:
     for target in ("nowhere", "99999999-aaaa-4aaa-8aaa-000000000009"):
         with pytest.raises(SignoffError, match="no tag audit/"):
-            signoff.approve(home, register, target, "Ada", "")
+            approval.approve(home, register, target, "Ada", "")
     register.receive(
         Intake(PASS, "gdpr", "2026-11-20T09:00:00Z", (signed_off.identity_of(PASS),)),
         "intake",
         "test",
     )
     with pytest.raises(SignoffError, match="received"):
-        signoff.approve(home, register, PASS, "Ada", "")
+        approval.approve(home, register, PASS, "Ada", "")
 
 
 def test_decisions_are_quoted_as_the_report_takes_them(home: Path, register: Register) -> None:
     wait(register, {PASS: "fail", OTHER: "fail"})
-    signoff.approve(home, register, BATCH, "Ada Okafor", "the retrain is cheap", model="retrained")
-    signoff.approve(
+    approval.approve(home, register, BATCH, "Ada Okafor", "the retrain is cheap", model="retrained")
+    approval.approve(
         home, register, PASS, "ada  okafor", "again", role="head of privacy", model="retrained"
     )
     commit = shell.git(home, "rev-parse", f"audit/{BATCH}^{{commit}}")
-    found = signoff.decided(register, BATCH, commit)
+    found = approval.decided(register, BATCH, commit)
     decisions.parse({"approvals": found}, [PASS, OTHER])
     assert [one["by"] for one in found] == ["Ada Okafor", "Ada Okafor"]
     assert [one.get("request") for one in found] == [None, PASS]
     assert "exact retrain" in found[0]["comment"]
     assert "the retrain is cheap" in found[0]["comment"]
-    assert signoff.decided(register, BATCH, "0" * 40) == []
+    assert approval.decided(register, BATCH, "0" * 40) == []
 
 
 def test_a_batch_that_was_run_by_hand_gets_into_the_register_with_its_first_decision(
     home: Path, register: Register
 ) -> None:
     pseudonyms.make(home)
-    found = signoff.approve(home, register, BATCH, "Ada", "by hand", model="retrained")
+    found = approval.approve(home, register, BATCH, "Ada", "by hand", model="retrained")
     assert found.state == "approved"
     assert states(register) == dict.fromkeys((PASS, OTHER, ASIDE), "awaiting_signoff")
     assert {case.request_id: case.verdict for case in register.cases()} == {
@@ -390,7 +390,7 @@ def test_a_batch_that_was_run_by_hand_gets_into_the_register_with_its_first_deci
         ASIDE: "not_in_training",
     }
     assert {event.actor for event in register.history()} == {"Ada"}
-    again = signoff.approve(home, register, BATCH, "Bob", "me, too", model="retrained")
+    again = approval.approve(home, register, BATCH, "Bob", "me, too", model="retrained")
     assert again.requests[0].approvals == 2
     everything = b"".join(path.read_bytes() for path in (home / ".register").iterdir())
     assert b'"p0"' not in everything
@@ -400,7 +400,7 @@ def test_a_batch_by_hand_waits_while_another_is_in_flight(home: Path, register: 
     other = "44444444-dddd-4ddd-8ddd-000000000004"
     wait(register, {other: "pass"}, batch="nightly-batch")
     with pytest.raises(SignoffError, match="nightly-batch is in flight"):
-        signoff.approve(home, register, BATCH, "Ada", "", model="retrained")
+        approval.approve(home, register, BATCH, "Ada", "", model="retrained")
     assert states(register) == {other: "awaiting_signoff"}
 
 
@@ -421,7 +421,7 @@ def test_people_decide_on_prefects_page(
             sign_off.fn(BATCH, "reject", "Ada", "no", folder=str(home))
         done = sign_off.fn(BATCH, "approve", "Ada", "read", model="retrained", folder=str(home))
         assert done["state"] == "approved"
-        with register.lease(signoff.LEASE):
+        with register.lease(approval.LEASE):
             busy = finalize.fn(folder=str(home))
     assert "release" in busy["waits"]
     assert [told["key"] for told in shown] == [f"signoff-{BATCH}"]
@@ -445,12 +445,12 @@ def test_people_see_what_waits_and_decide_on_the_command_line(
 
 
 def test_where_a_batch_stands_follows_from_its_cases_and_decisions_alone() -> None:
-    rules = signoff.ReleaseRules(approvals=2, audit="c0ffee")
+    rules = standing.ReleaseRules(approvals=2, audit="c0ffee")
     cases = [case_of(PASS, "pass"), case_of(OTHER, "fail")]
     ada, bob = decision("Ada", "approve"), decision("Bob", "approve")
 
     def state(*noted: Event) -> str:
-        return signoff.evaluate(BATCH, cases, noted, rules).state
+        return standing.evaluate(BATCH, cases, noted, rules).state
 
     assert state() == state(ada) == state(ada, decision(" ada ", "approve")) == "waiting"
     assert state(ada, bob) == "approved"
@@ -460,12 +460,12 @@ def test_where_a_batch_stands_follows_from_its_cases_and_decisions_alone() -> No
     assert state(ada, replace(bob, request_id=PASS)) == "waiting"
     assert state(ada, replace(bob, request_id=PASS), replace(bob, request_id=OTHER)) == "approved"
     held = [replace(cases[0], held=True), cases[1]]
-    assert signoff.evaluate(BATCH, held, [ada, bob], rules).state == "on_hold"
+    assert standing.evaluate(BATCH, held, [ada, bob], rules).state == "on_hold"
     over = [replace(case, state=State.RELEASED) for case in cases]
-    assert signoff.evaluate(BATCH, over, [ada, bob], rules).state == "released"
-    assert not signoff.evaluate(BATCH, cases, [ada, bob], rules).unlearned_may_go
-    assert signoff.evaluate(BATCH, cases[:1], [], rules).unlearned_may_go
-    assert not signoff.evaluate(BATCH, [], [ada, bob], rules).unlearned_may_go
+    assert standing.evaluate(BATCH, over, [ada, bob], rules).state == "released"
+    assert not standing.evaluate(BATCH, cases, [ada, bob], rules).unlearned_may_go
+    assert standing.evaluate(BATCH, cases[:1], [], rules).unlearned_may_go
+    assert not standing.evaluate(BATCH, [], [ada, bob], rules).unlearned_may_go
 
 
 def decision(by: str, what: str, model: str = "retrained") -> Event:
@@ -495,5 +495,5 @@ def case_of(request: str, verdict: str) -> Case:
 
 def test_two_encodings_of_one_name_are_one_person() -> None:
     spellings = ["Jos\u00e9 \u00c5berg", "Jose\u0301 A\u030aberg", "jos\u00e9  \u212bberg "]
-    assert len({signoff.person(name) for name in spellings}) == 1
-    assert signoff.person("Jose Aberg") != signoff.person(spellings[0])
+    assert len({standing.person(name) for name in spellings}) == 1
+    assert standing.person("Jose Aberg") != standing.person(spellings[0])

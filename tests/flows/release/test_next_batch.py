@@ -11,10 +11,16 @@ from typing import Any
 
 import pytest
 
-from flows.operations import model_card, release, release_contents, signoff
-from flows.operations.release import ReleaseError
 from flows.pipeline import close_batch, provenance, results, stage_runner
 from flows.register.register import Register
+from flows.release import (
+    approval,
+    by_hand,
+    model_card,
+    release,
+    release_contents,
+)
+from flows.release.release_contents import ReleaseError
 from flows.reports import signature_checks, signing
 from flows.workspace import dvc_graph, layout, shell, signing_keys
 from tasks import check, pack, probe, report, resolve, retrain, score, split, unlearn, verify
@@ -160,7 +166,7 @@ def test_the_next_batch_starts_from_the_release_and_is_judged_by_what_the_last_o
     roles = records.read_roles(Path("artifacts/split.csv"), before)
     gone = set(before["record_id"][records.read_forget(FORGET, before) != ""])
     person, successor = training_subjects(2)
-    signoff.approve(place, register, "b", "Ada Okafor", "small world", model="retrained")
+    approval.approve(place, register, "b", "Ada Okafor", "small world", model="retrained")
 
     done = release.release(place, register, "b")
 
@@ -254,7 +260,7 @@ def test_a_model_that_did_not_pass_is_not_released_whoever_approves(
     place: Path, register: Register, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passed(monkeypatch)
-    signoff.approve(place, register, "b", "Ada", "as planted")
+    approval.approve(place, register, "b", "Ada", "as planted")
     manifest = Path("data/manifest.csv").read_bytes()
     with pytest.raises(ReleaseError, match="--model retrained"):
         release.release(place, register, "b")
@@ -271,7 +277,7 @@ def test_where_everybody_passed_the_unlearned_model_goes_on_and_the_baseline_is_
     monkeypatch.setattr(results, "advice", lambda *_: [told])
     expected = files.sha256(Path("artifacts/unlearn/unlearned.safetensors"))
     successor = training_subjects(2)[1]
-    signoff.approve(place, register, "b", "Ada", "as planted")
+    approval.approve(place, register, "b", "Ada", "as planted")
     done = release.release(place, register, "b")
     assert done.references == 7
     assert (done.unlearnings, done.advice) == (1, (told,))
@@ -282,7 +288,7 @@ def test_where_everybody_passed_the_unlearned_model_goes_on_and_the_baseline_is_
 
 def passed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The register gets to hear of a pass, whatever the evidence says."""
-    real = signoff._evidence
+    real = by_hand.evidence_of
 
     def planted(*arguments: Any) -> dict[str, dict[str, Any]]:
         return {
@@ -290,7 +296,7 @@ def passed(monkeypatch: pytest.MonkeyPatch) -> None:
             for one, found in real(*arguments).items()
         }
 
-    monkeypatch.setattr(signoff, "_evidence", planted)
+    monkeypatch.setattr(by_hand, "evidence_of", planted)
 
 
 def counts_one_unlearning_after_another(successor: str) -> None:

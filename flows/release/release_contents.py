@@ -7,10 +7,11 @@ import shutil
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from flows.operations import model_card
 from flows.pipeline import close_batch, results
+from flows.release import model_card
+from flows.release.standing import Original
 from tasks.common import files, settings
 from tasks.common.errors import AuditError
 from tasks.data import records
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
 RELEASES = "releases"
 REFERENCES = "references"
-
-Kind = Literal["unlearned", "retrained"]
 
 
 class ReleaseError(AuditError):
@@ -101,7 +100,7 @@ class ReleasedModel:
         versions: hashes of the data `before` and `after`.
     """
 
-    kind: Kind
+    kind: Original
     source: Path
     history: History
     chain: Any
@@ -110,7 +109,7 @@ class ReleasedModel:
 
 
 def write_models(
-    inputs: Inputs, kind: Kind, versions: dict[str, str | None]
+    inputs: Inputs, kind: Original, versions: dict[str, str | None]
 ) -> tuple[dict[str, str], dict[str, Any]]:
     """Write `releases/<batch>` and `references/<batch>`.
 
@@ -243,7 +242,7 @@ def _chain(inputs: Inputs, lineage: dict[str, Any]) -> Any:
     return release_lineage.chain_of(inputs.copy / checkpoint, original, is_trained_here)
 
 
-def _verdicts(inputs: Inputs, kind: Kind) -> list[str]:
+def _verdicts(inputs: Inputs, kind: Original) -> list[str]:
     """The verdicts on the audited requests, as the evidence has them; what people approved cannot
     outdo them."""
     verdicts = [

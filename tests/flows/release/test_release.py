@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from flows.operations import model_card, release, signoff
-from flows.operations.release import ReleaseError
-from flows.operations.signoff import SignoffError
 from flows.register.register import BusyError, Register, RegisterError, State
+from flows.release import approval, finishing, model_card, release
+from flows.release.release_contents import ReleaseError
+from flows.release.standing import SignoffError
 from flows.workspace import shell
 from tasks.common import files, settings
 from tasks.common.errors import WorkspaceError
@@ -47,7 +47,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings.assign(home / "params.yaml", ["report.controller=Example Clinic"])
     shell.git(home, "commit", "--quiet", "--all", "-m", "our name")
     with closed(Register(home)) as register:
-        signoff.approve(home, register, BATCH, "Ada Okafor", "the reports are read")
+        approval.approve(home, register, BATCH, "Ada Okafor", "the reports are read")
     return home
 
 
@@ -282,7 +282,7 @@ def test_a_hold_that_comes_after_a_kill_undoes_the_release(home: Path) -> None:
             release.release(home, register, BATCH)
         assert snapshot(home) == before
         register.lift(OTHER, "lawyer", "settled")
-        assert signoff.standing(home, register, BATCH).state == "approved"
+        assert approval.standing(home, register, BATCH).state == "approved"
 
 
 def test_a_hold_in_the_last_moment_undoes_it_too(home: Path) -> None:
@@ -320,7 +320,7 @@ def test_without_approval_nothing_is_released(world: Path, tmp_path: Path) -> No
             release.release(home, register, BATCH)
         with pytest.raises(SignoffError, match="no request in a batch"):
             release.release(home, register, "nowhere")
-        waits = release.finalize(home, register).waits
+        waits = finishing.finalize(home, register).waits
     assert waits is not None
     assert "1 approval missing" in waits
     assert snapshot(home) == before
@@ -351,7 +351,7 @@ def test_what_is_not_committed_is_never_overwritten(
 def test_two_releases_at_once_are_one(world: Path) -> None:
     with (
         closed(Register(world)) as register,
-        register.lease(signoff.LEASE),
+        register.lease(approval.LEASE),
         pytest.raises(BusyError),
     ):
         release.release(world, register, BATCH)
@@ -383,16 +383,16 @@ def test_finalize_releases_closes_and_is_done_then(
 
     monkeypatch.setattr(carry_out, "erase", erase)
     with closed(Register(home)) as register:
-        first = release.finalize(home, register)
+        first = finishing.finalize(home, register)
         assert first.done == (f"batch {BATCH} released",)
         assert first.waits is not None
         assert "erasure-audit erase" in first.waits  # operate.erase_after_release is false here
         settings.assign(home / "params.yaml", ["operate.erase_after_release=true"])
-        second = release.finalize(home, register)
-        assert second == release.Finalized(
+        second = finishing.finalize(home, register)
+        assert second == finishing.Finalized(
             (f"copies of batch {BATCH} erased", f"batch {BATCH} closed"), None
         )
-        assert release.finalize(home, register) == release.Finalized((), None)
+        assert finishing.finalize(home, register) == finishing.Finalized((), None)
         assert register.in_flight() is None
     assert states(home) == {"closed"}
 
@@ -404,11 +404,11 @@ def test_a_rejected_batch_is_finalized_with_its_reports_and_touches_nothing(
     (tmp_path / "store").symlink_to(world.parent / "store")
     before = snapshot(home)
     with closed(Register(home)) as register:
-        signoff.reject(home, register, OTHER, "Bob", "an exception applies", "refuse")
-        done = release.finalize(home, register)
+        approval.reject(home, register, OTHER, "Bob", "an exception applies", "refuse")
+        done = finishing.finalize(home, register)
         assert register.case(OTHER).state == State.CLOSED
         assert register.case(PASS).state == State.IDENTITY_VERIFIED
-        assert release.finalize(home, register).done == ()
+        assert finishing.finalize(home, register).done == ()
     assert f"batch {BATCH} rejected" in done.done[0]
     found = signed_off.evidence(home, f"rejected/{BATCH}", OTHER)["approvals"]
     assert [one["decision"] for one in found] == ["approve", "refuse"]
@@ -427,7 +427,7 @@ def test_a_batch_that_no_model_saw_releases_no_model_and_a_contradiction_stops_i
     home = signed_off.make(tmp_path / "home", {ASIDE: ""})
     chosen = settings.load(home / "params.yaml")
     with closed(Register(home)) as register:
-        assert signoff.approve(home, register, BATCH, "Ada", "only data").data_only
+        assert approval.approve(home, register, BATCH, "Ada", "only data").data_only
         settings.assign(home / "params.yaml", ["batch=other"])
         shell.git(home, "commit", "--quiet", "--all", "-m", "another batch")
         before = snapshot(home)

@@ -1,0 +1,39 @@
+"""The reports of a batch made again, with the decisions in them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flows.pipeline import stage_runner
+from flows.register.register import Register
+from flows.release import approval, registered
+from flows.release.workspace_switch import Told
+from flows.reports import signing
+from flows.workspace import shell, signing_keys
+from tasks.common import files
+from tasks.requests import decisions
+
+
+def write(home: Path, copy: Path, register: Register, batch: str, told: Told) -> None:
+    """Make the reports of a batch again with the decisions, and sign them if there is a key.
+
+    Args:
+        home: the workspace.
+        copy: a checkout of the audited batch, in which they are made.
+        register: of the workspace.
+        batch: its name.
+        told: of each step.
+    """
+    told("report")
+    path = copy / decisions.FOLDER / f"{batch}.json"
+    filed = files.read_json(path) if path.exists() else {}
+    approvals = approval.decided(register, batch, shell.git(copy, "rev-parse", "HEAD^{commit}"))
+    standing = approval.standing(home, register, batch)
+    chosen = {"released": standing.model} if standing.state in ("approved", "released") else {}
+    facts = {"registered": registered.of_batch(register, batch)}
+    files.write_json(path, {**decisions.EMPTY, **filed, **facts, **chosen, "approvals": approvals})
+    stage_runner.Runner(copy, 1).run("report")
+    key = signing_keys.at_hand(home)
+    if key is not None:
+        told("sign")
+        signing.sign(copy, batch, key)

@@ -1,0 +1,145 @@
+"""Batches brought to their end as far as decisions allow: released, erased, closed."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flows.erasure import carry_out, comebacks
+from flows.pipeline import close_batch
+from flows.register.register import Register, State
+from flows.release import approval, decided_reports
+from flows.release.release import ACTOR, release
+from flows.release.workspace_switch import Told
+from flows.reports import overview as pages
+from flows.workspace import checkouts, git, shell
+from tasks.common import settings
+from tasks.common.errors import AuditError
+
+
+@dataclass(frozen=True)
+class Finalized:
+    """What finalizing came to: what was done, in order, and what the batch in flight waits for."""
+
+    done: tuple[str, ...]
+    waits: str | None
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {"done": list(self.done), "waits": self.waits}
+
+
+def finalize(
+    home: Path, register: Register, batch: str | None = None, told: Told = lambda _: None
+) -> Finalized:
+    """Bring every batch as far as decisions allow: release, erase, close; what is done is skipped.
+
+    Args:
+        home: the workspace.
+        register: its register.
+        batch: only this one; None: all that are not closed.
+        told: of each step.
+
+    Raises:
+        AuditError: as `release` and the erasure of copies.
+    """
+    done: list[str] = []
+    waits = None
+    for name in [batch.removeprefix("audit/")] if batch else _open_batches(home, register):
+        waits = _finalize(home, register, name, told, done) or waits
+    done += comebacks.look(home).lines
+    flying = register.in_flight()
+    aside = [
+        case.request_id
+        for case in register.cases([State.REJECTED])
+        if case.batch is None or (case.batch != flying and batch in (None, case.batch))
+    ]
+    if aside:
+        register.move(aside, State.CLOSED, ACTOR)
+        done.append(f"{len(aside)} refused or set-aside requests closed")
+    if done and (home / "reports").is_dir():
+        with contextlib.suppress(AuditError):  # `erasure-audit register` makes it again
+            pages.write(home)
+    return Finalized(tuple(done), waits)
+
+
+def _finalize(
+    home: Path, register: Register, batch: str, told: Told, done: list[str]
+) -> str | None:
+    """Bring one batch on; returns what it waits for."""
+    if approval.settle(register, batch):
+        checkouts.close(home, batch)
+        if _file_rejection(home, register, batch, told):
+            done.append(f"batch {batch} rejected, its reports filed as rejected/{batch}")
+        return None
+    cases = register.cases(batch=batch)
+    if any(case.state in (State.BATCHED, State.AUDITED) for case in cases):
+        return f"Batch {batch} is being audited"
+    standing = approval.standing(home, register, batch)
+    if standing.state in ("waiting", "on_hold"):
+        return standing.line
+    if standing.state == "approved":
+        release(home, register, batch, told)
+        done.append(f"batch {batch} released")
+    if any(case.state == State.RELEASED for case in register.cases(batch=batch)):
+        if not settings.load(home / "params.yaml").operate.erase_after_release:
+            return f"Batch {batch} is released; `erasure-audit erase {batch}` erases the copies"
+        carry_out.erase(home, batch, register=register, listener=told)
+        done.append(f"copies of batch {batch} erased")
+    erased = [case.request_id for case in register.cases([State.ERASED], batch=batch)]
+    if erased:
+        register.move(erased, State.CLOSED, ACTOR)
+        done.append(f"batch {batch} closed")
+    checkouts.close(home, batch)
+    return None
+
+
+def _file_rejection(home: Path, register: Register, batch: str, told: Told) -> bool:
+    """The reports of a rejected batch with the decisions: as a commit and tag of their own, and in
+    the workspace."""
+    tag = f"rejected/{batch}"
+    if git.has_tag(home, tag):
+        return False
+    with checkouts.at(home, close_batch.tag_of(batch)) as copy:
+        if (copy / "reports" / batch).exists():
+            decided_reports.write(home, copy, register, batch, told)
+        paths = ("dvc.lock", "ledger", f"reports/{batch}", f"signed/{batch}")
+        shell.git(copy, "add", "--", *(path for path in paths if (copy / path).exists()))
+        if not shell.succeeds(copy, "diff", "--cached", "--quiet"):
+            shell.git(copy, "commit", "--quiet", "-m", f"Rejection of batch {batch}")
+        _keep_reports(home, shell.git(copy, "rev-parse", "HEAD"), batch)
+        # the tag comes last: it marks all of this as done
+        shell.git(copy, "tag", "--annotate", "-m", f"Rejection of batch {batch}", tag)
+    return True
+
+
+def _keep_reports(home: Path, commit: str, batch: str) -> None:
+    """Bring a rejected batch's reports into the workspace as a commit of their own, so that every
+    register has them. Other changes there are left alone."""
+    paths = [
+        path for path in (f"reports/{batch}", f"signed/{batch}") if git.has_path(home, commit, path)
+    ]
+    if not paths:
+        return
+    shell.git(home, "checkout", "--quiet", commit, "--", *paths)
+    if not shell.succeeds(home, "diff", "--cached", "--quiet", "--", *paths):
+        message = f"Reports of batch {batch}, which was rejected"
+        shell.git(home, "commit", "--quiet", "-m", message, "--", *paths)
+
+
+def _open_batches(home: Path, register: Register) -> list[str]:
+    """Batches with requests that are not closed, and rejected ones whose reports are not filed, by
+    name."""
+    states = (State.BATCHED, State.AUDITED, State.AWAITING_SIGNOFF, State.RELEASED, State.ERASED)
+    unfinished = {case.batch for case in register.cases(states) if case.batch}
+    rejected = {
+        event.batch
+        for event in register.history(kind="decision")
+        if event.details["decision"] == "refuse"
+    }
+    return sorted(
+        unfinished
+        | {batch for batch in rejected if batch and not git.has_tag(home, f"rejected/{batch}")}
+    )

@@ -1,0 +1,112 @@
+"""The settings that a batch is audited with because the batch before it was rejected for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from flows.pipeline import close_batch
+from flows.register.register import Event, Register, State
+from flows.release.standing import Next, SignoffError
+from flows.workspace import shell
+from tasks.common import settings
+
+
+def wishes(register: Register) -> dict[str, Any]:
+    """Settings that the next batch is to be audited with, because the one before it was rejected
+    for them.
+
+    They hold until a batch is audited with them.
+    """
+    return _wished(register.history())
+
+
+def wishes_of(register: Register, batch: str) -> dict[str, Any]:
+    """The settings that a batch was audited with because the one before it was rejected for
+    them."""
+    events = register.history()
+    first = next(
+        (
+            number
+            for number, event in enumerate(events)
+            if _is_audit(event) and event.batch == batch
+        ),
+        None,
+    )
+    return _wished(events[:first]) if first is not None else {}
+
+
+def next_settings(home: Path, batch: str, then: Next, method: str | None) -> dict[str, Any]:
+    """The settings of the next audit that differ from those of this one.
+
+    Raises:
+        SignoffError: there are none such.
+    """
+    if (method is not None) != (then == "another_method"):
+        raise SignoffError("a method is named with --next another_method, and only there")
+    if then == "another_method":
+        known = [name for name in get_args(settings.Method) if name != "none"]
+        now = _settings(home, batch).unlearn.method
+        if method not in known or method == now:
+            others = ", ".join(name for name in known if name != now)
+            raise SignoffError(
+                f"this batch was unlearned by {now}; expected one of {others} as another method"
+            )
+        return {"unlearn.method": method}
+    if then != "more_references":
+        return {}
+    now_set = _settings(home, batch)
+    if now_set.verify.mode == "screening":
+        raise SignoffError(
+            "the batch was only screened, for which no references are used; set "
+            "verify.mode=references and "
+            "references.* in params.yaml, commit, and reject with --next requeue"
+        )
+    more = len(now_set.references.without_blocks) + 1
+    # references that an earlier batch left cannot be added to, so a larger set of them is trained
+    # anew
+    return {
+        **({"references.mode": "batch"} if now_set.references.mode != "batch" else {}),
+        "references.with_from": settings.TRAINED,
+        "references.with_blocks": list(range(more)),
+        "references.without_blocks": list(range(more)),
+    }
+
+
+def refuse_without_retrain(home: Path, batch: str) -> None:
+    """See that there is an exact retrain to release.
+
+    Raises:
+        SignoffError: the batch was only screened.
+    """
+    if not _settings(home, batch).references.without_blocks:
+        raise SignoffError(
+            f"batch {batch} was only screened, so nothing was retrained; reject it with --next "
+            "another_method "
+            "--method retrain"
+        )
+
+
+def _settings(home: Path, batch: str) -> settings.Settings:
+    """The settings that a batch was audited with."""
+    from ruamel.yaml import YAML
+
+    text = shell.git(home, "show", f"{close_batch.tag_of(batch)}:./params.yaml")
+    return settings.parse(
+        YAML(typ="safe").load(text), where=f"params.yaml of {close_batch.tag_of(batch)}"
+    )
+
+
+def _wished(events: Sequence[Event]) -> dict[str, Any]:
+    wanted: dict[str, Any] = {}
+    for event in events:
+        if event.kind == "decision" and event.details["decision"] == "refuse":
+            wanted = dict(event.details.get("settings") or {})
+        elif _is_audit(event):
+            wanted = {}
+    return wanted
+
+
+def _is_audit(event: Event) -> bool:
+    return event.kind == State.AUDITED

@@ -1,0 +1,197 @@
+"""Release: the approved model of a batch becomes the one in use, and the next batch starts from it.
+
+Everything is prepared in a checkout of its own and ends as one commit. Only then the workspace is
+brought from the commit it is at to that one: as a whole, or back to standing it was. A journal beside
+the batches says which of the two commits it is between, so that a killed release is continued, or
+undone, by the next one. The register follows last.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from flows.intake import batch_requests
+from flows.register.register import Register, State
+from flows.release import approval, release_commit
+from flows.release.release_commit import LEDGER
+from flows.release.release_contents import ReleaseError
+from flows.release.standing import Original
+from flows.release.workspace_switch import (
+    BatchRelease,
+    SwitchPlan,
+    Told,
+    bring,
+    check_out,
+    holds,
+    may_continue,
+    undo,
+)
+from flows.workspace import git, shell
+from tasks.common import files
+from tasks.common.errors import AuditError
+
+ACTOR = "release"
+"""Who moves requests in the register; who decided stands in the decisions."""
+
+
+@dataclass(frozen=True)
+class Released:
+    """What a release came to.
+
+    Attributes:
+        batch: its name.
+        tag: that names the state afterwards.
+        model: which one; None: no model saw anybody of the batch, so the one in use stays.
+        weights_sha256: of the model.
+        references: models that the next batch finds trained.
+        records_dropped: records that have left the data set.
+        unlearnings: of the model, since it was last trained from scratch.
+        advice: why a full retrain is advised, which `retrained` would be.
+        at: when, RFC 3339.
+        new: whether it was done now, and not before.
+    """
+
+    batch: str
+    tag: str
+    model: Original | None
+    weights_sha256: str | None
+    references: int
+    records_dropped: int
+    unlearnings: int
+    advice: tuple[str, ...]
+    at: str
+    new: bool = True
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self) | {"advice": list(self.advice)}
+
+
+def release(home: Path, register: Register, batch: str, told: Told = lambda _: None) -> Released:
+    """Release an approved batch, or finish a release that was killed. Done twice, it says that it
+    was done.
+
+    The model becomes `releases/<batch>`, the retrained models the next batch's references,
+    `references/<batch>`; the forgotten records, and those that no model saw, leave the data set, in
+    which every subject keeps his role. Copies in DVC's cache and remotes are not erased by this.
+
+    Args:
+        home: the workspace.
+        register: its register.
+        batch: an audited batch.
+        told: of each step.
+
+    Raises:
+        ReleaseError: it is not approved, on hold, or the workspace has other changes in what is
+            touched.
+        BusyError: another release is at work.
+        AuditError: a model cannot be had, git, DVC or the remote fails. The workspace is as it was.
+    """
+    name = batch.removeprefix("audit/").removeprefix("release/")
+    with register.lease(approval.LEASE) as lease:
+        return _run(BatchRelease(home, register, name, told, lease))
+
+
+def releases(home: Path) -> list[Released]:
+    """All releases of the workspace, the newest first."""
+    filed = [_read(files.read_json(path)) for path in (home / LEDGER).glob("*.json")]
+    return sorted(filed, key=lambda released: released.at, reverse=True)
+
+
+def _run(release: BatchRelease) -> Released:
+    """Continue, undo or begin a release, as its journal and its decisions say."""
+    batch_requests.check(release.home, release.register, release.batch)
+    standing = approval.standing(release.home, release.register, release.batch)
+    plan = SwitchPlan.read(release.journal)
+    if standing.state == "released":
+        release.journal.unlink(missing_ok=True)
+        return _done_before(release)
+    if plan is not None and (standing.state != "approved" or not may_continue(release, plan)):
+        undo(release, plan)
+        plan = None
+    if standing.state != "approved":
+        raise ReleaseError(
+            "\n".join([f"{standing.line}; nothing is released", standing.offered]).rstrip()
+        )
+    if plan is None and not git.has_tag(release.home, release.tag):
+        plan = release_commit.prepare(release, standing)
+    return _promote(release, plan)
+
+
+def _done_before(release: BatchRelease) -> Released:
+    known = {released.batch: released for released in releases(release.home)}
+    if release.batch not in known or not git.has_tag(release.home, release.tag):
+        raise ReleaseError(
+            f"the register says that batch {release.batch} is released, and git has no "
+            f"{release.tag}; fetch it from where this workspace's history is kept"
+        )
+    done = known[release.batch]
+    later = [other.batch for other in known.values() if other.at > done.at and other.weights_sha256]
+    if later and done.weights_sha256:
+        raise ReleaseError(
+            f"batch {release.batch} was released on {done.at[:10]}, and {later[-1]} after it; "
+            "going back would bring back people whom the later model has forgotten"
+        )
+    return replace(done, new=False)
+
+
+def _promote(release: BatchRelease, plan: SwitchPlan | None) -> Released:
+    """Bring the workspace to the release's commit, all of it or nothing; then the register."""
+    release.lease.check()
+    try:
+        if plan is not None:
+            release.told("switch")
+            # a workspace beyond the target was switched before, and has commits since
+            if not holds(release.home, plan.target):
+                bring(release.home, plan.source, plan.target)
+            release.told("checkout")
+            check_out(release, plan)
+            release.told("tag")
+            if not git.has_tag(release.home, release.tag):
+                shell.git(
+                    release.home,
+                    "tag",
+                    "--annotate",
+                    "-m",
+                    f"Release of batch {release.batch}",
+                    release.tag,
+                    plan.target,
+                )
+        release.told("register")
+        _move(release)
+    except BaseException as error:
+        if plan is not None:
+            _give_back(release, plan, error)
+        raise
+    release.told("done")
+    release.journal.unlink(missing_ok=True)
+    return _read(files.read_json(release.home / LEDGER / f"{release.batch}.json"))
+
+
+def _give_back(release: BatchRelease, plan: SwitchPlan, error: BaseException) -> None:
+    try:
+        undo(release, plan)
+    except AuditError as second:
+        error.add_note(
+            f"The workspace could not be brought back ({second}); `erasure-audit release` does it."
+        )
+
+
+def _move(release: BatchRelease) -> None:
+    standing = approval.standing(release.home, release.register, release.batch)
+    filed = files.read_json(release.home / LEDGER / f"{release.batch}.json")
+    release.register.move(
+        [request.request_id for request in standing.requests],
+        State.RELEASED,
+        ACTOR,
+        tag=release.tag,
+        commit=shell.git(release.home, "rev-parse", f"{release.tag}^{{commit}}"),
+        model=filed["model"],
+        weights_sha256=filed["weights_sha256"],
+    )
+
+
+def _read(filed: dict[str, Any]) -> Released:
+    return Released(**{**filed, "advice": tuple(filed["advice"])})

@@ -1,0 +1,229 @@
+"""The commit of a release, made in a checkout of its own; the workspace is not touched."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flows.register.anchors import HEADS
+from flows.release import decided_reports, next_audit
+from flows.release.release_contents import (
+    REFERENCES,
+    RELEASES,
+    Inputs,
+    ReleaseError,
+    drop_records,
+    write_models,
+)
+from flows.release.standing import NOT_IN_TRAINING, Standing
+from flows.release.workspace_switch import (
+    BatchRelease,
+    SwitchPlan,
+    changed,
+    refuse_uncommitted,
+)
+from flows.workspace import checkouts, dvc_graph, shell
+from tasks.common import files, settings
+from tasks.common.errors import WorkspaceError
+from tasks.data import records
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
+
+LEDGER = Path("ledger/releases")
+"""What was released, one file per batch; git keeps it."""
+
+
+def prepare(release: BatchRelease, standing: Standing) -> SwitchPlan:
+    """Make the commit of a release, apart from the workspace, and the journal that leads there.
+
+    Args:
+        release: the batch.
+        standing: where it stands.
+
+    Raises:
+        ReleaseError: the workspace has other changes in what is touched, or a file of the audit is
+            missing.
+        AuditError: git, DVC or the remote fails.
+    """
+    release.told("prepare")
+    _refuse_unready(release)
+    start = shell.git(release.home, "rev-parse", "HEAD^{commit}")
+    with checkouts.at(release.home, release.audit) as copy:
+        facts = _fill(release, copy, standing)
+        release.told("commit")
+        _commit(release, copy, start)
+        target = shell.git(copy, "rev-parse", "HEAD^{commit}")
+        refuse_uncommitted(release, changed(release.home, start, target))
+        release.told("push")
+        if dvc_graph.has_remote(copy):
+            tracked = [path for path in (*release.pointers, "data.dvc") if (copy / path).exists()]
+            shell.dvc(copy, "push", *tracked)
+    plan = SwitchPlan(start, target, (release.home / "data").exists(), facts["weights_sha256"])
+    release.told("journal")
+    plan.write(release.journal)
+    return plan
+
+
+def _fill(release: BatchRelease, copy: Path, standing: Standing) -> dict[str, Any]:
+    """Write everything that the commit of the release holds. Returns its facts for the ledger."""
+    import numpy as np
+
+    commit = shell.git(copy, "rev-parse", "HEAD^{commit}")
+    manifest = records.read_manifest(release.there(copy / "data" / "manifest.csv").parent)
+    roles = records.read_roles(release.there(copy / "artifacts" / "split.csv"), manifest)
+    unseen = _unseen(release, copy, manifest, standing)
+    facts: dict[str, Any] = {
+        "model": None,
+        "weights_sha256": None,
+        "references": 0,
+        "unlearnings": 0,
+        "advice": [],
+    }
+    forgotten = np.zeros_like(unseen)
+    if not standing.data_only:
+        forget = release.there(copy / "artifacts/resolve/forget.csv")
+        forgotten = records.read_forget(forget, manifest) != ""
+        if standing.model is None:
+            raise ReleaseError(f"batch {release.batch}: it is not decided which model is released")
+        decided_reports.write(release.home, copy, release.register, release.batch, release.told)
+    before, changes = dvc_graph.data_folders(copy)["data.dvc"], _settings_before(release)
+    release.told("data")
+    drop_records(copy / "data", forgotten | unseen, roles)
+    if standing.model is not None and not standing.data_only:
+        versions = {"before": before, "after": dvc_graph.content_hash(copy / "data")}
+        release.told("model")
+        chosen = settings.load(copy / "params.yaml")
+        inputs = Inputs(
+            copy, release.batch, commit, chosen, manifest, roles == "training", forgotten
+        )
+        model_settings, model_facts = write_models(inputs, standing.model, versions)
+        changes |= model_settings
+        facts |= model_facts
+    tracked = [path.removesuffix(".dvc") for path in (*release.pointers, "data.dvc")]
+    shell.dvc(copy, "add", *(path for path in tracked if (copy / path).exists()))
+    settings.assign(copy / "params.yaml", [f"{key}={value}" for key, value in changes.items()])
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    facts |= {
+        "batch": release.batch,
+        "tag": release.tag,
+        "records_dropped": int((forgotten | unseen).sum()),
+        "at": now,
+    }
+    files.write_json(copy / LEDGER / f"{release.batch}.json", facts)
+    release.register.file_head(copy / HEADS / f"release-{release.batch}.json")
+    return facts
+
+
+def _settings_before(release: BatchRelease) -> dict[str, str]:
+    """What was set for this batch alone goes back to what the workspace has."""
+    own = json.loads(settings.load(release.home / "params.yaml").model_dump_json())
+    before = {}
+    for key in next_audit.wishes_of(release.register, release.batch):
+        section, _, leaf = key.partition(".")
+        before[key] = json.dumps(own[section][leaf])
+    return before
+
+
+def _unseen(
+    release: BatchRelease, copy: Path, manifest: pd.DataFrame, standing: Standing
+) -> NDArray[np.bool_]:
+    """(n,) the records that leave although no model was trained on them."""
+    from tasks.data.people import requested
+    from tasks.requests.directory import read_directory
+    from tasks.requests.opendsr import read_batch
+
+    wanted = {case.request_id for case in standing.requests if case.verdict == NOT_IN_TRAINING}
+    entries = [
+        entry
+        for entry in read_batch(copy / "requests" / f"{release.batch}.json")
+        if entry.request_id in wanted
+    ]
+    chosen: NDArray[np.bool_] = (
+        requested(entries, manifest, read_directory(copy / "data", manifest)) != ""
+    )
+    return chosen
+
+
+def _commit(release: BatchRelease, copy: Path, start: str) -> None:
+    """One commit with everything, on top of the workspace's own."""
+    paths = [
+        "data.dvc",
+        "dvc.lock",
+        "ledger",
+        "params.yaml",
+        f"reports/{release.batch}",
+        f"signed/{release.batch}",
+        *release.pointers,
+        f"{RELEASES}/.gitignore",
+        f"{REFERENCES}/.gitignore",
+    ]
+    shell.git(copy, "add", "--", *(path for path in paths if (copy / path).exists()))
+    message = f"Release of batch {release.batch}"
+    shell.git(copy, "commit", "--quiet", "-m", message)
+    own = shell.git(copy, "rev-parse", "HEAD^{commit}")
+    if shell.succeeds(copy, "merge-base", "--is-ancestor", start, own):
+        return
+    shell.git(copy, "checkout", "--quiet", "--detach", start)
+    try:
+        shell.git(copy, "merge", "--quiet", "--no-ff", "-m", message, own)
+    except WorkspaceError as error:
+        torn = shell.git(copy, "diff", "--name-only", "--diff-filter=U").splitlines()
+        raise ReleaseError(
+            f"what was committed here since {release.audit} began contradicts it in "
+            f"{', '.join(torn) or error}; nothing was changed. Merge the branch or tag by hand "
+            f"(`git merge {release.audit}`), then release again"
+        ) from None
+    settings.load(copy / "params.yaml")
+
+
+def _refuse_unready(release: BatchRelease) -> None:
+    """See that the workspace has the data of the audit, and no other changes in what is touched."""
+    within = shell.git(release.home, "rev-parse", "--show-prefix")
+    sure = {within + path for path in ("params.yaml", "data.dvc", "dvc.lock")}
+    refuse_uncommitted(release, sure | set(changed(release.home, f"HEAD...{release.audit}")))
+    here, there = (_pointer(release.home, revision) for revision in ("HEAD", release.audit))
+    if here != there:
+        raise ReleaseError(
+            f"data.dvc is not that of {release.audit}, so the data changed since; bring them back "
+            f"(`git checkout {release.audit} -- data.dvc && dvc checkout data.dvc`, commit), "
+            "release, then change them"
+        )
+    if (release.home / "data").exists() and not _has_data(release):
+        raise ReleaseError(
+            "data/ is not what data.dvc records; `dvc add data` or `dvc checkout data.dvc` first"
+        )
+    for path in release.folders:
+        if (release.home / path).exists():
+            raise ReleaseError(
+                f"{path} is there already, and is not of a release; move it out of the way"
+            )
+
+
+def _has_data(release: BatchRelease) -> bool:
+    """Whether data/ is what `data.dvc` records. Where only DVC's cache lacks some of it, it is
+    put back there."""
+    if not json.loads(shell.dvc(release.home, "status", "--json", "data.dvc") or "{}"):
+        return True
+    if (
+        dvc_graph.content_hash(release.home / "data")
+        != dvc_graph.data_folders(release.home)["data.dvc"]
+    ):
+        return False
+    shell.dvc(release.home, "commit", "--force", "data.dvc")
+    return True
+
+
+def _pointer(home: Path, revision: str) -> str | None:
+    """The hash of the data in a commit."""
+    from ruamel.yaml import YAML
+
+    try:
+        text = shell.git(home, "show", f"{revision}:./data.dvc")
+    except WorkspaceError:
+        return None
+    return str(YAML(typ="safe").load(text)["outs"][0]["md5"])

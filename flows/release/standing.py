@@ -1,0 +1,256 @@
+"""Where a batch stands, derived from its requests, the decisions and the rules of a release: no
+state of its own, no I/O."""
+
+from __future__ import annotations
+
+import shlex
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from flows.register.register import Case, Event, State
+from tasks.common.errors import AuditError
+
+Original = Literal["unlearned", "retrained"]
+"""The model that is released: the one that was made to forget, or the exact retrain."""
+
+Decision = Literal["approve", "reject"]
+
+Next = Literal["more_references", "another_method", "requeue", "refuse"]
+"""What becomes of rejected requests: they wait for the next batch, audited with more references, by
+another method or as before; or they are refused for good."""
+
+BatchState = Literal["waiting", "approved", "on_hold", "rejected", "released"]
+
+NOT_IN_TRAINING = "not_in_training"
+"""Instead of a verdict: no model saw the records, so that only the data have to go."""
+
+WAITS = (State.AUDITED, State.AWAITING_SIGNOFF)
+
+
+class SignoffError(AuditError):
+    """A decision cannot be taken as asked."""
+
+
+@dataclass(frozen=True)
+class ReleaseRules:
+    """What a release needs.
+
+    Attributes:
+        approvals: of how many different people.
+        audit: commit of the audit that they have to have seen.
+    """
+
+    approvals: int
+    audit: str
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """One request of a batch, and what people said of it.
+
+    Attributes:
+        request_id: which.
+        state: as the register shows it.
+        verdict: of the audit.
+        approvals: different people who approve.
+        lacking: approvals that are missing.
+    """
+
+    request_id: str
+    state: str
+    verdict: str | None
+    approvals: int
+    lacking: int
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Something that can be decided, and the command that decides it."""
+
+    text: str
+    command: str
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a batch stands.
+
+    Attributes:
+        batch: its name.
+        state: `waiting`, `approved`, `rejected` or `released`; `on_hold` where a hold keeps an
+            approved one back.
+        requests: those that the decision is about.
+        model: the one that everybody who approves wants; None: nobody approves, they differ, or
+            there is nrequest.
+        data_only: no model saw anybody of the batch, so none is released.
+        unlearned_may_go: whether all passed, so that the unlearned model may be released.
+        disagree: those who approve want different models.
+        choices: what can be decided now.
+    """
+
+    batch: str
+    state: BatchState
+    requests: tuple[Waiting, ...]
+    model: Original | None
+    data_only: bool
+    unlearned_may_go: bool
+    disagree: bool
+    choices: tuple[Choice, ...]
+
+    @property
+    def line(self) -> str:
+        """The standing as one line."""
+        verdicts = [request.verdict or "no verdict" for request in self.requests]
+        counted = ", ".join(
+            f"{verdicts.count(name)} {name}" for name in dict.fromkeys(sorted(verdicts))
+        )
+        if self.state == "waiting":
+            most = max((request.lacking for request in self.requests), default=0)
+            lack = "1 approval missing" if most == 1 else f"{most} approvals missing"
+            why = "those who approve want different models" if self.disagree else lack
+            return f"Batch {self.batch} awaits sign-off ({counted}): {why}"
+        texts = {
+            "approved": "is approved and waits for its release",
+            "on_hold": "is approved, and a legal hold keeps it back",
+            "rejected": "was rejected",
+            "released": "is released",
+        }
+        return f"Batch {self.batch} {texts[self.state]} ({counted})"
+
+    @property
+    def offered(self) -> str:
+        """What can be decided now, as lines of text."""
+        return "\n".join(f"  {choice.text}:\n    {choice.command}" for choice in self.choices)
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self) | {"line": self.line}
+
+
+def evaluate(
+    batch: str, cases: Sequence[Case], noted: Sequence[Event], rules: ReleaseRules
+) -> Standing:
+    """Where a batch stands, as it follows from what is in the register.
+
+    Of each person the last decision on a request counts, if it was taken on this audit. A rejection
+    ends the batch.
+
+    Args:
+        batch: its name.
+        cases: the requests that the decision is about.
+        noted: all decisions on the batch, the oldest first.
+        rules: what a release needs.
+    """
+    approvals = [_approvals(case, noted, rules.audit) for case in cases]
+    requests = tuple(
+        Waiting(
+            case.request_id,
+            case.shown,
+            case.verdict,
+            len(events),
+            max(rules.approvals - len(events), 0),
+        )
+        for case, events in zip(cases, approvals, strict=True)
+    )
+    models = {event.details["model"] for events in approvals for event in events}
+    data_only = bool(cases) and all(case.verdict == NOT_IN_TRAINING for case in cases)
+    passed = bool(cases) and not data_only
+    passed = passed and all(case.verdict in ("pass", NOT_IN_TRAINING) for case in cases)
+    enough = bool(cases) and not any(each.lacking for each in requests) and len(models) <= 1
+    state = _state(cases, rejected=last_rejection(noted) is not None, enough=enough)
+    return Standing(
+        batch,
+        state,
+        requests,
+        models.pop() if len(models) == 1 else None,
+        data_only,
+        passed,
+        len(models) > 1,
+        _choices(batch, passed, data_only) if state in ("waiting", "approved", "on_hold") else (),
+    )
+
+
+def page(standing: Standing) -> str:
+    """The standing in Markdown, for Prefect's page."""
+    rows = [
+        f"| {request.request_id} | {request.verdict or '—'} | {request.state} | {request.lacking} |"
+        for request in standing.requests
+    ]
+    offered = [f"- {choice.text}: `{choice.command}`" for choice in standing.choices]
+    how = "Here: deployment **sign-off**, Custom run. On the command line:" if offered else ""
+    return "\n".join(
+        [
+            f"# {standing.line}",
+            "",
+            "| request | verdict | state | approvals missing |",
+            "| --- | --- | --- | --- |",
+            *rows,
+            "",
+            how,
+            "",
+            *offered,
+        ]
+    )
+
+
+def person(name: str) -> str:
+    """What is the same for two spellings of one name: neither capitals, spaces nor the way in which
+    accents are encoded (Unicode's NFC and NFD) make another person."""
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+    return " ".join(folded.split())
+
+
+def last_rejection(noted: Sequence[Event]) -> Event | None:
+    """The decision that ended the batch; None if it was not rejected."""
+    rejections = [event for event in noted if event.details["decision"] == "refuse"]
+    return rejections[-1] if rejections else None
+
+
+def _approvals(case: Case, noted: Sequence[Event], audit: str) -> list[Event]:
+    """The approvals of a request, one for each person whose last word it is."""
+    last_words = {
+        person(event.actor): event
+        for event in noted
+        if event.details.get("audit") == audit and event.request_id in (None, case.request_id)
+    }
+    return [event for event in last_words.values() if event.details["decision"] == "approve"]
+
+
+def _state(cases: Sequence[Case], *, rejected: bool, enough: bool) -> BatchState:
+    if rejected:
+        return "rejected"
+    if cases and all(case.state not in WAITS for case in cases):
+        return "released"
+    if not enough:
+        return "waiting"
+    return "on_hold" if any(case.held for case in cases) else "approved"
+
+
+def _choices(batch: str, may_go: bool, data_only: bool) -> tuple[Choice, ...]:
+    def command(word: str, *options: str) -> str:
+        return " ".join(
+            ["erasure-audit", word, shlex.quote(batch), *options, '--by "NAME"', '--comment "WHY"']
+        )
+
+    again = (
+        Choice("audit again with more references", command("reject", "--next more_references")),
+        Choice(
+            "audit again by another method",
+            command("reject", "--next another_method", "--method retrain"),
+        ),
+    )
+    refuse = Choice("refuse the requests for good", command("reject", "--next refuse"))
+    if data_only:
+        return (
+            Choice("approve; only data have to go, no model saw them", command("approve")),
+            refuse,
+        )
+    retrain = Choice(
+        "release the exact retrain, which is trained already",
+        command("approve", "--model retrained"),
+    )
+    if may_go:
+        return (Choice("release the unlearned model", command("approve")), retrain, *again, refuse)
+    return (*again, retrain, refuse)

@@ -1,0 +1,229 @@
+"""The switch of a workspace from one commit to another, all of it or nothing, and its journal.
+
+A journal beside the batches says which two commits a release is between, so that a killed release
+is continued, or undone, by the next one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from flows.pipeline import close_batch
+from flows.register.register import Lease, Register
+from flows.release.release_contents import REFERENCES, RELEASES, ReleaseError
+from flows.workspace import checkouts, dvc_locks, git, shell
+from tasks.common import files
+from tasks.common.errors import WorkspaceError
+
+_BATCH = 500
+"""Paths given to git at once."""
+
+Told = Callable[[str], None]
+"""Is told the name of each step before it is taken."""
+
+
+@dataclass(frozen=True)
+class BatchRelease:
+    """One batch on its way from approved to released.
+
+    Attributes:
+        home: the workspace.
+        register: its register.
+        batch: the name of the batch.
+        told: of each step.
+        lease: that the release holds.
+    """
+
+    home: Path
+    register: Register
+    batch: str
+    told: Told
+    lease: Lease
+
+    @property
+    def tag(self) -> str:
+        """The git tag of the release."""
+        return tag_of(self.batch)
+
+    @property
+    def audit(self) -> str:
+        """The git tag of the audit."""
+        return close_batch.tag_of(self.batch)
+
+    @property
+    def journal(self) -> Path:
+        """The journal of the release."""
+        return self.home / checkouts.FOLDER / f"release-{self.batch}.json"
+
+    @property
+    def folders(self) -> tuple[str, str]:
+        """The folders of the model and of the references."""
+        return f"{RELEASES}/{self.batch}", f"{REFERENCES}/{self.batch}"
+
+    @property
+    def pointers(self) -> tuple[str, str]:
+        """The files by which DVC knows these folders."""
+        model, references = self.folders
+        return f"{model}.dvc", f"{references}.dvc"
+
+    def there(self, path: Path) -> Path:
+        """A file of the audit.
+
+        Raises:
+            ReleaseError: no store has it.
+        """
+        if not path.is_file():
+            raise ReleaseError(
+                f"{self.audit}: {path.name} is neither in DVC's cache nor in a remote; nothing "
+                "was changed"
+            )
+        return path
+
+
+@dataclass(frozen=True)
+class SwitchPlan:
+    """What the journal holds.
+
+    Attributes:
+        source: the commit that the workspace was at.
+        target: the commit of the release.
+        data: whether the workspace has its data.
+        weights: SHA-256 of the released model; None: there is none.
+    """
+
+    source: str
+    target: str
+    data: bool
+    weights: str | None
+
+    def write(self, journal: Path) -> None:
+        """Write the journal."""
+        content = {
+            "from": self.source,
+            "to": self.target,
+            "data": self.data,
+            "weights": self.weights,
+        }
+        files.write_json(journal, content)
+
+    @classmethod
+    def read(cls, journal: Path) -> SwitchPlan | None:
+        """Read the journal; None if there is none."""
+        if not journal.exists():
+            return None
+        plan = files.read_json(journal)
+        return cls(plan["from"], plan["to"], plan["data"], plan["weights"])
+
+
+def tag_of(batch: str) -> str:
+    """The git tag of a release; serving systems take the model by it."""
+    return f"release/{batch}"
+
+
+def may_continue(release: BatchRelease, plan: SwitchPlan) -> bool:
+    """Whether the journal of a killed release still leads somewhere: nobody has committed in
+    between."""
+    git.break_locks(release.home)
+    known = shell.succeeds(release.home, "cat-file", "-e", f"{plan.target}^{{commit}}")
+    return known and (is_at(release.home, plan.source) or holds(release.home, plan.target))
+
+
+def check_out(release: BatchRelease, plan: SwitchPlan) -> None:
+    """Check out what DVC tracks of the release, and the data where the workspace has them."""
+    tracked = [path for path in release.pointers if (release.home / path).exists()]
+    _dvc(release.home, "checkout", "--force", *tracked, *(["data.dvc"] if plan.data else []))
+
+
+def undo(release: BatchRelease, plan: SwitchPlan) -> None:
+    """Bring the workspace back to the commit that it came from, data and all."""
+    git.break_locks(release.home)
+    if holds(release.home, plan.target) and not is_at(release.home, plan.target):
+        raise ReleaseError(
+            f"somebody committed on top of the unfinished {release.tag}, so it is not undone; "
+            "take these commits back, or let it be finished"
+        )
+    if is_at(release.home, plan.source, plan.target):
+        bring(release.home, plan.target, plan.source)
+        for path in release.folders:
+            shutil.rmtree(release.home / path, ignore_errors=True)
+            with contextlib.suppress(OSError):  # other batches' are in it
+                (release.home / path).parent.rmdir()
+        if plan.data:
+            _dvc(release.home, "checkout", "--force", "data.dvc")
+        if git.has_tag(release.home, release.tag):
+            shell.git(release.home, "tag", "--delete", release.tag)
+    release.journal.unlink(missing_ok=True)
+
+
+def bring(home: Path, source: str, target: str) -> None:
+    """Bring a checkout from one commit to another, and nothing in it that is the same in both.
+
+    Each step may be taken again, from whatever a killed process left.
+    """
+    if not is_at(home, source, target):
+        raise ReleaseError("somebody committed here while the release was prepared; release again")
+    top = Path(shell.git(home, "rev-parse", "--show-toplevel"))
+    statuses = changed(home, source, target)
+    kept = [path for path, status in statuses.items() if status != "D"]
+    for batch in _batched(kept):
+        shell.git(top, "--literal-pathspecs", "checkout", "--quiet", target, "--", *batch)
+    for batch in _batched([path for path, status in statuses.items() if status == "D"]):
+        shell.git(
+            top, "--literal-pathspecs", "rm", "--quiet", "--force", "--ignore-unmatch", "--", *batch
+        )
+    if not is_at(home, target):
+        shell.git(home, "update-ref", "-m", "release", "HEAD", target, source)
+
+
+def holds(home: Path, commit: str) -> bool:
+    """Whether the workspace is at a commit or beyond it."""
+    return shell.succeeds(home, "merge-base", "--is-ancestor", commit, "HEAD")
+
+
+def refuse_uncommitted(release: BatchRelease, touched: Collection[str]) -> None:
+    """Nothing that somebody has not committed is overwritten."""
+    lines = shell.git(
+        release.home, "status", "--porcelain", "-z", "--untracked-files=all", "--no-renames"
+    ).split("\0")
+    mine = sorted(path for line in lines if (path := line.lstrip()[2:].lstrip()) in touched)
+    if mine:
+        more = f" and {len(mine) - 5} more" if len(mine) > 5 else ""
+        raise ReleaseError(
+            f"not committed, and changed by the release: {', '.join(mine[:5])}{more}; commit "
+            "or undo these first"
+        )
+
+
+def changed(home: Path, *revisions: str) -> dict[str, str]:
+    """Paths, from the repository's root, that differ between two commits, and how: A, M, T or D."""
+    fields = shell.git(home, "diff", "--name-status", "--no-renames", "-z", *revisions).split("\0")
+    return dict(zip(fields[1::2], fields[0::2], strict=False))
+
+
+def is_at(home: Path, *commits: str) -> bool:
+    """Whether the workspace is at one of these commits."""
+    return shell.git(home, "rev-parse", "HEAD^{commit}") in commits
+
+
+def _batched(paths: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (paths[start : start + _BATCH] for start in range(0, len(paths), _BATCH))
+
+
+def _dvc(home: Path, *words: str) -> None:
+    """DVC in the workspace; another one that is at work there, as a killed release may leave, is
+    waited for."""
+    dvc_locks.sweep(home)
+    for _ in range(30):
+        try:
+            shell.dvc(home, *words)
+        except WorkspaceError as error:
+            if not any(sign in str(error) for sign in dvc_locks.SIGNS):
+                raise
+            dvc_locks.wait()
+        else:
+            return
+    shell.dvc(home, *words)
