@@ -232,8 +232,8 @@ def _verdicts(scores: scoring.Scores, rules: GateRules) -> Iterator[verdicts.Ver
 
 def figures(judged: Sequence[verdicts.Verdict | None]) -> dict[str, Any]:
     """Counts, shares with exact intervals, influence and detectability of one case."""
-    names = [verdict.verdict if verdict else "inconclusive" for verdict in judged]
-    told = [verdict for verdict in judged if verdict]
+    names = [verdict.verdict if verdict is not None else "inconclusive" for verdict in judged]
+    told = [verdict for verdict in judged if verdict is not None]
     rho = [verdict.influence["unlearned"] for verdict in told]
     known = [value for value in rho if value is not None]
     counts = Counter(names)

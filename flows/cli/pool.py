@@ -63,42 +63,41 @@ def pool(
 
 
 @app.command()
-def readiness(as_json: Json = False) -> None:
-    """Say whose deletion the pool could verify, at which margin, and how many models more would
-    help.
+def readiness(
+    page: Annotated[
+        Path | None, typer.Option("--page", help="Write the result as an HTML page, too.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Say whose deletion the pool could verify, at which margin, how many models more would help,
+    and whether the pool has to be renewed.
 
-    Example: erasure-audit readiness
+    Example: erasure-audit readiness --page readiness.html
     """
     from flows.pools import readiness as report
+    from flows.pools import renewal
     from flows.workspace import layout
+    from tasks.common import files
 
-    found = report.assess(layout.find(Path.cwd()))
+    home = layout.find(Path.cwd())
+    found, age = report.assess(home), renewal.assess(home)
+    if page is not None:
+        files.write_text(page, report.page(found, age))
     if as_json:
-        typer.echo(json.dumps(found.plain(), indent=2, ensure_ascii=False))
+        result = {**found.plain(), "renewal": age.plain()}
+        typer.echo(json.dumps(result, indent=2, ensure_ascii=False))
         return
+    typer.echo(f"{'Renew the pool' if age.renew else 'The pool may stay'}: {age.reason}.")
     able = sum(person.verifiable for person in found.people)
     typer.echo(
         f"{able} of {len(found.people)} people can be verified at rho0 {found.rho0:g} with "
         f"{found.models} models."
     )
     for person in found.people:
-        told = (
-            person.reason
-            if person.detectability is None
-            else f"d' {person.detectability:.1f}, smallest rho0 "
-            + ("none below 1" if person.smallest_rho0 is None else f"{person.smallest_rho0:.2f}")
-            + _more(person.models_more)
-        )
-        typer.echo(f"  {person.pseudonym[:17]}  {person.records} records: {told}")
+        typer.echo(f"  {person.pseudonym[:17]}  {person.records} records: {person.told()}")
     for column, values in found.groups.items():
         for value, group in values.items():
             typer.echo(
                 f"  {column} {value}: {group['verifiable']} of {group['people']} verifiable, "
                 f"median d' {group['median_detectability']:.1f}"
             )
-
-
-def _more(models: int | None) -> str:
-    if models is None:
-        return "; no number of models would help"
-    return f"; {models} models more would help" if models else ""

@@ -61,7 +61,7 @@ def make(home: Path, blocks: int, jobs: int | None, listener: stage_runner.Liste
     try:
         _run(home, chosen, stale, jobs, listener)
         folders = [home / "artifacts" / "pool" / str(number) for number in range(blocks)]
-        lineage = table.merge(folders, home / FOLDER)
+        lineage = table.merge(folders, home / FOLDER, _now())
         shell.dvc(home, "add", FOLDER)
     finally:
         settings.assign(home / "params.yaml", ["pool.blocks=[]"])
@@ -123,7 +123,7 @@ def erase(home: Path) -> dict[str, Any]:
         AuditError: there is no pool, or it is damaged.
     """
     place = home / FOLDER
-    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    now = _now()
     _, before = table.load(place)
     count = table.keep_only(place, records.read_manifest(home / "data"), now)
     receipt = {
@@ -137,3 +137,8 @@ def erase(home: Path) -> dict[str, Any]:
         shell.dvc(home, "add", FOLDER)
         files.write_json(home / RECEIPTS / f"{now.replace(':', '')}.json", receipt)
     return receipt
+
+
+def _now() -> str:
+    """RFC 3339."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import statistics
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from tasks import score
 from tasks.common import settings
 from tasks.common.errors import EvidenceError
 from tasks.data import records
-from tasks.pooling import table
+from tasks.pooling import renewal, table
 from tasks.requests import pseudonyms
 from tasks.verification import verdicts
 from tasks.verification.gates import GateRules
@@ -45,6 +46,17 @@ class Person:
     verifiable: bool
     models_more: int | None
     reason: str | None
+
+    def told(self) -> str:
+        """In one line."""
+        if self.detectability is None:
+            return str(self.reason)
+        limit = "none below 1" if self.smallest_rho0 is None else f"{self.smallest_rho0:.2f}"
+        if self.models_more is None:
+            more = "; no number of models would help"
+        else:
+            more = f"; {self.models_more} models more would help" if self.models_more else ""
+        return f"d' {self.detectability:.1f}, smallest rho0 {limit}{more}"
 
     def plain(self) -> dict[str, Any]:
         """As JSON values."""
@@ -149,3 +161,44 @@ def _by_value(people: list[Person], value_of: dict[str, str]) -> dict[str, dict[
         }
         for value, own in sorted(groups.items())
     }
+
+
+STYLE = (
+    "body{font-family:sans-serif;max-width:60em;margin:2em auto}"
+    "table{border-collapse:collapse}td,th{padding:.2em .8em;text-align:left}"
+    "tr.no td{background:#fdecea}"
+)
+
+
+def page(found: Readiness, age: renewal.Renewal) -> str:
+    """The result as one HTML page without scripts or links; people stand there by pseudonym."""
+    able = sum(person.verifiable for person in found.people)
+    people = [
+        f"<tr{'' if person.verifiable else ' class=no'}><td>{html.escape(person.pseudonym[:17])}"
+        f"</td><td>{person.records}</td><td>{html.escape(person.told())}</td></tr>"
+        for person in found.people
+    ]
+    groups = [
+        f"<tr><td>{html.escape(column)}</td><td>{html.escape(value)}</td><td>{group['verifiable']} "
+        f"of {group['people']}</td><td>{group['median_detectability']:.1f}</td></tr>"
+        for column, values in found.groups.items()
+        for value, group in values.items()
+    ]
+    head = "<tr><th>Group</th><th>Value</th><th>Verifiable</th><th>Median d&prime;</th></tr>"
+    return "\n".join(
+        [
+            '<!doctype html><html lang="en"><head><meta charset="utf-8">',
+            f"<title>Readiness</title><style>{STYLE}</style></head><body>",
+            "<h1>Whose deletion the pool can verify</h1>",
+            f"<p>{able} of {len(found.people)} people can be verified at rho0 {found.rho0:g} with "
+            f"{found.models} models.</p>",
+            f"<p>{'Renew the pool' if age.renew else 'The pool may stay'}: "
+            f"{html.escape(age.reason)}.</p>",
+            "<table><tr><th>Person</th><th>Records</th><th>Result</th></tr>",
+            *people,
+            "</table>",
+            *(["<h2>Groups</h2><table>", head, *groups, "</table>"] if groups else []),
+            "</body></html>",
+            "",
+        ]
+    )

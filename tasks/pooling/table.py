@@ -165,12 +165,13 @@ def load(folder: Path) -> tuple[PoolTable, dict[str, Any]]:
     return pool, lineage
 
 
-def merge(blocks: list[Path], folder: Path) -> dict[str, Any]:
+def merge(blocks: list[Path], folder: Path, made: str | None = None) -> dict[str, Any]:
     """Make one pool of its blocks.
 
     Args:
         blocks: folders that `save` wrote.
         folder: where the pool is to be.
+        made: when, RFC 3339, for the lineage.
 
     Returns:
         Its lineage.
@@ -198,6 +199,8 @@ def merge(blocks: list[Path], folder: Path) -> dict[str, Any]:
         folds=np.concatenate([pool.folds for pool, _ in read]),
     )
     together = {**lineage, "models": [model for _, own in read for model in own["models"]]}
+    if made is not None:
+        together["made"] = made
     save(folder, whole, together)
     return together
 
