@@ -8,9 +8,14 @@ to mend is mended, and the round goes on to its end.
 
 from __future__ import annotations
 
+import bz2
 import contextlib
+import functools
 import gzip
+import hashlib
 import io
+import lzma
+import os
 import shutil
 import sqlite3
 import tarfile
@@ -21,10 +26,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.faults import Fault, Round, World, _some_subjects, _told, _told_ok, approve
+from benchmarks import stand_in
+from benchmarks.faults import (
+    FINALIZING,
+    Fault,
+    Round,
+    World,
+    _kill,
+    _some_subjects,
+    _told,
+    _told_ok,
+    approve,
+    finish,
+)
 from tasks.common import files
 
 REGISTER = Path(".register/register.db")
+DEAD = "http://127.0.0.1:9"
+"""Where nobody answers."""
+_SOMEBODY = ("-c", "user.name=Agent", "-c", "user.email=agent@example.org")
 
 
 @dataclass
@@ -63,6 +83,7 @@ def hidden_copies(world: World, found: Round, _database: Any) -> None:
             found.broken.append(f"{copy.kind}: {seen}")
     for copy in copies:
         copy.mend()
+    shutil.rmtree(world.folder / "somewhere", ignore_errors=True)
     for command in (
         ("reflog", "expire", "--expire=now", "--all"),
         ("gc", "--quiet", "--prune=now"),
@@ -106,42 +127,149 @@ def copies_that_come_back(world: World, found: Round, _database: Any) -> None:
     shutil.rmtree(before)
 
 
-def hands_in_the_register(world: World, found: Round, _database: Any) -> None:
+def hands_in_the_register(world: World, found: Round, database: Any) -> None:
     """Somebody with the database's password changes requests and events, and shows an older
-    state."""
-    subjects = _some_subjects(world)
-    world.ask(subjects)
+    state: in SQLite, or in PostgreSQL where the round has a server."""
+    hands: Any = PostgresHands(world, database) if database else SqliteHands(world)
+    world.ask(_some_subjects(world))
     world.until_done("nightly")
-    older = (world.folder / REGISTER).read_bytes()
+    older = hands.keep()
     approve(world)
-    world.until_done("watch")  # it anchors the chain's end, as it does daily
-    for kind, statement in (
-        ("identities swapped", _swap(world)),
-        ("deadline changed", "UPDATE requests SET due = '2099-01-01'"),
-        ("state changed", "UPDATE requests SET state = 'closed'"),
-        ("identity table changed", "DELETE FROM identities"),
-        ("event changed", "UPDATE events SET actor = 'somebody' WHERE seq = 2"),
-        ("tail cut", "DELETE FROM events WHERE seq = (SELECT max(seq) FROM events)"),
-        ("event taken out", "DELETE FROM events WHERE seq = 2"),
+    sound = hands.keep()
+    for kind, statements in _tampering(world):
+        hands.change(statements)
+        _noticed(world, found, f"{kind}{hands.where}")
+        hands.show(sound)
+    hands.show(older)
+    _noticed(world, found, f"older backup shown{hands.where}")
+    hands.show(sound)
+    if world.give("requests", "check")[0] != 0:
+        found.broken.append("the sound register is not taken for sound")
+
+
+def in_postgres(world: World, found: Round, database: Any) -> None:
+    """The register lies in PostgreSQL; hands in it, and an erasure that is killed."""
+    hands_in_the_register(world, found, database)
+    for _ in range(2):
+        found.faults += _kill(
+            world, ("finalize",), world.chance.uniform(0.5, FINALIZING), whole=True
+        )
+
+
+def erasure_beside_an_audit(world: World, found: Round, _database: Any) -> None:
+    """While one batch is erased, the next one is taken in and audited; and then that one is erased,
+    with references that were carried over, while a third comes in."""
+    first = _some_subjects(world)
+    world.ask(first)
+    world.until_done("nightly")
+    approve(world)
+    world.until_done("release", _batch(world))
+    rest = [number for number in range(stand_in.SUBJECTS) if number not in first]
+    for kind, name in (
+        ("erasure beside the next audit", _batch(world)),
+        ("erasure of carried references beside an audit", None),
     ):
-        sound = (world.folder / REGISTER).read_bytes()
-        with contextlib.closing(sqlite3.connect(world.folder / REGISTER)) as database:
-            _without_triggers(database)
-            database.execute(statement)
-            database.commit()
-        _noticed(world, found, kind)
-        _put(world, sound)
-    sound = (world.folder / REGISTER).read_bytes()
-    _put(world, older)
-    _noticed(world, found, "older backup shown")
-    _put(world, sound)
+        picked = world.chance.sample(rest, 2)
+        rest = [number for number in rest if number not in picked]
+        world.ask(picked)
+        if name is None:
+            world.until_done("nightly")
+            approve(world)
+            name = _batch(world)
+            world.until_done("release", name)
+        night = world.start("nightly")
+        time.sleep(world.chance.uniform(0, 6))
+        code, text = world.give("erase", name)
+        said, _ = night.communicate(timeout=600)
+        found.faults.append(Fault(kind, "erase", 0.0, _told(code, text)))
+        found.faults.append(Fault(kind, "nightly", 0.0, _told(night.returncode, said)))
+        if "Traceback" in text + said:
+            found.broken.append(f"{kind}: an exception reached the operator")
+        world.until_done("erase", name)
+        finish(world)
+
+
+def in_a_bucket(world: World, found: Round, _database: Any) -> None:
+    """The remote is an S3 bucket: it keeps versions, is away during the erasure, and an old clone
+    puts its objects there again afterwards."""
+    from benchmarks import network
+
+    os.environ.update(network.CREDENTIALS)
+    with network.s3_store() as (endpoint, client):
+        world.environment |= network.CREDENTIALS
+        versions = {"Status": "Enabled"}
+        client.put_bucket_versioning(Bucket=network.BUCKET, VersioningConfiguration=versions)
+        address = f"s3://{network.BUCKET}/dvc"
+        _told_ok(world, "dvc", "remote", "add", "--default", "store", address)
+        _told_ok(world, "dvc", "remote", "modify", "store", "endpointurl", endpoint)
+        _told_ok(world, "dvc", "push", "--quiet")
+        _told_ok(world, "git", "commit", "--quiet", "--all", "-m", "A remote")
+        clone = _clone(world, "old-clone")
+        _released(world)
+        batch = _batch(world)
+        _told_ok(world, "dvc", "remote", "modify", "--local", "store", "endpointurl", DEAD)
+        code, text = world.give("erase", batch)
+        held = code != 0 and "store" in text and "Traceback" not in text
+        found.faults.append(Fault("bucket away", "erase", 0.0, _told(code, text)))
+        if not held:
+            found.broken.append("bucket away: the erasure did not say so")
+        (world.folder / ".dvc/config.local").unlink()
+        world.until_done("erase", batch)
+        left = _in_bucket(world, client, network.BUCKET)
+        found.faults.append(Fault("bucket with versions", "erase", 0.0, "went on"))
+        if left:
+            found.broken.append(f"bucket with versions: {left} versions hold erased records")
+        _pushes_again(world, found, clone, batch, "old clone pushed to the bucket")
+        if left := _in_bucket(world, client, network.BUCKET):
+            found.broken.append(f"bucket after a comeback: {left} versions hold erased records")
+        finish(world)
+
+
+def clones_of_agents(world: World, found: Round, _database: Any) -> None:
+    """A clone as an agent has it, with data and models, pushes old objects, branches and tags again
+    after the erasure, several times."""
+    remote = world.folder.parent / "remote"
+    remote.mkdir()
+    _told_ok(world, "dvc", "remote", "add", "--default", "store", str(remote))
+    _told_ok(world, "dvc", "push", "--quiet")
+    _told_ok(world, "git", "commit", "--quiet", "--all", "-m", "A remote")
+    clone = _clone(world, "agent-clone")
+    _released(world)
+    batch = _batch(world)
+    world.until_done("erase", batch)
+    for number in range(1, 4):
+        _pushes_again(world, found, clone, batch, f"agent's clone pushed again ({number})")
+    shutil.copytree(clone / ".dvc/cache", world.folder / "artifacts/from-clone")
+    _said(world, found, "agent's cache copied among artifacts", batch)
+    _told_ok(world, "git", "-C", str(clone), "add", "--force", "data")
+    _told_ok(world, "git", "-C", str(clone), *_SOMEBODY, "commit", "--quiet", "-m", "Data")
+    _told_ok(world, "git", "-C", str(clone), "push", "--quiet", "origin", "HEAD:refs/heads/old")
+    _, text = world.give("watch", "--json")
+    said = "are there again" in text
+    found.faults.append(
+        Fault("agent's clone pushed data into git", "watch", 0.0, "said" if said else "NOT SAID")
+    )
+    if not said:
+        found.broken.append("agent's clone pushed data into git: the watch did not say so")
+    for command in (
+        ("update-ref", "-d", "refs/heads/old"),
+        ("reflog", "expire", "--expire=now", "--all"),
+        ("gc", "--quiet", "--prune=now"),
+    ):
+        world.plain("git", *command)
+    shutil.rmtree(clone)
 
 
 SCENARIOS: dict[str, Callable[[World, Round, Any], None]] = {
     "hidden copies": hidden_copies,
     "copies that come back": copies_that_come_back,
     "hands in the register": hands_in_the_register,
+    "register in PostgreSQL": in_postgres,
+    "erasure beside an audit": erasure_beside_an_audit,
+    "S3 remote": in_a_bucket,
+    "agents' clones": clones_of_agents,
 }
+NEED_A_DATABASE = ("register in PostgreSQL",)
 
 
 # -- copies ---------------------------------------------------------------------------------------
@@ -156,15 +284,40 @@ def _plant(world: World, picture: bytes) -> Iterator[Copy]:
         return Copy(kind, shown or f"somewhere/{name}", path, lambda: path.unlink(missing_ok=True))
 
     yield own("copy among own files", "a.png", picture)
-    yield own("copy in another format", "b.bmp", _as_bmp(picture))
+    yield own("copy in another format", "b.bmp", _as(picture, "BMP"))
     yield own("copy in a zip", "c.zip", _zipped(picture))
     yield own("copy in a gzip", "d.gz", gzip.compress(picture))
     yield own("copy in a tar of zips", "e.tgz", gzip.compress(_tarred(_zipped(picture))))
     yield own("archive that cannot be opened", "f.7z", b"7z\xbc\xaf\x27\x1c" + bytes(64))
-    name = next(iter(world.asked.values()))
+    name = _person(world)
     yield own("file named after a person", f"x-{name}.dat", b"\0", "somewhere/…")
+    yield own("copy with another ending", "g.txt", picture)
+    yield own("copy without an ending", "copy", picture)
+    yield own("copy as TIFF", "h.tiff", _as(picture, "TIFF"))
+    yield own("copy as lossless WebP", "i.webp", _as(picture, "WEBP", lossless=True))
+    yield own("copy in a bzip2", "j.bz2", bz2.compress(picture))
+    yield own("copy in an xz", "k.xz", lzma.compress(picture))
+    yield own("copy in a zip of zips of zips", "l.zip", _zipped(_zipped(_zipped(picture))))
+    yield own("encrypted zip", "m.zip", _encrypted(_zipped(picture)))
+    yield own("zip that is cut off", "n.zip", _zipped(picture)[:-30])
+    yield own("tar with a name of a person", "o.tar", _tarred(b"x", f"{_person(world)}.txt"))
+    yield own("list of people", "p.csv", f"id\n{_person(world)}\n".encode())
+    yield own("list of hashed people", "q.csv", _hashed(_person(world)).encode())
+    for number, folder in enumerate(
+        (".hidden", "node_modules", ".venv/share", "__pycache__", ".prefect", ".register", "inbox")
+    ):
+        path = home / folder / f"corner-{number}.bin"
+        files.write_bytes(path, picture)
+        yield Copy(f"copy in {folder}", path.name, path, functools.partial(_unlink, path))
+    for number, folder in enumerate((".git", ".dvc/tmp", ".dvc")):
+        path = home / folder / f"nook-{number}.png"
+        files.write_bytes(path, picture)
+        yield Copy(f"copy in {folder}", path.name, path, functools.partial(_unlink, path))
     yield _staged(world, picture)
     yield _in_a_dropped_stash(world, picture)
+    yield _in_a_reference(world, picture, "refs/exps/ab/cdef/exp-1", "reference of dvc exp")
+    yield _in_a_reference(world, picture, "refs/stash", "git stash")
+    yield _in_a_reference(world, picture, "refs/notes/commits", "git notes")
     for kind, folder in (
         ("left-over of a removal", ".batches/.removing-old-1"),
         ("folder among the checkouts", ".batches/2020-01-01"),
@@ -197,6 +350,22 @@ def _in_a_dropped_stash(world: World, picture: bytes) -> Copy:
     return Copy("blob of a dropped stash", "somewhere/stashed.png", path, path.unlink)
 
 
+def _in_a_reference(world: World, picture: bytes, reference: str, kind: str) -> Copy:
+    """A commit that only this reference leads to, with a picture of its own number of pixels, so
+    that it is an object apart from others."""
+    content = _as(picture, "PPM")
+    name = f"{kind.replace(' ', '-')}.ppm"
+    blob = world.feed(content + b"\n" * len(kind), "git", "hash-object", "-w", "--stdin")
+    tree = world.feed(f"100644 blob {blob}\t{name}\n".encode(), "git", "mktree")
+    commit = world.feed(b"", "git", "commit-tree", tree, "-m", "kept")
+    _told_ok(world, "git", "update-ref", "--create-reflog", reference, commit)
+
+    def mend() -> None:
+        world.plain("git", "update-ref", "-d", reference)
+
+    return Copy(kind, name, world.folder, mend)
+
+
 def _beside(world: World, found: Round, batch: str, command: tuple[str, ...], kind: str) -> None:
     """Another command runs while the erasure does."""
     other = world.start(*command)
@@ -214,41 +383,173 @@ def _restored(source: Path, target: Path) -> None:
             shutil.copyfile(path, copy)
 
 
+def _clone(world: World, name: str) -> Path:
+    """A clone with the data that the remote holds."""
+    clone = world.folder.parent / name
+    _told_ok(world, "git", "clone", "--quiet", str(world.folder), str(clone))
+    _told_ok(world, "dvc", "--cd", str(clone), "pull", "--quiet")
+    return clone
+
+
+def _pushes_again(world: World, found: Round, clone: Path, batch: str, kind: str) -> None:
+    _told_ok(world, "dvc", "--cd", str(clone), "push", "--quiet")
+    _said(world, found, kind, batch)
+    if batch and clone.exists() and kind.startswith("old clone"):
+        shutil.rmtree(clone)
+
+
+def _said(world: World, found: Round, kind: str, batch: str) -> None:
+    """The next watch says that copies came back, and the erasure erases them again."""
+    code, text = world.give("watch", "--json")
+    said = "are there again" in text
+    found.faults.append(Fault(kind, "watch", 0.0, "said" if said else f"NOT SAID, exit {code}"))
+    if not said:
+        found.broken.append(f"{kind}: the watch did not say so")
+    world.until_done("erase", batch)
+
+
+def _in_bucket(world: World, client: Any, bucket: str) -> int:
+    """How many versions of objects in the bucket hold something of those who are erased."""
+    needles = world.needles()
+    pages = client.get_paginator("list_object_versions").paginate(Bucket=bucket)
+    found = 0
+    for entry in (entry for page in pages for entry in page.get("Versions", [])):
+        answer = client.get_object(Bucket=bucket, Key=entry["Key"], VersionId=entry["VersionId"])
+        content = answer["Body"].read()
+        found += any(needle in content for needle in needles)
+    return found
+
+
 # -- the register ---------------------------------------------------------------------------------
+
+
+class SqliteHands:
+    """Hands in the workspace's own database file."""
+
+    where = ""
+
+    def __init__(self, world: World) -> None:
+        self._path = world.folder / REGISTER
+
+    def keep(self) -> bytes:
+        """A copy of the state now."""
+        with contextlib.closing(sqlite3.connect(self._path)) as database:
+            database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return self._path.read_bytes()
+
+    def show(self, state: bytes) -> None:
+        """Put a state back, without what SQLite keeps beside it."""
+        for ending in ("-wal", "-shm"):
+            self._path.with_name(f"{self._path.name}{ending}").unlink(missing_ok=True)
+        self._path.write_bytes(state)
+
+    def change(self, statements: list[str]) -> None:
+        """Change it. Whoever owns the database can drop what keeps it from being changed."""
+        with contextlib.closing(sqlite3.connect(self._path)) as database:
+            query = "SELECT name FROM sqlite_master WHERE type = 'trigger'"
+            for (name,) in database.execute(query).fetchall():
+                database.execute(f'DROP TRIGGER "{name}"')
+            for statement in statements:
+                database.execute(statement)
+            database.commit()
+
+
+class PostgresHands:
+    """Hands of the role that owns the register's database in PostgreSQL."""
+
+    where = " (PostgreSQL)"
+
+    def __init__(self, world: World, server: Any) -> None:
+        self._world, self._server = world, server
+
+    def keep(self) -> str:
+        """A copy of the state now; its address."""
+        return str(self._server.copy_of(self._world.environment["ERASURE_AUDIT_DATABASE"]))
+
+    def show(self, state: str) -> None:
+        """Show a copy of a state in the register's place."""
+        self._world.environment["ERASURE_AUDIT_DATABASE"] = self._server.copy_of(state)
+
+    def change(self, statements: list[str]) -> None:
+        """Change it, with triggers off."""
+        import psycopg
+
+        address = self._world.environment["ERASURE_AUDIT_DATABASE"]
+        with psycopg.connect(address) as connection:
+            connection.execute("SET session_replication_role = replica")
+            for statement in statements:
+                connection.execute(statement.encode())
+
+
+def _tampering(world: World) -> Iterator[tuple[str, list[str]]]:
+    """Kinds of changes, each with its statements."""
+    first, second = sorted(world.asked)[:2]
+    last = "(SELECT max(seq) FROM events)"
+    one = f"WHERE request_id = '{first}'"
+    yield (
+        "identities swapped",
+        [
+            "UPDATE requests SET identities = (SELECT identities FROM requests "  # noqa: S608
+            f"WHERE request_id = '{second}') {one}"
+        ],
+    )
+    for column, value in (
+        ("due", "'2099-01-01'"),
+        ("state", "'closed'"),
+        ("state", "'released'"),
+        ("wishes", "'{}'"),
+        ("wishes", '\'{"record_pseudonyms": ["x"]}\''),
+        ("callbacks", "'[\"https://evil.example.org/\"]'"),
+        ("batch", "'another'"),
+        ("verdict", "'pass'"),
+        ("held", "NOT held"),
+        ("extended", "NOT extended"),
+        ("submitted", "'2020-01-01T00:00:00Z'"),
+        ("regulation", "'ccpa'"),
+        ("duplicate_of", f"'{second}'"),
+    ):
+        change = f"UPDATE requests SET {column} = {value} {one}"  # noqa: S608
+        yield f"{column} set to {value}"[:40], [change]
+    yield "request taken out", [f"DELETE FROM identities {one}", f"DELETE FROM requests {one}"]  # noqa: S608
+    yield "identity table emptied", ["DELETE FROM identities"]
+    yield "identity table changed", ["UPDATE identities SET pseudonym = pseudonym || 'x'"]
+    yield "actor of an event changed", ["UPDATE events SET actor = 'somebody' WHERE seq = 2"]
+    yield "time of an event changed", ["UPDATE events SET at = '2020-01-01' WHERE seq = 2"]
+    yield "details of an event changed", ["UPDATE events SET details = '{}' WHERE seq = 1"]
+    yield "MAC of an event taken away", [f"UPDATE events SET mac = NULL WHERE seq = {last}"]  # noqa: S608
+    yield "all MACs taken away", ["UPDATE events SET mac = NULL, row_digest = NULL"]
+    yield "event taken out", ["DELETE FROM callbacks", "DELETE FROM events WHERE seq = 2"]
+    yield "first event taken out", ["DELETE FROM callbacks", "DELETE FROM events WHERE seq = 1"]
+    yield (
+        "tail cut",
+        ["DELETE FROM callbacks", f"DELETE FROM events WHERE seq = {last}"],  # noqa: S608
+    )
+    yield (
+        "long tail cut",
+        ["DELETE FROM callbacks", f"DELETE FROM events WHERE seq > {last} / 2"],  # noqa: S608
+    )
+    yield (
+        "register emptied",
+        [f"DELETE FROM {table}" for table in ("callbacks", "identities", "requests", "events")],  # noqa: S608
+    )
+    yield (
+        "two events exchanged",
+        [
+            "UPDATE events SET seq = -2 WHERE seq = 2",
+            "UPDATE events SET seq = 2 WHERE seq = 3",
+            "UPDATE events SET seq = 3 WHERE seq = -2",
+        ],
+    )
 
 
 def _noticed(world: World, found: Round, kind: str) -> None:
     """`requests check` fails, and nothing is released or erased."""
     code, text = world.give("requests", "check")
-    held = code != 0
     found.faults.append(Fault(kind, "requests check", 0.0, _told(code, text)))
-    if not held:
+    if code == 0:
         found.broken.append(f"{kind}: `requests check` found nothing")
     if "Traceback" in text:
         found.broken.append(f"{kind}: an exception reached the operator")
-
-
-def _put(world: World, content: bytes) -> None:
-    """Put a state of the database back, without what SQLite keeps beside it."""
-    for ending in ("-wal", "-shm"):
-        (world.folder / f"{REGISTER}{ending}").unlink(missing_ok=True)
-    (world.folder / REGISTER).write_bytes(content)
-
-
-def _swap(world: World) -> str:
-    """A statement that makes one request be about the person of another."""
-    first, second = sorted(world.asked)[:2]
-    return (
-        "UPDATE requests SET identities = (SELECT identities FROM requests "  # noqa: S608
-        f"WHERE request_id = '{second}') WHERE request_id = '{first}'"
-    )
-
-
-def _without_triggers(database: sqlite3.Connection) -> None:
-    """Whoever owns the database can drop what keeps it from being changed."""
-    names = database.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall()
-    for (name,) in names:
-        database.execute(f'DROP TRIGGER "{name}"')
 
 
 # -- the round ------------------------------------------------------------------------------------
@@ -273,12 +574,34 @@ def _pictures(world: World) -> list[bytes]:
     ]
 
 
-def _as_bmp(picture: bytes) -> bytes:
+def _person(world: World) -> str:
+    return next(iter(world.asked.values()))
+
+
+def _hashed(subject: str) -> str:
+    return f"id\n{hashlib.sha256(subject.encode()).hexdigest()}\n"
+
+
+def _unlink(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # not empty
+        path.parent.rmdir()
+
+
+def _as(picture: bytes, form: str, **options: Any) -> bytes:
     from PIL import Image
 
     stream = io.BytesIO()
-    Image.open(io.BytesIO(picture)).convert("RGB").save(stream, "BMP")
+    Image.open(io.BytesIO(picture)).convert("RGB").save(stream, form, **options)
     return stream.getvalue()
+
+
+def _encrypted(archive: bytes) -> bytes:
+    """A zip that says of its members that they are encrypted."""
+    marked = bytearray(archive)
+    for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        marked[archive.index(signature) + offset] |= 1
+    return bytes(marked)
 
 
 def _zipped(content: bytes) -> bytes:
@@ -288,10 +611,10 @@ def _zipped(content: bytes) -> bytes:
     return stream.getvalue()
 
 
-def _tarred(content: bytes) -> bytes:
+def _tarred(content: bytes, name: str = "inner.zip") -> bytes:
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as archive:
-        entry = tarfile.TarInfo("inner.zip")
+        entry = tarfile.TarInfo(name)
         entry.size = len(content)
         archive.addfile(entry, io.BytesIO(content))
     return stream.getvalue()

@@ -179,6 +179,15 @@ class World:
         )
         return done.returncode, done.stdout + done.stderr
 
+    def feed(self, content: bytes, *command: str) -> str:
+        """Run another program in the workspace with something to read; what it prints."""
+        done = subprocess.run(
+            command, cwd=self.folder, env=self.environment, input=content, capture_output=True
+        )
+        if done.returncode != 0:
+            raise AuditError(f"{' '.join(command[:2])} failed: {done.stderr.decode()[:200]}")
+        return done.stdout.decode().strip()
+
     def needles(self) -> list[bytes]:
         """What must be found nowhere once those who asked are erased: their pictures' bytes, hashes
         and ids."""
@@ -782,7 +791,7 @@ class Postgres:
             for folder in place.parents:
                 if folder.stat().st_mode & 0o005 != 0o005:
                     folder.chmod(folder.stat().st_mode | 0o055)
-        self.port = _free_port()
+        self.port, self._copies = _free_port(), itertools.count(1)
         self._run("initdb", "--auth=trust", "--username=audit", "--pgdata", str(place / "data"))
         self.start()
 
@@ -808,6 +817,15 @@ class Postgres:
     def fresh(self, name: str) -> str:
         """The address of a new, empty database."""
         self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "audit", name)
+        return f"postgresql://audit@127.0.0.1:{self.port}/{name}"
+
+    def copy_of(self, address: str) -> str:
+        """The address of a new database that is a copy of another."""
+        name = f"copy{next(self._copies)}"
+        source = address.rpartition("/")[2]
+        self._run(
+            "createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "audit", "-T", source, name
+        )
         return f"postgresql://audit@127.0.0.1:{self.port}/{name}"
 
     def _run(self, program: str, *words: str) -> None:
@@ -963,6 +981,8 @@ def main(
     """
     from concurrent.futures import ThreadPoolExecutor
 
+    from benchmarks import attacks
+
     names = [only] if only else list(scenarios())
     rounds = _kept(out, seed)
     with tempfile.TemporaryDirectory(prefix="faults-", ignore_cleanup_errors=True) as parent:
@@ -970,7 +990,8 @@ def main(
         place.chmod(0o755)
         template = stand_in.world(place / "template")
         ready(template)
-        database = Postgres(place / "postgres") if "database gone" in names else None
+        asking = {"database gone", *attacks.NEED_A_DATABASE}
+        database = Postgres(place / "postgres") if asking & set(names) else None
         first = max((one.number for one in rounds), default=-1) + 1
         numbers, lock, alone = itertools.count(first), threading.Lock(), threading.Lock()
 
@@ -979,8 +1000,8 @@ def main(
                 with lock:
                     number = next(numbers)
                 scenario = names[number % len(names)]
-                own = database if scenario == "database gone" else None
-                with alone if own else contextlib.nullcontext():  # it stops the server
+                own = database if scenario in asking else None
+                with alone if own else contextlib.nullcontext():  # one of them stops the server
                     last = play(number, scenario, seed * 10_000 + number, template, place, own)
                 for fault in last.faults:
                     fault.seen = fault.seen.replace(

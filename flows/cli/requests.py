@@ -304,6 +304,28 @@ def bind(by: By, as_json: Json = False) -> None:
 
 
 @app.command()
+def restored(
+    by: By,
+    reason: Annotated[str, typer.Option("--reason", help="Why a backup had to be restored.")],
+    as_json: Json = False,
+) -> None:
+    """Go on from a restored backup, although events after it are lost.
+
+    This machine keeps the end of the chain outside the database (keys/chain.end), so an older
+    backup is an alarm. The chain notes who accepted it. Ends that git keeps stay an alarm until
+    they are removed there (docs/requests.md).
+
+    Example: erasure-audit requests restored --by "Ada Clerk" --reason "the disk of 21 November"
+    """
+    with _book() as (_, register):
+        head = register.accept_restored(_named(by), reason)
+    if as_json:
+        _print({"events": head.seq, "hash": head.hash})
+        return
+    typer.echo(f"{head.seq} events, the last one {head.hash[:16]}: accepted")
+
+
+@app.command()
 def export(
     form: Annotated[
         Literal["json", "csv"],

@@ -305,6 +305,7 @@ def _body(now: CallbackNotice, event: Event, url: str) -> bytes:
         "expected_completion_time": now.completion,
         "status_time": event.at,
         "event": event.seq,
+        "event_hash": event.hash,
         "api_version": API_VERSION,
     }
     return json.dumps(value, ensure_ascii=False).encode()

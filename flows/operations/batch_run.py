@@ -216,10 +216,10 @@ class BatchRun:
 
     def sign_and_close(self) -> None:
         """Sign, commit and tag the batch, together with the end of the register's chain."""
+        self.register.file_head(self.place / HEADS / f"{self.batch}.json")
         key = signing_keys.at_hand(self.place)
         if key is not None and results.read(self.place, self.batch):
             signing.sign(self.place, self.batch, key)
-        self.register.file_head(self.place / HEADS / f"{self.batch}.json")
         close_batch.close(self.place, self.batch)
 
     def _requests(self, state: State) -> list[str]:

@@ -98,6 +98,8 @@ def run(
                 text=f"{night.text} Still being written in inbox/: {counted(left, 'file')}.",
             )
         register.note("night", ACTOR, batch=night.batch, outcome=night.outcome)
+        if git.commit_of(home) is not None:
+            anchors.anchor(home, register)
     notices.deliver(home)
     return night
 

@@ -1,9 +1,9 @@
 """Anchors: ends of the register's chain, kept outside its database.
 
 Two places in git hold them: `ledger/chain/<batch>.json` in every closed and released batch, and the
-branch `register-chain`, to which the daily watch adds a line. The branch is apart from all others,
-so anchoring touches neither the work tree nor the index. Push it to a server that the database's
-owner cannot write to.
+branch `register-chain`, to which every night, `finalize` and watch add a line. The branch is apart
+from all others, so anchoring touches neither the work tree nor the index. Push it to a server that
+the database's owner cannot write to.
 """
 
 from __future__ import annotations
@@ -19,13 +19,15 @@ from flows.register.register import Register
 from flows.register.states import RegisterError
 from flows.workspace import git, shell
 from tasks.common import files
-from tasks.common.errors import AuditError
+from tasks.common.errors import AuditError, WorkspaceError
 
 HEADS = Path("ledger/chain")
 """Where git keeps the chain's end as it was when a batch was committed, `<batch>.json`."""
 BRANCH = "register-chain"
 LINES = "ledger/chain/daily.jsonl"
 """The file on that branch: a JSON object per line, the oldest first."""
+TRIES = 3
+"""How often a line is added again when another process adds one at the same time."""
 
 
 def check(home: Path, register: Register) -> Head:
@@ -47,11 +49,16 @@ def anchor(home: Path, register: Register) -> Head:
         WorkspaceError: git cannot add it, for example because the workspace is in no repository.
     """
     head = check(home, register)
-    lines = _lines(home)
-    if head.seq == 0 or (lines and Head(lines[-1]["seq"], lines[-1]["hash"]) == head):
-        return head
-    lines.append({"at": now(), "seq": head.seq, "hash": head.hash})
-    _commit(home, lines)
+    for tries_left in reversed(range(TRIES)):
+        lines = _lines(home)
+        if head.seq == 0 or head in map(_head, lines):
+            return head
+        lines.append({"at": now(), "seq": head.seq, "hash": head.hash})
+        try:
+            _commit(home, lines)
+        except WorkspaceError:  # another process may have been first
+            if not tries_left:
+                raise
     return head
 
 
@@ -97,6 +104,8 @@ def _commit(home: Path, lines: list[dict[str, Any]]) -> None:
     that another process added meanwhile."""
     content = "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines)
     message = f"The register's chain ends with event {lines[-1]['seq']}\n"
+    # a process that was killed while it anchored leaves git's lock
+    git.break_lock(git.common_folder(home) / f"refs/heads/{BRANCH}.lock")
     known = git.has_branch(home, BRANCH)
     parent = f"from refs/heads/{BRANCH}^0\n" if known else ""
     commands = (

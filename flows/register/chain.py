@@ -26,6 +26,8 @@ GENESIS = "0" * 64
 """What the first event names as the hash of the one before it."""
 BOUND = "bound"
 """Kind of the events by which a person vouches for what an earlier version of the tool wrote."""
+RESTORED = "restored"
+"""Kind of the event by which a person accepts that a backup lacks events."""
 MANY = 1000
 """Ids in one query; databases limit the number of parameters."""
 RESTORE = "stop, find out who changed the database, and restore a backup"
@@ -143,6 +145,27 @@ def head_of(connection: sa.Connection) -> Head:
     return Head(0, GENESIS) if row is None else Head(row.seq, row.hash)
 
 
+def require_head(connection: sa.Connection, known: Head | None) -> None:
+    """See that the chain holds an end that is known from outside the database.
+
+    Raises:
+        RegisterError: it does not.
+    """
+    if known is None:
+        return
+    found = connection.scalar(sa.select(events.c.hash).where(events.c.seq == known.seq))
+    if found is None:
+        raise RegisterError(_cut(known.seq))
+    if found != known.hash:
+        raise RegisterError(_another(known.seq))
+
+
+def holds(connection: sa.Connection, known: Head) -> bool:
+    """Whether the chain holds an end."""
+    query = sa.select(events.c.hash).where(events.c.seq == known.seq)
+    return bool(connection.scalar(query) == known.hash)
+
+
 def event_of(row: Any) -> Event:
     """An event from its row.
 
@@ -215,31 +238,28 @@ def check(
     """
     if keyed and key is None:
         raise RegisterError(_no_key())
-    wanted = {head.seq: head.hash for head in known}
+    wanted = defaultdict[int, set[str]](set)
+    for end in known:
+        wanted[end.seq].add(end.hash)
     previous, seq, authenticated = GENESIS, 0, False
     digests: dict[str, str] = {}
     for row in _stream(connection, sa.select(events).order_by(events.c.seq)):
         seq += 1
         if (row.seq, row.previous, row.hash) != (seq, previous, _hash(dict(row._mapping))):
             raise RegisterError(f"event {seq} of the register is missing or was changed; {RESTORE}")
-        if wanted.pop(seq, row.hash) != row.hash:
-            raise RegisterError(
-                f"the chain up to event {seq} is not the one that git holds the end of; {RESTORE}"
-            )
         if row.mac is not None or authenticated:
             if not keyed:
                 raise RegisterError("the register has a key already; there is nothing to vouch for")
             if key is None or not _authentic(row, key):
                 raise RegisterError(_unauthentic(row))
             authenticated = True
+        if wanted.pop(seq, {row.hash}) != {row.hash}:
+            raise RegisterError(_another(seq))
         if row.row_digest is not None:
             digests[str(row.request_id)] = row.row_digest
         previous = row.hash
     if wanted:
-        raise RegisterError(
-            f"the register ends before event {max(wanted)}, which git holds the hash of; its last "
-            f"events were cut off, or an older backup was restored; {RESTORE}"
-        )
+        raise RegisterError(_cut(max(wanted)))
     if keyed:
         if seq and not authenticated:
             raise RegisterError(_unkeyed())
@@ -325,6 +345,20 @@ def _unkeyed() -> str:
         "the register's last events carry no key: an earlier version of the tool wrote them, or "
         "somebody without the key. If it is the former, look at the open requests, then vouch for "
         "them once with `erasure-audit requests bind --by NAME`"
+    )
+
+
+def _cut(seq: int) -> str:
+    return (
+        f"the register ends before event {seq}, whose hash is kept outside the database; its last "
+        f"events were cut off, or an older backup was restored; {RESTORE}"
+    )
+
+
+def _another(seq: int) -> str:
+    return (
+        f"the chain up to event {seq} is not the one whose end is kept outside the database; "
+        f"{RESTORE}"
     )
 
 

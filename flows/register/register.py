@@ -21,8 +21,9 @@ import sqlalchemy as sa
 
 from flows.register import callback_queue, chain, chain_key, database, rows, transactions
 from flows.register.callback_queue import DueCallback
-from flows.register.chain import BOUND, Event, Head, Step
+from flows.register.chain import BOUND, RESTORED, Event, Head, Step
 from flows.register.encoding import now, queryable
+from flows.register.kept_end import KeptEnd
 from flows.register.leases import Lease
 from flows.register.states import (
     BLOCKED,
@@ -132,7 +133,7 @@ class Register:
             PseudonymError: its pseudonyms are of another key than those of the open requests.
         """
         submitted = _earlier(request.submitted, at or datetime.now(UTC))
-        with transactions.writing(self._engine) as connection:
+        with self._writing() as connection:
             known = rows.row_of(connection, request.request_id)
             if known is not None and known.digest == request.digest:
                 return rows.as_case(known), False
@@ -228,7 +229,7 @@ class Register:
         Raises:
             RegisterError: it is in a batch, or past one.
         """
-        with transactions.writing(self._engine) as connection:
+        with self._writing() as connection:
             case = rows.case_of(connection, request_id)
             if case.state not in (State.RECEIVED, State.IDENTITY_VERIFIED, State.REJECTED):
                 raise RegisterError(
@@ -259,7 +260,7 @@ class Register:
         Raises:
             RegisterError: it was extended already, is closed, or the regulation knows no extension.
         """
-        with transactions.writing(self._engine) as connection:
+        with self._writing() as connection:
             case = self._bound(connection, request_id)
             due = deadlines.extended(
                 case.regulation, datetime.fromisoformat(case.submitted).date(), self._holidays
@@ -307,7 +308,7 @@ class Register:
             UnknownRequestError: there is no such request.
             RegisterError: a request may not go there from where it is, or is on hold.
         """
-        with transactions.writing(self._engine) as connection:
+        with self._writing() as connection:
             return self._move(connection, request_ids, state, actor, batch, verdicts or {}, details)
 
     def collect(self, batch: str, actor: str, most: int = 1000) -> list[Case]:
@@ -324,7 +325,7 @@ class Register:
         Raises:
             RegisterError: another batch is in flight, or the name was used before.
         """
-        with transactions.writing(self._engine) as connection:
+        with self._writing() as connection:
             flying = connection.scalar(
                 sa.select(requests.c.batch)
                 .where(requests.c.state.in_(list(map(str, IN_BATCH))))
@@ -369,7 +370,7 @@ class Register:
             raise RegisterError(
                 f"got {kind} as a note on a request; it comes with a change, so change the request"
             )
-        with transactions.writing(self._engine) as connection:
+        with self._writing() as connection:
             if request_id is not None:
                 rows.case_of(connection, request_id)
             step = Step(actor, request_id, batch, kind, details)
@@ -509,17 +510,26 @@ class Register:
         return head
 
     def check_chain(self, known: Sequence[Head] = ()) -> Head:
-        """Check the whole chain, and every column of every request against it.
+        """Check the whole chain, and every column of every request against it. It has to hold the
+        end that this machine kept last (`kept_end`).
 
         Args:
-            known: earlier ends, as `anchors.heads` finds them; without them, a cut of the last
-                events is not seen.
+            known: earlier ends, as `anchors.heads` finds them.
 
         Raises:
             RegisterError: what is wrong, in the user's terms; see `chain.check`.
         """
+        kept = self.kept_end()
         with transactions.snapshot(self._engine) as connection:
-            return chain.check(connection, self._key, known)
+            return chain.check(connection, self._key, [*known, *([kept] if kept else [])])
+
+    def kept_end(self) -> Head | None:
+        """The end of the chain that this machine kept outside the database; None: none yet.
+
+        Raises:
+            RegisterError: the file was changed.
+        """
+        return KeptEnd(self._home, self._key).read() if self._key is not None else None
 
     def bind(self, actor: str, known: Sequence[Head] = ()) -> Head:
         """Vouch for a register that an earlier version of the tool wrote, without a key.
@@ -530,14 +540,42 @@ class Register:
         Raises:
             RegisterError: the chain is damaged, or has a key already.
         """
+        kept = self.kept_end()
         with transactions.writing(self._engine) as connection:
-            head = chain.check(connection, None, known, keyed=False)
+            ends = [*known, *([kept] if kept else [])]
+            head = chain.check(connection, None, ends, keyed=False)
             self._key = chain_key.make(self._home)
             ids = connection.scalars(sa.select(requests.c.request_id).order_by("request_id"))
             steps = [Step(actor, name, None, BOUND, {}, changes=True) for name in ids]
             steps = steps or [Step(actor, None, None, BOUND, {})]
             last = chain.append(connection, self._key, steps, after=head)[-1]
-            return Head(last.seq, last.hash)
+        bound = Head(last.seq, last.hash)
+        KeptEnd(self._home, self._key).keep(bound)
+        return bound
+
+    def accept_restored(self, actor: str, reason: str) -> Head:
+        """Go on from a backup although this machine kept a later end; the chain says who accepted
+        that, and which events are lost. Ends that git keeps are not touched.
+
+        Raises:
+            RegisterError: the chain of the backup is damaged, or it holds the kept end already.
+        """
+        kept = self.kept_end()
+        if kept is None or self._key is None:
+            raise RegisterError("no end of the chain is kept here, so nothing has to be accepted")
+        with transactions.writing(self._engine) as connection:
+            head = chain.check(connection, self._key)
+            if chain.holds(connection, kept):
+                raise RegisterError(
+                    f"the register holds event {kept.seq}, the last one that was kept here: "
+                    "nothing is lost, so nothing has to be accepted"
+                )
+            details = {"reason": reason, "kept_until": kept.seq, "restored_until": head.seq}
+            step = Step(actor, None, None, RESTORED, details)
+            last = chain.append(connection, self._key, [step])[0]
+        restored = Head(last.seq, last.hash)
+        KeptEnd(self._home, self._key).replace(restored)
+        return restored
 
     def backup(self, target: Path) -> Head:
         """Copy the register into a new file while others work, and check the copy's chain; for
@@ -607,6 +645,23 @@ class Register:
 
     # -- inside a transaction ---------------------------------------------------------------------
 
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[sa.Connection]:
+        """A transaction that may add events. It goes on only from a chain that still holds the end
+        kept outside the database, and keeps the new end there after the commit."""
+        if self._key is None:  # adding an event says what is missing
+            with transactions.writing(self._engine) as connection:
+                yield connection
+            return
+        end = KeptEnd(self._home, self._key)
+        end.prepare()
+        with transactions.writing(self._engine) as connection:
+            chain.require_head(connection, end.read())
+            yield connection
+            head = chain.head_of(connection)
+        if head.seq:
+            end.keep(head)
+
     def _bound(self, connection: sa.Connection, request_id: str) -> Case:
         """A request that is about to be changed: a change must not cover up one by another hand."""
         case = rows.case_of(connection, request_id)
@@ -626,7 +681,7 @@ class Register:
         chain.append(connection, self._key, [step])
 
     def _flag(self, request_id: str, actor: str, held: bool, details: Mapping[str, Any]) -> Case:
-        with transactions.writing(self._engine) as connection:
+        with self._writing() as connection:
             case = self._bound(connection, request_id)
             if case.held == held or (held and case.state not in OPEN):
                 raise RegisterError(

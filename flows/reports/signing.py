@@ -21,6 +21,8 @@ from tasks.signatures import signing
 
 STATEMENT = "statement.dsse.json"
 REPORTS, SIGNED, LOCK = "reports", "signed", "dvc.lock"
+CHAIN = "ledger/chain"
+"""Where a batch keeps the end of the register's chain (`flows.register.anchors`)."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,9 @@ def _sign(
                 content = signing.sign_pdf(content, key)
                 subjects[f"{done.folder}/{path.name}"] = hashlib.sha256(content).hexdigest()
             files.write_bytes(draft / path.name, content)
-        files.write_bytes(draft / STATEMENT, signing.seal(subjects, _predicate(found, key), key))
+        files.write_bytes(
+            draft / STATEMENT, signing.seal(subjects, _predicate(workspace, found, key), key)
+        )
     return done
 
 
@@ -89,7 +93,7 @@ def _subjects(workspace: Path, source: Path, found: dict[str, Any]) -> dict[str,
     return models | {path.relative_to(workspace).as_posix(): files.sha256(path) for path in made}
 
 
-def _predicate(found: dict[str, Any], key: signing.SigningKey) -> dict[str, Any]:
+def _predicate(workspace: Path, found: dict[str, Any], key: signing.SigningKey) -> dict[str, Any]:
     return {
         "batch": found["batch"],
         "request_id": found["request"]["id"],
@@ -99,7 +103,15 @@ def _predicate(found: dict[str, Any], key: signing.SigningKey) -> dict[str, Any]
         "started": found["provenance"]["started"],
         "signed_at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "development": key.signer.development,
+        **_register_end(workspace, found["batch"]),
     }
+
+
+def _register_end(workspace: Path, batch: str) -> dict[str, Any]:
+    """The end of the register's chain, where the batch has one on file: whoever keeps the signed
+    report can tell later whether the register still holds it."""
+    path = workspace / CHAIN / f"{batch}.json"
+    return {"register_end": files.read_json(path)} if path.is_file() else {}
 
 
 def _holds(

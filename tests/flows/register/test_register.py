@@ -15,6 +15,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from flows.register import (
     chain_key,
     database,
     encoding,
+    kept_end,
     leases,
     migrate,
     register,
@@ -646,13 +648,18 @@ def written_anew(book: Register, statement: str, strip: bool = False) -> None:
             previous = anew
 
 
-def test_a_chain_written_anew_without_the_key_is_found_without_any_anchor(book: Register) -> None:
+def test_a_chain_written_anew_without_the_key_is_found_without_any_anchor(
+    book: Register, home: Path
+) -> None:
     one = verified(book)
     written_anew(book, "UPDATE events SET actor = actor")  # the same again is the same
     assert book.check_chain().seq == 2
     written_anew(book, "UPDATE events SET actor = 'Eve' WHERE seq = 1")
     with pytest.raises(RegisterError, match="not made with the key"):
         book.check_chain()
+    with pytest.raises(RegisterError, match="not the one whose end is kept"):
+        book.note("warned", "watch", request_id=one)
+    (home / kept_end.FILE).unlink()  # not even without what is kept outside the database
     with pytest.raises(RegisterError, match="not made with the key"):
         book.note("warned", "watch", request_id=one)
 
@@ -663,11 +670,14 @@ def test_a_chain_made_to_look_as_of_an_earlier_version_is_no_way_around_the_key(
     one = verified(book)
     kept = book.head()
     written_anew(book, f"UPDATE requests SET identities = '{SOMEBODY_ELSE}'", strip=True)
+    with pytest.raises(RegisterError, match="not the one whose end is kept"):
+        book.bind("Ada")  # which a person could be talked into
+    (home / kept_end.FILE).unlink()
     with pytest.raises(RegisterError, match="carry no key"):
         book.check_chain()
     with pytest.raises(RegisterError, match="not as its events say"):
         book.collect("b1", "nightly")
-    with pytest.raises(RegisterError, match="not the one that git holds"):
+    with pytest.raises(RegisterError, match="not the one whose end is kept"):
         book.bind("Ada", [kept])
     again = Register(home)
     with pytest.raises(RegisterError, match="carry no key"):
@@ -680,6 +690,7 @@ def test_what_an_earlier_version_wrote_is_vouched_for_once_by_a_person(
 ) -> None:
     one = verified(book)
     written_anew(book, "UPDATE events SET actor = actor", strip=True)
+    (home / kept_end.FILE).unlink()  # earlier versions kept none
     head = book.bind("Ada")
     assert book.check_chain() == head
     assert [event.kind for event in book.history(one)] == ["received", "identity_verified", "bound"]
@@ -702,6 +713,11 @@ def test_a_register_without_its_key_can_be_read_and_not_changed(
     without.close()
     monkeypatch.setenv(chain_key.KEY, "another key of a length that will do")
     other = Register(home)
+    with pytest.raises(RegisterError, match=r"keys/chain\.end was not made with the chain's key"):
+        other.check_chain()
+    with pytest.raises(RegisterError, match=r"keys/chain\.end was not made with the chain's key"):
+        received(other, 2)
+    (home / kept_end.FILE).unlink()
     with pytest.raises(RegisterError, match="not made with the key"):
         other.check_chain()
     with pytest.raises(RegisterError, match="not made with the key"):
@@ -731,7 +747,7 @@ def test_a_chain_that_was_written_anew_as_a_whole_lacks_the_ends_that_git_keeps(
     book.verify_identity(one, "Ada", "passport")
     assert anchors.heads(home) == [filed]
     assert book.check_chain(anchors.heads(home)).seq == 2
-    with pytest.raises(RegisterError, match="not the one that git holds"):
+    with pytest.raises(RegisterError, match="not the one whose end is kept"):
         book.check_chain([Head(1, "0" * 64)])
     with pytest.raises(RegisterError, match="ends before event 3"):
         book.check_chain([filed, Head(3, "0" * 64)])
@@ -790,13 +806,16 @@ def test_the_end_is_anchored_on_a_branch_of_its_own(book: Register, repository: 
     assert (git("rev-parse", "HEAD"), git("status", "--porcelain")) == before
 
 
-def test_a_cut_tail_is_an_alarm(book: Register, repository: Path) -> None:
+def test_a_cut_tail_is_an_alarm(book: Register, home: Path, repository: Path) -> None:
     one = received(book)
     backup = everything(book)
     book.verify_identity(one, "Ada", "passport")
     anchors.anchor(repository, book)
     change(book, "DELETE FROM events WHERE seq = 2")
     change(book, "UPDATE requests SET state = 'received'")
+    with pytest.raises(RegisterError, match="ends before event 2"):
+        book.check_chain()  # by the end that this machine kept
+    (home / kept_end.FILE).unlink()
     assert book.check_chain().seq == 1  # by itself the shorter chain is whole
     assert everything(book)["requests"] == backup["requests"]
     with pytest.raises(RegisterError, match="ends before event 2"):
@@ -805,7 +824,9 @@ def test_a_cut_tail_is_an_alarm(book: Register, repository: Path) -> None:
         anchors.anchor(repository, book)
 
 
-def test_an_older_backup_is_an_alarm_also_when_it_goes_on(book: Register, repository: Path) -> None:
+def test_an_older_backup_is_an_alarm_also_when_it_goes_on(
+    book: Register, home: Path, repository: Path
+) -> None:
     one = received(book)
     backup = everything(book)
     book.verify_identity(one, "Ada", "passport")
@@ -813,9 +834,64 @@ def test_an_older_backup_is_an_alarm_also_when_it_goes_on(book: Register, reposi
     restore(book, backup)
     with pytest.raises(RegisterError, match="ends before event 2"):
         anchors.check(repository, book)
+    with pytest.raises(RegisterError, match="ends before event 2"):
+        book.cancel(one, "Eve", "nobody asked")
+    (home / kept_end.FILE).unlink()
     book.cancel(one, "Eve", "nobody asked")
-    with pytest.raises(RegisterError, match="not the one that git holds the end of"):
+    with pytest.raises(RegisterError, match="not the one whose end is kept"):
         anchors.check(repository, book)
+
+
+def test_what_happened_since_the_last_anchor_cannot_be_taken_back_either(
+    book: Register, home: Path
+) -> None:
+    one = received(book)
+    backup = everything(book)
+    book.verify_identity(one, "Ada", "passport")
+    assert book.kept_end() == book.head()
+    restore(book, backup)
+    for act in (book.check_chain, lambda: received(book, 2), lambda: book.collect("b1", "Eve")):
+        with pytest.raises(RegisterError, match="ends before event 2"):
+            act()
+    with closing(Register(home)) as again, pytest.raises(RegisterError, match="ends before"):
+        again.note("warned", "watch")
+
+
+def test_an_end_that_somebody_without_the_key_wrote_is_an_alarm(book: Register, home: Path) -> None:
+    received(book)
+    path = home / kept_end.FILE
+    sound = path.read_bytes()
+    for damaged in (sound.replace(b'"seq": 1', b'"seq": 0'), b"no JSON", b"[]", b"\xff" * 256):
+        path.write_bytes(damaged)
+        with pytest.raises(RegisterError, match="was not made with the chain's key"):
+            book.check_chain()
+        with pytest.raises(RegisterError, match="was not made with the chain's key"):
+            received(book, 2)
+    path.write_bytes(sound)
+    assert book.check_chain().seq == 1
+
+
+def test_nothing_is_written_where_the_end_cannot_be_kept(book: Register, home: Path) -> None:
+    path = home / kept_end.FILE
+    path.unlink(missing_ok=True)
+    path.mkdir()
+    with pytest.raises(RegisterError, match="the end of the chain cannot be kept there"):
+        received(book)
+    path.rmdir()
+    assert book.head().seq == 0
+
+
+def test_a_restored_backup_is_accepted_by_a_person_and_the_chain_says_so(book: Register) -> None:
+    one = received(book)
+    backup = everything(book)
+    with pytest.raises(RegisterError, match="nothing is lost"):
+        book.accept_restored("Ada", "the disk broke")
+    book.verify_identity(one, "Ada", "passport")
+    restore(book, backup)
+    head = book.accept_restored("Ada", "the disk broke")
+    assert book.check_chain() == head == book.kept_end()
+    (event,) = book.history(kind="restored")
+    assert (event.details["kept_until"], event.details["restored_until"]) == (2, 1)
 
 
 def test_an_emptied_register_is_an_alarm(book: Register, repository: Path) -> None:
@@ -852,7 +928,7 @@ def test_a_damaged_anchor_is_an_alarm_and_no_pass(book: Register, repository: Pa
 
 def test_a_workspace_outside_git_has_nowhere_to_anchor(book: Register, tmp_path: Path) -> None:
     received(book)
-    with pytest.raises(WorkspaceError, match="fast-import"):
+    with pytest.raises(WorkspaceError, match="git rev-parse"):
         anchors.anchor(tmp_path, book)
 
 
@@ -1177,7 +1253,11 @@ def test_the_register_is_backed_up_while_it_is_written(
         book.backup(copy)
     shutil.copytree(tmp_path / "home" / "keys", tmp_path / "copy" / "keys")  # backed up apart
     restored = Register(tmp_path / "copy")
-    assert restored.check_chain([head]) == head
+    with pytest.raises(RegisterError, match="ends before event"):
+        restored.check_chain([head])
+    accepted = restored.accept_restored("Ada", "a test")
+    assert restored.check_chain([head]) == accepted
+    assert accepted.seq == head.seq + 1
     assert restored.case(one) == book.case(one)
     assert book.check_chain([head]).seq >= head.seq >= 2
     restored.close()
