@@ -509,7 +509,7 @@ def scenarios() -> dict[str, Callable[[World, Round, Any], None]]:
     """Faults, and the attacks of `benchmarks.attacks`, by name."""
     from benchmarks import attacks
 
-    return SCENARIOS | attacks.SCENARIOS
+    return attacks.SCENARIOS | SCENARIOS
 
 
 # -- what has to hold -----------------------------------------------------------------------------

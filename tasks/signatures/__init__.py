@@ -1,3 +1,6 @@
-"""Signatures of reports."""
+"""Signatures of reports: keys, the signature inside a PDF, the signed statement, and time stamps.
 
-__all__ = ["signing"]
+Bytes in, values out; `flows.reports.signing` reads and writes the files.
+"""
+
+__all__ = ["keys", "pdf", "statement", "time_stamps"]

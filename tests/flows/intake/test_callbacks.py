@@ -98,6 +98,7 @@ def test_a_controller_hears_of_every_change_in_order_and_once(
             "expected_completion_time": "2026-12-21T23:59:59Z",
             "status_time": register.history(request_id)[0].at,
             "event": 1,
+            "event_hash": register.history(request_id)[0].hash,
             "api_version": "1.0",
         }
         assert callbacks.deliver(home, register) == callbacks.Delivery()

@@ -1,0 +1,110 @@
+"""Signed statements about a report: an in-toto statement in a DSSE envelope, by Ed25519.
+
+An envelope has one form, so every changed byte of it is found.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tasks.common.errors import SignatureError
+from tasks.signatures.keys import Signer, SigningKey, UntrustedError
+
+STATEMENT = "https://in-toto.io/Statement/v1"
+PREDICATE = "urn:erasure-audit:report:v1"
+PAYLOAD = "application/vnd.in-toto+json"
+_GARBLED = (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError)
+"""What the libraries raise on bytes that are no envelope."""
+
+
+@dataclass(frozen=True)
+class Statement:
+    """What an envelope says once its signature was found to be right.
+
+    Attributes:
+        subjects: file, relative to the workspace, and the SHA-256 of its bytes.
+        predicate: batch, request, verdict and so on.
+        signer: who signed it.
+    """
+
+    subjects: dict[str, str]
+    predicate: dict[str, Any]
+    signer: Signer
+
+
+def seal(subjects: Mapping[str, str], predicate: Mapping[str, Any], key: SigningKey) -> bytes:
+    """An in-toto statement about files in a signed DSSE envelope, as JSON.
+
+    Args:
+        subjects: file, relative to the workspace, and the SHA-256 of its bytes.
+        predicate: what is stated of them.
+        key: the signing key.
+    """
+    from securesystemslib.dsse import Envelope
+    from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]  # its documented place
+
+    content = {
+        "_type": STATEMENT,
+        "subject": [
+            {"name": name, "digest": {"sha256": subjects[name]}} for name in sorted(subjects)
+        ],
+        "predicateType": PREDICATE,
+        "predicate": dict(predicate),
+    }
+    payload = json.dumps(content, sort_keys=True, ensure_ascii=False, allow_nan=False).encode()
+    envelope = Envelope(payload, PAYLOAD, {})
+    envelope.sign(CryptoSigner(key.private, _scheme(key.signer)))
+    return _text(envelope)
+
+
+def unseal(data: bytes, trusted: Iterable[Signer]) -> Statement:
+    """What a statement says, if not one byte of its envelope is other than it was signed, by a
+    trusted key.
+
+    Raises:
+        SignatureError: it is no such envelope, was changed, or is signed by nobody who is trusted.
+    """
+    from securesystemslib.dsse import Envelope
+    from securesystemslib.exceptions import Error
+
+    known = {signer.key_id: signer for signer in trusted}
+    try:
+        envelope = Envelope.from_dict(json.loads(data))
+        if _text(envelope) != data or len(envelope.signatures) != 1:
+            raise SignatureError("the statement was changed after signing")
+        (named,) = envelope.signatures
+        if named not in known:
+            raise UntrustedError(named)
+        envelope.verify([_scheme(known[named])], threshold=1)
+        content = json.loads(envelope.payload)
+        if (envelope.payload_type, content["_type"], content["predicateType"]) != (
+            PAYLOAD,
+            STATEMENT,
+            PREDICATE,
+        ):
+            raise SignatureError(
+                "the envelope holds another kind of statement, expected one about a report"
+            )
+        return Statement(
+            {subject["name"]: subject["digest"]["sha256"] for subject in content["subject"]},
+            content["predicate"],
+            known[named],
+        )
+    except (*_GARBLED, Error) as error:
+        raise SignatureError(
+            "the statement cannot be read, or was changed after signing"
+        ) from error
+
+
+def _text(envelope: Any) -> bytes:
+    """The one form of an envelope."""
+    return (json.dumps(envelope.to_dict(), indent=2, sort_keys=True) + "\n").encode()
+
+
+def _scheme(signer: Signer) -> Any:
+    from securesystemslib.signer import SSlibKey  # type: ignore[attr-defined]  # its documented place
+
+    return SSlibKey.from_crypto(signer.public, keyid=signer.key_id)
