@@ -71,6 +71,9 @@ def hidden_copies(world: World, found: Round, _database: Any) -> None:
     picture = _pictures(world)[0]
     copies = list(_plant(world, picture))
     code, text = world.give("erase", batch)
+    receipts = world.folder / "ledger/erasures" / f"{batch}.json"
+    if receipts.exists():  # what git holds is no error, and stands in its receipt
+        text += receipts.read_text(encoding="utf-8")
     for copy in copies:
         if copy.shown is None:
             held = not copy.path.exists()
@@ -309,7 +312,7 @@ def _plant(world: World, picture: bytes) -> Iterator[Copy]:
         path = home / folder / f"corner-{number}.bin"
         files.write_bytes(path, picture)
         yield Copy(f"copy in {folder}", path.name, path, functools.partial(_unlink, path))
-    for number, folder in enumerate((".git", ".dvc/tmp", ".dvc")):
+    for number, folder in enumerate((".git", ".dvc/tmp", ".dvc", ".batches")):
         path = home / folder / f"nook-{number}.png"
         files.write_bytes(path, picture)
         yield Copy(f"copy in {folder}", path.name, path, functools.partial(_unlink, path))
@@ -387,7 +390,7 @@ def _clone(world: World, name: str) -> Path:
     """A clone with the data that the remote holds."""
     clone = world.folder.parent / name
     _told_ok(world, "git", "clone", "--quiet", str(world.folder), str(clone))
-    _told_ok(world, "dvc", "--cd", str(clone), "pull", "--quiet")
+    _told_ok(world, "dvc", "--cd", str(clone), "pull", "--quiet", "--allow-missing")
     return clone
 
 
@@ -497,7 +500,7 @@ def _tampering(world: World) -> Iterator[tuple[str, list[str]]]:
         ("due", "'2099-01-01'"),
         ("state", "'closed'"),
         ("state", "'released'"),
-        ("wishes", "'{}'"),
+        ("wishes", '\'{"languages": ["x"]}\''),
         ("wishes", '\'{"record_pseudonyms": ["x"]}\''),
         ("callbacks", "'[\"https://evil.example.org/\"]'"),
         ("batch", "'another'"),

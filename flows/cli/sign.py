@@ -75,12 +75,27 @@ def verify_report(
             "--allow-development", help="Let a development key count beside a trusted real one."
         ),
     ] = False,
+    tsa: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--tsa", metavar="PEM", help="A time-stamping authority to trust. Repeatable."
+        ),
+    ] = None,
+    require_time_stamp: Annotated[
+        bool,
+        typer.Option(
+            "--require-time-stamp",
+            help="Nothing counts without a time stamp by a trusted authority.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Say whether a signed report is intact, by whom, and what is not covered.
 
     Trusted are the keys given and those in trusted-keys/ of the workspace around the current
-    folder, if there is one. A development key counts only as long as no real key is trusted. Exit
+    folder, if there is one; for time stamps those given with --tsa and in trusted-tsa/. A wrong
+    time stamp is a fault, and one by an authority that nobody trusts does not count where some
+    are. A development key counts only as long as no real key is trusted. Exit
     code 1 if anything is not as it was signed, or not signed by a trusted key.
 
     Example: erasure-audit verify-report signed/demo/7c9e6679-7425-40de-944b-e07fc1f90ae7
@@ -94,7 +109,10 @@ def verify_report(
     except WorkspaceError:  # just a file and a key will do
         here = None
     finding = signature_checks.verify(
-        target, signing_keys.trusted(here, key or []), allow_development
+        target,
+        signing_keys.trusted(here, key or []),
+        allow_development,
+        signing_keys.stamp_policy(here, tsa or [], require_time_stamp),
     )
     typer.echo(
         json.dumps(finding.plain(), indent=2, ensure_ascii=False) if as_json else finding.line

@@ -32,7 +32,7 @@ from tasks.common.errors import RequestError, SignatureError, WorkspaceError
 if TYPE_CHECKING:
     import httpx
 
-    from tasks.signatures import signing
+    from tasks.signatures import keys
 
 HOSTS = "ERASURE_AUDIT_CALLBACK_HOSTS"
 """Environment variable: hosts (`name` or `name:port`, between commas) that are our own: private
@@ -163,7 +163,7 @@ def deliver(
         return asyncio.run(_deliver(register, key, at, resolve or _resolve))
 
 
-def headers(body: bytes, key: signing.SigningKey, domain: str) -> dict[str, str]:
+def headers(body: bytes, key: keys.SigningKey, domain: str) -> dict[str, str]:
     """The headers by which a receiver of OpenDSR knows who sent a body."""
     signature = base64.b64encode(key.private.sign(body)).decode("ascii")
     return {"X-OpenDSR-Processor-Domain": domain, "X-OpenDSR-Signature": signature}
@@ -187,7 +187,7 @@ def pause(tries: int, chance: Callable[[], float] = random.random) -> timedelta:
 
 
 async def _deliver(
-    register: Register, key: signing.SigningKey, at: datetime | None, resolve: Resolve
+    register: Register, key: keys.SigningKey, at: datetime | None, resolve: Resolve
 ) -> Delivery:
     """Rounds until nothing is due: after an event is told, the request's next one may be."""
     import certifi
@@ -253,7 +253,7 @@ def _note(
 async def _send(
     register: Register,
     client: httpx.AsyncClient,
-    key: signing.SigningKey,
+    key: keys.SigningKey,
     event: Event,
     url: str,
     resolve: Resolve,

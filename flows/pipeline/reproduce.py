@@ -27,7 +27,7 @@ from flows.reports import signature_checks, signing
 from flows.workspace import dvc_graph, dvc_locks, git, layout, shell, signing_keys
 from tasks.common import files
 from tasks.common.errors import ReproductionError, SignatureError, WorkspaceError
-from tasks.signatures.signing import unseal
+from tasks.signatures.statement import unseal
 
 Level = Literal["integrity", "rederive", "reexecute"]
 
@@ -254,12 +254,12 @@ def _excuse_erased(receipts: list[batch_record.Receipts], comparison: Comparison
 def _check_signatures(folder: Path, record: Record, comparison: Comparison) -> None:
     """The signed reports of the tag, and those in the caller's checkout; whom to trust is the
     caller's word of now."""
-    trusted = signing_keys.trusted(folder)
+    trusted, stamps = signing_keys.trusted(folder), signing_keys.stamp_policy(folder)
     batch = comparison.tag.removeprefix("audit/")
     for root, where in ((record.checkout, ""), (folder, " in this checkout")):
         for place in sorted((root / signing.SIGNED / batch).glob("*/")):
             name = f"{signing.SIGNED}/{batch}/{place.name}"
-            check = signature_checks.verify(place, trusted)
+            check = signature_checks.verify(place, trusted, stamps=stamps)
             if not check:
                 comparison.different.append(f"{name}{where} ({check.line})")
             elif root == record.checkout:

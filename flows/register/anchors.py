@@ -8,8 +8,14 @@ the database's owner cannot write to.
 
 from __future__ import annotations
 
+import base64
+import binascii
+import hashlib
 import json
+import logging
 import time
+from collections.abc import Iterable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +23,10 @@ from flows.register.chain import Head
 from flows.register.encoding import now
 from flows.register.register import Register
 from flows.register.states import RegisterError
-from flows.workspace import git, shell
+from flows.workspace import git, shell, signing_keys
 from tasks.common import files
-from tasks.common.errors import AuditError, WorkspaceError
+from tasks.common.errors import AuditError, SignatureError, WorkspaceError
+from tasks.signatures import time_stamps
 
 HEADS = Path("ledger/chain")
 """Where git keeps the chain's end as it was when a batch was committed, `<batch>.json`."""
@@ -30,13 +37,22 @@ TRIES = 3
 """How often a line is added again when another process adds one at the same time."""
 
 
-def check(home: Path, register: Register) -> Head:
+_LOG = logging.getLogger("erasure_audit.anchors")
+
+
+def check(home: Path, register: Register, every_stamp: bool = False) -> Head:
     """Check the register, with every end that git keeps.
 
+    Args:
+        home: the workspace.
+        register: its register.
+        every_stamp: whether all time stamps are checked; else only the newest.
+
     Raises:
-        RegisterError: the register was changed, cut or replaced, or an anchor cannot be read.
+        RegisterError: the register was changed, cut or replaced, or an anchor or its time stamp
+            is wrong.
     """
-    return register.check_chain(heads(home))
+    return register.check_chain(heads(home, every_stamp))
 
 
 def anchor(home: Path, register: Register) -> Head:
@@ -53,7 +69,8 @@ def anchor(home: Path, register: Register) -> Head:
         lines = _lines(home)
         if head.seq == 0 or head in map(_head, lines):
             return head
-        lines.append({"at": now(), "seq": head.seq, "hash": head.hash})
+        line = {"at": now(), "seq": head.seq, "hash": head.hash}
+        lines.append(line | _stamped(home, line))
         try:
             _commit(home, lines)
         except WorkspaceError:  # another process may have been first
@@ -62,11 +79,15 @@ def anchor(home: Path, register: Register) -> Head:
     return head
 
 
-def heads(home: Path) -> list[Head]:
+def heads(home: Path, every_stamp: bool = False) -> list[Head]:
     """The ends of the chain that git keeps, of batches and of days.
 
+    Args:
+        home: the workspace.
+        every_stamp: whether all time stamps are checked; else only the newest.
+
     Raises:
-        RegisterError: one cannot be read.
+        RegisterError: one cannot be read, or its time stamp is wrong or missing.
     """
     kept = []
     for path in sorted((home / HEADS).glob("*.json")):
@@ -76,11 +97,54 @@ def heads(home: Path) -> list[Head]:
             raise RegisterError(
                 f"{HEADS / path.name}: expected the end of the chain; `git checkout` brings it back"
             ) from error
-    return kept + [_head(line) for line in _lines(home)]
+    lines = _lines(home)
+    _check_stamps(home, lines if every_stamp else lines[-1:])
+    return kept + [_head(line) for line in lines]
 
 
 def _head(value: Any) -> Head:
     return Head(int(value["seq"]), str(value["hash"]))
+
+
+def _digest(line: dict[str, Any]) -> bytes:
+    """What a time stamp of an anchor is over: SHA-256 of `<seq> <hash>`."""
+    return hashlib.sha256(f"{line['seq']} {line['hash']}".encode()).digest()
+
+
+def _stamped(home: Path, line: dict[str, Any]) -> dict[str, str]:
+    """The time stamp of a line that is new, where an authority is set.
+
+    Raises:
+        RegisterError: none can be had, and one is required.
+    """
+    stamper = signing_keys.stamper(home)
+    if stamper is None:
+        return {}
+    try:
+        return {"stamp": base64.b64encode(stamper.stamp(_digest(line))).decode()}
+    except SignatureError as error:
+        if signing_keys.stamp_policy(home).required:
+            raise RegisterError(f"the end of the chain is not kept in git: {error}") from error
+        _LOG.warning("The end of the register's chain is kept without a time stamp: %s", error)
+        return {}
+
+
+def _check_stamps(home: Path, lines: Iterable[dict[str, Any]]) -> None:
+    policy = signing_keys.stamp_policy(home) if lines else time_stamps.StampPolicy()
+    for line in lines:
+        stamp = None
+        try:
+            if "stamp" in line:
+                token = base64.b64decode(line["stamp"], validate=True)
+                stamp = time_stamps.check(token, _digest(line), policy.authorities)
+                stamp.refuse_unless_near(datetime.fromisoformat(line["at"]))
+            objection = policy.objection(stamp)
+        except (SignatureError, binascii.Error, KeyError, TypeError, ValueError) as error:
+            objection = str(error)
+        if objection:
+            raise RegisterError(
+                f"the branch {BRANCH}: the end at event {line['seq']} does not count: {objection}"
+            )
 
 
 def _lines(home: Path) -> list[dict[str, Any]]:

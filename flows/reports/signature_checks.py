@@ -13,13 +13,17 @@ import stat
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from flows.reports.signing import LOCK, REPORTS, SIGNED, STATEMENT
+from flows.reports.signing import LOCK, REPORTS, SIGNED, STAMP, STATEMENT
 from tasks.common import files
 from tasks.common.errors import SignatureError
-from tasks.signatures import signing
+from tasks.signatures import pdf, time_stamps
+from tasks.signatures.keys import Signer, UntrustedError
+from tasks.signatures.statement import Statement, unseal
+from tasks.signatures.time_stamps import StampPolicy, TimeStamp
 
 PARTS = ("report*.pdf", "report*.html", "evidence.json")
 """The files of a report."""
@@ -41,6 +45,7 @@ class SignatureFinding:
         faults: what is not as it was signed, or not signed at all.
         untrusted: why a signature does not count, though nothing speaks against it.
         signers: whose signatures are right.
+        stamps: what time-stamping authorities say, by the file whose signature it is about.
         about: batch, request, outcome and time, as signed; the time is the signer's own word.
         covered: files whose bytes are the signed ones.
         not_covered: what the signer vouches for and was not compared, with why.
@@ -49,7 +54,8 @@ class SignatureFinding:
     target: str
     faults: list[str] = field(default_factory=list)
     untrusted: list[str] = field(default_factory=list)
-    signers: list[signing.Signer] = field(default_factory=list)
+    signers: list[Signer] = field(default_factory=list)
+    stamps: dict[str, TimeStamp] = field(default_factory=dict)
     about: dict[str, Any] = field(default_factory=dict)
     covered: list[str] = field(default_factory=list)
     not_covered: list[str] = field(default_factory=list)
@@ -70,8 +76,9 @@ class SignatureFinding:
             f"{name.replace('_', ' ')} {self.about[name]}" for name in ABOUT if name in self.about
         )
         names = " and ".join(_named(signer) for signer in self.signers)
+        stamps = "".join(f"; {line}" for line in sorted({s.line for s in self.stamps.values()}))
         rest = f"; not covered: {', '.join(self.not_covered)}" if self.not_covered else ""
-        return f"intact: {self.target}, {about}; signed by {names}{rest}"
+        return f"intact: {self.target}, {about}; signed by {names}{stamps}{rest}"
 
     def plain(self) -> dict[str, Any]:
         """As JSON values."""
@@ -82,6 +89,7 @@ class SignatureFinding:
         return {
             **vars(self),
             "signers": signers,
+            "stamps": {name: stamp.plain() for name, stamp in self.stamps.items()},
             "intact": not self.faults and bool(self.covered),
             "holds": bool(self),
         }
@@ -92,13 +100,17 @@ class Voucher:
     """A right signature, and the hashes that a file of a name may have by it."""
 
     name: str
-    signer: signing.Signer
+    signer: Signer
     digests: dict[str, set[str]]
     about: dict[str, Any]
+    stamp: TimeStamp | None = None
 
 
 def verify(
-    target: Path, trusted: Iterable[signing.Signer], development: bool = False
+    target: Path,
+    trusted: Iterable[Signer],
+    development: bool = False,
+    stamps: StampPolicy | None = None,
 ) -> SignatureFinding:
     """Check a signed PDF, an `evidence.json`, a page, a statement, or a folder of them.
 
@@ -109,10 +121,12 @@ def verify(
         target: the file or folder. A folder of `reports/` is checked by the statement in `signed/`.
         trusted: whose signatures count.
         development: whether a development key counts although a real one is trusted, too.
+        stamps: whose time stamps count, and whether there has to be one; None: any. A wrong time stamp is a
+            fault either way.
     """
     found = SignatureFinding(target.name)
     try:
-        return _verify(target.resolve(), list(trusted), development, found)
+        return _verify(target.resolve(), list(trusted), development, stamps or StampPolicy(), found)
     except (OSError, RuntimeError) as error:  # also a loop of links
         why = getattr(error, "strerror", None) or type(error).__name__
         found.faults.append(f"{target.name} cannot be read ({why})")
@@ -120,7 +134,11 @@ def verify(
 
 
 def _verify(
-    target: Path, trusted: list[signing.Signer], development: bool, found: SignatureFinding
+    target: Path,
+    trusted: list[Signer],
+    development: bool,
+    stamps: StampPolicy,
+    found: SignatureFinding,
 ) -> SignatureFinding:
     folder = target if target.is_dir() else target.parent
     # not by glob, which passes over broken links
@@ -136,12 +154,15 @@ def _verify(
     if odd and not looked_at:
         return found
     counts = {signer.key_id: signer for signer in trusted}
-    vouchers, broken = _pdfs({*parts, *looked_at})  # a single file may have been given another name
+    vouchers, broken = _pdfs(
+        {*parts, *looked_at}, stamps
+    )  # a single file may have been given another name
     statement = _statement(
         place, [*counts.values(), *(voucher.signer for voucher in vouchers)], found
     )
     if statement:
-        vouchers.insert(0, _voucher(statement))
+        stamp = _stamp(place, statement, stamps, found) if place else None
+        vouchers.insert(0, _voucher(statement, stamp))
     vouchers = [
         voucher for voucher in vouchers if any(path.name in voucher.digests for path in looked_at)
     ]
@@ -151,11 +172,15 @@ def _verify(
         found.faults.append("no report is here")
     for voucher in vouchers:
         found.about = voucher.about | found.about
+        if voucher.stamp is not None:
+            found.stamps[voucher.name] = voucher.stamp
+        if objection := stamps.objection(voucher.stamp):
+            found.untrusted.append(f"{voucher.name}: {objection}")
         if voucher.signer not in found.signers:
             found.signers.append(voucher.signer)
             known = counts.get(voucher.signer.key_id)
             if known is None:
-                found.untrusted.append(str(signing.UntrustedError(voucher.signer.key_id)))
+                found.untrusted.append(str(UntrustedError(voucher.signer.key_id)))
             elif (
                 (known.development or voucher.signer.development)
                 and not development
@@ -180,9 +205,7 @@ def _unfit(path: Path) -> str | None:
     return None
 
 
-def _not_as_signed(
-    folder: Path, statement: signing.Statement, odd: Collection[str]
-) -> Iterator[str]:
+def _not_as_signed(folder: Path, statement: Statement, odd: Collection[str]) -> Iterator[str]:
     """What is missing from a folder, additional in it, or called otherwise than when it was
     signed."""
     present = {path.name for path in folder.iterdir()}
@@ -191,7 +214,7 @@ def _not_as_signed(
     yield from (f"{name} is missing" for name in sorted(expected - present))
     yield from (
         f"{name} is not part of the signed report"
-        for name in sorted(present - expected - {STATEMENT} - set(odd))
+        for name in sorted(present - expected - {STATEMENT, STAMP} - set(odd))
     )
     for own in sorted({name.parts[1:-1] for name in names}):
         depth = len(own) if _within(folder, REPORTS) or _within(folder, SIGNED) else 1
@@ -202,50 +225,79 @@ def _not_as_signed(
             )
 
 
-def _pdfs(parts: set[Path]) -> tuple[list[Voucher], dict[str, str]]:
+def _pdfs(parts: set[Path], stamps: StampPolicy) -> tuple[list[Voucher], dict[str, str]]:
     """The signed PDFs, each a voucher for itself and for the evidence it carries; and what is wrong
     with the others."""
     vouchers, broken = [], {}
     for path in sorted(parts):
         content = path.read_bytes()
-        if path.suffix != ".pdf" or not signing.is_signed(content):
+        if path.suffix != ".pdf" or not pdf.is_signed(content):
             continue
         try:
-            signer, carried = signing.check_pdf(content), signing.attached(content)
+            signature = pdf.check(content, stamps.authorities)
+            carried = pdf.attached(content)
         except SignatureError as error:
             broken[path.name] = str(error)
             continue
-        except (*signing.GARBLED, RuntimeError, MemoryError) as error:
+        except (*pdf.GARBLED, RuntimeError, MemoryError) as error:
             broken[path.name] = f"the PDF cannot be read ({type(error).__name__})"
             continue
         digests = {name: {hashlib.sha256(value).hexdigest()} for name, value in carried.items()}
         about = _about(carried.get("evidence.json", b"{}"))
         vouchers.append(
-            Voucher(path.name, signer, {**digests, path.name: {files.sha256(path)}}, about)
+            Voucher(
+                path.name,
+                signature.signer,
+                {**digests, path.name: {files.sha256(path)}},
+                about,
+                signature.stamp,
+            )
         )
     return vouchers, broken
 
 
 def _statement(
-    place: Path | None, known: list[signing.Signer], found: SignatureFinding
-) -> signing.Statement | None:
+    place: Path | None, known: list[Signer], found: SignatureFinding
+) -> Statement | None:
     if place is None:
         return None
     try:
-        return signing.unseal(place.read_bytes(), known)
-    except signing.UntrustedError as error:
+        return unseal(place.read_bytes(), known)
+    except UntrustedError as error:
         found.untrusted.append(str(error))
     except (OSError, SignatureError) as error:
         found.faults.append(f"{place.name}: {error}")
     return None
 
 
-def _voucher(statement: signing.Statement) -> Voucher:
+def _stamp(
+    place: Path, statement: Statement, stamps: StampPolicy, found: SignatureFinding
+) -> TimeStamp | None:
+    """What the time stamp beside a statement says; a wrong one is a fault."""
+    path = place.with_name(STAMP)
+    try:
+        if not path.is_symlink() and not path.exists():
+            if statement.predicate.get("time_stamped"):
+                found.faults.append(f"{STAMP} is missing; the statement was signed with one")
+            return None
+        if why := _unfit(path):
+            found.faults.append(f"{STAMP}: {why}")
+            return None
+        digest = hashlib.sha256(place.read_bytes()).digest()
+        stamp = time_stamps.check(path.read_bytes(), digest, stamps.authorities)
+        stamp.refuse_unless_near(datetime.fromisoformat(str(statement.predicate["signed_at"])))
+    except (SignatureError, OSError, KeyError, ValueError, TypeError) as error:
+        found.faults.append(f"{STAMP}: {error}")
+        return None
+    return stamp
+
+
+def _voucher(statement: Statement, stamp: TimeStamp | None) -> Voucher:
     digests: dict[str, set[str]] = {}
     for name, digest in statement.subjects.items():
         if _is_part(name):
             digests.setdefault(Path(name).name, set()).add(digest)
-    return Voucher(STATEMENT, statement.signer, digests, statement.predicate)
+    return Voucher(STATEMENT, statement.signer, digests, statement.predicate, stamp)
 
 
 def _look_at(
@@ -267,7 +319,7 @@ def _look_at(
         )
 
 
-def _rest(statement: signing.Statement | None, folder: Path, covered: list[str]) -> list[str]:
+def _rest(statement: Statement | None, folder: Path, covered: list[str]) -> list[str]:
     """What a reader could take for checked, and was not."""
     if statement is None:
         return [f"the page, the models and {LOCK} (no statement at hand)"]
@@ -344,6 +396,6 @@ def _about(evidence: bytes) -> dict[str, Any]:
         return {}
 
 
-def _named(signer: signing.Signer) -> str:
+def _named(signer: Signer) -> str:
     mark = ", a DEVELOPMENT key, which vouches for nobody" if signer.development else ""
     return f"{signer.subject or 'a bare public key'} (key {signer.key_id[:16]}{mark})"

@@ -17,9 +17,14 @@ from typing import Any
 from flows.workspace import dvc_graph, signing_keys
 from tasks.common import files
 from tasks.common.errors import SignatureError, WorkspaceError
-from tasks.signatures import signing
+from tasks.signatures import pdf
+from tasks.signatures.keys import Signer, SigningKey
+from tasks.signatures.statement import seal, unseal
+from tasks.signatures.time_stamps import Stamper
 
 STATEMENT = "statement.dsse.json"
+STAMP = "statement.tst"
+"""The statement's time stamp (RFC 3161, DER), where there is one."""
 REPORTS, SIGNED, LOCK = "reports", "signed", "dvc.lock"
 CHAIN = "ledger/chain"
 """Where a batch keeps the end of the register's chain (`flows.register.anchors`)."""
@@ -39,7 +44,7 @@ class Signed:
         return asdict(self)
 
 
-def sign(workspace: Path, batch: str, key: signing.SigningKey) -> list[Signed]:
+def sign(workspace: Path, batch: str, key: SigningKey) -> list[Signed]:
     """Sign the report of every request of a batch. What a trusted key has signed, and is as it was,
     is left alone.
 
@@ -47,7 +52,8 @@ def sign(workspace: Path, batch: str, key: signing.SigningKey) -> list[Signed]:
 
     Raises:
         WorkspaceError: the batch has no reports, or they are not the ones that DVC recorded.
-        SignatureError: a PDF cannot be signed.
+        SignatureError: a PDF cannot be signed, or no time stamp can be had; the request's folder
+            is as it was before.
     """
     reports = workspace / REPORTS / batch
     recorded = dvc_graph.recorded(workspace, f"{REPORTS}/{batch}")
@@ -58,31 +64,38 @@ def sign(workspace: Path, batch: str, key: signing.SigningKey) -> list[Signed]:
             f" `erasure-audit run {batch}`"
         )
     known = [*signing_keys.trusted(workspace), key.signer]
+    stamper = signing_keys.stamper(workspace)
     return [
-        _sign(workspace, path.parent, key, known)
+        _sign(workspace, path.parent, key, known, stamper)
         for path in sorted(reports.glob("*/evidence.json"))
     ]
 
 
 def _sign(
-    workspace: Path, source: Path, key: signing.SigningKey, known: list[signing.Signer]
+    workspace: Path,
+    source: Path,
+    key: SigningKey,
+    known: list[Signer],
+    stamper: Stamper | None,
 ) -> Signed:
     found = files.read_json(source / "evidence.json")
     target = workspace / SIGNED / source.relative_to(workspace / REPORTS)
     subjects = _subjects(workspace, source, found)
     done = Signed(found["request"]["id"], target.relative_to(workspace).as_posix(), new=True)
-    if _holds(target, subjects, key, known):
+    if _holds(target, subjects, key, known, stamper):
         return Signed(done.request, done.folder, new=False)
     with files.whole_folder(target) as draft:
         for path in sorted(source.iterdir()):
             content = path.read_bytes()
             if path.suffix == ".pdf":
-                content = signing.sign_pdf(content, key)
+                content = pdf.sign(content, key, stamper)
                 subjects[f"{done.folder}/{path.name}"] = hashlib.sha256(content).hexdigest()
             files.write_bytes(draft / path.name, content)
-        files.write_bytes(
-            draft / STATEMENT, signing.seal(subjects, _predicate(workspace, found, key), key)
-        )
+        predicate = _predicate(workspace, found, key) | {"time_stamped": stamper is not None}
+        sealed = seal(subjects, predicate, key)
+        files.write_bytes(draft / STATEMENT, sealed)
+        if stamper is not None:
+            files.write_bytes(draft / STAMP, stamper.stamp(hashlib.sha256(sealed).digest()))
     return done
 
 
@@ -93,7 +106,7 @@ def _subjects(workspace: Path, source: Path, found: dict[str, Any]) -> dict[str,
     return models | {path.relative_to(workspace).as_posix(): files.sha256(path) for path in made}
 
 
-def _predicate(workspace: Path, found: dict[str, Any], key: signing.SigningKey) -> dict[str, Any]:
+def _predicate(workspace: Path, found: dict[str, Any], key: SigningKey) -> dict[str, Any]:
     return {
         "batch": found["batch"],
         "request_id": found["request"]["id"],
@@ -115,19 +128,25 @@ def _register_end(workspace: Path, batch: str) -> dict[str, Any]:
 
 
 def _holds(
-    target: Path, subjects: dict[str, str], key: signing.SigningKey, known: list[signing.Signer]
+    target: Path,
+    subjects: dict[str, str],
+    key: SigningKey,
+    known: list[Signer],
+    stamper: Stamper | None,
 ) -> bool:
     """Whether the folder is signed already, over the same bytes, by a key that need not be
-    replaced."""
+    replaced, and time-stamped where an authority is set."""
+    if stamper is not None and not (target / STAMP).is_file():
+        return False
     try:
-        statement = signing.unseal((target / STATEMENT).read_bytes(), known)
+        statement = unseal((target / STATEMENT).read_bytes(), known)
         unchanged = all(
             files.sha256(target / Path(name).name) == digest
             for name, digest in statement.subjects.items()
             if name.startswith(f"{SIGNED}/")
             or (name.startswith(f"{REPORTS}/") and not name.endswith(".pdf"))
         )
-        bearers = {signing.check_pdf(path.read_bytes()) for path in target.glob("*.pdf")}
+        bearers = {pdf.check(path.read_bytes()).signer for path in target.glob("*.pdf")}
     except (OSError, SignatureError):
         return False
     named = {

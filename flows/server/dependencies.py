@@ -24,7 +24,7 @@ from flows.server import auth
 from flows.server.auth import Client, DeniedError, Right
 from flows.server.errors import EXPECTED, BadBodyError
 from tasks.common.errors import AuditError, RequestError
-from tasks.signatures import signing
+from tasks.signatures import keys
 
 MAX_BODY = 256 * 1024
 """Largest body, bytes; nobody needs more for one request."""
@@ -44,7 +44,7 @@ class Office:
     register: Register
     gate: auth.Gatekeeper
     denials: auth.Denials
-    key: signing.SigningKey = field(repr=False)
+    key: keys.SigningKey = field(repr=False)
     identity_types: tuple[str, ...]
     public_url: str | None = None
     body_seconds: float = BODY_SECONDS

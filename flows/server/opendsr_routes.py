@@ -23,7 +23,7 @@ from flows.server.dependencies import Allowed, AllowedToSend, RequestId, TheOffi
 from flows.server.guarded_route import GuardedRoute, SignedRoute
 from flows.server.responses import responses
 from tasks.requests import opendsr
-from tasks.signatures import signing
+from tasks.signatures import keys
 
 PATH = "/opendsr/v1"
 
@@ -101,7 +101,7 @@ async def discovery(office: TheOffice) -> Discovery:
 
 async def certificate(office: TheOffice) -> Response:
     """The certificate by which answers and callbacks are checked."""
-    return Response(signing.public_pem(office.key), media_type="application/x-pem-file")
+    return Response(keys.public_pem(office.key), media_type="application/x-pem-file")
 
 
 def _own_history(register: Register, request_id: str, client: Client) -> list[Event]:

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from flows.workspace import environment
-from tasks.common import files
+from tasks.common import files, settings
 from tasks.common.errors import SignatureError
-from tasks.signatures import signing
+from tasks.signatures import keys, time_stamps
 
 FILE = "ERASURE_AUDIT_KEY"
 """Environment variable: path of the PEM file with the signing key."""
@@ -25,9 +25,11 @@ encrypted key."""
 
 DEVELOPMENT = Path("keys/development.pem")
 TRUSTED = Path("trusted-keys")
+TRUSTED_AUTHORITIES = Path("trusted-tsa")
+"""Certificates of time-stamping authorities, or of who issued them."""
 
 
-def at_hand(workspace: Path) -> signing.SigningKey | None:
+def at_hand(workspace: Path) -> keys.SigningKey | None:
     """The key to sign with: from the environment, else the workspace's development key, else none.
 
     Raises:
@@ -36,19 +38,19 @@ def at_hand(workspace: Path) -> signing.SigningKey | None:
     """
     passphrase = os.environ.get(PASSPHRASE)
     if pem := os.environ.get(PEM):
-        return signing.read_key(pem.encode(), passphrase)
+        return keys.read_key(pem.encode(), passphrase)
     if named := os.environ.get(FILE):
-        return signing.read_key(_secret(Path(named)), passphrase)
+        return keys.read_key(_secret(Path(named)), passphrase)
     own = workspace / DEVELOPMENT
-    return signing.read_key(_secret(own)) if own.is_file() else None
+    return keys.read_key(_secret(own)) if own.is_file() else None
 
 
-def described(key: signing.SigningKey | None) -> dict[str, Any] | None:
+def described(key: keys.SigningKey | None) -> dict[str, Any] | None:
     """A key as the batch's record and the evidence name it."""
     if key is None:
         return None
     return {
-        "algorithm": signing.ALGORITHM,
+        "algorithm": keys.ALGORITHM,
         "key_id": key.signer.key_id,
         "development": key.signer.development,
     }
@@ -62,16 +64,16 @@ def make_development(workspace: Path) -> None:
         return
     path.parent.mkdir(mode=0o700, exist_ok=True)
     files.write_text(path.parent / ".gitignore", "*\n")
-    pem = signing.make_key(development=True)
+    pem = keys.make_key(development=True)
     with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as stream:
         stream.write(pem)
-    key = signing.read_key(pem)
+    key = keys.read_key(pem)
     files.write_bytes(
-        workspace / TRUSTED / f"development-{key.signer.key_id[:8]}.pem", signing.public_pem(key)
+        workspace / TRUSTED / f"development-{key.signer.key_id[:8]}.pem", keys.public_pem(key)
     )
 
 
-def trusted(workspace: Path | None, given: Iterable[Path] = ()) -> list[signing.Signer]:
+def trusted(workspace: Path | None, given: Iterable[Path] = ()) -> list[keys.Signer]:
     """Whose signatures count: the keys of the workspace's `trusted-keys/` and those given.
 
     Raises:
@@ -81,9 +83,53 @@ def trusted(workspace: Path | None, given: Iterable[Path] = ()) -> list[signing.
     return [_public(path) for path in (*kept, *given)]
 
 
-def _public(path: Path) -> signing.Signer:
+def stamper(workspace: Path) -> time_stamps.Stamper | None:
+    """Whom to ask for time stamps; None where the settings name nobody.
+
+    Raises:
+        SignatureError: a certificate in `trusted-tsa/` cannot be read.
+        SettingsError: `params.yaml` cannot be used.
+    """
+    url = settings.load(workspace / "params.yaml").operate.time_stamps
+    return None if url is None else time_stamps.Stamper(url, stamp_policy(workspace).authorities)
+
+
+def stamp_policy(
+    workspace: Path | None, given: Iterable[Path] = (), required: bool = False
+) -> time_stamps.StampPolicy:
+    """Whose time stamps count, and whether there has to be one.
+
+    Args:
+        workspace: its settings and `trusted-tsa/` count; None: none is at hand.
+        given: further certificates.
+        required: whether there has to be one, whatever the settings say.
+
+    Raises:
+        SignatureError: a file holds no certificate.
+        SettingsError: `params.yaml` cannot be used.
+    """
+    kept = sorted((workspace / TRUSTED_AUTHORITIES).glob("*.pem")) if workspace else []
+    chosen = settings.load(workspace / "params.yaml").operate if workspace else None
+    return time_stamps.StampPolicy(
+        tuple(_authority(path) for path in (*kept, *given)),
+        required or bool(chosen and chosen.require_time_stamps),
+    )
+
+
+def _authority(path: Path) -> time_stamps.Authority:
     try:
-        return signing.read_signer(path.read_bytes())
+        return time_stamps.read_authority(path.read_bytes())
+    except OSError as error:
+        raise SignatureError(
+            f"{path}: cannot be read ({error.strerror}); expected a certificate as PEM"
+        ) from error
+    except SignatureError as error:
+        raise SignatureError(f"{path}: {error}") from error
+
+
+def _public(path: Path) -> keys.Signer:
+    try:
+        return keys.read_signer(path.read_bytes())
     except OSError as error:
         raise SignatureError(
             f"{path}: cannot be read ({error.strerror}); expected a public key as PEM"

@@ -540,6 +540,17 @@ class Operate(Section):
     erase_after_release: bool = Field(
         True, description="`finalize` erases the copies right after a release"
     )
+    time_stamps: str | None = Field(
+        None,
+        pattern=r"^https?://\S+$",
+        description="address of a time-stamping authority (RFC 3161), asked whenever reports are "
+        "signed and the end of the register's chain is kept in git; null: none is asked",
+    )
+    require_time_stamps: bool = Field(
+        False,
+        description="a signed report without a time stamp by an authority of `trusted-tsa/` does "
+        "not count",
+    )
     warn_days: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         (7, 2), description="days before a deadline at which somebody is notified"
     )

@@ -209,7 +209,8 @@ def _timestamper(stamper: Stamper) -> Any:
         async def async_timestamp(self, message_digest: bytes, md_algorithm: str) -> Any:
             return cms.ContentInfo.load(await stamper.asked(message_digest, md_algorithm))
 
-    return Asker()
+    asker: Any = Asker
+    return asker()
 
 
 def _token(info: Any) -> bytes | None:

@@ -74,6 +74,34 @@ class TimeStamp:
 
 
 @dataclass(frozen=True)
+class StampPolicy:
+    """What a reader expects of time stamps.
+
+    Attributes:
+        authorities: whose stamps count.
+        required: whether a signature without a stamp that counts is not trusted.
+    """
+
+    authorities: tuple[Authority, ...] = ()
+    required: bool = False
+
+    def objection(self, stamp: TimeStamp | None) -> str | None:
+        """Why a signature does not count, though nothing speaks against it; None if it does.
+
+        A stamp by an unknown authority is an objection only where one is required, or where the
+        reader named the authorities that count.
+        """
+        if stamp is None:
+            return "it has no time stamp, and one is required" if self.required else None
+        if not stamp.trusted and (self.required or self.authorities):
+            return (
+                f"its time stamp is by {stamp.authority}, which is not trusted; put the "
+                "authority's certificate into trusted-tsa/, or give it with --tsa"
+            )
+        return None
+
+
+@dataclass(frozen=True)
 class Stamper:
     """Asks an authority for tokens.
 
@@ -81,10 +109,12 @@ class Stamper:
         url: its address, as the user set it. Redirects are not followed.
         authorities: those that are trusted; a token by another one is refused. None given: any is
             taken, and whoever checks the report decides.
+        patience: all that it gets for one answer, s.
     """
 
     url: str
     authorities: tuple[Authority, ...] = ()
+    patience: float = PATIENCE
 
     def stamp(self, digest: bytes, algorithm: str = "sha256") -> bytes:
         """A token over a digest, checked before it is returned, DER.
@@ -101,7 +131,8 @@ class Stamper:
         from pyhanko.sign.timestamps.api import TimeStamper
         from pyhanko.sign.timestamps.common_utils import handle_tsp_response
 
-        nonce, request = TimeStamper().request_cms(digest, algorithm)
+        client: Any = TimeStamper
+        nonce, request = client().request_cms(digest, algorithm)
         answer = await self._post(request.dump())
         try:
             from asn1crypto import tsp
@@ -112,8 +143,8 @@ class Stamper:
             raise SignatureError(f"the time-stamping authority refuses: {error}"[:300]) from error
         except (*_GARBLED, SignatureError) as error:
             raise SignatureError(
-                "the time-stamping authority's answer is no time stamp (RFC 3161); see that "
-                "operate.time_stamps names one"
+                "the time-stamping authority refuses, or its answer is no time stamp (RFC 3161); "
+                "see that operate.time_stamps names one"
             ) from error
         stamp = await _checked(der, digest, self.authorities)
         if self.authorities and not stamp.trusted:
@@ -129,9 +160,9 @@ class Stamper:
         headers = {"Content-Type": "application/timestamp-query", "User-Agent": "erasure-audit"}
         try:
             async with (
-                asyncio.timeout(PATIENCE),
+                asyncio.timeout(self.patience),
                 httpx.AsyncClient(
-                    timeout=PATIENCE, follow_redirects=False, trust_env=False
+                    timeout=self.patience, follow_redirects=False, trust_env=False
                 ) as client,
                 client.stream("POST", self.url, content=body, headers=headers) as answer,
             ):
@@ -149,9 +180,9 @@ class Stamper:
                             f"{LARGEST} bytes, which no time stamp is"
                         )
                 return bytes(content)
-        except TimeoutError:
+        except (TimeoutError, httpx.TimeoutException):
             raise SignatureError(
-                f"the time-stamping authority gave no answer within {PATIENCE:g} s; nothing was "
+                f"the time-stamping authority gave no answer within {self.patience:g} s; nothing was "
                 "signed, try again later"
             ) from None
         except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
@@ -280,7 +311,13 @@ async def _checked(der: bytes, digest: bytes, authorities: tuple[Authority, ...]
         )
         leaf = signed["certificates"][0].chosen
         holds = facts["intact"] and facts["valid"]
-        trusted = bool(authorities) and facts["trust_problem_indic"] is None
+        trusted = (
+            bool(authorities)
+            and facts["trust_problem_indic"] is None
+            # the path's check passes over this where the certificate itself is trusted
+            and leaf.extended_key_usage_value is not None
+            and leaf.extended_key_usage_value.native == ["time_stamping"]
+        )
         authority = leaf.subject.human_friendly
     except (*_GARBLED, UnsupportedAlgorithm, SigningError, SignatureValidationError) as error:
         raise SignatureError(wrong) from error

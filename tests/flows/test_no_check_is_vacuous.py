@@ -21,7 +21,8 @@ from flows.reports import signature_checks, signing
 from flows.workspace import shell
 from tasks.common import files, settings
 from tasks.common.errors import AuditError
-from tasks.signatures.signing import make_key, public_pem, read_key, seal
+from tasks.signatures.keys import make_key, public_pem, read_key
+from tasks.signatures.statement import seal
 from tasks.training import release_lineage
 from tests.worlds import dummy, signed_off
 

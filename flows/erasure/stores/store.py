@@ -10,7 +10,7 @@ from typing import Protocol
 from flows.erasure.matcher import UNJUDGED, Judge
 from tasks.common.errors import AuditError
 
-EXAMPLES = 20
+EXAMPLES = 50
 """How many files a receipt names."""
 
 

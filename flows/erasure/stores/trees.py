@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -31,6 +32,11 @@ _STORES_OF_THEIR_OWN = (
     "node_modules",
 )
 _DVC_STORES = ("cache", "tmp")
+_CORNERS = (".venv", "node_modules", "__pycache__", ".prefect", ".register", ".dvc/tmp", ".git")
+"""Folders that hold programs and databases: of what lies there only records' own bytes and pixels
+count. Their text has stores of its own, and what cannot be judged is what programs are made of."""
+_GIT_OBJECT = re.compile(r"objects/([0-9a-f]{2}/[0-9a-f]{38,62}|pack/[^/]+\.(pack|idx|rev|bitmap))")
+"""What `GitHistory` reads, in git's folder."""
 
 
 class Tree:
@@ -59,11 +65,16 @@ class Tree:
                 look.add(key, kind, judge)
             elif kind != PACKS:  # an array of somebody's own only looks like one
                 look.add(key, kind, judge, ours=False)
+        for path in _in_corners(self.root):
+            look.looked_at += 1
+            key = path.relative_to(self.root).as_posix()
+            if _kind(path, key, judge) == RECORDS:
+                look.add(key, RECORDS, judge, ours=False)
         return look
 
     def hashes(self) -> Iterator[tuple[str, str]]:
         """The path and the MD5 of every file."""
-        for path in files_below(self.root):
+        for path in (*files_below(self.root), *_in_corners(self.root)):
             with contextlib.suppress(OSError):
                 if path.is_file():
                     yield path.relative_to(self.root).as_posix(), md5(path)
@@ -184,6 +195,22 @@ def files_below(root: Path, whole: bool = False) -> Iterator[Path]:
         for name in list(folders):
             if (Path(folder) / name).is_symlink():
                 folders.remove(name)
+
+
+def _in_corners(root: Path) -> Iterator[Path]:
+    """Files in the folders of programs and databases, and those that lie among the checkouts."""
+    for name in _CORNERS:
+        corner = root / name
+        if not corner.is_dir() or corner.is_symlink():
+            continue
+        for path in files_below(corner, whole=True):
+            within = path.relative_to(corner).as_posix()
+            if name == ".git" and _GIT_OBJECT.fullmatch(within):
+                continue
+            if name == ".dvc/tmp" and within.startswith(f"{EXPERIMENTS.name}/"):
+                continue  # a store of its own
+            yield path
+    yield from (path for path in sorted((root / checkouts.FOLDER).glob("*")) if path.is_file())
 
 
 def md5(path: Path) -> str:

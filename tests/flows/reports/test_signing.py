@@ -9,7 +9,7 @@ import os
 import shutil
 import stat
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 
@@ -23,11 +23,13 @@ from flows.reports import signature_checks
 from flows.reports import signing as signing_flow
 from flows.workspace import environment, layout, shell, signing_keys
 from tasks import report
-from tasks.common import files
+from tasks.common import files, settings
 from tasks.common.errors import SignatureError, WorkspaceError
 from tasks.reporting import build_evidence
-from tasks.signatures import signing
-from tests.worlds import dummy, fabricated
+from tasks.signatures import keys, pdf, time_stamps
+from tasks.signatures import statement as statements
+from tasks.signatures.statement import seal, unseal
+from tests.worlds import authorities, dummy, fabricated
 
 TEMPLATES = Path(__file__).parents[3] / "reports" / "templates"
 PIPELINE = """
@@ -42,9 +44,9 @@ PARTS = {"report.pdf", "report.html", "evidence.json"}
 REQUESTS = (fabricated.FAIL, fabricated.PASS)
 
 
-def new_key(development: bool = False) -> signing.SigningKey:
+def new_key(development: bool = False) -> keys.SigningKey:
     """A key of its own."""
-    return signing.read_key(signing.make_key(development))
+    return keys.read_key(keys.make_key(development))
 
 
 KEY, OTHER = new_key(), new_key()
@@ -66,7 +68,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def signed(reports: Path) -> bytes:
     """A signed PDF."""
-    return signing.sign_pdf((reports / fabricated.PASS / "report.pdf").read_bytes(), KEY)
+    return pdf.sign((reports / fabricated.PASS / "report.pdf").read_bytes(), KEY)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +79,7 @@ def at_start(tmp_path_factory: pytest.TempPathFactory, reports: Path) -> Path:
     shutil.copytree(reports, place / "made")
     (place / "dvc.yaml").write_text(PIPELINE)
     shell.dvc(place, "repro", "--quiet")
-    (place / "trusted-keys" / "clinic.pem").write_bytes(signing.public_pem(KEY))
+    (place / "trusted-keys" / "clinic.pem").write_bytes(keys.public_pem(KEY))
     signing_flow.sign(place, "spring", KEY)
     return place
 
@@ -93,7 +95,7 @@ def folder_of(place: Path, request: str = fabricated.PASS) -> Path:
     return place / "signed" / "spring" / request
 
 
-def check(target: Path, *signers: signing.Signer) -> signature_checks.SignatureFinding:
+def check(target: Path, *signers: keys.Signer) -> signature_checks.SignatureFinding:
     """What checking finds, if only KEY is trusted or those given."""
     return signature_checks.verify(target, signers or (KEY.signer,))
 
@@ -125,14 +127,14 @@ def test_pyhanko_too_finds_one_pades_signature_over_the_whole_file(signed: bytes
 
     reader = PdfFileReader(BytesIO(signed))
     (embedded,) = reader.embedded_signatures
-    root = x509.Certificate.load(pem.unarmor(signing.public_pem(KEY))[2])
+    root = x509.Certificate.load(pem.unarmor(keys.public_pem(KEY))[2])
     found = validate_pdf_signature(
         embedded, ValidationContext(trust_roots=[root], allow_fetching=False)
     )
     assert found.bottom_line
     assert found.coverage == SignatureCoverageLevel.ENTIRE_FILE
     assert embedded.sig_object["/SubFilter"] == "/ETSI.CAdES.detached"
-    assert signing.check_pdf(signed) == KEY.signer
+    assert pdf.check(signed).signer == KEY.signer
 
 
 def test_every_changed_byte_of_a_signed_pdf_is_found(reports: Path, signed: bytes) -> None:
@@ -164,7 +166,7 @@ def test_a_pdf_with_anything_put_in_cut_out_or_overwritten_is_not_intact(
 @pytest.mark.parametrize("more", [b"\n", b"%%EOF\n", b"\x00" * 4096])
 def test_bytes_after_the_signature_are_found(signed: bytes, more: bytes) -> None:
     with pytest.raises(SignatureError, match="whole file"):
-        signing.check_pdf(signed + more)
+        pdf.check(signed + more)
 
 
 def test_an_incremental_update_after_signing_is_found(signed: bytes) -> None:
@@ -180,25 +182,23 @@ def test_an_incremental_update_after_signing_is_found(signed: bytes) -> None:
     writer.write(target)
     assert target.getvalue().startswith(signed)
     with pytest.raises(SignatureError, match="whole file"):
-        signing.check_pdf(target.getvalue())
+        pdf.check(target.getvalue())
 
 
 def test_a_pdf_cut_off_behind_its_first_revision_is_not_signed(
     reports: Path, signed: bytes
 ) -> None:
     with pytest.raises(SignatureError, match="not signed"):
-        signing.check_pdf(signed[: (reports / fabricated.PASS / "report.pdf").stat().st_size])
+        pdf.check(signed[: (reports / fabricated.PASS / "report.pdf").stat().st_size])
 
 
 def test_a_signed_pdf_is_not_signed_again(signed: bytes) -> None:
     with pytest.raises(SignatureError, match="cannot be signed"):
-        signing.sign_pdf(signed, OTHER)
+        pdf.sign(signed, OTHER)
 
 
 def test_a_statement_is_an_in_toto_statement_whose_signature_anybody_can_check() -> None:
-    envelope = json.loads(
-        signing.seal({"b.txt": "2" * 64, "a.txt": "1" * 64}, {"verdict": "fail"}, KEY)
-    )
+    envelope = json.loads(seal({"b.txt": "2" * 64, "a.txt": "1" * 64}, {"verdict": "fail"}, KEY))
     payload = base64.b64decode(envelope["payload"])
     kind = envelope["payloadType"].encode()
     signed = b"DSSEv1 %d %s %d %s" % (
@@ -217,13 +217,13 @@ def test_a_statement_is_an_in_toto_statement_whose_signature_anybody_can_check()
 
 
 def test_every_changed_byte_of_a_statement_is_found() -> None:
-    data = signing.seal({"a.txt": "1" * 64}, {"verdict": "fail", "who": "Zoë"}, KEY)
-    assert signing.unseal(data, [KEY.signer]).predicate == {"verdict": "fail", "who": "Zoë"}
+    data = seal({"a.txt": "1" * 64}, {"verdict": "fail", "who": "Zoë"}, KEY)
+    assert unseal(data, [KEY.signer]).predicate == {"verdict": "fail", "who": "Zoë"}
     unseen = []
     for place in range(len(data)):
         for flip in (1, 32):
             try:
-                signing.unseal(with_byte(data, place, flip), [KEY.signer])
+                unseal(with_byte(data, place, flip), [KEY.signer])
             except SignatureError:
                 continue
             unseen.append(place)
@@ -235,27 +235,25 @@ def test_every_changed_byte_of_a_statement_is_found() -> None:
 )
 def test_what_is_no_statement_is_refused_by_name(data: bytes) -> None:
     with pytest.raises(SignatureError):
-        signing.unseal(data, [KEY.signer])
+        unseal(data, [KEY.signer])
 
 
 def test_a_statement_by_another_key_does_not_count_even_if_it_bears_a_trusted_key_s_name() -> None:
-    data = signing.seal({"a.txt": "1" * 64}, {}, OTHER)
-    with pytest.raises(signing.UntrustedError):
-        signing.unseal(data, [KEY.signer])
+    data = seal({"a.txt": "1" * 64}, {}, OTHER)
+    with pytest.raises(keys.UntrustedError):
+        unseal(data, [KEY.signer])
     with pytest.raises(SignatureError, match="changed after signing"):
-        signing.unseal(
-            data.replace(OTHER.signer.key_id.encode(), KEY.signer.key_id.encode()), [KEY.signer]
-        )
+        unseal(data.replace(OTHER.signer.key_id.encode(), KEY.signer.key_id.encode()), [KEY.signer])
 
 
 def test_another_kind_of_statement_by_a_trusted_key_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(signing, "PREDICATE", "https://slsa.dev/provenance/v1")
-        data = signing.seal({"a.txt": "1" * 64}, {}, KEY)
+        patch.setattr(statements, "PREDICATE", "https://slsa.dev/provenance/v1")
+        data = seal({"a.txt": "1" * 64}, {}, KEY)
     with pytest.raises(SignatureError, match="another kind"):
-        signing.unseal(data, [KEY.signer])
+        unseal(data, [KEY.signer])
 
 
 def test_all_files_of_a_request_are_signed_for_and_all_of_them_are_compared(at_start: Path) -> None:
@@ -264,9 +262,7 @@ def test_all_files_of_a_request_are_signed_for_and_all_of_them_are_compared(at_s
     assert set(found.covered) == PARTS
     assert found.signers == [KEY.signer]
     assert found.about["request_id"] == fabricated.PASS
-    statement = signing.unseal(
-        (folder_of(at_start) / "statement.dsse.json").read_bytes(), [KEY.signer]
-    )
+    statement = unseal((folder_of(at_start) / "statement.dsse.json").read_bytes(), [KEY.signer])
     item = json.loads((folder_of(at_start) / "evidence.json").read_text())
     for model in item["models"]:
         assert statement.subjects[model["file"]] == model["weights_sha256"]
@@ -551,12 +547,12 @@ def test_the_command_signs_with_the_key_that_the_environment_names(
 ) -> None:
     path = tmp_path / "key.pem"
     path.touch(mode=0o600)
-    path.write_bytes(signing.make_key(development=False))
+    path.write_bytes(keys.make_key(development=False))
     shutil.rmtree(place / "signed")
     done = dummy.command(place, "sign", "spring", "--json", ERASURE_AUDIT_KEY=str(path))
     assert [item["new"] for item in json.loads(done.stdout)] == [True, True], done.stderr
     assert "trusted-keys/" in done.stderr  # nobody trusts this key yet
-    assert check(folder_of(place), signing.read_key(path.read_bytes()).signer)
+    assert check(folder_of(place), keys.read_key(path.read_bytes()).signer)
 
 
 def test_a_fresh_workspace_has_a_development_key_that_git_never_sees(at_start: Path) -> None:
@@ -587,14 +583,14 @@ def test_the_record_names_the_key_and_not_the_secret(
 def test_a_key_comes_from_the_environment_before_a_file_before_the_workspace(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pem, path = signing.make_key(development=False), tmp_path / "key.pem"
+    pem, path = keys.make_key(development=False), tmp_path / "key.pem"
     path.touch(mode=0o600)
     path.write_bytes(pem)
     monkeypatch.setenv(signing_keys.FILE, str(path))
-    assert signer_at_hand(place) == signing.read_key(pem).signer
-    later = signing.make_key(development=False)
+    assert signer_at_hand(place) == keys.read_key(pem).signer
+    later = keys.make_key(development=False)
     monkeypatch.setenv(signing_keys.PEM, later.decode())
-    assert signer_at_hand(place) == signing.read_key(later).signer
+    assert signer_at_hand(place) == keys.read_key(later).signer
 
 
 def test_no_stage_sees_the_key(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -608,7 +604,7 @@ def test_a_key_that_others_may_read_is_refused(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int
 ) -> None:
     path = tmp_path / "key.pem"
-    path.write_bytes(signing.make_key(development=False))
+    path.write_bytes(keys.make_key(development=False))
     path.chmod(mode)
     monkeypatch.setenv(signing_keys.FILE, str(path))
     with pytest.raises(SignatureError, match="chmod 600"):
@@ -624,10 +620,10 @@ def test_an_encrypted_key_needs_its_passphrase() -> None:
     locked = KEY.private.private_bytes(
         forms.Encoding.PEM, forms.PrivateFormat.PKCS8, forms.BestAvailableEncryption(b"open sesame")
     )
-    assert signing.read_key(locked, "open sesame").signer == KEY.signer
+    assert keys.read_key(locked, "open sesame").signer == KEY.signer
     for wrong in (None, "", "sesame"):
         with pytest.raises(SignatureError, match="passphrase"):
-            signing.read_key(locked, wrong)
+            keys.read_key(locked, wrong)
 
 
 def test_keys_that_are_none_or_of_another_kind_are_refused_without_being_quoted() -> None:
@@ -637,27 +633,146 @@ def test_keys_that_are_none_or_of_another_kind_are_refused_without_being_quoted(
     curve = ec.generate_private_key(ec.SECP256R1())
     other = curve.private_bytes(forms.Encoding.PEM, forms.PrivateFormat.PKCS8, forms.NoEncryption())
     with pytest.raises(SignatureError, match="Ed25519"):
-        signing.read_key(other)
-    spoilt = signing.make_key(development=False).replace(b"\nM", b"\n!")
+        keys.read_key(other)
+    spoilt = keys.make_key(development=False).replace(b"\nM", b"\n!")
     with pytest.raises(SignatureError) as caught:
-        signing.read_key(spoilt)
+        keys.read_key(spoilt)
     assert spoilt.decode().splitlines()[1] not in str(caught.value)
     assert caught.value.__cause__ is None
-    for text in (b"", b"secret", signing.make_key(development=False).split(b"-----BEGIN CERT")[0]):
+    for text in (b"", b"secret", keys.make_key(development=False).split(b"-----BEGIN CERT")[0]):
         with pytest.raises(SignatureError):
-            signing.read_signer(text)
+            keys.read_signer(text)
 
 
 def test_a_certificate_of_another_key_is_refused() -> None:
-    secret = signing.make_key(development=False).split(b"-----BEGIN CERT")[0]
-    assert signing.read_key(secret).signer.subject.startswith("CN=Erasure Audit key ")
+    secret = keys.make_key(development=False).split(b"-----BEGIN CERT")[0]
+    assert keys.read_key(secret).signer.subject.startswith("CN=Erasure Audit key ")
     with pytest.raises(SignatureError, match="another key"):
-        signing.read_key(secret + signing.public_pem(OTHER))
+        keys.read_key(secret + keys.public_pem(OTHER))
 
 
 def test_a_key_does_not_show_its_secret() -> None:
     assert "private" not in repr(KEY)
     assert repr(KEY).count("key_id") == 1
+
+
+@pytest.fixture
+def authority(place: Path) -> Iterator[authorities.Authority]:
+    """A time-stamping authority that the workspace asks and trusts; nothing is signed yet."""
+    with authorities.serving(authorities.make()) as authority:
+        settings.assign(place / "params.yaml", [f"operate.time_stamps={authority.url}"])
+        (place / "trusted-tsa").mkdir()
+        (place / "trusted-tsa" / "authority.pem").write_bytes(authority.pem)
+        shutil.rmtree(place / "signed")
+        yield authority
+
+
+def stamped(place: Path, required: bool = True) -> signature_checks.SignatureFinding:
+    """What checking finds where time stamps are required."""
+    policy = signing_keys.stamp_policy(place, required=required)
+    return signature_checks.verify(folder_of(place), (KEY.signer,), stamps=policy)
+
+
+def test_pdf_and_statement_are_time_stamped_where_an_authority_is_set(
+    place: Path, authority: authorities.Authority
+) -> None:
+    assert all(item.new for item in signing_flow.sign(place, "spring", KEY))
+    finding = stamped(place)
+    assert finding
+    assert set(finding.stamps) == {"report.pdf", "statement.dsse.json"}
+    assert "time stamp of 2" in finding.line
+    assert "Test TSA" in finding.line
+    json.dumps(finding.plain())
+    asked = authority.asked
+    assert not any(item.new for item in signing_flow.sign(place, "spring", KEY))
+    assert authority.asked == asked  # what is signed and stamped is left alone
+
+
+def test_what_was_signed_without_a_time_stamp_does_not_count_where_one_is_required(
+    place: Path,
+) -> None:
+    assert stamped(place, required=False)
+    finding = stamped(place)
+    assert not finding
+    assert "no time stamp, and one is required" in finding.line
+    assert not finding.faults
+
+
+@pytest.mark.parametrize("mood", ["talks nonsense", "is broken", "another imprint", "redirects"])
+def test_nothing_is_half_signed_where_no_time_stamp_can_be_had(
+    place: Path, authority: authorities.Authority, mood: str
+) -> None:
+    authority.mood = mood
+    with pytest.raises(SignatureError, match="time"):
+        signing_flow.sign(place, "spring", KEY)
+    assert not list((place / "signed").rglob("*.*"))
+
+
+def test_a_removed_a_changed_and_another_reports_time_stamp_are_found(
+    place: Path, authority: authorities.Authority
+) -> None:
+    signing_flow.sign(place, "spring", KEY)
+    path = folder_of(place) / "statement.tst"
+    sound = path.read_bytes()
+    others = (folder_of(place, fabricated.FAIL) / "statement.tst").read_bytes()
+    for content in (others, with_byte(sound, 300), sound[:-1], b""):
+        path.write_bytes(content)
+        assert "statement.tst: " in stamped(place, required=False).line
+        assert stamped(place, required=False).faults
+    path.unlink()
+    assert "statement.tst is missing" in stamped(place, required=False).line
+    path.symlink_to("report.pdf")
+    assert "not a plain file" in stamped(place, required=False).line
+    path.unlink()
+    path.write_bytes(sound)
+    assert stamped(place)
+
+
+def test_an_authority_that_nobody_trusts_does_not_count(
+    place: Path, authority: authorities.Authority
+) -> None:
+    signing_flow.sign(place, "spring", KEY)
+    (place / "trusted-tsa" / "authority.pem").write_bytes(authorities.make("Another").pem)
+    for required in (True, False):
+        finding = stamped(place, required=required)
+        assert not finding
+        assert not finding.faults
+        assert "Test TSA, which is not trusted" in finding.line
+
+
+def test_a_statement_that_claims_another_time_than_its_stamp_is_not_intact(
+    place: Path, authority: authorities.Authority
+) -> None:
+    """A signer who dates a report back has a stamp of today."""
+    signing_flow.sign(place, "spring", KEY)
+    folder = folder_of(place)
+    content = unseal((folder / "statement.dsse.json").read_bytes(), [KEY.signer])
+    predicate = content.predicate | {"signed_at": "2025-01-01T00:00:00Z"}
+    sealed = seal(content.subjects, predicate, KEY)
+    (folder / "statement.dsse.json").write_bytes(sealed)
+    token = time_stamps.Stamper(authority.url).stamp(hashlib.sha256(sealed).digest())
+    (folder / "statement.tst").write_bytes(token)
+    assert "claims to be of 2025-01-01T00:00:00Z" in stamped(place).line
+
+
+def test_the_command_can_require_time_stamps(
+    place: Path, authority: authorities.Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from typer.testing import CliRunner
+
+    from flows.cli import main
+
+    (tmp_path / "key.pem").write_bytes(keys.public_pem(KEY))
+    (tmp_path / "tsa.pem").write_bytes(authority.pem)
+    plain = [str(folder_of(place)), "--key", str(tmp_path / "key.pem")]
+    signing_flow.sign(place, "spring", KEY)
+    monkeypatch.chdir(tmp_path)
+    for more, code in (
+        ([], 0),
+        (["--require-time-stamp"], 1),
+        (["--require-time-stamp", "--tsa", str(tmp_path / "tsa.pem")], 0),
+    ):
+        assert CliRunner().invoke(main.app, ["verify-report", *plain, *more]).exit_code == code
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
@@ -669,18 +784,18 @@ def test_openssl_makes_a_key_names_it_alike_and_finds_its_signature_right(
     named = ("-subj", "/O=Example Clinic/CN=Data Protection Officer", "-days", "3650")
     openssl(tmp_path, "req", "-x509", "-new", "-key", "key.pem", *named, "-out", "certificate.pem")
     openssl(tmp_path, "pkey", "-in", "key.pem", "-pubout", "-outform", "DER", "-out", "public.der")
-    key = signing.read_key(
+    key = keys.read_key(
         (tmp_path / "key.pem").read_bytes() + (tmp_path / "certificate.pem").read_bytes()
     )
     assert key.signer.subject == "CN=Data Protection Officer,O=Example Clinic"
     assert key.signer.key_id == hashlib.sha256((tmp_path / "public.der").read_bytes()).hexdigest()
     (tmp_path / "public.pem").write_bytes(_public_key(key))
-    pdf = signing.sign_pdf((reports / fabricated.PASS / "report.pdf").read_bytes(), key)
-    assert signing.check_pdf(pdf) == key.signer
-    _, head, tail, _ = (int(number) for number in signing.BYTE_RANGE.findall(pdf)[-1])
-    container = bytes.fromhex(pdf[head + 1 : tail - 1].decode())
+    content = pdf.sign((reports / fabricated.PASS / "report.pdf").read_bytes(), key)
+    assert pdf.check(content).signer == key.signer
+    _, head, tail, _ = (int(number) for number in pdf.BYTE_RANGE.findall(content)[-1])
+    container = bytes.fromhex(content[head + 1 : tail - 1].decode())
     attributes, signature = _attributes_and_signature(container)
-    assert hashlib.sha512(pdf[:head] + pdf[tail:]).digest() in attributes
+    assert hashlib.sha512(content[:head] + content[tail:]).digest() in attributes
     (tmp_path / "attributes").write_bytes(attributes)
     (tmp_path / "signature").write_bytes(signature)
     command = ["pkeyutl", "-verify", "-pubin", "-inkey", "public.pem", "-rawin"]
@@ -704,20 +819,20 @@ def openssl(folder: Path, *arguments: str) -> None:
     subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
 
 
-def signer_at_hand(place: Path) -> signing.Signer | None:
+def signer_at_hand(place: Path) -> keys.Signer | None:
     """Who would sign now."""
     key = signing_keys.at_hand(place)
     return key.signer if key else None
 
 
-def _passes(pdf: bytes) -> bool:
+def _passes(content: bytes) -> bool:
     try:
-        return signing.check_pdf(pdf) == KEY.signer
+        return pdf.check(content).signer == KEY.signer
     except SignatureError:
         return False
 
 
-def _public_key(key: signing.SigningKey) -> bytes:
+def _public_key(key: keys.SigningKey) -> bytes:
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
     return key.signer.public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)

@@ -24,7 +24,8 @@ import pytest
 from tasks import report
 from tasks.reporting import build_evidence
 from tasks.reporting.pdf import Printer, no_collection
-from tasks.signatures import signing
+from tasks.signatures import keys
+from tasks.signatures import pdf as signed_pdf
 from tests.worlds import fabricated
 
 ROOT = Path(__file__).parents[3]
@@ -76,7 +77,7 @@ def pdf(request: pytest.FixtureRequest, folder: Path) -> Iterator[pikepdf.Pdf]:
     """The PDF as the pipeline makes it, and as it is handed over."""
     content = (folder / "report.pdf").read_bytes()
     if request.param == "signed":
-        content = signing.sign_pdf(content, signing.read_key(signing.make_key(development=True)))
+        content = signed_pdf.sign(content, keys.read_key(keys.make_key(development=True)))
     with pikepdf.open(BytesIO(content)) as opened:
         yield opened
 
