@@ -972,7 +972,7 @@ def main(
     Args:
         faults: how many at least.
         seed: decides who asks and when something breaks.
-        only: one scenario, by its name.
+        only: scenarios by their names, between commas, played in turn; None: all.
         jobs: rounds that are played at once.
         page: a Markdown page whose table between the marks is made anew.
         out: the results as JSON.
@@ -983,7 +983,7 @@ def main(
 
     from benchmarks import attacks
 
-    names = [only] if only else list(scenarios())
+    names = only.split(",") if only else list(scenarios())
     rounds = _kept(out, seed)
     with tempfile.TemporaryDirectory(prefix="faults-", ignore_cleanup_errors=True) as parent:
         place = Path(parent)
