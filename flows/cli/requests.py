@@ -14,7 +14,7 @@ import typer
 
 if TYPE_CHECKING:
     from flows.intake.drop_folder import Refused, Taken
-    from flows.register.register import Case, Event, Register
+    from flows.register.register import Case, Event, Head, Register
 
 app = typer.Typer(
     help="The register of requests: take in, verify, hold, reject, look.",
@@ -255,16 +255,39 @@ def check(as_json: Json = False) -> None:
 
     Example: erasure-audit requests check
     """
+    from flows.intake import batch_requests
     from flows.register import anchors
 
     with _book() as (home, register):
         known = anchors.heads(home)
-        head = register.check_chain(known)
+        head = anchors.check(home, register, every_stamp=True)
+        kept = register.kept_end()
+        unknown = batch_requests.unknown(home, register)
+    anchored = max((end.seq for end in known), default=0)
     if as_json:
-        _print({"events": head.seq, "hash": head.hash, "known_ends": len(known)})
+        facts = {"events": head.seq, "hash": head.hash, "known_ends": len(known)}
+        _print(facts | {"anchored": anchored, "kept": kept and kept.seq, "unknown": unknown})
+    else:
+        _tell_check(head, len(known), anchored, kept)
+        for batch, count in unknown.items():
+            typer.echo(
+                f"batch {batch}: its reports tell of {count} requests that are not in this "
+                "register; it was run by hand, or the register is another one"
+            )
+    if head.seq == 0 and unknown:
+        raise typer.Exit(1)
+
+
+def _tell_check(head: Head, known: int, anchored: int, kept: Head | None) -> None:
+    if head.seq == 0:
+        typer.echo("The register is empty: there is nothing to check")
         return
     typer.echo(f"{head.seq} events, the last one {head.hash[:16]}: intact")
-    typer.echo(f"{len(known)} earlier ends that git keeps: all in it")
+    typer.echo(f"{known} earlier ends that git keeps: all in it, the last is event {anchored}")
+    if kept is None:
+        typer.echo("This machine keeps no end outside the database yet (keys/chain.end)")
+    elif kept.seq < head.seq:  # another machine wrote since
+        typer.echo(f"This machine last kept event {kept.seq}; later ones rest on git alone")
 
 
 @app.command()

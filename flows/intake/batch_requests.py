@@ -11,7 +11,8 @@ from flows.intake import pseudonymise
 from flows.register import anchors
 from flows.register.register import CORRECTED, Case, Register, RegisterError, State
 from flows.workspace import shell
-from tasks.common.errors import WorkspaceError
+from tasks.common import files
+from tasks.common.errors import AuditError, WorkspaceError
 from tasks.requests import opendsr, pseudonyms
 
 
@@ -58,6 +59,30 @@ def check(home: Path, register: Register, batch: str) -> None:
                 f"{request_id} of the register names; nothing is released or erased by it. Find "
                 "out who changed which"
             )
+
+
+def unknown(home: Path, register: Register) -> dict[str, int]:
+    """By batch, how many requests its reports tell of that the register does not know.
+
+    A batch that was run by hand has none in the register. For any other, the register is new,
+    empty or another one.
+
+    Raises:
+        RegisterError: what is on file of a batch cannot be read.
+    """
+    missing: dict[str, int] = {}
+    known = {case.request_id for case in register.cases()}
+    for path in sorted((home / "reports").glob("*/register.json")):
+        try:
+            lines = files.read_json(path)["requests"]
+            told = {str(line["request_id"]).lower() for line in lines}
+        except (AuditError, KeyError, TypeError, ValueError) as error:
+            raise RegisterError(
+                f"{path.relative_to(home)}: cannot be read; `git checkout` brings it back"
+            ) from error
+        if absent := told - known:
+            missing[path.parent.name] = len(absent)
+    return missing
 
 
 def _meant(home: Path, entry: dict[str, Any]) -> tuple[set[tuple[str, str]], set[str]]:

@@ -15,7 +15,7 @@ import contextlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -160,7 +160,7 @@ def _integrity(
         _compare_kept(record, path, comparison)
     _compare_pipeline(record, comparison)
     _compare_checkout(folder, record, comparison)
-    _excuse_erased(receipts, comparison)
+    _excuse_erased(receipts, record.hashes, comparison)
     _check_signatures(folder, record, comparison)
     comparison.notes += [
         f"{found.file} does not count: {found.fault}" for found in receipts if found.fault
@@ -238,15 +238,23 @@ def _compare_checkout(folder: Path, record: Record, comparison: Comparison) -> N
             comparison.different.append(f"{path} in this checkout ({_some(changed)})")
 
 
-def _excuse_erased(receipts: list[batch_record.Receipts], comparison: Comparison) -> None:
-    """Separate what was erased, with receipts, from what is missing for no known reason."""
+def _excuse_erased(
+    receipts: list[batch_record.Receipts], recorded: Iterable[str], comparison: Comparison
+) -> None:
+    """Separate what was erased, with receipts, from what is missing for no known reason.
+
+    A folder of which a part was erased is excused only if all its other parts are there.
+    """
     for receipt in receipts:
         listed = receipt.erased(comparison.tag)
         gone = {
-            path
-            for path in comparison.missing
-            if any(within(path, erased) or within(erased, path) for erased in listed)
+            path for path in comparison.missing if any(within(path, erased) for erased in listed)
         }
+        accounted = {*gone, *comparison.identical}
+        for path in set(comparison.missing) - gone:
+            parts = {other for other in recorded if other != path and within(other, path)}
+            if parts & gone and parts <= accounted:
+                gone.add(path)
         comparison.missing = [path for path in comparison.missing if path not in gone]
         comparison.erased += [f"{path} (on {receipt.day}, {receipt.file})" for path in sorted(gone)]
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -331,6 +332,8 @@ def _context(authorities: tuple[Authority, ...], at: datetime) -> Any:
     from asn1crypto import x509
     from pyhanko_certvalidator import ValidationContext
 
+    # it would log a traceback for every authority that is not trusted; the answer says so
+    logging.getLogger("pyhanko.sign.validation.generic_cms").setLevel(logging.CRITICAL)
     roots = [x509.Certificate.load(authority.der) for authority in authorities]
     return ValidationContext(
         trust_roots=roots, allow_fetching=False, moment=at, revocation_mode="soft-fail"
@@ -342,6 +345,10 @@ def _finish(work: Coroutine[Any, Any, _T]) -> _T:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
+        inside = False
+    else:
+        inside = True
+    if not inside:
         return asyncio.run(work)
     with ThreadPoolExecutor(1) as pool:
         run: Callable[[Coroutine[Any, Any, _T]], _T] = asyncio.run

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from flows.cli.requests import app
-from flows.register import anchors, database, register
+from flows.register import anchors, database, kept_end, register
 from tasks.common import settings
 from tasks.common.errors import AuditError
 from tasks.requests import pseudonyms
@@ -152,12 +153,47 @@ def test_the_check_says_what_it_compared_and_finds_a_register_that_was_exchanged
     with register.opened(home) as book:
         book.file_head(home / anchors.HEADS / "b1.json")
     taken_in(TWO)
-    assert run("check").stdout.splitlines()[1] == "1 earlier ends that git keeps: all in it"
-    assert json.loads(run("check", "--json").stdout)["events"] == 2
+    assert run("check").stdout.splitlines()[1:] == [
+        "1 earlier ends that git keeps: all in it, the last is event 1"
+    ]
+    facts = json.loads(run("check", "--json").stdout)
+    assert (facts["events"], facts["anchored"], facts["kept"]) == (2, 1, 2)
     for path in (home / ".register").iterdir():
         path.unlink()
+    with pytest.raises(AuditError, match="ends before event 2"):
+        run("check")
+    (home / kept_end.FILE).unlink()
     with pytest.raises(AuditError, match="ends before event 1"):
         run("check")
+
+
+def test_an_empty_register_is_not_called_intact(home: Path) -> None:
+    assert "intact" not in run("check").stdout
+    assert "nothing to check" in run("check").stdout
+    reports = home / "reports" / "2026-11"
+    reports.mkdir(parents=True)
+    (reports / "register.json").write_text(json.dumps({"requests": [{"request_id": ONE}]}))
+    shown = run("check", code=1).stdout
+    assert "batch 2026-11: its reports tell of 1 requests that are not in this register" in shown
+    taken_in(ONE)
+    assert "2026-11" not in run("check").stdout
+    (reports / "register.json").write_text("{")
+    with pytest.raises(AuditError, match="git checkout"):
+        run("check")
+
+
+def test_a_restored_backup_is_accepted_by_name_and_with_a_reason(home: Path) -> None:
+    taken_in(ONE)
+    with register.opened(home) as book:
+        book.backup(home / "backup.db")
+    taken_in(TWO)
+    for path in (home / ".register").iterdir():
+        path.unlink()
+    shutil.copy(home / "backup.db", home / ".register" / "register.db")
+    with pytest.raises(AuditError, match="ends before event 2"):
+        run("check")
+    run("restored", "--by", "Ada Clerk", "--reason", "the disk broke")
+    assert "2 events" in run("check").stdout
 
 
 def test_the_export_holds_every_request_and_no_pseudonym(home: Path) -> None:

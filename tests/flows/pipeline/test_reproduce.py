@@ -156,6 +156,15 @@ def test_receipts_that_leave_a_loss_unexplained_do_not_excuse_it(place: Path) ->
     assert "artifacts/train/0" in found.missing
 
 
+def test_a_part_that_was_erased_does_not_excuse_the_loss_of_its_whole_folder(place: Path) -> None:
+    erase_all_but_the_scores(place)
+    file_receipts(place, [*ERASED[:-1], "artifacts/train/1/one-file.txt"])
+    found = reproduce(place, "demo", "integrity")
+    assert not found
+    assert "artifacts/train/1" in found.missing
+    assert not any(line.startswith("artifacts/train ") for line in found.erased)
+
+
 @pytest.mark.parametrize("change", ["other path", "other receipt", "no receipt", "no tag", "junk"])
 def test_receipts_that_were_changed_excuse_nothing(place: Path, change: str) -> None:
     erase_all_but_the_scores(place)

@@ -56,8 +56,9 @@ from flows.register.register import (
     State,
     UnknownRequestError,
 )
+from tasks.common import settings as parameters
 from tasks.common.errors import PseudonymError, RequestError, WorkspaceError
-from tests.worlds import dummy, postgres
+from tests.worlds import authorities, dummy, postgres
 
 WAY = [
     State.IDENTITY_VERIFIED,
@@ -770,6 +771,7 @@ def repository(home: Path) -> Path:
     ):
         subprocess.run(["git", *command], cwd=home, check=True)
     (home / "README").write_text("changed by a person\n")
+    shutil.copy(Path(__file__).parents[3] / "params.yaml", home / "params.yaml")
     return home
 
 
@@ -926,8 +928,89 @@ def test_a_damaged_anchor_is_an_alarm_and_no_pass(book: Register, repository: Pa
             anchors.check(repository, book)
 
 
+@pytest.fixture
+def authority(repository: Path) -> Iterator[authorities.Authority]:
+    """A time-stamping authority that the workspace asks and trusts."""
+    with authorities.serving(authorities.make()) as authority:
+        parameters.assign(repository / "params.yaml", [f"operate.time_stamps={authority.url}"])
+        (repository / "trusted-tsa").mkdir()
+        (repository / "trusted-tsa" / "authority.pem").write_bytes(authority.pem)
+        yield authority
+
+
+def with_lines(repository: Path, lines: list[dict[str, Any]]) -> None:
+    """Put other lines on the branch of anchors, as somebody with access to git can."""
+    content = "".join(json.dumps(line) + "\n" for line in lines)
+    commands = (
+        f"commit refs/heads/{anchors.BRANCH}\ncommitter Eve <eve@example.org> 0 +0000\n"
+        f"data 0\nfrom refs/heads/{anchors.BRANCH}^0\n"
+        f"M 100644 inline {anchors.LINES}\ndata {len(content)}\n{content}\n"
+    )
+    subprocess.run(
+        ["git", "fast-import", "--quiet"], cwd=repository, input=commands, text=True, check=True
+    )
+
+
+def lines_of(repository: Path) -> list[dict[str, Any]]:
+    """The lines on the branch of anchors."""
+    shown = subprocess.check_output(
+        ["git", "show", f"{anchors.BRANCH}:{anchors.LINES}"], cwd=repository, text=True
+    )
+    return [json.loads(line) for line in shown.splitlines()]
+
+
+def test_an_anchor_bears_a_time_stamp_of_its_own_moment(
+    book: Register, repository: Path, authority: authorities.Authority
+) -> None:
+    received(book)
+    head = anchors.anchor(repository, book)
+    (line,) = lines_of(repository)
+    assert anchors.check(repository, book, every_stamp=True) == head
+    for changed in (
+        {**line, "at": "2026-01-01T00:00:00.000000Z"},  # dated back
+        {**line, "stamp": line["stamp"][:-8]},
+        {**line, "stamp": 7},
+    ):
+        with_lines(repository, [changed])
+        with pytest.raises(RegisterError, match="the end at event 1 does not count"):
+            anchors.check(repository, book)
+    with_lines(repository, [line])
+    (repository / "trusted-tsa" / "authority.pem").write_bytes(authorities.make("Eve").pem)
+    with pytest.raises(RegisterError, match="not trusted"):
+        anchors.check(repository, book)
+
+
+def test_an_anchor_without_a_time_stamp_counts_only_where_none_is_required(
+    book: Register, repository: Path, authority: authorities.Authority
+) -> None:
+    received(book)
+    authority.mood = "is broken"
+    head = anchors.anchor(repository, book)  # better than none
+    assert anchors.check(repository, book) == head
+    parameters.assign(repository / "params.yaml", ["operate.require_time_stamps=true"])
+    with pytest.raises(RegisterError, match="no time stamp, and one is required"):
+        anchors.check(repository, book)
+    with_lines(repository, [])
+    with pytest.raises(RegisterError, match="is not kept in git: the time-stamping authority"):
+        anchors.anchor(repository, book)
+    authority.mood = "right"
+    assert anchors.anchor(repository, book) == anchors.check(repository, book, every_stamp=True)
+
+
+def test_a_killed_git_does_not_keep_ends_from_being_anchored(
+    book: Register, repository: Path
+) -> None:
+    received(book)
+    lock = repository / ".git" / "refs" / "heads" / f"{anchors.BRANCH}.lock"
+    lock.touch()
+    os.utime(lock, (0, 0))
+    head = anchors.anchor(repository, book)
+    assert anchors.heads(repository) == [head]
+
+
 def test_a_workspace_outside_git_has_nowhere_to_anchor(book: Register, tmp_path: Path) -> None:
     received(book)
+    shutil.copy(Path(__file__).parents[3] / "params.yaml", tmp_path / "params.yaml")
     with pytest.raises(WorkspaceError, match="git rev-parse"):
         anchors.anchor(tmp_path, book)
 
