@@ -358,7 +358,7 @@ def _in_a_reference(world: World, picture: bytes, reference: str, kind: str) -> 
     that it is an object apart from others."""
     content = _as(picture, "PPM")
     name = f"{kind.replace(' ', '-')}.ppm"
-    blob = world.feed(content + b"\n" * len(kind), "git", "hash-object", "-w", "--stdin")
+    blob = world.feed(content + kind.encode(), "git", "hash-object", "-w", "--stdin")
     tree = world.feed(f"100644 blob {blob}\t{name}\n".encode(), "git", "mktree")
     commit = world.feed(b"", "git", "commit-tree", tree, "-m", "kept")
     _told_ok(world, "git", "update-ref", "--create-reflog", reference, commit)

@@ -9,6 +9,7 @@ from typing import Any
 
 from flows.erasure import carry_out, comebacks
 from flows.pipeline import close_batch
+from flows.register import anchors
 from flows.register.register import Register, State
 from flows.release import approval, decided_reports
 from flows.release.release import ACTOR, release
@@ -59,6 +60,8 @@ def finalize(
     if aside:
         register.move(aside, State.CLOSED, ACTOR)
         done.append(f"{len(aside)} refused or set-aside requests closed")
+    if done:
+        anchors.anchor(home, register)
     if done and (home / "reports").is_dir():
         with contextlib.suppress(AuditError):  # `erasure-audit register` makes it again
             pages.write(home)
