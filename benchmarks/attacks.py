@@ -504,7 +504,7 @@ def _tampering(world: World) -> Iterator[tuple[str, list[str]]]:
         ("wishes", '\'{"record_pseudonyms": ["x"]}\''),
         ("callbacks", "'[\"https://evil.example.org/\"]'"),
         ("batch", "'another'"),
-        ("verdict", "'pass'"),
+        ("verdict", "'changed'"),
         ("held", "NOT held"),
         ("extended", "NOT extended"),
         ("submitted", "'2020-01-01T00:00:00Z'"),
