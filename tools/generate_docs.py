@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from flows.workspace import layout
 from tasks.common import files, settings, stage_cli
 from tasks.common.errors import WorkspaceError
 from tasks.reporting import evidence_schema
@@ -17,13 +18,13 @@ ARCHITECTURE = Path("docs/architecture.md")
 
 
 def main(check: bool = False) -> None:
-    """Write params.yaml's defaults, what is generated in docs/, and the catalogues' messages, or
+    """Write params.yaml for the demo, what is generated in docs/, and the catalogues' messages, or
     check them.
 
     Example: python -m tools.generate_docs --check
     """
     pages = {
-        Path("params.yaml"): settings.defaults_yaml(),
+        Path("params.yaml"): layout.demo_settings_yaml(),
         Path("docs/settings.md"): settings_page(),
         Path("docs/cli.md"): command_page(),
         ARCHITECTURE: architecture_page(),

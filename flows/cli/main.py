@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -25,6 +25,9 @@ from flows.cli.serve import app as serve_app
 from flows.cli.sign import app as sign_app
 from flows.cli.sign_off import app as signoff_app
 from tasks.common.errors import AuditError
+
+if TYPE_CHECKING:
+    from flows.operations import run_batch
 
 app = typer.Typer(
     help="From a deletion request to a signed-off report: forget, verify, report.",
@@ -125,9 +128,12 @@ def init(
 def demo(jobs: Jobs = None, as_json: Events = False) -> None:
     """Audit the batch `demo` on the embedded data set of synthetic writers, and sign its reports.
 
+    People and settings are chosen so that each verdict lies well inside its answer.
+
     Example: erasure-audit demo
     """
     from flows.cli import import_
+    from flows.pipeline import console
     from flows.workspace import layout, signing_keys
 
     folder = _here()
@@ -137,7 +143,9 @@ def demo(jobs: Jobs = None, as_json: Events = False) -> None:
     layout.lay_demo(folder)
     if signing_keys.at_hand(folder) is None:
         signing_keys.make_development(folder)
-    _run("demo", [], jobs, False, as_json, sign=True)
+    done = _run("demo", list(layout.DEMO), jobs, False, as_json, sign=True)
+    if not as_json:
+        console.originals(done.results)
 
 
 @app.command()
@@ -260,18 +268,19 @@ def _run(
     commit: bool,
     as_json: bool,
     sign: bool = False,
-) -> None:
+) -> run_batch.Run:
     from flows.operations import run_batch as batches
     from flows.pipeline import console
 
     done = batches.run(_here(), batch, assignments, jobs, commit, sign, as_json)
     if as_json:
         _print_json(done.plain())
-        return
+        return done
     console.verdicts(done.results)
     console.advice(done.advice)
     if done.tag:
         typer.echo(f"Closed as {done.tag}")
+    return done
 
 
 def _here() -> Path:

@@ -257,7 +257,6 @@ def stderr() -> Console:
 def verdicts(results: list[Result]) -> None:
     """The table of a batch on stdout: request, verdict, residual influence with its interval,
     report."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -271,10 +270,31 @@ def verdicts(results: list[Result]) -> None:
         pad_edge=False,
     )
     for result in results:
-        shown = "set aside" if result.status == "rejected" else result.verdict
-        table.add_row(
-            result.request, Text(shown, COLOURS.get(shown, "dim")), result.interval, result.report
-        )
+        shown = Text(result.ending, COLOURS.get(result.ending, "dim"))
+        table.add_row(result.request, shown, result.interval, result.report)
+    _print_table(table)
+
+
+def originals(results: list[Result]) -> None:
+    """The same test on the original, which has forgotten nobody, as a table on stdout."""
+    from rich.table import Table
+    from rich.text import Text
+
+    title = "original model, not unlearned"
+    table = Table(title, "verdict", "residual influence ρ", box=None, header_style="bold")
+    table.pad_edge = False
+    for result in results:
+        if result.original:
+            verdict = str(result.original.get("verdict", "inconclusive"))
+            shown = Text(verdict, COLOURS.get(verdict, "dim"))
+            table.add_row(result.request, shown, result.original_interval)
+    if table.row_count:
+        _print_table(table)
+
+
+def _print_table(table: Table) -> None:
+    from rich.console import Console
+
     console = Console()
     if not console.is_terminal:
         console.width = 200  # a pipe has no width to keep to

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +23,39 @@ class Result:
     high: float | None
     status: str
     report: str
+    outcome: str = ""
+    """what a report calls the ending, such as `data_only`"""
+    original: dict[str, Any] = field(default_factory=dict)
+    """the same test on the original, which has forgotten nobody: `verdict`, `estimate`, `low` and
+    `high`; empty where there was no test"""
+
+    @property
+    def ending(self) -> str:
+        """The verdict, or why there is none, as a person reads it."""
+        if self.status != "rejected":
+            return self.verdict
+        return "data only" if self.outcome == "data_only" else "set aside"
 
     @property
     def interval(self) -> str:
         """The residual influence with its interval, as a person reads it."""
-        if self.estimate is None:
-            return "—"
-        low, high = ("?" if end is None else f"{end:.2f}" for end in (self.low, self.high))
-        return f"{self.estimate:.2f} ({low} … {high})"
+        return _interval(self.estimate, self.low, self.high)
+
+    @property
+    def original_interval(self) -> str:
+        """The same of the original."""
+        return _interval(*(self.original.get(key) for key in ("estimate", "low", "high")))
 
     def plain(self) -> dict[str, Any]:
         """As JSON values."""
         return asdict(self)
+
+
+def _interval(estimate: float | None, *ends: float | None) -> str:
+    if estimate is None:
+        return "—"
+    low, high = ("?" if end is None else f"{end:.2f}" for end in ends)
+    return f"{estimate:.2f} ({low} … {high})"
 
 
 def read(workspace: Path, batch: str) -> list[Result]:
@@ -138,4 +159,6 @@ def _result(path: Path, workspace: Path) -> Result:
         high=influence.get("high"),
         status=str(evidence.get("status", "audited")),
         report=(path.parent / "report.html").relative_to(workspace).as_posix(),
+        outcome=str(evidence.get("outcome", "")),
+        original=(evidence.get("self_check") or {}).get("original") or {},
     )

@@ -4,6 +4,7 @@ work in."""
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -96,6 +97,20 @@ def init(folder: Path) -> None:
     signing_keys.make_development(folder)
     pseudonyms.make(folder)
     _copy_if_missing(shipped / "dvc.yaml", folder / "dvc.yaml")  # last: now it is a workspace
+
+
+DEMO = ("unlearn.reset=0.8", "unlearn.rivals.epochs=8")
+"""Settings of the batch `demo`. It shows the answers of the test, so it has to lie well inside each
+of them on every machine; docs/verification.md, and not the demo, says how often the test errs."""
+
+
+def demo_settings_yaml() -> str:
+    """The text of a `params.yaml` for the batch `demo`: every default, and `DEMO`."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "params.yaml"
+        path.write_text(settings.defaults_yaml(), encoding="utf-8")
+        settings.assign(path, list(DEMO))
+        return path.read_text(encoding="utf-8")
 
 
 def lay_demo(folder: Path) -> None:
