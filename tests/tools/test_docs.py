@@ -27,6 +27,7 @@ def of_the_tool(pages: list[Path]) -> list[str]:
     return [text for text in commands(pages) if text.startswith("erasure-audit ")]
 
 
+@pytest.mark.float32
 def test_generated_pages_are_current() -> None:
     found = subprocess.run(
         [sys.executable, "-m", "tools.generate_docs", "--check"],

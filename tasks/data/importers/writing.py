@@ -140,8 +140,31 @@ def write(folder: Path, source: Source) -> Summary:
         absent=source.classes.absent,
         channels=3 if colours else 1,
         image_size=min(MAX_SIDE, max(8, -(-side // 4) * 4)),
-        notes=(*([source.classes.note] if source.classes.note else []), *source.notes()),
+        notes=(
+            *([source.classes.note] if source.classes.note else []),
+            *_personal_classes(table, source.classes),
+            *source.notes(),
+        ),
     )
+
+
+def _personal_classes(table: pd.DataFrame, classes: Classes) -> list[str]:
+    """A warning where classes seem to be people, as in face recognition: reports name classes.
+
+    They are where a class is called as a data subject is, or where each named class holds the
+    records of one subject, and each subject's records lie in one class.
+    """
+    named = not all(name.isdigit() for name in classes.names)
+    called = named and not set(classes.names).isdisjoint(table["subject_id"].astype(str))
+    pairs = table[["label", "subject_id"]].drop_duplicates()
+    people = pairs["label"].is_unique and pairs["subject_id"].is_unique
+    if not called and not (named and people):
+        return []
+    return [
+        "classes seem to be people. Reports and evidence.json name the classes, and are kept after "
+        "an erasure: import again with --classes FILE and codes instead of names, with labels to "
+        "match"
+    ]
 
 
 def encode(pixels: NDArray[np.uint8]) -> Picture:

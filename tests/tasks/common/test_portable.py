@@ -97,5 +97,6 @@ def test_a_process_says_that_it_is_portable_only_where_its_environment_is() -> N
     assert asked.portable is portable.holds()
 
 
+@pytest.mark.float32
 def test_float32_is_the_default_on_every_processor() -> None:
     assert compute.prepare(Compute(device="cpu")).facts()["precision"] == "float32"

@@ -57,6 +57,33 @@ def test_a_record_id_that_is_a_path_is_refused_before_a_file_is_written(tmp_path
     assert [path.name for path in tmp_path.rglob("*")] == ["in"]
 
 
+@pytest.mark.parametrize(
+    ("names", "subjects", "warned"),
+    [
+        (("ada", "grace"), ["ada", "grace", "ada", "grace"], True),
+        (("Ada L.", "Grace H."), ["p1", "p2", "p1", "p2"], True),
+        (("cat", "dog"), ["p1", "p2", "p2", "p1"], False),
+        (("cat", "dog"), ["p1", "p2", "p3", "p4"], False),
+        (("0", "1"), ["p1", "p2", "p1", "p2"], False),
+    ],
+)
+def test_classes_that_seem_to_be_people_are_warned_of_without_a_name(
+    names: tuple[str, str], subjects: list[str], warned: bool, tmp_path: Path
+) -> None:
+    columns: dict[str, list[Any]] = {
+        "record_id": ["r1", "r2", "r3", "r4"],
+        "subject_id": subjects,
+    }
+    pictures = [writing.encode(np.full((8, 8), 60 * n, np.uint8)) for n in range(4)]
+    given = classes.of([0, 1, 0, 1], names)
+    summary = writing.write(
+        tmp_path / "data", writing.Source("n", "s", "", given, columns, pictures)
+    )
+    told = [note for note in summary.notes if "classes seem to be people" in note]
+    assert len(told) == warned
+    assert not any(name in note for note in told for name in names)
+
+
 def test_a_failed_import_leaves_the_former_data_set_as_it_was(tmp_path: Path) -> None:
     idx.bring_in(tmp_path / "data", *make_idx(tmp_path))
     before = (tmp_path / "data/manifest.csv").read_bytes()
