@@ -1,5 +1,5 @@
-"""Attacks for the fault campaign: copies that hide from an erasure, copies that come back, and hands
-in the register's database.
+"""Attacks for the fault campaign: copies that hide from an erasure, copies that come back, and
+hands in the register's database.
 
 Each scenario is a round of `benchmarks.faults`. What an attack brings has to be found and named, or
 removed where it is the tool's own; else the round notes a broken promise. What a person would have

@@ -35,7 +35,7 @@ Answers = tuple[NDArray[np.float64], NDArray[np.int64]]
 TOGETHER = 4
 """Models that are trained at once, and then one by one."""
 DIFFERENCE = 1e-4
-"""Largest difference between logits of stacked and single models, as a share of the largest logit."""
+"""Largest difference of logits of stacked and single models, as a share of the largest logit."""
 REQUESTS, RECORDS = 8, 40
 """Where nobody asks: how many requests, of how many random records each."""
 

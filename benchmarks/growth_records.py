@@ -34,7 +34,10 @@ IMAGES = [1_000, 10_000, 60_000]
 STAGES = {
     "check": "--data data --pack pack --requests requests.json --params params.yaml --out check",
     "split": "--data data --checked check/data.json --params params.yaml --out split.csv",
-    "resolve": "--data data --split split.csv --requests requests.json --checked check/requests.json --out resolve",
+    "resolve": (
+        "--data data --split split.csv --requests requests.json --checked check/requests.json "
+        "--out resolve"
+    ),
 }
 EACH, CLASSES, REQUESTS = 10, 10, 100
 TRAINED = 0.64
@@ -71,7 +74,10 @@ def main(
         saved = pipeline(place / f"i{images[min(1, len(images) - 1)]}", rounds) if images else None
     figures: dict[str, Any] = {"stages": staged, "images": loaded, "pipeline": saved}
     words = [*(f"--sizes {size}" for size in sizes), *(f"--images {size}" for size in images)]
-    line = f"python -m benchmarks.growth_records {' '.join(words)} --rounds {rounds} --large-rounds {large_rounds}"
+    line = (
+        f"python -m benchmarks.growth_records {' '.join(words)} --rounds {rounds} --large-rounds "
+        f"{large_rounds}"
+    )
     measure.write("growth records", line, figures, text(figures), page, out)
 
 
@@ -99,7 +105,8 @@ def synthetic(place: Path, size: int) -> None:
     subjects = random.integers(0, max(size // EACH, 20), size)
     classes = random.integers(0, CLASSES, size)
     rows = (
-        f"r{row:07d},{stand_in.subject_id(subject)},{label},images/{row // 1000:04d}/r{row:07d}.png,"
+        f"r{row:07d},{stand_in.subject_id(subject)},{label},"
+        f"images/{row // 1000:04d}/r{row:07d}.png,"
         f"{hashlib.sha256(str(row).encode()).hexdigest()}\n"
         for row, (subject, label) in enumerate(
             zip(subjects.tolist(), classes.tolist(), strict=True)

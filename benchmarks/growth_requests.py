@@ -62,7 +62,10 @@ def main(
         pages = page_sizes(audited_reports(place, known[:reported]))
     figures = {**figures_of(totals, spent), "pages": pages}
     words = " ".join(f"--requests {size}" for size in requests)
-    line = f"python -m benchmarks.growth_requests {words} --most-reports {most_reports} --rounds {rounds}"
+    line = (
+        f"python -m benchmarks.growth_requests {words} --most-reports {most_reports} --rounds "
+        f"{rounds}"
+    )
     heads = [f"{size} requests" if size > 1 else "1 request" for size in requests]
     text = f"{table(figures, heads)}\n\n{told_of_pages(pages, reported)}"
     measure.write("growth requests", line, figures, text, page, out)

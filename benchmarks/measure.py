@@ -128,7 +128,8 @@ began = time.perf_counter()
 code = subprocess.call(sys.argv[1:])
 spent = resource.getrusage(resource.RUSAGE_CHILDREN)
 sys.stdout.flush()
-print("spent", time.perf_counter() - began, spent.ru_utime + spent.ru_stime, spent.ru_maxrss / 1024, flush=True)
+seconds, processor = time.perf_counter() - began, spent.ru_utime + spent.ru_stime
+print("spent", seconds, processor, spent.ru_maxrss / 1024, flush=True)
 sys.exit(code)
 """
 

@@ -91,7 +91,7 @@ def _spent(
 def _in_environment(
     variables: dict[str, str], world: str, epochs: int, records: int
 ) -> dict[str, Any]:
-    """What one process prints that trains under these variables, and under no others of the kind."""
+    """What one process prints that trains under these variables and no others of the kind."""
     kept = {key: value for key, value in os.environ.items() if key not in portable.VARIABLES}
     words = [sys.executable, "-m", "benchmarks.portable", TRAIN, world, str(epochs), str(records)]
     done = subprocess.run(

@@ -83,7 +83,8 @@ async def _measure(
     spent.sort()
     print(
         f"{what}: {1000 * each:.2f} ms of processor each; {len(ids)} by {clients} clients, "
-        f"p50 {1000 * spent[len(spent) // 2]:.0f} ms, p99 {1000 * spent[len(spent) * 99 // 100]:.0f} ms"
+        f"p50 {1000 * spent[len(spent) // 2]:.0f} ms, p99 "
+        f"{1000 * spent[len(spent) * 99 // 100]:.0f} ms"
     )
 
 

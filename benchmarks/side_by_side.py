@@ -6,8 +6,8 @@ model per core is set against one model with all threads and against all models 
 process (`compute.together`). On CUDA one after the other is set against stacks. The limit is the
 operations of the models at the rate of a product of large matrices, measured in the same round.
 
-Example: python -m benchmarks.side_by_side --world digits --models 4
-Example: python -m benchmarks.side_by_side --device cuda --world cifar --model benchmarks.resnet9:build --models 64
+Example: python -m benchmarks.side_by_side --world digits --models 4 Example: python -m
+benchmarks.side_by_side --device cuda --world cifar --model benchmarks.resnet9:build --models 64
 """
 
 from __future__ import annotations

@@ -59,7 +59,9 @@ class Study:
         result = {
             "world": self.world,
             "about": self.given.about,
-            "command": f"python -m benchmarks.{name} --world {self.world}{given} --seed {self.seed}",
+            "command": (
+                f"python -m benchmarks.{name} --world {self.world}{given} --seed {self.seed}"
+            ),
             **figures,
             "versions": versions(),
         }

@@ -150,7 +150,10 @@ def _run(
     shutil.rmtree(
         folder / "ledger", ignore_errors=True
     )  # else the first round's seconds would stand
-    words = "--original original.safetensors --data data --pack pack --split split.csv --forget forget.csv"
+    words = (
+        "--original original.safetensors --data data --pack pack --split split.csv --forget "
+        "forget.csv"
+    )
     spent = measure.command(
         [
             sys.executable,

@@ -94,7 +94,8 @@ def main(study: Study, fresh: int = 12, planted: int = 6) -> None:
     """Train, judge, write the figures of one world, and put their table into a page between its
     marks.
 
-    Example: python -m benchmarks.verdicts --world digits --references 16 --page docs/verification.md
+    Example: python -m benchmarks.verdicts --world digits --references 16 --page
+    docs/verification.md
     """
     given = study.given
     todo = plan(given, study.references, fresh, planted, study.seed, study.keep)

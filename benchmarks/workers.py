@@ -90,7 +90,10 @@ def main(
         "epochs": epochs,
         **figures(took, taken),
     }
-    line = f"python -m benchmarks.workers --rounds {rounds} --models {models} --blocks {blocks} --epochs {epochs}"
+    line = (
+        f"python -m benchmarks.workers --rounds {rounds} --models {models} --blocks {blocks} "
+        f"--epochs {epochs}"
+    )
     measure.write("workers", line, found, text(found), page, out)
 
 

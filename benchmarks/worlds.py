@@ -106,7 +106,10 @@ def _digits_others() -> World:
 
 
 def _digits_long() -> World:
-    about = "embedded digits, 29 of 45 synthetic writers trained on for 120 epochs, 4, 2 and 1 forgotten together"
+    about = (
+        "embedded digits, 29 of 45 synthetic writers trained on for 120 epochs, 4, 2 and 1 "
+        "forgotten together"
+    )
     return _longer(_digits(), 120, (4, 2, 1), about)
 
 
@@ -115,14 +118,20 @@ def _digits_sequence() -> World:
     world = _digits()
     (people,) = _batches(world.subjects, world.roles, (15,))
     ends = np.cumsum((1, 2) * 5).tolist()
-    about = "embedded digits, 29 of 45 synthetic writers trained on, 15 forgotten in ten batches of 1 and 2"
+    about = (
+        "embedded digits, 29 of 45 synthetic writers trained on, 15 forgotten in ten batches of 1 "
+        "and 2"
+    )
     return replace(
         world, name="digits-sequence", batches=tuple(people[:end] for end in ends), about=about
     )
 
 
 def _faces_long() -> World:
-    about = "pose of CMU faces, 13 of 20 real people trained on for 100 epochs, 2 and 1 forgotten together"
+    about = (
+        "pose of CMU faces, 13 of 20 real people trained on for 100 epochs, 2 and 1 forgotten "
+        "together"
+    )
     return _longer(_faces(), 100, (2, 1), about)
 
 
@@ -142,7 +151,10 @@ def _longer(world: World, epochs: int, sizes: tuple[int, ...], about: str) -> Wo
 
 def _writers_few() -> World:
     world = _writers()
-    about = "60 of 110 real writers of MNIST trained on (QMNIST's writer ids), 2 and 1 forgotten together"
+    about = (
+        "60 of 110 real writers of MNIST trained on (QMNIST's writer ids), 2 and 1 forgotten "
+        "together"
+    )
     return replace(
         world,
         name="writers-few",

@@ -30,8 +30,8 @@ def main(block: int, data: Path, pack: Path, split: Path, params: Path, out: Pat
     """Train one round of a pool: a model without each fold of the training subjects, and models
     with everybody.
 
-    Example: python -m tasks.pool --block 0 --data data --pack artifacts/pack --split artifacts/split.csv
-    --params params.yaml --out artifacts/pool/0
+    Example: python -m tasks.pool --block 0 --data data --pack artifacts/pack --split
+    artifacts/split.csv --params params.yaml --out artifacts/pool/0
     """
     settings = settings_module.load(params)
     known = image_pack.read(pack, data, settings.data)

@@ -60,10 +60,10 @@ def main(
     """Look past the answers of the original, the unlearned and retrained models, into their
     features.
 
-    Example: python -m tasks.probe --original artifacts/train/0/seed-0.safetensors
-    --unlearned artifacts/unlearn/unlearned.safetensors --retrained artifacts/retrain --data data
-    --pack artifacts/pack --split artifacts/split.csv --forget artifacts/resolve/forget.csv --params params.yaml
-    --out artifacts/probe
+    Example: python -m tasks.probe --original artifacts/train/0/seed-0.safetensors --unlearned
+    artifacts/unlearn/unlearned.safetensors --retrained artifacts/retrain --data data --pack
+    artifacts/pack --split artifacts/split.csv --forget artifacts/resolve/forget.csv --params
+    params.yaml --out artifacts/probe
     """
     settings = settings_module.load(params)
     if not settings.references.without_blocks:

@@ -50,11 +50,11 @@ def main(
 ) -> None:
     """Write the report of every request of the batch, its index page and its register.
 
-    Example: python -m tasks.report --batch demo --verdicts artifacts/verify/verdicts.json
-    --lineage artifacts/score/lineage.json --register artifacts/resolve/register.json --checks artifacts/check
-    --trace artifacts/unlearn/trace.csv --record ledger/batches/demo.json --templates reports/templates
-    --params params.yaml --probes artifacts/probe/probes.json
-    --decisions ledger/decisions/demo.json --out reports/demo
+    Example: python -m tasks.report --batch demo --verdicts artifacts/verify/verdicts.json --lineage
+    artifacts/score/lineage.json --register artifacts/resolve/register.json --checks artifacts/check
+    --trace artifacts/unlearn/trace.csv --record ledger/batches/demo.json --templates
+    reports/templates --params params.yaml --probes artifacts/probe/probes.json --decisions
+    ledger/decisions/demo.json --out reports/demo
     """
     sources = Sources(
         batch=batch,

@@ -15,8 +15,9 @@ def main(
     """Train a block of models on the retain set; seed 0 is the retrain baseline, the others are
     references.
 
-    Example: python -m tasks.retrain --block 0 --data data --pack artifacts/pack --split artifacts/split.csv
-    --forget artifacts/resolve/forget.csv --params params.yaml --out artifacts/retrain/0
+    Example: python -m tasks.retrain --block 0 --data data --pack artifacts/pack --split
+    artifacts/split.csv --forget artifacts/resolve/forget.csv --params params.yaml --out
+    artifacts/retrain/0
     """
     wish = settings.load(params)
     known = image_pack.read(pack, data, wish.data)

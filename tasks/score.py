@@ -55,10 +55,10 @@ def main(
 ) -> None:
     """Score all records with all models, and write down which models those were.
 
-    Example: python -m tasks.score --original artifacts/train/0/seed-0.safetensors --trained artifacts/train
-    --unlearned artifacts/unlearn/unlearned.safetensors --retrained artifacts/retrain --data data
-    --pack artifacts/pack --split artifacts/split.csv --forget artifacts/resolve/forget.csv --params params.yaml
-    --out artifacts/score
+    Example: python -m tasks.score --original artifacts/train/0/seed-0.safetensors --trained
+    artifacts/train --unlearned artifacts/unlearn/unlearned.safetensors --retrained
+    artifacts/retrain --data data --pack artifacts/pack --split artifacts/split.csv --forget
+    artifacts/resolve/forget.csv --params params.yaml --out artifacts/score
     """
     import pandas as pd
 

@@ -14,8 +14,8 @@ def main(block: int, data: Path, pack: Path, split: Path, params: Path, out: Pat
     """Train a block of models on all training records; seed 0 is the original model, the others are
     references.
 
-    Example: python -m tasks.train --block 0 --data data --pack artifacts/pack --split artifacts/split.csv
-    --params params.yaml --out artifacts/train/0
+    Example: python -m tasks.train --block 0 --data data --pack artifacts/pack --split
+    artifacts/split.csv --params params.yaml --out artifacts/train/0
     """
     wish = settings.load(params)
     known = image_pack.read(pack, data, wish.data)

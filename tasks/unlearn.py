@@ -31,8 +31,8 @@ def main(
     """Make the original model forget, by the method of `unlearn.method`.
 
     Example: python -m tasks.unlearn --original artifacts/train/0/seed-0.safetensors --data data
-    --pack artifacts/pack --split artifacts/split.csv --forget artifacts/resolve/forget.csv --params params.yaml
-    --out artifacts/unlearn
+    --pack artifacts/pack --split artifacts/split.csv --forget artifacts/resolve/forget.csv --params
+    params.yaml --out artifacts/unlearn
 
     Nothing is written unless the model is whole: an error leaves what is there as it is.
     """

@@ -27,7 +27,8 @@ SCHEMA_VERSION = 3
 def main(scores: Path, params: Path, out: Path) -> None:
     """Judge the unlearned model on every request.
 
-    Example: python -m tasks.verify --scores artifacts/score/scores.npz --params params.yaml --out artifacts/verify
+    Example: python -m tasks.verify --scores artifacts/score/scores.npz --params params.yaml --out
+    artifacts/verify
     """
     wish = settings.load(params).verify
     rules = GateRules(**wish.model_dump(exclude={"mode"}))

@@ -190,7 +190,8 @@ FACTORY = """
 from torch import nn
 def small(classes, channels, image_size):
     return nn.Sequential(
-        nn.Conv2d(channels, 12, 3, padding=1, bias=False), nn.BatchNorm2d(12), nn.ReLU(), nn.MaxPool2d(4),
+        nn.Conv2d(channels, 12, 3, padding=1, bias=False), nn.BatchNorm2d(12), nn.ReLU(),
+        nn.MaxPool2d(4),
         nn.Flatten(), nn.Linear(12 * (image_size // 4) ** 2, classes),
     )
 """

@@ -3,7 +3,8 @@
 A visit begins when a function of the product is entered from another module of the product, or when
 control returns to one. Fewer visits in fewer modules are easier to follow.
 
-Example: python -m tools.count_visits tests/flows/operations/test_night_run.py -k audited_in_a_checkout
+Example: python -m tools.count_visits tests/flows/operations/test_night_run.py -k
+audited_in_a_checkout
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How the code is built, in figures: modules, import floors, sizes, names that stand for two things.
+"""How the code is built, in figures: modules, import floors, sizes, names with two meanings.
 
 It reads text only, so it measures any revision: check it out into a folder and name that.
 

@@ -72,7 +72,8 @@ def deploy(pool: str) -> None:
             name=pool,
             entrypoint=ENTRYPOINT,
             work_pool_name=pool,
-            description="Runs a stage that is meant for such an agent; erasure-audit hands them out by itself.",
+            description="Runs a stage that is meant for such an agent; erasure-audit hands them "
+            "out by itself.",
             tags=["erasure-audit"],
             parameter_openapi_schema=agent_stage.parameters.model_dump(),
         )

@@ -28,7 +28,8 @@ ClassFile = Annotated[
     typer.Option(
         "--classes",
         help="File with the classes in the order of the model's outputs: one name per line, or "
-        "JSON as torchvision's class_to_idx. Without it numbers stay numbers, and names are sorted as "
+        "JSON as torchvision's class_to_idx. Without it numbers stay numbers, and names are "
+        "sorted as "
         "torchvision's ImageFolder sorts them.",
     ),
 ]

@@ -51,7 +51,8 @@ def _tell(found: planning.RunPlan) -> None:
     accuracy = "" if model.accuracy is None else f", accuracy on its own data {model.accuracy:.1%}"
     state = {"trained": "trained by this run, or already", "sound": "sound", "unusable": "UNUSABLE"}
     typer.echo(
-        f"Original model {model.checkpoint}: {state[model.state]}, {model.classes} classes{accuracy}"
+        f"Original model {model.checkpoint}: {state[model.state]}, {model.classes} "
+        f"classes{accuracy}"
     )
     if model.note:
         typer.echo(f"  {model.note}")

@@ -53,7 +53,8 @@ def pool(
         typer.echo(json.dumps(made.plain(), indent=2))
         return
     typer.echo(
-        f"{made.models} models scored everybody in {made.folder}, {made.seconds:.0f} s of training; "
+        f"{made.models} models scored everybody in {made.folder}, {made.seconds:.0f} s of "
+        "training; "
         "no weights are kept."
     )
     typer.echo(

@@ -172,7 +172,7 @@ def verify(
 ) -> None:
     """Say that the people who sent requests are who they say, all of them or none.
 
-    Example: erasure-audit requests verify 7c9e6679 0f8fad5b --by "Ada Clerk" --how "login and e-mail code"
+    Example: erasure-audit requests verify 7c9e6679 0f8fad5b --by Ada --how "login and e-mail code"
     """
     from flows.register.register import State
 
@@ -189,7 +189,7 @@ def reject(requests: Requests, by: By, reason: Reason, as_json: Json = False) ->
     """Refuse requests for good, before they are in a batch. Those of a batch are decided on with
     its sign-off.
 
-    Example: erasure-audit requests reject 7c9e6679 --by "Ada Clerk" --reason "identity not shown within a month"
+    Example: erasure-audit requests reject 7c9e6679 --by Ada --reason "identity not shown"
     """
     with _book() as (_, register):
         ids = [register.find(one) for one in requests]
@@ -226,7 +226,7 @@ def hold(
 def lift(request: Request, by: By, reason: Reason, as_json: Json = False) -> None:
     """Lift a legal hold.
 
-    Example: erasure-audit requests lift 7c9e6679 --by "Ada Clerk" --reason "claim 12/345 is settled"
+    Example: erasure-audit requests lift 7c9e6679 --by Ada --reason "claim 12/345 is settled"
     """
     with _book() as (_, register):
         _done(
@@ -239,7 +239,7 @@ def extend(request: Request, by: By, reason: Reason, as_json: Json = False) -> N
     """Extend a deadline as its regulation allows, once. The data subject has to be told why within
     the first one.
 
-    Example: erasure-audit requests extend 7c9e6679 --by "Ada Clerk" --reason "many requests at once"
+    Example: erasure-audit requests extend 7c9e6679 --by Ada --reason "many requests at once"
     """
     with _book() as (_, register):
         _done(

@@ -47,7 +47,7 @@ def approve(
     With operate.four_eyes two different people have to approve. A batch that was run by hand
     (erasure-audit run --commit) gets into the register of requests by this.
 
-    Example: erasure-audit approve 2026-11-21 --by "Ada Okafor" --comment "Reports read, ticket 4711"
+    Example: erasure-audit approve 2026-11-21 --by Ada --comment "Reports read, ticket 4711"
     """
     from flows.release import approval
 
@@ -63,7 +63,8 @@ def reject(
     next: Annotated[  # the option's name
         Next,
         typer.Option(
-            help="What becomes of the requests: audited again with more references, by another method, or as"
+            help="What becomes of the requests: audited again with more references, by another "
+            "method, or as"
             " before; or refused for good."
         ),
     ],
@@ -79,7 +80,7 @@ def reject(
     with --next refuse he is refused, and the others wait for the next batch, whose model does not
     forget him.
 
-    Example: erasure-audit reject 2026-11-21 --by "Ada Okafor" --comment "1 of 4 inconclusive" --next more_references
+    Example: erasure-audit reject 2026-11-21 --by Ada --comment "1 of 4 open" --next more_references
     """
     from flows.release import approval
 
@@ -240,11 +241,20 @@ def _lines(done: Released) -> Iterator[str]:
 
     yield f"{'Released' if done.new else 'Was released on ' + done.at[:10]}: {done.tag}"
     if done.model:
-        yield f"  the {done.model} model, SHA-256 {done.weights_sha256}, is the one in use: releases/{done.batch}"
-        yield f"  {done.references} references for the next batch; unlearnings since training: {done.unlearnings}"
+        yield (
+            f"  the {done.model} model, SHA-256 {done.weights_sha256}, is the one in use: "
+            f"releases/{done.batch}"
+        )
+        yield (
+            f"  {done.references} references for the next batch; unlearnings since training: "
+            f"{done.unlearnings}"
+        )
     else:
         yield "  no model saw these people, so the one in use stays"
-    yield f"  {console.counted(done.records_dropped, 'record')} removed from data/ (copies stay until they are erased)"
+    yield (
+        f"  {console.counted(done.records_dropped, 'record')} removed from data/ (copies stay "
+        "until they are erased)"
+    )
 
 
 def _unheard(_: str) -> None:

@@ -115,7 +115,10 @@ def check(url: str) -> None:
     Raises:
         RequestError: it has not; the address is not repeated.
     """
-    expected = "status_callback_urls: expected addresses https://host/path of printable ASCII, without user or fragment"
+    expected = (
+        "status_callback_urls: expected addresses https://host/path of printable ASCII, without "
+        "user or fragment"
+    )
     try:
         parts = urlsplit(url)
         port = parts.port or 443

@@ -483,7 +483,10 @@ def _row(number: int, row: dict[str, str], line: str, too_many: int) -> DropEntr
 def _joined(entry: DropEntry, row: dict[str, str], line: str) -> DropEntry:
     """An entry with one more identity, if its row says the same of the request."""
     if entry.fault is None and any(entry.value[name] != row[name] for name in _REQUEST[1:]):
-        fault = "rows with this subject_request_id differ in regulation or submitted_time; make them the same"
+        fault = (
+            "rows with this subject_request_id differ in regulation or submitted_time; make them "
+            "the same"
+        )
         return DropEntry(entry.position, entry.value, entry.text + line, fault)
     identities = [*entry.value["subject_identities"], _identity(row)]
     return DropEntry(

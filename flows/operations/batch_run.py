@@ -208,7 +208,8 @@ class BatchRun:
             notices.send(
                 self.home,
                 f"Batch {self.batch}: requests were set aside",
-                f"{lines}\nCorrect the data set and queue a request again by `erasure-audit requests "
+                f"{lines}\nCorrect the data set and queue a request again by `erasure-audit "
+                "requests "
                 "lift`; or send the corrected request under the same id; or refuse it by "
                 "`erasure-audit requests reject`.",
                 key=f"aside {self.batch}",

@@ -169,4 +169,7 @@ def _pools_without_worker(client: SyncPrefectClient) -> Iterator[str]:
         with contextlib.suppress(ObjectNotFound):
             workers = client.read_workers_for_work_pool(pool)
             if not any(worker.status == WorkerStatus.ONLINE for worker in workers):
-                yield f"No worker of pool {pool} is online; start one: prefect worker start --pool {pool}"
+                yield (
+                    f"No worker of pool {pool} is online; start one: prefect worker start --pool "
+                    f"{pool}"
+                )

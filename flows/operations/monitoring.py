@@ -187,7 +187,10 @@ def _stuck(
     for text in runs(patience):
         yield Alert(f"{text} on {now.date()}", text)
     for event in register.history(kind="callback_given_up"):
-        text = f"Request {event.request_id}: a status callback was given up after {event.details.get('tries')} tries"
+        text = (
+            f"Request {event.request_id}: a status callback was given up after "
+            f"{event.details.get('tries')} tries"
+        )
         yield Alert(
             f"callback of event {event.details.get('event', event.seq)}", text, event.request_id
         )
@@ -237,7 +240,10 @@ def _missed(register: Register, now: datetime) -> Iterator[Alert]:
     if nights and night_run.LEASE not in working:
         last = datetime.fromisoformat(nights[-1].at)
         if now - last > timedelta(hours=NIGHT_HOURS):
-            text = f"No nightly run came to its end since {nights[-1].at[:16]}Z; see the schedule and its worker."
+            text = (
+                f"No nightly run came to its end since {nights[-1].at[:16]}Z; see the schedule "
+                "and its worker."
+            )
             yield Alert(f"night missed on {now.date()}", text)
 
 

@@ -1,4 +1,4 @@
-"""What a batch was computed from has to be kept, in git or in DVC, or nobody can compute it again."""
+"""Check that all inputs of a batch are kept, in git or in DVC, so that it can be computed again."""
 
 from __future__ import annotations
 

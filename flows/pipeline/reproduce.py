@@ -141,7 +141,10 @@ def worktree(folder: Path, tag: str) -> Iterator[Path]:
         checkout = tree / shell.git(folder, "rev-parse", "--show-prefix")
         if not (checkout / "dvc.lock").is_file() or not (checkout / ".dvc").is_dir():
             raise ReproductionError(f"{tag} holds no dvc.lock, so it is no closed batch")
-        own = f"[core]\n    site_cache_dir = {parent / 'site'}\n[cache]\n    dir = {parent / 'cache'}\n"
+        own = (
+            f"[core]\n    site_cache_dir = {parent / 'site'}\n[cache]\n    dir = "
+            f"{parent / 'cache'}\n"
+        )
         files.write_text(checkout / ".dvc" / "config", own)
         yield checkout
     finally:

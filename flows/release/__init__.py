@@ -1,3 +1,3 @@
-"""From an audited batch to a finished one: people decide, the model is released, the batch is closed."""
+"""From an audited batch to a finished one: sign-off, release, closing."""
 
 __all__ = ["approval", "finishing", "next_audit", "registered", "release", "standing"]

@@ -35,7 +35,8 @@ def classify(images: torch.Tensor) -> torch.Tensor:
 
 KINDS = {
     "unlearned": "The model in use before, made to forget by `{method}`.",
-    "retrained": "Trained from scratch without the forgotten records (the audit's baseline, seed 0).",
+    "retrained": "Trained from scratch without the forgotten records "
+    "(the audit's baseline, seed 0).",
 }
 
 
@@ -84,7 +85,8 @@ def write(
 | | |
 | --- | --- |
 | weights | `model.safetensors`, SHA-256 `{model["weights_sha256"]}` |
-| architecture | `{settings.model.name}`, {settings.data.classes} classes, {settings.data.channels} channels of \
+| architecture | `{settings.model.name}`, {settings.data.classes} classes, \
+{settings.data.channels} channels of \
 {settings.data.image_size} × {settings.data.image_size} pixels |
 | input | {_input(settings)} |
 | audit | tag `audit/{batch}`, commit `{lineage["commit"]}` |
@@ -101,7 +103,8 @@ def write(
 | --- | --- | --- | --- |
 {chr(10).join(chain)}
 
-The recipe is in `lineage.json`. References for the next batch: {len(references)} models in `references/{batch}`.
+The recipe is in `lineage.json`. References for the next batch: {len(references)} models in \
+`references/{batch}`.
 
 ## How it is loaded
 
@@ -112,8 +115,10 @@ The recipe is in `lineage.json`. References for the next batch: {len(references)
 
 ## Limits
 
-- A verdict is evidence about behaviour against the tests of the audit, at their error rate and detection limit; it does
+- A verdict is evidence about behaviour against the tests of the audit, at their error rate and \
+detection limit; it does
   not say that a law was complied with, or that nothing of the records is left in the weights.
-- Accuracy, differences between groups and what the tests can detect stand in the reports of the batch.
+- Accuracy, differences between groups and what the tests can detect stand in the reports of the \
+batch.
 - An earlier release knows people whom this one forgot: do not go back to one.
 """

@@ -1,7 +1,7 @@
 """Release: the approved model of a batch becomes the one in use, and the next batch starts from it.
 
 Everything is prepared in a checkout of its own and ends as one commit. Only then the workspace is
-brought from the commit it is at to that one: as a whole, or back to standing it was. A journal beside
+brought from the commit it is at to that one: as a whole, or back to where it was. A journal beside
 the batches says which of the two commits it is between, so that a killed release is continued, or
 undone, by the next one. The register follows last.
 """

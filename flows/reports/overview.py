@@ -21,7 +21,10 @@ from tasks.reporting.batch_register import schema, spreadsheet, stored, views
 from tasks.reporting.pages import environment, render
 
 REPORTS = Path("reports")
-IGNORED = "# Made anew every day, see `erasure-audit register`.\n/.gitignore\n/index*.html\n/register.csv\n"
+IGNORED = (
+    "# Made anew every day, see `erasure-audit "
+    "register`.\n/.gitignore\n/index*.html\n/register.csv\n"
+)
 MOST_SHOWN = 1000
 """Prefect shows so many requests of a batch at most, the worst; the pages show all."""
 

@@ -48,7 +48,7 @@ DEFAULTS = {
     # the command line shows progress in its own way
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
     # A busy machine is an ordinary one: what is only slow is no failure. Prefect's own limits are
-    # 20 s for its temporary server, 10 s for a lock of its database, 60 s and 5 tries for a request.
+    # 20 s for its temporary server, 10 s for a lock of its database, 60 s and 5 tries a request.
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "3600",
     "PREFECT_SERVER_DATABASE_TIMEOUT": "600",
     "PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT": "600",

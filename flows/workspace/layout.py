@@ -33,8 +33,8 @@ IGNORED = (
 private keys."""
 
 ATTRIBUTES = "* -text"
-"""Line of `.gitattributes`: git changes no line end, whatever `core.autocrlf` is, so that the hashes
-of files are the same on every machine."""
+"""Line of `.gitattributes`: git changes no line end, whatever `core.autocrlf` is, so that
+files have the same hashes on every machine."""
 
 CONFIG = """[core]
     analytics = false

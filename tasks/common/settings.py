@@ -38,21 +38,24 @@ class Data(Section):
     image_size: int = Field(16, ge=8, le=512, description="side that images are brought to, pixels")
     resize: Literal["stretch", "crop"] = Field(
         "stretch",
-        description="how images are brought to a square: stretched, or the shorter side scaled and the"
+        description="how images are brought to a square: stretched, or the shorter side scaled "
+        "and the"
         " middle cut out",
     )
     shorter_side: int | None = Field(
         None,
         ge=8,
         le=1024,
-        description="with `resize: crop`: what the shorter side is scaled to, pixels; null: `image_size`",
+        description="with `resize: crop`: what the shorter side is scaled to, pixels; null: "
+        "`image_size`",
     )
     interpolation: Literal["nearest", "bilinear", "bicubic"] = Field(
         "bilinear", description="filter by which images are scaled, antialiased"
     )
     orientation: Literal["apply", "ignore"] = Field(
         "apply",
-        description="what EXIF or XMP says of turning an image: `ignore` as torchvision's own loader",
+        description="what EXIF or XMP says of turning an image: `ignore` as torchvision's own "
+        "loader",
     )
     background: int = Field(
         0, ge=0, le=255, description="grey level that transparent pixels are laid on; 0: black"
@@ -60,7 +63,8 @@ class Data(Section):
     white: float | None = Field(
         None,
         gt=0,
-        description="value of white in images of more than 8 bits per channel; null: as the file says,"
+        description="value of white in images of more than 8 bits per channel; null: as the file "
+        "says,"
         " else the largest of its type (floating point: 1)",
     )
 
@@ -147,8 +151,10 @@ class References(Section):
 
     mode: Literal["batch", "pool", "hybrid"] = Field(
         "batch",
-        description="`batch`: references trained for this batch; `pool`: a pool trained once for many batches, in "
-        "the folder that `with_from` names (docs/pool.md); `hybrid`: the pool, and the few retrained models of "
+        description="`batch`: references trained for this batch; `pool`: a pool trained once for "
+        "many batches, in "
+        "the folder that `with_from` names (docs/pool.md); `hybrid`: the pool, and the few "
+        "retrained models of "
         "`without_blocks`, which say where a retrained model of this batch lies",
     )
     seeds_per_block: int = Field(
@@ -163,8 +169,10 @@ class References(Section):
     with_from: str = Field(
         TRAINED,
         pattern=r"^[A-Za-z0-9._/-]+$",
-        description="folder of the models trained with everybody; a release sets it to those of an earlier"
-        " batch, so that none has to be trained; with `mode: pool` or `hybrid` the folder of the pool",
+        description="folder of the models trained with everybody; a release sets it to those of "
+        "an earlier"
+        " batch, so that none has to be trained; with `mode: pool` or `hybrid` the folder of the "
+        "pool",
     )
 
     @field_validator("with_blocks", "without_blocks")
@@ -176,7 +184,7 @@ class References(Section):
 
 
 class Pool(Section):
-    """The pool of references that `erasure-audit pool` makes, once for many batches (docs/pool.md)."""
+    """The pool of references that `erasure-audit pool` makes for many batches (docs/pool.md)."""
 
     blocks: tuple[int, ...] = Field(
         (),
@@ -189,7 +197,8 @@ class Pool(Section):
         1,
         ge=0,
         le=16,
-        description="further models of a block, trained with everybody: they say how accuracy grows with people",
+        description="further models of a block, trained with everybody: they say how accuracy "
+        "grows with people",
     )
 
     @field_validator("blocks")
@@ -206,7 +215,8 @@ class Original(Section):
     checkpoint: str = Field(
         "artifacts/train/0/seed-0.safetensors",
         pattern=r"\.safetensors$",
-        description="the model in use; the default is the one that `train` makes, else your own or a released one",
+        description="the model in use; the default is the one that `train` makes, else your own "
+        "or a released one",
     )
     accuracy: float | None = Field(
         None,
@@ -290,13 +300,15 @@ class Rivals(Section):
         3,
         ge=0,
         le=1000,
-        description="`scrub`: epochs that open with a pass away from the original on forgotten records",
+        description="`scrub`: epochs that open with a pass away from the original on forgotten "
+        "records",
     )
     ssd_alpha: float = Field(
         10.0,
         gt=0,
         le=1e9,
-        description="`ssd`: how many times more a weight has to matter for forgotten records to be dampened;"
+        description="`ssd`: how many times more a weight has to matter for forgotten records to "
+        "be dampened;"
         " none is where these are 1 / `ssd_alpha` of all or more",
     )
     ssd_lambda: float = Field(
@@ -313,7 +325,8 @@ class Unlearn(Section):
 
     method: Method = Field(
         "fcalb_reset",
-        description="`fcalb_reset` is FCALB's mode for people's records, with settings of its own (docs/methods.md);"
+        description="`fcalb_reset` is FCALB's mode for people's records, with settings of its own "
+        "(docs/methods.md);"
         " `fcalb` does what the keys below say, by default as the paper's abstract has it; "
         "`retrain` trains anew"
         " without the forget set, `none` changes nothing, the rest are rivals",
@@ -322,25 +335,29 @@ class Unlearn(Section):
         1.0,
         ge=0,
         le=1000,
-        description="length of `fcalb`, in passes over the retained records; of others: `rivals.epochs`",
+        description="length of `fcalb`, in passes over the retained records; of others: "
+        "`rivals.epochs`",
     )
     batch_size: int = Field(
         64,
         ge=2,
         le=8192,
-        description="records per step, of each of the two sets; `fcalb_reset` takes half of `train.batch_size`",
+        description="records per step, of each of the two sets; `fcalb_reset` takes half of "
+        "`train.batch_size`",
     )
     learning_rate: float = Field(
         0.05,
         gt=0,
         le=10,
-        description="peak of the one-cycle schedule, SGD, of `fcalb`; of others: `rivals.learning_rate`",
+        description="peak of the one-cycle schedule, SGD, of `fcalb`; of others: "
+        "`rivals.learning_rate`",
     )
     retained_share: float = Field(
         0.3,
         gt=0,
         le=1,
-        description="share of the retained records that `fcalb` may use; others: `rivals.retained_share`",
+        description="share of the retained records that `fcalb` may use; others: "
+        "`rivals.retained_share`",
     )
     taps: Literal["last", "all"] = Field(
         "last", description="features held to the random teacher: classifier's input, or all stages"
@@ -348,7 +365,8 @@ class Unlearn(Section):
     distance: Literal["mse", "cosine"] = Field("mse", description="distance between features")
     balance: Balance = Field(
         "uncertainty",
-        description="how the losses are weighed: learned (Kendall et al. 2018), fixed, or by GradNorm, DWA or IMTL-G",
+        description="how the losses are weighed: learned (Kendall et al. 2018), fixed, or by "
+        "GradNorm, DWA or IMTL-G",
     )
     forget_weight: float = Field(
         1.0,
@@ -369,16 +387,19 @@ class Unlearn(Section):
         0.0,
         ge=0,
         le=1,
-        description="way that weights are moved to the random teacher beforehand; 0: none, with `fcalb_reset` its own",
+        description="way that weights are moved to the random teacher beforehand; 0: none, with "
+        "`fcalb_reset` its own",
     )
     resets: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
         (),
         max_length=16,
-        description="values of `reset` that are all tried; calibration subjects choose between them. Empty: `reset`",
+        description="values of `reset` that are all tried; calibration subjects choose between "
+        "them. Empty: `reset`",
     )
     phases: Literal["joint", "forget_recover"] = Field(
         "joint",
-        description="forget and recover in each step, or forget first and then recover for `epochs`",
+        description="forget and recover in each step, or forget first and then recover for "
+        "`epochs`",
     )
     forget_steps: int = Field(
         40, ge=0, le=100_000, description="steps of the phase that only forgets"
@@ -394,7 +415,8 @@ class Verify(Section):
 
     mode: Literal["references", "screening"] = Field(
         "references",
-        description="`screening` needs no references and can say *fail* or *nothing found*, but never *pass*",
+        description="`screening` needs no references and can say *fail* or *nothing found*, but "
+        "never *pass*",
     )
     alpha: float = Field(
         0.05,
@@ -429,13 +451,15 @@ class AdviceLimits(Section):
     unlearnings: int = Field(
         4,
         ge=1,
-        description="one after the other since the last training from scratch, this batch's included",
+        description="one after the other since the last training from scratch, this batch's "
+        "included",
     )
     forgotten_share: float = Field(
         0.25,
         gt=0,
         le=1,
-        description="share of the records of the last training from scratch that are forgotten since",
+        description="share of the records of the last training from scratch that are forgotten "
+        "since",
     )
     accuracy_loss: float = Field(
         0.02,
@@ -497,7 +521,8 @@ class Report(Section):
     )
     identity_check: str = Field(
         "",
-        description="how identities are checked before a request reaches this tool; how, and never whose",
+        description="how identities are checked before a request reaches this tool; how, and "
+        "never whose",
     )
     recipients: tuple[Recipient, ...] = Field(
         (), description="to whom the data were disclosed, a list of `{name, disclosed}`"
@@ -507,11 +532,13 @@ class Report(Section):
     )
     backups: tuple[Backup, ...] = Field(
         (),
-        description="backups with the records, `{name, days}`: days after an erasure until it is overwritten",
+        description="backups with the records, `{name, days}`: days after an erasure until it is "
+        "overwritten",
     )
     out_of_scope: tuple[OutOfScopeModel, ...] = Field(
         (),
-        description="models made from the data, or from the original model, that this audit is not about,"
+        description="models made from the data, or from the original model, that this audit is "
+        "not about,"
         " `{model, why}`",
     )
 
@@ -522,7 +549,8 @@ class Operate(Section):
 
     identities: Literal["here", "before"] = Field(
         "here",
-        description="where identities are checked: a person says so with `erasure-audit requests verify`, or before a"
+        description="where identities are checked: a person says so with `erasure-audit requests "
+        "verify`, or before a"
         " request reaches this tool (then `report.identity_check` has to say how)",
     )
     batch_from: int = Field(
@@ -531,7 +559,8 @@ class Operate(Section):
     batch_days_left: int = Field(
         21,
         ge=0,
-        description="days before the nearest deadline from which a batch is begun, however few requests wait",
+        description="days before the nearest deadline from which a batch is begun, however few "
+        "requests wait",
     )
     largest_batch: int = Field(200, ge=1, le=100_000, description="requests in a batch at most")
     four_eyes: bool = Field(
@@ -648,7 +677,8 @@ class Settings(Section):
                 )
         if wanted.mode != "batch" and wanted.with_from == TRAINED:
             raise ValueError(
-                f"references.mode is {wanted.mode}, so references.with_from has to name the pool's folder, "
+                f"references.mode is {wanted.mode}, so references.with_from has to name the "
+                "pool's folder, "
                 "such as references/pool; `erasure-audit pool` makes it"
             )
         fresh = len(wanted.without_blocks) * wanted.seeds_per_block

@@ -360,7 +360,7 @@ def of(
 
 
 def _assumptions(high: Floats, low: Floats) -> tuple[float, float]:
-    """p of equal variances and of normal residuals; both 0 where models of one kind do not differ."""
+    """p of equal variances and of normal residuals; both 0 where models of one kind are equal."""
     from scipy import stats
 
     if not min(np.ptp(high), np.ptp(low)) > 0:

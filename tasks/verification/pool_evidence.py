@@ -33,10 +33,10 @@ What the regression adds to the error of a pool's model is in the spread of T' a
 cross-fitted. A model judged that lies further out in Z than the pool's models do has a wider
 interval, by its leverage above theirs.
 
-In the mode `hybrid` M models retrained for this batch are among the scores. They say where "without"
-lies, the mean of their T' takes the place of that of the pool's models without the person, with the
-error of M models; ratios, slopes and spread stay the pool's. What is asked is then the influence of
-the batch on the person's records, as with references made for the batch.
+In the mode `hybrid` M models retrained for this batch are among the scores. They say where
+"without" lies: the mean of their T' takes the place of that of the pool's models without the
+person, with the error of M models; ratios, slopes and spread stay the pool's. The question
+is then the influence of the batch on the person's records, as with references made for the batch.
 
 The gates on accuracy compare with what retrained models of this batch would reach. Models of the
 pool saw fewer people. Accuracy is taken to fall linearly with the share of the training records
@@ -82,7 +82,7 @@ Rows = NDArray[np.bool_]
 
 
 def view(scores: Scores, request: str, least: int) -> Scores:
-    """The scores as one request sees them: each model of the pool as `with` or `without` the person.
+    """The scores as one request sees them: each model of the pool is `with` or `without` him.
 
     Records that the pool does not know are left out; models that saw only a part of the request's
     records are, too.

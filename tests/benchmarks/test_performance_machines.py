@@ -97,9 +97,7 @@ def test_tasks_that_wait_for_each_other_are_named() -> None:
         simulate([Task("a", 1, "here", ("b",)), Task("b", 1, "here", ("a",))], {"here": 1})
 
 
-def test_a_batch_has_the_stages_of_the_pipeline_where_it_runs_them_and_carried_references_are_not_trained() -> (
-    None
-):
+def test_a_batch_has_the_stages_of_the_pipeline_and_carried_references_are_not_trained() -> None:
     pipeline = YAML(typ="safe").load((Path(__file__).parents[2] / "dvc.yaml").read_text())["stages"]
     del pipeline["pool"]  # its blocks are empty: no batch runs it
     fresh, carried = (

@@ -43,7 +43,7 @@ def test_each_batch_finds_its_own_people_and_those_before_gone() -> None:
     assert len(seen) == 15
 
 
-def test_earlier_people_are_judged_by_the_models_that_judged_them_first_and_by_those_retrained_since(
+def test_earlier_people_are_judged_by_the_first_models_and_by_those_retrained_since(
     tiny: World,
 ) -> None:
     def marked(count: int, mark: float) -> sequential.Answers:

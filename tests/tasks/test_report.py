@@ -233,7 +233,10 @@ def test_two_processes_in_other_zones_locales_and_hash_seeds_write_the_same_byte
     runs = []
     for place, changed in enumerate(circumstances):
         given = arguments(options, tmp_path / str(place) / "spring")
-        code = f"from pathlib import PosixPath, WindowsPath; from tasks import report; report.main(*{given})"
+        code = (
+            "from pathlib import PosixPath, WindowsPath; from tasks import report; "
+            f"report.main(*{given})"
+        )
         inherited = {key: value for key, value in os.environ.items() if key != "SOURCE_DATE_EPOCH"}
         runs.append(
             subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env={**inherited, **changed})

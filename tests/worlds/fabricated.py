@@ -229,7 +229,10 @@ def unjudged() -> dict[str, Any]:
     return {
         **beside(),
         "verdict": "inconclusive",
-        "reason": "No test could be made: classes 7 have no record of a control subject; enlarge split.control.",
+        "reason": (
+            "No test could be made: classes 7 have no record of a control subject; enlarge "
+            "split.control."
+        ),
         "p_pass": 1.0,
         "register": {"q_pass": 1.0, "holds": False},
         "residual_influence": {**nothing, "confidence": 0.9},
@@ -286,7 +289,8 @@ def screened(state: str) -> dict[str, Any]:
     )
     reasons = {
         "bad": "Screening: the model still knows the records; they look like training data.",
-        "open": "Screening: nothing was found. A screening has no references and cannot pass anybody.",
+        "open": "Screening: nothing was found. "
+        "A screening has no references and cannot pass anybody.",
     }
     return {
         **unjudged(),
@@ -494,7 +498,9 @@ def inputs() -> dict[str, Any]:
         for n in range(1, 91)
     ]
     return {
-        "verdicts": {"schema_version": 3, "alpha": 0.05, "rho0": 0.5, "batch": told(), "requests": verdicts},
+        "verdicts": {
+            "schema_version": 3, "alpha": 0.05, "rho0": 0.5, "batch": told(), "requests": verdicts
+        },
         "probes": probes(list(verdicts)),
         "lineage": {
             "models": models(),
@@ -507,7 +513,8 @@ def inputs() -> dict[str, Any]:
             "checks": [
                 check("hashes", "Every image has the hash that the manifest records.", records=[]),
                 check("labels", "Every label is one of the classes 0 … 9.", records=[]),
-                check("near_duplicates", "No forgotten record has a near-duplicate under another data subject.",
+                check("near_duplicates",
+                      "No forgotten record has a near-duplicate under another data subject.",
                       passed=False, severity="warning", records=["r000112", "r000398"], count=2),
             ],
             "records": 1797, "subjects": 45, "classes": {str(label): 180 for label in range(10)},
@@ -522,9 +529,11 @@ def inputs() -> dict[str, Any]:
         },
         "trace": [{key: str(value) for key, value in row.items()} for row in step],
         "record": {
-            "batch": BATCH, "started": "2026-11-21T01:02:03Z", "commit": "3f" * 20, "tool_version": "0.1.0",
+            "batch": BATCH, "started": "2026-11-21T01:02:03Z", "commit": "3f" * 20,
+            "tool_version": "0.1.0",
             "python": "3.11.2", "platform": "Linux x86_64", "data_md5": "ab" * 16 + ".dir",
-            "packages": {"torch": "2.13.0", "weasyprint": "70.0", "numpy": "2.4.1"}, "changed_settings": {},
+            "packages": {"torch": "2.13.0", "weasyprint": "70.0", "numpy": "2.4.1"},
+            "changed_settings": {},
             "remotes": ["archive"],
         },
         "decisions": {"approvals": [], "erasure": [], "exceptions": [], "notices": []},

@@ -43,7 +43,10 @@ class Server:
         )
 
     def start(self) -> None:
-        settings = "-c listen_addresses=127.0.0.1 -c fsync=off -c synchronous_commit=off -c max_connections=60"
+        settings = (
+            "-c listen_addresses=127.0.0.1 -c fsync=off -c synchronous_commit=off -c "
+            "max_connections=60"
+        )
         folders = f"-c unix_socket_directories={self.folder}"
         self._run(
             "pg_ctl",

@@ -62,7 +62,10 @@ class DvcObjects:
                 )
             return None
         if self._protocol not in KNOWN_VERSIONS:
-            return f"whether a store of the kind {self._protocol} keeps what was deleted is not known to this tool"
+            return (
+                f"whether a store of the kind {self._protocol} keeps what was deleted is not "
+                "known to this tool"
+            )
         return None
 
     def look(self, judge: Judge) -> Look:

@@ -35,7 +35,8 @@ class GitHistory:
             )
         if self._look.unjudged:
             reasons.append(
-                f"{len(self._look.unjudged)} cannot be judged ({', '.join(self._look.unjudged[:EXAMPLES])})"
+                f"{len(self._look.unjudged)} cannot be judged "
+                f"({', '.join(self._look.unjudged[:EXAMPLES])})"
             )
         return f"{' and '.join(reasons)}; docs/erasure.md says how a history is rewritten"
 

@@ -5,9 +5,9 @@ Each is written from its paper's formula, which its docstring gives; hyper-param
 the paper or of its public code (`recipes`), all of them settings of `unlearn.rivals`. Differences
 that hold for all of them:
 
-- One training loop serves all, `training_loop.optimise`: the rate follows a one-cycle schedule whose
-  peak is the paper's rate, where papers hold it or lower it in steps. SGD has the momentum and the
-  weight decay of `train`; Adam, where the paper's settings are Adam's, has no weight decay.
+- One training loop serves all, `training_loop.optimise`: the rate follows a one-cycle schedule with
+  the paper's rate as its peak, where papers hold it or lower it in steps. SGD has the momentum and
+  the weight decay of `train`; Adam, where the paper's settings are Adam's, has no weight decay.
 - Batches have `unlearn.batch_size` records, augmented as in training.
 - Teachers are in evaluation mode and never learn; students are in training mode unless said
   otherwise.

@@ -32,7 +32,7 @@ class RetainedExposure:
     auc_mean: float
     """over the `without` references"""
     p_worse: float
-    """probability of an AUC as high as the unlearned model's, if it were one more retrained model"""
+    """probability of an AUC as high as the unlearned model's, were it one more retrained model"""
     subjects: int
     """retained data subjects"""
     subjects_worse: int

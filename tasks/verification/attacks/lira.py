@@ -84,7 +84,8 @@ def _normal(references: Floats, shared: bool, phi: Floats) -> tuple[Floats, Floa
     if few or phi.shape[-1:] != references.shape[-1:]:
         raise EvidenceError(
             f"got references of shape {references.shape} for scores of shape {phi.shape}, "
-            "expected (references, records) with at least 2 references of each kind and the same records; add blocks "
+            "expected (references, records) with at least 2 references of each kind and the same "
+            "records; add blocks "
             "of references"
         )
     require_finite(references, phi)

@@ -228,7 +228,7 @@ def rate_points(members: Floats, non_members: Floats) -> tuple[RocPoint, ...]:
 
 
 def flagged(members: Floats, non_members: Floats, rate: float) -> int:
-    """How many members exceed the threshold that at most a share `rate` of the non-members exceed."""
+    """How many members exceed the threshold that at most a share `rate` of non-members exceeds."""
     return int((members > threshold(non_members, rate)).sum())
 
 

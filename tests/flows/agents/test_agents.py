@@ -180,7 +180,8 @@ def test_what_a_killed_agent_left_is_ended_and_removed_before_the_next_stage(
     here: Path, tmp_path: Path
 ) -> None:
     killed = subprocess.Popen(
-        [sys.executable, "-c", "import subprocess, time; from flows.agents.worker import own_folder\n"
+        [sys.executable, "-c", "import subprocess, time\n"
+         "from flows.agents.worker import own_folder\n"
          "with own_folder() as place:\n    (place / 'record.png').write_text('personal')\n"
          "    child = subprocess.Popen(['sleep', '600'], cwd=place, start_new_session=True)\n"
          "    print(child.pid, flush=True)\n    time.sleep(600)\n"],

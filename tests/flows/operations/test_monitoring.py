@@ -33,7 +33,8 @@ from flows.operations import night_run
 from flows.pipeline import prepare, stage_runner
 from flows.register.register import Register
 
-def audit(place, batch, listener):  # as the flow does, without Prefect's server, which takes long to start
+# as the flow does, without Prefect's server, which takes long to start
+def audit(place, batch, listener):
     prepare.prepare(place, batch, [])
     for name in ("check", "train@0", "train@1", "score", "verify", "report"):
         stage_runner.Runner(place, 1, listener).run(name)

@@ -235,7 +235,7 @@ def test_a_request_set_aside_waits_for_a_person_and_one_that_no_model_saw_goes_o
     assert states(register)[nobody] == "identity_verified"  # it is in the next batch
 
 
-def test_a_request_set_aside_and_corrected_under_its_id_is_in_the_next_batch_and_the_earlier_batch_holds(
+def test_a_request_set_aside_and_corrected_under_its_id_is_in_the_next_batch(
     home: Path, register: Register
 ) -> None:
     good, nobody = ask(home, register, "a"), ask(home, register, "b")

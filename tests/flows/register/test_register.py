@@ -70,7 +70,7 @@ WAY = [
     State.CLOSED,
 ]
 ARRIVAL = datetime(2028, 1, 1, tzinfo=UTC)
-"""When requests arrive unless said otherwise: later than they are dated, whatever the clock says."""
+"""When requests arrive unless said otherwise: later than they are dated."""
 
 
 @pytest.fixture(scope="module")
@@ -1122,7 +1122,11 @@ from flows.register.register import Intake, Register, State
 home, first, count = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 book = Register(home)
 for number in range(first, first + count):
-    who = {"identity_type": "email", "identity_value": f"0a1b2c3d:{number:064x}", "identity_format": "hmac-sha256"}
+    who = {
+        "identity_type": "email",
+        "identity_value": f"0a1b2c3d:{number:064x}",
+        "identity_format": "hmac-sha256",
+    }
     name = str(uuid.UUID(int=number, version=4))
     request = Intake(name, "gdpr", "2026-11-20T09:30:00Z", (who,), {}, ("https://controller.example/",))
     book.receive(request, "crm", "http")

@@ -83,7 +83,7 @@ ROUTES: list[tuple[str, str, Right | None, tuple[int, ...]]] = [
     ("GET", "/v1/events", Right.CHAIN, (200, 400)),
     ("GET", "/healthz", None, (200,)),
 ]
-"""Every way into the server: method, path, the right that it takes, statuses besides 401 and 403."""
+"""Every way into the server: method, path, right, and statuses besides 401 and 403."""
 
 
 class World:
@@ -279,7 +279,8 @@ def test_the_host_that_a_client_names_reaches_no_answer(world: World) -> None:
     world.post()
     paths = [
         "/opendsr/v1/discovery", "/v1/discovery", "/opendsr/v1/certificate.pem", "/openapi.json",
-        "/v1/requests", "/v1/requests/", "/healthz/", "/opendsr/v1/discovery/", DSR, "//evil.example",
+        "/v1/requests", "/v1/requests/", "/healthz/", "/opendsr/v1/discovery/", DSR,
+        "//evil.example",
         f"{DSR}/{outside.request_id(1)}",
     ]  # fmt: skip
     for path in paths:
@@ -953,8 +954,10 @@ def test_what_is_no_http_ends_in_an_error_and_the_server_goes_on(
             b"GET / HTTP/9.9\r\n\r\n",
             b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
             b"POST /opendsr/v1/requests HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n",
-            b"POST /opendsr/v1/requests HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999999999\r\n\r\n",
-            b"POST /opendsr/v1/requests HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n",
+            b"POST /opendsr/v1/requests HTTP/1.1\r\nHost: x\r\nContent-Length: "
+            b"99999999999999999999\r\n\r\n",
+            b"POST /opendsr/v1/requests HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: "
+            b"chunked\r\n\r\nZZ\r\n",
         ):
             with socket.create_connection(("127.0.0.1", server.port), 30) as connection:
                 connection.sendall(noise)

@@ -376,7 +376,8 @@ def test_two_processes_in_other_zones_and_locales_write_the_same_chinese_bytes(
         "import json, sys; from pathlib import Path; from tests.worlds import fabricated;"
         "from tasks import report; from tasks.reporting import build_evidence;"
         f"inputs = json.loads(Path({str(tmp_path / 'inputs.json')!r}).read_text(encoding='utf-8'));"
-        f"report.write(build_evidence.build_all(fabricated.sources(inputs)), Path({str(TEMPLATES)!r}), "
+        "report.write(build_evidence.build_all(fabricated.sources(inputs)), "
+        f"Path({str(TEMPLATES)!r}), "
         "Path(sys.argv[1]))"
     )
     circumstances = (

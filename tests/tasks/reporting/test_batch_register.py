@@ -156,7 +156,10 @@ def test_a_page_is_one_file_that_allows_nothing_but_its_own_style_and_script(
     assert not [
         key for _, tag in found.tags for key in tag if key.startswith("on") or key == "style"
     ]
-    own = r"#[\w-]+|(index|summary|register)(\.\w\w)?\.(html|pdf|csv|json)|[\w-]+/(report(\.\w\w)?\.\w+|evidence\.json)"
+    own = (
+        r"#[\w-]+|(index|summary|register)(\.\w\w)?\.(html|pdf|csv|json)"
+        r"|[\w-]+/(report(\.\w\w)?\.\w+|evidence\.json)"
+    )
     assert all(re.fullmatch(own, str(tag["href"])) for _, tag in found.tags if "href" in tag)
 
 

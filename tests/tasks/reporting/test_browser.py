@@ -34,7 +34,10 @@ pytestmark = pytest.mark.skipif(
     BROWSER is None and not REQUIRED,
     reason="no Chromium on this machine; `apt-get install chromium` brings one",
 )
-HOSTILE = '<script>document.title="owned"</script><img src=x onerror=alert(1)>{{ 7*7 }}</style>\u202egnp.exe'
+HOSTILE = (
+    '<script>document.title="owned"</script><img src=x onerror=alert(1)>{{ 7*7 '
+    "}}</style>\u202egnp.exe"
+)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +78,8 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> Path:
 PAGES = {
     **{kind: f"spring/{request}/report.html" for kind, request in {
         "erased": fabricated.PASS, "fail": fabricated.FAIL, "inconclusive": fabricated.OPEN,
-        "below detection": fabricated.BELOW, "set aside": fabricated.SET_ASIDE, "not judged": fabricated.UNJUDGED,
+        "below detection": fabricated.BELOW, "set aside": fabricated.SET_ASIDE,
+        "not judged": fabricated.UNJUDGED,
         "weak pass": fabricated.WEAK,
     }.items()},
     "batch": "spring/index.html",

@@ -306,9 +306,7 @@ def test_the_first_layer_takes_the_datas_channels_and_the_stem_that_was_asked_fo
     assert kept.stride == (1, 1)
 
 
-def test_unusual_first_layers_keep_their_padding_and_dilation_and_groups_of_channels_are_refused() -> (
-    None
-):
+def test_unusual_first_layers_keep_padding_and_dilation_and_channel_groups_are_refused() -> None:
     grey = settings.Data(classes=2, channels=1, image_size=16)
     network = nn.Sequential(
         nn.Conv2d(3, 4, 3, stride=2, padding=2, dilation=2, padding_mode="circular"), nn.ReLU()

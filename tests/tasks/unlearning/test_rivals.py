@@ -356,9 +356,7 @@ def test_divergences_are_summed_over_classes_and_averaged_over_records() -> None
     assert float(found) == pytest.approx(4 * expected, rel=1e-5)
 
 
-def test_bad_teacher_follows_the_random_model_where_it_shall_forget_and_the_original_elsewhere() -> (
-    None
-):
+def test_bad_teacher_follows_the_random_model_to_forget_and_the_original_elsewhere() -> None:
     rng = np.random.default_rng(1)
     student, good, bad = rng.normal(size=(3, 6, 4))
     forgotten = np.array([True, False, False, True, True, False])

@@ -103,7 +103,7 @@ def test_one_record_that_models_get_wrong_by_far_decides_nothing() -> None:
 
 
 def test_the_bound_leaves_over_forgetting_visible() -> None:
-    """However well a pool tells models apart, far less sure than retrained is more than a gap away."""
+    """However well a pool tells models apart, far less sure than retrained is over a gap away."""
     random = np.random.default_rng(0)
     for gap in (0.5, 3.0, 30.0):
         with_, without = random.normal(gap, 1, (40, 20)), random.normal(0, 1, (12, 20))

@@ -135,7 +135,8 @@ def upgrade() -> None:
             comment="an open request that means the same data subject",
         ),
         sa.PrimaryKeyConstraint("request_id", name="pk_requests"),
-        comment="What is so now; it follows from the events and is written in the same transaction.",
+        comment="What is so now; it follows from the events and is written in the same "
+        "transaction.",
     )
     op.create_index("ix_requests_batch", "requests", ["batch"])
     op.create_index("ix_requests_state", "requests", ["state"])
