@@ -1,4 +1,4 @@
-"""What holds for all tests: how fast a machine is decides no result; and a way to run them in bf16."""
+"""For all tests: how fast a machine is decides no result; and a way to run them in bf16."""
 
 from __future__ import annotations
 

@@ -121,8 +121,8 @@ def verify(
         target: the file or folder. A folder of `reports/` is checked by the statement in `signed/`.
         trusted: whose signatures count.
         development: whether a development key counts although a real one is trusted, too.
-        stamps: whose time stamps count, and whether there has to be one; None: any. A wrong time stamp is a
-            fault either way.
+        stamps: whose time stamps count, and whether there has to be one; None: any. A wrong time
+            stamp is a fault either way.
     """
     found = SignatureFinding(target.name)
     try:

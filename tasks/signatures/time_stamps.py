@@ -183,8 +183,8 @@ class Stamper:
                 return bytes(content)
         except (TimeoutError, httpx.TimeoutException):
             raise SignatureError(
-                f"the time-stamping authority gave no answer within {self.patience:g} s; nothing was "
-                "signed, try again later"
+                f"the time-stamping authority gave no answer within {self.patience:g} s; nothing "
+                "was signed, try again later"
             ) from None
         except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
             raise SignatureError(
