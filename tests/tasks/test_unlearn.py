@@ -176,7 +176,10 @@ def test_where_every_class_is_retained_nobody_is_warned(
 @pytest.mark.parametrize("method", DIVERGING)
 def test_a_diverging_loss_stops_the_stage_and_names_the_setting(method: str, place: Path) -> None:
     key = "unlearn.learning_rate" if method == "fcalb" else "unlearn.rivals.learning_rate"
-    words = rf"(the loss became|NaN or infinite).*nothing is released.*lower the learning rate.*{re.escape(key)}"
+    words = (
+        r"(the loss became|NaN or infinite).*nothing is released.*lower the learning "
+        rf"rate.*{re.escape(key)}"
+    )
     refused(place, ModelError, words, BLOWN_UP, method=method, **DIVERGING[method])
 
 
