@@ -28,9 +28,9 @@ def sign(
 
     Example: ERASURE_AUDIT_KEY=/etc/audit/key.pem erasure-audit sign 2026-11
     """
-    from flows.pipeline import console
+    from flows.pipeline import close_batch, console
     from flows.reports import signing
-    from flows.workspace import layout, signing_keys
+    from flows.workspace import git, layout, signing_keys
     from tasks.common import settings
     from tasks.common.errors import SignatureError
 
@@ -40,7 +40,18 @@ def sign(
         raise SignatureError(
             f"no signing key; name a PEM file in {signing_keys.FILE}, see docs/signing.md"
         )
-    done = signing.sign(folder, batch or settings.load(folder / "params.yaml").batch, key)
+    name = batch or settings.load(folder / "params.yaml").batch
+    if not key.signer.development and signing.names_development_key(folder, name):
+        if not git.has_tag(folder, close_batch.tag_of(name)):
+            raise SignatureError(
+                f"the reports of batch {name} say that a development key signs them; `erasure-audit "
+                f"run {name}` makes them anew for this key, then sign them"
+            )
+        console.say(
+            f"Batch {name} was closed with the development key, and its reports go on saying so; "
+            "the signatures are by this key."
+        )
+    done = signing.sign(folder, name, key)
     if key.signer not in signing_keys.trusted(folder):
         console.say(
             f"This key is not trusted here: put its public part into {signing_keys.TRUSTED}/ "

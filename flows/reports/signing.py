@@ -71,6 +71,16 @@ def sign(workspace: Path, batch: str, key: SigningKey) -> list[Signed]:
     ]
 
 
+def names_development_key(workspace: Path, batch: str) -> bool:
+    """Whether reports of a batch say, on their first page, that a development key signs them: they
+    were made while no other key was at hand."""
+    provenances = (
+        files.read_json(path).get("provenance") or {}
+        for path in (workspace / REPORTS / batch).glob("*/evidence.json")
+    )
+    return any((one.get("signing") or {}).get("development") for one in provenances)
+
+
 def _sign(
     workspace: Path,
     source: Path,

@@ -555,6 +555,32 @@ def test_the_command_signs_with_the_key_that_the_environment_names(
     assert check(folder_of(place), keys.read_key(path.read_bytes()).signer)
 
 
+def test_reports_that_name_the_development_key_are_made_anew_before_a_real_key_signs_them(
+    place: Path, tmp_path: Path
+) -> None:
+    for path in (place / "made").glob("*/evidence.json"):
+        evidence = json.loads(path.read_text())
+        evidence["provenance"]["signing"] = {"development": True}
+        path.write_text(json.dumps(evidence))
+    shell.dvc(place, "repro", "--quiet")
+    pem = tmp_path / "key.pem"
+    pem.touch(mode=0o600)
+    pem.write_bytes(signing.make_key(development=False))
+    refused = dummy.command(place, "sign", "spring", ERASURE_AUDIT_KEY=str(pem))
+    assert refused.returncode == 1
+    assert "`erasure-audit run spring` makes them anew for this key" in refused.stderr
+    assert dummy.command(place, "sign", "spring").returncode == 0  # the development key may
+    # a closed batch is not changed: it is signed, and the contradiction is said
+    for name, value in {"user.email": "auditor@example.org", "user.name": "Auditor"}.items():
+        shell.git(place, "config", name, value)
+    shell.git(place, "add", "made")
+    shell.git(place, "commit", "--quiet", "-m", "Closed")
+    shell.git(place, "tag", "audit/spring")
+    signed = dummy.command(place, "sign", "spring", ERASURE_AUDIT_KEY=str(pem))
+    assert signed.returncode == 0, signed.stderr
+    assert "was closed with the development key" in signed.stderr
+
+
 def test_a_fresh_workspace_has_a_development_key_that_git_never_sees(at_start: Path) -> None:
     key = at_start / "keys" / "development.pem"
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
