@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV_VERSION := $(shell sed -n 's/^uv==\([0-9.]*\).*/\1/p' requirements.lock)
 
-.PHONY: demo test lint format docs lock clean help
+.PHONY: demo test tour lint format docs lock clean help
 
 help: ## What there is to make
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -20,6 +20,9 @@ demo: .venv/.ready ## Set up, and audit a small batch of deletion requests on th
 
 test: .venv/.ready ## Set up, and run the tests
 	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+
+tour: .venv/.ready ## Walk the lives of engineer, operator, officer and auditor on a real Prefect server, and check each step
+	@$(BIN)/python -u -m benchmarks.tour
 
 lint: .venv/.ready ## Style, types, direction of imports, generated files
 	$(BIN)/ruff check

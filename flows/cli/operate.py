@@ -102,6 +102,30 @@ def watch(as_json: Json = False) -> None:
 
 
 @app.command()
+def heartbeats(as_json: Json = False) -> None:
+    """Let Prefect's server itself tell when a scheduled deployment completes no run in time, as
+    where its worker is dead.
+
+    Makes an automation for each deployment with a schedule, or brings it up to date; give it again
+    after a schedule was changed. Told are the Prefect blocks that ERASURE_AUDIT_NOTIFY names.
+
+    Example: PREFECT_API_URL=http://127.0.0.1:4200/api erasure-audit heartbeats
+    """
+    from flows.operations import deployment
+    from flows.workspace import environment, layout
+
+    environment.prepare(layout.find(Path.cwd()))
+    expected = deployment.expect_heartbeats()
+    if as_json:
+        _print([each.plain() for each in expected])
+        return
+    for each in expected:
+        hours = each.within.total_seconds() / 3600
+        told = ", ".join(each.blocks) or "nobody; it shows on Prefect's page"
+        typer.echo(f"{each.deployment}: a completed run every {hours:.1f} hours, else told: {told}")
+
+
+@app.command()
 def reaudit(
     batch: Annotated[
         str | None,

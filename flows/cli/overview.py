@@ -23,11 +23,11 @@ def register(
 
     Example: erasure-audit register
     """
+    from flows.operations import deployment
     from flows.pipeline import console
-    from flows.reports import overview as registers
     from flows.workspace import layout
 
-    done = registers.write(layout.find(Path.cwd()))
+    done = deployment.write_overview(layout.find(Path.cwd()))
     if as_json:
         typer.echo(json.dumps(done.plain(), indent=2, ensure_ascii=False))
     else:

@@ -8,16 +8,19 @@ Prefect is imported where it is used, since commands run without it.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.operations import notices
+from flows.operations import heartbeats, notices
 from flows.register.register import BusyError, Register
-from flows.release import approval
+from flows.release import approval, registered
 from flows.release.standing import page
+from flows.reports import overview
 from tasks.common import settings
+from tasks.common.errors import WorkspaceError
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -77,6 +80,31 @@ def emit(event: str, resource: str, facts: dict[str, Any]) -> None:
     from prefect.events import emit_event
 
     emit_event(event, resource={"prefect.resource.id": resource}, payload=facts)
+
+
+def write_overview(home: Path) -> overview.Overview:
+    """Make the pages of all batches, with what the register of requests says of them, if there is
+    one.
+
+    Raises:
+        AuditError: the templates, the settings or the register cannot be used.
+    """
+    return overview.write(home, closed=registered.closed(home))
+
+
+def expect_heartbeats() -> list[heartbeats.Heartbeat]:
+    """Make automations on Prefect's server for scheduled deployments that do not run; see
+    `heartbeats.expect`. The blocks among the channels of `ERASURE_AUDIT_NOTIFY` are told.
+
+    Raises:
+        WorkspaceError: no server is named, or it lacks deployments, planned runs or a block.
+    """
+    if not os.environ.get("PREFECT_API_URL"):
+        raise WorkspaceError("PREFECT_API_URL names no server; automations need a standing one")
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        return heartbeats.expect(client, notices.blocks())
 
 
 def troubles(patience: timedelta, grace: timedelta = GRACE) -> list[str]:

@@ -30,7 +30,7 @@ from flows.register.register import (
     RegisterError,
     State,
 )
-from flows.release import approval
+from flows.release import approval, registered
 from flows.reports import overview
 from flows.workspace import checkouts, dvc_locks, environment, git
 from tasks.common import settings
@@ -181,7 +181,7 @@ def _night(
 
 def _audited(home: Path, register: Register, batch: str) -> Night:
     with suppress(AuditError):  # a view only, which `erasure-audit register` makes again
-        overview.write(home)
+        overview.write(home, closed=registered.closed(home, register))
     line = approval.standing(home, register, batch).line
     text = f"{line}.{_where_reports_are(home, batch)}"
     notices.send(

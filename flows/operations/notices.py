@@ -42,6 +42,12 @@ class Sent:
     waiting: int
 
 
+def blocks() -> list[str]:
+    """The Prefect blocks among the channels, `block://<type>/<name>`."""
+    channels = (environment.secret(CHANNELS) or "").split()
+    return [channel for channel in channels if channel.startswith(_BLOCK)]
+
+
 def send(home: Path, title: str, body: str, key: str | None = None) -> Sent:
     """Tell all channels, and those that earlier messages still wait for. Never raises because a
     channel fails.

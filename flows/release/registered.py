@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from flows.register.register import CORRECTED, EXTENDED, Event, Register, State
+from flows.register import database
+from flows.register.register import CORRECTED, EXTENDED, Event, Register, State, opened
+from flows.workspace import environment
 from tasks.common import files
 from tasks.requests import decisions
 
@@ -27,6 +29,21 @@ def of_batch(register: Register, batch: str) -> dict[str, dict[str, Any]]:
         ]
     facts = {request: _facts(events) for request, events in histories.items()}
     return {request: known for request, known in facts.items() if known}
+
+
+def closed(home: Path, register: Register | None = None) -> set[tuple[str, str]]:
+    """Batch and id of the requests that are closed; none where the workspace has no register.
+
+    Args:
+        home: the workspace.
+        register: its register; None: it is opened, if there is one.
+    """
+    if register is not None:
+        return {(str(case.batch), case.request_id) for case in register.cases([State.CLOSED])}
+    if not (home / database.FILE).exists() and not environment.secret(database.URL):
+        return set()
+    with opened(home) as known:
+        return closed(home, known)
 
 
 def file(place: Path, register: Register, batch: str) -> None:

@@ -7,6 +7,7 @@ and stays out of git; every run makes it again.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Container
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
@@ -53,12 +54,15 @@ class Overview:
         }
 
 
-def write(workspace: Path, day: date | None = None) -> Overview:
+def write(
+    workspace: Path, day: date | None = None, closed: Container[tuple[str, str]] = frozenset()
+) -> Overview:
     """Make the pages of the register of all batches.
 
     Args:
         workspace: the workspace; the paths of the result are relative to it.
         day: from which days left are counted; None: today.
+        closed: batch and id of the requests that the register of requests says are closed.
 
     Raises:
         AuditError: the templates or the settings cannot be used.
@@ -66,7 +70,7 @@ def write(workspace: Path, day: date | None = None) -> Overview:
     counted_from = day or datetime.now().astimezone().date()
     found, unreadable = stored.read_all(workspace / REPORTS)
     waiting, places = _in_checkouts(workspace, {batch.batch for batch in found})
-    found = [batch.as_of(counted_from) for batch in (*waiting, *found)]
+    found = [batch.as_of(counted_from).with_closed(closed) for batch in (*waiting, *found)]
     view = {
         **views.page(found),
         "places": places,

@@ -146,6 +146,23 @@ class Stand:
         )
         return list(json.loads(answer.stdout))
 
+    def expect_heartbeats(self, *blocks: str) -> str:
+        """The heartbeats that are expected with no time of grace, or why they cannot be."""
+        program = (
+            "import json, sys, datetime as d; from prefect.client.orchestration import get_client; "
+            "from flows.operations import heartbeats; client = get_client(sync_client=True); "
+            "made = heartbeats.expect(client, sys.argv[1:], d.timedelta(0)); "
+            "print(json.dumps([(h.deployment, h.within.total_seconds(), h.blocks) for h in made]))"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", program, *blocks],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done.stdout if done.returncode == 0 else done.stderr
+
     def log(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text(errors="replace")
 
@@ -310,6 +327,40 @@ def test_a_schedule_fires_and_its_run_completes_and_the_watch_sees_when_none_is_
         stand.delete(f"flow_runs/{run['id']}")
     (trouble,) = stand.troubles()
     assert trouble.startswith("Prefect's server plans no run of reaudit")
+
+
+@pytest.mark.timeout(3600)
+def test_an_automation_is_triggered_where_a_schedule_has_no_worker_that_runs_it(
+    stand: Stand,
+) -> None:
+    stand.prefect("work-pool", "create", "audits", "--type", "process")
+    stand.prefect("--no-prompt", "deploy", "--all", "--prefect-file", str(ROOT / "prefect.yaml"))
+    stand.prefect("deployment", "schedule", "clear", "watch/watch", "--accept-yes")
+    (deployment,) = stand.ask("deployments/filter", deployments={"name": {"any_": ["watch"]}})
+    stand.ask(
+        f"deployments/{deployment['id']}/schedules",
+        [{"schedule": {"interval": 10}, "active": True}],
+    )
+    planned = {"deployments": {"name": {"any_": ["watch"]}}}
+    stand.wait(lambda: len(stand.ask("flow_runs/filter", planned)) > 1)
+    assert "no such block" in stand.expect_heartbeats("block://slack-webhook/nobody")
+    expected = json.loads(stand.expect_heartbeats())
+    assert {name: within for name, within, _ in expected} == {
+        "finalize": 1800,
+        "nightly": 86400,
+        "reaudit": 31 * 86400,
+        "watch": 10,
+    }
+    assert len(json.loads(stand.expect_heartbeats())) == 4  # brought up to date, not made twice
+
+    def triggered() -> set[str]:
+        asked = {"event": {"name": ["prefect.automation.triggered"]}}
+        events = stand.ask("events/filter", filter=asked, limit=50)["events"]
+        return {event["resource"]["prefect.resource.name"] for event in events}
+
+    stand.wait(triggered)
+    assert triggered() == {"erasure-audit: watch runs"}
+    assert len(stand.ask("automations/filter")) == 4
 
 
 def _in_seconds(seconds: float) -> str:

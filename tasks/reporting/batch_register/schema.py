@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from datetime import date
 from typing import Annotated, Any, Literal
 
@@ -27,7 +27,9 @@ OUTCOMES: tuple[Outcome, ...] = (
 """The worst first."""
 SOON = 7
 """A deadline is near when so many days are left, or fewer."""
-Progress = Literal["awaiting_signoff", "refused", "set_aside", "released", "erased"]
+Progress = Literal["awaiting_signoff", "refused", "set_aside", "released", "erased", "closed"]
+"""How far a request is. A batch's own files never say `closed`, for they are older than that: the
+pages of all batches say it, where the register of requests does."""
 Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float | None, Field(ge=0)]
 
@@ -106,6 +108,16 @@ class BatchRegister(evidence.Part):
     def deadlines(self) -> Deadlines:
         """How the batch stands with the law's deadlines."""
         return deadlines(self.requests)
+
+    def with_closed(self, closed: Container[tuple[str, str]]) -> BatchRegister:
+        """The same where requests, given as batch and id, are closed."""
+        lines = [
+            line.model_copy(update={"progress": "closed"})
+            if (self.batch, line.request_id) in closed
+            else line
+            for line in self.requests
+        ]
+        return self.model_copy(update={"requests": lines})
 
     def as_of(self, day: date) -> BatchRegister:
         """The same with the days left counted from `day`."""

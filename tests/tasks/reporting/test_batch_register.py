@@ -422,3 +422,16 @@ def test_a_register_that_is_not_what_it_has_to_be_is_named(tmp_path: Path) -> No
         register_build.of([], [], tmp_path)
     with pytest.raises(AuditError, match="no such file"):
         stored.read(tmp_path)
+
+
+def test_pages_of_all_batches_say_what_the_register_of_requests_says_is_closed(
+    workspace: Path,
+) -> None:
+    registers.write(workspace)
+    assert ",closed," not in (workspace / "reports" / "register.csv").read_text(encoding="utf-8")
+    done = registers.write(workspace, closed={("spring", fabricated.PASS), ("autumn", "x")})
+    rows = csv.DictReader((workspace / done.table).open(encoding="utf-8-sig"))
+    closed = [row for row in rows if "closed" in row.values()]
+    assert [fabricated.PASS in row.values() for row in closed] == [True]
+    page = (workspace / done.page).read_text(encoding="utf-8")
+    assert '<td data-v="closed">Closed</td>' in page
