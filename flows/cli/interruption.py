@@ -14,11 +14,16 @@ import signal
 import sys
 import threading
 import time
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    import psutil
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 POLITE = 1.5
 """Time that child processes have after SIGTERM before they are killed, s."""
+KILLED = 0.5
+"""Time that processes have to be gone after SIGKILL, s."""
 PATIENCE = 3.5
 """Time that the command has to give back what it holds, s; it is less than the 5 s in which all has
 to be over."""
@@ -39,6 +44,8 @@ class Interruption:
     def __init__(self) -> None:
         self.number: int | None = None
         self._screen = -1
+        self._ending = threading.RLock()  # a second signal may come while the first is being obeyed
+        self._sessions = set[int]()
 
     def install(self) -> None:
         """Handle the signals from now on; those that are ignored, as by `nohup`, stay ignored."""
@@ -48,10 +55,11 @@ class Interruption:
 
     def leave(self) -> NoReturn:
         """End all child processes and this one, with one line on stderr."""
-        _end_children(0.0)
-        with contextlib.suppress(OSError):
-            os.write(self._screen, self._line())
-        os._exit(128 + (self.number or signal.SIGINT))
+        with self._ending:  # the main thread and the watcher may both get here
+            self._end_children(0.0)
+            with contextlib.suppress(OSError):
+                os.write(self._screen, self._line())
+            os._exit(128 + (self.number or signal.SIGINT))
 
     def _take(self, number: int, _frame: object) -> None:
         if self.number is not None:  # the second time somebody is in a hurry
@@ -71,31 +79,68 @@ class Interruption:
 
     def _watch(self) -> None:
         begun = time.monotonic()
-        _end_children(POLITE)
+        self._end_children(POLITE)
         while time.monotonic() - begun < PATIENCE:
             time.sleep(0.1)
-            _end_children(0.0)  # what was being started meanwhile
+            self._end_children(0.0)  # what was being started meanwhile
         self.leave()
+
+    def _end_children(self, polite: float) -> None:
+        """End every process that this one started, and theirs, and see that they are gone.
+
+        Args:
+            polite: the time between SIGTERM and SIGKILL, s.
+        """
+        with self._ending:  # whoever comes second waits for the polite end that was begun
+            if polite:
+                _signal(self._family(), signal.SIGTERM)
+                self._gone(polite)
+            _signal(self._family(), signal.SIGKILL)
+            self._gone(KILLED)
+
+    def _gone(self, seconds: float) -> None:
+        """Wait until no process is left, or the time is over.
+
+        Nobody is waited for by `waitpid`: it would take the exit code from the thread that runs the
+        stage, which then takes a killed stage for one that ran well.
+        """
+        begun = time.monotonic()
+        while self._family() and time.monotonic() - begun < seconds:
+            time.sleep(0.02)
+
+    def _family(self) -> list[psutil.Process]:
+        """The processes below this one that live, also those whose parent has ended: they are in a
+        session that a child began."""
+        import psutil
+
+        children = psutil.Process().children(recursive=True)
+        self._sessions |= {_session(child.pid) for child in children} - {0, os.getsid(0)}
+        others = (each for each in psutil.process_iter() if _session(each.pid) in self._sessions)
+        return [each for each in {*children, *others} if _lives(each)]
 
     def _line(self) -> bytes:
         cursor = "\x1b[?25h\r\n" if os.isatty(self._screen) else ""  # a live table hides it
         return f"{cursor}error: {LINE}\n".encode()
 
 
-def _end_children(polite: float) -> None:
-    """End every process that this one started, and theirs.
-
-    Args:
-        polite: the time between SIGTERM and SIGKILL, s.
-    """
+def _signal(processes: list[psutil.Process], number: int) -> None:
     import psutil
 
-    children = psutil.Process().children(recursive=True)
-    if polite:
-        for child in children:
-            with contextlib.suppress(psutil.Error):
-                child.terminate()
-        _, children = psutil.wait_procs(children, timeout=polite)
-    for child in children:
+    for process in processes:
         with contextlib.suppress(psutil.Error):
-            child.kill()
+            process.send_signal(number)
+
+
+def _session(process: int) -> int:
+    """The session that a process is in; 0 if it is gone."""
+    with contextlib.suppress(OSError):
+        return os.getsid(process)
+    return 0
+
+
+def _lives(process: psutil.Process) -> bool:
+    import psutil
+
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    return False

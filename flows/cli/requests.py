@@ -235,6 +235,29 @@ def lift(request: Request, by: By, reason: Reason, as_json: Json = False) -> Non
 
 
 @app.command()
+def told(
+    request: Request,
+    to: Annotated[str, typer.Option(help="A recipient or processor, as the settings name it.")],
+    by: By,
+    comment: Annotated[
+        str, typer.Option(help="How, as a ticket; stands in the report. No personal data.")
+    ] = "",
+    as_json: Json = False,
+) -> None:
+    """Record that a recipient or processor was told of the erasure (Art. 19 GDPR). Reports that are
+    made after it say so, those of the release too.
+
+    Example: erasure-audit requests told 7c9e6679 --to "Example Analytics Ltd" --by "Ada Clerk" --comment "ticket 4711"
+    """
+    from flows.release import registered
+
+    with _book() as (home, register):
+        case = register.case(register.find(request))
+        registered.note_told(home, register, case, to, _named(by), comment)
+        _done([case], as_json)
+
+
+@app.command()
 def extend(request: Request, by: By, reason: Reason, as_json: Json = False) -> None:
     """Extend a deadline as its regulation allows, once. The data subject has to be told why within
     the first one.

@@ -3,7 +3,10 @@ do."""
 
 from __future__ import annotations
 
+import contextvars
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -115,12 +118,37 @@ def audit(found: prepare.Ready, listener: stage_runner.Listener) -> None:
 
         try:
             with audit_flow.of(found):
-                audit_flow.audit(batch=found.settings.batch, folder=str(found.folder))
+                flow = partial(audit_flow.audit, found.settings.batch, folder=str(found.folder))
+                _apart(flow)
         except StageError as error:  # whoever listens may know what Prefect is not to keep
             raise next(
                 (StageError(text) for text in failures if without_records(text) == str(error)),
                 error,
             ) from None
+
+
+def _apart(flow: Callable[[], object]) -> None:
+    """Run a flow in a thread of its own, unless it is part of another flow.
+
+    In the main thread Prefect takes SIGTERM over and reports the end to its server first. A service
+    manager ends that server with us, so the report would be tried again for many minutes.
+    """
+    from prefect.context import FlowRunContext
+
+    if FlowRunContext.get() is not None:
+        flow()
+        return
+    outcome: Future[object] = Future()
+
+    def work() -> None:
+        try:
+            outcome.set_result(flow())
+        except BaseException as error:  # it is raised again in the main thread
+            outcome.set_exception(error)
+
+    context = contextvars.copy_context()
+    threading.Thread(target=context.run, args=(work,), name="flow", daemon=True).start()
+    outcome.result()
 
 
 def _tell_plan(found: prepare.Ready, jobs: int | None, say: Callable[[str], None]) -> None:

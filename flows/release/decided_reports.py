@@ -30,7 +30,16 @@ def write(home: Path, copy: Path, register: Register, batch: str, told: Told) ->
     approvals = approval.decided(register, batch, shell.git(copy, "rev-parse", "HEAD^{commit}"))
     standing = approval.standing(home, register, batch)
     chosen = {"released": standing.model} if standing.state in ("approved", "released") else {}
-    facts = {"registered": registered.of_batch(register, batch)}
+    told_of = [
+        *filed.get("notices", []),
+        *registered.notices(register, batch, registered.parties(copy)),
+    ]
+    facts = {
+        "registered": registered.of_batch(register, batch),
+        "notices": [
+            notice for place, notice in enumerate(told_of) if notice not in told_of[:place]
+        ],
+    }
     files.write_json(path, {**decisions.EMPTY, **filed, **facts, **chosen, "approvals": approvals})
     stage_runner.Runner(copy, 1).run("report")
     key = signing_keys.at_hand(home)

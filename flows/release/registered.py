@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
 
 from flows.register import database
-from flows.register.register import CORRECTED, EXTENDED, Event, Register, State, opened
+from flows.register.register import (
+    CORRECTED,
+    EXTENDED,
+    Case,
+    Event,
+    Register,
+    State,
+    opened,
+)
 from flows.workspace import environment
-from tasks.common import files
+from tasks.common import files, settings
+from tasks.common.errors import SettingsError
 from tasks.requests import decisions
+
+TOLD = "told"
+"""Kind of the events that record whom the controller told of an erasure."""
 
 
 def of_batch(register: Register, batch: str) -> dict[str, dict[str, Any]]:
@@ -29,6 +41,55 @@ def of_batch(register: Register, batch: str) -> dict[str, dict[str, Any]]:
         ]
     facts = {request: _facts(events) for request, events in histories.items()}
     return {request: known for request, known in facts.items() if known}
+
+
+def parties(place: Path) -> list[str]:
+    """The recipients and processors that the settings of a workspace or a checkout name."""
+    chosen = settings.load(place / "params.yaml").report
+    recipients = [party.name for party in chosen.recipients]
+    return recipients + [party.name for party in chosen.processors]
+
+
+def notices(register: Register, batch: str, known: Container[str]) -> list[dict[str, Any]]:
+    """Who was told of the erasure of a batch's requests, as `notices` in
+    `ledger/decisions/<batch>.json`.
+
+    Args:
+        register: the register of requests.
+        batch: its name.
+        known: the parties that the batch's settings name; its report knows no others.
+    """
+    members = {case.request_id for case in register.cases(batch=batch)}
+    return [
+        {
+            "at": event.at,
+            "by": event.actor,
+            "request": event.request_id,
+            "to": event.details["to"],
+            "comment": event.details["comment"],
+        }
+        for event in register.history(kind=TOLD)
+        if event.request_id in members and event.details["to"] in known
+    ]
+
+
+def note_told(
+    home: Path, register: Register, case: Case, to: str, by: str, comment: str = ""
+) -> None:
+    """Record that a recipient or processor was told of the erasure (Art. 19 GDPR).
+
+    Raises:
+        SettingsError: the settings name nobody so.
+    """
+    known = parties(home)
+    if to not in known:
+        raise SettingsError(
+            f"got {to!r}, expected a name of report.recipients or report.processors: "
+            f"{', '.join(known) or 'none is set'}"
+        )
+    register.note(
+        TOLD, by, request_id=case.request_id, batch=case.batch, to=to, comment=comment.strip()
+    )
 
 
 def closed(home: Path, register: Register | None = None) -> set[tuple[str, str]]:

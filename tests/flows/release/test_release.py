@@ -18,12 +18,12 @@ from typing import Any
 import pytest
 
 from flows.register.register import BusyError, Register, RegisterError, State
-from flows.release import approval, finishing, model_card, release
+from flows.release import approval, finishing, model_card, registered, release
 from flows.release.release_contents import ReleaseError
 from flows.release.standing import SignoffError
 from flows.workspace import shell
 from tasks.common import files, settings
-from tasks.common.errors import WorkspaceError
+from tasks.common.errors import SettingsError, WorkspaceError
 from tasks.training import release_lineage
 from tests.worlds import signed_off
 from tests.worlds.signed_off import ASIDE, BATCH, OTHER, PASS, snapshot
@@ -84,6 +84,33 @@ def released(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def home(prepared: Path, tmp_path: Path) -> Path:
     (tmp_path / "store").symlink_to(prepared.parent / "store")
     return signed_off.copy(prepared, tmp_path / "home")
+
+
+def test_whom_the_controller_told_comes_from_the_register_into_the_decisions_of_the_release(
+    home: Path,
+) -> None:
+    with closed(Register(home)) as register:
+        case = register.case(PASS)
+        with pytest.raises(SettingsError, match="none is set"):
+            registered.note_told(home, register, case, "Example Analytics", "Ada Clerk")
+        party = '[{name: "Example Analytics", disclosed: "pictures"}]'
+        settings.assign(home / "params.yaml", [f"report.recipients={party}"])
+        registered.note_told(home, register, case, "Example Analytics", "Ada Clerk", "ticket 4711")
+        (event,) = register.history(PASS, kind="told")
+        told = registered.notices(register, BATCH, registered.parties(home))
+        release.release(home, register, BATCH)
+    assert told == [
+        {
+            "at": event.at,
+            "by": "Ada Clerk",
+            "request": PASS,
+            "to": "Example Analytics",
+            "comment": "ticket 4711",
+        }
+    ]
+    # a report knows the parties of its batch's settings, and this one began before
+    filed = json.loads(shell.git(home, "show", f"release/{BATCH}:ledger/decisions/{BATCH}.json"))
+    assert filed["notices"] == []
 
 
 @pytest.mark.parametrize(
