@@ -565,7 +565,7 @@ def test_reports_that_name_the_development_key_are_made_anew_before_a_real_key_s
     shell.dvc(place, "repro", "--quiet")
     pem = tmp_path / "key.pem"
     pem.touch(mode=0o600)
-    pem.write_bytes(signing.make_key(development=False))
+    pem.write_bytes(keys.make_key(development=False))
     refused = dummy.command(place, "sign", "spring", ERASURE_AUDIT_KEY=str(pem))
     assert refused.returncode == 1
     assert "`erasure-audit run spring` makes them anew for this key" in refused.stderr
