@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.erasure import comebacks, git_history, plan, receipts
+from flows.erasure import comebacks, git_history, plan, pool_rows, receipts
 from flows.erasure.matcher import Judge, Sought
 from flows.erasure.plan import ErasurePlan
 from flows.erasure.shelf import Shelf
@@ -32,6 +32,7 @@ from flows.workspace import checkouts, dvc_graph, dvc_locks, git, layout, shell,
 from tasks.common import files
 from tasks.common.errors import AuditError
 from tasks.data import records
+from tasks.pooling import table as pool_table
 from tasks.requests import decisions
 
 if TYPE_CHECKING:
@@ -228,6 +229,7 @@ def _refuse_unreleased(task: _Task) -> None:
 def _carry_out(task: _Task, known: ErasurePlan) -> None:
     task.say("data")
     moved = _leave_the_data(task.home, known.sought)
+    pool_rows.leave(task.home)
     cache, remotes = dvc.of_dvc(task.home, (HANDOVER,))
     task.say("worktree")
     checkouts.close(task.home, task.batch)  # all of it is in git and in DVC's stores
@@ -468,7 +470,13 @@ def _commit(task: _Task, changed: list[Path]) -> None:
     home = task.home
     removed = shell.git(home, "ls-files", "--deleted", "--", "*.dvc").splitlines()
     listed = task.filed.path.with_suffix(comebacks.ENDING)
-    written = (*changed, task.filed.path, listed, home / "data.dvc")
+    written = (
+        *changed,
+        task.filed.path,
+        listed,
+        home / "data.dvc",
+        home / f"{pool_table.FOLDER}.dvc",
+    )
     paths = [path.relative_to(home).as_posix() for path in written if path.exists()]
     message = f"Copies of batch {task.batch} erased"
     git.commit(home, [*paths, *removed], message)

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.erasure import exposure, git_history, selection
-from flows.erasure.matcher import Sought
+from flows.erasure import exposure, git_history, pool_rows, selection
+from flows.erasure.matcher import DERIVED, Sought
 from flows.erasure.shelf import MissingObjectError, Shelf
 from flows.erasure.stores import dvc, trees
 from flows.workspace import shell
@@ -147,6 +147,7 @@ def make(
     needed, shared = _needed(git_history.at_hand(home).data, names.record_ids, shelf)
     exposed = exposure.trace(states, batch, _Knowledge(shelf, names, seen, chosen.trained))
     models = exposed.models if chosen.trained else {}
+    models |= dict.fromkeys(pool_rows.holding(states, shelf, names.pool_rows), DERIVED)
     keep = exposed.keep | needed
     sought = Sought(
         records=frozenset(names.md5 - needed),

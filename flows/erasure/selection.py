@@ -14,6 +14,7 @@ from flows.workspace import shell
 from tasks.common import files
 from tasks.common.errors import AuditError
 from tasks.data import records
+from tasks.pooling import table as pool_table
 from tasks.requests import decisions, pseudonyms
 
 if TYPE_CHECKING:
@@ -181,6 +182,7 @@ class RecordNames:
         record_ids: of the records.
         subject_ids: of the people of whom no record remains.
         paths: of their files in the data folder.
+        pool_rows: of the records in pools, as `tasks.pooling.table.keys` makes them.
     """
 
     md5: set[str]
@@ -189,6 +191,7 @@ class RecordNames:
     record_ids: set[str]
     subject_ids: set[str]
     paths: set[str]
+    pool_rows: set[bytes]
 
 
 def names_of(table: pd.DataFrame, shelf: Shelf, versions: Iterable[str]) -> RecordNames:
@@ -206,6 +209,7 @@ def names_of(table: pd.DataFrame, shelf: Shelf, versions: Iterable[str]) -> Reco
         set(table["record_id"]),
         set(table["subject_id"][table["last"]]),
         set(table["path"]),
+        _pool_rows(table),
     )
     for version in sorted(versions):
         listed, rows = shelf.entries(version), shelf.table(version)
@@ -217,8 +221,13 @@ def names_of(table: pd.DataFrame, shelf: Shelf, versions: Iterable[str]) -> Reco
         names.record_ids |= set(own["record_id"])
         names.sha256 |= set(own["sha256"])
         names.paths |= set(own["path"])
+        names.pool_rows |= _pool_rows(own)
         names.md5 |= {listed[path] for path in own["path"] if path in listed}
     return names
+
+
+def _pool_rows(table: pd.DataFrame) -> set[bytes]:
+    return {key.tobytes() for key in pool_table.keys(table)}
 
 
 def pixels_of(oids: Iterable[str], shelf: Shelf) -> set[str]:

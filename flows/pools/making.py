@@ -17,7 +17,7 @@ from tasks.common.errors import WorkspaceError
 from tasks.data import records
 from tasks.pooling import table
 
-FOLDER = "references/pool"
+FOLDER = table.FOLDER
 STAGE = "pool@"
 RECEIPTS = "ledger/pool"
 

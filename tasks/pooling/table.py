@@ -11,9 +11,11 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +29,8 @@ from tasks.verification.scoring import Floats, Ints
 if TYPE_CHECKING:
     import pandas as pd
 
+FOLDER = "references/pool"
+"""Where a workspace has its pool."""
 SCORES = "scores.npz"
 LINEAGE = "lineage.json"
 SCHEMA_VERSION = 1
@@ -284,6 +288,21 @@ def _median_seconds(lineage: dict[str, Any]) -> float | None:
     """What training one model of the pool took, s; None where nobody measured it."""
     measured = [model["seconds"] for model in lineage["models"] if "seconds" in model]
     return float(np.median(measured)) if measured else None
+
+
+def holds(content: bytes, rows: Collection[bytes]) -> bool:
+    """Whether the file of a pool's scores has one of these rows; one that cannot be read is taken
+    to have one.
+
+    Args:
+        content: of the file.
+        rows: 32 bytes each, as `keys` makes them.
+    """
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            return any(key.tobytes() in rows for key in arrays["keys"])
+    except (OSError, KeyError, ValueError, BadZipFile):
+        return True
 
 
 def _places(wanted: NDArray[np.uint8], known: NDArray[np.uint8]) -> NDArray[np.intp]:

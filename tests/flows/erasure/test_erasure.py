@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from moto.server import ThreadedMotoServer
 
@@ -29,6 +30,8 @@ from flows.register.register import SET_ASIDE, Intake, Register, RegisterError, 
 from flows.workspace import layout, shell
 from tasks.common import files, settings
 from tasks.common.errors import ReproductionError
+from tasks.data import records
+from tasks.pooling import table as pool_table
 from tasks.requests import pseudonyms
 
 FORGOTTEN, UNSEEN, OTHER, PARTLY = "person-001", "person-005", "person-002", "person-003"
@@ -461,6 +464,75 @@ def of_others(world: World) -> dict[str, bytes]:
 
 
 # -- what is gone, and what is not ----------------------------------------------------------------
+
+
+def pool_of(world: World) -> tuple[list[bytes], list[bytes]]:
+    """Give the workspace a pool of everybody, committed and pushed; the rows that have to go, and
+    those that stay."""
+    fill(world.root / "everybody")
+    manifest = records.read_manifest(world.root / "everybody")
+    shutil.rmtree(world.root / "everybody")
+    keys = pool_table.keys(manifest)
+    shape = (2, len(keys))
+    pool = pool_table.PoolTable(
+        keys,
+        np.ones(shape, np.float32),
+        np.zeros(shape, np.int16),
+        np.ones(shape, np.bool_),
+        np.array([0, -1]),
+    )
+    lineage = {"recipe": {}, "seed": 0, "folds": 2, "models": [], "erased": []}
+    pool_table.save(world.home / pool_table.FOLDER, pool, lineage)
+    shell.dvc(world.home, "add", "--quiet", pool_table.FOLDER)
+    shell.dvc(world.home, "push", "--quiet")
+    shell.git(world.home, "add", ".")
+    shell.git(world.home, "commit", "--quiet", "-m", "pool")
+    gone = {0, 1, 2, 3, 8, 9, *range(16, 20)}
+    rows = [key.tobytes() for key in keys]
+    return [rows[n] for n in sorted(gone)], [rows[n] for n in range(24) if n not in gone]
+
+
+def rows_anywhere(world: World) -> dict[str, bytes]:
+    """What is packed in every table of a pool, by where it lies."""
+    found = {}
+    for path in world.root.rglob("*"):
+        if path.is_file() and zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as packed:
+                if "keys.npy" in packed.namelist():
+                    found[path.relative_to(world.root).as_posix()] = packed.read("keys.npy")
+    return found
+
+
+def test_rows_of_the_erased_leave_the_pool_in_every_store_and_the_pool_stays(world: World) -> None:
+    gone, left = pool_of(world)
+    before = rows_anywhere(world)
+    for place in ("home/references/pool", "home/.dvc/cache", "remote"):
+        assert any(name.startswith(place) for name in before), place
+    world.erase()
+    after = rows_anywhere(world)
+    assert after
+    assert not any(row in content for content in after.values() for row in gone)
+    assert all(row in after["home/references/pool/scores.npz"] for row in left)
+    assert shell.git(world.home, "status", "--porcelain", "--", "references") == ""
+    pool, lineage = pool_table.load(world.home / pool_table.FOLDER)
+    assert len(pool.keys) == len(left)
+    assert [one["records"] for one in lineage["erased"]] == [len(gone)]
+
+
+def test_a_pool_of_others_alone_is_left_as_it_is(world: World) -> None:
+    pool_of(world)
+    manifest = records.read_manifest(world.home / "data")
+    unseen = manifest["subject_id"] == UNSEEN
+    pool_table.keep_only(
+        world.home / pool_table.FOLDER,
+        manifest[~unseen & ~manifest["record_id"].isin(["r00008", "r00009"])],
+        "2026-11-02T00:00:00Z",
+    )
+    kept = (world.home / pool_table.FOLDER / "scores.npz").read_bytes()
+    shell.dvc(world.home, "add", "--quiet", pool_table.FOLDER)
+    shell.git(world.home, "commit", "--quiet", "--all", "-m", "pool without them")
+    world.erase()
+    assert (world.home / pool_table.FOLDER / "scores.npz").read_bytes() == kept
 
 
 def test_nothing_of_the_erased_is_left_in_any_store_and_everything_of_the_others_is(

@@ -1,0 +1,58 @@
+"""Rows of erased people in pools: the table at hand loses them, every other version of a pool that
+holds one of them goes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from flows.erasure.git_history import WorkspaceState
+from flows.erasure.shelf import Shelf
+from flows.workspace import shell
+from tasks.data import records
+from tasks.pooling import table
+
+
+def holding(states: Iterable[WorkspaceState], shelf: Shelf, rows: Collection[bytes]) -> set[str]:
+    """The MD5 of pools that hold one of the rows: of the table and of the folder.
+
+    A table that no store has any more is taken to hold one.
+
+    Args:
+        states: all states of the workspace.
+        shelf: DVC's stores.
+        rows: as in `table.keys`.
+    """
+    folders = {
+        oid
+        for state in states
+        for path, oid in state.pointers.items()
+        if path.startswith("references/") and oid.endswith(".dir")
+    }
+    going: set[str] = set()
+    for folder in sorted(folders):
+        content = shelf.read(folder)
+        for entry in json.loads(content) if content else []:
+            if entry["relpath"] != table.SCORES:
+                continue
+            scores = shelf.read(str(entry["md5"]))
+            if scores is None or table.holds(scores, rows):
+                going |= {folder, str(entry["md5"])}
+    return going
+
+
+def leave(home: Path) -> int:
+    """Take the rows of records that the data no longer have out of the pool at hand, and have DVC
+    track it; how many went."""
+    pool = home / table.FOLDER
+    if not pool.with_name(f"{pool.name}.dvc").exists():
+        return 0
+    if not pool.exists():
+        shell.dvc(home, "checkout", f"{table.FOLDER}.dvc")
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    gone = table.keep_only(pool, records.read_manifest(home / "data"), now)
+    if gone:
+        shell.dvc(home, "add", table.FOLDER)
+    return gone
