@@ -16,6 +16,7 @@ import hashlib
 import io
 import lzma
 import os
+import random
 import shutil
 import sqlite3
 import tarfile
@@ -42,6 +43,7 @@ from benchmarks.faults import (
 from tasks.common import files
 
 REGISTER = Path(".register/register.db")
+RANDOM_CHANGES = 120
 DEAD = "http://127.0.0.1:9"
 """Where nobody answers."""
 _SOMEBODY = ("-c", "user.name=Agent", "-c", "user.email=agent@example.org")
@@ -148,6 +150,33 @@ def hands_in_the_register(world: World, found: Round, database: Any) -> None:
     hands.show(sound)
     if world.give("requests", "check")[0] != 0:
         found.broken.append("the sound register is not taken for sound")
+
+
+def random_changes(world: World, found: Round, _database: Any) -> None:
+    """One cell or row of the register after another is changed, cut or taken out, at random; each
+    has to be noticed, by an error that says so."""
+    from flows.register import anchors
+    from flows.register.register import Register, RegisterError
+
+    hands = SqliteHands(world)
+    world.ask(_some_subjects(world))
+    world.until_done("intake", "drop")
+    sound = hands.keep()
+    for _ in range(RANDOM_CHANGES):
+        kind, statement = hands.random_change(world.chance)
+        hands.change([statement])
+        with contextlib.closing(Register(world.folder)) as register:
+            try:
+                anchors.check(world.folder, register)
+                seen = "NOT NOTICED"
+            except RegisterError as error:
+                seen = f"exit 1: {error}"[:160]
+            except Exception as error:  # whatever it is, an operator would see a traceback
+                seen = f"TRACEBACK {type(error).__name__}"
+        found.faults.append(Fault(kind, "requests check", 0.0, seen))
+        if not seen.startswith("exit 1"):
+            found.broken.append(f"{kind}: {seen} ({statement})")
+        hands.show(sound)
 
 
 def in_postgres(world: World, found: Round, database: Any) -> None:
@@ -267,6 +296,7 @@ SCENARIOS: dict[str, Callable[[World, Round, Any], None]] = {
     "hidden copies": hidden_copies,
     "copies that come back": copies_that_come_back,
     "hands in the register": hands_in_the_register,
+    "random changes": random_changes,
     "register in PostgreSQL": in_postgres,
     "erasure beside an audit": erasure_beside_an_audit,
     "S3 remote": in_a_bucket,
@@ -445,6 +475,29 @@ class SqliteHands:
         for ending in ("-wal", "-shm"):
             self._path.with_name(f"{self._path.name}{ending}").unlink(missing_ok=True)
         self._path.write_bytes(state)
+
+    def random_change(self, chance: random.Random) -> tuple[str, str]:
+        """A kind of change, and its statement: a cell gets another value, or a row is gone."""
+        table = chance.choice(("events", "requests", "identities"))
+        with contextlib.closing(sqlite3.connect(self._path)) as database:
+            cursor = database.execute(f"SELECT rowid AS place, * FROM {table}")  # noqa: S608
+            names = [column[0] for column in cursor.description]
+            row = dict(zip(names, chance.choice(cursor.fetchall()), strict=True))
+        where = f"WHERE rowid = {row.pop('place')}"
+        if chance.random() < 0.1:
+            return f"row of {table} taken out at random", f"DELETE FROM {table} {where}"  # noqa: S608
+        column = chance.choice(sorted(row))
+        before = row[column]
+        if isinstance(before, int):
+            after = str(before + 1000)
+        elif before is None:
+            after = "'x'"
+        else:
+            place = chance.randrange(len(before))
+            other = "0" if before[place] != "0" else "1"
+            after = "'" + (before[:place] + other + before[place + 1 :]).replace("'", "''") + "'"
+        statement = f'UPDATE {table} SET "{column}" = {after} {where}'  # noqa: S608
+        return f"cell of {table} changed at random", statement
 
     def change(self, statements: list[str]) -> None:
         """Change it. Whoever owns the database can drop what keeps it from being changed."""

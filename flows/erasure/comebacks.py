@@ -7,12 +7,14 @@ later looks can find it again although the list names nothing to those without t
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from flows.erasure.hash_memory import HashMemory
 from flows.erasure.receipts import FOLDER, read_all
 from flows.erasure.stores import dvc, trees
 from flows.erasure.stores.git import GitHistory
@@ -75,7 +77,8 @@ def look(home: Path, temporary: Iterable[Path] | None = None) -> Comebacks:
     """Look for everything that was ever erased: in DVC's cache and remotes by the names of the
     objects, in all checkouts and in git by the hash of every file.
 
-    Nothing is changed and nothing is fetched.
+    Nothing is erased and nothing is fetched. Files that did not change since the last look are not
+    read again.
 
     Args:
         home: the workspace.
@@ -83,8 +86,10 @@ def look(home: Path, temporary: Iterable[Path] | None = None) -> Comebacks:
     """
     search = _Search(home, None)
     if search.can_look:
+        memory = search.memory(home)
         for place in _places(home, temporary):
-            search.visit(place)
+            search.visit(place, memory)
+        memory.write()
     return search.result
 
 
@@ -149,14 +154,21 @@ class _Search:
         """Whether there is anything to look for, and the key to do it with."""
         return self._key is not None and bool(self._batches)
 
-    def visit(self, place: Place) -> list[FoundCopy]:
-        """What came back in one store."""
+    def memory(self, home: Path) -> HashMemory:
+        """What files were hashed to before."""
+        key = self._key
+        if key is None:
+            raise PseudonymError("no key of pseudonyms is at hand")
+        return HashMemory(home, lambda oid: _keyed(key, oid), key.secret)
+
+    def visit(self, place: Place, memory: HashMemory | None = None) -> list[FoundCopy]:
+        """What came back in one store; without a memory, every file is read."""
         if self._key is None:
             return []
         findings, batches = [], Counter[str]()
         try:
-            for address, oid in place.hashes():
-                batch = self._batches.get(_keyed(self._key, oid))
+            for address, keyed in _hashes(place, self._key, memory):
+                batch = self._batches.get(keyed)
                 known = isinstance(place, GitHistory) and batch in self._in_git
                 if batch is not None and not known:
                     findings.append(FoundCopy(address, "records"))
@@ -166,6 +178,24 @@ class _Search:
         for batch, count in batches.items():
             self.result.counts.setdefault(batch, {})[place.name] = count
         return findings
+
+
+def _hashes(
+    place: Place, key: pseudonyms.PseudonymKey, memory: HashMemory | None
+) -> Iterator[tuple[str, str]]:
+    """The address and the keyed hash of everything in a store."""
+    if isinstance(place, dvc.DvcObjects):
+        for address, oid in place.hashes():
+            yield address, _keyed(key, oid)
+    elif isinstance(place, GitHistory):
+        for oid, md5 in place.blobs():
+            keyed = memory.of_object(oid, md5) if memory else _keyed(key, md5())
+            yield f"object {oid[:10]}", keyed
+    else:
+        for address, path in place.files():
+            with contextlib.suppress(OSError):  # somebody removed it meanwhile
+                keyed = memory.of_file(path, trees.md5) if memory else _keyed(key, trees.md5(path))
+                yield address, keyed
 
 
 def _places(home: Path, temporary: Iterable[Path] | None) -> Iterator[Place]:

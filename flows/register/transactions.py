@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
 from collections.abc import Iterator
 from weakref import WeakKeyDictionary
 
 import sqlalchemy as sa
 
+from flows.register.states import RegisterError
 from tasks.common.errors import WorkspaceError
 
 URL = "ERASURE_AUDIT_DATABASE"
@@ -37,6 +39,11 @@ def reachable(engine: sa.Engine) -> Iterator[None]:
         raise WorkspaceError(_unusable(error, engine)) from None
     except (sa.exc.InterfaceError, sa.exc.TimeoutError) as error:
         raise WorkspaceError(_unusable(error, engine)) from None
+    except json.JSONDecodeError:  # its text would repeat the value
+        raise RegisterError(
+            "a value in the register's database is no JSON, so it was changed by another hand; "
+            "stop, find out who changed the database, and restore a backup"
+        ) from None
 
 
 def _unusable(error: sa.exc.SQLAlchemyError, engine: sa.Engine) -> str:

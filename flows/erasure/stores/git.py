@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from flows.erasure.matcher import LISTS, Judge
@@ -68,14 +69,15 @@ class GitHistory:
     def erase(self, _findings: Iterable[FoundCopy], /) -> None:
         """See `Store`: nothing here is the tool's to erase."""
 
-    def hashes(self) -> Iterator[tuple[str, str]]:
-        """The name and the MD5 of every blob."""
+    def blobs(self) -> Iterator[tuple[str, Callable[[], str]]]:
+        """The id of every blob, and what gives the MD5 of its content."""
         with git.objects(self._folder) as objects:
             for listed in git.all_objects(self._folder):
                 if listed.kind == "blob":
-                    content = self._read(objects, listed.oid)
-                    digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
-                    yield f"object {listed.oid[:10]}", digest
+                    yield listed.oid, functools.partial(self._md5, objects, listed.oid)
+
+    def _md5(self, objects: git.GitObjects, oid: str) -> str:
+        return hashlib.md5(self._read(objects, oid), usedforsecurity=False).hexdigest()
 
     @staticmethod
     def _read(objects: git.GitObjects, oid: str) -> bytes:

@@ -72,12 +72,12 @@ class Tree:
                 look.add(key, RECORDS, judge, ours=False)
         return look
 
-    def hashes(self) -> Iterator[tuple[str, str]]:
-        """The path and the MD5 of every file."""
+    def files(self) -> Iterator[tuple[str, Path]]:
+        """Every file, by its path within the tree."""
         for path in (*files_below(self.root), *_in_corners(self.root)):
             with contextlib.suppress(OSError):
                 if path.is_file():
-                    yield path.relative_to(self.root).as_posix(), md5(path)
+                    yield path.relative_to(self.root).as_posix(), path
 
     def is_ours(self, key: str) -> bool:
         """Whether the tool may erase a file."""
@@ -126,13 +126,13 @@ class Temporary:
                 look.findings.append(FoundCopy(str(folder), LISTS if kind == UNJUDGED else kind))
         return look
 
-    def hashes(self) -> Iterator[tuple[str, str]]:
-        """The folder and the MD5 of every file in it."""
+    def files(self) -> Iterator[tuple[str, Path]]:
+        """Every file, by the folder that it lies in."""
         for folder in self._folders():
             for path in files_below(folder, whole=True):
                 with contextlib.suppress(OSError):
                     if path.is_file():
-                        yield str(folder), md5(path)
+                        yield str(folder), path
 
     def erase(self, findings: Iterable[FoundCopy]) -> None:
         """See `Store`."""

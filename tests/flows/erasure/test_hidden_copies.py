@@ -8,6 +8,8 @@ import gzip
 import hashlib
 import io
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,7 +22,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flows.erasure import carry_out, comebacks, containers, matcher, receipts
+from flows.erasure import carry_out, comebacks, containers, hash_memory, matcher, receipts
 from flows.erasure.carry_out import ErasureError
 from flows.erasure.stores.trees import Tree
 from flows.workspace import checkouts, dvc_locks, layout, shell
@@ -316,6 +318,56 @@ def test_an_old_clone_that_is_pushed_again_is_found_and_erased_again(home: Path)
     assert filed["came_back"][0]["erased"] == again.came_back
     assert shell.git(home, "status", "--porcelain") == ""
     shell.dvc(home, "pull", "--quiet", "data.dvc")  # what remains was not touched
+
+
+def test_what_was_looked_at_before_is_found_when_it_changes_under_its_old_size_and_time(
+    home: Path,
+) -> None:
+    erase(home)
+    path = home / "artifacts/innocent.png"
+    files.write_bytes(path, bytes(len(picture(0))))
+    os.utime(path, (1_000_000, 1_000_000))
+    assert came_back(home) == {}
+    assert came_back(home) == {}
+    seen = (home / hash_memory.FILE).read_text()
+    for number in (0, 1):
+        assert hashlib.md5(picture(number)).hexdigest() not in seen
+    path.write_bytes(picture(0))
+    os.utime(path, (1_000_000, 1_000_000))
+    assert came_back(home) == {"b": {"workspace": 1}}
+
+
+@pytest.mark.parametrize("content", [b"", b"no memory", b"\xff\xfe", b"a b c\n", b"a b\n"])
+def test_a_damaged_memory_of_earlier_looks_hides_nothing(home: Path, content: bytes) -> None:
+    erase(home)
+    files.write_bytes(home / "artifacts/again.png", picture(0))
+    files.write_bytes(home / hash_memory.FILE, content)
+    assert came_back(home) == {"b": {"workspace": 1}}
+    assert shell.git(home, "status", "--porcelain") == ""
+
+
+@pytest.mark.parametrize(
+    "corner",
+    [
+        ".git/stray.png",
+        ".git/objects/pack/stray.png",
+        ".venv/lib/a.so",
+        "node_modules/x/logo.png",
+        "__pycache__/a.pyc",
+        ".prefect/storage/b",
+        ".register/copy.db",
+        ".dvc/tmp/left",
+        ".batches/left.png",
+    ],
+)
+def test_a_copy_among_programs_and_databases_holds_the_receipt_with_its_path(
+    home: Path, corner: str
+) -> None:
+    files.write_bytes(home / corner, picture(0))
+    files.write_bytes(home / Path(corner).with_name("unreadable.7z"), b"7z\xbc\xaf\x27\x1c" * 9)
+    with pytest.raises(ErasureError, match=re.escape(corner)) as caught:
+        erase(home)
+    assert "unreadable" not in str(caught.value)  # programs are full of such
 
 
 def test_a_copy_of_somebodys_own_that_comes_back_is_an_error_and_not_touched(home: Path) -> None:

@@ -808,6 +808,23 @@ def test_the_end_is_anchored_on_a_branch_of_its_own(book: Register, repository: 
     assert (git("rev-parse", "HEAD"), git("status", "--porcelain")) == before
 
 
+@pytest.mark.parametrize("column", ["identities", "wishes", "callbacks"])
+def test_a_value_that_is_no_json_any_more_is_an_alarm_and_is_not_repeated(
+    book: Register, column: str
+) -> None:
+    verified(book)
+    if book._engine.dialect.name == "postgresql":  # which refuses such a value
+        with pytest.raises(sa.exc.DBAPIError):
+            change(book, f"UPDATE requests SET {column} = '[secret'")
+        return
+    change(book, f"UPDATE requests SET {column} = '[secret'")
+    for act in (book.check_chain, book.cases, lambda: book.collect("b1", "nightly")):
+        with pytest.raises(RegisterError, match="is no JSON") as caught:
+            act()
+        assert "secret" not in str(caught.value)
+        assert caught.value.__suppress_context__
+
+
 def test_a_cut_tail_is_an_alarm(book: Register, home: Path, repository: Path) -> None:
     one = received(book)
     backup = everything(book)

@@ -1,0 +1,80 @@
+"""What files were hashed to before, so that a look for what came back reads only what changed.
+
+It is kept as keyed hashes (HMAC-SHA256 with the key of pseudonyms), so it names no file and no
+content. A file counts as unchanged if its path, device, inode, size and times of change are the
+same; the time of the inode's change cannot be set by whoever copies a file there. An erasure does
+not rely on it: what it erases, it reads.
+"""
+
+from __future__ import annotations
+
+import hmac
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tasks.common import files
+
+FILE = Path(".erasure/seen")
+"""A line per file: its keyed identity and the keyed hash of its content. Git does not see it."""
+_SETTLED = 2.0
+"""A file that changed less than so long ago is not remembered: it could change again within the
+clock's resolution, s."""
+
+
+class HashMemory:
+    """The memory of one workspace."""
+
+    def __init__(self, home: Path, keyed: Callable[[str], str], secret: bytes) -> None:
+        """Args:
+        home: the workspace.
+        keyed: the keyed hash of an MD5, as the lists of erased objects hold it.
+        secret: the key of pseudonyms.
+        """
+        self._path, self._keyed, self._secret = home / FILE, keyed, secret
+        self._before = self._read()
+        self._now: dict[str, str] = {}
+
+    def of_file(self, path: Path, md5: Callable[[Path], str]) -> str:
+        """The keyed hash of a file.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        facts = path.stat()
+        times = (facts.st_mtime_ns, facts.st_ctime_ns)
+        identity = self._identity(path, facts.st_dev, facts.st_ino, facts.st_size, *times)
+        settled = time.time() - max(times) / 1e9 > _SETTLED
+        return self._once(identity, lambda: md5(path), settled)
+
+    def of_object(self, oid: str, md5: Callable[[], str]) -> str:
+        """The keyed hash of an object of git, whose name is the hash of its content already."""
+        return self._once(self._identity("git", oid), md5, settled=True)
+
+    def write(self) -> None:
+        """Keep what was looked at this time, and nothing else."""
+        if self._now != self._before:
+            lines = [f"{identity} {keyed}" for identity, keyed in sorted(self._now.items())]
+            self._path.parent.mkdir(mode=0o700, exist_ok=True)
+            ignore = self._path.parent / ".gitignore"
+            if not ignore.exists():
+                files.write_text(ignore, "*\n")
+            files.write_text(self._path, "\n".join([*lines, ""]))
+
+    def _once(self, identity: str, md5: Callable[[], str], settled: bool) -> str:
+        keyed = self._before.get(identity) or self._keyed(md5())
+        if settled:
+            self._now[identity] = keyed
+        return keyed
+
+    def _identity(self, *facts: object) -> str:
+        text = "\0".join(map(str, facts)).encode(errors="surrogateescape")
+        return hmac.digest(self._secret, b"erasure-audit/seen\0" + text, "sha256").hex()
+
+    def _read(self) -> dict[str, str]:
+        """Nothing where the file is missing or damaged: then everything is read again."""
+        try:
+            lines = self._path.read_text(encoding="ascii").splitlines()
+            return dict(line.split(" ") for line in lines)
+        except (OSError, ValueError):
+            return {}
