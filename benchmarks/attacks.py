@@ -420,12 +420,23 @@ def _clone(world: World, name: str) -> Path:
     """A clone with the data that the remote holds."""
     clone = world.folder.parent / name
     _told_ok(world, "git", "clone", "--quiet", str(world.folder), str(clone))
-    _told_ok(world, "dvc", "--cd", str(clone), "pull", "--quiet", "--allow-missing")
+    _in_clone(world, clone, "pull", "--quiet", "--allow-missing")
     return clone
 
 
+def _in_clone(world: World, clone: Path, *words: str) -> None:
+    """A command of DVC in a clone, which has its databases of paths to itself, as on another
+    machine."""
+    here = world.environment
+    world.environment = here | {"DVC_SITE_CACHE_DIR": str(clone / ".dvc/tmp/site")}
+    try:
+        _told_ok(world, "dvc", "--cd", str(clone), *words)
+    finally:
+        world.environment = here
+
+
 def _pushes_again(world: World, found: Round, clone: Path, batch: str, kind: str) -> None:
-    _told_ok(world, "dvc", "--cd", str(clone), "push", "--quiet")
+    _in_clone(world, clone, "push", "--quiet")
     _said(world, found, kind, batch)
     if batch and clone.exists() and kind.startswith("old clone"):
         shutil.rmtree(clone)
