@@ -247,7 +247,7 @@ def told(
     """Record that a recipient or processor was told of the erasure (Art. 19 GDPR). Reports that are
     made after it say so, those of the release too.
 
-    Example: erasure-audit requests told 7c9e6679 --to "Example Analytics Ltd" --by "Ada Clerk" --comment "ticket 4711"
+    Example: erasure-audit requests told 7c9e6679 --to "Example Ltd" --by "Ada Clerk"
     """
     from flows.release import registered
 

@@ -44,8 +44,8 @@ def sign(
     if not key.signer.development and signing.names_development_key(folder, name):
         if not git.has_tag(folder, close_batch.tag_of(name)):
             raise SignatureError(
-                f"the reports of batch {name} say that a development key signs them; `erasure-audit "
-                f"run {name}` makes them anew for this key, then sign them"
+                f"the reports of batch {name} say that a development key signs them; "
+                f"`erasure-audit run {name}` makes them anew for this key, then sign them"
             )
         console.say(
             f"Batch {name} was closed with the development key, and its reports go on saying so; "

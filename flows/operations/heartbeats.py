@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 GRACE = timedelta(hours=2)
 """How much later than the schedule says a run may be completed."""
 BODY = (
-    "Deployment {name} completed no run for {hours:.0f} hours. See that Prefect's worker runs, then "
-    "`erasure-audit watch`."
+    "Deployment {name} completed no run for {hours:.0f} hours. See that Prefect's worker runs, "
+    "then `erasure-audit watch`."
 )
 
 
@@ -104,8 +104,8 @@ def _longest_gap(client: SyncPrefectClient, deployment: DeploymentResponse) -> t
     )
     if len(moments) < 2:
         raise WorkspaceError(
-            f"Prefect's server has planned no runs of {deployment.name} yet; give the command again "
-            "in a minute"
+            f"Prefect's server has planned no runs of {deployment.name} yet; give the command "
+            "again in a minute"
         )
     return max(later - earlier for earlier, later in pairwise(moments))
 
