@@ -188,12 +188,12 @@ class Agents:
         parcel = parcels.collect(self._workspace, stage, self._batch)
         if parcel is None or self._kept_here(parcel):
             return False
-        if self._fetch(parcel):
+        if self.fetch(parcel):
             tell("the results are on the remote already")
             return True
         with self._prefect() as client:
             self._require_somebody(client, pool)
-            self._send(parcel, tell)
+            self.send(parcel, tell)
             try:
                 self._until_done(client, parcel, pool, tell)
             finally:
@@ -351,7 +351,7 @@ class Agents:
         ]
         return any(_all_there(cache, outputs) for outputs in entries if outputs)
 
-    def _fetch(self, parcel: parcels.Parcel) -> bool:
+    def fetch(self, parcel: parcels.Parcel) -> bool:
         """Bring the results from the remote into the workspace's cache, if they are there; first
         those, then the entry.
 
@@ -381,13 +381,13 @@ class Agents:
         run."""
         for _ in range(FETCHES):
             with contextlib.suppress(parcels.RemoteError):
-                if self._fetch(parcel):
+                if self.fetch(parcel):
                     return
             if self._stopped.wait(FETCH_PAUSE):
                 raise KilledStageError(f"{parcel.stage} was stopped")
         raise _LostError("its results are not on the remote; does it have another remote?")
 
-    def _send(self, parcel: parcels.Parcel, tell: Tell) -> None:
+    def send(self, parcel: parcels.Parcel, tell: Tell) -> None:
         """Push what the stage reads; what this run has pushed before is there."""
         cache = parcels.cache_of(self._workspace)
         with self._sending:

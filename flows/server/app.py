@@ -21,7 +21,7 @@ from starlette.exceptions import HTTPException
 
 from flows.intake import callbacks, pseudonymise
 from flows.register.register import BusyError, Register
-from flows.server import auth, errors, opendsr_routes, operator_routes
+from flows.server import auth, error_answers, opendsr_routes, operator_routes
 from flows.server.bodies import ErrorAnswer
 from flows.server.dependencies import BODY_SECONDS, Office
 from flows.workspace import signing_keys
@@ -107,7 +107,7 @@ def create(
         responses={"default": {"model": ErrorAnswer, "description": "any other error"}},
     )
     server.state.office = office
-    server.add_exception_handler(HTTPException, errors.no_route)
+    server.add_exception_handler(HTTPException, error_answers.no_route)
     for router in (*opendsr_routes.ROUTERS, *operator_routes.ROUTERS):
         server.include_router(router)
     return server

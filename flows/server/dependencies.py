@@ -22,7 +22,7 @@ from flows.intake import drop_folder
 from flows.register.register import Register, UnknownRequestError
 from flows.server import auth
 from flows.server.auth import Client, DeniedError, Right
-from flows.server.errors import EXPECTED, BadBodyError
+from flows.server.error_answers import EXPECTED, BadBodyError
 from tasks.common.errors import AuditError, RequestError
 from tasks.signatures import keys
 

@@ -11,7 +11,7 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
 from flows.intake import callbacks
-from flows.server import errors
+from flows.server import error_answers
 from flows.server.dependencies import LimitedRequest, office
 
 _LOG = logging.getLogger("erasure_audit.api")
@@ -31,8 +31,8 @@ class GuardedRoute(APIRoute):
                 await limited.body()
                 response = await handle(limited)
             except Exception as error:  # whatever it is, it is logged and masked
-                response = errors.answer(error)
-            response.headers.update(errors.HEADERS)
+                response = error_answers.answer(error)
+            response.headers.update(error_answers.HEADERS)
             self.finish(limited, response)
             client = getattr(limited.state, "client", "-")
             spent = 1000 * (time.monotonic() - since)

@@ -36,7 +36,7 @@ from flows.server.dependencies import (
     RequestId,
     TheOffice,
 )
-from flows.server.errors import EXPECTED
+from flows.server.error_answers import EXPECTED
 from flows.server.guarded_route import GuardedRoute
 from flows.server.responses import responses
 

@@ -51,7 +51,7 @@ def handed(here: Path, stage: str = "train@0") -> tuple[dispatch.Agents, agent_p
     sender = dispatch.Agents(here / "caller", "demo", agent_parcel.Post(here / "caller"))
     parcel = agent_parcel.collect(here / "caller", stage, "demo")
     assert parcel is not None
-    sender._send(parcel, lambda text, kind="waiting": None)
+    sender.send(parcel, lambda text, kind="waiting": None)
     packed = parcel.pack()
     agent_parcel.Post(here / "caller").put(f"{parcel.name}/{agent_parcel.PARCEL}", packed)
     return sender, parcel, agent_parcel.digest(packed)
@@ -79,7 +79,7 @@ def test_an_agent_gives_back_results_that_the_caller_restores_without_running(
     assert "train0: step 3 of 3" in lines
     assert nothing_is_left(here)
 
-    assert sender._fetch(parcel)
+    assert sender.fetch(parcel)
     assert stage_runner.Runner(here / "caller").run("train@0") == "restored"
     assert dummy.log_of(tmp_path / "log") == ["train0"]
     assert (
@@ -139,7 +139,7 @@ def test_a_stage_that_fails_on_an_agent_says_so_in_its_own_words_and_hands_nothi
     ):
         work(here, parcel, sha256)
     assert nothing_is_left(here)
-    assert not sender._fetch(parcel)
+    assert not sender.fetch(parcel)
 
 
 def test_an_agent_stops_a_stage_that_the_caller_withdrew(
@@ -156,7 +156,7 @@ def test_an_agent_stops_a_stage_that_the_caller_withdrew(
         work(here, parcel, sha256, withdraw)
     assert nothing_is_left(here)
     assert agent_parcel.Post(here / "caller").below(dispatch.HANDOVER) == []
-    assert not sender._fetch(parcel)
+    assert not sender.fetch(parcel)
 
 
 def test_an_agent_that_finishes_after_the_caller_gave_up_leaves_nothing_on_the_remote(
@@ -250,7 +250,7 @@ def test_results_whose_objects_were_erased_from_the_remote_are_not_taken(here: P
     (entry,) = (here / "store" / parcel.runs).iterdir()
     for md5 in (agent_parcel.kept(entry.read_bytes()) or {}).values():
         (here / "store" / "files" / "md5" / md5[:2] / md5[2:]).unlink()
-    assert not sender._fetch(parcel)
+    assert not sender.fetch(parcel)
     assert stage_runner.Runner(here / "caller").run("train@0") == "ran"
 
 
@@ -276,7 +276,7 @@ def test_a_folder_that_several_stages_make_and_a_file_that_git_keeps_travel_too(
     assert sorted(parcel.inputs) == ["artifacts/train/0", "artifacts/train/1"]
     assert "requests/demo.json" in parcel.files
     work(here, parcel, sha256)
-    assert sender._fetch(parcel)
+    assert sender.fetch(parcel)
     assert runner.run("score") == "restored"
 
 
