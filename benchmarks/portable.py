@@ -48,7 +48,7 @@ def main(
     records: int = 0,
     row: list[str] = [],  # noqa: B006
     out: Path = measure.RESULTS,
-    page: Path = measure.PAGE,
+    page: Path = Path("docs/models.md"),
 ) -> None:
     """Train in each environment, in turns, and put the table into the page.
 

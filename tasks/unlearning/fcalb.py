@@ -5,11 +5,10 @@ Adaptive Loss Balance", Journal of Computer Research and Development 61(10), 264
 10.7544/issn1000-1239.202440476. The abstract fixes the idea; losses and hyper-parameters are not
 public, so this is a reconstruction:
 
-    forget   L_f = sum over taps of d(phi(x_f), phi_random(x_f)), x_f in the forget set recover  L_r
-    = cross-entropy of f(x_r) and y_r,               x_r in a small part of the retain set balance
-    L   = 1/2 exp(-s_f) L_f + exp(-s_r) L_r + 1/2 (s_f + s_r), s learned (Kendall et al. 2018, eq.
-    10);
-                   others in `balances`
+    forget   L_f = sum over taps of d(phi(x_f), phi_random(x_f)), x_f in the forget set
+    recover  L_r = cross-entropy of f(x_r) and y_r, x_r in a small part of the retain set
+    balance  L = exp(-s_f) L_f / 2 + exp(-s_r) L_r + (s_f + s_r) / 2, s learned (Kendall et al.
+             2018, eq. 10); `loss_balances` has others
 
 The random model is freshly initialised: it has never seen the forget set, so it can teach what not
 knowing looks like.

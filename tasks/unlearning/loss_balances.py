@@ -1,19 +1,20 @@
-"""How the losses of forgetting and of recovering are weighed against each other, step by step.
+"""How the losses of forgetting (f) and of recovering (r) are weighed against each other, step by
+step.
 
-The abstract of FCALB (see `fcalb`) asks for an adaptive loss balance and does not say which; these
-are the ones in common use, with one interface, and a tuned fixed weight that an adaptive one has to
-be better than. Sources:
+The abstract of FCALB (see `fcalb`) asks for an adaptive loss balance and does not say which. These
+are the usual ones, behind one interface, and a fixed weight to compare them with:
 
-    uncertainty  w_f = 1/2 exp(-s_f), w_r = exp(-s_r), s learned              Kendall, Gal and
-    Cipolla 2018, eq. 10 fixed        w_f = `unlearn.forget_weight`, w_r = 1 gradnorm     w moved by
-    the sign of G_i - mean(G) r_i^1.5, sum 2          Chen et al. 2018, section 3 dwa          w_i =
-    2 softmax(rate_i / 2), rate_i = L_i(t-1) / L_i(t-2)    Liu, Johns and Davison 2019, section 3
-    imtl_g       w_i proportional to 1 / |g_i|: g_f and g_r bisected          Liu et al. 2021,
-    section 3
+- `uncertainty`: w_f = exp(-s_f) / 2, w_r = exp(-s_r), s learned. Kendall, Gal and Cipolla 2018,
+  eq. 10.
+- `fixed`: w_f = `unlearn.forget_weight`, w_r = 1.
+- `gradnorm`: w moved by the sign of G_i - mean(G) r_i^1.5, sum 2. Chen et al. 2018, section 3.
+- `dwa`: w_i = 2 softmax(rate_i / 2), rate_i = L_i(t-1) / L_i(t-2). Liu, Johns and Davison 2019,
+  section 3.
+- `imtl_g`: w_i proportional to 1 / |g_i|: g_f and g_r bisected. Liu et al. 2021, section 3.
 
-Losses are scalars with a gradient, smaller is better; weights are floats >= 0. Where one loss or
-gradient vanishes, most of these would hand it all of the weight: log weights are clamped, by
-`unlearn.max_log_weight` each.
+Losses are scalars with a gradient; weights are floats >= 0. Where one loss or gradient vanishes,
+most of these would give it all of the weight, so log weights are clamped by
+`unlearn.max_log_weight`.
 """
 
 from __future__ import annotations

@@ -233,7 +233,8 @@ def test_a_block_trained_at_once_has_the_models_of_one_trained_one_by_one(
         data=COLOUR, train=RECIPE, references=settings.References(seeds_per_block=3)
     )
     for together_wish in (1, 2):
-        wish = plain.model_copy(update={"compute": settings.Compute(together=together_wish)})
+        compute_wish = settings.Compute(together=together_wish, precision="float32")
+        wish = plain.model_copy(update={"compute": compute_wish})
         reference_blocks.train_block(
             "train", 1, rows, packed(), wish, tmp_path / str(together_wish)
         )

@@ -167,7 +167,8 @@ def test_the_loop_takes_the_steps_of_pytorchs_own_sgd_and_leaves_frozen_weights_
 
 
 def test_colour_lies_channels_last_on_a_processor_and_grey_as_ever() -> None:
-    place = compute.prepare(SMALL.compute)
+    float32 = SMALL.compute.model_copy(update={"precision": "float32"})
+    place = compute.prepare(float32)
     assert place.memory_format(3) == torch.channels_last
     assert place.memory_format(1) == torch.contiguous_format
     colour = training_loop.Records(
