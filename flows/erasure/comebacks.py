@@ -68,7 +68,9 @@ def keep(home: Path, batch: str, hashes: Iterable[str]) -> Path:
     """
     key = pseudonyms.make(home)
     path = home / FOLDER / f"{batch}{ENDING}"
-    lines = sorted({_keyed(key, oid) for oid in hashes} | set(_read(path).get(key.key_id, ())))
+    # a folder's list lies about as a plain file, too, whose MD5 has no ending
+    names = {name for oid in hashes for name in (oid, oid.removesuffix(".dir"))}
+    lines = sorted({_keyed(key, name) for name in names} | set(_read(path).get(key.key_id, ())))
     files.write_text(path, "\n".join([key.key_id, *lines]) + "\n")
     return path
 

@@ -337,6 +337,16 @@ def test_what_was_looked_at_before_is_found_when_it_changes_under_its_old_size_a
     assert came_back(home) == {"b": {"workspace": 1}}
 
 
+def test_a_list_of_hashes_from_an_old_cache_is_found_among_other_files(home: Path) -> None:
+    [listing] = (home / ".dvc/cache/files/md5").rglob("*.dir")
+    content = listing.read_bytes()
+    erase(home)
+    files.write_bytes(home / "artifacts/copy/old.dir", content)
+    assert came_back(home) == {"b": {"workspace": 1}}
+    erase(home)
+    assert not (home / "artifacts/copy/old.dir").exists()
+
+
 @pytest.mark.parametrize("content", [b"", b"no memory", b"\xff\xfe", b"a b c\n", b"a b\n"])
 def test_a_damaged_memory_of_earlier_looks_hides_nothing(home: Path, content: bytes) -> None:
     erase(home)
