@@ -103,7 +103,7 @@ def extend(
     One that cannot be extended is named, and the others are extended all the same; the exit code
     is 1 then.
 
-    Example: erasure-audit letters extend 7c9e6679 0f8fad5b --by "Ada Clerk" --reason "many requests at once"
+    Example: erasure-audit letters extend 7c9e6679 0f8fad5b --by "Ada Clerk" --reason "many"
     """
     from flows.correspondence import letters_sent
     from flows.register.register import RegisterError
@@ -155,7 +155,7 @@ def claim(
 
     To keep a request out of release and erasure altogether, see `requests hold`.
 
-    Example: erasure-audit letters claim 7c9e6679 --ground "Art. 17(3)(b) GDPR" --reason "tax law" --by "Ada Clerk"
+    Example: erasure-audit letters claim 7c9e6679 --ground "Art. 17(3)(b)" --reason "tax" --by Ada
     """
     from flows.correspondence import known_since
 

@@ -1,4 +1,4 @@
-"""The part of `evidence.json` that is about the request: its facts, its copies, and what people did."""
+"""The part of `evidence.json` about the request: its facts, its copies, what people did."""
 
 from __future__ import annotations
 

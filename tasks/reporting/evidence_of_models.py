@@ -1,4 +1,4 @@
-"""The part of `evidence.json` that is about the models: what they answer, what they cost, how they were made."""
+"""The part of `evidence.json` about the models: their answers, their cost, how they were made."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The part of `evidence.json` that says where its numbers come from: data, checks, software, keys."""
+"""The part of `evidence.json` about its origin: data, checks, software, keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The part of `evidence.json` that is about the test: its questions, limits, and whether it works."""
+"""The part of `evidence.json` about the test: its questions, its limits, whether it works."""
 
 from __future__ import annotations
 

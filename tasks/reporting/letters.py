@@ -205,7 +205,8 @@ class LetterWriter:
     def text(self, letter: Letter) -> str:
         """The letter as plain text."""
         wide = self.code != SOURCE  # Chinese has no spaces to break lines at
-        told = self._pages.globals["language"].gettext("Reference %(id)s")  # type: ignore[attr-defined]
+        speaker: Any = self._pages.globals["language"]
+        told = speaker.gettext("Reference %(id)s")
         lines = [letter.controller, told % {"id": letter.reference}, ""]
         for block in self.blocks(letter):
             if block["kind"] == "list":
