@@ -186,8 +186,7 @@ class LetterWriter:
         self.code = code
 
     def blocks(self, letter: Letter) -> list[dict[str, Any]]:
-        """The letter's parts in their order, the subject first: `kind` and `text`, or `entries` of a
-        list.
+        """The letter's parts in their order, the subject first: `kind`, and `text` or `entries`.
 
         Raises:
             EvidenceError, WorkspaceError: a template asks for what is not there, or is broken.
