@@ -1,4 +1,5 @@
-"""Stage `report`: one report per request as HTML, PDF and evidence, and the register of the batch.
+"""Stage `report`: per request a report and, once there is something to tell, the person's letter;
+and the register of the batch.
 
 The same evidence gives the same bytes, whatever the machine's clock, time zone, locale or hash
 seed: every date comes from the batch's record and the requests.
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from tasks.common import files, settings, stage_cli, worker_pool
 from tasks.common.errors import EvidenceError
 from tasks.common.language import Code, suffixes
-from tasks.reporting import build_evidence
+from tasks.reporting import build_evidence, letters
 from tasks.reporting.batch_register import build as build_register
 from tasks.reporting.batch_register import spreadsheet, stored, views
 from tasks.reporting.batch_register.schema import FILE, BatchRegister, Past
@@ -148,6 +149,20 @@ def write_one(press: Press, job: tuple[dict[str, Any], Path]) -> None:
         pdf = press.printer.pdf(html, evidence_file, item["provenance"]["started"])
         files.write_text(folder / f"report{suffix}.html", html)
         files.write_bytes(folder / f"report{suffix}.pdf", pdf)
+    letter = letters.of_evidence(item)
+    if letter is not None:
+        writer = press.writer(letters.language_of(item), letters.folder_of(item))
+        write_letter(letter, writer, press.printer, folder)
+
+
+def write_letter(
+    letter: letters.Letter, writer: letters.LetterWriter, printer: Printer, folder: Path
+) -> None:
+    """Write a letter to the data subject as page, PDF and text."""
+    html = writer.html(letter)
+    files.write_text(folder / "letter.html", html)
+    files.write_bytes(folder / "letter.pdf", printer.pdf(html, None, letter.at))
+    files.write_text(folder / "letter.txt", writer.text(letter))
 
 
 def folder_names(found: Sequence[dict[str, Any]]) -> list[str]:
@@ -198,6 +213,7 @@ class Press:
         """
         self.pages = {code: environment(templates, code) for code in codes}
         self.printer = Printer(templates)
+        self.writer = functools.cache(functools.partial(letters.LetterWriter, templates))
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def in_templates() -> Iterator[tuple[str, str, str]]:
     """File, message and plural, if any, of every use in a template."""
     from jinja2.ext import babel_extract
 
-    for path in sorted(path for path in TEMPLATES.iterdir() if path.suffix in TEXTS):
+    for path in sorted(path for path in TEMPLATES.rglob("*") if path.suffix in TEXTS):
         with path.open("rb") as file:
             for _, _, message, _ in babel_extract(file, ("_", "gettext", "ngettext"), (), OPTIONS):
                 one, many = (

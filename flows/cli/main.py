@@ -16,6 +16,7 @@ from flows.cli.agents import app as agents_app
 from flows.cli.erase import app as erase_app
 from flows.cli.import_ import app as import_app
 from flows.cli.interruption import Interruption
+from flows.cli.letters import app as letters_app
 from flows.cli.operate import app as operate_app
 from flows.cli.overview import app as register_app
 from flows.cli.plan import app as plan_app
@@ -46,6 +47,7 @@ app.add_typer(erase_app)
 app.add_typer(pool_app)
 app.add_typer(serve_app)
 app.add_typer(requests_app, name="requests")
+app.add_typer(letters_app, name="letters")
 app.add_typer(agents_app, name="agent")
 
 Batch = Annotated[

@@ -185,6 +185,31 @@ def verify(
 
 
 @app.command()
+def ground(
+    request: Request,
+    by: By,
+    ground: Annotated[str, typer.Option(help="Why it is asked, as Art. 17(1)(b) GDPR.")],
+    as_json: Json = False,
+) -> None:
+    """Record on which ground a deletion is asked for; the report quotes it.
+
+    Example: erasure-audit requests ground 7c9e6679 --ground "Art. 17(1)(b) GDPR" --by "Ada Clerk"
+    """
+    from flows.register import recorded
+
+    with _book() as (_, register):
+        case = register.case(register.find(request))
+        register.note(
+            recorded.GROUND,
+            _named(by),
+            request_id=case.request_id,
+            batch=case.batch,
+            ground=_named(ground, "--ground"),
+        )
+        _done([case], as_json)
+
+
+@app.command()
 def reject(requests: Requests, by: By, reason: Reason, as_json: Json = False) -> None:
     """Refuse requests for good, before they are in a batch. Those of a batch are decided on with
     its sign-off.
@@ -232,29 +257,6 @@ def lift(request: Request, by: By, reason: Reason, as_json: Json = False) -> Non
         _done(
             [register.lift(register.find(request), _named(by), _named(reason, "--reason"))], as_json
         )
-
-
-@app.command()
-def told(
-    request: Request,
-    to: Annotated[str, typer.Option(help="A recipient or processor, as the settings name it.")],
-    by: By,
-    comment: Annotated[
-        str, typer.Option(help="How, as a ticket; stands in the report. No personal data.")
-    ] = "",
-    as_json: Json = False,
-) -> None:
-    """Record that a recipient or processor was told of the erasure (Art. 19 GDPR). Reports that are
-    made after it say so, those of the release too.
-
-    Example: erasure-audit requests told 7c9e6679 --to "Example Ltd" --by "Ada Clerk"
-    """
-    from flows.release import registered
-
-    with _book() as (home, register):
-        case = register.case(register.find(request))
-        registered.note_told(home, register, case, to, _named(by), comment)
-        _done([case], as_json)
 
 
 @app.command()

@@ -12,13 +12,12 @@ import contextlib
 import dataclasses
 import getpass
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.erasure import comebacks, git_history, plan, pool_rows, receipts
+from flows.erasure import comebacks, git_history, papers, plan, pool_rows, receipts
 from flows.erasure.matcher import Judge, Sought
 from flows.erasure.plan import ErasurePlan
 from flows.erasure.shelf import Shelf
@@ -26,9 +25,8 @@ from flows.erasure.stores import databases, dvc, trees
 from flows.erasure.stores import git as git_store
 from flows.erasure.stores.store import Look, Store, StoreError
 from flows.intake import batch_requests
-from flows.pipeline import close_batch, stage_runner
-from flows.reports import signing
-from flows.workspace import checkouts, dvc_graph, dvc_locks, git, layout, shell, signing_keys
+from flows.pipeline import close_batch
+from flows.workspace import checkouts, dvc_graph, dvc_locks, git, layout, shell
 from tasks.common import files
 from tasks.common.errors import AuditError
 from tasks.data import records
@@ -440,29 +438,13 @@ def _drop_pointers(home: Path, judge: Judge) -> None:
 def _report(task: _Task, known: ErasurePlan, filed: list[receipts.Receipt]) -> None:
     """Make the report again with the receipts, sign it, commit and tag it."""
     home, batch = task.home, task.batch
-    decided = home / decisions.FOLDER / f"{batch}.json"
-    files.write_json(decided, receipts.in_decisions(home, known, filed))
-    name, tag = f"reports/{batch}", close_batch.tag_of(batch)
-    if not git.has_path(home, tag, name):
-        _commit(task, [decided])  # a batch of which no model saw anybody has no reports
-        return
-    lock = home / "dvc.lock"
-    with checkouts.at(home, tag) as copy:
-        for path in (decided, *sorted((home / "ledger/batches").glob(f"{batch}.json"))):
-            target = copy / path.relative_to(home)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target)
-        stage_runner.Runner(copy, 1, stage_runner.nobody).run("report", force=True)
-        key = signing_keys.at_hand(home)
-        if key is not None:
-            signing.sign(copy, batch, key)
-        for folder in (name, f"signed/{batch}"):
-            if (copy / folder).is_dir():
-                with files.whole_folder(home / folder) as draft:
-                    shutil.copytree(copy / folder, draft, dirs_exist_ok=True)
-        if shell.succeeds(home, "diff", "--quiet", f"release/{batch}", "--", "dvc.lock"):
-            files.write_bytes(lock, (copy / "dvc.lock").read_bytes())  # else it is a later batch's
-    _commit(task, [decided, home / name, home / "signed" / batch, lock])
+    content = receipts.in_decisions(home, known, filed)
+    if task.register is not None:
+        from flows.register import recorded
+
+        content = recorded.in_decisions(content, task.register, batch, recorded.parties(home))
+    files.write_json(home / decisions.FOLDER / f"{batch}.json", content)
+    _commit(task, papers.renew(home, batch))
 
 
 def _commit(task: _Task, changed: list[Path]) -> None:

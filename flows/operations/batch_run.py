@@ -21,9 +21,10 @@ from typing import Any
 from flows.intake import batch_requests
 from flows.operations import notices
 from flows.pipeline import cache_repair, close_batch, results, stage_runner
+from flows.register import recorded
 from flows.register.anchors import HEADS
 from flows.register.register import IN_BATCH, SET_ASIDE, Lease, Register, State
-from flows.release import next_audit, registered, standing
+from flows.release import next_audit, standing
 from flows.reports import signing
 from flows.workspace import checkouts, git, shell, signing_keys
 from tasks.common import files, settings
@@ -150,7 +151,7 @@ class BatchRun:
         )
         assignments = [f"{key}={json.dumps(value)}" for key, value in wishes.items()]
         settings.assign(self.place / "params.yaml", [*assignments, f'batch="{self.batch}"'])
-        registered.file(self.place, self.register, self.batch)
+        recorded.file(self.place, self.register, self.batch)
         with logged(self.home, self.batch, self.listener) as listener:
             try:
                 self.audit(self.place, self.batch, listener)

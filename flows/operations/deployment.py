@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.operations import heartbeats, notices
+from flows.register import recorded
 from flows.register.register import BusyError, Register
-from flows.release import approval, registered
+from flows.release import approval
 from flows.release.standing import page
 from flows.reports import overview
 from tasks.common import settings
@@ -89,7 +90,7 @@ def write_overview(home: Path) -> overview.Overview:
     Raises:
         AuditError: the templates, the settings or the register cannot be used.
     """
-    return overview.write(home, closed=registered.closed(home))
+    return overview.write(home, closed=recorded.closed(home))
 
 
 def expect_heartbeats() -> list[heartbeats.Heartbeat]:

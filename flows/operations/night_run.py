@@ -20,7 +20,7 @@ from flows.operations import run_batch as batches
 from flows.operations.batch_run import ACTOR, Audit, BatchRun, failures
 from flows.pipeline import prepare, results, stage_runner
 from flows.pipeline.console import counted
-from flows.register import anchors
+from flows.register import anchors, recorded
 from flows.register.register import (
     IN_BATCH,
     BusyError,
@@ -30,7 +30,7 @@ from flows.register.register import (
     RegisterError,
     State,
 )
-from flows.release import approval, registered
+from flows.release import approval
 from flows.reports import overview
 from flows.workspace import checkouts, dvc_locks, environment, git
 from tasks.common import settings
@@ -181,7 +181,7 @@ def _night(
 
 def _audited(home: Path, register: Register, batch: str) -> Night:
     with suppress(AuditError):  # a view only, which `erasure-audit register` makes again
-        overview.write(home, closed=registered.closed(home, register))
+        overview.write(home, closed=recorded.closed(home, register))
     line = approval.standing(home, register, batch).line
     text = f"{line}.{_where_reports_are(home, batch)}"
     notices.send(

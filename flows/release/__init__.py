@@ -1,3 +1,3 @@
 """From an audited batch to a finished one: sign-off, release, closing."""
 
-__all__ = ["approval", "finishing", "next_audit", "registered", "release", "standing"]
+__all__ = ["approval", "finishing", "next_audit", "release", "standing"]

@@ -98,7 +98,7 @@ def _judge_by_hand(
     for request in now(State.BATCHED, State.AUDITED):
         code = evidence[request]["request"].get("code")
         if evidence[request]["status"] == "rejected" and code != NOT_IN_TRAINING:
-            register.move([request], State.REJECTED, by, reason=str(code))
+            register.move([request], State.REJECTED, by, reason=str(code), code=str(code))
     verdicts = {request: _verdict(evidence[request]) for request in now(State.BATCHED)}
     register.move(list(verdicts), State.AUDITED, by, verdicts=verdicts, how=BY_HAND)
     register.move(now(State.AUDITED), State.AWAITING_SIGNOFF, by, how=BY_HAND)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from flows.pipeline import stage_runner
+from flows.register import recorded
 from flows.register.register import Register
-from flows.release import approval, registered
+from flows.release import approval
 from flows.release.workspace_switch import Told
 from flows.reports import signing
 from flows.workspace import shell, signing_keys
@@ -30,17 +31,10 @@ def write(home: Path, copy: Path, register: Register, batch: str, told: Told) ->
     approvals = approval.decided(register, batch, shell.git(copy, "rev-parse", "HEAD^{commit}"))
     standing = approval.standing(home, register, batch)
     chosen = {"released": standing.model} if standing.state in ("approved", "released") else {}
-    told_of = [
-        *filed.get("notices", []),
-        *registered.notices(register, batch, registered.parties(copy)),
-    ]
-    facts = {
-        "registered": registered.of_batch(register, batch),
-        "notices": [
-            notice for place, notice in enumerate(told_of) if notice not in told_of[:place]
-        ],
-    }
-    files.write_json(path, {**decisions.EMPTY, **filed, **facts, **chosen, "approvals": approvals})
+    known = recorded.in_decisions(
+        {**decisions.EMPTY, **filed}, register, batch, recorded.parties(copy)
+    )
+    files.write_json(path, {**known, **chosen, "approvals": approvals})
     stage_runner.Runner(copy, 1).run("report")
     key = signing_keys.at_hand(home)
     if key is not None:

@@ -9,9 +9,9 @@ from typing import Any
 
 from flows.erasure import carry_out, comebacks
 from flows.pipeline import close_batch
-from flows.register import anchors
+from flows.register import anchors, recorded
 from flows.register.register import Register, State
-from flows.release import approval, decided_reports, registered
+from flows.release import approval, decided_reports
 from flows.release.release import ACTOR, release
 from flows.release.workspace_switch import Told
 from flows.reports import overview as pages
@@ -64,7 +64,7 @@ def finalize(
         anchors.anchor(home, register)
     if done and (home / "reports").is_dir():
         with contextlib.suppress(AuditError):  # `erasure-audit register` makes it again
-            pages.write(home, closed=registered.closed(home, register))
+            pages.write(home, closed=recorded.closed(home, register))
     return Finalized(tuple(done), waits)
 
 

@@ -25,7 +25,7 @@ from tasks.signatures.keys import Signer, UntrustedError
 from tasks.signatures.statement import Statement, unseal
 from tasks.signatures.time_stamps import StampPolicy, TimeStamp
 
-PARTS = ("report*.pdf", "report*.html", "evidence.json")
+PARTS = ("report*.pdf", "report*.html", "evidence.json", "letter.html", "letter.pdf", "letter.txt")
 """The files of a report."""
 LARGEST = 512 * 1024 * 1024
 """Largest file that is looked at, bytes."""

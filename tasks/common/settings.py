@@ -497,6 +497,29 @@ class OutOfScopeModel(Section):
     why: str = Field(min_length=1)
 
 
+class Retention(Section):
+    """How long something that the tool makes of a request is kept."""
+
+    what: str = Field(min_length=1, description="as the report, the scores or the pseudonyms")
+    period: str = Field(min_length=1, description="how long, and from when")
+
+
+class Decider(Section):
+    """In which role people decide on requests, and why they can."""
+
+    role: str = Field(min_length=1)
+    competence: str = Field(min_length=1, description="what qualifies them")
+    independence: str = Field(min_length=1, description="of whom, and how that is kept")
+
+
+class DerivedModel(Section):
+    """A model that was made from the original one, or handed on."""
+
+    model: str = Field(min_length=1)
+    to: str = Field(min_length=1, description="whom it went to")
+    recall: str = Field(min_length=1, description="what became of its recall")
+
+
 class Report(Section):
     """What the report says of the organisation, and what only the organisation knows."""
 
@@ -540,6 +563,33 @@ class Report(Section):
         description="models made from the data, or from the original model, that this audit is "
         "not about,"
         " `{model, why}`",
+    )
+    letters: str = Field(
+        "letters",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$",
+        description="folder in `reports/templates` with the letters to data subjects; what it lacks"
+        " is taken from `letters`",
+    )
+    contact: str = Field("", description="where data subjects can ask, for their letters")
+    authority: str = Field(
+        "", description="the supervisory authority in charge, for the letters; name and address"
+    )
+    processing_record: str = Field(
+        "", description="the entry in the records of processing activities (Art. 30 GDPR)"
+    )
+    deletion_rule: str = Field(
+        "", description="the rule by which these data are deleted (ISO/IEC 27555), or its number"
+    )
+    retention: tuple[Retention, ...] = Field(
+        (),
+        description="how long reports, scores and pseudonyms themselves are kept, `{what, period}`",
+    )
+    deciders: tuple[Decider, ...] = Field(
+        (), description="who decides on requests, `{role, competence, independence}`"
+    )
+    derived_models: tuple[DerivedModel, ...] = Field(
+        (),
+        description="models derived from the original one, or handed on, `{model, to, recall}`",
     )
 
 

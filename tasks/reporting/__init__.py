@@ -5,6 +5,7 @@ __all__ = [
     "build_evidence",
     "evidence_schema",
     "evidence_sources",
+    "letters",
     "pages",
     "pdf",
 ]

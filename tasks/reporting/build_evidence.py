@@ -10,6 +10,7 @@ from typing import Any
 from tasks.common import language
 from tasks.common.errors import EvidenceError, RequestError
 from tasks.common.language import say
+from tasks.common.settings import Report
 from tasks.reporting.evidence_aftermath import UNSEEN, aftermath
 from tasks.reporting.evidence_measurements import audited
 from tasks.reporting.evidence_provenance import checks, data_set, provenance, reproduction
@@ -190,7 +191,7 @@ def common(sources: Sources, entry: Mapping[str, Any], where: str) -> dict[str, 
         "deadline": due(
             entry, take(sources.record, "started", "the batch record"), chosen.report.holidays
         ),
-        "organisation": {"controller": chosen.report.controller, "system": chosen.report.system},
+        "organisation": organisation(chosen.report),
         "thresholds": chosen.verify.model_dump(),
         "data": data_set(sources),
         "checks": checks(sources, entry_id(entry)),
@@ -199,6 +200,19 @@ def common(sources: Sources, entry: Mapping[str, Any], where: str) -> dict[str, 
         "provenance": provenance(sources),
         "reproduction": reproduction(sources.batch),
         "languages": language.wanted(chosen.report.languages, entry.get("languages", [])),
+    }
+
+
+def organisation(chosen: Report) -> dict[str, Any]:
+    """What only the organisation knows; what it did not say is null or empty."""
+    said = ("contact", "authority", "processing_record", "deletion_rule")
+    return {
+        "controller": chosen.controller,
+        "system": chosen.system,
+        **{name: getattr(chosen, name) or None for name in said},
+        "retention": [entry.model_dump() for entry in chosen.retention],
+        "deciders": [entry.model_dump() for entry in chosen.deciders],
+        "derived_models": [entry.model_dump() for entry in chosen.derived_models],
     }
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from tasks.common.errors import EvidenceError
-from tasks.reporting.evidence_schema import Exemption, Signoff
+from tasks.reporting.evidence_of_case import Exemption, Signoff
 from tasks.reporting.evidence_sources import Sources, take
 from tasks.requests import decisions
 from tasks.training.history import FROM_SCRATCH

@@ -12,7 +12,7 @@ from typing import Any
 from tasks.common.errors import EvidenceError
 from tasks.common.language import say
 from tasks.common.settings import Settings
-from tasks.reporting.evidence_schema import SelfCheck
+from tasks.reporting.evidence_of_test import SelfCheck
 from tasks.reporting.evidence_sources import Sources, take
 from tasks.unlearning import fcalb
 from tasks.unlearning.rivals import recipes, registry

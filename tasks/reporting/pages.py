@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.common.errors import EvidenceError, WorkspaceError
 from tasks.common.language import SOURCE, Code, Language
-from tasks.reporting import charts
+from tasks.reporting import charts, chronology
 
 if TYPE_CHECKING:
     import jinja2
@@ -35,7 +35,7 @@ def environment(templates: Path, language: Code = SOURCE) -> jinja2.Environment:
     )
     Language.load(language, templates / "locales").install(found)
     found.filters.update(json=shown_json)
-    found.globals.update(charts.HELPERS)
+    found.globals.update({**charts.HELPERS, **chronology.HELPERS})
     found.globals["font"] = lambda name: as_address(templates / "fonts" / name)
     return found
 

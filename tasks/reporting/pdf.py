@@ -8,6 +8,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator
+from datetime import datetime
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -60,16 +61,21 @@ class Printer:
         self._typefaces: Any = weasyprint.CSS(filename=sheet, font_config=self.fonts)
         self._styles: dict[str, Any] = {}
 
-    def pdf(self, html: str, attached: Path, started: str) -> bytes:
-        """A page as PDF, tagged, with an attachment; it declares itself PDF/A-3a and PDF/UA-1.
+    def pdf(self, html: str, attached: Path | None, started: str) -> bytes:
+        """A page as PDF, tagged; it declares itself PDF/A-3a and PDF/UA-1.
 
         Args:
             html: the page.
-            attached: file that the PDF carries.
+            attached: file that the PDF carries; None: none.
             started: time stamp (RFC 3339) for every date in the PDF.
         """
         created = moment(started)
-        attachment = self._weasyprint.Attachment(
+        attachments = [] if attached is None else [self._attachment(attached, created)]
+        with source_date(int(created.timestamp())), no_collection():
+            return self._printed(html, attachments)
+
+    def _attachment(self, attached: Path, created: datetime) -> Any:
+        return self._weasyprint.Attachment(
             string=attached.read_bytes(),
             name=attached.name,
             description="The evidence of this report, machine-readable",
@@ -77,10 +83,8 @@ class Printer:
             modified=created,
             relationship="Data",
         )
-        with source_date(int(created.timestamp())), no_collection():
-            return self._printed(html, attachment)
 
-    def _printed(self, html: str, attachment: Any) -> bytes:
+    def _printed(self, html: str, attachments: list[Any]) -> bytes:
         """The PDF; what it was made with is garbage when this returns, and is collected before the
         next page."""
         target = BytesIO()
@@ -92,7 +96,7 @@ class Printer:
         page.metadata.generate_rdf_metadata = lambda *names: accessible(about(*names))
         page.write_pdf(
             target,
-            attachments=[attachment],
+            attachments=attachments,
             pdf_variant="pdf/a-3a",
             pdf_identifier=hashlib.sha256(html.encode()).hexdigest()[:32].encode(),
         )

@@ -112,6 +112,27 @@ class RecordedExtension(BaseModel):
     to: Day = Field(description="the new last day")
 
 
+class RecordedRefusal(BaseModel):
+    """A request that people refused for good, as the register has it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    at: Moment
+    by: Words
+    reason: Words
+
+
+class RecordedLetter(BaseModel):
+    """A letter to the data subject that was sent, as the register has it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    at: Moment
+    by: Words
+    how: Words = Field(description="by which way it was sent; no address and no name")
+    kind: Literal["answer", "extension", "refusal"]
+
+
 class Registered(BaseModel):
     """What the register of requests knows of one request and its report has to say."""
 
@@ -119,6 +140,11 @@ class Registered(BaseModel):
 
     identity: RecordedIdentityCheck | None = None
     extension: RecordedExtension | None = None
+    ground: str | None = Field(
+        None, max_length=200, description="why the data subject asks, as Art. 17(1)(b) GDPR"
+    )
+    refusal: RecordedRefusal | None = None
+    letters: list[RecordedLetter] = []
 
 
 class Decisions(BaseModel):

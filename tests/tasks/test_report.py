@@ -96,14 +96,15 @@ def html_of(inputs: dict[str, Any], request_id: str) -> str:
     return render_page(page_environment(TEMPLATES), "report.html.j2", {"e": found[request_id]})
 
 
-def test_every_request_has_its_three_files_and_the_batch_its_index_and_register(made: Path) -> None:
+def test_every_request_has_its_files_and_the_batch_its_index_and_register(made: Path) -> None:
     files = {
         f"{request}/{name}"
         for request in REQUESTS
         for name in ("report.html", "report.pdf", "evidence.json")
     }
+    letter = {f"{fabricated.SET_ASIDE}/letter.{form}" for form in ("html", "pdf", "txt")}
     of_batch = {"index.html", "register.json", "register.csv", "summary.html", "summary.pdf"}
-    assert set(tree(made)) == files | of_batch
+    assert set(tree(made)) == files | letter | of_batch
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from tasks.common.errors import EvidenceError
 from tasks.common.language import Code
-from tasks.reporting import evidence_schema as evidence
+from tasks.reporting.evidence_of_test import DiscoveryControl
+from tasks.reporting.evidence_part import Count, Hash, Part, Share, Verdict
 
 SCHEMA_VERSION = 2
 FILE = "register.json"
@@ -30,11 +31,10 @@ SOON = 7
 Progress = Literal["awaiting_signoff", "refused", "set_aside", "released", "erased", "closed"]
 """How far a request is. A batch's own files never say `closed`, for they are older than that: the
 pages of all batches say it, where the register of requests does."""
-Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float | None, Field(ge=0)]
 
 
-class Influence(evidence.Part):
+class Influence(Part):
     """The residual influence with its interval; null where none was measured."""
 
     estimate: float | None
@@ -42,7 +42,7 @@ class Influence(evidence.Part):
     high: float | None
 
 
-class Line(evidence.Part):
+class Line(Part):
     """One request."""
 
     request_id: str
@@ -51,9 +51,9 @@ class Line(evidence.Part):
     status: Literal["audited", "rejected"]
     progress: Progress
     test: Literal["references", "screening", "none"] | None
-    verdict: evidence.Verdict
+    verdict: Verdict
     outcome: Outcome
-    register_: evidence.DiscoveryControl | None = Field(alias="register")
+    register_: DiscoveryControl | None = Field(alias="register")
     reason: str
     regulation: str | None
     received: str | None
@@ -62,10 +62,10 @@ class Line(evidence.Part):
     deadline: date | None = Field(strict=False)
     days_left: int | None
     residual_influence: Influence
-    sha256: dict[str, evidence.Hash]
+    sha256: dict[str, Hash]
 
 
-class Cost(evidence.Part):
+class Cost(Part):
     """Wall-clock time, s; null where nobody knows."""
 
     train: Seconds
@@ -74,7 +74,7 @@ class Cost(evidence.Part):
     references: Seconds = Field(description="of all reference models together")
 
 
-class BatchRegister(evidence.Part):
+class BatchRegister(Part):
     """A batch and its requests, the worst first."""
 
     schema_version: Literal[2]
@@ -84,7 +84,7 @@ class BatchRegister(evidence.Part):
     controller: str
     system: str
     mode: Literal["references", "screening"]
-    alpha: evidence.Share
+    alpha: Share
     method: str | None = Field(description="null where no request was carried out")
     cost: Cost
     passes: Count
@@ -130,7 +130,7 @@ class BatchRegister(evidence.Part):
         return self.model_copy(update={"requests": lines})
 
 
-class Deadlines(evidence.Part):
+class Deadlines(Part):
     """Requests by what is left of their deadline."""
 
     overdue: Count
@@ -140,7 +140,7 @@ class Deadlines(evidence.Part):
     next: date | None = Field(strict=False, description="the nearest deadline that is not over")
 
 
-class Past(evidence.Part):
+class Past(Part):
     """What a later batch's summary says of this one."""
 
     batch: str

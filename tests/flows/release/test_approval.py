@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from flows.register import recorded
 from flows.register.register import BusyError, Case, Event, Intake, Register, State
-from flows.release import approval, next_audit, registered, standing
+from flows.release import approval, next_audit, standing
 from flows.release.standing import SignoffError
 from flows.workspace import layout, shell
 from tasks.common import files, settings
@@ -136,10 +137,10 @@ def test_the_register_tells_reports_of_identity_checks_and_extensions(
 ) -> None:
     wait(register, {PASS: "pass", OTHER: "pass"})
     register.extend(PASS, "Ada Clerk", "many requests")
-    facts = registered.of_batch(register, BATCH)
+    facts = recorded.of_batch(register, BATCH)
     assert facts[OTHER]["identity"]["how"] == "passport"
     assert facts[PASS]["extension"]["reason"] == "many requests"
-    registered.file(home, register, BATCH)
+    recorded.file(home, register, BATCH)
     filed = files.read_json(home / decisions.FOLDER / f"{BATCH}.json")
     assert decisions.parse(filed, [PASS, OTHER]).of(PASS).registered[PASS].extension is not None
 

@@ -17,13 +17,16 @@ from typing import Any
 
 import pytest
 
+from flows.correspondence import known_since
+from flows.register import recorded
 from flows.register.register import BusyError, Register, RegisterError, State
-from flows.release import approval, finishing, model_card, registered, release
+from flows.release import approval, finishing, model_card, release
 from flows.release.release_contents import ReleaseError
 from flows.release.standing import SignoffError
 from flows.workspace import shell
 from tasks.common import files, settings
-from tasks.common.errors import SettingsError, WorkspaceError
+from tasks.common.errors import WorkspaceError
+from tasks.requests import decisions
 from tasks.training import release_lineage
 from tests.worlds import signed_off
 from tests.worlds.signed_off import ASIDE, BATCH, OTHER, PASS, snapshot
@@ -86,20 +89,17 @@ def home(prepared: Path, tmp_path: Path) -> Path:
     return signed_off.copy(prepared, tmp_path / "home")
 
 
-def test_whom_the_controller_told_comes_from_the_register_into_the_decisions_of_the_release(
+def test_whom_the_controller_told_comes_into_the_reports_of_a_batch_that_knows_that_party(
     home: Path,
 ) -> None:
+    party = '[{name: "Example Analytics", disclosed: "pictures"}]'
+    settings.assign(home / "params.yaml", [f"report.recipients={party}"])
     with closed(Register(home)) as register:
-        case = register.case(PASS)
-        with pytest.raises(SettingsError, match="none is set"):
-            registered.note_told(home, register, case, "Example Analytics", "Ada Clerk")
-        party = '[{name: "Example Analytics", disclosed: "pictures"}]'
-        settings.assign(home / "params.yaml", [f"report.recipients={party}"])
-        registered.note_told(home, register, case, "Example Analytics", "Ada Clerk", "ticket 4711")
-        (event,) = register.history(PASS, kind="told")
-        told = registered.notices(register, BATCH, registered.parties(home))
+        known_since.told(home, register, PASS, "Ada Clerk", "Example Analytics", "ticket 4711")
+        (event,) = register.history(PASS, kind=recorded.NOTICE)
+        content = recorded.in_decisions(decisions.EMPTY, register, BATCH, recorded.parties(home))
         release.release(home, register, BATCH)
-    assert told == [
+    assert content["notices"] == [
         {
             "at": event.at,
             "by": "Ada Clerk",
@@ -108,7 +108,7 @@ def test_whom_the_controller_told_comes_from_the_register_into_the_decisions_of_
             "comment": "ticket 4711",
         }
     ]
-    # a report knows the parties of its batch's settings, and this one began before
+    # the settings of this batch, which began before, do not name that party
     filed = json.loads(shell.git(home, "show", f"release/{BATCH}:ledger/decisions/{BATCH}.json"))
     assert filed["notices"] == []
 

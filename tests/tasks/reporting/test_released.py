@@ -71,7 +71,7 @@ def test_a_refused_retrain_deleted_nothing() -> None:
 def test_a_pass_beside_others_that_did_not_pass_says_that_it_cannot_be_released() -> None:
     evidence = evidence_of(fabricated.PASS)
     assert evidence["held_back_by"] == 4
-    assert "Split the requests that passed off into a batch" in page_of(evidence)
+    assert "Have the requests that passed put into a batch of their own" in page_of(evidence)
     assert evidence_of(fabricated.FAIL)["held_back_by"] == 0
 
 

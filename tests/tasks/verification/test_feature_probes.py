@@ -21,7 +21,7 @@ from tasks.common import files, settings
 from tasks.common.errors import EvidenceError, ModelError
 from tasks.common.language import with_sentences
 from tasks.data import image_pack
-from tasks.reporting import evidence_measurements, evidence_schema
+from tasks.reporting import evidence_measurements, evidence_of_models
 from tasks.training import architectures, checkpoints, compute, reference_blocks, training_loop
 from tasks.verification import feature_probes
 from tasks.verification.scoring import Floats
@@ -455,7 +455,7 @@ def test_a_screening_has_nothing_to_compare_with_and_says_so(audit: Path, tmp_pa
 def test_what_the_stage_writes_is_what_the_evidence_takes(audit: Path, tmp_path: Path) -> None:
     found = run(audit, tmp_path)
     taken = [
-        evidence_schema.Features.model_validate(evidence_measurements.features(found, request))
+        evidence_of_models.Features.model_validate(evidence_measurements.features(found, request))
         for request in IDS
     ]
     assert taken[0].linear_probe.model_dump() == without_reason(
@@ -465,7 +465,7 @@ def test_what_the_stage_writes_is_what_the_evidence_takes(audit: Path, tmp_path:
     assert taken[1].cka.model_dump() == {"reason": found["requests"][IDS[1]]["cka"]["reason"]}
     assert taken[0].relearn.model_dump() == without_reason(found["relearn"])
     unmeasured = run(audit, tmp_path, original=audit / "retrain" / "0" / "seed-0.safetensors")
-    kept = evidence_schema.Features.model_validate(
+    kept = evidence_of_models.Features.model_validate(
         evidence_measurements.features(unmeasured, IDS[0])
     ).relearn
     assert kept.model_dump() == {"reason": unmeasured["relearn"]["reason"]}

@@ -1,0 +1,186 @@
+"""The commands `erasure-audit letters`: letters to data subjects, notices to recipients, claimed
+exceptions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flows.cli.requests import By, Json, Requests, _book, _named
+
+app = typer.Typer(
+    help="Letters to data subjects, and what recipients were told: due, written, sent.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+Target = Annotated[
+    str, typer.Argument(metavar="BATCH|REQUEST", help="Name of a batch, or id of a request of it.")
+]
+How = Annotated[str, typer.Option(help="By which way, as registered post; no address and no name.")]
+
+
+@app.command()
+def due(as_json: Json = False) -> None:
+    """List the letters that were not sent yet, each with its own last day.
+
+    Example: erasure-audit letters due
+    """
+    from flows.correspondence import letters_sent
+
+    with _book() as (home, register):
+        found = letters_sent.due(home, register)
+    if as_json:
+        _print([letter.plain() for letter in found])
+        return
+    for letter in found:
+        until = letter.due.isoformat() if letter.due else "no date"
+        typer.echo(
+            f"{letter.request_id}  {letter.letter}  {until}  {letter.file or '(letters write)'}"
+        )
+    if not found:
+        typer.echo("No letter is due.")
+
+
+@app.command()
+def write(
+    requests: Requests,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write them into.")] = Path(
+        "letters"
+    ),
+    as_json: Json = False,
+) -> None:
+    """Write notices of extension and refusals, each as page, PDF and text.
+
+    Answers are made with the reports and lie beside them.
+
+    Example: erasure-audit letters write 7c9e6679 0f8fad5b --out letters
+    """
+    from flows.correspondence import letters_sent
+
+    with _book() as (home, register):
+        ids = [register.find(each) for each in requests]
+        folders = letters_sent.write(home, register, ids, out)
+    if as_json:
+        _print([folder.as_posix() for folder in folders])
+        return
+    for folder in folders:
+        typer.echo(f"{folder / 'letter.pdf'}")
+
+
+@app.command()
+def sent(requests: Requests, by: By, how: How, as_json: Json = False) -> None:
+    """Record that the due letters of requests were sent, all of them or none.
+
+    Example: erasure-audit letters sent 7c9e6679 0f8fad5b --by "Ada Clerk" --how "registered post"
+    """
+    from flows.correspondence import letters_sent
+
+    with _book() as (home, register):
+        ids = [register.find(each) for each in requests]
+        found = letters_sent.sent(home, register, ids, _named(by), _named(how, "--how"))
+    if as_json:
+        _print([letter.plain() for letter in found])
+        return
+    for letter in found:
+        typer.echo(f"{letter.request_id}  {letter.letter}  sent")
+
+
+@app.command()
+def extend(
+    requests: Requests,
+    by: By,
+    reason: Annotated[str, typer.Option(help="Why; stands in the letters. No personal data.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the letters.")] = Path(
+        "letters"
+    ),
+) -> None:
+    """Extend the deadlines of many requests, and write the notice to each data subject.
+
+    One that cannot be extended is named, and the others are extended all the same; the exit code
+    is 1 then.
+
+    Example: erasure-audit letters extend 7c9e6679 0f8fad5b --by "Ada Clerk" --reason "many"
+    """
+    from flows.correspondence import letters_sent
+    from flows.register.register import RegisterError
+
+    refused = False
+    with _book() as (home, register):
+        done = []
+        for each in requests:
+            try:
+                case = register.extend(register.find(each), _named(by), _named(reason, "--reason"))
+                done.append(case.request_id)
+            except RegisterError as error:
+                typer.echo(str(error), err=True)
+                refused = True
+        for folder in letters_sent.write(home, register, done, out):
+            typer.echo(f"{folder / 'letter.pdf'}")
+    if refused:
+        raise typer.Exit(1)
+
+
+@app.command()
+def told(
+    target: Target,
+    by: By,
+    to: Annotated[
+        str, typer.Option(help="Whom, as report.recipients or report.processors names him.")
+    ],
+    comment: Annotated[str, typer.Option(help="Stands in the report. No personal data.")] = "",
+) -> None:
+    """Record that a recipient or a processor was told of the erasure (Art. 19 GDPR).
+
+    Example: erasure-audit letters told 2026-11-21 --to "Research group" --by "Ada Clerk"
+    """
+    from flows.correspondence import known_since
+
+    with _book() as (home, register):
+        known_since.told(home, register, target, _named(by), to, comment.strip())
+    typer.echo(f"{to}: recorded")
+
+
+@app.command()
+def claim(
+    target: Target,
+    by: By,
+    ground: Annotated[str, typer.Option(help="The provision, as Art. 17(3)(b) GDPR.")],
+    reason: Annotated[str, typer.Option(help="Why it applies. No personal data.")],
+) -> None:
+    """Record an exception that is claimed against an erasure, for what is kept (Art. 17(3) GDPR).
+
+    To keep a request out of release and erasure altogether, see `requests hold`.
+
+    Example: erasure-audit letters claim 7c9e6679 --ground "Art. 17(3)(b)" --reason "tax" --by Ada
+    """
+    from flows.correspondence import known_since
+
+    with _book() as (_, register):
+        known_since.claim(
+            register, target, _named(by), _named(ground, "--ground"), _named(reason, "--reason")
+        )
+    typer.echo(f"{ground}: recorded")
+
+
+@app.command()
+def renew(
+    batch: Annotated[str, typer.Argument(help="Name of an erased batch.")],
+) -> None:
+    """Make the reports of an erased batch again with what was recorded since: letters, notices,
+    exceptions. They are signed again and committed.
+
+    Example: erasure-audit letters renew 2026-11-21
+    """
+    from flows.correspondence import known_since
+
+    with _book() as (home, register):
+        new = known_since.renew(home, register, batch)
+    typer.echo(f"Reports of batch {batch}: {'made again' if new else 'nothing new is on record'}")
+
+
+def _print(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))

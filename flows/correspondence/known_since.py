@@ -1,0 +1,104 @@
+"""What is recorded beside a batch's decisions: notices to recipients, claimed exceptions; and
+reports that are made again with all that the register knows by now."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flows.erasure import carry_out, papers
+from flows.register import recorded
+from flows.register.register import Register, UnknownRequestError
+from flows.workspace import git
+from tasks.common import files
+from tasks.common.errors import AuditError
+from tasks.requests import decisions
+
+
+class RecordError(AuditError):
+    """Something that cannot be recorded, or not be shown yet."""
+
+
+def told(home: Path, register: Register, target: str, by: str, to: str, comment: str = "") -> None:
+    """Record that a recipient or a processor was told of an erasure (Art. 19 GDPR).
+
+    Args:
+        home: the workspace.
+        register: its register.
+        target: name of a batch, or id of a request.
+        by: who told him.
+        to: his name, as `report.recipients` or `report.processors` lists it.
+        comment: free text for the report.
+
+    Raises:
+        RecordError: the settings list nobody of that name, or there is no such batch.
+    """
+    names = recorded.parties(home)
+    if to not in names:
+        raise RecordError(
+            f"got {to!r}, expected one of {', '.join(map(repr, names)) or 'none listed'}: those in "
+            "report.recipients and report.processors"
+        )
+    batch, request = _target(register, target)
+    register.note(recorded.NOTICE, by, request_id=request, batch=batch, to=to, comment=comment)
+
+
+def claim(register: Register, target: str, by: str, ground: str, reason: str) -> None:
+    """Record an exception that is claimed against an erasure (Art. 17(3) GDPR).
+
+    Args:
+        register: the register.
+        target: name of a batch, or id of a request.
+        by: who claims it.
+        ground: the provision.
+        reason: why it applies; no personal data.
+
+    Raises:
+        RecordError: there is no such batch.
+    """
+    batch, request = _target(register, target)
+    register.note(
+        recorded.EXCEPTION, by, request_id=request, batch=batch, ground=ground, reason=reason
+    )
+
+
+def _target(register: Register, target: str) -> tuple[str, str | None]:
+    """The batch that is meant, and the request if a single one is."""
+    try:
+        case = register.case(register.find(target))
+    except UnknownRequestError:
+        if not register.cases(batch=target):
+            raise RecordError(
+                f"got {target!r}, expected the name of a batch or the id of a request"
+            ) from None
+        return target, None
+    if case.batch is None:
+        raise RecordError(f"request {case.request_id} is in no batch yet, so it has no report")
+    return case.batch, case.request_id
+
+
+def renew(home: Path, register: Register, batch: str) -> bool:
+    """Make the reports of a closed batch again with what the register knows by now.
+
+    Returns:
+        Whether anything was new.
+
+    Raises:
+        RecordError: the batch is not erased and closed.
+        BusyError: a release or an erasure is at work.
+    """
+    path = home / decisions.FOLDER / f"{batch}.json"
+    if not path.exists() or git.commit_of(home, f"refs/tags/erased/{batch}") is None:
+        raise RecordError(
+            f"batch {batch} is not erased yet; its reports are made again when it is, with all "
+            "that the register knows"
+        )
+    with register.lease(carry_out.LEASE):
+        filed = files.read_json(path)
+        content = recorded.in_decisions(filed, register, batch, recorded.parties(home))
+        if content == filed:
+            return False
+        files.write_json(path, content)
+        changed = [each for each in papers.renew(home, batch) if each.exists()]
+        paths = [each.relative_to(home).as_posix() for each in changed]
+        git.commit(home, paths, f"Reports of batch {batch} with what became known since")
+    return True
