@@ -216,6 +216,7 @@ def snapshot(home: Path) -> dict[str, Any]:
         ".dvc/cache",
         ".dvc/tmp",
         ".register",
+        "keys/chain.end",
         checkouts.FOLDER,
         ".prefect",
         "__pycache__",
