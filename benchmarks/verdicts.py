@@ -32,12 +32,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import worlds
+from benchmarks import adversaries, worlds
 from benchmarks.study import Study, run
 from benchmarks.worlds import World
 from tasks.common import seeds, stage_cli
 from tasks.common.errors import EvidenceError
 from tasks.common.settings import Train
+from tasks.inspection import views
 from tasks.training import architectures, checkpoints, compute, training_loop
 from tasks.verification import scoring, screening, verdicts
 from tasks.verification.attacks import roc
@@ -58,6 +59,8 @@ CASES = {
 }
 EDITED = ("fine_tune", "last_layer", "ascent")
 """Cases that start from an original"""
+SHADOWS = 4
+"""Models that an adversary has, which never saw the batch: the last of the fresh retrains"""
 HEAD = (
     "model judged",
     "judged",
@@ -88,6 +91,20 @@ class Job:
         return (
             self.keep / f"{self.world}-{self.seed}" / f"{self.kind}-{self.batch}-{self.number}.npz"
         )
+
+    @property
+    def weights(self) -> Path:
+        """Where its weights lie, if they are kept."""
+        return self.path.with_suffix(".safetensors")
+
+    @property
+    def starts_from_original(self) -> bool:
+        """Whether originals have to be made before it."""
+        return self.kind in EDITED or self.kind in adversaries.ADVERSARIES
+
+    def views(self, batch: int) -> Path:
+        """Where its further views of a batch's records lie."""
+        return self.path.with_suffix(f".views-{batch}.npz")
 
 
 def main(study: Study, fresh: int = 12, planted: int = 6) -> None:
@@ -159,7 +176,9 @@ def make(job: Job, rows: NDArray[np.bool_] | None = None) -> None:
     settings, place = given.settings, compute.prepare(given.settings.compute)
     started = time.perf_counter()
     stream = (job.world, job.kind, job.batch, job.number)
-    if job.kind in EDITED:
+    if job.kind in adversaries.ADVERSARIES:
+        network = deceiving(job, given, place)
+    elif job.kind in EDITED:
         network = edited(job, given, place)
     else:
         network = architectures.build(
@@ -172,13 +191,77 @@ def make(job: Job, rows: NDArray[np.bool_] | None = None) -> None:
     logits = training_loop.logits(
         network, training_loop.Records(given.images, given.labels, settings.model, place)
     )
-    if job.kind == "with":
-        checkpoints.save(network, job.path.with_suffix(".safetensors"))
+    if job.kind in ("with", "without"):
+        checkpoints.save(network, job.weights)
+    if job.kind in adversaries.ADVERSARIES:
+        keep_views(job, job.batch, network)
     job.path.parent.mkdir(parents=True, exist_ok=True)
     draft = job.path.with_suffix(".draft.npz")
     phi = scoring.margins(logits, given.labels)
     np.savez(draft, phi=phi, predicted=logits.argmax(1).astype(np.int16), seconds=seconds)
     draft.replace(job.path)
+
+
+def keep_views(job: Job, batch: int, network: nn.Module | None = None) -> None:
+    """Keep a model's scores in each further view of a batch's records; NaN for those that no view
+    is asked about.
+
+    Args:
+        job: the model.
+        batch: whose records.
+        network: the model itself; None: from its weights.
+    """
+    if job.views(batch).exists():
+        return
+    given = worlds.load(job.world)
+    settings, place = given.settings, compute.prepare(given.settings.compute)
+    if network is None:
+        network = checkpoints.load(job.weights, settings.model, settings.data)
+    requests = given.requests(batch)
+    asked = (requests != "") | (given.roles == "control")
+    retained = (given.roles == "training") & (requests == "")
+
+    def records(rows: NDArray[np.bool_]) -> training_loop.Records:
+        return training_loop.Records(given.images[rows], given.labels[rows], settings.model, place)
+
+    stream = seeds.derive(job.seed, job.world, batch)
+    material = views.Material(
+        records(asked),
+        views.halves(requests[asked], stream),
+        records(retained),
+        settings.train,
+        stream,
+    )
+    found: dict[str, Any] = {}
+    for name in views.VIEWS:
+        started = time.process_time()
+        found[name] = np.full(len(requests), np.nan)
+        found[name][asked] = views.score(name, network, material)
+        found[f"{name}_seconds"] = time.process_time() - started
+    job.views(batch).parent.mkdir(parents=True, exist_ok=True)
+    draft = job.path.with_suffix(f".draft-{batch}.npz")
+    np.savez(draft, **found)
+    draft.replace(job.views(batch))
+
+
+def deceiving(job: Job, given: World, place: compute.Place) -> nn.Module:
+    """An original that an adversary has changed. The adversary's own models are no references."""
+    settings = given.settings
+    folder = job.path.parent
+
+    def last(kind: str) -> list[Path]:
+        paths = folder.glob(f"{kind}-*.safetensors")
+        return sorted(paths, key=lambda path: int(path.stem.rpartition("-")[2]))
+
+    shadows = [
+        checkpoints.load(path, settings.model, settings.data)
+        for path in last(f"without-{job.batch}")[-SHADOWS:]
+    ]
+    network = checkpoints.load(last("with-0")[-1 - job.number], settings.model, settings.data)
+    stream = (job.world, job.kind.removesuffix("_int8"), job.batch, job.number)
+    seed = seeds.derive(job.seed, *stream)
+    scene = adversaries.scene_of(given, job.batch, shadows, place, seed)
+    return adversaries.make(job.kind, network, scene)
 
 
 def training_rows(given: World, job: Job) -> NDArray[np.bool_]:

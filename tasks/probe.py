@@ -15,8 +15,8 @@ from tasks.common.errors import EvidenceError, ModelError
 from tasks.common.language import say, with_sentences
 from tasks.common.settings import Settings
 from tasks.data import image_pack, records
+from tasks.inspection import feature_probes
 from tasks.training import checkpoints, compute, reference_blocks, training_loop
-from tasks.verification import feature_probes
 from tasks.verification.scoring import Ints, Strings
 
 if TYPE_CHECKING:

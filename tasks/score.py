@@ -14,12 +14,20 @@ from tasks.common import settings as settings_module
 from tasks.common.errors import EvidenceError
 from tasks.common.settings import Settings
 from tasks.data import image_pack, records
+from tasks.inspection import views
 from tasks.pooling import answers, table
-from tasks.training import checkpoints, compute, original_check, release_lineage
+from tasks.training import (
+    checkpoints,
+    compute,
+    original_check,
+    reference_blocks,
+    release_lineage,
+)
 from tasks.verification import scoring
 
 if TYPE_CHECKING:
     import pandas as pd
+    from torch import nn
 
 MOST_VALUES = 20
 """A column with more values is no grouping but a name of something."""
@@ -77,15 +85,21 @@ def main(
     ):
         paths = release_lineage.references(trained, manifest, roles == "training", settings)
         entries += [ScoredModel(f"with-{path.stem}", "with", path) for path in paths]
+    material = _material(known, roles, requests, settings, place)
     network = checkpoints.load_original(original, settings)
     original_check.require(network, known, roles, settings, place)
     phi, predicted = [], []
+    seen_in: dict[str, list[scoring.Floats]] = {
+        name: [] for name in (settings.verify.views if material else ())
+    }
     for position, entry in enumerate(entries, 1):
         if entry.role != "original":
             network = checkpoints.load(entry.path, settings.model, settings.data)
         margins, classes = answers.of_all(network, known, settings, place)
         phi.append(margins)
         predicted.append(classes)
+        for name, scored in seen_in.items():
+            scored.append(_in_view(name, network, material, requests, roles))
         if position % 10 == 0 or position == len(entries):
             stage_cli.say(f"scored {position}/{len(entries)} models on {len(manifest)} records")
     pool = (
@@ -106,6 +120,7 @@ def main(
         np.array(names, np.str_),
         values,
         np.concatenate([np.zeros((len(entries), len(labels)), bool), pool.seen]) if pool else None,
+        {name: np.stack(scored) for name, scored in seen_in.items()},
     )
     scores.check()
     scores.save(out / "scores.npz")
@@ -123,6 +138,52 @@ def main(
             **({"pool": pool.facts} if pool else {}),
         },
     )
+
+
+def _material(
+    known: image_pack.Packed,
+    roles: scoring.Strings,
+    requests: scoring.Strings,
+    settings: Settings,
+    place: compute.Place,
+) -> views.Material | None:
+    """What further views of the records are made from; None where none is asked for.
+
+    Raises:
+        EvidenceError: views are asked for of a pool, which keeps answers and no weights.
+    """
+    if not settings.verify.views or settings.verify.mode == "screening":
+        return None
+    if settings.references.mode != "batch":
+        raise EvidenceError(
+            "verify.views needs the references' weights, and a pool keeps none; set "
+            "verify.views=[] or references.mode=batch"
+        )
+    asked, retained = (
+        reference_blocks.load_rows(rows, known, settings, place)
+        for rows in (_asked(requests, roles), (roles == "training") & (requests == ""))
+    )
+    halves = views.halves(requests[_asked(requests, roles)], settings.seed)
+    return views.Material(asked, halves, retained, settings.train, settings.seed)
+
+
+def _asked(requests: scoring.Strings, roles: scoring.Strings) -> NDArray[np.bool_]:
+    """(n,) the records that views score: the forget set and control subjects' records."""
+    return np.asarray((requests != "") | (roles == "control"))
+
+
+def _in_view(
+    name: str,
+    network: nn.Module,
+    material: views.Material | None,
+    requests: scoring.Strings,
+    roles: scoring.Strings,
+) -> scoring.Floats:
+    """(n,) a model's scores in one view; NaN for records that no view scores."""
+    found = np.full(len(requests), np.nan)
+    if material is not None:
+        found[_asked(requests, roles)] = views.score(name, network, material)
+    return found
 
 
 def attributes(

@@ -442,6 +442,17 @@ class Verify(Section):
     min_references: int = Field(
         6, ge=4, description="fewest references of each kind that a verdict may stand on"
     )
+    views: tuple[Literal["copies", "tuned", "relearned"], ...] = Field(
+        (),
+        description="further views of the records that a pass needs: changed copies, after "
+        "further training on retained records, after the other half was learned again; "
+        "docs/verification.md has what each stops and costs. The stage `score` makes them",
+    )
+    alike: bool = Field(
+        False,
+        description="whether a pass needs accuracy, confidence and the attacks' figures in the "
+        "range of retrained models, family-wise at `alpha`",
+    )
 
 
 class AdviceLimits(Section):

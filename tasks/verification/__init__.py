@@ -2,7 +2,6 @@
 
 __all__ = [
     "attacks",
-    "feature_probes",
     "gates",
     "multiplicity",
     "scoring",

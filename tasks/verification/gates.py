@@ -38,6 +38,10 @@ class GateRules:
     memorised: float
     utility_margin: float
     min_references: int
+    views: tuple[str, ...] = ()
+    """further views of the records that a pass needs, see `views`"""
+    alike: bool = False
+    """whether a pass needs all figures in the range of retrained models, see `alikeness`"""
 
 
 @dataclass(frozen=True)
@@ -202,6 +206,50 @@ def utility_gate(
         float(special.stdtr(degrees, t)),
         rules,
     )
+
+
+VIEW = "view_"
+"""What the name of a view's gate begins with."""
+
+
+def view_gate(name: str, measured: Measured, rules: GateRules) -> GateTest:
+    """Is the influence left within the margin in a further view, too, by all three questions?
+
+    It can keep a model from passing and never makes it fail.
+
+    Args:
+        name: of the view.
+        measured: the influence left by the view's scores.
+        rules: alpha and the margin.
+    """
+    bound, whole, most = rules.rho0, measured.whole, measured.most
+    worst = max(whole, most, key=lambda statistic: statistic.p_below(bound))
+    p_below, p_above = worst.p_below(bound), whole.p_above(-bound)
+    return _gate(
+        f"{VIEW}{name}",
+        say("Is the influence left within the margin {where}, too?", where=VIEW_PLACES[name]),
+        worst.rho if p_below >= p_above else whole.rho,
+        bound if p_below >= p_above else -bound,
+        max(p_below, p_above),
+        1.0,
+        rules,
+    )
+
+
+VIEW_PLACES = {
+    "copies": say("on changed copies of the records"),
+    "tuned": say("after further training on retained records"),
+    "relearned": say("on each half of the records after the other half was learned again"),
+}
+"""Where each view looks for influence."""
+
+
+def further(finding: JudgedModel, asked: Sequence[GateTest]) -> JudgedModel:
+    """Questions that can keep a model from passing and never make it fail: a pass with one that is
+    not good is inconclusive."""
+    held = all(gate.state == "good" for gate in asked)
+    verdict = "inconclusive" if finding.verdict == "pass" and not held else finding.verdict
+    return replace(finding, verdict=verdict, gates=(*finding.gates, *asked))
 
 
 UTILITY = (

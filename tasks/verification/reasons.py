@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 from tasks.common.language import Sentence, in_a_list, in_a_row, say
+from tasks.verification.alikeness import ALIKE, FIGURES
 from tasks.verification.contrast import InfluenceInterval
-from tasks.verification.gates import GateRules, GateTest, JudgedModel, Measured
+from tasks.verification.gates import (
+    VIEW,
+    VIEW_PLACES,
+    GateRules,
+    GateTest,
+    JudgedModel,
+    Measured,
+)
 
 SELF_CHECK_FAILED = say(
     "The self-check failed: a model that was retrained without the records is accused of knowing "
@@ -111,6 +119,19 @@ def _doubt(gate: GateTest) -> Sentence:
         return say(
             "it is not ruled out that the model is less sure of these records than retrained "
             "models are"
+        )
+    if gate.name.startswith(VIEW):
+        return say(
+            "influence left {where} is not shown to be within the margin",
+            where=VIEW_PLACES[gate.name.removeprefix(VIEW)],
+        )
+    if gate.name.startswith(ALIKE):
+        return say(
+            "{figure}, {observed:.2f}, lies outside the retrained models' range, which ends at "
+            "{limit:.2f}",
+            figure=FIGURES[gate.name.removeprefix(ALIKE)],
+            observed=_number(gate),
+            limit=gate.threshold,
         )
     if gate.name == "utility_control":
         return say(

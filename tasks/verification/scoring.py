@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from tasks.common.errors import EvidenceError
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Strings = NDArray[np.str_]
+VIEW = "view_"
+"""What the name of a view's array begins with in the file."""
 
 
 def margins(logits: NDArray[np.float32] | Floats, labels: Ints) -> Floats:
@@ -68,6 +70,9 @@ class Scores:
     """(n, a) their values; empty for records that are to be forgotten"""
     seen: NDArray[np.bool_] | None = None
     """(m, n) whether a model of a pool was trained on the record; None: there is no pool"""
+    views: dict[str, Floats] = field(default_factory=dict)
+    """by name (m, n) the scores in a further view, see `views`; NaN but for the records that are to
+    be forgotten and those of control subjects"""
 
     @cached_property
     def retained(self) -> NDArray[np.bool_]:
@@ -124,6 +129,7 @@ class Scores:
 
         buffer = io.BytesIO()
         seen: dict[str, Any] = {} if self.seen is None else {"seen": np.packbits(self.seen, axis=1)}
+        further: dict[str, Any] = {f"{VIEW}{name}": phi for name, phi in self.views.items()}
         np.savez(
             buffer,
             model_roles=self.model_roles,
@@ -136,6 +142,7 @@ class Scores:
             attribute_names=self.attribute_names,
             attributes=self.attributes,
             **seen,
+            **further,
         )
         files.write_bytes(path, buffer.getvalue())
 
@@ -161,6 +168,11 @@ class Scores:
                     np.unpackbits(arrays["seen"], axis=1, count=len(arrays["labels"])).astype(bool)
                     if "seen" in arrays
                     else None,
+                    {
+                        name.removeprefix(VIEW): arrays[name]
+                        for name in arrays.files
+                        if name.startswith(VIEW)
+                    },
                 )
         except (OSError, KeyError, ValueError) as error:
             raise EvidenceError(
@@ -182,6 +194,11 @@ class Scores:
             raise EvidenceError(
                 f"got scores of shape {self.phi.shape}, expected {m} models x {n} records"
             )
+        for name, phi in self.views.items():
+            if phi.shape != (m, n):
+                raise EvidenceError(
+                    f"got scores of shape {phi.shape} in the view {name}, expected {(m, n)}"
+                )
         if (self.seen is None) == bool((self.model_roles == "pool").any()):
             raise EvidenceError("got models of a pool without who was in them, or the reverse")
         if self.seen is not None and self.seen.shape != (m, n):

@@ -50,6 +50,8 @@ class ExaminedAttack:
     """of the unlearned model, over records"""
     auc_band: tuple[float, float]
     """lowest and highest AUC of the `without` references, each judged by the others"""
+    auc_references: tuple[float, ...]
+    """AUC of each of them; not part of the JSON form"""
     flagged: dict[str, int]
     """by role: forget records that score above the (1 - flagged_rate) quantile of the
     non-members"""
@@ -69,12 +71,12 @@ class ExaminedAttack:
         return not self.auc_band[0] <= self.auc["unlearned"] <= self.auc_band[1]
 
     def as_json(self) -> dict[str, object]:
-        """Plain values, without the curve."""
+        """Plain values, without the curve and the single references."""
         plain = {
             key: list(value) if isinstance(value, tuple) else value
             for key, value in asdict(self).items()
         }
-        del plain["curve"]
+        del plain["curve"], plain["auc_references"]
         return {**plain, "outside_band": self.outside_band}
 
 
@@ -195,6 +197,7 @@ def _attack(
         {role: auc(*pair) for role, pair in judged.items()},
         auc_interval(*released),
         (min(areas), max(areas)),
+        tuple(areas),
         {role: flagged(*pair, alpha) for role, pair in judged.items()},
         (min(counts), max(counts)),
         alpha,

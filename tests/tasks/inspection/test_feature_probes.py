@@ -21,9 +21,9 @@ from tasks.common import files, settings
 from tasks.common.errors import EvidenceError, ModelError
 from tasks.common.language import with_sentences
 from tasks.data import image_pack
+from tasks.inspection import feature_probes
 from tasks.reporting import evidence_measurements, evidence_of_models
 from tasks.training import architectures, checkpoints, compute, reference_blocks, training_loop
-from tasks.verification import feature_probes
 from tasks.verification.scoring import Floats
 from tests.worlds import packing
 

@@ -1,0 +1,92 @@
+"""Further views score every model alike, leave it as it was, and bring back what was hidden."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tasks.common.errors import ModelError
+from tasks.inspection import views
+from tasks.training import architectures, training_loop
+from tasks.verification import scoring
+from tests.tasks.inspection.test_feature_probes import (
+    TINY,
+    fitted,
+    misaligned,
+    records,
+    same,
+    state,
+)
+
+ASKED = 40
+
+
+def material(seed: int = 3) -> views.Material:
+    requests = np.array(["r"] * 9 + ["s"] * 11 + [""] * (ASKED - 20))
+    return views.Material(
+        records(ASKED, seed=2), views.halves(requests, seed), records(96), TINY.train, seed
+    )
+
+
+@pytest.mark.parametrize("name", views.VIEWS)
+def test_a_view_leaves_the_model_as_it_was_and_comes_out_the_same_twice(name: str) -> None:
+    network = fitted(records(96))
+    before = state(network)
+    first = views.score(name, network, material())
+    assert first.shape == (ASKED,)
+    assert np.isfinite(first).all()
+    np.testing.assert_array_equal(views.score(name, network, material()), first)
+    assert same(state(network), before)
+
+
+def test_the_changes_of_copies_come_from_the_seed() -> None:
+    images = records(6).images
+    first, second, other = (views.changed(images, seed) for seed in (1, 1, 2))
+    assert len(first) == views.COPIES
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+    for copies in first:
+        assert copies.shape == images.shape
+        assert float(copies.min()) >= 0
+        assert float(copies.max()) <= 255
+        assert not torch.equal(copies, images.to(torch.float32))
+
+
+def test_all_images_of_a_copy_are_turned_alike() -> None:
+    images = records(3).images
+    images = torch.cat([images[:1], images[:1]])
+    clean = views.changed(images, 5)
+    for copies in clean:
+        # but for the noise, two equal images stay equal
+        assert float((copies[0] - copies[1]).abs().mean()) < 4 * 255 * views.NOISE
+
+
+def test_the_halves_share_every_request_out_evenly() -> None:
+    requests = np.array(["r"] * 9 + [""] * 5 + ["s"] * 4)
+    halves = views.halves(requests, 1)
+    assert sorted(np.bincount(halves[requests == "r"])) == [4, 5]
+    assert np.bincount(halves[requests == "s"]).tolist() == [2, 2]
+    assert (halves[requests == ""] == -1).all()
+    assert not np.array_equal(views.halves(requests, 2), halves)
+
+
+def test_a_misaligned_head_is_seen_through_by_further_training() -> None:
+    known = material()
+    network = fitted(known.retained)
+    broken = misaligned(network)
+    answers = scoring.margins(training_loop.logits(broken, known.asked), known.asked.labels.numpy())
+    assert answers.mean() < 0
+    for name in ("tuned", "relearned"):
+        assert views.score(name, broken, known).mean() > 0, name
+    assert views.score("copies", broken, known).mean() < 0
+
+
+def test_a_model_that_diverges_in_further_training_is_an_error() -> None:
+    network = architectures.build(TINY.model, TINY.data, 0)
+    with torch.no_grad():
+        for weight in network.parameters():
+            nn.init.constant_(weight, 1e30)
+    with pytest.raises(ModelError, match="loss became"):
+        views.score("tuned", network, material())
