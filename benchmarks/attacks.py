@@ -436,6 +436,8 @@ def _in_clone(world: World, clone: Path, *words: str) -> None:
 
 
 def _pushes_again(world: World, found: Round, clone: Path, batch: str, kind: str) -> None:
+    # else DVC takes from its own list that the remote has everything, and pushes nothing
+    shutil.rmtree(clone / ".dvc/tmp/site", ignore_errors=True)
     _in_clone(world, clone, "push", "--quiet")
     _said(world, found, kind, batch)
     if batch and clone.exists() and kind.startswith("old clone"):

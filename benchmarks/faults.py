@@ -522,10 +522,20 @@ def finish(world: World) -> None:
         states = {case["state"] for case in world.register()}
         if "awaiting_signoff" in states:
             approve(world)
+        _refuse_set_aside(world)
         world.until_done("finalize")
         if {case["state"] for case in world.register()} <= {"closed"}:
             return
     raise AuditError(f"the round is stuck: {Counter(case['state'] for case in world.register())}")
+
+
+def _refuse_set_aside(world: World) -> None:
+    """A person refuses the requests of nobody that the audit set aside; nothing else ends them."""
+    for case in world.register():
+        if case["shown"] == "on_hold" and case["request_id"] not in world.asked:
+            for step in ("lift", "reject"):
+                words = ("--by", "officer@example.org", "--reason", "a person that nobody knows")
+                world.until_done("requests", step, case["request_id"], *words)
 
 
 def _promises(world: World) -> list[str]:

@@ -14,7 +14,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from flows.erasure import comebacks
+from flows.erasure import comebacks, receipts
 from flows.operations import night_run, notices
 from flows.pipeline.console import counted
 from flows.register import anchors
@@ -172,9 +172,11 @@ def _deadline(case: Case, about: str, left: int) -> Alert:
 
 
 def _came_back(home: Path, now: datetime) -> Iterator[Alert]:
-    """Copies of erased records that are there again, as where an old clone was pushed."""
+    """Copies of erased records that are there again, as where an old clone was pushed. What comes
+    back once more after it was erased again is told again on the same day."""
+    erased = sum(len(document.get("came_back", [])) for document in receipts.read_all(home))
     for text in comebacks.look(home).lines:
-        yield Alert(f"{text} on {now.date()}", text)
+        yield Alert(f"{text} on {now.date()}, after {erased} erasures of copies", text)
 
 
 def _stuck(

@@ -4,6 +4,7 @@ is found again."""
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import hashlib
 import io
@@ -14,8 +15,10 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 import zipfile
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +28,8 @@ from PIL import Image
 from flows.erasure import carry_out, comebacks, containers, hash_memory, matcher, receipts
 from flows.erasure.carry_out import ErasureError
 from flows.erasure.stores.trees import Tree
+from flows.operations import monitoring
+from flows.register.register import Register
 from flows.workspace import checkouts, dvc_locks, layout, shell
 from flows.workspace.dvc_locks import DataInUseError
 from tasks.common import files, settings
@@ -335,6 +340,27 @@ def test_what_was_looked_at_before_is_found_when_it_changes_under_its_old_size_a
     path.write_bytes(picture(0))
     os.utime(path, (1_000_000, 1_000_000))
     assert came_back(home) == {"b": {"workspace": 1}}
+
+
+def test_the_watch_tells_of_what_comes_back_as_often_as_it_was_erased_again(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(home.parent / "tmp"))
+    (home.parent / "tmp").mkdir(exist_ok=True)
+    now = datetime(2026, 12, 1, 12, tzinfo=UTC)
+    erase(home)
+    with contextlib.closing(Register(home)) as register:
+
+        def told() -> int:
+            stuck = monitoring.run(home, register, now=now).stuck
+            return sum("are there again" in line for line in stuck)
+
+        assert told() == 0
+        for _ in range(2):  # an old clone is pushed, and on the same day once more
+            files.write_bytes(home / "artifacts/again.png", picture(0))
+            assert [told(), told()] == [1, 0]
+            erase(home)
+        assert told() == 0
 
 
 def test_a_list_of_hashes_from_an_old_cache_is_found_among_other_files(home: Path) -> None:
