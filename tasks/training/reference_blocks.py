@@ -66,9 +66,8 @@ def train_block(
         if all(path.with_suffix(".json").exists() for path in paths):
             stage_cli.say(f"{title}: kept from a run that was interrupted")
             continue
-        costs = _train(known, settings, [(kind, number) for number in group], paths, title)
-        for path, cost in zip(paths, costs, strict=True):  # after the weights: it says "finished"
-            files.write_json(path.with_suffix(".json"), cost)
+        streams = [(kind, number) for number in group]
+        _train(known, settings, streams, paths, title, costs_beside=True)
     with files.whole_folder(out) as draft:
         for path in sorted(kept.glob("seed-*")):
             path.rename(draft / path.name)
@@ -123,9 +122,16 @@ def _train(
     streams: Sequence[tuple[str, int]],
     paths: Sequence[Path],
     title: str,
+    *,
+    costs_beside: bool = False,
 ) -> list[dict[str, object]]:
     """Train models at once and write the weights of each. Returns the cost of each, its share of
-    the time."""
+    the time.
+
+    With `costs_beside` the costs are written beside the weights, as JSON and after them: a model
+    with a cost is finished. "done" is said when all is written, so that an interruption that comes
+    after it loses nothing.
+    """
     stage_cli.say(f"{title}: {settings.train.epochs} epochs over {len(known)} records")
     started = time.perf_counter()
     weights, orders = (
@@ -140,12 +146,16 @@ def _train(
         stacked.fit(networks, known, settings.train, orders, Announcer(title))
         facts["together"] = len(networks)
     seconds = time.perf_counter() - started
-    stage_cli.say(f"{title}: done in {seconds:.1f} s")
     measured = {"seconds": round(seconds / len(networks), 3), **facts}
-    return [
+    costs = [
         cost_ledger.keep(kind, checkpoints.save(network, path, settings.model), measured)
         for (kind, _), network, path in zip(streams, networks, paths, strict=True)
     ]
+    if costs_beside:
+        for path, cost in zip(paths, costs, strict=True):
+            files.write_json(path.with_suffix(".json"), cost)
+    stage_cli.say(f"{title}: done in {seconds:.1f} s")
+    return costs
 
 
 def load_rows(

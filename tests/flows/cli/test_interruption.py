@@ -145,7 +145,7 @@ def test_ctrl_c_in_a_terminal_ends_training_within_5_s_with_one_line_and_keeps_f
 
 
 @pytest.mark.timeout(3600)
-def test_sigterm_of_a_service_manager_ends_training_with_one_line(home: Path) -> None:
+def test_sigterm_of_a_service_manager_ends_training_and_keeps_finished_models(home: Path) -> None:
     process = subprocess.Popen(
         dummy.invocation("run", "--json"),
         cwd=home,
@@ -174,6 +174,7 @@ def test_sigterm_of_a_service_manager_ends_training_with_one_line(home: Path) ->
     assert not [line for line in after if "Traceback" in line]
     assert not [each for each in family if lives(each)]
     print(f"ended in {seconds:.1f} s")
+    goes_on(home, finished_model(home))
 
 
 def lives(process: psutil.Process) -> bool:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from tasks.common import files, settings
+from tasks.common import files, settings, stage_cli
 from tasks.common.errors import ModelError
 from tasks.data import image_pack
 from tasks.training import (
@@ -202,6 +202,25 @@ def test_a_model_that_was_finished_before_an_interruption_is_kept_and_trained_on
         name = f"seed-{number}.safetensors"
         assert (tmp_path / "0" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_model_that_was_said_to_be_done_is_kept_whatever_comes_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    wish = settings.Settings(
+        data=COLOUR, train=RECIPE, references=settings.References(seeds_per_block=2)
+    )
+
+    def interrupted(text: str) -> None:
+        if "(seed 0): done" in text:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(stage_cli, "say", interrupted)
+        reference_blocks.train_block("train", 0, np.ones(40, bool), packed(), wish, Path("0"))
+    reference_blocks.train_block("train", 0, np.ones(40, bool), packed(), wish, Path("0"))
+    assert "(seed 0): kept from a run that was interrupted" in capsys.readouterr().out
 
 
 def test_kept_models_of_other_data_or_settings_are_not_used(
