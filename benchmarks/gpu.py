@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks import measure, verdicts, worlds
 from benchmarks.worlds import World
@@ -26,11 +25,7 @@ from tasks.common.errors import ModelError
 from tasks.common.settings import Settings
 from tasks.training import architectures, compute, stacked, training_loop
 from tasks.unlearning import fcalb
-from tasks.verification import scoring
 from tasks.verification.gates import GateRules
-
-Answers = tuple[NDArray[np.float64], NDArray[np.int64]]
-"""Margins and predicted classes, (models, records) each."""
 
 TOGETHER = 4
 """Models that are trained at once, and then one by one."""
@@ -140,7 +135,6 @@ def _audit(
     asked = known & (world.requests(0) != "")
     everybody = _records(world, np.flatnonzero(known), chosen, place)
     retain = _records(world, np.flatnonzero(known & ~asked), chosen, place)
-    every_row = _records(world, np.arange(len(world.labels)), chosen, place)
     seconds: dict[str, float] = {}
 
     def timed(name: str, work: Callable[[], Any]) -> Any:
@@ -176,16 +170,15 @@ def _audit(
         lambda: trained(everybody, numbers) + trained(retain, [100 + n for n in numbers]),
     )
 
-    def answers(networks: list[Any]) -> Answers:
-        logits = [training_loop.logits(network, every_row) for network in networks]
-        margins = np.stack([scoring.margins(one, world.labels) for one in logits])
-        return margins, np.stack([one.argmax(1) for one in logits])
-
-    fixed = timed("scores", lambda: answers([original, retrained, *others]))
+    fixed = timed(
+        "scores", lambda: verdicts.answers_of([original, retrained, *others], world, place)
+    )
     rules = GateRules(**chosen.verify.model_dump(exclude={"mode"}))
     judged = {}
     for name, network in {"unlearned": unlearned, "exact retrain": second}.items():
-        scores = verdicts.table_of_scores(world, 0, answers([network]), fixed, references)
+        scores = verdicts.table_of_scores(
+            world, 0, verdicts.answers_of([network], world, place), fixed, references
+        )
         rows = list(verdicts.judged(scores, rules))
         judged[name] = {
             **Counter(row["verdict"] for row in rows),

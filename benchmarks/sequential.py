@@ -27,27 +27,23 @@ import time
 from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks import kept, methods, verdicts, worlds
 from benchmarks.study import Study, run
-from benchmarks.verdicts import Job
+from benchmarks.verdicts import Answers, Job
 from benchmarks.worlds import World
 from tasks.common import files, seeds
 from tasks.common.errors import EvidenceError, ModelError
 from tasks.common.settings import AdviceLimits, Settings, Unlearn
 from tasks.reporting import advice
-from tasks.training import checkpoints, compute, training_loop
+from tasks.training import checkpoints, compute
 from tasks.training.history import History
 from tasks.verification import scoring, utility
 from tasks.verification import verdicts as verification
 from tasks.verification.gates import GateRules
-
-if TYPE_CHECKING:
-    from torch import nn
 
 RESET = "fcalb_reset"
 FOLLOWED = "fcalb_reset, retrained when advised"
@@ -61,9 +57,6 @@ STYLES = {
 """Colour (Okabe and Ito 2008) and marker of each method"""
 ADVICE = ("unlearnings", "forgotten_share", "accuracy_lost", "influence_left", "failed")
 """Codes of `tasks.reporting.advice`"""
-
-Answers = tuple[NDArray[np.float64], NDArray[np.int64]]
-"""Margins and predicted classes (models, records)"""
 
 
 @dataclass(frozen=True)
@@ -152,7 +145,7 @@ def walk(chain: Chain) -> dict[str, Any]:
     trained = int((given.roles == "training").sum())
     history = History(0, 0, trained)
     yardsticks = [_yardstick(chain, step) for step in range(len(given.batches) + 1)]
-    released = [_answers(network, given, place)]
+    released = [verdicts.answers_of([network], given, place)]
     steps: list[dict[str, Any]] = []
     for step in range(1, len(given.batches) + 1):
         world = newest(given, step)
@@ -167,7 +160,7 @@ def walk(chain: Chain) -> dict[str, Any]:
         except (ModelError, EvidenceError) as error:
             return {"steps": steps, "error": str(error)}
         seconds = time.process_time() - started
-        released.append(_answers(network, given, place))
+        released.append(verdicts.answers_of([network], given, place))
         asked = np.isin(given.subjects, world.batches[0])
         retained = int(((world.roles == "training") & ~asked).sum())
         history = history.after(settings.unlearn.method, int(asked.sum()), retained)
@@ -182,7 +175,7 @@ def walk(chain: Chain) -> dict[str, Any]:
             anew = settings.model_copy(update={"unlearn": Unlearn(method="retrain")})
             network = methods.unlearned(network, world, 0, anew, place)
             seconds += time.process_time() - started
-            released[-1] = _answers(network, given, place)
+            released[-1] = verdicts.answers_of([network], given, place)
             history = history.after("retrain", int(asked.sum()), retained)
             judged = [
                 judge(given, released, yardsticks, step, earlier, rules)
@@ -264,13 +257,6 @@ def _yardstick(chain: Chain, step: int) -> Answers:
     return verdicts.answers(
         [Job(chain.world, kind, batch, n, chain.seed, chain.keep) for n in numbers]
     )
-
-
-def _answers(network: nn.Module, given: World, place: compute.Place) -> Answers:
-    logits = training_loop.logits(
-        network, training_loop.Records(given.images, given.labels, given.settings.model, place)
-    )
-    return scoring.margins(logits, given.labels)[None], logits.argmax(1).astype(np.int64)[None]
 
 
 def summary(chains: list[dict[str, Any]], limits: dict[str, Any]) -> dict[str, Any]:

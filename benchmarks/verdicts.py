@@ -23,7 +23,7 @@ from __future__ import annotations
 import multiprocessing
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +47,8 @@ from tasks.verification.gates import GateRules
 if TYPE_CHECKING:
     from torch import nn
 
+Answers = tuple[NDArray[np.float64], NDArray[np.int64]]
+"""Margins and predicted classes, (models, records) each."""
 CASES = {
     "retrain": "exact retrain",
     "original": "unchanged original",
@@ -451,7 +453,15 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def answers(jobs: list[Job]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def answers_of(networks: Sequence[nn.Module], given: World, place: compute.Place) -> Answers:
+    """Margins and predicted classes, (models, records) each, of networks on every record."""
+    records = training_loop.Records(given.images, given.labels, given.settings.model, place)
+    logits = [training_loop.logits(network, records) for network in networks]
+    margins = np.stack([scoring.margins(each, given.labels) for each in logits])
+    return margins, np.stack([each.argmax(1).astype(np.int64) for each in logits])
+
+
+def answers(jobs: list[Job]) -> Answers:
     """Margins and predicted classes, (models, records) each, of models that were made."""
     phi, predicted = [], []
     for job in jobs:

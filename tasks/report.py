@@ -152,17 +152,7 @@ def write_one(press: Press, job: tuple[dict[str, Any], Path]) -> None:
     letter = letters.of_evidence(item)
     if letter is not None:
         writer = press.writer(letters.language_of(item), letters.folder_of(item))
-        write_letter(letter, writer, press.printer, folder)
-
-
-def write_letter(
-    letter: letters.Letter, writer: letters.LetterWriter, printer: Printer, folder: Path
-) -> None:
-    """Write a letter to the data subject as page, PDF and text."""
-    html = writer.html(letter)
-    files.write_text(folder / "letter.html", html)
-    files.write_bytes(folder / "letter.pdf", printer.pdf(html, None, letter.at))
-    files.write_text(folder / "letter.txt", writer.text(letter))
+        writer.write(letter, press.printer, folder)
 
 
 def folder_names(found: Sequence[dict[str, Any]]) -> list[str]:

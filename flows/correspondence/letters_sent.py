@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.register import recorded
+from flows.register.chain import Step
 from flows.register.register import (
     EXTENDED,
     OPEN,
@@ -24,7 +25,6 @@ from flows.register.register import (
     Register,
     State,
 )
-from tasks import report
 from tasks.common import language, settings
 from tasks.common.errors import AuditError
 from tasks.reporting import letters
@@ -119,16 +119,18 @@ def sent(
             "are"
         )
     found = [letter for _, letter in listed if letter is not None]
-    for letter in found:
-        batch = register.case(letter.request_id).batch
-        register.note(
-            recorded.LETTER,
-            by,
-            request_id=letter.request_id,
-            batch=batch,
-            letter=letter.letter,
-            how=how,
-        )
+    register.note_all(
+        [
+            Step(
+                by,
+                letter.request_id,
+                register.case(letter.request_id).batch,
+                recorded.LETTER,
+                {"letter": letter.letter, "how": how},
+            )
+            for letter in found
+        ]
+    )
     return found
 
 
@@ -154,7 +156,7 @@ def write(home: Path, register: Register, request_ids: Sequence[str], out: Path)
         writer = letters.LetterWriter(home / TEMPLATES, code, chosen.letters)
         folder = out / name
         folder.mkdir(parents=True, exist_ok=True)
-        report.write_letter(letter, writer, printer, folder)
+        writer.write(letter, printer, folder)
         folders.append(folder)
     return folders
 

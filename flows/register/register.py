@@ -366,15 +366,21 @@ class Register:
             UnknownRequestError: there is no such request.
             RegisterError: events of this kind come with a change of state.
         """
-        if request_id is not None and kind in {*CHANGES, BOUND}:
-            raise RegisterError(
-                f"got {kind} as a note on a request; it comes with a change, so change the request"
-            )
+        return self.note_all([Step(actor, request_id, batch, kind, details)])[0]
+
+    def note_all(self, steps: Sequence[Step]) -> list[Event]:
+        """Write down several notes, all of them or none; errors are those of `note`."""
+        about = [step for step in steps if step.request_id is not None]
+        for step in about:
+            if step.kind in {*CHANGES, BOUND}:
+                raise RegisterError(
+                    f"got {step.kind} as a note on a request; it comes with a change, so change "
+                    "the request"
+                )
         with self._writing() as connection:
-            if request_id is not None:
-                rows.case_of(connection, request_id)
-            step = Step(actor, request_id, batch, kind, details)
-            return chain.append(connection, self._key, [step])[0]
+            for step in about:
+                rows.case_of(connection, str(step.request_id))
+            return chain.append(connection, self._key, list(steps))
 
     # -- looking ----------------------------------------------------------------------------------
 

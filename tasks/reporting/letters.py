@@ -21,17 +21,18 @@ from typing import TYPE_CHECKING, Any, Literal
 from uuid import UUID
 
 from tasks import __version__
-from tasks.common import language
+from tasks.common import files, language
 from tasks.common.language import SOURCE, Code
 from tasks.reporting.pages import environment, render
 
 if TYPE_CHECKING:
     import jinja2
 
+    from tasks.reporting.pdf import Printer
+
 Kind = Literal["answer", "refusal", "extension"]
 FOLDER = "letters"
 """Folder of the letters that the tool has."""
-FORMS = ("html", "pdf", "txt")
 WIDTH = 76
 """Characters of a line of the text."""
 EXPLAINED = frozenset(
@@ -200,6 +201,13 @@ class LetterWriter:
         subject, *rest = self.blocks(letter)
         view = {**asdict(letter), "subject": subject["text"], "blocks": rest}
         return render(self._pages, "letter.html.j2", {"l": {**view, "version": __version__}})
+
+    def write(self, letter: Letter, printer: Printer, folder: Path) -> None:
+        """Write the letter into a folder as page, PDF and text."""
+        html = self.html(letter)
+        files.write_text(folder / "letter.html", html)
+        files.write_bytes(folder / "letter.pdf", printer.pdf(html, None, letter.at))
+        files.write_text(folder / "letter.txt", self.text(letter))
 
     def text(self, letter: Letter) -> str:
         """The letter as plain text."""

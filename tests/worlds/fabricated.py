@@ -162,7 +162,7 @@ def beside() -> dict[str, Any]:
         "attacks": [
             attack(
                 "lira_online",
-                "LiRA, online",
+                "LiRA (online)",
                 "Carlini et al. 2022",
                 (0.97, 0.55, 0.49),
                 [0.41, 0.61],
@@ -170,7 +170,7 @@ def beside() -> dict[str, Any]:
             ),
             attack(
                 "lira_offline",
-                "LiRA, offline",
+                "LiRA (offline)",
                 "Carlini et al. 2022",
                 (0.91, 0.57, 0.5),
                 [0.39, 0.6],

@@ -149,8 +149,8 @@ def examine(
     regression, ye = say("Population attack (logistic regression)"), say("after Ye et al. 2022")
     robust = leave_one_out(rmia.scorer(scores, rows, memory), without)
     judges: tuple[tuple[str, str, str, Judge], ...] = (
-        ("lira_online", "LiRA, online", carlini, leave_one_out(online, without)),
-        ("lira_offline", "LiRA, offline", carlini, leave_one_out(offline, without)),
+        ("lira_online", "LiRA (online)", carlini, leave_one_out(online, without)),
+        ("lira_offline", "LiRA (offline)", carlini, leave_one_out(offline, without)),
         ("rmia", "RMIA", zarifzadeh, robust),
         ("population", regression, ye, by_population),
     )

@@ -1,7 +1,7 @@
-"""The pages as they are meant: a change of a template shows in `tests/golden/`, to be looked at and
+"""The pages as they are meant: a change of a template shows in `golden/`, to be looked at and
 committed with it.
 
-RENEW_GOLDEN=1 .venv/bin/python -m pytest tests/test_golden.py
+RENEW_GOLDEN=1 .venv/bin/python -m pytest tests/tasks/reporting/test_golden.py
 """
 
 from __future__ import annotations
