@@ -16,10 +16,11 @@ import json
 import shutil
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-FILES = ("report.html", "report.pdf", "evidence.json")
+FILES = ("report.html", "report.pdf", "evidence.json", "letter.html", "letter.pdf", "letter.txt")
 BATCH = "examples"
 SUBJECTS = {
     "7c9e6679-7425-40de-944b-e07fc1f90ae7": "writer-03",
@@ -81,7 +82,7 @@ def request(name: str, record: str | None = None) -> dict[str, Any]:
         "regulation": "gdpr",
         "subject_request_id": name,
         "subject_request_type": "erasure",
-        "submitted_time": "2026-11-09T08:05:30+01:00",
+        "submitted_time": stamp(datetime.now(UTC) - timedelta(days=12)),
         "subject_identities": [
             {
                 "identity_type": "controller_customer_id",
@@ -122,10 +123,11 @@ def kept(reports: Path, out: Path, found: dict[str, str]) -> dict[str, str]:
 
 
 def copy(report: Path, target: Path) -> None:
-    """A report's three files."""
+    """A report's files, and the person's letter where there is one."""
     target.mkdir(parents=True, exist_ok=True)
     for name in FILES:
-        shutil.copyfile(report / name, target / name)
+        if (report / name).exists():
+            shutil.copyfile(report / name, target / name)
 
 
 def decisions(work: Path, request_id: str) -> dict[str, Any]:
@@ -133,7 +135,9 @@ def decisions(work: Path, request_id: str) -> dict[str, Any]:
     evidence = json.loads(
         (work / "reports" / BATCH / request_id / "evidence.json").read_text(encoding="utf-8")
     )
-    entry = {"at": "2026-11-24T10:00:00Z", "by": "A. Example", "request": request_id}
+    started = datetime.fromisoformat(evidence["provenance"]["started"])
+    erased = started + timedelta(days=3)
+    entry = {"at": stamp(erased), "by": "A. Example", "request": request_id}
     gone = [
         {
             **entry,
@@ -149,7 +153,7 @@ def decisions(work: Path, request_id: str) -> dict[str, Any]:
             **entry,
             "store": copy["store"],
             "state": "expires",
-            "expires_on": "2026-12-29",
+            "expires_on": (erased + timedelta(days=35)).date().isoformat(),
             "receipt": "example: plan",
         }
         for copy in evidence["copies"]
@@ -157,7 +161,7 @@ def decisions(work: Path, request_id: str) -> dict[str, Any]:
     ]
     approval = {
         **entry,
-        "at": "2026-11-23T15:20:00Z",
+        "at": stamp(started + timedelta(days=2)),
         "role": "Data protection officer",
         "decision": "approve",
     }
@@ -170,6 +174,11 @@ def decisions(work: Path, request_id: str) -> dict[str, Any]:
         "erasure": gone + waits,
         "notices": notices,
     }
+
+
+def stamp(moment: datetime) -> str:
+    """RFC 3339, to the second."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def save(path: Path, value: Any) -> None:
