@@ -304,21 +304,22 @@ def test_what_a_page_was_made_with_is_gone_when_its_pdf_is_there(folder: Path) -
     assert not [thing for thing in gc.get_objects() if type(thing).__name__ == "PageBox"]
 
 
-def test_a_row_of_facts_stands_on_one_page_with_its_whole_name() -> None:
+@pytest.mark.parametrize("space", range(0, 48, 6))
+def test_a_row_of_facts_stands_on_one_page_with_its_whole_name(space: int) -> None:
     rows = "".join(
         f"<div><dt>begin{n} of a name that needs two lines end{n}</dt><dd>fact{n}</dd></div>"
-        for n in range(60)
+        for n in range(40)
     )
     style = (TEMPLATES / "style.css").read_text(encoding="utf-8")
     html = (
-        f'<html lang="en"><head><title>Facts</title><style>{style}</style></head>'
-        f'<body><main><dl class="pairs">{rows}</dl></main></body></html>'
+        f'<html lang="en"><head><title>Facts</title><style>{style}</style></head><body><main>'
+        f'<div style="height: {space}px"></div><dl class="pairs">{rows}</dl></main></body></html>'
     )
     printed = Printer(TEMPLATES).pdf(html, None, "2026-11-21T01:02:00Z")
     command = ["pdftotext", "-", "-"]
     text = subprocess.run(command, input=printed, stdout=subprocess.PIPE, check=True).stdout
     pages = [set(page.split()) for page in text.decode().split("\f") if page.strip()]
-    assert len(pages) > 2
-    for number in range(60):
+    assert len(pages) > 1
+    for number in range(40):
         words = {f"begin{number}", f"end{number}", f"fact{number}"}
         assert any(words <= page for page in pages), number
