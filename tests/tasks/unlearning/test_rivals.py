@@ -233,13 +233,19 @@ def test_a_loss_without_bottom_is_an_error_when_it_diverges(original: nn.Module)
         )
 
 
+SSD = (
+    {"ssd_alpha": 5.0, "ssd_lambda": 3.0}
+    if settings.Compute().precision == "bf16"
+    else {"ssd_alpha": 8.0, "ssd_lambda": 5.0}
+)
+"""Its threshold divides two small numbers, so the right one depends on the rounding."""
 STRONG: dict[str, dict[str, Any]] = {
-    "neg_grad": {"learning_rate": 0.03, "neg_grad_alpha": 0.8},
+    "neg_grad": {"learning_rate": 0.05, "neg_grad_alpha": 0.6},
     "random_labels": {"learning_rate": 0.005, "epochs": 15},
     "bad_teacher": {"learning_rate": 0.005, "epochs": 15, "retained_share": 1.0},
     "unsir": {"epochs": 2, "retained_share": 1.0},
     "scrub": {"learning_rate": 0.005},
-    "ssd": {"ssd_alpha": 8.0, "ssd_lambda": 5.0},
+    "ssd": SSD,
     "salun": {"learning_rate": 0.1, "epochs": 15},
     "delete": {"learning_rate": 3e-4},
     "short_retrain": {"training_share": 1.0},
