@@ -578,7 +578,8 @@ def _tampering(world: World) -> Iterator[tuple[str, list[str]]]:
         ("duplicate_of", f"'{second}'"),
     ):
         change = f"UPDATE requests SET {column} = {value} {one}"  # noqa: S608
-        yield f"{column} set to {value}"[:40], [change]
+        named = "another request" if column == "duplicate_of" else value
+        yield f"{column} set to {named}"[:40], [change]
     yield "request taken out", [f"DELETE FROM identities {one}", f"DELETE FROM requests {one}"]  # noqa: S608
     yield "identity table emptied", ["DELETE FROM identities"]
     yield "identity table changed", ["UPDATE identities SET pseudonym = pseudonym || 'x'"]
