@@ -6,11 +6,11 @@ judged on the newest people and on all who were forgotten before. References fol
 what:
 
     without     trained without everybody forgotten so far, for the newest people and for earlier
-    ones alike with        trained with everybody who was left when the people at hand asked: the
-    models that judged them when
-                they were the newest. What `erasure-audit release` takes over is exactly this
+                ones alike
+    with        trained with everybody who was left when the people at hand asked: the models that
+                judged them when they were the newest. `erasure-audit release` takes over just these
     original    the model released just before the people at hand asked; the self-check has to catch
-    it
+                it
 
 So an influence of 1 means: as if nothing had been deleted since they asked, and 0: as retrained
 without all of them. An audit in production cannot do this, because the records of earlier people

@@ -6,11 +6,13 @@ judged:
 
     exact retrain       trained without the batch: should pass
     unchanged original  trained with everybody: has to fail
-    fine-tuned          an original, trained a quarter longer on the retain set: has to fail last
-    layer only     an original whose last layer is made anew on the retain set: has to fail gradient
-    ascent     an original that is driven up log(1 - p) of the forget set, over-forgotten: has to
-    fail 25 % / 50 % left in trained without the batch, but for that share of each person's records:
-    must not pass wrong person        trained without other people: has to fail
+    fine-tuned          an original, trained a quarter longer on the retain set: has to fail
+    last layer only     an original whose last layer is made anew on the retain set: has to fail
+    gradient ascent     an original that is driven up log(1 - p) of the forget set, over-forgotten:
+                        has to fail
+    25 % / 50 % left in trained without the batch, but for that share of each person's records:
+                        must not pass
+    wrong person        trained without other people: has to fail
 
 Every model is judged as the released one on every request of its batch. Models are kept, so that
 the command goes on where it was stopped, and the table is made from what is there.

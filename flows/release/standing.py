@@ -83,7 +83,7 @@ class Standing:
             approved one back.
         requests: those that the decision is about.
         model: the one that everybody who approves wants; None: nobody approves, they differ, or
-            there is nrequest.
+            there is no request.
         data_only: no model saw anybody of the batch, so none is released.
         unlearned_may_go: whether all passed, so that the unlearned model may be released.
         disagree: those who approve want different models.

@@ -6,9 +6,9 @@ change, the features stay, and a new last layer or a few training steps bring th
 So three looks past the answers:
 
     linear probe   a new linear classifier on the features, fitted to retained records and asked
-    about the others CKA            how similar the features of the forgotten records are to a
-    retrained model's relearn time   how many training steps on the forgotten records bring their
-    loss back
+                   about the others
+    CKA            how similar the features of the forgotten records are to a retrained model's
+    relearn time   how many training steps on the forgotten records bring their loss back
 
 None of them decides anything. Each is to be read beside what it says of models retrained without
 the records.

@@ -6,29 +6,28 @@ one model gives one number. A record x says how much more likely its score phi i
 were trained with it than under models that were not, both normal with one variance (LiRA online,
 Carlini et al. 2022, section V.B):
 
-    lambda_x(theta) = gap_x (phi_x(theta) - middle_x) / v_x,   gap = mean_with - mean_without,
-    middle = their mean,
+    lambda_x(theta) = gap_x (phi_x(theta) - middle_x) / v_x,
+    gap = mean_with - mean_without,   middle = their mean,
 
 the log-likelihood ratio; v_x is the record's variance between models, drawn half-way to the mean of
 all records, since few references say little about one record. Two statistics are made of it:
 
-    overall     T = mean of lambda over all records: Fisher's linear discriminant for records that
-    vary independently memorised   T = mean of the membership probability 1 / (1 + exp(-lambda))
-    over the share of the records that looks
-                most remembered in this very model, so that a few records left in are seen among
-                many forgotten
+    overall     T = mean of lambda over all records: Fisher's linear discriminant for records
+                that vary independently
+    memorised   T = mean of the membership probability 1 / (1 + exp(-lambda)) over the share of
+                the records that looks most remembered in this very model, so that a few records
+                left in are seen among many forgotten
 
 References trained with everybody and references trained without the forget set say where T lies
 when nothing and when all has been forgotten. In between lies the residual influence
 
-    rho = (T_u - mean T_without) / (mean T_with - mean T_without):   1 = never deleted, 0 = as
-    retrained,
-                                                                     < 0 = over-forgotten.
+    rho = (T_u - mean T_without) / (mean T_with - mean T_without):
+    1 = never deleted, 0 = as retrained, < 0 = over-forgotten.
 
 Its test is a contrast and not a ratio,
 
-    t(r) = [T_u - (1 - r) mean T_without - r mean T_with] / sqrt(s^2 + (1 - r)^2 s^2 / M + r^2 s^2 /
-    J),
+    t(r) = [T_u - (1 - r) mean T_without - r mean T_with]
+           / sqrt(s^2 + (1 - r)^2 s^2 / M + r^2 s^2 / J),
 
 Student's t under the hypothesis rho = r; the set of r that it does not reject is the interval of
 rho (Fieller 1954).
