@@ -18,7 +18,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from flows.register.chain_key import KEY, ChainKey
-from flows.register.encoding import canonical, now, sha256, storable
+from flows.register.encoding import canonical, now, queryable, sha256, storable
 from flows.register.states import RegisterError
 from flows.register.tables import callbacks, events, identities, requests
 
@@ -174,6 +174,31 @@ def event_of(row: Any) -> Event:
     """
     values = {column.name: row._mapping[column.name] for column in events.c}
     return Event(**{**values, "details": json.loads(row.details)})
+
+
+def history(
+    connection: sa.Connection, request_id: str | None, batch: str | None, kind: str | None
+) -> list[Event]:
+    """Events in their order; all, or those of a request, of a batch, of a kind."""
+    if not all(map(queryable, (request_id, batch, kind))):
+        return []
+    query = sa.select(events).order_by(events.c.seq)
+    for column, wanted in (
+        (events.c.request_id, request_id),
+        (events.c.batch, batch),
+        (events.c.kind, kind),
+    ):
+        if wanted is not None:
+            query = query.where(column == wanted)
+    return [event_of(row) for row in connection.execute(query)]
+
+
+def latest(connection: sa.Connection, kind: str | None, first: int, most: int) -> list[Event]:
+    """The last events, the newest first; all, or those of a kind."""
+    query = sa.select(events).order_by(events.c.seq.desc()).offset(first).limit(most)
+    if kind is not None:
+        query = query.where(events.c.kind == kind)
+    return [event_of(row) for row in connection.execute(query)]
 
 
 def row_digests(connection: sa.Connection, request_ids: Collection[str]) -> dict[str, str]:

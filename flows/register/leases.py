@@ -24,13 +24,17 @@ class Lease:
     """Exclusive work that this process holds. A thread renews it; `check` says whether it still
     holds."""
 
-    def __init__(self, engine: sa.Engine, name: str, seconds: float) -> None:
+    def __init__(
+        self, engine: sa.Engine, name: str, seconds: float, renewed_every: float | None = None
+    ) -> None:
         """Args:
         engine: the register's database.
         name: of the work.
         seconds: how long it holds without being renewed.
+        renewed_every: time between two renewals, s; None: a quarter of `seconds`.
         """
         self._engine, self.name, self._seconds = engine, name, seconds
+        self._pause = seconds / 4 if renewed_every is None else renewed_every
         self._holder = f"{machine()}:{os.getpid()}:{started(os.getpid())}:{os.urandom(4).hex()}"
         self._over, self._held_until = threading.Event(), 0.0
         self._renewal = threading.Thread(
@@ -92,7 +96,7 @@ class Lease:
         return True
 
     def _renew_often(self) -> None:
-        while not self._over.wait(self._seconds / 4):
+        while not self._over.wait(self._pause):
             with contextlib.suppress(AuditError):  # the database may be back at the next try
                 if not self._renew():
                     return

@@ -8,23 +8,30 @@ transaction. Pseudonyms of a closed request are dropped; nothing that stays says
 from __future__ import annotations
 
 import contextlib
-import os
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import sqlalchemy as sa
 
-from flows.register import callback_queue, chain, chain_key, database, rows, transactions
+from flows.register import (
+    backup,
+    callback_queue,
+    chain,
+    chain_key,
+    database,
+    moves,
+    receiving,
+    request_rows,
+    transactions,
+)
 from flows.register.callback_queue import DueCallback
 from flows.register.chain import BOUND, RESTORED, Event, Head, Step
 from flows.register.encoding import now, queryable
 from flows.register.kept_end import KeptEnd
 from flows.register.leases import Lease
+from flows.register.receiving import Arrival
 from flows.register.states import (
     BLOCKED,
     CHANGES,
@@ -45,9 +52,8 @@ from flows.register.states import (
     RegisterError,
     State,
     UnknownRequestError,
-    refuse_move,
 )
-from flows.register.tables import events, identities, leases, requests
+from flows.register.tables import leases, requests
 from tasks.common import files
 from tasks.requests import deadlines
 
@@ -79,7 +85,13 @@ __all__ = [
 
 class Register:
     """The register of one workspace. All methods may be called from several threads and
-    processes."""
+    processes.
+
+    A method opens a transaction; what is done in it is in the module of its subject.
+
+    Attributes:
+        engine: the database.
+    """
 
     def __init__(self, home: Path, holidays: Collection[date] = ()) -> None:
         """Args:
@@ -92,14 +104,14 @@ class Register:
         """
         self._home = home
         self._holidays = frozenset(holidays)
-        self._engine = database.connect(home)
+        self.engine: sa.Engine = database.connect(home)
         self._key = chain_key.at_hand(home)
         if self._key is None and self.head().seq == 0:  # a new register gets a key
             self._key = chain_key.make(home)
 
     def close(self) -> None:
         """Give the connections back."""
-        self._engine.dispose()
+        self.engine.dispose()
 
     # -- requests come in -------------------------------------------------------------------------
 
@@ -132,88 +144,14 @@ class Register:
             RequestError: the deadline cannot be counted.
             PseudonymError: its pseudonyms are of another key than those of the open requests.
         """
-        submitted = _earlier(request.submitted, at or datetime.now(UTC))
         with self._writing() as connection:
-            known = rows.row_of(connection, request.request_id)
-            if known is not None and known.digest == request.digest:
-                return rows.as_case(known), False
-            details: dict[str, Any] = {}
-            before = None
-            if known is not None:
-                before = rows.as_case(known)
-                self._refuse_unless_set_aside(connection, before)
-                submitted = min(submitted, before.submitted, key=datetime.fromisoformat)
-                details = _corrections(before, known.digest, request)
-            if submitted != request.submitted:
-                details["dated"] = request.submitted
-            details |= self._write(connection, request, source, submitted, before)
-            case = rows.case_of(connection, request.request_id)
-            kind, batch = str(State.RECEIVED), None
-            if before is not None:  # the event is one of the batch that set it aside
-                kind, batch = CORRECTED, before.batch
-            step = Step(actor, case.request_id, batch, kind, details, case.callbacks, changes=True)
-            chain.append(connection, self._key, [step])
-            return case, True
-
-    def _refuse_unless_set_aside(self, connection: sa.Connection, case: Case) -> None:
-        """Only a request that an audit set aside, and that nobody has decided on, is corrected."""
-        chain.require_bound(connection, self._key, [case.request_id])
-        ground = rows.ground_of_hold(connection, case.request_id) if case.held else None
-        if case.state is not State.IDENTITY_VERIFIED or ground != SET_ASIDE:
-            raise ConflictError(
-                f"request {case.request_id} is in the register already with another content; send "
-                "a changed request under an id of its own"
+            return receiving.receive(
+                connection,
+                self._key,
+                request,
+                Arrival(actor, source, at or datetime.now(UTC)),
+                self._holidays,
             )
-
-    def _write(
-        self,
-        connection: sa.Connection,
-        request: Intake,
-        source: str,
-        submitted: str,
-        before: Case | None,
-    ) -> dict[str, Any]:
-        """Write the row of a request that comes in, or that is corrected; the facts of its event.
-
-        A correction keeps an extension of the deadline, unless the regulation is another one.
-        """
-        if before is not None:
-            rows.forget_identities(connection, request.request_id)
-        names = {str(identity["identity_value"]) for identity in request.identities}
-        rows.refuse_other_key(connection, names)
-        twin = rows.twin(connection, names)
-        day = datetime.fromisoformat(submitted).date()
-        due = deadlines.deadline(request.regulation, day, self._holidays).date
-        extended = (
-            before is not None and before.extended and before.regulation == request.regulation
-        )
-        if extended:
-            due = deadlines.extended(request.regulation, day, self._holidays)
-        facts = {
-            "source": source,
-            "regulation": request.regulation,
-            "submitted": submitted,
-            "digest": request.digest,
-            "due": due and due.isoformat(),
-        }
-        rows.put(
-            connection,
-            request.request_id,
-            **facts,
-            identities=[dict(identity) for identity in request.identities],
-            wishes=dict(request.wishes),
-            callbacks=list(request.callbacks),
-            extended=extended,
-            state=str(State.RECEIVED),
-            held=False,
-            batch=None,
-            duplicate_of=twin,
-        )
-        connection.execute(
-            identities.insert(),
-            [{"pseudonym": name, "request_id": request.request_id} for name in sorted(names)],
-        )
-        return facts | ({"duplicate_of": twin} if twin else {})
 
     def verify_identity(self, request_id: str, actor: str, how: str) -> Case:
         """Mark the identity as verified; `how` it was checked must hold no personal data."""
@@ -230,14 +168,16 @@ class Register:
             RegisterError: it is in a batch, or past one.
         """
         with self._writing() as connection:
-            case = rows.case_of(connection, request_id)
+            case = request_rows.case_of(connection, request_id)
             if case.state not in (State.RECEIVED, State.IDENTITY_VERIFIED, State.REJECTED):
                 raise RegisterError(
                     f"request {request_id} is {case.shown}; it can be cancelled before it is "
                     "batched"
                 )
             details = {"reason": reason}
-            return self._move(connection, [request_id], State.REJECTED, actor, details=details)[0]
+            return moves.move(
+                connection, self._key, [request_id], State.REJECTED, actor, details=details
+            )[0]
 
     def hold(
         self, request_id: str, actor: str, reason: str, ground: str = "GDPR Art. 17(3)(e)"
@@ -270,7 +210,7 @@ class Register:
                     f"request {request_id}: its deadline cannot be extended ({case.regulation}, "
                     f"{case.shown}{', extended before' if case.extended else ''})"
                 )
-            rows.change(connection, request_id, due=due.isoformat(), extended=True)
+            request_rows.change(connection, request_id, due=due.isoformat(), extended=True)
             details = {
                 "reason": reason,
                 "from": case.due and case.due.isoformat(),
@@ -279,7 +219,7 @@ class Register:
             if case.due is not None and datetime.now(UTC).date() > case.due:
                 details["late"] = "the first deadline had passed"
             self._record(connection, case, actor, EXTENDED, details)
-            return rows.case_of(connection, request_id)
+            return request_rows.case_of(connection, request_id)
 
     # -- the way through --------------------------------------------------------------------------
 
@@ -309,7 +249,9 @@ class Register:
             RegisterError: a request may not go there from where it is, or is on hold.
         """
         with self._writing() as connection:
-            return self._move(connection, request_ids, state, actor, batch, verdicts or {}, details)
+            return moves.move(
+                connection, self._key, request_ids, state, actor, batch, verdicts or {}, details
+            )
 
     def collect(self, batch: str, actor: str, most: int = 1000) -> list[Case]:
         """Put all requests that wait for a batch into one, those with the nearest deadline first.
@@ -326,29 +268,7 @@ class Register:
             RegisterError: another batch is in flight, or the name was used before.
         """
         with self._writing() as connection:
-            flying = connection.scalar(
-                sa.select(requests.c.batch)
-                .where(requests.c.state.in_(list(map(str, IN_BATCH))))
-                .limit(1)
-            )
-            if flying is not None:
-                raise RegisterError(
-                    f"batch {flying} is not erased yet; the next one starts from the model that "
-                    "it releases"
-                )
-            used = sa.select(events.c.seq).where(events.c.batch == batch).limit(1)
-            if connection.scalar(used) is not None:
-                raise RegisterError(
-                    f"there was a batch {batch} before; give the new one a name of its own"
-                )
-            waiting = (
-                sa.select(requests.c.request_id)
-                .where(requests.c.state == str(State.IDENTITY_VERIFIED), requests.c.held.is_(False))
-                .order_by(sa.func.coalesce(requests.c.due, "9999"), requests.c.request_id)
-                .limit(most)
-            )
-            chosen = list(connection.scalars(waiting))
-            return self._move(connection, chosen, State.BATCHED, actor, batch)
+            return moves.collect(connection, self._key, batch, actor, most)
 
     def note(
         self,
@@ -379,7 +299,7 @@ class Register:
                 )
         with self._writing() as connection:
             for step in about:
-                rows.case_of(connection, str(step.request_id))
+                request_rows.case_of(connection, str(step.request_id))
             return chain.append(connection, self._key, list(steps))
 
     # -- looking ----------------------------------------------------------------------------------
@@ -390,8 +310,8 @@ class Register:
         Raises:
             UnknownRequestError: there is no such request.
         """
-        with transactions.reading(self._engine) as connection:
-            return rows.case_of(connection, request_id)
+        with transactions.reading(self.engine) as connection:
+            return request_rows.case_of(connection, request_id)
 
     def find(self, beginning: str) -> str:
         """The id of the request that begins so.
@@ -399,21 +319,8 @@ class Register:
         Raises:
             UnknownRequestError: none does, or several do.
         """
-        start = beginning.lower()
-        if len(start) < 36 and re.fullmatch(r"[0-9a-f-]{4,}", start):
-            query = (
-                sa.select(requests.c.request_id)
-                .where(requests.c.request_id.startswith(start))
-                .limit(2)
-            )
-            with transactions.reading(self._engine) as connection:
-                matches = list(connection.scalars(query))
-            if len(matches) > 1:
-                raise UnknownRequestError(
-                    f"several requests begin with {start}; write more of the id"
-                )
-            start = matches[0] if matches else start
-        return self.case(start).request_id
+        with transactions.reading(self.engine) as connection:
+            return request_rows.find(connection, beginning)
 
     def cases(
         self, states: Collection[State] | None = None, batch: str | None = None
@@ -421,9 +328,9 @@ class Register:
         """Requests, the nearest deadline first; all, or those in some states or of one batch."""
         if not queryable(batch):
             return []
-        with transactions.reading(self._engine) as connection:
-            query = rows.urgent_first(rows.conditions(states, batch))
-            return [rows.as_case(row) for row in connection.execute(query)]
+        with transactions.reading(self.engine) as connection:
+            query = request_rows.urgent_first(request_rows.conditions(states, batch))
+            return [request_rows.as_case(row) for row in connection.execute(query)]
 
     def bound(self, batch: str) -> list[Case]:
         """The requests of a batch, each compared with what the chain says of it.
@@ -431,9 +338,9 @@ class Register:
         Raises:
             RegisterError: one is not as its events say.
         """
-        with transactions.snapshot(self._engine) as connection:
-            query = rows.urgent_first(rows.conditions(None, batch))
-            cases = [rows.as_case(row) for row in connection.execute(query)]
+        with transactions.snapshot(self.engine) as connection:
+            query = request_rows.urgent_first(request_rows.conditions(None, batch))
+            cases = [request_rows.as_case(row) for row in connection.execute(query)]
             ids = [case.request_id for case in cases]
             chain.require_bound(connection, self._key, ids)
             return cases
@@ -458,13 +365,9 @@ class Register:
         """
         if not queryable(batch):
             return 0, []
-        where = rows.conditions(states, batch, held)
-        with transactions.reading(self._engine) as connection:
-            total = connection.scalar(
-                sa.select(sa.func.count()).select_from(requests).where(*where)
-            )
-            query = rows.urgent_first(where).offset(first).limit(most)
-            return int(total or 0), [rows.as_case(row) for row in connection.execute(query)]
+        with transactions.reading(self.engine) as connection:
+            where = request_rows.conditions(states, batch, held)
+            return request_rows.page(connection, where, first, most)
 
     def in_flight(self) -> str | None:
         """The batch that is neither erased nor given up, if there is one."""
@@ -476,18 +379,8 @@ class Register:
     ) -> list[Event]:
         """Events in their order; all, or those of a request, of a batch (its requests' events
         included), of a kind."""
-        if not all(map(queryable, (request_id, batch, kind))):
-            return []
-        query = sa.select(events).order_by(events.c.seq)
-        for column, wanted in (
-            (events.c.request_id, request_id),
-            (events.c.batch, batch),
-            (events.c.kind, kind),
-        ):
-            if wanted is not None:
-                query = query.where(column == wanted)
-        with transactions.reading(self._engine) as connection:
-            return [chain.event_of(row) for row in connection.execute(query)]
+        with transactions.reading(self.engine) as connection:
+            return chain.history(connection, request_id, batch, kind)
 
     def latest(self, kind: str | None = None, first: int = 0, most: int = 100) -> list[Event]:
         """The last events, the newest first; all, or those of a kind.
@@ -497,15 +390,12 @@ class Register:
             first: how many to pass over.
             most: how many to give at most.
         """
-        query = sa.select(events).order_by(events.c.seq.desc()).offset(first).limit(most)
-        if kind is not None:
-            query = query.where(events.c.kind == kind)
-        with transactions.reading(self._engine) as connection:
-            return [chain.event_of(row) for row in connection.execute(query)]
+        with transactions.reading(self.engine) as connection:
+            return chain.latest(connection, kind, first, most)
 
     def head(self) -> Head:
         """The end of the chain."""
-        with transactions.reading(self._engine) as connection:
+        with transactions.reading(self.engine) as connection:
             return chain.head_of(connection)
 
     def file_head(self, path: Path) -> Head:
@@ -526,7 +416,7 @@ class Register:
             RegisterError: what is wrong, in the user's terms; see `chain.check`.
         """
         kept = self.kept_end()
-        with transactions.snapshot(self._engine) as connection:
+        with transactions.snapshot(self.engine) as connection:
             return chain.check(connection, self._key, [*known, *([kept] if kept else [])])
 
     def kept_end(self) -> Head | None:
@@ -547,7 +437,7 @@ class Register:
             RegisterError: the chain is damaged, or has a key already.
         """
         kept = self.kept_end()
-        with transactions.writing(self._engine) as connection:
+        with transactions.writing(self.engine) as connection:
             ends = [*known, *([kept] if kept else [])]
             head = chain.check(connection, None, ends, keyed=False)
             self._key = chain_key.make(self._home)
@@ -569,7 +459,7 @@ class Register:
         kept = self.kept_end()
         if kept is None or self._key is None:
             raise RegisterError("no end of the chain is kept here, so nothing has to be accepted")
-        with transactions.writing(self._engine) as connection:
+        with transactions.writing(self.engine) as connection:
             head = chain.check(connection, self._key)
             if chain.holds(connection, kept):
                 raise RegisterError(
@@ -591,24 +481,7 @@ class Register:
             RegisterError: the register is in PostgreSQL, the file exists already or cannot be
                 written.
         """
-        if self._engine.dialect.name != "sqlite":
-            raise RegisterError(
-                "the register is in PostgreSQL; pg_dump backs it up, see docs/requests.md"
-            )
-        try:
-            os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-        except OSError as error:
-            raise RegisterError(
-                f"{target}: cannot be written ({error.strerror}); name a new file"
-            ) from error
-        with transactions.reading(self._engine) as connection:
-            connection.exec_driver_sql("VACUUM INTO ?", (str(target),))
-        copy = sa.create_engine(f"sqlite:///{target.absolute()}")
-        try:
-            with transactions.snapshot(copy) as connection:
-                return chain.check(connection, self._key)
-        finally:
-            copy.dispose()
+        return backup.copy(self.engine, self._key, target)
 
     # -- who works --------------------------------------------------------------------------------
 
@@ -624,7 +497,7 @@ class Register:
         Raises:
             BusyError: somebody else holds it.
         """
-        held = Lease(self._engine, name, seconds)
+        held = Lease(self.engine, name, seconds)
         held.take()
         try:
             yield held
@@ -633,7 +506,7 @@ class Register:
 
     def working(self) -> list[tuple[str, str, str]]:
         """Leases that hold: name, since when, and until when if nobody renews it."""
-        with transactions.reading(self._engine) as connection:
+        with transactions.reading(self.engine) as connection:
             query = sa.select(leases).where(leases.c.until > now()).order_by(leases.c.name)
             return [(row.name, row.since, row.until) for row in connection.execute(query)]
 
@@ -641,12 +514,12 @@ class Register:
 
     def undelivered(self, at: datetime | None = None, most: int = 100) -> list[DueCallback]:
         """Status callbacks whose time has come, in a fair order; see `callback_queue.due`."""
-        with transactions.reading(self._engine) as connection:
+        with transactions.reading(self.engine) as connection:
             return callback_queue.due(connection, at or datetime.now(UTC), most)
 
     def tried(self, seq: int, url: str, outcome: str, again: datetime | None) -> None:
         """Record a try to deliver a callback; `again` is None if it is delivered or given up."""
-        with transactions.writing(self._engine) as connection:
+        with transactions.writing(self.engine) as connection:
             callback_queue.record(connection, seq, url, outcome, again)
 
     # -- inside a transaction ---------------------------------------------------------------------
@@ -656,12 +529,12 @@ class Register:
         """A transaction that may add events. It goes on only from a chain that still holds the end
         kept outside the database, and keeps the new end there after the commit."""
         if self._key is None:  # adding an event says what is missing
-            with transactions.writing(self._engine) as connection:
+            with transactions.writing(self.engine) as connection:
                 yield connection
             return
         end = KeptEnd(self._home, self._key)
         end.prepare()
-        with transactions.writing(self._engine) as connection:
+        with transactions.writing(self.engine) as connection:
             chain.require_head(connection, end.read())
             yield connection
             head = chain.head_of(connection)
@@ -670,7 +543,7 @@ class Register:
 
     def _bound(self, connection: sa.Connection, request_id: str) -> Case:
         """A request that is about to be changed: a change must not cover up one by another hand."""
-        case = rows.case_of(connection, request_id)
+        case = request_rows.case_of(connection, request_id)
         chain.require_bound(connection, self._key, [request_id])
         return case
 
@@ -694,98 +567,9 @@ class Register:
                     f"request {request_id} is {case.shown}; a hold cannot be "
                     f"{'set' if held else 'lifted'}"
                 )
-            rows.change(connection, request_id, held=held)
+            request_rows.change(connection, request_id, held=held)
             self._record(connection, case, actor, HELD if held else LIFTED, details)
-            return rows.case_of(connection, request_id)
-
-    def _move(
-        self,
-        connection: sa.Connection,
-        request_ids: Sequence[str],
-        state: State,
-        actor: str,
-        batch: str | None = None,
-        verdicts: Mapping[str, str] = MappingProxyType({}),
-        details: Mapping[str, Any] = MappingProxyType({}),
-    ) -> list[Case]:
-        """See `move`. A few statements for any number of requests: other writers wait meanwhile."""
-        cases = rows.cases_of(connection, request_ids)
-        steps = []
-        for name in dict.fromkeys(request_ids):
-            before = cases[name]
-            if before.state == state:
-                continue
-            refuse_move(before, state, batch)
-            verdict = verdicts.get(name) or details.get("verdict")
-            closed = state is State.CLOSED
-            cases[name] = after = replace(
-                before,
-                state=state,
-                batch=batch or before.batch,
-                verdict=verdict or before.verdict,
-                identities=() if closed else before.identities,
-                wishes=_without_records(before.wishes) if closed else before.wishes,
-            )
-            facts = dict(details) | ({} if verdict is None else {"verdict": verdict})
-            facts["from"] = str(before.state)
-            steps.append(
-                Step(actor, name, after.batch, str(state), facts, after.callbacks, changes=True)
-            )
-        if steps:
-            changed = [cases[str(step.request_id)] for step in steps]
-            chain.require_bound(connection, self._key, [case.request_id for case in changed])
-            _store(connection, changed, state)
-            chain.append(connection, self._key, steps)
-        return [cases[name] for name in request_ids]
-
-
-def _corrections(before: Case, digest: str, request: Intake) -> dict[str, Any]:
-    """What the event of a correction says of the earlier content: its digest, and which parts
-    changed."""
-    parts = {
-        "regulation": (before.regulation, request.regulation),
-        "identities": (list(before.identities), [dict(one) for one in request.identities]),
-        "wishes": (dict(before.wishes), dict(request.wishes)),
-        "callbacks": (before.callbacks, request.callbacks),
-    }
-    changed = [name for name, (old, new) in parts.items() if old != new]
-    return {"earlier": digest, "changed": ", ".join(changed) or "time stamp"}
-
-
-def _store(connection: sa.Connection, changed: Sequence[Case], state: State) -> None:
-    """Write the columns that a move changes."""
-    names = ("state", "batch", "verdict", "identities", "wishes")
-    connection.execute(
-        requests.update()
-        .where(requests.c.request_id == sa.bindparam("moved"))
-        .values({name: sa.bindparam(f"new_{name}") for name in names}),
-        [
-            {"moved": case.request_id} | {f"new_{name}": _column(case, name) for name in names}
-            for case in changed
-        ],
-    )
-    if state not in OPEN:  # only open requests have duplicates
-        own = identities.delete().where(identities.c.request_id == sa.bindparam("moved"))
-        connection.execute(own, [{"moved": case.request_id} for case in changed])
-
-
-def _earlier(submitted: str, arrived: datetime) -> str:
-    """A request's own time stamp, or its arrival by the same offset where that is earlier."""
-    own = datetime.fromisoformat(submitted)
-    if own <= arrived:
-        return submitted
-    return arrived.astimezone(own.tzinfo).isoformat(timespec="seconds")
-
-
-def _without_records(wishes: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: wish for name, wish in wishes.items() if name == "languages"}
-
-
-def _column(case: Case, name: str) -> Any:
-    value = getattr(case, name)
-    if name == "identities":
-        return [dict(identity) for identity in value]
-    return dict(value) if name == "wishes" else value and str(value)
+            return request_rows.case_of(connection, request_id)
 
 
 @contextlib.contextmanager

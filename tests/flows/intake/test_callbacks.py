@@ -68,7 +68,7 @@ def outcomes(register: Register) -> list[str]:
 
     from flows.register import tables, transactions
 
-    with transactions.reading(register._engine) as connection:
+    with transactions.reading(register.engine) as connection:
         query = sa.select(tables.callbacks.c.outcome).order_by(tables.callbacks.c.seq)
         return [str(row.outcome) for row in connection.execute(query)]
 

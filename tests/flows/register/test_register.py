@@ -16,7 +16,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -122,8 +122,8 @@ def verified(book: Register, number: int = 1, **changes: Any) -> str:
 def change(book: Register, statement: str) -> None:
     """What somebody does who opens the database himself and is strong enough to get around the
     triggers."""
-    with book._engine.connect() as connection:
-        sqlite = book._engine.dialect.name == "sqlite"
+    with book.engine.connect() as connection:
+        sqlite = book.engine.dialect.name == "sqlite"
         if sqlite:
             names = (
                 connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'trigger'")
@@ -289,7 +289,7 @@ def test_a_closed_request_keeps_nothing_that_says_whom_it_was_about(book: Regist
         book.move([one], state, "Ada", batch="b1" if state is State.BATCHED else None)
     case = book.case(one)
     assert (case.identities, case.wishes) == ((), {"languages": ["zh"]})
-    with book._engine.connect() as connection:
+    with book.engine.connect() as connection:
         for table in tables.metadata.sorted_tables:
             rows = str(connection.execute(sa.select(table)).all())
             assert "0a1b2c3d" not in rows, table.name
@@ -520,8 +520,8 @@ def test_the_database_refuses_to_change_events(
 ) -> None:
     verified(book)
     before = book.history()
-    told = statement if isinstance(statement, str) else statement[book._engine.dialect.name]
-    with book._engine.connect() as connection, pytest.raises(sa.exc.DBAPIError, match="events are"):
+    told = statement if isinstance(statement, str) else statement[book.engine.dialect.name]
+    with book.engine.connect() as connection, pytest.raises(sa.exc.DBAPIError, match="events are"):
         connection.exec_driver_sql(told)
     assert book.history() == before
 
@@ -634,7 +634,7 @@ def written_anew(book: Register, statement: str, strip: bool = False) -> None:
     chain made anew so that every hash is right."""
     change(book, statement)
     previous = "0" * 64
-    with book._engine.begin() as connection:
+    with book.engine.begin() as connection:
         for row in connection.execute(sa.select(tables.events).order_by("seq")).mappings().all():
             names = ("seq", "at", "actor", "request_id", "batch", "kind", "details")
             facts = [previous, *(row[name] for name in names)]
@@ -777,7 +777,7 @@ def repository(home: Path) -> Path:
 
 def everything(book: Register) -> dict[str, list[dict[str, Any]]]:
     """A backup of the database, whichever it is."""
-    with book._engine.connect() as connection:
+    with book.engine.connect() as connection:
         return {
             table.name: [dict(row) for row in connection.execute(sa.select(table)).mappings()]
             for table in tables.metadata.sorted_tables
@@ -786,7 +786,7 @@ def everything(book: Register) -> dict[str, list[dict[str, Any]]]:
 
 def restore(book: Register, backup: dict[str, list[dict[str, Any]]]) -> None:
     change(book, "DELETE FROM leases")
-    with book._engine.begin() as connection:
+    with book.engine.begin() as connection:
         for table in tables.metadata.sorted_tables:
             connection.execute(table.delete())
             if rows := backup[table.name]:
@@ -813,7 +813,7 @@ def test_a_value_that_is_no_json_any_more_is_an_alarm_and_is_not_repeated(
     book: Register, column: str
 ) -> None:
     verified(book)
-    if book._engine.dialect.name == "postgresql":  # which refuses such a value
+    if book.engine.dialect.name == "postgresql":  # which refuses such a value
         with pytest.raises(sa.exc.DBAPIError):
             change(book, f"UPDATE requests SET {column} = '[secret'")
         return
@@ -1061,22 +1061,22 @@ def test_a_lease_is_renewed_as_long_as_the_work_goes_on(book: Register, home: Pa
 
 
 def test_a_lease_that_ran_out_and_was_taken_over_is_noticed_by_its_holder(
-    book: Register, home: Path, monkeypatch: pytest.MonkeyPatch
+    book: Register, home: Path
 ) -> None:
-    monkeypatch.setattr(register.Lease, "_renew_often", lambda self: None)  # the database is away
     other = Register(home)
-    with book.lease(
-        "nightly", seconds=1.5
-    ) as held:  # on a busy machine the other takes a while to ask
-        time.sleep(1.7)
-        held.check()  # nobody took it meanwhile: it is taken up again
-        with pytest.raises(BusyError), other.lease("nightly"):
-            pytest.fail("two at once")
-        time.sleep(1.7)
-        with other.lease("nightly"):
-            with pytest.raises(LostLeaseError, match="nightly"):
-                held.check()
-            assert [name for name, *_ in other.working()] == ["nightly"]
+    # long enough for the other to ask on a busy machine; renewed too late: the database was away
+    held = register.Lease(book.engine, "nightly", 1.5, renewed_every=600)
+    held.take()
+    time.sleep(1.7)
+    held.check()  # nobody took it meanwhile: it is taken up again
+    with pytest.raises(BusyError), other.lease("nightly"):
+        pytest.fail("two at once")
+    time.sleep(1.7)
+    with other.lease("nightly"):
+        with pytest.raises(LostLeaseError, match="nightly"):
+            held.check()
+        held.release()  # takes nothing from the one that holds it now
+        assert [name for name, *_ in other.working()] == ["nightly"]
     assert other.working() == []
     other.close()
 
@@ -1105,24 +1105,33 @@ def test_the_lease_of_a_killed_process_ends_at_once(book: Register, home: Path) 
             pass
 
 
-def test_a_later_process_of_the_same_number_does_not_hold_the_lease(
-    book: Register, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as before:
-        before.setattr(leases, "started", lambda pid: "1")
-        register.Lease(book._engine, "nightly", 600).take()
+def held_by(book: Register, holder: str, seconds: float) -> None:
+    """Another process holds the lease of the night: machine:pid:began:number."""
+    since = datetime.now(UTC)
+    with book.engine.begin() as connection:
+        connection.execute(
+            tables.leases.insert().values(
+                name="nightly",
+                holder=holder,
+                since=encoding.text_of(since),
+                until=encoding.text_of(since + timedelta(seconds=seconds)),
+            )
+        )
+
+
+def test_a_later_process_of_the_same_number_does_not_hold_the_lease(book: Register) -> None:
+    own = leases.started(os.getpid())
+    held_by(book, f"{leases.machine()}:{os.getpid()}:{own}:00", 600)
+    with pytest.raises(BusyError), book.lease("nightly"):
+        pytest.fail("two at once")
+    change(book, "DELETE FROM leases")
+    held_by(book, f"{leases.machine()}:{os.getpid()}:{own}0:00", 600)
     with book.lease("nightly"):
         pass
 
 
-def test_a_lease_of_another_machine_counts_until_it_runs_out(
-    book: Register, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    own = leases.machine()
-    monkeypatch.setattr(leases, "machine", lambda: "elsewhere")
-    monkeypatch.setattr(register.Lease, "_renew_often", lambda self: None)
-    register.Lease(book._engine, "nightly", 0.5).take()
-    monkeypatch.setattr(leases, "machine", lambda: own)
+def test_a_lease_of_another_machine_counts_until_it_runs_out(book: Register) -> None:
+    held_by(book, f"elsewhere:{os.getpid()}:1:00", 0.5)
     with pytest.raises(BusyError), book.lease("nightly"):
         pytest.fail("two at once")
     time.sleep(0.6)
@@ -1245,7 +1254,7 @@ def test_the_migrated_tables_are_those_that_the_code_means(book: Register) -> No
     from alembic.migration import MigrationContext
     from alembic.script import ScriptDirectory
 
-    with book._engine.connect() as connection:
+    with book.engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), tables.metadata) == []
         assert migrate.version(connection) == migrate.LATEST
     scripts = ScriptDirectory.from_config(_config())
@@ -1351,6 +1360,7 @@ def test_the_register_is_backed_up_while_it_is_written(
         assert process.stdout is not None
         process.stdout.readline()
         head = book.backup(copy)
+        received(book, 2)  # at least this one is not in the copy
         process.kill()
         process.communicate()
     with pytest.raises(RegisterError, match="name a new file"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Sequence
 from datetime import date
 from typing import Any
@@ -52,6 +53,24 @@ def cases_of(connection: sa.Connection, request_ids: Sequence[str]) -> dict[str,
     return cases
 
 
+def find(connection: sa.Connection, beginning: str) -> str:
+    """The id of the request that begins so.
+
+    Raises:
+        UnknownRequestError: none does, or several do.
+    """
+    start = beginning.lower()
+    if len(start) < 36 and re.fullmatch(r"[0-9a-f-]{4,}", start):
+        query = (
+            sa.select(requests.c.request_id).where(requests.c.request_id.startswith(start)).limit(2)
+        )
+        matches = list(connection.scalars(query))
+        if len(matches) > 1:
+            raise UnknownRequestError(f"several requests begin with {start}; write more of the id")
+        start = matches[0] if matches else start
+    return case_of(connection, start).request_id
+
+
 def conditions(
     states: Collection[State] | None, batch: str | None, held: bool = False
 ) -> list[sa.ColumnElement[bool]]:
@@ -70,6 +89,15 @@ def urgent_first(where: Sequence[sa.ColumnElement[bool]]) -> sa.Select[Any]:
     """A query for requests, the nearest deadline first."""
     order = (sa.func.coalesce(requests.c.due, "9999"), requests.c.request_id)
     return sa.select(requests).where(*where).order_by(*order)
+
+
+def page(
+    connection: sa.Connection, where: Sequence[sa.ColumnElement[bool]], first: int, most: int
+) -> tuple[int, list[Case]]:
+    """How many requests meet the conditions, and `most` of them, the first `first` passed over."""
+    total = connection.scalar(sa.select(sa.func.count()).select_from(requests).where(*where))
+    query = urgent_first(where).offset(first).limit(most)
+    return int(total or 0), [as_case(row) for row in connection.execute(query)]
 
 
 def change(connection: sa.Connection, request_id: str, **values: Any) -> None:

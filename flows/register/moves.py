@@ -1,0 +1,116 @@
+"""Moves of requests from state to state, in a transaction of the register.
+
+Which moves are allowed is in `states`; a move writes the new state, what it drops, and its event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
+
+import sqlalchemy as sa
+
+from flows.register import chain, request_rows
+from flows.register.chain import Step
+from flows.register.chain_key import ChainKey
+from flows.register.states import IN_BATCH, OPEN, Case, RegisterError, State, refuse_move
+from flows.register.tables import events, identities, requests
+
+
+def move(
+    connection: sa.Connection,
+    key: ChainKey | None,
+    request_ids: Sequence[str],
+    state: State,
+    actor: str,
+    batch: str | None = None,
+    verdicts: Mapping[str, str] = MappingProxyType({}),
+    details: Mapping[str, Any] = MappingProxyType({}),
+) -> list[Case]:
+    """Bring requests to a state; see `register.Register.move`.
+
+    A few statements for any number of requests: other writers wait meanwhile.
+    """
+    cases = request_rows.cases_of(connection, request_ids)
+    steps = []
+    for name in dict.fromkeys(request_ids):
+        before = cases[name]
+        if before.state == state:
+            continue
+        refuse_move(before, state, batch)
+        verdict = verdicts.get(name) or details.get("verdict")
+        closed = state is State.CLOSED
+        cases[name] = after = replace(
+            before,
+            state=state,
+            batch=batch or before.batch,
+            verdict=verdict or before.verdict,
+            identities=() if closed else before.identities,
+            wishes=_without_records(before.wishes) if closed else before.wishes,
+        )
+        facts = dict(details) | ({} if verdict is None else {"verdict": verdict})
+        facts["from"] = str(before.state)
+        steps.append(
+            Step(actor, name, after.batch, str(state), facts, after.callbacks, changes=True)
+        )
+    if steps:
+        changed = [cases[str(step.request_id)] for step in steps]
+        chain.require_bound(connection, key, [case.request_id for case in changed])
+        _store(connection, changed, state)
+        chain.append(connection, key, steps)
+    return [cases[name] for name in request_ids]
+
+
+def collect(
+    connection: sa.Connection, key: ChainKey | None, batch: str, actor: str, most: int
+) -> list[Case]:
+    """Put the requests that wait for a batch into one; see `register.Register.collect`."""
+    in_flight = connection.scalar(
+        sa.select(requests.c.batch).where(requests.c.state.in_(list(map(str, IN_BATCH)))).limit(1)
+    )
+    if in_flight is not None:
+        raise RegisterError(
+            f"batch {in_flight} is not erased yet; the next one starts from the model that it "
+            "releases"
+        )
+    used = sa.select(events.c.seq).where(events.c.batch == batch).limit(1)
+    if connection.scalar(used) is not None:
+        raise RegisterError(f"there was a batch {batch} before; give the new one a name of its own")
+    waiting = (
+        sa.select(requests.c.request_id)
+        .where(requests.c.state == str(State.IDENTITY_VERIFIED), requests.c.held.is_(False))
+        .order_by(sa.func.coalesce(requests.c.due, "9999"), requests.c.request_id)
+        .limit(most)
+    )
+    chosen = list(connection.scalars(waiting))
+    return move(connection, key, chosen, State.BATCHED, actor, batch)
+
+
+def _store(connection: sa.Connection, changed: Sequence[Case], state: State) -> None:
+    """Write the columns that a move changes."""
+    names = ("state", "batch", "verdict", "identities", "wishes")
+    connection.execute(
+        requests.update()
+        .where(requests.c.request_id == sa.bindparam("moved"))
+        .values({name: sa.bindparam(f"new_{name}") for name in names}),
+        [
+            {"moved": case.request_id} | {f"new_{name}": _column(case, name) for name in names}
+            for case in changed
+        ],
+    )
+    if state not in OPEN:  # only open requests have duplicates
+        own = identities.delete().where(identities.c.request_id == sa.bindparam("moved"))
+        connection.execute(own, [{"moved": case.request_id} for case in changed])
+
+
+def _without_records(wishes: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: wish for name, wish in wishes.items() if name == "languages"}
+
+
+def _column(case: Case, name: str) -> Any:
+    value = getattr(case, name)
+    if name == "identities":
+        return [dict(identity) for identity in value]
+    return dict(value) if name == "wishes" else value and str(value)

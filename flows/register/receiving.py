@@ -1,0 +1,163 @@
+"""A request comes in, or comes again: its row, its identities, its deadline and its event.
+
+For use in a transaction of the register (`register.Register.receive`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from flows.register import chain, request_rows
+from flows.register.chain import Step
+from flows.register.chain_key import ChainKey
+from flows.register.states import CORRECTED, SET_ASIDE, Case, ConflictError, Intake, State
+from flows.register.tables import identities
+from tasks.requests import deadlines
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """How a request came in.
+
+    Attributes:
+        actor: who brings it.
+        source: `http`, `drop folder`, `csv` or `file`.
+        at: when, with an offset.
+    """
+
+    actor: str
+    source: str
+    at: datetime
+
+
+def receive(
+    connection: sa.Connection,
+    key: ChainKey | None,
+    request: Intake,
+    arrival: Arrival,
+    holidays: Collection[date],
+) -> tuple[Case, bool]:
+    """Take a request in; the same one again changes nothing.
+
+    Args:
+        connection: of a writer.
+        key: the chain's key.
+        request: the request.
+        arrival: how it came in.
+        holidays: public holidays, for its deadline.
+
+    Returns:
+        The case, and whether it is new, or newly corrected.
+
+    Raises:
+        ConflictError: the id is known with another content, and was not set aside.
+        RequestError: the deadline cannot be counted.
+        PseudonymError: its pseudonyms are of another key than those of the open requests.
+    """
+    submitted = _earlier(request.submitted, arrival.at)
+    known = request_rows.row_of(connection, request.request_id)
+    if known is not None and known.digest == request.digest:
+        return request_rows.as_case(known), False
+    details: dict[str, Any] = {}
+    before = None
+    if known is not None:
+        before = request_rows.as_case(known)
+        _refuse_unless_set_aside(connection, key, before)
+        submitted = min(submitted, before.submitted, key=datetime.fromisoformat)
+        details = _corrections(before, known.digest, request)
+    if submitted != request.submitted:
+        details["dated"] = request.submitted
+    due, extended = _deadline(request, submitted, before, holidays)
+    facts = {
+        "source": arrival.source,
+        "regulation": request.regulation,
+        "submitted": submitted,
+        "digest": request.digest,
+        "due": due and due.isoformat(),
+    }
+    twin = _write(connection, request, facts, extended)
+    details |= facts | ({"duplicate_of": twin} if twin else {})
+    case = request_rows.case_of(connection, request.request_id)
+    kind, batch = str(State.RECEIVED), None
+    if before is not None:  # the event belongs to the batch that set the request aside
+        kind, batch = CORRECTED, before.batch
+    step = Step(arrival.actor, case.request_id, batch, kind, details, case.callbacks, changes=True)
+    chain.append(connection, key, [step])
+    return case, True
+
+
+def _refuse_unless_set_aside(connection: sa.Connection, key: ChainKey | None, case: Case) -> None:
+    """Only a request that an audit set aside, and that nobody has decided on, is corrected."""
+    chain.require_bound(connection, key, [case.request_id])
+    ground = request_rows.ground_of_hold(connection, case.request_id) if case.held else None
+    if case.state is not State.IDENTITY_VERIFIED or ground != SET_ASIDE:
+        raise ConflictError(
+            f"request {case.request_id} is in the register already with another content; send a "
+            "changed request under an id of its own"
+        )
+
+
+def _deadline(
+    request: Intake, submitted: str, before: Case | None, holidays: Collection[date]
+) -> tuple[date | None, bool]:
+    """The deadline, and whether it is extended: a correction keeps an extension, unless the
+    regulation is another one."""
+    day = datetime.fromisoformat(submitted).date()
+    if before is not None and before.extended and before.regulation == request.regulation:
+        return deadlines.extended(request.regulation, day, holidays), True
+    return deadlines.deadline(request.regulation, day, holidays).date, False
+
+
+def _write(
+    connection: sa.Connection, request: Intake, facts: dict[str, Any], extended: bool
+) -> str | None:
+    """Write the row of a request and its identities; returns the open request that it duplicates,
+    if there is one."""
+    request_rows.forget_identities(connection, request.request_id)
+    names = {str(identity["identity_value"]) for identity in request.identities}
+    request_rows.refuse_other_key(connection, names)
+    twin = request_rows.twin(connection, names)
+    request_rows.put(
+        connection,
+        request.request_id,
+        **facts,
+        identities=[dict(identity) for identity in request.identities],
+        wishes=dict(request.wishes),
+        callbacks=list(request.callbacks),
+        extended=extended,
+        state=str(State.RECEIVED),
+        held=False,
+        batch=None,
+        duplicate_of=twin,
+    )
+    connection.execute(
+        identities.insert(),
+        [{"pseudonym": name, "request_id": request.request_id} for name in sorted(names)],
+    )
+    return twin
+
+
+def _corrections(before: Case, digest: str, request: Intake) -> dict[str, Any]:
+    """What the event of a correction says of the earlier content: its digest, and which parts
+    changed."""
+    parts = {
+        "regulation": (before.regulation, request.regulation),
+        "identities": (list(before.identities), [dict(entry) for entry in request.identities]),
+        "wishes": (dict(before.wishes), dict(request.wishes)),
+        "callbacks": (before.callbacks, request.callbacks),
+    }
+    changed = [name for name, (old, new) in parts.items() if old != new]
+    return {"earlier": digest, "changed": ", ".join(changed) or "time stamp"}
+
+
+def _earlier(submitted: str, arrived: datetime) -> str:
+    """A request's own time stamp, or its arrival by the same offset where that is earlier."""
+    own = datetime.fromisoformat(submitted)
+    if own <= arrived:
+        return submitted
+    return arrived.astimezone(own.tzinfo).isoformat(timespec="seconds")
