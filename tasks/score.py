@@ -87,7 +87,7 @@ def main(
         entries += [ScoredModel(f"with-{path.stem}", "with", path) for path in paths]
     material = _material(known, roles, requests, settings, place)
     network = checkpoints.load_original(original, settings)
-    original_check.require(network, known, roles, settings, place)
+    original_check.require(original, network, known, roles, settings, place)
     phi, predicted = [], []
     seen_in: dict[str, list[scoring.Floats]] = {
         name: [] for name in (settings.verify.views if material else ())

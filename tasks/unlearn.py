@@ -52,7 +52,7 @@ def main(
     labels = manifest["label"].to_numpy(np.int64)
     _warn_of_lost_classes(set(labels[asked].tolist()) - set(labels[retained].tolist()))
     network = checkpoints.load_original(original, settings)
-    original_check.require(network, known, roles, settings, place)
+    original_check.require(original, network, known, roles, settings, place)
     trace: list[fcalb.TraceRow] = []
     path = out / "unlearned.safetensors"
     if settings.unlearn.method == "none":

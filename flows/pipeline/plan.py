@@ -262,7 +262,14 @@ def _scored(
     from tasks.training import compute, original_check
 
     packed = image_pack.read(workspace / "artifacts" / "pack", workspace / "data", chosen.data)
-    return original_check.measure(network, packed, roles, chosen, compute.prepare(chosen.compute))
+    return original_check.measure(
+        workspace / chosen.original.checkpoint,
+        network,
+        packed,
+        roles,
+        chosen,
+        compute.prepare(chosen.compute),
+    )
 
 
 # -- what it takes --------------------------------------------------------------------------------

@@ -3,11 +3,12 @@ every tensor by name and shape. Nothing is unpickled."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tasks.common import files, settings
 from tasks.common.errors import ModelError
@@ -113,14 +114,20 @@ def load(
 
 
 def _read(path: Path, model: settings.Model) -> State:
+    with _opened(path) as file:
+        _refuse_other_settings(path, file.metadata() or {}, model)
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
-            _refuse_other_settings(path, file.metadata() or {}, model)
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            yield file
     except FileNotFoundError as error:
-        raise ModelError(f"{path}: no such file; expected the weights of {model.name}") from error
+        raise ModelError(f"{path}: no such file; expected the weights of the model") from error
     except SafetensorError as error:
         raise ModelError(
             f"{path} is no safetensors file ({error}). Pickled checkpoints are not read, because "
@@ -129,16 +136,28 @@ def _read(path: Path, model: settings.Model) -> State:
         ) from error
 
 
+def names_its_settings(path: Path) -> bool:
+    """Whether a checkpoint says which settings it was made for, so that it cannot be misread.
+
+    Raises:
+        ModelError: as `load`, of the file.
+    """
+    with _opened(path) as file:
+        return _made_for(file.metadata() or {}) is not None
+
+
+def _made_for(metadata: Mapping[str, str]) -> dict[str, object] | None:
+    """The settings that our own files name; None where the key is another program's."""
+    try:
+        written = json.loads(metadata.get(MADE_FOR, "null"))
+    except ValueError:
+        return None
+    return written if isinstance(written, dict) else None
+
+
 def _refuse_other_settings(path: Path, metadata: Mapping[str, str], model: settings.Model) -> None:
     """The same weights mean something else under another stem or another normalisation."""
-    if MADE_FOR not in metadata:
-        return
-    try:
-        written = json.loads(metadata[MADE_FOR])
-    except ValueError:
-        return  # another program's key of that name
-    if not isinstance(written, dict):
-        return
+    written = _made_for(metadata) or {}
     given = json.loads(_described(model))
     differs = [key for key in given if key in written and written[key] != given[key]]
     if differs:

@@ -39,9 +39,14 @@ class Records:
         self.images = torch.tensor(images, device=place.device)
         self.labels = torch.tensor(labels, dtype=torch.int64, device=place.device)
         self.place = place
+        self._normalise_as(model)
+
+    def _normalise_as(self, model: settings.Model) -> None:
+        import torch
+
         mean, std = normalisation(model, self.images.shape[1], self.images.shape[-1])
         self._mean, self._std = (
-            torch.tensor(values, device=place.device)[:, None, None] for values in (mean, std)
+            torch.tensor(values, device=self.place.device)[:, None, None] for values in (mean, std)
         )
 
     def __len__(self) -> int:
@@ -73,6 +78,18 @@ class Records:
         """The same images under other labels (n,) int64."""
         part = copy.copy(self)
         part.labels = labels
+        return part
+
+    def with_images(self, images: Tensor) -> Records:
+        """The same labels for other images, of the same shape and type."""
+        part = copy.copy(self)
+        part.images = images
+        return part
+
+    def normalised_as(self, model: settings.Model) -> Records:
+        """The same records, with the mean and std of another model."""
+        part = copy.copy(self)
+        part._normalise_as(model)
         return part
 
     def batches(

@@ -117,6 +117,13 @@ def test_a_model_is_judged_before_the_run_as_the_stages_will_judge_it(
     assert found.accuracy == 1.0
     settings.assign(other / "params.yaml", ["original.accuracy=1.0"])
     assert plan.make(other).model.state == "sound"
+    settings.assign(
+        other / "params.yaml", ["original.accuracy=null", "model.mean=0", "model.std=1"]
+    )
+    misread = plan.make(other).model
+    assert misread.state == "unusable"
+    assert "with model.mean=0.5 and model.std=0.5" in misread.note
+    settings.assign(other / "params.yaml", ["model.mean=0.5", "model.std=0.5"])
     network = checkpoints.load(other / "mine.safetensors", given.model, given.data)
     with torch.no_grad():
         list(network.parameters())[-1].add_(torch.tensor([100.0, 0, 0]))  # names one class alone

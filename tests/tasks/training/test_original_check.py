@@ -3,11 +3,14 @@ stops the run."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from tasks.training import original_check
 from tasks.training.original_check import OriginalCheck
+from tasks.training.other_readings import OtherReading
 
 CLASSES, COUNT = 12, 240
 LABELS = np.arange(COUNT) % CLASSES
@@ -58,3 +61,35 @@ def test_below_what_the_user_says_it_should_reach_it_is_refused(
     fault = check(spoiled(0.5)).fault(CLASSES, least)
     assert (fault is not None) is refused
     assert not refused or "original.accuracy=0.9" in str(fault)
+
+
+MISREAD = OtherReading("model.mean=0.2", 200, configured=0.5, accuracy=0.97)
+
+
+def test_a_model_that_another_reading_makes_right_is_refused_and_told_which() -> None:
+    fault = str(replace(check(spoiled(0.5)), other=MISREAD).fault(CLASSES, None))
+    assert "with model.mean=0.2 it is right on 0.970 of 200 training records" in fault
+    assert "set original.accuracy" in fault
+
+
+def test_a_reading_that_is_only_a_little_less_wrong_stops_nothing() -> None:
+    half_right = replace(MISREAD, accuracy=0.75)
+    assert replace(check(spoiled(0.5)), other=half_right).fault(CLASSES, None) is None
+
+
+def test_who_says_what_the_model_reaches_is_believed_and_told_where_it_does_not() -> None:
+    found = replace(check(spoiled(0.5)), other=MISREAD)
+    assert found.fault(CLASSES, 0.4) is None
+    assert "model.mean=0.2" in str(found.fault(CLASSES, 0.9))
+
+
+def test_at_chance_a_reading_that_is_better_is_named_however_little_it_helps() -> None:
+    found = replace(check(spoiled(1)), other=replace(MISREAD, accuracy=0.4))
+    assert "it is right on 0.400" in str(found.fault(CLASSES, None))
+
+
+def test_another_reading_is_told_rather_than_an_order_of_classes_that_explains_less() -> None:
+    found = replace(check(spoiled(0.5)), reordered=0.8, other=MISREAD)
+    assert "model.mean=0.2" in str(found.fault(CLASSES, None))
+    found = replace(found, reordered=0.99)
+    assert "the order of classes" in str(found.fault(CLASSES, None))

@@ -1,0 +1,132 @@
+"""A model that is read in another way than it was trained on is recognised, and the way is named.
+
+The models are not trained: their own answers under one reading are taken for the labels, so that
+under this reading, and no other, they are right about every record.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tasks.common import settings
+from tasks.training import architectures, compute, other_readings, training_loop
+
+CLASSES, COUNT, SIDE = 4, 300, 16
+
+TORCHVISIONS = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+RAW = {"mean": 0, "std": 1 / 255}
+UNIT = {"mean": 0, "std": 1}
+
+
+def chosen(channels: int, **model: Any) -> settings.Settings:
+    data = {"classes": CLASSES, "channels": channels, "image_size": SIDE}
+    return settings.parse({"model": model, "data": data})
+
+
+def images(channels: int) -> np.ndarray:
+    """Images whose brightness and contrast differ, as photographs' do."""
+    draw = np.random.default_rng(3)
+    level = draw.uniform(20, 235, (COUNT, channels, 1, 1))
+    noise = draw.normal(0, 1, (COUNT, channels, SIDE, SIDE)) * draw.uniform(5, 60, (COUNT, 1, 1, 1))
+    return np.clip(level + noise, 0, 255).astype(np.uint8)
+
+
+def records(given: settings.Settings, labels: np.ndarray | None = None) -> training_loop.Records:
+    known = np.zeros(COUNT, np.int64) if labels is None else labels
+    place = compute.prepare(given.compute)
+    return training_loop.Records(images(given.data.channels), known, given.model, place)
+
+
+class Brightness(nn.Module):
+    """Tells brightness from dark by the first channel; as sure as its thresholds are exact."""
+
+    def __init__(self, thresholds: torch.Tensor) -> None:
+        super().__init__()
+        self.thresholds = nn.Parameter(thresholds)
+
+    def forward(self, shown: torch.Tensor) -> torch.Tensor:
+        level = shown[:, 0].mean((1, 2))
+        above = (level[:, None] > self.thresholds).sum(1)
+        return nn.functional.one_hot(above, CLASSES).float()
+
+
+def trained(given: settings.Settings) -> tuple[nn.Module, np.ndarray]:
+    """A model, and labels that it is right about if it is read as the settings say."""
+    seen = records(given)
+    levels = seen.floats(slice(None))[:, 0].mean((1, 2))
+    network = Brightness(levels.quantile(torch.tensor([0.25, 0.5, 0.75])))
+    return network, training_loop.logits(network, seen).argmax(1)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("configured", [{}, RAW, UNIT, {"mean": 0.2, "std": 0.1}])
+@pytest.mark.parametrize("right", [{}, RAW, UNIT])
+def test_the_mean_and_std_of_the_training_are_named(
+    channels: int, configured: dict[str, Any], right: dict[str, Any]
+) -> None:
+    given = chosen(channels, **right)
+    network, labels = trained(given)
+    assert other_readings.better(network, records(given, labels), given) is None
+    if configured == right:
+        return
+    misread = chosen(channels, **configured)
+    found = other_readings.better(network, records(misread, labels), misread)
+    assert found is not None
+    assert found.accuracy == 1
+    assert found.is_right
+    mean, std = right.get("mean", 0.5), right.get("std", 0.5)
+    assert f"model.mean={mean:.6g} and model.std={std:.6g}" in str(found)
+
+
+def test_the_values_of_torchvisions_weights_are_named_per_channel() -> None:
+    network, labels = trained(chosen(3, **TORCHVISIONS))
+    found = other_readings.better(network, records(chosen(3), labels), chosen(3))
+    assert "model.mean=[0.485, 0.456, 0.406] and model.std=[0.229, 0.224, 0.225]" in str(found)
+
+
+def test_a_preset_is_compared_by_its_values() -> None:
+    given = chosen(3, preset="ResNet18_Weights.IMAGENET1K_V1")
+    given = given.model_copy(update={"data": given.data.model_copy(update={"image_size": 224})})
+    network, labels = trained(chosen(3, **TORCHVISIONS))
+    place = compute.prepare(given.compute)
+    shown = np.repeat(np.repeat(images(3), 14, 2), 14, 3)[:40]
+    known = training_loop.Records(shown, labels[:40], given.model, place)
+    assert other_readings.better(network, known, given) is None
+
+
+def test_a_model_of_blue_first_is_recognised() -> None:
+    given = chosen(3)
+    network, labels = trained(given)
+    turned = records(given, labels)
+    turned = turned.with_images(turned.images.flip(1))
+    found = other_readings.better(network, turned, given)
+    assert "channels in reverse order" in str(found)
+    assert found is not None
+    assert found.accuracy == 1
+
+
+@pytest.mark.parametrize(("right", "configured"), [("small", "plain"), ("plain", "small")])
+def test_a_stem_that_is_not_the_models_is_recognised(right: str, configured: str) -> None:
+    given, misread = (chosen(3, name="resnet18", stem=stem) for stem in (right, configured))
+    network = architectures.build(given.model, given.data, 0)
+    with torch.no_grad():  # no class is preferred
+        mean = torch.from_numpy(training_loop.logits(network, records(given)).mean(0))
+        list(network.parameters())[-1].sub_(mean)
+    labels = training_loop.logits(network, records(given)).argmax(1)
+    other = architectures.build(misread.model, misread.data, 0)
+    other.load_state_dict(network.state_dict())
+    assert other_readings.better(network, records(given, labels), given) is None
+    found = other_readings.better(other, records(misread, labels), misread)
+    assert f"model.stem={right}" in str(found)
+
+
+def test_a_model_that_no_reading_makes_right_gets_none() -> None:
+    given = chosen(3)
+    network, _ = trained(given)
+    labels = np.random.default_rng(0).integers(CLASSES, size=COUNT)
+    assert other_readings.better(network, records(given, labels), given) is None
