@@ -5,11 +5,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+if TYPE_CHECKING:
+    from flows.correspondence.letters_sent import DueLetter
+
 from flows.cli.requests import By, Json, Requests, _book, _named
+from flows.cli.sign_off import known_register
 
 app = typer.Typer(
     help="Letters to data subjects, and what recipients were told: due, written, sent.",
@@ -180,6 +184,22 @@ def renew(
     with _book() as (home, register):
         new = known_since.renew(home, register, batch)
     typer.echo(f"Reports of batch {batch}: {'made again' if new else 'nothing new is on record'}")
+
+
+def unsent(home: Path) -> list[DueLetter]:
+    """The letters of a workspace that were not sent yet; without a register there are none."""
+    from flows.correspondence import letters_sent
+
+    with known_register(home) as register:
+        return letters_sent.due(home, register) if register is not None else []
+
+
+def behind(home: Path) -> list[str]:
+    """The erased batches whose reports lack what was recorded since."""
+    from flows.correspondence import known_since
+
+    with known_register(home) as register:
+        return list(known_since.behind(home, register)) if register is not None else []
 
 
 def _print(value: Any) -> None:

@@ -167,11 +167,11 @@ def run(
 
 @app.command()
 def status(as_json: Json = False) -> None:
-    """Show the batch at hand, what is stale, and the verdicts.
+    """Show the batch at hand, what is stale, the verdicts, and letters that were not sent.
 
     Example: erasure-audit status
     """
-    from flows.cli import sign_off
+    from flows.cli import letters, sign_off
     from flows.pipeline import close_batch, console, results
     from flows.workspace import dvc_graph
     from tasks.common import settings
@@ -182,6 +182,7 @@ def status(as_json: Json = False) -> None:
     stale = [] if ended else sorted(dvc_graph.stale(folder))
     judged, advised = results.read(folder, batch), results.advice(folder, batch)
     reports = results.index(folder, waits.batch if waits else batch)
+    unsent, behind = letters.unsent(folder), letters.behind(folder)
     if as_json:
         _print_json(
             {
@@ -192,6 +193,8 @@ def status(as_json: Json = False) -> None:
                 "advice": advised,
                 "signoff": waits.plain() if waits else None,
                 "reports": reports and reports.as_posix(),
+                "letters": [letter.plain() for letter in unsent],
+                "reports_behind": behind,
             }
         )
         return
@@ -208,6 +211,15 @@ def status(as_json: Json = False) -> None:
         typer.echo(f"{waits.line}. You can\n{waits.offered}")
     if reports:
         typer.echo(f"Reports: {reports}")
+    if unsent:
+        first = f", the first due {unsent[0].due}" if unsent[0].due else ""
+        counted = console.counted(len(unsent), "letter")
+        typer.echo(f"{counted} not recorded as sent{first}; `erasure-audit letters due` lists them")
+    for name in behind:
+        typer.echo(
+            f"Batch {name}: reports lack what was recorded since it was erased; "
+            f"`erasure-audit letters renew {name}`"
+        )
 
 
 @app.command()

@@ -195,23 +195,32 @@ def waiting(home: Path) -> Standing | None:
     from flows.register.register import State
     from flows.release import approval
 
-    with _register(home, only_known=True) as (_, register):
+    with known_register(home) as register:
         cases = register.cases([State.AWAITING_SIGNOFF]) if register is not None else []
         return approval.standing(home, register, str(cases[0].batch)) if cases else None
 
 
 @contextlib.contextmanager
-def _register(home: Path | None = None, only_known: bool = False) -> Iterator[tuple[Path, Any]]:
-    """The workspace and its register, given back at the end."""
+def known_register(home: Path) -> Iterator[Any]:
+    """The register of a workspace, given back at the end; None where it has none."""
     from flows.register import database
+    from flows.workspace import environment
+
+    if not (home / database.FILE).exists() and not environment.secret(database.URL):
+        yield None
+        return
+    with _register(home) as (_, register):
+        yield register
+
+
+@contextlib.contextmanager
+def _register(home: Path | None = None) -> Iterator[tuple[Path, Any]]:
+    """The workspace and its register, given back at the end."""
     from flows.register.register import Register
-    from flows.workspace import environment, layout
+    from flows.workspace import layout
     from tasks.common import settings
 
     place = home or layout.find(Path.cwd())
-    if only_known and not (place / database.FILE).exists() and not environment.secret(database.URL):
-        yield place, None
-        return
     register: Register = Register(place, settings.load(place / "params.yaml").report.holidays)
     try:
         yield place, register

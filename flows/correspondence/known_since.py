@@ -4,12 +4,16 @@ reports that are made again with all that the register knows by now."""
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
 
 from flows.erasure import carry_out, papers
+from flows.pipeline import close_batch
 from flows.register import recorded
 from flows.register.register import Register, UnknownRequestError
-from flows.workspace import git
-from tasks.common import files
+from flows.workspace import git, shell
+from tasks.common import files, settings
 from tasks.common.errors import AuditError
 from tasks.requests import decisions
 
@@ -87,18 +91,45 @@ def renew(home: Path, register: Register, batch: str) -> bool:
         BusyError: a release or an erasure is at work.
     """
     path = home / decisions.FOLDER / f"{batch}.json"
-    if not path.exists() or git.commit_of(home, f"refs/tags/erased/{batch}") is None:
+    if not path.exists() or not git.has_tag(home, f"erased/{batch}"):
         raise RecordError(
             f"batch {batch} is not erased yet; its reports are made again when it is, with all "
             "that the register knows"
         )
     with register.lease(carry_out.LEASE):
-        filed = files.read_json(path)
-        content = recorded.in_decisions(filed, register, batch, recorded.parties(home))
-        if content == filed:
+        content = _new_content(home, register, batch, path)
+        if content is None:
             return False
         files.write_json(path, content)
         changed = [each for each in papers.renew(home, batch) if each.exists()]
         paths = [each.relative_to(home).as_posix() for each in changed]
         git.commit(home, paths, f"Reports of batch {batch} with what became known since")
     return True
+
+
+def behind(home: Path, register: Register) -> dict[str, str]:
+    """The erased batches whose reports lack what the register knows by now, each with the SHA-256
+    of its decisions as they are filed; `renew` makes those reports again."""
+    found = {}
+    for tag in shell.git(home, "tag", "--list", "erased/*").split():
+        batch = tag.removeprefix("erased/")
+        path = home / decisions.FOLDER / f"{batch}.json"
+        if path.exists() and _new_content(home, register, batch, path) is not None:
+            found[batch] = files.sha256(path)
+    return found
+
+
+def _new_content(home: Path, register: Register, batch: str, path: Path) -> dict[str, Any] | None:
+    """A batch's decisions with what the register knows by now; None: they are filed so already."""
+    filed = files.read_json(path)
+    content = recorded.in_decisions(filed, register, batch, _parties(home, batch))
+    return None if content == filed else content
+
+
+def _parties(home: Path, batch: str) -> list[str]:
+    """The recipients and processors that the batch's own settings name; its reports know no
+    others."""
+    with git.objects(home) as objects:
+        prefix = shell.git(home, "rev-parse", "--show-prefix")
+        content = objects.read(f"{close_batch.tag_of(batch)}:{prefix}params.yaml")
+    return recorded.parties_of(settings.parse(YAML(typ="safe").load(content or b"")))

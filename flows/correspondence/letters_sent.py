@@ -18,6 +18,7 @@ from typing import Any
 from flows.register import recorded
 from flows.register.chain import Step
 from flows.register.register import (
+    CORRECTED,
     EXTENDED,
     OPEN,
     Case,
@@ -61,7 +62,8 @@ class DueLetter:
 def due(home: Path, register: Register) -> list[DueLetter]:
     """The letters that are due and were not sent, the nearest deadline first."""
     notes = {
-        kind: register.history(kind=kind) for kind in (recorded.LETTER, EXTENDED, State.REJECTED)
+        kind: register.history(kind=kind)
+        for kind in (recorded.LETTER, EXTENDED, State.REJECTED, CORRECTED)
     }
     events: dict[str, list[Event]] = defaultdict(list)
     for event in chain.from_iterable(notes.values()):
@@ -74,10 +76,14 @@ def due(home: Path, register: Register) -> list[DueLetter]:
 
 
 def _due(home: Path, case: Case, history: Sequence[Event]) -> DueLetter | None:
-    """The letter that one request waits for, from its events of the three kinds above."""
-    sent = {event.details["letter"] for event in history if event.kind == recorded.LETTER}
+    """The letter that one request waits for, from its events of the kinds above. A request that
+    was corrected is answered anew, whatever it was told before."""
+    ordered = sorted(history, key=lambda event: event.seq)
+    corrected = max((event.seq for event in ordered if event.kind == CORRECTED), default=0)
+    since = [event for event in ordered if event.seq > corrected]
+    sent = {event.details["letter"] for event in since if event.kind == recorded.LETTER}
     if case.state in OPEN:
-        longer = [event for event in history if event.kind == EXTENDED]
+        longer = [event for event in ordered if event.kind == EXTENDED]
         if not longer or "extension" in sent:
             return None
         first = longer[-1].details["from"]
@@ -85,7 +91,7 @@ def _due(home: Path, case: Case, history: Sequence[Event]) -> DueLetter | None:
         return DueLetter(case.request_id, "extension", last, "")
     if sent & {"answer", "refusal"}:
         return None
-    rejected = any(event.kind == State.REJECTED for event in history)
+    rejected = any(event.kind == State.REJECTED for event in since)
     file = f"reports/{case.batch}/{case.request_id}/letter.pdf"
     there = file if case.batch and (home / file).exists() else ""
     return DueLetter(case.request_id, "refusal" if rejected else "answer", case.due, there)

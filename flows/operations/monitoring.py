@@ -1,8 +1,9 @@
-"""The watch: deadlines that come near, runs that are stuck, batches that wait too long, a register
-that was touched.
+"""The watch: deadlines that come near, letters that were not sent, runs that are stuck, batches
+that wait too long, a register that was touched.
 
-A deadline is told of once at each of the days of `operate.warn_days`, and daily when it is over;
-what is stuck is told of daily as long as it is. What was told stands in the register, so nothing is
+A deadline is told of once at each of the days of `operate.warn_days`, and daily when it is over; a
+letter likewise, but only once when it is over, for it may have been sent and not recorded. What is
+stuck is told of daily as long as it is. What was told stands in the register, so nothing is
 told twice, and it is written there only after it was told, so nothing is lost.
 """
 
@@ -14,6 +15,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from flows.correspondence import known_since, letters_sent
 from flows.erasure import comebacks, receipts
 from flows.operations import night_run, notices
 from flows.pipeline.console import counted
@@ -103,7 +105,9 @@ def run(
         def new(findings: Iterator[Alert]) -> list[Alert]:
             return [each for each in findings if (each.request_id, each.about) not in told]
 
-        near = new(_deadlines(register, chosen.warn_days, moment.date()))
+        today = moment.date()
+        near = new(_deadlines(register, chosen.warn_days, today))
+        near += new(_letters(home, register, chosen.warn_days, today))
         stuck = new(_stuck(home, register, timedelta(hours=chosen.stuck_hours), runs, moment))
         for findings, title, event in (
             (near, ("deadline is near or over", "deadlines are near or over"), "deadline"),
@@ -158,8 +162,35 @@ def _deadlines(register: Register, warn_days: tuple[int, ...], today: date) -> I
             yield _deadline(case, f"due {case.due}: {min(crossed)} days", left)
 
 
+def _letters(
+    home: Path, register: Register, warn_days: tuple[int, ...], today: date
+) -> Iterator[Alert]:
+    """Letters that are not recorded as sent while their own last day comes near."""
+    for letter in letters_sent.due(home, register):
+        if letter.due is None:
+            continue
+        left = (letter.due - today).days
+        crossed = [days for days in warn_days if left <= days]
+        if left >= 0 and not crossed:
+            continue
+        reached = "over" if left < 0 else f"{min(crossed)} days"
+        yield Alert(
+            f"letter {letter.letter}, due {letter.due}: {reached}",
+            f"Request {letter.request_id}: the letter ({letter.letter}) is not recorded as sent; "
+            f"{_when(left)}, due {letter.due}. Once it is: erasure-audit letters sent "
+            f"{letter.request_id}",
+            letter.request_id,
+            None,
+            {"due": str(letter.due), "days_left": left, "letter": letter.letter},
+        )
+
+
+def _when(left: int) -> str:
+    return f"{counted(left, 'day')} left" if left >= 0 else f"{counted(-left, 'day')} over"
+
+
 def _deadline(case: Case, about: str, left: int) -> Alert:
-    when = f"{left} days left" if left >= 0 else f"{-left} days over"
+    when = _when(left)
     batch = f", batch {case.batch}" if case.batch else ""
     facts = {"due": str(case.due), "days_left": left, "state": case.shown}
     return Alert(
@@ -179,6 +210,17 @@ def _came_back(home: Path, now: datetime) -> Iterator[Alert]:
         yield Alert(f"{text} on {now.date()}, after {erased} erasures of copies", text)
 
 
+def _behind(home: Path, register: Register) -> Iterator[Alert]:
+    """Erased batches whose reports lack what was recorded since; told of once until they are made
+    again."""
+    for batch, filed in known_since.behind(home, register).items():
+        text = (
+            f"Batch {batch}: its reports lack what was recorded since it was erased; "
+            f"erasure-audit letters renew {batch}"
+        )
+        yield Alert(f"reports behind since {filed}", text, None, batch)
+
+
 def _stuck(
     home: Path, register: Register, patience: timedelta, runs: Runs, now: datetime
 ) -> Iterator[Alert]:
@@ -186,6 +228,7 @@ def _stuck(
     yield from _missed(register, now)
     yield from _waiting(register, now)
     yield from _came_back(home, now)
+    yield from _behind(home, register)
     for text in runs(patience):
         yield Alert(f"{text} on {now.date()}", text)
     for event in register.history(kind="callback_given_up"):

@@ -61,9 +61,13 @@ def of_request(history: Sequence[Event]) -> dict[str, Any]:
 
 def parties(place: Path) -> list[str]:
     """The recipients and processors that the settings of a workspace or a checkout name."""
-    chosen = settings.load(place / "params.yaml").report
-    recipients = [party.name for party in chosen.recipients]
-    return recipients + [party.name for party in chosen.processors]
+    return parties_of(settings.load(place / "params.yaml"))
+
+
+def parties_of(chosen: settings.Settings) -> list[str]:
+    """The recipients and processors that settings name."""
+    recipients = [party.name for party in chosen.report.recipients]
+    return recipients + [party.name for party in chosen.report.processors]
 
 
 def in_decisions(

@@ -30,13 +30,14 @@ REPORT = """
 import json, pathlib, sys
 
 batch = sys.argv[1]
-decided = json.loads(pathlib.Path(f"ledger/decisions/{batch}.json").read_text())["approvals"]
+filed = json.loads(pathlib.Path(f"ledger/decisions/{batch}.json").read_text())
+decided, known = filed["approvals"], filed.get("registered", {})
 for request, facts in json.loads(pathlib.Path("artifacts/verify/verdicts.json").read_text()).items():
     own = [one for one in decided if one.get("request") in (None, request)]
     place = pathlib.Path(f"reports/{batch}/{request}")
     place.mkdir(parents=True, exist_ok=True)
     evidence = {"request": {"id": request, "code": facts.get("code")}, "status": facts["status"], "reason": "because",
-                "verdict": facts["verdict"], "approvals": own, "advice": []}
+                "verdict": facts["verdict"], "approvals": own, "advice": [], **known.get(request, {})}
     (place / "evidence.json").write_text(json.dumps(evidence))
     (place / "report.html").write_text("<p>" + " ".join(one["by"] + ": " + one["comment"] for one in own) + "</p>")
 """

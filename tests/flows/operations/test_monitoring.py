@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from flows.correspondence import letters_sent
 from flows.operations import monitoring, notices
 from flows.register.register import BusyError, Intake, Register, State
 from flows.workspace import checkouts, shell
@@ -131,7 +132,7 @@ def test_a_deadline_is_told_at_seven_days_at_two_and_daily_when_it_is_over(
     assert {days: len(texts) for days, texts in told.items()} == {-7: 1, -2: 1, 1: 1, 2: 1, 3: 1}
     assert "7 days left" in told[-7][0]
     assert REQUEST in told[-7][0]
-    assert "1 days over" in told[1][0]
+    assert "1 day over" in told[1][0]
     assert len(receiver.taken) == 5
     assert receiver.taken[0]["title"] == "1 deadline is near or over"
 
@@ -153,6 +154,7 @@ def test_an_extended_deadline_is_told_anew_and_a_closed_request_is_not_told(
     due = register.extend(REQUEST, "Ada", "many requests").due
     register.reject(OTHER, "Ada", "withdrawn")
     assert due is not None
+    letters_sent.sent(home, register, [REQUEST, OTHER], "Ada", "by post")
     assert look(home, register, DUE).deadlines == ()
     (text,) = look(home, register, due - timedelta(days=6)).deadlines
     assert REQUEST in text
