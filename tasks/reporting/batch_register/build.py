@@ -35,7 +35,7 @@ def of(found: Sequence[dict[str, Any]], folders: Sequence[str], place: Path) -> 
         )
     first = found[0]
     lines = [line(item, folder, place) for item, folder in zip(found, folders, strict=True)]
-    passed = [entry for entry in lines if entry["verdict"] == "pass"]
+    passed = [entry for entry in lines if entry["outcome"] == "pass"]
     register = checked(
         {
             "schema_version": SCHEMA_VERSION,
@@ -72,7 +72,7 @@ def line(item: dict[str, Any], folder: str, place: Path) -> dict[str, Any]:
         "progress": item["progress"],
         "test": item["test"],
         "verdict": item["verdict"],
-        "outcome": item["outcome"],
+        "outcome": "retrained" if item["deleted_by_retraining"] else item["outcome"],
         "register": item["register"],
         "reason": item["reason"],
         "regulation": item["request"]["regulation"],
@@ -82,6 +82,8 @@ def line(item: dict[str, Any], folder: str, place: Path) -> dict[str, Any]:
         "deadline": item["deadline"]["date"],
         "days_left": item["deadline"]["days_left"],
         "residual_influence": item["residual_influence"],
+        "earlier_audits": len(item["earlier_audits"]),
+        "error_rate": item.get("error_rate"),
         "sha256": {path.name: files.sha256(path) for path in sorted((place / folder).iterdir())},
     }
 

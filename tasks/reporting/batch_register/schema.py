@@ -16,21 +16,34 @@ from tasks.reporting.evidence_part import Count, Hash, Part, Share, Verdict
 
 SCHEMA_VERSION = 2
 FILE = "register.json"
-Outcome = Literal["fail", "inconclusive", "below_detection", "rejected", "data_only", "pass"]
+Outcome = Literal[
+    "fail", "inconclusive", "below_detection", "rejected", "data_only", "retrained", "pass"
+]
 OUTCOMES: tuple[Outcome, ...] = (
     "fail",
     "inconclusive",
     "below_detection",
     "rejected",
     "data_only",
+    "retrained",
     "pass",
 )
-"""The worst first."""
+"""The worst first. What was released counts: `retrained` is a request that the released model,
+trained anew without the records, fulfils, whatever the test of the other model said."""
 SOON = 7
 """A deadline is near when so many days are left, or fewer."""
 Progress = Literal["awaiting_signoff", "refused", "set_aside", "released", "erased", "closed"]
 """How far a request is. A batch's own files never say `closed`, for they are older than that: the
 pages of all batches say it, where the register of requests does."""
+LEAST_FAR: tuple[Progress, ...] = (
+    "awaiting_signoff",
+    "refused",
+    "released",
+    "erased",
+    "closed",
+    "set_aside",
+)
+"""A batch of which nothing but requests that were set aside is left is set aside itself."""
 Seconds = Annotated[float | None, Field(ge=0)]
 
 
@@ -62,6 +75,10 @@ class Line(Part):
     deadline: date | None = Field(strict=False)
     days_left: int | None
     residual_influence: Influence
+    earlier_audits: Count = 0
+    error_rate: Share | None = Field(
+        None, description="that any of all audits of the request passes wrongly, at most"
+    )
     sha256: dict[str, Hash]
 
 
@@ -103,6 +120,12 @@ class BatchRegister(Part):
     def counts(self) -> dict[Outcome, int]:
         """Requests by outcome, the worst first."""
         return counts(self.requests)
+
+    @property
+    def progress(self) -> Progress:
+        """How far the batch is: as the request that is least far."""
+        found = {line.progress for line in self.requests}
+        return next(name for name in LEAST_FAR if name in found)
 
     @property
     def deadlines(self) -> Deadlines:
@@ -151,6 +174,7 @@ class Past(Part):
     dated: Count = Field(description="requests with a deadline")
     method: str | None
     cost: Cost
+    progress: Progress | None = None
 
 
 Earlier: TypeAdapter[list[Past]] = TypeAdapter(list[Past])

@@ -40,6 +40,7 @@ def table(registers: Sequence[BatchRegister]) -> str:
                 "q_pass",
                 "holds_in_batch",
                 "folder",
+                "earlier_audits",
             ),
         ]
     )
@@ -58,6 +59,7 @@ def table(registers: Sequence[BatchRegister]) -> str:
                 ),
                 *(entry.received, entry.deadline, entry.days_left, entry.progress, entry.test),
                 *(judged and judged.q_pass, judged and judged.holds, entry.folder),
+                entry.earlier_audits,
             ]
             writer.writerow([inert(cell) if isinstance(cell, str) else cell for cell in row])
     return "\ufeff" + text.getvalue()

@@ -53,6 +53,7 @@ def past(register: BatchRegister) -> Past:
         dated=due.overdue + due.soon + due.later,
         method=register.method,
         cost=register.cost,
+        progress=register.progress,
     )
 
 

@@ -61,6 +61,7 @@ def summary(register: BatchRegister, before: Sequence[Past]) -> dict[str, Any]:
         "due": register.deadlines,
         "soon": SOON,
         "progress": {name: progress[name] for name in get_args(Progress)},
+        "decided": register.progress not in ("awaiting_signoff", "set_aside"),
         "earlier": shown,
         "left_out": len(before) - len(shown),
         "own": own,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,8 @@ from typing import Any
 import pytest
 
 from tasks.reporting import build_evidence, pages
-from tests.worlds import fabricated
+from tasks.reporting.batch_register import build, schema, spreadsheet, stored, views
+from tests.worlds import dummy, fabricated
 
 TEMPLATES = Path(__file__).parents[3] / "reports" / "templates"
 APPROVED = {
@@ -114,3 +117,93 @@ def test_earlier_audits_are_listed_and_their_error_rates_add_up() -> None:
     assert "This request was audited 2 times before" in page
     assert "passes wrongly is at most 15" in page
     assert evidence_of(fabricated.FAIL, record={"audits": audits})["error_rate"] == 0.05
+
+
+def register_of(folder: Path, **changed: Any) -> schema.BatchRegister:
+    """The register of the fabricated batch, with parts of the decisions or the record changed."""
+    inputs = fabricated.inputs()
+    for part, values in changed.items():
+        inputs[part] = {**inputs[part], **values}
+    built = build_evidence.build_all(fabricated.sources(inputs))
+    names = [item["request"]["id"] for item in built]
+    for name in names:
+        (folder / name).mkdir(exist_ok=True)
+    return build.of(built, names, folder)
+
+
+def text_of(template: str, view: dict[str, Any], language: str = "en") -> str:
+    html = pages.render(
+        pages.environment(TEMPLATES, language),  # type: ignore[arg-type]
+        template,
+        {**view, "suffix": ""},
+    )
+    html = re.sub(r"<(style|script)>.*?</\1>", "", html, flags=re.DOTALL)
+    return " ".join(re.sub(r"<[^>]+>", " ", html).replace("\u00a0", " ").split())
+
+
+def test_the_pages_of_a_batch_count_what_was_released_and_say_that_it_is_decided(
+    tmp_path: Path,
+) -> None:
+    decided = {"approvals": [APPROVED], "released": "retrained"}
+    register = register_of(tmp_path, decisions=decided)
+    lines = {line.request_id: line for line in register.requests}
+    for name in (fabricated.OPEN, fabricated.FAIL):
+        assert lines[name].outcome == "retrained"
+        assert lines[name].verdict != "pass"
+    assert register.counts["fail"] == register.counts["inconclusive"] == 0
+    assert (register.passes, register.progress) == (0, "released")
+    index = text_of("index.html.j2", {**views.page([register]), "r": register})
+    assert "Deleted by retraining" in index
+    assert "Inconclusive" not in index.partition("Worst first")[0]
+    summary = text_of("summary.html.j2", views.summary(register, []))
+    assert "What was decided" in summary
+    assert "trained anew without the records. Nothing is left to decide" in summary
+    assert "Do not release this model" not in summary
+    assert "已通过重新训练删除" in text_of("summary.html.j2", views.summary(register, []), "zh")
+
+
+def test_the_summary_of_a_rejected_batch_asks_for_no_decision_and_later_ones_name_its_state(
+    tmp_path: Path,
+) -> None:
+    refused = {**APPROVED, "decision": "refuse"}
+    register = register_of(tmp_path, decisions={"approvals": [refused]})
+    assert register.progress == "refused"
+    summary = text_of("summary.html.j2", views.summary(register, []))
+    assert "The batch was rejected: no model was released, nothing was erased" in summary
+    assert "Decide on the release" not in summary
+    waiting = register_of(tmp_path).model_copy(update={"batch": "later"})
+    summary = text_of("summary.html.j2", views.summary(waiting, [stored.past(register)]))
+    assert "What has to be decided" in summary
+    table = summary.partition("Batch by batch")[2]
+    assert re.search(rf"{register.batch} .* Refused later this batch .* Awaiting sign-off", table)
+
+
+def test_the_register_pages_say_how_often_a_request_was_audited_before(tmp_path: Path) -> None:
+    audits = {
+        fabricated.PASS: [
+            {
+                "batch": "2026-11-14",
+                "started": "2026-11-14T01:02:03Z",
+                "method": "fcalb_reset",
+                "settings_changed": {},
+                "alpha": 0.05,
+                "outcome": "fail",
+                "estimate": 0.9,
+                "low": 0.7,
+                "high": 1.1,
+                "settings_sha256": "0" * 64,
+            }
+        ]
+    }
+    register = register_of(tmp_path, record={"audits": audits})
+    (line,) = [line for line in register.requests if line.request_id == fabricated.PASS]
+    assert (line.earlier_audits, line.error_rate) == (1, 0.1)
+    index = text_of("index.html.j2", {**views.page([register]), "r": register})
+    assert index.count("audited 1 time before") == 1
+    table = list(csv.DictReader(io.StringIO(spreadsheet.table([register]).lstrip("\ufeff"))))
+    assert {row["request"]: row["earlier_audits"] for row in table}[fabricated.PASS] == "1"
+
+
+def test_a_register_that_an_earlier_version_wrote_is_still_read() -> None:
+    register = schema.checked({**dummy.REGISTER, "batch": "spring"}, "spring")
+    assert {line.earlier_audits for line in register.requests} == {0}
