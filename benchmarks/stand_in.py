@@ -154,7 +154,7 @@ def _score(options: dict[str, str], chosen: Any) -> None:
 
     from tasks.common import files
     from tasks.data import records
-    from tasks.score import _lineage, roll  # the real stage's own list of models
+    from tasks.score import lineage_of, roll  # the real stage's own list of models
     from tasks.training import release_lineage
     from tasks.verification import scoring
 
@@ -202,7 +202,7 @@ def _score(options: dict[str, str], chosen: Any) -> None:
     files.write_json(
         out / "lineage.json",
         {
-            "models": [_lineage(entry) for entry in entries],
+            "models": [lineage_of(entry) for entry in entries],
             "manifest_sha256": files.sha256(Path("data/manifest.csv")),
             "history": asdict(release_lineage.history(original, int(seen.sum()))),
             "batch": {

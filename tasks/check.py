@@ -21,7 +21,7 @@ from tasks.data import expectations, image_pack, near_duplicates, records, rules
 from tasks.data.people import People
 from tasks.data.rules import Rule
 from tasks.requests.directory import Directory, read_directory
-from tasks.requests.opendsr import Refusal, Request, read_batch
+from tasks.requests.opendsr import RefusedEntry, Request, read_batch
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -189,7 +189,7 @@ def refuse_faults(known: pd.DataFrame, suite: Sequence[Rule], passed: Sequence[b
 
 
 def request_findings(
-    entries: list[Request | Refusal],
+    entries: list[Request | RefusedEntry],
     manifest: pd.DataFrame,
     directory: Directory,
     seen: image_pack.PackedFiles,
@@ -224,7 +224,7 @@ REQUEST_SUITE = tuple(
 
 
 def request_facts(
-    entries: list[Request | Refusal], meant: list[NDArray[np.intp] | None]
+    entries: list[Request | RefusedEntry], meant: list[NDArray[np.intp] | None]
 ) -> pd.DataFrame:
     """A row per entry: is it well-formed, known, asked once?
 
@@ -252,17 +252,17 @@ def request_facts(
     )
 
 
-def _rows_meant(entry: Request | Refusal, people: People) -> NDArray[np.intp] | None:
+def _rows_meant(entry: Request | RefusedEntry, people: People) -> NDArray[np.intp] | None:
     """Rows of the manifest that a request names; None without a known subject, none if it names
     other records."""
-    if isinstance(entry, Refusal):
+    if isinstance(entry, RefusedEntry):
         return None
     selection = people.select(entry)
     return None if selection.subject_id is None else selection.rows
 
 
 def near_duplicate_finding(
-    entries: list[Request | Refusal],
+    entries: list[Request | RefusedEntry],
     meant: list[NDArray[np.intp] | None],
     manifest: pd.DataFrame,
     seen: image_pack.PackedFiles,

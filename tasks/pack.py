@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.common import files, settings, stage_cli
+from tasks.common import files, settings, stage_cli, worker_pool
 from tasks.common.errors import DataError
 from tasks.data import image_pack, images, records, rules
 
@@ -63,13 +62,13 @@ def main(data: Path, params: Path, out: Path) -> None:
     make(data, settings.load(params).data, out)
 
 
-def make(data: Path, wanted: settings.Data, out: Path) -> None:
-    """Write the pack of a data folder into a folder."""
+def make(data: Path, wanted: settings.Data, out: Path, jobs: int | None = None) -> None:
+    """Write the pack of a data folder into a folder; `jobs` as in `write`."""
     table = records.read_table(data)
     for left in out.glob(f".{image_pack.IMAGES}-*"):  # of a process that was killed
         left.unlink()
     with files.whole_file(out / image_pack.IMAGES) as draft:
-        facts, sums = write(draft, data, table, wanted)
+        facts, sums = write(draft, data, table, wanted, jobs)
     image_pack.write(out, data, facts, sums)
 
 
@@ -99,7 +98,7 @@ def write(
         0,
     )
     for part, (part_facts, part_sums) in _decoded(
-        list(_parts(data, table, wanted)), target, wanted, jobs or _cores()
+        list(_parts(data, table, wanted)), target, wanted, jobs or worker_pool.cores()
     ):
         rows = slice(part.first, part.first + len(part.paths))
         for name in ("readable", "same", "decodes", "thumbs"):
@@ -173,10 +172,6 @@ def _decoded(
             pool.map(decode, parts, [target] * len(parts), [wanted] * len(parts)),
             strict=True,
         )
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from tasks.common.errors import EvidenceError
 from tasks.common.language import Code, suffixes
 from tasks.reporting import build_evidence, letters
 from tasks.reporting.batch_register import build as build_register
-from tasks.reporting.batch_register import spreadsheet, stored, views
+from tasks.reporting.batch_register import page_contents, spreadsheet, stored
 from tasks.reporting.batch_register.schema import FILE, BatchRegister, Past
 from tasks.reporting.evidence_sources import Sources
 from tasks.reporting.pages import environment, render
@@ -126,7 +126,9 @@ def write_overview(
     """Write a batch's pages in one language: the table of its requests, and the summary as page and
     PDF."""
     files.write_text(folder / f"index{suffix}.html", index_page(listed, pages, suffix))
-    html = render(pages, "summary.html.j2", {**views.summary(listed, earlier), "suffix": suffix})
+    html = render(
+        pages, "summary.html.j2", {**page_contents.summary(listed, earlier), "suffix": suffix}
+    )
     files.write_text(folder / f"summary{suffix}.html", html)
     files.write_bytes(
         folder / f"summary{suffix}.pdf", printer.pdf(html, folder / FILE, listed.started)
@@ -135,7 +137,9 @@ def write_overview(
 
 def index_page(listed: BatchRegister, pages: jinja2.Environment, suffix: str = "") -> str:
     """The table of a batch's requests."""
-    return render(pages, "index.html.j2", {**views.page([listed]), "r": listed, "suffix": suffix})
+    return render(
+        pages, "index.html.j2", {**page_contents.page([listed]), "r": listed, "suffix": suffix}
+    )
 
 
 def write_one(press: Press, job: tuple[dict[str, Any], Path]) -> None:

@@ -18,7 +18,7 @@ from tasks.common.language import Sentence, mark, say, with_sentences
 from tasks.data import records
 from tasks.data.people import People, Selection
 from tasks.requests.directory import Directory, read_directory
-from tasks.requests.opendsr import Refusal, Request, read_batch
+from tasks.requests.opendsr import RefusedEntry, Request, read_batch
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -101,7 +101,7 @@ def resolve(
 
 
 def decide(
-    entries: list[Request | Refusal],
+    entries: list[Request | RefusedEntry],
     manifest: pd.DataFrame,
     roles: NDArray[np.str_],
     directory: Directory,
@@ -161,9 +161,9 @@ class _Claims:
         # which of the accepted requests asked for the record, from 1; 0: none
         self._claims = np.zeros(len(manifest), np.intp)
 
-    def enter(self, entry: Request | Refusal) -> dict[str, Any]:
+    def enter(self, entry: Request | RefusedEntry) -> dict[str, Any]:
         """Decide on one entry; returns its line in the register."""
-        if isinstance(entry, Refusal):
+        if isinstance(entry, RefusedEntry):
             return _line(entry, code=entry.code, reason=entry.reason)
         selection = self._people.select(entry)
         rows, facts = selection.rows, self._facts(entry, selection)
@@ -234,7 +234,7 @@ def _set_aside(entry: Request, code: str, **facts: Any) -> dict[str, Any]:
     return _line(entry, code=code, reason=Sentence(REASONS[code], values), **facts)
 
 
-def _line(entry: Request | Refusal, **facts: Any) -> dict[str, Any]:
+def _line(entry: Request | RefusedEntry, **facts: Any) -> dict[str, Any]:
     """A line of the register; `facts` are what is known beyond the entry's own head."""
     blank: dict[str, Any] = {
         "code": None,

@@ -128,7 +128,7 @@ def main(
     files.write_json(
         out / "lineage.json",
         {
-            "models": [_lineage(entry) for entry in entries],
+            "models": [lineage_of(entry) for entry in entries],
             "manifest_sha256": files.sha256(data / "manifest.csv"),
             "history": asdict(release_lineage.history(original, int(seen.sum()))),
             "batch": {
@@ -269,7 +269,8 @@ def _seeds(folder: Path, blocks: tuple[int, ...], size: int) -> list[Path]:
     return [folder / str(n // size) / f"seed-{n}.safetensors" for n in range(size * len(blocks))]
 
 
-def _lineage(entry: ScoredModel) -> dict[str, object]:
+def lineage_of(entry: ScoredModel) -> dict[str, object]:
+    """What `lineage.json` says of a model: which it is, and what it cost."""
     cost_path = entry.path.with_suffix(".json")
     cost: dict[str, object] = files.read_json(cost_path) if cost_path.is_file() else {}
     if cost:  # a model that came from another machine brings its cost along

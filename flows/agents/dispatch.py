@@ -14,7 +14,8 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -126,6 +127,13 @@ def online(client: SyncPrefectClient, pool: str) -> list[str]:
     return sorted(worker.name for worker in found if worker.status == WorkerStatus.ONLINE)
 
 
+def prefect_client() -> AbstractContextManager[SyncPrefectClient]:
+    """A client of the Prefect server that is set."""
+    from prefect.client.orchestration import get_client
+
+    return get_client(sync_client=True)
+
+
 class Agents:
     """Hands stages of one run of a batch to agents; several at once, each from a thread of its own.
 
@@ -135,8 +143,14 @@ class Agents:
     """
 
     def __init__(
-        self, workspace: Path, batch: str, post: parcels.Post, mode: Mode = "auto"
+        self,
+        workspace: Path,
+        batch: str,
+        post: parcels.Post,
+        mode: Mode = "auto",
+        connect: Callable[[], AbstractContextManager[SyncPrefectClient]] | None = None,
     ) -> None:
+        self._connect = connect or prefect_client
         self._workspace = workspace
         self._batch = batch
         self._post = post
@@ -191,7 +205,7 @@ class Agents:
         if self.fetch(parcel):
             tell("the results are on the remote already")
             return True
-        with self._prefect() as client:
+        with self._connect() as client:
             self._require_somebody(client, pool)
             self.send(parcel, tell)
             try:
@@ -320,7 +334,7 @@ class Agents:
 
         with contextlib.suppress(parcels.RemoteError):
             self._post.remove(parcel.name)
-        with contextlib.suppress(*_prefect_away()), self._prefect() as client:
+        with contextlib.suppress(*_prefect_away()), self._connect() as client:
             state = client.read_flow_run(run).state
             if state is not None and not state.is_final():
                 taken = state.is_running() or state.is_pending()
@@ -335,13 +349,6 @@ class Agents:
             state = client.read_flow_run(run).state
             if state is not None and not state.is_final():
                 client.set_flow_run_state(run, Crashed(message=f"Lost: {why}"), force=True)
-
-    @contextlib.contextmanager
-    def _prefect(self) -> Iterator[SyncPrefectClient]:
-        from prefect.client.orchestration import get_client
-
-        with get_client(sync_client=True) as client:
-            yield client
 
     def _kept_here(self, parcel: parcels.Parcel) -> bool:
         """Whether the workspace's own cache has the results, so that DVC restores them."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from flows.pipeline import plan as planning
+    from flows.pipeline import forecast
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -32,10 +32,10 @@ def plan(
 
     Example: erasure-audit plan 2026-11
     """
-    from flows.pipeline import plan as planning
+    from flows.pipeline import forecast
     from flows.workspace import layout
 
-    found = planning.make(layout.find(Path.cwd()), batch, jobs)
+    found = forecast.make(layout.find(Path.cwd()), batch, jobs)
     if as_json:
         typer.echo(json.dumps(found.plain(), indent=2, ensure_ascii=False))
     else:
@@ -44,7 +44,7 @@ def plan(
         raise typer.Exit(1)
 
 
-def _tell(found: planning.RunPlan) -> None:
+def _tell(found: forecast.RunPlan) -> None:
     typer.echo(f"Batch {found.batch}: {len(found.stages)} stages have to run")
     typer.echo(f"  {', '.join(found.stages) or 'none'}")
     model = found.model

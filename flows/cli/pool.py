@@ -75,13 +75,13 @@ def readiness(
 
     Example: erasure-audit readiness --page readiness.html
     """
+    from flows.pools import judged_retrains
     from flows.pools import readiness as report
-    from flows.pools import renewal
     from flows.workspace import layout
     from tasks.common import files
 
     home = layout.find(Path.cwd())
-    found, age = report.assess(home), renewal.assess(home)
+    found, age = report.assess(home), judged_retrains.assess(home)
     if page is not None:
         files.write_text(page, report.page(found, age))
     if as_json:

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.erasure import comebacks, git_history, papers, plan, pool_rows, receipts
+from flows.erasure import comebacks, erasure_plan, git_history, papers, pool_rows, receipts
+from flows.erasure.erasure_plan import ErasurePlan
 from flows.erasure.matcher import Judge, Sought
-from flows.erasure.plan import ErasurePlan
 from flows.erasure.shelf import Shelf
 from flows.erasure.stores import databases, dvc, trees
 from flows.erasure.stores import git as git_store
@@ -129,8 +129,8 @@ class _Task:
     check: Callable[[], None]
 
     @property
-    def safe(self) -> plan.Safe:
-        return plan.Safe(self.home, self.batch)
+    def safe(self) -> erasure_plan.Safe:
+        return erasure_plan.Safe(self.home, self.batch)
 
     @property
     def filed(self) -> receipts.Filed:
@@ -170,7 +170,9 @@ def _erase(task: _Task) -> Erased:
         _refuse_unreleased(task)
         task.say("plan")
         task.safe.write(
-            plan.make(task.home, task.batch, task.by, receipts.now(), task.register, task.safe)
+            erasure_plan.make(
+                task.home, task.batch, task.by, receipts.now(), task.register, task.safe
+            )
         )
     if not tagged:
         _carry_out(task, task.safe.read())

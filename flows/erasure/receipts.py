@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from flows.erasure import git_history
+from flows.erasure.erasure_plan import ErasurePlan
 from flows.erasure.matcher import ORIGINAL, REFERENCES, Judge
-from flows.erasure.plan import ErasurePlan
 from flows.erasure.selection import ERASED
 from flows.erasure.stores.store import Look
 from tasks.common import files

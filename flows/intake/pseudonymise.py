@@ -35,7 +35,7 @@ def take_in(home: Path, value: Any) -> Intake:
     from flows.register.register import Intake
 
     entry = opendsr.parse(value, 1, now=datetime.now(UTC))
-    if isinstance(entry, opendsr.Refusal):
+    if isinstance(entry, opendsr.RefusedEntry):
         raise RequestError(str(entry.reason))
     if not all(map(_ADDRESS.fullmatch, entry.callbacks)):
         raise RequestError(

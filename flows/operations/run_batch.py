@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from flows.pipeline import close_batch, console, plan, prepare, results, stage_runner
+from flows.pipeline import close_batch, console, forecast, prepare, results, stage_runner
 from flows.reports import signing
 from flows.workspace import dvc_locks, environment, signing_keys
 from tasks.common import settings
@@ -155,7 +155,7 @@ def _tell_plan(found: prepare.Ready, jobs: int | None, say: Callable[[str], None
     """The plan in brief, where models have to be trained; see `erasure-audit plan`."""
     if any(stage.name.startswith(("train", "retrain")) for stage in found.pipeline):
         try:
-            lines = plan.make(found.folder, jobs=jobs).brief
+            lines = forecast.make(found.folder, jobs=jobs).brief
         except AuditError as error:  # the stage that meets the fault says what to do
             lines = [f"No plan: {error}"]
         for line in lines:

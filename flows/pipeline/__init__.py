@@ -4,7 +4,7 @@ __all__ = [
     "cache_repair",
     "close_batch",
     "console",
-    "plan",
+    "forecast",
     "prepare",
     "reproduce",
     "results",

@@ -28,19 +28,21 @@ PACKAGES = (
     "weasyprint",
 )
 """Whose versions can change a result or how it is shown."""
+PASSING = ("started", "commit", "earlier")
+"""Parts of the circumstances that no result depends on."""
 
 
 def keep(workspace: Path, chosen: settings.Settings) -> Path:
-    """File the circumstances of the batch, or leave those on file where only `_PASSING` parts are
-    others.
+    """File the circumstances of the batch, or leave those on file where only `PASSING` parts
+    differ.
 
     So a batch that is continued, or run again with the same tool, data and settings, gives the same
     report.
     """
     path = workspace / cost_ledger.BATCHES / f"{chosen.batch}.json"
-    found = _circumstances(workspace, chosen)
-    if not path.exists() or _lasting(files.read_json(path)) != _lasting(found):
-        files.write_json(path, found)
+    now = _circumstances(workspace, chosen)
+    if not path.exists() or lasting(files.read_json(path)) != lasting(now):
+        files.write_json(path, now)
     decided = workspace / decisions.FOLDER / path.name
     if not decided.exists():
         files.write_json(decided, decisions.EMPTY)
@@ -69,11 +71,9 @@ def _circumstances(workspace: Path, chosen: settings.Settings) -> dict[str, Any]
     }
 
 
-_PASSING = ("started", "commit", "earlier")
-
-
-def _lasting(record: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in record.items() if key not in _PASSING}
+def lasting(record: dict[str, Any]) -> dict[str, Any]:
+    """What of the circumstances can change a result: all but `PASSING`."""
+    return {key: value for key, value in record.items() if key not in PASSING}
 
 
 def _version(package: str) -> str | None:

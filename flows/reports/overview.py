@@ -18,7 +18,7 @@ from flows.workspace import checkouts
 from tasks import __version__
 from tasks.common import files, language, settings
 from tasks.common.errors import AuditError
-from tasks.reporting.batch_register import schema, spreadsheet, stored, views
+from tasks.reporting.batch_register import page_contents, schema, spreadsheet, stored
 from tasks.reporting.pages import environment, render
 
 REPORTS = Path("reports")
@@ -72,7 +72,7 @@ def write(
     waiting, places = _in_checkouts(workspace, {batch.batch for batch in found})
     found = [batch.as_of(counted_from).with_closed(closed) for batch in (*waiting, *found)]
     view = {
-        **views.page(found),
+        **page_contents.page(found),
         "places": places,
         "made_on": counted_from.isoformat(),
         "unreadable": unreadable,

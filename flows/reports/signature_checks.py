@@ -20,7 +20,7 @@ from typing import Any
 from flows.reports.signing import LOCK, REPORTS, SIGNED, STAMP, STATEMENT
 from tasks.common import files
 from tasks.common.errors import SignatureError
-from tasks.signatures import pdf, time_stamps
+from tasks.signatures import pdf_signature, time_stamps
 from tasks.signatures.keys import Signer, UntrustedError
 from tasks.signatures.statement import Statement, unseal
 from tasks.signatures.time_stamps import StampPolicy, TimeStamp
@@ -231,15 +231,15 @@ def _pdfs(parts: set[Path], stamps: StampPolicy) -> tuple[list[Voucher], dict[st
     vouchers, broken = [], {}
     for path in sorted(parts):
         content = path.read_bytes()
-        if path.suffix != ".pdf" or not pdf.is_signed(content):
+        if path.suffix != ".pdf" or not pdf_signature.is_signed(content):
             continue
         try:
-            signature = pdf.check(content, stamps.authorities)
-            carried = pdf.attached(content)
+            signature = pdf_signature.check(content, stamps.authorities)
+            carried = pdf_signature.attached(content)
         except SignatureError as error:
             broken[path.name] = str(error)
             continue
-        except (*pdf.GARBLED, RuntimeError, MemoryError) as error:
+        except (*pdf_signature.GARBLED, RuntimeError, MemoryError) as error:
             broken[path.name] = f"the PDF cannot be read ({type(error).__name__})"
             continue
         digests = {name: {hashlib.sha256(value).hexdigest()} for name, value in carried.items()}

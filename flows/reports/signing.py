@@ -17,7 +17,7 @@ from typing import Any
 from flows.workspace import dvc_graph, signing_keys
 from tasks.common import files
 from tasks.common.errors import SignatureError, WorkspaceError
-from tasks.signatures import pdf
+from tasks.signatures import pdf_signature
 from tasks.signatures.keys import Signer, SigningKey
 from tasks.signatures.statement import seal, unseal
 from tasks.signatures.time_stamps import Stamper
@@ -98,7 +98,7 @@ def _sign(
         for path in sorted(source.iterdir()):
             content = path.read_bytes()
             if path.suffix == ".pdf":
-                content = pdf.sign(content, key, stamper)
+                content = pdf_signature.sign(content, key, stamper)
                 subjects[f"{done.folder}/{path.name}"] = hashlib.sha256(content).hexdigest()
             files.write_bytes(draft / path.name, content)
         predicate = _predicate(workspace, found, key) | {"time_stamped": stamper is not None}
@@ -156,7 +156,7 @@ def _holds(
             if name.startswith(f"{SIGNED}/")
             or (name.startswith(f"{REPORTS}/") and not name.endswith(".pdf"))
         )
-        bearers = {pdf.check(path.read_bytes()).signer for path in target.glob("*.pdf")}
+        bearers = {pdf_signature.check(path.read_bytes()).signer for path in target.glob("*.pdf")}
     except (OSError, SignatureError):
         return False
     named = {

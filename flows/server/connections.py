@@ -34,14 +34,14 @@ class WaitingProtocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
-        self._come()
+        self.head_came()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Something came; with the end of a request the wait is over."""
         super().data_received(data)
         if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
-            self._come()
+            self.head_came()
 
     def on_response_complete(self) -> None:
         """The next request on the connection is waited for."""
@@ -50,14 +50,15 @@ class WaitingProtocol(H11Protocol):
             self._wait()
 
     def _wait(self) -> None:
-        self._come()
+        self.head_came()
         _waiting[self] = self.loop.call_later(HEAD_SECONDS, self._head_is_late)
         if len(_waiting) > MOST_WAITING:
             oldest = next(iter(_waiting))
-            oldest._come()
+            oldest.head_came()
             oldest.transport.abort()
 
-    def _come(self) -> None:
+    def head_came(self) -> None:
+        """The head of a request is there, or the connection ends: stop waiting for it."""
         timer = _waiting.pop(self, None)
         if timer is not None:
             timer.cancel()
@@ -65,5 +66,5 @@ class WaitingProtocol(H11Protocol):
     def _head_is_late(self) -> None:
         # a body that is on its way has a limit of its own and stays among those that wait
         if self.conn.their_state is h11.IDLE:
-            self._come()
+            self.head_came()
             self.transport.abort()

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tasks.data import records
 from tasks.requests.directory import Directory
-from tasks.requests.opendsr import Refusal, Request
+from tasks.requests.opendsr import RefusedEntry, Request
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,7 +91,7 @@ class People:
 
 
 def requested(
-    entries: Iterable[Request | Refusal], manifest: pd.DataFrame, directory: Directory
+    entries: Iterable[Request | RefusedEntry], manifest: pd.DataFrame, directory: Directory
 ) -> NDArray[np.str_]:
     """Who asks for each record. A record that several requests ask for is the first one's.
 

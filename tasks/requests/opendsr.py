@@ -1,7 +1,7 @@
 """Deletion requests in OpenDSR form. The only place that parses a request.
 
-A malformed entry is set aside as a `Refusal` and does not stop the others. The content of a request
-is untrusted: reasons name fields and positions and never echo a value.
+A malformed entry is set aside as a `RefusedEntry` and does not stop the others. The content of a
+request is untrusted: reasons name fields and positions and never echo a value.
 """
 
 from __future__ import annotations
@@ -206,7 +206,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Refusal:
+class RefusedEntry:
     """An entry that is set aside: `code` for machines, `reason` for people; neither holds a value
     of the request.
 
@@ -221,13 +221,13 @@ class Refusal:
     received: str | None = None
 
 
-def read_batch(path: Path) -> list[Request | Refusal]:
+def read_batch(path: Path) -> list[Request | RefusedEntry]:
     """Read a batch of requests, one result per entry in the file's order.
 
     Raises:
         RequestError: the file is missing, too large, no JSON in UTF-8, no list, or empty.
     """
-    entries: list[Request | Refusal] = []
+    entries: list[Request | RefusedEntry] = []
     used: set[str] = set()
     for position, value in enumerate(_read_list(path), start=1):
         entry = parse(value, position, used, allow_pseudonyms=True)
@@ -243,7 +243,7 @@ def parse(
     *,
     allow_pseudonyms: bool = False,
     now: datetime | None = None,
-) -> Request | Refusal:
+) -> Request | RefusedEntry:
     """Read one entry of a batch. Never raises.
 
     Args:
@@ -263,15 +263,15 @@ def parse(
             "its subject_request_id is that of an earlier request of the batch; give each request "
             "its own"
         )
-        return Refusal(position, f"position-{position}", "duplicate_request", reason, *facts)
+        return RefusedEntry(position, f"position-{position}", "duplicate_request", reason, *facts)
     if _has_twice(value):
-        return Refusal(position, name, "malformed", _EACH_ONCE, *facts)
+        return RefusedEntry(position, name, "malformed", _EACH_ONCE, *facts)
     try:
         entry = _Entry.model_validate(value, context={"pseudonyms": allow_pseudonyms, "now": now})
     except ValidationError as error:
-        return Refusal(position, name, *_complaint(error), *facts)
+        return RefusedEntry(position, name, *_complaint(error), *facts)
     if _has_stray_keys(value):
-        return Refusal(position, name, "malformed", _EXPECTED["extensions"], *facts)
+        return RefusedEntry(position, name, "malformed", _EXPECTED["extensions"], *facts)
     wishes = entry.extensions.erasure_audit if entry.extensions else _Wishes()
     return Request(
         position=position,

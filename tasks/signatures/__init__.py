@@ -3,4 +3,4 @@
 Bytes in, values out; `flows.reports.signing` reads and writes the files.
 """
 
-__all__ = ["keys", "pdf", "statement", "time_stamps"]
+__all__ = ["keys", "pdf_signature", "statement", "time_stamps"]

@@ -152,10 +152,12 @@ def _pool_deterministically(network: nn.Module) -> None:
 
     for layer in network.modules():
         if type(layer) is nn.AdaptiveAvgPool2d and layer.output_size not in (1, (1, 1)):
-            layer.forward = partial(_pool, size=layer.output_size)  # type: ignore[method-assign]
+            layer.forward = partial(pool, size=layer.output_size)  # type: ignore[method-assign]
 
 
-def _pool(maps: Tensor, size: Any) -> Tensor:
+def pool(maps: Tensor, size: Any) -> Tensor:
+    """Adaptive average pooling whose gradient is the same every time: PyTorch's, or on CUDA that of
+    `pool_by_matrices`."""
     from torch.nn import functional
 
     return (

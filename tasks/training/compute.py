@@ -76,12 +76,10 @@ def prepare(wish: settings.Compute) -> Place:
             "compute.device is cuda, but PyTorch finds no CUDA device; set it to auto or cpu"
         )
     device = torch.device("cuda" if cuda and wish.device != "cpu" else "cpu")
-    # what use_deterministic_algorithms(True) does, without its import of the compiler, which takes
-    # 7 s per process
-    torch._C._set_deterministic_algorithms(True, warn_only=False)
-    torch._C._set_deterministic_fill_uninitialized_memory(
-        False
-    )  # finds faulty operations, and writes all memory twice
+    # torch.use_deterministic_algorithms(True) would import the compiler: 7 s per process
+    torch._C._set_deterministic_algorithms(True, warn_only=False)  # noqa: SLF001
+    # filling finds faulty operations, and writes all memory twice
+    torch._C._set_deterministic_fill_uninitialized_memory(False)  # noqa: SLF001
     _keep_memory()
     torch.backends.cudnn.benchmark = False
     tf32 = wish.precision == "tf32"
@@ -99,8 +97,8 @@ def prepare(wish: settings.Compute) -> Place:
 
 
 def _keep_memory() -> None:
-    """Let glibc keep what is freed for the next step: it gives large pieces back, and each comes
-    anew page by page."""
+    """Let glibc keep freed memory for the next step: given back, it would be page-faulted in
+    again."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other systems have none
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, KEPT_AT_MOST)
@@ -112,6 +110,5 @@ def _multiplies_bf16(device: torch.device) -> bool:
 
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(
-        torch.cpu._is_amx_tile_supported()
-    )  # AVX-512 without AMX gains too little to pay for the rounding
+    # AVX-512 without AMX gains too little to pay for the rounding
+    return bool(torch.cpu._is_amx_tile_supported())  # noqa: SLF001

@@ -52,9 +52,8 @@ def test_several_processes_make_the_same_bytes_as_one(
     (data / "images/r07.png").write_bytes(b"damaged")
     pack.make(data, GREY, tmp_path / "whole")
     monkeypatch.setattr(pack, "MOST_FILES", 4)
-    monkeypatch.setattr(pack, "_cores", lambda: 3)
     monkeypatch.setattr(pack, "SAY_EVERY", 10)
-    pack.make(data, GREY, tmp_path / "parts")
+    pack.make(data, GREY, tmp_path / "parts", jobs=3)
     for name in (image_pack.IMAGES, image_pack.FILES, image_pack.ROWS):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
     assert capsys.readouterr().out.splitlines() == [

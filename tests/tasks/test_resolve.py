@@ -19,7 +19,7 @@ from tasks.common.errors import RequestError
 from tasks.common.settings import parse
 from tasks.data import synthetic_digits
 from tasks.requests.directory import Directory
-from tasks.requests.opendsr import Refusal, Request, SubjectIdentity, read_batch
+from tasks.requests.opendsr import RefusedEntry, Request, SubjectIdentity, read_batch
 
 SUBJECTS = ["ada", "ada", "ada", "bob", "bob", "cyd", "cyd", "dan", "dan"]
 LABELS = [0, 0, 1, 0, 1, 2, 1, 0, 1]
@@ -47,11 +47,11 @@ def asks(position: int, *subjects: str, records: tuple[str, ...] = ()) -> Reques
     return Request(position, request_id(position), "gdpr", "2026-11-20T09:30:00Z", who, records)
 
 
-def decide(*entries: Request | Refusal) -> resolve.Resolution:
+def decide(*entries: Request | RefusedEntry) -> resolve.Resolution:
     return resolve.decide(list(entries), MANIFEST, ROLES, Directory(SUBJECTS))
 
 
-def codes(*entries: Request | Refusal) -> list[str | None]:
+def codes(*entries: Request | RefusedEntry) -> list[str | None]:
     return [line["code"] for line in decide(*entries).register]
 
 
@@ -86,7 +86,7 @@ def test_each_reason_for_setting_aside_has_its_code_and_the_others_go_on() -> No
         asks(7, "ada"),
         asks(8, "ada"),
         asks(9, "ada", records=("r1",)),
-        Refusal(10, "position-10", "malformed", "expected a JSON object"),
+        RefusedEntry(10, "position-10", "malformed", "expected a JSON object"),
     )
     assert found == [
         "unknown_subject",

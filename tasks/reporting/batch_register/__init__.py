@@ -3,4 +3,4 @@
 `register.json` holds a batch's lines. The pages, the spreadsheet and the summary show nothing else.
 """
 
-__all__ = ["build", "schema", "spreadsheet", "stored", "views"]
+__all__ = ["build", "page_contents", "schema", "spreadsheet", "stored"]

@@ -362,9 +362,8 @@ class Server:
 def caller_of(here: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> dispatch.Agents:
     monkeypatch.setattr(dispatch, "POLL", 0.02)
     monkeypatch.setattr(dispatch, "FETCH_PAUSE", 0.02)
-    made = dispatch.Agents(here / "caller", "demo", agent_parcel.Post(here / "caller"))
-    monkeypatch.setattr(made, "_prefect", lambda: server)
-    return made
+    post = agent_parcel.Post(here / "caller")
+    return dispatch.Agents(here / "caller", "demo", post, connect=lambda: server)  # type: ignore[arg-type,return-value]
 
 
 def states() -> Any:

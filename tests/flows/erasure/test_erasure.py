@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from moto.server import ThreadedMotoServer
 
-from flows.erasure import carry_out, exposure, git_history, matcher, receipts
+from flows.erasure import carry_out, derivations, git_history, matcher, receipts
 from flows.erasure.carry_out import ErasureError
 from flows.erasure.stores import dvc as dvc_store
 from flows.erasure.stores.store import FoundCopy
@@ -1102,7 +1102,7 @@ def test_a_model_stays_only_if_it_is_released_or_is_known_not_to_have_seen_the_r
             entry = {"md5": listed, "relpath": "model.safetensors"}
             return json.dumps([entry]).encode() if listed else None
 
-    found = exposure.trace(
+    found = derivations.trace(
         [audited, rejected, vanished, left_over, before, released, later], "b", Knowledge()
     )
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from flows.pools import readiness, renewal
+from flows.pools import judged_retrains, readiness
 from flows.pools.readiness import Person, Readiness
 from tasks.common import files
 from tasks.pooling.renewal import Renewal
@@ -37,7 +37,7 @@ def filed(home: Path, **by_request: dict[str, Any]) -> Path:
 
 def test_exact_retrains_are_gathered_by_batch(tmp_path: Path) -> None:
     home = filed(tmp_path, one=evidence(), two=evidence(), three=evidence(batch="c"))
-    found = renewal.retrains(home, POOL, "2026-11-01T00:00:00Z")
+    found = judged_retrains.retrains(home, POOL, "2026-11-01T00:00:00Z")
     assert [(one.batch, len(one.rho), one.failed) for one in found] == [("b", 2, 0), ("c", 1, 0)]
     assert found[0].rho == (0.2, 0.2)
     assert found[0].z[0] > 2
@@ -51,17 +51,17 @@ def test_what_no_exact_retrain_of_this_pool_is_does_not_count(tmp_path: Path) ->
         batch=evidence(provenance={"started": "2026-11-02T00:00:00Z", "settings": settings}),
         unjudged=evidence(influence_points={"retrained": None, "without": []}),
     )
-    assert renewal.retrains(home, POOL, "2026-11-01T00:00:00Z") == []
+    assert judged_retrains.retrains(home, POOL, "2026-11-01T00:00:00Z") == []
 
 
 def test_evidence_from_before_the_pool_is_of_another_pool(tmp_path: Path) -> None:
     home = filed(tmp_path, one=evidence())
-    assert renewal.retrains(home, POOL, "2026-11-03T00:00:00Z") == []
+    assert judged_retrains.retrains(home, POOL, "2026-11-03T00:00:00Z") == []
 
 
 def test_a_retrain_that_failed_is_counted(tmp_path: Path) -> None:
     home = filed(tmp_path, one=evidence(self_check={"retrain_cleared": False}))
-    assert renewal.retrains(home, POOL, "")[0].failed == 1
+    assert judged_retrains.retrains(home, POOL, "")[0].failed == 1
 
 
 def test_the_readiness_page_shows_everybody_by_pseudonym_and_escapes_values() -> None:

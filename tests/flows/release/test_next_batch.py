@@ -3,7 +3,6 @@ nothing else."""
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,14 +10,13 @@ from typing import Any
 
 import pytest
 
+from flows.intake import pseudonymise
 from flows.pipeline import close_batch, provenance, results, stage_runner
-from flows.register.register import Register
+from flows.register.register import Register, State
 from flows.release import (
     approval,
-    by_hand,
     model_card,
     release,
-    release_contents,
 )
 from flows.release.release_contents import ReleaseError
 from flows.reports import signature_checks, signing
@@ -257,9 +255,9 @@ def refuses_other_records_and_other_recipes() -> None:
 
 
 def test_a_model_that_did_not_pass_is_not_released_whoever_approves(
-    place: Path, register: Register, monkeypatch: pytest.MonkeyPatch
+    place: Path, register: Register
 ) -> None:
-    passed(monkeypatch)
+    awaits_signoff(place, register, "pass")  # whatever the evidence says
     approval.approve(place, register, "b", "Ada", "as planted")
     manifest = Path("data/manifest.csv").read_bytes()
     with pytest.raises(ReleaseError, match="--model retrained"):
@@ -269,34 +267,49 @@ def test_a_model_that_did_not_pass_is_not_released_whoever_approves(
 
 
 def test_where_everybody_passed_the_unlearned_model_goes_on_and_the_baseline_is_a_reference(
-    place: Path, register: Register, monkeypatch: pytest.MonkeyPatch
+    place: Path, register: Register
 ) -> None:
-    passed(monkeypatch)
-    told = "A full retrain is advised: as planted."
-    monkeypatch.setattr(release_contents, "_verdicts", lambda *_: ["pass"])
-    monkeypatch.setattr(results, "advice", lambda *_: [told])
+    passes(place)
+    advised = results.advice(place, "b")
+    assert "unlearnings" in advised[0]
+    awaits_signoff(place, register, "pass")
     expected = files.sha256(Path("artifacts/unlearn/unlearned.safetensors"))
     successor = training_subjects(2)[1]
     approval.approve(place, register, "b", "Ada", "as planted")
     done = release.release(place, register, "b")
     assert done.references == 7
-    assert (done.unlearnings, done.advice) == (1, (told,))
+    assert (done.unlearnings, done.advice) == (1, tuple(advised))
     assert files.sha256(Path("releases/b/model.safetensors")) == expected == done.weights_sha256
     assert settings.load(Path("params.yaml")).original.checkpoint == "releases/b/model.safetensors"
     counts_one_unlearning_after_another(successor)
 
 
-def passed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The register gets to hear of a pass, whatever the evidence says."""
-    real = by_hand.evidence_of
+def awaits_signoff(place: Path, register: Register, verdict: str) -> None:
+    """The register knows the batch, and was told of a verdict."""
+    (value,) = files.read_json(Path("requests/b.json"))
+    case, _ = register.receive(pseudonymise.take_in(place, value), "intake", "test")
+    register.verify_identity(case.request_id, "officer", "passport")
+    register.collect("b", "nightly")
+    register.move([case.request_id], State.AUDITED, "nightly", verdicts={case.request_id: verdict})
+    register.move([case.request_id], State.AWAITING_SIGNOFF, "nightly")
 
-    def planted(*arguments: Any) -> dict[str, dict[str, Any]]:
-        return {
-            one: {**json.loads(json.dumps(found)), "verdict": "pass"}
-            for one, found in real(*arguments).items()
-        }
 
-    monkeypatch.setattr(by_hand, "evidence_of", planted)
+def passes(place: Path) -> None:
+    """The audit of the batch found a pass, and advises a retrain."""
+    path = Path("artifacts/verify/verdicts.json")
+    verdicts = files.read_json(path)
+    for entry in verdicts["requests"].values():
+        entry["verdict"] = "pass"
+        entry["gates"] = [{**gate, "state": "good"} for gate in entry["gates"]]
+        entry["self_check"] |= {"original_caught": True, "retrain_cleared": True}
+    path.chmod(0o644)
+    files.write_json(path, verdicts)
+    configure("advice.unlearnings=1")
+    shell.dvc(place, "commit", "--quiet", "--force", "verify")
+    stage_runner.Runner(place, 1).run("report")
+    shell.git(place, "add", "--all")
+    shell.git(place, "commit", "--quiet", "-m", "Audit of batch b, found to pass")
+    shell.git(place, "tag", "--force", "--annotate", "-m", "b", "audit/b")
 
 
 def counts_one_unlearning_after_another(successor: str) -> None:

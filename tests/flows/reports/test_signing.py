@@ -26,7 +26,7 @@ from tasks import report
 from tasks.common import files, settings
 from tasks.common.errors import SignatureError, WorkspaceError
 from tasks.reporting import build_evidence
-from tasks.signatures import keys, pdf, time_stamps
+from tasks.signatures import keys, pdf_signature, time_stamps
 from tasks.signatures import statement as statements
 from tasks.signatures.statement import seal, unseal
 from tests.worlds import authorities, dummy, fabricated
@@ -68,7 +68,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def signed(reports: Path) -> bytes:
     """A signed PDF."""
-    return pdf.sign((reports / fabricated.PASS / "report.pdf").read_bytes(), KEY)
+    return pdf_signature.sign((reports / fabricated.PASS / "report.pdf").read_bytes(), KEY)
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +134,7 @@ def test_pyhanko_too_finds_one_pades_signature_over_the_whole_file(signed: bytes
     assert found.bottom_line
     assert found.coverage == SignatureCoverageLevel.ENTIRE_FILE
     assert embedded.sig_object["/SubFilter"] == "/ETSI.CAdES.detached"
-    assert pdf.check(signed).signer == KEY.signer
+    assert pdf_signature.check(signed).signer == KEY.signer
 
 
 def test_every_changed_byte_of_a_signed_pdf_is_found(reports: Path, signed: bytes) -> None:
@@ -166,7 +166,7 @@ def test_a_pdf_with_anything_put_in_cut_out_or_overwritten_is_not_intact(
 @pytest.mark.parametrize("more", [b"\n", b"%%EOF\n", b"\x00" * 4096])
 def test_bytes_after_the_signature_are_found(signed: bytes, more: bytes) -> None:
     with pytest.raises(SignatureError, match="whole file"):
-        pdf.check(signed + more)
+        pdf_signature.check(signed + more)
 
 
 def test_an_incremental_update_after_signing_is_found(signed: bytes) -> None:
@@ -182,19 +182,19 @@ def test_an_incremental_update_after_signing_is_found(signed: bytes) -> None:
     writer.write(target)
     assert target.getvalue().startswith(signed)
     with pytest.raises(SignatureError, match="whole file"):
-        pdf.check(target.getvalue())
+        pdf_signature.check(target.getvalue())
 
 
 def test_a_pdf_cut_off_behind_its_first_revision_is_not_signed(
     reports: Path, signed: bytes
 ) -> None:
     with pytest.raises(SignatureError, match="not signed"):
-        pdf.check(signed[: (reports / fabricated.PASS / "report.pdf").stat().st_size])
+        pdf_signature.check(signed[: (reports / fabricated.PASS / "report.pdf").stat().st_size])
 
 
 def test_a_signed_pdf_is_not_signed_again(signed: bytes) -> None:
     with pytest.raises(SignatureError, match="cannot be signed"):
-        pdf.sign(signed, OTHER)
+        pdf_signature.sign(signed, OTHER)
 
 
 def test_a_statement_is_an_in_toto_statement_whose_signature_anybody_can_check() -> None:
@@ -816,9 +816,9 @@ def test_openssl_makes_a_key_names_it_alike_and_finds_its_signature_right(
     assert key.signer.subject == "CN=Data Protection Officer,O=Example Clinic"
     assert key.signer.key_id == hashlib.sha256((tmp_path / "public.der").read_bytes()).hexdigest()
     (tmp_path / "public.pem").write_bytes(_public_key(key))
-    content = pdf.sign((reports / fabricated.PASS / "report.pdf").read_bytes(), key)
-    assert pdf.check(content).signer == key.signer
-    _, head, tail, _ = (int(number) for number in pdf.BYTE_RANGE.findall(content)[-1])
+    content = pdf_signature.sign((reports / fabricated.PASS / "report.pdf").read_bytes(), key)
+    assert pdf_signature.check(content).signer == key.signer
+    _, head, tail, _ = (int(number) for number in pdf_signature.BYTE_RANGE.findall(content)[-1])
     container = bytes.fromhex(content[head + 1 : tail - 1].decode())
     attributes, signature = _attributes_and_signature(container)
     assert hashlib.sha512(content[:head] + content[tail:]).digest() in attributes
@@ -853,7 +853,7 @@ def signer_at_hand(place: Path) -> keys.Signer | None:
 
 def _passes(content: bytes) -> bool:
     try:
-        return pdf.check(content).signer == KEY.signer
+        return pdf_signature.check(content).signer == KEY.signer
     except SignatureError:
         return False
 

@@ -33,10 +33,11 @@ from hypothesis import strategies as st
 from flows.intake import callbacks
 from flows.register import database
 from flows.register.register import Register, State
-from flows.release import approval, standing
+from flows.release import approval
 from flows.server import app, auth
 from flows.server import connections as waiting
 from flows.server.auth import ALLOWED, Gatekeeper, Right, Role
+from flows.workspace import shell
 from tasks.common.errors import WorkspaceError
 from tests.worlds import dummy, outside, postgres
 
@@ -607,29 +608,43 @@ def test_requests_are_listed_by_state_and_page(world: World) -> None:
         assert world.call("approver", "GET", f"/v1/requests{query}").status_code in (400, 404)
 
 
-def test_an_approval_bears_the_name_of_the_token(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls: list[tuple[Any, ...]] = []
+def awaits_signoff(world: World, batch: str) -> None:
+    """A batch of one request that passed its audit, and the tag of that audit."""
+    world.post()
+    request = outside.request_id(1)
+    world.register.verify_identity(request, "operator", "passport")
+    world.register.collect(batch, "nightly")
+    world.register.move([request], State.AUDITED, "nightly", verdicts={request: "pass"})
+    world.register.move([request], State.AWAITING_SIGNOFF, "nightly")
+    for command in (
+        ["init", "--quiet"],
+        ["config", "user.email", "auditor@example.org"],
+        ["config", "user.name", "Auditor"],
+        ["add", "params.yaml"],
+        ["commit", "--quiet", "-m", batch],
+        ["tag", f"audit/{batch}"],
+    ):
+        shell.git(world.home, *command)
 
-    approved = standing.Standing("b1", "approved", (), "unlearned", False, True, False, ())
 
-    def kept(*arguments: Any, **named: Any) -> standing.Standing:
-        calls.append((*arguments[2:], *named.values()))
-        return approved
-
-    monkeypatch.setattr(approval, "approve", kept)
-    monkeypatch.setattr(approval, "reject", kept)
+def test_a_decision_bears_the_name_of_the_token(world: World) -> None:
+    awaits_signoff(world, "b1")
     for body in ({"comment": "seen"}, {"comment": "seen", "model": "retrained"}):
         answer = world.call("approver", "POST", "/v1/batches/b1/approve", json=body)
-        assert answer.json() == json.loads(json.dumps(approved.plain()))
+        assert answer.json() == json.loads(
+            json.dumps(approval.standing(world.home, world.register, "b1").plain())
+        )
     back = {"comment": "too much is left", "next": "another_method", "method": "retrain"}
     assert world.call("approver", "POST", "/v1/batches/b1/reject", json=back).status_code == 200
-    assert calls == [
-        ("b1", "approver", "seen", None),
-        ("b1", "approver", "seen", "retrained"),
-        ("b1", "approver", "too much is left", "another_method", "retrain"),
+    decisions = world.register.history(batch="b1", kind="decision")
+    assert [(event.actor, event.details["comment"]) for event in decisions] == [
+        ("approver", "seen"),
+        ("approver", "seen"),
+        ("approver", "too much is left"),
     ]
+    assert [event.details.get("model") for event in decisions] == ["unlearned", "retrained", None]
+    assert decisions[-1].details["next"] == "another_method"
+    assert decisions[-1].details["settings"] == {"unlearn.method": "retrain"}
     for wrong in ({"comment": "seen", "by": "boss"}, {"comment": "seen", "model": "another"}, {}):
         message(world.call("approver", "POST", "/v1/batches/b1/approve", json=wrong), 400)
     message(

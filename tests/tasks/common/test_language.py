@@ -197,7 +197,7 @@ def test_the_settings_come_first_and_a_request_adds_the_languages_that_there_are
     assert suffixes(["zh", "en"]) == {"zh": "", "en": ".en"}
 
 
-def asking(languages: Any) -> opendsr.Request | opendsr.Refusal:
+def asking(languages: Any) -> opendsr.Request | opendsr.RefusedEntry:
     """A request whose extension names languages."""
     return opendsr.parse(
         {
@@ -229,7 +229,7 @@ def test_languages_that_are_no_tags_are_refused_with_words_that_repeat_nothing(
     languages: Any,
 ) -> None:
     found = asking(languages)
-    assert isinstance(found, opendsr.Refusal)
+    assert isinstance(found, opendsr.RefusedEntry)
     assert found.reason.startswith("extensions: expected an object")
     assert "<b>" not in found.reason
 

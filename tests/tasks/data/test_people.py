@@ -8,13 +8,13 @@ import pytest
 from tasks.common.language import say
 from tasks.data import people
 from tasks.requests.directory import Directory
-from tasks.requests.opendsr import Refusal, Request, SubjectIdentity
+from tasks.requests.opendsr import RefusedEntry, Request, SubjectIdentity
 
 MANIFEST = pd.DataFrame(
     {"record_id": ["r0", "r1", "r2", "r3"], "subject_id": ["ada", "bob", "ada", "ada"]}
 )
 DIRECTORY = Directory(["ada", "bob"])
-REFUSAL = Refusal(9, "position-9", "malformed", say("malformed"))
+REFUSAL = RefusedEntry(9, "position-9", "malformed", say("malformed"))
 
 
 def asks(name: str, *record_ids: str, request_id: str = "q") -> Request:

@@ -27,7 +27,7 @@ from tasks.common import files, settings
 from tasks.common.errors import AuditError, EvidenceError
 from tasks.reporting import build_evidence, evidence_schema
 from tasks.reporting.batch_register import build as register_build
-from tasks.reporting.batch_register import schema, spreadsheet, stored, views
+from tasks.reporting.batch_register import page_contents, schema, spreadsheet, stored
 from tasks.reporting.pages import environment as page_environment
 from tasks.reporting.pages import render as render_page
 from tests.worlds import dummy, fabricated
@@ -96,13 +96,13 @@ def index_of(listed: schema.BatchRegister) -> str:
 
 
 def summary_of(listed: schema.BatchRegister, earlier: list[schema.Past] | None = None) -> str:
-    view = {**views.summary(listed, earlier or []), "suffix": ""}
+    view = {**page_contents.summary(listed, earlier or []), "suffix": ""}
     return render_page(page_environment(TEMPLATES), "summary.html.j2", view)
 
 
 def all_of(*listed: schema.BatchRegister) -> str:
     view = {
-        **views.page(listed),
+        **page_contents.page(listed),
         "suffix": "",
         "codes": ("en",),
         "made_on": "2026-11-25",
@@ -291,7 +291,7 @@ def test_a_record_names_its_earlier_batches_and_is_not_made_anew_because_of_them
     assert stored.earlier({"earlier": [named]})[0].counts["fail"] == 1
     with pytest.raises(EvidenceError, match="earlier"):
         stored.earlier({"earlier": [{"batch": "spring"}]})
-    assert provenance._lasting({"tool_version": "1", "earlier": [named]}) == provenance._lasting(
+    assert provenance.lasting({"tool_version": "1", "earlier": [named]}) == provenance.lasting(
         {"tool_version": "1"}
     )
 

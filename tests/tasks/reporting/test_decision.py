@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import weasyprint
 
 from tasks.common.language import Code
 from tasks.reporting import build_evidence, chronology, pages
@@ -60,7 +61,7 @@ def test_the_decision_takes_two_pages_at_most_whatever_the_ending(code: Code) ->
         html = pages.render(environment, "report.html.j2", {"e": item})
         alone = ANNEX.sub("</main>", html)
         text, styles = printer.parted(alone)
-        document = printer._weasyprint.HTML(string=text).render(
+        document = weasyprint.HTML(string=text).render(
             font_config=printer.fonts, stylesheets=styles
         )
         assert len(document.pages) <= 2, item["outcome"]

@@ -25,7 +25,7 @@ from tasks import report
 from tasks.reporting import build_evidence
 from tasks.reporting.pdf import Printer, no_collection
 from tasks.signatures import keys
-from tasks.signatures import pdf as signed_pdf
+from tasks.signatures import pdf_signature as signed_pdf
 from tests.worlds import fabricated
 
 ROOT = Path(__file__).parents[3]

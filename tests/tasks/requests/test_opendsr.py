@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.common.errors import RequestError
-from tasks.requests.opendsr import Refusal, Request, parse, read_batch
+from tasks.requests.opendsr import RefusedEntry, Request, parse, read_batch
 
 UUID = "3f2504e0-4f89-41d3-9a0c-0305e82c3301"
 OTHER = "9b2d7c1a-0c5e-4f7b-8a6d-1e2f3a4b5c6d"
@@ -106,7 +106,7 @@ def test_a_malformed_field_is_named_and_the_entry_set_aside(
     changes: dict[str, Any], named: str
 ) -> None:
     refusal = parse(request(**changes), 3)
-    assert isinstance(refusal, Refusal)
+    assert isinstance(refusal, RefusedEntry)
     assert refusal.code == "malformed"
     assert refusal.reason.startswith(f"{named}: expected ")
     assert refusal.request_id == ("position-3" if named == "subject_request_id" else UUID)
@@ -129,13 +129,13 @@ def test_a_request_dated_in_the_future_is_refused_where_the_time_is_known() -> N
     ):
         read = parse(request(submitted_time=moment), 1, now=now)
         assert isinstance(read, Request) == taken
-        if isinstance(read, Refusal):
+        if isinstance(read, RefusedEntry):
             assert "not in the future" in read.reason
 
 
 def test_a_request_that_is_not_for_erasure_is_set_aside() -> None:
     refusal = parse(request(subject_request_type="access"), 1)
-    assert isinstance(refusal, Refusal)
+    assert isinstance(refusal, RefusedEntry)
     assert refusal.code == "not_erasure"
 
 
@@ -168,7 +168,7 @@ def test_one_malformed_entry_does_not_stop_the_others(tmp_path: Path) -> None:
     entries = read_batch(
         batch(tmp_path / "b.json", [7, request(), None, request(subject_request_id=OTHER)])
     )
-    assert [type(entry) for entry in entries] == [Refusal, Request, Refusal, Request]
+    assert [type(entry) for entry in entries] == [RefusedEntry, Request, RefusedEntry, Request]
     assert [entry.request_id for entry in entries] == ["position-1", UUID, "position-3", OTHER]
 
 
@@ -177,7 +177,7 @@ def test_the_later_of_two_requests_with_one_id_is_refused(tmp_path: Path) -> Non
         batch(tmp_path / "b.json", [request(), request(subject_request_id=UUID.upper())])
     )
     assert isinstance(first, Request)
-    assert isinstance(second, Refusal)
+    assert isinstance(second, RefusedEntry)
     assert (second.code, second.request_id) == ("duplicate_request", "position-2")
 
 
@@ -185,7 +185,7 @@ def test_an_entry_with_a_key_twice_is_refused(tmp_path: Path) -> None:
     text = json.dumps(request())[:-1] + ', "regulation": "ccpa"}'
     (tmp_path / "b.json").write_text(f"[{text}]")
     (refusal,) = read_batch(tmp_path / "b.json")
-    assert isinstance(refusal, Refusal)
+    assert isinstance(refusal, RefusedEntry)
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_a_key_twice_in_the_extensions_never_widens_a_request(
     text = json.dumps(request())[:-1] + f', "extensions": {extensions}}}'
     (tmp_path / "b.json").write_text(f"[{text}]")
     (refusal,) = read_batch(tmp_path / "b.json")
-    assert isinstance(refusal, Refusal)
+    assert isinstance(refusal, RefusedEntry)
     assert "each once" in refusal.reason
 
 
@@ -249,12 +249,12 @@ json_values = st.recursive(
 
 @given(json_values)
 def test_any_json_is_a_request_or_a_refusal(value: Any) -> None:
-    assert isinstance(parse(value, 1), Refusal)
+    assert isinstance(parse(value, 1), RefusedEntry)
 
 
 @given(st.sampled_from([*request(), "extensions"]), json_values)
 def test_any_value_in_any_field_is_a_request_or_a_refusal(field: str, value: Any) -> None:
-    assert isinstance(parse(request(**{field: value}), 1), (Request, Refusal))
+    assert isinstance(parse(request(**{field: value}), 1), (Request, RefusedEntry))
 
 
 @given(st.integers(0, 3), json_values)
@@ -262,4 +262,4 @@ def test_any_identity_is_a_request_or_a_refusal(place: int, value: Any) -> None:
     entry = deepcopy(request())
     key = ("identity_type", "identity_value", "identity_format", "more")[place]
     entry["subject_identities"][0][key] = value
-    assert isinstance(parse(entry, 1), (Request, Refusal))
+    assert isinstance(parse(entry, 1), (Request, RefusedEntry))

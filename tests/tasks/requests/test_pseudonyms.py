@@ -10,6 +10,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,13 +20,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from flows.intake import pseudonymise
-from flows.workspace import environment, shell
+from flows.workspace import shell
 from tasks import resolve
 from tasks.common.errors import PseudonymError, RequestError
 from tasks.requests import pseudonyms
 from tasks.requests.directory import Directory, read_directory
 from tasks.requests.identities import canonical
-from tasks.requests.opendsr import Refusal, Request, SubjectIdentity, parse, read_batch
+from tasks.requests.opendsr import RefusedEntry, Request, SubjectIdentity, parse, read_batch
 from tasks.requests.pseudonyms import PseudonymKey
 from tests.worlds import dummy
 
@@ -124,7 +125,7 @@ def test_pseudonyms_of_another_key_are_an_error_and_not_an_unknown_person() -> N
     ],
 )
 def test_from_outside_nobody_may_send_pseudonyms(changes: dict[str, Any], tmp_path: Path) -> None:
-    assert isinstance(parse(opendsr(**changes), 1), Refusal)
+    assert isinstance(parse(opendsr(**changes), 1), RefusedEntry)
     with pytest.raises(RequestError):
         pseudonymise.take_in(dummy_home(tmp_path), opendsr(**changes))
     (tmp_path / "batch.json").write_text(json.dumps([opendsr(**changes)]))
@@ -145,7 +146,7 @@ def test_what_is_no_pseudonym_is_malformed_in_a_batch_file(value: str, tmp_path:
         )
     )
     refused = read_batch(tmp_path / "batch.json")
-    assert [entry.code for entry in refused if isinstance(entry, Refusal)] == [
+    assert [entry.code for entry in refused if isinstance(entry, RefusedEntry)] == [
         "malformed",
         "malformed",
     ]
@@ -227,9 +228,12 @@ def test_the_environments_key_goes_before_the_workspaces_own(
 def test_a_key_in_a_prefect_block_reaches_the_stages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from prefect.blocks.system import Secret
+
     monkeypatch.setenv(pseudonyms.KEY, "")  # so that what is exported is undone
-    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
-    monkeypatch.setattr(environment, "_block", lambda server, name: "b" * 32)
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/blocks/api")
+    block = SimpleNamespace(get=lambda: "b" * 32)
+    monkeypatch.setattr(Secret, "load", lambda name, _sync: block)
     assert pseudonymise.key_of(tmp_path) == PseudonymKey(b"b" * 32) == pseudonyms.at_hand(tmp_path)
     assert list(tmp_path.iterdir()) == []
 

@@ -12,7 +12,7 @@ import pikepdf
 import pytest
 
 from tasks.common.errors import SignatureError
-from tasks.signatures import keys, pdf, time_stamps
+from tasks.signatures import keys, pdf_signature, time_stamps
 from tests.worlds import authorities
 
 KEY = keys.read_key(keys.make_key(development=False))
@@ -112,7 +112,7 @@ def test_what_an_authority_answers_is_not_believed(
     with pytest.raises(SignatureError, match=message):
         time_stamps.Stamper(authority.url, trusted(authority)).stamp(DIGEST)
     with pytest.raises(SignatureError, match=message):
-        pdf.sign(blank(), KEY, time_stamps.Stamper(authority.url, trusted(authority)))
+        pdf_signature.sign(blank(), KEY, time_stamps.Stamper(authority.url, trusted(authority)))
 
 
 @pytest.mark.parametrize("mood", ["silent", "drips"])
@@ -134,12 +134,14 @@ def test_an_authority_that_is_away_is_a_clear_error(url: str) -> None:
 
 
 def test_a_pdf_bears_the_time_stamp_of_its_signature(authority: authorities.Authority) -> None:
-    signed = pdf.sign(blank(), KEY, time_stamps.Stamper(authority.url, trusted(authority)))
-    found = pdf.check(signed, trusted(authority))
+    signed = pdf_signature.sign(
+        blank(), KEY, time_stamps.Stamper(authority.url, trusted(authority))
+    )
+    found = pdf_signature.check(signed, trusted(authority))
     assert found.signer == KEY.signer
     assert found.stamp is not None
     assert found.stamp.trusted
-    assert pdf.check(pdf.sign(blank(), KEY)).stamp is None
+    assert pdf_signature.check(pdf_signature.sign(blank(), KEY)).stamp is None
 
 
 def test_pyhanko_too_finds_the_time_stamp_right(authority: authorities.Authority) -> None:
@@ -148,7 +150,7 @@ def test_pyhanko_too_finds_the_time_stamp_right(authority: authorities.Authority
     from pyhanko.sign.validation import validate_pdf_signature
     from pyhanko_certvalidator import ValidationContext
 
-    signed = pdf.sign(blank(), KEY, time_stamps.Stamper(authority.url))
+    signed = pdf_signature.sign(blank(), KEY, time_stamps.Stamper(authority.url))
     (embedded,) = PdfFileReader(BytesIO(signed)).embedded_signatures
     roots = [
         x509.Certificate.load(pem.unarmor(text)[2])
@@ -164,14 +166,16 @@ def test_pyhanko_too_finds_the_time_stamp_right(authority: authorities.Authority
 def test_every_changed_byte_of_a_stamped_signature_is_found(
     authority: authorities.Authority,
 ) -> None:
-    signed = pdf.sign(blank(), KEY, time_stamps.Stamper(authority.url))
-    start, end = (int(number) for number in list(pdf.BYTE_RANGE.finditer(signed))[-1].groups()[1:3])
+    signed = pdf_signature.sign(blank(), KEY, time_stamps.Stamper(authority.url))
+    start, end = (
+        int(number) for number in list(pdf_signature.BYTE_RANGE.finditer(signed))[-1].groups()[1:3]
+    )
     used = end - len(signed[start:end].rstrip(b"0>")) + len(b"0>")  # padding begins after these
     for position in [*range(start, end - used + 40, 5), *range(end - 400, end, 3)]:
         changed = bytearray(signed)
         changed[position] ^= 1
         with pytest.raises(SignatureError):
-            pdf.check(bytes(changed), trusted(authority))
+            pdf_signature.check(bytes(changed), trusted(authority))
 
 
 @pytest.mark.parametrize("span", [{"hours": 2}, {"days": -3}])
@@ -180,7 +184,7 @@ def test_a_signature_that_claims_another_time_than_its_stamp_is_wrong(
 ) -> None:
     authority.moment = authorities.ago(**span)
     with pytest.raises(SignatureError, match="claims to be of"):
-        pdf.sign(blank(), KEY, time_stamps.Stamper(authority.url))
+        pdf_signature.sign(blank(), KEY, time_stamps.Stamper(authority.url))
 
 
 def test_what_is_expected_of_stamps_is_the_readers_choice() -> None:

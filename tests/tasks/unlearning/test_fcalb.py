@@ -14,6 +14,7 @@ from tasks.common.errors import EvidenceError, ModelError
 from tasks.common.settings import Unlearn
 from tasks.training import training_loop
 from tasks.unlearning import fcalb, loss_balances
+from tasks.verification import scoring
 from tests.tasks.training.test_training_loop import SMALL, fitted, same, separable, state
 
 ADAPTED = ("gradnorm", "dwa", "imtl_g")
@@ -180,22 +181,27 @@ def test_phases_with_no_steps_leave_the_weights_equal() -> None:
     assert same(before, state(network))
 
 
+def margins(network: nn.Module, records: training_loop.Records) -> tuple[Any, Any]:
+    labels = records.labels.numpy()
+    return scoring.margins(training_loop.logits(network, records), labels), labels
+
+
 def test_a_strength_that_calibration_subjects_choose_gives_the_weights_that_it_gives_alone() -> (
     None
 ):
     forget, retain, unseen = separable(16, 3), separable(64, 4), separable(48, 5)
     phased = {"phases": "forget_recover", "forget_steps": 0, "epochs": 2.0}
     strengths = (0.0, 0.5, 1.0)
-    alone, away = {}, {}
+    alone, distances = {}, {}
     for strength in strengths:
         network, _ = fcalb.unlearn(fitted(), forget, retain, wish(reset=strength, **phased))
         alone[strength] = state(network)
-        found = fcalb.unlikeness(*fcalb._margins(network, forget), *fcalb._margins(network, unseen))
-        away[strength] = max(abs(value) for value in found)
+        unlikeness = fcalb.unlikeness(*margins(network, forget), *margins(network, unseen))
+        distances[strength] = max(abs(value) for value in unlikeness)
     chosen, trace = fcalb.unlearn(
         fitted(), forget, retain, wish(resets=strengths, **phased), None, unseen
     )
-    best = min(away, key=lambda strength: away[strength])
+    best = min(distances, key=lambda strength: distances[strength])
     assert same(alone[best], state(chosen))
     assert [row.phase for row in trace] == [f"recover at {best:g}"] * 8
     assert not chosen.training

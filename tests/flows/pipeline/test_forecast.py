@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from flows.pipeline import plan
+from flows.pipeline import forecast
 from flows.workspace import shell
 from tasks import pack
 from tasks.common import files, settings
@@ -28,7 +28,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_models_stages_time_memory_and_disk_are_named_and_nothing_changes(place: Path) -> None:
     before = shell.git(place, "status", "--porcelain", "--ignored")
-    found = plan.make(place, jobs=2)
+    found = forecast.make(place, jobs=2)
     assert found.stages == dummy.STAGES
     assert found.models_to_train == {"train": 16}
     assert found.step_seconds is not None
@@ -42,14 +42,14 @@ def test_models_stages_time_memory_and_disk_are_named_and_nothing_changes(place:
 
 
 def test_another_batch_needs_its_own_stages(place: Path) -> None:
-    assert plan.make(place, "second").batch == "second"
+    assert forecast.make(place, "second").batch == "second"
     assert settings.load(place / "params.yaml").batch == "demo"
 
 
 def test_a_checkpoint_that_is_missing_is_a_problem(tmp_path: Path, place: Path) -> None:
     other = dummy.copy(place, tmp_path / "workspace")
     settings.assign(other / "params.yaml", ["original.checkpoint=models/mine.safetensors"])
-    found = plan.make(other)
+    found = forecast.make(other)
     assert found.model.state == "unusable"
     assert "models/mine.safetensors" in found.problems[0]
 
@@ -61,7 +61,7 @@ def test_too_few_references_are_a_problem_before_they_are_trained(
     settings.assign(
         other / "params.yaml", ["references.seeds_per_block=2", "references.without_blocks=[0]"]
     )
-    found = plan.make(other)
+    found = forecast.make(other)
     assert any("1 references without the records, expected at least 6" in p for p in found.problems)
     assert {request.decides for request in found.requests} == {"no"}
 
@@ -73,7 +73,7 @@ def test_too_few_references_are_a_problem_before_they_are_trained(
 def test_earlier_requests_of_about_as_many_records_say_what_to_expect(
     records: int, earlier: list[tuple[int, float, bool]], decides: str
 ) -> None:
-    found = plan.expected("r", records, earlier)
+    found = forecast.expected("r", records, earlier)
     assert found.decides == decides
     assert (found.detectability is None) == (decides in ("unknown", "no"))
 
@@ -112,15 +112,15 @@ def test_a_model_is_judged_before_the_run_as_the_stages_will_judge_it(
 ) -> None:
     other = dummy.copy(place, tmp_path / "workspace")
     given = grey_levels(other)
-    found = plan.make(other).model
+    found = forecast.make(other).model
     assert found.state == "sound"
     assert found.accuracy == 1.0
     settings.assign(other / "params.yaml", ["original.accuracy=1.0"])
-    assert plan.make(other).model.state == "sound"
+    assert forecast.make(other).model.state == "sound"
     settings.assign(
         other / "params.yaml", ["original.accuracy=null", "model.mean=0", "model.std=1"]
     )
-    misread = plan.make(other).model
+    misread = forecast.make(other).model
     assert misread.state == "unusable"
     assert "with model.mean=0.5 and model.std=0.5" in misread.note
     settings.assign(other / "params.yaml", ["model.mean=0.5", "model.std=0.5"])
@@ -128,6 +128,6 @@ def test_a_model_is_judged_before_the_run_as_the_stages_will_judge_it(
     with torch.no_grad():
         list(network.parameters())[-1].add_(torch.tensor([100.0, 0, 0]))  # names one class alone
     checkpoints.save(network, other / "mine.safetensors")
-    found = plan.make(other).model
+    found = forecast.make(other).model
     assert found.state == "unusable"
     assert "no better than naming the commonest class" in found.note

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.erasure import exposure, git_history, pool_rows, selection
+from flows.erasure import derivations, git_history, pool_rows, selection
 from flows.erasure.matcher import DERIVED, Sought
 from flows.erasure.shelf import MissingObjectError, Shelf
 from flows.erasure.stores import dvc, trees
@@ -145,7 +145,7 @@ def make(
     names = selection.names_of(chosen.table, shelf, versions)
     seen = selection.names_of(chosen.table[chosen.table["trained"]], shelf, versions)
     needed, shared = _needed(git_history.at_hand(home).data, names.record_ids, shelf)
-    exposed = exposure.trace(states, batch, _Knowledge(shelf, names, seen, chosen.trained))
+    exposed = derivations.trace(states, batch, _Knowledge(shelf, names, seen, chosen.trained))
     models = exposed.models if chosen.trained else {}
     models |= dict.fromkeys(pool_rows.holding(states, shelf, names.pool_rows), DERIVED)
     keep = exposed.keep | needed
@@ -177,7 +177,7 @@ def make(
 
 
 class _Knowledge:
-    """What the versions of the data and the lists of records say; see `exposure.Knowledge`."""
+    """What the versions of the data and the lists of records say; see `derivations.Knowledge`."""
 
     def __init__(
         self,
