@@ -89,7 +89,7 @@ class Records:
     def normalised_as(self, model: settings.Model) -> Records:
         """The same records, with the mean and std of another model."""
         part = copy.copy(self)
-        part._normalise_as(model)
+        part._normalise_as(model)  # noqa: SLF001 - of this class
         return part
 
     def batches(
