@@ -7,11 +7,7 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(
-    help="This machine as one that stages are handed to.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
+app = typer.Typer(rich_markup_mode=None)
 
 Pool = Annotated[
     str, typer.Option(help="Work pool; stages with `meta: {agent: gpu}` go to the pool gpu.")

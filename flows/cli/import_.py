@@ -11,12 +11,7 @@ import typer
 if TYPE_CHECKING:
     from tasks.data.importers.writing import Summary
 
-app = typer.Typer(
-    help="Bring in the records that the model was trained on, as data/ with a manifest, tracked by "
-    "DVC.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
+app = typer.Typer(rich_markup_mode=None)
 
 Replace = Annotated[
     bool,

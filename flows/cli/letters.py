@@ -15,11 +15,7 @@ if TYPE_CHECKING:
 from flows.cli.requests import By, Json, Requests, _book, _named
 from flows.cli.sign_off import known_register
 
-app = typer.Typer(
-    help="Letters to data subjects, and what recipients were told: due, written, sent.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
+app = typer.Typer(rich_markup_mode=None)
 
 Target = Annotated[
     str, typer.Argument(metavar="BATCH|REQUEST", help="Name of a batch, or id of a request of it.")

@@ -4,7 +4,6 @@ once."""
 from __future__ import annotations
 
 import errno
-import json
 import os
 import sys
 from pathlib import Path
@@ -12,16 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
-from flows.cli.agents import app as agents_app
+from flows.cli import on_demand
 from flows.cli.erase import app as erase_app
-from flows.cli.import_ import app as import_app
 from flows.cli.interruption import Interruption
-from flows.cli.letters import app as letters_app
 from flows.cli.operate import app as operate_app
 from flows.cli.overview import app as register_app
 from flows.cli.plan import app as plan_app
 from flows.cli.pool import app as pool_app
-from flows.cli.requests import app as requests_app
 from flows.cli.serve import app as serve_app
 from flows.cli.sign import app as sign_app
 from flows.cli.sign_off import app as signoff_app
@@ -37,7 +33,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.add_typer(import_app, name="import")
+app.add_typer(
+    on_demand.group(
+        "flows.cli.import_",
+        "Bring in the records that the model was trained on, as data/ with a manifest, tracked by "
+        "DVC.",
+    ),
+    name="import",
+)
 app.add_typer(sign_app)
 app.add_typer(plan_app)
 app.add_typer(register_app)
@@ -46,9 +49,23 @@ app.add_typer(signoff_app)
 app.add_typer(erase_app)
 app.add_typer(pool_app)
 app.add_typer(serve_app)
-app.add_typer(requests_app, name="requests")
-app.add_typer(letters_app, name="letters")
-app.add_typer(agents_app, name="agent")
+app.add_typer(
+    on_demand.group(
+        "flows.cli.requests", "The register of requests: take in, verify, hold, reject, look."
+    ),
+    name="requests",
+)
+app.add_typer(
+    on_demand.group(
+        "flows.cli.letters",
+        "Letters to data subjects, and what recipients were told: due, written, sent.",
+    ),
+    name="letters",
+)
+app.add_typer(
+    on_demand.group("flows.cli.agents", "This machine as one that stages are handed to."),
+    name="agent",
+)
 
 Batch = Annotated[
     str | None,
@@ -304,6 +321,8 @@ def _here() -> Path:
 
 
 def _print_json(value: Any) -> None:
+    import json
+
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 

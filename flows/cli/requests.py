@@ -16,11 +16,7 @@ if TYPE_CHECKING:
     from flows.intake.drop_folder import Refused, Taken
     from flows.register.register import Case, Event, Head, Register
 
-app = typer.Typer(
-    help="The register of requests: take in, verify, hold, reject, look.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
+app = typer.Typer(rich_markup_mode=None)
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Request = Annotated[
