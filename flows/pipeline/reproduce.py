@@ -409,6 +409,8 @@ def _bring_data(record: Record, tag: str) -> None:
 def _run(checkout: Path, wanted: list[str], listener: stage_runner.Listener) -> list[str]:
     """The stages that ran anew."""
     runner = stage_runner.Runner(checkout, 1, listener)
+    for name in wanted:
+        listener(stage_runner.StageEvent(name, "planned"))
     try:
         return [name for name in wanted if runner.run(name, force=True) == "ran"]
     except BaseException:

@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol
 
+from flows.pipeline import guard
 from flows.workspace import dvc_locks, environment, shell
 from tasks.common.errors import StageError
 
@@ -243,7 +244,7 @@ class Runner:
     @contextlib.contextmanager
     def _process(self, command: list[str], stage: str) -> Iterator[subprocess.Popen[str]]:
         """A child with a process group of its own, so that it and its children can be ended
-        together."""
+        together; it ends with this process even if that is killed."""
         with self._lock:
             if self._closed:
                 raise SkippedStageError("the run was stopped")
@@ -260,7 +261,7 @@ class Runner:
             )
             self._running.add(process)
         try:
-            with process:
+            with guard.own().over(process.pid), process:
                 yield process
         finally:
             with self._lock:

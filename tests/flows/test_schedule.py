@@ -24,6 +24,7 @@ from flows.register.register import Register, State
 from flows.workspace import shell
 from tasks.common import settings
 from tests.worlds import dummy
+from tests.worlds.receiver import Receiver
 
 ROOT = Path(__file__).parents[2]
 NAMES = ("planted.person@example.org", "planted-customer-4711")
@@ -163,6 +164,20 @@ class Stand:
         )
         return done.stdout if done.returncode == 0 else done.stderr
 
+    def make_webhook(self, name: str, port: int) -> str:
+        """Make one of Prefect's notification blocks on the server, which posts to a port of
+        loopback; what `ERASURE_AUDIT_NOTIFY` calls it."""
+        program = (
+            "import sys; from prefect.blocks.notifications import CustomWebhookNotificationBlock; "
+            "message = {'message': '{{subject}}: {{body}}'}; "
+            "block = CustomWebhookNotificationBlock(name=sys.argv[1], json_data=message, "
+            "url=f'http://127.0.0.1:{sys.argv[2]}/'); block.save(sys.argv[1], _sync=True)"
+        )
+        subprocess.run(
+            [sys.executable, "-c", program, name, str(port)], env=self.environment, check=True
+        )
+        return f"block://custom-webhook/{name}"
+
     def log(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text(errors="replace")
 
@@ -237,6 +252,13 @@ def stand(home: Path, tmp_path: Path) -> Iterator[Stand]:
     found = Stand(folder, home, DUMMY_LOG=str(tmp_path / "log"), DUMMY_PAUSE="1")
     yield found
     found.stop()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    made = Receiver()
+    yield made
+    made.close()
 
 
 @pytest.mark.timeout(3600)
@@ -330,8 +352,8 @@ def test_a_schedule_fires_and_its_run_completes_and_the_watch_sees_when_none_is_
 
 
 @pytest.mark.timeout(3600)
-def test_an_automation_is_triggered_where_a_schedule_has_no_worker_that_runs_it(
-    stand: Stand,
+def test_people_are_told_through_a_block_of_prefect_where_no_worker_runs_a_schedule(
+    stand: Stand, home: Path, receiver: Receiver
 ) -> None:
     stand.prefect("work-pool", "create", "audits", "--type", "process")
     stand.prefect("--no-prompt", "deploy", "--all", "--prefect-file", str(ROOT / "prefect.yaml"))
@@ -344,14 +366,17 @@ def test_an_automation_is_triggered_where_a_schedule_has_no_worker_that_runs_it(
     planned = {"deployments": {"name": {"any_": ["watch"]}}}
     stand.wait(lambda: len(stand.ask("flow_runs/filter", planned)) > 1)
     assert "no such block" in stand.expect_heartbeats("block://slack-webhook/nobody")
-    expected = json.loads(stand.expect_heartbeats())
+    block = stand.make_webhook("team", receiver.port)
+    expected = json.loads(stand.expect_heartbeats(block))
     assert {name: within for name, within, _ in expected} == {
         "finalize": 1800,
         "nightly": 86400,
         "reaudit": 31 * 86400,
         "watch": 10,
     }
-    assert len(json.loads(stand.expect_heartbeats())) == 4  # brought up to date, not made twice
+    assert (
+        len(json.loads(stand.expect_heartbeats(block))) == 4
+    )  # brought up to date, not made twice
 
     def triggered() -> set[str]:
         asked = {"event": {"name": ["prefect.automation.triggered"]}}
@@ -361,6 +386,31 @@ def test_an_automation_is_triggered_where_a_schedule_has_no_worker_that_runs_it(
     stand.wait(triggered)
     assert triggered() == {"erasure-audit: watch runs"}
     assert len(stand.ask("automations/filter")) == 4
+    stand.wait(lambda: receiver.taken)
+    assert receiver.texts[0].startswith("watch does not run: Deployment watch completed no run")
+
+    # our own notices go through the same block, and wait while nobody takes them
+    program = (
+        "from pathlib import Path; from flows.operations import notices; "
+        "print(notices.send(Path('.'), 'A night failed', 'batch 2026-11-21'))"
+    )
+
+    def send() -> str:
+        answer = subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=home,
+            env={**stand.environment, "ERASURE_AUDIT_NOTIFY": block},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return answer.stdout.strip()
+
+    receiver.away = True
+    assert send() == "Sent(taken=0, waiting=1)"
+    receiver.away = False
+    assert send() == "Sent(taken=1, waiting=0)"
+    assert "A night failed: batch 2026-11-21" in receiver.texts
 
 
 def _in_seconds(seconds: float) -> str:

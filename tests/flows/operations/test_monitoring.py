@@ -4,16 +4,13 @@ is lost."""
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +23,7 @@ from flows.register.register import BusyError, Intake, Register, State
 from flows.workspace import checkouts, shell
 from tasks.common import settings
 from tests.worlds import dummy
+from tests.worlds.receiver import Receiver
 
 REQUEST, OTHER = dummy.REQUESTS
 NIGHT = """
@@ -43,41 +41,6 @@ def audit(place, batch, listener):
 assert night_run.run(Path.cwd(), Register(Path.cwd()), audit=audit).outcome == "awaits_signoff"
 """
 DUE = date(2026, 12, 2)
-
-
-class Receiver:
-    """Something that takes messages over HTTP, and can be away."""
-
-    def __init__(self) -> None:
-        self.taken: list[dict[str, Any]] = []
-        self.away = False
-        owner = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                if not owner.away:
-                    owner.taken.append(json.loads(body))
-                self.send_response(503 if owner.away else 200)
-                self.end_headers()
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.server = HTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def close(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
-
-    @property
-    def url(self) -> str:
-        return f"json://user:hush@127.0.0.1:{self.server.server_port}"
-
-    @property
-    def texts(self) -> list[str]:
-        return [message["message"] for message in self.taken]
 
 
 @pytest.fixture

@@ -41,7 +41,9 @@ stages:
       - reports/spring: {cache: false}
 """
 PARTS = {"report.pdf", "report.html", "evidence.json"}
-REQUESTS = (fabricated.FAIL, fabricated.PASS)
+LETTER = {"letter.html", "letter.pdf", "letter.txt"}
+REQUESTS = (fabricated.FAIL, fabricated.PASS, fabricated.SET_ASIDE)
+"""The last one has a letter to the person beside its report."""
 
 
 def new_key(development: bool = False) -> keys.SigningKey:
@@ -54,7 +56,7 @@ KEY, OTHER = new_key(), new_key()
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The reports of two made-up requests."""
+    """The reports of three made-up requests."""
     out = tmp_path_factory.mktemp("reports") / "made"
     found = [
         item
@@ -390,6 +392,33 @@ def test_a_renamed_folder_is_named_and_no_pass(place: Path) -> None:
     assert not check(other)
     batch = folder.parent.rename(folder.parent.with_name("autumn"))
     assert "autumn" in check(batch / other.name).line
+
+
+def test_a_letter_is_signed_with_its_report(place: Path, tmp_path: Path) -> None:
+    folder = folder_of(place, fabricated.SET_ASIDE)
+    assert set(check(folder).covered) == PARTS | LETTER
+    handed_over = shutil.copy(folder / "letter.pdf", tmp_path / "to the person.pdf")
+    assert check(handed_over).covered == ["to the person.pdf"]
+    assert check(handed_over).signers == [KEY.signer]
+
+
+@pytest.mark.parametrize("name", sorted(LETTER))
+def test_a_letter_that_was_changed_or_taken_away_is_named_and_no_pass(
+    place: Path, name: str
+) -> None:
+    path = folder_of(place, fabricated.SET_ASIDE) / name
+    content = path.read_bytes()
+    path.write_bytes(with_byte(content, len(content) // 2))
+    assert not check(path)
+    assert name in check(path.parent).line
+    path.unlink()
+    assert f"{name} is missing" in check(path.parent).line
+
+
+def test_a_letter_put_beside_the_report_of_another_request_does_not_pass(place: Path) -> None:
+    letter = folder_of(place, fabricated.SET_ASIDE) / "letter.txt"
+    shutil.copy(letter, folder_of(place))
+    assert "letter.txt: no signature covers it" in check(folder_of(place)).line
 
 
 ODD: dict[str, Callable[[Path], None]] = {

@@ -1,0 +1,90 @@
+"""Ends the stages of a run that is gone, however it was killed.
+
+Each stage has a process group of its own, so a run that is killed leaves its stages going: no
+handler runs on SIGKILL, with which Prefect's worker ends a run when it is stopped itself. The guard
+is a small process beside the run. It is told of each group through a pipe, which closes when the
+run is gone, and then ends the groups that are left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from functools import cache
+
+POLITE = 1.5
+"""Time between SIGTERM and SIGKILL, s."""
+
+
+class Guard:
+    """The guard of this process; it is started by the first group."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[str] | None = None
+
+    @contextlib.contextmanager
+    def over(self, group: int) -> Iterator[None]:
+        """End a process group if this process is gone before the block is left.
+
+        Args:
+            group: id of the process group.
+        """
+        self._tell(f"+{group}\n")
+        try:
+            yield
+        finally:
+            self._tell(f"-{group}\n")
+
+    def _tell(self, line: str) -> None:
+        with self._lock, contextlib.suppress(OSError):  # a killed guard keeps no stage from running
+            if self._process is None:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-I", "-S", __file__],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    text=True,
+                    start_new_session=True,
+                )
+            if self._process.stdin is not None:
+                self._process.stdin.write(line)
+                self._process.stdin.flush()
+
+
+@cache
+def own() -> Guard:
+    """The one guard of this process."""
+    return Guard()
+
+
+def main() -> None:
+    """Read of groups on standard input; at its end, end those that are left."""
+    groups: set[int] = set()
+    for line in sys.stdin:
+        (groups.add if line.startswith("+") else groups.discard)(int(line[1:]))
+    _signal(groups, signal.SIGTERM)
+    begun = time.monotonic()
+    while _signal(groups, 0) and time.monotonic() - begun < POLITE:
+        time.sleep(0.02)
+    _signal(groups, signal.SIGKILL)
+
+
+def _signal(groups: set[int], number: int) -> bool:
+    """Whether any of the groups was still there."""
+    there = False
+    for group in groups:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(group, number)
+            there = True
+    return there
+
+
+if __name__ == "__main__":
+    main()
