@@ -6,14 +6,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-
 from flows.erasure import carry_out, papers
 from flows.pipeline import close_batch
 from flows.register import recorded
 from flows.register.register import Register, UnknownRequestError
 from flows.workspace import git, shell
-from tasks.common import files, settings
+from tasks.common import files
 from tasks.common.errors import AuditError
 from tasks.requests import decisions
 
@@ -122,14 +120,6 @@ def behind(home: Path, register: Register) -> dict[str, str]:
 def _new_content(home: Path, register: Register, batch: str, path: Path) -> dict[str, Any] | None:
     """A batch's decisions with what the register knows by now; None: they are filed so already."""
     filed = files.read_json(path)
-    content = recorded.in_decisions(filed, register, batch, _parties(home, batch))
+    known = recorded.parties_at(home, close_batch.tag_of(batch))
+    content = recorded.in_decisions(filed, register, batch, known)
     return None if content == filed else content
-
-
-def _parties(home: Path, batch: str) -> list[str]:
-    """The recipients and processors that the batch's own settings name; its reports know no
-    others."""
-    with git.objects(home) as objects:
-        prefix = shell.git(home, "rev-parse", "--show-prefix")
-        content = objects.read(f"{close_batch.tag_of(batch)}:{prefix}params.yaml")
-    return recorded.parties_of(settings.parse(YAML(typ="safe").load(content or b"")))

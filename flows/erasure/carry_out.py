@@ -444,7 +444,8 @@ def _report(task: _Task, known: ErasurePlan, filed: list[receipts.Receipt]) -> N
     if task.register is not None:
         from flows.register import recorded
 
-        content = recorded.in_decisions(content, task.register, batch, recorded.parties(home))
+        parties = recorded.parties_at(home, close_batch.tag_of(batch))
+        content = recorded.in_decisions(content, task.register, batch, parties)
     files.write_json(home / decisions.FOLDER / f"{batch}.json", content)
     _commit(task, papers.renew(home, batch))
 

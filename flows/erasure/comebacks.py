@@ -19,6 +19,7 @@ from flows.erasure.receipts import FOLDER, read_all
 from flows.erasure.stores import dvc, trees
 from flows.erasure.stores.git import GitHistory
 from flows.erasure.stores.store import FoundCopy, StoreError
+from flows.workspace import git, shell
 from tasks.common import files
 from tasks.common.errors import PseudonymError
 from tasks.requests import pseudonyms
@@ -132,6 +133,7 @@ class _Search:
         }
         """batches of which git is known to hold something: its history is not rewritten"""
         self._key: pseudonyms.PseudonymKey | None = None
+        self.result.unchecked += _lost(home, batch)
         pattern = f"{batch or '*'}{ENDING}"
         listed = [(path, _read(path)) for path in sorted((home / FOLDER).glob(pattern))]
         if not listed:
@@ -225,7 +227,30 @@ def _keyed(key: pseudonyms.PseudonymKey, oid: str) -> str:
 
 def _read(path: Path) -> dict[str, list[str]]:
     """The hashes by the id of the key that they were made with."""
-    if not path.is_file():
-        return {}
-    key_id, *hashes = path.read_text(encoding="utf-8").split()
-    return {key_id: hashes}
+    return _by_key(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _by_key(text: str) -> dict[str, list[str]]:
+    key_id, *hashes = text.split() or [""]
+    return {key_id: hashes} if key_id else {}
+
+
+def _lost(home: Path, batch: str | None) -> list[str]:
+    """What the lists lack of those that git keeps at the tags of erasures: without a list nothing
+    could come back."""
+    prefix = shell.git(home, "rev-parse", "--show-prefix")
+    lost = []
+    with git.objects(home) as objects:
+        for tag in shell.git(home, "tag", "--list", f"erased/{batch or '*'}").split():
+            path = f"{FOLDER.as_posix()}/{tag.removeprefix('erased/')}{ENDING}"
+            kept = _by_key((objects.read(f"{tag}:{prefix}{path}") or b"").decode())
+            here = _read(home / path)
+            # with another key the list is another one, which is said where it is used
+            if any(
+                set(kept[key]) - set(here.get(key, ())) for key in kept if key in here or not here
+            ):
+                lost.append(
+                    f"{path} lacks what the tag {tag} keeps, so erased records cannot be looked "
+                    f"for again; bring it back: git checkout {tag} -- {path}"
+                )
+    return lost

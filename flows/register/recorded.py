@@ -7,9 +7,11 @@ from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ruamel.yaml import YAML
+
 from flows.register import database
 from flows.register.register import CORRECTED, EXTENDED, Event, Register, State, opened
-from flows.workspace import environment
+from flows.workspace import environment, git, shell
 from tasks.common import files, settings
 from tasks.requests import decisions
 
@@ -61,11 +63,18 @@ def of_request(history: Sequence[Event]) -> dict[str, Any]:
 
 def parties(place: Path) -> list[str]:
     """The recipients and processors that the settings of a workspace or a checkout name."""
-    return parties_of(settings.load(place / "params.yaml"))
+    return _parties(settings.load(place / "params.yaml"))
 
 
-def parties_of(chosen: settings.Settings) -> list[str]:
-    """The recipients and processors that settings name."""
+def parties_at(home: Path, revision: str) -> list[str]:
+    """The same of the settings of a revision: the reports of a closed batch know no others."""
+    prefix = shell.git(home, "rev-parse", "--show-prefix")
+    with git.objects(home) as objects:
+        content = objects.read(f"{revision}:{prefix}params.yaml")
+    return _parties(settings.parse(YAML(typ="safe").load(content or b"{}"), revision))
+
+
+def _parties(chosen: settings.Settings) -> list[str]:
     recipients = [party.name for party in chosen.report.recipients]
     return recipients + [party.name for party in chosen.report.processors]
 

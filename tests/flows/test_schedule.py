@@ -12,6 +12,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from tests.worlds import dummy
 from tests.worlds.receiver import Receiver
 
 ROOT = Path(__file__).parents[2]
+PREFECT = ROOT / "prefect.yaml"
 NAMES = ("planted.person@example.org", "planted-customer-4711")
 """Identities that requests come with, and that must be found nowhere afterwards."""
 
@@ -266,7 +268,7 @@ def test_a_night_on_schedule_runs_once_and_leaves_request_ids_only(
     stand: Stand, home: Path, tmp_path: Path
 ) -> None:
     stand.prefect("work-pool", "create", "audits", "--type", "process")
-    stand.prefect("--no-prompt", "deploy", "--all", "--prefect-file", str(ROOT / "prefect.yaml"))
+    stand.prefect("--no-prompt", "deploy", "--all", "--prefect-file", str(PREFECT))
     stand.start("worker", "worker", "start", "--pool", "audits")
     for _ in range(2):
         stand.prefect("deployment", "run", "nightly/nightly")
@@ -323,7 +325,7 @@ def test_a_schedule_fires_and_its_run_completes_and_the_watch_sees_when_none_is_
     stand: Stand, home: Path
 ) -> None:
     stand.prefect("work-pool", "create", "audits", "--type", "process")
-    stand.prefect("--no-prompt", "deploy", "--all", "--prefect-file", str(ROOT / "prefect.yaml"))
+    stand.prefect("--no-prompt", "deploy", "--all", "--prefect-file", str(PREFECT))
     (deployment,) = stand.ask("deployments/filter", deployments={"name": {"any_": ["watch"]}})
     stand.start("worker", "worker", "start", "--pool", "audits")
     stand.ask(
@@ -356,7 +358,7 @@ def test_people_are_told_through_a_block_of_prefect_where_no_worker_runs_a_sched
     stand: Stand, home: Path, receiver: Receiver
 ) -> None:
     stand.prefect("work-pool", "create", "audits", "--type", "process")
-    stand.prefect("--no-prompt", "deploy", "--all", "--prefect-file", str(ROOT / "prefect.yaml"))
+    stand.prefect("--no-prompt", "deploy", "--all", "--prefect-file", str(PREFECT))
     stand.prefect("deployment", "schedule", "clear", "watch/watch", "--accept-yes")
     (deployment,) = stand.ask("deployments/filter", deployments={"name": {"any_": ["watch"]}})
     stand.ask(
@@ -411,6 +413,52 @@ def test_people_are_told_through_a_block_of_prefect_where_no_worker_runs_a_sched
     receiver.away = False
     assert send() == "Sent(taken=1, waiting=0)"
     assert "A night failed: batch 2026-11-21" in receiver.texts
+
+
+@pytest.mark.timeout(3600)
+def test_a_run_that_is_cancelled_and_one_whose_worker_is_stopped_leave_no_stage_and_are_continued(
+    home: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "stand"
+    folder.mkdir()
+    stand = Stand(folder, home, DUMMY_PAUSE="1000")
+    try:
+        stand.prefect("work-pool", "create", "audits", "--type", "process")
+        stand.prefect("--no-prompt", "deploy", "--all", "--prefect-file", str(PREFECT))
+        stand.start("worker", "worker", "start", "--pool", "audits")
+
+        def begin() -> str:
+            stand.prefect("deployment", "run", "nightly/nightly")
+            stand.wait(lambda: stages(home))
+            (run,) = [name for name, state in stand.runs("nightly").items() if state == "Running"]
+            return run
+
+        cancelled = begin()
+        stand.prefect("flow-run", "cancel", cancelled)
+        stand.wait(lambda: not stages(home))
+        stand.wait(lambda: stand.runs("nightly")[cancelled] == "Cancelled")
+
+        begin()
+        worker = stand.processes.pop()
+        worker.terminate()
+        worker.wait()
+        stand.wait(lambda: not stages(home))
+    finally:
+        stand.stop()
+    done = dummy.command(home, "nightly")
+    assert done.returncode == 0, done.stdout + done.stderr
+    with closing(Register(home)) as register:
+        assert {case.state for case in register.cases()} == {State.AWAITING_SIGNOFF}
+
+
+def stages(home: Path) -> list[psutil.Process]:
+    """The processes of stages that run in a workspace or one of its checkouts."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if "stage.py" in process.cmdline() and process.cwd().startswith(str(home)):
+                found.append(process)
+    return found
 
 
 def _in_seconds(seconds: float) -> str:

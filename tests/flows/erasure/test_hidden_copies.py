@@ -414,6 +414,23 @@ def test_a_copy_of_somebodys_own_that_comes_back_is_an_error_and_not_touched(hom
     assert (home / "pictures/again.png").exists()
 
 
+@pytest.mark.parametrize("loss", ["gone", "empty", "cut"])
+def test_where_the_list_of_what_was_erased_is_lost_it_is_said_and_how_to_bring_it_back(
+    home: Path, loss: str
+) -> None:
+    erase(home)
+    path = home / receipts.FOLDER / f"b{comebacks.ENDING}"
+    lines = path.read_text().splitlines(keepends=True)
+    if loss == "gone":
+        path.unlink()
+    else:
+        path.write_text("".join(lines[:-1] if loss == "cut" else []))
+    (line,) = (each for each in comebacks.look(home, []).lines if "bring it back" in each)
+    assert "cannot be looked for again" in line
+    shell.git(home, *line.partition("bring it back: git ")[2].split())
+    assert comebacks.look(home, []).lines == []
+
+
 def test_the_list_names_nothing_to_those_without_the_key_and_is_of_no_use_with_another(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
