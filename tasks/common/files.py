@@ -195,7 +195,20 @@ def _refuse_header(name: str, header: list[str], columns: tuple[str, ...]) -> No
             if missing
             else "a column name occurs twice"
         )
-        raise DataError(f"{name}: {fault}; expected {', '.join(columns)}")
+        raise DataError(
+            f"{name}: {fault}; expected {', '.join(columns)}{_header_hint(header, missing)}"
+        )
+
+
+def _header_hint(header: list[str], missing: list[str]) -> str:
+    """What is likely wrong with a header; it may be personal data, so it is not repeated."""
+    first = header[0] if len(header) == 1 else ""
+    for sign, called in ((";", "semicolons"), ("\t", "tabs")):
+        if sign in first:
+            return f". Its columns seem to be separated by {called}: separate them by commas"
+    if set(missing) & {column.lower() for column in header}:
+        return ". Names of columns are written in lower case"
+    return ""
 
 
 def _refuse_short_rows(name: str, content: bytes, columns: int) -> None:

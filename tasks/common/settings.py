@@ -16,6 +16,7 @@ from tasks.common.language import Code
 Share = Annotated[float, Field(gt=0, lt=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, le=1)]
+GreyLevel = Annotated[int, Field(ge=0, le=255)]
 PerChannel = Annotated[tuple[Fraction, ...], Field(min_length=1, max_length=3)]
 PerChannelPositive = Annotated[tuple[Positive, ...], Field(min_length=1, max_length=3)]
 
@@ -57,8 +58,10 @@ class Data(Section):
         description="what EXIF or XMP says of turning an image: `ignore` as torchvision's own "
         "loader",
     )
-    background: int = Field(
-        0, ge=0, le=255, description="grey level that transparent pixels are laid on; 0: black"
+    background: GreyLevel | Literal["ignore"] = Field(
+        0,
+        description="grey level that transparent pixels are laid on; 0: black; `ignore` takes the "
+        "colours as they are without transparency, as torchvision's own loader",
     )
     white: float | None = Field(
         None,

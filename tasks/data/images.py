@@ -1,7 +1,8 @@
 """From an image file to the pixels that models are shown.
 
 One rule for every file, grey or colour: orientation by `data.orientation`, transparent pixels on
-`data.background`, deep pixels to 8 bits by `data.white`, the square by `data.resize`.
+`data.background`, deep pixels to 8 bits by `data.white`, the square by `data.resize`. Of a file of
+several pictures the first is taken. TIFF files are always turned: Pillow does it while it decodes.
 """
 
 from __future__ import annotations
@@ -38,6 +39,10 @@ SIGNED = 2
 """Value of the TIFF tag `SAMPLE_FORMAT` for signed whole numbers."""
 
 
+class _OutOfRangeError(ValueError):
+    """Pixels that are darker than black or brighter than white."""
+
+
 @dataclass(frozen=True)
 class Decoded:
     """An image file, decoded whole and not changed yet.
@@ -53,6 +58,11 @@ class Decoded:
     white: float | None
     stated: bool
     cut: bool
+
+    @property
+    def has_more(self) -> bool:
+        """Whether the file holds further pictures, which are not read."""
+        return int(getattr(self.picture, "n_frames", 1)) > 1
 
     @property
     def turned(self) -> bool:
@@ -105,6 +115,11 @@ def decode(content: bytes, name: str, data: Data) -> Image.Image:
     decoded = read(content, name)
     try:
         return _eight_bits(decoded, data)
+    except _OutOfRangeError as error:
+        raise DataError(
+            f"{name}: {error}; say the value of white (import --white, data.white), or convert the "
+            "image to 8 bits"
+        ) from error
     except Exception as error:  # as in `read`: damage in the metadata shows only here
         raise _refusal(name, error) from error
 
@@ -172,8 +187,10 @@ def _eight_bits(decoded: Decoded, data: Data) -> Image.Image:
         return Image.fromarray(_scaled(picture, data.white or decoded.white))
     if picture.has_transparency_data:
         clear = picture.convert("RGBA")
-        background = Image.new("RGBA", clear.size, (*[data.background] * 3, 255))
-        opaque = Image.alpha_composite(background, clear).convert("RGB")
+        if data.background != "ignore":
+            background = Image.new("RGBA", clear.size, (*[data.background] * 3, 255))
+            clear = Image.alpha_composite(background, clear)
+        opaque = clear.convert("RGB")
         return opaque.convert("L") if picture.mode in ("L", "LA", "La", "1") else opaque
     mode = "L" if picture.mode in ("L", "1") else "RGB"
     return picture if picture.mode == mode else picture.convert(mode)
@@ -182,7 +199,9 @@ def _eight_bits(decoded: Decoded, data: Data) -> Image.Image:
 def _scaled(picture: Image.Image, white: float) -> NDArray[np.uint8]:
     values = np.asarray(picture).astype(np.float64)
     if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= white):
-        raise ValueError(f"pixels outside 0 … {white:g}; data.white says the value of white")
+        raise _OutOfRangeError(
+            f"got pixels from {values.min():g} to {values.max():g}, expected 0 … {white:g}"
+        )
     return np.floor(values / white * 255 + 0.5).astype(np.uint8)
 
 

@@ -26,6 +26,9 @@ _PHONE_WORDS = frozenset({"phone", "telephone", "mobile", "cell", "cellphone", "
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 _WHOLE_FLOAT = re.compile(r"(-?[0-9]+)\.0+")
 _INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff"
+_ADDRESS = re.compile(r"[^\s<>:;,\"]+@[^\s<>:;,\"]+")
+"""The address in `Ada <ada@example.org>` and `mailto:ada@example.org`."""
+_EXTENSION = re.compile(r"\W*(?:ext\.?|extension|x|#)\W*[0-9]{1,6}$", re.IGNORECASE)
 _END_OF_NUMBER = 8
 """Digits at the end of a telephone number that tell people apart within a country."""
 
@@ -62,12 +65,15 @@ def spellings(identity_type: str, value: str) -> set[str]:
 
 def loose(identity_type: str, value: str) -> str:
     """A form that nearly equal identities share: no case, accents, signs or leading zeros, no tag
-    of an e-mail address, no country code."""
+    of an e-mail address and nothing around it, no country code and no extension."""
     text = canonical(identity_type, value)
-    if is_email(identity_type) and "@" in text:
+    if is_email(identity_type) and (address := _ADDRESS.search(text)):
+        text = address[0]
         name, _, domain = text.partition("@")
         return f"{_bare(name.partition('+')[0])}@{_bare(domain)}"
-    bare = _bare(text)
+    if _is_phone(identity_type):
+        text = canonical(identity_type, _EXTENSION.sub("", value.strip()))
+    bare = _bare(text.removeprefix("urn:uuid:"))
     return bare[-_END_OF_NUMBER:] if _is_phone(identity_type) else bare
 
 

@@ -152,7 +152,8 @@ def _made_for(metadata: Mapping[str, str]) -> dict[str, object] | None:
         written = json.loads(metadata.get(MADE_FOR, "null"))
     except ValueError:
         return None
-    return written if isinstance(written, dict) else None
+    ours = isinstance(written, dict) and {"name", "stem"} <= written.keys()
+    return written if ours else None
 
 
 def _refuse_other_settings(path: Path, metadata: Mapping[str, str], model: settings.Model) -> None:
@@ -245,18 +246,41 @@ def _refuse_others(
         for name, value in expected.items()
         if name in state and state[name].shape != value.shape
     ]
+    types = [
+        f"{name} {_kind(state[name])} instead of {_kind(value)}"
+        for name, value in expected.items()
+        if name in state and value.is_floating_point() and not state[name].is_floating_point()
+    ]
     kinds = {
         "missing": [name for name in expected if name not in state],
         "unexpected": [name for name in state if name not in expected],
         "of another shape": shapes,
+        "of another type": types,
     }
     wrong = [f"{len(names)} {kind} ({_first(names)})" for kind, names in kinds.items() if names]
     if wrong:
         raise ModelError(
             f"{path} is not a checkpoint of {model.name} for {data.classes} classes, "
             f"{data.channels} channels and images of {data.image_size} pixels: {'; '.join(wrong)}. "
-            "Set model.name and data.* to what it was trained with"
+            + _remedy(kinds)
         )
+
+
+def _remedy(kinds: Mapping[str, list[str]]) -> str:
+    if kinds["of another type"]:
+        return "Save the weights as floating-point numbers: quantised models are not read"
+    if kinds["unexpected"] and not (kinds["missing"] or kinds["of another shape"]):
+        return (
+            "Nothing is missing, and the file holds more. If the model is a larger one, set "
+            "model.name; if it has parts of your own, such as a layer that normalises, write a "
+            "factory (docs/models.md); if the rest is an optimizer, a loss or a moving average, "
+            "save the state_dict of the model in use alone"
+        )
+    return "Set model.name and data.* to what it was trained with"
+
+
+def _kind(value: Tensor) -> str:
+    return str(value.dtype).removeprefix("torch.")
 
 
 def _first(names: list[str]) -> str:

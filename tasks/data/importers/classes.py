@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,12 @@ from tasks.common.errors import DataError
 
 MOST = 100_000
 """Most classes that labels may be numbers of."""
+
+SHOWN = 12
+"""Classes that a note names."""
+
+NO_VALUE = ("", "nan", "NaN", "None", "<NA>", "NaT")
+"""What programs write where a value is missing."""
 
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]{1,3})?")
 
@@ -109,8 +116,12 @@ def number(
         raise DataError(f"{source}: {name_row(row)}: {fault}; {remedy}")
 
     for row, text in enumerate(texts):
-        if not text:
-            refuse(row, "its label is blank or NaN", "give the record a label or remove it")
+        if text in NO_VALUE and text not in (given or names or ()):
+            refuse(
+                row,
+                "its label is blank, NaN or None",
+                "give the record a label or remove it; a class of that name is one with --classes",
+            )
     numeric = [_NUMBER.fullmatch(text) is not None for text in texts]
     if names is not None and given is None and not all(numeric):
         given = names
@@ -127,6 +138,7 @@ def number(
             return of(codes, tuple(given))
     if not any(numeric):
         known = sorted(set(texts))
+        _refuse_two_spellings(texts, refuse)
         numbers = {name: code for code, name in enumerate(known)}
         return of([numbers[text] for text in texts], tuple(known))
     if not all(numeric):
@@ -137,6 +149,18 @@ def number(
             "write all labels alike, or give the order of the classes with --classes",
         )
     return _numbered(texts, given or names, refuse)
+
+
+def _refuse_two_spellings(texts: list[str], refuse: Callable[..., NoReturn]) -> None:
+    """Refuse names that look the same, with accents composed in one and decomposed in another."""
+    spelled: dict[str, str] = {}
+    for row, text in enumerate(texts):
+        if spelled.setdefault(_normal(text), text) != text:
+            refuse(
+                row,
+                f"its label {_shown(text)} is written in two ways (Unicode NFC and NFD)",
+                "write it alike in all rows",
+            )
 
 
 def _numbered(
@@ -163,12 +187,12 @@ def _numbered(
     if given is not None:
         return of(codes, tuple(given))
     names = tuple(map(str, range(max(codes, default=-1) + 1)))
-    as_folders = sorted({str(code) for code in codes})
+    as_folders = sorted({spelled.get(code, str(code)) for code in codes})
     note = None
     if [int(name) for name in as_folders] != list(range(len(as_folders))):
         note = (
             "labels are numbers and stay what they are. If the model learned from folders of these "
-            f"names (torchvision's ImageFolder), its classes are {', '.join(as_folders)[:40]} …: "
+            f"names (torchvision's ImageFolder), its classes are {_first(as_folders)}: "
             "import with --classes FILE, one name per line in that order"
         )
     return of(codes, names, note)
@@ -188,10 +212,14 @@ def _text(label: Any) -> str:
 
 
 def _normal(text: str) -> str:
-    """A name as it is looked up: of a number, its value."""
+    """A name as it is looked up: of a number its value, of other names their Unicode NFC."""
     if _NUMBER.fullmatch(text) and float(text).is_integer():
         return str(int(float(text)))
-    return text
+    return unicodedata.normalize("NFC", text)
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
 
 
 def _shown(text: str) -> str:

@@ -92,6 +92,7 @@ class _Pictures:
     faults: list[str] = field(default_factory=list)
     turned: int = 0
     transparent: int = 0
+    with_more: int = 0
     peak: float = 0.0
     assumed_white: float = 0.0
     cut_peak: float | None = None
@@ -137,7 +138,12 @@ class _Pictures:
         if self.transparent:
             notes.append(
                 f"{self.transparent} images have transparent pixels, which are laid on black "
-                "(data.background)"
+                "(data.background=0); torchvision's own loader takes the colours as they are "
+                "without transparency: if the model learned from that, set data.background=ignore"
+            )
+        if self.with_more:
+            notes.append(
+                f"{self.with_more} files hold several pictures, of which the first is the record"
             )
         return notes
 
@@ -146,6 +152,7 @@ class _Pictures:
         decoded = images.read(content, path)
         picture = images.decode(content, path, self.data)
         self.turned += decoded.turned
+        self.with_more += decoded.has_more
         self.transparent += decoded.picture.has_transparency_data
         if decoded.white is not None and not decoded.stated and self.data.white is None:
             self.assumed_white = max(self.assumed_white, decoded.white)

@@ -39,8 +39,8 @@ def bring_in(
         path: the archive. Arrays of Python objects are refused.
         images: name of the images (n, height, width), (n, height, width, 1 or 3) or (n, 1 or 3,
             height, width); unsigned integers, or floating point in 0 … 1.
-        labels: name of the labels (n,). An array `<labels>_names`, where present, names the
-            classes.
+        labels: name of the labels, (n,) or (n, 1). An array `<labels>_names`, where present, names
+            the classes.
         subjects: name of the data subjects (n,), whose ids are kept as they are; None makes each
             record its own subject.
         maxval: name of an array (n,) with the value of white per image.
@@ -123,6 +123,8 @@ def _array(arrays: Any, name: str, path: Path, count: int | None = None) -> NDAr
         raise DataError(f"{path.name}: has no array {name!r}; it has {', '.join(arrays.files)}")
     _refuse_bomb(arrays, name, path)
     values: NDArray[Any] = arrays[name]
+    if count is not None and values.shape == (count, 1):  # as MedMNIST has its labels
+        values = values[:, 0]
     if count is not None and values.shape != (count,):
         raise DataError(f"{path.name}: {name} has shape {values.shape}, expected ({count},)")
     return values
@@ -147,7 +149,12 @@ def _refuse_bomb(arrays: Any, name: str, path: Path) -> None:
             f"{path.name}: {name} has {size} bytes unpacked, expected at most {MOST_BYTES}; split "
             "the archive"
         )
-    if not kind.hasobject and size != held:
+    if kind.hasobject:
+        raise DataError(
+            f"{path.name}: {name} is an array of Python objects, which are pickled and not read: "
+            "save it as an array of text or numbers, e.g. array.astype(str)"
+        )
+    if size != held:
         raise DataError(
             f"{path.name}: the header of {name} announces {size} bytes and the archive holds "
             f"{held}; the file is damaged"

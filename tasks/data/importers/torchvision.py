@@ -122,5 +122,10 @@ def _from_pillow(picture: Any, name: str) -> writing.Picture:
             f"torchvision.datasets.{name}: its items are no images; take one for image "
             "classification"
         )
-    mode = "L" if picture.mode in ("L", "1", "I;16") else "RGB"
+    if picture.mode[0] in "IF":
+        raise DataError(
+            f"torchvision.datasets.{name}: its images have more than 8 bits; save them as files, "
+            "and import these with `import folder`"
+        )
+    mode = "L" if picture.mode in ("L", "1") else "RGB"
     return writing.encode(np.asarray(picture.convert(mode)))

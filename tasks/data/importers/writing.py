@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tasks.common import files
 from tasks.common.errors import DataError
 from tasks.data import records, rules
-from tasks.data.importers.classes import Classes
+from tasks.data.importers.classes import NO_VALUE, Classes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -219,15 +219,15 @@ def subject_ids(
     """Ids as the source has them, as text.
 
     Raises:
-        DataError: one is blank or NaN; its row is named.
+        DataError: one is blank, NaN or None; its row is named.
     """
     ids = []
     for row, value in enumerate(values):
         text = (value.decode(errors="replace") if isinstance(value, bytes) else str(value)).strip()
-        if text in ("", "nan", "NaN") or (isinstance(value, float) and not math.isfinite(value)):
+        if text in NO_VALUE or (isinstance(value, float) and not math.isfinite(value)):
             raise DataError(
-                f"{source}: {name_row(row)}: its subject is blank or NaN; say whose record it is, "
-                "or remove it"
+                f"{source}: {name_row(row)}: its subject is blank, NaN or None; say whose record "
+                "it is, or remove it"
             )
         ids.append(text)
     return ids

@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from torchvision.datasets.folder import default_loader
 from torchvision.transforms import v2
 
 from tasks.common.errors import DataError, SettingsError
@@ -59,6 +61,48 @@ def test_transparent_pixels_lie_on_the_background_that_is_set() -> None:
         assert (image[4:] == 200).all()
 
 
+@pytest.mark.parametrize("kind", ["RGBA", "LA", "palette"])
+def test_transparency_can_be_ignored_as_torchvisions_own_loader_does(
+    kind: str, tmp_path: Path
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 4), np.uint8)
+    picture = Image.fromarray(pixels)
+    if kind == "palette":
+        picture.convert("RGB").quantize(8).save(tmp_path / "a.png", transparency=3)
+    else:
+        picture.convert(kind).save(tmp_path / "a.png")
+    theirs = np.asarray(default_loader(str(tmp_path / "a.png")))
+    ours = images.decode((tmp_path / "a.png").read_bytes(), "r", Data(background="ignore"))
+    np.testing.assert_array_equal(np.asarray(ours.convert("RGB")), theirs)
+
+
+def test_a_turned_tiff_is_upright_either_way_as_pillow_and_torchvision_read_it(
+    tmp_path: Path,
+) -> None:
+    exif = Image.Exif()
+    exif[images.ORIENTATION] = 6
+    content = saved(np.arange(768, dtype=np.uint8).reshape(24, 32), "TIFF", exif=exif)
+    (tmp_path / "a.tif").write_bytes(content)
+    theirs = np.asarray(default_loader(str(tmp_path / "a.tif")))
+    for orientation in ("apply", "ignore"):
+        picture = images.decode(content, "r", Data(orientation=orientation)).convert("RGB")
+        np.testing.assert_array_equal(np.asarray(picture), theirs)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "kind", "range_"),
+    [
+        (np.full((8, 8), 200, np.float32), "TIFF", "from 200 to 200, expected 0 … 1"),
+        (np.full((8, 8), -5, np.int32), "TIFF", "from -5 to -5, expected 0 … 2.14748e"),
+    ],
+)
+def test_pixels_out_of_range_are_told_with_the_range_and_what_to_say(
+    pixels: NDArray[Any], kind: str, range_: str
+) -> None:
+    with pytest.raises(DataError, match=rf"got pixels {range_}.*say the value of white"):
+        shown(saved(pixels, kind))
+
+
 RAMP = np.linspace(0, 4095, 64).reshape(8, 8)
 
 
@@ -91,7 +135,7 @@ def test_deep_images_are_scaled_by_what_the_file_says(content: bytes, white: flo
 def test_the_value_of_white_can_be_set() -> None:
     image = shown(saved(RAMP.astype(np.uint16)), white=4095)
     assert (image == np.floor(RAMP.astype(np.uint16) / 4095 * 255 + 0.5)).all()
-    with pytest.raises(DataError, match=r"record r1: .*outside 0 … 1000; data\.white"):
+    with pytest.raises(DataError, match=r"record r1: .*expected 0 … 1000; .*data\.white"):
         shown(saved(RAMP.astype(np.uint16)), white=1000)
 
 

@@ -100,7 +100,17 @@ NEAR = [
     ("controller_customer_id", "Customer-7", "CUSTOMER 7"),
     ("email", "jose@example.org", "josé@example.org"),
     ("email", "ada+shop@example.org", "ada@example.org"),
+    ("email", "ada@example.org", "mailto:Ada@example.org"),
+    ("email", "ada@example.org", "Ada Example <ada@example.org>"),
     ("phone", "+491701234567", "0170 1234567"),
+    ("phone", "+491701234567", "tel:+49-170-1234567"),
+    ("phone", "+491701234567", "+49 170 1234567 ext. 12"),
+    ("user_id", "6d92078a-8246-4ba4-ae5b-76104861e7dc", "{6D92078A82464BA4AE5B76104861E7DC}"),
+    (
+        "user_id",
+        "6d92078a-8246-4ba4-ae5b-76104861e7dc",
+        "urn:uuid:6d92078a-8246-4ba4-ae5b-76104861e7dc",
+    ),
 ]
 
 

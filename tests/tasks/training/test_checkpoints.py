@@ -229,3 +229,45 @@ def test_our_own_checkpoint_remembers_its_stem_and_normalisation(tmp_path: Path)
         other = ours.model.model_copy(update={key: value})
         with pytest.raises(ModelError, match=f"made for model.{key}=.*set model.{key}"):
             checkpoints.load(tmp_path / "m.safetensors", other, ours.data)
+
+
+def test_quantised_weights_are_refused_and_not_taken_for_numbers(tmp_path: Path) -> None:
+    state = plain("resnet18").state_dict()
+    state["fc.weight"] = (state["fc.weight"] * 100).to(torch.int8)
+    save_file(state, tmp_path / "m.safetensors")
+    given = chosen("resnet18")
+    with pytest.raises(ModelError, match=r"1 of another type .fc\.weight int8 instead of float32"):
+        checkpoints.load(tmp_path / "m.safetensors", given.model, given.data)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_another_precision_are_read(kind: torch.dtype, tmp_path: Path) -> None:
+    network = plain("resnet18")
+    state = {k: v.to(kind) if v.is_floating_point() else v for k, v in network.state_dict().items()}
+    save_file(state, tmp_path / "m.safetensors")
+    network.load_state_dict(state)
+    found = answers(tmp_path / "m.safetensors", chosen("resnet18"))
+    np.testing.assert_allclose(found, in_plain_torch(network, 32, [0.5] * 3, [0.5] * 3), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "beside", ["0.mean", "optimizer.state.0.momentum", "ema.shadow_params.0", "layer5.weight"]
+)
+def test_a_file_that_holds_more_than_the_model_is_refused_with_what_to_do(
+    beside: str, tmp_path: Path
+) -> None:
+    state = plain("resnet18").state_dict() | {beside: torch.zeros(3)}
+    save_file(state, tmp_path / "m.safetensors")
+    given = chosen("resnet18")
+    with pytest.raises(ModelError, match=f"1 unexpected .{beside}.*Nothing is missing"):
+        checkpoints.load(tmp_path / "m.safetensors", given.model, given.data)
+
+
+def test_a_key_of_another_programs_metadata_is_not_taken_for_ours(tmp_path: Path) -> None:
+    network, given = plain("resnet18"), chosen("resnet18")
+    for told in ("resnet18", '"resnet18"', '{"name": "ResNet18", "pretrained": true}'):
+        save_file(network.state_dict(), tmp_path / "m.safetensors", metadata={"model": told})
+        checkpoints.load(tmp_path / "m.safetensors", given.model, given.data)
+        assert not checkpoints.names_its_settings(tmp_path / "m.safetensors")
+    checkpoints.save(network, tmp_path / "m.safetensors", given.model)
+    assert checkpoints.names_its_settings(tmp_path / "m.safetensors")

@@ -49,6 +49,8 @@ def test_numbers_that_folders_would_sort_otherwise_are_told() -> None:
         classes.number([str(n) for n in range(1, 13)], "t.csv").note
     )
     assert classes.number([str(n) for n in range(10)], "t.csv").note is None
+    assert classes.number([f"{n:02d}" for n in range(12)], "t.csv").note is None
+    assert "are 01, 03: import" in str(classes.number(["03", "01"], "t.csv").note)
 
 
 @pytest.mark.parametrize(
@@ -56,11 +58,13 @@ def test_numbers_that_folders_would_sort_otherwise_are_told() -> None:
     [
         (["0", "", "1"], "row 2: its label is blank"),
         (["0", "  ", "1"], "row 2: its label is blank"),
-        ([0.0, float("nan")], "row 2: its label is blank or NaN"),
+        ([0.0, float("nan")], "row 2: its label is blank, NaN or None"),
         (["0", "-1"], "row 2: its label -1 is negative"),
         (["0", "0.5"], "row 2: its label 0.5 is no whole number"),
         (["0", "cat"], "row 2: its label 'cat' is a name, and that of row 1 is a number"),
-        (["0", "nan"], "row 2: its label 'nan' is a name"),
+        (["0", "nan"], "row 2: its label is blank, NaN or None"),
+        (["cat", "None"], "row 2: its label is blank, NaN or None"),
+        (["cafe\u0301", "caf\u00e9"], r"row 2: its label 'café' is written in two ways \(Unicode"),
         (["7", "07"], "row 2: its label 07 and 7 are the same number"),
         (["0", "1e999"], "row 2: .*1e999"),
         (["0", "999999999"], "row 2: its label 999999999 is beyond"),
@@ -80,6 +84,8 @@ def test_a_label_that_is_no_class_is_an_error_that_names_the_row(
         (["1", "10", "11", "2"], ["10.0", 2.0, "1"], [1, 3, 0]),
         (["dog", "cat"], ["cat", "dog"], [1, 0]),
         (["dog", "cat", "ape"], ["2", "0"], [2, 0]),
+        (["cafe\u0301", "bar"], ["caf\u00e9", "bar"], [0, 1]),
+        (["None", "Mass"], ["Mass", "None"], [1, 0]),
     ],
 )
 def test_an_order_that_is_given_is_kept(

@@ -102,8 +102,9 @@ def test_all_unreadable_images_are_listed_at_once_by_the_users_own_path(tmp_path
     [
         (",dog,y", ",,y", r"row 3 \(3\.bmp\): its label is blank"),
         (",dog,y,unseen", "", r"row 3: got fewer values than columns"),
-        (",p2,", ",nan,", r"row 3 \(3\.bmp\): its subject is blank or NaN"),
-        (",p2,", ",,", r"row 3 \(3\.bmp\): its subject is blank or NaN"),
+        (",p2,", ",nan,", r"row 3 \(3\.bmp\): its subject is blank, NaN or None"),
+        (",p2,", ",None,", r"row 3 \(3\.bmp\): its subject is blank, NaN or None"),
+        (",p2,", ",,", r"row 3 \(3\.bmp\): its subject is blank, NaN or None"),
         (",dog,y", ",7,y", r"row 1 .*'dog' is a name, and that of row 3 .* is a number"),
     ],
 )
@@ -140,6 +141,37 @@ def test_images_to_be_turned_are_told(tmp_path: Path) -> None:
     table = deep(tmp_path / "in", 60_000, exif=exif)
     (note,) = folder.bring_in(tmp_path / "data", tmp_path / "in", table).notes
     assert "2 images are to be turned" in note
+
+
+def test_images_with_transparency_and_files_of_several_pictures_are_told(tmp_path: Path) -> None:
+    table = deep(tmp_path, 255)
+    table.write_text("path,subject_id,label\n0.gif,a,0\n1.png,b,1\n2.png,c,1\n")
+    picture = Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3))
+    picture.save(tmp_path / "0.gif", save_all=True, append_images=[picture.rotate(90)])
+    picture.quantize(8).save(tmp_path / "1.png", transparency=0)
+    picture.save(tmp_path / "2.png")
+    notes = " ".join(folder.bring_in(tmp_path / "data", tmp_path, table).notes)
+    assert "1 images have transparent pixels" in notes
+    assert "1 files hold several pictures, of which the first is the record" in notes
+
+
+@pytest.mark.parametrize(
+    ("header", "hint"),
+    [
+        ("path;subject_id;label", "separated by semicolons"),
+        ("path\tsubject_id\tlabel", "separated by tabs"),
+        ("Path,Subject_ID,Label", "in lower case"),
+        ("path,subject_id,label,label", "a column name occurs twice"),
+    ],
+)
+def test_of_a_header_it_is_said_what_is_wrong(tmp_path: Path, header: str, hint: str) -> None:
+    sign = next(sign for sign in ",;\t" if sign in header)
+    row = sign.join(["3.bmp", "p2", "0", "0"][: header.count(sign) + 1])
+    table = make_folder(tmp_path)
+    table.write_text(f"{header}\n{row}\n")
+    with pytest.raises(DataError, match=rf"people\.csv: .*{hint}") as caught:
+        folder.bring_in(tmp_path / "data", tmp_path / "photos", table)
+    assert "p2" not in str(caught.value)
 
 
 def test_a_loop_of_links_is_named_without_a_traceback(tmp_path: Path) -> None:

@@ -68,8 +68,15 @@ def test_arrays_that_are_no_images_are_refused_and_nothing_is_left(
 
 def test_arrays_of_python_objects_are_never_unpickled(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", images=np.array([{}, {}], dtype=object), labels=np.arange(2))
-    with pytest.raises(DataError, match="objects"):
+    with pytest.raises(DataError, match="images is an array of Python objects"):
         npz.bring_in(tmp_path / "data", tmp_path / "a.npz", subjects=None)
+
+
+def test_labels_in_one_column_are_labels_too(tmp_path: Path) -> None:
+    images, labels = np.full((4, 8, 8), 200, np.uint8), np.array([[1], [0], [2], [1]])
+    np.savez(tmp_path / "a.npz", images=images, labels=labels)
+    npz.bring_in(tmp_path / "data", tmp_path / "a.npz", subjects=None)
+    assert records.read_manifest(tmp_path / "data")["label"].tolist() == [1, 0, 2, 1]
 
 
 def test_a_missing_array_is_named_with_those_that_there_are(tmp_path: Path) -> None:
@@ -140,7 +147,7 @@ def test_an_id_that_is_no_number_is_an_error(tmp_path: Path, value: float) -> No
     ("labels", "fault"),
     [
         ([0, 1, -1, 0, 1, 2], "index 2: its label -1 is negative"),
-        ([0, 1, np.nan, 0, 1, 2], "index 2: its label is blank or NaN"),
+        ([0, 1, np.nan, 0, 1, 2], "index 2: its label is blank, NaN or None"),
         ([0, 1, 2, 0, 1.5, 2], "index 4: its label 1.5 is no whole number"),
         (["a", "b", "", "a", "b", "a"], "index 2: its label is blank"),
     ],

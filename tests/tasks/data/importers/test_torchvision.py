@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+from torchvision import datasets
 
 from tasks.common.errors import DataError
 from tasks.data.importers import torchvision
@@ -29,3 +31,24 @@ def test_a_data_set_of_torchvision_is_imported_from_its_own_files(tmp_path: Path
 def test_an_unknown_or_absent_data_set_of_torchvision_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError, match=name):
         torchvision.bring_in(tmp_path / "data", name, tmp_path)
+
+
+class Deep(datasets.VisionDataset):
+    """A data set of images of 16 bits."""
+
+    def __init__(self, root: str) -> None:
+        self.targets = [0, 1]
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, row: int) -> tuple[Image.Image, int]:
+        return Image.fromarray(np.full((8, 8), 4000, np.uint16)), self.targets[row]
+
+
+def test_images_of_more_than_8_bits_are_refused_and_not_read_white(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets, "Deep", Deep, raising=False)
+    with pytest.raises(DataError, match=r"more than 8 bits.*import folder"):
+        torchvision.bring_in(tmp_path / "data", "Deep", tmp_path)
