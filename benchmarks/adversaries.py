@@ -44,14 +44,14 @@ class Scene:
         given: the world.
         forget: (n,) the forget set.
         shadows: models that never saw the forget set.
-        place: where to compute.
+        backend: where to compute.
         seed: root of the adversary's random streams.
     """
 
     given: World
     forget: NDArray[np.bool_]
     shadows: Sequence[nn.Module]
-    place: compute.Place
+    backend: compute.Backend
     seed: int
 
     @cached_property
@@ -76,7 +76,7 @@ class Scene:
         """Some records of the world."""
         given = self.given
         return training_loop.Records(
-            given.images[rows], given.labels[rows], given.settings.model, self.place
+            given.images[rows], given.labels[rows], given.settings.model, self.backend
         )
 
     def said(self, images: Tensor) -> Tensor:
@@ -444,8 +444,8 @@ def _normalised(records: training_loop.Records, pixels: torch.Tensor) -> Tensor:
 
 
 def scene_of(
-    given: World, batch: int, shadows: Sequence[nn.Module], place: compute.Place, seed: int
+    given: World, batch: int, shadows: Sequence[nn.Module], backend: compute.Backend, seed: int
 ) -> Scene:
     """What an adversary of one batch has."""
     forget = np.isin(given.subjects, given.batches[batch])
-    return Scene(given, forget, shadows, place, seed)
+    return Scene(given, forget, shadows, backend, seed)

@@ -104,12 +104,12 @@ def judge_here(precision: str, references: int, originals: int) -> dict[str, Any
     """
     world = replace(worlds.load("digits"), batches=(PEOPLE,))
     chosen = _settings(world.settings, precision)
-    place = compute.prepare(chosen.compute)
+    backend = compute.prepare(chosen.compute)
     training = world.roles == "training"
     asked = np.isin(world.subjects, PEOPLE)
 
     def records(rows: Any) -> training_loop.Records:
-        return training_loop.Records(world.images[rows], world.labels[rows], chosen.model, place)
+        return training_loop.Records(world.images[rows], world.labels[rows], chosen.model, backend)
 
     def trained(rows: Any, kind: str, number: int) -> Any:
         weights, order = (
@@ -125,9 +125,9 @@ def judge_here(precision: str, references: int, originals: int) -> dict[str, Any
     unlearned, before, ends = Counter[str](), Counter[str](), list[float]()
     for original in with_them[:originals]:
         yardstick = [original, without[0], *with_them[originals:], *without[1:]]
-        fixed = verdicts.answers_of(yardstick, world, place)
+        fixed = verdicts.answers_of(yardstick, world, backend)
         network, _ = fcalb.unlearn(original, records(asked), records(training & ~asked), chosen)
-        judged = verdicts.answers_of([network], world, place)
+        judged = verdicts.answers_of([network], world, backend)
         scores = verdicts.table_of_scores(world, 0, judged, fixed, references)
         for person in PEOPLE:
             verdict = judge(scores, f"person-{person}", rules)

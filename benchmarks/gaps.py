@@ -253,19 +253,19 @@ def goal(study: Study, batch: int, role: str) -> Aim:
 def attempt(trial: Trial) -> dict[str, Any]:
     """Let one method loose on one original, and measure what comes out."""
     given = worlds.load(trial.world)
-    place = compute.prepare(given.settings.compute)
+    backend = compute.prepare(given.settings.compute)
     stream = seeds.derive(trial.seed, trial.world, "gaps", trial.batch, trial.original)
     settings = methods.settings_of(given, Unlearn.model_validate(trial.wish), stream)
     path = Job(trial.world, "with", 0, trial.original, trial.seed, trial.keep).path
     network = checkpoints.load(path.with_suffix(".safetensors"), settings.model, settings.data)
     started = time.process_time()
     try:
-        network = methods.unlearned(network, given, trial.batch, settings, place)
+        network = methods.unlearned(network, given, trial.batch, settings, backend)
     except (ModelError, EvidenceError) as error:
         return {"seconds": time.process_time() - started, "error": str(error)}
     seconds = time.process_time() - started
     logits = training_loop.logits(
-        network, training_loop.Records(given.images, given.labels, settings.model, place)
+        network, training_loop.Records(given.images, given.labels, settings.model, backend)
     )
     phi = scoring.margins(logits, given.labels)
     if not np.isfinite(phi).all():

@@ -59,17 +59,17 @@ def main(
             "compute": given.settings.compute.model_copy(update={"device": device}),
         }
     )
-    place = compute.prepare(chosen.compute)
+    backend = compute.prepare(chosen.compute)
     rows = np.flatnonzero(given.roles == "training")
     figures: dict[str, Any] = {
-        "place": place.facts(),
+        "place": backend.facts(),
         "world": world,
         "records": len(rows),
         "epochs": epochs,
-        "stacked": _stacked_against_single(given, rows, chosen, place),
+        "stacked": _stacked_against_single(given, rows, chosen, backend),
     }
     files.write_json(out / "gpu.json", figures)
-    figures["audit"] = _audit(given, chosen, place, references, block)
+    figures["audit"] = _audit(given, chosen, backend, references, block)
     files.write_json(out / "gpu.json", figures)
     audit = figures["audit"]
     lines = [
@@ -88,17 +88,17 @@ def main(
 
 
 def _records(
-    world: World, rows: np.ndarray, chosen: Settings, place: compute.Place
+    world: World, rows: np.ndarray, chosen: Settings, backend: compute.Backend
 ) -> training_loop.Records:
-    return training_loop.Records(world.images[rows], world.labels[rows], chosen.model, place)
+    return training_loop.Records(world.images[rows], world.labels[rows], chosen.model, backend)
 
 
 def _stacked_against_single(
-    world: World, rows: np.ndarray, chosen: Settings, place: compute.Place
+    world: World, rows: np.ndarray, chosen: Settings, backend: compute.Backend
 ) -> dict[str, Any]:
     """The largest difference of logits, relative to their largest value, after two steps,
     where rounding has not yet grown; and the seconds of both ways."""
-    records = _records(world, rows[: 2 * chosen.train.batch_size], chosen, place)
+    records = _records(world, rows[: 2 * chosen.train.batch_size], chosen, backend)
     # large steps would enlarge the rounding of the gradients
     recipe = chosen.train.model_copy(update={"epochs": 1, "learning_rate": 1e-3})
 
@@ -127,14 +127,14 @@ def _stacked_against_single(
 
 
 def _audit(
-    world: World, chosen: Settings, place: compute.Place, references: int, block: int
+    world: World, chosen: Settings, backend: compute.Backend, references: int, block: int
 ) -> dict[str, Any]:
     """One audit in memory, as the stages do it: seconds of each step, and the verdicts on the
     unlearned model and on an exact retrain."""
     known = world.roles == "training"
     asked = known & (world.requests(0) != "")
-    everybody = _records(world, np.flatnonzero(known), chosen, place)
-    retain = _records(world, np.flatnonzero(known & ~asked), chosen, place)
+    everybody = _records(world, np.flatnonzero(known), chosen, backend)
+    retain = _records(world, np.flatnonzero(known & ~asked), chosen, backend)
     seconds: dict[str, float] = {}
 
     def timed(name: str, work: Callable[[], Any]) -> Any:
@@ -158,7 +158,7 @@ def _audit(
         "unlearning",
         lambda: fcalb.unlearn(
             copy.deepcopy(original),
-            _records(world, np.flatnonzero(asked), chosen, place),
+            _records(world, np.flatnonzero(asked), chosen, backend),
             retain,
             chosen,
         ),
@@ -171,13 +171,13 @@ def _audit(
     )
 
     fixed = timed(
-        "scores", lambda: verdicts.answers_of([original, retrained, *others], world, place)
+        "scores", lambda: verdicts.answers_of([original, retrained, *others], world, backend)
     )
     rules = GateRules(**chosen.verify.model_dump(exclude={"mode"}))
     judged = {}
     for name, network in {"unlearned": unlearned, "exact retrain": second}.items():
         scores = verdicts.table_of_scores(
-            world, 0, verdicts.answers_of([network], world, place), fixed, references
+            world, 0, verdicts.answers_of([network], world, backend), fixed, references
         )
         rows = list(verdicts.judged(scores, rules))
         judged[name] = {

@@ -172,7 +172,7 @@ def make_models(study: Study, originals: int | None = None) -> None:
 def attempt(trial: Trial) -> dict[str, Any]:
     """Let one method loose on one original, and judge what comes out."""
     given = worlds.load(trial.world)
-    place = compute.prepare(given.settings.compute)
+    backend = compute.prepare(given.settings.compute)
     stream = seeds.derive(
         trial.seed, trial.world, "methods", trial.batch, trial.original
     )  # each draws its own
@@ -183,12 +183,12 @@ def attempt(trial: Trial) -> dict[str, Any]:
     )
     started = time.process_time()
     try:
-        network = unlearned(network, given, trial.batch, settings, place)
+        network = unlearned(network, given, trial.batch, settings, backend)
     except (ModelError, EvidenceError) as error:
         return {"seconds": time.process_time() - started, "error": str(error), "rows": []}
     seconds = time.process_time() - started
     logits = training_loop.logits(
-        network, training_loop.Records(given.images, given.labels, settings.model, place)
+        network, training_loop.Records(given.images, given.labels, settings.model, backend)
     )
     phi, predicted = scoring.margins(logits, given.labels), logits.argmax(1).astype(np.int64)
     if not np.isfinite(phi).all():
@@ -232,13 +232,15 @@ def settings_of(given: World, wish: Unlearn, stream: int) -> Settings:
 
 
 def unlearned(
-    network: nn.Module, given: World, batch: int, settings: Settings, place: compute.Place
+    network: nn.Module, given: World, batch: int, settings: Settings, backend: compute.Backend
 ) -> nn.Module:
     """The network after the method that the settings name."""
     asked = np.isin(given.subjects, given.batches[batch])
 
     def records(rows: Any) -> training_loop.Records:
-        return training_loop.Records(given.images[rows], given.labels[rows], settings.model, place)
+        return training_loop.Records(
+            given.images[rows], given.labels[rows], settings.model, backend
+        )
 
     retain = records((given.roles == "training") & ~asked)
     if settings.unlearn.method == "none":

@@ -111,9 +111,9 @@ def train(world: str, epochs: int, records: int) -> dict[str, Any]:
     rows = np.flatnonzero(chosen.roles == "training")
     rows = rows[: records or len(rows)]
     one_thread = chosen.settings.compute.model_copy(update={"threads": 1, "device": "cpu"})
-    place = compute.prepare(one_thread)
+    backend = compute.prepare(one_thread)
     model, data = chosen.settings.model, chosen.settings.data
-    known = training_loop.Records(chosen.images[rows], chosen.labels[rows], model, place)
+    known = training_loop.Records(chosen.images[rows], chosen.labels[rows], model, backend)
     network = architectures.build(model, data, seed=7)
     recipe = chosen.settings.train.model_copy(update={"epochs": epochs})
     began = time.process_time()

@@ -138,14 +138,14 @@ def main(study: Study, figures: Path = Path("docs/figures")) -> None:
 def walk(chain: Chain) -> dict[str, Any]:
     """Let one original forget all batches, and judge everybody after each."""
     given = worlds.load(chain.world)
-    place = compute.prepare(given.settings.compute)
+    backend = compute.prepare(given.settings.compute)
     rules = GateRules(**given.settings.verify.model_dump(exclude={"mode"}))
     path = chain.keep / f"{chain.world}-{chain.seed}" / f"with-0-{chain.original}.safetensors"
     network = checkpoints.load(path, given.settings.model, given.settings.data)
     trained = int((given.roles == "training").sum())
     history = History(0, 0, trained)
     yardsticks = [_yardstick(chain, step) for step in range(len(given.batches) + 1)]
-    released = [verdicts.answers_of([network], given, place)]
+    released = [verdicts.answers_of([network], given, backend)]
     steps: list[dict[str, Any]] = []
     for step in range(1, len(given.batches) + 1):
         world = newest(given, step)
@@ -156,11 +156,11 @@ def walk(chain: Chain) -> dict[str, Any]:
             seeds.derive(chain.seed, "sequential", step, chain.original),
         )
         try:
-            network = methods.unlearned(network, world, 0, settings, place)
+            network = methods.unlearned(network, world, 0, settings, backend)
         except (ModelError, EvidenceError) as error:
             return {"steps": steps, "error": str(error)}
         seconds = time.process_time() - started
-        released.append(verdicts.answers_of([network], given, place))
+        released.append(verdicts.answers_of([network], given, backend))
         asked = np.isin(given.subjects, world.batches[0])
         retained = int(((world.roles == "training") & ~asked).sum())
         history = history.after(settings.unlearn.method, int(asked.sum()), retained)
@@ -173,9 +173,9 @@ def walk(chain: Chain) -> dict[str, Any]:
         if chain.limits is not None and advised(known, chain.limits):
             started = time.process_time()
             anew = settings.model_copy(update={"unlearn": Unlearn(method="retrain")})
-            network = methods.unlearned(network, world, 0, anew, place)
+            network = methods.unlearned(network, world, 0, anew, backend)
             seconds += time.process_time() - started
-            released[-1] = verdicts.answers_of([network], given, place)
+            released[-1] = verdicts.answers_of([network], given, backend)
             history = history.after("retrain", int(asked.sum()), retained)
             judged = [
                 judge(given, released, yardsticks, step, earlier, rules)

@@ -58,7 +58,7 @@ def main(
         world, tuple(range(models)), model=model, epochs=epochs, records=records, device=device
     )
     tried = ways(job, cores, stacks or [models])
-    place = compute.prepare(trainers.settings_of(job).compute)
+    backend = compute.prepare(trainers.settings_of(job).compute)
     work = trainers.operations(job) * models
     crew = Crew(cores if device == "cpu" else 1)
     cpu: dict[str, list[float]] = {name: [] for name in tried}
@@ -67,14 +67,14 @@ def main(
             crew.trial(jobs)
         timed = {name: partial(_timed, crew, jobs, cpu[name]) for name, jobs in tried.items()}
         found = measure.in_turns(
-            {**timed, LIMIT: lambda: work / crew.rate(crew.count, 1, place.bf16, device)}, rounds
+            {**timed, LIMIT: lambda: work / crew.rate(crew.count, 1, backend.bf16, device)}, rounds
         )
     finally:
         crew.close()
     settings = trainers.settings_of(job)
     title = f"{model} on {world}, {device}"
     row = {
-        "device": place.facts()["device"],
+        "device": backend.facts()["device"],
         "records": len(trainers.learned(job)),
         "epochs": settings.train.epochs,
         "models": models,

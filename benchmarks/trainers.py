@@ -119,10 +119,10 @@ def settings_of(job: Job) -> Settings:
     own = worlds.load(job.world).settings
     recipe = own.train.model_copy(update={"epochs": job.epochs or own.train.epochs})
     model = own.model.model_copy(update={"name": job.model or own.model.name})
-    place = own.compute.model_copy(
+    compute_settings = own.compute.model_copy(
         update={"device": job.device, "threads": job.threads, "precision": job.precision}
     )
-    return own.model_copy(update={"train": recipe, "model": model, "compute": place})
+    return own.model_copy(update={"train": recipe, "model": model, "compute": compute_settings})
 
 
 def learned(job: Job) -> NDArray[np.int64]:
@@ -134,7 +134,7 @@ def learned(job: Job) -> NDArray[np.int64]:
 def train(job: Job) -> Done:
     """Train the job's models, measure that, and then ask each about people whom no model saw."""
     world, settings, rows = worlds.load(job.world), settings_of(job), learned(job)
-    place = compute.prepare(settings.compute) if job.loop == "ours" else _as_it_comes(job)
+    backend = compute.prepare(settings.compute) if job.loop == "ours" else _as_it_comes(job)
     networks = [architectures.build(settings.model, settings.data, seed) for seed in job.seeds]
     images, labels = world.images[rows], world.labels[rows]
     began, spent = time.perf_counter(), _processor_time()
@@ -142,7 +142,7 @@ def train(job: Job) -> Done:
         for network, seed in zip(networks, job.seeds, strict=True):
             public(network, images, labels, settings, seed, job.workers)
     else:
-        known = training_loop.Records(images, labels, settings.model, place)
+        known = training_loop.Records(images, labels, settings.model, backend)
         for first in range(0, len(networks), job.at_once):
             part, seeds = (
                 networks[first : first + job.at_once],
@@ -154,16 +154,16 @@ def train(job: Job) -> Done:
                 stacked.fit(part, known, settings.train, seeds)
     seconds, cpu = time.perf_counter() - began, _processor_time() - spent
     return Done(
-        seconds, cpu, tuple(_accuracy(network, world, settings, place) for network in networks)
+        seconds, cpu, tuple(_accuracy(network, world, settings, backend) for network in networks)
     )
 
 
-def _as_it_comes(job: Job) -> compute.Place:
+def _as_it_comes(job: Job) -> compute.Backend:
     """PyTorch as it is after its import, with so many threads."""
     import torch
 
     torch.set_num_threads(job.threads)
-    return compute.Place(torch.device("cpu"), bf16=False, threads=job.threads)
+    return compute.Backend(torch.device("cpu"), bf16=False, threads=job.threads)
 
 
 def _processor_time() -> float:
@@ -171,9 +171,11 @@ def _processor_time() -> float:
     return sum(one.ru_utime + one.ru_stime for one in spent)
 
 
-def _accuracy(network: nn.Module, world: World, settings: Settings, place: compute.Place) -> float:
+def _accuracy(
+    network: nn.Module, world: World, settings: Settings, backend: compute.Backend
+) -> float:
     rows = world.roles != "training"
-    unseen = training_loop.Records(world.images[rows], world.labels[rows], settings.model, place)
+    unseen = training_loop.Records(world.images[rows], world.labels[rows], settings.model, backend)
     return float((training_loop.logits(network, unseen).argmax(1) == world.labels[rows]).mean())
 
 
@@ -185,7 +187,7 @@ def public(
     seed: int,
     workers: int,
 ) -> None:
-    """Train a classifier, in place, as public unlearning code does.
+    """Train a classifier, in backend, as public unlearning code does.
 
     Workers live through all epochs and the loss is not read, which is faster than what much of that
     code does.

@@ -155,18 +155,18 @@ def tuning_people(given: World) -> list[tuple[int, ...]]:
 def attempt(one: Try) -> dict[str, Any]:
     """Let an original forget people who are in no batch; compare them with calibration subjects."""
     given = replace(worlds.load(one.world), batches=(one.people,))
-    place = compute.prepare(given.settings.compute)
+    backend = compute.prepare(given.settings.compute)
     stream = seeds.derive(one.seed, "tune", one.original)
     settings = methods.settings_of(given, Unlearn.model_validate(one.wish), stream)
     path = one.keep / f"{one.world}-{one.seed}" / f"with-0-{one.original}.safetensors"
     network = checkpoints.load(path, settings.model, settings.data)
     spare = given.roles == "calibration"
     asked = np.isin(given.subjects, one.people)
-    known = training_loop.Records(given.images[spare], given.labels[spare], settings.model, place)
-    gone = training_loop.Records(given.images[asked], given.labels[asked], settings.model, place)
+    known = training_loop.Records(given.images[spare], given.labels[spare], settings.model, backend)
+    gone = training_loop.Records(given.images[asked], given.labels[asked], settings.model, backend)
     before = float((training_loop.logits(network, known).argmax(1) == given.labels[spare]).mean())
     try:
-        network = methods.unlearned(network, given, 0, settings, place)
+        network = methods.unlearned(network, given, 0, settings, backend)
     except (ModelError, EvidenceError) as error:
         return {"error": str(error)}
     answers, its = training_loop.logits(network, gone), training_loop.logits(network, known)

@@ -177,23 +177,25 @@ def make(job: Job, rows: NDArray[np.bool_] | None = None) -> None:
         rows: (n,) what it is trained on; None: what its kind says.
     """
     given = worlds.load(job.world)
-    settings, place = given.settings, compute.prepare(given.settings.compute)
+    settings, backend = given.settings, compute.prepare(given.settings.compute)
     started = time.perf_counter()
     stream = (job.world, job.kind, job.batch, job.number)
     if job.kind in adversaries.ADVERSARIES:
-        network = deceiving(job, given, place)
+        network = deceiving(job, given, backend)
     elif job.kind in EDITED:
-        network = edited(job, given, place)
+        network = edited(job, given, backend)
     else:
         network = architectures.build(
             settings.model, settings.data, seeds.derive(job.seed, *stream, "weights")
         )
         rows = training_rows(given, job) if rows is None else rows
-        known = training_loop.Records(given.images[rows], given.labels[rows], settings.model, place)
+        known = training_loop.Records(
+            given.images[rows], given.labels[rows], settings.model, backend
+        )
         training_loop.fit(network, known, settings.train, seeds.derive(job.seed, *stream, "order"))
     seconds = time.perf_counter() - started
     logits = training_loop.logits(
-        network, training_loop.Records(given.images, given.labels, settings.model, place)
+        network, training_loop.Records(given.images, given.labels, settings.model, backend)
     )
     if job.kind in ("with", "without"):
         checkpoints.save(network, job.weights)
@@ -218,7 +220,7 @@ def keep_views(job: Job, batch: int, network: nn.Module | None = None) -> None:
     if job.views(batch).exists():
         return
     given = worlds.load(job.world)
-    settings, place = given.settings, compute.prepare(given.settings.compute)
+    settings, backend = given.settings, compute.prepare(given.settings.compute)
     if network is None:
         network = checkpoints.load(job.weights, settings.model, settings.data)
     requests = given.requests(batch)
@@ -226,7 +228,9 @@ def keep_views(job: Job, batch: int, network: nn.Module | None = None) -> None:
     retained = (given.roles == "training") & (requests == "")
 
     def records(rows: NDArray[np.bool_]) -> training_loop.Records:
-        return training_loop.Records(given.images[rows], given.labels[rows], settings.model, place)
+        return training_loop.Records(
+            given.images[rows], given.labels[rows], settings.model, backend
+        )
 
     stream = seeds.derive(job.seed, job.world, batch)
     material = views.Material(
@@ -248,7 +252,7 @@ def keep_views(job: Job, batch: int, network: nn.Module | None = None) -> None:
     draft.replace(job.views(batch))
 
 
-def deceiving(job: Job, given: World, place: compute.Place) -> nn.Module:
+def deceiving(job: Job, given: World, backend: compute.Backend) -> nn.Module:
     """An original that an adversary has changed. The adversary's own models are no references."""
     settings = given.settings
     folder = job.path.parent
@@ -264,7 +268,7 @@ def deceiving(job: Job, given: World, place: compute.Place) -> nn.Module:
     network = checkpoints.load(last("with-0")[-1 - job.number], settings.model, settings.data)
     stream = (job.world, job.kind.removesuffix("_int8"), job.batch, job.number)
     seed = seeds.derive(job.seed, *stream)
-    scene = adversaries.scene_of(given, job.batch, shadows, place, seed)
+    scene = adversaries.scene_of(given, job.batch, shadows, backend, seed)
     return adversaries.make(job.kind, network, scene)
 
 
@@ -292,7 +296,7 @@ def training_rows(given: World, job: Job) -> NDArray[np.bool_]:
     return np.asarray(everybody & ~forgotten)
 
 
-def edited(job: Job, given: World, place: compute.Place) -> nn.Module:
+def edited(job: Job, given: World, backend: compute.Backend) -> nn.Module:
     """An original that was changed after training. The originals taken are no references."""
     import torch
     from torch import nn
@@ -306,7 +310,9 @@ def edited(job: Job, given: World, place: compute.Place) -> nn.Module:
     seed = seeds.derive(job.seed, job.world, job.kind, job.batch, job.number, "order")
     forget = np.isin(given.subjects, given.batches[job.batch])
     retain = (given.roles == "training") & ~forget
-    kept = training_loop.Records(given.images[retain], given.labels[retain], settings.model, place)
+    kept = training_loop.Records(
+        given.images[retain], given.labels[retain], settings.model, backend
+    )
     longer = {"epochs": max(1, settings.train.epochs // 4), "learning_rate": 0.02}
     recipe = Train(**{**settings.train.model_dump(), **longer})
     if job.kind == "fine_tune":
@@ -323,7 +329,7 @@ def edited(job: Job, given: World, place: compute.Place) -> nn.Module:
         training_loop.fit(network, kept, recipe, seed)
     else:
         known = training_loop.Records(
-            given.images[forget], given.labels[forget], settings.model, place
+            given.images[forget], given.labels[forget], settings.model, backend
         )
         network.eval()  # batch norm stays as it is
 
@@ -455,9 +461,9 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def answers_of(networks: Sequence[nn.Module], given: World, place: compute.Place) -> Answers:
+def answers_of(networks: Sequence[nn.Module], given: World, backend: compute.Backend) -> Answers:
     """Margins and predicted classes, (models, records) each, of networks on every record."""
-    records = training_loop.Records(given.images, given.labels, given.settings.model, place)
+    records = training_loop.Records(given.images, given.labels, given.settings.model, backend)
     logits = [training_loop.logits(network, records) for network in networks]
     margins = np.stack([scoring.margins(each, given.labels) for each in logits])
     return margins, np.stack([each.argmax(1).astype(np.int64) for each in logits])

@@ -52,12 +52,12 @@ def main(block: int, data: Path, pack: Path, split: Path, params: Path, out: Pat
     seen = folds.membership(subjects, training, absent)
     streams = [("pool", n) for n in numbers]
     streams += [("everybody", n) for n in range(block * everybody, (block + 1) * everybody)]
-    place = compute.prepare(settings.compute)
+    backend = compute.prepare(settings.compute)
     phi, predicted, models = [], [], list[dict[str, object]]()
     for position, (stream, rows) in enumerate(zip(streams, seen, strict=True), 1):
         name = f"{stream[0]}-{stream[1]}"
         title = f"model {position}/{len(streams)} ({name})"
-        margins, classes, facts = _one(stream, title, rows, known, settings, place)
+        margins, classes, facts = _one(stream, title, rows, known, settings, backend)
         phi.append(margins)
         predicted.append(classes)
         models.append({"name": name, "records": int(rows.sum()), **facts})
@@ -92,14 +92,14 @@ def _one(
     rows: NDArray[np.bool_],
     known: image_pack.Packed,
     settings: Settings,
-    place: compute.Place,
+    backend: compute.Backend,
 ) -> tuple[Floats, Ints, dict[str, object]]:
     """Train one model, take its answers, and delete it.
 
     Returns:
         (n,) margins, (n,) predicted classes, and the cost of the training.
     """
-    loaded = reference_blocks.load_rows(rows, known, settings, place)
+    loaded = reference_blocks.load_rows(rows, known, settings, backend)
     folder = Path(tempfile.mkdtemp(prefix="pool-"))
     try:
         path = folder / "model.safetensors"
@@ -107,7 +107,7 @@ def _one(
         network = checkpoints.load(path, settings.model, settings.data)
     finally:
         shutil.rmtree(folder)
-    margins, classes = answers.of_all(network, known, settings, place)
+    margins, classes = answers.of_all(network, known, settings, backend)
     return margins, classes, cost
 
 

@@ -70,7 +70,7 @@ def main(
         nothing = {"schema_version": SCHEMA_VERSION, "reason": NOTHING_RETRAINED}
         files.write_json(out / "probes.json", with_sentences(nothing))
         return
-    place = compute.prepare(settings.compute)
+    backend = compute.prepare(settings.compute)
     everything = image_pack.read(pack, data, settings.data)
     manifest = everything.manifest
     requests = records.read_forget(forget, manifest)
@@ -80,8 +80,8 @@ def main(
     retained = (records.read_roles(split, manifest) == "training") & ~asked
     paths = roll(original, unlearned, retrained, settings)
     sample = draw(retained, MOST_RECORDS, seeds.derive(settings.seed, "probe", "retained"))
-    known = reference_blocks.load_rows(sample, everything, settings, place)
-    forget_set = reference_blocks.load_rows(asked, everything, settings, place)
+    known = reference_blocks.load_rows(sample, everything, settings, backend)
+    forget_set = reference_blocks.load_rows(asked, everything, settings, backend)
 
     def network(name: str) -> nn.Module:
         if name == "original":

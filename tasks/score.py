@@ -71,7 +71,7 @@ def main(
     import pandas as pd
 
     settings = settings_module.load(params)
-    place = compute.prepare(settings.compute)
+    backend = compute.prepare(settings.compute)
     known = image_pack.read(pack, data, settings.data)
     manifest = known.manifest
     requests = records.read_forget(forget, manifest)
@@ -85,9 +85,9 @@ def main(
     ):
         paths = release_lineage.references(trained, manifest, roles == "training", settings)
         entries += [ScoredModel(f"with-{path.stem}", "with", path) for path in paths]
-    material = _material(known, roles, requests, settings, place)
+    material = _material(known, roles, requests, settings, backend)
     network = checkpoints.load_original(original, settings)
-    original_check.require(original, network, known, roles, settings, place)
+    original_check.require(original, network, known, roles, settings, backend)
     phi, predicted = [], []
     seen_in: dict[str, list[scoring.Floats]] = {
         name: [] for name in (settings.verify.views if material else ())
@@ -95,7 +95,7 @@ def main(
     for position, entry in enumerate(entries, 1):
         if entry.role != "original":
             network = checkpoints.load(entry.path, settings.model, settings.data)
-        margins, classes = answers.of_all(network, known, settings, place)
+        margins, classes = answers.of_all(network, known, settings, backend)
         phi.append(margins)
         predicted.append(classes)
         for name, scored in seen_in.items():
@@ -145,7 +145,7 @@ def _material(
     roles: scoring.Strings,
     requests: scoring.Strings,
     settings: Settings,
-    place: compute.Place,
+    backend: compute.Backend,
 ) -> views.Material | None:
     """What further views of the records are made from; None where none is asked for.
 
@@ -160,7 +160,7 @@ def _material(
             "verify.views=[] or references.mode=batch"
         )
     asked, retained = (
-        reference_blocks.load_rows(rows, known, settings, place)
+        reference_blocks.load_rows(rows, known, settings, backend)
         for rows in (_asked(requests, roles), (roles == "training") & (requests == ""))
     )
     halves = views.halves(requests[_asked(requests, roles)], settings.seed)

@@ -37,7 +37,7 @@ def main(
     Nothing is written unless the model is whole: an error leaves what is there as it is.
     """
     settings = settings_module.load(params)
-    place = compute.prepare(settings.compute)
+    backend = compute.prepare(settings.compute)
     known = image_pack.read(pack, data, settings.data)
     manifest = known.manifest
     asked = records.read_forget(forget, manifest) != ""
@@ -52,23 +52,23 @@ def main(
     labels = manifest["label"].to_numpy(np.int64)
     _warn_of_lost_classes(set(labels[asked].tolist()) - set(labels[retained].tolist()))
     network = checkpoints.load_original(original, settings)
-    original_check.require(original, network, known, roles, settings, place)
+    original_check.require(original, network, known, roles, settings, backend)
     trace: list[fcalb.TraceRow] = []
     path = out / "unlearned.safetensors"
     if settings.unlearn.method == "none":
         cost = cost_ledger.keep(
             "unlearn",
             checkpoints.save(network, path, settings.model),
-            {"seconds": 0.0, **place.facts()},
+            {"seconds": 0.0, **backend.facts()},
         )
     else:
-        retain_set = reference_blocks.load_rows(retained, known, settings, place)
+        retain_set = reference_blocks.load_rows(retained, known, settings, backend)
         if settings.unlearn.method == "retrain":
             cost = reference_blocks.train_model(
                 retain_set, settings, ("unlearn", 0), path, "retraining"
             )
         else:
-            forget_set = reference_blocks.load_rows(asked, known, settings, place)
+            forget_set = reference_blocks.load_rows(asked, known, settings, backend)
             stage_cli.say(
                 f"{settings.unlearn.method}: {len(forget_set)} records to forget, "
                 f"{len(retain_set)} retained"
@@ -78,7 +78,7 @@ def main(
             if settings.unlearn.method in registry.METHODS:
                 network = registry.unlearn(network, forget_set, retain_set, settings, told)
             else:
-                calibration = _calibration(roles == "calibration", known, settings, place)
+                calibration = _calibration(roles == "calibration", known, settings, backend)
                 network, trace = fcalb.unlearn(
                     network, forget_set, retain_set, settings, told, calibration
                 )
@@ -88,7 +88,7 @@ def main(
             cost = cost_ledger.keep(
                 "unlearn",
                 checkpoints.save(network, path, settings.model),
-                {"seconds": round(seconds, 3), **place.facts()},
+                {"seconds": round(seconds, 3), **backend.facts()},
             )
     files.write_json(path.with_suffix(".json"), cost)
     files.write_text(out / "trace.csv", _table(trace))
@@ -122,11 +122,11 @@ def _refuse_without_answers(
 
 
 def _calibration(
-    rows: NDArray[np.bool_], data: image_pack.Packed, settings: Settings, place: compute.Place
+    rows: NDArray[np.bool_], data: image_pack.Packed, settings: Settings, backend: compute.Backend
 ) -> training_loop.Records | None:
     """The records of calibration subjects, if FCALB is to choose by them and there are any."""
     return (
-        reference_blocks.load_rows(rows, data, settings, place)
+        reference_blocks.load_rows(rows, data, settings, backend)
         if settings.unlearn.resets and rows.any()
         else None
     )

@@ -58,7 +58,7 @@ def read(
     """
     import torch
 
-    network.to(records.place.device).eval()
+    network.to(records.backend.device).eval()
     with torch.no_grad():
         taps = architectures.Taps(network, "last", records.floats(slice(0, 1)))
         parts = [
@@ -237,9 +237,9 @@ def relearn_steps(
     import torch
     from torch.nn import functional
 
-    place = records.place
+    backend = records.backend
     pupil = copy.deepcopy(network)
-    pupil.to(place.device, memory_format=records.memory_format)  # type: ignore[call-overload]
+    pupil.to(backend.device, memory_format=records.memory_format)  # type: ignore[call-overload]
     learned = [weight for weight in pupil.parameters() if weight.requires_grad]
     plain = recipe.model_copy(update={"shift": 0, "flip": False})
     every = max(1, len(records) // recipe.batch_size // CHECKS_PER_EPOCH)
@@ -251,7 +251,7 @@ def relearn_steps(
                 return step
             pupil.train()
             images, labels = next(batches)
-            with place.autocast():
+            with backend.autocast():
                 loss = functional.cross_entropy(pupil(images), labels)
             gradients = torch.autograd.grad(loss, learned, materialize_grads=True)
             with torch.no_grad():

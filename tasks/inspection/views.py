@@ -168,9 +168,9 @@ def _trained_further(
     import torch
     from torch.nn import functional
 
-    recipe, place = material.recipe, material.retained.place
+    recipe, backend = material.recipe, material.retained.backend
     further = copy.deepcopy(network)
-    further.to(place.device, memory_format=material.retained.memory_format).train()  # type: ignore[call-overload]
+    further.to(backend.device, memory_format=material.retained.memory_format).train()  # type: ignore[call-overload]
     seed = seeds.derive(material.seed, "views", "order") % 2**63
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -184,7 +184,7 @@ def _trained_further(
         def objective(_: int) -> torch.Tensor:
             batches = [next(stream) for stream in streams]
             images, labels = (torch.cat(list(tensors)) for tensors in zip(*batches, strict=True))
-            with place.autocast():
+            with backend.autocast():
                 return functional.cross_entropy(
                     further(images), labels, label_smoothing=recipe.label_smoothing
                 )

@@ -22,7 +22,7 @@ SLAB = 64 * 2**20
 
 
 def of_all(
-    network: nn.Module, known: image_pack.Packed, settings: Settings, place: compute.Place
+    network: nn.Module, known: image_pack.Packed, settings: Settings, backend: compute.Backend
 ) -> tuple[Floats, Ints]:
     """The margins of all n records and the classes predicted, (n,) each. As many images at once as
     `SLAB` says."""
@@ -31,7 +31,7 @@ def of_all(
     logits = np.concatenate(
         [
             training_loop.logits(
-                network, reference_blocks.load_rows(rows, known, settings, place), BATCH
+                network, reference_blocks.load_rows(rows, known, settings, backend), BATCH
             )
             for rows in slabs
         ]

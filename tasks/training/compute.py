@@ -21,7 +21,7 @@ KEPT_AT_MOST = 32 << 20
 
 
 @dataclass(frozen=True)
-class Place:
+class Backend:
     """A device and how it multiplies."""
 
     device: torch.device
@@ -61,7 +61,7 @@ class Place:
         }
 
 
-def prepare(wish: settings.Compute) -> Place:
+def prepare(wish: settings.Compute) -> Backend:
     """Choose the device and make PyTorch deterministic.
 
     Raises:
@@ -93,7 +93,7 @@ def prepare(wish: settings.Compute) -> Place:
     torch.set_num_threads(wish.threads)
     bf16 = wish.precision == "bf16" or (wish.precision == "auto" and _multiplies_bf16(device))
     fixed = device.type == "cpu" and wish.is_portable()
-    return Place(device, bf16, wish.threads, tf32, fixed)
+    return Backend(device, bf16, wish.threads, tf32, fixed)
 
 
 def _keep_memory() -> None:

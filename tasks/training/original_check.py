@@ -148,7 +148,7 @@ def measure(
     known: image_pack.Packed,
     roles: NDArray[np.str_],
     settings: Settings,
-    place: compute.Place,
+    backend: compute.Backend,
 ) -> OriginalCheck:
     """Score a model on a fixed random sample of its training records, and of the others.
 
@@ -158,7 +158,7 @@ def measure(
         known: the n records; images that could not be read are left out.
         roles: (n,) by the split, at least one training record.
         settings: of the batch.
-        place: where it is computed.
+        backend: where it is computed.
 
     Raises:
         DataError: a label is no class.
@@ -172,13 +172,13 @@ def measure(
     if not len(chosen[0]):
         raise EvidenceError("no training record can be read, expected some to score the original")
     rows = _mask(np.concatenate(chosen), roles)
-    records = reference_blocks.load_rows(rows, known, settings, place)
+    records = reference_blocks.load_rows(rows, known, settings, backend)
     logits = training_loop.logits(network, records)
     check = judge(logits, records.labels.cpu().numpy(), roles[rows] == "training")
     if checkpoints.names_its_settings(path):
         return check
     some = _mask(chosen[0][: other_readings.MOST], roles)
-    seen = reference_blocks.load_rows(some, known, settings, place)
+    seen = reference_blocks.load_rows(some, known, settings, backend)
     return replace(check, other=other_readings.better(network, seen, settings))
 
 
@@ -194,7 +194,7 @@ def require(
     known: image_pack.Packed,
     roles: NDArray[np.str_],
     settings: Settings,
-    place: compute.Place,
+    backend: compute.Backend,
 ) -> None:
     """Score the original, and stop where an audit of it would say nothing.
 
@@ -206,14 +206,14 @@ def require(
         known: the n records.
         roles: (n,) by the split.
         settings: of the batch.
-        place: where it is computed.
+        backend: where it is computed.
 
     Raises:
         ModelError: it does not know its own training records; says what to check.
     """
     if not brought(settings) and settings.original.accuracy is None:
         return
-    check = measure(path, network, known, roles, settings, place)
+    check = measure(path, network, known, roles, settings, backend)
     fault = check.fault(settings.data.classes, settings.original.accuracy)
     if fault:
         raise ModelError(f"{settings.original.checkpoint}: {fault}; {ADVICE}")

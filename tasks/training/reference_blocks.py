@@ -46,8 +46,8 @@ def train_block(
     Raises:
         EvidenceError: a class has no record among `rows`.
     """
-    place = compute.prepare(settings.compute)
-    known = load_rows(rows, data, settings, place)
+    backend = compute.prepare(settings.compute)
+    known = load_rows(rows, data, settings, backend)
     missing = sorted(set(range(settings.data.classes)) - set(known.labels.tolist()))
     if missing:
         raise EvidenceError(
@@ -139,7 +139,7 @@ def _train(
         for what in ("weights", "order")
     )
     networks = [architectures.build(settings.model, settings.data, seed) for seed in weights]
-    facts = known.place.facts()
+    facts = known.backend.facts()
     if len(networks) == 1:
         training_loop.fit(networks[0], known, settings.train, orders[0], Announcer(title))
     else:
@@ -162,7 +162,7 @@ def load_rows(
     rows: NDArray[np.bool_] | slice,
     data: image_pack.Packed,
     settings: Settings,
-    place: compute.Place,
+    backend: compute.Backend,
 ) -> training_loop.Records:
     """Some of the n records of a data set, by a mask (n,) or from one row to another, on the
     device.
@@ -178,7 +178,7 @@ def load_rows(
             "mend the manifest or set "
             "data.classes"
         )
-    return training_loop.Records(data.images(rows), labels, settings.model, place)
+    return training_loop.Records(data.images(rows), labels, settings.model, backend)
 
 
 class Announcer:

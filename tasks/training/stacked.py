@@ -46,9 +46,9 @@ def fit(
     """
     import torch
 
-    place = records.place
+    backend = records.backend
     for network in networks:
-        network.to(place.device, memory_format=records.memory_format).train()  # type: ignore[call-overload]
+        network.to(backend.device, memory_format=records.memory_format).train()  # type: ignore[call-overload]
     stack = torch.func.stack_module_state(list(networks))
     steps = training_loop.steps(len(records), recipe)
     batches = [
@@ -63,7 +63,7 @@ def fit(
             stack,
             torch.stack(images),
             torch.stack(labels),
-            place,
+            backend,
             recipe.label_smoothing,
         ).sum()
 
@@ -110,10 +110,10 @@ def why_not(network: nn.Module, records: training_loop.Records) -> str | None:
     """
     import torch
 
-    place = records.place
+    backend = records.backend
     pair = [
         copy.deepcopy(network)
-        .to(place.device, memory_format=records.memory_format)  # type: ignore[call-overload]
+        .to(backend.device, memory_format=records.memory_format)  # type: ignore[call-overload]
         .train()
         for _ in range(2)
     ]
@@ -121,7 +121,7 @@ def why_not(network: nn.Module, records: training_loop.Records) -> str | None:
     try:
         stack = torch.func.stack_module_state(pair)
         losses = _losses(
-            pair[0], stack, torch.stack([images] * 2), torch.stack([labels] * 2), place
+            pair[0], stack, torch.stack([images] * 2), torch.stack([labels] * 2), backend
         )
         torch.autograd.grad(losses.sum(), list(stack[0].values()), materialize_grads=True)
     except Exception as error:  # what vmap does not take is told by errors of many kinds
@@ -134,7 +134,7 @@ def _losses(
     stack: Stack,
     images: Tensor,
     labels: Tensor,
-    place: compute.Place,
+    backend: compute.Backend,
     smoothing: float = 0.0,
 ) -> Tensor:
     """Cross-entropy (k,) of k models on a batch each, images (k, n, channels, side, side) and
@@ -151,7 +151,7 @@ def _losses(
         logits = torch.func.functional_call(like, (weights, buffers), (images,))
         return functional.cross_entropy(logits, labels, label_smoothing=smoothing)
 
-    with place.autocast():
+    with backend.autocast():
         losses: Tensor = torch.func.vmap(loss)(*stack, images, labels)
     return losses
 

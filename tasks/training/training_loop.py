@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tasks.common import settings
 from tasks.common.errors import EvidenceError, ModelError
-from tasks.training.compute import Place
+from tasks.training.compute import Backend
 from tasks.training.preprocessing import normalisation
 
 if TYPE_CHECKING:
@@ -32,13 +32,13 @@ class Records:
         images: NDArray[np.uint8],
         labels: NDArray[np.int64],
         model: settings.Model,
-        place: Place,
+        backend: Backend,
     ) -> None:
         import torch
 
-        self.images = torch.tensor(images, device=place.device)
-        self.labels = torch.tensor(labels, dtype=torch.int64, device=place.device)
-        self.place = place
+        self.images = torch.tensor(images, device=backend.device)
+        self.labels = torch.tensor(labels, dtype=torch.int64, device=backend.device)
+        self.backend = backend
         self._normalise_as(model)
 
     def _normalise_as(self, model: settings.Model) -> None:
@@ -46,7 +46,8 @@ class Records:
 
         mean, std = normalisation(model, self.images.shape[1], self.images.shape[-1])
         self._mean, self._std = (
-            torch.tensor(values, device=self.place.device)[:, None, None] for values in (mean, std)
+            torch.tensor(values, device=self.backend.device)[:, None, None]
+            for values in (mean, std)
         )
 
     def __len__(self) -> int:
@@ -55,7 +56,7 @@ class Records:
     @property
     def memory_format(self) -> torch.memory_format:
         """How images and weights lie on the device."""
-        return self.place.memory_format(self.images.shape[1])
+        return self.backend.memory_format(self.images.shape[1])
 
     def floats(self, rows: Tensor | slice) -> Tensor:
         """Normalised images of some rows, float32, in the memory format."""
@@ -110,7 +111,7 @@ class Records:
             raise EvidenceError(f"got {len(self)} records to train on, expected at least 2")
         size = min(size, len(self))
         while True:
-            order = torch.randperm(len(self), generator=generator).to(self.place.device)
+            order = torch.randperm(len(self), generator=generator).to(self.backend.device)
             for start in range(0, len(self) - size + 1, size):
                 rows = order[start : start + size]
                 pixels = augmented(self.images[rows], recipe, generator)
@@ -340,14 +341,14 @@ def fit(
     import torch
     from torch.nn import functional
 
-    network.to(records.place.device, memory_format=records.memory_format).train()  # type: ignore[call-overload]
+    network.to(records.backend.device, memory_format=records.memory_format).train()  # type: ignore[call-overload]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # layers such as dropout draw from the global generator
         batches = records.batches(recipe.batch_size, torch.Generator().manual_seed(seed), recipe)
 
         def objective(_: int) -> Tensor:
             images, labels = next(batches)
-            with records.place.autocast():
+            with records.backend.autocast():
                 return functional.cross_entropy(
                     network(images), labels, label_smoothing=recipe.label_smoothing
                 )
@@ -369,7 +370,7 @@ def logits(network: nn.Module, records: Records, batch_size: int = 512) -> NDArr
     augmentation."""
     import torch
 
-    network.to(records.place.device).eval()
+    network.to(records.backend.device).eval()
     with torch.no_grad():
         parts = [
             network(records.floats(slice(start, start + batch_size))).float().cpu().numpy()

@@ -192,19 +192,19 @@ def _attempt(
     evaluation mode."""
     import torch
 
-    wish, place = settings.unlearn, forget.place
+    wish, backend = settings.unlearn, forget.backend
     steps = round(wish.epochs * len(retain) / min(wish.batch_size, len(retain)))
     forget_steps = wish.forget_steps if wish.phases == "forget_recover" else 0
-    network.to(place.device, memory_format=forget.memory_format)  # type: ignore[call-overload]
+    network.to(backend.device, memory_format=forget.memory_format)  # type: ignore[call-overload]
     teacher = architectures.build(
         settings.model, settings.data, seeds.derive(settings.seed, "unlearn", "teacher")
     )
-    teacher.to(place.device, memory_format=forget.memory_format)  # type: ignore[call-overload]
+    teacher.to(backend.device, memory_format=forget.memory_format)  # type: ignore[call-overload]
     if steps or forget_steps:
         move_towards(network, teacher, wish.reset)
     seed = seeds.derive(settings.seed, "unlearn", "order")
     weights = list(network.parameters())
-    balance = loss_balances.make(wish, steps, weights, place.device)
+    balance = loss_balances.make(wish, steps, weights, backend.device)
     trace: list[TraceRow] = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -270,7 +270,7 @@ class _Losses:
         generator: torch.Generator,
     ) -> None:
         wish = settings.unlearn
-        self.network, self.kind, self.place = network, wish.distance, forget.place
+        self.network, self.kind, self.backend = network, wish.distance, forget.backend
         if (
             wish.phases == "joint" or wish.forget_steps
         ):  # else a model that cannot be tapped will do
@@ -293,7 +293,7 @@ class _Losses:
         architectures.hold_still(
             self.network, batch_norm=True
         )  # features without dropout, as the teacher's are
-        with self.place.autocast():
+        with self.backend.autocast():
             _, features = self.taps(images)
             with torch.no_grad():
                 _, targets = self.teacher_taps(images)
@@ -308,7 +308,7 @@ class _Losses:
 
         images, labels = next(self.retain_batches)
         self.network.train()
-        with self.place.autocast():
+        with self.backend.autocast():
             return functional.cross_entropy(self.network(images), labels)
 
 

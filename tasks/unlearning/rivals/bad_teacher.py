@@ -39,7 +39,7 @@ def bad_teacher(
     """
     import torch
 
-    place, temperature = forget.place, recipe(settings).temperature or 1.0
+    backend, temperature = forget.backend, recipe(settings).temperature or 1.0
     competent = frozen_copy(original, forget)
     fresh = architectures.build(
         settings.model, settings.data, seeds.derive(settings.seed, "unlearn", "teacher")
@@ -55,7 +55,7 @@ def bad_teacher(
 
         def objective(_: int) -> Tensor:
             images, forgotten = next(batches)
-            with place.autocast():
+            with backend.autocast():
                 with torch.no_grad():
                     good, bad = competent(images), incompetent(images)
                 answers = network(images)

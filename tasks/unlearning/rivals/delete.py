@@ -38,7 +38,7 @@ def delete(
     """
     import torch
 
-    place = forget.place
+    backend = forget.backend
     teacher, network = frozen_copy(original, forget), learner(original, forget).eval()
     with streams(settings) as generator:
         gone = training_loop.paired(forget)
@@ -46,7 +46,7 @@ def delete(
 
         def objective(_: int) -> Tensor:
             images, labels = next(batches)
-            with place.autocast():
+            with backend.autocast():
                 with torch.no_grad():
                     taught = teacher(images)
                 return divergence(network(images), without_class(taught, labels))

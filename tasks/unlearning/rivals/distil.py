@@ -38,7 +38,7 @@ def distil(
     """
     import torch
 
-    place, chosen = forget.place, recipe(settings)
+    backend, chosen = forget.backend, recipe(settings)
     temperature = chosen.temperature or 1.0
     teacher, network = frozen_copy(original, forget), learner(fresh(settings), forget)
     with streams(settings) as generator:
@@ -47,7 +47,7 @@ def distil(
 
         def objective(_: int) -> Tensor:
             images, _labels = next(batches)
-            with place.autocast():
+            with backend.autocast():
                 with torch.no_grad():
                     taught = teacher(images)
                 return softened(network(images), taught, temperature)

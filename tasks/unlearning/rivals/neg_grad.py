@@ -29,7 +29,7 @@ def neg_grad(
     """
     from torch.nn import functional
 
-    wish, place = settings.unlearn, forget.place
+    wish, backend = settings.unlearn, forget.backend
     network = learner(original, forget)
     with streams(settings) as generator:
         kept = part_of(retain, settings, generator)
@@ -41,7 +41,7 @@ def neg_grad(
         def objective(_: int) -> Tensor:
             images, labels = next(kept_batches)
             gone_images, gone_labels = next(forget_batches)
-            with place.autocast():
+            with backend.autocast():
                 descend = functional.cross_entropy(network(images), labels)
                 ascend = functional.cross_entropy(network(gone_images), gone_labels)
             return neg_grad_loss(descend, ascend, wish.rivals.neg_grad_alpha)

@@ -42,7 +42,7 @@ def scrub(
     import torch
     from torch.nn import functional
 
-    wish, place = settings.unlearn, forget.place
+    wish, backend = settings.unlearn, forget.backend
     chosen = recipe(settings)
     temperature = chosen.temperature or 1.0
     teacher, network = frozen_copy(original, forget), learner(original, forget)
@@ -60,7 +60,7 @@ def scrub(
 
         def objective(step: int) -> Tensor:
             images, labels = next(gone_batches if plan[step] else kept_batches)
-            with place.autocast():
+            with backend.autocast():
                 with torch.no_grad():
                     taught = teacher(images)
                 answers = network(images)

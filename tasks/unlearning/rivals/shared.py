@@ -78,7 +78,7 @@ def imitate_labels(
     def objective(_: int) -> Tensor:
         before_each()
         images, labels = next(batches)
-        with records.place.autocast():
+        with records.backend.autocast():
             return functional.cross_entropy(network(images), labels)
 
     learn(network, objective, steps_of(records, settings), settings, progress)
@@ -136,7 +136,7 @@ def fresh(settings: Settings) -> nn.Module:
 def learner(network: nn.Module, records: training_loop.Records) -> nn.Module:
     """The same network, on the device and in training mode."""
     placed: nn.Module = network.to(  # type: ignore[call-overload]
-        records.place.device, memory_format=records.memory_format
+        records.backend.device, memory_format=records.memory_format
     )
     return placed.train()
 
@@ -144,7 +144,7 @@ def learner(network: nn.Module, records: training_loop.Records) -> nn.Module:
 def frozen_copy(network: nn.Module, records: training_loop.Records) -> nn.Module:
     """A copy on the device that never learns, in evaluation mode."""
     placed: nn.Module = copy.deepcopy(network).to(  # type: ignore[call-overload]
-        records.place.device, memory_format=records.memory_format
+        records.backend.device, memory_format=records.memory_format
     )
     return placed.eval().requires_grad_(False)
 

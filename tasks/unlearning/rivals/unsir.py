@@ -45,7 +45,7 @@ def unsir(
     import torch
     from torch.nn import functional
 
-    wish, place = settings.unlearn, forget.place
+    wish, backend = settings.unlearn, forget.backend
     network = learner(original, forget)
     with streams(settings) as generator:
         kept = part_of(retain, settings, generator)
@@ -60,13 +60,13 @@ def unsir(
 
         def impair(_: int) -> Tensor:
             kept_images, kept_labels = next(batches)
-            with place.autocast():
+            with backend.autocast():
                 answers = network(torch.cat([images, kept_images]))
                 return functional.cross_entropy(answers, torch.cat([labels, kept_labels]))
 
         def repair(_: int) -> Tensor:
             kept_images, kept_labels = next(batches)
-            with place.autocast():
+            with backend.autocast():
                 return functional.cross_entropy(network(kept_images), kept_labels)
 
         learn(network, impair, steps, settings, progress)
@@ -95,11 +95,11 @@ def error_maximising_noise(
     network.eval()
     generator = torch.Generator().manual_seed(seeds.derive(settings.seed, "unlearn", "noise"))
     start = torch.randn((count, *forget.images.shape[1:]), generator=generator)
-    noise = start.to(forget.place.device, memory_format=forget.memory_format).requires_grad_()
+    noise = start.to(forget.backend.device, memory_format=forget.memory_format).requires_grad_()
     labels = forget.labels[torch.arange(count, device=forget.labels.device) % len(forget)]
 
     def objective(_: int) -> Tensor:
-        with forget.place.autocast():
+        with forget.backend.autocast():
             wrong = functional.cross_entropy(network(noise), labels)
         return NOISE_PENALTY * noise.square().flatten(1).sum(1).mean() - wrong
 

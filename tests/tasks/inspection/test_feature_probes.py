@@ -57,7 +57,7 @@ def records(count: int = 96, seed: int = 0, odd: int = 0) -> training_loop.Recor
 
 def some(known: training_loop.Records, rows: slice) -> training_loop.Records:
     return training_loop.Records(
-        known.images[rows].numpy(), known.labels[rows].numpy(), TINY.model, known.place
+        known.images[rows].numpy(), known.labels[rows].numpy(), TINY.model, known.backend
     )
 
 

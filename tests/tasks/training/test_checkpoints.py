@@ -70,9 +70,9 @@ def pixels(side: int) -> np.ndarray:
 def answers(path: Path, given: settings.Settings) -> np.ndarray:
     """What the audit computes of some images with a checkpoint."""
     network = checkpoints.load(path, given.model, given.data)
-    place = compute.prepare(given.compute)
+    backend = compute.prepare(given.compute)
     records = training_loop.Records(
-        pixels(given.data.image_size), np.zeros(3, np.int64), given.model, place
+        pixels(given.data.image_size), np.zeros(3, np.int64), given.model, backend
     )
     return training_loop.logits(network, records)
 

@@ -38,8 +38,8 @@ def images(channels: int) -> np.ndarray:
 
 def records(given: settings.Settings, labels: np.ndarray | None = None) -> training_loop.Records:
     known = np.zeros(COUNT, np.int64) if labels is None else labels
-    place = compute.prepare(given.compute)
-    return training_loop.Records(images(given.data.channels), known, given.model, place)
+    backend = compute.prepare(given.compute)
+    return training_loop.Records(images(given.data.channels), known, given.model, backend)
 
 
 class Brightness(nn.Module):
@@ -93,9 +93,9 @@ def test_a_preset_is_compared_by_its_values() -> None:
     given = chosen(3, preset="ResNet18_Weights.IMAGENET1K_V1")
     given = given.model_copy(update={"data": given.data.model_copy(update={"image_size": 224})})
     network, labels = trained(chosen(3, **TORCHVISIONS))
-    place = compute.prepare(given.compute)
+    backend = compute.prepare(given.compute)
     shown = np.repeat(np.repeat(images(3), 14, 2), 14, 3)[:40]
-    known = training_loop.Records(shown, labels[:40], given.model, place)
+    known = training_loop.Records(shown, labels[:40], given.model, backend)
     assert other_readings.better(network, known, given) is None
 
 

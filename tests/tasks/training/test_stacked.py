@@ -68,10 +68,10 @@ def records(precision: str = "float32", count: int = 40) -> training_loop.Record
     labels = rng.integers(0, 3, count)
     images = rng.integers(0, 80, (count, 3, 8, 8)).astype(np.uint8)
     images[np.arange(count), :, labels * 2 + 1] = 255
-    place = compute.prepare(
+    backend = compute.prepare(
         settings.Compute.model_validate({"device": "cpu", "precision": precision})
     )
-    return training_loop.Records(images, labels, settings.Model(), place)
+    return training_loop.Records(images, labels, settings.Model(), backend)
 
 
 @pytest.mark.parametrize("make", [small, residual])

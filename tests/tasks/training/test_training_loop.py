@@ -168,11 +168,11 @@ def test_the_loop_takes_the_steps_of_pytorchs_own_sgd_and_leaves_frozen_weights_
 
 def test_colour_lies_channels_last_on_a_processor_and_grey_as_ever() -> None:
     float32 = SMALL.compute.model_copy(update={"precision": "float32"})
-    place = compute.prepare(float32)
-    assert place.memory_format(3) == torch.channels_last
-    assert place.memory_format(1) == torch.contiguous_format
+    backend = compute.prepare(float32)
+    assert backend.memory_format(3) == torch.channels_last
+    assert backend.memory_format(1) == torch.contiguous_format
     colour = training_loop.Records(
-        np.zeros((4, 3, 8, 8), np.uint8), np.zeros(4, np.int64), SMALL.model, place
+        np.zeros((4, 3, 8, 8), np.uint8), np.zeros(4, np.int64), SMALL.model, backend
     )
     assert colour.floats(slice(None)).is_contiguous(memory_format=torch.channels_last)
 
@@ -255,7 +255,7 @@ def test_with_the_same_number_of_threads_the_weights_are_the_same(
     known = training_loop.Records(
         images, np.arange(128) % 3, wish.model, compute.prepare(wish.compute)
     )
-    assert known.place.facts()["threads"] == torch.get_num_threads() == threads
+    assert known.backend.facts()["threads"] == torch.get_num_threads() == threads
     twins = [architectures.build(wish.model, wish.data, 1) for _ in range(2)]
     for twin in twins:
         training_loop.fit(twin, known, wish.train, 1)

@@ -209,7 +209,7 @@ def test_every_method_runs_in_bf16(method: str, original: nn.Module) -> None:
     sets = []
     for records in (FORGET, RETAIN):
         sets.append(records.rows(torch.arange(len(records))))
-        sets[-1].place = half
+        sets[-1].backend = half
     unlearned = registry.unlearn(original, *sets, wish(method, epochs=1, unsir_noise_steps=2))
     assert all(value.dtype == torch.float32 for value in unlearned.parameters())
     assert all(torch.isfinite(value).all() for value in unlearned.parameters())
