@@ -356,8 +356,8 @@ def restored(
     """Go on from a restored backup, although events after it are lost.
 
     This machine keeps the end of the chain outside the database (keys/chain.end), so an older
-    backup is an alarm. The chain notes who accepted it. Ends that git keeps stay an alarm until
-    they are removed there (docs/requests.md).
+    backup is an alarm, and so is a file that is gone. The chain notes who accepted it. Ends that
+    git keeps stay an alarm until they are removed there (docs/requests.md).
 
     Example: erasure-audit requests restored --by "Ada Clerk" --reason "the disk of 21 November"
     """

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from flows.pipeline import close_batch, stage_runner
 from flows.reports import signing
-from flows.workspace import checkouts, git, shell, signing_keys
+from flows.workspace import git, shell, signing_keys
 from tasks.common import files
 from tasks.requests import decisions
 
@@ -28,7 +28,7 @@ def renew(home: Path, batch: str) -> list[Path]:
     if not git.has_path(home, tag, name):
         return [decided]
     lock = home / "dvc.lock"
-    with checkouts.at(home, tag) as copy:
+    with close_batch.checkout(home, tag) as copy:
         for path in (decided, *sorted((home / "ledger/batches").glob(f"{batch}.json"))):
             target = copy / path.relative_to(home)
             target.parent.mkdir(parents=True, exist_ok=True)

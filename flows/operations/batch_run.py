@@ -68,7 +68,7 @@ class BatchRun:
         if not self.is_tagged:
             self._audit_and_close()
         elif self._requests(State.BATCHED):  # it was audited by hand in its checkout
-            with checkouts.at(self.home, self.tag) as copy:
+            with close_batch.checkout(self.home, self.tag) as copy:
                 self.write_verdicts(copy)
         if not self.is_tagged:
             return False

@@ -1,13 +1,19 @@
 """Closing a batch: everything that a later reader needs goes into one commit, and the tag
-audit/<batch> names it."""
+audit/<batch> names it. And going back to it: a checkout of that tag."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from flows.pipeline import audit_log, kept_inputs
-from flows.workspace import dvc_graph, git, shell
+from flows.pipeline.kept_objects import EMPTY_FOLDER, Condition, KeptObjects
+from flows.workspace import checkouts, dvc_graph, dvc_locks, git, shell
 from tasks.common.errors import WorkspaceError
 
 KEPT = (
@@ -94,6 +100,87 @@ def close(folder: Path, batch: str) -> str:
         shell.git(folder, "commit", "--quiet", "-m", f"Audit of batch {batch}", "--", *paths)
     shell.git(folder, "tag", "--annotate", "-m", f"Audit of batch {batch}", tag)
     return tag
+
+
+@contextlib.contextmanager
+def checkout(home: Path, tag: str) -> Iterator[Path]:
+    """A checkout of a closed batch that is gone afterwards, whatever happens. What DVC's cache and
+    remotes still hold of it is there; both are only read, so that a damaged object stays as it is.
+
+    Args:
+        home: the workspace.
+        tag: of the batch, or another name of one of its states.
+
+    Raises:
+        WorkspaceError: git or DVC fails, or an object is damaged and no store has a sound copy.
+    """
+    parent = Path(tempfile.mkdtemp(prefix="erasure-audit-"))
+    tree = parent / "workspace"
+    with dvc_locks.using(home):
+        try:
+            shell.git(home, "worktree", "add", "--quiet", "--detach", str(tree), tag)
+            copy = tree / shell.git(home, "rev-parse", "--show-prefix")
+            if not (copy / ".dvc").is_dir():
+                raise WorkspaceError(f"{tag} holds no .dvc, so it is no state of this workspace")
+            checkouts.share_cache(home, copy)
+            _bring_kept(KeptObjects.of(home), copy)
+            yield copy
+        finally:
+            shutil.rmtree(parent, ignore_errors=True)
+            shell.git(home, "worktree", "prune")
+
+
+def _bring_kept(objects: KeptObjects, copy: Path) -> None:
+    """Write what is kept of every output into a checkout. What is missing is found out and named
+    later, by what needs it."""
+    damaged = []
+    for path, oid in dvc_graph.outputs(copy).items():
+        parts = _parts(objects, oid)
+        if parts is None:
+            damaged.append(f"{path} (object {oid})")
+            continue
+        if oid == EMPTY_FOLDER:
+            (copy / path).mkdir(parents=True, exist_ok=True)
+        for name, part in parts:
+            target = copy / path / name if name else copy / path
+            if not _bring(objects, part, target):
+                damaged.append(f"{target.relative_to(copy).as_posix()} (object {part})")
+    if damaged:
+        more = f" and {len(damaged) - 6} more" if len(damaged) > 6 else ""
+        raise WorkspaceError(
+            f"damaged in DVC's store, and kept there as it is: {', '.join(damaged[:6])}{more}; "
+            "expected bytes that hash to the object's name. Put a sound copy in its place, or "
+            "remove it: then it counts as missing"
+        )
+
+
+def _parts(objects: KeptObjects, oid: str) -> list[tuple[str, str]] | None:
+    """Path and hash of each file of an output, none of one whose list is missing; None: the list
+    is damaged."""
+    if not oid.endswith(".dir"):
+        return [("", oid)]
+    if oid == EMPTY_FOLDER:
+        return []
+    listing = io.BytesIO()
+    condition = objects.deliver(oid, listing)
+    if condition is Condition.DAMAGED:
+        return None
+    entries = json.loads(listing.getvalue()) if condition is Condition.SOUND else []
+    return [(str(entry["relpath"]), str(entry["md5"])) for entry in entries]
+
+
+def _bring(objects: KeptObjects, oid: str, target: Path) -> bool:
+    """Write an object where the checkout has no file of its own; false: it is damaged."""
+    if target.exists():  # git keeps it
+        return True
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.open("wb") as sink:
+        condition = objects.deliver(oid, sink)
+    if condition is not Condition.SOUND:
+        target.unlink()
+        with contextlib.suppress(OSError):  # not empty
+            target.parent.rmdir()
+    return condition is not Condition.DAMAGED
 
 
 def unpushed(folder: Path) -> str | None:

@@ -94,6 +94,26 @@ class KeptObjects:
         with self._open(oid) as stream:
             return stream.read()
 
+    def deliver(self, oid: str, sink: IO[bytes]) -> Condition:
+        """Write the content of an object, from the first store that has a sound copy.
+
+        Args:
+            oid: of the object.
+            sink: an empty file; what is in it counts only if the object is sound.
+
+        Returns:
+            Damaged, if there are copies and none of them is sound.
+        """
+        condition = Condition.MISSING
+        for copy in self._copies(oid):
+            sink.seek(0)
+            sink.truncate()
+            with copy.disk.open(copy.path, "rb") as stream:
+                if _md5(stream, sink) == oid.removesuffix(".dir"):
+                    return Condition.SOUND
+            condition = Condition.DAMAGED
+        return condition
+
     def copy(self, oid: str, target: Path) -> None:
         """Write the content of a sound object to a new file.
 
@@ -146,8 +166,11 @@ def folder_hash(entries: list[tuple[str, str]]) -> str:
     return str(tree.hash_info.value)
 
 
-def _md5(stream: IO[bytes]) -> str:
+def _md5(stream: IO[bytes], sink: IO[bytes] | None = None) -> str:
+    """The MD5 of what a stream holds; it is also written into the sink, if there is one."""
     digest = hashlib.md5(usedforsecurity=False)
     while chunk := stream.read(_CHUNK):
         digest.update(chunk)
+        if sink is not None:
+            sink.write(chunk)
     return digest.hexdigest()

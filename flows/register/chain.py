@@ -2,9 +2,9 @@
 
 Each event's hash covers the event and the hash of the one before; its MAC, made with the chain's
 key, authenticates that hash. An event that changes a request also holds a digest of the request's
-whole row and of its entries in the table of identities. So nobody without the key can change, add
-or remove an event, or a row that decides what is done, unseen; only a cut of the last events needs
-an anchor outside the database (`anchors`) to be seen.
+whole row and of its entries in the table of identities, as the tool meant to write them. So nobody
+without the key can change, add or remove an event, or a row that decides what is done, unseen; only
+a cut of the last events needs an end outside the database (`kept_end`, `anchors`) to be seen.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -48,6 +48,33 @@ class Event:
     hash: str
     row_digest: str | None = field(default=None, repr=False)
     mac: str | None = field(default=None, repr=False)
+    keeper: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Content:
+    """All that the register says of a request now: its row, and its entries in the table of
+    identities.
+
+    Attributes:
+        columns: of the row. Null is as good as missing, so that a later version may add columns.
+        names: the pseudonyms in the table of identities.
+    """
+
+    columns: Mapping[str, Any] = field(repr=False)
+    names: tuple[str, ...] = field(repr=False)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all of it."""
+        columns = {name: value for name, value in self.columns.items() if value is not None}
+        for name in ("held", "extended"):
+            columns[name] = bool(columns[name])
+        return sha256(canonical([columns, sorted(self.names)]))
+
+    def changed(self, **columns: Any) -> Content:
+        """The same with other values in some columns."""
+        return replace(self, columns={**self.columns, **columns})
 
 
 @dataclass(frozen=True)
@@ -69,7 +96,7 @@ class Step:
         kind: of event.
         details: further facts; no personal data.
         callbacks: addresses that are told of it.
-        changes: whether it changes the request, so that it binds the row as it is now.
+        content: what the request's rows have to say after the change; None: it changes nothing.
     """
 
     actor: str
@@ -78,7 +105,7 @@ class Step:
     kind: str
     details: Mapping[str, Any]
     callbacks: Sequence[str] = ()
-    changes: bool = False
+    content: Content | None = None
 
 
 def append(
@@ -89,7 +116,9 @@ def append(
 ) -> list[Event]:
     """Add events to the chain, and their status callbacks to the queue.
 
-    To be called after the rows of the requests were changed, in the same transaction.
+    To be called after the rows of the requests were changed, in the same transaction. Each event
+    binds the content that was meant to be written, and only if the rows say just that: a trigger or
+    a rule in the database could change more than it was told to.
 
     Args:
         connection: of a writer.
@@ -98,8 +127,8 @@ def append(
         after: an end without a MAC that the caller has checked; None: the last event needs one.
 
     Raises:
-        RegisterError: the key is missing, or the chain ends with an event that was not made with
-            it.
+        RegisterError: the key is missing, the chain ends with an event that was not made with it,
+            or a row is not what was meant to be written.
     """
     last = connection.execute(sa.select(events).order_by(events.c.seq.desc()).limit(1)).first()
     head = Head(0, GENESIS) if last is None else Head(last.seq, last.hash)
@@ -107,8 +136,7 @@ def append(
         raise RegisterError(_no_key())
     if last is not None and after != head and not _authentic(last, key):
         raise RegisterError(_unauthentic(last))
-    changed = [str(step.request_id) for step in steps if step.changes]
-    digests = row_digests(connection, changed)
+    _require_written(connection, steps)
     rows, queue = list[dict[str, Any]](), list[dict[str, Any]]()
     for step in steps:
         row = {
@@ -120,7 +148,8 @@ def append(
             "kind": step.kind,
             "details": canonical(storable(step.details)),
             "previous": head.hash,
-            "row_digest": digests[str(step.request_id)] if step.changes else None,
+            "row_digest": step.content and step.content.digest,
+            "keeper": key.keeper,
         }
         row["hash"] = _hash(row)
         row["mac"] = key.mac(row["hash"])
@@ -151,7 +180,7 @@ def require_head(connection: sa.Connection, known: Head | None) -> None:
     Raises:
         RegisterError: it does not.
     """
-    if known is None:
+    if known is None or known.seq == 0:
         return
     found = connection.scalar(sa.select(events.c.hash).where(events.c.seq == known.seq))
     if found is None:
@@ -201,12 +230,9 @@ def latest(connection: sa.Connection, kind: str | None, first: int, most: int) -
     return [event_of(row) for row in connection.execute(query)]
 
 
-def row_digests(connection: sa.Connection, request_ids: Collection[str]) -> dict[str, str]:
-    """SHA-256 of each request's whole row and of its entries in the table of identities.
-
-    Columns that are null are left out, so that a later version may add columns.
-    """
-    found: dict[str, str] = {}
+def contents(connection: sa.Connection, request_ids: Collection[str]) -> dict[str, Content]:
+    """What the register says of requests now, by id; those that it lacks are left out."""
+    found: dict[str, Content] = {}
     for some in _portions(request_ids):
         names = defaultdict(list)
         for entry in connection.execute(
@@ -214,21 +240,22 @@ def row_digests(connection: sa.Connection, request_ids: Collection[str]) -> dict
         ):
             names[entry.request_id].append(entry.pseudonym)
         for row in connection.execute(sa.select(requests).where(requests.c.request_id.in_(some))):
-            found[row.request_id] = _row_digest(row, names[row.request_id])
+            found[row.request_id] = Content(dict(row._mapping), tuple(names[row.request_id]))
     return found
 
 
 def require_bound(
     connection: sa.Connection, key: ChainKey | None, request_ids: Collection[str]
-) -> None:
-    """See that requests, in all columns, are what their last change left.
+) -> dict[str, Content]:
+    """What the register says of requests, all of it as their last change left it. Whoever acts on
+    a request uses this answer: the database could give another one to the next question.
 
     Raises:
-        RegisterError: one is not, or the key is missing.
+        RegisterError: one is not as its last change left it, or the key is missing.
     """
     if key is None:
         raise RegisterError(_no_key())
-    digests = row_digests(connection, request_ids)
+    found = contents(connection, request_ids)
     for some in _portions(request_ids):
         last = (
             sa.select(sa.func.max(events.c.seq))
@@ -241,8 +268,29 @@ def require_bound(
             if row.hash == _hash(dict(row._mapping)) and _authentic(row, key)
         }
         for request_id in some:
-            if bound.get(request_id) != digests.get(request_id) or request_id not in bound:
+            content = found.get(request_id)
+            if content is None or bound.get(request_id) != content.digest:
                 raise RegisterError(_unbound(request_id))
+    return found
+
+
+def has_keeper(connection: sa.Connection, keeper: str) -> bool:
+    """Whether a keeper of the chain's end has added an event before."""
+    query = sa.select(events.c.seq).where(events.c.keeper == keeper).limit(1)
+    return connection.scalar(query) is not None
+
+
+def _require_written(connection: sa.Connection, steps: Sequence[Step]) -> None:
+    """Raise `RegisterError` if the rows of requests are not what was meant to be written."""
+    meant = {str(step.request_id): step.content for step in steps if step.content is not None}
+    found = contents(connection, meant)
+    for request_id, content in meant.items():
+        if request_id not in found or found[request_id].digest != content.digest:
+            raise RegisterError(
+                f"request {request_id}: the database keeps something else than what was written, "
+                "so a trigger, rule or view in it changes rows; nothing was done. Find out who put "
+                "it there, and remove it"
+            )
 
 
 def check(
@@ -265,7 +313,8 @@ def check(
         raise RegisterError(_no_key())
     wanted = defaultdict[int, set[str]](set)
     for end in known:
-        wanted[end.seq].add(end.hash)
+        if end.seq > 0:
+            wanted[end.seq].add(end.hash)
     previous, seq, authenticated = GENESIS, 0, False
     digests: dict[str, str] = {}
     for row in _stream(connection, sa.select(events).order_by(events.c.seq)):
@@ -299,7 +348,8 @@ def _compare(connection: sa.Connection, digests: dict[str, str]) -> None:
         names[entry.request_id].append(entry.pseudonym)
     addresses: dict[str, list[str]] = {}
     for row in _stream(connection, sa.select(requests)):
-        if digests.pop(row.request_id, None) != _row_digest(row, names.pop(row.request_id, [])):
+        content = Content(row._mapping, tuple(names.pop(row.request_id, [])))
+        if digests.pop(row.request_id, None) != content.digest:
             raise RegisterError(_unbound(row.request_id))
         addresses[row.request_id] = row.callbacks
     if digests:
@@ -319,17 +369,12 @@ def _compare(connection: sa.Connection, digests: dict[str, str]) -> None:
             )
 
 
-def _row_digest(row: Any, names: Collection[str]) -> str:
-    columns = {name: value for name, value in row._mapping.items() if value is not None}
-    for name in ("held", "extended"):
-        columns[name] = bool(columns[name])
-    return sha256(canonical([columns, sorted(names)]))
-
-
 def _hash(row: Mapping[str, Any]) -> str:
     """SHA-256 over everything that an event says, and over the hash of the one before."""
     names = ("previous", "seq", "at", "actor", "request_id", "batch", "kind", "details")
-    bound = [] if row["row_digest"] is None else [row["row_digest"]]
+    bound: list[Any] = [] if row["row_digest"] is None else [row["row_digest"]]
+    if row["keeper"] is not None:
+        bound.append({"keeper": row["keeper"]})
     return sha256(canonical([*(row[name] for name in names), *bound]))
 
 

@@ -26,9 +26,16 @@ SHORTEST = 32
 
 @dataclass(frozen=True)
 class ChainKey:
-    """The key with which events are authenticated."""
+    """The key with which events are authenticated.
+
+    Attributes:
+        secret: the key itself.
+        keeper: the name under which events tell who adds them and keeps the chain's end outside
+            the database (`kept_end.keeper`); None: they do not tell.
+    """
 
     secret: bytes = field(repr=False)
+    keeper: str | None = None
 
     def mac(self, event_hash: str) -> str:
         """HMAC-SHA256 of an event's hash, which covers all events before, 64 hexadecimal digits."""

@@ -30,6 +30,11 @@ def address(home: Path) -> str:
     return f"sqlite:///{(home / FILE).resolve()}"
 
 
+def is_own(home: Path) -> bool:
+    """Whether the database is the workspace's own file, which no other machine uses."""
+    return address(home) == f"sqlite:///{(home / FILE).resolve()}"
+
+
 def connect(home: Path) -> sa.Engine:
     """An engine on the register's database, its tables made or brought up to date.
 

@@ -3,7 +3,8 @@
 The database's owner can cut off the last events or show an older backup, and the shorter chain is
 whole by itself. This file says how far the chain reached: every later use of the register compares
 the two. It is written after the commit, so a process that is killed in between leaves it one
-transaction behind, and never ahead.
+transaction behind, and never ahead. The events say which machine keeps an end, so a file that is
+gone is an alarm on that machine.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import fcntl
 import hmac
 import json
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from flows.register.chain import Head
@@ -24,8 +26,30 @@ from flows.register.states import RegisterError
 FILE = Path("keys/chain.end")
 """Beside the workspace's own keys, where git does not look. Each machine that uses a register has
 its own."""
+LOST = (
+    f"{FILE} is gone, and this machine has kept the end of the chain there before: somebody "
+    "removed it, or the register was moved or restored without it. Put the file back from its "
+    "backup. If there is none, see that no events are missing (`erasure-audit requests list "
+    "--all`, the branch register-chain), then accept the register as it is with `erasure-audit "
+    "requests restored --by NAME --reason TEXT`"
+)
+"""What is said where an end was kept before and is not there."""
 SIZE = 256
 """Bytes of the file: one write of a fixed length replaces it, so it is never half-written."""
+
+
+def with_keeper(home: Path, key: ChainKey, own: bool) -> ChainKey:
+    """The key with the name under which events tell who keeps an end; to those without the key it
+    says nothing.
+
+    Args:
+        home: the workspace.
+        key: of the chain.
+        own: whether the register's database is the workspace's own file, and moves along with it;
+            else the name is made of the machine's name and the workspace's folder.
+    """
+    place = "the workspace" if own else f"{platform.node()}\0{home.resolve()}"
+    return replace(key, keeper=key.mac(f"keeper {place}"))
 
 
 @dataclass(frozen=True)

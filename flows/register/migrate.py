@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from flows.register import transactions
 from tasks.common.errors import WorkspaceError
 
-LATEST = "0002"
+LATEST = "0003"
 """The version of the tables that this code works with; the newest module of
 `migrations/versions`."""
 SCRIPTS = Path(__file__).parent / "migrations"

@@ -18,6 +18,9 @@ from flows.register.chain_key import ChainKey
 from flows.register.states import IN_BATCH, OPEN, Case, RegisterError, State, refuse_move
 from flows.register.tables import events, identities, requests
 
+MOVED = ("state", "batch", "verdict", "identities", "wishes")
+"""Columns of a request that a move may change."""
+
 
 def move(
     connection: sa.Connection,
@@ -34,11 +37,13 @@ def move(
     A few statements for any number of requests: other writers wait meanwhile.
     """
     cases = request_rows.cases_of(connection, request_ids)
+    moving = [name for name in dict.fromkeys(request_ids) if cases[name].state != state]
+    for name in moving:
+        refuse_move(cases[name], state, batch)
+    contents = chain.require_bound(connection, key, moving) if moving else {}
     steps = []
-    for name in dict.fromkeys(request_ids):
-        before = cases[name]
-        if before.state == state:
-            continue
+    for name in moving:
+        before = request_rows.as_case(contents[name].columns)
         refuse_move(before, state, batch)
         verdict = verdicts.get(name) or details.get("verdict")
         closed = state is State.CLOSED
@@ -52,13 +57,12 @@ def move(
         )
         facts = dict(details) | ({} if verdict is None else {"verdict": verdict})
         facts["from"] = str(before.state)
-        steps.append(
-            Step(actor, name, after.batch, str(state), facts, after.callbacks, changes=True)
-        )
+        content = contents[name].changed(**{part: _column(after, part) for part in MOVED})
+        if state not in OPEN:
+            content = replace(content, names=())
+        steps.append(Step(actor, name, after.batch, str(state), facts, after.callbacks, content))
     if steps:
-        changed = [cases[str(step.request_id)] for step in steps]
-        chain.require_bound(connection, key, [case.request_id for case in changed])
-        _store(connection, changed, state)
+        _store(connection, [cases[name] for name in moving], state)
         chain.append(connection, key, steps)
     return [cases[name] for name in request_ids]
 
@@ -90,13 +94,12 @@ def collect(
 
 def _store(connection: sa.Connection, changed: Sequence[Case], state: State) -> None:
     """Write the columns that a move changes."""
-    names = ("state", "batch", "verdict", "identities", "wishes")
     connection.execute(
         requests.update()
         .where(requests.c.request_id == sa.bindparam("moved"))
-        .values({name: sa.bindparam(f"new_{name}") for name in names}),
+        .values({name: sa.bindparam(f"new_{name}") for name in MOVED}),
         [
-            {"moved": case.request_id} | {f"new_{name}": _column(case, name) for name in names}
+            {"moved": case.request_id} | {f"new_{name}": _column(case, name) for name in MOVED}
             for case in changed
         ],
     )

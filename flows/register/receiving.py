@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from flows.register import chain, request_rows
-from flows.register.chain import Step
+from flows.register.chain import Content, Step
 from flows.register.chain_key import ChainKey
 from flows.register.states import CORRECTED, SET_ASIDE, Case, ConflictError, Intake, State
 from flows.register.tables import identities
@@ -62,14 +62,14 @@ def receive(
     submitted = _earlier(request.submitted, arrival.at)
     known = request_rows.row_of(connection, request.request_id)
     if known is not None and known.digest == request.digest:
-        return request_rows.as_case(known), False
+        return request_rows.as_case(dict(known._mapping)), False
     details: dict[str, Any] = {}
-    before = None
+    content, before = None, None
     if known is not None:
-        before = request_rows.as_case(known)
-        _refuse_unless_set_aside(connection, key, before)
+        content = _set_aside(connection, key, request.request_id)
+        before = request_rows.as_case(content.columns)
         submitted = min(submitted, before.submitted, key=datetime.fromisoformat)
-        details = _corrections(before, known.digest, request)
+        details = _corrections(before, content.columns["digest"], request)
     if submitted != request.submitted:
         details["dated"] = request.submitted
     due, extended = _deadline(request, submitted, before, holidays)
@@ -80,26 +80,29 @@ def receive(
         "digest": request.digest,
         "due": due and due.isoformat(),
     }
-    twin = _write(connection, request, facts, extended)
-    details |= facts | ({"duplicate_of": twin} if twin else {})
-    case = request_rows.case_of(connection, request.request_id)
+    content = _write(connection, request, facts, extended, content)
+    case = request_rows.as_case(content.columns)
+    details |= facts | ({"duplicate_of": case.duplicate_of} if case.duplicate_of else {})
     kind, batch = str(State.RECEIVED), None
     if before is not None:  # the event belongs to the batch that set the request aside
         kind, batch = CORRECTED, before.batch
-    step = Step(arrival.actor, case.request_id, batch, kind, details, case.callbacks, changes=True)
+    step = Step(arrival.actor, case.request_id, batch, kind, details, case.callbacks, content)
     chain.append(connection, key, [step])
     return case, True
 
 
-def _refuse_unless_set_aside(connection: sa.Connection, key: ChainKey | None, case: Case) -> None:
-    """Only a request that an audit set aside, and that nobody has decided on, is corrected."""
-    chain.require_bound(connection, key, [case.request_id])
+def _set_aside(connection: sa.Connection, key: ChainKey | None, request_id: str) -> Content:
+    """What the register says of a request that may be corrected: only one that an audit set aside,
+    and that nobody has decided on."""
+    content = chain.require_bound(connection, key, [request_id])[request_id]
+    case = request_rows.as_case(content.columns)
     ground = request_rows.ground_of_hold(connection, case.request_id) if case.held else None
     if case.state is not State.IDENTITY_VERIFIED or ground != SET_ASIDE:
         raise ConflictError(
             f"request {case.request_id} is in the register already with another content; send a "
             "changed request under an id of its own"
         )
+    return content
 
 
 def _deadline(
@@ -114,32 +117,35 @@ def _deadline(
 
 
 def _write(
-    connection: sa.Connection, request: Intake, facts: dict[str, Any], extended: bool
-) -> str | None:
-    """Write the row of a request and its identities; returns the open request that it duplicates,
-    if there is one."""
+    connection: sa.Connection,
+    request: Intake,
+    facts: dict[str, Any],
+    extended: bool,
+    before: Content | None,
+) -> Content:
+    """Write the row of a request and its identities; what they have to say now."""
     request_rows.forget_identities(connection, request.request_id)
     names = {str(identity["identity_value"]) for identity in request.identities}
     request_rows.refuse_other_key(connection, names)
-    twin = request_rows.twin(connection, names)
-    request_rows.put(
-        connection,
-        request.request_id,
+    values = {
         **facts,
-        identities=[dict(identity) for identity in request.identities],
-        wishes=dict(request.wishes),
-        callbacks=list(request.callbacks),
-        extended=extended,
-        state=str(State.RECEIVED),
-        held=False,
-        batch=None,
-        duplicate_of=twin,
-    )
+        "identities": [dict(identity) for identity in request.identities],
+        "wishes": dict(request.wishes),
+        "callbacks": list(request.callbacks),
+        "extended": extended,
+        "state": str(State.RECEIVED),
+        "held": False,
+        "batch": None,
+        "duplicate_of": request_rows.twin(connection, names),
+    }
+    request_rows.put(connection, request.request_id, **values)
     connection.execute(
         identities.insert(),
         [{"pseudonym": name, "request_id": request.request_id} for name in sorted(names)],
     )
-    return twin
+    earlier = {"verdict": None} if before is None else before.columns
+    columns = {**earlier, "request_id": request.request_id, **values}
+    return Content(columns, tuple(sorted(names)))
 
 
 def _corrections(before: Case, digest: str, request: Intake) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,14 @@ from flows.register import (
     chain,
     chain_key,
     database,
+    kept_end,
     moves,
     receiving,
     request_rows,
     transactions,
 )
 from flows.register.callback_queue import DueCallback
-from flows.register.chain import BOUND, RESTORED, Event, Head, Step
+from flows.register.chain import BOUND, RESTORED, Content, Event, Head, Step
 from flows.register.encoding import now, queryable
 from flows.register.kept_end import KeptEnd
 from flows.register.leases import Lease
@@ -105,9 +107,10 @@ class Register:
         self._home = home
         self._holidays = frozenset(holidays)
         self.engine: sa.Engine = database.connect(home)
-        self._key = chain_key.at_hand(home)
-        if self._key is None and self.head().seq == 0:  # a new register gets a key
-            self._key = chain_key.make(home)
+        key = chain_key.at_hand(home)
+        if key is None and self.head().seq == 0:  # a new register gets a key
+            key = chain_key.make(home)
+        self._key = key and self._named(key)
 
     def close(self) -> None:
         """Give the connections back."""
@@ -201,7 +204,8 @@ class Register:
             RegisterError: it was extended already, is closed, or the regulation knows no extension.
         """
         with self._writing() as connection:
-            case = self._bound(connection, request_id)
+            content = self._bound(connection, request_id)
+            case = request_rows.as_case(content.columns)
             due = deadlines.extended(
                 case.regulation, datetime.fromisoformat(case.submitted).date(), self._holidays
             )
@@ -210,7 +214,6 @@ class Register:
                     f"request {request_id}: its deadline cannot be extended ({case.regulation}, "
                     f"{case.shown}{', extended before' if case.extended else ''})"
                 )
-            request_rows.change(connection, request_id, due=due.isoformat(), extended=True)
             details = {
                 "reason": reason,
                 "from": case.due and case.due.isoformat(),
@@ -218,8 +221,9 @@ class Register:
             }
             if case.due is not None and datetime.now(UTC).date() > case.due:
                 details["late"] = "the first deadline had passed"
-            self._record(connection, case, actor, EXTENDED, details)
-            return request_rows.case_of(connection, request_id)
+            changes = {"due": due.isoformat(), "extended": True}
+            step = Step(actor, case.request_id, case.batch, EXTENDED, details)
+            return self._change(connection, content, changes, step)
 
     # -- the way through --------------------------------------------------------------------------
 
@@ -330,7 +334,8 @@ class Register:
             return []
         with transactions.reading(self.engine) as connection:
             query = request_rows.urgent_first(request_rows.conditions(states, batch))
-            return [request_rows.as_case(row) for row in connection.execute(query)]
+            rows = connection.execute(query)
+            return [request_rows.as_case(dict(row._mapping)) for row in rows]
 
     def bound(self, batch: str) -> list[Case]:
         """The requests of a batch, each compared with what the chain says of it.
@@ -340,10 +345,9 @@ class Register:
         """
         with transactions.snapshot(self.engine) as connection:
             query = request_rows.urgent_first(request_rows.conditions(None, batch))
-            cases = [request_rows.as_case(row) for row in connection.execute(query)]
-            ids = [case.request_id for case in cases]
-            chain.require_bound(connection, self._key, ids)
-            return cases
+            ids = [row.request_id for row in connection.execute(query)]
+            contents = chain.require_bound(connection, self._key, ids)
+            return [request_rows.as_case(contents[request_id].columns) for request_id in ids]
 
     def page(
         self,
@@ -413,11 +417,14 @@ class Register:
             known: earlier ends, as `anchors.heads` finds them.
 
         Raises:
-            RegisterError: what is wrong, in the user's terms; see `chain.check`.
+            RegisterError: what is wrong, in the user's terms; see `chain.check`. Or this machine
+                has kept an end before, and its file is gone.
         """
         kept = self.kept_end()
         with transactions.snapshot(self.engine) as connection:
-            return chain.check(connection, self._key, [*known, *([kept] if kept else [])])
+            head = chain.check(connection, self._key, [*known, *([kept] if kept else [])])
+            self._refuse_lost_end(connection, kept)
+            return head
 
     def kept_end(self) -> Head | None:
         """The end of the chain that this machine kept outside the database; None: none yet.
@@ -440,9 +447,10 @@ class Register:
         with transactions.writing(self.engine) as connection:
             ends = [*known, *([kept] if kept else [])]
             head = chain.check(connection, None, ends, keyed=False)
-            self._key = chain_key.make(self._home)
-            ids = connection.scalars(sa.select(requests.c.request_id).order_by("request_id"))
-            steps = [Step(actor, name, None, BOUND, {}, changes=True) for name in ids]
+            self._key = self._named(chain_key.make(self._home))
+            ids = list(connection.scalars(sa.select(requests.c.request_id).order_by("request_id")))
+            contents = chain.contents(connection, ids)
+            steps = [Step(actor, name, None, BOUND, {}, content=contents[name]) for name in ids]
             steps = steps or [Step(actor, None, None, BOUND, {})]
             last = chain.append(connection, self._key, steps, after=head)[-1]
         bound = Head(last.seq, last.hash)
@@ -450,23 +458,32 @@ class Register:
         return bound
 
     def accept_restored(self, actor: str, reason: str) -> Head:
-        """Go on from a backup although this machine kept a later end; the chain says who accepted
-        that, and which events are lost. Ends that git keeps are not touched.
+        """Go on from a backup although this machine kept a later end, or although the file with the
+        end that it kept is gone; the chain says who accepted that, and which events may be lost.
+        Ends that git keeps are not touched.
 
         Raises:
-            RegisterError: the chain of the backup is damaged, or it holds the kept end already.
+            RegisterError: the chain of the backup is damaged, or nothing has to be accepted.
         """
         kept = self.kept_end()
-        if kept is None or self._key is None:
+        if self._key is None:
             raise RegisterError("no end of the chain is kept here, so nothing has to be accepted")
         with transactions.writing(self.engine) as connection:
             head = chain.check(connection, self._key)
-            if chain.holds(connection, kept):
+            if kept is None and not self._kept_before(connection):
+                raise RegisterError(
+                    "no end of the chain was ever kept here, so nothing has to be accepted"
+                )
+            if kept is not None and chain.holds(connection, kept):
                 raise RegisterError(
                     f"the register holds event {kept.seq}, the last one that was kept here: "
                     "nothing is lost, so nothing has to be accepted"
                 )
-            details = {"reason": reason, "kept_until": kept.seq, "restored_until": head.seq}
+            details = {
+                "reason": reason,
+                "kept_until": kept.seq if kept else "the file with the kept end was gone",
+                "restored_until": head.seq,
+            }
             step = Step(actor, None, None, RESTORED, details)
             last = chain.append(connection, self._key, [step])[0]
         restored = Head(last.seq, last.hash)
@@ -535,41 +552,56 @@ class Register:
         end = KeptEnd(self._home, self._key)
         end.prepare()
         with transactions.writing(self.engine) as connection:
-            chain.require_head(connection, end.read())
+            kept = end.read()
+            self._refuse_lost_end(connection, kept)
+            chain.require_head(connection, kept)
+            before = chain.head_of(connection)
             yield connection
             head = chain.head_of(connection)
+            if kept is None and head != before:  # the file has to be there before its first event
+                end.keep(before)
         if head.seq:
             end.keep(head)
 
-    def _bound(self, connection: sa.Connection, request_id: str) -> Case:
-        """A request that is about to be changed: a change must not cover up one by another hand."""
-        case = request_rows.case_of(connection, request_id)
-        chain.require_bound(connection, self._key, [request_id])
-        return case
+    def _named(self, key: chain_key.ChainKey) -> chain_key.ChainKey:
+        return kept_end.with_keeper(self._home, key, database.is_own(self._home))
 
-    def _record(
-        self,
-        connection: sa.Connection,
-        case: Case,
-        actor: str,
-        kind: str,
-        details: Mapping[str, Any],
-    ) -> None:
-        """Write the event of a change that the request's row holds already."""
-        step = Step(actor, case.request_id, case.batch, kind, details, case.callbacks, changes=True)
-        chain.append(connection, self._key, [step])
+    def _kept_before(self, connection: sa.Connection) -> bool:
+        """Whether this machine has kept an end before."""
+        keeper = self._key.keeper if self._key is not None else None
+        return keeper is not None and chain.has_keeper(connection, keeper)
+
+    def _refuse_lost_end(self, connection: sa.Connection, kept: Head | None) -> None:
+        if kept is None and self._kept_before(connection):
+            raise RegisterError(kept_end.LOST)
+
+    def _bound(self, connection: sa.Connection, request_id: str) -> Content:
+        """A request that is about to be changed: a change must not cover up one by another hand."""
+        request_id = request_rows.case_of(connection, request_id).request_id
+        return chain.require_bound(connection, self._key, [request_id])[request_id]
+
+    def _change(
+        self, connection: sa.Connection, content: Content, changes: Mapping[str, Any], step: Step
+    ) -> Case:
+        """Change columns of a request, and write the event of it; the request afterwards."""
+        after = content.changed(**changes)
+        case = request_rows.as_case(after.columns)
+        request_rows.change(connection, case.request_id, **changes)
+        told = replace(step, callbacks=case.callbacks, content=after)
+        chain.append(connection, self._key, [told])
+        return case
 
     def _flag(self, request_id: str, actor: str, held: bool, details: Mapping[str, Any]) -> Case:
         with self._writing() as connection:
-            case = self._bound(connection, request_id)
+            content = self._bound(connection, request_id)
+            case = request_rows.as_case(content.columns)
             if case.held == held or (held and case.state not in OPEN):
                 raise RegisterError(
                     f"request {request_id} is {case.shown}; a hold cannot be "
                     f"{'set' if held else 'lifted'}"
                 )
-            request_rows.change(connection, request_id, held=held)
-            self._record(connection, case, actor, HELD if held else LIFTED, details)
-            return request_rows.case_of(connection, request_id)
+            step = Step(actor, case.request_id, case.batch, HELD if held else LIFTED, details)
+            return self._change(connection, content, {"held": held}, step)
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import date
 from typing import Any
 
@@ -43,7 +43,7 @@ def cases_of(connection: sa.Connection, request_ids: Sequence[str]) -> dict[str,
     wanted = [name for name in dict.fromkeys(request_ids) if printable_id(name) == name]
     for start in range(0, len(wanted), MANY):
         query = sa.select(requests).where(requests.c.request_id.in_(wanted[start : start + MANY]))
-        cases |= {row.request_id: as_case(row) for row in connection.execute(query)}
+        cases |= {row.request_id: as_case(dict(row._mapping)) for row in connection.execute(query)}
     for request_id in request_ids:
         if request_id not in cases:
             raise UnknownRequestError(
@@ -97,7 +97,7 @@ def page(
     """How many requests meet the conditions, and `most` of them, the first `first` passed over."""
     total = connection.scalar(sa.select(sa.func.count()).select_from(requests).where(*where))
     query = urgent_first(where).offset(first).limit(most)
-    return int(total or 0), [as_case(row) for row in connection.execute(query)]
+    return int(total or 0), [as_case(dict(row._mapping)) for row in connection.execute(query)]
 
 
 def change(connection: sa.Connection, request_id: str, **values: Any) -> None:
@@ -164,21 +164,22 @@ def refuse_other_key(connection: sa.Connection, names: Collection[str]) -> None:
             )
 
 
-def as_case(row: Any) -> Case:
-    """A request from its row."""
+def as_case(columns: Mapping[str, Any]) -> Case:
+    """A request from the columns of its row."""
+    due = columns["due"]
     return Case(
-        request_id=row.request_id,
-        regulation=row.regulation,
-        submitted=row.submitted,
-        source=row.source,
-        identities=tuple(row.identities),
-        wishes=row.wishes,
-        callbacks=tuple(row.callbacks),
-        due=None if row.due is None else date.fromisoformat(row.due),
-        extended=bool(row.extended),
-        state=State(row.state),
-        held=bool(row.held),
-        batch=row.batch,
-        verdict=row.verdict,
-        duplicate_of=row.duplicate_of,
+        request_id=columns["request_id"],
+        regulation=columns["regulation"],
+        submitted=columns["submitted"],
+        source=columns["source"],
+        identities=tuple(columns["identities"]),
+        wishes=columns["wishes"],
+        callbacks=tuple(columns["callbacks"]),
+        due=None if due is None else date.fromisoformat(due),
+        extended=bool(columns["extended"]),
+        state=State(columns["state"]),
+        held=bool(columns["held"]),
+        batch=columns["batch"],
+        verdict=columns["verdict"],
+        duplicate_of=columns["duplicate_of"],
     )

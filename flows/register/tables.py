@@ -93,6 +93,11 @@ events = sa.Table(
         comment="SHA-256 of the request's row and identities after this change; null: a note",
     ),
     sa.Column("mac", sa.String(64), comment="HMAC-SHA256 of hash with the chain's key"),
+    sa.Column(
+        "keeper",
+        sa.String(64),
+        comment="which machine added it and keeps the chain's end outside the database, keyed",
+    ),
     comment="Everything that happened; append-only, each row's hash covers the one before.",
 )
 

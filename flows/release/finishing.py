@@ -105,7 +105,7 @@ def _file_rejection(home: Path, register: Register, batch: str, told: Told) -> b
     tag = f"rejected/{batch}"
     if git.has_tag(home, tag):
         return False
-    with checkouts.at(home, close_batch.tag_of(batch)) as copy:
+    with close_batch.checkout(home, close_batch.tag_of(batch)) as copy:
         if (copy / "reports" / batch).exists():
             decided_reports.write(home, copy, register, batch, told)
         paths = ("dvc.lock", "ledger", f"reports/{batch}", f"signed/{batch}")

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flows.pipeline import close_batch
 from flows.register.anchors import HEADS
 from flows.release import decided_reports, next_audit
 from flows.release.release_contents import (
@@ -24,7 +25,7 @@ from flows.release.workspace_switch import (
     changed,
     refuse_uncommitted,
 )
-from flows.workspace import checkouts, dvc_graph, shell
+from flows.workspace import dvc_graph, shell
 from tasks.common import files, settings
 from tasks.common.errors import WorkspaceError
 from tasks.data import records
@@ -53,7 +54,7 @@ def prepare(release: BatchRelease, standing: Standing) -> SwitchPlan:
     release.told("prepare")
     _refuse_unready(release)
     start = shell.git(release.home, "rev-parse", "HEAD^{commit}")
-    with checkouts.at(release.home, release.audit) as copy:
+    with close_batch.checkout(release.home, release.audit) as copy:
         facts = _fill(release, copy, standing)
         release.told("commit")
         _commit(release, copy, start)

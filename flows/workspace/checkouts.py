@@ -1,5 +1,4 @@
-"""Checkouts beside the operator's own: one per batch in `.batches/`, and temporary ones of past
-audits.
+"""The checkouts of batches that run, one per batch in `.batches/`.
 
 Each shares the workspace's DVC cache and knows its remotes, so nothing is copied twice and nothing
 is lost with it.
@@ -10,8 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -154,34 +152,6 @@ def uncommitted(home: Path) -> list[str]:
     return sorted({*changed, *new})
 
 
-@contextlib.contextmanager
-def at(home: Path, revision: str) -> Iterator[Path]:
-    """A checkout of a tag or commit that is gone afterwards, whatever happens; what DVC still has
-    of it is there.
-
-    Raises:
-        WorkspaceError: git or DVC fails.
-    """
-    with dvc_locks.using(home):
-        yield from _at(home, revision)
-
-
-def _at(home: Path, revision: str) -> Iterator[Path]:
-    parent = Path(tempfile.mkdtemp(prefix="erasure-audit-"))
-    tree = parent / "workspace"
-    try:
-        shell.git(home, "worktree", "add", "--quiet", "--detach", str(tree), revision)
-        within = tree / shell.git(home, "rev-parse", "--show-prefix")
-        if not (within / ".dvc").is_dir():
-            raise WorkspaceError(f"{revision} holds no .dvc, so it is no state of this workspace")
-        share_cache(home, within)
-        _fetch(within)
-        yield within
-    finally:
-        shutil.rmtree(parent, ignore_errors=True)
-        shell.git(home, "worktree", "prune")
-
-
 def share_cache(home: Path, copy: Path) -> None:
     """Have DVC in a checkout use home's cache and remotes, with their credentials; nobody else may
     read the file.
@@ -294,14 +264,6 @@ def _brought(place: Path, commands: Iterable[str], *names: str) -> bool:
             shell.dvc(place, command, "--force", *names)
             return True
     return False
-
-
-def _fetch(copy: Path) -> None:
-    """Bring what the cache and the remotes hold; what is missing is found out and named later."""
-    if dvc_graph.has_remote(copy):
-        with contextlib.suppress(WorkspaceError):
-            shell.dvc(copy, "fetch")
-    _checkout(copy)
 
 
 def _checkout(copy: Path) -> None:

@@ -93,6 +93,17 @@ def recorded(workspace: Path, path: str) -> str | None:
         return next((out.hash_info.value for out in outs if out.def_path == path), None)
 
 
+def outputs(workspace: Path) -> dict[str, str]:
+    """What DVC keeps of the workspace's state: the hash of every output of a stage and of a `.dvc`
+    file, by its path."""
+    with opened(workspace) as repo:
+        return {
+            Path(out.fs_path).relative_to(repo.root_dir).as_posix(): str(out.hash_info.value)
+            for out in repo.index.outs
+            if out.use_cache and out.hash_info
+        }
+
+
 def has_remote(workspace: Path) -> bool:
     """Whether DVC knows a remote to fetch from."""
     return bool(remotes(workspace))

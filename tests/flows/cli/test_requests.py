@@ -162,9 +162,18 @@ def test_the_check_says_what_it_compared_and_finds_a_register_that_was_exchanged
         path.unlink()
     with pytest.raises(AuditError, match="ends before event 2"):
         run("check")
-    (home / kept_end.FILE).unlink()
+    (home / kept_end.FILE).unlink()  # of an empty register nobody can tell who kept its end
     with pytest.raises(AuditError, match="ends before event 1"):
         run("check")
+
+
+def test_a_kept_end_that_is_gone_is_said_with_what_to_do(home: Path) -> None:
+    taken_in(ONE)
+    (home / kept_end.FILE).unlink()
+    with pytest.raises(AuditError, match=r"keys/chain\.end is gone.*requests restored"):
+        run("check")
+    run("restored", "--by", "Ada Clerk", "--reason", "keys/ was lost")
+    assert "2 events" in run("check").stdout
 
 
 def test_an_empty_register_is_not_called_intact(home: Path) -> None:

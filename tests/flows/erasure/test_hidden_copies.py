@@ -29,6 +29,7 @@ from flows.erasure import carry_out, comebacks, containers, hash_memory, matcher
 from flows.erasure.carry_out import ErasureError
 from flows.erasure.stores.trees import Tree
 from flows.operations import monitoring
+from flows.pipeline import close_batch
 from flows.register.register import Register
 from flows.workspace import checkouts, dvc_locks, layout, shell
 from flows.workspace.dvc_locks import DataInUseError
@@ -504,7 +505,7 @@ def test_while_an_erasure_is_under_way_nobody_else_fetches_and_it_does_itself(ho
             [sys.executable, "-c", script, str(home)], capture_output=True, text=True
         )
         assert "an erasure is under way" in other.stderr
-        with checkouts.at(home, "audit/b") as copy:
+        with close_batch.checkout(home, "audit/b") as copy:
             assert (copy / "dvc.yaml").exists()
     assert subprocess.run([sys.executable, "-c", script, str(home)]).returncode == 0
 

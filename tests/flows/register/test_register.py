@@ -35,6 +35,7 @@ from hypothesis.stateful import (
 from flows.register import (
     anchors,
     callback_queue,
+    chain,
     chain_key,
     database,
     encoding,
@@ -499,7 +500,9 @@ def test_clients_take_turns_and_none_fills_the_queue(book: Register) -> None:
 # -- nobody changes what was ----------------------------------------------------------------------
 
 
-COPIED = "'Eve', request_id, batch, kind, details, previous, hash, row_digest, mac FROM events"
+COPIED = (
+    "'Eve', request_id, batch, kind, details, previous, hash, row_digest, mac, keeper FROM events"
+)
 REPLACED = {
     "sqlite": f"INSERT OR REPLACE INTO events SELECT seq, at, {COPIED}",
     "postgresql": "TRUNCATE events",
@@ -639,10 +642,11 @@ def written_anew(book: Register, statement: str, strip: bool = False) -> None:
             names = ("seq", "at", "actor", "request_id", "batch", "kind", "details")
             facts = [previous, *(row[name] for name in names)]
             facts += [] if strip or row["row_digest"] is None else [row["row_digest"]]
+            facts += [] if strip or row["keeper"] is None else [{"keeper": row["keeper"]}]
             text = json.dumps(facts, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
             anew = hashlib.sha256(text.encode()).hexdigest()
             values = {"previous": previous, "hash": anew}
-            values |= {"row_digest": None, "mac": None} if strip else {}
+            values |= {"row_digest": None, "mac": None, "keeper": None} if strip else {}
             connection.execute(
                 tables.events.update().where(tables.events.c.seq == row["seq"]).values(**values)
             )
@@ -662,7 +666,97 @@ def test_a_chain_written_anew_without_the_key_is_found_without_any_anchor(
         book.note("warned", "watch", request_id=one)
     (home / kept_end.FILE).unlink()  # not even without what is kept outside the database
     with pytest.raises(RegisterError, match="not made with the key"):
-        book.note("warned", "watch", request_id=one)
+        book.check_chain()
+
+
+# each: the column, its other value, and the kind and details of the event that say so, too
+AT_BOTH_ENDS = [
+    ("state", "rejected", "rejected", {"how": "passport", "from": "received"}),
+    ("due", "2027-11-20", "extended", {"to": "2027-11-20"}),
+    ("verdict", "pass", "identity_verified", {"verdict": "pass"}),
+    ("regulation", "ccpa", "identity_verified", {"regulation": "ccpa"}),
+    ("identities", SOMEBODY_ELSE, "corrected", {"changed": "identities"}),
+]
+
+
+@pytest.mark.parametrize(("column", "value", "kind", "details"), AT_BOTH_ENDS)
+@pytest.mark.parametrize("rehashed", [False, True])
+def test_a_row_and_its_event_that_were_changed_to_agree_are_found(
+    book: Register, column: str, value: str, kind: str, details: dict[str, Any], rehashed: bool
+) -> None:
+    """The row, the table of identities, the event's kind, its details and its digest of the row
+    all say the same; without the key nobody can make the event's MAC."""
+    one = verified(book)
+    change(book, f"UPDATE requests SET {column} = '{value}'")
+    if column == "identities":
+        change(book, f"UPDATE identities SET pseudonym = '0a1b2c3d:{'f' * 64}'")
+    with book.engine.connect() as connection:
+        digest = chain.contents(connection, [one])[one].digest
+    text = json.dumps(details, sort_keys=True, separators=(",", ":"))
+    agreeing = (
+        f"UPDATE events SET kind = '{kind}', details = '{text}', row_digest = '{digest}' "
+        "WHERE seq = 2"
+    )
+    if rehashed:
+        written_anew(book, agreeing)
+    else:
+        change(book, agreeing)
+    with pytest.raises(RegisterError, match="not made with the key" if rehashed else "event 2"):
+        book.check_chain()
+    for act in (
+        lambda: book.hold(one, "Ada", "a claim"),
+        lambda: book.move([one], State.BATCHED, "nightly", batch="b1"),
+    ):
+        with pytest.raises(RegisterError):
+            act()
+
+
+# what the database's owner can put into it beforehand, so that it changes rows by itself
+TRAPS = {
+    "sqlite": (
+        "CREATE TRIGGER trap AFTER UPDATE ON requests BEGIN UPDATE requests SET "
+        f"identities = '{SOMEBODY_ELSE}' WHERE request_id = new.request_id AND "
+        f"identities <> '{SOMEBODY_ELSE}'; END",
+    ),
+    "postgresql": (
+        "CREATE FUNCTION trap() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.identities := "
+        f"'{SOMEBODY_ELSE}'; RETURN NEW; END $$",
+        "CREATE TRIGGER trap BEFORE UPDATE ON requests FOR EACH ROW EXECUTE FUNCTION trap()",
+    ),
+}
+
+
+def test_a_trigger_that_changes_what_the_tool_writes_is_found_and_not_vouched_for(
+    book: Register,
+) -> None:
+    one, two = received(book), verified(book, 2)
+    for statement in TRAPS[book.engine.dialect.name]:
+        change(book, statement)
+    before = book.head()
+    for act in (
+        lambda: book.verify_identity(one, "Ada", "passport"),
+        lambda: book.collect("b1", "nightly"),
+        lambda: book.hold(two, "Ada", "a claim"),
+        lambda: book.extend(two, "Ada", "complex"),
+    ):
+        with pytest.raises(RegisterError, match="keeps something else than what was written"):
+            act()
+    assert book.head() == before == book.check_chain()
+
+
+def test_a_trigger_on_requests_that_come_in_is_found(book: Register) -> None:
+    change(
+        book,
+        {
+            "sqlite": "CREATE TRIGGER trap AFTER INSERT ON identities BEGIN UPDATE identities SET "
+            "pseudonym = 'x' WHERE request_id = new.request_id; END",
+            "postgresql": "CREATE RULE trap AS ON INSERT TO identities DO ALSO "
+            "DELETE FROM identities",
+        }[book.engine.dialect.name],
+    )
+    with pytest.raises(RegisterError, match="keeps something else than what was written"):
+        received(book)
+    assert book.cases() == []
 
 
 def test_a_chain_made_to_look_as_of_an_earlier_version_is_no_way_around_the_key(
@@ -673,7 +767,7 @@ def test_a_chain_made_to_look_as_of_an_earlier_version_is_no_way_around_the_key(
     written_anew(book, f"UPDATE requests SET identities = '{SOMEBODY_ELSE}'", strip=True)
     with pytest.raises(RegisterError, match="not the one whose end is kept"):
         book.bind("Ada")  # which a person could be talked into
-    (home / kept_end.FILE).unlink()
+    (home / kept_end.FILE).unlink()  # of the keeper, too, nothing is left in the events
     with pytest.raises(RegisterError, match="carry no key"):
         book.check_chain()
     with pytest.raises(RegisterError, match="not as its events say"):
@@ -723,6 +817,7 @@ def test_a_register_without_its_key_can_be_read_and_not_changed(
         other.check_chain()
     with pytest.raises(RegisterError, match="not made with the key"):
         received(other, 2)
+    assert kept_end.KeptEnd(home, chain_key.make(home)).read() is None  # nothing wrong is kept
     other.close()
 
 
@@ -835,7 +930,8 @@ def test_a_cut_tail_is_an_alarm(book: Register, home: Path, repository: Path) ->
     with pytest.raises(RegisterError, match="ends before event 2"):
         book.check_chain()  # by the end that this machine kept
     (home / kept_end.FILE).unlink()
-    assert book.check_chain().seq == 1  # by itself the shorter chain is whole
+    with pytest.raises(RegisterError, match=r"keys/chain\.end is gone"):
+        book.check_chain()  # although by itself the shorter chain is whole
     assert everything(book)["requests"] == backup["requests"]
     with pytest.raises(RegisterError, match="ends before event 2"):
         anchors.check(repository, book)
@@ -856,9 +952,85 @@ def test_an_older_backup_is_an_alarm_also_when_it_goes_on(
     with pytest.raises(RegisterError, match="ends before event 2"):
         book.cancel(one, "Eve", "nobody asked")
     (home / kept_end.FILE).unlink()
-    book.cancel(one, "Eve", "nobody asked")
+    with pytest.raises(RegisterError, match=r"keys/chain\.end is gone"):
+        book.cancel(one, "Eve", "nobody asked")
+    book.accept_restored("Eve", "the disk broke")  # whoever is talked into it leaves his name, and
     with pytest.raises(RegisterError, match="not the one whose end is kept"):
+        anchors.check(repository, book)  # git keeps what came before
+
+
+@pytest.mark.parametrize("gone", ["removed", "emptied"])
+def test_a_kept_end_that_is_gone_is_an_alarm_until_a_person_accepts_it(
+    book: Register, home: Path, gone: str
+) -> None:
+    one = received(book)
+    with closing(Register(home)) as again:
+        again.verify_identity(one, "Ada", "passport")
+    if gone == "removed":
+        (home / kept_end.FILE).unlink()
+    else:
+        (home / kept_end.FILE).write_bytes(b"")
+    with closing(Register(home)) as again:
+        for act in (
+            book.check_chain,
+            again.check_chain,
+            lambda: received(book, 2),
+            lambda: again.collect("b1", "nightly"),
+        ):
+            with pytest.raises(RegisterError, match="requests restored --by") as caught:
+                act()
+            assert str(kept_end.FILE) in str(caught.value)
+        head = again.accept_restored("Ada", "the folder keys/ was lost")
+    assert book.check_chain() == head == book.kept_end()
+    (event,) = book.history(kind="restored")
+    assert event.details["kept_until"] == "the file with the kept end was gone"
+    with pytest.raises(RegisterError, match="nothing is lost"):
+        book.accept_restored("Ada", "again")
+    assert book.collect("b1", "nightly")
+
+
+def test_a_register_that_was_emptied_together_with_its_kept_end_is_found_by_git(
+    book: Register, home: Path, repository: Path
+) -> None:
+    received(book)
+    anchors.anchor(repository, book)
+    restore(book, {name: [] for name in everything(book)})
+    (home / kept_end.FILE).unlink()
+    with pytest.raises(RegisterError, match="ends before event 1"):
         anchors.check(repository, book)
+
+
+def test_a_machine_that_is_new_to_a_register_has_no_end_to_miss(
+    server: postgres.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(database.URL, server.new())
+    monkeypatch.setenv(chain_key.KEY, "k" * 32)
+    first, second = Register(tmp_path / "first"), Register(tmp_path / "second")
+    one = received(first)
+    assert second.check_chain() == first.head()
+    second.verify_identity(one, "Ada", "passport")
+    assert first.check_chain() == second.check_chain() == second.kept_end()
+    (tmp_path / "second" / kept_end.FILE).unlink()
+    with pytest.raises(RegisterError, match=r"keys/chain\.end is gone"):
+        second.check_chain()
+    assert first.check_chain().seq == 2  # it is the second machine that lost it
+    first.close()
+    second.close()
+
+
+def test_a_process_that_is_killed_before_it_keeps_its_first_end_leaves_no_alarm(
+    book: Register, home: Path
+) -> None:
+    received(book)
+    path = home / kept_end.FILE
+    whole = path.read_bytes()
+    path.unlink()
+    empty = Head(0, chain.GENESIS)
+    kept_end.KeptEnd(home, chain_key.make(home)).keep(empty)  # as it is before the first commit
+    assert path.read_bytes() != whole
+    assert book.check_chain().seq == 1
+    received(book, 2)
+    assert book.kept_end() == book.head()
 
 
 def test_what_happened_since_the_last_anchor_cannot_be_taken_back_either(
