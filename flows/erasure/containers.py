@@ -1,18 +1,26 @@
-"""What other files hold: the pixels of an image file, and the members of an archive."""
+"""What other files hold: the pixels of an image or an array, the members of an archive, the cells
+of a database."""
 
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import hashlib
 import io
+import itertools
 import lzma
+import re
+import sqlite3
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import IO, BinaryIO, cast
+from typing import IO, Any, BinaryIO, cast
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tasks.common.errors import DataError
 from tasks.common.settings import Data
@@ -24,12 +32,31 @@ MOST_BYTES = 2 * 2**30
 """How much is unpacked of one file in all, bytes."""
 _PART = 2**20
 
-_IMAGES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF", b"P5", b"P6")
+MOST_FRAMES = 1000
+"""How many frames of one image are looked at."""
+
+_IMAGES = (
+    *(b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF"),
+    *(b"P1", b"P2", b"P3", b"P4", b"P5", b"P6", b"P7", b"qoif", b"DDS ", b"8BPS", b"icns"),
+    *(b"\0\0\1\0", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51", b"\x01\xda", b"\n\5\1"),
+)
+_AVIF, _BRAND_AT = (b"ftypavif", b"ftypavis"), 4
 _GZIP, _BZIP2, _XZ = b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0"
 _STREAMS = (_GZIP, _BZIP2, _XZ)
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
-_CLOSED = (b"7z\xbc\xaf\x27\x1c", b"Rar!\x1a\x07", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18")
-"""7-Zip, RAR, Zstandard and LZ4: seen, and not opened."""
+_CLOSED = (
+    *(b"7z\xbc\xaf\x27\x1c", b"Rar!\x1a\x07", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18"),
+    *(b"\x1f\x9d", b"\x1f\xa0", b"LZIP", b"MSCF", b"hsqs", b"\0\0\0\x0cJXL "),
+    *(b"\x89HDF\r\n", b"PAR1", b"ARROW1", b"PACK\0\0\0", b"# v2 git bundle", b"# v3 git bundle"),
+)
+"""7-Zip, RAR, Zstandard, LZ4, compress, lzip, cabinet, SquashFS, JPEG XL, HDF5, Parquet, Arrow, and
+git's packs and bundles: seen, and not opened."""
+_HEIF = (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1")
+_SQLITE, _NPY = b"SQLite format 3\0", b"\x93NUMPY"
+_OF_GIT = re.compile(rb"\A(blob|commit|tree|tag) \d+\0")
+"""What git writes before the content of an object."""
+_ZLIB, _LZMA = (b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda"), b"\x5d\0\0"
+"""How streams of zlib and of the older LZMA begin; other files begin so, too."""
 _TAR, _TAR_AT = b"ustar", 257
 
 
@@ -39,14 +66,26 @@ class UnopenedError(Exception):
 
 @dataclass
 class Budget:
-    """How much of one file may still be unpacked, and how deep."""
+    """How much of one file may still be unpacked, and how deep.
+
+    Attributes:
+        depth: how many archives the bytes at hand lie in.
+        spent: how much was unpacked, bytes, of one file together.
+        inside: whether bytes are also looked through, from their first to their last.
+    """
 
     depth: int = 0
     spent: list[int] = field(default_factory=lambda: [0])
+    inside: bool = True
 
     def deeper(self) -> Budget:
         """The same, one archive further in."""
-        return Budget(self.depth + 1, self.spent)
+        return Budget(self.depth + 1, self.spent, self.inside)
+
+    @property
+    def left(self) -> int:
+        """How much may still be unpacked, bytes."""
+        return max(1, MOST_BYTES - self.spent[0])
 
     def read(self, stream: IO[bytes]) -> bytes:
         """All of a member.
@@ -65,7 +104,52 @@ class Budget:
 
 def is_image(head: bytes) -> bool:
     """Whether a file is an image that Pillow may read, by its first bytes."""
-    return head.startswith(_IMAGES)
+    return head.startswith(_IMAGES) or head.startswith(_AVIF, _BRAND_AT)
+
+
+def frames(content: bytes) -> set[str]:
+    """`pixels` of every frame of an image; none for what is no image."""
+    first = pixels(content)
+    if first is None:
+        return set()
+    from PIL import Image, ImageSequence
+
+    found = {first}
+    with (
+        contextlib.suppress(Exception),  # decoders of damaged bytes raise nearly anything
+        Image.open(io.BytesIO(content)) as picture,
+    ):
+        if getattr(picture, "n_frames", 1) > 1:
+            several = itertools.islice(ImageSequence.Iterator(picture), MOST_FRAMES)
+            found.update(_digest(np.asarray(frame.convert("RGB"))) for frame in several)
+    return found
+
+
+def array_of(content: bytes) -> NDArray[Any] | None:
+    """The array in a `.npy` file; None for what is none, or holds Python's objects."""
+    with contextlib.suppress(ValueError, EOFError, OSError, MemoryError):
+        array: NDArray[Any] = np.load(io.BytesIO(content), allow_pickle=False)
+        return array
+    return None
+
+
+def pixels_in(array: NDArray[Any]) -> Iterator[str]:
+    """`pixels` of every picture that an array of bytes may hold: one or many, grey or in colour,
+    the channels first or last."""
+    if array.dtype != np.uint8 or array.ndim not in (2, 3, 4):
+        return
+    stacks = [array] if array.ndim == 4 else [array[np.newaxis]]
+    if array.ndim == 3:
+        stacks.append(array[..., np.newaxis])  # many grey ones
+    if array.ndim == 2:
+        stacks = [array[np.newaxis, ..., np.newaxis]]
+    for stack in stacks:
+        for picture in stack:
+            if picture.shape[-1] in (1, 3):
+                yield _digest(np.broadcast_to(picture, (*picture.shape[:2], 3)))
+            if picture.shape[0] in (1, 3):
+                last = np.moveaxis(picture, 0, -1)
+                yield _digest(np.broadcast_to(last, (*last.shape[:2], 3)))
 
 
 def pixels(content: bytes) -> str | None:
@@ -78,15 +162,53 @@ def pixels(content: bytes) -> str | None:
         picture = images.decode(content, "an image", Data()).convert("RGB")
     except DataError:
         return None
-    size = f"{picture.width}x{picture.height}:".encode()
+    return _digest(np.asarray(picture))
+
+
+def _digest(picture: NDArray[Any]) -> str:
+    """SHA-256 of a picture's size and pixels, (height, width, 3) uint8."""
+    size = f"{picture.shape[1]}x{picture.shape[0]}:".encode()
     return hashlib.sha256(size + picture.tobytes()).hexdigest()
 
 
 def is_archive(head: bytes) -> bool:
     """Whether a file holds others, by its first bytes."""
     return (
-        head.startswith((*_STREAMS, *_ZIP, *_CLOSED)) or head[_TAR_AT : _TAR_AT + len(_TAR)] == _TAR
+        head.startswith((*_STREAMS, *_ZIP, *_CLOSED, _SQLITE))
+        or head.startswith(_HEIF, _BRAND_AT)
+        or head.startswith(_TAR, _TAR_AT)
     )
+
+
+def is_array(head: bytes) -> bool:
+    """Whether a file is one array of numpy's, by its first bytes."""
+    return head.startswith(_NPY)
+
+
+def may_be_packed(head: bytes) -> bool:
+    """Whether a file may be a stream of zlib or of the older LZMA, by its first bytes."""
+    return head.startswith((*_ZLIB, _LZMA))
+
+
+def inflated(content: bytes, budget: Budget) -> bytes | None:
+    """What is packed in a stream of zlib or of the older LZMA; None for what is no such stream,
+    though it begins like one.
+
+    Raises:
+        UnopenedError: it is too large, or packed too deep.
+    """
+    if budget.depth >= DEEPEST:
+        raise UnopenedError
+    with contextlib.suppress(zlib.error, lzma.LZMAError, EOFError):
+        if content.startswith(_LZMA):
+            with lzma.open(io.BytesIO(content), format=lzma.FORMAT_ALONE) as packed:
+                return budget.read(packed)
+        stream = zlib.decompressobj()
+        found = stream.decompress(content, budget.left)
+        if stream.unconsumed_tail:
+            raise UnopenedError
+        return _OF_GIT.sub(b"", found, count=1) if stream.eof else None
+    return None
 
 
 def members(stream: BinaryIO, head: bytes, budget: Budget) -> Iterator[tuple[str, bytes]]:
@@ -95,13 +217,19 @@ def members(stream: BinaryIO, head: bytes, budget: Budget) -> Iterator[tuple[str
     Raises:
         UnopenedError: see there.
     """
-    if budget.depth >= DEEPEST or head.startswith(_CLOSED):
+    if budget.depth >= DEEPEST or head.startswith(_CLOSED) or head.startswith(_HEIF, _BRAND_AT):
         raise UnopenedError
     try:
         yield from _members(stream, head, budget)
     except (OSError, EOFError, ValueError, RuntimeError, NotImplementedError) as error:
         raise UnopenedError from error  # RuntimeError: an encrypted zip
-    except (zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError, zlib.error) as error:
+    except (
+        zipfile.BadZipFile,
+        tarfile.TarError,
+        lzma.LZMAError,
+        zlib.error,
+        sqlite3.Error,
+    ) as error:
         raise UnopenedError from error
 
 
@@ -109,6 +237,9 @@ def _members(stream: BinaryIO, head: bytes, budget: Budget) -> Iterator[tuple[st
     if head.startswith(_STREAMS):
         with _unpacked(stream, head) as packed:
             yield "", budget.read(packed)
+        return
+    if head.startswith(_SQLITE):
+        yield from _cells(budget.read(stream))
         return
     if head.startswith(_ZIP):
         with zipfile.ZipFile(stream) as archive:
@@ -131,3 +262,21 @@ def _unpacked(stream: BinaryIO, head: bytes) -> IO[bytes]:
     if head.startswith(_GZIP):
         return cast("IO[bytes]", gzip.open(stream, "rb"))
     return bz2.open(stream, "rb") if head.startswith(_BZIP2) else lzma.open(stream, "rb")
+
+
+def _cells(content: bytes) -> Iterator[tuple[str, bytes]]:
+    """Texts and bytes of a SQLite database, cell by cell, by the name of the table."""
+    image = bytearray(content)
+    image[18:20] = b"\1\1"  # without a write-ahead log, which would have to lie beside it
+    with contextlib.closing(sqlite3.connect(":memory:")) as database:
+        database.text_factory = bytes
+        database.deserialize(bytes(image))
+        database.execute("PRAGMA trusted_schema = OFF")
+        query = "SELECT name FROM sqlite_master WHERE type = 'table'"
+        names = [name.decode(errors="replace") for (name,) in database.execute(query)]
+        for name in names:
+            quoted = name.replace('"', '""')
+            for row in database.execute(f'SELECT * FROM "{quoted}"'):  # noqa: S608
+                for cell in row:
+                    if isinstance(cell, bytes):
+                        yield name, cell

@@ -7,16 +7,24 @@ verdict is derived again from, and what is released is kept by its hash and neve
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import hashlib
+import html
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+import unicodedata
+import urllib.parse
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from flows.erasure import containers
+from numpy.typing import NDArray
+
+from flows.erasure import containers, embedded
+from flows.erasure.byte_search import ByteSearch
 
 RECORDS, LISTS, ORIGINAL, REFERENCES, DERIVED, RUNS = (
     "records",
@@ -46,6 +54,8 @@ _FILES = re.compile(rb"PK\x03\x04.{26}manifest_sha256\.npy", re.DOTALL)
 """How the files of a pack begin (`tasks.data.image_pack`)."""
 _HEAD = 4096
 """Bytes by which text is told from anything else."""
+_WINDOW = 2**28
+"""How much of a file is held in memory at once, bytes."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +138,7 @@ class NameMatcher:
             one for one in known - self._words if _PART.fullmatch(one) and _distinctive(one)
         }
         self._phrases = [one for one in known - self._words - self._parts if len(one) >= 6]
+        self._search = ByteSearch((*self._words, *self._parts, *self._phrases))
 
     def within(self, stream: BinaryIO) -> bool:
         """Whether text names one of them: as a word, or in a column of a CSV file that holds names.
@@ -146,10 +157,15 @@ class NameMatcher:
                 return True
         return False
 
+    def anywhere(self, content: bytes) -> bool:
+        """Whether bytes of any kind name one of them, in any capitals, between other characters
+        than letters and digits."""
+        return self._search.within(content)
+
     def in_path(self, path: str) -> bool:
         """Whether a file's or folder's name is made of one of them, as `kim-17_left.png` is."""
         line = path.encode(errors="surrogateescape")
-        if self._in_line(line):
+        if self._in_line(line) or self.anywhere(line):
             return True
         atoms = [match.span() for match in _ATOM.finditer(line)]
         return any(
@@ -205,7 +221,7 @@ class Judge:
         self.sought = sought
         self.names = NameMatcher(sought)
         self.gone = {*gone, *sought.records, *sought.models} - sought.keep - sought.derivation
-        self._judged: dict[str, str | None] = {}
+        self._judged: dict[tuple[str, bool], str | None] = {}
         self._named: set[str] = set()
 
     @property
@@ -221,12 +237,12 @@ class Judge:
             self.gone.add(oid)
         return kind
 
-    def _once(self, oid: str, opened: Callable[[], BinaryIO]) -> str | None:
-        if oid not in self._judged:
-            self._judged[oid] = self._object(oid, opened)
-        return self._judged[oid]
+    def _once(self, oid: str, opened: Callable[[], BinaryIO], inside: bool = True) -> str | None:
+        if (oid, inside) not in self._judged:
+            self._judged[oid, inside] = self._object(oid, opened, inside)
+        return self._judged[oid, inside]
 
-    def _object(self, oid: str, opened: Callable[[], BinaryIO]) -> str | None:
+    def _object(self, oid: str, opened: Callable[[], BinaryIO], inside: bool) -> str | None:
         if oid in self.sought.keep:
             return None
         if oid in self.sought.derivation:
@@ -243,7 +259,7 @@ class Judge:
                 return LISTS if self._lists(stream.read()) else None
             if is_pack(stream):
                 return None if oid in self.sought.other else PACKS
-            return self._by_content(stream, containers.Budget())
+            return self._by_content(stream, containers.Budget(inside=inside))
 
     def content(self, content: bytes) -> str | None:
         """Like `object`, for bytes of which no hash is known, as git's."""
@@ -263,24 +279,79 @@ class Judge:
         return self._by_content(io.BytesIO(content), budget)
 
     def _by_content(self, stream: BinaryIO, budget: containers.Budget) -> str | None:
-        """Judge what a file says: by the pixels of an image, by what is packed in it, as text."""
+        """Judge what a file says: by the pixels of an image or an array, by what is packed in it,
+        as text, and by what stands anywhere in it."""
         head = stream.read(_HEAD)
         stream.seek(0)
-        if containers.is_image(head):
-            pixels = containers.pixels(stream.read())
-            if pixels is not None:
-                return RECORDS if pixels in self.sought.pixels else None
-            stream.seek(0)
-        if not containers.is_archive(head):
-            return LISTS if is_text(stream) and self.names.within(stream) else None
         try:
-            for name, content in containers.members(stream, head, budget):
-                if self.names.in_path(name):
-                    return LISTS
-                if (kind := self._of_bytes(content, budget.deeper())) is not None:
-                    return kind
+            if containers.is_archive(head):
+                return self._packed(stream, head, budget)
+            kind = self._shown(stream, head, budget)
         except containers.UnopenedError:
             return UNJUDGED
+        if kind is None and is_text(stream) and self.names.within(stream):
+            return LISTS
+        stream.seek(0)
+        return kind or (self._inside(stream, budget) if budget.inside else None)
+
+    def _packed(self, stream: BinaryIO, head: bytes, budget: containers.Budget) -> str | None:
+        """Judge the members of an archive, their names, and what it says beside them."""
+        for name, content in containers.members(stream, head, budget):
+            if self.names.in_path(name):
+                return LISTS
+            if (kind := self._of_bytes(content, budget.deeper())) is not None:
+                return kind
+        stream.seek(0)
+        named = budget.inside and any(map(self.names.anywhere, _windows(stream)))
+        return LISTS if named else None
+
+    def _shown(self, stream: BinaryIO, head: bytes, budget: containers.Budget) -> str | None:
+        """Judge what is an image, an array, text of two bytes a character, or a packed stream."""
+        kind = None
+        if containers.is_image(head):
+            kind = RECORDS if self.sought.pixels & containers.frames(stream.read()) else None
+        elif head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            text = stream.read().decode("utf-16", errors="replace").encode(errors="replace")
+            kind = LISTS if self.names.within(io.BytesIO(text)) else None
+        elif containers.is_array(head):
+            array = containers.array_of(stream.read())
+            kind = None if array is None else self._array(array)
+        elif containers.may_be_packed(head):
+            packed = containers.inflated(stream.read(), budget)
+            kind = None if packed is None else self._of_bytes(packed, budget.deeper())
+        stream.seek(0)
+        return kind
+
+    def _array(self, array: NDArray[Any]) -> str | None:
+        if array.dtype.kind in "US":
+            lines = "\n".join(map(str, array.reshape(-1).tolist())).encode(errors="replace")
+            return LISTS if self.names.within(io.BytesIO(lines)) else None
+        shown = any(digest in self.sought.pixels for digest in containers.pixels_in(array))
+        return RECORDS if shown else None
+
+    def _inside(self, stream: BinaryIO, budget: containers.Budget) -> str | None:
+        """Judge what stands anywhere in bytes: names, and pictures and archives that begin later or
+        are written as text."""
+        for content in _windows(stream):
+            if self.names.anywhere(content):
+                return LISTS
+            for part in embedded.parts(content):
+                if (kind := self._part(part, budget.deeper())) is not None:
+                    return kind
+        return None
+
+    def _part(self, content: bytes, budget: containers.Budget) -> str | None:
+        """Judge what looks like a picture or an archive inside of other bytes. It may be neither,
+        so nothing is made of one that cannot be opened."""
+        if containers.is_image(content):
+            return RECORDS if self.sought.pixels & containers.frames(content) else None
+        with contextlib.suppress(containers.UnopenedError):
+            for name, member in containers.members(io.BytesIO(content), content[:_HEAD], budget):
+                if self.names.in_path(name):
+                    return LISTS
+                kind = self._of_bytes(member, budget.deeper())
+                if kind not in (None, UNJUDGED):
+                    return kind
         return None
 
     def run(self, content: bytes) -> bool:
@@ -289,8 +360,13 @@ class Judge:
         found = {match.group().decode() for match in _HEX.finditer(outs)}
         return not found.isdisjoint(oid.removesuffix(".dir") for oid in self.gone)
 
-    def file(self, path: Path) -> str | None:
+    def file(self, path: Path, inside: bool = True) -> str | None:
         """Like `object`, for a file that is named anyhow.
+
+        Args:
+            path: of the file.
+            inside: whether its bytes are looked through; else it counts as a whole, or as an
+                archive.
 
         Raises:
             OSError: it cannot be read.
@@ -299,7 +375,7 @@ class Judge:
             oid = hashlib.file_digest(stream, "md5").hexdigest()
         if oid in self.sought.derivation:
             return None
-        return self._once(oid, lambda: path.open("rb"))
+        return self._once(oid, lambda: path.open("rb"), inside)
 
     def remembers(self, content: bytes) -> bool:
         """Whether a database of DVC's remembers something that is gone, or names a record."""
@@ -347,6 +423,14 @@ def is_pack(stream: BinaryIO) -> bool:
     return _IMAGES.match(head) is not None or _FILES.match(head) is not None
 
 
+def _windows(stream: BinaryIO) -> Iterator[bytes]:
+    """A file in parts that overlap, so that what is hidden in it lies whole in one of them."""
+    before = b""
+    while part := stream.read(_WINDOW):
+        yield before + part
+        before = part[-embedded.LONGEST :]
+
+
 def _distinctive(name: bytes) -> bool:
     """Whether a name can be looked for in any text without finding a number or a common word."""
     return len(name) >= 8 or (
@@ -355,9 +439,14 @@ def _distinctive(name: bytes) -> bool:
 
 
 def _forms(value: str) -> set[bytes]:
-    return (
-        {value.encode(errors="surrogatepass"), json.dumps(value)[1:-1].encode()} if value else set()
-    )
+    """How an identity may be written: as it is, in both spellings of Unicode, and as JSON, XML and
+    addresses write it."""
+    if not value:
+        return set()
+    spellings = {value, *(unicodedata.normalize(form, value) for form in ("NFC", "NFD"))}
+    written = {json.dumps(one)[1:-1] for one in spellings} | {html.escape(one) for one in spellings}
+    written |= {urllib.parse.quote(one, errors="surrogatepass") for one in spellings}
+    return {one.encode(errors="surrogatepass") for one in spellings | written}
 
 
 def _digest(value: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -160,10 +161,24 @@ class DvcObjects:
             return
         if not self.fs.exists(self.root):
             return
-        for path in self.fs.find(self.root):
-            key = str(path)[len(self.root) :].lstrip("/")
+        for path in self._paths():
+            key = path[len(self.root) :].lstrip("/")
             if self._is_ours(key):
-                yield _Item(key, str(path))
+                yield _Item(key, path)
+
+    def _paths(self) -> Iterator[str]:
+        """Every file. Folders of this machine may be links to other disks, which are followed."""
+        if self._protocol not in ("local", "file"):
+            yield from map(str, self.fs.find(self.root))
+            return
+        seen = set[str]()
+        for folder, folders, names in os.walk(self.root, followlinks=True):
+            if os.path.realpath(folder) in seen:  # a link that leads back
+                folders.clear()
+                continue
+            seen.add(os.path.realpath(folder))
+            folders.sort()
+            yield from (f"{folder}/{name}" for name in sorted(names))
 
     def _is_ours(self, key: str) -> bool:
         """A remote's folder may hold other things, too; the cache is DVC's alone."""

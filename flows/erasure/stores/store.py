@@ -76,7 +76,8 @@ class Look:
             more = f" and {len(self.unjudged) - EXAMPLES} more" * (len(self.unjudged) > EXAMPLES)
             reasons.append(
                 f"{name}: {len(self.unjudged)} files cannot be judged: unreadable, encrypted, "
-                f"damaged, or packed too deep ({', '.join(self.unjudged[:EXAMPLES])}{more})"
+                "damaged, packed too deep or in a way not known here, or a link to elsewhere "
+                f"({', '.join(self.unjudged[:EXAMPLES])}{more})"
             )
         return "; ".join(reasons) or None
 

@@ -68,8 +68,11 @@ class Tree:
         for path in _in_corners(self.root):
             look.looked_at += 1
             key = path.relative_to(self.root).as_posix()
-            if _kind(path, key, judge) == RECORDS:
-                look.add(key, RECORDS, judge, ours=False)
+            kind = _kind(path, key, judge, inside=False)
+            if kind == RECORDS or (kind == UNJUDGED and path.suffix == ".pack"):
+                look.add(key, kind, judge, ours=False)
+        for path in _links_outside(self.root):
+            look.add(path.relative_to(self.root).as_posix(), UNJUDGED, judge)
         return look
 
     def files(self) -> Iterator[tuple[str, Path]]:
@@ -174,7 +177,8 @@ def other_checkouts(home: Path) -> list[Path]:
 
 
 def files_below(root: Path, whole: bool = False) -> Iterator[Path]:
-    """Every file and link below a folder.
+    """Every file and link below a folder, and below links that stand for one of the tool's own
+    folders of a workspace.
 
     Args:
         root: the folder, or a single file.
@@ -195,6 +199,30 @@ def files_below(root: Path, whole: bool = False) -> Iterator[Path]:
         for name in list(folders):
             if (Path(folder) / name).is_symlink():
                 folders.remove(name)
+                if _is_own_link(root, Path(folder) / name):
+                    yield from files_below(Path(folder) / name, whole=True)
+
+
+def _is_own_link(root: Path, link: Path) -> bool:
+    """Whether a link stands for one of the tool's own folders, as `data` on another disk."""
+    return link.parent == root and link.name in _OWN_FOLDERS
+
+
+def _links_outside(root: Path) -> Iterator[Path]:
+    """Links to folders that lie outside of the workspace and of its repository: what is there is
+    not looked at."""
+    known = [root.resolve()]
+    if shell.succeeds(root, "rev-parse", "--git-dir"):
+        known.append(git.common_folder(root).resolve().parent)
+    for folder, folders, _ in os.walk(root):
+        skipped = {root: _STORES_OF_THEIR_OWN, root / ".dvc": _DVC_STORES}.get(Path(folder), ())
+        folders[:] = [name for name in folders if name not in skipped]
+        for name in sorted(folders):
+            link = Path(folder) / name
+            if link.is_symlink() and not _is_own_link(root, link):
+                target = link.resolve()
+                if not any(target.is_relative_to(place) for place in known):
+                    yield link
 
 
 def _in_corners(root: Path) -> Iterator[Path]:
@@ -219,7 +247,7 @@ def md5(path: Path) -> str:
         return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
-def _kind(path: Path, key: str, judge: Judge) -> str | None:
+def _kind(path: Path, key: str, judge: Judge, inside: bool = True) -> str | None:
     """What a file is, by its content, else by its name."""
     try:
         mode = path.stat().st_mode
@@ -230,7 +258,7 @@ def _kind(path: Path, key: str, judge: Judge) -> str | None:
     if not stat.S_ISREG(mode):  # a pipe or a device holds nothing, and would never end
         return None
     try:
-        return judge.file(path) or (LISTS if judge.names.in_path(key) else None)
+        return judge.file(path, inside) or (LISTS if judge.names.in_path(key) else None)
     except FileNotFoundError:
         return None
     except OSError:

@@ -285,6 +285,104 @@ def test_a_stash_that_was_dropped_and_an_experiments_reference_are_found(home: P
     assert "2 files in git's history" in erase(home).held["git"]
 
 
+# -- links, and repositories in the repository -----------------------------------------------------
+
+
+def moved_behind_a_link(folder: Path, elsewhere: Path) -> Path:
+    """Put a folder on another disk, as people do whose disk is full; where it lies now."""
+    shutil.move(folder, elsewhere)
+    folder.symlink_to(elsewhere, target_is_directory=True)
+    return elsewhere
+
+
+def holds_the_person(folder: Path) -> bool:
+    own = {picture(0), picture(1)}
+    return any(path.read_bytes() in own for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("part", ["cache", "cache/files", "cache/files/md5"])
+def test_a_cache_behind_a_link_is_erased_all_the_same(home: Path, part: str) -> None:
+    elsewhere = moved_behind_a_link(home / ".dvc" / part, home.parent / "elsewhere")
+    assert holds_the_person(elsewhere)
+    assert held(erase(home)) == {}
+    assert not holds_the_person(elsewhere)
+
+
+def test_a_remote_behind_a_link_is_erased_all_the_same(home: Path) -> None:
+    remote = home.parent / "remote"
+    shutil.move(remote / "files", home.parent / "files-of-remote")
+    (remote / "files").symlink_to("../files-of-remote", target_is_directory=True)
+    assert held(erase(home)) == {}
+    assert not holds_the_person(home.parent / "files-of-remote")
+
+
+def test_every_remote_is_erased_and_not_only_the_default(home: Path) -> None:
+    shell.dvc(home, "remote", "add", "second", str(home.parent / "second"))
+    shell.dvc(home, "push", "--remote", "second")
+    shell.git(home, "commit", "--quiet", "--all", "-m", "a second remote")
+    assert holds_the_person(home.parent / "second")
+    assert held(erase(home)) == {}
+    assert not holds_the_person(home.parent / "second")
+
+
+def test_one_of_the_tools_own_folders_behind_a_link_is_looked_into(home: Path) -> None:
+    elsewhere = home.parent / "artifacts-elsewhere"
+    files.write_bytes(elsewhere / "left/copy.png", picture(0))
+    shutil.rmtree(home / "artifacts", ignore_errors=True)
+    (home / "artifacts").symlink_to(elsewhere, target_is_directory=True)
+    assert held(erase(home)) == {}
+    assert not holds_the_person(elsewhere)
+
+
+def test_a_link_to_a_folder_elsewhere_is_named_for_nobody_looks_there(home: Path) -> None:
+    (home.parent / "elsewhere").mkdir()
+    (home / "pictures").symlink_to(home.parent / "elsewhere", target_is_directory=True)
+    (home / "inside").symlink_to(home / "data", target_is_directory=True)
+    with pytest.raises(ErasureError, match=r"1 files cannot be judged.*\(pictures\)"):
+        erase(home)
+    (home / "pictures").unlink()
+    assert held(erase(home)) == {}
+
+
+def another_repository(home: Path) -> Path:
+    """A repository in the workspace that has the person's picture in its history only."""
+    inner = home / "inner"
+    inner.mkdir()
+    shell.git(inner, "init", "--quiet")
+    shell.git(inner, "config", "user.email", "officer@example.org")
+    shell.git(inner, "config", "user.name", "Officer")
+    commit(inner, "one.png", picture(0))
+    shell.git(inner, "rm", "--quiet", "one.png")
+    shell.git(inner, "commit", "--quiet", "-m", "away")
+    return inner
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_history_of_a_repository_in_the_workspace_holds_the_receipt(
+    home: Path, packed: bool
+) -> None:
+    inner = another_repository(home)
+    if packed:
+        shell.git(inner, "gc", "--quiet")
+    with pytest.raises(ErasureError, match=r"inner/\.git/objects/"):
+        erase(home)
+    shutil.rmtree(inner)
+    assert held(erase(home)) == {}
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_history_of_a_submodule_holds_the_receipt(home: Path, packed: bool) -> None:
+    inner = another_repository(home)
+    if packed:
+        shell.git(inner, "gc", "--quiet")
+    modules = home / ".git" / "modules"
+    modules.mkdir()
+    shutil.move(inner / ".git", modules / "inner")
+    shutil.rmtree(inner)
+    with pytest.raises(ErasureError, match=r"\.git/modules/inner/objects/"):
+        erase(home)
+
+
 def test_a_pipe_in_the_workspace_does_not_stop_the_look(home: Path) -> None:
     import os
 
