@@ -8,24 +8,30 @@ to mend is mended, and the round goes on to its end.
 
 from __future__ import annotations
 
+import base64
 import bz2
 import contextlib
 import functools
 import gzip
 import hashlib
 import io
+import json
 import lzma
 import os
+import pickle
 import random
 import shutil
 import sqlite3
 import tarfile
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from benchmarks import stand_in
 from benchmarks.faults import (
@@ -67,11 +73,22 @@ class Copy:
 
 
 def hidden_copies(world: World, found: Round, _database: Any) -> None:
-    """Before an erasure, copies of a person's pictures lie in a dozen places."""
+    """Before an erasure, copies of a person's pictures lie in dozens of places."""
+    _erased_around(world, found, _plant)
+
+
+def copies_in_other_forms(world: World, found: Round, _database: Any) -> None:
+    """Before an erasure, pictures and names of a person stand inside of other files."""
+    _erased_around(world, found, _plant_forms)
+
+
+def _erased_around(
+    world: World, found: Round, plant: Callable[[World, bytes], Iterator[Copy]]
+) -> None:
+    """Plant copies, erase, see that each is removed or named, mend what was named, and go on."""
     _released(world)
     batch = _batch(world)
-    picture = _pictures(world)[0]
-    copies = list(_plant(world, picture))
+    copies = list(plant(world, _pictures(world)[0]))
     code, text = world.give("erase", batch)
     receipts = world.folder / "ledger/erasures" / f"{batch}.json"
     if receipts.exists():  # what git holds is no error, and stands in its receipt
@@ -145,11 +162,40 @@ def hands_in_the_register(world: World, found: Round, database: Any) -> None:
         hands.change(statements)
         _noticed(world, found, f"{kind}{hands.where}")
         hands.show(sound)
+    hands.change(_agreeing(world))
+    hands.change(_anew(hands))
+    _noticed(world, found, f"row and event changed to agree, all hashes made anew{hands.where}")
+    hands.show(sound)
+    hands.change(hands.trap)
+    first = sorted(world.asked)[0]
+    code, text = world.give("requests", "hold", first, "--by", "officer", "--reason", "a claim")
+    kind = f"trigger that changes what is written{hands.where}"
+    found.faults.append(Fault(kind, "requests hold", 0.0, _told(code, text)))
+    if code == 0 or "keeps something else" not in text:
+        found.broken.append(f"{kind}: it was vouched for")
+    hands.show(sound)
+    _hands_on_the_keys(world, found, hands.where)
     hands.show(older)
     _noticed(world, found, f"older backup shown{hands.where}")
     hands.show(sound)
     if world.give("requests", "check")[0] != 0:
         found.broken.append("the sound register is not taken for sound")
+
+
+def _hands_on_the_keys(world: World, found: Round, where: str) -> None:
+    """Somebody removes, empties or exchanges what is kept outside the database."""
+    for name, kind, change in (
+        ("chain.end", "kept end removed", Path.unlink),
+        ("chain.end", "kept end emptied", lambda path: path.write_bytes(b"")),
+        ("chain.end", "kept end changed", lambda path: path.write_bytes(b"{}")),
+        ("chain.key", "key removed", Path.unlink),
+        ("chain.key", "another key", lambda path: path.write_text("e" * 64)),
+    ):
+        path = world.folder / "keys" / name
+        content = path.read_bytes()
+        change(path)
+        _noticed(world, found, f"{kind}{where}")
+        path.write_bytes(content)
 
 
 def random_changes(world: World, found: Round, _database: Any) -> None:
@@ -294,6 +340,7 @@ def clones_of_agents(world: World, found: Round, _database: Any) -> None:
 
 SCENARIOS: dict[str, Callable[[World, Round, Any], None]] = {
     "hidden copies": hidden_copies,
+    "copies in other forms": copies_in_other_forms,
     "copies that come back": copies_that_come_back,
     "hands in the register": hands_in_the_register,
     "random changes": random_changes,
@@ -361,6 +408,107 @@ def _plant(world: World, picture: bytes) -> Iterator[Copy]:
         path = home / folder / "one.png"
         files.write_bytes(path, picture)
         yield Copy(kind, None, path, lambda: None)
+
+
+def _plant_forms(world: World, picture: bytes) -> Iterator[Copy]:
+    """Pictures and names of a person in other files, and places that nobody looks into."""
+    from PIL import Image
+
+    home, person = world.folder, _person(world)
+    shades = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"))
+    arrays, compressed, frames = io.BytesIO(), io.BytesIO(), io.BytesIO()
+    np.save(arrays, shades)
+    np.savez_compressed(compressed, shades)
+    blank = Image.fromarray(np.zeros_like(shades))
+    blank.save(frames, "TIFF", save_all=True, append_images=[Image.fromarray(shades)])
+    notebook = {"cells": [{"outputs": [{"data": {"image/png": _base64(picture)}}]}]}
+    forms: dict[str, bytes] = {
+        "copy in a tar.xz": lzma.compress(_tarred(picture, "one.png")),
+        "copy in a stream of zlib": zlib.compress(picture),
+        "copy in the older LZMA": lzma.compress(picture, format=lzma.FORMAT_ALONE),
+        "copy behind a program": b"MZ" + bytes(500) + _zipped(picture),
+        "copy behind another picture": _as(_blank(), "PNG") + picture,
+        "copy in an ar archive": b"!<arch>\none.png/".ljust(68) + picture,
+        "copy in a cell of SQLite": _in_sqlite(picture),
+        "name in a cell of SQLite": _in_sqlite(f"by {person}"),
+        "copy in a pickle": pickle.dumps({"picture": picture}),
+        "name in a pickle": pickle.dumps({"who": person}),
+        "array of pixels": arrays.getvalue(),
+        "arrays compressed": compressed.getvalue(),
+        "output of a notebook": json.dumps(notebook).encode(),
+        "page with a picture": f'<img src="data:image/png;base64,{_base64(picture)}">'.encode(),
+        "dump in hexadecimal digits": picture.hex().encode(),
+        "second frame of a TIFF": frames.getvalue(),
+        "copy in JPEG 2000": _as(picture, "JPEG2000", irreversible=False),
+        "list in UTF-16": f"id\n{person}\n".encode("utf-16"),
+        "list in capitals": f"id\n{person.upper()}\n".encode(),
+        "name in a picture's comment": _as(_blank(), "PNG") + f"by {person}".encode(),
+        "bundle of git": b"# v2 git bundle\n" + bytes(60),
+        "file of columns": b"PAR1" + bytes(60),
+    }
+    for number, (kind, content) in enumerate(forms.items()):
+        path = home / "somewhere" / f"form-{number:02d}.bin"
+        files.write_bytes(path, content)
+        yield Copy(kind, path.name, path, functools.partial(_unlink, path))
+    yield _in_another_repository(world, picture, packed=False)
+    yield _in_another_repository(world, picture, packed=True)
+    yield _behind_a_link(world, picture)
+    cache = home / ".dvc/cache/files"
+    files.write_bytes(cache.parent / "left.png", picture)
+    yield Copy("copy among the cache's files", None, cache.parent / "left.png", lambda: None)
+    path = home / "artifacts/left.db"
+    files.write_bytes(path, _in_sqlite(picture))
+    yield Copy("database among artifacts", None, path, lambda: None)
+
+
+def _in_another_repository(world: World, picture: bytes, packed: bool) -> Copy:
+    """A repository in the workspace that has a picture in its history only."""
+    inner = world.folder / "somewhere" / ("packed" if packed else "loose")
+    files.write_bytes(inner / "one.png", picture)
+    for command in (
+        ("init", "--quiet"),
+        ("add", "one.png"),
+        (*_SOMEBODY, "commit", "--quiet", "-m", "one"),
+        ("rm", "--quiet", "one.png"),
+        *([("gc", "--quiet")] if packed else []),
+    ):
+        _told_ok(world, "git", "-C", str(inner), *command)
+    kind = "packed history of another repository" if packed else "history of another repository"
+    shown = f"somewhere/{inner.name}/.git/objects/"
+    return Copy(kind, shown, inner / ".git", lambda: shutil.rmtree(inner))
+
+
+def _behind_a_link(world: World, picture: bytes) -> Copy:
+    """A link to a folder elsewhere, where a picture lies."""
+    elsewhere, link = world.folder.parent / "elsewhere", world.folder / "somewhere" / "link"
+    files.write_bytes(elsewhere / "one.png", picture)
+    link.symlink_to(elsewhere, target_is_directory=True)
+
+    def mend() -> None:
+        link.unlink()
+        shutil.rmtree(elsewhere)
+
+    return Copy("link to a folder elsewhere", "somewhere/link", link, mend)
+
+
+def _in_sqlite(cell: bytes | str) -> bytes:
+    with contextlib.closing(sqlite3.connect(":memory:")) as database:
+        database.execute("CREATE TABLE kept (cell)")
+        database.execute("INSERT INTO kept VALUES (?)", (cell,))
+        database.commit()
+        return database.serialize()
+
+
+def _base64(content: bytes) -> str:
+    return base64.b64encode(content).decode()
+
+
+def _blank() -> bytes:
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.new("RGB", (8, 8), "white").save(stream, "PNG")
+    return stream.getvalue()
 
 
 def _staged(world: World, picture: bytes) -> Copy:
@@ -473,6 +621,10 @@ class SqliteHands:
     """Hands in the workspace's own database file."""
 
     where = ""
+    trap = (
+        "CREATE TRIGGER trap AFTER UPDATE ON requests BEGIN UPDATE requests SET due = "
+        "'2099-01-01' WHERE request_id = new.request_id AND due <> '2099-01-01'; END",
+    )
 
     def __init__(self, world: World) -> None:
         self._path = world.folder / REGISTER
@@ -488,6 +640,12 @@ class SqliteHands:
         for ending in ("-wal", "-shm"):
             self._path.with_name(f"{self._path.name}{ending}").unlink(missing_ok=True)
         self._path.write_bytes(state)
+
+    def events(self) -> list[dict[str, Any]]:
+        """All events in their order."""
+        with contextlib.closing(sqlite3.connect(self._path)) as database:
+            database.row_factory = sqlite3.Row
+            return [dict(row) for row in database.execute("SELECT * FROM events ORDER BY seq")]
 
     def random_change(self, chance: random.Random) -> tuple[str, str]:
         """A kind of change, and its statement: a cell gets another value, or a row is gone."""
@@ -512,7 +670,7 @@ class SqliteHands:
         statement = f'UPDATE {table} SET "{column}" = {after} {where}'  # noqa: S608
         return f"cell of {table} changed at random", statement
 
-    def change(self, statements: list[str]) -> None:
+    def change(self, statements: Iterable[str]) -> None:
         """Change it. Whoever owns the database can drop what keeps it from being changed."""
         with contextlib.closing(sqlite3.connect(self._path)) as database:
             query = "SELECT name FROM sqlite_master WHERE type = 'trigger'"
@@ -527,6 +685,11 @@ class PostgresHands:
     """Hands of the role that owns the register's database in PostgreSQL."""
 
     where = " (PostgreSQL)"
+    trap = (
+        "CREATE FUNCTION trap() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.due := "
+        "'2099-01-01'; RETURN NEW; END $$",
+        "CREATE TRIGGER trap BEFORE UPDATE ON requests FOR EACH ROW EXECUTE FUNCTION trap()",
+    )
 
     def __init__(self, world: World, server: Any) -> None:
         self._world, self._server = world, server
@@ -539,7 +702,16 @@ class PostgresHands:
         """Show a copy of a state in the register's place."""
         self._world.environment["ERASURE_AUDIT_DATABASE"] = self._server.copy_of(state)
 
-    def change(self, statements: list[str]) -> None:
+    def events(self) -> list[dict[str, Any]]:
+        """All events in their order."""
+        import psycopg
+        from psycopg.rows import dict_row
+
+        address = self._world.environment["ERASURE_AUDIT_DATABASE"]
+        with psycopg.connect(address, row_factory=dict_row) as connection:
+            return connection.execute("SELECT * FROM events ORDER BY seq").fetchall()
+
+    def change(self, statements: Iterable[str]) -> None:
         """Change it, with triggers off."""
         import psycopg
 
@@ -610,6 +782,32 @@ def _tampering(world: World) -> Iterator[tuple[str, list[str]]]:
             "UPDATE events SET seq = 3 WHERE seq = -2",
         ],
     )
+
+
+def _agreeing(world: World) -> list[str]:
+    """Another regulation in the row of a request and in all of its events."""
+    one = f"WHERE request_id = '{sorted(world.asked)[0]}'"
+    said = 'replace(details, \'"regulation":"gdpr"\', \'"regulation":"lgpd"\')'
+    return [
+        f"UPDATE requests SET regulation = 'lgpd' {one}",  # noqa: S608
+        f"UPDATE events SET details = {said} {one}",  # noqa: S608
+    ]
+
+
+def _anew(hands: Any) -> list[str]:
+    """All hashes made anew, as anybody can who knows the format; the key would be needed for the
+    MACs."""
+    from flows.register import chain
+
+    previous, statements = chain.GENESIS, []
+    for event in hands.events():
+        event["previous"] = previous
+        previous = chain._hash(event)
+        statements.append(
+            f"UPDATE events SET previous = '{event['previous']}', hash = '{previous}' "  # noqa: S608
+            f"WHERE seq = {event['seq']}"
+        )
+    return statements
 
 
 def _noticed(world: World, found: Round, kind: str) -> None:
