@@ -802,7 +802,7 @@ def _anew(hands: Any) -> list[str]:
     previous, statements = chain.GENESIS, []
     for event in hands.events():
         event["previous"] = previous
-        previous = chain._hash(event)
+        previous = chain.event_hash(event)
         statements.append(
             f"UPDATE events SET previous = '{event['previous']}', hash = '{previous}' "  # noqa: S608
             f"WHERE seq = {event['seq']}"

@@ -151,7 +151,7 @@ def append(
             "row_digest": step.content and step.content.digest,
             "keeper": key.keeper,
         }
-        row["hash"] = _hash(row)
+        row["hash"] = event_hash(row)
         row["mac"] = key.mac(row["hash"])
         head = Head(head.seq + 1, row["hash"])
         rows.append(row)
@@ -265,7 +265,7 @@ def require_bound(
         bound = {
             row.request_id: row.row_digest
             for row in connection.execute(sa.select(events).where(events.c.seq.in_(last)))
-            if row.hash == _hash(dict(row._mapping)) and _authentic(row, key)
+            if row.hash == event_hash(dict(row._mapping)) and _authentic(row, key)
         }
         for request_id in some:
             content = found.get(request_id)
@@ -319,7 +319,7 @@ def check(
     digests: dict[str, str] = {}
     for row in _stream(connection, sa.select(events).order_by(events.c.seq)):
         seq += 1
-        if (row.seq, row.previous, row.hash) != (seq, previous, _hash(dict(row._mapping))):
+        if (row.seq, row.previous, row.hash) != (seq, previous, event_hash(dict(row._mapping))):
             raise RegisterError(f"event {seq} of the register is missing or was changed; {RESTORE}")
         if row.mac is not None or authenticated:
             if not keyed:
@@ -369,7 +369,7 @@ def _compare(connection: sa.Connection, digests: dict[str, str]) -> None:
             )
 
 
-def _hash(row: Mapping[str, Any]) -> str:
+def event_hash(row: Mapping[str, Any]) -> str:
     """SHA-256 over everything that an event says, and over the hash of the one before."""
     names = ("previous", "seq", "at", "actor", "request_id", "batch", "kind", "details")
     bound: list[Any] = [] if row["row_digest"] is None else [row["row_digest"]]

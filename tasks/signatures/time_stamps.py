@@ -2,8 +2,9 @@
 
 A token is kept in one form: the authority's own certificate, its signed attributes and its
 signature, and nothing that they do not vouch for. So every changed byte of a token is found.
-Revocation is not looked at: checking needs no network. An authority counts if its certificate, or
-the one that issued it, is trusted.
+Revocation is not looked at, for checking needs no network: whoever hears that an authority's key
+was lost takes its certificate out of `trusted-tsa/`. An authority counts if its certificate, or the
+one that issued it, is trusted.
 """
 
 from __future__ import annotations
