@@ -196,6 +196,7 @@ def _hands_on_the_keys(world: World, found: Round, where: str) -> None:
         change(path)
         _noticed(world, found, f"{kind}{where}")
         path.write_bytes(content)
+        path.chmod(0o600)
 
 
 def random_changes(world: World, found: Round, _database: Any) -> None:
