@@ -301,7 +301,12 @@ def after_the_decision(tour: Tour, batch: str) -> None:
     tour.check(tour.states()[SECOND] == "closed", "the schedule released, erased and closed")
     tour.give(f"erasure-audit requests show {FIRST}", shows="decision  by Grace Officer")
     tour.give("erasure-audit status", shows="Nothing to run: the batch has ended")
-    tour.give("git status --porcelain")
+    tour.check(not tour.give("git status --porcelain"), "nothing is left uncommitted")
+    tour.give("erasure-audit letters due", shows=FIRST)
+    tour.give(f'erasure-audit letters sent {FIRST} --by "Ada Clerk" --how "registered post"')
+    tour.give("erasure-audit status", shows=f"erasure-audit letters renew {batch}")
+    tour.give(f"erasure-audit letters renew {batch}", shows="made again")
+    tour.check(not tour.give("git status --porcelain"), "the reports made again are committed")
     tour.give(f"git show --stat erased/{batch}", shows=f"ledger/erasures/{batch}")
     tour.give("erasure-audit register")
     people = training_people(tour.home)
@@ -310,7 +315,8 @@ def after_the_decision(tour: Tour, batch: str) -> None:
     tour.give(f"erasure-audit requests show {UNKNOWN}", shows="changed identities")
     tour.check(tour.states()[UNKNOWN] == "received", "corrected, it is to be verified again")
     tour.move_clock(tour.now() + timedelta(days=25))
-    tour.give("erasure-audit watch", shows=f"Request {LATE}: ")
+    told = tour.give("erasure-audit watch", shows=f"Request {LATE}: ")
+    tour.check(f"Request {SECOND}: the letter (answer)" in told, "a letter that was not sent")
 
 
 def auditor(tour: Tour, batch: str) -> None:

@@ -48,7 +48,7 @@ def erase(
     for receipt in [] if done.came_back else done.receipts:
         typer.echo(_line(receipt))
     for store, count in done.came_back.items():
-        typer.echo(f"  {store}: {count} copies had come back, and are erased again")
+        typer.echo(f"  {store}: copies that had come back and are erased again: {count}")
     outcome = "Erased" if done.new else "Nothing was left to do: it was erased before,"
     typer.echo(f"{outcome} {done.tag}. Receipts: {receipts.FOLDER / name}.json")
 

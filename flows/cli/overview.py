@@ -34,7 +34,10 @@ def register(
         counted = ", ".join(
             f"{count} {name.replace('_', ' ')}" for name, count in done.counts.items() if count
         )
-        typer.echo(f"{done.batches} batches: {counted or 'no requests'}; {done.overdue} overdue")
+        typer.echo(
+            f"{console.counted(done.batches, 'batch', 'batches')}: {counted or 'no requests'}; "
+            f"{done.overdue} overdue"
+        )
         typer.echo(f"  {done.page}\n  {done.table}")
     for name, why in done.unreadable.items():
         console.say(f"Not readable: {name}: {why}")

@@ -45,7 +45,7 @@ def plan(
 
 
 def _tell(found: forecast.RunPlan) -> None:
-    typer.echo(f"Batch {found.batch}: {len(found.stages)} stages have to run")
+    typer.echo(f"Batch {found.batch}: stages that have to run: {len(found.stages)}")
     typer.echo(f"  {', '.join(found.stages) or 'none'}")
     model = found.model
     accuracy = "" if model.accuracy is None else f", accuracy on its own data {model.accuracy:.1%}"
@@ -67,7 +67,7 @@ def _tell(found: forecast.RunPlan) -> None:
         records = "?" if request.records is None else str(request.records)
         typer.echo(
             f"  {request.request_id}  {records} records, detectability {seen}, decides: "
-            f"{request.decides} ({request.earlier} earlier requests)"
+            f"{request.decides} (earlier requests: {request.earlier})"
         )
     for line in found.brief:
         typer.echo(line)

@@ -304,7 +304,10 @@ def _tell_check(head: Head, known: int, anchored: int, kept: Head | None) -> Non
         typer.echo("The register is empty: there is nothing to check")
         return
     typer.echo(f"{head.seq} events, the last one {head.hash[:16]}: intact")
-    typer.echo(f"{known} earlier ends that git keeps: all in it, the last is event {anchored}")
+    if known:
+        typer.echo(f"Earlier ends that git keeps: {known}, all in it, the last is event {anchored}")
+    else:
+        typer.echo("Git keeps no earlier end to compare with; `erasure-audit requests anchor` does")
     if kept is None:
         typer.echo("This machine keeps no end outside the database yet (keys/chain.end)")
     elif kept.seq < head.seq:  # another machine wrote since

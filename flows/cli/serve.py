@@ -99,7 +99,7 @@ def drop(as_json: Json = False) -> None:
         if taken.refused:
             typer.echo(f"What was refused is in {dropped.REFUSED}/, with the reasons beside it")
         if taken.left:
-            typer.echo(f"{taken.left} files are left for the next time; they may still be written")
+            typer.echo(f"Left for the next time, for they may still be written: {taken.left}")
     if taken.refused:
         raise typer.Exit(1)
 

@@ -95,14 +95,23 @@ def renew(home: Path, register: Register, batch: str) -> bool:
             "that the register knows"
         )
     with register.lease(carry_out.LEASE):
+        renewals = close_batch.renewals(home, batch)
         content = _new_content(home, register, batch, path)
-        if content is None:
+        if content is not None:
+            files.write_json(path, content)
+        elif _are_those_of(home, batch, (*renewals, f"erased/{batch}")[0]):
             return False
-        files.write_json(path, content)
         changed = [each for each in papers.renew(home, batch) if each.exists()]
         paths = [each.relative_to(home).as_posix() for each in changed]
-        git.commit(home, paths, f"Reports of batch {batch} with what became known since")
+        message = f"Reports of batch {batch} with what became known since"
+        git.commit(home, paths, message)
+        git.tag(home, f"renewed/{batch}/{len(renewals) + 1}", message)
     return True
+
+
+def _are_those_of(home: Path, batch: str, tag: str) -> bool:
+    """Whether the reports are as a tag keeps them; they are not where a renewal was killed."""
+    return shell.succeeds(home, "diff", "--quiet", tag, "--", f"reports/{batch}", f"signed/{batch}")
 
 
 def behind(home: Path, register: Register) -> dict[str, str]:

@@ -305,7 +305,7 @@ def _waiting(register: Register, now: datetime) -> Iterator[Alert]:
                 )
                 yield Alert(
                     f"{state} on {now.date()}",
-                    f"Batch {batch} {what} for {passed} days, since {since[:10]}.",
+                    f"Batch {batch} {what} for {counted(passed, 'day')}, since {since[:10]}.",
                     None,
                     batch,
                 )

@@ -55,6 +55,13 @@ def ended(folder: Path, batch: str) -> str | None:
     return next((tag for tag in ends if tag in tags), None)
 
 
+def renewals(folder: Path, batch: str) -> list[str]:
+    """The tags of the states in which an erased batch's reports were made again, the latest
+    first."""
+    pattern = f"renewed/{batch}/*"
+    return shell.git(folder, "tag", "--list", "--sort=-version:refname", pattern).split()
+
+
 def file_audits(folder: Path, batch: str) -> None:
     """File the audits that ended here, for every later report of the same requests."""
     audit_log.append(folder, batch)

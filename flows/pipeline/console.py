@@ -328,7 +328,7 @@ def comparison(result: Comparison) -> None:
 
 
 def _conclusion(result: Comparison) -> str:
-    ran = f"{len(result.ran)} stages ran; " if result.ran else ""
+    ran = f"{counted(len(result.ran), 'stage')} ran; " if result.ran else ""
     erased = f", {len(result.erased)} erased with receipts" if result.erased else ""
     if not result:
         faults = [f"{len(result.different)} differ"] if result.different else []

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from flows.pipeline.console import counted
 from flows.workspace import dvc_graph
 from tasks.common import files, settings
 from tasks.common.errors import AuditError
@@ -115,16 +116,15 @@ class RunPlan:
         count = sum(self.models_to_train.values())
         lines = []
         if count:
+            models = counted(count, "model")
             lines.append(
-                f"{count} models to train, about {_minutes(self.minutes)} on this machine, "
+                f"{models} to train, about {_minutes(self.minutes)} on this machine, "
                 f"{self.memory_mb} MB of memory, {self.disk_mb} MB of disk ({self.free_mb} free)"
             )
         told = [f"{name} {_count(self.requests, name)}" for name in ("likely", "unlikely", "no")]
         unknown = _count(self.requests, "unknown")
-        lines.append(
-            f"{len(self.requests)} requests; the test can decide: {', '.join(told)}, unknown "
-            f"{unknown}"
-        )
+        requests = counted(len(self.requests), "request")
+        lines.append(f"{requests}; the test can decide: {', '.join(told)}, unknown {unknown}")
         return lines + [f"Problem: {problem}" for problem in self.problems]
 
 

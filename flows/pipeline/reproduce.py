@@ -37,7 +37,8 @@ REDERIVED = ("verify", "report")
 VERDICTS = "artifacts/verify/verdicts.json"
 RESOLVED = "artifacts/resolve/register.json"
 LATER = ("erased", "release", "audit")
-"""Beginnings of a batch's tags, the latest state first."""
+"""Beginnings of a batch's tags, the latest state first; later still are those of its reports that
+were made again."""
 
 
 @dataclass
@@ -447,6 +448,7 @@ def _latest(folder: Path, tag: str) -> str:
     """The batch's latest state that has a tag."""
     batch = tag.removeprefix("audit/")
     tags = [f"{state}/{batch}" for state in LATER]
+    tags = close_batch.renewals(folder, batch) + tags
     return next((name for name in tags if git.has_tag(folder, name)), tag)
 
 

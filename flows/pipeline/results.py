@@ -124,16 +124,26 @@ def told(evidence: dict[str, Any]) -> list[str]:
         f"  residual influence {found} between {low} and {high}; detectability {seen}",
         f"  self-check: original model caught {caught}, retrained model cleared {cleared}",
     ]
-    for model, accuracy in (evidence.get("accuracy") or {}).items():
-        if isinstance(accuracy, dict):
-            shares = ", ".join(f"{name} {_number(share)}" for name, share in accuracy.items())
-            lines.append(f"  accuracy of the {model.replace('_', ' ')} model: {shares}")
+    measured = evidence.get("accuracy") or {}
+    for model in ("original", "unlearned", "retrained"):
+        if isinstance(accuracy := measured.get(model), dict):
+            ends = [measured.get(f"{model}_{end}") or {} for end in ("low", "high")]
+            shares = [
+                f"{name} {_number(share)}{_range(*(end.get(name) for end in ends))}"
+                for name, share in accuracy.items()
+            ]
+            lines.append(f"  accuracy of the {model} model: {', '.join(shares)}")
     lines += [f"  {item['text']}" for item in evidence.get("advice") or []]
     return lines
 
 
 def _number(value: Any) -> str:
     return f"{value:.2f}" if isinstance(value, int | float) else "—"
+
+
+def _range(low: Any, high: Any) -> str:
+    """How a figure varies among models of the same kind, where that is known."""
+    return "" if low is None or high is None else f" ({_number(low)} to {_number(high)})"
 
 
 def _yes(value: bool | None) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from flows.erasure import carry_out, comebacks
 from flows.pipeline import close_batch
+from flows.pipeline.console import counted
 from flows.register import anchors, recorded
 from flows.register.register import Register, State
 from flows.release import approval, decided_reports
@@ -59,7 +60,7 @@ def finalize(
     ]
     if aside:
         register.move(aside, State.CLOSED, ACTOR)
-        done.append(f"{len(aside)} refused or set-aside requests closed")
+        done.append(f"{counted(len(aside), 'refused or set-aside request')} closed")
     if done:
         anchors.anchor(home, register)
     if done and (home / "reports").is_dir():

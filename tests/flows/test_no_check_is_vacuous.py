@@ -94,6 +94,19 @@ def references(place: Path) -> bool:
     return bool(release_lineage.references(folder, none, np.array([], bool), settings.Settings()))
 
 
+def readiness_of_the_pool(place: Path) -> bool:
+    from flows.pools import readiness
+
+    return bool(readiness.assess(place).people)
+
+
+def nothing_came_back(place: Path) -> bool:
+    """Whether the look for what was erased says that all is well."""
+    from flows.erasure import comebacks
+
+    return not comebacks.look(place, []).lines
+
+
 def lose(*paths: str) -> Callable[[Path], None]:
     """Remove files or folders of the workspace."""
 
@@ -133,6 +146,18 @@ def forge_receipts(place: Path) -> None:
     files.write_json(place / "ledger" / "erasures" / "demo.json", content)
 
 
+def lose_the_list_of_what_was_erased(place: Path) -> None:
+    """An erasure is on record, and the list of what it erased is gone."""
+    from flows.erasure import comebacks
+
+    listed = comebacks.keep(place, "demo", ["0" * 32])
+    shell.git(place, "add", "--force", str(listed))
+    shell.git(place, "commit", "--quiet", "-m", "erasure")
+    shell.git(place, "tag", "erased/demo")
+    assert nothing_came_back(place)
+    listed.unlink()
+
+
 def forget_the_key(place: Path) -> None:
     """Seal the statement anew, by a key that nobody trusts."""
     subjects = json.loads('{"signed/demo/x/evidence.json": "00"}')
@@ -165,6 +190,12 @@ TABLE: list[tuple[str, Callable[[Path], bool], Callable[[Path], None]]] = [
     ("requests check without register", chain, lose(".register")),
     ("run --commit without a remote", can_be_reproduced_elsewhere, lambda place: None),
     ("references without lineage", references, lambda place: None),
+    ("readiness without a pool", readiness_of_the_pool, lambda place: None),
+    (
+        "what comes back, without the list of what was erased",
+        nothing_came_back,
+        lose_the_list_of_what_was_erased,
+    ),
 ]
 
 

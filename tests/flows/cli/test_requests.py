@@ -154,7 +154,7 @@ def test_the_check_says_what_it_compared_and_finds_a_register_that_was_exchanged
         book.file_head(home / anchors.HEADS / "b1.json")
     taken_in(TWO)
     assert run("check").stdout.splitlines()[1:] == [
-        "1 earlier ends that git keeps: all in it, the last is event 1"
+        "Earlier ends that git keeps: 1, all in it, the last is event 1"
     ]
     facts = json.loads(run("check", "--json").stdout)
     assert (facts["events"], facts["anchored"], facts["kept"]) == (2, 1, 2)

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from flows.cli.main import app
 from flows.correspondence import known_since, letters_sent
 from flows.operations import monitoring
+from flows.pipeline import reproduce
 from flows.register.register import Register, State
 from flows.release import approval, finishing
 from flows.workspace import shell
@@ -94,9 +95,23 @@ def test_what_is_recorded_after_the_erasure_is_found_and_comes_into_the_reports_
     assert f"ledger/decisions/{BATCH}.json" in committed
     assert f"reports/{BATCH}/{OTHER}/evidence.json" not in committed
     assert shell.git(home, "status", "--porcelain") == ""
+    assert reproduce.reproduce(home, BATCH, "integrity").different == []
     assert known_since.behind(home, register) == {}
     assert not known_since.renew(home, register, BATCH)
     assert shell.git(home, "rev-list", "--count", f"{before}..HEAD") == "1"
+    path = home / f"reports/{BATCH}/{PASS}/report.html"
+    path.write_text("<p>pass, of course")
+    (found,) = reproduce.reproduce(home, BATCH, "integrity").different
+    assert f"reports/{BATCH} in this checkout" in found
+
+
+def test_a_renewal_that_was_killed_is_continued(home: Path, register: Register) -> None:
+    letters_sent.sent(home, register, [PASS], "Ada Clerk", "registered post")
+    assert known_since.renew(home, register, BATCH)
+    shell.git(home, "tag", "--delete", f"renewed/{BATCH}/1")  # as if killed before the last step
+    assert known_since.renew(home, register, BATCH)
+    assert not known_since.renew(home, register, BATCH)
+    assert reproduce.reproduce(home, BATCH, "integrity").different == []
 
 
 def test_a_party_that_the_settings_name_only_since_then_keeps_no_report_from_being_renewed(

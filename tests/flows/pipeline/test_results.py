@@ -59,3 +59,20 @@ def test_a_batch_has_ended_when_it_was_rejected_released_or_erased(home: Path) -
     assert close_batch.ended(home, RELEASED) == f"erased/{RELEASED}"
     shell.git(home, "tag", f"rejected/{WAITING}")
     assert close_batch.ended(home, WAITING) == f"rejected/{WAITING}"
+
+
+def test_an_accuracy_of_retrained_models_is_shown_with_its_range_and_the_ends_are_no_models() -> (
+    None
+):
+    measured = {"control": 0.91, "forget": None}
+    accuracy = {
+        "original": measured,
+        "retrained": measured,
+        "retrained_low": {"control": 0.89, "forget": None},
+        "retrained_high": {"control": 0.92, "forget": None},
+    }
+    lines = [line for line in results.told({"accuracy": accuracy}) if "accuracy" in line]
+    assert lines == [
+        "  accuracy of the original model: control 0.91, forget —",
+        "  accuracy of the retrained model: control 0.91 (0.89 to 0.92), forget —",
+    ]
