@@ -42,7 +42,7 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     environment.prepare(tmp_path_factory.mktemp("prefect"))
     from prefect.testing.utilities import prefect_test_harness
 
-    with prefect_test_harness(server_startup_timeout=180):
+    with prefect_test_harness(server_startup_timeout=None):
         from prefect.settings import PREFECT_API_URL
 
         yield str(PREFECT_API_URL.value())

@@ -167,7 +167,6 @@ def command(folder: Path, *arguments: str, **variables: str) -> subprocess.Compl
         env={**os.environ, **location(), **variables},
         capture_output=True,
         text=True,
-        timeout=240,
         check=False,
     )
 

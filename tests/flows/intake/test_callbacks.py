@@ -210,14 +210,12 @@ def test_an_endpoint_that_never_answers_keeps_nobody_waiting(
         for number in range(1, 4):
             enter(home, register, slow_url, number=number)
         enter(home, register, quick_url, number=4)
-        since = time.monotonic()
         worker = threading.Thread(target=callbacks.deliver, args=(home, register))
         worker.start()
-        while not quick.seen and time.monotonic() - since < 30:
+        while not quick.seen:
             time.sleep(0.01)
         assert worker.is_alive()  # it still waits for the slow ones
-        worker.join(30)
-        assert not worker.is_alive()
+        worker.join()
     assert outcomes(register) == [*["no answer within 2 s"] * 3, "HTTP 200"]
 
 

@@ -1224,26 +1224,34 @@ def test_exclusive_work_is_done_by_one_at_a_time(book: Register, home: Path) -> 
 
 def test_a_lease_is_renewed_as_long_as_the_work_goes_on(book: Register, home: Path) -> None:
     other = Register(home)
-    with book.lease("nightly", seconds=0.4) as held:
-        time.sleep(1.0)
+    with book.lease("nightly", seconds=3) as held:
+        time.sleep(4)
         held.check()
         with pytest.raises(BusyError), other.lease("nightly"):
             pytest.fail("two at once")
     other.close()
 
 
+def let_last(book: Register, seconds: float) -> None:
+    """Let all leases last so long from now on; less than 0: they ran out."""
+    with book.engine.begin() as connection:
+        until = encoding.text_of(datetime.now(UTC) + timedelta(seconds=seconds))
+        connection.execute(tables.leases.update().values(until=until))
+
+
 def test_a_lease_that_ran_out_and_was_taken_over_is_noticed_by_its_holder(
     book: Register, home: Path
 ) -> None:
     other = Register(home)
-    # long enough for the other to ask on a busy machine; renewed too late: the database was away
-    held = register.Lease(book.engine, "nightly", 1.5, renewed_every=600)
+    # its holder takes it for run out at once, as one whose database was away
+    held = register.Lease(book.engine, "nightly", 0, renewed_every=600)
     held.take()
-    time.sleep(1.7)
+    let_last(book, -1)
     held.check()  # nobody took it meanwhile: it is taken up again
+    let_last(book, 600)
     with pytest.raises(BusyError), other.lease("nightly"):
         pytest.fail("two at once")
-    time.sleep(1.7)
+    let_last(book, -1)
     with other.lease("nightly"):
         with pytest.raises(LostLeaseError, match="nightly"):
             held.check()
@@ -1303,10 +1311,10 @@ def test_a_later_process_of_the_same_number_does_not_hold_the_lease(book: Regist
 
 
 def test_a_lease_of_another_machine_counts_until_it_runs_out(book: Register) -> None:
-    held_by(book, f"elsewhere:{os.getpid()}:1:00", 0.5)
+    held_by(book, f"elsewhere:{os.getpid()}:1:00", 600)
     with pytest.raises(BusyError), book.lease("nightly"):
         pytest.fail("two at once")
-    time.sleep(0.6)
+    let_last(book, -1)
     with book.lease("nightly"):
         pass
 
@@ -1358,7 +1366,7 @@ def test_processes_that_begin_and_write_at_once_make_one_chain(home: Path) -> No
         processes = [
             stack.enter_context(started(WORKER, str(home), str(first), "25")) for first in firsts
         ]
-        told = [process.communicate(timeout=60)[0] for process in processes]
+        told = [process.communicate()[0] for process in processes]
         assert [process.returncode for process in processes] == [0, 0, 0, 0]
     book = Register(home)
     cases = book.cases()
@@ -1387,7 +1395,7 @@ def test_whoever_is_killed_leaves_whole_steps_and_the_next_one_continues(home: P
         if len(words := line.split()) == 2 and len(words[1]) == 36:  # the last one may be cut off
             assert known[words[1]] is State.IDENTITY_VERIFIED or words[0] == "received"
     with started(WORKER, str(home), "100", "25") as process:
-        process.communicate(timeout=60)
+        process.communicate()
         assert process.returncode == 0
     assert head.seq < book.check_chain([head]).seq == 50
     assert len(book.undelivered()) == 25

@@ -710,8 +710,7 @@ def test_callbacks_are_sent_while_the_server_runs(
     with outside.endpoint() as (seen, url), TestClient(server) as client:
         body = outside.request(1, status_callback_urls=[url])
         client.post(DSR, json=body, headers={"Authorization": f"Bearer {world.tokens['intake']}"})
-        until = time.monotonic() + 30
-        while not seen.seen and time.monotonic() < until:
+        while not seen.seen:
             time.sleep(0.01)
         assert seen.seen[0]["request_status"] == "pending"
 
@@ -862,10 +861,8 @@ class Server:
                 stderr=stream,
                 stdout=stream,
             )
-        until = time.monotonic() + 60
         while not (found := re.search(r"running on http://127\.0\.0\.1:(\d+)", log.read_text())):
             assert self.process.poll() is None, log.read_text()
-            assert time.monotonic() < until
             time.sleep(0.05)
         self.port = int(found[1])
         self.url = f"http://127.0.0.1:{self.port}"
@@ -901,7 +898,7 @@ def test_twenty_at_once_that_send_the_same_are_one_request(place: Path, tmp_path
         def send(_: int) -> int:
             gate.wait()
             return httpx.post(
-                server.url + DSR, json=outside.request(1), headers=header, timeout=30
+                server.url + DSR, json=outside.request(1), headers=header, timeout=None
             ).status_code
 
         with ThreadPoolExecutor(20) as pool:
@@ -927,7 +924,7 @@ def test_what_was_answered_before_a_kill_is_in_the_register(place: Path, tmp_pat
         def send(worker: int) -> None:
             with (
                 contextlib.suppress(httpx.HTTPError),
-                httpx.Client(headers=header, timeout=30) as client,
+                httpx.Client(headers=header, timeout=None) as client,
             ):
                 for number in range(1000 * worker, 1000 * worker + 500):
                     if (
@@ -939,8 +936,7 @@ def test_what_was_answered_before_a_kill_is_in_the_register(place: Path, tmp_pat
         threads = [threading.Thread(target=send, args=(worker,)) for worker in range(4)]
         for thread in threads:
             thread.start()
-        until = time.monotonic() + 60
-        while len(answered) < 40 and time.monotonic() < until:
+        while len(answered) < 40 and any(thread.is_alive() for thread in threads):
             time.sleep(0.005)
         server.kill()
         for thread in threads:
@@ -953,7 +949,7 @@ def test_what_was_answered_before_a_kill_is_in_the_register(place: Path, tmp_pat
     register.check_chain()
     with serving(place, secret, tmp_path / "log2") as server:
         again = [
-            httpx.post(server.url + DSR, json=outside.request(n), headers=header, timeout=30)
+            httpx.post(server.url + DSR, json=outside.request(n), headers=header, timeout=None)
             for n in sorted(answered)[-5:]
         ]
         assert [answer.status_code for answer in again] == [200] * 5
@@ -979,7 +975,7 @@ def test_what_is_no_http_ends_in_an_error_and_the_server_goes_on(
                 connection.shutdown(socket.SHUT_WR)
                 said = connection.recv(4096)
                 assert not said.startswith(b"HTTP/1.1 5"), noise[:60]
-        assert httpx.get(server.url + "/healthz", timeout=30).json() == {"status": "ok"}
+        assert httpx.get(server.url + "/healthz", timeout=None).json() == {"status": "ok"}
     assert "Traceback" not in (tmp_path / "log").read_text()
 
 
@@ -1001,7 +997,7 @@ def test_idle_and_slow_connections_do_not_keep_others_out(place: Path, tmp_path:
             with contextlib.suppress(ConnectionError):
                 connection.sendall(slow[number % 3])
         for _ in range(3):
-            assert httpx.get(server.url + "/healthz", timeout=30).json() == {"status": "ok"}
+            assert httpx.get(server.url + "/healthz", timeout=None).json() == {"status": "ok"}
 
 
 def test_a_server_that_nobody_may_use_does_not_start(place: Path) -> None:
