@@ -1,91 +1,172 @@
-"""Processor time per request of the HTTP service: requests taken in, and asked for.
+"""The HTTP service under load: `erasure-audit serve` in a process of its own, asked by several
+clients over sockets of the loopback interface.
 
-Example: python -m benchmarks.service --requests 500
+Each client keeps one connection and sends its next request when the answer to the last one has
+come. Printed are the number of requests, the time from sending a request to the end of its answer
+(p50, p99 and the longest), and the processor time that the service itself used.
+
+Example: python -m benchmarks.service --requests 2000 --clients 4
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import logging
+import contextlib
+import http.client
+import json
+import os
+import socket
+import subprocess
+import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
+import psutil
 
-from flows.register.register import Register
-from flows.server import app, auth
-from flows.workspace import signing_keys
-from tasks.common import settings
+from flows.server import auth
+from flows.workspace import layout, signing_keys
 
 SUBMIT = "/opendsr/v1/requests"
+PATIENCE = 60.0
+"""How long the service may take to begin, s."""
+
+
+@dataclass
+class Service:
+    """The service that is measured.
+
+    Attributes:
+        process: in which it runs.
+        port: of loopback.
+        token: of a client that may submit.
+    """
+
+    process: psutil.Process
+    port: int
+    token: str
+
+    @property
+    def processor(self) -> float:
+        """Processor time that it has used, s."""
+        used = self.process.cpu_times()
+        return float(used.user + used.system)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--requests", type=int, default=500, help="How many of each kind.")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--requests", type=int, default=2000, help="How many of each kind.")
     parser.add_argument("--clients", type=int, default=4, help="How many send at once.")
     chosen = parser.parse_args()
-    logging.disable(logging.CRITICAL)
-    with tempfile.TemporaryDirectory() as folder:
-        home = Path(folder)
-        (home / "params.yaml").write_text(settings.defaults_yaml())
-        signing_keys.make_development(home)
-        asyncio.run(_run(home, chosen.requests, chosen.clients))
+    ids = [str(uuid.UUID(int=number, version=4)) for number in range(chosen.requests)]
+    bodies = {name: json.dumps(_request(name)).encode() for name in ids}
+    with tempfile.TemporaryDirectory() as folder, _serving(Path(folder) / "workspace") as service:
+        _ask(service, "POST", SUBMIT, json.dumps(_request(str(uuid.uuid4()))).encode())  # warm
+        _measure(service, "submit", [("POST", SUBMIT, bodies[name]) for name in ids], chosen, 201)
+        asked = [("GET", f"{SUBMIT}/{name}", b"") for name in ids]
+        _measure(service, "status", asked, chosen, 200)
 
 
-async def _run(home: Path, count: int, clients: int) -> None:
+@contextlib.contextmanager
+def _serving(home: Path) -> Iterator[Service]:
+    """The service in a new workspace, ready to answer."""
+    layout.init(home)
+    signing_keys.make_development(home)
     token, entry = auth.new_token("crm", ["intake"])
-    register = Register(home)
-    transport = httpx.ASGITransport(app=app.create(home, register, auth.Gatekeeper(entry)))
-    headers = {"Authorization": f"Bearer {token}"}
-    ids = [str(uuid.UUID(int=number, version=4)) for number in range(count)]
-    async with httpx.AsyncClient(
-        transport=transport, base_url="http://service", headers=headers
-    ) as client:
-
-        async def submit(name: str) -> int:
-            return (await client.post(SUBMIT, json=_request(name))).status_code
-
-        async def ask(name: str) -> int:
-            return (await client.get(f"{SUBMIT}/{name}")).status_code
-
-        await submit(str(uuid.uuid4()))  # whatever is done only once
-        for what, call, expected in (("submit", submit, 201), ("status", ask, 200)):
-            await _measure(what, call, ids, clients, expected)
-    register.close()
+    port = _free_port()
+    program = Path(sys.executable).with_name("erasure-audit")
+    with subprocess.Popen(
+        [str(program), "serve", "--port", str(port), "--no-callbacks"],
+        cwd=home,
+        env=os.environ | {auth.TOKENS: entry},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        try:
+            _wait_for(port, process)
+            yield Service(psutil.Process(process.pid), port, token)
+        finally:
+            process.terminate()
 
 
-async def _measure(
+def _measure(
+    service: Service,
     what: str,
-    call: Callable[[str], Awaitable[int]],
-    ids: list[str],
-    clients: int,
+    requests: list[tuple[str, str, bytes]],
+    chosen: argparse.Namespace,
     expected: int,
 ) -> None:
-    waiting, spent = list(reversed(ids)), list[float]()
-
-    async def work() -> None:
-        while waiting:
-            since = time.perf_counter()
-            code = await call(waiting.pop())
-            spent.append(time.perf_counter() - since)
-            if code != expected:
-                raise RuntimeError(f"got {code}, expected {expected}")
-
-    processor = time.process_time()
-    await asyncio.gather(*(work() for _ in range(clients)))
-    each = (time.process_time() - processor) / len(ids)
-    spent.sort()
+    """Let the clients send all requests, and print what they saw."""
+    shares = [requests[number :: chosen.clients] for number in range(chosen.clients)]
+    processor, begun = service.processor, time.perf_counter()
+    with ThreadPoolExecutor(chosen.clients) as pool:
+        sent = [pool.submit(_send, service, share, expected) for share in shares]
+        spent = sorted(seconds for share in sent for seconds in share.result())
+    took = time.perf_counter() - begun
+    each = (service.processor - processor) / len(spent)
     print(
-        f"{what}: {1000 * each:.2f} ms of processor each; {len(ids)} by {clients} clients, "
+        f"{what}: {len(spent)} requests by {chosen.clients} clients over loopback in {took:.1f} s; "
         f"p50 {1000 * spent[len(spent) // 2]:.0f} ms, p99 "
-        f"{1000 * spent[len(spent) * 99 // 100]:.0f} ms"
+        f"{1000 * spent[len(spent) * 99 // 100]:.0f} ms, longest {1000 * spent[-1]:.0f} ms; "
+        f"{1000 * each:.2f} ms of the service's processor each"
     )
+
+
+def _send(service: Service, requests: list[tuple[str, str, bytes]], expected: int) -> list[float]:
+    """Send requests one after the other over one connection; how long each took, s."""
+    connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=PATIENCE)
+    spent = []
+    with contextlib.closing(connection):
+        for method, path, body in requests:
+            since = time.perf_counter()
+            status = _exchange(connection, service.token, method, path, body)
+            spent.append(time.perf_counter() - since)
+            if status != expected:
+                raise RuntimeError(f"got {status}, expected {expected}")
+    return spent
+
+
+def _ask(service: Service, method: str, path: str, body: bytes) -> int:
+    connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=PATIENCE)
+    with contextlib.closing(connection):
+        return _exchange(connection, service.token, method, path, body)
+
+
+def _exchange(
+    connection: http.client.HTTPConnection, token: str, method: str, path: str, body: bytes
+) -> int:
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+    connection.request(method, path, body or None, headers)
+    answer = connection.getresponse()
+    answer.read()
+    return answer.status
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+    """Wait until the service takes connections.
+
+    Raises:
+        RuntimeError: it ended, or did not begin in time.
+    """
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end and process.poll() is None:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1.0):
+            return
+        time.sleep(0.1)
+    raise RuntimeError("the service did not begin; give `erasure-audit serve` by hand")
 
 
 def _request(name: str) -> dict[str, Any]:
