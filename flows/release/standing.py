@@ -33,6 +33,23 @@ class SignoffError(AuditError):
     """A decision cannot be taken as asked."""
 
 
+_BLANKS = "\u115f\u1160\u2800\u3164\uffa0"
+"""Characters that look like a blank and are letters or symbols to Unicode."""
+_SELECTORS = frozenset(
+    ["\u034f", "\u17b4", "\u17b5"]
+    + [chr(code) for code in (*range(0x180B, 0x1810), *range(0xFE00, 0xFE10))]
+    + [chr(code) for code in range(0xE0100, 0xE01F0)]
+)
+"""Characters without a picture that Unicode does not count among those of formatting."""
+_LOOKS_LIKE = str.maketrans(
+    "\u0430\u0432\u0435\u043a\u043c\u043d\u043e\u0440\u0441\u0442\u0443\u0445\u0455\u0456\u0458\u04bb"
+    "\u0501\u051b\u051d\u03b1\u03b2\u03b5\u03b7\u03b9\u03ba\u03bc\u03bd\u03bf\u03c1\u03c3\u03c4\u03c5\u03c7"
+    "\u0131",
+    "abekmhopctyxsijhdqwabenikmvopotyxi",
+)
+"""Small letters of Cyrillic and Greek that look like Latin ones, small or as capitals."""
+
+
 @dataclass(frozen=True)
 class ReleaseRules:
     """What a release needs.
@@ -196,10 +213,17 @@ def page(standing: Standing) -> str:
 
 
 def person(name: str) -> str:
-    """What is the same for two spellings of one name: neither capitals, spaces nor the way in which
-    accents are encoded (Unicode's NFC and NFD) make another person."""
+    """What is the same for two spellings of one name: neither capitals, spaces, the way in which
+    accents are encoded (Unicode's NFC and NFD), characters that nobody sees, nor letters of another
+    script that look the same make another person."""
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
-    return " ".join(folded.split())
+    seen = "".join(" " if sign in _BLANKS else sign for sign in folded if not _is_unseen(sign))
+    return " ".join(seen.translate(_LOOKS_LIKE).split())
+
+
+def _is_unseen(sign: str) -> bool:
+    """Whether a character shows nothing: a mark of formatting, or a selector of variants."""
+    return unicodedata.category(sign) in ("Cf", "Co", "Cn") or sign in _SELECTORS
 
 
 def last_rejection(noted: Sequence[Event]) -> Event | None:

@@ -351,7 +351,7 @@ def _has_stray_keys(value: dict[str, Any]) -> bool:
         keys = [key for key in path if isinstance(key, str)]
         if not keys or keys == ["extensions"] or keys[:2] == ["extensions", "erasure_audit"]:
             continue
-        beside = keys[:-1] in ([], ["extensions"])
+        beside = keys[:-1] in ([], ["extensions"], ["subject_identities"])
         if _like_ours(keys[-1], _OUR_KEYS if beside else ("erasureaudit",)):
             return True
     return False

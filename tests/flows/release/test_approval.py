@@ -498,3 +498,30 @@ def test_two_encodings_of_one_name_are_one_person() -> None:
     spellings = ["Jos\u00e9 \u00c5berg", "Jose\u0301 A\u030aberg", "jos\u00e9  \u212bberg "]
     assert len({standing.person(name) for name in spellings}) == 1
     assert standing.person("Jose Aberg") != standing.person(spellings[0])
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        "Grace\u00a0Officer",
+        "Gr\u200bace Officer",
+        "Gr\u00adace Officer",
+        "\u202aGrace Officer\u202c",
+        "Grace\ufe0f Officer",
+        "Gr\u034face Officer",
+        "Grace Officer\U000e0001",
+        "Grace\u3164Officer",
+        "\uff27race Officer",
+        "Gr\u0430ce Officer",
+        "Grac\u0435 \u041efficer",
+        "Grace \u039fffic\u0435r",
+    ],
+)
+def test_a_name_that_looks_the_same_is_the_same_person(spelling: str) -> None:
+    assert standing.person(spelling) == standing.person("Grace Officer")
+    assert standing.person(spelling) != standing.person("Grace Official")
+
+
+def test_names_in_other_scripts_stay_different_people() -> None:
+    names = ["Анна Петрова", "Анна Петровна", "Άννα", "Ήρα", "王芳", "王方", "José", "Jose"]
+    assert len({standing.person(name) for name in names}) == len(names)
