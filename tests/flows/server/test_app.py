@@ -979,6 +979,36 @@ def test_what_is_no_http_ends_in_an_error_and_the_server_goes_on(
     assert "Traceback" not in (tmp_path / "log").read_text()
 
 
+def test_no_way_of_naming_a_host_reaches_an_answer(place: Path, tmp_path: Path) -> None:
+    tokens, secret = outside.tokens()
+    allowed = f"Authorization: Bearer {tokens['operator']}\r\n"
+    heads = (
+        "GET {path} HTTP/1.1\r\nHost: evil.example\r\n",
+        "GET {path} HTTP/1.1\r\nHost: evil.example:99\r\n",
+        "GET {path} HTTP/1.1\r\nHost: user@evil.example\r\n",
+        "GET {path} HTTP/1.1\r\nHost: x\r\nHost: evil.example\r\n",
+        "GET {path} HTTP/1.1\r\nHost: x\r\nForwarded: host=evil.example;proto=https\r\n",
+        "GET {path} HTTP/1.1\r\nHost: x\r\nX-Forwarded-Host: evil.example\r\n"
+        "X-Original-URL: //evil.example\r\nX-Forwarded-Prefix: //evil.example\r\n",
+        "GET http://evil.example{path} HTTP/1.1\r\nHost: x\r\n",
+        "GET {path} HTTP/1.0\r\nX: evil.example\r\n",
+        "GET {path} HTTP/1.1\r\nX: evil.example\r\n",
+    )
+    paths = ("/opendsr/v1/discovery", "/v1/requests", "/v1/requests/", "/healthz/", "/none")
+    with serving(place, secret, tmp_path / "log") as server:
+        for head in heads:
+            for path in paths:
+                asked = f"{head.format(path=path)}{allowed}Connection: close\r\n\r\n"
+                with socket.create_connection(("127.0.0.1", server.port), 30) as connection:
+                    connection.sendall(asked.encode())
+                    with connection.makefile("rb") as stream:
+                        said = stream.read()
+                assert said.startswith(b"HTTP/1.1 "), asked
+                assert not said.startswith(b"HTTP/1.1 5"), asked
+                assert b"evil" not in said, asked
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
 def test_idle_and_slow_connections_do_not_keep_others_out(place: Path, tmp_path: Path) -> None:
     _, secret = outside.tokens()
     slow = (
