@@ -48,12 +48,12 @@ def check(
     entries = read_batch(requests)
     table = records.read_table(data)
     seen = image_pack.read_files(pack, data, len(table))
-    suite, known = data_suite(table, classes), data_facts(table, data, seen)
-    passed = expectations.validate(known, suite, "manifest")
-    refuse_faults(known, suite, passed)
+    suite, facts = data_suite(table, classes), data_facts(table, data, seen)
+    passed = expectations.validate(facts, suite, "manifest")
+    refuse_faults(facts, suite, passed)
     manifest = records.typed(table)
     findings = [
-        _finding(rule, ok, rule.broken(known), records=_first(manifest, rule.broken(known)))
+        _finding(rule, ok, rule.broken(facts), records=_first(manifest, rule.broken(facts)))
         for rule, ok in zip(suite, passed, strict=True)
     ]
     asked = request_findings(entries, manifest, read_directory(data, manifest), seen)
@@ -175,10 +175,10 @@ def data_suite(table: pd.DataFrame, classes: int) -> tuple[Rule, ...]:
     )
 
 
-def refuse_faults(known: pd.DataFrame, suite: Sequence[Rule], passed: Sequence[bool]) -> None:
+def refuse_faults(facts: pd.DataFrame, suite: Sequence[Rule], passed: Sequence[bool]) -> None:
     """Raise `DataError` with every error found, the records named."""
     faults = [
-        f"{records.name_records(known, rule.broken(known))}: expected that {rule.sentence}"
+        f"{records.name_records(facts, rule.broken(facts))}: expected that {rule.sentence}"
         for rule, ok in zip(suite, passed, strict=True)
         if not ok and rule.severity == "error"
     ]
@@ -197,12 +197,15 @@ def request_findings(
     """The suite over the batch, as findings for requests.json."""
     people = People(manifest, directory)
     meant = [_rows_meant(entry, people) for entry in entries]
-    known = request_facts(entries, meant)
-    passed = expectations.validate(known, REQUEST_SUITE, "requests")
-    ids = known["request_id"].to_numpy()
+    facts = request_facts(entries, meant)
+    passed = expectations.validate(facts, REQUEST_SUITE, "requests")
+    ids = facts["request_id"].to_numpy()
     findings = [
         _finding(
-            rule, ok, rule.broken(known), requests=[str(one) for one in ids[rule.broken(known)]]
+            rule,
+            ok,
+            rule.broken(facts),
+            requests=[str(request) for request in ids[rule.broken(facts)]],
         )
         for rule, ok in zip(REQUEST_SUITE, passed, strict=True)
     ]
@@ -235,7 +238,7 @@ def request_facts(
     import pandas as pd
 
     formed = np.array([isinstance(entry, Request) for entry in entries])
-    known = np.array([rows is not None for rows in meant])
+    has_rows = np.array([rows is not None for rows in meant])
     once, taken = np.ones(len(entries), bool), set[int]()
     for number, rows in enumerate(meant):
         asked = set() if rows is None else set(rows.tolist())
@@ -245,7 +248,7 @@ def request_facts(
         {
             "request_id": [entry.request_id for entry in entries],
             "request_form": formed,
-            "request_subject_known": ~formed | known,
+            "request_subject_known": ~formed | has_rows,
             "request_records_known": [rows is None or len(rows) > 0 for rows in meant],
             "request_once": once,
         }

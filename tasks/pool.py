@@ -34,10 +34,10 @@ def main(block: int, data: Path, pack: Path, split: Path, params: Path, out: Pat
     artifacts/split.csv --params params.yaml --out artifacts/pool/0
     """
     settings = settings_module.load(params)
-    known = image_pack.read(pack, data, settings.data)
-    manifest = known.manifest
+    packed = image_pack.read(pack, data, settings.data)
+    manifest = packed.manifest
     roles = records.read_roles(split, manifest)
-    original_check.require_before_training(known, roles, settings)
+    original_check.require_before_training(packed, roles, settings)
     training = roles == "training"
     subjects = pd.factorize(manifest["subject_id"])[0].astype(np.int64)
     labels = manifest["label"].to_numpy(np.int64)
@@ -57,7 +57,7 @@ def main(block: int, data: Path, pack: Path, split: Path, params: Path, out: Pat
     for position, (stream, rows) in enumerate(zip(streams, seen, strict=True), 1):
         name = f"{stream[0]}-{stream[1]}"
         title = f"model {position}/{len(streams)} ({name})"
-        margins, classes, facts = _one(stream, title, rows, known, settings, backend)
+        margins, classes, facts = _one(stream, title, rows, packed, settings, backend)
         phi.append(margins)
         predicted.append(classes)
         models.append({"name": name, "records": int(rows.sum()), **facts})
@@ -90,7 +90,7 @@ def _one(
     stream: tuple[str, int],
     title: str,
     rows: NDArray[np.bool_],
-    known: image_pack.Packed,
+    packed: image_pack.Packed,
     settings: Settings,
     backend: compute.Backend,
 ) -> tuple[Floats, Ints, dict[str, object]]:
@@ -99,7 +99,7 @@ def _one(
     Returns:
         (n,) margins, (n,) predicted classes, and the cost of the training.
     """
-    loaded = reference_blocks.load_rows(rows, known, settings, backend)
+    loaded = reference_blocks.load_rows(rows, packed, settings, backend)
     folder = Path(tempfile.mkdtemp(prefix="pool-"))
     try:
         path = folder / "model.safetensors"
@@ -107,7 +107,7 @@ def _one(
         network = checkpoints.load(path, settings.model, settings.data)
     finally:
         shutil.rmtree(folder)
-    margins, classes = answers.of_all(network, known, settings, backend)
+    margins, classes = answers.of_all(network, packed, settings, backend)
     return margins, classes, cost
 
 

@@ -80,7 +80,7 @@ def main(
     retained = (records.read_roles(split, manifest) == "training") & ~asked
     paths = roll(original, unlearned, retrained, settings)
     sample = draw(retained, MOST_RECORDS, seeds.derive(settings.seed, "probe", "retained"))
-    known = reference_blocks.load_rows(sample, everything, settings, backend)
+    retained_sample = reference_blocks.load_rows(sample, everything, settings, backend)
     forget_set = reference_blocks.load_rows(asked, everything, settings, backend)
 
     def network(name: str) -> nn.Module:
@@ -89,14 +89,14 @@ def main(
         return checkpoints.load(paths[name], settings.model, settings.data)
 
     stage_cli.say(
-        f"looking at {len(forget_set)} records to forget, and {len(known)} retained ones, in "
-        f"{len(paths)} models"
+        f"looking at {len(forget_set)} records to forget, and {len(retained_sample)} retained "
+        f"ones, in {len(paths)} models"
     )
     found = {
         "schema_version": SCHEMA_VERSION,
         "references": len(paths) - len(KEYS),
-        "retained_records": len(known),
-        "requests": hold(list(paths), network, known, forget_set, requests[asked]),
+        "retained_records": len(retained_sample),
+        "requests": hold(list(paths), network, retained_sample, forget_set, requests[asked]),
         "relearn": relearn(list(paths), network, forget_set, settings),
     }
     files.write_json(out / "probes.json", with_sentences(found))

@@ -74,7 +74,7 @@ def main(
 
 
 def write(
-    found: Sequence[dict[str, Any]],
+    all_evidence: Sequence[dict[str, Any]],
     templates: Path,
     out: Path,
     earlier: Sequence[Past] = (),
@@ -82,7 +82,7 @@ def write(
     """Write the reports of a batch as a whole or not at all.
 
     Args:
-        found: the evidence of every request, from `build_evidence.build_all`.
+        all_evidence: the evidence of every request, from `build_evidence.build_all`.
         templates: folder with `report.html.j2`, `index.html.j2`, `style.css`, `fonts.css` and
             `fonts/`.
         out: the batch's folder, replaced at the end.
@@ -92,11 +92,11 @@ def write(
         EvidenceError: a template asks for something that the evidence does not have.
         WorkspaceError: a template or the Pango library is missing.
     """
-    codes = sorted({code for item in found for code in item["languages"]})
+    codes = sorted({code for item in all_evidence for code in item["languages"]})
     press = functools.cache(lambda: Press(templates, codes))
-    folders = folder_names(found)
+    folders = folder_names(all_evidence)
     with files.whole_folder(out) as draft:
-        jobs = [(item, draft / folder) for item, folder in zip(found, folders, strict=True)]
+        jobs = [(item, draft / folder) for item, folder in zip(all_evidence, folders, strict=True)]
         done = worker_pool.each(
             write_one,
             jobs,
@@ -106,9 +106,10 @@ def write(
         )
         for count, (item, folder) in enumerate(done, start=1):
             stage_cli.say(
-                f"report {count}/{len(found)}: {folder.name}, {item['outcome'].replace('_', ' ')}"
+                f"report {count}/{len(all_evidence)}: {folder.name}, "
+                f"{item['outcome'].replace('_', ' ')}"
             )
-        listed = build_register.of(found, folders, draft)
+        listed = build_register.of(all_evidence, folders, draft)
         files.write_json(draft / FILE, listed.model_dump(mode="json", by_alias=True))
         files.write_text(draft / spreadsheet.TABLE, spreadsheet.table([listed]))
         for code, suffix in suffixes(listed.languages).items():
@@ -159,20 +160,21 @@ def write_one(press: Press, job: tuple[dict[str, Any], Path]) -> None:
         writer.write(letter, press.printer, folder)
 
 
-def folder_names(found: Sequence[dict[str, Any]]) -> list[str]:
+def folder_names(all_evidence: Sequence[dict[str, Any]]) -> list[str]:
     """A folder for each request: its id, or its place in the file where the id is no safe or no
     unique name.
 
     An accepted request keeps its id when a rejected one claims the same.
     """
     taken: set[str] = set()
-    names = [""] * len(found)
+    names = [""] * len(all_evidence)
     for index in sorted(
-        range(len(found)), key=lambda index: (found[index]["status"] == "rejected", index)
+        range(len(all_evidence)),
+        key=lambda index: (all_evidence[index]["status"] == "rejected", index),
     ):
-        name = str(found[index]["request"]["id"])
+        name = str(all_evidence[index]["request"]["id"])
         if not FOLDER.fullmatch(name) or RESERVED.fullmatch(name) or name.casefold() in taken:
-            name = spare_name(found[index]["request"]["position"], taken)
+            name = spare_name(all_evidence[index]["request"]["position"], taken)
         taken.add(name.casefold())
         names[index] = name
     return names

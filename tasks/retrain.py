@@ -20,11 +20,11 @@ def main(
     artifacts/retrain/0
     """
     wish = settings.load(params)
-    known = image_pack.read(pack, data, wish.data)
-    roles = records.read_roles(split, known.manifest)
-    original_check.require_before_training(known, roles, wish)
-    retained = (roles == "training") & (records.read_forget(forget, known.manifest) == "")
-    reference_blocks.train_block("retrain", block, retained, known, wish, out)
+    packed = image_pack.read(pack, data, wish.data)
+    roles = records.read_roles(split, packed.manifest)
+    original_check.require_before_training(packed, roles, wish)
+    retained = (roles == "training") & (records.read_forget(forget, packed.manifest) == "")
+    reference_blocks.train_block("retrain", block, retained, packed, wish, out)
 
 
 if __name__ == "__main__":

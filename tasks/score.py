@@ -72,8 +72,8 @@ def main(
 
     settings = settings_module.load(params)
     backend = compute.prepare(settings.compute)
-    known = image_pack.read(pack, data, settings.data)
-    manifest = known.manifest
+    packed = image_pack.read(pack, data, settings.data)
+    manifest = packed.manifest
     requests = records.read_forget(forget, manifest)
     names, values = attributes(manifest, requests != "")
     labels = manifest["label"].to_numpy(np.int64)
@@ -85,9 +85,9 @@ def main(
     ):
         paths = release_lineage.references(trained, manifest, roles == "training", settings)
         entries += [ScoredModel(f"with-{path.stem}", "with", path) for path in paths]
-    material = _material(known, roles, requests, settings, backend)
+    material = _material(packed, roles, requests, settings, backend)
     network = checkpoints.load_original(original, settings)
-    original_check.require(original, network, known, roles, settings, backend)
+    original_check.require(original, network, packed, roles, settings, backend)
     phi, predicted = [], []
     seen_in: dict[str, list[scoring.Floats]] = {
         name: [] for name in (settings.verify.views if material else ())
@@ -95,7 +95,7 @@ def main(
     for position, entry in enumerate(entries, 1):
         if entry.role != "original":
             network = checkpoints.load(entry.path, settings.model, settings.data)
-        margins, classes = answers.of_all(network, known, settings, backend)
+        margins, classes = answers.of_all(network, packed, settings, backend)
         phi.append(margins)
         predicted.append(classes)
         for name, scored in seen_in.items():
@@ -108,7 +108,7 @@ def main(
         else None
     )
     fresh = settings.references.mode == "hybrid"
-    judging = ["fresh" if fresh and one.role == "without" else one.role for one in entries]
+    judging = ["fresh" if fresh and model.role == "without" else model.role for model in entries]
     scores = scoring.Scores(
         np.array([*judging, *["pool"] * (len(pool.phi) if pool else 0)]),
         np.concatenate([np.stack(phi), *([pool.phi] if pool else [])]),
@@ -141,7 +141,7 @@ def main(
 
 
 def _material(
-    known: image_pack.Packed,
+    packed: image_pack.Packed,
     roles: scoring.Strings,
     requests: scoring.Strings,
     settings: Settings,
@@ -160,7 +160,7 @@ def _material(
             "verify.views=[] or references.mode=batch"
         )
     asked, retained = (
-        reference_blocks.load_rows(rows, known, settings, backend)
+        reference_blocks.load_rows(rows, packed, settings, backend)
         for rows in (_asked(requests, roles), (roles == "training") & (requests == ""))
     )
     halves = views.halves(requests[_asked(requests, roles)], settings.seed)
@@ -180,10 +180,10 @@ def _in_view(
     roles: scoring.Strings,
 ) -> scoring.Floats:
     """(n,) a model's scores in one view; NaN for records that no view scores."""
-    found = np.full(len(requests), np.nan)
+    values = np.full(len(requests), np.nan)
     if material is not None:
-        found[_asked(requests, roles)] = views.score(name, network, material)
-    return found
+        values[_asked(requests, roles)] = views.score(name, network, material)
+    return values
 
 
 def attributes(

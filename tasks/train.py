@@ -18,10 +18,10 @@ def main(block: int, data: Path, pack: Path, split: Path, params: Path, out: Pat
     artifacts/split.csv --params params.yaml --out artifacts/train/0
     """
     wish = settings.load(params)
-    known = image_pack.read(pack, data, wish.data)
-    roles = records.read_roles(split, known.manifest)
-    original_check.require_before_training(known, roles, wish)
-    reference_blocks.train_block("train", block, roles == "training", known, wish, out)
+    packed = image_pack.read(pack, data, wish.data)
+    roles = records.read_roles(split, packed.manifest)
+    original_check.require_before_training(packed, roles, wish)
+    reference_blocks.train_block("train", block, roles == "training", packed, wish, out)
 
 
 if __name__ == "__main__":

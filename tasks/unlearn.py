@@ -38,8 +38,8 @@ def main(
     """
     settings = settings_module.load(params)
     backend = compute.prepare(settings.compute)
-    known = image_pack.read(pack, data, settings.data)
-    manifest = known.manifest
+    packed = image_pack.read(pack, data, settings.data)
+    manifest = packed.manifest
     asked = records.read_forget(forget, manifest) != ""
     roles = records.read_roles(split, manifest)
     retained = (roles == "training") & ~asked
@@ -52,7 +52,7 @@ def main(
     labels = manifest["label"].to_numpy(np.int64)
     _warn_of_lost_classes(set(labels[asked].tolist()) - set(labels[retained].tolist()))
     network = checkpoints.load_original(original, settings)
-    original_check.require(original, network, known, roles, settings, backend)
+    original_check.require(original, network, packed, roles, settings, backend)
     trace: list[fcalb.TraceRow] = []
     path = out / "unlearned.safetensors"
     if settings.unlearn.method == "none":
@@ -62,25 +62,25 @@ def main(
             {"seconds": 0.0, **backend.facts()},
         )
     else:
-        retain_set = reference_blocks.load_rows(retained, known, settings, backend)
+        retain_set = reference_blocks.load_rows(retained, packed, settings, backend)
         if settings.unlearn.method == "retrain":
             cost = reference_blocks.train_model(
                 retain_set, settings, ("unlearn", 0), path, "retraining"
             )
         else:
-            forget_set = reference_blocks.load_rows(asked, known, settings, backend)
+            forget_set = reference_blocks.load_rows(asked, packed, settings, backend)
             stage_cli.say(
                 f"{settings.unlearn.method}: {len(forget_set)} records to forget, "
                 f"{len(retain_set)} retained"
             )
             started = time.perf_counter()
-            told = reference_blocks.Announcer(settings.unlearn.method)
+            announcer = reference_blocks.Announcer(settings.unlearn.method)
             if settings.unlearn.method in registry.METHODS:
-                network = registry.unlearn(network, forget_set, retain_set, settings, told)
+                network = registry.unlearn(network, forget_set, retain_set, settings, announcer)
             else:
-                calibration = _calibration(roles == "calibration", known, settings, backend)
+                calibration = _calibration(roles == "calibration", packed, settings, backend)
                 network, trace = fcalb.unlearn(
-                    network, forget_set, retain_set, settings, told, calibration
+                    network, forget_set, retain_set, settings, announcer, calibration
                 )
             seconds = time.perf_counter() - started
             _refuse_without_answers(network, forget_set, settings)

@@ -45,7 +45,7 @@ def main(scores: Path, params: Path, out: Path) -> None:
         verdicts[request] = judge(table, request, rules, memory) | beside(view, request, rules, own)
         stage_cli.say(f"{request}: {verdicts[request]['verdict']}")
     add_register(verdicts, rules)
-    found = {
+    content = {
         "schema_version": SCHEMA_VERSION,
         "alpha": rules.alpha,
         "rho0": rules.rho0,
@@ -56,7 +56,7 @@ def main(scores: Path, params: Path, out: Path) -> None:
         },
         "requests": verdicts,
     }
-    files.write_json(out / "verdicts.json", with_sentences(found))
+    files.write_json(out / "verdicts.json", with_sentences(content))
     files.write_json(out / "metrics.json", metrics(verdicts))
     files.write_text(out / "influence.csv", influence_table(verdicts, rules.rho0))
 
@@ -79,14 +79,14 @@ def screened(
 ) -> dict[str, Any]:
     """One request's screening, which can fail and never pass."""
     try:
-        found = screening.screen(table, request, rules.alpha, memory)
+        outcome = screening.screen(table, request, rules.alpha, memory)
     except EvidenceError as error:
         return unjudged(
             table, request, rules, say("No screening could be made: {why}.", why=error.args[0])
         )
-    return unjudged(table, request, rules, found.reason) | {
-        "verdict": found.verdict,
-        "gates": [asdict(gate) for gate in found.gates],
+    return unjudged(table, request, rules, outcome.reason) | {
+        "verdict": outcome.verdict,
+        "gates": [asdict(gate) for gate in outcome.gates],
     }
 
 
@@ -206,12 +206,12 @@ def metrics(verdicts: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """What `dvc metrics show` shows: how many of each verdict, and the middle of the residual
     influences."""
     names = [verdict["verdict"] for verdict in verdicts.values()]
-    found = [v["residual_influence"]["estimate"] for v in verdicts.values()]
-    known = [value for value in found if value is not None]
+    estimates = [v["residual_influence"]["estimate"] for v in verdicts.values()]
+    measured = [value for value in estimates if value is not None]
     return {
         **{name: names.count(name) for name in ("pass", "fail", "inconclusive")},
         "passes_that_hold_in_the_register": sum(v["register"]["holds"] for v in verdicts.values()),
-        "median_residual_influence": float(np.median(known)) if known else None,
+        "median_residual_influence": float(np.median(measured)) if measured else None,
         "control_accuracy": next(iter(verdicts.values()))["accuracy"]["unlearned"]["control"],
     }
 

@@ -121,10 +121,10 @@ def online(client: SyncPrefectClient, pool: str) -> list[str]:
     from prefect.exceptions import ObjectNotFound
 
     try:
-        found = client.read_workers_for_work_pool(pool)
+        workers = client.read_workers_for_work_pool(pool)
     except ObjectNotFound:
         return []
-    return sorted(worker.name for worker in found if worker.status == WorkerStatus.ONLINE)
+    return sorted(worker.name for worker in workers if worker.status == WorkerStatus.ONLINE)
 
 
 def prefect_client() -> AbstractContextManager[SyncPrefectClient]:
@@ -301,10 +301,10 @@ class Agents:
                 },
             }
         )
-        found = client.read_flow_runs(flow_run_filter=wanted, limit=1)
-        if found:
+        runs = client.read_flow_runs(flow_run_filter=wanted, limit=1)
+        if runs:
             tell("is under way on an agent already")
-        return found[0] if found else None
+        return runs[0] if runs else None
 
     def _hand_out(
         self, client: SyncPrefectClient, parcel: parcels.Parcel, pool: str, tell: Tell
@@ -372,8 +372,8 @@ class Agents:
             if entry is None or not outputs:
                 continue
             try:
-                with parcels.depot(self._workspace, outputs, cache) as place:
-                    self._dvc(place, "fetch")
+                with parcels.depot(self._workspace, outputs, cache) as depot:
+                    self._dvc(depot, "fetch")
             except WorkspaceError:
                 continue
             if _all_there(
@@ -402,17 +402,17 @@ class Agents:
             if missing:
                 tell(f"sends {counted(len(missing), 'input')} to remote {self._post.name}")
                 try:
-                    with parcels.depot(self._workspace, missing, cache) as place:
-                        self._dvc(place, "push")
+                    with parcels.depot(self._workspace, missing, cache) as depot:
+                        self._dvc(depot, "push")
                 except WorkspaceError as error:
                     raise parcels.RemoteError(f"the inputs could not be sent: {error}") from error
                 self._sent.update(missing.values())
 
-    def _dvc(self, place: Path, *arguments: str) -> None:
+    def _dvc(self, folder: Path, *arguments: str) -> None:
         """DVC in a folder of ours, ended when the run is stopped."""
         with subprocess.Popen(
             [*shell.DVC, *arguments],
-            cwd=place,
+            cwd=folder,
             env=environment.child(self._workspace),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -423,7 +423,7 @@ class Agents:
         ) as process:
             while True:
                 try:
-                    told, _ = process.communicate(timeout=POLL)
+                    output, _ = process.communicate(timeout=POLL)
                     break
                 except subprocess.TimeoutExpired:
                     if self._stopped.is_set():
@@ -433,7 +433,7 @@ class Agents:
             if process.returncode != 0:
                 lines = [
                     line.removeprefix("ERROR: ")
-                    for line in told.splitlines()
+                    for line in output.splitlines()
                     if line.startswith("ERROR")
                 ]
                 raise WorkspaceError(

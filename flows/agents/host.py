@@ -56,10 +56,10 @@ def start(home: Path, pool: str, name: str | None, tell: Callable[[str], None]) 
         os.environ.setdefault(setting, value)
     environment.prepare(home)
     os.environ[worker.HOME] = str(home)
-    found = [_server(home), _remote(home), _scratch(), _device()]
-    for finding in found:
-        tell(f"{finding.what}: {finding.told}")
-    missing = [finding.what for finding in found if not finding.usable]
+    requirements = [_server(home), _remote(home), _scratch(), _device()]
+    for requirement in requirements:
+        tell(f"{requirement.what}: {requirement.told}")
+    missing = [requirement.what for requirement in requirements if not requirement.usable]
     if missing:
         raise WorkspaceError(f"this machine cannot be an agent yet, see {', '.join(missing)} above")
     from flows.agents import stage_flow
@@ -168,11 +168,11 @@ def _remote(home: Path) -> Requirement:
 
 def _scratch() -> Requirement:
     try:
-        with worker.own_folder() as place:
+        with worker.own_folder() as folder:
             return Requirement(
                 "folder",
                 True,
-                f"copies of records lie in {place.parent} while a stage runs, and only then",
+                f"copies of records lie in {folder.parent} while a stage runs, and only then",
             )
     except (AuditError, OSError) as error:
         return Requirement("folder", False, str(error))

@@ -91,10 +91,10 @@ class Parcel:
                 _add(archive, f"{_FILES}/{path}", content)
         return stream.getvalue()
 
-    def lay_out(self, place: Path) -> None:
+    def lay_out(self, folder: Path) -> None:
         """Write the files into a folder."""
         for path, content in self.files.items():
-            files.write_bytes(place / path, content)
+            files.write_bytes(folder / path, content)
 
 
 def digest(packed: bytes) -> str:
@@ -113,15 +113,16 @@ def unpack(packed: bytes, expected: str) -> Parcel:
         raise RemoteError(
             "the parcel on the remote is not the one handed out (other SHA-256); nothing is run"
         )
-    found: dict[str, bytes] = {}
+    contents: dict[str, bytes] = {}
     with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
         for member in archive:
             content = archive.extractfile(member)
             if content is not None:
-                found[member.name] = content.read()
-    described = json.loads(found.pop(_DESCRIPTION))
+                contents[member.name] = content.read()
+    described = json.loads(contents.pop(_DESCRIPTION))
     parcel = Parcel(
-        **described, files={path.removeprefix(f"{_FILES}/"): data for path, data in found.items()}
+        **described,
+        files={path.removeprefix(f"{_FILES}/"): data for path, data in contents.items()},
     )
     for path in (*parcel.files, *parcel.inputs):
         if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
@@ -185,26 +186,26 @@ def depot(home: Path, tracked: dict[str, str], cache: Path) -> Iterator[Path]:
     """
     parent = home / ".dvc" / "tmp"
     parent.mkdir(parents=True, exist_ok=True)
-    place = Path(tempfile.mkdtemp(prefix=f"{_DEPOT}{os.getpid()}-", dir=parent))
+    folder = Path(tempfile.mkdtemp(prefix=f"{_DEPOT}{os.getpid()}-", dir=parent))
     try:
-        lay_tracks(home, place, tracked, cache)
-        yield place
+        lay_tracks(home, folder, tracked, cache)
+        yield folder
     finally:
-        shutil.rmtree(place, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def clear_depots(home: Path) -> None:
     """Remove the depots of killed processes; they hold hashes of records."""
     import psutil
 
-    for place in (home / ".dvc" / "tmp").glob(f"{_DEPOT}*"):
-        owner = place.name.removeprefix(_DEPOT).partition("-")[0]
+    for folder in (home / ".dvc" / "tmp").glob(f"{_DEPOT}*"):
+        owner = folder.name.removeprefix(_DEPOT).partition("-")[0]
         if not (owner.isdecimal() and psutil.pid_exists(int(owner))):
-            shutil.rmtree(place, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def lay_tracks(
-    home: Path, place: Path, tracked: dict[str, str], cache: Path | None = None
+    home: Path, folder: Path, tracked: dict[str, str], cache: Path | None = None
 ) -> list[Path]:
     """Make a folder one in which DVC sees just these objects; returns the `.dvc` files that say so.
 
@@ -214,27 +215,27 @@ def lay_tracks(
     from configobj import ConfigObj  # type: ignore[import-untyped]
 
     name, options = _remote_of(home)
-    (place / ".dvc" / "tmp").mkdir(parents=True)
+    (folder / ".dvc" / "tmp").mkdir(parents=True)
     config = ConfigObj(encoding="utf-8")
-    config.filename = str(place / ".dvc" / "config")
+    config.filename = str(folder / ".dvc" / "config")
     config["core"] = {
         "no_scm": "true",
         "analytics": "false",
         "autostage": "false",
         "remote": name,
-        "site_cache_dir": str(place / ".dvc" / "site"),
+        "site_cache_dir": str(folder / ".dvc" / "site"),
     }
     config["cache"] = {"type": "reflink,hardlink,copy", **({"dir": str(cache)} if cache else {})}
     config[f'remote "{name}"'] = options
     Path(config.filename).touch(mode=0o600)  # options may hold what config.local does
     config.write()
-    found = []
+    tracks = []
     for number, (path, md5) in enumerate(sorted(tracked.items())):
-        found.append(place / f"track-{number}.dvc")
+        tracks.append(folder / f"track-{number}.dvc")
         files.write_text(
-            found[-1], json.dumps({"outs": [{"path": path, "md5": md5, "hash": "md5"}]})
+            tracks[-1], json.dumps({"outs": [{"path": path, "md5": md5, "hash": "md5"}]})
         )
-    return found
+    return tracks
 
 
 class Post:
@@ -283,12 +284,12 @@ class Post:
     def below(self, folder: str) -> list[str]:
         """The files below a folder, as paths from the remote's root, sorted."""
         with self._at_it():
-            place = self._fs.join(self._root, folder)
-            if not self._fs.exists(place):
+            root = self._fs.join(self._root, folder)
+            if not self._fs.exists(root):
                 return []
             return sorted(
                 self._fs.as_posix(self._fs.relpath(path, self._root))
-                for path in self._fs.find(place)
+                for path in self._fs.find(root)
             )
 
     def remove(self, folder: str) -> list[str]:
@@ -429,16 +430,18 @@ def _outermost(inputs: dict[str, str]) -> dict[str, str]:
 def _remote_of(home: Path) -> tuple[str, dict[str, str]]:
     """The default remote, or the only one: its name and its options."""
     with _dvc_at_work, dvc_graph.opened(home) as repo:
-        known = repo.config.get("remote") or {}
-        name = repo.config["core"].get("remote") or (next(iter(known)) if len(known) == 1 else None)
-        if name is None or name not in known:
+        remotes = repo.config.get("remote") or {}
+        name = repo.config["core"].get("remote") or (
+            next(iter(remotes)) if len(remotes) == 1 else None
+        )
+        if name is None or name not in remotes:
             raise RemoteError(
-                f"{'no' if not known else 'no default'} DVC remote here; agents hand their "
+                f"{'no' if not remotes else 'no default'} DVC remote here; agents hand their "
                 "results back through one:"
                 " `dvc remote add --default <name> <url>`"
             )
         return name, {
-            key: _as_text(value) for key, value in known[name].items() if value is not None
+            key: _as_text(value) for key, value in remotes[name].items() if value is not None
         }
 
 

@@ -59,7 +59,7 @@ def work(home: Path, name: str, expected: str, run: str, tell: Callable[[str], N
         AbandonedError: the caller withdrew the stage; nothing was handed back.
         UnfitError: this agent lacks what it takes.
     """
-    with own_folder() as place:
+    with own_folder() as folder:
         try:
             post = parcels.Post(home)
             packed = post.get(f"{name}/{parcels.PARCEL}")
@@ -72,14 +72,14 @@ def work(home: Path, name: str, expected: str, run: str, tell: Callable[[str], N
             _require_same_tool(parcel)
         except (parcels.RemoteError, WorkspaceError) as error:
             raise UnfitError(str(error)) from error
-        runner = stage_runner.Runner(place, 1, variables={"PYTHONPATH": _with_home(home)})
+        runner = stage_runner.Runner(folder, 1, variables={"PYTHONPATH": _with_home(home)})
         with _signs_of_life(post, parcel, run, runner) as signs:
 
             def note(line: str) -> None:
                 signs.line = line
                 tell(line)
 
-            _unpack_inputs(home, place, parcel)
+            _unpack_inputs(home, folder, parcel)
             try:
                 runner.run(parcel.stage, log=note)
             except stage_runner.SkippedStageError as error:
@@ -88,7 +88,7 @@ def work(home: Path, name: str, expected: str, run: str, tell: Callable[[str], N
                 if signs.abandoned:
                     raise AbandonedError("the caller withdrew the stage") from None
                 raise
-            _hand_back(place, post, parcel, signs)
+            _hand_back(folder, post, parcel, signs)
 
 
 @contextlib.contextmanager
@@ -98,12 +98,12 @@ def own_folder() -> Iterator[Path]:
     root = _root()
     sweep(root)
     name = uuid.uuid4().hex
-    guard, place = _guarded(root / f"{name}.lock"), root / name
+    guard, folder = _guarded(root / f"{name}.lock"), root / name
     try:
-        place.mkdir(mode=0o700)
-        yield place
+        folder.mkdir(mode=0o700)
+        yield folder
     finally:
-        _clear(place)
+        _clear(folder)
         guard_path = root / f"{name}.lock"
         guard_path.unlink(missing_ok=True)
         os.close(guard)
@@ -126,10 +126,10 @@ def sweep(root: Path | None = None) -> int:
         except BlockingIOError:  # its agent lives
             continue
         else:
-            place = lock.with_suffix("")
-            if place.exists():
-                _end_what_runs_in(place)
-                _clear(place)
+            folder = lock.with_suffix("")
+            if folder.exists():
+                _end_what_runs_in(folder)
+                _clear(folder)
                 removed += 1
             lock.unlink(missing_ok=True)
         finally:
@@ -168,24 +168,24 @@ def _guarded(lock: Path) -> int:
         os.close(descriptor)
 
 
-def _end_what_runs_in(place: Path) -> None:
+def _end_what_runs_in(folder: Path) -> None:
     import psutil
 
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if Path(process.cwd()).is_relative_to(place):
+            if Path(process.cwd()).is_relative_to(folder):
                 process.kill()
                 process.wait(10)
 
 
-def _clear(place: Path) -> None:
+def _clear(folder: Path) -> None:
     """Remove a folder for certain: a stage that was just killed may still have been writing."""
     for _ in range(3):
-        shutil.rmtree(place, ignore_errors=True)
-        if not place.exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
             return
-        _end_what_runs_in(place)
-    shutil.rmtree(place)
+        _end_what_runs_in(folder)
+    shutil.rmtree(folder)
 
 
 def _require_same_tool(parcel: parcels.Parcel) -> None:
@@ -203,22 +203,22 @@ def _with_home(home: Path) -> str:
     return os.pathsep.join([str(home), *([before] if before else [])])
 
 
-def _unpack_inputs(home: Path, place: Path, parcel: parcels.Parcel) -> None:
+def _unpack_inputs(home: Path, folder: Path, parcel: parcels.Parcel) -> None:
     """The stage's inputs, and then the pipeline: DVC would not let a file belong to both for the
     time of fetching."""
     try:
-        tracks = parcels.lay_tracks(home, place, parcel.inputs)
+        tracks = parcels.lay_tracks(home, folder, parcel.inputs)
         if tracks:
-            shell.dvc(place, "pull")
+            shell.dvc(folder, "pull")
         for track in tracks:
             track.unlink()
-        parcel.lay_out(place)
-        found = parcels.key_of(place, parcel.stage)
+        parcel.lay_out(folder)
+        key = parcels.key_of(folder, parcel.stage)
     except WorkspaceError as error:
         raise UnfitError(
             f"the inputs of {parcel.stage} could not be fetched from the remote: {error}"
         ) from error
-    if found != parcel.key:
+    if key != parcel.key:
         raise UnfitError(
             f"{parcel.stage}: the inputs are not the caller's; expected what DVC tracks, and "
             "there are other files"
@@ -226,13 +226,13 @@ def _unpack_inputs(home: Path, place: Path, parcel: parcels.Parcel) -> None:
         )
 
 
-def _hand_back(place: Path, post: parcels.Post, parcel: parcels.Parcel, signs: _Signs) -> None:
+def _hand_back(folder: Path, post: parcels.Post, parcel: parcels.Parcel, signs: _Signs) -> None:
     """Results to the remote, unless the caller went on without: then they would be copies that
     nobody knows of."""
     if signs.abandoned or not post.exists(f"{parcel.name}/{parcels.PARCEL}"):
         raise AbandonedError("the caller withdrew the stage")
     try:
-        shell.dvc(place, "push", "--run-cache", parcel.stage)
+        shell.dvc(folder, "push", "--run-cache", parcel.stage)
     except WorkspaceError as error:
         raise UnfitError(
             f"the results of {parcel.stage} could not be put on the remote: {error}"

@@ -47,10 +47,10 @@ def check(pool: Pool = "gpu") -> None:
     """
     from flows.agents import host
 
-    found = host.check(_home(), pool)
-    for finding in found:
+    requirements = host.check(_home(), pool)
+    for finding in requirements:
         typer.echo(f"{'ok  ' if finding.usable else 'FAIL'}  {finding.what}: {finding.told}")
-    if not all(finding.usable for finding in found):
+    if not all(finding.usable for finding in requirements):
         raise typer.Exit(1)
 
 

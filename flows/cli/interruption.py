@@ -115,8 +115,10 @@ class Interruption:
 
         children = psutil.Process().children(recursive=True)
         self._sessions |= {_session(child.pid) for child in children} - {0, os.getsid(0)}
-        others = (each for each in psutil.process_iter() if _session(each.pid) in self._sessions)
-        return [each for each in {*children, *others} if _lives(each)]
+        others = (
+            process for process in psutil.process_iter() if _session(process.pid) in self._sessions
+        )
+        return [process for process in {*children, *others} if _lives(process)]
 
     def _line(self) -> bytes:
         cursor = "\x1b[?25h\r\n" if os.isatty(self._screen) else ""  # a live table hides it

@@ -32,16 +32,16 @@ def due(as_json: Json = False) -> None:
     from flows.correspondence import letters_sent
 
     with _book() as (home, register):
-        found = letters_sent.due(home, register)
+        letters = letters_sent.due(home, register)
     if as_json:
-        _print([letter.plain() for letter in found])
+        _print([letter.plain() for letter in letters])
         return
-    for letter in found:
+    for letter in letters:
         until = letter.due.isoformat() if letter.due else "no date"
         typer.echo(
             f"{letter.request_id}  {letter.letter}  {until}  {letter.file or '(letters write)'}"
         )
-    if not found:
+    if not letters:
         typer.echo("No letter is due.")
 
 
@@ -62,7 +62,7 @@ def write(
     from flows.correspondence import letters_sent
 
     with _book() as (home, register):
-        ids = [register.find(each) for each in requests]
+        ids = [register.find(name) for name in requests]
         folders = letters_sent.write(home, register, ids, out)
     if as_json:
         _print([folder.as_posix() for folder in folders])
@@ -80,12 +80,12 @@ def sent(requests: Requests, by: By, how: How, as_json: Json = False) -> None:
     from flows.correspondence import letters_sent
 
     with _book() as (home, register):
-        ids = [register.find(each) for each in requests]
-        found = letters_sent.sent(home, register, ids, _named(by), _named(how, "--how"))
+        ids = [register.find(name) for name in requests]
+        recorded = letters_sent.sent(home, register, ids, _named(by), _named(how, "--how"))
     if as_json:
-        _print([letter.plain() for letter in found])
+        _print([letter.plain() for letter in recorded])
         return
-    for letter in found:
+    for letter in recorded:
         typer.echo(f"{letter.request_id}  {letter.letter}  sent")
 
 
@@ -111,9 +111,11 @@ def extend(
     refused = False
     with _book() as (home, register):
         done = []
-        for each in requests:
+        for request in requests:
             try:
-                case = register.extend(register.find(each), _named(by), _named(reason, "--reason"))
+                case = register.extend(
+                    register.find(request), _named(by), _named(reason, "--reason")
+                )
                 done.append(case.request_id)
             except RegisterError as error:
                 typer.echo(str(error), err=True)

@@ -283,12 +283,12 @@ def reproduce(
 
     folder = _here()
     with console.progress(folder, as_json) as listener:
-        found = reproduction.reproduce(folder, batch, level, listener)
+        outcome = reproduction.reproduce(folder, batch, level, listener)
     if as_json:
-        _print_json(found.plain())
+        _print_json(outcome.plain())
     else:
-        console.comparison(found)
-    if not found:
+        console.comparison(outcome)
+    if not outcome:
         raise typer.Exit(1)
 
 

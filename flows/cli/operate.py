@@ -86,18 +86,18 @@ def watch(as_json: Json = False) -> None:
         if os.environ.get("PREFECT_API_URL"):
             from flows.operations import deployment
 
-            found = watches.run(home, register, runs=deployment.troubles)
+            findings = watches.run(home, register, runs=deployment.troubles)
         else:
-            found = watches.run(home, register)
+            findings = watches.run(home, register)
     if as_json:
-        _print(found.plain())
+        _print(findings.plain())
         return
-    for text in (*found.deadlines, *found.stuck):
+    for text in (*findings.deadlines, *findings.stuck):
         typer.echo(text)
-    if not found.deadlines and not found.stuck:
+    if not findings.deadlines and not findings.stuck:
         typer.echo("Nothing new to tell.")
-    if found.waiting:
-        messages = console.counted(found.waiting, "message")
+    if findings.waiting:
+        messages = console.counted(findings.waiting, "message")
         typer.echo(f"{messages} not delivered to every channel yet; will be sent again.")
 
 
@@ -117,12 +117,15 @@ def heartbeats(as_json: Json = False) -> None:
     environment.prepare(layout.find(Path.cwd()))
     expected = deployment.expect_heartbeats()
     if as_json:
-        _print([each.plain() for each in expected])
+        _print([heartbeat.plain() for heartbeat in expected])
         return
-    for each in expected:
-        hours = each.within.total_seconds() / 3600
-        told = ", ".join(each.blocks) or "nobody; it shows on Prefect's page"
-        typer.echo(f"{each.deployment}: a completed run every {hours:.1f} hours, else told: {told}")
+    for heartbeat in expected:
+        hours = heartbeat.within.total_seconds() / 3600
+        recipients = ", ".join(heartbeat.blocks) or "nobody; it shows on Prefect's page"
+        typer.echo(
+            f"{heartbeat.deployment}: a completed run every {hours:.1f} hours, else told: "
+            f"{recipients}"
+        )
 
 
 @app.command()
@@ -147,14 +150,14 @@ def reaudit(
         _register("The re-audit") as (home, register),
         console.progress(home, as_json) as listener,
     ):
-        found = reaudits.run(home, register, batch, listener)
+        outcome = reaudits.run(home, register, batch, listener)
     if as_json:
-        _print(found.plain())
+        _print(outcome.plain())
     else:
-        typer.echo(found.text)
-        for level, why in found.impossible.items():
+        typer.echo(outcome.text)
+        for level, why in outcome.impossible.items():
             typer.echo(f"  {level} was not possible: {why}")
-    if not found.holds:
+    if not outcome.holds:
         raise typer.Exit(1)
 
 

@@ -35,19 +35,19 @@ def plan(
     from flows.pipeline import forecast
     from flows.workspace import layout
 
-    found = forecast.make(layout.find(Path.cwd()), batch, jobs)
+    run_plan = forecast.make(layout.find(Path.cwd()), batch, jobs)
     if as_json:
-        typer.echo(json.dumps(found.plain(), indent=2, ensure_ascii=False))
+        typer.echo(json.dumps(run_plan.plain(), indent=2, ensure_ascii=False))
     else:
-        _tell(found)
-    if found.problems:
+        _tell(run_plan)
+    if run_plan.problems:
         raise typer.Exit(1)
 
 
-def _tell(found: forecast.RunPlan) -> None:
-    typer.echo(f"Batch {found.batch}: stages that have to run: {len(found.stages)}")
-    typer.echo(f"  {', '.join(found.stages) or 'none'}")
-    model = found.model
+def _tell(run_plan: forecast.RunPlan) -> None:
+    typer.echo(f"Batch {run_plan.batch}: stages that have to run: {len(run_plan.stages)}")
+    typer.echo(f"  {', '.join(run_plan.stages) or 'none'}")
+    model = run_plan.model
     accuracy = "" if model.accuracy is None else f", accuracy on its own data {model.accuracy:.1%}"
     state = {"trained": "trained by this run, or already", "sound": "sound", "unusable": "UNUSABLE"}
     typer.echo(
@@ -56,18 +56,18 @@ def _tell(found: forecast.RunPlan) -> None:
     )
     if model.note:
         typer.echo(f"  {model.note}")
-    counts = ", ".join(f"{count} by {stage}" for stage, count in found.models_to_train.items())
+    counts = ", ".join(f"{count} by {stage}" for stage, count in run_plan.models_to_train.items())
     typer.echo(f"Models to train: {counts or 'none'}")
-    if found.step_seconds is not None:
+    if run_plan.step_seconds is not None:
         typer.echo(
-            f"  one step takes {found.step_seconds * 1000:.1f} ms here; {found.jobs} at once"
+            f"  one step takes {run_plan.step_seconds * 1000:.1f} ms here; {run_plan.jobs} at once"
         )
-    for request in found.requests:
+    for request in run_plan.requests:
         seen = "unknown" if request.detectability is None else f"{request.detectability:.1f} sd"
         records = "?" if request.records is None else str(request.records)
         typer.echo(
             f"  {request.request_id}  {records} records, detectability {seen}, decides: "
             f"{request.decides} (earlier requests: {request.earlier})"
         )
-    for line in found.brief:
+    for line in run_plan.brief:
         typer.echo(line)

@@ -48,18 +48,18 @@ def pool(
         )
         return
     with console.progress(home, as_json) as listener:
-        made = making.make(home, blocks, jobs, listener)
+        lineage = making.make(home, blocks, jobs, listener)
     if as_json:
-        typer.echo(json.dumps(made.plain(), indent=2))
+        typer.echo(json.dumps(lineage.plain(), indent=2))
         return
     typer.echo(
-        f"{made.models} models scored everybody in {made.folder}, {made.seconds:.0f} s of "
+        f"{lineage.models} models scored everybody in {lineage.folder}, {lineage.seconds:.0f} s of "
         "training; "
         "no weights are kept."
     )
     typer.echo(
         "Batches use it with --set references.mode=pool --set references.with_from="
-        f"{made.folder} --set references.without_blocks=[]"
+        f"{lineage.folder} --set references.without_blocks=[]"
     )
 
 
@@ -81,22 +81,22 @@ def readiness(
     from tasks.common import files
 
     home = layout.find(Path.cwd())
-    found, age = report.assess(home), judged_retrains.assess(home)
+    ready, age = report.assess(home), judged_retrains.assess(home)
     if page is not None:
-        files.write_text(page, report.page(found, age))
+        files.write_text(page, report.page(ready, age))
     if as_json:
-        result = {**found.plain(), "renewal": age.plain()}
+        result = {**ready.plain(), "renewal": age.plain()}
         typer.echo(json.dumps(result, indent=2, ensure_ascii=False))
         return
     typer.echo(f"{'Renew the pool' if age.renew else 'The pool may stay'}: {age.reason}.")
-    able = sum(person.verifiable for person in found.people)
+    able = sum(person.verifiable for person in ready.people)
     typer.echo(
-        f"{able} of {len(found.people)} people can be verified at rho0 {found.rho0:g} with "
-        f"{found.models} models."
+        f"{able} of {len(ready.people)} people can be verified at rho0 {ready.rho0:g} with "
+        f"{ready.models} models."
     )
-    for person in found.people:
+    for person in ready.people:
         typer.echo(f"  {person.pseudonym[:17]}  {person.records} records: {person.told()}")
-    for column, values in found.groups.items():
+    for column, values in ready.groups.items():
         for value, group in values.items():
             typer.echo(
                 f"  {column} {value}: {group['verifiable']} of {group['people']} verifiable, "

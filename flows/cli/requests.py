@@ -79,15 +79,19 @@ def list_(
 
     named = set(map(str, state or ()))
     if named:
-        states = [one for one in State if one in named or ("on_hold" in named and one in OPEN)]
+        states = [
+            candidate
+            for candidate in State
+            if candidate in named or ("on_hold" in named and candidate in OPEN)
+        ]
     else:
-        states = [one for one in State if everything or one != State.CLOSED]
+        states = [candidate for candidate in State if everything or candidate != State.CLOSED]
     with _book() as (_, register):
-        found = [case for case in register.cases(states) if not named or case.shown in named]
+        cases = [case for case in register.cases(states) if not named or case.shown in named]
     if as_json:
-        _print([_line(case) for case in found])
+        _print([_line(case) for case in cases])
         return
-    _table(found)
+    _table(cases)
 
 
 @app.command()
@@ -102,9 +106,9 @@ def show(request: Request, as_json: Json = False) -> None:
         decisions = register.history(batch=case.batch, kind="decision") if case.batch else []
     # a decision on the whole batch is one on each of its requests
     approvals = [event for event in decisions if event.request_id in (None, case.request_id)]
-    known = {event.seq for event in history}
+    numbers = {event.seq for event in history}
     history = sorted(
-        [*history, *(event for event in approvals if event.seq not in known)],
+        [*history, *(event for event in approvals if event.seq not in numbers)],
         key=lambda event: event.seq,
     )
     if as_json:
@@ -173,7 +177,7 @@ def verify(
     from flows.register.register import State
 
     with _book() as (_, register):
-        ids = [register.find(one) for one in requests]
+        ids = [register.find(name) for name in requests]
         _done(
             register.move(ids, State.IDENTITY_VERIFIED, _named(by), how=_named(how, "--how")),
             as_json,
@@ -213,9 +217,9 @@ def reject(requests: Requests, by: By, reason: Reason, as_json: Json = False) ->
     Example: erasure-audit requests reject 7c9e6679 --by Ada --reason "identity not shown"
     """
     with _book() as (_, register):
-        ids = [register.find(one) for one in requests]
+        ids = [register.find(name) for name in requests]
         _done(
-            [register.cancel(one, _named(by), _named(reason, "--reason")) for one in ids], as_json
+            [register.cancel(name, _named(by), _named(reason, "--reason")) for name in ids], as_json
         )
 
 
@@ -280,16 +284,16 @@ def check(as_json: Json = False) -> None:
     from flows.register import anchors
 
     with _book() as (home, register):
-        known = anchors.heads(home)
+        heads = anchors.heads(home)
         head = anchors.check(home, register, every_stamp=True)
         kept = register.kept_end()
         unknown = batch_requests.unknown(home, register)
-    anchored = max((end.seq for end in known), default=0)
+    anchored = max((end.seq for end in heads), default=0)
     if as_json:
-        facts = {"events": head.seq, "hash": head.hash, "known_ends": len(known)}
+        facts = {"events": head.seq, "hash": head.hash, "known_ends": len(heads)}
         _print(facts | {"anchored": anchored, "kept": kept and kept.seq, "unknown": unknown})
     else:
-        _tell_check(head, len(known), anchored, kept)
+        _tell_check(head, len(heads), anchored, kept)
         for batch, count in unknown.items():
             typer.echo(
                 f"batch {batch}: its reports tell of {count} requests that are not in this "
@@ -299,13 +303,13 @@ def check(as_json: Json = False) -> None:
         raise typer.Exit(1)
 
 
-def _tell_check(head: Head, known: int, anchored: int, kept: Head | None) -> None:
+def _tell_check(head: Head, ends: int, anchored: int, kept: Head | None) -> None:
     if head.seq == 0:
         typer.echo("The register is empty: there is nothing to check")
         return
     typer.echo(f"{head.seq} events, the last one {head.hash[:16]}: intact")
-    if known:
-        typer.echo(f"Earlier ends that git keeps: {known}, all in it, the last is event {anchored}")
+    if ends:
+        typer.echo(f"Earlier ends that git keeps: {ends}, all in it, the last is event {anchored}")
     else:
         typer.echo("Git keeps no earlier end to compare with; `erasure-audit requests anchor` does")
     if kept is None:
@@ -396,8 +400,8 @@ def export(
     if form == "csv":
         text = _csv(cases)
     else:
-        whole = {"head": vars(head), "requests": cases, "events": events}
-        text = json.dumps(whole, indent=2, ensure_ascii=False) + "\n"
+        register_content = {"head": vars(head), "requests": cases, "events": events}
+        text = json.dumps(register_content, indent=2, ensure_ascii=False) + "\n"
     if out is None:
         typer.echo(text, nl=False)
     else:
@@ -503,7 +507,7 @@ def _table(cases: list[Case]) -> None:
             ", ".join(marks),
         )
         rows.append((case.request_id, case.shown, *cells))
-    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         typer.echo(
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -65,12 +65,13 @@ def token(
     """
     from flows.server import auth
 
-    made, entry = auth.new_token(name, role)
+    secret, entry = auth.new_token(name, role)
     if as_json:
-        typer.echo(json.dumps({"token": made, "entry": entry}, indent=2))
+        typer.echo(json.dumps({"token": secret, "entry": entry}, indent=2))
         return
     typer.echo(
-        f"token, for {name} alone:\n  {made}\nentry to add to the secret {auth.TOKENS}:\n  {entry}"
+        f"token, for {name} alone:\n  {secret}\n"
+        f"entry to add to the secret {auth.TOKENS}:\n  {entry}"
     )
 
 

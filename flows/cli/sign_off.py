@@ -150,16 +150,21 @@ def releases(as_json: Json = False) -> None:
     from flows.release import release as releasing
     from flows.workspace import layout
 
-    found = releasing.releases(layout.find(Path.cwd()))
+    all_releases = releasing.releases(layout.find(Path.cwd()))
     if as_json:
-        _print([one.plain() for one in found])
+        _print([released.plain() for released in all_releases])
         return
-    for one in found:
-        what = f"{one.model}  {one.weights_sha256[:16]}" if one.weights_sha256 else "data only"
-        typer.echo(
-            f"{one.at[:10]}  {one.tag}  {what}  {console.counted(one.records_dropped, 'record')}"
+    for released in all_releases:
+        what = (
+            f"{released.model}  {released.weights_sha256[:16]}"
+            if released.weights_sha256
+            else "data only"
         )
-    if not found:
+        typer.echo(
+            f"{released.at[:10]}  {released.tag}  {what}  "
+            f"{console.counted(released.records_dropped, 'record')}"
+        )
+    if not all_releases:
         typer.echo("Nothing is released yet.")
 
 
@@ -220,29 +225,38 @@ def _register(home: Path | None = None) -> Iterator[tuple[Path, Any]]:
     from flows.workspace import layout
     from tasks.common import settings
 
-    place = home or layout.find(Path.cwd())
-    register: Register = Register(place, settings.load(place / "params.yaml").report.holidays)
+    workspace = home or layout.find(Path.cwd())
+    register: Register = Register(
+        workspace, settings.load(workspace / "params.yaml").report.holidays
+    )
     try:
-        yield place, register
+        yield workspace, register
     finally:
         register.close()
 
 
-def _tell(found: Standing, as_json: bool) -> None:
+def _tell(standing: Standing, as_json: bool) -> None:
     from flows.pipeline import console
 
     if as_json:
-        _print(found.plain())
+        _print(standing.plain())
         return
-    typer.echo(found.line)
-    for one in found.requests:
-        missing = f", {one.lacking} missing" if one.lacking and found.state == "waiting" else ""
-        approvals = console.counted(one.approvals, "approval")
-        typer.echo(f"  {one.request_id}  {one.verdict or '—'}  {one.state}  {approvals}{missing}")
-    if found.state == "approved":
-        typer.echo(f"Next: erasure-audit finalize {found.batch}")
-    elif found.state == "waiting":
-        typer.echo(f"You can\n{found.offered}")
+    typer.echo(standing.line)
+    for request in standing.requests:
+        missing = (
+            f", {request.lacking} missing"
+            if request.lacking and standing.state == "waiting"
+            else ""
+        )
+        approvals = console.counted(request.approvals, "approval")
+        typer.echo(
+            f"  {request.request_id}  {request.verdict or '—'}  {request.state}  "
+            f"{approvals}{missing}"
+        )
+    if standing.state == "approved":
+        typer.echo(f"Next: erasure-audit finalize {standing.batch}")
+    elif standing.state == "waiting":
+        typer.echo(f"You can\n{standing.offered}")
 
 
 def _lines(done: Released) -> Iterator[str]:

@@ -71,16 +71,16 @@ def unknown(home: Path, register: Register) -> dict[str, int]:
         RegisterError: what is on file of a batch cannot be read.
     """
     missing: dict[str, int] = {}
-    known = {case.request_id for case in register.cases()}
+    in_register = {case.request_id for case in register.cases()}
     for path in sorted((home / "reports").glob("*/register.json")):
         try:
             lines = files.read_json(path)["requests"]
-            told = {str(line["request_id"]).lower() for line in lines}
+            in_report = {str(line["request_id"]).lower() for line in lines}
         except (AuditError, KeyError, TypeError, ValueError) as error:
             raise RegisterError(
                 f"{path.relative_to(home)}: cannot be read; `git checkout` brings it back"
             ) from error
-        if absent := told - known:
+        if absent := in_report - in_register:
             missing[path.parent.name] = len(absent)
     return missing
 
@@ -95,10 +95,12 @@ def _meant(home: Path, entry: dict[str, Any]) -> tuple[set[tuple[str, str]], set
 
     people = {
         (
-            one["identity_type"],
-            name(one["identity_type"], one["identity_value"], one["identity_format"]),
+            identity["identity_type"],
+            name(
+                identity["identity_type"], identity["identity_value"], identity["identity_format"]
+            ),
         )
-        for one in entry["subject_identities"]
+        for identity in entry["subject_identities"]
     }
     wishes = entry.get("extensions", {}).get("erasure_audit", {})
     records = {name(pseudonyms.RECORD, value, "raw") for value in wishes.get("record_ids", [])}

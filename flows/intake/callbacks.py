@@ -325,21 +325,21 @@ async def _target(url: str, resolve: Resolve) -> tuple[str, Mapping[str, Any]]:
     check(url)
     parts = urlsplit(url)
     host, port = str(parts.hostname), parts.port or (443 if parts.scheme == "https" else 80)
-    found = await resolve(host, port)
-    if not found:
+    resolved = await resolve(host, port)
+    if not resolved:
         raise OSError("no address")
-    if not _own(host, port) and not all(map(addresses.is_public, found)):
+    if not _own(host, port) and not all(map(addresses.is_public, resolved)):
         raise RefusedAddressError(
             f"the callback's host has an address that is not public; list our own in {HOSTS}"
         )
-    address = f"[{found[0]}]" if ":" in found[0] else found[0]
+    address = f"[{resolved[0]}]" if ":" in resolved[0] else resolved[0]
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     return f"{parts.scheme}://{address}:{port}{path}", {"sni_hostname": host}
 
 
 async def _resolve(host: str, port: int) -> Sequence[str]:
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [str(address[0]) for *_, address in found]
+    resolved = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [str(address[0]) for *_, address in resolved]
 
 
 def _own(host: str, port: int) -> bool:

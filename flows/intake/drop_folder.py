@@ -377,22 +377,22 @@ def _write(path: Path, content: bytes) -> None:
 def _read_json(text: str) -> Sheet:
     """A list of requests, each with its text as it stands there; or a single request."""
     hint = "expected a JSON list of OpenDSR erasure requests"
-    decoder, place = _decoder(), _skip(text, 0)
-    if text[place : place + 1] != "[":
+    decoder, position = _decoder(), _skip(text, 0)
+    if text[position : position + 1] != "[":
         return Sheet((DropEntry(1, strict_json(text), text.strip()),))
     entries: list[DropEntry] = []
-    place = _skip(text, place + 1)
+    position = _skip(text, position + 1)
     try:
-        while text[place : place + 1] != "]" or entries:
-            value, end = decoder.raw_decode(text, place)
-            entries.append(DropEntry(len(entries) + 1, value, text[place:end]))
-            place = _skip(text, end)
-            if text[place : place + 1] == "]":
+        while text[position : position + 1] != "]" or entries:
+            value, end = decoder.raw_decode(text, position)
+            entries.append(DropEntry(len(entries) + 1, value, text[position:end]))
+            position = _skip(text, end)
+            if text[position : position + 1] == "]":
                 break
-            if text[place : place + 1] != ",":
+            if text[position : position + 1] != ",":
                 raise ValueError("a comma is missing")  # noqa: TRY301 - told like the decoder's own complaints
-            place = _skip(text, place + 1)
-        if text[place + 1 :].strip():
+            position = _skip(text, position + 1)
+        if text[position + 1 :].strip():
             raise ValueError("something stands behind the list")  # noqa: TRY301
     except (ValueError, RecursionError):
         raise RequestError(f"this is no JSON (after entry {len(entries)}); {hint}") from None
@@ -401,10 +401,10 @@ def _read_json(text: str) -> Sheet:
     return Sheet(tuple(entries))
 
 
-def _skip(text: str, place: int) -> int:
-    while place < len(text) and text[place] in " \t\r\n":
-        place += 1
-    return place
+def _skip(text: str, position: int) -> int:
+    while position < len(text) and text[position] in " \t\r\n":
+        position += 1
+    return position
 
 
 def _decoder() -> json.JSONDecoder:
@@ -422,7 +422,7 @@ def _read_csv(text: str) -> Sheet:
     hint = f"expected the columns {', '.join(COLUMNS)}, each once and no other"
     if sorted(names) != sorted(COLUMNS):
         raise RequestError(f"the header is another one; {hint}")
-    found: dict[str, DropEntry] = {}
+    entries: dict[str, DropEntry] = {}
     for number, (line, cells) in enumerate(_rows(rest, mark), start=1):
         if not any(cell.strip() for cell in cells):
             continue
@@ -433,15 +433,15 @@ def _read_csv(text: str) -> Sheet:
             if len(cells) == len(names)
             else f"row {number}"
         )
-        known = found.get(name)
-        found[name] = (
+        entry = entries.get(name)
+        entries[name] = (
             _row(number, row, line, len(cells) - len(names))
-            if known is None
-            else _joined(known, row, line)
+            if entry is None
+            else _joined(entry, row, line)
         )
-    if not found:
+    if not entries:
         raise RequestError(f"there is no row below the header; {hint}")
-    return Sheet(tuple(found.values()), header + "\n")
+    return Sheet(tuple(entries.values()), header + "\n")
 
 
 def _rows(text: str, mark: str) -> Iterator[tuple[str, list[str]]]:

@@ -47,8 +47,11 @@ def take_in(home: Path, value: Any) -> Intake:
         "languages": list(entry.languages),
     }
     found = {
-        (one.identity_type, key.of(one.identity_type, one.identity_value, one.identity_format))
-        for one in entry.identities
+        (
+            identity.identity_type,
+            key.of(identity.identity_type, identity.identity_value, identity.identity_format),
+        )
+        for identity in entry.identities
     }
     return Intake(
         request_id=entry.request_id,

@@ -73,23 +73,23 @@ def mark(message: str) -> str:
     return message
 
 
-def in_a_row(found: Iterable[Sentence]) -> Sentence:
+def in_a_row(sentences: Iterable[Sentence]) -> Sentence:
     """Several sentences as one text."""
     return functools.reduce(
-        lambda first, second: say("{first} {second}", first=first, second=second), found
+        lambda first, second: say("{first} {second}", first=first, second=second), sentences
     )
 
 
-def in_a_list(found: Iterable[Sentence]) -> Sentence:
+def in_a_list(sentences: Iterable[Sentence]) -> Sentence:
     """Several parts of a sentence as one."""
     return functools.reduce(
-        lambda first, second: say("{first}; {second}", first=first, second=second), found
+        lambda first, second: say("{first}; {second}", first=first, second=second), sentences
     )
 
 
-def with_sentences(found: Mapping[str, Any]) -> dict[str, Any]:
+def with_sentences(values: Mapping[str, Any]) -> dict[str, Any]:
     """A stage's result with what its sentences were made of."""
-    return {**found, SENTENCES: sentences(found)}
+    return {**values, SENTENCES: sentences(values)}
 
 
 def sentences(value: Any) -> dict[str, Any]:
@@ -129,8 +129,8 @@ def wanted(settled: Sequence[Code], asked: Iterable[str]) -> list[Code]:
         settled: those of the settings, the main one first.
         asked: tags (BCP 47) that the request names; one that there is no catalogue of adds nothing.
     """
-    known = [code for tag in asked for code in get_args(Code) if code == _primary(tag)]
-    return list(dict.fromkeys([*settled, *known]))
+    codes = [code for tag in asked for code in get_args(Code) if code == _primary(tag)]
+    return list(dict.fromkeys([*settled, *codes]))
 
 
 def unavailable(asked: Iterable[str]) -> list[str]:
@@ -145,7 +145,7 @@ def _primary(tag: str) -> str:
 def suffixes(codes: Iterable[Code]) -> dict[Code, str]:
     """What stands before a file name's extension: nothing for the main language, else the
     language's code."""
-    return {code: f".{code}" if place else "" for place, code in enumerate(codes)}
+    return {code: f".{code}" if position else "" for position, code in enumerate(codes)}
 
 
 class _Number:
@@ -283,13 +283,13 @@ class Language:
         """A time stamp as 21 November 2026, 01:02 UTC, in its own zone; other text, from a bad
         request, as it is."""
         try:
-            found = datetime.fromisoformat(text)
+            moment = datetime.fromisoformat(text)
         except ValueError:
             return text
-        told = self.gettext("%(day)s, %(time)s")
-        return told % {
+        pattern = self.gettext("%(day)s, %(time)s")
+        return pattern % {
             "day": self.day(text),
-            "time": f"{found:%H:%M} {found.tzname() or ''}".rstrip(),
+            "time": f"{moment:%H:%M} {moment.tzname() or ''}".rstrip(),
         }
 
     def duration(self, seconds: float) -> str:

@@ -856,15 +856,15 @@ def assign(path: Path, assignments: list[str]) -> Settings:
                 f"got {assignment!r}, expected key=value, as in unlearn.method=retrain"
             )
         *sections, leaf = key.split(".")
-        place = document
+        section_values = document
         for section in sections:
-            place = place.setdefault(section, {})
-            if not isinstance(place, dict):
+            section_values = section_values.setdefault(section, {})
+            if not isinstance(section_values, dict):
                 raise SettingsError(
                     f"{key}: unknown key{_meant(key)}. docs/settings.md lists every key"
                 )
         try:
-            place[leaf] = YAML(typ="safe").load(text)
+            section_values[leaf] = YAML(typ="safe").load(text)
         except YAMLError as error:
             raise SettingsError(f"{key}: got {text!r}, expected a YAML value") from error
     settings = parse(document, where="--set")

@@ -238,14 +238,14 @@ def _significant_bits(content: bytes) -> int | None:
     """The bits that the chunk sBIT of a grey PNG of 16 bits names, where they are fewer."""
     if not content.startswith(_PNG):
         return None
-    place = 8
-    while place + 9 <= len(content):
-        length, kind = struct.unpack_from(">I4s", content, place)
+    offset = 8
+    while offset + 9 <= len(content):
+        length, kind = struct.unpack_from(">I4s", content, offset)
         if kind == b"IDAT":
             return None
         if kind == b"sBIT":
-            return content[place + 8] if 0 < content[place + 8] < 16 else None
-        place += 12 + length
+            return content[offset + 8] if 0 < content[offset + 8] < 16 else None
+        offset += 12 + length
     return None
 
 

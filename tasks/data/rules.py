@@ -157,8 +157,8 @@ def faults(table: pd.DataFrame, folder: Path) -> dict[Rule, NDArray[np.bool_]]:
     Returns:
         By rule, (n,) bool, true where the record is at fault.
     """
-    known = facts(table, folder)
-    return {rule: rule.broken(known) for rule in of_manifest(table)}
+    known_facts = facts(table, folder)
+    return {rule: rule.broken(known_facts) for rule in of_manifest(table)}
 
 
 def in_two_groups(members: pd.Series[Any], groups: pd.Series[Any]) -> NDArray[np.bool_]:
@@ -223,11 +223,11 @@ _ODD_IN_PATHS = ("\\", "\0", ":", "..", "\n/", "/\n", "\n\n")
 def _links(root: Path, parent: str) -> tuple[bool, frozenset[str]]:
     """Whether a directory lies inside the root, and which of its entries are links; an absent one
     has none."""
-    place = root / parent
+    folder = root / parent
     try:
-        if not place.resolve().is_relative_to(root):
+        if not folder.resolve().is_relative_to(root):
             return False, frozenset()
-        with os.scandir(place) as entries:
+        with os.scandir(folder) as entries:
             return True, frozenset(entry.name for entry in entries if entry.is_symlink())
     except (FileNotFoundError, NotADirectoryError):
         return True, frozenset()

@@ -72,12 +72,12 @@ def halves(requests: scoring.Strings, seed: int) -> Ints:
         requests: (k,) the request that asks to forget the record, or empty.
         seed: root of the random streams.
     """
-    found = np.full(len(requests), -1, np.int64)
+    half_of_row = np.full(len(requests), -1, np.int64)
     random = np.random.Generator(np.random.PCG64(seeds.derive(seed, "views", "halves")))
     for request in sorted(set(requests.tolist()) - {""}):
         own = random.permutation(np.flatnonzero(requests == request))
-        found[own] = np.arange(len(own)) % 2
-    return found
+        half_of_row[own] = np.arange(len(own)) % 2
+    return half_of_row
 
 
 def score(name: str, network: nn.Module, material: Material) -> Floats:
@@ -109,7 +109,7 @@ def changed(images: torch.Tensor, seed: int) -> list[torch.Tensor]:
         return largest * (2 * float(torch.rand((), generator=generator)) - 1)
 
     pixels = images.to(torch.float32)
-    found = []
+    answers_of_copies = []
     for _ in range(COPIES):
         angle, size = torch.tensor(draw(TURN) * torch.pi / 180), 1 + draw(SCALE)
         cosine, sine = torch.cos(angle) / size, torch.sin(angle) / size
@@ -120,8 +120,8 @@ def changed(images: torch.Tensor, seed: int) -> list[torch.Tensor]:
         )
         turned = functional.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
         noise = torch.randn(pixels.shape, generator=generator).to(pixels.device)
-        found.append((turned + 255 * abs(draw(NOISE)) * noise).clamp(0, 255))
-    return found
+        answers_of_copies.append((turned + 255 * abs(draw(NOISE)) * noise).clamp(0, 255))
+    return answers_of_copies
 
 
 def _copies(network: nn.Module, material: Material) -> Floats:

@@ -22,19 +22,19 @@ SLAB = 64 * 2**20
 
 
 def of_all(
-    network: nn.Module, known: image_pack.Packed, settings: Settings, backend: compute.Backend
+    network: nn.Module, packed: image_pack.Packed, settings: Settings, backend: compute.Backend
 ) -> tuple[Floats, Ints]:
     """The margins of all n records and the classes predicted, (n,) each. As many images at once as
     `SLAB` says."""
     size = max(1, SLAB // (BATCH * settings.data.channels * settings.data.image_size**2)) * BATCH
-    slabs = (slice(first, first + size) for first in range(0, len(known.manifest), size))
+    slabs = (slice(first, first + size) for first in range(0, len(packed.manifest), size))
     logits = np.concatenate(
         [
             training_loop.logits(
-                network, reference_blocks.load_rows(rows, known, settings, backend), BATCH
+                network, reference_blocks.load_rows(rows, packed, settings, backend), BATCH
             )
             for rows in slabs
         ]
     )
-    labels = known.manifest["label"].to_numpy(np.int64)
+    labels = packed.manifest["label"].to_numpy(np.int64)
     return scoring.margins(logits, labels), logits.argmax(1).astype(np.int64)

@@ -80,9 +80,9 @@ def assess(retrains: Sequence[JudgedRetrain], rho0: float, alpha: float) -> Rene
         return Renewal(
             False, 0, None, None, "no batch that this pool judged was retrained, too; make one"
         )
-    bias = float(np.mean([np.mean(one.rho) for one in retrains]))
-    requests = sum(len(one.rho) for one in retrains)
-    failed = sum(one.failed for one in retrains)
+    bias = float(np.mean([np.mean(judged.rho) for judged in retrains]))
+    requests = sum(len(judged.rho) for judged in retrains)
+    failed = sum(judged.failed for judged in retrains)
     if stats.binom.sf(failed - 1, requests, alpha) < FAILED:
         return Renewal(
             True,
@@ -100,7 +100,7 @@ def assess(retrains: Sequence[JudgedRetrain], rho0: float, alpha: float) -> Rene
             f"got {count} exact retrains, expected at least {LEAST_RETRAINS} to say that there is "
             "no bias",
         )
-    p = _p([float(np.mean(one.z)) for one in retrains])
+    p = _p([float(np.mean(judged.z)) for judged in retrains])
     if p < LEVEL and abs(bias) > HARMLESS * rho0:
         return Renewal(
             True, count, bias, p, f"exact retrains lie at rho {bias:+.2f} instead of 0, p {p:.3f}"

@@ -221,8 +221,8 @@ def keep_only(folder: Path, manifest: pd.DataFrame, when: str) -> int:
         How many rows went; 0 changes nothing.
     """
     pool, lineage = load(folder)
-    places = _places(keys(manifest), pool.keys)
-    left = np.isin(np.arange(len(pool.keys)), places[places >= 0])
+    columns = _places(keys(manifest), pool.keys)
+    left = np.isin(np.arange(len(pool.keys)), columns[columns >= 0])
     gone = int((~left).sum())
     if gone:
         erased = [*lineage.get("erased", []), {"records": gone, "at": when}]
@@ -249,13 +249,13 @@ def align(
     pool, lineage = load(folder)
     wanted = json.loads(json.dumps(release_lineage.recipe(settings)))
     if lineage.get("recipe") != wanted:
-        made = lineage.get("recipe") or {}
-        differs = ", ".join(key for key in wanted if made.get(key) != wanted[key])
+        recipe = lineage.get("recipe") or {}
+        differs = ", ".join(key for key in wanted if recipe.get(key) != wanted[key])
         raise EvidenceError(
             f"the pool {folder} was trained by another recipe ({differs} differ); {ADVICE}"
         )
-    place = _places(keys(manifest), pool.keys)
-    known = place >= 0
+    columns = _places(keys(manifest), pool.keys)
+    known = columns >= 0
     foreign = len(pool.keys) - int(known.sum())
     if foreign:
         raise EvidenceError(
@@ -263,15 +263,15 @@ def align(
             "erased people, or of another version of the data; take them out with "
             f"`erasure-audit pool --erase`, or {ADVICE}"
         )
-    trained = np.asarray(pool.seen.any(axis=0))[place] & known
+    trained = np.asarray(pool.seen.any(axis=0))[columns] & known
     share = float((trained & training).sum() / max(1, training.sum()))
     if share < LEAST_KNOWN:
         raise EvidenceError(
             f"the pool {folder} was trained on {share:.0%} of the training records of now, "
             f"expected at least {LEAST_KNOWN:.0%}; it is of another version of the data: {ADVICE}"
         )
-    phi = np.where(known, pool.phi[:, place], np.nan).astype(np.float64)
-    predicted = np.where(known, pool.predicted[:, place], -1).astype(np.int64)
+    phi = np.where(known, pool.phi[:, columns], np.nan).astype(np.float64)
+    predicted = np.where(known, pool.predicted[:, columns], -1).astype(np.int64)
     facts = {
         "path": folder.as_posix(),
         "scores_sha256": lineage["scores_sha256"],
@@ -281,7 +281,7 @@ def align(
         "seconds": _median_seconds(lineage),
         "erased": lineage.get("erased", []),
     }
-    return Aligned(phi, predicted, pool.seen[:, place] & known, facts)
+    return Aligned(phi, predicted, pool.seen[:, columns] & known, facts)
 
 
 def _median_seconds(lineage: dict[str, Any]) -> float | None:

@@ -115,45 +115,45 @@ def build(
     else:
         raise EvidenceError(f"{where}: got status {status!r}, expected accepted or rejected")
     follows = aftermath(sources, special["status"], decided, entry.get("code"))
-    found = {**common(sources, entry, where), **follows, **special}
-    found |= registered(found, sources, decided.registered.get(entry_id(entry)))
-    found |= release(found, sources, decided)
-    found |= repeated(found, sources)
-    return validate({**found, language.SENTENCES: spoken(sources, found)}, where)
+    evidence = {**common(sources, entry, where), **follows, **special}
+    evidence |= registered(evidence, sources, decided.registered.get(entry_id(entry)))
+    evidence |= release(evidence, sources, decided)
+    evidence |= repeated(evidence, sources)
+    return validate({**evidence, language.SENTENCES: spoken(sources, evidence)}, where)
 
 
 def registered(
-    found: Mapping[str, Any], sources: Sources, facts: decisions.Registered | None
+    evidence: Mapping[str, Any], sources: Sources, facts: decisions.Registered | None
 ) -> dict[str, Any]:
     """What the register of requests knows of the request; its deadline as it was extended."""
     if facts is None:
         return {}
-    known = facts.model_dump(mode="json")
+    registered_facts = facts.model_dump(mode="json")
     if facts.extension is None:
-        return known
+        return registered_facts
     until = date.fromisoformat(facts.extension.to)
     started = moment(take(sources.record, "started", "the batch record")).date()
     extended = {"date": until.isoformat(), "days_left": (until - started).days}
-    return {**known, "deadline": {**found["deadline"], **extended}}
+    return {**registered_facts, "deadline": {**evidence["deadline"], **extended}}
 
 
 def release(
-    found: Mapping[str, Any], sources: Sources, decided: decisions.Decisions
+    evidence: Mapping[str, Any], sources: Sources, decided: decisions.Decisions
 ) -> dict[str, Any]:
     """Which model the decision releases, and what that means for the request.
 
     Advice to retrain is dropped where the released model is a retrain.
     """
-    released = decided.released if found["progress"] in ("released", "erased") else None
-    fresh = {model["role"] for model in found["scope"]["models"] if not model["saw_records"]}
+    released = decided.released if evidence["progress"] in ("released", "erased") else None
+    fresh = {model["role"] for model in evidence["scope"]["models"] if not model["saw_records"]}
     retrain = released == "retrained" or sources.settings.unlearn.method == "retrain"
     deleted = released is not None and retrain and released in fresh
     others = [
         verdict["verdict"]
         for name, verdict in sources.verdicts["requests"].items()
-        if name != found["request"]["id"]
+        if name != evidence["request"]["id"]
     ]
-    mates = sum(verdict != "pass" for verdict in others) if found.get("verdict") == "pass" else 0
+    mates = sum(verdict != "pass" for verdict in others) if evidence.get("verdict") == "pass" else 0
     return {
         "released": released,
         "deleted_by_retraining": deleted,
@@ -162,23 +162,23 @@ def release(
     }
 
 
-def repeated(found: Mapping[str, Any], sources: Sources) -> dict[str, Any]:
+def repeated(evidence: Mapping[str, Any], sources: Sources) -> dict[str, Any]:
     """The earlier audits of the request, and the error rate of all of them together.
 
     That at least one of k tests passes wrongly is at most as likely as the sum of their error
     rates (union bound, Bonferroni), however the tests depend on each other.
     """
-    earlier = sources.record.get("audits", {}).get(found["request"]["id"], [])
-    if found["status"] != "audited":
+    earlier = sources.record.get("audits", {}).get(evidence["request"]["id"], [])
+    if evidence["status"] != "audited":
         return {"earlier_audits": earlier}
-    rates = [audit["alpha"] for audit in earlier] + [found["thresholds"]["alpha"]]
+    rates = [audit["alpha"] for audit in earlier] + [evidence["thresholds"]["alpha"]]
     return {"earlier_audits": earlier, "error_rate": min(sum(rates), 1.0)}
 
 
-def spoken(sources: Sources, found: Mapping[str, Any]) -> dict[str, Any]:
+def spoken(sources: Sources, evidence: Mapping[str, Any]) -> dict[str, Any]:
     """What the sentences of a request's evidence were made of, by their English text."""
-    made = ChainMap(sources.sentences, language.sentences(found))
-    return {text: made[text] for text in language.texts(found) if text in made}
+    made = ChainMap(sources.sentences, language.sentences(evidence))
+    return {text: made[text] for text in language.texts(evidence) if text in made}
 
 
 def common(sources: Sources, entry: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -44,21 +44,21 @@ def influence_range(item: dict[str, Any]) -> tuple[float, float]:
     """The part of the residual-influence axis to show: -1 … 1.5, wider where need be, but within
     -2.5 … 3."""
     points, trials = item["influence_points"], item["self_check"]
-    found = (
+    shown = (
         [points[name] for name in ("unlearned", "original", "retrained")]
         + points["with"]
         + points["without"]
     )
     for interval in (item["residual_influence"], trials["original"], trials["retrained"]):
-        found += [interval["low"], interval["high"]]
-    known = [value for value in found if value is not None]
-    return max(-2.5, min([-1.0, *known]) - 0.05), min(3.0, max([1.5, *known]) + 0.05)
+        shown += [interval["low"], interval["high"]]
+    measured = [value for value in shown if value is not None]
+    return max(-2.5, min([-1.0, *measured]) - 0.05), min(3.0, max([1.5, *measured]) + 0.05)
 
 
 def loss_range(values: Sequence[float | None]) -> tuple[float, float]:
     """From zero, or the lowest loss below it, to the highest; never of no width."""
-    known = [value for value in values if value is not None]
-    low, high = min([0.0, *known]), max([0.0, *known])
+    measured = [value for value in values if value is not None]
+    low, high = min([0.0, *measured]), max([0.0, *measured])
     return low, high if high > low else low + 1.0
 
 
@@ -93,23 +93,26 @@ def shares(distribution: dict[str, Any], most: int = 10) -> list[dict[str, Any]]
     models = [
         model for model in ("original", "unlearned", "retrained") if distribution[model] is not None
     ]
-    known = [
+    keys = [
         key for key in (*models, "retrained_low", "retrained_high") if distribution[key] is not None
     ]
     lines: list[dict[str, Any]] = [
-        {"label": str(label), **{key: distribution[key][place] for key in known}}
-        for place, label in enumerate(distribution["labels"])
+        {"label": str(label), **{key: distribution[key][position] for key in keys}}
+        for position, label in enumerate(distribution["labels"])
     ]
     ranked = sorted(
-        range(len(lines)), key=lambda place: (-max(lines[place][model] for model in models), place)
+        range(len(lines)),
+        key=lambda position: (-max(lines[position][model] for model in models), position),
     )
-    drawn = [place for place in ranked[:most] if any(lines[place][model] for model in models)]
-    rest = [line for place, line in enumerate(lines) if place not in drawn]
+    drawn = [
+        position for position in ranked[:most] if any(lines[position][model] for model in models)
+    ]
+    rest = [line for position, line in enumerate(lines) if position not in drawn]
     other = {
         "label": "other",
         **{model: min(1.0, sum(line[model] for line in rest)) for model in models},
     }
-    return [lines[place] for place in sorted(drawn)] + (
+    return [lines[position] for position in sorted(drawn)] + (
         [other] if any(other[model] for model in models) else []
     )
 

@@ -25,17 +25,17 @@ def aftermath(
 
     def told(name: str, what: str) -> dict[str, Any]:
         notice = next((notice for notice in reversed(decided.notices) if notice.to == name), None)
-        found = (
+        notice_facts = (
             {"told_at": notice.at, "told_by": notice.by, "comment": notice.comment or None}
             if notice
             else {}
         )
-        return {"name": name, "what": what, **found}
+        return {"name": name, "what": what, **notice_facts}
 
-    known = {party.name for party in chosen.recipients} | {
+    parties = {party.name for party in chosen.recipients} | {
         party.name for party in chosen.processors
     }
-    if strange := sorted({notice.to for notice in decided.notices} - known):
+    if strange := sorted({notice.to for notice in decided.notices} - parties):
         raise EvidenceError(
             f"the batch's decisions: a notice names {strange[0]!r}, whom neither "
             "report.recipients nor "
@@ -93,7 +93,7 @@ def copies(
         EvidenceError: an erasure names a place that is not known.
     """
     remotes = take(sources.record, "remotes", "the batch record")
-    places: list[dict[str, Any]] = [
+    stores: list[dict[str, Any]] = [
         {"store": "workspace", "kind": "workspace", "holds": "records"},
         {"store": "dvc_cache", "kind": "dvc_cache", "holds": "records"},
         *(
@@ -111,26 +111,26 @@ def copies(
         ),
     ]
     if status == "audited":
-        places.append({"store": "original_model", "kind": "original_model", "holds": "influence"})
+        stores.append({"store": "original_model", "kind": "original_model", "holds": "influence"})
         if any(
             take(entry, "role", "lineage.json") == "with" for entry in sources.lineage["models"]
         ):
-            places.append(
+            stores.append(
                 {"store": "reference_models", "kind": "reference_models", "holds": "influence"}
             )
-        places.append({"store": "artifacts", "kind": "artifacts", "holds": "scores"})
+        stores.append({"store": "artifacts", "kind": "artifacts", "holds": "scores"})
     if any(erasure.store == "git" for erasure in decided.erasure):
-        places.append({"store": "git", "kind": "git", "holds": "identifiers"})
-    known = {place["store"] for place in places}
+        stores.append({"store": "git", "kind": "git", "holds": "identifiers"})
+    names = {store["store"] for store in stores}
     own = (
         decided.erasure if status == "audited" else []
     )  # nobody erased the records of a request that was set aside,
     if code == UNSEEN:  # unless no model was trained on them, and the data had to go all the same
-        own = [erasure for erasure in decided.erasure if erasure.store in known]
+        own = [erasure for erasure in decided.erasure if erasure.store in names]
     done = {erasure.store: erasure.model_dump(exclude={"request"}) for erasure in own}
-    if strange := sorted(set(done) - known):
+    if strange := sorted(set(done) - names):
         raise EvidenceError(
             f"the batch's decisions: an erasure names {strange[0]!r}, expected one of "
-            f"{', '.join(sorted(known))}"
+            f"{', '.join(sorted(names))}"
         )
-    return [{"state": "held", **place, **done.get(place["store"], {})} for place in places]
+    return [{"state": "held", **store, **done.get(store["store"], {})} for store in stores]

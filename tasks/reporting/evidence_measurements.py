@@ -46,15 +46,15 @@ def audited(
     sources: Sources, verdict: Mapping[str, Any], request_id: str, where: str
 ) -> dict[str, Any]:
     """The parts that only an audited request has."""
-    found = {key: take(verdict, key, where) for key in OF_VERDICT}
-    kind = test_made(found["gates"], sources.settings)
-    check = found["self_check"] if kind == "references" else dict.fromkeys(SelfCheck.model_fields)
+    facts = {key: take(verdict, key, where) for key in OF_VERDICT}
+    kind = test_made(facts["gates"], sources.settings)
+    check = facts["self_check"] if kind == "references" else dict.fromkeys(SelfCheck.model_fields)
     batch = take(sources.verdicts, "batch", "verdicts.json")
     return {
-        **found,
+        **facts,
         "status": "audited",
         "test": kind,
-        "outcome": outcome(found["verdict"], take(check, "original_caught", where)),
+        "outcome": outcome(facts["verdict"], take(check, "original_caught", where)),
         "self_check": check,
         "retained_exposure": take(batch, "exposure", "verdicts.json, batch"),
         "utility_by_group": take(batch, "groups", "verdicts.json, batch"),
@@ -148,12 +148,12 @@ def of_role(
 ) -> list[Mapping[str, Any]]:
     """The models of a role. Raises `EvidenceError` where one is needed and missing, or lacks its
     `seconds` key."""
-    found = [entry for entry in models if take(entry, "role", "lineage.json") == role]
-    if needed and not found:
+    of_this_role = [entry for entry in models if take(entry, "role", "lineage.json") == role]
+    if needed and not of_this_role:
         raise EvidenceError(f"lineage.json names no {role} model; run the stage score again")
-    for entry in found:
+    for entry in of_this_role:
         take(entry, "seconds", f"lineage.json, {role} model")
-    return found
+    return of_this_role
 
 
 def model(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -32,8 +32,8 @@ def checks(sources: Sources, request_id: str) -> dict[str, Any]:
 
 def data_set(sources: Sources) -> dict[str, Any]:
     """Size and hashes of the data set, which the checks and the scores have to agree on."""
-    found = {key: take(sources.data_checks, key, "data.json") for key in OF_DATA}
-    if found["manifest_sha256"] != take(sources.lineage, "manifest_sha256", "lineage.json"):
+    facts = {key: take(sources.data_checks, key, "data.json") for key in OF_DATA}
+    if facts["manifest_sha256"] != take(sources.lineage, "manifest_sha256", "lineage.json"):
         raise EvidenceError(
             "data.json and lineage.json are of different manifests; run `erasure-audit run` again"
         )
@@ -41,7 +41,7 @@ def data_set(sources: Sources) -> dict[str, Any]:
     if names == [str(number) for number in range(len(names or ()))]:
         names = None
     data_md5 = take(sources.record, "data_md5", "the batch record")
-    return {**found, "class_names": names, "data_md5": data_md5}
+    return {**facts, "class_names": names, "data_md5": data_md5}
 
 
 def provenance(sources: Sources) -> dict[str, Any]:

@@ -46,7 +46,7 @@ class Sources:
     @cached_property
     def sentences(self) -> dict[str, Any]:
         """What the sentences of all files were made of, by their English text."""
-        found: dict[str, Any] = {}
+        collected: dict[str, Any] = {}
         for file in (
             self.verdicts,
             self.register,
@@ -54,8 +54,8 @@ class Sources:
             self.request_checks,
             self.probes,
         ):
-            found |= file.get(language.SENTENCES, {})
-        return found
+            collected |= file.get(language.SENTENCES, {})
+        return collected
 
     @cached_property
     def advised(self) -> list[dict[str, Any]]:

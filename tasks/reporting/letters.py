@@ -213,8 +213,8 @@ class LetterWriter:
         """The letter as plain text."""
         wide = self.code != SOURCE  # Chinese has no spaces to break lines at
         speaker: Any = self._pages.globals["language"]
-        told = speaker.gettext("Reference %(id)s")
-        lines = [letter.controller, told % {"id": letter.reference}, ""]
+        reference = speaker.gettext("Reference %(id)s")
+        lines = [letter.controller, reference % {"id": letter.reference}, ""]
         for block in self.blocks(letter):
             if block["kind"] == "list":
                 lines += [_wrapped(item, wide, "- ", "  ") for item in block["entries"]]

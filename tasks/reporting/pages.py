@@ -25,7 +25,7 @@ def environment(templates: Path, language: Code = SOURCE) -> jinja2.Environment:
     """
     import jinja2
 
-    found = jinja2.Environment(
+    pages = jinja2.Environment(
         loader=jinja2.FileSystemLoader(templates),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
@@ -33,11 +33,11 @@ def environment(templates: Path, language: Code = SOURCE) -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    Language.load(language, templates / "locales").install(found)
-    found.filters.update(json=shown_json)
-    found.globals.update({**charts.HELPERS, **chronology.HELPERS})
-    found.globals["font"] = lambda name: as_address(templates / "fonts" / name)
-    return found
+    Language.load(language, templates / "locales").install(pages)
+    pages.filters.update(json=shown_json)
+    pages.globals.update({**charts.HELPERS, **chronology.HELPERS})
+    pages.globals["font"] = lambda name: as_address(templates / "fonts" / name)
+    return pages
 
 
 def render(pages: jinja2.Environment, name: str, view: dict[str, Any]) -> str:

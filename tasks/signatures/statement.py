@@ -70,15 +70,15 @@ def unseal(data: bytes, trusted: Iterable[Signer]) -> Statement:
     from securesystemslib.dsse import Envelope
     from securesystemslib.exceptions import Error
 
-    known = {signer.key_id: signer for signer in trusted}
+    by_key = {signer.key_id: signer for signer in trusted}
     try:
         envelope = Envelope.from_dict(json.loads(data))
         if _text(envelope) != data or len(envelope.signatures) != 1:
             raise SignatureError("the statement was changed after signing")
         (named,) = envelope.signatures
-        if named not in known:
+        if named not in by_key:
             raise UntrustedError(named)
-        envelope.verify([_scheme(known[named])], threshold=1)
+        envelope.verify([_scheme(by_key[named])], threshold=1)
         content = json.loads(envelope.payload)
         if (envelope.payload_type, content["_type"], content["predicateType"]) != (
             PAYLOAD,
@@ -91,7 +91,7 @@ def unseal(data: bytes, trusted: Iterable[Signer]) -> Statement:
         return Statement(
             {subject["name"]: subject["digest"]["sha256"] for subject in content["subject"]},
             content["predicate"],
-            known[named],
+            by_key[named],
         )
     except (*_GARBLED, Error) as error:
         raise SignatureError(

@@ -100,11 +100,11 @@ def _from_factory(name: str, data: settings.Data) -> nn.Module:
 def _from_torchvision(model: settings.Model, data: settings.Data) -> nn.Module:
     from torchvision import models
 
-    name, known = model.name, models.list_models(models)
-    if name not in known:
+    name, names = model.name, models.list_models(models)
+    if name not in names:
         raise ModelError(
             f"model.name {name!r} is unknown; expected small_cnn, package.module:factory or one "
-            f"of {', '.join(known)}"
+            f"of {', '.join(names)}"
         )
     extra: dict[str, Any] = {}
     if name in AUXILIARY:
@@ -313,7 +313,7 @@ class Taps:
             ModelError: the model calls other layers for these images than for the one that it was
                 tried out with.
         """
-        found: dict[Spot, Tensor] = {}
+        outputs: dict[Spot, Tensor] = {}
         times: Counter[nn.Module] = Counter()
         stages = set(self._stages)
 
@@ -321,7 +321,9 @@ class Taps:
             spot = (layer, times[layer])
             times[layer] += 1
             if spot in stages:
-                found[spot] = out.clone()  # a later layer may work in place on a map that was read
+                outputs[spot] = (
+                    out.clone()
+                )  # a later layer may work in place on a map that was read
 
         head, number = self._head
         inputs: list[Tensor] = []
@@ -339,8 +341,8 @@ class Taps:
         finally:
             for hook in hooks:
                 hook.remove()
-        if len(found) < len(stages) or len(inputs) <= number:
+        if len(outputs) < len(stages) or len(inputs) <= number:
             raise ModelError(
                 "the model cannot be tapped: which of its layers are called depends on the images"
             )
-        return logits, [*(found[spot] for spot in self._stages), inputs[number]]
+        return logits, [*(outputs[spot] for spot in self._stages), inputs[number]]

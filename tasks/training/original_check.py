@@ -145,7 +145,7 @@ def brought(settings: Settings) -> bool:
 def measure(
     path: Path,
     network: nn.Module,
-    known: image_pack.Packed,
+    packed: image_pack.Packed,
     roles: NDArray[np.str_],
     settings: Settings,
     backend: compute.Backend,
@@ -155,7 +155,7 @@ def measure(
     Args:
         path: its file; one that names the settings it was made for is not tried in other readings.
         network: the model.
-        known: the n records; images that could not be read are left out.
+        packed: the n records; images that could not be read are left out.
         roles: (n,) by the split, at least one training record.
         settings: of the batch.
         backend: where it is computed.
@@ -166,19 +166,19 @@ def measure(
     """
     draw = np.random.default_rng(seeds.derive(settings.seed, "original", "check"))
     chosen = [
-        draw.permutation(np.flatnonzero(part & known.sound))[:MOST]
+        draw.permutation(np.flatnonzero(part & packed.sound))[:MOST]
         for part in (roles == "training", roles != "training")
     ]
     if not len(chosen[0]):
         raise EvidenceError("no training record can be read, expected some to score the original")
     rows = _mask(np.concatenate(chosen), roles)
-    records = reference_blocks.load_rows(rows, known, settings, backend)
+    records = reference_blocks.load_rows(rows, packed, settings, backend)
     logits = training_loop.logits(network, records)
     check = judge(logits, records.labels.cpu().numpy(), roles[rows] == "training")
     if checkpoints.names_its_settings(path):
         return check
     some = _mask(chosen[0][: other_readings.MOST], roles)
-    seen = reference_blocks.load_rows(some, known, settings, backend)
+    seen = reference_blocks.load_rows(some, packed, settings, backend)
     return replace(check, other=other_readings.better(network, seen, settings))
 
 
@@ -191,7 +191,7 @@ def _mask(rows: NDArray[np.int64], roles: NDArray[np.str_]) -> NDArray[np.bool_]
 def require(
     path: Path,
     network: nn.Module,
-    known: image_pack.Packed,
+    packed: image_pack.Packed,
     roles: NDArray[np.str_],
     settings: Settings,
     backend: compute.Backend,
@@ -203,7 +203,7 @@ def require(
     Args:
         path: its file.
         network: the original.
-        known: the n records.
+        packed: the n records.
         roles: (n,) by the split.
         settings: of the batch.
         backend: where it is computed.
@@ -213,7 +213,7 @@ def require(
     """
     if not brought(settings) and settings.original.accuracy is None:
         return
-    check = measure(path, network, known, roles, settings, backend)
+    check = measure(path, network, packed, roles, settings, backend)
     fault = check.fault(settings.data.classes, settings.original.accuracy)
     if fault:
         raise ModelError(f"{settings.original.checkpoint}: {fault}; {ADVICE}")
@@ -225,7 +225,7 @@ def require(
 
 
 def require_before_training(
-    known: image_pack.Packed, roles: NDArray[np.str_], settings: Settings
+    packed: image_pack.Packed, roles: NDArray[np.str_], settings: Settings
 ) -> None:
     """Check a model that somebody brought along before references are trained for it.
 
@@ -238,4 +238,4 @@ def require_before_training(
     path = Path(settings.original.checkpoint)
     if brought(settings) and path.is_file():
         network = checkpoints.load_original(path, settings)
-        require(path, network, known, roles, settings, compute.prepare(settings.compute))
+        require(path, network, packed, roles, settings, compute.prepare(settings.compute))

@@ -47,8 +47,8 @@ def train_block(
         EvidenceError: a class has no record among `rows`.
     """
     backend = compute.prepare(settings.compute)
-    known = load_rows(rows, data, settings, backend)
-    missing = sorted(set(range(settings.data.classes)) - set(known.labels.tolist()))
+    known_records = load_rows(rows, data, settings, backend)
+    missing = sorted(set(range(settings.data.classes)) - set(known_records.labels.tolist()))
     if missing:
         raise EvidenceError(
             f"classes {', '.join(map(str, missing))} have no record to train on; expected every "
@@ -57,7 +57,7 @@ def train_block(
     size = settings.references.seeds_per_block
     numbers = range(block * size, (block + 1) * size)
     build = partial(architectures.build, settings.model, settings.data, seed=0)
-    at_once = stacked.count(settings.compute, size, build, known)
+    at_once = stacked.count(settings.compute, size, build, known_records)
     kept = _kept_models(out, _recipe(kind, rows, data, settings))
     for first in range(0, size, at_once):
         group = numbers[first : first + at_once]
@@ -67,7 +67,7 @@ def train_block(
             stage_cli.say(f"{title}: kept from a run that was interrupted")
             continue
         streams = [(kind, number) for number in group]
-        _train(known, settings, streams, paths, title, costs_beside=True)
+        _train(known_records, settings, streams, paths, title, costs_beside=True)
     with files.whole_folder(out) as draft:
         for path in sorted(kept.glob("seed-*")):
             path.rename(draft / path.name)
@@ -105,19 +105,19 @@ def _title(first: int, group: range, size: int) -> str:
 
 
 def train_model(
-    known: training_loop.Records,
+    known_records: training_loop.Records,
     settings: Settings,
     stream: tuple[str, int],
     path: Path,
     title: str,
 ) -> dict[str, object]:
     """Train one model and write its weights. Returns its cost, as the ledger has it."""
-    (cost,) = _train(known, settings, [stream], [path], title)
+    (cost,) = _train(known_records, settings, [stream], [path], title)
     return cost
 
 
 def _train(
-    known: training_loop.Records,
+    known_records: training_loop.Records,
     settings: Settings,
     streams: Sequence[tuple[str, int]],
     paths: Sequence[Path],
@@ -132,18 +132,18 @@ def _train(
     with a cost is finished. "done" is said when all is written, so that an interruption that comes
     after it loses nothing.
     """
-    stage_cli.say(f"{title}: {settings.train.epochs} epochs over {len(known)} records")
+    stage_cli.say(f"{title}: {settings.train.epochs} epochs over {len(known_records)} records")
     started = time.perf_counter()
     weights, orders = (
         [seeds.derive(settings.seed, *stream, what) for stream in streams]
         for what in ("weights", "order")
     )
     networks = [architectures.build(settings.model, settings.data, seed) for seed in weights]
-    facts = known.backend.facts()
+    facts = known_records.backend.facts()
     if len(networks) == 1:
-        training_loop.fit(networks[0], known, settings.train, orders[0], Announcer(title))
+        training_loop.fit(networks[0], known_records, settings.train, orders[0], Announcer(title))
     else:
-        stacked.fit(networks, known, settings.train, orders, Announcer(title))
+        stacked.fit(networks, known_records, settings.train, orders, Announcer(title))
         facts["together"] = len(networks)
     seconds = time.perf_counter() - started
     measured = {"seconds": round(seconds / len(networks), 3), **facts}

@@ -116,7 +116,7 @@ def write_release(
     came_from = (
         chain[-1]["weights_sha256"] if kind == "unlearned" and method not in FROM_SCRATCH else None
     )
-    made = {
+    content = {
         "batch": batch,
         "commit": commit,
         "method": method,
@@ -135,7 +135,7 @@ def write_release(
             "history": asdict(history),
         },
         "retained_set_sha256": retained,
-        "chain": [*chain, made],
+        "chain": [*chain, content],
     }
     files.write_json(folder / LINEAGE, lineage)
     return lineage
@@ -201,15 +201,15 @@ def references(
         raise EvidenceError(
             f"the {where} were trained by another recipe ({differs} differ); {advice}"
         )
-    found = []
+    paths = []
     for model in lineage["models"]:
         path = folder / f"{model['name']}.safetensors"
         if not path.is_file() or files.sha256(path) != model["weights_sha256"]:
             raise EvidenceError(
                 f"{path} is missing or not what its lineage says; restore it with `dvc checkout`"
             )
-        found.append(path)
-    return found
+        paths.append(path)
+    return paths
 
 
 def history(original: Path, trained: int) -> History:

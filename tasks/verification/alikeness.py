@@ -81,10 +81,10 @@ def gates(scores: Scores, request: str, alpha: float) -> list[GateTest]:
     Raises:
         EvidenceError: an attack cannot be made.
     """
-    found = figures(scores, request, alpha)
+    compared = figures(scores, request, alpha)
     asked = []
-    for figure in found:
-        low, high = figure.range(alpha / len(found))
+    for figure in compared:
+        low, high = figure.range(alpha / len(compared))
         inside = low <= figure.value <= high
         asked.append(
             GateTest(

@@ -78,7 +78,7 @@ def screen(scores: Scores, request: str, alpha: float, memory: Memory | None = N
             say("the model answers on all strangers alike; nothing can be compared with that")
         )
     t = float(own.mean() - ratings.mean()) / spread
-    found = (
+    answers = (
         (
             "screening_known",
             say("Do the records look like those that the model was trained on?"),
@@ -86,11 +86,11 @@ def screen(scores: Scores, request: str, alpha: float, memory: Memory | None = N
         ),
         ("screening_strange", say("Do the records look stranger than strangers' records?"), -t),
     )
-    p_values = [float(stats.t.sf(value, len(ratings) - 1)) for _, _, value in found]
+    p_values = [float(stats.t.sf(value, len(ratings) - 1)) for _, _, value in answers]
     gates = tuple(
         GateTest(name, question, value, 0.0, 1.0, p, "bad" if bad else "open")
         for (name, question, value), p, bad in zip(
-            found, p_values, holm(p_values, alpha), strict=True
+            answers, p_values, holm(p_values, alpha), strict=True
         )
     )
     if gates[0].state == "bad":

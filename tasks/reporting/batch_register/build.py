@@ -18,23 +18,28 @@ from tasks.reporting.batch_register.schema import (
 )
 
 
-def of(found: Sequence[dict[str, Any]], folders: Sequence[str], place: Path) -> BatchRegister:
+def of(
+    all_evidence: Sequence[dict[str, Any]], folders: Sequence[str], batch_folder: Path
+) -> BatchRegister:
     """The register of a batch.
 
     Args:
-        found: the evidence of every request.
+        all_evidence: the evidence of every request.
         folders: the folder of each, in the same order.
-        place: where the folders lie; the lines carry the hashes of their files.
+        batch_folder: where the folders lie; the lines carry the hashes of their files.
 
     Raises:
         EvidenceError: there is no request, or one's evidence is of another shape.
     """
-    if not found:
+    if not all_evidence:
         raise EvidenceError(
-            f"{place.name}: got no request, expected at least one; run `erasure-audit run` again"
+            f"{batch_folder.name}: got no request, expected at least one; run `erasure-audit run` "
+            "again"
         )
-    first = found[0]
-    lines = [line(item, folder, place) for item, folder in zip(found, folders, strict=True)]
+    first = all_evidence[0]
+    lines = [
+        line(item, folder, batch_folder) for item, folder in zip(all_evidence, folders, strict=True)
+    ]
     passed = [entry for entry in lines if entry["outcome"] == "pass"]
     register = checked(
         {
@@ -45,24 +50,24 @@ def of(found: Sequence[dict[str, Any]], folders: Sequence[str], place: Path) -> 
             **first["organisation"],
             "mode": first["thresholds"]["mode"],
             "alpha": first["thresholds"]["alpha"],
-            **spent(found),
+            **spent(all_evidence),
             "passes": len(passed),
             "passes_that_hold": sum(entry["register"]["holds"] for entry in passed),
             "languages": first["provenance"]["settings"].get("report", {}).get("languages", ["en"]),
             "requests": lines,
             SENTENCES: {
                 text: made
-                for item in found
+                for item in all_evidence
                 for text, made in item.get(SENTENCES, {}).items()
                 if text == item["reason"]
             },
         },
-        place.name,
+        batch_folder.name,
     )
     return register.model_copy(update={"requests": sorted(register.requests, key=urgency)})
 
 
-def line(item: dict[str, Any], folder: str, place: Path) -> dict[str, Any]:
+def line(item: dict[str, Any], folder: str, batch_folder: Path) -> dict[str, Any]:
     """A request's line, with the hashes of its files."""
     return {
         "request_id": item["request"]["id"],
@@ -84,15 +89,17 @@ def line(item: dict[str, Any], folder: str, place: Path) -> dict[str, Any]:
         "residual_influence": item["residual_influence"],
         "earlier_audits": len(item["earlier_audits"]),
         "error_rate": item.get("error_rate"),
-        "sha256": {path.name: files.sha256(path) for path in sorted((place / folder).iterdir())},
+        "sha256": {
+            path.name: files.sha256(path) for path in sorted((batch_folder / folder).iterdir())
+        },
     }
 
 
-def spent(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def spent(all_evidence: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The batch's method and what it cost; every request that was carried out tells the same."""
-    for item in found:
+    for item in all_evidence:
         if item["status"] == "audited":
-            known = [
+            seconds = [
                 model["seconds"]
                 for model in item["models"]
                 if model["role"] in ("with", "without") and model["seconds"] is not None
@@ -100,6 +107,6 @@ def spent(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
             cost = {key: item["seconds"][key] for key in ("train", "unlearn", "retrain")}
             return {
                 "method": item["unlearn"]["method"],
-                "cost": {**cost, "references": sum(known) if known else None},
+                "cost": {**cost, "references": sum(seconds) if seconds else None},
             }
     return {"method": None, "cost": dict.fromkeys(Cost.model_fields)}

@@ -35,7 +35,7 @@ def page(registers: Sequence[BatchRegister]) -> dict[str, Any]:
     return {
         "registers": registers,
         "counts": counts(lines),
-        "rank": {outcome: place for place, outcome in enumerate(OUTCOMES)},
+        "rank": {outcome: rank for rank, outcome in enumerate(OUTCOMES)},
         "progresses": [
             name for name in get_args(Progress) if any(line.progress == name for line in lines)
         ],

@@ -124,8 +124,8 @@ class BatchRegister(Part):
     @property
     def progress(self) -> Progress:
         """How far the batch is: as the request that is least far."""
-        found = {line.progress for line in self.requests}
-        return next(name for name in LEAST_FAR if name in found)
+        all_progress = {line.progress for line in self.requests}
+        return next(name for name in LEAST_FAR if name in all_progress)
 
     @property
     def deadlines(self) -> Deadlines:
@@ -185,10 +185,10 @@ def urgency(entry: Line) -> tuple[int, date, int]:
     return OUTCOMES.index(entry.outcome), entry.deadline or date.max, entry.position
 
 
-def checked(found: Any, where: str) -> BatchRegister:
+def checked(values: Any, where: str) -> BatchRegister:
     """The register, checked. Raises `EvidenceError` that names the first places at fault."""
     try:
-        return BatchRegister.model_validate(found)
+        return BatchRegister.model_validate(values)
     except ValidationError as error:
         faults = [
             f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()[:3]
@@ -200,8 +200,8 @@ def checked(found: Any, where: str) -> BatchRegister:
 
 def counts(lines: Iterable[Line]) -> dict[Outcome, int]:
     """Requests by outcome, the worst first."""
-    found = Counter(entry.outcome for entry in lines)
-    return {outcome: found[outcome] for outcome in OUTCOMES}
+    by_outcome = Counter(entry.outcome for entry in lines)
+    return {outcome: by_outcome[outcome] for outcome in OUTCOMES}
 
 
 def deadlines(lines: Sequence[Line]) -> Deadlines:

@@ -30,14 +30,14 @@ def read(folder: Path) -> BatchRegister:
 def read_all(reports: Path) -> tuple[list[BatchRegister], dict[str, str]]:
     """The registers of all batches, the latest first, and why others cannot be read, by the name of
     their folder."""
-    found, unreadable = [], {}
+    registers, unreadable = [], {}
     for folder in sorted(path.parent for path in reports.glob(f"*/{FILE}")):
         try:
-            found.append(read(folder))
+            registers.append(read(folder))
         except AuditError as error:
             unreadable[folder.name] = str(error)
     return sorted(
-        found, key=lambda register: (register.started, register.batch), reverse=True
+        registers, key=lambda register: (register.started, register.batch), reverse=True
     ), unreadable
 
 
@@ -65,9 +65,9 @@ def earlier(record: Mapping[str, Any]) -> list[Past]:
         EvidenceError: they are not what they have to be.
     """
     try:
-        found = Earlier.validate_python(record.get("earlier", []))
+        batches = Earlier.validate_python(record.get("earlier", []))
     except ValidationError as error:
         raise EvidenceError(
             f"the batch record, earlier: {error.errors()[0]['msg']}; run again"
         ) from None
-    return sorted(found, key=lambda batch: (batch.started, batch.batch))
+    return sorted(batches, key=lambda batch: (batch.started, batch.batch))
