@@ -190,7 +190,7 @@ def status(as_json: Json = False) -> None:
     """
     from flows.cli import letters, sign_off
     from flows.pipeline import close_batch, console, results
-    from flows.workspace import dvc_graph
+    from flows.workspace import dvc_graph, layout
     from tasks.common import settings
 
     folder = _here()
@@ -218,11 +218,14 @@ def status(as_json: Json = False) -> None:
     typer.echo(f"Batch {batch}")
     if ended:
         typer.echo(f"Nothing to run: the batch has ended, see `git show {ended}`")
+    elif lacking := layout.lacking(folder, batch):
+        typer.echo(f"Nothing to run yet: {lacking}")
     elif stale:
         typer.echo(f"Stale: {', '.join(stale)}; `erasure-audit run` brings them up to date")
     else:
         typer.echo("Nothing is stale")
-    console.verdicts(judged)
+    if judged:
+        console.verdicts(judged)
     console.advice(advised)
     if waits:
         typer.echo(f"{waits.line}. You can\n{waits.offered}")

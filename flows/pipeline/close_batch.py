@@ -198,8 +198,8 @@ def unpushed(folder: Path) -> str | None:
     remotes = dvc_graph.remotes(folder)
     if not remotes:
         return (
-            "no DVC remote is set up, so no other machine can reproduce this batch. Then: "
-            "`dvc remote add --default NAME URL`, `dvc push`, `git push --follow-tags`"
+            "no DVC remote is set up, so no other machine can reproduce this batch. To change "
+            "that: `dvc remote add --default NAME URL`, `dvc push`, `git push --follow-tags`"
         )
     states = {}
     for name in remotes:
@@ -213,7 +213,7 @@ def unpushed(folder: Path) -> str | None:
             return None
         states[name] = f"{len(lacking)} outputs are not in the remote {name}"
     return (
-        f"{'; '.join(states.values())}: no other machine can reproduce this batch. Then: "
+        f"{'; '.join(states.values())}: no other machine can reproduce this batch. To change that: "
         f"`dvc push --remote {remotes[0]}`, `git push --follow-tags`"
     )
 

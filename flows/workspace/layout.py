@@ -267,13 +267,28 @@ def _shipped() -> Path:
     raise WorkspaceError("this installation lacks dvc.yaml; install erasure-audit again")
 
 
+def lacking(folder: Path, batch: str) -> str | None:
+    """What keeps a batch from being run at all, with the next step; None: nothing does."""
+    if not (folder / "data.dvc").exists() and not (folder / "data").exists():
+        return (
+            "there are no records yet; see `erasure-audit import --help`, or give "
+            "`erasure-audit demo` for an example"
+        )
+    if not (folder / "requests" / f"{batch}.json").is_file():
+        return (
+            f"there is no requests/{batch}.json; put the batch's requests there, or let the "
+            "intake collect them (`erasure-audit intake drop`, `nightly`)"
+        )
+    return None
+
+
 def _check_requests(folder: Path, batch: str) -> None:
     path = folder / "requests" / f"{batch}.json"
     if not path.is_file():
         known = sorted(file.stem for file in (folder / "requests").glob("*.json"))
         raise RequestError(
             f"requests/{batch}.json: no such file; put the batch's requests there. Batches here: "
-            f"{', '.join(known) or 'none'}"
+            f"{', '.join(known) or 'none; `erasure-audit demo` makes an example'}"
         )
     opendsr.refuse_future(path, datetime.now(UTC))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -123,6 +124,17 @@ def test_status_names_the_batch_and_what_is_stale(place: Path) -> None:
     told = dummy.command(place / "requests", "status").stdout
     assert "Batch demo" in told
     assert "Stale: score" in told
+
+
+def test_status_says_what_is_missing_before_a_batch_can_be_run_and_what_to_do(place: Path) -> None:
+    (place / "requests" / "demo.json").unlink()
+    told = dummy.command(place, "status").stdout
+    assert "Nothing to run yet: there is no requests/demo.json" in told
+    assert "Stale" not in told
+    shutil.rmtree(place / "data")
+    (place / "data.dvc").unlink()
+    told = dummy.command(place, "status").stdout
+    assert "no records yet; see `erasure-audit import --help`" in told
 
 
 def test_a_request_is_shown_by_the_beginning_of_its_id(place: Path) -> None:
