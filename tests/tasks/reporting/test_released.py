@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tasks.reporting import build_evidence, pages
-from tasks.reporting.batch_register import build, schema, spreadsheet, stored, views
+from tasks.reporting.batch_register import build, page_contents, schema, spreadsheet, stored
 from tests.worlds import dummy, fabricated
 
 TEMPLATES = Path(__file__).parents[3] / "reports" / "templates"
@@ -152,14 +152,16 @@ def test_the_pages_of_a_batch_count_what_was_released_and_say_that_it_is_decided
         assert lines[name].verdict != "pass"
     assert register.counts["fail"] == register.counts["inconclusive"] == 0
     assert (register.passes, register.progress) == (0, "released")
-    index = text_of("index.html.j2", {**views.page([register]), "r": register})
+    index = text_of("index.html.j2", {**page_contents.page([register]), "r": register})
     assert "Deleted by retraining" in index
     assert "Inconclusive" not in index.partition("Worst first")[0]
-    summary = text_of("summary.html.j2", views.summary(register, []))
+    summary = text_of("summary.html.j2", page_contents.summary(register, []))
     assert "What was decided" in summary
     assert "trained anew without the records. Nothing is left to decide" in summary
     assert "Do not release this model" not in summary
-    assert "已通过重新训练删除" in text_of("summary.html.j2", views.summary(register, []), "zh")
+    assert "已通过重新训练删除" in text_of(
+        "summary.html.j2", page_contents.summary(register, []), "zh"
+    )
 
 
 def test_the_summary_of_a_rejected_batch_asks_for_no_decision_and_later_ones_name_its_state(
@@ -168,11 +170,11 @@ def test_the_summary_of_a_rejected_batch_asks_for_no_decision_and_later_ones_nam
     refused = {**APPROVED, "decision": "refuse"}
     register = register_of(tmp_path, decisions={"approvals": [refused]})
     assert register.progress == "refused"
-    summary = text_of("summary.html.j2", views.summary(register, []))
+    summary = text_of("summary.html.j2", page_contents.summary(register, []))
     assert "The batch was rejected: no model was released, nothing was erased" in summary
     assert "Decide on the release" not in summary
     waiting = register_of(tmp_path).model_copy(update={"batch": "later"})
-    summary = text_of("summary.html.j2", views.summary(waiting, [stored.past(register)]))
+    summary = text_of("summary.html.j2", page_contents.summary(waiting, [stored.past(register)]))
     assert "What has to be decided" in summary
     table = summary.partition("Batch by batch")[2]
     assert re.search(rf"{register.batch} .* Refused later this batch .* Awaiting sign-off", table)
@@ -198,7 +200,7 @@ def test_the_register_pages_say_how_often_a_request_was_audited_before(tmp_path:
     register = register_of(tmp_path, record={"audits": audits})
     (line,) = [line for line in register.requests if line.request_id == fabricated.PASS]
     assert (line.earlier_audits, line.error_rate) == (1, 0.1)
-    index = text_of("index.html.j2", {**views.page([register]), "r": register})
+    index = text_of("index.html.j2", {**page_contents.page([register]), "r": register})
     assert index.count("audited 1 time before") == 1
     table = list(csv.DictReader(io.StringIO(spreadsheet.table([register]).lstrip("\ufeff"))))
     assert {row["request"]: row["earlier_audits"] for row in table}[fabricated.PASS] == "1"
