@@ -8,14 +8,16 @@ commit; without one the workspace's development key signs. Trusted are the publi
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from flows.workspace import environment
 from tasks.common import files, settings
 from tasks.common.errors import SignatureError
 from tasks.signatures import keys, time_stamps
+
+Trusted = TypeVar("Trusted")
 
 FILE = "ERASURE_AUDIT_KEY"
 """Environment variable: path of the PEM file with the signing key."""
@@ -117,22 +119,20 @@ def stamp_policy(
 
 
 def _authority(path: Path) -> time_stamps.Authority:
-    try:
-        return time_stamps.read_authority(path.read_bytes())
-    except OSError as error:
-        raise SignatureError(
-            f"{path}: cannot be read ({error.strerror}); expected a certificate as PEM"
-        ) from error
-    except SignatureError as error:
-        raise SignatureError(f"{path}: {error}") from error
+    return _read(path, time_stamps.read_authority, "a certificate")
 
 
 def _public(path: Path) -> keys.Signer:
+    return _read(path, keys.read_signer, "a public key")
+
+
+def _read(path: Path, parse: Callable[[bytes], Trusted], expected: str) -> Trusted:
+    """What a PEM file holds; errors name the file."""
     try:
-        return keys.read_signer(path.read_bytes())
+        return parse(path.read_bytes())
     except OSError as error:
         raise SignatureError(
-            f"{path}: cannot be read ({error.strerror}); expected a public key as PEM"
+            f"{path}: cannot be read ({error.strerror}); expected {expected} as PEM"
         ) from error
     except SignatureError as error:
         raise SignatureError(f"{path}: {error}") from error

@@ -96,16 +96,9 @@ def view(scores: Scores, request: str, least: int) -> Scores:
         EvidenceError: the request has no record, the pool does not know all of them, or too few
             models are of one kind.
     """
-    rows = scores.rows_of(request)
     if scores.seen is None or not (scores.model_roles == "pool").any():
         raise EvidenceError(say("there is no pool among the scores; expected references.mode=pool"))
-    if not request or not rows.any():
-        raise EvidenceError(
-            say(
-                "request {request} has no record in the scores; expected its forget set",
-                request=request or "(empty)",
-            )
-        )
+    rows = scores.forget_set(request)
     pool = scores.model_roles == "pool"
     known = np.isfinite(scores.phi[pool]).all(axis=0)
     trained = scores.seen[pool].any(axis=0)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from tasks.common import files
 from tasks.common.errors import EvidenceError
+from tasks.common.language import say
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -119,9 +120,25 @@ class Scores:
 
     def rows_of(self, request: str) -> NDArray[np.bool_]:
         """(n,) the records that a request asks to forget."""
-        found = np.zeros(len(self.requests), bool)
-        found[self._rows.get(request, [])] = True
-        return found
+        asked = np.zeros(len(self.requests), bool)
+        asked[self._rows.get(request, [])] = True
+        return asked
+
+    def forget_set(self, request: str) -> NDArray[np.bool_]:
+        """(n,) the records that a request asks to forget, at least one.
+
+        Raises:
+            EvidenceError: the request has no record here.
+        """
+        rows = self.rows_of(request)
+        if not request or not rows.any():
+            raise EvidenceError(
+                say(
+                    "request {request} has no record in the scores; expected its forget set",
+                    request=request or "(empty)",
+                )
+            )
+        return rows
 
     def save(self, path: Path) -> None:
         """Write as .npz, the same bytes for the same scores, whole or not at all."""

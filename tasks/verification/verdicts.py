@@ -239,14 +239,7 @@ def _reason(
 
 def _rows(scores: Scores, request: str, rules: GateRules) -> NDArray[np.bool_]:
     """The request's records, if everything is there that a verdict needs."""
-    rows = scores.rows_of(request)
-    if not request or not rows.any():
-        raise EvidenceError(
-            say(
-                "request {request} has no record in the scores; expected its forget set",
-                request=request or "(empty)",
-            )
-        )
+    rows = scores.forget_set(request)
     with_, without = scores.model_roles == "with", scores.model_roles == "without"
     if min(with_.sum(), without.sum()) < rules.min_references:
         raise EvidenceError(

@@ -43,14 +43,7 @@ class RecordMasks:
         Raises:
             EvidenceError: the request has no record.
         """
-        forget = scores.rows_of(request)
-        if not request or not forget.any():
-            raise EvidenceError(
-                say(
-                    "request {request} has no record in the scores; expected its forget set",
-                    request=request or "(empty)",
-                )
-            )
+        forget = scores.forget_set(request)
         # a record that a person leaves in the training set would teach the attack what that person
         # looks like
         strangers = ~np.isin(scores.subjects, np.unique(scores.subjects[forget]))
