@@ -1,4 +1,4 @@
-"""The deployment `reaudit`: does a past audit again, drawn anew each month."""
+"""The deployment `reaudit`: draws a past audit each month and does it again."""
 
 from __future__ import annotations
 

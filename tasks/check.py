@@ -1,4 +1,4 @@
-"""Stage: are the records and the batch's requests what they have to be?
+"""Stage: judge the records and the batch's requests by rules.
 
 A fault of the data stops the audit before anything is written. A fault of a request is recorded
 here, and `resolve` sets the request aside. The rules are `tasks.data.rules`; Great Expectations

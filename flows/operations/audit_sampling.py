@@ -1,5 +1,4 @@
-"""Re-audit: a past audit, drawn anew each month, is done again at the highest level that still
-holds.
+"""Re-audit: each month a past audit is drawn and done again, at the highest level that still holds.
 
 Which one it is follows from the month and the tags, so anybody can foretell and check the draw; one
 that was done less often goes before one that was done more often.

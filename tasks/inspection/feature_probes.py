@@ -1,5 +1,4 @@
-"""What a classifier still holds of records, wherever it lies: in its features, not only in its
-answers.
+"""What a classifier still holds of records, in its features as well as in its answers.
 
 Many unlearning methods misalign nothing but the classifier, the last linear layer: the answers
 change, the features stay, and a new last layer or a few training steps bring the old answers back.
