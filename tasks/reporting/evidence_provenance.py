@@ -96,8 +96,8 @@ def reproduction(batch: str) -> list[dict[str, Any]]:
             "level": "reexecute",
             "shows": say("Everything computed anew from the records gives the same result."),
             "needs": say(
-                "all records; identical hashes on the same class of machine, elsewhere the same "
-                "verdict"
+                "all records; identical hashes on the same class of machine, elsewhere figures "
+                "within their intervals: a verdict at a limit can differ"
             ),
             "commands": [f"{reproduce} reexecute", f"{checkout} && dvc pull && dvc repro --force"],
         },
