@@ -31,7 +31,7 @@ weigh after a reset"""
 
 def configurations(recipe: Train) -> dict[str, dict[str, dict[str, Any]]]:
     """Settings of `unlearn`, by what they vary and by what is varied."""
-    plain = {"method": "fcalb"}
+    plain = {"method": "fcalb_plain"}
     reset = {**methods.RESET, "epochs": recipe.epochs / 3, "batch_size": recipe.batch_size // 2}
     joint = {**reset, "phases": "joint"}
     first = {"phases": "forget_recover", "forget_steps": 40, "forget_rate": 0.02}

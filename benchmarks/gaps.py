@@ -62,11 +62,11 @@ def grids(epochs: int, half: int) -> dict[str, list[dict[str, Any]]]:
         ]
         return [{"method": method}, *lengths]
 
-    joint = {"method": "fcalb", "retained_share": 1.0, "learning_rate": 0.1, "epochs": 4.0}
+    joint = {"method": "fcalb_plain", "retained_share": 1.0, "learning_rate": 0.1, "epochs": 4.0}
     fixed = {"balance": "fixed", "forget_weight": 0.1}
     return {
         "fcalb": [
-            {"method": "fcalb"},
+            {"method": "fcalb_plain"},
             {**joint, "taps": "all"},
             {**joint, **fixed},
             {**joint, **fixed, "learning_rate": 0.03},

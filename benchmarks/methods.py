@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 RESET = {
-    "method": "fcalb",
+    "method": "fcalb_plain",
     "phases": "forget_recover",
     "forget_steps": 0,
     "reset": 0.6,
@@ -65,9 +65,13 @@ def configurations(settings: Settings) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {
         "exact retrain": {"method": "retrain"},
         "unchanged original": {"method": "none"},
-        "fcalb_reset, the default": {"method": "fcalb_reset"},
-        "FCALB, as the abstract has it": {"method": "fcalb"},
-        **{f"FCALB, balance {name}": {"method": "fcalb", "balance": name} for name in BALANCES},
+        "fcalb, the default": {"method": "fcalb"},
+        "fcalb_reset": {"method": "fcalb_reset"},
+        "FCALB, as the abstract has it": {"method": "fcalb_plain"},
+        **{
+            f"FCALB, balance {name}": {"method": "fcalb_plain", "balance": name}
+            for name in BALANCES
+        },
     }
     long = epochs >= LONG
     for share in FEW if long else SHARES:

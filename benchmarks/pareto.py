@@ -20,7 +20,7 @@ from tasks.common import files, stage_cli
 from tasks.common.errors import WorkspaceError
 
 WORLDS = ("digits", "faces", "writers", "digits-long")
-DEFAULT = "fcalb_reset, the default"
+DEFAULT = "fcalb, the default"
 CURVES = {
     "FCALB, reset 0.6, ": ("FCALB with reset", "#0072b2", "o"),
     "short retrain, ": ("short retrain", "#d55e00", "s"),
@@ -31,7 +31,7 @@ CURVES = {
 SINGLE = {
     "exact retrain": ("exact retrain", "#000000", "*"),
     "FCALB, as": ("FCALB as published", "#009e73", "D"),
-    "fcalb_reset": ("fcalb_reset, the default", "#e69f00", "P"),
+    "fcalb_reset": ("fcalb_reset", "#e69f00", "P"),
 }
 OTHERS = ("rivals and other balances", "#999999", "x")
 

@@ -52,7 +52,7 @@ def grids(epochs: int, half: int) -> dict[str, list[dict[str, Any]]]:
         ],
         "FCALB, plain": [
             {
-                "method": "fcalb",
+                "method": "fcalb_plain",
                 "balance": "fixed",
                 "forget_weight": weight,
                 "taps": taps,

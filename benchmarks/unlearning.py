@@ -28,7 +28,7 @@ from tasks.common import files, settings, stage_cli
 from tasks.data.importers import classes, writing
 from tasks.training import architectures, checkpoints, compute, training_loop
 
-UNLEARN, RETRAIN, NOTHING = "fcalb_reset", "retrain", "none"
+UNLEARN, RETRAIN, NOTHING = "fcalb", "retrain", "none"
 METHODS = (UNLEARN, RETRAIN, NOTHING)
 
 

@@ -71,8 +71,10 @@ def load(name: str) -> World:
         "digits-long": _digits_long,
         "digits-others": _digits_others,
         "digits-sequence": _digits_sequence,
+        "digits-tuning": _digits_tuning,
         "faces": _faces,
         "faces-long": _faces_long,
+        "faces-tuning": _faces_tuning,
         "garments-class": _garments_class,
         "garments-random": _garments_random,
         "writers": _writers,
@@ -125,6 +127,25 @@ def _digits_sequence() -> World:
     return replace(
         world, name="digits-sequence", batches=tuple(people[:end] for end in ends), about=about
     )
+
+
+def _digits_tuning() -> World:
+    """Other hands and another dealing out: choices are made here, and reported on `digits`."""
+    images, labels, writers = synthetic_digits.make(seed=20241)
+    about = "embedded digits of 45 other synthetic writers, 29 trained on, 4 forgotten together"
+    return _split("digits-tuning", images, labels, writers, Settings(), (4, 4, 4), about)
+
+
+def _faces_tuning() -> World:
+    """The people whom no batch of `faces` forgets: choices are made on them."""
+    world = _faces()
+    people = [int(number) for number in np.unique(world.subjects[world.roles == "training"])][6:12]
+    batches = tuple((people[start], people[start + 1]) for start in (0, 2, 4))
+    about = (
+        "pose of CMU faces, 13 of 20 real people trained on, 2 forgotten together, who are in no "
+        "batch of `faces`"
+    )
+    return replace(world, name="faces-tuning", batches=batches, about=about)
 
 
 def _faces_long() -> World:

@@ -276,6 +276,8 @@ def lineage_of(entry: ScoredModel) -> dict[str, object]:
     if cost:  # a model that came from another machine brings its cost along
         cost_ledger.keep(ACTIVITY[entry.role], str(cost["weights_sha256"]), cost)
     facts = {key: cost.get(key) for key in ("seconds", "device", "threads", "precision", "torch")}
+    if "task" in cost:  # of the unlearned model: what FCALB had to forget
+        facts["task"] = cost["task"]
     return {
         "name": entry.name,
         "role": entry.role,

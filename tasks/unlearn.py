@@ -7,7 +7,7 @@ import io
 import time
 from dataclasses import astuple, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,9 +75,12 @@ def main(
             )
             started = time.perf_counter()
             announcer = reference_blocks.Announcer(settings.unlearn.method)
+            facts: dict[str, Any] = {}
             if settings.unlearn.method in registry.METHODS:
                 network = registry.unlearn(network, forget_set, retain_set, settings, announcer)
             else:
+                task = fcalb.task_of(settings, labels[asked], labels[retained])
+                facts = {"task": task} if settings.unlearn.method == "fcalb" else {}
                 calibration = _calibration(roles == "calibration", packed, settings, backend)
                 network, trace = fcalb.unlearn(
                     network, forget_set, retain_set, settings, announcer, calibration
@@ -88,7 +91,7 @@ def main(
             cost = cost_ledger.keep(
                 "unlearn",
                 checkpoints.save(network, path, settings.model),
-                {"seconds": round(seconds, 3), **backend.facts()},
+                {"seconds": round(seconds, 3), **facts, **backend.facts()},
             )
     files.write_json(path.with_suffix(".json"), cost)
     files.write_text(out / "trace.csv", _table(trace))

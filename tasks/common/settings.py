@@ -237,8 +237,9 @@ class Original(Section):
 
 
 Method = Literal[
-    "fcalb_reset",
     "fcalb",
+    "fcalb_plain",
+    "fcalb_reset",
     "retrain",
     "none",
     "fine_tune",
@@ -253,11 +254,11 @@ Method = Literal[
     "short_retrain",
     "distil",
 ]
-Balance = Literal["uncertainty", "fixed", "gradnorm", "dwa", "imtl_g"]
+Balance = Literal["uncertainty", "fixed", "gradnorm", "dwa", "imtl_g", "descent"]
 
 
 class Rivals(Section):
-    """What `fcalb_reset` and the rivals of FCALB need; null: the method's own, see
+    """What `fcalb`, `fcalb_reset` and the rivals of FCALB need; null: the method's own, see
     docs/methods.md."""
 
     epochs: float | None = Field(
@@ -323,43 +324,47 @@ class Rivals(Section):
 
 
 class Unlearn(Section):
-    """How the original model is made to forget. The keys beside `method` are `fcalb`'s where they
-    name no other."""
+    """How the original model is made to forget. The keys below `task` are those of `fcalb_plain`,
+    and of `fcalb` for a whole class, where they name no other."""
 
     method: Method = Field(
-        "fcalb_reset",
-        description="`fcalb_reset` is FCALB's mode for people's records, with settings of its own "
-        "(docs/methods.md);"
-        " `fcalb` does what the keys below say, by default as the paper's abstract has it; "
-        "`retrain` trains anew"
-        " without the forget set, `none` changes nothing, the rest are rivals",
+        "fcalb",
+        description="`fcalb` does what the `task` asks for (docs/methods.md); `fcalb_plain` does "
+        "what the keys below say, by default as the paper's abstract has it; `fcalb_reset` moves "
+        "weights and recovers, without a feature constraint; `retrain` trains anew without the "
+        "forget set, `none` changes nothing, the rest are rivals",
+    )
+    task: Literal["auto", "people", "class"] = Field(
+        "auto",
+        description="what `fcalb` has to forget: records of people, or a whole class; `auto`: a "
+        "class where the forget set holds all training records of one",
     )
     epochs: float = Field(
         1.0,
         ge=0,
         le=1000,
-        description="length of `fcalb`, in passes over the retained records; of others: "
+        description="length of `fcalb_plain`, in passes over the retained records; of others: "
         "`rivals.epochs`",
     )
     batch_size: int = Field(
         64,
         ge=2,
         le=8192,
-        description="records per step, of each of the two sets; `fcalb_reset` takes half of "
-        "`train.batch_size`",
+        description="records per step, of each of the two sets; `fcalb` for people and "
+        "`fcalb_reset` take half of `train.batch_size`",
     )
     learning_rate: float = Field(
         0.05,
         gt=0,
         le=10,
-        description="peak of the one-cycle schedule, SGD, of `fcalb`; of others: "
+        description="peak of the one-cycle schedule, SGD, of `fcalb_plain`; of others: "
         "`rivals.learning_rate`",
     )
     retained_share: float = Field(
         0.3,
         gt=0,
         le=1,
-        description="share of the retained records that `fcalb` may use; others: "
+        description="share of the retained records that `fcalb_plain` may use; others: "
         "`rivals.retained_share`",
     )
     taps: Literal["last", "all"] = Field(
@@ -368,14 +373,15 @@ class Unlearn(Section):
     distance: Literal["mse", "cosine"] = Field("mse", description="distance between features")
     balance: Balance = Field(
         "uncertainty",
-        description="how the losses are weighed: learned (Kendall et al. 2018), fixed, or by "
-        "GradNorm, DWA or IMTL-G",
+        description="how the losses are weighed: learned (Kendall et al. 2018), fixed, by "
+        "GradNorm, DWA or IMTL-G, or by the descent of recovery",
     )
     forget_weight: float = Field(
         1.0,
         ge=0,
         le=1000,
-        description="weight of the forget loss beside 1 for recovering, where `balance` is fixed",
+        description="weight of the forget loss beside 1 for recovering, where `balance` is fixed; "
+        "with `descent` in units of the first recovery loss",
     )
     max_log_weight: float = Field(
         3.0,
@@ -391,7 +397,7 @@ class Unlearn(Section):
         ge=0,
         le=1,
         description="way that weights are moved to the random teacher beforehand; 0: none, with "
-        "`fcalb_reset` its own",
+        "`fcalb` for people and `fcalb_reset` their own",
     )
     resets: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
         (),

@@ -158,6 +158,7 @@ def of_role(
 
 def model(entry: Mapping[str, Any]) -> dict[str, Any]:
     """One model of the lineage; a path outside the workspace is cut to its name."""
+    entry = {key: value for key, value in entry.items() if key != "task"}
     path = PurePath(take(entry, "path", "lineage.json"))
     outside = path.is_absolute() or ".." in path.parts
     return {**entry, "file": path.name if outside else path.as_posix()}
@@ -166,7 +167,11 @@ def model(entry: Mapping[str, Any]) -> dict[str, Any]:
 def unlearned(sources: Sources) -> dict[str, Any]:
     """Method, its settings, a rival's with the numbers that stood for null, and its trace."""
     chosen = sources.settings
-    used = fcalb.in_force(chosen).unlearn.model_dump(mode="json")
+    (made,) = of_role(take(sources.lineage, "models", "lineage.json"), "unlearned")
+    task: fcalb.Task = "class" if made.get("task") == "class" else "people"
+    used = fcalb.in_force(chosen, task).unlearn.model_dump(mode="json")
+    if chosen.unlearn.method == "fcalb":
+        used["task"] = task
     if chosen.unlearn.method in registry.METHODS:
         used["rivals"] |= asdict(recipes.recipe(chosen))
     return {

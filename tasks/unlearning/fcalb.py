@@ -6,22 +6,28 @@ Adaptive Loss Balance", Journal of Computer Research and Development 61(10), 264
 public, so this is a reconstruction:
 
     forget   L_f = sum over taps of d(phi(x_f), phi_random(x_f)), x_f in the forget set
-    recover  L_r = cross-entropy of f(x_r) and y_r, x_r in a small part of the retain set
-    balance  L = exp(-s_f) L_f / 2 + exp(-s_r) L_r + (s_f + s_r) / 2, s learned (Kendall et al.
-             2018, eq. 10); `loss_balances` has others
+    recover  L_r = cross-entropy of f(x_r) and y_r, x_r in the retain set
+    balance  L = w_f L_f + w_r L_r, weights found during the run (`loss_balances`)
 
 The random model is freshly initialised: it has never seen the forget set, so it can teach what not
 knowing looks like.
 
-Beyond the abstract, and off unless set: weights moved towards the random model beforehand
-(`unlearn.reset`; Ash and Adams 2020, "On Warm-Starting Neural Network Training", shrink and perturb
-in the same way), the two losses one after the other (`unlearn.phases`), and subjects whom no model
-was trained on to choose how strongly to forget (`unlearn.resets`).
+The method `fcalb` has a way for each of two tasks (`unlearn.task`):
 
-The method `fcalb_reset` is a fixed choice of these, `RESET`: on people's records holding features
-alone leaves most of the influence, while weights moved most of the way to the random model and then
-recovered pass the verdict (docs/methods.md has the figures). It forgets in weights, and no step
-holds features.
+    people   Records of people, of whom the model has to keep nothing. Weights move most of the way
+             to the random model's (`reset`; Ash and Adams 2020, "On Warm-Starting Neural Network
+             Training", shrink and perturb in the same way). Then the model recovers on all
+             retained records, and while it recovers the features of the forget set are held to the
+             random model's, with the balance `descent`. The reset removes what features alone
+             leave; the constraint removes what the reset leaves.
+    class    A whole class, which no retained record teaches again. What the abstract says, with
+             the keys of `unlearn`: no reset, a part of the retained records, learned uncertainty.
+
+`fcalb_plain` is the way of the class for every task, and `fcalb_reset` the way of people without
+the constraint: reset and recovery alone. docs/methods.md has what each does.
+
+Off unless set: the two losses one after the other (`unlearn.phases`), and subjects whom no model
+was trained on to choose how strongly to forget (`unlearn.resets`).
 """
 
 from __future__ import annotations
@@ -30,7 +36,7 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -47,42 +53,66 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-METHODS = ("fcalb", "fcalb_reset")
+METHODS = ("fcalb", "fcalb_plain", "fcalb_reset")
 """Names in `unlearn.method` that this module serves"""
-RESET: dict[str, Any] = {
+Task = Literal["people", "class"]
+RESET: dict[str, Any] = {"reset": 0.6, "retained_share": 1.0}
+"""Most of the way to the random teacher, then recovery on all retained records"""
+PEOPLE: dict[str, Any] = {**RESET, "phases": "joint", "balance": "descent", "forget_weight": 1.0}
+"""The way of `fcalb` for people: the constraint holds while the model recovers from the reset"""
+BARE: dict[str, Any] = {
+    **RESET,
     "phases": "forget_recover",
     "forget_steps": 0,
-    "reset": 0.6,
-    "retained_share": 1.0,
     "balance": "fixed",
 }
-"""`fcalb_reset`: most of the way to the random teacher, then recovery on all retained records"""
-RECOVERY_SHARE, RECOVERY_EPOCHS = 1 / 3, 6.0
-"""Recovery of `fcalb_reset` lasts this share of the recipe's epochs, and so many at most
-(docs/methods.md)"""
+"""`fcalb_reset`: no step holds features"""
+RECOVERY = {"fcalb": (5 / 12, 8.0), "fcalb_reset": (1 / 3, 6.0)}
+"""Recovery lasts this share of the recipe's epochs, and so many at most (docs/methods.md)"""
 
 
 def key(method: str, rate: str = "learning_rate") -> str:
-    """Where in `params.yaml` a rate of a method is set: for `fcalb_reset` among those of the
-    rivals."""
-    return f"unlearn.{rate}" if method == "fcalb" else f"unlearn.rivals.{rate}"
+    """Where in `params.yaml` a rate of a method is set: for `fcalb_plain` beside the method, for
+    all others among those of the rivals."""
+    return f"unlearn.{rate}" if method == "fcalb_plain" else f"unlearn.rivals.{rate}"
 
 
-def in_force(settings: Settings) -> Settings:
-    """The settings as they are used: with `fcalb_reset` its own choices stand where the user made
-    none.
+def task_of(settings: Settings, forgotten: Ints, retained: Ints) -> Task:
+    """What there is to forget: `unlearn.task`, or found by the records.
+
+    Args:
+        settings: with `unlearn.task`.
+        forgotten: (n,) classes of the forget set.
+        retained: (m,) classes of the retained records.
+
+    Returns:
+        `class` where the forget set holds all records of some class, else `people`.
+    """
+    if settings.unlearn.task != "auto":
+        return settings.unlearn.task
+    return "people" if np.isin(forgotten, retained).all() else "class"
+
+
+def in_force(settings: Settings, task: Task = "people") -> Settings:
+    """The settings as they are used: `fcalb` for people and `fcalb_reset` make choices of their own
+    where the user made none.
 
     Recovery learns as the recipe does, in batches half as large, which give more steps in the same
-    time. What `unlearn.rivals` and `unlearn.reset` say goes before.
+    time. What `unlearn.rivals` and `unlearn.reset` say goes before. `fcalb` for a whole class is
+    `fcalb_plain`.
     """
     wish, recipe = settings.unlearn, settings.train
-    if wish.method != "fcalb_reset":
+    if wish.method == "fcalb" and task == "class":
+        plain = wish.model_copy(update={"method": "fcalb_plain"})
+        return settings.model_copy(update={"unlearn": plain})
+    if wish.method not in RECOVERY:
         return settings
+    share, most = RECOVERY[wish.method]
     own = {
-        **RESET,
+        **(PEOPLE if wish.method == "fcalb" else BARE),
         "batch_size": max(2, recipe.batch_size // 2),
         "learning_rate": recipe.learning_rate,
-        "epochs": min(RECOVERY_SHARE * recipe.epochs, RECOVERY_EPOCHS),
+        "epochs": min(share * recipe.epochs, most),
     }
     own |= {
         name: value
@@ -146,7 +176,7 @@ def unlearn(
             not finite.
     """
     training_loop.check(original, forget, retain)
-    settings = in_force(settings)
+    settings = in_force(settings, task_of(settings, _labels(forget), _labels(retain)))
     wish = settings.unlearn
     if not wish.resets:
         return original, _attempt(original, forget, retain, settings, progress)
@@ -213,6 +243,8 @@ def _attempt(
         )
 
         def both() -> tuple[Tensor, TraceRow]:
+            if balance.finished:
+                return only_recover()
             forget_loss, recover_loss = losses.forget(), losses.recover()
             loss, w_f, w_r = balance.weigh(forget_loss, recover_loss)
             return loss, TraceRow(
@@ -347,8 +379,13 @@ def unlikeness(
 
 def _margins(network: nn.Module, records: training_loop.Records) -> tuple[Floats, Ints]:
     """Margins (n,) and classes (n,) of records."""
-    labels = records.labels.cpu().numpy()
+    labels = _labels(records)
     return scoring.margins(training_loop.logits(network, records), labels), labels
+
+
+def _labels(records: training_loop.Records) -> Ints:
+    """Classes (n,) of records."""
+    return records.labels.cpu().numpy()
 
 
 def distance(features: Tensor, targets: Tensor, kind: str) -> Tensor:

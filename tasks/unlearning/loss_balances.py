@@ -11,6 +11,9 @@ are the usual ones, behind one interface, and a fixed weight to compare them wit
 - `dwa`: w_i = 2 softmax(rate_i / 2), rate_i = L_i(t-1) / L_i(t-2). Liu, Johns and Davison 2019,
   section 3.
 - `imtl_g`: w_i proportional to 1 / |g_i|: g_f and g_r bisected. Liu et al. 2021, section 3.
+- `descent`: both losses count alike at the start, and forgetting ends as recovery descends:
+  w_f = (L_r(0) / L_f(0)) (q_r - 1/2) / (1/2) with q_r = L_r / L_r(0), the inverse training rate of
+  Chen et al. 2018, smoothed. The rule is ours.
 
 Losses are scalars with a gradient; weights are floats >= 0. Where one loss or gradient vanishes,
 most of these would give it all of the weight, so log weights are clamped by
@@ -42,10 +45,20 @@ DWA_WINDOWS = 10
 stands for one"""
 LEAST = 1e-12
 """losses and norms below this count as this: logs and quotients stay finite"""
+DESCENT_END = 0.5
+"""share of its first value at which the recovery loss ends the constraint of `descent`"""
+DESCENT_MEMORY = 0.8
+"""weight of earlier steps in the smoothed recovery loss of `descent`"""
 
 
 class Balance(Protocol):
-    """Weighs two losses."""
+    """Weighs two losses.
+
+    Attributes:
+        finished: from now on only recovery counts, and the forget loss need not be computed.
+    """
+
+    finished: bool
 
     def weigh(self, forget: Tensor, recover: Tensor) -> tuple[Tensor, float, float]:
         """The balanced loss, a scalar with a gradient, and the weights of both losses in it."""
@@ -72,6 +85,8 @@ def make(wish: Unlearn, steps: int, parameters: Sequence[Tensor], device: torch.
         return DwaBalance(limit, max(1, steps // DWA_WINDOWS))
     if wish.balance == "imtl_g":
         return ImtlGBalance(limit, parameters)
+    if wish.balance == "descent":
+        return DescentBalance(wish.forget_weight)
     return FixedBalance(wish.forget_weight)
 
 
@@ -81,6 +96,8 @@ class UncertaintyBalance:
 
     At their best the weights are 1/L, so a vanishing loss would take over: log weights are clamped.
     """
+
+    finished = False
 
     def __init__(self, limit: float, device: torch.device) -> None:
         import torch
@@ -108,6 +125,8 @@ class UncertaintyBalance:
 class _NothingLearned:
     """A balance that computes its weights, and leaves the optimiser nothing to learn."""
 
+    finished = False
+
     def groups(self) -> list[dict[str, Any]]:
         """Nothing to learn."""
         return []
@@ -122,6 +141,32 @@ class FixedBalance(_NothingLearned):
     def weigh(self, forget: Tensor, recover: Tensor) -> tuple[Tensor, float, float]:
         """The weighted sum, and both weights."""
         return self.forget_weight * forget + recover, self.forget_weight, 1.0
+
+
+class DescentBalance(_NothingLearned):
+    """Both losses count alike at the start; the constraint wanes as recovery descends, and ends
+    when the recovery loss has come down to `DESCENT_END` of its first value.
+
+    A random model's features are what a model that never saw the records would show only while the
+    model itself knows little. Held for longer, they would make it unusually unsure of the records:
+    over-forgetting. Let go at once, recovery would start from what is left of them.
+    """
+
+    def __init__(self, forget_weight: float) -> None:
+        self.forget_weight = forget_weight
+        self.scale, self.first, self.smoothed = 0.0, 0.0, 0.0
+
+    def weigh(self, forget: Tensor, recover: Tensor) -> tuple[Tensor, float, float]:
+        """The weighted sum, and both weights; that of recovery is 1."""
+        value = float(recover.detach())
+        if not self.first:
+            self.first = self.smoothed = max(value, LEAST)
+            self.scale = self.forget_weight * self.first / max(float(forget.detach()), LEAST)
+        self.smoothed = DESCENT_MEMORY * self.smoothed + (1 - DESCENT_MEMORY) * value
+        left = (self.smoothed / self.first - DESCENT_END) / (1 - DESCENT_END)
+        self.finished = left <= 0
+        weight = self.scale * min(1.0, max(0.0, left))
+        return weight * forget + recover, weight, 1.0
 
 
 class GradNormBalance(_NothingLearned):

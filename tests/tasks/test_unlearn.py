@@ -116,7 +116,8 @@ BLOWN_UP = CHOSEN.model_copy(
 """With a learning rate of 10 each step multiplies the weights by about -9, in any arithmetic."""
 DIVERGING: dict[str, Any] = {
     "fcalb_reset": {"rivals": {"learning_rate": 10, "epochs": 60}},
-    "fcalb": {"learning_rate": 10, "epochs": 60},
+    "fcalb": {"rivals": {"learning_rate": 10, "epochs": 60}},
+    "fcalb_plain": {"learning_rate": 10, "epochs": 60},
     "neg_grad": {"rivals": {"learning_rate": 10, "epochs": 60}},
 }
 
@@ -175,7 +176,7 @@ def test_where_every_class_is_retained_nobody_is_warned(
 
 @pytest.mark.parametrize("method", DIVERGING)
 def test_a_diverging_loss_stops_the_stage_and_names_the_setting(method: str, place: Path) -> None:
-    key = "unlearn.learning_rate" if method == "fcalb" else "unlearn.rivals.learning_rate"
+    key = "unlearn.learning_rate" if method == "fcalb_plain" else "unlearn.rivals.learning_rate"
     words = (
         r"(the loss became|NaN or infinite).*nothing is released.*lower the learning "
         rf"rate.*{re.escape(key)}"
@@ -191,6 +192,7 @@ def test_a_diverging_phase_names_its_own_rate(place: Path, monkeypatch: pytest.M
         place,
         ModelError,
         r"lower the learning rate \(unlearn\.forget_rate",
+        method="fcalb_plain",
         phases="forget_recover",
     )
 

@@ -96,7 +96,7 @@ def wish(name: str, side: int = 16, channels: int = 1, **unlearn: Any) -> settin
         model=settings.Model(name=name),
         train=settings.Train(epochs=4, batch_size=4, learning_rate=0.01),
         unlearn=settings.Unlearn.model_validate(
-            {"method": "fcalb", "batch_size": 4, "learning_rate": 0.001, **unlearn}
+            {"method": "fcalb_plain", "batch_size": 4, "learning_rate": 0.001, **unlearn}
         ),
     )
 
@@ -269,13 +269,13 @@ def test_a_reset_moves_tied_weights_once_and_frozen_ones_and_counts_never() -> N
 
 
 def test_frozen_weights_stay_whatever_the_method() -> None:
-    for method in ("fcalb", "scrub", "ssd", "salun"):
+    for method in ("fcalb", "fcalb_plain", "scrub", "ssd", "salun"):
         given = wish(
             f"{__name__}:tied", method=method, reset=0.5, rivals={"ssd_alpha": 1.0, "epochs": 1}
         )
         network = build(given)
         before = state(network)
-        run = fcalb.unlearn if method == "fcalb" else registry.unlearn
+        run = fcalb.unlearn if method in fcalb.METHODS else registry.unlearn
         run(network, some(2, given, 1), some(8, given), given)
         assert torch.equal(network.frozen.weight, before["frozen.weight"]), method
         assert not torch.equal(network.stem.weight, before["stem.weight"]), method
@@ -452,12 +452,13 @@ def test_a_factory_that_gives_no_classifier_is_refused_and_says_why(
 def test_a_classifier_whose_features_have_no_layer_to_be_read_at_cannot_be_tapped(
     factory: str,
 ) -> None:
-    given = wish(f"own_networks:{factory}")
-    with pytest.raises(
-        ModelError,
-        match=r"cannot be tapped: its last layer has to be a torch\.nn\.Linear or Conv2d",
-    ):
-        fcalb.unlearn(build(given), some(2, given, 1), some(8, given), given)
+    for method in ("fcalb", "fcalb_plain"):
+        given = wish(f"own_networks:{factory}", method=method)
+        with pytest.raises(
+            ModelError,
+            match=r"cannot be tapped: its last layer has to be a torch\.nn\.Linear or Conv2d",
+        ):
+            fcalb.unlearn(build(given), some(2, given, 1), some(8, given), given)
     for method in ("fcalb_reset", "scrub"):  # they read no features
         given = wish(f"own_networks:{factory}", method=method, rivals={"epochs": 1})
         run = fcalb.unlearn if method in fcalb.METHODS else registry.unlearn

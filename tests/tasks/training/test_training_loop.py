@@ -16,7 +16,7 @@ from tasks.unlearning import fcalb
 SMALL = settings.Settings(
     data=settings.Data(classes=3, channels=1, image_size=8),
     train=settings.Train(epochs=6, batch_size=16, learning_rate=0.05),
-    unlearn=settings.Unlearn(method="fcalb", epochs=4, batch_size=16, learning_rate=0.2),
+    unlearn=settings.Unlearn(method="fcalb_plain", epochs=4, batch_size=16, learning_rate=0.2),
 )
 PIECE = 8 << 20
 """Bytes of a tensor that is large beside those of these models"""

@@ -291,11 +291,68 @@ def test_the_mode_for_people_chooses_for_itself_and_lets_itself_be_overruled() -
     assert (own.epochs, own.batch_size, own.learning_rate) == (4.0, 32, 0.1)
     assert chosen(method="fcalb_reset", reset=0.7).reset == 0.7
     assert chosen(method="fcalb_reset", rivals={"epochs": 2.0}).epochs == 2.0
-    assert chosen(method="fcalb", epochs=0.5) == Unlearn(method="fcalb", epochs=0.5)
+    whole = chosen()
+    assert (whole.method, whole.phases, whole.balance) == ("fcalb", "joint", "descent")
+    assert (whole.reset, whole.retained_share, whole.epochs) == (0.6, 1.0, 5.0)
+    plain = {"method": "fcalb_plain", "epochs": 0.5}
+    assert chosen(**plain) == Unlearn(**plain)
 
 
-def test_recovery_of_the_mode_for_people_does_not_grow_with_long_recipes() -> None:
+def test_the_task_is_a_class_where_no_retained_record_is_of_it() -> None:
+    forgotten, retained = np.array([1, 2, 2]), np.array([0, 1, 1])
+    auto = settings.Settings()
+    assert fcalb.task_of(auto, forgotten, retained) == "class"
+    assert fcalb.task_of(auto, np.array([1, 1]), retained) == "people"
+    said = settings.Settings(unlearn=Unlearn(task="people"))
+    assert fcalb.task_of(said, forgotten, retained) == "people"
+
+
+def test_a_whole_class_is_forgotten_as_the_abstract_says() -> None:
+    auto = settings.Settings(unlearn=Unlearn(epochs=0.5))
+    plain = settings.Settings(unlearn=Unlearn(method="fcalb_plain", epochs=0.5))
+    assert fcalb.in_force(auto, "class") == plain
+
+
+@pytest.mark.parametrize(
+    ("method", "most"), [("fcalb", [2.5, 5.0, 7.5, 8.0]), ("fcalb_reset", [2.0, 4.0, 6.0, 6.0])]
+)
+def test_recovery_of_the_mode_for_people_does_not_grow_with_long_recipes(
+    method: Any, most: list[float]
+) -> None:
     def epochs(recipe: int) -> float:
-        return fcalb.in_force(settings.Settings(train=settings.Train(epochs=recipe))).unlearn.epochs
+        chosen = settings.Settings(
+            train=settings.Train(epochs=recipe), unlearn=Unlearn(method=method)
+        )
+        return fcalb.in_force(chosen).unlearn.epochs
 
-    assert [epochs(n) for n in (6, 12, 18, 120)] == [2.0, 4.0, 6.0, 6.0]
+    assert [epochs(n) for n in (6, 12, 18, 120)] == most
+
+
+def test_descent_counts_both_losses_alike_at_first_and_ends_when_recovery_is_halved() -> None:
+    balance = loss_balances.DescentBalance(1.0)
+    loss, w_f, w_r = balance.weigh(*scalars(0.5, 2.0))
+    assert (w_f, w_r) == (4.0, 1.0)  # 4 x 0.5 = 1 x 2
+    assert float(loss.detach()) == pytest.approx(4.0)
+    weights = [balance.weigh(*scalars(0.5, 2.0 * 0.9**step))[1] for step in range(1, 5)]
+    assert weights == sorted(weights, reverse=True)
+    assert weights[0] == pytest.approx(4.0 * (0.8 + 0.2 * 0.9 - 0.5) / 0.5)
+    assert not balance.finished
+    while not balance.finished:
+        _, w_f, _ = balance.weigh(*scalars(0.5, 0.1))
+    assert w_f == 0.0
+
+
+def test_descent_survives_features_that_are_the_random_models_already() -> None:
+    loss, w_f, _ = loss_balances.DescentBalance(1.0).weigh(*scalars(0.0, 2.0))
+    assert math.isfinite(w_f)
+    assert float(loss.detach()) == 2.0
+
+
+def test_the_constraint_of_the_way_for_people_ends_before_recovery_does() -> None:
+    people = SMALL.model_copy(update={"unlearn": Unlearn(rivals={"epochs": 8.0})})
+    _, trace = fcalb.unlearn(fitted(), separable(16, 3), separable(64, 4), people)
+    phases = [row.phase for row in trace]
+    first = phases.index("recover")
+    assert phases == ["joint"] * first + ["recover"] * (len(phases) - first)
+    assert 0 < first < len(phases) / 2
+    assert all(math.isnan(row.forget_loss) for row in trace[first:])
