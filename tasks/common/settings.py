@@ -399,6 +399,13 @@ class Unlearn(Section):
         description="way that weights are moved to the random teacher beforehand; 0: none, with "
         "`fcalb` for people and `fcalb_reset` their own",
     )
+    reset_until: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="instead of `reset`: weights are moved until the loss on retained records is "
+        "this share of that of a model that knows nothing; 0: not, with `fcalb` for people its own",
+    )
     resets: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
         (),
         max_length=16,

@@ -172,6 +172,8 @@ def unlearned(sources: Sources) -> dict[str, Any]:
     used = fcalb.in_force(chosen, task).unlearn.model_dump(mode="json")
     if chosen.unlearn.method == "fcalb":
         used["task"] = task
+    if sources.trace and "reset" in sources.trace[0]:
+        used["reset"] = float(sources.trace[0]["reset"])
     if chosen.unlearn.method in registry.METHODS:
         used["rivals"] |= asdict(recipes.recipe(chosen))
     return {

@@ -14,9 +14,10 @@ knowing looks like.
 
 The method `fcalb` has a way for each of two tasks (`unlearn.task`):
 
-    people   Records of people, of whom the model has to keep nothing. Weights move most of the way
-             to the random model's (`reset`; Ash and Adams 2020, "On Warm-Starting Neural Network
-             Training", shrink and perturb in the same way). Then the model recovers on all
+    people   Records of people, of whom the model has to keep nothing. Weights move towards the
+             random model's (Ash and Adams 2020, "On Warm-Starting Neural Network Training", shrink
+             and perturb in the same way), as far as leaves little of what the model knew: see
+             `reset_share`. Then the model recovers on all
              retained records, and while it recovers the features of the forget set are held to the
              random model's, with the balance `descent`. The reset removes what features alone
              leave; the constraint removes what the reset leaves.
@@ -56,19 +57,26 @@ if TYPE_CHECKING:
 METHODS = ("fcalb", "fcalb_plain", "fcalb_reset")
 """Names in `unlearn.method` that this module serves"""
 Task = Literal["people", "class"]
-RESET: dict[str, Any] = {"reset": 0.6, "retained_share": 1.0}
-"""Most of the way to the random teacher, then recovery on all retained records"""
-PEOPLE: dict[str, Any] = {**RESET, "phases": "joint", "balance": "descent", "forget_weight": 1.0}
+PEOPLE: dict[str, Any] = {
+    "reset_until": 0.75,
+    "retained_share": 1.0,
+    "phases": "joint",
+    "balance": "descent",
+    "forget_weight": 1.0,
+}
 """The way of `fcalb` for people: the constraint holds while the model recovers from the reset"""
 BARE: dict[str, Any] = {
-    **RESET,
+    "reset": 0.6,
+    "retained_share": 1.0,
     "phases": "forget_recover",
     "forget_steps": 0,
     "balance": "fixed",
 }
-"""`fcalb_reset`: no step holds features"""
+"""`fcalb_reset`: most of the way to the random teacher, then recovery; no step holds features"""
 RECOVERY = {"fcalb": (5 / 12, 8.0), "fcalb_reset": (1 / 3, 6.0)}
 """Recovery lasts this share of the recipe's epochs, and so many at most (docs/methods.md)"""
+RESET_RECORDS = 256
+"""Retained records by which the strength of the reset is found"""
 
 
 def key(method: str, rate: str = "learning_rate") -> str:
@@ -120,7 +128,7 @@ def in_force(settings: Settings, task: Task = "people") -> Settings:
         if (value := getattr(wish.rivals, name)) is not None
     }
     if wish.reset:
-        own["reset"] = wish.reset
+        own |= {"reset": wish.reset, "reset_until": 0.0}
     return settings.model_copy(update={"unlearn": wish.model_copy(update=own)})
 
 
@@ -138,6 +146,8 @@ class TraceRow:
     recover_loss: float
     forget_weight: float
     recover_weight: float
+    reset: float = 0.0
+    """share of the way to the random teacher that weights were moved before the first step"""
 
 
 def unlearn(
@@ -230,8 +240,11 @@ def _attempt(
         settings.model, settings.data, seeds.derive(settings.seed, "unlearn", "teacher")
     )
     teacher.to(backend.device, memory_format=forget.memory_format)  # type: ignore[call-overload]
+    reset = wish.reset
     if steps or forget_steps:
-        move_towards(network, teacher, wish.reset)
+        if wish.reset_until:
+            reset = reset_share(network, teacher, retain, wish.reset_until, settings.seed)
+        move_towards(network, teacher, reset)
     seed = seeds.derive(settings.seed, "unlearn", "order")
     weights = list(network.parameters())
     balance = loss_balances.make(wish, steps, weights, backend.device)
@@ -266,7 +279,7 @@ def _attempt(
 
             def objective(_: int) -> Tensor:
                 loss, row = term()
-                trace.append(replace(row, step=len(trace) + 1))
+                trace.append(replace(row, step=len(trace) + 1, reset=reset))
                 return loss
 
             told = None if progress is None else lambda step, loss: progress(before + step, loss)
@@ -397,6 +410,45 @@ def distance(features: Tensor, targets: Tensor, kind: str) -> Tensor:
     if kind == "mse":
         return functional.mse_loss(features, targets)
     return (1 - functional.cosine_similarity(features, targets)).mean()
+
+
+def reset_share(
+    network: nn.Module, teacher: nn.Module, retain: training_loop.Records, until: float, seed: int
+) -> float:
+    """How far weights have to move to the teacher's for the model to know little.
+
+    The share s with L(s) = until x log(classes), L the mean cross-entropy on at most
+    `RESET_RECORDS` retained records with batch norm as in training, log(classes) that of a model
+    that knows nothing. Models differ in how much of what they know is left after the same share.
+
+    Args:
+        network: the classifier; it is not changed.
+        teacher: the random model.
+        retain: retained records.
+        until: share of the loss of a model that knows nothing, 0 to 1.
+        seed: draws the records.
+
+    Returns:
+        The share, found by bisection to 1/256; near 1 where the loss stays below.
+    """
+    import torch
+    from torch.nn import functional
+
+    order = torch.randperm(len(retain), generator=torch.Generator().manual_seed(seed))
+    rows = retain.rows(order[:RESET_RECORDS])
+    images, classes = rows.floats(slice(None)), 0
+    low, high = 0.0, 1.0
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # layers such as dropout draw from the global generator
+        for _ in range(8):
+            middle = (low + high) / 2
+            moved = copy.deepcopy(network)
+            move_towards(moved, teacher, middle)
+            logits = moved.train()(images).float()
+            classes = classes or logits.shape[1]
+            loss = float(functional.cross_entropy(logits, rows.labels))
+            low, high = (middle, high) if loss < until * math.log(classes) else (low, middle)
+    return high
 
 
 def move_towards(network: nn.Module, teacher: nn.Module, share: float) -> None:
