@@ -353,8 +353,8 @@ def table(result: dict[str, Any]) -> str:
         "fault with "
         f"{all_methods['exact retrain']['advised']:.1f}, a false alarm.",
         "",
-        f"`{DEFAULT}` by the number of batches since the last full training. The last column counts "
-        "the "
+        f"`{DEFAULT}` by the number of batches since the last full training. The last column "
+        "counts the "
         f"{result['originals']} chains in which a full retrain is advised then, at the limits of "
         f"{limits['unlearnings']} unlearnings, {limits['forgotten_share']:.0%} of the records "
         "forgotten and "

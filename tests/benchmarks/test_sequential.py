@@ -14,7 +14,7 @@ from benchmarks.study import Study
 from benchmarks.worlds import World
 from tasks.common import files
 
-RESET = sequential.RESET
+DEFAULT = sequential.DEFAULT
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_an_unchanged_model_never_passes_and_advice_that_is_followed_makes_it_a_
     tiny: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worlds, "load", lambda _: tiny)
-    planted = {"exact retrain": {"method": "retrain"}, RESET: {"method": "none"}}
+    planted = {"exact retrain": {"method": "retrain"}, DEFAULT: {"method": "none"}}
     monkeypatch.setattr(
         sequential, "configurations", lambda _: {**planted, sequential.FOLLOWED: {"method": "none"}}
     )
@@ -95,16 +95,16 @@ def test_an_unchanged_model_never_passes_and_advice_that_is_followed_makes_it_a_
     found = files.read_json(out / "sequential-digits.json")["methods"]
     for part in ("newest", "earlier"):
         assert found["exact retrain"][part]["fail"] == 0
-        assert found[RESET][part]["pass"] == 0
-        assert found[RESET][part]["influence"][1] > 0.5
+        assert found[DEFAULT][part]["pass"] == 0
+        assert found[DEFAULT][part]["influence"][1] > 0.5
         assert found[sequential.FOLLOWED][part]["fail"] == 0
         assert abs(found[sequential.FOLLOWED][part]["influence"][1]) < 0.5
-    assert found[RESET]["steps"][0]["advised"].get("failed") == 1
+    assert found[DEFAULT]["steps"][0]["advised"].get("failed") == 1
     assert found[sequential.FOLLOWED]["advised"] == 2
     counts = {
         title: [step["unlearnings"] for step in one["by_chain"][0]] for title, one in found.items()
     }
-    assert counts == {"exact retrain": [0, 0], RESET: [1, 2], sequential.FOLLOWED: [1, 1]}
+    assert counts == {"exact retrain": [0, 0], DEFAULT: [1, 2], sequential.FOLLOWED: [1, 1]}
 
     made = {path: path.stat().st_mtime_ns for path in keep.rglob("*.*")}
     picture = (out / "sequential-digits.svg").read_bytes()

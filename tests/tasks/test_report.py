@@ -392,7 +392,7 @@ def test_an_accepted_request_keeps_its_id_when_a_rejected_one_claims_the_same() 
     assert report.folder_names(found) == ["request-0", "same"]
 
 
-@pytest.mark.parametrize("method", ["fcalb", "fcalb_reset", "retrain", "none"])
+@pytest.mark.parametrize("method", ["fcalb", "fcalb_plain", "fcalb_reset", "retrain", "none"])
 def test_every_method_is_explained_and_what_it_did_is_said(method: str) -> None:
     inputs = fabricated.inputs()
     inputs["method"] = method
@@ -400,7 +400,8 @@ def test_every_method_is_explained_and_what_it_did_is_said(method: str) -> None:
         inputs["trace"] = []
     text = Page(html_of(inputs, fabricated.FAIL)).text
     said = {
-        "fcalb": "inner features",
+        "fcalb": "the weaker the constraint",
+        "fcalb_plain": "inner features",
         "fcalb_reset": "moved 60\u00a0% of the way",
         "retrain": "trained anew without",
         "none": "Nothing was unlearned",
