@@ -274,6 +274,7 @@ def figures(trials: list[dict[str, Any]], retrain: list[float]) -> dict[str, Any
         "diverged": len(trials) - len(kept),
         "judged": len(rows),
         **{name: counts[name] for name in ("pass", "fail", "inconclusive")},
+        "alike": sum(row["verdict"] == "pass" and not row["unlike"] for row in rows),
         "pass_interval": roc.clopper_pearson(counts["pass"], len(rows)) if rows else (0.0, 1.0),
         "influence": [float(q) for q in np.quantile(influence, (0.05, 0.5, 0.95))]
         if influence

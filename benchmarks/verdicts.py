@@ -42,7 +42,7 @@ from tasks.common.errors import EvidenceError
 from tasks.common.settings import Train
 from tasks.inspection import views
 from tasks.training import architectures, checkpoints, compute, training_loop
-from tasks.verification import scoring, screening, verdicts
+from tasks.verification import alikeness, scoring, screening, verdicts
 from tasks.verification.attacks import roc
 from tasks.verification.gates import GateRules
 
@@ -394,6 +394,11 @@ def judged(scores: scoring.Scores, rules: GateRules) -> Iterator[dict[str, Any]]
             "equal": verdict.measured.whole.equal,
             "normal": verdict.measured.whole.normal,
             "open": [gate.name for gate in verdict.finding.gates if gate.state != "good"],
+            "unlike": [
+                gate.name
+                for gate in alikeness.gates(scores, request, rules.alpha)
+                if gate.state != "good"
+            ],
             "screening": screened,
         }
 

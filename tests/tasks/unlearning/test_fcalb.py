@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from tasks.common import settings
 from tasks.common.errors import EvidenceError, ModelError
 from tasks.common.settings import Unlearn
-from tasks.training import training_loop
+from tasks.training import architectures, training_loop
 from tasks.unlearning import fcalb, loss_balances
 from tasks.verification import scoring
 from tests.tasks.training.test_training_loop import SMALL, fitted, same, separable, state
@@ -293,9 +294,33 @@ def test_the_mode_for_people_chooses_for_itself_and_lets_itself_be_overruled() -
     assert chosen(method="fcalb_reset", rivals={"epochs": 2.0}).epochs == 2.0
     whole = chosen()
     assert (whole.method, whole.phases, whole.balance) == ("fcalb", "joint", "descent")
-    assert (whole.reset, whole.retained_share, whole.epochs) == (0.6, 1.0, 5.0)
+    assert (whole.reset_until, whole.retained_share, whole.epochs) == (0.75, 1.0, 5.0)
     plain = {"method": "fcalb_plain", "epochs": 0.5}
     assert chosen(**plain) == Unlearn(**plain)
+
+
+def test_a_reset_of_the_users_own_takes_the_place_of_the_one_that_is_found() -> None:
+    own = fcalb.in_force(settings.Settings(unlearn=Unlearn(reset=0.8))).unlearn
+    assert (own.reset, own.reset_until) == (0.8, 0.0)
+    _, trace = fcalb.unlearn(
+        fitted(), separable(16, 3), separable(64, 4), wish(method="fcalb", reset=0.8)
+    )
+    assert {row.reset for row in trace} == {0.8}
+
+
+def test_the_reset_goes_as_far_as_the_loss_that_is_asked_for() -> None:
+    network, retain = fitted(), separable(64, 4)
+    before = state(network)
+    teacher = architectures.build(SMALL.model, SMALL.data, 5)
+    shares = [fcalb.reset_share(network, teacher, retain, until, 0) for until in (0.2, 0.75)]
+    assert same(before, state(network))
+    assert 0 < shares[0] < shares[1] < 1
+    for share, until in zip(shares, (0.2, 0.75), strict=True):
+        moved = copy.deepcopy(network)
+        fcalb.move_towards(moved, teacher, share)
+        logits = moved.train()(retain.floats(slice(None)))
+        loss = torch.nn.functional.cross_entropy(logits, retain.labels).item()
+        assert loss == pytest.approx(until * math.log(SMALL.data.classes), rel=0.1)
 
 
 def test_the_task_is_a_class_where_no_retained_record_is_of_it() -> None:

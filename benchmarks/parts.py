@@ -1,0 +1,128 @@
+"""What each part of FCALB earns: the whole method, each part left out or exchanged by itself, and
+what it has to beat.
+
+The method was chosen on `digits-tuning` and `faces-tuning`, on other people than those judged in
+the tables of `digits`, `faces` and `writers`. Models, trials and verdicts are those of
+`benchmarks.methods`. The column *alike* counts passes of models that lie in the retrained models'
+range in all figures, too (`verify.alike`).
+
+Example: python -m benchmarks.parts --world digits --page docs/methods.md
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+
+from benchmarks import kept, methods
+from benchmarks.methods import Trial
+from benchmarks.study import Study, run
+from tasks.common.settings import Settings, Unlearn
+from tasks.unlearning import fcalb
+
+BALANCES = ("uncertainty", "gradnorm", "dwa", "imtl_g")
+SHORT = (5 / 12, 7 / 12)
+"""Lengths of the short retrain, as shares of the recipe's epochs"""
+
+
+def configurations(settings: Settings) -> dict[str, dict[str, Any]]:
+    """Settings of `unlearn`, by what they are."""
+    whole = fcalb.in_force(settings.model_copy(update={"unlearn": Unlearn()})).unlearn
+    parts = whole.model_dump(exclude={"rivals", "resets", "task"}) | {"method": "fcalb_plain"}
+    return {
+        "exact retrain": {"method": "retrain"},
+        "unchanged original": {"method": "none"},
+        "fcalb, the default": {"method": "fcalb"},
+        "without the constraint": {**parts, "phases": "forget_recover", "forget_steps": 0},
+        "without the reset": {**parts, "reset_until": 0.0},
+        "without recovery": {**parts, "epochs": 0.05},
+        "reset of 0.6 for all models": {**parts, "reset_until": 0.0, "reset": 0.6},
+        "constraint held to the end, weight 0.1": {
+            **parts,
+            "balance": "fixed",
+            "forget_weight": 0.1,
+        },
+        **{f"balance {name}": {**parts, "balance": name} for name in BALANCES},
+        "fcalb_reset": {"method": "fcalb_reset"},
+        "fcalb_plain, as the abstract has it": {"method": "fcalb_plain"},
+        **{
+            f"short retrain, {share:.1%} of the epochs": {
+                "method": "short_retrain",
+                "batch_size": whole.batch_size,
+                "rivals": {"training_share": share},
+            }
+            for share in SHORT
+        },
+    }
+
+
+def main(study: Study) -> None:
+    """Unlearn with each part changed, judge, write the figures, and put their table into a page
+    between its marks.
+
+    What is done is kept: a run that was stopped goes on where it was.
+
+    Example: python -m benchmarks.parts --world digits --originals 3 --page docs/methods.md
+    """
+    given = study.given
+    methods.make_models(study)
+    wishes = configurations(given.settings)
+    trials = [
+        Trial.of(study, title, wish, batch, n)
+        for batch in range(len(given.batches))
+        for n in range(study.originals)
+        # a round of all after the other, so that their times compare
+        for title, wish in wishes.items()
+    ]
+    results = kept.each(
+        trials, methods.attempt, study.folder("parts"), study.jobs, f"{study.world}, parts"
+    )
+    outcomes: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for trial, result in zip(trials, results, strict=True):
+        outcomes[trial.title].append(result)
+    retrain = [result["seconds"] for result in outcomes["exact retrain"]]
+    figures = {
+        "retrain_seconds": float(np.median(retrain)),
+        "settings": wishes,
+        "parts": {title: methods.figures(rows, retrain) for title, rows in outcomes.items()},
+    }
+    study.publish("parts", figures, table)
+
+
+def table(result: dict[str, Any]) -> str:
+    """The figures as Markdown, in the order of `configurations`."""
+    made, parts = result["versions"], result["parts"]
+    first = next(iter(parts.values()))
+    lines = [
+        f"**{result['world']}**: {result['about']}. {first['trials']} originals × batches, "
+        f"{first['judged']} judged in a row. Control accuracy of the retrained references "
+        f"{first['control_retrained']:.1%}; one retrain takes {result['retrain_seconds']:.2f} s.",
+        "",
+        "| what | pass | alike | fail | ρ: median, 5 % … 95 % | control accuracy, ± sd | "
+        "time / retrain |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+        *(row(title, part) for title, part in parts.items()),
+        "",
+        f"`{result['command']}` ({made['processor']}, Python {made['python']}, torch "
+        f"{made['torch']}).",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def row(title: str, part: dict[str, Any]) -> str:
+    """One row of Markdown."""
+    if not part["influence"]:
+        return f"| {title} | diverged in all {part['trials']} | | | | | {part['time']:.2f} |"
+    low, middle, high = part["influence"]
+    mean, spread = part["control"]
+    return (
+        f"| {title} | {part['pass']} | {part['alike']} | {part['fail']} | {middle:.2f}, "
+        f"{low:.2f} … {high:.2f} | {mean:.1%} ± {spread:.1%} | {part['time']:.2f} |"
+    )
+
+
+if __name__ == "__main__":
+    run(main)
