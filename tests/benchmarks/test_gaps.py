@@ -122,7 +122,10 @@ def test_classes_are_forgotten_tuned_and_measured_and_what_is_done_is_kept(
 ) -> None:
     world = classes_of_digits()
     grid = {
-        "fcalb": [{"method": "fcalb", "epochs": 0.0}, {"method": "fcalb", "retained_share": 1.0}],
+        "fcalb": [
+            {"method": "fcalb_plain", "epochs": 0.0},
+            {"method": "fcalb_plain", "retained_share": 1.0},
+        ],
         "neg_grad": [
             {"method": "neg_grad", "rivals": {"neg_grad_alpha": 0.01, "learning_rate": 9.0}},
             {"method": "neg_grad", "rivals": {"epochs": 0.0}},
@@ -199,7 +202,7 @@ def test_an_ablation_changes_one_choice_at_a_time_around_the_two_methods() -> No
     settings = Settings()
     wishes = ablation.configurations(settings.train)
     default = Unlearn.model_validate(wishes[ablation.DEFAULT]["as it is"])
-    assert default == Unlearn(method="fcalb")
+    assert default == Unlearn(method="fcalb_plain")
     mode = fcalb.in_force(
         settings.model_copy(update={"unlearn": Unlearn(method="fcalb_reset")})
     ).unlearn
