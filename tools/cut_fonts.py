@@ -1,8 +1,9 @@
 """The Chinese typefaces of the reports, cut to the characters that they need.
 
-The whole has 65 000 glyphs and 20 MB a weight. Pages and PDFs need the few hundred characters of the
-catalogue in two weights; PDFs have the usual ones of names and comments, too, in one weight. What
-goes beyond that is shown in a typeface of the reader's machine, or of the one that makes the PDF.
+The whole has 65 000 glyphs and 20 MB a weight. Pages and PDFs need the few hundred characters of
+the catalogue in two weights; PDFs have the usual ones of names and comments, too, in one weight.
+What goes beyond that is shown in a typeface of the reader's machine, or of the one that makes the
+PDF.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ CUT = {
     "NotoSansSC-Regular.ttf": "NotoSansCJK-Regular.ttc",
     "NotoSansSC-Bold.ttf": "NotoSansCJK-Bold.ttc",
 }
-"""Files with the catalogue's characters, and the collections of Debian's package fonts-noto-cjk that
-they are cut from: WOFF2 for browsers, TrueType for PDFs."""
+"""Files with the catalogue's characters, WOFF2 for browsers and TrueType for PDFs, and the
+collections of Debian's package fonts-noto-cjk that they are cut from."""
 USUAL = ("NotoSansSC-More.ttf", "NotoSansCJK-Regular.ttc")
 """The file with the 3755 usual characters of GB 2312 (level 1), for PDFs."""
 FAMILY = "Noto Sans SC"

@@ -7,7 +7,7 @@ layout never reads one as markup.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from typing import Any
@@ -22,8 +22,9 @@ _INLINE = frozenset({"a", "b", "br", "code", "small", "span", "strong", "svg"})
 _WHOLE = frozenset({"tr", "div", "dd", "section", "figure", "pre"})
 LONGEST_WHOLE = 1500
 """What has no more characters than this stands on one page as a whole, as it fits on one."""
-_TABLE, _GAP, _LONGEST = 52.0, 1.0, 9.0
-"""Of tables, em: how wide they are, the space between columns, and what a word may need at most."""
+_TABLE, _GAP, _LONGEST, _SIGN = 52.0, 1.0, 9.0, 1.6
+"""Of tables, em: how wide they are, the space between columns, what a word may need at most, and
+what a sign before a word needs."""
 _HIDDEN = frozenset({"contents", "languages"})
 """Classes of what is of use on a screen only."""
 _PICTURE = re.compile(r"<svg\b.*?</svg>", re.DOTALL)
@@ -61,13 +62,16 @@ class Element:
         """Its classes, in their order."""
         return self.attributes.get("class", "").split()
 
-    def all(self, tag: str) -> Iterator[Element]:
-        """The elements of a kind below this one, in the order of the page."""
+    def below(self) -> Iterator[Element]:
+        """The elements below this one, in the order of the page."""
         for kid in self.kids:
             if isinstance(kid, Element):
-                if kid.tag == tag:
-                    yield kid
-                yield from kid.all(tag)
+                yield kid
+                yield from kid.below()
+
+    def all(self, tag: str) -> Iterator[Element]:
+        """The elements of a kind below this one, in the order of the page."""
+        return (element for element in self.below() if element.tag == tag)
 
     def text(self) -> str:
         """All text below this element, a line feed for each break."""
@@ -82,7 +86,8 @@ def read(html: str) -> dict[str, Any]:
 
     Returns:
         Its `language`, `title`, `author` and `subject`; how it numbers its sheets as `folio`, with
-        `{page}` and `{pages}` for the numbers; the classes of its body as `classes`; and what
+        `{page}` and `{pages}` for the numbers; the texts of its `heading`, its `running` line and
+        its `verdict`, empty where it has none; the classes of its body as `classes`; and what
         stands in it as `body`, a list of nodes.
     """
     pictures: list[str] = []
@@ -106,8 +111,17 @@ def read(html: str) -> dict[str, Any]:
         "subject": metas.get("description", {}).get("content", ""),
         "folio": metas["folio"]["content"],
         "classes": body.classes,
+        "heading": _told(body, lambda element: element.tag == "h1"),
+        "running": _told(body, lambda element: "running" in element.classes),
+        "verdict": _told(body, lambda element: element.attributes.get("id") == "decision"),
         "body": _Walk(pictures).block(body.kids),
     }
+
+
+def _told(body: Element, sought: Callable[[Element], bool]) -> str:
+    """The text of the first element of a kind, empty where there is none."""
+    found = next(filter(sought, body.below()), None)
+    return "" if found is None else _BLANK.sub(" ", found.text()).strip()
 
 
 class _Reader(HTMLParser):
@@ -222,7 +236,11 @@ def _picture(source: str) -> Node:
     classes = re.search(r' class="([^"]*)"', head)
     if " xmlns=" not in head:
         source = source.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1)
-    found: dict[str, Any] = {"t": "svg", "source": source, "c": classes[1].split() if classes else []}
+    found: dict[str, Any] = {
+        "t": "svg",
+        "source": source,
+        "c": classes[1].split() if classes else [],
+    }
     if "aria-hidden" not in head:
         reader = _Reader()
         reader.feed(source)
@@ -256,16 +274,23 @@ def _needs(cell: Element) -> tuple[float, float]:
     """The width of a cell's longest word and of its longest line, em."""
     lines = cell.text().strip().split("\n")
     longest = max(_width(line.strip()) for line in lines)
-    firm = {"num", "tight"} & set(cell.classes) and not cell.attributes.get("scope") == "col"
+    firm = {"num", "tight"} & set(cell.classes) and cell.attributes.get("scope") != "col"
     words = [min(_width(word), _LONGEST) for line in lines for word in line.split()]
     least = longest if firm else max([*words, 0.0])
-    states = [_width(part.text()) + 1.5 for part in cell.all("span") if "state" in part.classes]
+    signed = (part for part in cell.all("span") if {"state", "badge"} & set(part.classes))
+    states = [_width(part.text()) + _SIGN for part in signed]
     return max([least, *states]) + _GAP, max([longest, *states]) + _GAP
 
 
 def _width(text: str) -> float:
     """About how wide a text is, em."""
     return sum(
-        1.0 if sign >= "\u2e80" else 0.3 if sign in "fijlrt.,:;'|()[] " else 0.62 if sign.isupper() else 0.52
+        1.0
+        if sign >= "\u2e80"
+        else 0.3
+        if sign in "fijlrt.,:;'|()[] "
+        else 0.62
+        if sign.isupper()
+        else 0.52
         for sign in text
     )

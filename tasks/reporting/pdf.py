@@ -26,7 +26,7 @@ FONTS = (
     "NotoSansSC-More.ttf",
 )
 STANDARDS = ["a-3a", "ua-1"]
-_QUOTED = re.compile(r"`.*?`", re.DOTALL)
+_QUOTED = re.compile(r"[`\"].*[`\"]", re.DOTALL)
 _NO_GLYPH = "could not be displayed"
 """In Typst's message where no typeface has a character."""
 
@@ -63,7 +63,7 @@ class _Typefaces:
             pdf_standards=STANDARDS,
             timestamp=moment(started),
         )
-        return pdf
+        return pdf + b"\n"  # a signature that is appended begins on a line of its own
 
 
 class Printer:
