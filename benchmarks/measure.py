@@ -26,7 +26,7 @@ from tasks.common.errors import WorkspaceError
 
 RESULTS = Path("benchmarks/results")
 PAGE = Path("docs/performance.md")
-PACKAGES = ("torch", "numpy", "prefect", "dvc", "great-expectations", "weasyprint")
+PACKAGES = ("torch", "numpy", "prefect", "dvc", "great-expectations", "typst")
 
 
 @dataclass(frozen=True)

@@ -1,40 +1,39 @@
-"""What one more report costs, beside the loop of the tutorials, and what its parts take.
+"""What one more request costs: its page, its PDF and the person's letter; and what the parts take.
 
-The loop makes template engine, font configuration and style sheets anew for each report and works
-on one core, as examples on the web do. Models are played (`benchmarks.stand_in`), the reports are
-real.
+The evidence is of a request on which all was done, so that there is a letter. Models are played
+(`benchmarks.stand_in`), the reports are real.
 
 Example: python -m benchmarks.reports --rounds 5
 """
 
 from __future__ import annotations
 
+import json
 import resource
 import tempfile
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Sequence
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from benchmarks import growth_requests, measure
 from tasks import report
 from tasks.common import files, stage_cli, worker_pool
-from tasks.reporting import pages, pdf
+from tasks.reporting import letters, page_tree, pages
 
 TEMPLATES = Path("reports/templates")
-OURS, ALONE, LOOP = (
-    "the stage, on all cores",
-    "the stage, on one core",
-    "all set up anew for each report, on one core",
-)
-STEPS = ("the page, by Jinja", "parsing it", "style and layout", "drawing, and writing the PDF")
+OURS, ALONE = "the stage, on all cores", "the stage, on one core"
+STEPS = ("the page, by Jinja", "reading it", "the PDF, by Typst", "the letter, all three files")
+AUDITED = 17
+"""Requests that are audited; a larger batch has their evidence again under other ids."""
+DONE = {"progress": "erased", "completed": "2026-11-24T10:00:00Z"}
 Evidence = list[dict[str, Any]]
 
 
 def main(
-    requests: int = 17,
-    few: int = 3,
+    requests: int = 100,
+    few: int = 10,
     rounds: int = 5,
     page: Path = measure.PAGE,
     out: Path = measure.RESULTS,
@@ -43,24 +42,22 @@ def main(
 
     Args:
         requests: of the batch that all cores write; the start of the processes that help counts.
-        few: reports that one core writes, set up before.
+        few: requests whose files one core writes, set up before.
         rounds: how often each is measured.
         page: has the marks `reports`.
         out: folder for the figures.
     """
     with tempfile.TemporaryDirectory() as folder:
-        place, people = growth_requests.world(Path(folder) / "world", requests)
-        growth_requests.audited(place, people[:requests])
-        found = [
-            files.read_json(path) for path in sorted((place / "reports").glob("*/*/evidence.json"))
-        ]
+        place, people = growth_requests.world(Path(folder) / "world", AUDITED)
+        growth_requests.audited(place, people[:AUDITED])
+        evidence = sorted((place / "reports").glob("*/*/evidence.json"))
+        found = batch([files.read_json(path) for path in evidence], requests)
         target = Path(folder) / "reports"
         press = report.Press(TEMPLATES, ["en"])
         shares = [parts(press, found[0], target) for _ in range(rounds + 1)][1:]
         ways: dict[str, tuple[int, Callable[[], object]]] = {
             OURS: (requests, lambda: report.write(found, TEMPLATES, target)),
             ALONE: (few, lambda: alone(press, found[:few], target / "alone")),
-            LOOP: (few, lambda: anew(found[:few], target / "anew")),
         }
         cpu: dict[str, list[float]] = {name: [] for name in ways}
         taken = {
@@ -72,19 +69,25 @@ def main(
         "cores": worker_pool.cores(),
         "seconds": {name: measure.Spread.of(values).plain() for name, values in seconds.items()},
         "cpu": {name: measure.Spread.of(values).plain() for name, values in cpu.items()},
-        "loop_to": {
-            name: {
-                "seconds": measure.ratio(seconds[LOOP], seconds[name]).plain(),
-                "cpu": measure.ratio(cpu[LOOP], cpu[name]).plain(),
-            }
-            for name in (OURS, ALONE)
-        },
         "shares": {
             name: measure.Spread.of([one[name] for one in shares]).plain() for name in STEPS
         },
     }
     line = f"python -m benchmarks.reports --requests {requests} --few {few} --rounds {rounds}"
     measure.write("reports", line, figures, table(figures), page, out)
+
+
+def batch(audited: Evidence, requests: int) -> Evidence:
+    """Evidence of as many requests, on all of which everything was done, so that each has its
+    letter."""
+    found = []
+    for number in range(requests):
+        item = json.loads(json.dumps(audited[number % len(audited)]))
+        if number >= len(audited):
+            item["request"]["id"] = str(uuid.uuid5(uuid.NAMESPACE_OID, str(number)))
+        item["request"]["position"] = number + 1
+        found.append({**item, **DONE})
+    return found
 
 
 def timed(work: Callable[[], object], count: int, cpu: list[float]) -> float:
@@ -103,73 +106,47 @@ def processor() -> float:
 
 
 def alone(press: report.Press, found: Evidence, folder: Path) -> None:
-    """Reports as the stage makes them, by this process."""
+    """Reports and letters as the stage makes them, by this process."""
     for item in found:
         report.write_one(press, (item, folder))
 
 
-def anew(found: Evidence, folder: Path) -> None:
-    """Reports as examples on the web make them."""
-    from weasyprint import CSS, HTML, Attachment
-    from weasyprint.text.fonts import FontConfiguration
-
-    for item in found:
-        files.write_json(folder / "evidence.json", item)
-        html = pages.render(pages.environment(TEMPLATES), "report.html.j2", {"e": item})
-        files.write_text(folder / "report.html", html)
-        fonts = FontConfiguration()
-        HTML(string=html).write_pdf(
-            folder / "report.pdf",
-            stylesheets=[CSS(filename=TEMPLATES / "fonts.css", font_config=fonts)],
-            font_config=fonts,
-            attachments=[Attachment(filename=folder / "evidence.json")],
-            pdf_variant="pdf/a-3a",
-        )
-
-
 def parts(press: report.Press, item: dict[str, Any], folder: Path) -> dict[str, float]:
-    """The share of the time that each step of one report takes."""
-    from weasyprint import HTML
-
+    """The share of the time that each step of one request takes; reading the page is a part of its
+    PDF, too."""
     folder.mkdir(parents=True, exist_ok=True)
     files.write_json(folder / "evidence.json", item)
-    printer, done = press.printer, list[Any]()
     html = pages.render(press.pages["en"], "report.html.j2", {"e": item})
-    text, styles = printer.parted(html)
-    steps: list[Callable[[], object]] = [
+    letter, started = letters.of_evidence(item), item["provenance"]["started"]
+    if letter is None:
+        raise SystemExit("the request has no letter; look at DONE")
+    writer = press.writer(letters.language_of(item), letters.folder_of(item))
+    steps: Sequence[Callable[[], object]] = (
         lambda: pages.render(press.pages["en"], "report.html.j2", {"e": item}),
-        lambda: done.append(HTML(string=text)),
-        lambda: done.append(done[0].render(font_config=printer.fonts, stylesheets=styles)),
-        lambda: done[1].write_pdf(BytesIO(), pdf_variant="pdf/a-3a"),
-    ]
-    with pdf.no_collection():
-        taken = [measure.seconds(step) for step in steps]
+        lambda: page_tree.read(html),
+        lambda: press.printer.pdf(html, folder / "evidence.json", started),
+        lambda: writer.write(letter, press.printer, folder),
+    )
+    taken = [measure.seconds(step) for step in steps]
+    taken[2] -= taken[1]
     return {name: one / sum(taken) for name, one in zip(STEPS, taken, strict=True)}
 
 
 def table(figures: dict[str, Any]) -> str:
-    """Seconds per report of each way, and the shares of the steps."""
+    """Seconds per request of each way, and the shares of the steps."""
 
-    def spread(found: dict[str, float], form: str) -> str:
-        return f"{found['median']:{form}} ({found['low']:{form}} to {found['high']:{form}})"
+    def spread(found: dict[str, float]) -> str:
+        return f"{found['median']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
 
-    ratios = {**figures["loop_to"], LOOP: None}
     rows = [
-        (
-            name,
-            spread(figures["seconds"][name], ".2f"),
-            spread(figures["cpu"][name], ".2f"),
-            spread(ratio["seconds"], ".2f") if ratio else "1",
-            spread(ratio["cpu"], ".2f") if ratio else "1",
-        )
-        for name, ratio in ratios.items()
+        (name, spread(figures["seconds"][name]), spread(figures["cpu"][name]))
+        for name in (OURS, ALONE)
     ]
-    head = ("one report", "s", "s of processors", "times as fast", "by processor time")
     shares = [(name, f"{100 * one['median']:.0f} %") for name, one in figures["shares"].items()]
     return (
-        measure.table(head, rows)
+        measure.table(("one request: page, PDF, letter", "s", "s of processors"), rows)
         + "\n\n"
-        + measure.table(("of one report", "share of the time"), shares)
+        + measure.table(("of one request", "share of the time"), shares)
     )
 
 

@@ -83,14 +83,14 @@ def write(
 
     Args:
         all_evidence: the evidence of every request, from `build_evidence.build_all`.
-        templates: folder with `report.html.j2`, `index.html.j2`, `style.css`, `fonts.css` and
+        templates: folder with `report.html.j2`, `index.html.j2`, `style.css`, `pdf.typ` and
             `fonts/`.
         out: the batch's folder, replaced at the end.
         earlier: earlier batches, for the summary.
 
     Raises:
         EvidenceError: a template asks for something that the evidence does not have.
-        WorkspaceError: a template or the Pango library is missing.
+        WorkspaceError: a template or a typeface is missing.
     """
     codes = sorted({code for item in all_evidence for code in item["languages"]})
     press = functools.cache(lambda: Press(templates, codes))
@@ -205,7 +205,7 @@ class Press:
         """Set up for pages in these languages.
 
         Raises:
-            WorkspaceError: a template, a catalogue, a font or the Pango library is missing.
+            WorkspaceError: a template, a catalogue or a typeface is missing.
         """
         self.pages = {code: environment(templates, code) for code in codes}
         self.printer = Printer(templates)

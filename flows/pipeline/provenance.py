@@ -25,7 +25,7 @@ PACKAGES = (
     "scipy",
     "torch",
     "torchvision",
-    "weasyprint",
+    "typst",
 )
 """Whose versions can change a result or how it is shown."""
 PASSING = ("started", "commit", "earlier")

@@ -57,7 +57,7 @@ def each(
             yield item
         return
     waiting, running = deque(items), dict[Future[None], Item]()
-    # spawned, not forked: Pango and numerical libraries have threads that would deadlock a fork
+    # spawned, not forked: numerical libraries have threads that would deadlock a fork
     pool = ProcessPoolExecutor(helpers, get_context("spawn"), _begin, (make,))
 
     def submit() -> None:

@@ -89,7 +89,7 @@ def read(content: bytes, name: str) -> Decoded:
 
     from PIL import Image, ImageFile
 
-    # WeasyPrint, where it is imported, lets the whole process take truncated images
+    # another library of the process may have asked Pillow to take truncated images
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
         picture = Image.open(io.BytesIO(content), formats=_formats())

@@ -1,151 +1,137 @@
-"""Pages as PDF: tagged, with their evidence attached, the same bytes every time."""
+"""Pages as PDF by Typst: tagged, with their evidence attached, the same bytes every time.
+
+Typst checks PDF/A-3a and PDF/UA-1 while it writes: a page that does not hold to them is an error.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import gc
-import hashlib
-import os
+import functools
+import json
 import re
-from collections.abc import Iterator
-from datetime import datetime
-from io import BytesIO
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.common.errors import AuditError, WorkspaceError
+from tasks.common.errors import WorkspaceError
+from tasks.reporting import page_tree
 from tasks.reporting.evidence_sources import moment
 
-STYLE = re.compile(r"<style>(.*?)</style>", re.DOTALL)
-PDF_UA = b"""<rdf:Description rdf:about="" \
-xmlns:pdfuaid="http://www.aiim.org/pdfua/ns/id/" pdfuaid:part="1"/>
-<rdf:Description rdf:about="" xmlns:pdfaExtension="http://www.aiim.org/pdfa/ns/extension/"
- xmlns:pdfaSchema="http://www.aiim.org/pdfa/ns/schema#" xmlns:pdfaProperty="http://www.aiim.org/pdfa/ns/property#">
-<pdfaExtension:schemas><rdf:Bag><rdf:li rdf:parseType="Resource">
-<pdfaSchema:schema>PDF/UA identification schema</pdfaSchema:schema>
-<pdfaSchema:namespaceURI>http://www.aiim.org/pdfua/ns/id/</pdfaSchema:namespaceURI>
-<pdfaSchema:prefix>pdfuaid</pdfaSchema:prefix>
-<pdfaSchema:property><rdf:Seq><rdf:li rdf:parseType="Resource">
-<pdfaProperty:name>part</pdfaProperty:name>
-<pdfaProperty:valueType>Integer</pdfaProperty:valueType>
-<pdfaProperty:category>internal</pdfaProperty:category>
-<pdfaProperty:description>Part of ISO 14289 that the document follows</pdfaProperty:description>
-</rdf:li></rdf:Seq></pdfaSchema:property>
-</rdf:li></rdf:Bag></pdfaExtension:schemas>
-</rdf:Description>
-"""
-PANGO = (
-    "the PDF needs the Pango library, which is not installed; install libpango-1.0-0 and "
-    "libpangoft2-1.0-0 "
-    "(Debian, Ubuntu) or pango (Fedora, Homebrew), then run again"
+LAYOUT = "pdf.typ"
+FONTS = (
+    "SourceSans3-Regular.ttf",
+    "SourceSans3-Semibold.ttf",
+    "NotoSansSC-Regular.ttf",
+    "NotoSansSC-Bold.ttf",
+    "NotoSansSC-More.ttf",
 )
+STANDARDS = ["a-3a", "ua-1"]
+_QUOTED = re.compile(r"[`\"].*[`\"]", re.DOTALL)
+_NO_GLYPH = "could not be displayed"
+"""In Typst's message where no typeface has a character."""
+
+
+@dataclass(frozen=True)
+class _Typefaces:
+    """A compiler of Typst that knows some typefaces.
+
+    Attributes:
+        compiler: it.
+        fallbacks: families to look in for what the layout's own typefaces lack.
+    """
+
+    compiler: Any
+    fallbacks: tuple[str, ...]
+
+    @classmethod
+    def of(cls, folder: Path, machine: bool) -> _Typefaces:
+        """Those of a folder, and perhaps all of this machine."""
+        import typst
+
+        fonts = typst.Fonts(include_system_fonts=machine, font_paths=[str(folder)])
+        return cls(
+            typst.Compiler(root=str(folder), font_paths=fonts),
+            tuple(sorted(fonts.families())) if machine else (),
+        )
+
+    def printed(self, layout: bytes, inputs: dict[str, str], started: str) -> bytes:
+        """The PDF of a layout and its inputs."""
+        pdf: bytes = self.compiler.compile(
+            layout,
+            format="pdf",
+            sys_inputs={**inputs, "fallbacks": json.dumps(self.fallbacks)},
+            pdf_standards=STANDARDS,
+            timestamp=moment(started),
+        )
+        return pdf + b"\n"  # a signature that is appended begins on a line of its own
 
 
 class Printer:
-    """Makes PDFs; fonts and style sheets are read once, though every page has its own style sheet
-    within it."""
+    """Makes PDFs; layout and typefaces are read once."""
 
     def __init__(self, templates: Path) -> None:
-        """Set up WeasyPrint. Raises `WorkspaceError` where the Pango library or a font is
-        missing."""
-        try:
-            import weasyprint
-            from weasyprint.text.fonts import FontConfiguration
-        except OSError as error:
-            raise WorkspaceError(PANGO) from error
-        sheet = templates / "fonts.css"
-        if not sheet.exists():
-            raise WorkspaceError(f"{sheet}: no such file; restore reports/templates with git")
-        self._weasyprint: Any = weasyprint
-        self.fonts: Any = FontConfiguration()
-        self._typefaces: Any = weasyprint.CSS(filename=sheet, font_config=self.fonts)
-        self._styles: dict[str, Any] = {}
+        """Read the layout. Raises `WorkspaceError` where it or a typeface is missing."""
+        self._fonts = templates / "fonts"
+        self._file = templates / LAYOUT
+        for file in (self._file, *(self._fonts / name for name in FONTS)):
+            if not file.is_file():
+                raise WorkspaceError(f"{file}: no such file; restore reports/templates with git")
+        self._layout = self._file.read_bytes()
+        self._own = _Typefaces.of(self._fonts, machine=False)
 
     def pdf(self, html: str, attached: Path | None, started: str) -> bytes:
-        """A page as PDF, tagged; it declares itself PDF/A-3a and PDF/UA-1.
+        """A page as PDF/A-3a and PDF/UA-1.
+
+        Its typefaces are those of `reports/templates/fonts`. Only a text with characters that these
+        lack, as some names have, is set in typefaces of the machine, too; what none of them has is
+        shown as a replacement character.
 
         Args:
             html: the page.
-            attached: file that the PDF carries; None: none.
+            attached: JSON file that the PDF carries; None: none.
             started: time stamp (RFC 3339) for every date in the PDF.
+
+        Raises:
+            WorkspaceError: the layout is broken.
         """
-        created = moment(started)
-        attachments = [] if attached is None else [self._attachment(attached, created)]
-        with source_date(int(created.timestamp())), no_collection():
-            return self._printed(html, attachments)
+        import typst
 
-    def _attachment(self, attached: Path, created: datetime) -> Any:
-        return self._weasyprint.Attachment(
-            string=attached.read_bytes(),
-            name=attached.name,
-            description="The evidence of this report, machine-readable",
-            created=created,
-            modified=created,
-            relationship="Data",
+        data, inputs = page_tree.read(html), {}
+        if attached is not None:
+            inputs["attached"] = attached.read_bytes().decode()
+            data["attached"] = [attached.name, "The evidence of this report, machine-readable"]
+        refused = ""
+        for typefaces, page in self._attempts(json.dumps(data, ensure_ascii=False)):
+            try:
+                return typefaces.printed(self._layout, {**inputs, "page": page}, started)
+            except typst.TypstError as error:
+                refused = error.message
+            if _NO_GLYPH not in refused:
+                break
+        told = _QUOTED.sub("…", refused)  # what Typst quotes of the page may be personal data
+        raise WorkspaceError(f"{self._file}: Typst says {told!r}; restore it with git")
+
+    def _attempts(self, page: str) -> Iterator[tuple[_Typefaces, str]]:
+        """The ways to print a page, the next for each that lacks a glyph."""
+        yield self._own, page
+        yield self._machine, page
+        yield self._machine, self._replaced(page, lambda sign: not sign.isalnum())
+        yield self._own, self._replaced(page, lambda _: True)
+
+    @functools.cached_property
+    def _machine(self) -> _Typefaces:
+        return _Typefaces.of(self._fonts, machine=True)
+
+    def _replaced(self, page: str, rare: Callable[[str], bool]) -> str:
+        """A page in which characters without a glyph of ours are replaced, those that are rare."""
+        strange = {ord(sign) for sign in set(page) - self._covered if rare(sign)}
+        return page.translate(dict.fromkeys(strange, page_tree.REPLACEMENT))
+
+    @functools.cached_property
+    def _covered(self) -> frozenset[str]:
+        """The characters that our typefaces have a glyph for."""
+        from fontTools.ttLib import TTFont
+
+        return frozenset(
+            chr(code) for name in FONTS for code in TTFont(self._fonts / name).getBestCmap()
         )
-
-    def _printed(self, html: str, attachments: list[Any]) -> bytes:
-        """The PDF; what it was made with is garbage when this returns, and is collected before the
-        next page."""
-        target = BytesIO()
-        text, styles = self.parted(html)
-        page = self._weasyprint.HTML(string=text, url_fetcher=no_fetching).render(
-            font_config=self.fonts, stylesheets=styles
-        )
-        about = page.metadata.generate_rdf_metadata
-        page.metadata.generate_rdf_metadata = lambda *names: accessible(about(*names))
-        page.write_pdf(
-            target,
-            attachments=attachments,
-            pdf_variant="pdf/a-3a",
-            pdf_identifier=hashlib.sha256(html.encode()).hexdigest()[:32].encode(),
-        )
-        return target.getvalue()
-
-    def parted(self, html: str) -> tuple[str, list[Any]]:
-        """A page without its style sheets, and these, parsed the first time that they are met."""
-        found = STYLE.findall(html)
-        for text in found:
-            if text not in self._styles:
-                self._styles[text] = self._weasyprint.CSS(
-                    string=text, font_config=self.fonts, url_fetcher=no_fetching
-                )
-        return STYLE.sub("", html), [self._typefaces, *(self._styles[text] for text in found)]
-
-
-def accessible(rdf: bytes) -> bytes:
-    """A PDF's metadata with the mark of PDF/UA-1 and the description of it that PDF/A wants (ISO
-    19005-3, 6.6.2)."""
-    return rdf.replace(b"</rdf:RDF>", PDF_UA + b"</rdf:RDF>")
-
-
-def no_fetching(url: str, *_: Any, **__: Any) -> Any:
-    """Refuse every address: a report is one self-contained file."""
-    raise AuditError(f"a report asked for {url[:100]!r}; it has to be self-contained")
-
-
-@contextlib.contextmanager
-def source_date(seconds: int) -> Iterator[None]:
-    """Set SOURCE_DATE_EPOCH, which dates the embedded fonts, and put back what was there."""
-    before = os.environ.get("SOURCE_DATE_EPOCH")
-    os.environ["SOURCE_DATE_EPOCH"] = str(seconds)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["SOURCE_DATE_EPOCH"]
-        else:
-            os.environ["SOURCE_DATE_EPOCH"] = before
-
-
-@contextlib.contextmanager
-def no_collection() -> Iterator[None]:
-    """Leave garbage alone for a while: of the million objects of a page none is any until the page
-    is done."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()

@@ -532,7 +532,7 @@ def inputs() -> dict[str, Any]:
             "batch": BATCH, "started": "2026-11-21T01:02:03Z", "commit": "3f" * 20,
             "tool_version": "0.1.0",
             "python": "3.11.2", "platform": "Linux x86_64", "data_md5": "ab" * 16 + ".dir",
-            "packages": {"torch": "2.13.0", "weasyprint": "70.0", "numpy": "2.4.1"},
+            "packages": {"torch": "2.13.0", "typst": "0.15.2", "numpy": "2.4.1"},
             "changed_settings": {},
             "remotes": ["archive"],
         },
