@@ -493,6 +493,7 @@ def inputs() -> dict[str, Any]:
             "recover_loss": 0.2 + 0.5 * 0.9**n,
             "forget_weight": 0.5 + n / 100,
             "recover_weight": 1 - n / 200,
+            "reset": 0.64,
             "learning_rate": 0.05,
         }
         for n in range(1, 91)
