@@ -136,7 +136,7 @@ def audited(
 ) -> dict[str, measure.Spent]:
     """What each of the stages takes for a batch in which these people ask."""
     ask(place, people)
-    order = ("check", "resolve", "probe", "score", "verify", "report")
+    order = ("check", "resolve", "probe", "score", "verify", "propose", "report")
     found = {name: command(place, name) for name in order if name in stages or name not in STAGES}
     return {name: found[name] for name in stages}
 

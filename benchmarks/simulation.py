@@ -203,7 +203,8 @@ def tasks_of(batch: Batch, times: Times) -> list[Task]:
     away("probe", times.agents["probe"], "unlearn", *retrained)
     here("score", "unlearn", *trained, *retrained)
     here("verify", "score")
-    here("report", "verify", "probe")
+    here("propose", "verify")
+    here("report", "propose", "probe")
     return made
 
 

@@ -48,14 +48,15 @@ def main(
     out: Path,
     probes: Path | None = None,
     decisions: Path | None = None,
+    ladder: Path | None = None,
 ) -> None:
     """Write the report of every request of the batch, its index page and its register.
 
-    Example: python -m tasks.report --batch demo --verdicts artifacts/verify/verdicts.json --lineage
-    artifacts/score/lineage.json --register artifacts/resolve/register.json --checks artifacts/check
-    --trace artifacts/unlearn/trace.csv --record ledger/batches/demo.json --templates
-    reports/templates --params params.yaml --probes artifacts/probe/probes.json --decisions
-    ledger/decisions/demo.json --out reports/demo
+    Example: python -m tasks.report --batch demo --verdicts artifacts/propose/verdicts.json
+    --lineage artifacts/propose/lineage.json --register artifacts/resolve/register.json --checks
+    artifacts/check --trace artifacts/propose/trace.csv --record ledger/batches/demo.json
+    --templates reports/templates --params params.yaml --probes artifacts/probe/probes.json
+    --decisions ledger/decisions/demo.json --ladder artifacts/propose/ladder.json --out reports/demo
     """
     sources = Sources(
         batch=batch,
@@ -69,6 +70,7 @@ def main(
         settings=settings.load(params),
         probes=files.read_json(probes) if probes else {},
         decisions=files.read_json(decisions) if decisions else {},
+        ladder=files.read_json(ladder) if ladder else {},
     )
     write(build_evidence.build_all(sources), templates, out, stored.earlier(sources.record))
 

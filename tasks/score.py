@@ -20,14 +20,12 @@ from tasks.training import (
     checkpoints,
     compute,
     original_check,
-    reference_blocks,
     release_lineage,
 )
 from tasks.verification import scoring
 
 if TYPE_CHECKING:
     import pandas as pd
-    from torch import nn
 
 MOST_VALUES = 20
 """A column with more values is no grouping but a name of something."""
@@ -85,7 +83,7 @@ def main(
     ):
         paths = release_lineage.references(trained, manifest, roles == "training", settings)
         entries += [ScoredModel(f"with-{path.stem}", "with", path) for path in paths]
-    material = _material(packed, roles, requests, settings, backend)
+    material = views.material(packed, roles, requests, settings, backend)
     network = checkpoints.load_original(original, settings)
     original_check.require(original, network, packed, roles, settings, backend)
     phi, predicted = [], []
@@ -99,7 +97,7 @@ def main(
         phi.append(margins)
         predicted.append(classes)
         for name, scored in seen_in.items():
-            scored.append(_in_view(name, network, material, requests, roles))
+            scored.append(views.of_all(name, network, material, requests, roles))
         if position % 10 == 0 or position == len(entries):
             stage_cli.say(f"scored {position}/{len(entries)} models on {len(manifest)} records")
     pool = (
@@ -138,52 +136,6 @@ def main(
             **({"pool": pool.facts} if pool else {}),
         },
     )
-
-
-def _material(
-    packed: image_pack.Packed,
-    roles: scoring.Strings,
-    requests: scoring.Strings,
-    settings: Settings,
-    backend: compute.Backend,
-) -> views.Material | None:
-    """What further views of the records are made from; None where none is asked for.
-
-    Raises:
-        EvidenceError: views are asked for of a pool, which keeps answers and no weights.
-    """
-    if not settings.verify.views or settings.verify.mode == "screening":
-        return None
-    if settings.references.mode != "batch":
-        raise EvidenceError(
-            "verify.views needs the references' weights, and a pool keeps none; set "
-            "verify.views=[] or references.mode=batch"
-        )
-    asked, retained = (
-        reference_blocks.load_rows(rows, packed, settings, backend)
-        for rows in (_asked(requests, roles), (roles == "training") & (requests == ""))
-    )
-    halves = views.halves(requests[_asked(requests, roles)], settings.seed)
-    return views.Material(asked, halves, retained, settings.train, settings.seed)
-
-
-def _asked(requests: scoring.Strings, roles: scoring.Strings) -> NDArray[np.bool_]:
-    """(n,) the records that views score: the forget set and control subjects' records."""
-    return np.asarray((requests != "") | (roles == "control"))
-
-
-def _in_view(
-    name: str,
-    network: nn.Module,
-    material: views.Material | None,
-    requests: scoring.Strings,
-    roles: scoring.Strings,
-) -> scoring.Floats:
-    """(n,) a model's scores in one view; NaN for records that no view scores."""
-    values = np.full(len(requests), np.nan)
-    if material is not None:
-        values[_asked(requests, roles)] = views.score(name, network, material)
-    return values
 
 
 def attributes(

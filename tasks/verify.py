@@ -2,240 +2,33 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from tasks.common import files, settings, stage_cli
-from tasks.common.errors import EvidenceError
-from tasks.common.language import Sentence, say, with_sentences
-from tasks.verification import multiplicity, screening, utility
-from tasks.verification import verdicts as verification
-from tasks.verification.attacks import examination, exposure
-from tasks.verification.attacks.rows import Memory
-from tasks.verification.gates import GateRules, JudgedModel
+from tasks.unlearning import ladder
+from tasks.verification import batch_verdicts
 from tasks.verification.scoring import Scores
-from tasks.verification.verdicts import Verdict
-
-SCHEMA_VERSION = 3
 
 
-def main(scores: Path, params: Path, out: Path) -> None:
+def main(scores: Path, params: Path, out: Path, outcome: Path | None = None) -> None:
     """Judge the unlearned model on every request.
 
     Example: python -m tasks.verify --scores artifacts/score/scores.npz --params params.yaml --out
-    artifacts/verify
+    artifacts/verify --outcome artifacts/ladder/first/outcome.json
+
+    Where the ladder has further rungs, each is judged at a share of `verify.alpha`, this one, too.
+    `outcome` says whether the next rung is needed.
     """
-    wish = settings.load(params).verify
-    rules = GateRules(**wish.model_dump(exclude={"mode"}))
+    chosen = settings.load(params)
+    rules = batch_verdicts.rules(chosen.verify, ladder.alpha(chosen))
     table = Scores.load(scores)
-    requests = sorted(set(table.requests.tolist()) - {""})
-    if not requests:
-        raise EvidenceError(f"{scores} holds no request's records; expected a forget set")
-    memory: Memory = {}
-    judge = screened if wish.mode == "screening" else judged
-    verdicts = {}
-    for request in requests:
-        view = verification.view(table, request, rules)
-        own = memory if view is table else {}
-        verdicts[request] = judge(table, request, rules, memory) | beside(view, request, rules, own)
-        stage_cli.say(f"{request}: {verdicts[request]['verdict']}")
-    add_register(verdicts, rules)
-    content = {
-        "schema_version": SCHEMA_VERSION,
-        "alpha": rules.alpha,
-        "rho0": rules.rho0,
-        "batch": {
-            "exposure": attempt(lambda: exposure.measure(table, rules.alpha).as_json()),
-            "groups": attempt(lambda: utility.by_group(table, rules.alpha)),
-            "control_loss": attempt(lambda: utility.control_loss(table, rules.alpha)),
-        },
-        "requests": verdicts,
-    }
-    files.write_json(out / "verdicts.json", with_sentences(content))
-    files.write_json(out / "metrics.json", metrics(verdicts))
-    files.write_text(out / "influence.csv", influence_table(verdicts, rules.rho0))
-
-
-def judged(
-    table: Scores, request: str, rules: GateRules, _memory: Memory | None = None
-) -> dict[str, Any]:
-    """One request's verdict; what cannot be judged is inconclusive with the reason and stops no
-    other request."""
-    try:
-        return as_json(verification.judge(table, request, rules))
-    except EvidenceError as error:
-        return unjudged(
-            table, request, rules, say("No test could be made: {why}.", why=error.args[0])
-        )
-
-
-def screened(
-    table: Scores, request: str, rules: GateRules, memory: Memory | None = None
-) -> dict[str, Any]:
-    """One request's screening, which can fail and never pass."""
-    try:
-        outcome = screening.screen(table, request, rules.alpha, memory)
-    except EvidenceError as error:
-        return unjudged(
-            table, request, rules, say("No screening could be made: {why}.", why=error.args[0])
-        )
-    return unjudged(table, request, rules, outcome.reason) | {
-        "verdict": outcome.verdict,
-        "gates": [asdict(gate) for gate in outcome.gates],
-    }
-
-
-def beside(table: Scores, request: str, rules: GateRules, memory: Memory) -> dict[str, Any]:
-    """What is told beside the verdict and never decides it: attacks, accuracies, predictions,
-    scores."""
-    rows = table.rows_of(request)
-    return {
-        "attacks": attempt(
-            lambda: examination.examine(table, request, rules.alpha, memory).as_json()["attacks"]
-        ),
-        "accuracy": utility.accuracies(table, rows),
-        "prediction_distribution": utility.distributions(table, rows),
-        "score_distribution": attempt(lambda: utility.score_distribution(table, rows)),
-    }
-
-
-def attempt(measure: Any) -> Any:
-    """What was measured, or why it could not be."""
-    try:
-        return measure()
-    except EvidenceError as error:
-        return {"reason": error.args[0]}
-
-
-def add_register(verdicts: dict[str, dict[str, Any]], rules: GateRules) -> None:
-    """Add what the batch as a whole says: which passes hold when false discoveries among all of
-    them are controlled."""
-    found = multiplicity.false_discovery([verdict["p_pass"] for verdict in verdicts.values()])
-    for verdict, q in zip(verdicts.values(), found, strict=True):
-        verdict["register"] = {
-            "q_pass": q,
-            "holds": verdict["verdict"] == "pass" and q < rules.alpha,
-        }
-
-
-def as_json(verdict: Verdict) -> dict[str, Any]:
-    """The verdict as `verdicts.json` has it."""
-    whole, check = verdict.measured.whole, verdict.self_check
-    known = whole.gap > 0
-    return {
-        "verdict": verdict.verdict,
-        "reason": verdict.reason,
-        "records": verdict.records,
-        "p_pass": verdict.finding.p_pass if verdict.verdict == "pass" else 1.0,
-        "residual_influence": asdict(verdict.finding.interval),
-        "detectability": whole.detectability,
-        "detection_limit": verdict.detection_limit,
-        "references_needed": verdict.references_needed,
-        "gates": [asdict(gate) for gate in verdict.finding.gates],
-        "references": {"with": len(whole.with_), "without": len(whole.without)},
-        "assumptions": {
-            "usual_confidence": not verdict.measured.centred,
-            "all": whole.assumptions,
-            "memorised": verdict.measured.most.assumptions,
-        },
-        "rank_p": verdict.rank_p,
-        "self_check": {
-            "original_caught": check.original_caught,
-            "retrain_cleared": check.retrain_cleared,
-            "original": _short(check.original),
-            "retrained": _short(check.retrained),
-        },
-        "influence_points": {
-            **verdict.influence,
-            "with": whole.influence(whole.with_).tolist() if known else [],
-            "without": whole.influence(whole.without).tolist() if known else [],
-        },
-    }
-
-
-def unjudged(table: Scores, request: str, rules: GateRules, reason: Sentence) -> dict[str, Any]:
-    """What is known of a request that no test with references was made for."""
-    nothing = {"estimate": None, "low": None, "high": None}
-    return {
-        "verdict": "inconclusive",
-        "reason": reason,
-        "records": int(table.rows_of(request).sum()),
-        "p_pass": 1.0,
-        "residual_influence": {**nothing, "confidence": 1 - 2 * rules.alpha},
-        "detectability": None,
-        "detection_limit": None,
-        "references_needed": None,
-        "gates": [],
-        "references": {
-            kind: int((table.model_roles == kind).sum()) for kind in ("with", "without")
-        },
-        "assumptions": None,
-        "rank_p": None,
-        "self_check": {
-            "original_caught": False,
-            "retrain_cleared": False,
-            "original": {**nothing, "verdict": "inconclusive"},
-            "retrained": {**nothing, "verdict": "inconclusive"},
-        },
-        "influence_points": {
-            "unlearned": None,
-            "original": None,
-            "retrained": None,
-            "with": [],
-            "without": [],
-        },
-    }
-
-
-def _short(finding: JudgedModel) -> dict[str, Any]:
-    span = finding.interval
-    return {
-        "estimate": span.estimate,
-        "low": span.low,
-        "high": span.high,
-        "verdict": finding.verdict,
-    }
-
-
-def metrics(verdicts: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """What `dvc metrics show` shows: how many of each verdict, and the middle of the residual
-    influences."""
-    names = [verdict["verdict"] for verdict in verdicts.values()]
-    estimates = [v["residual_influence"]["estimate"] for v in verdicts.values()]
-    measured = [value for value in estimates if value is not None]
-    return {
-        **{name: names.count(name) for name in ("pass", "fail", "inconclusive")},
-        "passes_that_hold_in_the_register": sum(v["register"]["holds"] for v in verdicts.values()),
-        "median_residual_influence": float(np.median(measured)) if measured else None,
-        "control_accuracy": next(iter(verdicts.values()))["accuracy"]["unlearned"]["control"],
-    }
-
-
-def influence_table(verdicts: dict[str, dict[str, Any]], rho0: float) -> str:
-    """A CSV for `dvc plots show`: request, kind of model, residual influence with its interval, and
-    the limits -`rho0` and `rho0`."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    columns = ("request", "model", "influence", "low", "high", "limit_low", "limit_high")
-    writer.writerow(columns)
-    for request, verdict in verdicts.items():
-        intervals = {"unlearned": verdict["residual_influence"], **verdict["self_check"]}
-        for model in ("original", "unlearned", "retrained"):
-            value = verdict["influence_points"][model]
-            if value is not None:
-                interval = intervals.get(model) or {}
-                ends = [_decimals(interval.get(end)) for end in ("low", "high")]
-                writer.writerow((request, model, _decimals(value), *ends, -rho0, rho0))
-    return text.getvalue()
-
-
-def _decimals(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
+    verdicts = batch_verdicts.judge(table, chosen.verify.mode, rules, stage_cli.say)
+    files.write_json(out / "verdicts.json", verdicts)
+    requests = verdicts["requests"]
+    files.write_json(out / "metrics.json", batch_verdicts.metrics(requests))
+    files.write_text(out / "influence.csv", batch_verdicts.influence_table(requests, rules.rho0))
+    if outcome is not None:
+        ladder.Outcome.of(ladder.of_verdicts(requests)).write(outcome)
 
 
 if __name__ == "__main__":

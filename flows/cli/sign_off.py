@@ -36,7 +36,8 @@ def approve(
     model: Annotated[
         Model | None,
         typer.Option(
-            help="The model to release: the unlearned one, if all passed, or the exact retrain."
+            help="The model to release: the unlearned one, if all passed, or the exact retrain. "
+            "Left out: the one that the audit proposes."
         ),
     ] = None,
     as_json: Json = False,

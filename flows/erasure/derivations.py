@@ -16,10 +16,12 @@ import networkx
 from flows.erasure.git_history import DATA, WorkspaceState
 from flows.erasure.matcher import DERIVED, ORIGINAL, REFERENCES
 
-REDERIVED = ("verify", "report")
+REDERIVED = ("verify", "propose", "report")
 """The stages that run from the scores alone."""
 TRAINED, RETRAINED, MODEL = "train", "retrain", ".safetensors"
 """The stages whose models have and have not seen the forget set, and how a model's file ends."""
+CLIMB, LADDER = "climb", "artifacts/ladder/"
+"""The stage that unlearns further, and where it leaves what its models say of the records."""
 PACK = "artifacts/pack/"
 """Where the stage `pack` keeps all records of a version of the data, decoded."""
 _TABLES = (".json", ".csv", ".dir")
@@ -91,7 +93,7 @@ class _Trace:
         self._graph = networkx.DiGraph()
         self._graph.add_node(_RECORDS)
         self._kinds: dict[str, str] = {}
-        self._exposure = ObjectExposure(derivation=_derivation(states))
+        self._exposure = ObjectExposure(derivation=self._derivation())
         self._after = {state.data for state in states if state.after and state.data}
         self._packs = _packs(states)
 
@@ -183,6 +185,21 @@ class _Trace:
         tracked = [(path, oid) for path, oid in state.pointers.items() if path != DATA]
         return made | {part for path, oid in tracked for part, _ in self._objects(oid, path)}
 
+    def _derivation(self) -> set[str]:
+        """What verdicts and reports are derived again from, among it the scores of the models of
+        the ladder."""
+        derived = set[str]()
+        for state in self._states:
+            for name, stage in state.stages.items():
+                if name in REDERIVED:
+                    for kind in ("deps", "outs") if name == "verify" else ("deps",):
+                        derived |= {oid for _, oid in _entries(stage, kind)}
+                if _base(name) == CLIMB:
+                    for path, oid in _entries(stage, "outs"):
+                        if path.startswith(LADDER):
+                            derived |= dict(self._objects(oid, path)).keys()
+        return derived
+
     def _objects(self, oid: str, path: str) -> Iterator[tuple[str, str]]:
         """The object itself, and the files in it if it is a folder whose list is there."""
         if not oid.endswith(".dir"):
@@ -192,18 +209,6 @@ class _Trace:
         content = self._knowledge.read(oid)
         for entry in json.loads(content) if content else []:
             yield str(entry["md5"]), f"{path}/{entry['relpath']}"
-
-
-def _derivation(states: Iterable[WorkspaceState]) -> set[str]:
-    """What verdicts and reports are derived again from."""
-    return {
-        oid
-        for state in states
-        for name, stage in state.stages.items()
-        if name in REDERIVED
-        for kind in (("deps", "outs") if name == "verify" else ("deps",))
-        for _, oid in _entries(stage, kind)
-    }
 
 
 def _packs(states: Iterable[WorkspaceState]) -> dict[str, set[str]]:

@@ -92,7 +92,7 @@ def _audit(evidence: dict[str, Any]) -> dict[str, Any]:
         "settings_changed": {
             key: value for key, value in changed if key.partition(".")[0] not in UNJUDGED
         },
-        "alpha": evidence["thresholds"]["alpha"],
+        "alpha": provenance["settings"]["verify"]["alpha"],
         "outcome": evidence["outcome"],
         "estimate": influence["estimate"],
         "low": influence["low"],

@@ -90,6 +90,7 @@ class RunPlan:
         disk_mb: of models and decoded images, twice because DVC's cache keeps a copy, MB.
         free_mb: on the workspace's disk, MB.
         requests: one entry for each.
+        ladder: what may be tried further, and what it costs at most; empty: nothing is.
         problems: what will keep the run from starting or from deciding.
     """
 
@@ -104,6 +105,7 @@ class RunPlan:
     disk_mb: int
     free_mb: int
     requests: list[Expected]
+    ladder: list[str]
     problems: list[str]
 
     def plain(self) -> dict[str, Any]:
@@ -125,7 +127,7 @@ class RunPlan:
         unknown = _count(self.requests, "unknown")
         requests = counted(len(self.requests), "request")
         lines.append(f"{requests}; the test can decide: {', '.join(told)}, unknown {unknown}")
-        return lines + [f"Problem: {problem}" for problem in self.problems]
+        return lines + self.ladder + [f"Problem: {problem}" for problem in self.problems]
 
 
 def make(workspace: Path, batch: str | None = None, jobs: int | None = None) -> RunPlan:
@@ -170,6 +172,7 @@ def make(workspace: Path, batch: str | None = None, jobs: int | None = None) -> 
         disk,
         free,
         _expected(workspace, chosen, manifest, roles),
+        _ladder(chosen, steps * (seconds or 0.0) / 60),
         problems,
     )
 
@@ -208,6 +211,42 @@ def _too_few(chosen: settings.Settings) -> list[str]:
             f"{chosen.verify.min_references} (references.without_blocks)"
         ]
     return []
+
+
+def _ladder(chosen: settings.Settings, minutes: float) -> list[str]:
+    """What may be tried if the first model does not pass for every request.
+
+    Args:
+        chosen: the settings.
+        minutes: of one training from scratch; 0: not measured.
+    """
+    from tasks.unlearning import ladder
+
+    rungs = [rung for rung in ladder.planned(chosen) if rung.affordable]
+    if not rungs:
+        return []
+    cost = sum(rung.cost for rung in rungs)
+    time = f", about {_minutes(cost * minutes)}" if minutes else ""
+    names = ", ".join(rung.name for rung in rungs)
+    return [
+        f"Ladder: at most {len(rungs)} more unlearnings ({names}) for {cost:.2g} trainings{time}; "
+        f"each model is judged at {ladder.alpha(chosen):.2g} instead of {chosen.verify.alpha:g}",
+        *_too_few_to_share(chosen, ladder.alpha(chosen)),
+    ]
+
+
+def _too_few_to_share(chosen: settings.Settings, alpha: float) -> list[str]:
+    """Where references are not normal, p is at least 1 / (all of them + 1)."""
+    if chosen.references.mode != "batch" or chosen.references.with_from != settings.TRAINED:
+        return []
+    size, given = chosen.references.seeds_per_block, chosen.references
+    count = size * (len(given.with_blocks) + len(given.without_blocks)) - 2
+    if 1 / (count + 1) < alpha:
+        return []
+    return [
+        f"Ladder: with {count} references a model whose references are not normally distributed "
+        f"cannot pass at {alpha:.2g}; expected {math.floor(1 / alpha)} or more"
+    ]
 
 
 # -- the records and the model --------------------------------------------------------------------

@@ -31,7 +31,7 @@ from tasks.signatures.statement import unseal
 
 Level = Literal["integrity", "rederive", "reexecute"]
 
-REDERIVED = ("verify", "report")
+REDERIVED = ("verify", "propose", "report")
 """The stages that run from the scores alone."""
 
 VERDICTS = "artifacts/verify/verdicts.json"
@@ -355,11 +355,7 @@ def _anew(record: Record, tag: str, level: Level, listener: stage_runner.Listene
 def _bring_inputs(record: Record, tag: str, level: Level, wanted: list[str]) -> None:
     """Bring everything that the stages read and do not make themselves, as it is on record."""
     made = record.paths(wanted, "outs")
-    needed = [
-        path
-        for path in record.paths(wanted, "deps")
-        if not any(within(path, out) or within(out, path) for out in made)
-    ]
+    needed = [path for path in record.paths(wanted, "deps") if not _is_made(path, made, record)]
     if level == "reexecute" and (record.checkout / "data.dvc").exists():
         needed = [path for path in needed if not within(path, "data")]
         _bring_data(record, tag)
@@ -385,6 +381,14 @@ def _bring_inputs(record: Record, tag: str, level: Level, wanted: list[str]) -> 
         )
     if altered:
         raise ReproductionError(f"{tag}: these inputs are not the ones on record: {_some(altered)}")
+
+
+def _is_made(path: str, made: list[str], record: Record) -> bool:
+    """Whether the stages make a path themselves, or all that is on record of what lies in it."""
+    if any(within(path, out) for out in made):
+        return True
+    parts = {other for other in record.hashes if other != path and within(other, path)}
+    return bool(parts) and parts <= set(made)
 
 
 def _bring_data(record: Record, tag: str) -> None:

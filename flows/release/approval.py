@@ -53,7 +53,8 @@ def approve(
         by: who approves.
         comment: why; free text, which gets into the report.
         role: as which he does.
-        model: the model to release; None: the unlearned one.
+        model: the model to release; None: the one that passes for every request, the unlearned one
+            or, where the audit's ladder proposes it, the exact retrain.
 
     Raises:
         SignoffError: nothing waits there, or the model may not be released.
@@ -71,6 +72,8 @@ def approve(
         wanted = None
     elif model == "retrained" or before.unlearned_may_go:
         wanted = model or "unlearned"
+    elif model is None and before.retrain_proposed:
+        wanted = "retrained"
     else:
         raise SignoffError(
             f"batch {batch}: not every request passed, so the unlearned model cannot be released; "
@@ -222,9 +225,10 @@ def standing(home: Path, register: Register, batch: str) -> Standing:
         cases = [case for case in cases if case.state != State.IDENTITY_VERIFIED]
         _require_audited(batch, cases)
     four_eyes = settings.load(home / "params.yaml").operate.four_eyes
-    return evaluate(
-        batch, cases, noted, ReleaseRules(2 if four_eyes else 1, audit_commit(home, batch))
+    rules = ReleaseRules(
+        2 if four_eyes else 1, audit_commit(home, batch), by_hand.proposed(home, batch)
     )
+    return evaluate(batch, cases, noted, rules)
 
 
 def _require_audited(batch: str, cases: Sequence[Case]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from flows.intake import pseudonymise
 from flows.pipeline import close_batch
 from flows.register.register import Register, State
-from flows.release.standing import NOT_IN_TRAINING, SignoffError
+from flows.release.standing import NOT_IN_TRAINING, Original, SignoffError
 from flows.workspace import git, shell
 
 BY_HAND = "run by hand"
@@ -52,6 +52,19 @@ def audit_commit(home: Path, batch: str) -> str:
             f"there is no tag {tag}; a batch that is not audited cannot be decided on"
         )
     return commit
+
+
+def proposed(home: Path, batch: str) -> Original | None:
+    """The kind of the model that an audit's ladder proposes; None: none, or it has no ladder."""
+    tag = close_batch.tag_of(batch)
+    listed = shell.git(home, "ls-tree", "-r", "--name-only", tag, "--", f"reports/{batch}/")
+    for path in listed.splitlines():
+        if path.endswith("/evidence.json"):
+            evidence = json.loads(shell.git(home, "show", f"{tag}:./{path}"))
+            if evidence.get("status") == "audited":  # of all audited requests the same
+                model: Original | None = (evidence.get("ladder") or {}).get("model")
+                return model
+    return None
 
 
 def evidence_of(home: Path, tag: str, batch: str) -> dict[str, dict[str, Any]]:

@@ -16,6 +16,7 @@ from flows.release.release_contents import (
     Inputs,
     ReleaseError,
     drop_records,
+    in_use,
     write_models,
 )
 from flows.release.standing import NOT_IN_TRAINING, Standing
@@ -98,7 +99,7 @@ def _fill(release: BatchRelease, copy: Path, standing: Standing) -> dict[str, An
     if standing.model is not None and not standing.data_only:
         versions = {"before": before, "after": dvc_graph.content_hash(copy / "data")}
         release.told("model")
-        chosen = settings.load(copy / "params.yaml")
+        chosen = in_use(copy, settings.load(copy / "params.yaml"))
         inputs = Inputs(
             copy, release.batch, commit, chosen, manifest, roles == "training", forgotten
         )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from flows.pipeline import close_batch, results
 from flows.release import model_card
 from flows.release.standing import Original
+from flows.workspace import dvc_graph
 from tasks.common import files, settings
 from tasks.common.errors import AuditError
 from tasks.data import records
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
+PROPOSED, SCORED = "artifacts/propose/lineage.json", "artifacts/score/lineage.json"
+"""Which models an audit judged: with the model of the rung that is proposed as the unlearned one,
+and with that of the first rung."""
 RELEASES = "releases"
 REFERENCES = "references"
 
@@ -108,6 +112,27 @@ class ReleasedModel:
     versions: dict[str, str | None]
 
 
+def in_use(copy: Path, chosen: settings.Settings) -> settings.Settings:
+    """The settings by which the unlearned model was made that the verdicts are about.
+
+    Args:
+        copy: a checkout of the audited batch.
+        chosen: the settings of the batch.
+
+    Raises:
+        ReleaseError: no store has what the ladder came to.
+    """
+    if not _is_climbed(copy):
+        return chosen
+    ladder = copy / Path(PROPOSED).with_name("ladder.json")
+    if not ladder.is_file():
+        raise ReleaseError(
+            "ladder.json of the audit is neither in DVC's cache nor in a remote; nothing was "
+            "changed"
+        )
+    return chosen.on_rung(str(files.read_json(ladder)["proposed"]))
+
+
 def write_models(
     inputs: Inputs, kind: Original, versions: dict[str, str | None]
 ) -> tuple[dict[str, str], dict[str, Any]]:
@@ -130,9 +155,10 @@ def write_models(
         raise ReleaseError(
             f"batch {inputs.batch} was only screened, so there is no exact retrain to release"
         )
-    lineage = files.read_json(inputs.there("artifacts/score/lineage.json"))
+    proposed = _is_climbed(inputs.copy)
+    lineage = files.read_json(inputs.there(PROPOSED if proposed else SCORED))
     if kind == "unlearned":
-        source = inputs.there("artifacts/unlearn/unlearned.safetensors")
+        source = inputs.there(_unlearned(lineage))
         history = release_lineage.released(lineage, inputs.settings.unlearn.method)
         advice = results.advice(inputs.copy, inputs.batch)
     else:
@@ -231,6 +257,16 @@ def drop_records(data: Path, leaving: NDArray[np.bool_], roles: NDArray[np.str_]
         people = files.read_csv(identities, ("identity_type", "identity_value", "subject_id"))
         left = people[people["subject_id"].isin(kept["subject_id"])]
         files.write_text(identities, left.to_csv(index=False, lineterminator="\n"))
+
+
+def _is_climbed(copy: Path) -> bool:
+    """Whether the audit has a ladder, as those of earlier versions have not."""
+    return dvc_graph.recorded(copy, PROPOSED) is not None
+
+
+def _unlearned(lineage: dict[str, Any]) -> str:
+    """Where the unlearned model lies that the verdicts are about."""
+    return next(str(one["path"]) for one in lineage["models"] if one["role"] == "unlearned")
 
 
 def _chain(inputs: Inputs, lineage: dict[str, Any]) -> Any:

@@ -57,10 +57,13 @@ class ReleaseRules:
     Attributes:
         approvals: of how many different people.
         audit: commit of the audit that they have to have seen.
+        proposed: the kind of the model that passes for every request, as the audit's ladder has it;
+            None: there is none, or no ladder.
     """
 
     approvals: int
     audit: str
+    proposed: Original | None = None
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,7 @@ class Standing:
             there is no request.
         data_only: no model saw anybody of the batch, so none is released.
         unlearned_may_go: whether all passed, so that the unlearned model may be released.
+        retrain_proposed: no unlearned model passed for every request, and the exact retrain did.
         disagree: those who approve want different models.
         choices: what can be decided now.
     """
@@ -113,6 +117,7 @@ class Standing:
     model: Original | None
     data_only: bool
     unlearned_may_go: bool
+    retrain_proposed: bool
     disagree: bool
     choices: tuple[Choice, ...]
 
@@ -175,7 +180,9 @@ def evaluate(
     data_only = bool(cases) and all(case.verdict == NOT_IN_TRAINING for case in cases)
     passed = bool(cases) and not data_only
     passed = passed and all(case.verdict in ("pass", NOT_IN_TRAINING) for case in cases)
+    retrain = bool(cases) and not data_only and not passed and rules.proposed == "retrained"
     enough = bool(cases) and not any(each.lacking for each in requests) and len(models) <= 1
+    choices = _choices(batch, passed, data_only, retrain)
     state = _state(cases, rejected=last_rejection(noted) is not None, enough=enough)
     return Standing(
         batch,
@@ -184,8 +191,9 @@ def evaluate(
         models.pop() if len(models) == 1 else None,
         data_only,
         passed,
+        retrain,
         len(models) > 1,
-        _choices(batch, passed, data_only) if state in ("waiting", "approved", "on_hold") else (),
+        choices if state in ("waiting", "approved", "on_hold") else (),
     )
 
 
@@ -252,7 +260,9 @@ def _state(cases: Sequence[Case], *, rejected: bool, enough: bool) -> BatchState
     return "on_hold" if any(case.held for case in cases) else "approved"
 
 
-def _choices(batch: str, may_go: bool, data_only: bool) -> tuple[Choice, ...]:
+def _choices(
+    batch: str, may_go: bool, data_only: bool, retrain_proposed: bool
+) -> tuple[Choice, ...]:
     def command(word: str, *options: str) -> str:
         return " ".join(
             ["erasure-audit", word, shlex.quote(batch), *options, '--by "NAME"', '--comment "WHY"']
@@ -277,4 +287,7 @@ def _choices(batch: str, may_go: bool, data_only: bool) -> tuple[Choice, ...]:
     )
     if may_go:
         return (Choice("release the unlearned model", command("approve")), retrain, *again, refuse)
+    if retrain_proposed:
+        passes = "release the exact retrain, which passes for every request"
+        return (Choice(passes, command("approve")), *again, refuse)
     return (*again, retrain, refuse)

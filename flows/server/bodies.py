@@ -278,6 +278,7 @@ class StandingAnswer(BaseModel):
     model: Original | None
     data_only: bool
     unlearned_may_go: bool
+    retrain_proposed: bool
     disagree: bool
     choices: tuple[Choice, ...]
     line: str

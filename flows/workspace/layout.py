@@ -162,17 +162,23 @@ def prepare(
 
 
 def prune(folder: Path, chosen: settings.Settings) -> list[str]:
-    """Remove the models of blocks that the settings no longer ask for, so that no verdict counts
-    them.
+    """Remove the models of blocks, and the rungs of the ladder, that the settings no longer ask
+    for, so that no verdict counts them.
 
     They stay in DVC's cache. Returns the folders removed, relative to the workspace.
     """
-    wanted = {"train": chosen.references.with_blocks, "retrain": chosen.references.without_blocks}
+    rungs = list(chosen.ladder.rungs)
+    wanted = {
+        "train": list(map(str, chosen.references.with_blocks)),
+        "retrain": list(map(str, chosen.references.without_blocks)),
+        "climb": rungs,
+        "ladder": [settings.FIRST, *rungs],
+    }
     removed = []
     for stage, blocks in wanted.items():
         for block in sorted((folder / "artifacts" / stage).glob("*")):
             kept_by = block.name.removeprefix(".").removesuffix("-kept")  # models of a cut-off run
-            if block.is_dir() and kept_by not in {str(number) for number in blocks}:
+            if block.is_dir() and kept_by not in blocks:
                 shutil.rmtree(block)
                 removed.append(block.relative_to(folder).as_posix())
     return removed

@@ -213,6 +213,7 @@ class Language:
         pages.install_gettext_callables(self.gettext, self.ngettext, newstyle=True)  # type: ignore[attr-defined]
         pages.policies["ext.i18n.trimmed"] = True
         pages.filters.update(number=self.number, percent=self.percent, p_value=self.p_value)
+        pages.filters.update(rate=self.rate)
         pages.filters.update(day=self.day, when=self.when, duration=self.duration)
         pages.globals.update(
             language=self, native=NATIVE, suffixes=suffixes, unavailable=unavailable
@@ -266,6 +267,14 @@ class Language:
     def percent(self, share: float, digits: int = 1) -> str:
         """A share as a percentage."""
         return self.gettext("%(number)s\u00a0%%") % {"number": self.number(100 * share, digits)}
+
+    def rate(self, share: float) -> str:
+        """An error rate, or a confidence, as a percentage: with as many decimals as it has, two at
+        most."""
+        digits = next(
+            n for n in (0, 1, 2) if n == 2 or abs(round(100 * share, n) - 100 * share) < 1e-9
+        )
+        return self.percent(share, digits)
 
     def p_value(self, value: float) -> str:
         """A p-value to three places; smaller ones say so."""

@@ -426,6 +426,68 @@ class Unlearn(Section):
     rivals: Rivals = Rivals()
 
 
+FIRST, RETRAIN = "first", "retrain"
+"""Rungs of the ladder that always exist: the unlearned model of the stage `unlearn`, and the exact
+retrain that `retrain` makes in any case."""
+
+
+class Rung(Section):
+    """One further unlearning of the original model, tried if the rung before did not pass."""
+
+    after: str = Field(description="the rung before it; the lowest comes after `first`")
+    unlearn: dict[str, Any] = Field(
+        min_length=1, description="keys of `unlearn` that have other values on this rung"
+    )
+
+
+class Ladder(Section):
+    """What is tried by itself, one rung after the other, when the unlearned model does not pass for
+    every request of the batch."""
+
+    rungs: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")], Rung] = Field(
+        {},
+        max_length=8,
+        description="further unlearnings by name, `{after, unlearn}`: the rung before, `first` for"
+        " the lowest, and keys of `unlearn` with other values. Each takes a share of `verify.alpha`"
+        " (docs/verification.md)",
+    )
+    budget: float = Field(
+        1.0,
+        ge=0,
+        le=100,
+        description="what all rungs of `rungs` may cost together, in trainings from scratch; a rung"
+        " beyond it, and those after it, are not tried",
+    )
+    retrain: bool = Field(
+        True,
+        description="whether the exact retrain, which is trained in any case, is judged as the last"
+        " rung",
+    )
+
+    @model_validator(mode="after")
+    def _is_one_way_up(self) -> Ladder:
+        if taken := sorted({FIRST, RETRAIN} & set(self.rungs)):
+            raise ValueError(f"a rung is called {taken[0]}, which is the name of another one")
+        if lost := sorted(set(self.rungs) - set(self.order)):
+            raise ValueError(
+                f"rungs.{lost[0]} comes after {self.rungs[lost[0]].after!r}; expected one way up: "
+                f"one rung after `{FIRST}`, and one after each further rung"
+            )
+        return self
+
+    @property
+    def order(self) -> list[str]:
+        """The names of `rungs`, the lowest first; without those that no way leads to."""
+        above: dict[str, list[str]] = {}
+        for name, rung in self.rungs.items():
+            above.setdefault(rung.after, []).append(name)
+        found, here = list[str](), FIRST
+        while len(names := above.pop(here, [])) == 1:
+            here = names[0]
+            found.append(here)
+        return found
+
+
 class Verify(Section):
     """What counts as forgotten. Fix these before the run."""
 
@@ -725,6 +787,7 @@ class Settings(Section):
     pool: Pool = Pool()
     original: Original = Original()
     unlearn: Unlearn = Unlearn()
+    ladder: Ladder = Ladder()
     verify: Verify = Verify()
     advice: AdviceLimits = AdviceLimits()
     report: Report = Report()
@@ -773,7 +836,43 @@ class Settings(Section):
                 "operate.identities is before, so report.identity_check has to say how they are "
                 "checked"
             )
+        tried = [self.unlearn]
+        for name in self.ladder.order:
+            tried.append(self.on_rung(name).unlearn)
+            if tried[-1] in tried[:-1]:
+                raise ValueError(f"ladder.rungs.{name} is the same as a rung below it")
         return self
+
+    def on_rung(self, name: str) -> Settings:
+        """The settings with what a rung of the ladder changes of `unlearn`.
+
+        Args:
+            name: of the rung; on `first` and `retrain` nothing is changed.
+
+        Raises:
+            ValueError: the rung changes a key that `unlearn` does not have, or a value is out of
+                range; names the key.
+        """
+        if name not in self.ladder.rungs:
+            return self
+        changes = self.ladder.rungs[name].unlearn
+        try:
+            unlearn = Unlearn.model_validate(_merged(self.unlearn.model_dump(), changes))
+        except ValidationError as error:
+            fault = error.errors()[0]
+            key = ".".join(("ladder.rungs", name, "unlearn", *map(str, fault["loc"])))
+            raise ValueError(f"{key}: got {fault['input']!r}; {fault['msg']}") from None
+        return self.model_copy(update={"unlearn": unlearn})
+
+
+def _merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Nested dictionaries with some keys changed."""
+    merged = dict(values)
+    for key, value in changes.items():
+        inner = merged.get(key)
+        nested = isinstance(inner, dict) and isinstance(value, dict)
+        merged[key] = _merged(inner, value) if nested and inner is not None else value
+    return merged
 
 
 def load(path: Path) -> Settings:

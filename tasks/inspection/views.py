@@ -26,8 +26,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.common import seeds
-from tasks.common.settings import Train
-from tasks.training import training_loop
+from tasks.common.errors import EvidenceError
+from tasks.common.settings import Settings, Train
+from tasks.data import image_pack
+from tasks.training import compute, reference_blocks, training_loop
 from tasks.verification import scoring
 from tasks.verification.scoring import Floats, Ints
 
@@ -63,6 +65,52 @@ class Material:
     retained: training_loop.Records
     recipe: Train
     seed: int
+
+
+def material(
+    known: image_pack.Packed,
+    roles: scoring.Strings,
+    requests: scoring.Strings,
+    settings: Settings,
+    backend: compute.Backend,
+) -> Material | None:
+    """What further views of the records are made from; None where none is asked for.
+
+    Raises:
+        EvidenceError: views are asked for of a pool, which keeps answers and no weights.
+    """
+    if not settings.verify.views or settings.verify.mode == "screening":
+        return None
+    if settings.references.mode != "batch":
+        raise EvidenceError(
+            "verify.views needs the references' weights, and a pool keeps none; set "
+            "verify.views=[] or references.mode=batch"
+        )
+    asked, retained = (
+        reference_blocks.load_rows(rows, known, settings, backend)
+        for rows in (_asked(requests, roles), (roles == "training") & (requests == ""))
+    )
+    in_halves = halves(requests[_asked(requests, roles)], settings.seed)
+    return Material(asked, in_halves, retained, settings.train, settings.seed)
+
+
+def _asked(requests: scoring.Strings, roles: scoring.Strings) -> NDArray[np.bool_]:
+    """(n,) the records that views score: the forget set and control subjects' records."""
+    return np.asarray((requests != "") | (roles == "control"))
+
+
+def of_all(
+    name: str,
+    network: nn.Module,
+    material: Material | None,
+    requests: scoring.Strings,
+    roles: scoring.Strings,
+) -> scoring.Floats:
+    """(n,) a model's scores in one view; NaN for records that no view scores."""
+    found = np.full(len(requests), np.nan)
+    if material is not None:
+        found[_asked(requests, roles)] = score(name, network, material)
+    return found
 
 
 def halves(requests: scoring.Strings, seed: int) -> Ints:

@@ -146,7 +146,7 @@ def release(
     """
     released = decided.released if evidence["progress"] in ("released", "erased") else None
     fresh = {model["role"] for model in evidence["scope"]["models"] if not model["saw_records"]}
-    retrain = released == "retrained" or sources.settings.unlearn.method == "retrain"
+    retrain = released == "retrained" or sources.in_use.unlearn.method == "retrain"
     deleted = released is not None and retrain and released in fresh
     others = [
         verdict["verdict"]
@@ -171,7 +171,7 @@ def repeated(evidence: Mapping[str, Any], sources: Sources) -> dict[str, Any]:
     earlier = sources.record.get("audits", {}).get(evidence["request"]["id"], [])
     if evidence["status"] != "audited":
         return {"earlier_audits": earlier}
-    rates = [audit["alpha"] for audit in earlier] + [evidence["thresholds"]["alpha"]]
+    rates = [audit["alpha"] for audit in earlier] + [sources.settings.verify.alpha]
     return {"earlier_audits": earlier, "error_rate": min(sum(rates), 1.0)}
 
 
@@ -192,7 +192,7 @@ def common(sources: Sources, entry: Mapping[str, Any], where: str) -> dict[str, 
             entry, take(sources.record, "started", "the batch record"), chosen.report.holidays
         ),
         "organisation": organisation(chosen.report),
-        "thresholds": chosen.verify.model_dump(),
+        "thresholds": chosen.verify.model_dump() | {"alpha": sources.verdicts["alpha"]},
         "data": data_set(sources),
         "checks": checks(sources, entry_id(entry)),
         "identity_check": chosen.report.identity_check or None,

@@ -69,7 +69,7 @@ def scope(sources: Sources, status: str) -> dict[str, Any]:
     ]
     saw = {
         "original": True,
-        "unlearned": sources.settings.unlearn.method not in FROM_SCRATCH,
+        "unlearned": sources.in_use.unlearn.method not in FROM_SCRATCH,
         "with": True,
     }
     models = [

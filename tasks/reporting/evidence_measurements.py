@@ -12,6 +12,7 @@ from typing import Any
 from tasks.common.errors import EvidenceError
 from tasks.common.language import say
 from tasks.common.settings import Settings
+from tasks.reporting.evidence_of_ladder import climbed
 from tasks.reporting.evidence_of_test import SelfCheck
 from tasks.reporting.evidence_sources import Sources, take
 from tasks.unlearning import fcalb
@@ -40,6 +41,7 @@ OF_VERDICT = (
 )
 OF_TRACE = ("forget_loss", "recover_loss", "forget_weight", "recover_weight")
 NOT_MEASURED = say("no such measurement was made in this audit")
+NOT_OF_THIS_RUNG = say("features are measured on the first unlearned model, which is not this one")
 
 
 def audited(
@@ -58,11 +60,18 @@ def audited(
         "self_check": check,
         "retained_exposure": take(batch, "exposure", "verdicts.json, batch"),
         "utility_by_group": take(batch, "groups", "verdicts.json, batch"),
-        "features": features(sources.probes, request_id),
-        "seconds": seconds(sources.lineage, sources.settings),
+        "features": features(probes(sources), request_id),
+        "seconds": seconds(sources.lineage, sources.in_use),
         "unlearn": unlearned(sources),
+        "ladder": ladder(sources, request_id),
         "models": [model(entry) for entry in take(sources.lineage, "models", "lineage.json")],
     }
+
+
+def ladder(sources: Sources, request_id: str) -> dict[str, Any] | None:
+    """What was tried until a model passed; None where the settings know one model only."""
+    rungs = sources.ladder.get("rungs", [])
+    return climbed(sources.ladder, request_id) if len(rungs) > 1 else None
 
 
 def test_made(gates: Sequence[Any], chosen: Settings) -> str:
@@ -75,6 +84,12 @@ def outcome(verdict: str, original_caught: bool | None) -> str:
     """The verdict, or `below_detection` where not even the unchanged original model could be told
     from a retrain."""
     return "below_detection" if verdict == "inconclusive" and original_caught is False else verdict
+
+
+def probes(sources: Sources) -> Mapping[str, Any]:
+    """The measurements on features, which only the model of the first rung has."""
+    first = sources.in_use.unlearn == sources.settings.unlearn
+    return sources.probes if first else {"reason": NOT_OF_THIS_RUNG}
 
 
 def features(probes: Mapping[str, Any], request_id: str) -> dict[str, Any]:
@@ -166,7 +181,7 @@ def model(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 def unlearned(sources: Sources) -> dict[str, Any]:
     """Method, its settings, a rival's with the numbers that stood for null, and its trace."""
-    chosen = sources.settings
+    chosen = sources.in_use
     (made,) = of_role(take(sources.lineage, "models", "lineage.json"), "unlearned")
     task: fcalb.Task = "class" if made.get("task") == "class" else "people"
     used = fcalb.in_force(chosen, task).unlearn.model_dump(mode="json")

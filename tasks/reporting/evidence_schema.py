@@ -33,6 +33,7 @@ from tasks.reporting.evidence_of_case import (
     Signoff,
     Told,
 )
+from tasks.reporting.evidence_of_ladder import LadderClimbed
 from tasks.reporting.evidence_of_models import (
     Accuracy,
     Attack,
@@ -112,6 +113,9 @@ class Common(Part):
         None,
         description="of all audits of the request together: the sum of their error rates, at most "
         "1 (union bound); null where no test was made",
+    )
+    ladder: LadderClimbed | None = Field(
+        None, description="null: nothing but one unlearned model was to be tried"
     )
     provenance: Provenance
     reproduction: list[Level]

@@ -20,15 +20,16 @@ class Sources:
     """Everything the evidence is built from, as the stages before wrote it.
 
     Attributes:
-        verdicts: `artifacts/verify/verdicts.json`.
-        lineage: `artifacts/score/lineage.json`.
+        verdicts: `artifacts/propose/verdicts.json`.
+        lineage: `artifacts/propose/lineage.json`.
         register: `artifacts/resolve/register.json`.
         data_checks: `artifacts/check/data.json`.
         request_checks: `artifacts/check/requests.json`.
-        trace: rows of `artifacts/unlearn/trace.csv`, as text.
+        trace: rows of `artifacts/propose/trace.csv`, as text.
         record: `ledger/batches/<batch>.json`.
         probes: `artifacts/probe/probes.json`; empty: what the features hold was not measured.
         decisions: `ledger/decisions/<batch>.json`; empty: nothing was decided yet.
+        ladder: `artifacts/propose/ladder.json`; empty: no ladder was climbed.
     """
 
     batch: str
@@ -42,6 +43,12 @@ class Sources:
     settings: Settings
     probes: Mapping[str, Any] = field(default_factory=dict)
     decisions: Mapping[str, Any] = field(default_factory=dict)
+    ladder: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def in_use(self) -> Settings:
+        """The settings by which the model was made that the verdicts are about."""
+        return self.settings.on_rung(str(self.ladder.get("proposed")))
 
     @cached_property
     def sentences(self) -> dict[str, Any]:
@@ -63,7 +70,7 @@ class Sources:
         loss = take(
             take(self.verdicts, "batch", "verdicts.json"), "control_loss", "verdicts.json, batch"
         )
-        method = self.settings.unlearn.method
+        method = self.in_use.unlearn.method
         facts = advice.BatchFacts(
             list(self.verdicts["requests"].values()),
             None if "reason" in loss else loss,

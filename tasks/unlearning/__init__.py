@@ -1,3 +1,3 @@
 """FCALB and the methods that it is compared with."""
 
-__all__ = ["fcalb", "rivals"]
+__all__ = ["apply", "fcalb", "ladder", "rivals"]

@@ -2,6 +2,7 @@
 
 __all__ = [
     "attacks",
+    "batch_verdicts",
     "gates",
     "multiplicity",
     "scoring",

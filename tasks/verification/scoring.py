@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,50 @@ def margins(logits: NDArray[np.float32] | Floats, labels: Ints) -> Floats:
     others[rows, labels] = -np.inf
     result: Floats = scores[rows, labels] - logsumexp(others, axis=1)
     return result
+
+
+@dataclass(frozen=True)
+class ModelScores:
+    """What one further model says of every record, in the order of the audit's other scores."""
+
+    phi: Floats
+    """(n,) margins"""
+    predicted: Ints
+    """(n,) predicted classes"""
+    views: dict[str, Floats] = field(default_factory=dict)
+    """by name (n,) the scores in a further view"""
+
+    def save(self, path: Path) -> None:
+        """Write as .npz, the same bytes for the same scores, whole or not at all."""
+        import io
+
+        buffer = io.BytesIO()
+        further: dict[str, Any] = {f"{VIEW}{name}": phi for name, phi in self.views.items()}
+        np.savez(buffer, phi=self.phi, predicted=self.predicted.astype(np.int16), **further)
+        files.write_bytes(path, buffer.getvalue())
+
+    @classmethod
+    def load(cls, path: Path) -> ModelScores:
+        """Read what `save` wrote; nothing is unpickled.
+
+        Raises:
+            EvidenceError: the file is missing or lacks an array.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return cls(
+                    arrays["phi"],
+                    arrays["predicted"].astype(np.int64),
+                    {
+                        name.removeprefix(VIEW): arrays[name]
+                        for name in arrays.files
+                        if name.startswith(VIEW)
+                    },
+                )
+        except (OSError, KeyError, ValueError) as error:
+            raise EvidenceError(
+                f"{path}: expected the scores that the stage climb writes ({error})"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -139,6 +183,39 @@ class Scores:
                 )
             )
         return rows
+
+    def of_model(self, role: str) -> ModelScores | None:
+        """The scores of the one model of a role; None where there is none."""
+        models = np.flatnonzero(self.model_roles == role)
+        if len(models) != 1:
+            return None
+        model = int(models[0])
+        views = {name: phi[model] for name, phi in self.views.items()}
+        return ModelScores(self.phi[model], self.predicted[model], views)
+
+    def with_unlearned(self, model: ModelScores) -> Scores:
+        """The same scores with another model in the role of the unlearned one.
+
+        Raises:
+            EvidenceError: the model was scored on other records, or not in the same views.
+        """
+        wanted = (len(self.labels),)
+        scored = {**model.views, "answers": model.phi}
+        if set(model.views) != set(self.views) or any(
+            phi.shape != wanted for phi in scored.values()
+        ):
+            raise EvidenceError(
+                f"got a model's scores of {len(model.phi)} records in the views "
+                f"{sorted(model.views)}, expected {len(self.labels)} in {sorted(self.views)}; "
+                "run the stage climb again"
+            )
+        row = (self.model_roles == "unlearned")[:, None]
+        return replace(
+            self,
+            phi=np.where(row, model.phi, self.phi),
+            predicted=np.where(row, model.predicted, self.predicted),
+            views={name: np.where(row, model.views[name], phi) for name, phi in self.views.items()},
+        )
 
     def save(self, path: Path) -> None:
         """Write as .npz, the same bytes for the same scores, whole or not at all."""

@@ -13,7 +13,8 @@ import pytest
 from tasks import verify
 from tasks.common import files, settings
 from tasks.common.errors import EvidenceError
-from tasks.verification import multiplicity
+from tasks.verification import batch_verdicts, multiplicity
+from tasks.verification.gates import GateRules
 from tasks.verification.scoring import Scores
 from tests.tasks.verification.test_verdicts import world
 
@@ -115,11 +116,11 @@ def test_a_retrain_that_passes_alone_may_not_hold_among_many(tmp_path: Path) -> 
         f"r{n}": {"p_pass": p, "verdict": "pass" if p < 0.05 else "fail"}
         for n, p in enumerate([0.04] + [1.0] * 9)
     }
-    rules = verify.GateRules(0.05, 0.5, 0.7, 0.05, 6)
-    verify.add_register(table, rules)
+    rules = GateRules(0.05, 0.5, 0.7, 0.05, 6)
+    batch_verdicts.add_register(table, rules)
     assert table["r0"]["register"] == {"q_pass": pytest.approx(0.4), "holds": False}
     sure = {f"r{n}": {"p_pass": 0.001, "verdict": "pass"} for n in range(10)}
-    verify.add_register(sure, rules)
+    batch_verdicts.add_register(sure, rules)
     assert all(verdict["register"]["holds"] for verdict in sure.values())
 
 

@@ -469,6 +469,21 @@ def test_where_a_batch_stands_follows_from_its_cases_and_decisions_alone() -> No
     assert not standing.evaluate(BATCH, [], [ada, bob], rules).unlearned_may_go
 
 
+def test_the_exact_retrain_is_the_first_choice_where_the_ladder_proposes_it() -> None:
+    rules = standing.ReleaseRules(approvals=1, audit="c0ffee", proposed="retrained")
+    cases = [case_of(PASS, "pass"), case_of(OTHER, "fail")]
+    found = standing.evaluate(BATCH, cases, [], rules)
+    assert found.retrain_proposed
+    assert found.choices[0].text == "release the exact retrain, which passes for every request"
+    assert "--model" not in found.choices[0].command
+    passed = standing.evaluate(BATCH, cases[:1], [], rules)
+    assert passed.unlearned_may_go
+    assert not passed.retrain_proposed
+    without = standing.evaluate(BATCH, cases, [], replace(rules, proposed=None))
+    assert not without.retrain_proposed
+    assert without.choices[0].text == "audit again with more references"
+
+
 def decision(by: str, what: str, model: str = "retrained") -> Event:
     details = {"decision": what, "model": model, "audit": "c0ffee"}
     return Event(1, "2026-11-21T00:00:00Z", by, None, BATCH, "decision", details, "", "")

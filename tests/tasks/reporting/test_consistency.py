@@ -159,3 +159,57 @@ def test_a_request_is_numbered_as_in_its_file(environment: jinja2.Environment) -
     assert item["request"]["position"] == 1
     html = pages.render(environment, "report.html.j2", {"e": item})
     assert "number 1 of batch" in html
+
+
+def rung(name: str, verdict: str, passed: int) -> dict[str, Any]:
+    method = "retrain" if name == "retrain" else "fcalb_reset"
+    return {
+        "name": name,
+        "state": "tried",
+        "method": method,
+        "changes": {},
+        "cost": 0.0,
+        "seconds": 1.0,
+        "verdict": verdict,
+        "passed": passed,
+    }
+
+
+def climbed(model: str | None, proposed: str | None, stopped: str) -> dict[str, Any]:
+    passed = 2 if model == "retrained" else 1
+    return {
+        "alpha": 0.05,
+        "alpha_each": 0.025,
+        "shared_over": 2,
+        "budget": 1.0,
+        "requests": 2,
+        "rungs": [rung("first", "fail", 1), rung("retrain", "pass", passed)],
+        "proposed": proposed,
+        "model": model,
+        "stopped": stopped,
+    }
+
+
+@pytest.mark.parametrize("outcome", ["pass", "fail", "inconclusive"])
+def test_a_retrain_that_the_ladder_proposes_is_what_is_asked_for(
+    environment: jinja2.Environment, outcome: str
+) -> None:
+    found = case(outcome, None, "awaiting_signoff", "fcalb_reset", 1, "influence")
+    found["ladder"] = climbed("retrained", "retrain", "passed")
+    words, (_, model, _) = decision(environment, found)
+    assert "Decide on the release of the model trained anew" in words
+    assert "The model trained anew was tested in the same way, passes for all of them" in words
+    assert model == "Is replaced by the model trained anew, if that is approved."
+    assert "put into a batch of their own" not in words
+
+
+def test_a_ladder_on_which_nothing_passes_proposes_nothing(
+    environment: jinja2.Environment,
+) -> None:
+    found = case("fail", None, "awaiting_signoff", "fcalb_reset", 0, "influence")
+    found["ladder"] = climbed(None, None, "exhausted")
+    words, _ = decision(environment, found)
+    assert "No model that was tried passes for every request of the batch" in words
+    assert "Decide on the release" not in words
+    html = pages.render(environment, "report.html.j2", {"e": found})
+    assert "2.5\u00a0%" in html.replace("&nbsp;", "\u00a0")  # what each model is judged at
