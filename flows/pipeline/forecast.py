@@ -120,7 +120,7 @@ class RunPlan:
         if count:
             models = counted(count, "model")
             lines.append(
-                f"{models} to train, about {_minutes(self.minutes)} on this machine, "
+                f"{models} to train, {_minutes(self.minutes)} on this machine, "
                 f"{self.memory_mb} MB of memory, {self.disk_mb} MB of disk ({self.free_mb} free)"
             )
         told = [f"{name} {_count(self.requests, name)}" for name in ("likely", "unlikely", "no")]
@@ -226,7 +226,7 @@ def _ladder(chosen: settings.Settings, minutes: float) -> list[str]:
     if not rungs:
         return []
     cost = sum(rung.cost for rung in rungs)
-    time = f", about {_minutes(cost * minutes)}" if minutes else ""
+    time = f", {_minutes(cost * minutes)}" if minutes else ""
     names = ", ".join(rung.name for rung in rungs)
     return [
         f"Ladder: at most {len(rungs)} more unlearnings ({names}) for {cost:.2g} trainings{time}; "
@@ -440,4 +440,4 @@ def _count(requests: Sequence[Expected], decides: str) -> int:
 
 
 def _minutes(minutes: float) -> str:
-    return "less than a minute" if minutes < 1 else f"{minutes:.0f} minutes"
+    return "less than a minute" if minutes < 1 else f"about {minutes:.0f} minutes"

@@ -89,7 +89,7 @@ def reproduction(batch: str) -> list[dict[str, Any]]:
             ),
             "commands": [
                 f"{reproduce} rederive",
-                f"{checkout} && dvc repro --single-item --force verify report",
+                f"{checkout} && dvc repro --single-item --force verify propose report",
             ],
         },
         {
