@@ -66,6 +66,14 @@ def grids(epochs: int, half: int) -> dict[str, list[dict[str, Any]]]:
     fixed = {"balance": "fixed", "forget_weight": 0.1}
     return {
         "fcalb": [
+            {"method": "fcalb"},
+            {"method": "fcalb", "reset": 0.75},
+            *(
+                {"method": "fcalb", "reset": way, "rivals": {"epochs": epochs / 2}}
+                for way in (0.6, 0.75)
+            ),
+        ],
+        "fcalb_plain": [
             {"method": "fcalb_plain"},
             {**joint, "taps": "all"},
             {**joint, **fixed},

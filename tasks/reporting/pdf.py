@@ -61,7 +61,7 @@ class _Typefaces:
             format="pdf",
             sys_inputs={**inputs, "fallbacks": json.dumps(self.fallbacks)},
             pdf_standards=STANDARDS,
-            timestamp=moment(started),
+            timestamp=moment(started).replace(microsecond=0),  # Typst takes whole seconds
         )
         return pdf + b"\n"  # a signature that is appended begins on a line of its own
 

@@ -209,7 +209,7 @@ def test_the_model_card_and_the_lineage_say_where_a_model_comes_from(
     weights = files.sha256(place / "model.safetensors")
     lineage = files.read_json(place / "lineage.json")
     assert lineage["model"]["weights_sha256"] == weights
-    assert [one["method"] for one in lineage["chain"]] == ["train", "fcalb_reset"]
+    assert [one["method"] for one in lineage["chain"]] == ["train", "fcalb"]
     assert lineage["chain"][1]["made_from"] == lineage["chain"][0]["weights_sha256"]
     assert release_lineage.history(place / "model.safetensors", 99).unlearnings == 1
     assert (

@@ -382,6 +382,13 @@ def facts(rows: str, space: int = 0) -> str:
     )
 
 
+def test_a_moment_between_two_seconds_is_that_second() -> None:
+    first, second = (
+        PRINTER.pdf(facts(""), None, f"2026-11-21T01:02:03{part}+00:00") for part in ("", ".456789")
+    )
+    assert first == second
+
+
 def sheets(pdf: bytes) -> list[str]:
     """The text of every page of a PDF."""
     command = ["pdftotext", "-raw", "-", "-"]
