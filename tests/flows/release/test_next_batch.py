@@ -21,7 +21,19 @@ from flows.release import (
 from flows.release.release_contents import ReleaseError
 from flows.reports import signature_checks, signing
 from flows.workspace import dvc_graph, layout, shell, signing_keys
-from tasks import check, pack, probe, propose, report, resolve, retrain, score, split, unlearn, verify
+from tasks import (
+    check,
+    pack,
+    probe,
+    propose,
+    report,
+    resolve,
+    retrain,
+    score,
+    split,
+    unlearn,
+    verify,
+)
 from tasks.common import files, settings
 from tasks.common.errors import EvidenceError, SettingsError
 from tasks.data import records
