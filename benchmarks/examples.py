@@ -4,9 +4,9 @@ digits.
     python -m benchmarks.examples --work /tmp/examples --out docs/examples
 
 One workspace, one batch of five requests, four runs: the default method with the settings of the
-demo, the same with decisions that were made up, the same with a stricter margin, and FCALB as published. The first report of a
-kind is kept, so a kind that no request ends in is an error and not a report made by hand. Some
-minutes on two cores.
+demo, the same with decisions that were made up, the same with a stricter margin, and FCALB as
+published. The first report of a kind is kept, so a kind that no request ends in is an error and not
+a report made by hand. Some minutes on two cores.
 """
 
 from __future__ import annotations
