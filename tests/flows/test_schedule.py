@@ -100,7 +100,9 @@ class Stand:
         with (self.folder / f"{name}.log").open("wb") as log:
             self.processes.append(
                 subprocess.Popen(
-                    [sys.executable, "-m", "prefect", *words],
+                    # a worker hands SIGTERM on to itself as SIGINT, which a test that runs in the
+                    # background of a shell would make it ignore
+                    ["env", "--default-signal=INT", sys.executable, "-m", "prefect", *words],
                     cwd=self.folder,
                     env=self.environment,
                     stdin=subprocess.DEVNULL,
