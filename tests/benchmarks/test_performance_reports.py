@@ -20,14 +20,12 @@ def page(tmp_path: Path) -> Path:
     return found
 
 
-def test_reports_are_made_in_three_ways_and_their_steps_are_told(
-    page: Path, tmp_path: Path
-) -> None:
+def test_reports_are_made_in_two_ways_and_their_steps_are_told(page: Path, tmp_path: Path) -> None:
     reports.main(requests=1, few=1, rounds=1, page=page, out=tmp_path)
     figures = files.read_json(tmp_path / "reports.json")
-    assert set(figures["cpu"]) == {reports.OURS, reports.ALONE, reports.LOOP}
+    assert set(figures["cpu"]) == {reports.OURS, reports.ALONE}
     assert sum(one["median"] for one in figures["shares"].values()) == pytest.approx(1, abs=0.01)
-    assert f"| {reports.LOOP} |" in page.read_text(encoding="utf-8")
+    assert f"| {reports.ALONE} |" in page.read_text(encoding="utf-8")
 
 
 def test_stages_are_measured_by_the_number_of_requests_and_the_largest_batch_may_go_without_reports(

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
@@ -129,12 +130,10 @@ class Stand:
             json.dumps(body if whole is None else whole).encode(),
             {"Content-Type": "application/json"},
         )
-        with urllib.request.urlopen(request) as answer:
-            return json.load(answer)
+        return json.loads(answer_of(request))
 
     def delete(self, path: str) -> None:
-        with urllib.request.urlopen(urllib.request.Request(f"{self.url}/{path}", method="DELETE")):
-            pass
+        answer_of(urllib.request.Request(f"{self.url}/{path}", method="DELETE"))
 
     def troubles(self) -> list[str]:
         """What the watch says of this server, however new its schedules are."""
@@ -451,6 +450,18 @@ def test_a_run_that_is_cancelled_and_one_whose_worker_is_stopped_leave_no_stage_
     assert done.returncode == 0, done.stdout + done.stderr
     with closing(Register(home)) as register:
         assert {case.state for case in register.cases()} == {State.AWAITING_SIGNOFF}
+
+
+def answer_of(request: urllib.request.Request) -> bytes:
+    """The body of a server's answer; one whose database is busy (503) is asked again."""
+    while True:
+        try:
+            with urllib.request.urlopen(request) as answer:
+                return bytes(answer.read())
+        except urllib.error.HTTPError as error:
+            if error.code != 503:
+                raise
+        time.sleep(1)
 
 
 def stages(home: Path) -> list[psutil.Process]:
