@@ -20,7 +20,7 @@ SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True)
-class Rung:
+class ClimbedRung:
     """A rung with what became of it.
 
     Attributes:
@@ -68,13 +68,13 @@ class Batch:
     rules: GateRules
     lineage: dict[str, Any]
 
-    def climbed(self, judged: ladder.Judged) -> Iterator[Rung]:
+    def climbed(self, judged: ladder.Judged) -> Iterator[ClimbedRung]:
         """All rungs from the lowest to the highest.
 
         Args:
             judged: the verdicts on the model of the first rung.
         """
-        rung = Rung(
+        rung = ClimbedRung(
             FIRST,
             self.settings,
             ladder.Outcome.of(judged),
@@ -92,19 +92,19 @@ class Batch:
         if self.settings.ladder.retrain and exact and self.settings.verify.mode == "references":
             yield self._exact(last, exact)
 
-    def _further(self, planned: ladder.PlannedRung) -> Rung:
+    def _further(self, planned: ladder.PlannedRung) -> ClimbedRung:
         folder = self.rungs / planned.name
         outcome = ladder.Outcome.read(folder / ladder.OUTCOME)
         if outcome.state != "tried":
-            return Rung(planned.name, planned.settings, outcome, {}, {}, 0.0)
+            return ClimbedRung(planned.name, planned.settings, outcome, {}, {}, 0.0)
         judged = ladder.judge(self.with_model_of(planned.name), self.rules)
         model = files.read_json(folder / ladder.MODEL)
         # a model that came from another machine brings its cost along
         cost_ledger.keep("unlearn", str(model["weights_sha256"]), _cost(model))
         outcome = ladder.Outcome.of(judged)
-        return Rung(planned.name, planned.settings, outcome, judged, model, planned.cost)
+        return ClimbedRung(planned.name, planned.settings, outcome, judged, model, planned.cost)
 
-    def _exact(self, last: Rung, exact: ModelScores) -> Rung:
+    def _exact(self, last: ClimbedRung, exact: ModelScores) -> ClimbedRung:
         """The exact retrain, judged like any other; it was trained in any case, whatever the
         budget."""
         before, model = last.outcome, self.of_lineage("retrained")
@@ -112,9 +112,9 @@ class Batch:
             skipped = ladder.Outcome(
                 before.next_state, before.requests, before.passed, before.hopeless
             )
-            return Rung(RETRAIN, self.settings, skipped, {}, {}, 0.0)
+            return ClimbedRung(RETRAIN, self.settings, skipped, {}, {}, 0.0)
         judged = ladder.judge(self.scores.with_unlearned(exact), self.rules)
-        return Rung(RETRAIN, self.settings, ladder.Outcome.of(judged), judged, model, 0.0)
+        return ClimbedRung(RETRAIN, self.settings, ladder.Outcome.of(judged), judged, model, 0.0)
 
     def with_model_of(self, name: str) -> Scores:
         """The scores with the model of a further rung as the unlearned one."""
@@ -163,7 +163,7 @@ def main(
 
 
 def _told(
-    climbed: list[Rung], proposed: Rung | None, chosen: Settings, rules: GateRules
+    climbed: list[ClimbedRung], proposed: ClimbedRung | None, chosen: Settings, rules: GateRules
 ) -> dict[str, Any]:
     """`ladder.json`."""
     states = [rung.outcome.state for rung in climbed]
@@ -187,7 +187,7 @@ def _told(
     }
 
 
-def _with_model(lineage: dict[str, Any], rung: Rung) -> dict[str, Any]:
+def _with_model(lineage: dict[str, Any], rung: ClimbedRung) -> dict[str, Any]:
     """The lineage with the model of a rung as the unlearned one."""
     models = [
         {**one, **{key: rung.model.get(key) for key in one.keys() - {"name", "role"}}}

@@ -425,6 +425,16 @@ class Unlearn(Section):
     )
     rivals: Rivals = Rivals()
 
+    @model_validator(mode="after")
+    def _resets_in_one_way(self) -> Unlearn:
+        if self.reset_until and (self.reset or self.resets):
+            given = "reset" if self.reset else "resets"
+            raise ValueError(
+                f"got unlearn.{given} beside unlearn.reset_until; expected one of them: set the "
+                "other to 0 or []"
+            )
+        return self
+
 
 FIRST, RETRAIN = "first", "retrain"
 """Rungs of the ladder that always exist: the unlearned model of the stage `unlearn`, and the exact

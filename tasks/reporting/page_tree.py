@@ -97,7 +97,7 @@ def read(html: str) -> dict[str, Any]:
         return f'<img data-picture="{len(pictures) - 1}">'
 
     page = _DROPPED.sub("", _UNPRINTABLE.sub(REPLACEMENT, _INVISIBLE.sub("", html)))
-    reader = _Reader()
+    reader = _PageReader()
     reader.feed(_PICTURE.sub(keep, page))
     reader.close()
     (document,) = reader.root.all("html")
@@ -124,7 +124,7 @@ def _told(body: Element, sought: Callable[[Element], bool]) -> str:
     return "" if found is None else _BLANK.sub(" ", found.text()).strip()
 
 
-class _Reader(HTMLParser):
+class _PageReader(HTMLParser):
     """Reads a page of our templates, in which every element is closed."""
 
     def __init__(self) -> None:
@@ -242,7 +242,7 @@ def _picture(source: str) -> Node:
         "c": classes[1].split() if classes else [],
     }
     if "aria-hidden" not in head:
-        reader = _Reader()
+        reader = _PageReader()
         reader.feed(source)
         (picture,) = reader.root.all("svg")
         words = (part.text() for tag in ("title", "desc") for part in picture.all(tag))

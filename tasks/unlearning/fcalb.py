@@ -106,8 +106,8 @@ def in_force(settings: Settings, task: Task = "people") -> Settings:
     where the user made none.
 
     Recovery learns as the recipe does, in batches half as large, which give more steps in the same
-    time. What `unlearn.rivals` and `unlearn.reset` say goes before. `fcalb` for a whole class is
-    `fcalb_plain`.
+    time. What `unlearn.rivals`, `reset`, `resets` and `reset_until` say goes before. `fcalb` for a
+    whole class is `fcalb_plain`.
     """
     wish, recipe = settings.unlearn, settings.train
     if wish.method == "fcalb" and task == "class":
@@ -127,8 +127,10 @@ def in_force(settings: Settings, task: Task = "people") -> Settings:
         for name in ("epochs", "learning_rate", "retained_share")
         if (value := getattr(wish.rivals, name)) is not None
     }
-    if wish.reset:
+    if wish.reset or wish.resets:
         own |= {"reset": wish.reset, "reset_until": 0.0}
+    elif wish.reset_until:
+        own |= {"reset": 0.0, "reset_until": wish.reset_until}
     return settings.model_copy(update={"unlearn": wish.model_copy(update=own)})
 
 
@@ -319,10 +321,15 @@ class _Losses:
         if (
             wish.phases == "joint" or wish.forget_steps
         ):  # else a model that cannot be tapped will do
-            self.taps, self.teacher_taps = (
-                architectures.Taps(each, wish.taps, forget.floats(slice(0, 1)))
-                for each in (network, teacher)
-            )
+            try:
+                self.taps, self.teacher_taps = (
+                    architectures.Taps(each, wish.taps, forget.floats(slice(0, 1)))
+                    for each in (network, teacher)
+                )
+            except ModelError as error:
+                raise ModelError(
+                    f"{error}; unlearn.method=fcalb_reset reads no features"
+                ) from error
         architectures.hold_still(teacher, batch_norm=wish.teacher_mode == "train")
         self.forget_batches = training_loop.paired(forget).batches(
             wish.batch_size, generator, settings.train
@@ -436,7 +443,7 @@ def reset_share(
 
     order = torch.randperm(len(retain), generator=torch.Generator().manual_seed(seed))
     rows = retain.rows(order[:RESET_RECORDS])
-    images, classes = rows.floats(slice(None)), 0
+    images = rows.floats(slice(None))
     low, high = 0.0, 1.0
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # layers such as dropout draw from the global generator
@@ -445,9 +452,9 @@ def reset_share(
             moved = copy.deepcopy(network)
             move_towards(moved, teacher, middle)
             logits = moved.train()(images).float()
-            classes = classes or logits.shape[1]
             loss = float(functional.cross_entropy(logits, rows.labels))
-            low, high = (middle, high) if loss < until * math.log(classes) else (low, middle)
+            knows_much = loss < until * math.log(logits.shape[1])
+            low, high = (middle, high) if knows_much else (low, middle)
     return high
 
 

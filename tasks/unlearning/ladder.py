@@ -86,7 +86,9 @@ def cost(settings: Settings) -> float:
         return 1.0
     if wish.method in recipes.RECIPES:
         return (recipes.recipe(settings).epochs or 1.0) / full
-    return fcalb.in_force(settings).unlearn.epochs * max(1, len(wish.resets)) / full
+    # which task it is, the records say later; the way for people is the longer one
+    task: fcalb.Task = "class" if wish.task == "class" else "people"
+    return fcalb.in_force(settings, task).unlearn.epochs * max(1, len(wish.resets)) / full
 
 
 def tested(settings: Settings) -> int:

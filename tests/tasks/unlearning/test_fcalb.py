@@ -308,6 +308,27 @@ def test_a_reset_of_the_users_own_takes_the_place_of_the_one_that_is_found() -> 
     assert {row.reset for row in trace} == {0.8}
 
 
+def test_what_the_user_says_of_the_reset_goes_before_what_is_found() -> None:
+    def chosen(**unlearn: Any) -> tuple[float, float]:
+        own = fcalb.in_force(settings.Settings(unlearn=Unlearn(**unlearn))).unlearn
+        return own.reset, own.reset_until
+
+    assert chosen(reset_until=0.9) == (0.0, 0.9)
+    assert chosen(resets=(0.5, 0.7)) == (0.0, 0.0)
+    assert chosen(method="fcalb_reset", reset_until=0.9) == (0.0, 0.9)
+    people = wish(method="fcalb", resets=(0.3, 0.9))
+    _, trace = fcalb.unlearn(
+        fitted(), separable(16, 3), separable(64, 4), people, None, separable(48, 5)
+    )
+    assert {row.reset for row in trace} < {0.3, 0.9}
+
+
+@pytest.mark.parametrize("other", [{"reset": 0.5}, {"resets": [0.5]}])
+def test_a_reset_is_said_in_one_way(other: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="reset_until"):
+        Unlearn.model_validate({"reset_until": 0.75, **other})
+
+
 def test_the_reset_goes_as_far_as_the_loss_that_is_asked_for() -> None:
     network, retain = fitted(), separable(64, 4)
     before = state(network)
