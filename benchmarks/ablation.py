@@ -11,18 +11,17 @@ Example: python -m benchmarks.ablation --world digits --page docs/methods.md
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import Any
 
 import numpy as np
 
-from benchmarks import kept, methods
-from benchmarks.methods import Trial
+from benchmarks import methods
 from benchmarks.study import Study, run
 from tasks.common.settings import Train
 
 FIXED = (0.1, 1.0, 10.0)
 """Weights of the forget loss that a balance which adapts has to beat"""
+EXACT = "exact retrain"
 ADAPTIVE = ("uncertainty", "gradnorm", "dwa", "imtl_g")
 DEFAULT, RESET, JOINT = "default", "reset", "reset, joint"
 """Around what a choice is changed; without forget steps only the last of them has two losses to
@@ -91,39 +90,29 @@ def main(study: Study) -> None:
 
     Example: python -m benchmarks.ablation --world digits --originals 2 --page docs/methods.md
     """
-    given = study.given
     methods.make_models(study)
-    wishes = {"": {"exact retrain": {"method": "retrain"}}} | configurations(given.settings.train)
-    trials = [
-        (
-            (around, what),
-            Trial.of(study, f"{around}: {what}", wish, batch, n),
-        )
-        for batch in range(len(given.batches))
-        for n in range(study.originals)
-        # a round of all changes after the other, so that their times compare
-        for around, changes in wishes.items()
-        for what, wish in changes.items()
-    ]
-    results = kept.each(
-        [trial for _, trial in trials],
-        methods.attempt,
-        study.folder("ablation"),
-        study.jobs,
-        f"{study.world}, ablation",
+    wishes = configurations(study.given.settings.train)
+    outcomes = methods.in_rounds(
+        study,
+        {EXACT: {"method": "retrain"}}
+        | {
+            f"{around}: {what}": wish
+            for around, changes in wishes.items()
+            for what, wish in changes.items()
+        },
+        "ablation",
     )
-    found: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
-    for (name, _), one in zip(trials, results, strict=True):
-        found[name].append(one)
-    retrain = [row["seconds"] for row in found["", "exact retrain"]]
-    rows: dict[str, dict[str, Any]] = defaultdict(dict)
-    for (around, what), some in found.items():
-        rows[around][what] = methods.figures(some, retrain)
+    retrain = [result["seconds"] for result in outcomes[EXACT]]
     figures = {
         "retrain_seconds": float(np.median(retrain)),
         "settings": wishes,
-        "retrain": rows.pop("")["exact retrain"],
-        "rows": dict(rows),
+        "retrain": methods.figures(outcomes[EXACT], retrain),
+        "rows": {
+            around: {
+                what: methods.figures(outcomes[f"{around}: {what}"], retrain) for what in changes
+            }
+            for around, changes in wishes.items()
+        },
     }
     study.publish("ablation", figures, table)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -134,19 +135,7 @@ def main(study: Study, tune_originals: int = 3) -> None:
     wishes = configurations(given.settings) | {
         f"{name}, tuned": choice["wish"] for name, choice in tuned.items()
     }
-    trials = [
-        Trial.of(study, title, wish, batch, n)
-        for batch in range(len(given.batches))
-        for n in range(study.originals)
-        # a round of all methods after the other, so that their times compare
-        for title, wish in wishes.items()
-    ]
-    results = kept.each(
-        trials, attempt, study.folder("methods"), study.jobs, f"{study.world}, methods"
-    )
-    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for trial, result in zip(trials, results, strict=True):
-        found[trial.title].append(result)
+    found = in_rounds(study, wishes, "methods")
     retrain = [row["seconds"] for row in found["exact retrain"]]
     results_of_all = {
         "retrain_seconds": float(np.median(retrain)),
@@ -155,6 +144,30 @@ def main(study: Study, tune_originals: int = 3) -> None:
         "methods": {title: figures(rows, retrain) for title, rows in found.items()},
     }
     study.publish("methods", results_of_all, table, tune_originals=tune_originals)
+
+
+def in_rounds(
+    study: Study, wishes: Mapping[str, dict[str, Any]], name: str
+) -> dict[str, list[dict[str, Any]]]:
+    """Unlearn in each way on every original and batch, and judge: the results by title.
+
+    Args:
+        study: whose models are there.
+        wishes: settings of `unlearn` by title.
+        name: of the benchmark, under which results are kept.
+    """
+    trials = [
+        Trial.of(study, title, wish, batch, n)
+        for batch in range(len(study.given.batches))
+        for n in range(study.originals)
+        # a round of all ways after the other, so that their times compare
+        for title, wish in wishes.items()
+    ]
+    results = kept.each(trials, attempt, study.folder(name), study.jobs, f"{study.world}, {name}")
+    outcomes: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for trial, result in zip(trials, results, strict=True):
+        outcomes[trial.title].append(result)
+    return outcomes
 
 
 def make_models(study: Study, originals: int | None = None) -> None:

@@ -11,13 +11,11 @@ Example: python -m benchmarks.parts --world digits --page docs/methods.md
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import Any
 
 import numpy as np
 
-from benchmarks import kept, methods
-from benchmarks.methods import Trial
+from benchmarks import methods
 from benchmarks.study import Study, run
 from tasks.common.settings import Settings, Unlearn
 from tasks.unlearning import fcalb
@@ -66,22 +64,9 @@ def main(study: Study) -> None:
 
     Example: python -m benchmarks.parts --world digits --originals 3 --page docs/methods.md
     """
-    given = study.given
     methods.make_models(study)
-    wishes = configurations(given.settings)
-    trials = [
-        Trial.of(study, title, wish, batch, n)
-        for batch in range(len(given.batches))
-        for n in range(study.originals)
-        # a round of all after the other, so that their times compare
-        for title, wish in wishes.items()
-    ]
-    results = kept.each(
-        trials, methods.attempt, study.folder("parts"), study.jobs, f"{study.world}, parts"
-    )
-    outcomes: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for trial, result in zip(trials, results, strict=True):
-        outcomes[trial.title].append(result)
+    wishes = configurations(study.given.settings)
+    outcomes = methods.in_rounds(study, wishes, "parts")
     retrain = [result["seconds"] for result in outcomes["exact retrain"]]
     figures = {
         "retrain_seconds": float(np.median(retrain)),

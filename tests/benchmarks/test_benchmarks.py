@@ -8,11 +8,22 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import kept, measure, methods, pareto, tuning, verdicts, worlds
+from benchmarks import (
+    kept,
+    measure,
+    methods,
+    pareto,
+    parts,
+    readings,
+    shares,
+    tuning,
+    verdicts,
+    worlds,
+)
 from benchmarks.study import Study
 from tasks.common import files
 from tasks.common.errors import WorkspaceError
-from tasks.common.settings import Unlearn
+from tasks.common.settings import Settings, Unlearn
 
 FEW = {"fresh": 1, "planted": 1}
 
@@ -100,6 +111,56 @@ def test_methods_are_tuned_judged_kept_and_drawn(
     pareto.main(["digits"], results=out, out=tmp_path / "drawn")
     assert b"FCALB with reset" in first
     assert first == (tmp_path / "drawn" / "trade-digits.svg").read_bytes()
+
+
+@pytest.mark.usefixtures("tiny")
+def test_each_part_of_fcalb_is_left_out_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wishes = parts.configurations(Settings())
+    whole = Unlearn.model_validate(wishes["constraint held to the end, weight 0.1"])
+    assert whole.reset_until == Unlearn.model_validate(wishes["balance dwa"]).reset_until > 0
+    assert Unlearn.model_validate(wishes["without the reset"]).reset_until == 0
+    few = ("exact retrain", "unchanged original", "fcalb, the default")
+    monkeypatch.setattr(parts, "configurations", lambda _: {name: wishes[name] for name in few})
+    page, out = tmp_path / "page.md", tmp_path / "out"
+    page.write_text("<!-- parts digits -->\n<!-- end of parts digits -->\n", encoding="utf-8")
+    parts.main(Study(originals=1, references=7, jobs=1, keep=tmp_path / "keep", out=out, page=page))
+    rows = files.read_json(out / "parts-digits.json")["parts"]
+    assert rows["unchanged original"]["pass"] == 0
+    assert rows["unchanged original"]["influence"][1] > 0.5
+    assert abs(rows["fcalb, the default"]["influence"][1]) < 0.5
+    assert all(row["alike"] <= row["pass"] for row in rows.values())
+    assert "| fcalb, the default |" in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.usefixtures("tiny")
+def test_sharing_alpha_out_lets_no_more_models_pass(tmp_path: Path) -> None:
+    page, out = tmp_path / "page.md", tmp_path / "out"
+    page.write_text("<!-- shares digits -->\n<!-- end of shares digits -->\n", encoding="utf-8")
+    study = Study(references=7, jobs=1, keep=tmp_path / "keep", out=out, page=page)
+    shares.main(study, fresh=3)
+    ladders = files.read_json(out / "shares-digits.json")["ladders"]
+    assert [row["retrain"][1] for row in ladders.values()] == [6, 6, 6]
+    assert [row["half_left_shared"][1] for row in ladders.values()] == [6, 2, 2]
+    for row in ladders.values():
+        assert row["half_left_shared"][0] <= row["half_left_unshared"][0]
+        assert row["retrain"][0] <= ladders["1"]["retrain"][0]
+    assert "| 3 | 0.0167 |" in page.read_text(encoding="utf-8")
+
+
+def test_a_model_shown_other_pixels_is_counted_as_misread_and_recognised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = {name: readings.VALUES[name] for name in ("-1 … 1", "0 … 255")}
+    monkeypatch.setattr(readings, "VALUES", values)
+    page = tmp_path / "page.md"
+    page.write_text("<!-- readings -->\n<!-- end of readings -->\n", encoding="utf-8")
+    readings.main(["digits"], [8], out=tmp_path, page=page)
+    row = files.read_json(tmp_path / "readings.json")["rows"]["digits"]
+    assert (row["models"], row["stopped"]) == (2, 0)
+    assert 0 < row["recognised"] <= row["misreadings"] <= 2
+    assert "| digits | 2 | 0 |" in page.read_text(encoding="utf-8")
 
 
 def test_every_method_has_as_many_tries_and_nobody_who_is_judged_is_tuned_on() -> None:
