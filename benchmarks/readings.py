@@ -6,7 +6,7 @@ misreading counts where the model knows at least 0.8 of the records when it is r
 loses at least 0.15 by it. The value `uncommon` is one that `tasks.training.other_readings` does not
 try.
 
-Example: python -m benchmarks.readings --epochs 2 --epochs 12
+Example: python -m benchmarks.readings --epochs 2 --epochs 12 --epochs 30
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ VALUES: dict[str, dict[str, Any]] = {
 
 def main(
     world: list[str] = ["faces", "garments-class", "cifar"],  # noqa: B006  # typer reads it
-    epochs: list[int] = [2, 12],  # noqa: B006  # typer reads it
+    epochs: list[int] = [2, 12, 30],  # noqa: B006  # typer reads it
     out: Path = measure.RESULTS,
     page: Path = Path("docs/models.md"),
 ) -> None:

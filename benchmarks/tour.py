@@ -268,9 +268,8 @@ def operator(tour: Tour) -> str:
     tour.prefect_again(night - timedelta(seconds=15))
     tour.wait(lambda: tour.completed("nightly"))
     began = datetime.fromisoformat(tour.completed("nightly")[0])
-    tour.check(
-        (began.hour, began.minute) >= (2, 0), f"the schedule began the night at {began:%H:%M:%S}Z"
-    )
+    early = night - timedelta(seconds=10)  # clocks of processes differ, and Prefect may be early
+    tour.check(began >= early, f"the schedule began the night at {began:%H:%M:%S}Z")
     expected = {FIRST: "awaiting_signoff", SECOND: "awaiting_signoff", UNKNOWN: "on_hold"}
     found = tour.states()
     tour.check(expected.items() <= found.items(), f"states {expected}", str(found))

@@ -75,6 +75,10 @@ class Elsewhere(Protocol):
         """Withdraw everything that was handed out."""
 
 
+SIGKILL_TAKES = 2.0
+"""Time that killed processes are given to be gone, s; one that nobody collects never is."""
+
+
 class Runner:
     """Runs stages of one workspace, at most `jobs` at once on this machine.
 
@@ -201,6 +205,10 @@ class Runner:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(grace)
             _signal(process, signal.SIGKILL)  # also what the stage has started itself
+        given_up = time.monotonic() + SIGKILL_TAKES
+        for process in running:  # the signal comes back before what it kills is gone
+            while _signal(process, 0) and time.monotonic() < given_up:
+                time.sleep(0.01)
 
     def _until_unlocked(
         self, stage: str, force: bool, log: Callable[[str], None], begun: float
@@ -299,9 +307,12 @@ def _nowhere(_line: str) -> None:
     pass
 
 
-def _signal(process: subprocess.Popen[str], number: int) -> None:
+def _signal(process: subprocess.Popen[str], number: int) -> bool:
+    """Whether any process of the group was still there, if only to be collected by its parent."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, number)
+        return True
+    return False
 
 
 def _outcome(stage: str, lines: list[str]) -> Outcome:
