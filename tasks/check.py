@@ -1,8 +1,8 @@
-"""Stage: judge the records and the batch's requests by rules.
+"""Stage `check`: validate the records and the batch's requests.
 
-A fault of the data stops the audit before anything is written. A fault of a request is recorded
-here, and `resolve` sets the request aside. The rules are `tasks.data.rules`; Great Expectations
-reports on them.
+A fault in the data stops the audit before anything is written. A fault in a request is recorded,
+and `resolve` sets the request aside. `tasks.data.rules` holds the rules; Great Expectations reports
+on them.
 """
 
 from __future__ import annotations
@@ -40,15 +40,14 @@ def check(
     """Check the data set and the batch, and write data.json and requests.json.
 
     Raises:
-        DataError: the data are at fault, or were not packed; names the records, and nothing is
-            written.
+        DataError: the data are invalid or were not packed; names the records. Nothing is written.
         RequestError: the batch is empty or cannot be read.
     """
     classes = settings.load(params).data.classes
     entries = read_batch(requests)
     table = records.read_table(data)
-    seen = image_pack.read_files(pack, data, len(table))
-    suite, facts = data_suite(table, classes), data_facts(table, data, seen)
+    packed_files = image_pack.read_files(pack, data, len(table))
+    suite, facts = data_suite(table, classes), data_facts(table, data, packed_files)
     passed = expectations.validate(facts, suite, "manifest")
     refuse_faults(facts, suite, passed)
     manifest = records.typed(table)
@@ -56,15 +55,21 @@ def check(
         _finding(rule, ok, rule.broken(facts), records=_first(manifest, rule.broken(facts)))
         for rule, ok in zip(suite, passed, strict=True)
     ]
-    asked = request_findings(entries, manifest, read_directory(data, manifest), seen)
+    batch_findings = request_findings(
+        entries, manifest, read_directory(data, manifest), packed_files
+    )
     report = data_report(manifest, findings, files.sha256(data / "manifest.csv"))
     report["class_names"] = class_names(data, classes)
     files.write_json(out / "data.json", with_sentences(report))
     known_people = data / "identities.csv"
-    identities = files.sha256(known_people) if known_people.exists() else None
-    batch = {"checks": asked, "requests": len(entries), "identities_sha256": identities}
+    identities_sha256 = files.sha256(known_people) if known_people.exists() else None
+    batch = {
+        "checks": batch_findings,
+        "requests": len(entries),
+        "identities_sha256": identities_sha256,
+    }
     files.write_json(out / "requests.json", with_sentences(batch))
-    for line in findings + asked:
+    for line in findings + batch_findings:
         if not line["passed"]:
             stage_cli.say(f"warning: not so: {line['sentence']}")
 
@@ -84,8 +89,8 @@ def data_report(
 
 
 def class_names(data: Path, classes: int) -> list[str]:
-    """What the classes are called, by their number, as the import wrote it into `dataset.json`;
-    their numbers where there is no such file or it is of another number of classes.
+    """The names of the classes in order, from `dataset.json`; their numbers if the file is missing
+    or names another number of classes.
 
     Raises:
         AuditError: the file is no JSON.
@@ -95,13 +100,15 @@ def class_names(data: Path, classes: int) -> list[str]:
     return [str(name) for name in (names if len(names) == classes else range(classes))]
 
 
-def data_facts(table: pd.DataFrame, folder: Path, seen: image_pack.PackedFiles) -> pd.DataFrame:
-    """The manifest beside what was found out about it, a column for each rule that needs one.
+def data_facts(
+    table: pd.DataFrame, folder: Path, packed_files: image_pack.PackedFiles
+) -> pd.DataFrame:
+    """The manifest with the facts about its files, a column for each rule that needs one.
 
     Args:
         table: n records as strings.
         folder: the data folder.
-        seen: what the image files are.
+        packed_files: facts about the image files.
     """
     import pandas as pd
 
@@ -110,8 +117,8 @@ def data_facts(table: pd.DataFrame, folder: Path, seen: image_pack.PackedFiles) 
     return rules.facts(table, folder).assign(
         label_number=label,
         class_share=counts / counts.max(),
-        file_hash=seen.same,
-        file_decodes=seen.decodes | ~seen.readable,
+        file_hash=packed_files.same,
+        file_decodes=packed_files.decodes | ~packed_files.readable,
     )
 
 
@@ -176,7 +183,7 @@ def data_suite(table: pd.DataFrame, classes: int) -> tuple[Rule, ...]:
 
 
 def refuse_faults(facts: pd.DataFrame, suite: Sequence[Rule], passed: Sequence[bool]) -> None:
-    """Raise `DataError` with every error found, the records named."""
+    """Raise `DataError` with every error, and name its records."""
     faults = [
         f"{records.name_records(facts, rule.broken(facts))}: expected that {rule.sentence}"
         for rule, ok in zip(suite, passed, strict=True)
@@ -192,12 +199,12 @@ def request_findings(
     entries: list[Request | RefusedEntry],
     manifest: pd.DataFrame,
     directory: Directory,
-    seen: image_pack.PackedFiles,
+    packed_files: image_pack.PackedFiles,
 ) -> list[dict[str, Any]]:
     """The suite over the batch, as findings for requests.json."""
     people = People(manifest, directory)
-    meant = [_rows_meant(entry, people) for entry in entries]
-    facts = request_facts(entries, meant)
+    selected_rows = [_rows_meant(entry, people) for entry in entries]
+    facts = request_facts(entries, selected_rows)
     passed = expectations.validate(facts, REQUEST_SUITE, "requests")
     ids = facts["request_id"].to_numpy()
     findings = [
@@ -209,7 +216,7 @@ def request_findings(
         )
         for rule, ok in zip(REQUEST_SUITE, passed, strict=True)
     ]
-    return [*findings, near_duplicate_finding(entries, meant, manifest, seen)]
+    return [*findings, near_duplicate_finding(entries, selected_rows, manifest, packed_files)]
 
 
 REQUEST_SUITE = tuple(
@@ -227,37 +234,37 @@ REQUEST_SUITE = tuple(
 
 
 def request_facts(
-    entries: list[Request | RefusedEntry], meant: list[NDArray[np.intp] | None]
+    entries: list[Request | RefusedEntry], selected_rows: list[NDArray[np.intp] | None]
 ) -> pd.DataFrame:
     """A row per entry: is it well-formed, known, asked once?
 
     Args:
         entries: the batch.
-        meant: rows of the manifest that each names, as `_rows_meant` gives them.
+        selected_rows: rows of the manifest that each names, as `_rows_meant` gives them.
     """
     import pandas as pd
 
     formed = np.array([isinstance(entry, Request) for entry in entries])
-    has_rows = np.array([rows is not None for rows in meant])
-    once, taken = np.ones(len(entries), bool), set[int]()
-    for number, rows in enumerate(meant):
-        asked = set() if rows is None else set(rows.tolist())
-        once[number] = taken.isdisjoint(asked)
-        taken |= asked
+    has_rows = np.array([rows is not None for rows in selected_rows])
+    asked_once, claimed = np.ones(len(entries), bool), set[int]()
+    for number, rows in enumerate(selected_rows):
+        requested = set() if rows is None else set(rows.tolist())
+        asked_once[number] = claimed.isdisjoint(requested)
+        claimed |= requested
     return pd.DataFrame(
         {
             "request_id": [entry.request_id for entry in entries],
             "request_form": formed,
             "request_subject_known": ~formed | has_rows,
-            "request_records_known": [rows is None or len(rows) > 0 for rows in meant],
-            "request_once": once,
+            "request_records_known": [rows is None or len(rows) > 0 for rows in selected_rows],
+            "request_once": asked_once,
         }
     )
 
 
 def _rows_meant(entry: Request | RefusedEntry, people: People) -> NDArray[np.intp] | None:
-    """Rows of the manifest that a request names; None without a known subject, none if it names
-    other records."""
+    """Rows of the manifest that a request selects; None if its subject is unknown, empty if it
+    names other people's records."""
     if isinstance(entry, RefusedEntry):
         return None
     selection = people.select(entry)
@@ -266,9 +273,9 @@ def _rows_meant(entry: Request | RefusedEntry, people: People) -> NDArray[np.int
 
 def near_duplicate_finding(
     entries: list[Request | RefusedEntry],
-    meant: list[NDArray[np.intp] | None],
+    selected_rows: list[NDArray[np.intp] | None],
     manifest: pd.DataFrame,
-    seen: image_pack.PackedFiles,
+    packed_files: image_pack.PackedFiles,
 ) -> dict[str, Any]:
     """A warning for records of another subject that look the same as one to be forgotten: those
     stay in the model.
@@ -279,40 +286,40 @@ def near_duplicate_finding(
     import pandas as pd
 
     subject, _ = pd.factorize(manifest["subject_id"])
-    of_request = np.full(len(manifest), -1, np.int64)
-    for number, rows in enumerate(meant):
+    request_number = np.full(len(manifest), -1, np.int64)
+    for number, rows in enumerate(selected_rows):
         if rows is not None:
-            of_request[rows] = np.where(of_request[rows] < 0, number, of_request[rows])
+            request_number[rows] = np.where(request_number[rows] < 0, number, request_number[rows])
     content, _ = pd.factorize(manifest["sha256"])  # that of the files: the data passed
-    named, other = near_duplicates.twins(
-        np.flatnonzero(of_request >= 0), subject, content, seen.thumbs
+    requested_rows, twin_rows = near_duplicates.twins(
+        np.flatnonzero(request_number >= 0), subject, content, packed_files.thumbs
     )
-    bad = np.zeros(len(manifest), bool)
-    bad[other] = True
-    concerned = [entries[number].request_id for number in np.unique(of_request[named])]
+    is_twin = np.zeros(len(manifest), bool)
+    is_twin[twin_rows] = True
+    concerned = [entries[number].request_id for number in np.unique(request_number[requested_rows])]
     sentence = say("no record of another data subject looks the same as one to be forgotten")
-    if len(other):
+    if len(twin_rows):
         sentence = say(
             "no record of another data subject looks the same as one to be forgotten ({count} do; "
             "they stay in the "
             "data and the model unless they are asked for, too)",
-            count=bad.sum(),
+            count=is_twin.sum(),
         )
     facts = {
         "name": "near_duplicates",
         "sentence": sentence,
         "severity": "warning",
-        "passed": not len(other),
+        "passed": not len(twin_rows),
     }
     return facts | {
-        "records": _first(manifest, bad),
-        "count": int(bad.sum()),
+        "records": _first(manifest, is_twin),
+        "count": int(is_twin.sum()),
         "requests": concerned,
     }
 
 
 def _finding(
-    rule: Rule, passed: bool, broken: NDArray[np.bool_], **named: list[str]
+    rule: Rule, passed: bool, broken: NDArray[np.bool_], **names: list[str]
 ) -> dict[str, Any]:
     facts = {
         "name": rule.name,
@@ -320,11 +327,11 @@ def _finding(
         "severity": rule.severity,
         "passed": passed,
     }
-    return facts | {"records": [], "count": int(broken.sum())} | named
+    return facts | {"records": [], "count": int(broken.sum())} | names
 
 
-def _first(manifest: pd.DataFrame, bad: NDArray[np.bool_]) -> list[str]:
-    return [str(record_id) for record_id in manifest["record_id"].iloc[np.flatnonzero(bad)[:20]]]
+def _first(manifest: pd.DataFrame, faulty: NDArray[np.bool_]) -> list[str]:
+    return [str(record_id) for record_id in manifest["record_id"].iloc[np.flatnonzero(faulty)[:20]]]
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""Stage `climb`: a further unlearning of the original model, if the one before did not pass for
-everybody."""
+"""Stage `climb`: unlearn the original model again, with other settings, if the previous model did
+not pass for everybody."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def main(
     models: Path,
     out: Path,
 ) -> None:
-    """Unlearn once more with the settings of a rung, score the model, and say whether it passes for
-    every request. Where the rung is not needed, or cannot help, only that is written.
+    """Unlearn with the settings of a rung, score the model, and record whether it passes for every
+    request. If the rung is not needed or cannot help, only that is recorded.
 
     Example: python -m tasks.climb --rung longer --after artifacts/ladder/first/outcome.json
     --original artifacts/train/0/seed-0.safetensors --scores artifacts/score/scores.npz --data data
@@ -38,47 +38,49 @@ def main(
         names = ", ".join(chosen.ladder.order) or "none"
         raise SettingsError(f"got the rung {rung!r}, expected one of ladder.rungs: {names}")
     affordable = {one.name for one in ladder.planned(chosen) if one.affordable}
-    before = ladder.Outcome.read(after)
-    state = before.next_state
+    previous = ladder.Outcome.read(after)
+    state = previous.next_state
     if state == "tried" and rung not in affordable:
         state = "over_budget"
-    with files.whole_folder(models) as kept, files.whole_folder(out) as told:
+    with files.whole_folder(models) as model_folder, files.whole_folder(out) as outcome_folder:
         if state != "tried":
             stage_cli.say(f"{rung}: not tried ({state.replace('_', ' ')})")
-            skipped = ladder.Outcome(state, before.requests, before.passed, before.hopeless)
-            skipped.write(kept / ladder.OUTCOME)
-            skipped.write(told / ladder.OUTCOME)
+            skipped = ladder.Outcome(state, previous.requests, previous.passed, previous.hopeless)
+            skipped.write(model_folder / ladder.OUTCOME)
+            skipped.write(outcome_folder / ladder.OUTCOME)
             return
         on_rung = chosen.on_rung(rung)
-        apply.to_original(original, data, pack, split, forget, on_rung, kept)
-        said = _score(kept / apply.MODEL, data, pack, split, forget, on_rung)
-        said.save(told / ladder.SCORES)
-        (kept / apply.TRACE).rename(told / apply.TRACE)
-        cost = files.read_json((kept / apply.MODEL).with_suffix(".json"))
-        files.write_json(told / ladder.MODEL, {**cost, "path": (models / apply.MODEL).as_posix()})
+        apply.to_original(original, data, pack, split, forget, on_rung, model_folder)
+        model_scores = _score(model_folder / apply.MODEL, data, pack, split, forget, on_rung)
+        model_scores.save(outcome_folder / ladder.SCORES)
+        (model_folder / apply.TRACE).rename(outcome_folder / apply.TRACE)
+        cost = files.read_json((model_folder / apply.MODEL).with_suffix(".json"))
+        files.write_json(
+            outcome_folder / ladder.MODEL, {**cost, "path": (models / apply.MODEL).as_posix()}
+        )
         rules = batch_verdicts.rules(chosen.verify, ladder.alpha(chosen))
-        judged = ladder.judge(Scores.load(scores).with_unlearned(said), rules)
-        outcome = ladder.Outcome.of(judged)
+        verdicts = ladder.judge(Scores.load(scores).with_unlearned(model_scores), rules)
+        outcome = ladder.Outcome.of(verdicts)
         stage_cli.say(f"{rung}: {outcome.passed} of {outcome.requests} requests pass")
-        outcome.write(told / ladder.OUTCOME)
+        outcome.write(outcome_folder / ladder.OUTCOME)
 
 
 def _score(
     model: Path, data: Path, pack: Path, split: Path, forget: Path, chosen: settings.Settings
 ) -> ModelScores:
-    """What the model says of every record, by answers and in the further views that are set."""
+    """Score every record with the model, by its answers and in each view of `verify.views`."""
     from tasks.data import image_pack, records
     from tasks.inspection import views
     from tasks.pooling import answers
     from tasks.training import checkpoints, compute
 
     backend = compute.prepare(chosen.compute)
-    known = image_pack.read(pack, data, chosen.data)
-    requests = records.read_forget(forget, known.manifest)
-    roles = records.read_roles(split, known.manifest)
+    packed = image_pack.read(pack, data, chosen.data)
+    requests = records.read_forget(forget, packed.manifest)
+    roles = records.read_roles(split, packed.manifest)
     network = checkpoints.load(model, chosen.model, chosen.data)
-    margins, classes = answers.of_all(network, known, chosen, backend)
-    material = views.material(known, roles, requests, chosen, backend)
+    margins, classes = answers.of_all(network, packed, chosen, backend)
+    material = views.material(packed, roles, requests, chosen, backend)
     return ModelScores(
         margins,
         classes,

@@ -1,4 +1,5 @@
-"""Stage: read every image file once, compare its hash and decode it, for all later stages."""
+"""Stage `pack`: read every image file once, compare its hash and decode it, for all later
+stages."""
 
 from __future__ import annotations
 
@@ -21,22 +22,22 @@ if TYPE_CHECKING:
     from PIL import Image
 
 MOST_BYTES = 32 * 2**20
-"""Pixels that a process holds at most, unless a single image has more."""
+"""Most pixels that a process holds, unless a single image has more."""
 
 MOST_FILES = 1000
-"""Files that a process is given at a time."""
+"""Most files that a process gets at a time."""
 
 SAY_EVERY = 20_000
-"""Images after which a line tells how far it is."""
+"""Number of images between two lines of progress."""
 
 
 Facts = tuple[image_pack.PackedFiles, NDArray[np.uint32]]
-"""What image files are, and the checksums of their pixels."""
+"""Facts about image files, and the checksums of their pixels."""
 
 
 @dataclass(frozen=True)
 class ManifestSlice:
-    """Some records that follow each other in the manifest.
+    """Consecutive records of the manifest.
 
     Attributes:
         first: row of the first.
@@ -52,28 +53,32 @@ class ManifestSlice:
 
 
 def main(data: Path, params: Path, out: Path) -> None:
-    """Decode all images into one array, and note what every file is.
+    """Decode all images into one array, and record facts about every file.
 
-    A file that is missing, altered or damaged is noted: the stage `check` refuses it together with
-    all other faults of the data. A path that leads out of the data folder is not opened.
+    A file that is missing, altered or damaged is recorded; the stage `check` refuses it together
+    with all other faults in the data. A path that leads out of the data folder is not opened.
 
     Example: python -m tasks.pack --data data --params params.yaml --out artifacts/pack
     """
     make(data, settings.load(params).data, out)
 
 
-def make(data: Path, wanted: settings.Data, out: Path, jobs: int | None = None) -> None:
+def make(data: Path, data_settings: settings.Data, out: Path, jobs: int | None = None) -> None:
     """Write the pack of a data folder into a folder; `jobs` as in `write`."""
     table = records.read_table(data)
-    for left in out.glob(f".{image_pack.IMAGES}-*"):  # of a process that was killed
-        left.unlink()
+    for stale_draft in out.glob(f".{image_pack.IMAGES}-*"):  # of a process that was killed
+        stale_draft.unlink()
     with files.whole_file(out / image_pack.IMAGES) as draft:
-        facts, sums = write(draft, data, table, wanted, jobs)
+        facts, sums = write(draft, data, table, data_settings, jobs)
     image_pack.write(out, data, facts, sums)
 
 
 def write(
-    target: Path, data: Path, table: pd.DataFrame, wanted: settings.Data, jobs: int | None = None
+    target: Path,
+    data: Path,
+    table: pd.DataFrame,
+    data_settings: settings.Data,
+    jobs: int | None = None,
 ) -> Facts:
     """Decode the images of a manifest into a file, (n, channels, side, side) uint8, zeros where
     there is no image.
@@ -82,13 +87,13 @@ def write(
         target: the file, in NumPy's format.
         data: the data folder.
         table: n records as strings.
-        wanted: channels and side of the images.
+        data_settings: channels and side of the images.
         jobs: processes; None: as many as there are cores for this one.
 
     Returns:
-        What every file is, and the checksum (n,) of its pixels.
+        Facts about every file, and the checksum (n,) of its pixels.
     """
-    shape = (len(table), wanted.channels, wanted.image_size, wanted.image_size)
+    shape = (len(table), data_settings.channels, data_settings.image_size, data_settings.image_size)
     array = np.lib.format.open_memmap(target, mode="w+", dtype=np.uint8, shape=shape)
     array.flush()
     del array
@@ -98,7 +103,7 @@ def write(
         0,
     )
     for part, (part_facts, part_sums) in _decoded(
-        list(_parts(data, table, wanted)), target, wanted, jobs or worker_pool.cores()
+        list(_parts(data, table, data_settings)), target, data_settings, jobs or worker_pool.cores()
     ):
         rows = slice(part.first, part.first + len(part.paths))
         for name in ("readable", "same", "decodes", "thumbs"):
@@ -110,15 +115,20 @@ def write(
     return facts, sums
 
 
-def decode(part: ManifestSlice, target: Path, wanted: settings.Data) -> Facts:
-    """Decode some images into their place in the file of all; returns what their files are, and
+def decode(part: ManifestSlice, target: Path, data_settings: settings.Data) -> Facts:
+    """Decode some images into their rows of the target; return facts about their files, and
     checksums."""
     facts = image_pack.PackedFiles.none(len(part.paths))
-    shape = (len(part.paths), wanted.channels, wanted.image_size, wanted.image_size)
+    shape = (
+        len(part.paths),
+        data_settings.channels,
+        data_settings.image_size,
+        data_settings.image_size,
+    )
     decoded = np.zeros(shape, np.uint8)
     for row, (path, sha256) in enumerate(zip(part.paths, part.hashes, strict=True)):
         try:
-            content = files.read_regular(part.root / path, most=images.MAX_BYTES) if path else None
+            content = files.read_regular(part.root / path, limit=images.MAX_BYTES) if path else None
         except DataError:
             continue
         if content is None:
@@ -126,12 +136,12 @@ def decode(part: ManifestSlice, target: Path, wanted: settings.Data) -> Facts:
         facts.readable[row] = True
         facts.same[row] = hashlib.sha256(content).hexdigest() == sha256
         try:
-            picture = images.decode(content, "", wanted)
+            picture = images.decode(content, "", data_settings)
         except DataError:
             continue
         facts.decodes[row] = True
         facts.thumbs[row] = thumbnail(picture)
-        decoded[row] = images.pixels(picture, wanted)
+        decoded[row] = images.pixels(picture, data_settings)
     np.load(target, mmap_mode="r+")[part.first : part.first + len(decoded)] = decoded
     return facts, image_pack.checksums(decoded)
 
@@ -146,8 +156,12 @@ def thumbnail(picture: Image.Image) -> NDArray[np.uint8]:
     ).reshape(-1)
 
 
-def _parts(data: Path, table: pd.DataFrame, wanted: settings.Data) -> Iterator[ManifestSlice]:
-    size = max(1, min(MOST_FILES, MOST_BYTES // (wanted.channels * wanted.image_size**2)))
+def _parts(
+    data: Path, table: pd.DataFrame, data_settings: settings.Data
+) -> Iterator[ManifestSlice]:
+    size = max(
+        1, min(MOST_FILES, MOST_BYTES // (data_settings.channels * data_settings.image_size**2))
+    )
     root, inside = data.resolve(), rules.inside(table["path"], data)
     for first in range(0, len(table), size):
         rows = slice(first, first + size)
@@ -158,18 +172,17 @@ def _parts(data: Path, table: pd.DataFrame, wanted: settings.Data) -> Iterator[M
 
 
 def _decoded(
-    parts: list[ManifestSlice], target: Path, wanted: settings.Data, jobs: int
+    parts: list[ManifestSlice], target: Path, data_settings: settings.Data, jobs: int
 ) -> Iterator[tuple[ManifestSlice, Facts]]:
-    """Each part when it is done, in order; in processes of their own where there is enough to
-    do."""
+    """Each part once it is decoded, in order; several parts are shared among processes."""
     if jobs == 1 or len(parts) == 1:
         for part in parts:
-            yield part, decode(part, target, wanted)
+            yield part, decode(part, target, data_settings)
         return
     with ProcessPoolExecutor(min(jobs, len(parts))) as pool:
         yield from zip(
             parts,
-            pool.map(decode, parts, [target] * len(parts), [wanted] * len(parts)),
+            pool.map(decode, parts, [target] * len(parts), [data_settings] * len(parts)),
             strict=True,
         )
 

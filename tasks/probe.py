@@ -1,4 +1,4 @@
-"""Stage `probe`: what the models' features still hold of the records that were to be forgotten."""
+"""Stage `probe`: measure what the models' features still hold of the forget set."""
 
 from __future__ import annotations
 
@@ -27,23 +27,22 @@ NOTHING_RETRAINED = say(
     "a screening has no retrained models, and nothing says what the features should hold"
 )
 REFERENCES = 8
-"""So many retrained models beside the baseline make the band, so that the stage stays cheap however
-many there are."""
+"""Retrained models that form the band beside the baseline; more would only take longer."""
 MOST_RECORDS = 2000
-"""The linear probe is fitted to so many retained records at most."""
+"""Most retained records that the linear probe is fitted to."""
 MOST_STEPS = 200
-"""Relearning stops after so many steps."""
+"""Most steps of relearning."""
 HALFWAY = 0.5
-"""Relearning need go so much of the way from the retrain baseline's loss to the original's.
+"""Share of the way from the retrain baseline's loss to the original's that relearning goes.
 
-The rest of the way takes every model long, and tells more of the learning rate than of the model.
+The rest takes every model long and depends more on the learning rate than on the model.
 """
 BASELINE = "retrained"
 KEYS = ("original", "unlearned", BASELINE)
 
 Part = dict[str, Any]
 """One measure: a value for each key, the `band` [lowest, highest] of retrained models, and the
-`reason` where None"""
+`reason` if they are None."""
 
 
 def main(
@@ -57,8 +56,7 @@ def main(
     params: Path,
     out: Path,
 ) -> None:
-    """Look past the answers of the original, the unlearned and retrained models, into their
-    features.
+    """Compare the features of the original, the unlearned and retrained models.
 
     Example: python -m tasks.probe --original artifacts/train/0/seed-0.safetensors --unlearned
     artifacts/unlearn/unlearned.safetensors --retrained artifacts/retrain --data data --pack
@@ -67,21 +65,21 @@ def main(
     """
     settings = settings_module.load(params)
     if not settings.references.without_blocks:
-        nothing = {"schema_version": SCHEMA_VERSION, "reason": NOTHING_RETRAINED}
-        files.write_json(out / "probes.json", with_sentences(nothing))
+        skipped = {"schema_version": SCHEMA_VERSION, "reason": NOTHING_RETRAINED}
+        files.write_json(out / "probes.json", with_sentences(skipped))
         return
     backend = compute.prepare(settings.compute)
-    everything = image_pack.read(pack, data, settings.data)
-    manifest = everything.manifest
+    packed = image_pack.read(pack, data, settings.data)
+    manifest = packed.manifest
     requests = records.read_forget(forget, manifest)
-    asked = requests != ""
-    if not asked.any():
+    in_forget_set = requests != ""
+    if not in_forget_set.any():
         raise EvidenceError(f"{forget} names no record; expected a forget set")
-    retained = (records.read_roles(split, manifest) == "training") & ~asked
+    retained = (records.read_roles(split, manifest) == "training") & ~in_forget_set
     paths = roll(original, unlearned, retrained, settings)
     sample = draw(retained, MOST_RECORDS, seeds.derive(settings.seed, "probe", "retained"))
-    retained_sample = reference_blocks.load_rows(sample, everything, settings, backend)
-    forget_set = reference_blocks.load_rows(asked, everything, settings, backend)
+    retained_sample = reference_blocks.load_rows(sample, packed, settings, backend)
+    forget_set = reference_blocks.load_rows(in_forget_set, packed, settings, backend)
 
     def network(name: str) -> nn.Module:
         if name == "original":
@@ -92,14 +90,16 @@ def main(
         f"looking at {len(forget_set)} records to forget, and {len(retained_sample)} retained "
         f"ones, in {len(paths)} models"
     )
-    found = {
+    measures = {
         "schema_version": SCHEMA_VERSION,
         "references": len(paths) - len(KEYS),
         "retained_records": len(retained_sample),
-        "requests": hold(list(paths), network, retained_sample, forget_set, requests[asked]),
+        "requests": hold(
+            list(paths), network, retained_sample, forget_set, requests[in_forget_set]
+        ),
         "relearn": relearn(list(paths), network, forget_set, settings),
     }
-    files.write_json(out / "probes.json", with_sentences(found))
+    files.write_json(out / "probes.json", with_sentences(measures))
 
 
 def roll(original: Path, unlearned: Path, retrained: Path, settings: Settings) -> dict[str, Path]:
@@ -121,25 +121,26 @@ def roll(original: Path, unlearned: Path, retrained: Path, settings: Settings) -
         BASELINE: seed[0],
         **{f"without-{number}": seed[number] for number in numbers},
     }
-    lost = [str(path) for path in paths.values() if not path.is_file()]
-    if lost:
+    missing = [str(path) for path in paths.values() if not path.is_file()]
+    if missing:
         raise EvidenceError(
-            f"{len(lost)} models are missing, first {lost[0]}; run the stages unlearn and retrain"
+            f"{len(missing)} models are missing, first {missing[0]}; run the stages unlearn and "
+            "retrain"
         )
     return paths
 
 
-def draw(rows: NDArray[np.bool_], most: int, seed: int) -> NDArray[np.bool_]:
-    """At most so many of the rows of a mask (n,), at random: a mask again."""
+def draw(rows: NDArray[np.bool_], limit: int, seed: int) -> NDArray[np.bool_]:
+    """A random subset of the rows of a mask (n,), at most `limit`, as a mask."""
     candidates = np.flatnonzero(rows)
-    chosen = np.random.default_rng(seed).permutation(candidates)[:most]
+    chosen = np.random.default_rng(seed).permutation(candidates)[:limit]
     return np.isin(np.arange(len(rows)), chosen)
 
 
 def hold(
     names: Sequence[str],
     network: Callable[[str], nn.Module],
-    known: training_loop.Records,
+    retained: training_loop.Records,
     forget_set: training_loop.Records,
     requests: Strings,
 ) -> dict[str, dict[str, Any]]:
@@ -148,7 +149,7 @@ def hold(
     Args:
         names: the models, as `roll` names them.
         network: gives a model by its name.
-        known: retained records, to fit the probe to.
+        retained: records to fit the probe to.
         forget_set: the n records of the batch.
         requests: (n,) the request that asks for each.
 
@@ -156,52 +157,57 @@ def hold(
         By request the number of its `records`; `linear_probe`, the probe's accuracy on them, a
         share; and `cka`, the similarity to the retrain baseline. Each by model, with the `band`
         [lowest, highest] of the retrained models (for CKA of the references only, since the
-        baseline equals itself). What cannot be measured is None, with the `reason`: a model that
+        baseline equals itself). A measure that fails is None, with the `reason`: a model that
         cannot be tapped must not stop an audit.
     """
-    labels, known_labels = (part.labels.cpu().numpy() for part in (forget_set, known))
-    seen: dict[str, NDArray[np.float32]] = {}
+    labels, retained_labels = (part.labels.cpu().numpy() for part in (forget_set, retained))
+    features: dict[str, NDArray[np.float32]] = {}
     predicted: dict[str, Ints] = {}
     untapped = unprobed = ""
     for position, name in enumerate(names, 1):
         model = network(name)  # one that cannot be loaded is an error
         try:
-            seen[name], sample = (
+            features[name], sample = (
                 feature_probes.read(model, forget_set),
-                feature_probes.read(model, known),
+                feature_probes.read(model, retained),
             )
         except (ModelError, EvidenceError) as error:
             untapped = unprobed = error.args[0]
             break
         try:
-            predicted[name] = feature_probes.linear_probe(sample, known_labels, seen[name])
+            predicted[name] = feature_probes.linear_probe(sample, retained_labels, features[name])
         except EvidenceError as error:
             unprobed = error.args[0]
         stage_cli.say(f"probed the features of {position}/{len(names)} models")
     table: dict[str, dict[str, Any]] = {}
     for request in np.unique(requests):
-        own = requests == request
+        of_request = requests == request
         shares = {
-            name: float((classes[own] == labels[own]).mean()) for name, classes in predicted.items()
+            name: float((classes[of_request] == labels[of_request]).mean())
+            for name, classes in predicted.items()
         }
         table[str(request)] = {
-            "records": int(own.sum()),
+            "records": int(of_request.sum()),
             "linear_probe": _unknown(KEYS, unprobed)
             if unprobed
             else _part(KEYS, shares, names[2:]),
-            "cka": _unknown(KEYS[:2], untapped) if untapped else _similar(seen, own, names[3:]),
+            "cka": _unknown(KEYS[:2], untapped)
+            if untapped
+            else _similar(features, of_request, names[3:]),
         }
     return table
 
 
 def _similar(
-    seen: Mapping[str, NDArray[np.float32]], own: NDArray[np.bool_], references: Sequence[str]
+    features: Mapping[str, NDArray[np.float32]],
+    of_request: NDArray[np.bool_],
+    references: Sequence[str],
 ) -> Part:
-    baseline = seen[BASELINE][own]
+    baseline = features[BASELINE][of_request]
     try:
         values = {
-            name: feature_probes.cka(of[own], baseline)
-            for name, of in seen.items()
+            name: feature_probes.cka(of[of_request], baseline)
+            for name, of in features.items()
             if name != BASELINE
         }
     except EvidenceError as error:
@@ -218,14 +224,13 @@ def relearn(
     """Relearn time of the batch's forget set: training steps until a model's loss on it is halfway
     to the original's.
 
-    Golatkar et al. (2020) count until the loss is the original's. Here the way ends earlier, at
+    Golatkar et al. (2020) count until the loss is the original's. Here counting stops earlier, at
 
         target = L_retrained + HALFWAY (L_original - L_retrained),
 
     L the mean cross-entropy on the forget set, so that retrained models need a few dozen steps and
-    the original none. Fewer than the band: the model still knows. More: the records are
-    over-forgotten, which tells as much. Where the baseline's loss is not above the original's, the
-    original knows nothing that could be relearned.
+    the original none. Fewer steps than the band: the model still knows the records. More: they are
+    over-forgotten. If the baseline's loss is not above the original's, there is nothing to relearn.
 
     Args:
         names: the models, as `roll` names them.
@@ -299,10 +304,10 @@ def _against(
     keys: Sequence[str], values: Mapping[str, float], band: Sequence[str]
 ) -> dict[str, Any]:
     """The values of some models, and the lowest and highest of others; no band without others."""
-    among = [values[name] for name in band]
+    band_values = [values[name] for name in band]
     return {
         **{key: values[key] for key in keys},
-        "band": [min(among), max(among)] if among else None,
+        "band": [min(band_values), max(band_values)] if band_values else None,
     }
 
 

@@ -1,5 +1,5 @@
-"""Stage `propose`: which model passes for every request of the batch, and what was tried until one
-did."""
+"""Stage `propose`: propose the first model that passes for every request, and record what was
+tried."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class ClimbedRung:
-    """A rung with what became of it.
+    """A rung and its outcome.
 
     Attributes:
         name: of the rung.
@@ -45,7 +45,7 @@ class ClimbedRung:
         return self.outcome.state == "tried" and self.outcome.passed == self.outcome.requests
 
     def plain(self) -> dict[str, Any]:
-        """As `ladder.json` has it."""
+        """The rung's entry in `ladder.json`."""
         changes = self.settings.ladder.rungs
         return {
             "name": self.name,
@@ -60,7 +60,7 @@ class ClimbedRung:
 
 @dataclass(frozen=True)
 class Batch:
-    """What the rungs of a batch are judged by."""
+    """The inputs by which the rungs of a batch are judged."""
 
     rungs: Path
     scores: Scores
@@ -105,8 +105,8 @@ class Batch:
         return ClimbedRung(planned.name, planned.settings, outcome, judged, model, planned.cost)
 
     def _exact(self, last: ClimbedRung, exact: ModelScores) -> ClimbedRung:
-        """The exact retrain, judged like any other; it was trained in any case, whatever the
-        budget."""
+        """The exact retrain, judged like any other model; it costs nothing extra, so no budget
+        applies."""
         before, model = last.outcome, self.of_lineage("retrained")
         if before.next_state != "tried":
             skipped = ladder.Outcome(
@@ -135,8 +135,8 @@ def main(
     out: Path,
 ) -> None:
     """Judge the model of every rung that was tried, and propose the first that passes for every
-    request. Its verdicts and lineage are what the report tells; where no unlearned model passes,
-    those of the first rung.
+    request. The report shows that model's verdicts and lineage, or the first rung's if no unlearned
+    model passes.
 
     Example: python -m tasks.propose --rungs artifacts/ladder --scores artifacts/score/scores.npz
     --verdicts artifacts/verify/verdicts.json --lineage artifacts/score/lineage.json --trace
@@ -144,20 +144,20 @@ def main(
     """
     chosen = settings.load(params)
     _refuse_others(rungs, chosen)
-    found, models = files.read_json(verdicts), files.read_json(lineage)
+    final_verdicts, models = files.read_json(verdicts), files.read_json(lineage)
     rules = batch_verdicts.rules(chosen.verify, ladder.alpha(chosen))
     batch = Batch(rungs, Scores.load(scores), chosen, rules, models)
-    climbed = list(batch.climbed(ladder.of_verdicts(found["requests"])))
+    climbed = list(batch.climbed(ladder.of_verdicts(final_verdicts["requests"])))
     proposed = next((rung for rung in climbed if rung.passes), None)
     if proposed is not None and proposed.name not in (FIRST, RETRAIN):
-        found = batch_verdicts.judge(
+        final_verdicts = batch_verdicts.judge(
             batch.with_model_of(proposed.name), chosen.verify.mode, rules, stage_cli.say
         )
         models = _with_model(models, proposed)
         trace = rungs / proposed.name / apply.TRACE
     stage_cli.say(f"proposed: {proposed.name if proposed else 'no model'}")
     files.write_json(out / "ladder.json", _told(climbed, proposed, chosen, rules))
-    files.write_json(out / "verdicts.json", found)
+    files.write_json(out / "verdicts.json", final_verdicts)
     files.write_json(out / "lineage.json", models)
     files.write_bytes(out / "trace.csv", trace.read_bytes())
 
@@ -199,14 +199,14 @@ def _with_model(lineage: dict[str, Any], rung: ClimbedRung) -> dict[str, Any]:
 
 
 def _cost(model: dict[str, Any]) -> dict[str, Any]:
-    """What a model cost, without where it lies."""
+    """What a model cost, without its path and hash."""
     return {key: value for key, value in model.items() if key not in ("path", "weights_sha256")}
 
 
 def _refuse_others(rungs: Path, chosen: Settings) -> None:
-    """See that nothing lies there but the rungs of the settings."""
-    found = {path.name for path in rungs.iterdir() if not path.name.startswith(".")}
-    extra = sorted(found - {FIRST, *chosen.ladder.rungs})
+    """Refuse rungs that the settings do not name."""
+    present = {path.name for path in rungs.iterdir() if not path.name.startswith(".")}
+    extra = sorted(present - {FIRST, *chosen.ladder.rungs})
     if extra:
         raise EvidenceError(
             f"{rungs} holds the rungs {', '.join(extra)}, which the settings do not name; remove "

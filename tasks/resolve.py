@@ -1,5 +1,5 @@
-"""Stage: which records have to be forgotten, and for which request; what cannot be acted on is set
-aside."""
+"""Stage `resolve`: find the records that each request wants forgotten, and set aside requests that
+cannot be acted on."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ REASONS = {
 
 @dataclass(frozen=True)
 class Resolution:
-    """What a batch comes to: (n,) request id per record, "" where retained, and one register entry
+    """The result for a batch: (n,) request id per record, "" if retained, and one register entry
     per request."""
 
     forget: NDArray[np.str_]
@@ -80,14 +80,12 @@ def resolve(
     checked: Path = Path("artifacts/check/requests.json"),
     out: Path = Path("artifacts/resolve"),
 ) -> None:
-    """Write which records are to be forgotten (forget.csv) and what became of each request
-    (register.json)."""
+    """Write the records to forget (forget.csv) and the outcome of each request (register.json)."""
     files.read_json(checked)  # the check was made; what it says of requests is decided here anew
     manifest = records.read_manifest(data)
     roles = records.read_roles(split, manifest)
     resolution = decide(read_batch(requests), manifest, roles, read_directory(data, manifest))
-    # first, so that whoever handles a batch of which nothing is left knows what became of each
-    # request
+    # written first: a batch without any accepted request stops below, and its reasons are kept
     files.write_json(out / "register.json", with_sentences({"batch_requests": resolution.register}))
     refuse_nothing_left(resolution.register, requests.name)
     forgotten = resolution.forget != ""
@@ -125,8 +123,7 @@ def decide(
 
 
 def pseudonym(request_id: str, subject_id: str) -> str:
-    """12 hexadecimal digits that stand for a subject in the papers of one request, and in no
-    other."""
+    """12 hexadecimal digits that stand for a subject in the documents of one request only."""
     return hashlib.sha256(f"erasure-audit/{request_id}/{subject_id}".encode()).hexdigest()[:12]
 
 
@@ -138,17 +135,18 @@ def refuse_nothing_left(register: list[dict[str, Any]], name: str) -> None:
 
 
 def _why_set_aside(entry: dict[str, Any]) -> str | None:
-    """Why a request is set aside, as logs may hold it: they name no record."""
-    named = entry["code"] in ("unknown_record", "record_of_another_subject")
+    """Why a request is set aside, without record ids, for logs."""
+    names_records = entry["code"] in ("unknown_record", "record_of_another_subject")
     return (
         f"{entry['code']}; its report names them"
-        if named
+        if names_records
         else entry["reason"] and str(entry["reason"])
     )
 
 
 class _Claims:
-    """What earlier requests of the batch asked for, and how many records of a class are left."""
+    """The records that earlier requests of the batch claimed, and how many of each class are
+    left."""
 
     def __init__(
         self, manifest: pd.DataFrame, roles: NDArray[np.str_], directory: Directory
@@ -158,7 +156,7 @@ class _Claims:
         self._training = roles == "training"
         self._retained = Counter(self._labels[self._training].tolist())
         self._accepted: list[str] = []
-        # which of the accepted requests asked for the record, from 1; 0: none
+        # number of the accepted request that claims the record, from 1; 0: none
         self._claims = np.zeros(len(manifest), np.intp)
 
     def enter(self, entry: Request | RefusedEntry) -> dict[str, Any]:
@@ -185,7 +183,7 @@ class _Claims:
         return names[np.where(self._training, self._claims, 0)]
 
     def _facts(self, entry: Request, selection: Selection) -> dict[str, Any]:
-        """What the register says of the selection."""
+        """The selection's fields in the register."""
         if selection.subject_id is None:
             return {"types": ", ".join(selection.named)}
         return {
@@ -235,7 +233,7 @@ def _set_aside(entry: Request, code: str, **facts: Any) -> dict[str, Any]:
 
 
 def _line(entry: Request | RefusedEntry, **facts: Any) -> dict[str, Any]:
-    """A line of the register; `facts` are what is known beyond the entry's own head."""
+    """A line of the register; `facts` override the defaults below."""
     blank: dict[str, Any] = {
         "code": None,
         "reason": None,

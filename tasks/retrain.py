@@ -1,4 +1,4 @@
-"""Stage `retrain`: models trained without the forget set, by the recipe of `train`."""
+"""Stage `retrain`: train models without the forget set, by the recipe of `train`."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def main(
     artifacts/split.csv --forget artifacts/resolve/forget.csv --params params.yaml --out
     artifacts/retrain/0
     """
-    wish = settings.load(params)
-    packed = image_pack.read(pack, data, wish.data)
+    chosen = settings.load(params)
+    packed = image_pack.read(pack, data, chosen.data)
     roles = records.read_roles(split, packed.manifest)
-    original_check.require_before_training(packed, roles, wish)
+    original_check.require_before_training(packed, roles, chosen)
     retained = (roles == "training") & (records.read_forget(forget, packed.manifest) == "")
-    reference_blocks.train_block("retrain", block, retained, packed, wish, out)
+    reference_blocks.train_block("retrain", block, retained, packed, chosen, out)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Stage `score`: what every model says of every record. The last stage that needs personal data."""
+"""Stage `score`: score every record with every model. The last stage that reads personal data."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MOST_VALUES = 20
-"""A column with more values is no grouping but a name of something."""
+"""Most values of a column that counts as a grouping; a column with more is a kind of name."""
 ACTIVITY = {
     "original": "train",
     "with": "train",
@@ -40,7 +40,7 @@ ACTIVITY = {
 
 @dataclass(frozen=True)
 class ScoredModel:
-    """A model to score: its name and role in the audit, and where it lies."""
+    """A model to score: its name and role in the audit, and its file."""
 
     name: str
     role: str
@@ -59,7 +59,7 @@ def main(
     params: Path,
     out: Path,
 ) -> None:
-    """Score all records with all models, and write down which models those were.
+    """Score all records with all models, and record the models' lineage.
 
     Example: python -m tasks.score --original artifacts/train/0/seed-0.safetensors --trained
     artifacts/train --unlearned artifacts/unlearn/unlearned.safetensors --retrained
@@ -105,8 +105,10 @@ def main(
         if settings.references.mode != "batch"
         else None
     )
-    fresh = settings.references.mode == "hybrid"
-    judging = ["fresh" if fresh and model.role == "without" else model.role for model in entries]
+    is_hybrid = settings.references.mode == "hybrid"
+    judging = [
+        "fresh" if is_hybrid and model.role == "without" else model.role for model in entries
+    ]
     scores = scoring.Scores(
         np.array([*judging, *["pool"] * (len(pool.phi) if pool else 0)]),
         np.concatenate([np.stack(phi), *([pool.phi] if pool else [])]),
@@ -122,16 +124,16 @@ def main(
     )
     scores.check()
     scores.save(out / "scores.npz")
-    seen, forgotten = roles == "training", requests != ""
+    trained_on, forgotten = roles == "training", requests != ""
     files.write_json(
         out / "lineage.json",
         {
             "models": [lineage_of(entry) for entry in entries],
             "manifest_sha256": files.sha256(data / "manifest.csv"),
-            "history": asdict(release_lineage.history(original, int(seen.sum()))),
+            "history": asdict(release_lineage.history(original, int(trained_on.sum()))),
             "batch": {
-                "forgotten": int((seen & forgotten).sum()),
-                "retained": int((seen & ~forgotten).sum()),
+                "forgotten": int((trained_on & forgotten).sum()),
+                "retained": int((trained_on & ~forgotten).sum()),
             },
             **({"pool": pool.facts} if pool else {}),
         },
@@ -141,10 +143,10 @@ def main(
 def attributes(
     manifest: pd.DataFrame, forgotten: NDArray[np.bool_]
 ) -> tuple[list[str], scoring.Strings]:
-    """Further columns of the manifest with few values, as sex or site: utility is looked at by
+    """Further columns of the manifest with few values, such as sex or site; utility is measured by
     each.
 
-    Scores outlive the records, so the records that are to be forgotten have no value there.
+    Scores outlive the records, so the forget set has no values here.
 
     Args:
         manifest: n records.
@@ -169,12 +171,12 @@ def roll(
     """All models of an audit: the original, the unlearned, the retrain baseline, and the references
     of both kinds.
 
-    The baseline is seed 0 of `retrain` and no reference, so that the self-check judges it as it
-    judges the released model. Seed 0 of `train` is the original model, or a reference where the
-    user brought his own.
+    The baseline is seed 0 of `retrain` and not a reference, so the self-check judges it like the
+    released model. Seed 0 of `train` is the original model, or a reference if the original is the
+    user's own.
 
     Raises:
-        EvidenceError: a model is missing, or a block lies there that the settings do not name.
+        EvidenceError: a model is missing, or there is a block that the settings do not name.
     """
     references = settings.references
     size = references.seeds_per_block
@@ -199,20 +201,21 @@ def roll(
             if n > 0
         ),
     ]
-    lost = [str(entry.path) for entry in entries if not entry.path.is_file()]
-    if lost:
+    missing = [str(entry.path) for entry in entries if not entry.path.is_file()]
+    if missing:
         raise EvidenceError(
-            f"{len(lost)} models are missing, first {lost[0]}; run the stages train and retrain"
+            f"{len(missing)} models are missing, first {missing[0]}; run the stages train and "
+            "retrain"
         )
     return entries
 
 
 def _seeds(folder: Path, blocks: tuple[int, ...], size: int) -> list[Path]:
-    """The models of some blocks by seed, if no other block lies there."""
-    found = {
+    """The models of some blocks by seed. Refuses other blocks in the folder."""
+    present = {
         path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")
     }
-    extra = sorted(found - {str(block) for block in blocks})
+    extra = sorted(present - {str(block) for block in blocks})
     if extra:
         raise EvidenceError(
             f"{folder} holds the blocks {', '.join(extra)}, which the settings do not name; "
@@ -222,7 +225,7 @@ def _seeds(folder: Path, blocks: tuple[int, ...], size: int) -> list[Path]:
 
 
 def lineage_of(entry: ScoredModel) -> dict[str, object]:
-    """What `lineage.json` says of a model: which it is, and what it cost."""
+    """A model's entry in `lineage.json`: which it is, and what it cost."""
     cost_path = entry.path.with_suffix(".json")
     cost: dict[str, object] = files.read_json(cost_path) if cost_path.is_file() else {}
     if cost:  # a model that came from another machine brings its cost along

@@ -1,4 +1,4 @@
-"""Stage: give each data subject one role: training, calibration, control or test."""
+"""Stage `split`: give each data subject one role: training, calibration, control or test."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HELD_OUT = ("calibration", "control", "test")
 """Roles of subjects that no model sees."""
 
 TRIES = 200
-"""Deals that are compared; the one with the best balanced classes is taken."""
+"""Random assignments to compare; the one with the best balanced classes is used."""
 
 
 def split(
@@ -28,7 +28,7 @@ def split(
     params: Path = Path("params.yaml"),
     out: Path = Path("artifacts/split.csv"),
 ) -> None:
-    """Share the data subjects out and write `record_id, role`."""
+    """Assign roles to data subjects and write `record_id, role`."""
     chosen = settings.load(params)
     manifest = records.read_manifest(data)
     if files.read_json(checked).get("manifest_sha256") != files.sha256(data / "manifest.csv"):
@@ -43,14 +43,14 @@ def split(
 def assign(manifest: pd.DataFrame, shares: settings.Split, seed: int) -> NDArray[np.str_]:
     """Give every record a role, the same one to all records of a subject.
 
-    Where the manifest has a `split` column, it decides; its `unseen` subjects are shared out among
-    calibration, control and test in the proportions of the settings. Else all subjects are shared
-    out.
+    A `split` column of the manifest decides; its `unseen` subjects are divided among calibration,
+    control and test in the proportions of the settings. Without the column all subjects are
+    divided.
 
     Args:
         manifest: as `records.read_manifest` returns it.
         shares: shares of subjects.
-        seed: decides who is for what.
+        seed: of the random assignment.
 
     Returns:
         (n,) roles.
@@ -63,33 +63,33 @@ def assign(manifest: pd.DataFrame, shares: settings.Split, seed: int) -> NDArray
     subject, _ = pd.factorize(manifest["subject_id"])
     size = int(subject.max()) + 1
     fixed = np.full(size, "", dtype="<U11")
-    wanted = {"training": 1 - shares.calibration - shares.control - shares.test} | {
+    weights = {"training": 1 - shares.calibration - shares.control - shares.test} | {
         role: float(getattr(shares, role)) for role in HELD_OUT
     }
     if "split" in manifest:
         _refuse_two_roles(manifest)
         fixed[subject] = manifest["split"].replace("unseen", "").to_numpy(np.str_)
-        del wanted["training"]
+        del weights["training"]
     free = np.flatnonzero(fixed == "")
-    taken = {role: int((fixed == role).sum()) for role in rules.ROLES}
+    assigned = {role: int((fixed == role).sum()) for role in rules.ROLES}
     counts = class_counts(subject, manifest["label"].to_numpy(), size)
-    fixed[free] = deal(counts[free], quotas(wanted, len(free), taken), seed)
+    fixed[free] = deal(counts[free], quotas(weights, len(free), assigned), seed)
     return fixed[subject]
 
 
-def quotas(shares: dict[str, float], subjects: int, taken: dict[str, int]) -> dict[str, int]:
+def quotas(shares: dict[str, float], subjects: int, assigned: dict[str, int]) -> dict[str, int]:
     """How many subjects each role gets, by largest remainder; at least one for a role that nobody
     has yet.
 
     Args:
         shares: weight of each role that is to be dealt.
         subjects: number of subjects to deal.
-        taken: subjects who have a role already.
+        assigned: subjects who have a role already.
 
     Raises:
         DataError: there are fewer subjects than empty roles.
     """
-    empty = [role for role in rules.ROLES if not taken[role]]
+    empty = [role for role in rules.ROLES if not assigned[role]]
     if len([role for role in empty if role in shares]) > subjects or any(
         role not in shares for role in empty
     ):
@@ -138,8 +138,8 @@ def deal(counts: NDArray[np.int64], quota: dict[str, int], seed: int) -> NDArray
     numbers = [number for number in quota.values() if number]
     if not len(counts):
         return np.empty(0, dtype="<U11")
-    places = np.concatenate([(np.arange(number) + 0.5) / number for number in numbers])
-    sequence = np.repeat(np.arange(len(roles)), numbers)[np.argsort(places, kind="stable")]
+    positions = np.concatenate([(np.arange(number) + 0.5) / number for number in numbers])
+    sequence = np.repeat(np.arange(len(roles)), numbers)[np.argsort(positions, kind="stable")]
     main = counts.argmax(axis=1)
     random = np.random.Generator(np.random.PCG64(seed))
     best, least = sequence, np.inf
@@ -153,8 +153,8 @@ def deal(counts: NDArray[np.int64], quota: dict[str, int], seed: int) -> NDArray
 
 
 def imbalance(counts: NDArray[np.int64], role: NDArray[np.int64], roles: int) -> float:
-    """How unlike the roles' class shares are: 0 if each has the same; a class that a role lacks
-    counts for much."""
+    """How much the class shares of the roles differ: 0 if all are equal; a missing class weighs
+    heavily."""
     totals = np.zeros((roles, counts.shape[1]))
     for number in range(roles):
         totals[number] = counts[role == number].sum(axis=0)
@@ -167,7 +167,7 @@ def imbalance(counts: NDArray[np.int64], role: NDArray[np.int64], roles: int) ->
 
 
 def describe(manifest: pd.DataFrame, roles: NDArray[np.str_]) -> list[str]:
-    """Lines for the log: sizes of the roles, and classes that control or training lacks."""
+    """Lines for the log: sizes of the roles, and classes missing from control or training."""
     subjects = manifest.assign(role=roles).groupby("role")["subject_id"].nunique()
     lines = ["subjects: " + ", ".join(f"{int(subjects[role])} {role}" for role in rules.ROLES)]
     labels = manifest["label"].to_numpy()

@@ -1,4 +1,4 @@
-"""Stage `train`: models trained with everybody. It knows of no request, so its models serve all
+"""Stage `train`: train models on everybody's records. It reads no request, so its models serve all
 batches."""
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ def main(block: int, data: Path, pack: Path, split: Path, params: Path, out: Pat
     Example: python -m tasks.train --block 0 --data data --pack artifacts/pack --split
     artifacts/split.csv --params params.yaml --out artifacts/train/0
     """
-    wish = settings.load(params)
-    packed = image_pack.read(pack, data, wish.data)
+    chosen = settings.load(params)
+    packed = image_pack.read(pack, data, chosen.data)
     roles = records.read_roles(split, packed.manifest)
-    original_check.require_before_training(packed, roles, wish)
-    reference_blocks.train_block("train", block, roles == "training", packed, wish, out)
+    original_check.require_before_training(packed, roles, chosen)
+    reference_blocks.train_block("train", block, roles == "training", packed, chosen, out)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Stage `unlearn`: the original model without the influence of the forget set."""
+"""Stage `unlearn`: remove the influence of the forget set from the original model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def main(
     --pack artifacts/pack --split artifacts/split.csv --forget artifacts/resolve/forget.csv --params
     params.yaml --out artifacts/unlearn
 
-    Nothing is written unless the model is whole: an error leaves what is there as it is.
+    Files are written only if the whole stage succeeds; an error leaves earlier results in place.
     """
     apply.to_original(original, data, pack, split, forget, settings.load(params), out)
 

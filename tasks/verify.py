@@ -1,4 +1,4 @@
-"""Stage `verify`: one verdict with its evidence per request, from the scores alone."""
+"""Stage `verify`: judge every request from the scores alone, with the evidence for each verdict."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def main(scores: Path, params: Path, out: Path, outcome: Path | None = None) -> 
     Example: python -m tasks.verify --scores artifacts/score/scores.npz --params params.yaml --out
     artifacts/verify --outcome artifacts/ladder/first/outcome.json
 
-    Where the ladder has further rungs, each is judged at a share of `verify.alpha`, this one, too.
-    `outcome` says whether the next rung is needed.
+    If the ladder has further rungs, each rung is judged at a share of `verify.alpha`, including
+    this one. `outcome` records whether the next rung is needed.
     """
     chosen = settings.load(params)
     rules = batch_verdicts.rules(chosen.verify, ladder.alpha(chosen))

@@ -24,18 +24,18 @@ def faces(root: Path) -> dict[str, tuple[str, ...] | None]:
     Args:
         root: the repository.
     """
-    shown: dict[str, tuple[str, ...] | None] = {}
+    public: dict[str, tuple[str, ...] | None] = {}
     for top in ROOTS:
         for init in sorted((root / top).glob("*/__init__.py")):
-            shown[f"{top}.{init.parent.name}"] = _all(init)
-    return shown
+            public[f"{top}.{init.parent.name}"] = _all(init)
+    return public
 
 
 def violations(root: Path) -> Iterator[str]:
     """What breaks the rule, one line each: faces that are missing, too wide or wrong, and imports
     that reach past one."""
-    shown = faces(root)
-    for package, names in shown.items():
+    public = faces(root)
+    for package, names in public.items():
         folder = root / package.replace(".", "/")
         if names is None:
             yield f"{package}: __init__.py has no __all__ that names its public modules"
@@ -47,8 +47,8 @@ def violations(root: Path) -> Iterator[str]:
                 yield f"{package}: __all__ names {name}, which is not a module of it"
     for path in sorted(path for top in ROOTS for path in (root / top).rglob("*.py")):
         module = ".".join(path.relative_to(root).with_suffix("").parts)
-        for line, package, name in _imported(path, shown):
-            if not module.startswith(f"{package}.") and name not in (shown[package] or ()):
+        for line, package, name in _imported(path, public):
+            if not module.startswith(f"{package}.") and name not in (public[package] or ()):
                 yield f"{path.relative_to(root)}:{line}: {package}.{name} is private to its package"
 
 

@@ -48,22 +48,22 @@ def main(source: Path = Path("/usr/share/fonts/opentype/noto")) -> None:
     Example: python -m tools.cut_fonts --source /usr/share/fonts/opentype/noto
     """
     text = characters()
-    for made, collection in CUT.items():
-        save(made, cut(source / collection, text), FAMILY)
-    made, collection = USUAL
-    save(made, cut(source / collection, usual_characters()), f"{FAMILY} More")
+    for name, collection in CUT.items():
+        save(name, cut(source / collection, text), FAMILY)
+    name, collection = USUAL
+    save(name, cut(source / collection, usual_characters()), f"{FAMILY} More")
 
 
 def characters() -> str:
     """The characters of the catalogue, and those that are always needed."""
     catalogue = gettext_catalogues.read(gettext_catalogues.LOCALES / "zh.po")
-    said = "".join(
+    text = "".join(
         part
         for message in catalogue
         if message.id
         for part in gettext_catalogues.translations(message)
     )
-    return "".join(sorted(set(said) - {"\n"} | set(ALWAYS)))
+    return "".join(sorted(set(text) - {"\n"} | set(ALWAYS)))
 
 
 def usual_characters() -> str:

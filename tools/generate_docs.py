@@ -48,10 +48,10 @@ def main(check: bool = False) -> None:
 
 def architecture_page() -> str:
     """The page on the architecture, with the tree of packages and modules of today."""
-    before, mark, rest = ARCHITECTURE.read_text(encoding="utf-8").partition("<!-- tree -->\n")
+    before, mark, after_mark = ARCHITECTURE.read_text(encoding="utf-8").partition("<!-- tree -->\n")
     if not mark:
         raise WorkspaceError(f"{ARCHITECTURE} has no mark <!-- tree --> for the tree of modules")
-    after = rest[rest.index("<!-- end of tree -->") :]
+    after = after_mark[after_mark.index("<!-- end of tree -->") :]
     return f"{before}{mark}{tree()}{after}"
 
 
@@ -76,8 +76,8 @@ def _line(path: Path) -> str:
 
 
 def _first_sentence(path: Path) -> str:
-    said = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-    first = " ".join(said.partition("\n\n")[0].split())
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    first = " ".join(docstring.partition("\n\n")[0].split())
     return first.partition(". ")[0].rstrip(".") + "."
 
 

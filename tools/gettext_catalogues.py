@@ -28,10 +28,10 @@ def said() -> Catalog:
     """Every message of the source, without translations."""
     from babel.messages import Catalog
 
-    found = Catalog()
+    catalogue = Catalog()
     for path, message, plural in sorted((*in_templates(), *in_modules()), key=lambda use: use[0]):
-        found.add((message, plural) if plural else message, locations=[(path, 0)])
-    return found
+        catalogue.add((message, plural) if plural else message, locations=[(path, 0)])
+    return catalogue
 
 
 def in_templates() -> Iterator[tuple[str, str, str]]:
@@ -41,10 +41,10 @@ def in_templates() -> Iterator[tuple[str, str, str]]:
     for path in sorted(path for path in TEMPLATES.rglob("*") if path.suffix in TEXTS):
         with path.open("rb") as file:
             for _, _, message, _ in babel_extract(file, ("_", "gettext", "ngettext"), (), OPTIONS):
-                one, many = (
+                singular, plural = (
                     (message[0], message[1]) if isinstance(message, tuple) else (message, "")
                 )
-                yield path.as_posix(), str(one), str(many or "")
+                yield path.as_posix(), str(singular), str(plural or "")
 
 
 def in_modules() -> Iterator[tuple[str, str, str]]:
@@ -82,15 +82,15 @@ def renewed(path: Path) -> str:
     from babel.messages import Catalog, pofile
 
     head = path.read_text(encoding="utf-8").partition("\n\n")[0]
-    known, found = read(path), Catalog(locale=path.stem)
+    previous, catalogue = read(path), Catalog(locale=path.stem)
     for message in said():
         if message.id:
-            before = known.get(message.id)
-            found.add(
+            before = previous.get(message.id)
+            catalogue.add(
                 message.id, string=before.string if before else "", locations=message.locations
             )
     target = BytesIO()
     pofile.write_po(
-        target, found, width=120, omit_header=True, include_lineno=False, sort_output=True
+        target, catalogue, width=120, omit_header=True, include_lineno=False, sort_output=True
     )
     return f"{head}\n\n{target.getvalue().decode()}"

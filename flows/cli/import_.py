@@ -99,7 +99,7 @@ def idx(
             subjects=subjects,
             min_records=min_records,
             seed=seed,
-            given=_classes(class_file),
+            class_names=_classes(class_file),
         ),
         "idx",
     )
@@ -141,7 +141,7 @@ def npz(
             maxval=maxval,
             white=white,
             attributes=attribute or [],
-            given=_classes(class_file),
+            class_names=_classes(class_file),
         ),
         "npz",
     )
@@ -173,7 +173,7 @@ def image_folder(
     _bring_in(
         folder,
         lambda data: source.bring_in(
-            data, images, table, identities, white=white, given=_classes(class_file)
+            data, images, table, identities, white=white, class_names=_classes(class_file)
         ),
         "folder",
         white,

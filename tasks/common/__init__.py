@@ -1,4 +1,4 @@
-"""What every room uses: errors, files, settings, languages, random streams, the stage command."""
+"""Used by every package: errors, files, settings, languages, random streams, the stage command."""
 
 __all__ = [
     "cost_ledger",

@@ -1,7 +1,7 @@
 """Measured costs, kept in git under `ledger/` so that a reproduced audit gives the same files.
 
 A second run of a stage takes another number of seconds. So the cost of a model is filed under the
-hash of its weights and never overwritten: a run that makes the same weights again reads it back.
+hash of its weights and never overwritten: a run that makes the same weights reads it back.
 """
 
 from __future__ import annotations

@@ -29,14 +29,14 @@ MOST_BYTES = 2 * 2**30
 def whole_folder(target: Path) -> Iterator[Path]:
     """Yield an empty folder beside `target` that replaces it when the block ends without an error.
 
-    Drafts that killed processes left of the same target are removed. Only one process at a time
-    may write a target.
+    Drafts of the same target that killed processes left behind are removed. Only one process at a
+    time may write a target.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in target.parent.glob(f".{glob.escape(target.name)}-????????"):
+    for old_draft in target.parent.glob(f".{glob.escape(target.name)}-????????"):
         # `tempfile` names drafts like this; the pattern excludes the draft of `<name>-2`
-        if re.fullmatch("[a-z0-9_]{8}", leftover.name[-8:]):
-            shutil.rmtree(leftover, ignore_errors=True)
+        if re.fullmatch("[a-z0-9_]{8}", old_draft.name[-8:]):
+            shutil.rmtree(old_draft, ignore_errors=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         yield draft
@@ -110,14 +110,14 @@ def sha256(path: Path) -> str:
 
 
 def read_regular(
-    path: Path, hint: str = "correct the path", most: int = MOST_BYTES, name: str | None = None
+    path: Path, hint: str = "correct the path", limit: int = MOST_BYTES, name: str | None = None
 ) -> bytes:
     """Read a user's file whole. A pipe or a device is refused: reading it may never end.
 
     Args:
         path: the file.
         hint: what the user can do if it cannot be read.
-        most: largest size, bytes.
+        limit: largest size, bytes.
         name: what an error calls it; None: the file's name.
 
     Raises:
@@ -129,8 +129,8 @@ def read_regular(
         # checked before opening: opening a pipe without a writer would block
         if not stat.S_ISREG(facts.st_mode):
             raise DataError(f"{name}: expected a file, got a {_kind(facts)}; {hint}")
-        if facts.st_size > most:
-            raise DataError(f"{name}: got {facts.st_size} bytes, expected at most {most}")
+        if facts.st_size > limit:
+            raise DataError(f"{name}: got {facts.st_size} bytes, expected at most {limit}")
         return path.read_bytes()
     except FileNotFoundError as error:
         raise DataError(f"{name}: no such file; {hint}") from error
@@ -178,7 +178,7 @@ def read_csv(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
         ) from error
     header = [str(column).strip() for column in rows.iloc[0]]
     _refuse_header(name, header, columns)
-    if (rows.iloc[:, -1] == "").any():  # so it ends in any row that was cut short
+    if (rows.iloc[:, -1] == "").any():  # pandas fills a short row with blanks
         _refuse_short_rows(name, content, len(header))
     table = rows.iloc[1:].reset_index(drop=True)
     table.columns = pd.Index(header)
@@ -201,7 +201,7 @@ def _refuse_header(name: str, header: list[str], columns: tuple[str, ...]) -> No
 
 
 def _header_hint(header: list[str], missing: list[str]) -> str:
-    """What is likely wrong with a header; it may be personal data, so it is not repeated."""
+    """The likely fault of a header. A header may be personal data, so it is not repeated."""
     first = header[0] if len(header) == 1 else ""
     for sign, called in ((";", "semicolons"), ("\t", "tabs")):
         if sign in first:
@@ -212,7 +212,7 @@ def _header_hint(header: list[str], missing: list[str]) -> str:
 
 
 def _refuse_short_rows(name: str, content: bytes, columns: int) -> None:
-    """pandas fills a row that was cut short with blanks, so another reader counts."""
+    """Count values with another reader: pandas fills short rows with blanks."""
     import csv
 
     lines = content.decode("utf-8-sig").splitlines(keepends=True)

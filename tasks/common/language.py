@@ -1,10 +1,9 @@
 """The languages of the reports: text from gettext catalogues, numbers and dates by locale.
 
-English is the language of the source. Every other one is a catalogue,
-`reports/templates/locales/<code>.po`, which is compiled in memory. What a stage says in words is a
-`Sentence`: English text for programs and people, which also knows the message and the values that
-it was made of. These go beside it into the stage's file and from there into `evidence.json`, so
-that this alone is enough to tell it in another language.
+English is the language of the source. Every other language is a catalogue,
+`reports/templates/locales/<code>.po`, which is compiled in memory. Stages write `Sentence`s:
+English text that also keeps the message and the values it was made from. Both are stored beside the
+text in the stage's file and in `evidence.json`, so that file is enough to translate it.
 """
 
 from __future__ import annotations
@@ -26,17 +25,17 @@ if TYPE_CHECKING:
 
 Code = Literal["en", "zh"]
 SOURCE: Code = "en"
-"""The language that is written in the source, and needs no catalogue."""
+"""The language of the source, which needs no catalogue."""
 LOCALES: dict[Code, str] = {"en": "en_GB", "zh": "zh_CN"}
-"""What numbers and dates follow in each language."""
+"""The locale of numbers and dates in each language."""
 NATIVE: dict[Code, str] = {"en": "English", "zh": "中文 (Chinese)"}
 """What each language calls itself."""
 SENTENCES = "sentences"
-"""Key under which a file has the messages and values of its sentences, by their English text."""
+"""Key under which a file keeps the messages and values of its sentences, by their English text."""
 
 
 class Sentence(str):
-    """English text that knows the message and the values that it was made of."""
+    """English text that keeps the message and the values it was made from."""
 
     message: str
     values: dict[str, str | int | float]
@@ -45,16 +44,16 @@ class Sentence(str):
         """Args: message: English text with `{name}` or `{name:format}` where a value goes, as
         `str.format` reads it. values: text, numbers and other sentences.
         """
-        known = {name: _plain(value) for name, value in values.items()}
-        found = super().__new__(cls, _fill(message, known, _english))
-        found.message, found.values = message, known
-        return found
+        plain_values = {name: _plain(value) for name, value in values.items()}
+        sentence = super().__new__(cls, _fill(message, plain_values, _english))
+        sentence.message, sentence.values = message, plain_values
+        return sentence
 
     def __getnewargs__(self) -> tuple[str, dict[str, str | int | float]]:  # type: ignore[override]
         return self.message, self.values
 
     def told(self) -> dict[str, Any]:
-        """What the sentence was made of, as a file has it."""
+        """The message and the values of the sentence, as a file keeps them."""
         values = {
             name: v.told() if isinstance(v, Sentence) else v for name, v in self.values.items()
         }
@@ -62,14 +61,12 @@ class Sentence(str):
 
 
 def say(message: str, /, **values: Any) -> Sentence:
-    """A sentence. The message has to be written out where this is called: catalogues are made from
-    the source."""
+    """Make a sentence. The message must be a literal: catalogues are extracted from the source."""
     return Sentence(message, values)
 
 
 def mark(message: str) -> str:
-    """A message that becomes a `Sentence` later: catalogues are made from the source, where it is
-    written out here."""
+    """Mark a literal as a message for the catalogues; it becomes a `Sentence` later."""
     return message
 
 
@@ -88,12 +85,12 @@ def in_a_list(sentences: Iterable[Sentence]) -> Sentence:
 
 
 def with_sentences(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A stage's result with what its sentences were made of."""
+    """A stage's result with the messages and values of its sentences."""
     return {**values, SENTENCES: sentences(values)}
 
 
 def sentences(value: Any) -> dict[str, Any]:
-    """What the sentences in a stage's result were made of, by their English text."""
+    """The messages and values of the sentences in a stage's result, by their English text."""
     return {str(text): text.told() for text in texts(value) if isinstance(text, Sentence)}
 
 
@@ -122,20 +119,20 @@ def _plain(value: Any) -> str | int | float:
     )
 
 
-def wanted(settled: Sequence[Code], asked: Iterable[str]) -> list[Code]:
+def wanted(configured: Sequence[Code], tags: Iterable[str]) -> list[Code]:
     """The languages of one report.
 
     Args:
-        settled: those of the settings, the main one first.
-        asked: tags (BCP 47) that the request names; one that there is no catalogue of adds nothing.
+        configured: languages of the settings, the main one first.
+        tags: languages (BCP 47) that the request asks for; those without a catalogue are ignored.
     """
-    codes = [code for tag in asked for code in get_args(Code) if code == _primary(tag)]
-    return list(dict.fromkeys([*settled, *codes]))
+    codes = [code for tag in tags for code in get_args(Code) if code == _primary(tag)]
+    return list(dict.fromkeys([*configured, *codes]))
 
 
-def unavailable(asked: Iterable[str]) -> list[str]:
-    """The tags of languages that there is no catalogue of."""
-    return [tag for tag in asked if _primary(tag) not in get_args(Code)]
+def unavailable(tags: Iterable[str]) -> list[str]:
+    """The tags of languages without a catalogue."""
+    return [tag for tag in tags if _primary(tag) not in get_args(Code)]
 
 
 def _primary(tag: str) -> str:
@@ -143,13 +140,12 @@ def _primary(tag: str) -> str:
 
 
 def suffixes(codes: Iterable[Code]) -> dict[Code, str]:
-    """What stands before a file name's extension: nothing for the main language, else the
-    language's code."""
+    """The suffix before a file name's extension: none for the main language, else its code."""
     return {code: f".{code}" if position else "" for position, code in enumerate(codes)}
 
 
 class _Number:
-    """A number that is written as a language writes it, by `str.format`."""
+    """A number that `str.format` writes by the rules of a language."""
 
     def __init__(self, value: float, write: Any) -> None:
         self._value, self._write = value, write
@@ -205,7 +201,7 @@ class Language:
         return babel.Locale.parse(LOCALES[self.code])
 
     def install(self, pages: jinja2.Environment) -> None:
-        """Make templates speak this language: `{% trans %}`, `_()`, the filters, and `language`,
+        """Set up templates for this language: `{% trans %}`, `_()`, the filters, and `language`,
         this object."""
         import jinja2
 
@@ -228,15 +224,18 @@ class Language:
 
         pages.filters["told"] = told
 
-    def tell(self, text: str, made: Mapping[str, Any]) -> str:
-        """A sentence in this language; text that is no sentence, or one of another version, stays
-        as it is.
+    def tell(self, text: str, sentences: Mapping[str, Any]) -> str:
+        """Translate a sentence; text without a known message stays as it is.
 
         Args:
             text: the English text.
-            made: what sentences were made of, by their English text.
+            sentences: messages and values of sentences, by their English text.
         """
-        return text if self.code == SOURCE or text not in made else self._rendered(made[text], text)
+        return (
+            text
+            if self.code == SOURCE or text not in sentences
+            else self._rendered(sentences[text], text)
+        )
 
     def _rendered(self, sentence: Mapping[str, Any], text: str | None = None) -> str:
         message = self.gettext(sentence["message"])
@@ -269,8 +268,8 @@ class Language:
         return self.gettext("%(number)s\u00a0%%") % {"number": self.number(100 * share, digits)}
 
     def rate(self, share: float) -> str:
-        """An error rate, or a confidence, as a percentage: with as many decimals as it has, two at
-        most."""
+        """An error rate or a confidence as a percentage, with as many decimals as it has, at most
+        two."""
         digits = next(
             n for n in (0, 1, 2) if n == 2 or abs(round(100 * share, n) - 100 * share) < 1e-9
         )

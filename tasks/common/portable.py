@@ -1,8 +1,8 @@
 """The same arithmetic on every x86-64 processor with AVX2: fixed instruction sets.
 
 PyTorch, oneDNN, MKL, NumPy and OpenBLAS choose their code by the processor, and different code
-rounds differently. Each of them reads an environment variable when it is loaded. So a stage starts
-itself again with these variables, before anything of them is imported.
+rounds differently. Each reads an environment variable when it is loaded. So a stage restarts itself
+with these variables before it imports any of them.
 """
 
 from __future__ import annotations
@@ -29,8 +29,10 @@ def possible() -> bool:
     """Whether this processor has the instruction sets: x86-64 with AVX2 and FMA."""
     if platform.machine() not in ("x86_64", "AMD64"):
         return False
-    about = Path("/proc/cpuinfo")  # other systems do not have it; their processors are not old
-    flags = about.read_text(encoding="utf-8", errors="replace").split() if about.exists() else []
+    cpuinfo = Path("/proc/cpuinfo")  # Linux only; elsewhere AVX2 is assumed
+    flags = (
+        cpuinfo.read_text(encoding="utf-8", errors="replace").split() if cpuinfo.exists() else []
+    )
     return not flags or {"avx2", "fma"} <= set(flags)
 
 

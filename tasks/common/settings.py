@@ -55,8 +55,8 @@ class Data(Section):
     )
     orientation: Literal["apply", "ignore"] = Field(
         "apply",
-        description="what EXIF or XMP says of turning an image: `ignore` as torchvision's own "
-        "loader",
+        description="whether images are turned as EXIF or XMP says; `ignore` does as "
+        "torchvision's own loader",
     )
     background: GreyLevel | Literal["ignore"] = Field(
         0,
@@ -79,8 +79,8 @@ class Data(Section):
 
 
 class Split(Section):
-    """How data subjects are shared out, where the manifest has no `split` column. What is left over
-    is for training."""
+    """How data subjects are divided if the manifest has no `split` column. The rest is for
+    training."""
 
     calibration: Share = Field(
         0.09, description="share of subjects for tuning the unlearning, never judged with"
@@ -110,8 +110,8 @@ class Model(Section):
     )
     stem: Literal["plain", "small"] = Field(
         "plain",
-        description="of a classifier of torchvision: `plain` as torchvision has it, `small` with "
-        "stride 1 in the first convolution, for models of small images that are trained here",
+        description="first layer of a torchvision classifier: `plain` is torchvision's own, "
+        "`small` has stride 1 in the first convolution, for small images that are trained here",
     )
     preset: str | None = Field(
         None,
@@ -225,14 +225,14 @@ class Original(Section):
         None,
         gt=0,
         le=1,
-        description="what it reaches on its own training records by your own measurement, at "
-        "least; below it the run stops before anything else is trained",
+        description="least accuracy on its own training records, by your own measurement; below it "
+        "the run stops before anything else is trained",
     )
     prefix: str | None = Field(
         None,
-        description="of a checkpoint that holds several copies of the model, such as the weights "
-        "and their moving average: how the tensors' names begin in the copy that is in use, such "
-        "as `ema.`; `''` is the copy without a prefix",
+        description="how the tensors' names begin in the copy that is in use, such as `ema.`, if "
+        "the checkpoint holds several copies (weights and their moving average); `''`: the copy "
+        "without a prefix",
     )
 
 
@@ -258,7 +258,7 @@ Balance = Literal["uncertainty", "fixed", "gradnorm", "dwa", "imtl_g", "descent"
 
 
 class Rivals(Section):
-    """What `fcalb`, `fcalb_reset` and the rivals of FCALB need; null: the method's own, see
+    """Keys of `fcalb`, `fcalb_reset` and the rivals of FCALB; null: the method's own, see
     docs/methods.md."""
 
     epochs: float | None = Field(
@@ -324,8 +324,8 @@ class Rivals(Section):
 
 
 class Unlearn(Section):
-    """How the original model is made to forget. The keys below `task` are those of `fcalb_plain`,
-    and of `fcalb` for a whole class, where they name no other."""
+    """How the original model is made to forget. The keys below `task` are for `fcalb_plain`, and
+    for `fcalb` with a whole class, unless they name another method."""
 
     method: Method = Field(
         "fcalb",
@@ -396,15 +396,16 @@ class Unlearn(Section):
         0.0,
         ge=0,
         le=1,
-        description="way that weights are moved to the random teacher beforehand; 0: none, with "
-        "`fcalb` for people and `fcalb_reset` their own",
+        description="share of the way to the random teacher that weights move before the first "
+        "step; 0: none, or the method's own with `fcalb` for people and `fcalb_reset`",
     )
     reset_until: float = Field(
         0.0,
         ge=0,
         lt=1,
-        description="instead of `reset`: weights are moved until the loss on retained records is "
-        "this share of that of a model that knows nothing; 0: not, with `fcalb` for people its own",
+        description="instead of `reset`: weights move until the loss on retained records is this "
+        "share of that of a model that knows nothing; 0: not used, or the method's own with "
+        "`fcalb` for people",
     )
     resets: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
         (),
@@ -428,17 +429,17 @@ class Unlearn(Section):
     @model_validator(mode="after")
     def _resets_in_one_way(self) -> Unlearn:
         if self.reset_until and (self.reset or self.resets):
-            given = "reset" if self.reset else "resets"
+            other_key = "reset" if self.reset else "resets"
             raise ValueError(
-                f"got unlearn.{given} beside unlearn.reset_until; expected one of them: set the "
-                "other to 0 or []"
+                f"got unlearn.{other_key} beside unlearn.reset_until; expected one of them: set "
+                "the other to 0 or []"
             )
         return self
 
 
 FIRST, RETRAIN = "first", "retrain"
-"""Rungs of the ladder that always exist: the unlearned model of the stage `unlearn`, and the exact
-retrain that `retrain` makes in any case."""
+"""Rungs of the ladder that always exist: the model of the stage `unlearn`, and the exact retrain
+that the stage `retrain` trains anyway."""
 
 
 class Rung(Section):
@@ -451,8 +452,8 @@ class Rung(Section):
 
 
 class Ladder(Section):
-    """What is tried by itself, one rung after the other, when the unlearned model does not pass for
-    every request of the batch."""
+    """What is tried without asking, rung by rung, if the unlearned model does not pass for every
+    request of the batch."""
 
     rungs: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")], Rung] = Field(
         {},
@@ -476,26 +477,26 @@ class Ladder(Section):
 
     @model_validator(mode="after")
     def _is_one_way_up(self) -> Ladder:
-        if taken := sorted({FIRST, RETRAIN} & set(self.rungs)):
-            raise ValueError(f"a rung is called {taken[0]}, which is the name of another one")
-        if lost := sorted(set(self.rungs) - set(self.order)):
+        if reserved := sorted({FIRST, RETRAIN} & set(self.rungs)):
+            raise ValueError(f"a rung is called {reserved[0]}, which is the name of another one")
+        if unreachable := sorted(set(self.rungs) - set(self.order)):
             raise ValueError(
-                f"rungs.{lost[0]} comes after {self.rungs[lost[0]].after!r}; expected one way up: "
-                f"one rung after `{FIRST}`, and one after each further rung"
+                f"rungs.{unreachable[0]} comes after {self.rungs[unreachable[0]].after!r}; "
+                f"expected one way up: one rung after `{FIRST}`, and one after each further rung"
             )
         return self
 
     @property
     def order(self) -> list[str]:
-        """The names of `rungs`, the lowest first; without those that no way leads to."""
+        """The names of `rungs`, the lowest first, without unreachable ones."""
         above: dict[str, list[str]] = {}
         for name, rung in self.rungs.items():
             above.setdefault(rung.after, []).append(name)
-        found, here = list[str](), FIRST
-        while len(names := above.pop(here, [])) == 1:
-            here = names[0]
-            found.append(here)
-        return found
+        names_in_order, current = list[str](), FIRST
+        while len(names := above.pop(current, [])) == 1:
+            current = names[0]
+            names_in_order.append(current)
+        return names_in_order
 
 
 class Verify(Section):
@@ -544,14 +545,13 @@ class Verify(Section):
 
 
 class AdviceLimits(Section):
-    """From when on a full retrain is advised. It changes no verdict; docs/methods.md has what the
-    limits rest on."""
+    """When a full retrain is advised. It changes no verdict; docs/methods.md explains the
+    limits."""
 
     unlearnings: int = Field(
         4,
         ge=1,
-        description="one after the other since the last training from scratch, this batch's "
-        "included",
+        description="unlearnings since the last training from scratch, this batch's included",
     )
     forgotten_share: float = Field(
         0.25,
@@ -643,8 +643,7 @@ class Report(Section):
     )
     identity_check: str = Field(
         "",
-        description="how identities are checked before a request reaches this tool; how, and "
-        "never whose",
+        description="how identities are checked before a request reaches this tool; name no person",
     )
     recipients: tuple[Recipient, ...] = Field(
         (), description="to whom the data were disclosed, a list of `{name, disclosed}`"
@@ -693,8 +692,7 @@ class Report(Section):
 
 
 class Operate(Section):
-    """How requests are operated on day by day. Nothing here changes a verdict or makes a stage
-    stale."""
+    """The daily operation. Nothing here changes a verdict or makes a stage stale."""
 
     identities: Literal["here", "before"] = Field(
         "here",
@@ -708,7 +706,7 @@ class Operate(Section):
     batch_days_left: int = Field(
         21,
         ge=0,
-        description="days before the nearest deadline from which a batch is begun, however few "
+        description="days before the nearest deadline at which a batch begins, however few "
         "requests wait",
     )
     largest_batch: int = Field(200, ge=1, le=100_000, description="requests in a batch at most")
@@ -771,12 +769,12 @@ class Compute(Section):
     )
 
     def environment(self) -> dict[str, str]:
-        """The variables that a stage's process starts with, so that its arithmetic is portable."""
-        asked = self.portable and self.precision == "float32"
-        return portable.VARIABLES if asked and portable.possible() else {}
+        """The environment variables that make a stage's arithmetic portable."""
+        is_wanted = self.portable and self.precision == "float32"
+        return portable.VARIABLES if is_wanted and portable.possible() else {}
 
     def is_portable(self) -> bool:
-        """Whether this process was started with `environment`, and that fixes something."""
+        """Whether this process was started with `environment`, and it is not empty."""
         return bool(self.environment()) and portable.holds()
 
 
@@ -813,31 +811,38 @@ class Settings(Section):
                     f"model.{key} has {len(values)} values, expected one number or one per "
                     f"channel, and data.channels is {self.data.channels}"
                 )
-        wanted = self.references
-        spared = "verify.mode=screening needs no references"
-        needs = self.verify.mode != "screening" and wanted.mode == "batch"
-        if not wanted.without_blocks and needs:
-            raise ValueError(f"references.without_blocks is empty; only {spared}")
-        if not wanted.with_blocks and (wanted.with_from == TRAINED or wanted.mode != "batch"):
+        references = self.references
+        exemption = "verify.mode=screening needs no references"
+        needs = self.verify.mode != "screening" and references.mode == "batch"
+        if not references.without_blocks and needs:
+            raise ValueError(f"references.without_blocks is empty; only {exemption}")
+        if not references.with_blocks and (
+            references.with_from == TRAINED or references.mode != "batch"
+        ):
             if needs:
-                raise ValueError(f"references.with_blocks is empty; only {spared}")
+                raise ValueError(f"references.with_blocks is empty; only {exemption}")
             if self.original.checkpoint.startswith(TRAINED):
                 raise ValueError(
                     "references.with_blocks is empty, so original.checkpoint is made by nobody"
                 )
-        if wanted.mode != "batch" and wanted.with_from == TRAINED:
+        if references.mode != "batch" and references.with_from == TRAINED:
             raise ValueError(
-                f"references.mode is {wanted.mode}, so references.with_from has to name the "
+                f"references.mode is {references.mode}, so references.with_from has to name the "
                 "pool's folder, "
                 "such as references/pool; `erasure-audit pool` makes it"
             )
-        fresh = len(wanted.without_blocks) * wanted.seeds_per_block
-        if wanted.mode == "hybrid" and fresh < 2:
+        retrained = len(references.without_blocks) * references.seeds_per_block
+        if references.mode == "hybrid" and retrained < 2:
             raise ValueError(
-                f"references.mode is hybrid, and references.without_blocks makes {fresh} retrained "
-                "models; expected at least 2, such as without_blocks [0] with seeds_per_block 4"
+                f"references.mode is hybrid, and references.without_blocks makes {retrained} "
+                "retrained models; expected at least 2, such as without_blocks [0] with "
+                "seeds_per_block 4"
             )
-        if wanted.mode == "batch" and wanted.with_blocks and wanted.with_from != TRAINED:
+        if (
+            references.mode == "batch"
+            and references.with_blocks
+            and references.with_from != TRAINED
+        ):
             raise ValueError(
                 f"references.with_from is not {TRAINED}, so references.with_blocks has to be []"
             )
@@ -846,10 +851,10 @@ class Settings(Section):
                 "operate.identities is before, so report.identity_check has to say how they are "
                 "checked"
             )
-        tried = [self.unlearn]
+        methods = [self.unlearn]
         for name in self.ladder.order:
-            tried.append(self.on_rung(name).unlearn)
-            if tried[-1] in tried[:-1]:
+            methods.append(self.on_rung(name).unlearn)
+            if methods[-1] in methods[:-1]:
                 raise ValueError(f"ladder.rungs.{name} is the same as a rung below it")
         return self
 
@@ -926,19 +931,19 @@ def flat(section: Section, prefix: str = "") -> dict[str, Any]:
 
 
 def _meant(key: str) -> str:
-    """A question about the keys that an unknown one resembles: the same name in another section, or
-    one that is spelled alike."""
+    """Suggest keys that an unknown one resembles: the same name in another section, or a similar
+    one."""
     from difflib import get_close_matches
 
-    every = list(flat(Settings()))
-    sections = {name.rpartition(".")[0] for name in every} - {""}
+    all_keys = list(flat(Settings()))
+    sections = {name.rpartition(".")[0] for name in all_keys} - {""}
     leaf = key.rpartition(".")[2]
-    alike = [name for name in every if name.rpartition(".")[2] == leaf]
-    alike = alike or get_close_matches(key, [*every, *sections], n=1, cutoff=0.75)
-    if not alike:
-        leaves = {name.rpartition(".")[2]: name for name in every}
-        alike = [leaves[name] for name in get_close_matches(leaf, leaves, n=1, cutoff=0.75)]
-    return f" (did you mean {' or '.join(alike[:3])}?)" if alike else ""
+    candidates = [name for name in all_keys if name.rpartition(".")[2] == leaf]
+    candidates = candidates or get_close_matches(key, [*all_keys, *sections], n=1, cutoff=0.75)
+    if not candidates:
+        leaves = {name.rpartition(".")[2]: name for name in all_keys}
+        candidates = [leaves[name] for name in get_close_matches(leaf, leaves, n=1, cutoff=0.75)]
+    return f" (did you mean {' or '.join(candidates[:3])}?)" if candidates else ""
 
 
 def assign(path: Path, assignments: list[str]) -> Settings:
@@ -997,13 +1002,13 @@ def assign(path: Path, assignments: list[str]) -> Settings:
 
 
 def changed(settings: Settings) -> dict[str, Any]:
-    """The settings of an audit that differ from their defaults, by dotted key; its name and its
-    operating are none."""
-    usual = flat(Settings())
+    """The settings of an audit that differ from their defaults, by dotted key, without `batch` and
+    `operate`."""
+    defaults = flat(Settings())
     return {
         key: value
         for key, value in flat(settings).items()
-        if value != usual[key] and key != "batch" and not key.startswith("operate.")
+        if value != defaults[key] and key != "batch" and not key.startswith("operate.")
     }
 
 

@@ -1,4 +1,4 @@
-"""Share work on many items among a few processes of one machine, where that repays their start."""
+"""Share work on many items among a few processes of one machine, if it is worth starting them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ Context = TypeVar("Context")
 Item = TypeVar("Item")
 
 MOST = 8
-"""The most processes that share work: each holds the whole context in memory, and a server has
-other tasks."""
+"""Most processes that share work: each holds the whole context in memory, and a server has other
+tasks."""
 AHEAD = 2
 """Items queued per helping process, so that it never waits."""
 
@@ -30,7 +30,7 @@ _context: Any = None
 def each(
     work: Callable[[Context, Item], None],
     items: Sequence[Item],
-    here: Callable[[], Context],
+    make_here: Callable[[], Context],
     make: Callable[[], Context],
     worth: int,
 ) -> Iterator[Item]:
@@ -42,7 +42,7 @@ def each(
     Args:
         work: a function of a module that takes the context and an item, and writes its results.
         items: what to work on; they are pickled to other processes.
-        here: makes the context in this process, after the helping processes have begun to start.
+        make_here: makes the context in this process, while the helping processes start.
         make: makes the same context in a helping process.
         worth: how many items repay starting a process.
 
@@ -51,7 +51,7 @@ def each(
     """
     helpers = min(cores() - 1, MOST - 1, (len(items) - 1) // worth)
     if helpers < 1:
-        context = here()
+        context = make_here()
         for item in items:
             work(context, item)
             yield item
@@ -67,15 +67,15 @@ def each(
 
     try:
         submit()
-        context = here()
+        context = make_here()
         while waiting or running:
             submit()
             if waiting:
                 item = waiting.pop()
                 work(context, item)
                 yield item
-            done, _ = wait(running, timeout=0 if waiting else None, return_when=FIRST_COMPLETED)
-            for future in done:
+            finished, _ = wait(running, timeout=0 if waiting else None, return_when=FIRST_COMPLETED)
+            for future in finished:
                 future.result()
                 yield running.pop(future)
     except BrokenProcessPool as error:

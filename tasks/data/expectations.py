@@ -1,7 +1,7 @@
-"""Great Expectations, asked about our rules.
+"""Validate the rules with Great Expectations.
 
-It is told to answer with yes or no only, so that no value of the data, which may be personal, gets
-into its results; the rows at fault are named by the rules themselves (`tasks.data.rules`).
+It reports only whether a rule holds, so that no value of the data, which may be personal, gets into
+its results; the rules themselves name the faulty rows (`tasks.data.rules`).
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 
 
 def validate(table: pd.DataFrame, suite: Sequence[Rule], name: str) -> list[bool]:
-    """Put the rules to Great Expectations, as one suite: for each by itself, the whole table would
-    be hashed again.
+    """Validate rules as one suite: validated one by one, the whole table would be hashed for each.
 
     Args:
         table: has the columns of all rules.
@@ -36,15 +35,15 @@ def validate(table: pd.DataFrame, suite: Sequence[Rule], name: str) -> list[bool
     with _great_expectations() as (context, expectations):
         from great_expectations import ExpectationSuite  # after its settings are made
 
-        asked = []
+        expected = []
         for rule in suite:
             kind, arguments = rule.expectation()
-            asked.append(getattr(expectations, kind)(**arguments, meta={"rule": rule.name}))
+            expected.append(getattr(expectations, kind)(**arguments, meta={"rule": rule.name}))
         asset = context.data_sources.add_pandas(name).add_dataframe_asset(name)
         definition = asset.add_batch_definition_whole_dataframe(name)
         batch = definition.get_batch({"dataframe": table})
         results = batch.validate(
-            ExpectationSuite(name=name, expectations=asked), result_format="BOOLEAN_ONLY"
+            ExpectationSuite(name=name, expectations=expected), result_format="BOOLEAN_ONLY"
         ).results
     answers = {result.expectation_config.meta["rule"]: result for result in results}
     for rule in suite:
@@ -57,7 +56,7 @@ def validate(table: pd.DataFrame, suite: Sequence[Rule], name: str) -> list[bool
 
 
 def _raised(info: dict[str, Any]) -> bool:
-    """Whether an expectation failed for an error; Great Expectations files it plainly or per
+    """Whether an expectation raised an error; Great Expectations files it at the top or per
     metric."""
     parts = [info, *(part for part in info.values() if isinstance(part, dict))]
     return any(part.get("raised_exception") for part in parts)
@@ -65,8 +64,7 @@ def _raised(info: dict[str, Any]) -> bool:
 
 @contextlib.contextmanager
 def _great_expectations() -> Iterator[tuple[Any, Any]]:
-    """An ephemeral context of Great Expectations that calls nobody, draws no progress bars and
-    leaves no file."""
+    """An ephemeral context of Great Expectations without network calls, progress bars or files."""
     import logging
 
     os.environ["GX_ANALYTICS_ENABLED"] = "false"  # read when it is imported

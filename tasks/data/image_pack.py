@@ -1,8 +1,8 @@
 """The images of a data set, decoded once: what the stage `pack` made and the other stages read.
 
 A pack is a folder with `images.npy`, every record's pixels in the order of the manifest;
-`rows.npz`, by which a reader knows that they are what was written; and `files.npz`, what the stage
-`check` has to know of every image file.
+`rows.npz`, checksums by which a reader verifies them; and `files.npz`, facts about every image file
+for the stage `check`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ THUMB = 8
 
 @dataclass(frozen=True)
 class PackedFiles:
-    """What the n image files are.
+    """Facts about n image files.
 
     Attributes:
         readable: (n,) bool, whether it is there and can be read.
@@ -51,7 +51,7 @@ class PackedFiles:
 
     @classmethod
     def none(cls, size: int) -> PackedFiles:
-        """Of n files none of which was looked at yet."""
+        """Facts about n files that were not read yet."""
         unknown = np.zeros(size, bool)
         return cls(
             unknown, unknown.copy(), unknown.copy(), np.zeros((size, THUMB * THUMB), np.uint8)
@@ -59,7 +59,7 @@ class PackedFiles:
 
     @property
     def sound(self) -> NDArray[np.bool_]:
-        """(n,) which of them a model may be shown."""
+        """(n,) which of them models may see."""
         return self.same & self.decodes
 
 
@@ -69,10 +69,9 @@ class Packed:
 
     Attributes:
         manifest: n records.
-        pixels: (n, channels, side, side) uint8, of a file that is mapped into memory: only what is
-            asked for is read.
-        sound: (n,) where there are some; the image file of the others is missing, altered or
-            damaged.
+        pixels: (n, channels, side, side) uint8, a file mapped into memory: only the rows in use are
+            read.
+        sound: (n,) whether the image file is there, unaltered and undamaged.
         sums: (n,) uint32, as `checksums` gives them.
     """
 
@@ -105,28 +104,28 @@ class Packed:
         return pixels.reshape(len(pixels), *pixels.shape[2:], 1).transpose(0, 3, 1, 2)
 
     def _refuse(
-        self, rows: NDArray[np.bool_] | slice, bad: NDArray[np.bool_], expected: str
+        self, rows: NDArray[np.bool_] | slice, faulty: NDArray[np.bool_], expected: str
     ) -> None:
-        if bad.any():
-            everywhere = np.zeros(len(self.manifest), bool)
-            everywhere[rows] = bad
+        if faulty.any():
+            faulty_rows = np.zeros(len(self.manifest), bool)
+            faulty_rows[rows] = faulty
             raise DataError(
-                f"{records.name_records(self.manifest, everywhere)}: expected {expected}"
+                f"{records.name_records(self.manifest, faulty_rows)}: expected {expected}"
             )
 
 
 def checksums(images: NDArray[np.uint8]) -> NDArray[np.uint32]:
-    """(n,) CRC-32 of each of n images; it finds what has rotted."""
+    """(n,) CRC-32 of each of n images; it detects damage on disk."""
     return np.fromiter((zlib.crc32(image) for image in images), np.uint32, len(images))
 
 
-def read(pack: Path, data: Path, wanted: Data) -> Packed:
+def read(pack: Path, data: Path, data_settings: Data) -> Packed:
     """The manifest of a data folder and its images.
 
     Args:
         pack: folder of the pack.
-        data: the data folder, of which nothing but `manifest.csv` is read.
-        wanted: channels and side of the images, as the settings have them.
+        data: the data folder; only its `manifest.csv` is read.
+        data_settings: channels and side of the images, as the settings have them.
 
     Raises:
         DataError: the manifest is at fault, or the pack is missing, damaged, of another manifest or
@@ -134,7 +133,12 @@ def read(pack: Path, data: Path, wanted: Data) -> Packed:
     """
     manifest = records.read_manifest(data)
     facts = _load(pack, ROWS, data, len(manifest))
-    shape = (len(manifest), wanted.channels, wanted.image_size, wanted.image_size)
+    shape = (
+        len(manifest),
+        data_settings.channels,
+        data_settings.image_size,
+        data_settings.image_size,
+    )
     try:
         pixels = np.load(pack / IMAGES, mmap_mode="r", allow_pickle=False)
     except (OSError, EOFError, ValueError) as error:
@@ -147,7 +151,7 @@ def read(pack: Path, data: Path, wanted: Data) -> Packed:
 
 
 def read_files(pack: Path, data: Path, size: int) -> PackedFiles:
-    """What is known of the image files of a data folder with so many records.
+    """Facts about the image files of a data folder with `size` records.
 
     Raises:
         DataError: the pack is missing, damaged or of another manifest.
@@ -157,8 +161,8 @@ def read_files(pack: Path, data: Path, size: int) -> PackedFiles:
 
 
 def notes_faults(pack: Path) -> bool:
-    """Whether image files were missing, altered or damaged when a pack was made; False where there
-    is none to read."""
+    """Whether image files were missing, altered or damaged when a pack was made; False without a
+    readable pack."""
     try:
         with (pack / ROWS).open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             return not arrays["sound"].all()
@@ -167,7 +171,7 @@ def notes_faults(pack: Path) -> bool:
 
 
 def write(pack: Path, data: Path, facts: PackedFiles, sums: NDArray[np.uint32]) -> None:
-    """Write what belongs to the images of a data folder; the same bytes for the same facts."""
+    """Write the facts beside the images of a data folder; equal facts give equal bytes."""
     _save(pack / ROWS, data, sound=facts.sound, sums=sums)
     _save(
         pack / FILES,
@@ -203,5 +207,5 @@ def _load(pack: Path, name: str, data: Path, size: int) -> dict[str, NDArray[Any
     return facts
 
 
-def _refusal(pack: Path, why: str) -> DataError:
-    return DataError(f"{pack}: {why}; run the stage pack")
+def _refusal(pack: Path, reason: str) -> DataError:
+    return DataError(f"{pack}: {reason}; run the stage pack")

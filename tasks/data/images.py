@@ -1,8 +1,9 @@
-"""From an image file to the pixels that models are shown.
+"""Decode an image file into the pixels that models see.
 
-One rule for every file, grey or colour: orientation by `data.orientation`, transparent pixels on
-`data.background`, deep pixels to 8 bits by `data.white`, the square by `data.resize`. Of a file of
-several pictures the first is taken. TIFF files are always turned: Pillow does it while it decodes.
+Every file, grey or colour, is treated alike: turned by `data.orientation`, transparent pixels laid
+on `data.background`, deep pixels reduced to 8 bits by `data.white`, made square by `data.resize`.
+Of a file with several pictures the first is used. TIFF files are always turned: Pillow does it
+while it decodes.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ SIGNED = 2
 
 
 class _OutOfRangeError(ValueError):
-    """Pixels that are darker than black or brighter than white."""
+    """A pixel is darker than black or brighter than white."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def decode(content: bytes, name: str, data: Data) -> Image.Image:
 
 
 def pixels(picture: Image.Image, data: Data) -> NDArray[np.uint8]:
-    """What models are shown of a decoded picture.
+    """The pixels of a decoded picture that models see.
 
     Args:
         picture: as `decode` returns it.
@@ -136,8 +137,8 @@ def pixels(picture: Image.Image, data: Data) -> NDArray[np.uint8]:
     """
     side = data.image_size
     mode = "L" if data.channels == 1 else "RGB"
-    shown = np.asarray(_square(picture if picture.mode == mode else picture.convert(mode), data))
-    return shown.reshape(side, side, data.channels).transpose(2, 0, 1)
+    array = np.asarray(_square(picture if picture.mode == mode else picture.convert(mode), data))
+    return array.reshape(side, side, data.channels).transpose(2, 0, 1)
 
 
 def _square(picture: Image.Image, data: Data) -> Image.Image:
@@ -211,8 +212,8 @@ def _white(picture: Image.Image, content: bytes) -> tuple[float | None, bool]:
         return None, False
     tags = getattr(picture, "tag_v2", {})
     for tag in (MAX_SAMPLE, MAX_SAMPLE_ANY_TYPE):
-        if (said := _number(tags.get(tag))) and said > 0:
-            return said, True
+        if (stated := _number(tags.get(tag))) and stated > 0:
+            return stated, True
     if picture.mode == "F":
         return 1.0, False
     bits = _significant_bits(content)
@@ -266,8 +267,10 @@ def _formats() -> list[str]:
         from PIL import Image
 
         Image.init()
-        usual = ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM"]
-        _known_formats = usual + [name for name in Image.ID if name not in (*usual, "EPS", "WMF")]
+        preferred = ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM"]
+        _known_formats = preferred + [
+            name for name in Image.ID if name not in (*preferred, "EPS", "WMF")
+        ]
     return _known_formats
 
 

@@ -12,12 +12,11 @@ ALIKE = 3.0
 as the same."""
 
 PLAIN = 8.0
-"""Standard deviation of a thumbnail's grey levels below which it shows too little to be
-compared."""
+"""Standard deviation of grey levels below which a thumbnail has too little contrast to compare."""
 
 
 def twins(
-    named: NDArray[np.intp],
+    requested_rows: NDArray[np.intp],
     subject: NDArray[np.intp],
     content: NDArray[np.intp],
     thumbs: NDArray[np.uint8],
@@ -25,12 +24,12 @@ def twins(
     """Pairs of a named record and a record of another subject that have the same bytes or look the
     same.
 
-    Looking the same: thumbnails differ by at most `ALIKE` on average. Averages over 2 x 4 cells can
-    only be closer than the thumbnails are, so a tree over those 8 numbers finds all candidates
-    without comparing all pairs.
+    Two records look the same if their thumbnails differ by at most `ALIKE` on average. Averages
+    over 2 x 4 cells are never further apart than the thumbnails, so a tree over those 8 numbers
+    finds all candidates without comparing all pairs.
 
     Args:
-        named: rows of the records to be forgotten.
+        requested_rows: rows of the records to be forgotten.
         subject: (n,) number of each record's subject.
         content: (n,) a number for each record's file, the same for the same bytes.
         thumbs: (n, 64) grey levels of the records' thumbnails.
@@ -43,25 +42,29 @@ def twins(
     rough = (
         thumbs.reshape(-1, 2, 4, 4, 2).mean(axis=(2, 4), dtype=np.float32).reshape(len(thumbs), 8)
     )
-    same = _same_value(named, content)
-    shows = named[_contrast(thumbs[named]) >= PLAIN]
-    near: list[list[int]] = []
+    same_file = _same_value(requested_rows, content)
+    shows = requested_rows[_contrast(thumbs[requested_rows]) >= PLAIN]
+    neighbours: list[list[int]] = []
     if len(shows):
         reach = ALIKE * image_pack.THUMB / np.sqrt(image_pack.THUMB) + 1e-3
-        near = (
+        neighbours = (
             cKDTree(rough, compact_nodes=False, balanced_tree=False)
             .query_ball_point(rough[shows], reach)
             .tolist()
         )
-    left = np.concatenate([same[0], np.repeat(shows, [len(rows) for rows in near])]).astype(np.intp)
-    right = np.concatenate([same[1], *(np.array(rows, np.intp) for rows in near)]).astype(np.intp)
+    left = np.concatenate(
+        [same_file[0], np.repeat(shows, [len(rows) for rows in neighbours])]
+    ).astype(np.intp)
+    right = np.concatenate(
+        [same_file[1], *(np.array(rows, np.intp) for rows in neighbours)]
+    ).astype(np.intp)
     foreign = subject[left] != subject[right]
     left, right = left[foreign], right[foreign]
-    apart = np.sqrt(((thumbs[left].astype(np.float32) - thumbs[right]) ** 2).mean(axis=1))
-    alike = (apart <= ALIKE) & (
+    difference = np.sqrt(((thumbs[left].astype(np.float32) - thumbs[right]) ** 2).mean(axis=1))
+    is_twin = (difference <= ALIKE) & (
         (_contrast(thumbs[left]) >= PLAIN) | (content[left] == content[right])
     )
-    return left[alike], right[alike]
+    return left[is_twin], right[is_twin]
 
 
 def _contrast(thumbs: NDArray[np.uint8]) -> NDArray[np.float32]:

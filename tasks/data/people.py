@@ -1,7 +1,7 @@
-"""Which records a request means: from a request to rows of the manifest.
+"""Select the records of a request: from its identities to rows of the manifest.
 
-Labels, splits and roles play no part here. Whether the records can be forgotten is decided by the
-stage `resolve`; whether they leave the data set, by a release and an erasure.
+Labels, splits and roles play no part here. The stage `resolve` decides whether the records can be
+forgotten; a release and an erasure remove them from the data set.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Selection:
-    """The records that one request means.
+    """The records that a request selects.
 
     Attributes:
         rows: (k,) rows of the manifest, in the order of the request where it names single records;
@@ -59,7 +59,7 @@ class People:
         self._own = records.rows_by_subject(manifest)
 
     def select(self, request: Request) -> Selection:
-        """The records that a request means.
+        """Select the records of a request.
 
         Raises:
             PseudonymError: it holds pseudonyms, and the key at hand is missing or another one.
@@ -75,25 +75,25 @@ class People:
         if len(subjects) > 1:
             return Selection(none, fault="ambiguous_subject")
         (subject_id,) = subjects
-        own = self._own[subject_id]
+        own_rows = self._own[subject_id]
         if not request.record_ids:
-            return Selection(own, subject_id, whole_subject=True)
+            return Selection(own_rows, subject_id, whole_subject=True)
         names = self._directory.record_ids(request)
         rows = self._ids.get_indexer(pd.Index(names))
-        for fault, bad in (
+        for fault, faulty in (
             ("unknown_record", rows < 0),
-            ("record_of_another_subject", ~np.isin(rows, own)),
+            ("record_of_another_subject", ~np.isin(rows, own_rows)),
         ):
-            if bad.any():
-                at_fault = tuple(names[number] for number in np.flatnonzero(bad))
+            if faulty.any():
+                at_fault = tuple(names[number] for number in np.flatnonzero(faulty))
                 return Selection(none, subject_id, fault=fault, named=at_fault)
-        return Selection(rows, subject_id, whole_subject=len(rows) == len(own))
+        return Selection(rows, subject_id, whole_subject=len(rows) == len(own_rows))
 
 
 def requested(
     entries: Iterable[Request | RefusedEntry], manifest: pd.DataFrame, directory: Directory
 ) -> NDArray[np.str_]:
-    """Who asks for each record. A record that several requests ask for is the first one's.
+    """The request that asks for each record; the first one, if several do.
 
     Args:
         entries: requests, as `opendsr.read_batch` gives them; those that are refusals, or that

@@ -36,17 +36,17 @@ def read_manifest(folder: Path) -> pd.DataFrame:
             `rules.MANIFEST`.
     """
     table = read_table(folder)
-    for rule, bad in rules.faults(table, folder).items():
-        if bad.any():
+    for rule, faulty in rules.faults(table, folder).items():
+        if faulty.any():
             raise DataError(
-                f"manifest.csv: {name_records(table, bad)}: expected that {rule.sentence}. Correct "
-                "the manifest"
+                f"manifest.csv: {name_records(table, faulty)}: expected that {rule.sentence}. "
+                "Correct the manifest"
             )
     return typed(table)
 
 
 def read_table(folder: Path) -> pd.DataFrame:
-    """Read the manifest as strings, with its columns checked and its values not.
+    """Read the manifest as strings. Checks its columns, not its values.
 
     Raises:
         DataError: the manifest is missing, empty, no CSV in UTF-8, or lacks a column.
@@ -70,16 +70,15 @@ def rows_by_subject(manifest: pd.DataFrame) -> dict[str, NDArray[np.intp]]:
     return {str(subject): np.asarray(rows, np.intp) for subject, rows in grouped.items()}
 
 
-def name_records(table: pd.DataFrame, bad: NDArray[np.bool_], first: int = 5) -> str:
-    """Name the first records at fault and count the rest; a record whose id is malformed is named
-    by its row."""
-    rows = np.flatnonzero(bad)
-    ids = table["record_id"].iloc[rows[:first]].tolist()
+def name_records(table: pd.DataFrame, faulty: NDArray[np.bool_], limit: int = 5) -> str:
+    """Name the first faulty records and count the rest; a malformed id is replaced by its row."""
+    rows = np.flatnonzero(faulty)
+    ids = table["record_id"].iloc[rows[:limit]].tolist()
     names = [
         text if re.fullmatch(rules.IDENTIFIER, text) else f"in row {row + 1}"
         for text, row in zip(ids, rows, strict=False)
     ]
-    more = f" and {len(rows) - first} more" if len(rows) > first else ""
+    more = f" and {len(rows) - limit} more" if len(rows) > limit else ""
     return f"record{'s' if len(rows) > 1 else ''} {', '.join(names)}{more}"
 
 
@@ -133,9 +132,9 @@ def _aligned(
     return aligned
 
 
-def _refuse(table: pd.DataFrame, bad: NDArray[np.bool_], path: Path, expected: str) -> None:
-    if bad.any():
+def _refuse(table: pd.DataFrame, faulty: NDArray[np.bool_], path: Path, expected: str) -> None:
+    if faulty.any():
         raise DataError(
-            f"{path.name}: {name_records(table, bad)}: expected {expected}; run the stage that "
+            f"{path.name}: {name_records(table, faulty)}: expected {expected}; run the stage that "
             "makes it"
         )

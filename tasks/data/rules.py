@@ -1,8 +1,8 @@
 """The rules of the data set's tables, each written once.
 
-A rule is an expectation of Great Expectations, by which the stage `check` reports on it, and from
-the same values a fast test that says which rows break it. Importers and every stage that reads the
-manifest use the fast test; values, which may be personal, are in no result.
+A rule gives an expectation of Great Expectations, which the stage `check` reports, and from the
+same values a fast test that finds the rows that break it. Importers and every stage that reads the
+manifest use the fast test. No result holds a value, because values may be personal.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ IDENTIFIER = r"[A-Za-z0-9._-]{1,64}"
 
 @dataclass(frozen=True)
 class Rule:
-    """What a column of a table has to be. One of the fields after `severity` says it.
+    """What is expected of a column of a table, by one of the fields after `severity`.
 
     Attributes:
         name: short machine word.
         sentence: what is expected, as a statement.
-        column: of the table, or of what was found out about its rows.
+        column: of the table or of the facts about its rows.
         severity: an error stops the audit (data) or sets the request aside; a warning is only
             shown.
         pattern: regular expression that every value matches whole.
         unique: every value occurs once.
         values: every value is one of these.
         between: every value is in this range, both ends included; None: no end.
-        covers: each of these occurs. It is about the table, so no row breaks it.
+        covers: each of these occurs. It concerns the whole table, so no single row breaks it.
     """
 
     name: str
@@ -83,12 +83,12 @@ class Rule:
         if self.unique:
             return values.duplicated(keep=False).to_numpy(bool)
         if self.between is not None:
-            least, most = self.between
+            lowest, highest = self.between
             fits = np.ones(len(values), bool)
-            if least is not None:
-                fits &= (values >= least).to_numpy(bool)
-            if most is not None:
-                fits &= (values <= most).to_numpy(bool)
+            if lowest is not None:
+                fits &= (values >= lowest).to_numpy(bool)
+            if highest is not None:
+                fits &= (values <= highest).to_numpy(bool)
             return ~fits
         if self.covers:
             return np.zeros(len(values), bool)
@@ -135,7 +135,7 @@ MANIFEST = (
     ),
     Rule("one_split", ONE_SPLIT, "one_split", values=(True,)),
 )
-"""What the manifest has to be; the last two only where it has a column `split`."""
+"""The rules of the manifest; the last two apply only if it has a column `split`."""
 
 
 def of_manifest(table: pd.DataFrame) -> tuple[Rule, ...]:
@@ -144,7 +144,7 @@ def of_manifest(table: pd.DataFrame) -> tuple[Rule, ...]:
 
 
 def facts(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
-    """The manifest beside what the rules need to know about its rows."""
+    """The manifest with further columns that the rules need."""
     derived = {"path_inside": inside(table["path"], folder)}
     if "split" in table:
         derived["one_split"] = ~in_two_groups(table["subject_id"], table["split"])
@@ -171,8 +171,7 @@ def in_two_groups(members: pd.Series[Any], groups: pd.Series[Any]) -> NDArray[np
 def _matches(values: pd.Series[Any], pattern: str) -> NDArray[np.bool_]:
     lines = values.tolist()
     text = _lines(lines)
-    # nearly always all do, and one search in all of the text is ten times as fast as one in each
-    # value
+    # usually all match, and one search in the joined text is ten times as fast as one per value
     if text is not None and re.fullmatch(f"(?:{pattern}\n)*+", text):
         return np.ones(len(lines), bool)
     fits = re.compile(pattern).fullmatch
@@ -217,7 +216,7 @@ def _leads_inside(link: Path, root: Path) -> bool:
 
 
 _ODD_IN_PATHS = ("\\", "\0", ":", "..", "\n/", "/\n", "\n\n")
-"""What no plain path has, where each is a line of its own."""
+"""What a plain path does not contain, in a text with one path per line."""
 
 
 def _links(root: Path, parent: str) -> tuple[bool, frozenset[str]]:

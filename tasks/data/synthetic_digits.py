@@ -1,9 +1,9 @@
-"""The embedded data set: scikit-learn's digits, written by synthetic writers.
+"""The embedded data set: scikit-learn's digits, redrawn in the hands of synthetic writers.
 
-scikit-learn ships 1 797 real 8x8 digits without their writers. Here they are dealt out to writers
-that do not exist, each with a consistent *hand* (rotation, slant, size, stroke), so that removing a
-writer leaves a measurable trace in a trained model. The records are therefore real digits; **the
-data subjects are synthetic**.
+scikit-learn ships 1 797 real 8x8 digits without their writers. Here they are assigned to invented
+writers, each with a consistent *hand* (rotation, slant, size, stroke), so that a writer leaves a
+measurable trace in a trained model. The records are real digits; **the data subjects are
+synthetic**.
 
 The images are the same bit for bit on every machine: parameters come from Python's own Mersenne
 Twister and are rounded to 1e-6 before use, and pixels are computed with element-wise IEEE
@@ -47,7 +47,7 @@ def make(
 
     Args:
         writers: number of synthetic writers, 2 or more.
-        seed: seed of the hands and of the dealing out.
+        seed: seed of the hands and of the assignment.
 
     Returns:
         images (n, 16, 16) uint8 with ink bright, labels (n,) 0-9, writers (n,) 0..writers-1.
@@ -61,10 +61,10 @@ def make(
     hands = [_hand(rng) for _ in range(writers)]
     writer = np.empty(len(labels), np.int64)
     for digit in range(10):  # every writer gets every digit, as evenly as the counts allow
-        own = np.flatnonzero(labels == digit).tolist()
-        own.sort(key=lambda _: rng.random())
+        rows_of_digit = np.flatnonzero(labels == digit).tolist()
+        rows_of_digit.sort(key=lambda _: rng.random())
         offset = rng.randrange(writers)
-        for position, record in enumerate(own):
+        for position, record in enumerate(rows_of_digit):
             writer[record] = (position + offset) % writers
     images = np.empty((len(labels), SIDE, SIDE), np.uint8)
     for number, hand in enumerate(hands):

@@ -1,4 +1,4 @@
-"""The statutory deadline of a deletion request, counted as its regulation counts."""
+"""The statutory deadline of a deletion request, by the rules of its regulation."""
 
 from __future__ import annotations
 

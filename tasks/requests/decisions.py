@@ -1,10 +1,9 @@
 """What people decided and did about a batch: `ledger/decisions/<batch>.json`, which the stage
 `report` reads.
 
-The audit writes it empty, beside the batch's record, and never judges by it: a verdict stands
-whatever is decided. Four lists: approvals, erasures of copies with their receipts, notices to those
-whom the data were disclosed to, and exceptions claimed. An entry is of one request, or of the whole
-batch where it names none.
+The audit writes it empty, beside the batch's record, and never reads it for a verdict. It has four
+lists: approvals, erasures of copies with their receipts, notices to recipients of the data, and
+claimed exceptions. An entry is about one request, or about the whole batch if it names none.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ Words = Annotated[str, Field(min_length=1, max_length=2000)]
 
 
 class Entry(BaseModel):
-    """What every entry says: by whom, and when."""
+    """The fields of every entry: by whom, and when."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -148,7 +147,7 @@ class Registered(BaseModel):
 
 
 class Decisions(BaseModel):
-    """All of one batch."""
+    """All decisions about one batch."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -162,7 +161,7 @@ class Decisions(BaseModel):
     exceptions: list[Claim] = []
 
     def of(self, request_id: str) -> Decisions:
-        """Those that concern one request, each kind in the order of time."""
+        """The decisions about one request, each list sorted by time."""
         return Decisions(
             released=self.released,
             registered={
@@ -175,12 +174,14 @@ class Decisions(BaseModel):
         )
 
 
-def parse(values: Mapping[str, Any], known: Sequence[str], where: str = "decisions") -> Decisions:
+def parse(
+    values: Mapping[str, Any], request_ids: Sequence[str], where: str = "decisions"
+) -> Decisions:
     """The decisions of a batch.
 
     Args:
         values: what the file holds.
-        known: the ids of the batch's requests.
+        request_ids: the ids of the batch's requests.
         where: the file's name, for the message.
 
     Raises:
@@ -203,7 +204,7 @@ def parse(values: Mapping[str, Any], known: Sequence[str], where: str = "decisio
         *decisions.exceptions,
     ]
     for entry in entries:
-        if entry.request is not None and entry.request not in known:
+        if entry.request is not None and entry.request not in request_ids:
             raise EvidenceError(
                 f"{where}: an entry of {entry.at} names a request that is not of this batch"
             )
@@ -215,9 +216,8 @@ def progress(
 ) -> str:
     """How far a request is: `set_aside`, `awaiting_signoff`, `refused`, `released` or `erased`.
 
-    Of each person the last decision stands; one refusal that stands is a refusal. Erased is a
-    request of which no copy of the records, and no model that saw them, is held any more, or is
-    only until a known day.
+    Each person's last decision counts; one refusal refuses the request. A request is erased if no
+    copy of its records, and no model that saw them, is held any more, or only until a known day.
     """
     states = [copy["state"] for copy in copies if copy["holds"] in ("records", "influence")]
     if states and "held" not in states:
@@ -239,5 +239,5 @@ _Some = TypeVar("_Some", bound=Entry)
 
 
 def _own(entries: Sequence[_Some], request_id: str) -> list[_Some]:
-    own = [entry for entry in entries if entry.request in (None, request_id)]
-    return sorted(own, key=lambda entry: datetime.fromisoformat(entry.at))
+    of_request = [entry for entry in entries if entry.request in (None, request_id)]
+    return sorted(of_request, key=lambda entry: datetime.fromisoformat(entry.at))

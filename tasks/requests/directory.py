@@ -1,4 +1,4 @@
-"""Whose identity is whose: from the identities of a request to the data subject of the manifest."""
+"""Find the data subject of a request by its identities."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Directory:
             self._written |= {
                 ((kind, value), subject)
                 for kind, value, subject in zip(*columns, strict=True)
-                if canonical(kind, value)  # whose address is not known is not everybody's
+                if canonical(kind, value)  # a blank identity must not match everybody without one
             }
         self._canonical = _collected(
             ((kind, canonical(kind, value)), subject) for (kind, value), subject in self._written
@@ -133,8 +133,8 @@ class Directory:
         return set().union(*(self._near[key].get(form, set()) for form in forms))
 
     def _nearly(self, form: str, kind: str) -> Iterator[tuple[str, str]]:
-        """What identities of this format and type look like that are nearly one on record, each
-        with the type of that one."""
+        """Forms that are nearly an identity on record, in this format and type, each with the type
+        on record."""
         for (known_kind, value), _ in self._written:
             if form == "raw":
                 yield loose("", value), known_kind

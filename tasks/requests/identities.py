@@ -1,5 +1,4 @@
-"""When two identities are the same: the canonical form of each type, and forms that are nearly the
-same.
+"""The canonical form of identities, by which they are compared, and forms that are nearly the same.
 
 Everything that compares identities compares canonical forms: the subject directory, the keyed
 pseudonyms of the register, and hashes that others send (`spellings`).
@@ -12,7 +11,7 @@ pseudonyms of the register, and hashes that others send (`spellings`).
 | UUID, in every type | lower case |
 | number, in every other type | without `.0`: `7.0` is `7` |
 
-A telephone number without its country code is left as digits: which country is meant is not known.
+A telephone number without a country code stays as digits: the country is unknown.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ import unicodedata
 from collections.abc import Iterator
 
 _PHONE_WORDS = frozenset({"phone", "telephone", "mobile", "cell", "cellphone", "msisdn", "fax"})
-"""Words in the name of an identity type by which it is a telephone number's."""
+"""Words in the name of an identity type that make it a telephone number."""
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 _WHOLE_FLOAT = re.compile(r"(-?[0-9]+)\.0+")
 _INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff"
@@ -47,13 +46,12 @@ def canonical(identity_type: str, value: str) -> str:
         return _number(text)
     if _UUID.fullmatch(text):
         return text.lower()
-    whole = _WHOLE_FLOAT.fullmatch(text)
-    return whole[1] if whole else text
+    whole_number = _WHOLE_FLOAT.fullmatch(text)
+    return whole_number[1] if whole_number else text
 
 
 def spellings(identity_type: str, value: str) -> set[str]:
-    """Forms of an identity under which somebody may have hashed it, all with the same canonical
-    form."""
+    """Forms of an identity that a sender may have hashed, all with the same canonical form."""
     form = canonical(identity_type, value)
     forms = {form, value, _trimmed(value)}
     if not form.isascii():
@@ -96,12 +94,12 @@ def _is_phone(identity_type: str) -> bool:
 
 
 def _number(text: str) -> str:
-    plain = unicodedata.normalize("NFKC", text)
-    signs = (sign for sign in plain.replace("(0)", "") if sign.isdecimal())
+    normalised = unicodedata.normalize("NFKC", text)
+    signs = (sign for sign in normalised.replace("(0)", "") if sign.isdecimal())
     digits = "".join(str(unicodedata.decimal(sign)) for sign in signs)
     if not digits:
         return text
-    if plain.startswith("+"):
+    if normalised.startswith("+"):
         return f"+{digits}"
     return f"+{digits[2:]}" if digits.startswith("00") else digits
 
@@ -111,5 +109,5 @@ def _trimmed(text: str) -> str:
 
 
 def _bare(text: str) -> str:
-    plain = unicodedata.normalize("NFKD", text).casefold()
-    return "".join(sign for sign in plain if sign.isalnum()).lstrip("0") or "0"
+    decomposed = unicodedata.normalize("NFKD", text).casefold()
+    return "".join(sign for sign in decomposed if sign.isalnum()).lstrip("0") or "0"

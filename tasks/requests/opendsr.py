@@ -190,9 +190,9 @@ class Request:
     """A well-formed erasure request.
 
     `position` counts from 1 in the file; `received` is RFC 3339; no `record_ids` means all of the
-    subject's records; a record id may be a pseudonym. `languages` are the tags (BCP 47) of those
-    that the report is asked for in, whether there are such or not. `callbacks` are the addresses
-    that want to hear of changes.
+    subject's records; a record id may be a pseudonym. `languages` are the requested languages of
+    the report (BCP 47), with or without a catalogue. `callbacks` are the addresses to notify of
+    changes.
     """
 
     position: int
@@ -207,7 +207,7 @@ class Request:
 
 @dataclass(frozen=True)
 class RefusedEntry:
-    """An entry that is set aside: `code` for machines, `reason` for people; neither holds a value
+    """An entry that is set aside: `code` for programs, `reason` for people; neither holds a value
     of the request.
 
     `request_id` is the entry's own where that is a UUID not used before, else `position-<n>`.
@@ -228,10 +228,10 @@ def read_batch(path: Path) -> list[Request | RefusedEntry]:
         RequestError: the file is missing, too large, no JSON in UTF-8, no list, or empty.
     """
     entries: list[Request | RefusedEntry] = []
-    used: set[str] = set()
+    earlier_ids: set[str] = set()
     for position, value in enumerate(_read_list(path), start=1):
-        entry = parse(value, position, used, allow_pseudonyms=True)
-        used.add(entry.request_id)
+        entry = parse(value, position, earlier_ids, allow_pseudonyms=True)
+        earlier_ids.add(entry.request_id)
         entries.append(entry)
     return entries
 
@@ -239,7 +239,7 @@ def read_batch(path: Path) -> list[Request | RefusedEntry]:
 def parse(
     value: Any,
     position: int,
-    used: Iterable[str] = (),
+    earlier_ids: Iterable[str] = (),
     *,
     allow_pseudonyms: bool = False,
     now: datetime | None = None,
@@ -249,16 +249,16 @@ def parse(
     Args:
         value: the entry as JSON gives it.
         position: its place in the file, from 1.
-        used: request ids of the entries before it.
+        earlier_ids: request ids of the entries before it.
         allow_pseudonyms: whether identities and records may be given as pseudonyms, as in a batch
             file of our own.
-        now: the time, if a request dated in the future is to be refused. A batch file is read
-            without it: what comes of it must not depend on the day.
+        now: the time, to refuse requests dated in the future. A batch file is read without it: its
+            result must not depend on the day.
     """
-    known = _known(value)
-    name = known["subject_request_id"] or f"position-{position}"
-    facts = (known["regulation"], known["submitted_time"])
-    if name in used:
+    head = _known(value)
+    name = head["subject_request_id"] or f"position-{position}"
+    facts = (head["regulation"], head["submitted_time"])
+    if name in earlier_ids:
         reason = say(
             "its subject_request_id is that of an earlier request of the batch; give each request "
             "its own"
@@ -272,26 +272,26 @@ def parse(
         return RefusedEntry(position, name, *_complaint(error), *facts)
     if _has_stray_keys(value):
         return RefusedEntry(position, name, "malformed", _EXPECTED["extensions"], *facts)
-    wishes = entry.extensions.erasure_audit if entry.extensions else _Wishes()
+    options = entry.extensions.erasure_audit if entry.extensions else _Wishes()
     return Request(
         position=position,
         request_id=entry.subject_request_id,
         regulation=entry.regulation,
         received=entry.submitted_time,
         identities=tuple(entry.subject_identities),
-        record_ids=tuple(dict.fromkeys((*wishes.record_ids, *wishes.record_pseudonyms))),
-        languages=tuple(dict.fromkeys(wishes.languages)),
+        record_ids=tuple(dict.fromkeys((*options.record_ids, *options.record_pseudonyms))),
+        languages=tuple(dict.fromkeys(options.languages)),
         callbacks=tuple(dict.fromkeys(entry.status_callback_urls or ())),
     )
 
 
 def refuse_future(path: Path, now: datetime) -> None:
-    """Refuse a batch with a request that is dated in the future. This is asked when a run begins,
-    not by a stage: what comes of a batch must not depend on the day.
+    """Refuse a batch with a request that is dated in the future. Called when a run begins, not by a
+    stage: the result of a batch must not depend on the day.
 
     Raises:
-        RequestError: names the entries by their place. A file that cannot be read is left to the
-            stages.
+        RequestError: names the entries by their position. The stages report a file that cannot be
+            read.
     """
     try:
         values = _read_list(path)
@@ -319,8 +319,8 @@ def _read_list(path: Path) -> list[Any]:
     try:
         value = json.loads(content.decode("utf-8-sig"), object_pairs_hook=unambiguous)
     except (ValueError, RecursionError) as error:
-        where = f" (line {error.lineno})" if isinstance(error, json.JSONDecodeError) else ""
-        raise RequestError(f"{path.name}: this is no JSON in UTF-8{where}; {hint}") from None
+        line = f" (line {error.lineno})" if isinstance(error, json.JSONDecodeError) else ""
+        raise RequestError(f"{path.name}: this is no JSON in UTF-8{line}; {hint}") from None
     if not isinstance(value, list):
         raise RequestError(
             f"{path.name}: got one {type(value).__name__}; {hint}, even for a single request"
@@ -331,7 +331,7 @@ def _read_list(path: Path) -> list[Any]:
 
 
 class Ambiguous:
-    """Stands for a JSON object that has a key twice: nobody knows which of the two is meant."""
+    """Stands for a JSON object that has a key twice, so that its value is unknown."""
 
 
 def unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any] | Ambiguous:
@@ -345,26 +345,26 @@ def _has_twice(value: Any) -> bool:
 
 
 def _has_stray_keys(value: dict[str, Any]) -> bool:
-    """Whether a key that narrows a request to single records is misspelt or stands where it is not
-    looked for: the request would be taken for one about all of the person's records."""
+    """Whether a key that narrows a request to single records is misspelt or in the wrong place: the
+    request would seem to ask for all of the person's records."""
     for path, _ in _parts(value):
         keys = [key for key in path if isinstance(key, str)]
         if not keys or keys == ["extensions"] or keys[:2] == ["extensions", "erasure_audit"]:
             continue
-        beside = keys[:-1] in ([], ["extensions"], ["subject_identities"])
-        if _like_ours(keys[-1], _OUR_KEYS if beside else ("erasureaudit",)):
+        is_near_ours = keys[:-1] in ([], ["extensions"], ["subject_identities"])
+        if _like_ours(keys[-1], _OUR_KEYS if is_near_ours else ("erasureaudit",)):
             return True
     return False
 
 
-def _like_ours(key: str, ours: Sequence[str]) -> bool:
-    plain = "".join(sign for sign in key[:64].casefold() if sign.isalnum())
-    return bool(difflib.get_close_matches(plain, ours, n=1, cutoff=_ALIKE))
+def _like_ours(key: str, keys: Sequence[str]) -> bool:
+    normalised = "".join(sign for sign in key[:64].casefold() if sign.isalnum())
+    return bool(difflib.get_close_matches(normalised, keys, n=1, cutoff=_ALIKE))
 
 
 def _parts(value: Any) -> Iterator[tuple[tuple[str | int, ...], Any]]:
-    """Every value within a JSON value, itself included, with the way to it; not recursive, since a
-    hostile one may be nested deeply."""
+    """Every value within a JSON value, itself included, with its path. Not recursive: a hostile
+    value may be nested deeply."""
     waiting: list[tuple[tuple[str | int, ...], Any]] = [((), value)]
     while waiting:
         path, part = waiting.pop()
@@ -376,7 +376,7 @@ def _parts(value: Any) -> Iterator[tuple[tuple[str | int, ...], Any]]:
 
 
 def _known(value: Any) -> dict[str, str | None]:
-    """The facts that a register shows, where they are well-formed, even if the entry is not."""
+    """The fields that a register shows, if they are well-formed, even if the entry is not."""
     readers = {"subject_request_id": _uuid4, "regulation": _regulation, "submitted_time": _time}
     entry = value if isinstance(value, dict) else {}
     return {key: reader(entry.get(key)) for key, reader in readers.items()}

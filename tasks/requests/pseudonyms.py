@@ -1,10 +1,9 @@
-"""Keyed pseudonyms: what stands for an identity or a record id wherever a request is kept.
+"""Keyed pseudonyms, which replace identities and record ids wherever a request is kept.
 
 A pseudonym is HMAC-SHA256(key, type NUL SHA-256 of the canonical value in hexadecimal), so an
-identity that was sent in the clear and the same one sent as a hash meet, and so do two spellings of
-one identity (`tasks.requests.identities`). Without the key nobody can try names
-until one fits. In files it is written `<key id>:<hexadecimal>`, so that another key is noticed
-instead of making known people unknown.
+identity sent in the clear matches the same identity sent as a hash, and so do two spellings of it
+(`tasks.requests.identities`). Without the key nobody can try names until one matches. In files it
+is written `<key id>:<hexadecimal>`, so that a wrong key is an error and not an unknown person.
 """
 
 from __future__ import annotations
@@ -23,13 +22,13 @@ from tasks.common.errors import PseudonymError
 from tasks.requests.identities import canonical
 
 KEY = "ERASURE_AUDIT_PSEUDONYM_KEY"
-"""Names the secret with the key, a random text."""
+"""Environment variable with the key, a random text."""
 FILE = Path("keys/pseudonym.key")
-"""The workspace's own key, for those that name none; git does not track it."""
+"""The workspace's own key, used without the variable; git does not track it."""
 SHORTEST = 32
-"""Characters of a key at least."""
+"""Fewest characters of a key."""
 FORM = re.compile(r"[0-9a-f]{8}:[0-9a-f]{64}")
-"""A pseudonym as it is written in files."""
+"""Form of a pseudonym in files."""
 RECORD = "record_id"
 """Type under which record ids become pseudonyms; it is not a type of identity."""
 
@@ -38,7 +37,7 @@ _HINT = f"`openssl rand -hex 32` makes one; see {KEY} in docs/requests.md"
 
 @dataclass(frozen=True)
 class PseudonymKey:
-    """A key of pseudonyms. Its id says nothing about it."""
+    """A key of pseudonyms. Its id reveals nothing about it."""
 
     secret: bytes = field(repr=False)
 
@@ -68,10 +67,10 @@ class PseudonymKey:
 
 
 def at_hand(workspace: Path) -> PseudonymKey:
-    """The key: the environment's, else the workspace's own; a worktree has that of the workspace
-    that it is of.
+    """The key from the environment, else the workspace's own; a git worktree uses that of its
+    workspace.
 
-    So stages find it wherever they run, and nobody has to hand it to them.
+    So stages find the key wherever they run.
 
     Raises:
         PseudonymError: there is none, it is too short, or others may read its file.
@@ -86,8 +85,8 @@ def at_hand(workspace: Path) -> PseudonymKey:
 
 
 def make(workspace: Path) -> PseudonymKey:
-    """The key at hand, made first where the workspace has none. Two processes that do so at once
-    get the same key.
+    """The key at hand; made first if there is none. Two processes that make one at once get the
+    same key.
 
     Raises:
         PseudonymError: as `at_hand`.
@@ -132,8 +131,8 @@ def sha256(value: str) -> str:
 
 
 def _found(workspace: Path) -> PseudonymKey | None:
-    if named := os.environ.get(KEY):
-        return read(named, KEY)
+    if from_environment := os.environ.get(KEY):
+        return read(from_environment, KEY)
     for path in _places(workspace.resolve()):
         try:
             with path.open(encoding="utf-8") as stream:
@@ -150,14 +149,20 @@ def _found(workspace: Path) -> PseudonymKey | None:
 
 
 def _places(workspace: Path) -> Iterator[Path]:
-    """Where the key may lie: in the workspace, and in the one that it is a git worktree of
+    """Where the key may be: in the workspace, and in the one whose git worktree it is
     (gitrepository-layout)."""
     yield workspace / FILE
     for root in (workspace, *workspace.parents):
         if (root / ".git").is_file():
-            own = Path((root / ".git").read_text(encoding="utf-8").removeprefix("gitdir:").strip())
+            git_folder = Path(
+                (root / ".git").read_text(encoding="utf-8").removeprefix("gitdir:").strip()
+            )
             with contextlib.suppress(OSError):  # a submodule has no commondir
-                common = root / own / (root / own / "commondir").read_text(encoding="utf-8").strip()
+                common = (
+                    root
+                    / git_folder
+                    / (root / git_folder / "commondir").read_text(encoding="utf-8").strip()
+                )
                 yield common.resolve().parent / workspace.relative_to(root) / FILE
             if root.parent.name == ".batches":
                 yield root.parent.parent / FILE

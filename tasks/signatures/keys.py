@@ -1,7 +1,7 @@
 """Ed25519 keys that sign reports, and the public keys that their signatures are checked with.
 
-Trust goes by the key and not by a chain of certificates: a signature counts if its public key is
-one that the reader trusts. A certificate only gives a key a name.
+Readers trust keys, not chains of certificates: a signature counts if the reader trusts its public
+key. A certificate only gives a key a name.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 
 ALGORITHM = "ed25519"
 DEVELOPMENT = "development"
-"""Organisational unit in the certificate of a key that is for trying things out."""
+"""Organisational unit in the certificate of a key for trials."""
 
 
 @dataclass(frozen=True)
 class Signer:
-    """Whose signature it is.
+    """The holder of a key.
 
     Attributes:
         key_id: SHA-256 of the public key (SubjectPublicKeyInfo, DER), 64 hexadecimal digits.
         subject: the name in the certificate; empty for a bare public key.
-        development: made for trying things out, so it proves nothing about a person.
+        development: made for trials, so it proves nothing about a person.
         public: the public key.
     """
 
@@ -54,16 +54,16 @@ class SigningKey:
 class UntrustedError(SignatureError):
     """The signature is by a key that is not among the trusted ones."""
 
-    def __init__(self, named: str) -> None:
+    def __init__(self, key_id: str) -> None:
         super().__init__(
-            f"signed by the key {named[:64]}, which is not trusted; put its certificate or public "
+            f"signed by the key {key_id[:64]}, which is not trusted; put its certificate or public "
             "key into"
             " trusted-keys/, or give it with --key, if you know whose it is"
         )
 
 
 def make_key(development: bool) -> bytes:
-    """A new private key with its self-made certificate, as PEM."""
+    """A new private key with its self-signed certificate, as PEM."""
     from cryptography.hazmat.primitives import serialization as forms
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -75,7 +75,7 @@ def make_key(development: bool) -> bytes:
 
 
 def read_key(pem: bytes, passphrase: str | None = None) -> SigningKey:
-    """A private key from PEM, with the certificate that the PEM holds or else a self-made one.
+    """A private key from PEM, with the certificate in the PEM or else a self-signed one.
 
     Raises:
         SignatureError: no Ed25519 key, an encrypted one without the right passphrase, or another
@@ -132,7 +132,7 @@ def read_signer(pem: bytes) -> Signer:
 
 
 def public_pem(key: SigningKey) -> bytes:
-    """What others need to check the key's signatures: its certificate as PEM."""
+    """The key's certificate as PEM, by which others check its signatures."""
     from cryptography.hazmat.primitives.serialization import Encoding
 
     return key.certificate.public_bytes(Encoding.PEM)
@@ -193,17 +193,17 @@ def _certificate_in(pem: bytes) -> Certificate | None:
 
 
 def _certificate(private: Ed25519PrivateKey, development: bool) -> Certificate:
-    """A self-made certificate, which only names the key: the same for the same key, and without an
-    end (RFC 5280)."""
+    """A self-signed certificate that only names the key: always the same for a key, and without an
+    end date (RFC 5280)."""
     from cryptography import x509
     from cryptography.x509.oid import NameOID
 
-    named = key_id(private.public_key())
+    fingerprint = key_id(private.public_key())
     unit = (
         [x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, DEVELOPMENT)] if development else []
     )
     name = x509.Name(
-        [*unit, x509.NameAttribute(NameOID.COMMON_NAME, f"Erasure Audit key {named[:16]}")]
+        [*unit, x509.NameAttribute(NameOID.COMMON_NAME, f"Erasure Audit key {fingerprint[:16]}")]
     )
     usage = dict.fromkeys(
         ("key_encipherment", "data_encipherment", "key_agreement", "key_cert_sign"), False
@@ -214,7 +214,7 @@ def _certificate(private: Ed25519PrivateKey, development: bool) -> Certificate:
         .subject_name(name)
         .issuer_name(name)
         .public_key(private.public_key())
-        .serial_number(int(named[:30], 16) + 1)
+        .serial_number(int(fingerprint[:30], 16) + 1)
         .not_valid_before(datetime(2020, 1, 1, tzinfo=UTC))
         .not_valid_after(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC))
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)

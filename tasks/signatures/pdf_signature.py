@@ -1,8 +1,8 @@
 """Signatures inside a report's PDF (PAdES), by Ed25519.
 
-Checking is stricter than the format asks for. The signature has to cover the whole file, and the
-only bytes that it cannot cover, its own, have one form. So every changed, added or missing byte is
-found.
+Checking is stricter than the format requires. The signature has to cover the whole file, and its
+own bytes, which it cannot cover, have only one valid form. So every changed, added or missing byte
+is found.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ BYTE_RANGE = re.compile(rb"/ByteRange \[(\d{1,12}) (\d{1,12}) (\d{1,12}) (\d{1,1
 _MADE = re.compile(rb"/M \((D[^)]*)\)")
 _DATE = re.compile(rb"D:(\d{14})(?:Z|([+-]\d\d)'(\d\d)'?)")
 _RESERVED = 32 * 1024
-"""Hexadecimal digits that a signature with a time stamp may take; authorities' certificates differ
-in length."""
+"""Most hexadecimal digits of a signature with a time stamp; authorities' certificates differ in
+length."""
 GARBLED = (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError)
 """What the libraries raise on bytes that are no signature."""
 
 
 @dataclass(frozen=True)
 class PdfSignature:
-    """A right signature of a PDF.
+    """A valid signature of a PDF.
 
     Attributes:
-        signer: whose it is, as the file says; whether to trust that key is the caller's question.
-        claimed: when it was made, by the signer's own clock.
-        stamp: what a time-stamping authority says of it; None: it has no time stamp.
+        signer: who signed, according to the file; the caller decides whether to trust that key.
+        claimed: when it was made, by the signer's clock.
+        stamp: its time stamp, if it has one.
     """
 
     signer: Signer
@@ -53,9 +53,9 @@ def sign(pdf: bytes, key: SigningKey, stamper: Stamper | None = None) -> bytes:
     """Append a signature to a PDF, PAdES B-B, or B-T with a time stamp; the bytes given stay an
     identical prefix. Without a stamper it needs no network.
 
-    The time in it is the machine's own. The field is invisible and off the page, which PDF/A and
-    PDF/UA both allow. The document's metadata stay as they are, for pyHanko would write PDF/A's
-    part of them anew in another form.
+    Its time is the machine's. The field is invisible and off the page, which PDF/A and PDF/UA both
+    allow. The document's metadata stay unchanged: pyHanko would rewrite the PDF/A part in another
+    form.
 
     Raises:
         SignatureError: the PDF cannot be read, or is signed already; or no time stamp can be had.
@@ -106,8 +106,8 @@ def sign(pdf: bytes, key: SigningKey, stamper: Stamper | None = None) -> bytes:
     except (PdfError, SigningError) as error:
         raise SignatureError(f"the PDF cannot be signed: {error}") from error
     signed = target.getvalue()
-    made = check(signed, stamper.authorities if stamper else ())
-    if not signed.startswith(pdf) or made.signer != key.signer:
+    signature = check(signed, stamper.authorities if stamper else ())
+    if not signed.startswith(pdf) or signature.signer != key.signer:
         raise SignatureError(
             "the PDF signature just made does not hold; this installation's pyHanko is unfit"
         )
@@ -115,20 +115,20 @@ def sign(pdf: bytes, key: SigningKey, stamper: Stamper | None = None) -> bytes:
 
 
 def is_signed(pdf: bytes) -> bool:
-    """Whether a PDF has a signature, be it right or wrong."""
+    """Whether a PDF has a signature, valid or not."""
     return BYTE_RANGE.search(pdf) is not None
 
 
 def check(pdf: bytes, authorities: Iterable[Authority] = ()) -> PdfSignature:
-    """The signature that a PDF bears, if not one byte of the file is other than it was signed.
+    """Check the signature of a PDF: not one byte of the file may have changed since signing.
 
     Args:
         pdf: the file.
         authorities: whose time stamps are trusted.
 
     Raises:
-        SignatureError: there is no signature, it does not cover the whole file, or it is wrong; or
-            its time stamp is wrong, or far from the time that the signature claims.
+        SignatureError: there is no signature, it does not cover the whole file, or it is invalid;
+            or its time stamp is invalid, or far from the time that the signature claims.
     """
     from asn1crypto import cms, x509
     from cryptography.exceptions import UnsupportedAlgorithm
@@ -142,8 +142,8 @@ def check(pdf: bytes, authorities: Iterable[Authority] = ()) -> PdfSignature:
         parsed = cms.ContentInfo.load(der, strict=False)["content"]
         info, raw = parsed["signer_infos"][0], parsed["certificates"][0].chosen.dump()
         signature, token = info["signature"].native, _token(info)
-        usual = _container(raw, info["signed_attrs"], signature, token)
-        if der != usual + bytes(len(der) - len(usual)):
+        expected = _container(raw, info["signed_attrs"], signature, token)
+        if der != expected + bytes(len(der) - len(expected)):
             raise SignatureError("the PDF's signature was changed after signing")
         signer = signer_of(raw)
         digest = hashlib.sha512(covered).digest()
@@ -169,7 +169,7 @@ def check(pdf: bytes, authorities: Iterable[Authority] = ()) -> PdfSignature:
 
 
 def attached(pdf: bytes) -> dict[str, bytes]:
-    """The files that a PDF carries, by name. To be asked only of a PDF whose signature was checked.
+    """The files attached to a PDF, by name. Call it only after the signature was checked.
 
     Raises:
         SignatureError: the PDF cannot be read.
@@ -184,14 +184,15 @@ def attached(pdf: bytes) -> dict[str, bytes]:
 
 
 def _parts(pdf: bytes) -> tuple[bytes, bytes]:
-    """The bytes that the last signature covers, and its own, which have to be all the rest."""
-    found = [match.groups() for match in BYTE_RANGE.finditer(pdf)]
-    if not found:
+    """The bytes that the last signature covers, and its own; together they have to be the whole
+    file."""
+    byte_ranges = [match.groups() for match in BYTE_RANGE.finditer(pdf)]
+    if not byte_ranges:
         raise SignatureError("the PDF is not signed")
-    start, head, tail, length = (int(text) for text in found[-1])
+    start, head, tail, length = (int(text) for text in byte_ranges[-1])
     hexadecimal = pdf[head + 1 : tail - 1]
-    whole = start == 0 and head < tail and tail + length == len(pdf)
-    if not whole or pdf[head : head + 1] + pdf[tail - 1 : tail] != b"<>":
+    covers_all = start == 0 and head < tail and tail + length == len(pdf)
+    if not covers_all or pdf[head : head + 1] + pdf[tail - 1 : tail] != b"<>":
         raise SignatureError(
             "the PDF's signature does not cover the whole file; something was added or cut off"
         )
@@ -201,7 +202,7 @@ def _parts(pdf: bytes) -> tuple[bytes, bytes]:
 
 
 def _timestamper(stamper: Stamper) -> Any:
-    """What pyHanko asks for time stamps."""
+    """The stamper as pyHanko's interface expects it."""
     from asn1crypto import cms
     from pyhanko.sign.timestamps import TimeStamper
 
@@ -238,8 +239,8 @@ def _claimed(covered: bytes) -> datetime:
 def _container(
     certificate: bytes, signed_attributes: Any, signature: bytes, token: bytes | None
 ) -> bytes:
-    """The CMS container as it has to be around the parts that are vouched for: three by the
-    signature itself, and the time stamp by its authority."""
+    """The only valid CMS container around the protected parts: three are protected by the signature
+    itself, the time stamp by its authority."""
     from asn1crypto import cms, x509
 
     loaded = x509.Certificate.load(certificate, strict=True)

@@ -1,6 +1,6 @@
 """Signed statements about a report: an in-toto statement in a DSSE envelope, by Ed25519.
 
-An envelope has one form, so every changed byte of it is found.
+An envelope has only one valid form, so every changed byte is found.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _GARBLED = (ValueError, TypeError, KeyError, IndexError, AttributeError, Recursi
 
 @dataclass(frozen=True)
 class Statement:
-    """What an envelope says once its signature was found to be right.
+    """The content of an envelope whose signature is valid.
 
     Attributes:
         subjects: file, relative to the workspace, and the SHA-256 of its bytes.
@@ -40,7 +40,7 @@ def seal(subjects: Mapping[str, str], predicate: Mapping[str, Any], key: Signing
 
     Args:
         subjects: file, relative to the workspace, and the SHA-256 of its bytes.
-        predicate: what is stated of them.
+        predicate: what is stated about them.
         key: the signing key.
     """
     from securesystemslib.dsse import Envelope
@@ -61,11 +61,10 @@ def seal(subjects: Mapping[str, str], predicate: Mapping[str, Any], key: Signing
 
 
 def unseal(data: bytes, trusted: Iterable[Signer]) -> Statement:
-    """What a statement says, if not one byte of its envelope is other than it was signed, by a
-    trusted key.
+    """Open a statement: a trusted key must have signed it, and not one byte may have changed since.
 
     Raises:
-        SignatureError: it is no such envelope, was changed, or is signed by nobody who is trusted.
+        SignatureError: it is no such envelope, was changed, or is not signed by a trusted key.
     """
     from securesystemslib.dsse import Envelope
     from securesystemslib.exceptions import Error
@@ -75,10 +74,10 @@ def unseal(data: bytes, trusted: Iterable[Signer]) -> Statement:
         envelope = Envelope.from_dict(json.loads(data))
         if _text(envelope) != data or len(envelope.signatures) != 1:
             raise SignatureError("the statement was changed after signing")
-        (named,) = envelope.signatures
-        if named not in by_key:
-            raise UntrustedError(named)
-        envelope.verify([_scheme(by_key[named])], threshold=1)
+        (key_id,) = envelope.signatures
+        if key_id not in by_key:
+            raise UntrustedError(key_id)
+        envelope.verify([_scheme(by_key[key_id])], threshold=1)
         content = json.loads(envelope.payload)
         if (envelope.payload_type, content["_type"], content["predicateType"]) != (
             PAYLOAD,
@@ -91,7 +90,7 @@ def unseal(data: bytes, trusted: Iterable[Signer]) -> Statement:
         return Statement(
             {subject["name"]: subject["digest"]["sha256"] for subject in content["subject"]},
             content["predicate"],
-            by_key[named],
+            by_key[key_id],
         )
     except (*_GARBLED, Error) as error:
         raise SignatureError(
@@ -100,7 +99,7 @@ def unseal(data: bytes, trusted: Iterable[Signer]) -> Statement:
 
 
 def _text(envelope: Any) -> bytes:
-    """The one form of an envelope."""
+    """The only valid form of an envelope."""
     return (json.dumps(envelope.to_dict(), indent=2, sort_keys=True) + "\n").encode()
 
 

@@ -1,10 +1,9 @@
-"""Time stamps (RFC 3161): an authority's signed word that bytes existed at a moment.
+"""Time stamps (RFC 3161): an authority's signed statement that bytes existed at a moment.
 
 A token is kept in one form: the authority's own certificate, its signed attributes and its
-signature, and nothing that they do not vouch for. So every changed byte of a token is found.
-Revocation is not looked at, for checking needs no network: whoever hears that an authority's key
-was lost takes its certificate out of `trusted-tsa/`. An authority counts if its certificate, or the
-one that issued it, is trusted.
+signature, and nothing that they do not protect. So every changed byte of a token is found. Checking
+works offline, so revocation is not checked: if an authority loses its key, remove its certificate
+from `trusted-tsa/`. An authority counts if its certificate, or the one that issued it, is trusted.
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ from typing import Any, TypeVar
 from tasks.common.errors import SignatureError
 
 PATIENCE = 20.0
-"""All that an authority gets for one answer, s."""
+"""Time limit for an authority's answer, s."""
 LARGEST = 64 * 1024
 """Largest answer that is read, bytes."""
 TOLERANCE = timedelta(minutes=5)
-"""How far the authority's clock may be from the moment that a signature claims."""
+"""Largest difference between the authority's clock and the moment that a signature claims."""
 _T = TypeVar("_T")
 _GARBLED = (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError)
 """What the libraries raise on bytes that are no token."""
@@ -40,7 +39,7 @@ class Authority:
 
 @dataclass(frozen=True)
 class TimeStamp:
-    """What a token says.
+    """The content of a token.
 
     Attributes:
         at: when the stamped bytes existed, by the authority's clock.
@@ -63,7 +62,7 @@ class TimeStamp:
         return f"time stamp of {_text(self.at)} by {self.authority}{doubt}"
 
     def refuse_unless_near(self, claimed: datetime) -> None:
-        """Compare the moment that a signature claims.
+        """Compare the stamp with the moment that a signature claims.
 
         Raises:
             SignatureError: it is further away than `TOLERANCE`.
@@ -77,7 +76,7 @@ class TimeStamp:
 
 @dataclass(frozen=True)
 class StampPolicy:
-    """What a reader expects of time stamps.
+    """The time stamps that a reader accepts.
 
     Attributes:
         authorities: whose stamps count.
@@ -88,7 +87,7 @@ class StampPolicy:
     required: bool = False
 
     def objection(self, stamp: TimeStamp | None) -> str | None:
-        """Why a signature does not count, though nothing speaks against it; None if it does.
+        """Why a valid signature does not count; None if it does.
 
         A stamp by an unknown authority is an objection only where one is required, or where the
         reader named the authorities that count.
@@ -109,9 +108,9 @@ class Stamper:
 
     Attributes:
         url: its address, as the user set it. Redirects are not followed.
-        authorities: those that are trusted; a token by another one is refused. None given: any is
-            taken, and whoever checks the report decides.
-        patience: all that it gets for one answer, s.
+        authorities: the trusted ones; a token by another one is refused. If empty, any is accepted,
+            and the reader of the report decides.
+        patience: time limit for an answer, s.
     """
 
     url: str
@@ -212,7 +211,7 @@ def read_authority(pem: bytes) -> Authority:
 
 
 def check(der: bytes, digest: bytes, authorities: Iterable[Authority]) -> TimeStamp:
-    """What a token says, if it is over this digest and not one byte of it was changed.
+    """Check a token: it has to be over this digest, and not one byte may have changed.
 
     Args:
         der: the token.
@@ -226,7 +225,7 @@ def check(der: bytes, digest: bytes, authorities: Iterable[Authority]) -> TimeSt
 
 
 def in_one_form(der: bytes) -> bytes:
-    """A token with nothing in it that the authority's signature does not vouch for.
+    """A token reduced to what the authority's signature protects.
 
     Raises:
         SignatureError: it is no token, or lacks the authority's certificate.
@@ -282,11 +281,14 @@ def _leaf(signed: Any, info: Any) -> Any:
         kind = attribute["type"].native
         if kind not in ("signing_certificate", "signing_certificate_v2"):
             continue
-        named = attribute["values"][0]["certs"][0]
-        method = named["hash_algorithm"]["algorithm"].native if kind.endswith("v2") else "sha1"
-        wanted = named["cert_hash"].native
+        reference = attribute["values"][0]["certs"][0]
+        method = reference["hash_algorithm"]["algorithm"].native if kind.endswith("v2") else "sha1"
+        certificate_hash = reference["cert_hash"].native
         for certificate in certificates:
-            if hashlib.new(method, certificate.dump(), usedforsecurity=False).digest() == wanted:
+            if (
+                hashlib.new(method, certificate.dump(), usedforsecurity=False).digest()
+                == certificate_hash
+            ):
                 return certificate
     raise SignatureError("the time stamp does not hold the certificate of its authority")
 
@@ -298,15 +300,15 @@ async def _checked(der: bytes, digest: bytes, authorities: tuple[Authority, ...]
     from pyhanko.sign.validation.errors import SignatureValidationError
     from pyhanko.sign.validation.generic_cms import validate_tst_signed_data
 
-    wrong = "the time stamp is not over these bytes, or was changed"
+    complaint = "the time stamp is not over these bytes, or was changed"
     if in_one_form(der) != der:
-        raise SignatureError(wrong)
+        raise SignatureError(complaint)
     try:
         signed = cms.ContentInfo.load(der, strict=True)["content"]
         information = signed["encap_content_info"]["content"].parsed
         method = information["message_imprint"]["hash_algorithm"]["algorithm"].native
         if hashlib.new(method).digest_size != len(digest) or method in ("md5", "sha1"):
-            raise SignatureError(wrong)
+            raise SignatureError(complaint)
         at: datetime = information["gen_time"].native
         facts = await validate_tst_signed_data(
             signed, _context(authorities, at), lambda _algorithm: digest
@@ -316,24 +318,24 @@ async def _checked(der: bytes, digest: bytes, authorities: tuple[Authority, ...]
         trusted = (
             bool(authorities)
             and facts["trust_problem_indic"] is None
-            # the path's check passes over this where the certificate itself is trusted
+            # the path's check skips this if the certificate itself is trusted
             and leaf.extended_key_usage_value is not None
             and leaf.extended_key_usage_value.native == ["time_stamping"]
         )
         authority = leaf.subject.human_friendly
     except (*_GARBLED, UnsupportedAlgorithm, SigningError, SignatureValidationError) as error:
-        raise SignatureError(wrong) from error
+        raise SignatureError(complaint) from error
     if not holds:
-        raise SignatureError(wrong)
+        raise SignatureError(complaint)
     return TimeStamp(at, authority, trusted)
 
 
 def _context(authorities: tuple[Authority, ...], at: datetime) -> Any:
-    """Whom to trust, as of the moment of the stamp: a certificate may end later."""
+    """Whom to trust at the moment of the stamp: a certificate may expire later."""
     from asn1crypto import x509
     from pyhanko_certvalidator import ValidationContext
 
-    # it would log a traceback for every authority that is not trusted; the answer says so
+    # it would log a traceback for every untrusted authority; the result says so anyway
     logging.getLogger("pyhanko.sign.validation.generic_cms").setLevel(logging.CRITICAL)
     roots = [x509.Certificate.load(authority.der) for authority in authorities]
     return ValidationContext(
@@ -342,7 +344,7 @@ def _context(authorities: tuple[Authority, ...], at: datetime) -> Any:
 
 
 def _finish(work: Coroutine[Any, Any, _T]) -> _T:
-    """Run a coroutine to its end, also where this thread runs an event loop already."""
+    """Run a coroutine to its end, even if this thread already runs an event loop."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:

@@ -1,4 +1,4 @@
-"""Models: architectures, the training loop, blocks of reference models, what a release hands on."""
+"""Models: architectures, the training loop, blocks of reference models, the lineage of releases."""
 
 __all__ = [
     "architectures",

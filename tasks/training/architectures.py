@@ -1,4 +1,4 @@
-"""Classifiers: building them for a data set, and tapping their features."""
+"""Build classifiers for a data set, and tap their features."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 AUXILIARY = ("googlenet", "inception_v3")
-"""Classifiers of torchvision with more outputs in training; they are built without these."""
+"""Classifiers of torchvision with auxiliary outputs in training; they are built without these."""
 VISION_TRANSFORMERS = "vit_"
-"""Classifiers of torchvision that are made for one size of images, which has to be given."""
+"""Prefix of torchvision's classifiers that are made for one size of images."""
 
 
 def build(model: settings.Model, data: settings.Data, seed: int) -> nn.Module:
@@ -49,7 +49,7 @@ def build(model: settings.Model, data: settings.Data, seed: int) -> nn.Module:
         else:
             network = _from_torchvision(model, data)
         _pool_deterministically(network)
-        _try_out(network, model.name, data)  # within the fork: lazy layers draw their weights now
+        _try_out(network, model.name, data)  # inside the fork: lazy layers draw their weights here
     return network
 
 
@@ -84,7 +84,7 @@ def _from_factory(name: str, data: settings.Data) -> nn.Module:
     try:
         factory: Callable[..., Any] = getattr(importlib.import_module(module_name), attribute)
         network = factory(classes=data.classes, channels=data.channels, image_size=data.image_size)
-    except Exception as error:  # it is the user's code, and may raise anything
+    except Exception as error:  # the user's code may raise anything
         raise ModelError(
             f"model.name {name!r}: {type(error).__name__}: {error}; expected "
             "package.module:factory, importable from "
@@ -120,8 +120,8 @@ def _from_torchvision(model: settings.Model, data: settings.Data) -> nn.Module:
 
 
 def fit_first_layer(network: nn.Module, stem: str, channels: int) -> None:
-    """Give the first convolution the data's channels, and stride 1 for the stem `small`; all else
-    of it stays.
+    """Give the first convolution the data's channels, and stride 1 for the stem `small`; nothing
+    else changes.
 
     Raises:
         ModelError: there is no convolution, or it takes channels in groups.
@@ -146,8 +146,8 @@ def fit_first_layer(network: nn.Module, stem: str, channels: int) -> None:
 
 
 def _pool_deterministically(network: nn.Module) -> None:
-    """Adaptive pooling has no deterministic gradient on CUDA, and would be refused there; this one
-    has."""
+    """Replace adaptive pooling, whose gradient is not deterministic on CUDA and is refused
+    there."""
     from torch import nn
 
     for layer in network.modules():
@@ -156,7 +156,7 @@ def _pool_deterministically(network: nn.Module) -> None:
 
 
 def pool(maps: Tensor, size: Any) -> Tensor:
-    """Adaptive average pooling whose gradient is the same every time: PyTorch's, or on CUDA that of
+    """Adaptive average pooling with a deterministic gradient: PyTorch's, or on CUDA
     `pool_by_matrices`."""
     from torch.nn import functional
 
@@ -173,9 +173,9 @@ def pool_by_matrices(maps: Tensor, size: int | tuple[int | None, int | None]) ->
     """
     import torch
 
-    wanted = size if isinstance(size, tuple) else (size, size)
+    sizes = size if isinstance(size, tuple) else (size, size)
     across = []
-    for inputs, outputs in zip(maps.shape[2:], wanted, strict=True):
+    for inputs, outputs in zip(maps.shape[2:], sizes, strict=True):
         count = inputs if outputs is None else outputs
         shares = torch.zeros(count, inputs, dtype=maps.dtype)
         for row in range(count):
@@ -186,8 +186,8 @@ def pool_by_matrices(maps: Tensor, size: int | tuple[int | None, int | None]) ->
 
 
 def _try_out(network: nn.Module, name: str, data: settings.Data) -> None:
-    """Let the network answer two images, as it does in evaluation and, where it is the user's own,
-    in training."""
+    """Run the network on two images, in evaluation mode and, if it is the user's own, in training
+    mode."""
     import torch
 
     training = network.training
@@ -216,10 +216,11 @@ def _try_out(network: nn.Module, name: str, data: settings.Data) -> None:
 
 
 def hold_still(network: nn.Module, batch_norm: bool) -> None:
-    """Evaluation mode but for batch norm, which is in training mode where `batch_norm` is true.
+    """Set evaluation mode, except for batch norm, which is in training mode if `batch_norm` is
+    true.
 
-    So features can be compared: dropout and stochastic depth would let a part of them differ by
-    chance.
+    This makes features comparable: dropout and stochastic depth would change some of them at
+    random.
     """
     from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -230,14 +231,14 @@ def hold_still(network: nn.Module, batch_norm: bool) -> None:
 
 
 Spot = tuple["nn.Module", int]
-"""A layer and which of its calls in a pass, from 0: one layer may be called several times."""
+"""A layer and the number of its call in a pass, from 0: a layer may be called several times."""
 
 
 class Taps:
-    """Reads features while a classifier computes: its classifier's input, or all stages.
+    """Reads features while a network computes: the input of its classifier, or all stages.
 
     The classifier is the last linear layer, or the last convolution of a network that ends in one.
-    A stage's features are the last map of one resolution. Both are found by trying the model out,
+    A stage's features are the last map of one resolution. Both are found by running the model once,
     so that any convolutional network can be tapped, whether or not it can be traced.
     """
 

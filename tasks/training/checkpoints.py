@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 MADE_FOR = "model"
 """The key of safetensors' metadata that holds the section `model` of the settings, as JSON."""
 COUNTS = "num_batches_tracked"
-"""A buffer of batch norm that decides nothing; files of PyTorch before 0.4.1 are without it."""
+"""A buffer of batch norm without effect on the output; files of PyTorch before 0.4.1 lack it."""
 AVERAGED = "n_averaged"
 """A buffer of `torch.optim.swa_utils.AveragedModel` beside the model that it wraps."""
 HEADS = ("aux1.", "aux2.", "AuxLogits.")
-"""Outputs that torchvision's `AUXILIARY` classifiers have in training only."""
+"""Outputs of torchvision's `AUXILIARY` classifiers that exist in training only."""
 SHOWN = 3
-"""Names of a kind in an error."""
+"""Most names of a kind in an error."""
 
 State = dict[str, "Tensor"]
 
@@ -37,7 +37,7 @@ def save(network: nn.Module, path: Path, made_for: settings.Model | None = None)
     Args:
         network: what to write.
         path: the file.
-        made_for: the settings that the network was built by; `load` refuses to read the file under
+        made_for: the settings that the network was built with; `load` refuses to read the file with
             others.
 
     Returns:
@@ -85,10 +85,10 @@ def load(
 ) -> nn.Module:
     """Read weights into a freshly built classifier.
 
-    Of tied weights one name is enough, which is what `safetensors.torch.save_model` writes. A
-    prefix before all names is recognised, as data parallelism (`module.`), the compiler
-    (`_orig_mod.`) and trainers (`model.`) put it there. Batch norm's counts may be missing, and
-    torchvision's auxiliary outputs are left out.
+    One name of tied weights is enough, as `safetensors.torch.save_model` writes them. A prefix
+    before all names is recognised, as data parallelism (`module.`), the compiler (`_orig_mod.`) and
+    trainers (`model.`) put it there. Batch norm's counts may be missing, and torchvision's
+    auxiliary outputs are left out.
 
     Args:
         path: the file.
@@ -137,7 +137,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def names_its_settings(path: Path) -> bool:
-    """Whether a checkpoint says which settings it was made for, so that it cannot be misread.
+    """Whether a checkpoint records the settings that it was made for, so that it cannot be misread.
 
     Raises:
         ModelError: as `load`, of the file.
@@ -147,35 +147,35 @@ def names_its_settings(path: Path) -> bool:
 
 
 def _made_for(metadata: Mapping[str, str]) -> dict[str, object] | None:
-    """The settings that our own files name; None where the key is another program's."""
+    """The settings that our own files record; None if the key is another program's."""
     try:
         written = json.loads(metadata.get(MADE_FOR, "null"))
     except ValueError:
         return None
-    ours = isinstance(written, dict) and {"name", "stem"} <= written.keys()
-    return written if ours else None
+    is_ours = isinstance(written, dict) and {"name", "stem"} <= written.keys()
+    return written if is_ours else None
 
 
 def _refuse_other_settings(path: Path, metadata: Mapping[str, str], model: settings.Model) -> None:
-    """The same weights mean something else under another stem or another normalisation."""
+    """Refuse settings other than the file's: another stem or normalisation changes the model."""
     written = _made_for(metadata) or {}
-    given = json.loads(_described(model))
-    differs = [key for key in given if key in written and written[key] != given[key]]
+    current = json.loads(_described(model))
+    differs = [key for key in current if key in written and written[key] != current[key]]
     if differs:
         key = differs[0]
         raise ModelError(
             f"{path} was made for model.{key}={json.dumps(written[key])}, but the settings say "
-            f"{json.dumps(given[key])}; set model.{key} to what the file was made for"
+            f"{json.dumps(current[key])}; set model.{key} to what the file was made for"
         )
 
 
 def _unwrapped(
     state: State, expected: Mapping[str, Tensor], path: Path, prefix: str | None
 ) -> State:
-    """The tensors under the names of the architecture, whatever wrapper they were saved from.
+    """The tensors under the architecture's names, whatever wrapper they were saved from.
 
     A file may hold a second copy of the model, such as a moving average of its weights, under a
-    prefix of its own. The file does not say which of the two is in use, so the user has to.
+    prefix of its own. The file does not say which copy is in use, so the user has to.
     """
     behind = {"": set(state) & set(expected), **_by_prefix(state, expected)}
     copies = sorted(name for name, names in behind.items() if _mostly(names, expected))
@@ -205,7 +205,7 @@ def _quoted(prefixes: list[str]) -> str:
 
 
 def _by_prefix(state: State, expected: Mapping[str, Tensor]) -> dict[str, set[str]]:
-    """By prefix, which of the expected names stand behind it; prefixes end in a dot."""
+    """The expected names behind each prefix; prefixes end in a dot."""
     behind: dict[str, set[str]] = defaultdict(set)
     for name in state:
         for position, letter in enumerate(name):
@@ -219,16 +219,18 @@ def _mostly(names: set[str], expected: Mapping[str, Tensor]) -> bool:
 
 
 def _completed(state: State, expected: Mapping[str, Tensor], name: str) -> State:
-    """The tensors with those that need not be in a file: tied weights' other names, and counts;
-    without those that decide nothing."""
+    """Add tensors that a file may omit (other names of tied weights, and counts), and drop
+    auxiliary outputs."""
     if name in architectures.AUXILIARY:
         state = {key: value for key, value in state.items() if not key.startswith(HEADS)}
-    given = {expected[key].data_ptr(): value for key, value in state.items() if key in expected}
+    by_address = {
+        expected[key].data_ptr(): value for key, value in state.items() if key in expected
+    }
     for key, value in expected.items():
         if key in state or not value.numel():
             continue
-        if value.data_ptr() in given:
-            state[key] = given[value.data_ptr()]
+        if value.data_ptr() in by_address:
+            state[key] = by_address[value.data_ptr()]
         elif key.endswith(f".{COUNTS}"):
             state[key] = value
     return state
@@ -257,12 +259,12 @@ def _refuse_others(
         "of another shape": shapes,
         "of another type": types,
     }
-    wrong = [f"{len(names)} {kind} ({_first(names)})" for kind, names in kinds.items() if names]
-    if wrong:
+    faults = [f"{len(names)} {kind} ({_first(names)})" for kind, names in kinds.items() if names]
+    if faults:
         raise ModelError(
             f"{path} is not a checkpoint of {model.name} for {data.classes} classes, "
-            f"{data.channels} channels and images of {data.image_size} pixels: {'; '.join(wrong)}. "
-            + _remedy(kinds)
+            f"{data.channels} channels and images of {data.image_size} pixels: "
+            f"{'; '.join(faults)}. " + _remedy(kinds)
         )
 
 
@@ -287,14 +289,14 @@ def _first(names: list[str]) -> str:
     return ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
 
 
-def _refuse_not_finite(state: Mapping[str, Tensor], what: str, advice: str) -> None:
-    bad = [
+def _refuse_not_finite(state: Mapping[str, Tensor], owner: str, advice: str) -> None:
+    not_finite = [
         name
         for name, value in state.items()
         if value.is_floating_point() and not bool(value.isfinite().all())
     ]
-    if bad:
+    if not_finite:
         raise ModelError(
-            f"{what} has NaN or infinite values in {len(bad)} of {len(state)} tensors, first "
-            f"{bad[0]}; {advice}"
+            f"{owner} has NaN or infinite values in {len(not_finite)} of {len(state)} tensors, "
+            f"first {not_finite[0]}; {advice}"
         )

@@ -1,4 +1,4 @@
-"""Where the arithmetic is done, and that it is done the same way every time."""
+"""Choose the device that models compute on, and make it deterministic."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""What glibc's <malloc.h> calls them"""
+"""Constants of glibc's <malloc.h>."""
 KEPT_AT_MOST = 32 << 20
-"""Bytes of a piece of memory that glibc can keep; it takes no more on machines of 64 bit."""
+"""Largest piece of memory that glibc keeps, bytes; its limit on 64-bit machines."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,11 @@ class Backend:
     """the instruction sets are fixed, see `settings.Compute.portable`"""
 
     def memory_format(self, channels: int) -> torch.memory_format:
-        """How images of so many channels lie in memory: channels last where that is faster, else
+        """The memory layout of images with so many channels: channels last if faster, else
         PyTorch's default.
 
-        Faster it is with bf16, and for colour on a processor. Of one channel both are the same.
+        Channels last is faster with bf16, and for colour on the CPU. With one channel both are
+        identical.
         """
         import torch
 
@@ -43,13 +44,13 @@ class Backend:
         return torch.channels_last if faster else torch.contiguous_format
 
     def autocast(self) -> torch.autocast:
-        """The context in which models compute: bf16 where it is asked for, else float32."""
+        """The context in which models compute: bf16 if the settings ask for it, else float32."""
         import torch
 
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
 
     def facts(self) -> dict[str, str | int]:
-        """What a report says of it."""
+        """The facts that a report shows."""
         import torch
 
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
@@ -61,7 +62,7 @@ class Backend:
         }
 
 
-def prepare(wish: settings.Compute) -> Backend:
+def prepare(compute: settings.Compute) -> Backend:
     """Choose the device and make PyTorch deterministic.
 
     Raises:
@@ -71,18 +72,18 @@ def prepare(wish: settings.Compute) -> Backend:
     import torch
 
     cuda = torch.cuda.is_available()
-    if wish.device == "cuda" and not cuda:
+    if compute.device == "cuda" and not cuda:
         raise ModelError(
             "compute.device is cuda, but PyTorch finds no CUDA device; set it to auto or cpu"
         )
-    device = torch.device("cuda" if cuda and wish.device != "cpu" else "cpu")
+    device = torch.device("cuda" if cuda and compute.device != "cpu" else "cpu")
     # torch.use_deterministic_algorithms(True) would import the compiler: 7 s per process
     torch._C._set_deterministic_algorithms(True, warn_only=False)  # noqa: SLF001
-    # filling finds faulty operations, and writes all memory twice
+    # filling is a debugging aid that writes all memory twice
     torch._C._set_deterministic_fill_uninitialized_memory(False)  # noqa: SLF001
     _keep_memory()
     torch.backends.cudnn.benchmark = False
-    tf32 = wish.precision == "tf32"
+    tf32 = compute.precision == "tf32"
     if tf32 and device.type != "cuda":
         raise ModelError(
             "compute.precision is tf32, which only CUDA has, and the device is the CPU; set it "
@@ -90,15 +91,14 @@ def prepare(wish: settings.Compute) -> Backend:
         )
     # PyTorch's default is TF32 in convolutions and float32 in products
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
-    torch.set_num_threads(wish.threads)
-    bf16 = wish.precision == "bf16" or (wish.precision == "auto" and _multiplies_bf16(device))
-    fixed = device.type == "cpu" and wish.is_portable()
-    return Backend(device, bf16, wish.threads, tf32, fixed)
+    torch.set_num_threads(compute.threads)
+    bf16 = compute.precision == "bf16" or (compute.precision == "auto" and _multiplies_bf16(device))
+    fixed = device.type == "cpu" and compute.is_portable()
+    return Backend(device, bf16, compute.threads, tf32, fixed)
 
 
 def _keep_memory() -> None:
-    """Let glibc keep freed memory for the next step: given back, it would be page-faulted in
-    again."""
+    """Keep freed memory in glibc for the next step; otherwise it is page-faulted in again."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other systems have none
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, KEPT_AT_MOST)

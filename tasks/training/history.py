@@ -1,4 +1,4 @@
-"""How a model came about: how often it was unlearned since it was last trained from scratch."""
+"""A model's history: how often it was unlearned since it was last trained from scratch."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from tasks.common.errors import EvidenceError
 from tasks.common.settings import Method
 
 FROM_SCRATCH: tuple[Method, ...] = ("retrain", "short_retrain")
-"""Methods that take nothing over from the model before, neither weights nor answers."""
+"""Methods that reuse nothing of the previous model, neither weights nor answers."""
 
 
 @dataclass(frozen=True)
 class History:
-    """How a model came about since it was last trained from scratch."""
+    """What happened to a model since it was last trained from scratch."""
 
     unlearnings: int
     """one after the other, each starting from the model of the one before"""
@@ -23,7 +23,7 @@ class History:
     """records that it was trained on"""
 
     def __post_init__(self) -> None:
-        """Refuse a history that cannot be."""
+        """Refuse impossible counts."""
         if self.unlearnings < 0 or not 0 <= self.forgotten <= self.trained or self.trained < 1:
             raise EvidenceError(
                 f"got a model's history of {self.unlearnings} unlearnings, {self.forgotten} of "
@@ -34,11 +34,11 @@ class History:
 
     @property
     def share(self) -> float:
-        """How much of what it was trained on it had to forget."""
+        """The share of its training records that it had to forget."""
         return self.forgotten / self.trained
 
     def after(self, method: Method, forgotten: int, retained: int) -> History:
-        """The history of the model that a method makes of this one.
+        """The history of the model that a method makes from this one.
 
         Args:
             method: `unlearn.method`.

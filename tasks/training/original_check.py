@@ -1,9 +1,9 @@
-"""Is the original read as it is used? A model that does not know its own training records is not.
+"""Check that the original is read correctly: it has to know its own training records.
 
-The wrong order of classes, another normalisation or another stem make a good model look like a bad
-one, and an audit of what is left says nothing. So the original is scored on its own training
-records and on unseen ones before anything is trained, and a model that fails stops the run. One
-that is halfway right is tried in the common readings (`other_readings`).
+A wrong order of classes, normalisation or stem makes a good model look bad, and an audit of it says
+nothing. So the original is scored on its own training records and on unseen ones before anything is
+trained, and a model that fails stops the run. A model that is halfway right is tried with other
+common preprocessing (`other_readings`).
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from torch import nn
 
 MOST = 2048
-"""Records of a kind that are scored; more would tell no more."""
+"""Most records of a kind to score; more would not change the answer."""
 SURE = 1e-3
-"""A model that guesses is taken for one that knows its records at most so often."""
+"""Largest probability that a guessing model seems to know its records."""
 REORDERED = 0.2
-"""Accuracy that another order of the classes has to gain before it is held for the right one."""
+"""Accuracy that another order of the classes has to gain to count as the right one."""
 ADVICE = (
     "check the order of classes (docs/tutorial.md: the mapping that `import` prints), the "
     "preprocessing (model.mean, model.std or model.preset, data.image_size and how images are "
@@ -45,18 +45,18 @@ ADVICE = (
 
 @dataclass(frozen=True)
 class OriginalCheck:
-    """What the original knows of records that it was trained on, and of others.
+    """How well the original classifies its training records, and others.
 
     Attributes:
-        training: share of its training records that it classifies rightly.
-        unseen: the same of control, test and calibration records; None without any.
+        training: accuracy on its training records.
+        unseen: accuracy on control, test and calibration records; None without any.
         majority: share of the commonest class among the training records.
         records: training records scored.
-        right: of these, classified rightly.
-        order: the order of classes under which it would be right most often, class i of the data
-            being output `order[i]`.
-        reordered: that share.
-        other: the common reading under which it knows clearly more of its training records.
+        right: of these, classified correctly.
+        order: the order of classes with the highest accuracy: class i of the data is output
+            `order[i]`.
+        reordered: that accuracy.
+        other: the common preprocessing under which it is clearly better, if any.
     """
 
     training: float
@@ -69,7 +69,7 @@ class OriginalCheck:
     other: other_readings.OtherReading | None = None
 
     def fault(self, classes: int, least: float | None) -> str | None:
-        """Why an audit of this model would say nothing; None where it may go on.
+        """Why an audit of this model would say nothing; None if it can go on.
 
         Args:
             classes: number of classes.
@@ -77,17 +77,17 @@ class OriginalCheck:
         """
         from scipy import stats
 
-        seen = (
+        finding = (
             f"the original has accuracy {self.training:.3f} on {self.records} of its own training "
             "records"
         )
         if self.unseen is not None:
-            seen += f" and {self.unseen:.3f} on unseen ones"
+            finding += f" and {self.unseen:.3f} on unseen ones"
         hint = f"; {self.other}" if self.other else ""
         explained = self.other.accuracy if self.other else 0.0
         if self.reordered > max(self.training + REORDERED, explained):
             return (
-                f"{seen}, and {self.reordered:.3f} if the classes 0, 1, 2, … were its outputs "
+                f"{finding}, and {self.reordered:.3f} if the classes 0, 1, 2, … were its outputs "
                 f"{', '.join(map(str, self.order))}: the order of classes of the data is not the "
                 "model's"
             )
@@ -95,14 +95,14 @@ class OriginalCheck:
         chance = float(stats.binom.sf(self.right - 1, self.records, guess))
         if chance > SURE:
             return (
-                f"{seen}, no better than naming the commonest class ({self.majority:.3f}) or "
+                f"{finding}, no better than naming the commonest class ({self.majority:.3f}) or "
                 f"guessing ({1 / classes:.3f}){hint}"
             )
         if least is not None and self.training < least:
-            return f"{seen}, expected original.accuracy={least:g}{hint}"
+            return f"{finding}, expected original.accuracy={least:g}{hint}"
         if least is None and self.other and self.other.is_right:
             return (
-                f"{seen}{hint}. If the settings are right, set original.accuracy to what you "
+                f"{finding}{hint}. If the settings are right, set original.accuracy to what you "
                 "measured yourself on training records"
             )
         return None
@@ -111,7 +111,7 @@ class OriginalCheck:
 def judge(
     logits: NDArray[np.float32], labels: NDArray[np.int64], trained: NDArray[np.bool_]
 ) -> OriginalCheck:
-    """Compare what a model says with the labels.
+    """Compare a model's answers with the labels.
 
     Args:
         logits: (n, classes).
@@ -121,24 +121,24 @@ def judge(
     from scipy.optimize import linear_sum_assignment
 
     predicted, classes = logits.argmax(1), logits.shape[1]
-    right = predicted == labels
+    is_right = predicted == labels
     confusion = np.zeros((classes, classes), np.int64)
     np.add.at(confusion, (labels[trained], predicted[trained]), 1)
     rows, order = linear_sum_assignment(confusion, maximize=True)
     count = int(trained.sum())
     return OriginalCheck(
-        training=float(right[trained].mean()),
-        unseen=None if trained.all() else float(right[~trained].mean()),
+        training=float(is_right[trained].mean()),
+        unseen=None if trained.all() else float(is_right[~trained].mean()),
         majority=float(np.bincount(labels[trained]).max() / count),
         records=count,
-        right=int(right[trained].sum()),
+        right=int(is_right[trained].sum()),
         order=tuple(order.tolist()),
         reordered=float(confusion[rows, order].sum() / count),
     )
 
 
 def brought(settings: Settings) -> bool:
-    """Whether somebody brought the original along; else the stage `train` makes it."""
+    """Whether the original is the user's own; else the stage `train` makes it."""
     return not settings.original.checkpoint.startswith(f"{TRAINED}/")
 
 
@@ -153,7 +153,7 @@ def measure(
     """Score a model on a fixed random sample of its training records, and of the others.
 
     Args:
-        path: its file; one that names the settings it was made for is not tried in other readings.
+        path: its file; if it records the settings it was made for, no other preprocessing is tried.
         network: the model.
         packed: the n records; images that could not be read are left out.
         roles: (n,) by the split, at least one training record.
@@ -177,9 +177,9 @@ def measure(
     check = judge(logits, records.labels.cpu().numpy(), roles[rows] == "training")
     if checkpoints.names_its_settings(path):
         return check
-    some = _mask(chosen[0][: other_readings.MOST], roles)
-    seen = reference_blocks.load_rows(some, packed, settings, backend)
-    return replace(check, other=other_readings.better(network, seen, settings))
+    tried_rows = _mask(chosen[0][: other_readings.MOST], roles)
+    tried_records = reference_blocks.load_rows(tried_rows, packed, settings, backend)
+    return replace(check, other=other_readings.better(network, tried_records, settings))
 
 
 def _mask(rows: NDArray[np.int64], roles: NDArray[np.str_]) -> NDArray[np.bool_]:
@@ -196,9 +196,9 @@ def require(
     settings: Settings,
     backend: compute.Backend,
 ) -> None:
-    """Score the original, and stop where an audit of it would say nothing.
+    """Score the original, and stop if an audit of it would say nothing.
 
-    A model of the stage `train` is only held to `original.accuracy`: it cannot be misread.
+    A model of the stage `train` cannot be misread, so only `original.accuracy` is checked.
 
     Args:
         path: its file.
@@ -217,20 +217,20 @@ def require(
     fault = check.fault(settings.data.classes, settings.original.accuracy)
     if fault:
         raise ModelError(f"{settings.original.checkpoint}: {fault}; {ADVICE}")
-    others = "" if check.unseen is None else f", {check.unseen:.3f} on unseen ones"
+    on_unseen = "" if check.unseen is None else f", {check.unseen:.3f} on unseen ones"
     stage_cli.say(
         f"original: accuracy {check.training:.3f} on {check.records} of its training records"
-        f"{others}{f'; {check.other}' if check.other else ''}"
+        f"{on_unseen}{f'; {check.other}' if check.other else ''}"
     )
 
 
 def require_before_training(
     packed: image_pack.Packed, roles: NDArray[np.str_], settings: Settings
 ) -> None:
-    """Check a model that somebody brought along before references are trained for it.
+    """Check the user's own model before references are trained for it.
 
-    The file is no dependency of these stages, because it changes nothing of what they make. Where
-    it is not at hand, on another machine, the stages `unlearn` and `score` check it: it is theirs.
+    The file is not a dependency of these stages, because their results do not depend on it. On a
+    machine without the file, the check is left to the stages `unlearn` and `score`.
 
     Raises:
         ModelError: as `require`, or the file is no checkpoint of the architecture.

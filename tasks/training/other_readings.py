@@ -1,10 +1,10 @@
-"""Would a model know its training records if it were read in another common way?
+"""Try other common preprocessing for a model that hardly knows its training records.
 
-A model that is shown pixels in another range than it was trained on, or the colours in another
-order, is often halfway right: far from chance, and far from what it is. So it is tried in the ways
-that are common. Where the settings are right, no other reading is much better, unless the model is
-hardly trained: after a few dozen steps the statistics of its batch norm are not its data's yet.
-docs/models.md has what was measured.
+A model that sees pixels in another range than in training, or colours in another order, is often
+halfway right: well above chance, and well below its true accuracy. So common alternatives are
+tried. If the settings are right, no alternative is much better, unless the model is hardly trained:
+after a few dozen steps its batch-norm statistics do not yet match its data. docs/models.md has
+measurements.
 """
 
 from __future__ import annotations
@@ -24,14 +24,13 @@ if TYPE_CHECKING:
     from torch import nn
 
 MOST = 512
-"""Training records that are shown in each way."""
+"""Training records to try each alternative on."""
 GAIN = 0.15
-"""Accuracy on training records that another reading has to gain."""
+"""Accuracy on training records that an alternative has to gain."""
 KNOWN = 0.8
-"""Accuracy on training records from which on another reading is held for the right one."""
+"""Least accuracy on training records for an alternative to count as the right one."""
 SURE = 1e-6
-"""A reading that is no better gains as many of the records on which the two differ at most so
-often (McNemar's exact test)."""
+"""Level of McNemar's exact test that an alternative is better."""
 
 _Constants = tuple[float | tuple[float, ...], float | tuple[float, ...]]
 
@@ -49,15 +48,15 @@ EITHER: dict[str, _Constants] = {
     "pixels in 0 … 1": (0.0, 1.0),
     "pixels in 0 … 255": (0.0, 1 / 255),
 }
-"""Common values of mean and std, by whose they are."""
+"""Common values of mean and std, by their origin."""
 
 
 @dataclass(frozen=True)
 class OtherReading:
-    """A reading under which a model knows clearly more of its training records.
+    """A preprocessing under which a model is clearly better on its training records.
 
     Attributes:
-        advice: what it is, and what to set.
+        advice: the settings to change.
         records: training records that were tried.
         configured: accuracy on them under the settings.
         accuracy: accuracy on them under this reading.
@@ -76,72 +75,77 @@ class OtherReading:
 
     @property
     def is_right(self) -> bool:
-        """Whether the model was trained so, as far as its accuracy can tell."""
+        """Whether its accuracy suggests that the model was trained this way."""
         return self.accuracy >= KNOWN
 
 
 def better(
-    network: nn.Module, known: training_loop.Records, chosen: settings.Settings
+    network: nn.Module, training_records: training_loop.Records, chosen: settings.Settings
 ) -> OtherReading | None:
-    """The common reading under which a model knows most of its training records, where that is
-    clearly more than under the settings; else None.
+    """The common preprocessing under which a model is best on its training records; None if it is
+    not clearly better than that of the settings.
 
     Args:
         network: the model as the settings read it.
-        known: n of its training records.
+        training_records: n of its training records.
         chosen: `model` and `data`.
     """
-    right = _right(network, known)
-    if right.mean() > 1 - GAIN:
+    is_right = _right(network, training_records)
+    if is_right.mean() > 1 - GAIN:
         return None
-    tried = [
+    readings = [
         (_right(other, records), advice)
-        for advice, other, records in _readings(network, known, chosen)
+        for advice, other, records in _readings(network, training_records, chosen)
     ]
-    gained, advice = max(tried, key=lambda reading: int(reading[0].sum()))
-    if gained.mean() < right.mean() + GAIN or _chance(right, gained) > SURE / len(tried):
+    is_right_then, advice = max(readings, key=lambda reading: int(reading[0].sum()))
+    if is_right_then.mean() < is_right.mean() + GAIN or _chance(
+        is_right, is_right_then
+    ) > SURE / len(readings):
         return None
-    return OtherReading(advice, len(known), float(right.mean()), float(gained.mean()))
-
-
-def _right(network: nn.Module, known: training_loop.Records) -> NDArray[np.bool_]:
-    """(n,) which records a model classifies rightly."""
-    right: NDArray[np.bool_] = np.equal(
-        training_loop.logits(network, known).argmax(1), known.labels.cpu().numpy()
+    return OtherReading(
+        advice, len(training_records), float(is_right.mean()), float(is_right_then.mean())
     )
-    return right
 
 
-def _chance(right: NDArray[np.bool_], gained: NDArray[np.bool_]) -> float:
+def _right(network: nn.Module, training_records: training_loop.Records) -> NDArray[np.bool_]:
+    """(n,) which records a model classifies correctly."""
+    is_right: NDArray[np.bool_] = np.equal(
+        training_loop.logits(network, training_records).argmax(1),
+        training_records.labels.cpu().numpy(),
+    )
+    return is_right
+
+
+def _chance(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> float:
     """p of McNemar's exact one-sided test: the other reading is no better."""
     from scipy import stats
 
-    won, lost = int((gained & ~right).sum()), int((right & ~gained).sum())
-    return float(stats.binom.sf(won - 1, won + lost, 0.5))
+    gains, losses = int((after & ~before).sum()), int((before & ~after).sum())
+    return float(stats.binom.sf(gains - 1, gains + losses, 0.5))
 
 
 def _readings(
-    network: nn.Module, known: training_loop.Records, chosen: settings.Settings
+    network: nn.Module, training_records: training_loop.Records, chosen: settings.Settings
 ) -> Iterator[tuple[str, nn.Module, training_loop.Records]]:
     model, channels = chosen.model, chosen.data.channels
-    given = preprocessing.normalisation(model, channels)
+    current = preprocessing.normalisation(model, channels)
     for name, (mean, std) in (EITHER | (GREY if channels == 1 else COLOUR)).items():
-        other = model.model_copy(update={"preset": None, "mean": mean, "std": std})
-        if preprocessing.normalisation(other, channels) != given:
+        changed = model.model_copy(update={"preset": None, "mean": mean, "std": std})
+        if preprocessing.normalisation(changed, channels) != current:
             advice = f"model.mean={_shown(mean)} and model.std={_shown(std)} ({name})"
-            yield advice, network, known.normalised_as(other)
+            yield advice, network, training_records.normalised_as(changed)
     if channels > 1:
         yield (
             "its channels in reverse order, as OpenCV reads them (blue first): write a factory "
             "(model.name=package.module:factory) that turns them round",
             network,
-            known.with_images(known.images.flip(1)),
+            training_records.with_images(training_records.images.flip(1)),
         )
     if model.name != "small_cnn" and ":" not in model.name:
         stem = "plain" if model.stem == "small" else "small"
         adapted = architectures.build(model.model_copy(update={"stem": stem}), chosen.data, 0)
         adapted.load_state_dict(copy.deepcopy(network.state_dict()))
-        yield f"model.stem={stem}", adapted, known
+        yield f"model.stem={stem}", adapted, training_records
 
 
 def _shown(values: float | tuple[float, ...]) -> str:

@@ -1,4 +1,4 @@
-"""What is subtracted from pixels and what they are divided by, before a model sees them."""
+"""The mean and standard deviation that normalise pixels before a model sees them."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ def normalisation(
 
 
 def _per_channel(values: float | tuple[float, ...], channels: int, key: str) -> tuple[float, ...]:
-    given = values if isinstance(values, tuple) else (values,) * channels
-    if len(given) != channels:
+    per_channel = values if isinstance(values, tuple) else (values,) * channels
+    if len(per_channel) != channels:
         raise SettingsError(
-            f"model.{key} has {len(given)} values, expected one number or {channels}, one per "
-            "channel"
+            f"model.{key} has {len(per_channel)} values, expected one number or {channels}, "
+            "one per channel"
         )
-    return given
+    return per_channel
 
 
 def _preset(
     name: str, channels: int, side: int | None
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and std of the transforms that torchvision keeps beside its weights; no file is read."""
+    """Mean and std of torchvision's transforms for its weights; no file is read."""
     from torchvision import models
 
     try:

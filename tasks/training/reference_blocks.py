@@ -1,4 +1,4 @@
-"""A block of models of one recipe: what the stages `train` and `retrain` have in common."""
+"""Train a block of models by one recipe, for the stages `train` and `retrain`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tasks.data import image_pack
 from tasks.training import architectures, checkpoints, compute, stacked, training_loop
 
 RECIPE = "recipe.sha256"
-"""Says of a folder of kept models what they were trained from."""
+"""File that identifies what a folder of finished models was trained from."""
 
 
 def train_block(
@@ -32,8 +32,8 @@ def train_block(
     settings: Settings,
     out: Path,
 ) -> None:
-    """Train one block of models and write each with its cost. A model that was finished before an
-    interruption is kept.
+    """Train a block of models and write each with its cost. Models that were finished before an
+    interruption are kept.
 
     Args:
         kind: `train` or `retrain`; it names the random streams.
@@ -41,14 +41,14 @@ def train_block(
         rows: (n records,) which records of the manifest are trained on.
         data: all records.
         settings: recipe, architecture, number of seeds per block.
-        out: folder for `seed-<n>.safetensors` and `seed-<n>.json`; it appears whole or not at all.
+        out: folder for `seed-<n>.safetensors` and `seed-<n>.json`; written whole or not at all.
 
     Raises:
         EvidenceError: a class has no record among `rows`.
     """
     backend = compute.prepare(settings.compute)
-    known_records = load_rows(rows, data, settings, backend)
-    missing = sorted(set(range(settings.data.classes)) - set(known_records.labels.tolist()))
+    training_records = load_rows(rows, data, settings, backend)
+    missing = sorted(set(range(settings.data.classes)) - set(training_records.labels.tolist()))
     if missing:
         raise EvidenceError(
             f"classes {', '.join(map(str, missing))} have no record to train on; expected every "
@@ -57,39 +57,40 @@ def train_block(
     size = settings.references.seeds_per_block
     numbers = range(block * size, (block + 1) * size)
     build = partial(architectures.build, settings.model, settings.data, seed=0)
-    at_once = stacked.count(settings.compute, size, build, known_records)
-    kept = _kept_models(out, _recipe(kind, rows, data, settings))
+    at_once = stacked.count(settings.compute, size, build, training_records)
+    waiting = _kept_models(out, _recipe(kind, rows, data, settings))
     for first in range(0, size, at_once):
         group = numbers[first : first + at_once]
-        paths = [kept / f"seed-{number}.safetensors" for number in group]
+        paths = [waiting / f"seed-{number}.safetensors" for number in group]
         title = _title(first, group, size)
         if all(path.with_suffix(".json").exists() for path in paths):
             stage_cli.say(f"{title}: kept from a run that was interrupted")
             continue
         streams = [(kind, number) for number in group]
-        _train(known_records, settings, streams, paths, title, costs_beside=True)
+        _train(training_records, settings, streams, paths, title, costs_beside=True)
     with files.whole_folder(out) as draft:
-        for path in sorted(kept.glob("seed-*")):
+        for path in sorted(waiting.glob("seed-*")):
             path.rename(draft / path.name)
-    shutil.rmtree(kept)
+    shutil.rmtree(waiting)
 
 
 def _kept_models(out: Path, recipe: str) -> Path:
-    """The folder beside `out` in which a block's finished models wait for the others.
+    """The folder beside `out` that holds a block's finished models until all are done.
 
-    An interrupted run leaves it, and the next one of the same recipe goes on there; models of
-    another recipe are removed.
+    After an interruption the next run of the same recipe continues there; models of another recipe
+    are removed.
     """
-    kept = out.with_name(f".{out.name}-kept")
-    if not (kept / RECIPE).exists() or (kept / RECIPE).read_text(encoding="utf-8") != recipe:
-        shutil.rmtree(kept, ignore_errors=True)
-        kept.mkdir(parents=True)
-        files.write_text(kept / RECIPE, recipe)
-    return kept
+    waiting = out.with_name(f".{out.name}-kept")
+    if not (waiting / RECIPE).exists() or (waiting / RECIPE).read_text(encoding="utf-8") != recipe:
+        shutil.rmtree(waiting, ignore_errors=True)
+        waiting.mkdir(parents=True)
+        files.write_text(waiting / RECIPE, recipe)
+    return waiting
 
 
 def _recipe(kind: str, rows: NDArray[np.bool_], data: image_pack.Packed, settings: Settings) -> str:
-    """SHA-256 of all that a block's models follow from: program, settings, labels, pixels, rows."""
+    """SHA-256 of everything that determines a block's models: program, settings, labels, pixels,
+    rows."""
     parts = settings.model_dump(mode="json", include={"seed", "data", "model", "train", "compute"})
     parts |= {"kind": kind, "size": settings.references.seeds_per_block, "tool": __version__}
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
@@ -105,19 +106,19 @@ def _title(first: int, group: range, size: int) -> str:
 
 
 def train_model(
-    known_records: training_loop.Records,
+    training_records: training_loop.Records,
     settings: Settings,
     stream: tuple[str, int],
     path: Path,
     title: str,
 ) -> dict[str, object]:
-    """Train one model and write its weights. Returns its cost, as the ledger has it."""
-    (cost,) = _train(known_records, settings, [stream], [path], title)
+    """Train one model and write its weights. Returns its cost from the ledger."""
+    (cost,) = _train(training_records, settings, [stream], [path], title)
     return cost
 
 
 def _train(
-    known_records: training_loop.Records,
+    training_records: training_loop.Records,
     settings: Settings,
     streams: Sequence[tuple[str, int]],
     paths: Sequence[Path],
@@ -129,21 +130,22 @@ def _train(
     the time.
 
     With `costs_beside` the costs are written beside the weights, as JSON and after them: a model
-    with a cost is finished. "done" is said when all is written, so that an interruption that comes
-    after it loses nothing.
+    with a cost is finished. "done" is printed only when everything is written.
     """
-    stage_cli.say(f"{title}: {settings.train.epochs} epochs over {len(known_records)} records")
+    stage_cli.say(f"{title}: {settings.train.epochs} epochs over {len(training_records)} records")
     started = time.perf_counter()
     weights, orders = (
         [seeds.derive(settings.seed, *stream, what) for stream in streams]
         for what in ("weights", "order")
     )
     networks = [architectures.build(settings.model, settings.data, seed) for seed in weights]
-    facts = known_records.backend.facts()
+    facts = training_records.backend.facts()
     if len(networks) == 1:
-        training_loop.fit(networks[0], known_records, settings.train, orders[0], Announcer(title))
+        training_loop.fit(
+            networks[0], training_records, settings.train, orders[0], Announcer(title)
+        )
     else:
-        stacked.fit(networks, known_records, settings.train, orders, Announcer(title))
+        stacked.fit(networks, training_records, settings.train, orders, Announcer(title))
         facts["together"] = len(networks)
     seconds = time.perf_counter() - started
     measured = {"seconds": round(seconds / len(networks), 3), **facts}
@@ -164,8 +166,7 @@ def load_rows(
     settings: Settings,
     backend: compute.Backend,
 ) -> training_loop.Records:
-    """Some of the n records of a data set, by a mask (n,) or from one row to another, on the
-    device.
+    """Some of the n records of a data set on the device, by a mask (n,) or a slice.
 
     Raises:
         DataError: a label is no class, or an image is not what the manifest says.
@@ -182,7 +183,7 @@ def load_rows(
 
 
 class Announcer:
-    """Says how far a long training is, at most every few seconds."""
+    """Prints the progress of a long training, at most every few seconds."""
 
     def __init__(self, title: str, every: float = 5.0) -> None:
         self.title, self.every, self.next = title, every, time.perf_counter() + every

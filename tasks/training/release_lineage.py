@@ -1,10 +1,9 @@
-"""What a release hands to the next batch: the model that it starts from, and references that may
-judge it.
+"""The lineage of what a release passes to the next batch: its model, and references.
 
-Models retrained for one batch have seen everybody who remains. So they are what the next batch
-needs as references trained with everybody, and only the references without its own forget set have
-to be trained. That holds as long as they were trained on exactly the records, and by exactly the
-recipe, that this batch's models are: their lineage says so, and is compared before they are used.
+Models retrained for one batch have seen everybody who remains. So they can be the next batch's
+references trained with everybody, and only the references without its forget set have to be
+trained. This requires that they were trained on exactly the records and by exactly the recipe of
+this batch's models; their lineage is compared before they are used.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ SCHEMA_VERSION = 3
 
 
 def training_set(manifest: pd.DataFrame, rows: NDArray[np.bool_]) -> str:
-    """SHA-256 of what a model is trained on: the hashes and labels of the records, in no order.
+    """SHA-256 of a training set: the hashes and labels of its records, whatever their order.
 
     Args:
         manifest: n records.
@@ -48,7 +47,7 @@ def training_set(manifest: pd.DataFrame, rows: NDArray[np.bool_]) -> str:
 
 
 def recipe(settings: Settings) -> dict[str, Any]:
-    """Everything that decides what comes out of training, but for the records and the seed."""
+    """Everything that determines a training, except for the records and the seed."""
     return {
         "data": settings.data.model_dump(mode="json"),
         "model": settings.model.model_dump(mode="json"),
@@ -60,7 +59,7 @@ def recipe(settings: Settings) -> dict[str, Any]:
 def write_references(
     folder: Path, batch: str, commit: str, trained_on: str, settings: Settings, names: list[str]
 ) -> None:
-    """Write the lineage of references that lie in a folder.
+    """Write the lineage of the references in a folder.
 
     Args:
         folder: holds `<name>.safetensors` for each name.
@@ -96,7 +95,7 @@ def write_release(
     retained: str,
     chain: list[dict[str, Any]],
 ) -> dict[str, Any]:
-    """Write the lineage of a released model, back to the first training that is known of.
+    """Write the lineage of a released model, back to the first known training.
 
     Args:
         folder: holds `model.safetensors`.
@@ -105,7 +104,7 @@ def write_release(
         kind: unlearned, or retrained.
         settings: of the batch.
         history: of the model.
-        retained: `training_set` of the records that it may still know.
+        retained: `training_set` of the retained records.
         chain: of the model that the batch started from, as `chain_of` returns it.
 
     Returns:
@@ -142,20 +141,20 @@ def write_release(
 
 
 def chain_of(original: Path, weights_sha256: str, trained: bool) -> list[dict[str, Any]]:
-    """How the model that a batch starts from came about: what its release filed, else that it is
-    where all began.
+    """The chain of models behind the one that a batch starts from: from its release's lineage, else
+    a chain that begins here.
 
     Args:
-        original: the model's file, of which only the folder is looked at.
+        original: the model's file; only its folder is read.
         weights_sha256: its hash, as the audit has it.
-        trained: whether the pipeline trained it; else somebody brought it along.
+        trained: whether the pipeline trained it; else it is the user's own.
     """
-    beside = original.parent / LINEAGE
-    filed: list[dict[str, Any]] = (
-        (files.read_json(beside).get("chain") or []) if beside.is_file() else []
+    lineage_file = original.parent / LINEAGE
+    chain: list[dict[str, Any]] = (
+        (files.read_json(lineage_file).get("chain") or []) if lineage_file.is_file() else []
     )
-    if filed and filed[-1]["weights_sha256"] == weights_sha256:
-        return filed
+    if chain and chain[-1]["weights_sha256"] == weights_sha256:
+        return chain
     method = "train" if trained else None
     return [
         {
@@ -171,7 +170,7 @@ def chain_of(original: Path, weights_sha256: str, trained: bool) -> list[dict[st
 def references(
     folder: Path, manifest: pd.DataFrame, rows: NDArray[np.bool_], settings: Settings
 ) -> list[Path]:
-    """The references that an earlier batch left in a folder, if they may judge this one.
+    """The references that an earlier batch left in a folder, if they fit this one.
 
     Args:
         folder: as `write_references` left it.
@@ -187,19 +186,19 @@ def references(
             or altered.
     """
     lineage = files.read_json(folder / LINEAGE)
-    where = f"references of batch {lineage.get('batch')!r}"
+    owner = f"references of batch {lineage.get('batch')!r}"
     advice = "train new ones: references.with_from=artifacts/train, references.with_blocks=[0, 1]"
     if lineage.get("training_set_sha256") != training_set(manifest, rows):
         raise EvidenceError(
-            f"the {where} were trained on other records than the training records of now; {advice}"
+            f"the {owner} were trained on other records than the training records of now; {advice}"
         )
-    wanted = json.loads(json.dumps(recipe(settings)))
-    if lineage.get("recipe") != wanted:
+    expected = json.loads(json.dumps(recipe(settings)))
+    if lineage.get("recipe") != expected:
         differs = ", ".join(
-            key for key in wanted if lineage.get("recipe", {}).get(key) != wanted[key]
+            key for key in expected if lineage.get("recipe", {}).get(key) != expected[key]
         )
         raise EvidenceError(
-            f"the {where} were trained by another recipe ({differs} differ); {advice}"
+            f"the {owner} were trained by another recipe ({differs} differ); {advice}"
         )
     paths = []
     for model in lineage["models"]:
@@ -213,15 +212,15 @@ def references(
 
 
 def history(original: Path, trained: int) -> History:
-    """The history of the model that a batch starts from: what its release filed, else that it was
-    just trained.
+    """The history of the model that a batch starts from: from its release's lineage, else freshly
+    trained.
 
     Args:
         original: the model.
         trained: training records of this batch.
 
     Raises:
-        EvidenceError: the lineage beside it is of another model, or says nothing of its history.
+        EvidenceError: the lineage beside it is of another model, or has no history.
     """
     if not (original.parent / LINEAGE).is_file():
         return History(0, 0, trained)
@@ -239,14 +238,14 @@ def history(original: Path, trained: int) -> History:
 
 
 def released(lineage: Mapping[str, Any], method: Method) -> History:
-    """The history of the model that an audit made of its original.
+    """The history of the model that an audit made from its original.
 
     Args:
         lineage: `lineage.json` of the stage `score`.
         method: `unlearn.method` of the audit.
 
     Raises:
-        EvidenceError: the lineage says nothing of it.
+        EvidenceError: the lineage lacks it.
     """
     try:
         forgotten, retained = (int(lineage["batch"][key]) for key in ("forgotten", "retained"))

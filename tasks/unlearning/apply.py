@@ -1,4 +1,4 @@
-"""Apply the method that the settings name to the original model, and write what comes out."""
+"""Apply the method of the settings to the original model, and write the result."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 MODEL, TRACE = "unlearned.safetensors", "trace.csv"
-"""What is written: the model, with its cost beside it, and what unlearning did step by step."""
+"""Files of the result: the model, with its cost beside it, and a row per step."""
 
 
 def to_original(
@@ -32,7 +32,7 @@ def to_original(
 ) -> None:
     """Make the original model forget, by the method of `unlearn.method`.
 
-    Nothing is written unless the model is whole: an error leaves what is there as it is.
+    Files are written only if everything succeeds; an error leaves earlier results in place.
 
     Args:
         original: the model's file.
@@ -45,24 +45,24 @@ def to_original(
 
     Raises:
         EvidenceError: there is no record to forget, or none is retained.
-        ModelError: the method cannot work with the model, or what came out cannot answer.
+        ModelError: the method cannot work with the model, or the result's answers are not finite.
     """
     backend = compute.prepare(settings.compute)
-    known = image_pack.read(pack, data, settings.data)
-    manifest = known.manifest
-    asked = records.read_forget(forget, manifest) != ""
+    packed = image_pack.read(pack, data, settings.data)
+    manifest = packed.manifest
+    in_forget_set = records.read_forget(forget, manifest) != ""
     roles = records.read_roles(split, manifest)
-    retained = (roles == "training") & ~asked
-    if not asked.any():
+    retained = (roles == "training") & ~in_forget_set
+    if not in_forget_set.any():
         raise EvidenceError(f"{forget} names no record; expected a forget set")
     if not retained.any():
         raise EvidenceError(
             "no training record is retained, expected some: a model of nobody's data is a new one"
         )
     labels = manifest["label"].to_numpy(np.int64)
-    _warn_of_lost_classes(set(labels[asked].tolist()) - set(labels[retained].tolist()))
+    _warn_of_lost_classes(set(labels[in_forget_set].tolist()) - set(labels[retained].tolist()))
     network = checkpoints.load_original(original, settings)
-    original_check.require(original, network, known, roles, settings, backend)
+    original_check.require(original, network, packed, roles, settings, backend)
     trace: list[fcalb.TraceRow] = []
     path = out / MODEL
     if settings.unlearn.method == "none":
@@ -72,13 +72,13 @@ def to_original(
             {"seconds": 0.0, **backend.facts()},
         )
     else:
-        retain_set = reference_blocks.load_rows(retained, known, settings, backend)
+        retain_set = reference_blocks.load_rows(retained, packed, settings, backend)
         if settings.unlearn.method == "retrain":
             cost = reference_blocks.train_model(
                 retain_set, settings, ("unlearn", 0), path, "retraining"
             )
         else:
-            forget_set = reference_blocks.load_rows(asked, known, settings, backend)
+            forget_set = reference_blocks.load_rows(in_forget_set, packed, settings, backend)
             stage_cli.say(
                 f"{settings.unlearn.method}: {len(forget_set)} records to forget, "
                 f"{len(retain_set)} retained"
@@ -89,9 +89,9 @@ def to_original(
             if settings.unlearn.method in registry.METHODS:
                 network = registry.unlearn(network, forget_set, retain_set, settings, announcer)
             else:
-                task = fcalb.task_of(settings, labels[asked], labels[retained])
+                task = fcalb.task_of(settings, labels[in_forget_set], labels[retained])
                 facts = {"task": task} if settings.unlearn.method == "fcalb" else {}
-                calibration = _calibration(roles == "calibration", known, settings, backend)
+                calibration = _calibration(roles == "calibration", packed, settings, backend)
                 network, trace = fcalb.unlearn(
                     network, forget_set, retain_set, settings, announcer, calibration
                 )
@@ -107,13 +107,13 @@ def to_original(
     files.write_text(out / TRACE, _table(trace))
 
 
-def _warn_of_lost_classes(lost: set[int]) -> None:
-    """Methods can work, since all learn from retained records as they are; `retrain` cannot, so no
-    verdict will."""
-    if lost:
-        classes = ", ".join(map(str, sorted(lost)))
+def _warn_of_lost_classes(classes: set[int]) -> None:
+    """Warn that a class has no retained record: methods still run, but `retrain` cannot, so there
+    will be no verdict."""
+    if classes:
+        names = ", ".join(map(str, sorted(classes)))
         stage_cli.say(
-            f"warning: no retained record is of class {classes}: the model keeps an output for it "
+            f"warning: no retained record is of class {names}: the model keeps an output for it "
             "that no record "
             "teaches, and the stage retrain refuses to train references without it; take the "
             "class out of the data "
@@ -124,7 +124,7 @@ def _warn_of_lost_classes(lost: set[int]) -> None:
 def _refuse_without_answers(
     network: nn.Module, forget: training_loop.Records, settings: Settings
 ) -> None:
-    """Weights may be finite and too large to compute with: such a model is not written."""
+    """Refuse a model whose answers are not finite, even if its weights are."""
     if not np.isfinite(training_loop.logits(network, forget)).all():
         method = settings.unlearn.method
         raise ModelError(
@@ -137,7 +137,7 @@ def _refuse_without_answers(
 def _calibration(
     rows: NDArray[np.bool_], data: image_pack.Packed, settings: Settings, backend: compute.Backend
 ) -> training_loop.Records | None:
-    """The records of calibration subjects, if FCALB is to choose by them and there are any."""
+    """The records of calibration subjects, if FCALB needs them and there are any."""
     return (
         reference_blocks.load_rows(rows, data, settings, backend)
         if settings.unlearn.resets and rows.any()

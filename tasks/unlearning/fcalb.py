@@ -9,13 +9,13 @@ public, so this is a reconstruction:
     recover  L_r = cross-entropy of f(x_r) and y_r, x_r in the retain set
     balance  L = w_f L_f + w_r L_r, weights found during the run (`loss_balances`)
 
-The random model is freshly initialised: it has never seen the forget set, so it can teach what not
-knowing looks like.
+The random model is freshly initialised: it has never seen the forget set, so its features show what
+not knowing looks like.
 
-The method `fcalb` has a way for each of two tasks (`unlearn.task`):
+The method `fcalb` has a procedure for each of two tasks (`unlearn.task`):
 
-    people   Records of people, of whom the model has to keep nothing. Weights move towards the
-             random model's (Ash and Adams 2020, "On Warm-Starting Neural Network Training", shrink
+    people Records of people. Weights move towards the random model's (Ash and Adams 2020, "On
+    Warm-Starting Neural Network Training", shrink
              and perturb in the same way), as far as leaves little of what the model knew: see
              `reset_share`. Then the model recovers on all
              retained records, and while it recovers the features of the forget set are held to the
@@ -24,8 +24,8 @@ The method `fcalb` has a way for each of two tasks (`unlearn.task`):
     class    A whole class, which no retained record teaches again. What the abstract says, with
              the keys of `unlearn`: no reset, a part of the retained records, learned uncertainty.
 
-`fcalb_plain` is the way of the class for every task, and `fcalb_reset` the way of people without
-the constraint: reset and recovery alone. docs/methods.md has what each does.
+`fcalb_plain` uses the procedure for classes for every task. `fcalb_reset` is the procedure for
+people without the constraint: reset and recovery alone. docs/methods.md compares them.
 
 Off unless set: the two losses one after the other (`unlearn.phases`), and subjects whom no model
 was trained on to choose how strongly to forget (`unlearn.resets`).
@@ -64,7 +64,7 @@ PEOPLE: dict[str, Any] = {
     "balance": "descent",
     "forget_weight": 1.0,
 }
-"""The way of `fcalb` for people: the constraint holds while the model recovers from the reset"""
+"""`fcalb` for people: the constraint holds while the model recovers from the reset."""
 BARE: dict[str, Any] = {
     "reset": 0.6,
     "retained_share": 1.0,
@@ -72,21 +72,22 @@ BARE: dict[str, Any] = {
     "forget_steps": 0,
     "balance": "fixed",
 }
-"""`fcalb_reset`: most of the way to the random teacher, then recovery; no step holds features"""
+"""`fcalb_reset`: most of the way to the random teacher, then recovery without a constraint."""
 RECOVERY = {"fcalb": (5 / 12, 8.0), "fcalb_reset": (1 / 3, 6.0)}
-"""Recovery lasts this share of the recipe's epochs, and so many at most (docs/methods.md)"""
+"""Length of recovery: this share of the recipe's epochs, and this many epochs at most
+(docs/methods.md)."""
 RESET_RECORDS = 256
-"""Retained records by which the strength of the reset is found"""
+"""Retained records that the strength of the reset is found with."""
 
 
 def key(method: str, rate: str = "learning_rate") -> str:
-    """Where in `params.yaml` a rate of a method is set: for `fcalb_plain` beside the method, for
-    all others among those of the rivals."""
+    """The key in `params.yaml` that sets a rate of a method: of `fcalb_plain` in `unlearn`, of all
+    others in `unlearn.rivals`."""
     return f"unlearn.{rate}" if method == "fcalb_plain" else f"unlearn.rivals.{rate}"
 
 
 def task_of(settings: Settings, forgotten: Ints, retained: Ints) -> Task:
-    """What there is to forget: `unlearn.task`, or found by the records.
+    """The task: `unlearn.task`, or derived from the records.
 
     Args:
         settings: with `unlearn.task`.
@@ -102,42 +103,42 @@ def task_of(settings: Settings, forgotten: Ints, retained: Ints) -> Task:
 
 
 def in_force(settings: Settings, task: Task = "people") -> Settings:
-    """The settings as they are used: `fcalb` for people and `fcalb_reset` make choices of their own
-    where the user made none.
+    """The settings in force: `fcalb` for people and `fcalb_reset` fill in their own values where
+    the user gave none.
 
-    Recovery learns as the recipe does, in batches half as large, which give more steps in the same
-    time. What `unlearn.rivals`, `reset`, `resets` and `reset_until` say goes before. `fcalb` for a
-    whole class is `fcalb_plain`.
+    Recovery uses the recipe's rate with batches half as large, which gives more steps in the same
+    time. Values of `unlearn.rivals`, `reset`, `resets` and `reset_until` take precedence. `fcalb`
+    for a whole class is `fcalb_plain`.
     """
-    wish, recipe = settings.unlearn, settings.train
-    if wish.method == "fcalb" and task == "class":
-        plain = wish.model_copy(update={"method": "fcalb_plain"})
-        return settings.model_copy(update={"unlearn": plain})
-    if wish.method not in RECOVERY:
+    unlearn, recipe = settings.unlearn, settings.train
+    if unlearn.method == "fcalb" and task == "class":
+        unlearn_plain = unlearn.model_copy(update={"method": "fcalb_plain"})
+        return settings.model_copy(update={"unlearn": unlearn_plain})
+    if unlearn.method not in RECOVERY:
         return settings
-    share, most = RECOVERY[wish.method]
-    own = {
-        **(PEOPLE if wish.method == "fcalb" else BARE),
+    share, most_epochs = RECOVERY[unlearn.method]
+    choices = {
+        **(PEOPLE if unlearn.method == "fcalb" else BARE),
         "batch_size": max(2, recipe.batch_size // 2),
         "learning_rate": recipe.learning_rate,
-        "epochs": min(share * recipe.epochs, most),
+        "epochs": min(share * recipe.epochs, most_epochs),
     }
-    own |= {
+    choices |= {
         name: value
         for name in ("epochs", "learning_rate", "retained_share")
-        if (value := getattr(wish.rivals, name)) is not None
+        if (value := getattr(unlearn.rivals, name)) is not None
     }
-    if wish.reset or wish.resets:
-        own |= {"reset": wish.reset, "reset_until": 0.0}
-    elif wish.reset_until:
-        own |= {"reset": 0.0, "reset_until": wish.reset_until}
-    return settings.model_copy(update={"unlearn": wish.model_copy(update=own)})
+    if unlearn.reset or unlearn.resets:
+        choices |= {"reset": unlearn.reset, "reset_until": 0.0}
+    elif unlearn.reset_until:
+        choices |= {"reset": 0.0, "reset_until": unlearn.reset_until}
+    return settings.model_copy(update={"unlearn": unlearn.model_copy(update=choices)})
 
 
 @dataclass(frozen=True)
 class TraceRow:
-    """One step: both losses and the weights they had in the sum; NaN and 0 for a loss that its
-    phase does not have."""
+    """One step: both losses and their weights in the sum; NaN and 0 for a loss that its phase
+    lacks."""
 
     step: int
     """from 1, counted through all phases"""
@@ -162,9 +163,8 @@ def unlearn(
 ) -> tuple[nn.Module, list[TraceRow]]:
     """Make a classifier forget, in place.
 
-    With `unlearn.resets` each strength is tried on the same weights, and the one is kept whose
-    forget set looks most like calibration subjects, neither better nor worse known: see
-    `unlikeness`.
+    With `unlearn.resets` each strength is tried on the same weights. The strength under which the
+    forget set looks most like calibration subjects is kept: see `unlikeness`.
 
     Args:
         original: the classifier as trained with everybody.
@@ -189,8 +189,8 @@ def unlearn(
     """
     training_loop.check(original, forget, retain)
     settings = in_force(settings, task_of(settings, _labels(forget), _labels(retain)))
-    wish = settings.unlearn
-    if not wish.resets:
+    chosen = settings.unlearn
+    if not chosen.resets:
         return original, _attempt(original, forget, retain, settings, progress)
     if not calibration:
         raise EvidenceError(
@@ -201,10 +201,12 @@ def unlearn(
     before = copy.deepcopy(original.state_dict())
     best, best_distance = before, math.inf
     best_trace: list[TraceRow] = []
-    for strength in wish.resets:
+    for strength in chosen.resets:
         original.load_state_dict(before)
-        tried = settings.model_copy(update={"unlearn": wish.model_copy(update={"reset": strength})})
-        trace = _attempt(original, forget, retain, tried, progress)
+        at_strength = settings.model_copy(
+            update={"unlearn": chosen.model_copy(update={"reset": strength})}
+        )
+        trace = _attempt(original, forget, retain, at_strength, progress)
         away = max(
             map(abs, unlikeness(*_margins(original, forget), *_margins(original, calibration)))
         )
@@ -214,7 +216,7 @@ def unlearn(
             raise ModelError(
                 f"margins became {away} at reset {strength:g}: unlearning stops and nothing is "
                 "released; lower the "
-                f"learning rate ({key(wish.method)} is {wish.learning_rate:g})"
+                f"learning rate ({key(chosen.method)} is {chosen.learning_rate:g})"
             )
         if away < best_distance:
             best, best_distance = copy.deepcopy(original.state_dict()), away
@@ -234,22 +236,22 @@ def _attempt(
     evaluation mode."""
     import torch
 
-    wish, backend = settings.unlearn, forget.backend
-    steps = round(wish.epochs * len(retain) / min(wish.batch_size, len(retain)))
-    forget_steps = wish.forget_steps if wish.phases == "forget_recover" else 0
+    chosen, backend = settings.unlearn, forget.backend
+    steps = round(chosen.epochs * len(retain) / min(chosen.batch_size, len(retain)))
+    forget_steps = chosen.forget_steps if chosen.phases == "forget_recover" else 0
     network.to(backend.device, memory_format=forget.memory_format)  # type: ignore[call-overload]
     teacher = architectures.build(
         settings.model, settings.data, seeds.derive(settings.seed, "unlearn", "teacher")
     )
     teacher.to(backend.device, memory_format=forget.memory_format)  # type: ignore[call-overload]
-    reset = wish.reset
+    reset = chosen.reset
     if steps or forget_steps:
-        if wish.reset_until:
-            reset = reset_share(network, teacher, retain, wish.reset_until, settings.seed)
+        if chosen.reset_until:
+            reset = reset_share(network, teacher, retain, chosen.reset_until, settings.seed)
         move_towards(network, teacher, reset)
     seed = seeds.derive(settings.seed, "unlearn", "order")
     weights = list(network.parameters())
-    balance = loss_balances.make(wish, steps, weights, backend.device)
+    balance = loss_balances.make(chosen, steps, weights, backend.device)
     trace: list[TraceRow] = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -284,18 +286,18 @@ def _attempt(
                 trace.append(replace(row, step=len(trace) + 1, reset=reset))
                 return loss
 
-            told = None if progress is None else lambda step, loss: progress(before + step, loss)
+            report = None if progress is None else lambda step, loss: progress(before + step, loss)
             training_loop.optimise(
                 [{"params": weights}, *extra],
                 objective,
                 count,
-                getattr(wish, rate),
+                getattr(chosen, rate),
                 settings.train,
-                told,
-                setting=key(wish.method, rate),
+                report,
+                setting=key(chosen.method, rate),
             )
 
-        if wish.phases == "joint":
+        if chosen.phases == "joint":
             run(both, steps, "learning_rate", balance.groups())
         else:
             run(only_forget, forget_steps, "forget_rate")
@@ -316,26 +318,26 @@ class _Losses:
         settings: Settings,
         generator: torch.Generator,
     ) -> None:
-        wish = settings.unlearn
-        self.network, self.kind, self.backend = network, wish.distance, forget.backend
+        chosen = settings.unlearn
+        self.network, self.kind, self.backend = network, chosen.distance, forget.backend
         if (
-            wish.phases == "joint" or wish.forget_steps
+            chosen.phases == "joint" or chosen.forget_steps
         ):  # else a model that cannot be tapped will do
             try:
                 self.taps, self.teacher_taps = (
-                    architectures.Taps(each, wish.taps, forget.floats(slice(0, 1)))
+                    architectures.Taps(each, chosen.taps, forget.floats(slice(0, 1)))
                     for each in (network, teacher)
                 )
             except ModelError as error:
                 raise ModelError(
                     f"{error}; unlearn.method=fcalb_reset reads no features"
                 ) from error
-        architectures.hold_still(teacher, batch_norm=wish.teacher_mode == "train")
+        architectures.hold_still(teacher, batch_norm=chosen.teacher_mode == "train")
         self.forget_batches = training_loop.paired(forget).batches(
-            wish.batch_size, generator, settings.train
+            chosen.batch_size, generator, settings.train
         )
-        kept = training_loop.sample(retain, wish.retained_share, generator)
-        self.retain_batches = kept.batches(wish.batch_size, generator, settings.train)
+        retained_part = training_loop.sample(retain, chosen.retained_share, generator)
+        self.retain_batches = retained_part.batches(chosen.batch_size, generator, settings.train)
 
     def forget(self) -> Tensor:
         """Distance of the forget set's features from the random teacher's, summed over taps."""
@@ -365,30 +367,33 @@ class _Losses:
 
 
 def unlikeness(
-    forget: Floats, forget_labels: Ints, known: Floats, known_labels: Ints
+    forget: Floats, forget_labels: Ints, calibration: Floats, calibration_labels: Ints
 ) -> tuple[float, float]:
-    """How unlike never-seen subjects' records a forget set looks: (0, 0) alike, > 0 better known, <
-    0 over-forgotten.
+    """How much a forget set differs from the records of unseen subjects: (0, 0) alike, > 0 better
+    known, < 0 over-forgotten.
 
     Margins are centred by the mean of the calibration records of their class, since classes differ
     in difficulty; a class without such records is centred by the mean of all. The unit is the
-    calibration records' standard deviation. Few subjects are a rough yardstick: they differ from
-    the forgotten ones for other reasons, too.
+    calibration records' standard deviation. Few subjects make a rough comparison: they also differ
+    from the forgotten ones for other reasons.
 
     Args:
         forget: (n,) margins of the forget set, see `scoring.margins`.
         forget_labels: (n,) its classes.
-        known: (k,) margins of calibration subjects' records, k >= 1.
-        known_labels: (k,) their classes.
+        calibration: (k,) margins of calibration subjects' records, k >= 1.
+        calibration_labels: (k,) their classes.
 
     Returns:
         The difference of the means of all records, and of the means of the upper thirds, those best
         known.
     """
-    base = {label: known[known_labels == label].mean() for label in np.unique(known_labels)}
+    base = {
+        label: calibration[calibration_labels == label].mean()
+        for label in np.unique(calibration_labels)
+    }
     centred, yardstick = (
-        margins - np.array([base.get(label, known.mean()) for label in labels])
-        for margins, labels in ((forget, forget_labels), (known, known_labels))
+        margins - np.array([base.get(label, calibration.mean()) for label in labels])
+        for margins, labels in ((forget, forget_labels), (calibration, calibration_labels))
     )
     unit = max(float(yardstick.std()), np.finfo(np.float64).tiny)
     upper, its = (
@@ -409,7 +414,7 @@ def _labels(records: training_loop.Records) -> Ints:
 
 
 def distance(features: Tensor, targets: Tensor, kind: str) -> Tensor:
-    """How far features (n, ...) are from the teacher's, a scalar in float32: mean square, or 1 -
+    """Distance of features (n, ...) from the teacher's, a scalar in float32: mean square, or 1 -
     cosine."""
     from torch.nn import functional
 
@@ -422,7 +427,7 @@ def distance(features: Tensor, targets: Tensor, kind: str) -> Tensor:
 def reset_share(
     network: nn.Module, teacher: nn.Module, retain: training_loop.Records, until: float, seed: int
 ) -> float:
-    """How far weights have to move to the teacher's for the model to know little.
+    """The share of the way to the teacher's weights after which the model knows little.
 
     The share s with L(s) = until x log(classes), L the mean cross-entropy on at most
     `RESET_RECORDS` retained records with batch norm as in training, log(classes) that of a model
@@ -449,9 +454,9 @@ def reset_share(
         torch.manual_seed(seed)  # layers such as dropout draw from the global generator
         for _ in range(8):
             middle = (low + high) / 2
-            moved = copy.deepcopy(network)
-            move_towards(moved, teacher, middle)
-            logits = moved.train()(images).float()
+            trial = copy.deepcopy(network)
+            move_towards(trial, teacher, middle)
+            logits = trial.train()(images).float()
             loss = float(functional.cross_entropy(logits, rows.labels))
             knows_much = loss < until * math.log(logits.shape[1])
             low, high = (middle, high) if knows_much else (low, middle)
@@ -468,11 +473,11 @@ def move_towards(network: nn.Module, teacher: nn.Module, share: float) -> None:
 
     if share == 0:
         return
-    done = {weight.data_ptr() for weight in network.parameters() if not weight.requires_grad}
+    settled = {weight.data_ptr() for weight in network.parameters() if not weight.requires_grad}
     with torch.no_grad():
         for value, target in zip(
             network.state_dict().values(), teacher.state_dict().values(), strict=True
         ):
-            if value.is_floating_point() and value.data_ptr() not in done:
+            if value.is_floating_point() and value.data_ptr() not in settled:
                 value.lerp_(target, share)
-                done.add(value.data_ptr())  # tied weights have several names, and move once
+                settled.add(value.data_ptr())  # tied weights have several names, and move once

@@ -1,19 +1,19 @@
-"""The ladder: what is tried, rung by rung, until a model passes for every request of a batch.
+"""The ladder: models that are tried, rung by rung, until one passes for every request of a batch.
 
     first     the model that the stage `unlearn` makes
     …         further unlearnings of the same original, as `ladder.rungs` says
     retrain   the exact retrain, which the stage `retrain` trains in any case
 
-The first rung that passes for everybody is proposed. Whoever chooses among models by their verdicts
-gives a bad one several chances, so `verify.alpha` is shared out equally among all unlearned models
-that the settings allow, tried or not (Bonferroni): each is judged at its share, and any of them
-passes wrongly with a probability of at most `verify.alpha`.
+The first rung that passes for everybody is proposed. Choosing among models by their verdicts gives
+bad ones several chances, so `verify.alpha` is divided equally among all unlearned models that the
+settings allow, tried or not (Bonferroni): each is judged at its share, and the probability that any
+of them passes wrongly is at most `verify.alpha`.
 
 The exact retrain takes no share. It is made by the same stage, from the same records and by the
-same recipe as the references that it is compared with, only with another seed. So what the test
-measures in it lies around zero by construction, and a pass of it cannot be a wrong one.
+same recipe as the references that it is compared with; only the seed differs. So its influence is
+zero by construction, and it cannot pass wrongly.
 
-What a rung costs is counted in passes over the retained records, so that a repeated audit stops at
+The cost of a rung is counted in passes over the retained records, so that a repeated audit stops at
 the same rung on every machine.
 """
 
@@ -34,20 +34,20 @@ from tasks.verification.gates import GateRules, VerdictName
 from tasks.verification.scoring import Scores
 
 OUTCOME, SCORES, MODEL = "outcome.json", "scores.npz", "model.json"
-"""What a rung leaves: how it ended, and, if it was tried, what its model says and which it is."""
+"""Files of a rung: its outcome and, if it was tried, its model's scores and description."""
 
 State = Literal["tried", "not_needed", "hopeless", "over_budget"]
-"""`hopeless`: for some request no model could pass, because the test cannot even tell the original
+"""`hopeless`: some request cannot pass with any model, because the test cannot tell the original
 from a retrain."""
 
 
 Judged = dict[str, tuple[VerdictName, bool]]
-"""Of each request the verdict, and whether the test finds the unchanged original."""
+"""By request: the verdict, and whether the test catches the unchanged original."""
 
 
 @dataclass(frozen=True)
 class PlannedRung:
-    """A rung as the settings have it.
+    """A rung of the settings.
 
     Attributes:
         name: of the rung.
@@ -63,32 +63,36 @@ class PlannedRung:
 
 
 def planned(settings: Settings) -> list[PlannedRung]:
-    """The rungs between `first` and `retrain`, the lowest first; a screening, which can pass
-    nobody, has none."""
+    """The rungs between `first` and `retrain`, the lowest first; none in a screening, which cannot
+    pass."""
     if settings.verify.mode == "screening":
         return []
-    rungs, spent = list[PlannedRung](), 0.0
+    rungs, total = list[PlannedRung](), 0.0
     for name in settings.ladder.order:
         on_rung = settings.on_rung(name)
-        spent += cost(on_rung)
-        within = spent <= settings.ladder.budget
-        rungs.append(PlannedRung(name, on_rung, cost(on_rung), within))
+        total += cost(on_rung)
+        is_affordable = total <= settings.ladder.budget
+        rungs.append(PlannedRung(name, on_rung, cost(on_rung), is_affordable))
     return rungs
 
 
 def cost(settings: Settings) -> float:
     """What unlearning costs, in trainings from scratch: passes over the retained records, by those
     that training makes."""
-    wish, full = settings.unlearn, settings.train.epochs
-    if wish.method == "none":
+    unlearn, training_epochs = settings.unlearn, settings.train.epochs
+    if unlearn.method == "none":
         return 0.0
-    if wish.method == "retrain":
+    if unlearn.method == "retrain":
         return 1.0
-    if wish.method in recipes.RECIPES:
-        return (recipes.recipe(settings).epochs or 1.0) / full
-    # which task it is, the records say later; the way for people is the longer one
-    task: fcalb.Task = "class" if wish.task == "class" else "people"
-    return fcalb.in_force(settings, task).unlearn.epochs * max(1, len(wish.resets)) / full
+    if unlearn.method in recipes.RECIPES:
+        return (recipes.recipe(settings).epochs or 1.0) / training_epochs
+    # the records decide the task later; the procedure for people is the longer one
+    task: fcalb.Task = "class" if unlearn.task == "class" else "people"
+    return (
+        fcalb.in_force(settings, task).unlearn.epochs
+        * max(1, len(unlearn.resets))
+        / training_epochs
+    )
 
 
 def tested(settings: Settings) -> int:
@@ -108,8 +112,8 @@ class Outcome:
     Attributes:
         state: whether it was tried, or why not.
         requests: of the batch.
-        passed: of these; of a rung that was not tried what the last one that was has.
-        hopeless: of these, for whom no model could pass.
+        passed: of these, passed; of a rung that was not tried, the last tried rung's number.
+        hopeless: of these, requests that no model could pass.
     """
 
     state: State
@@ -119,7 +123,7 @@ class Outcome:
 
     @property
     def next_state(self) -> State:
-        """What becomes of the rung after this one."""
+        """The state of the next rung."""
         if self.state != "tried":
             return self.state
         if self.passed == self.requests:
@@ -127,11 +131,11 @@ class Outcome:
         return "hopeless" if self.hopeless else "tried"
 
     @classmethod
-    def of(cls, judged: Judged) -> Outcome:
-        """Of a rung that was tried."""
-        found = list(judged.values())
-        passed = sum(verdict == "pass" for verdict, _ in found)
-        return cls("tried", len(found), passed, sum(not caught for _, caught in found))
+    def of(cls, verdicts: Judged) -> Outcome:
+        """The outcome of a rung that was tried."""
+        results = list(verdicts.values())
+        passed = sum(verdict == "pass" for verdict, _ in results)
+        return cls("tried", len(results), passed, sum(not caught for _, caught in results))
 
     def write(self, path: Path) -> None:
         """Write it for the rung after this one."""
@@ -149,7 +153,7 @@ class Outcome:
 
 
 def of_verdicts(requests: Mapping[str, Mapping[str, Any]]) -> Judged:
-    """What `verdicts.json` says of the requests of a batch."""
+    """The verdicts of a batch from `verdicts.json`."""
     return {
         request: (verdict["verdict"], verdict["self_check"]["original_caught"])
         for request, verdict in requests.items()
@@ -157,9 +161,9 @@ def of_verdicts(requests: Mapping[str, Mapping[str, Any]]) -> Judged:
 
 
 def judge(scores: Scores, rules: GateRules) -> Judged:
-    """Judge the unlearned model on every request, without all that stands beside a verdict.
+    """Judge the unlearned model on every request, without the evidence beside each verdict.
 
-    What cannot be judged passes nobody, on no rung.
+    A request that cannot be judged is inconclusive, and hopeless on every rung.
     """
     judged: Judged = {}
     for request in batch_verdicts.requests_of(scores):

@@ -1,8 +1,7 @@
-"""How the losses of forgetting (f) and of recovering (r) are weighed against each other, step by
-step.
+"""Balances that weigh the losses of forgetting (f) and of recovering (r), step by step.
 
-The abstract of FCALB (see `fcalb`) asks for an adaptive loss balance and does not say which. These
-are the usual ones, behind one interface, and a fixed weight to compare them with:
+The abstract of FCALB (see `fcalb`) asks for an adaptive loss balance without naming one. These are
+common ones behind one interface, and a fixed weight for comparison:
 
 - `uncertainty`: w_f = exp(-s_f) / 2, w_r = exp(-s_r), s learned. Kendall, Gal and Cipolla 2018,
   eq. 10.
@@ -15,9 +14,8 @@ are the usual ones, behind one interface, and a fixed weight to compare them wit
   w_f = (L_r(0) / L_f(0)) (q_r - 1/2) / (1/2) with q_r = L_r / L_r(0), the inverse training rate of
   Chen et al. 2018, smoothed. The rule is ours.
 
-Losses are scalars with a gradient; weights are floats >= 0. Where one loss or gradient vanishes,
-most of these would give it all of the weight, so log weights are clamped by
-`unlearn.max_log_weight`.
+Losses are scalars with a gradient; weights are floats >= 0. If one loss or gradient vanishes, most
+of these would give it all of the weight, so log weights are clamped by `unlearn.max_log_weight`.
 """
 
 from __future__ import annotations
@@ -67,27 +65,29 @@ class Balance(Protocol):
         """Parameter groups that the optimiser has to learn beside the model."""
 
 
-def make(wish: Unlearn, steps: int, parameters: Sequence[Tensor], device: torch.device) -> Balance:
+def make(
+    unlearn: Unlearn, steps: int, parameters: Sequence[Tensor], device: torch.device
+) -> Balance:
     """The balance of `unlearn.balance`.
 
     Args:
-        wish: which balance, its clamp and the fixed weight.
+        unlearn: which balance, its clamp and the fixed weight.
         steps: number of steps that it will weigh.
         parameters: all of the model's, in the order of its layers.
         device: where learned weights live.
     """
-    limit = wish.max_log_weight
-    if wish.balance == "uncertainty":
+    limit = unlearn.max_log_weight
+    if unlearn.balance == "uncertainty":
         return UncertaintyBalance(limit, device)
-    if wish.balance == "gradnorm":
+    if unlearn.balance == "gradnorm":
         return GradNormBalance(limit, parameters)
-    if wish.balance == "dwa":
+    if unlearn.balance == "dwa":
         return DwaBalance(limit, max(1, steps // DWA_WINDOWS))
-    if wish.balance == "imtl_g":
+    if unlearn.balance == "imtl_g":
         return ImtlGBalance(limit, parameters)
-    if wish.balance == "descent":
-        return DescentBalance(wish.forget_weight)
-    return FixedBalance(wish.forget_weight)
+    if unlearn.balance == "descent":
+        return DescentBalance(unlearn.forget_weight)
+    return FixedBalance(unlearn.forget_weight)
 
 
 class UncertaintyBalance:
@@ -133,7 +133,7 @@ class _NothingLearned:
 
 
 class FixedBalance(_NothingLearned):
-    """So many parts of forgetting to one of recovering."""
+    """A fixed weight of forgetting, and 1 for recovering."""
 
     def __init__(self, forget_weight: float) -> None:
         self.forget_weight = forget_weight
@@ -147,9 +147,9 @@ class DescentBalance(_NothingLearned):
     """Both losses count alike at the start; the constraint wanes as recovery descends, and ends
     when the recovery loss has come down to `DESCENT_END` of its first value.
 
-    A random model's features are what a model that never saw the records would show only while the
-    model itself knows little. Held for longer, they would make it unusually unsure of the records:
-    over-forgetting. Let go at once, recovery would start from what is left of them.
+    A random model's features resemble those of a model that never saw the records only while the
+    model knows little. A longer constraint would make it unusually unsure of the records
+    (over-forgetting); a shorter one would let recovery start from traces of them.
     """
 
     def __init__(self, forget_weight: float) -> None:
@@ -163,14 +163,14 @@ class DescentBalance(_NothingLearned):
             self.first = self.smoothed = max(value, LEAST)
             self.scale = self.forget_weight * self.first / max(float(forget.detach()), LEAST)
         self.smoothed = DESCENT_MEMORY * self.smoothed + (1 - DESCENT_MEMORY) * value
-        left = (self.smoothed / self.first - DESCENT_END) / (1 - DESCENT_END)
-        self.finished = left <= 0
-        weight = self.scale * min(1.0, max(0.0, left))
+        remaining = (self.smoothed / self.first - DESCENT_END) / (1 - DESCENT_END)
+        self.finished = remaining <= 0
+        weight = self.scale * min(1.0, max(0.0, remaining))
         return weight * forget + recover, weight, 1.0
 
 
 class GradNormBalance(_NothingLearned):
-    """Weights that bring the losses' gradients to one norm, a slower task's to a larger one (Chen
+    """Weights that give the losses' gradients equal norms, and a slower task's a larger one (Chen
     et al. 2018).
 
     G_i = w_i |g_i| with g_i the gradient of loss i by the last shared weight matrix or kernel, r_i
@@ -200,14 +200,16 @@ class GradNormBalance(_NothingLearned):
         shares = [loss / first for loss, first in zip(losses, self.first, strict=True)]
         mean_share = max(sum(shares) / 2, LEAST)
         weighted = [weight * size for weight, size in zip(self.weights, norms, strict=True)]
-        moved = []
-        for weight, size, own, share in zip(self.weights, norms, weighted, shares, strict=True):
+        new_weights = []
+        for weight, size, weighted_norm, share in zip(
+            self.weights, norms, weighted, shares, strict=True
+        ):
             target = sum(weighted) / 2 * (share / mean_share) ** GRADNORM_ASYMMETRY
-            sign = (own > target) - (own < target)
-            moved.append(
+            sign = (weighted_norm > target) - (weighted_norm < target)
+            new_weights.append(
                 max(weight - GRADNORM_RATE * sign * size, LEAST)
             )  # a large norm would step below 0
-        self.weights = shared_out(math.log(moved[0] / moved[1]), self.limit)
+        self.weights = shared_out(math.log(new_weights[0] / new_weights[1]), self.limit)
 
 
 class DwaBalance(_NothingLearned):
@@ -276,23 +278,25 @@ def shared(forget: Tensor, recover: Tensor, parameters: Sequence[Tensor]) -> lis
     """
     import torch
 
-    learned = [weight for weight in parameters if weight.requires_grad]
+    trainable = [weight for weight in parameters if weight.requires_grad]
     reached = [
-        torch.autograd.grad(loss, learned, retain_graph=True, allow_unused=True) if learned else ()
+        torch.autograd.grad(loss, trainable, retain_graph=True, allow_unused=True)
+        if trainable
+        else ()
         for loss in (forget, recover)
     ]
-    both = [
+    shared_weights = [
         weight
-        for weight, *found in zip(learned, *reached, strict=True)
+        for weight, *found in zip(trainable, *reached, strict=True)
         if all(one is not None for one in found)
     ]
-    if not both:
+    if not shared_weights:
         raise ModelError(
             "got no weights that both losses learn, expected layers before the taps that are not "
             "frozen; set "
             "unlearn.balance=fixed, which needs none"
         )
-    return both
+    return shared_weights
 
 
 def gradient_norm(loss: Tensor, weights: Sequence[Tensor]) -> float:

@@ -1,8 +1,8 @@
-"""Which class a label is: the number of the model's output that stands for it.
+"""Number the classes: from a label to the number of the model's output for it.
 
-Numbers stay numbers: `2`, `2.0` and 2 are class 2, and a class that does not occur keeps its code.
-Names are sorted as text, as torchvision's ImageFolder sorts its folders. Whoever trained with
-another order gives a file (`read`).
+Numbers stay numbers: `2`, `2.0` and 2 are class 2, and a class without records keeps its number.
+Names are sorted as text, as torchvision's ImageFolder sorts its folders. A model with another order
+needs a file of names (`read`).
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from tasks.common import files
 from tasks.common.errors import DataError
 
 MOST = 100_000
-"""Most classes that labels may be numbers of."""
+"""Most classes if labels are numbers."""
 
 SHOWN = 12
-"""Classes that a note names."""
+"""Most classes that a note names."""
 
 NO_VALUE = ("", "nan", "NaN", "None", "<NA>", "NaT")
-"""What programs write where a value is missing."""
+"""What programs write for a missing value."""
 
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]{1,3})?")
 
@@ -39,7 +39,7 @@ class Classes:
         codes: (n,) class of each record, 0 or more.
         names: of class 0, 1, …
         absent: classes without records.
-        note: what the user should check, where there is something.
+        note: what the user should check, if anything.
     """
 
     codes: list[int]
@@ -58,7 +58,7 @@ def read(path: Path) -> tuple[str, ...]:
     Raises:
         DataError: the file cannot be read, a name is blank or occurs twice, or a number is missing.
     """
-    content = files.read_regular(path, most=16 * 2**20)
+    content = files.read_regular(path, limit=16 * 2**20)
     try:
         text = content.decode("utf-8-sig").strip()
         names = _from_json(json.loads(text)) if text[:1] in ("{", "[") else text.splitlines()
@@ -93,18 +93,18 @@ def number(
     labels: Sequence[Any],
     source: str,
     name_row: Callable[[int], str] = lambda row: f"row {row + 1}",
-    given: Sequence[str] | None = None,
+    class_names: Sequence[str] | None = None,
     names: Sequence[str] | None = None,
 ) -> Classes:
     """The class of each label.
 
     Args:
         labels: (n,) texts or numbers, as the source has them.
-        source: what the labels are from, for errors.
-        name_row: what an error calls a row, from 0.
-        given: names of the classes in the order that the user wants. A label is one of the names,
-            or where no label is, a class's number.
-        names: what the source itself calls the classes 0, 1, … where its labels are numbers.
+        source: where the labels are from, for errors.
+        name_row: the name of a row in errors, from 0.
+        class_names: names of the classes in the user's order. Labels are these names or, if no
+            label is, class numbers.
+        names: the source's own names of the classes 0, 1, …, if its labels are numbers.
 
     Raises:
         DataError: a label is blank, NaN, negative, no whole number, not among the names given, or
@@ -116,17 +116,17 @@ def number(
         raise DataError(f"{source}: {name_row(row)}: {fault}; {remedy}")
 
     for row, text in enumerate(texts):
-        if text in NO_VALUE and text not in (given or names or ()):
+        if text in NO_VALUE and text not in (class_names or names or ()):
             refuse(
                 row,
                 "its label is blank, NaN or None",
                 "give the record a label or remove it; a class of that name is one with --classes",
             )
     numeric = [_NUMBER.fullmatch(text) is not None for text in texts]
-    if names is not None and given is None and not all(numeric):
-        given = names
-    if given is not None:
-        numbers = {_normal(name): code for code, name in enumerate(given)}
+    if names is not None and class_names is None and not all(numeric):
+        class_names = names
+    if class_names is not None:
+        numbers = {_normal(name): code for code, name in enumerate(class_names)}
         if set(map(_normal, texts)) & numbers.keys() or not all(numeric):
             codes = [numbers.get(_normal(text), -1) for text in texts]
             if -1 in codes:
@@ -135,27 +135,28 @@ def number(
                     f"its label {_shown(texts[codes.index(-1)])} is no class of those given",
                     "add the class to the file, or correct the label",
                 )
-            return of(codes, tuple(given))
+            return of(codes, tuple(class_names))
     if not any(numeric):
-        known = sorted(set(texts))
+        class_order = sorted(set(texts))
         _refuse_two_spellings(texts, refuse)
-        numbers = {name: code for code, name in enumerate(known)}
-        return of([numbers[text] for text in texts], tuple(known))
+        numbers = {name: code for code, name in enumerate(class_order)}
+        return of([numbers[text] for text in texts], tuple(class_order))
     if not all(numeric):
-        row, other = numeric.index(False), numeric.index(True)
+        row, numeric_row = numeric.index(False), numeric.index(True)
         refuse(
             row,
-            f"its label {_shown(texts[row])} is a name, and that of {name_row(other)} is a number",
+            f"its label {_shown(texts[row])} is a name, and that of {name_row(numeric_row)} "
+            "is a number",
             "write all labels alike, or give the order of the classes with --classes",
         )
-    return _numbered(texts, given or names, refuse)
+    return _numbered(texts, class_names or names, refuse)
 
 
 def _refuse_two_spellings(texts: list[str], refuse: Callable[..., NoReturn]) -> None:
-    """Refuse names that look the same, with accents composed in one and decomposed in another."""
-    spelled: dict[str, str] = {}
+    """Refuse names that look the same but compose their accents differently."""
+    spellings: dict[str, str] = {}
     for row, text in enumerate(texts):
-        if spelled.setdefault(_normal(text), text) != text:
+        if spellings.setdefault(_normal(text), text) != text:
             refuse(
                 row,
                 f"its label {_shown(text)} is written in two ways (Unicode NFC and NFD)",
@@ -164,30 +165,36 @@ def _refuse_two_spellings(texts: list[str], refuse: Callable[..., NoReturn]) -> 
 
 
 def _numbered(
-    texts: list[str], given: Sequence[str] | None, refuse: Callable[..., NoReturn]
+    texts: list[str], class_names: Sequence[str] | None, refuse: Callable[..., NoReturn]
 ) -> Classes:
     codes: list[int] = []
-    spelled: dict[int, str] = {}
+    spellings: dict[int, str] = {}
     for row, text in enumerate(texts):
         value = float(text)
         if not value.is_integer() or value < 0:
-            what = "negative" if value < 0 else "no whole number"
-            refuse(row, f"its label {text} is {what}", "classes are whole numbers from 0, or names")
-        if value >= (MOST if given is None else len(given)):
-            limit = f"{MOST} classes" if given is None else f"the {len(given)} classes given"
+            fault = "negative" if value < 0 else "no whole number"
+            refuse(
+                row, f"its label {text} is {fault}", "classes are whole numbers from 0, or names"
+            )
+        if value >= (MOST if class_names is None else len(class_names)):
+            limit = (
+                f"{MOST} classes"
+                if class_names is None
+                else f"the {len(class_names)} classes given"
+            )
             refuse(row, f"its label {text} is beyond {limit}")
         codes.append(int(value))
         digits = text.partition(".")[0]
-        if "e" not in text.lower() and spelled.setdefault(codes[-1], digits) != digits:
+        if "e" not in text.lower() and spellings.setdefault(codes[-1], digits) != digits:
             refuse(
                 row,
-                f"its label {text} and {spelled[codes[-1]]} are the same number",
+                f"its label {text} and {spellings[codes[-1]]} are the same number",
                 "write them alike, or give the order of the classes with --classes",
             )
-    if given is not None:
-        return of(codes, tuple(given))
+    if class_names is not None:
+        return of(codes, tuple(class_names))
     names = tuple(map(str, range(max(codes, default=-1) + 1)))
-    as_folders = sorted({spelled.get(code, str(code)) for code in codes})
+    as_folders = sorted({spellings.get(code, str(code)) for code in codes})
     note = None
     if [int(name) for name in as_folders] != list(range(len(as_folders))):
         note = (
@@ -199,7 +206,7 @@ def _numbered(
 
 
 def of(codes: list[int], names: tuple[str, ...], note: str | None = None) -> Classes:
-    """Classes of which each record's number is known."""
+    """Classes from the number of each record."""
     absent = tuple(sorted(set(range(len(names))) - set(codes)))
     return Classes(codes, names, absent, note)
 
@@ -212,7 +219,7 @@ def _text(label: Any) -> str:
 
 
 def _normal(text: str) -> str:
-    """A name as it is looked up: of a number its value, of other names their Unicode NFC."""
+    """The form by which names are compared: a number's value, else Unicode NFC."""
     if _NUMBER.fullmatch(text) and float(text).is_integer():
         return str(int(float(text)))
     return unicodedata.normalize("NFC", text)

@@ -1,4 +1,4 @@
-"""The embedded digits of synthetic writers."""
+"""Import the embedded digits of synthetic writers."""
 
 from __future__ import annotations
 

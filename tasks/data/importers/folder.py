@@ -1,4 +1,4 @@
-"""A folder of images and a table that says whose they are."""
+"""Import a folder of images and a table of their subjects and labels."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ def bring_in(
     identities: Path | None = None,
     *,
     white: float | None = None,
-    given: tuple[str, ...] | None = None,
+    class_names: tuple[str, ...] | None = None,
 ) -> writing.Summary:
     """Import a folder of images, each file byte for byte and verified to decode.
 
     Args:
         folder: the data folder to make.
-        source: where the images lie.
+        source: the folder with the images.
         table: CSV with `path` (relative to `source`), `subject_id`, `label`, optionally
             `record_id`, `split` and attributes.
         identities: CSV with `identity_type, identity_value, subject_id`, kept beside the manifest.
         white: the value of white in images of more than 8 bits; None: as the files say.
-        given: names of the classes in order.
+        class_names: names of the classes in order.
 
     Raises:
         DataError: a column is missing, an id is malformed or twice, a label is blank, or images are
@@ -60,11 +60,11 @@ def bring_in(
 
     if "record_id" not in rows:
         rows = rows.assign(record_id=writing.record_ids(len(rows)))
-    numbered = classes.number(rows["label"].tolist(), table.name, name_row, given)
+    numbered = classes.number(rows["label"].tolist(), table.name, name_row, class_names)
     writing.subject_ids(rows["subject_id"].tolist(), table.name, name_row)
     planned = rows.assign(label=[str(code) for code in numbered.codes], sha256="0" * 64)
     writing.refuse_faults(planned, source, table.name, name_row)
-    kept = [name for name in rows.columns if name not in ("path", "sha256", "label")]
+    columns = [name for name in rows.columns if name not in ("path", "sha256", "label")]
     pictures = _Pictures(source, paths, Data(white=white))
     return writing.write(
         folder,
@@ -73,7 +73,7 @@ def bring_in(
             table.name,
             "Subjects as the table gives them.",
             numbered,
-            {name: rows[name].tolist() for name in kept},
+            {name: rows[name].tolist() for name in columns},
             pictures.read(),
             None if identities is None else _identities(identities),
             notes=pictures.notes,
@@ -84,7 +84,7 @@ def bring_in(
 
 @dataclass
 class _Pictures:
-    """The files, and what is seen of all of them together."""
+    """The image files, and what they have in common."""
 
     source: Path
     paths: list[str]
@@ -101,7 +101,7 @@ class _Pictures:
         """Each file, verified to decode.
 
         Raises:
-            DataError: after all were read: those that cannot be, or that they are read too dark.
+            DataError: after all were read: some cannot be decoded, or all would be read too dark.
         """
         for path in self.paths:
             try:
@@ -109,14 +109,14 @@ class _Pictures:
             except DataError as error:
                 self.faults.append(str(error))
                 continue
-            if not self.faults:  # after the first fault the rest is only looked at
+            if not self.faults:  # after the first fault the rest is only checked
                 yield picture
         if self.faults:
-            more = len(self.faults) - MOST_NAMED
+            unnamed = len(self.faults) - MOST_NAMED
             raise DataError(
                 f"{len(self.faults)} of {len(self.paths)} image files cannot be read: "
                 + "; ".join(self.faults[:MOST_NAMED])
-                + (f"; and {more} more" if more > 0 else "")
+                + (f"; and {unnamed} more" if unnamed > 0 else "")
             )
         if self.assumed_white:
             writing.refuse_dark(self.peak, self.assumed_white, "images of more than 8 bits")
@@ -127,7 +127,7 @@ class _Pictures:
             )
 
     def notes(self) -> list[str]:
-        """What the user should compare with how his model was trained."""
+        """What the user should compare with the preprocessing of the model's training."""
         notes = []
         if self.turned:
             notes.append(
@@ -148,7 +148,7 @@ class _Pictures:
         return notes
 
     def _one(self, path: str) -> writing.Picture:
-        content = files.read_regular(self.source / path, most=images.MAX_BYTES, name=path)
+        content = files.read_regular(self.source / path, limit=images.MAX_BYTES, name=path)
         decoded = images.read(content, path)
         picture = images.decode(content, path, self.data)
         self.turned += decoded.turned

@@ -1,4 +1,4 @@
-"""IDX files, as MNIST's, and QMNIST's tables of writers."""
+"""Import IDX files, such as MNIST's, and QMNIST's tables of writers."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from tasks.common.errors import DataError
 from tasks.data.importers import classes, writing
 
 MOST_BYTES = 2 * 2**30
-"""Most bytes of values that a file may hold, unpacked."""
+"""Largest unpacked size of a file's values, bytes."""
 
 MOST_DIMENSIONS = 4
 QMNIST_COLUMNS, LABEL, WRITER = 8, 0, 2
-"""Width of a QMNIST table, and the columns that are used of it."""
+"""Width of a QMNIST table, and the columns in use."""
 
 _KINDS: dict[int, np.dtype[Any]] = {
     0x08: np.dtype(np.uint8),
@@ -40,7 +40,7 @@ def bring_in(
     subjects: int | None = None,
     min_records: int = 1,
     seed: int = 0,
-    given: tuple[str, ...] | None = None,
+    class_names: tuple[str, ...] | None = None,
 ) -> writing.Summary:
     """Import IDX files, plain or gzip.
 
@@ -56,7 +56,7 @@ def bring_in(
         subjects: at most so many subjects, drawn with `seed`.
         min_records: only subjects with at least so many records.
         seed: of the draw.
-        given: names of the classes in order.
+        class_names: names of the classes in order.
 
     Returns:
         What was imported. A record's id is its row in the file, from 1.
@@ -91,7 +91,7 @@ def bring_in(
             source=", ".join(path.name for path in (images, labels, writers) if path),
             note=writing.subject_note(writers is not None),
             classes=classes.number(
-                numbers[rows].tolist(), labels.name, lambda row: f"row {rows[row] + 1}", given
+                numbers[rows].tolist(), labels.name, lambda row: f"row {rows[row] + 1}", class_names
             ),
             columns={
                 "record_id": [record_ids[row] for row in rows],
@@ -110,7 +110,7 @@ def read_idx(path: Path) -> NDArray[Any]:
     Raises:
         DataError: the file is missing, truncated, too large, or no IDX file.
     """
-    content = files.read_regular(path, most=MOST_BYTES)
+    content = files.read_regular(path, limit=MOST_BYTES)
     packed = content[:2] == b"\x1f\x8b"
     stream = gzip.GzipFile(fileobj=io.BytesIO(content)) if packed else io.BytesIO(content)
     try:
@@ -123,7 +123,7 @@ def read_idx(path: Path) -> NDArray[Any]:
 
 
 def _read(stream: io.BufferedIOBase, name: str) -> NDArray[Any]:
-    """The header is read first, and never more than it announces: a small file can unpack to
+    """Read the header first, and then no more than it announces: a small file can unpack to
     terabytes."""
     head = stream.read(4)
     if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in _KINDS:
@@ -179,11 +179,11 @@ def _drawn(names: list[str], subjects: int | None, min_records: int, seed: int) 
     import random
 
     counts = Counter(names)
-    kept = sorted(name for name, count in counts.items() if count >= min_records)
+    eligible = sorted(name for name, count in counts.items() if count >= min_records)
     if subjects is not None:
         rng = random.Random(seed)
-        kept = sorted(kept, key=lambda _: rng.random())[:subjects]
-    if not kept:
+        eligible = sorted(eligible, key=lambda _: rng.random())[:subjects]
+    if not eligible:
         raise DataError(f"no subject has {min_records} records; lower the number")
-    chosen = set(kept)
-    return [row for row, name in enumerate(names) if name in chosen]
+    chosen_subjects = set(eligible)
+    return [row for row, name in enumerate(names) if name in chosen_subjects]

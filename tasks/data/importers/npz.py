@@ -1,4 +1,4 @@
-"""Named arrays of a `.npz` file."""
+"""Import named arrays of a `.npz` file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tasks.data import records
 from tasks.data.importers import classes, writing
 
 MOST_BYTES = 4 * 2**30
-"""Most bytes that an array may have, unpacked."""
+"""Largest unpacked size of an array, bytes."""
 
 
 def bring_in(
@@ -30,7 +30,7 @@ def bring_in(
     maxval: str | None = None,
     white: float | None = None,
     attributes: Sequence[str] = (),
-    given: tuple[str, ...] | None = None,
+    class_names: tuple[str, ...] | None = None,
 ) -> writing.Summary:
     """Import named arrays of a `.npz` file.
 
@@ -47,7 +47,7 @@ def bring_in(
         white: the value of white of all images.
         attributes: names of arrays (n,) to be kept as columns; `<attribute>_names` gives their
             values names.
-        given: names of the classes in order; beats `<labels>_names`.
+        class_names: names of the classes in order; beats `<labels>_names`.
 
     Raises:
         DataError: an array is missing, too large or of another shape or type, or the images would
@@ -79,7 +79,7 @@ def bring_in(
             path.name,
             writing.subject_note(people is not None),
             classes.number(
-                values, f"{path.name}: {labels}", lambda row: f"index {row}", given, names
+                values, f"{path.name}: {labels}", lambda row: f"index {row}", class_names, names
             ),
             {"record_id": writing.record_ids(count), "subject_id": ids} | extra,
             map(writing.encode, _to_bytes(pixels, whites, path)),
@@ -143,7 +143,7 @@ def _refuse_bomb(arrays: Any, name: str, path: Path) -> None:
             raise ValueError("an unknown version of the format")
         shape, _, kind = read_header(stream)
         size = int(np.prod(shape, dtype=object)) * kind.itemsize
-        held = arrays.zip.getinfo(entry).file_size - stream.tell()
+        stored = arrays.zip.getinfo(entry).file_size - stream.tell()
     if size > MOST_BYTES:
         raise DataError(
             f"{path.name}: {name} has {size} bytes unpacked, expected at most {MOST_BYTES}; split "
@@ -154,15 +154,15 @@ def _refuse_bomb(arrays: Any, name: str, path: Path) -> None:
             f"{path.name}: {name} is an array of Python objects, which are pickled and not read: "
             "save it as an array of text or numbers, e.g. array.astype(str)"
         )
-    if size != held:
+    if size != stored:
         raise DataError(
             f"{path.name}: the header of {name} announces {size} bytes and the archive holds "
-            f"{held}; the file is damaged"
+            f"{stored}; the file is damaged"
         )
 
 
 def _names(arrays: Any, name: str, path: Path) -> tuple[str, ...] | None:
-    """What `<name>_names` calls the values 0, 1, … of an array; None without such an array."""
+    """The names of an array's values 0, 1, … from `<name>_names`; None without such an array."""
     if f"{name}_names" not in arrays.files:
         return None
     return tuple(map(str, _array(arrays, f"{name}_names", path).ravel().tolist()))
@@ -184,8 +184,8 @@ def _channels_last(pixels: NDArray[Any], path: Path) -> NDArray[Any]:
         pixels = pixels.transpose(0, 2, 3, 1)
     if pixels.ndim == 4 and pixels.shape[-1] == 1:
         pixels = pixels[..., 0]
-    plain = pixels.ndim == 3 or (pixels.ndim == 4 and pixels.shape[-1] == 3)
-    if not plain or 0 in pixels.shape:
+    is_supported = pixels.ndim == 3 or (pixels.ndim == 4 and pixels.shape[-1] == 3)
+    if not is_supported or 0 in pixels.shape:
         raise DataError(
             f"{path.name}: got images of shape {shape}, expected (n, height, width[, 1 or 3])"
         )

@@ -1,4 +1,4 @@
-"""Data sets of `torchvision.datasets`."""
+"""Import a data set of `torchvision.datasets`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def bring_in(
     root: Path,
     download: bool = False,
     limit: int | None = None,
-    given: tuple[str, ...] | None = None,
+    class_names: tuple[str, ...] | None = None,
 ) -> writing.Summary:
     """Import the training part of a data set of `torchvision.datasets`; each record is its own
     subject.
@@ -28,7 +28,7 @@ def bring_in(
         root: where its files lie.
         download: fetch them if they are absent (needs a network).
         limit: at most so many records, the first ones.
-        given: names of the classes in order.
+        class_names: names of the classes in order.
 
     Raises:
         DataError: no such data set, its files are absent, or its items are not pairs of an image
@@ -37,13 +37,13 @@ def bring_in(
     data = _opened(name, root, download)
     count = min(len(data), limit or len(data))
     labels = _targets(data)[:count] or [_whole(data[row][1], name) for row in range(count)]
-    own = tuple(map(str, getattr(data, "classes", ())))
+    source_names = tuple(map(str, getattr(data, "classes", ())))
     numbered = classes.number(
         labels,
         f"torchvision.datasets.{name}",
         lambda row: f"item {row}",
-        given,
-        own if len(own) > max(labels, default=0) else None,
+        class_names,
+        source_names if len(source_names) > max(labels, default=0) else None,
     )
     return writing.write(
         folder,
@@ -70,14 +70,14 @@ def _opened(name: str, root: Path, download: bool) -> Any:
             "FashionMNIST"
         )
     accepted = inspect.signature(kind).parameters
-    wanted: dict[str, Any] = {
+    arguments: dict[str, Any] = {
         "root": str(root),
         "train": True,
         "split": "train",
         "download": download,
     }
     try:
-        return kind(**{key: value for key, value in wanted.items() if key in accepted})
+        return kind(**{key: value for key, value in arguments.items() if key in accepted})
     except Exception as error:  # each data set fails in its own way when its files are absent
         hint = (
             "check the network and the root"

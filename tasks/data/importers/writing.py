@@ -1,4 +1,4 @@
-"""A data folder is written whole or not at all."""
+"""Write a data folder, whole or not at all."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ MAX_SIDE = 224
 """Largest image side that an import suggests, pixels."""
 
 LEAST_CLASSES = 2
-"""Classes that a classifier has at least."""
+"""Fewest classes of a classifier."""
 
 DARK = 0.25
-"""Share of white that some pixel of a data set reaches, if the range is read rightly."""
+"""Share of white that the brightest pixel of a data set reaches if the range is right."""
 
 
 @dataclass(frozen=True)
@@ -76,14 +76,14 @@ class Source:
 
     Attributes:
         name: of the data set.
-        source: where it is from.
+        source: its origin.
         note: what a reader should know of it.
         classes: of the records, in order.
         columns: of the manifest, of equal length, without label, path and sha256.
         pictures: in the same order.
         identities: the text of `identities.csv`.
         notes: what the user should check.
-        name_row: what an error calls a row of the source, from 0; None: by its record id.
+        name_row: the name of a row of the source in errors, from 0; None: its record id.
     """
 
     name: str
@@ -125,8 +125,8 @@ def write(folder: Path, source: Source) -> Summary:
             hashes.append(hashlib.sha256(picture.content).hexdigest())
             sizes[max(picture.size)] += 1
             colours = colours or picture.colour
-        rest = [name for name in table.columns if name not in records.COLUMNS]
-        table = table.assign(path=paths, sha256=hashes)[[*records.COLUMNS, *rest]]
+        extra_columns = [name for name in table.columns if name not in records.COLUMNS]
+        table = table.assign(path=paths, sha256=hashes)[[*records.COLUMNS, *extra_columns]]
         table.to_csv(draft / "manifest.csv", index=False, lineterminator="\n")
         files.write_json(draft / "dataset.json", _description(source))
         if source.identities is not None:
@@ -149,16 +149,16 @@ def write(folder: Path, source: Source) -> Summary:
 
 
 def _personal_classes(table: pd.DataFrame, classes: Classes) -> list[str]:
-    """A warning where classes seem to be people, as in face recognition: reports name classes.
+    """A warning if classes seem to be people, as in face recognition: reports name classes.
 
-    They are where a class is called as a data subject is, or where each named class holds the
-    records of one subject, and each subject's records lie in one class.
+    They seem so if a class has the name of a data subject, or if each named class holds the records
+    of one subject and each subject's records lie in one class.
     """
-    named = not all(name.isdigit() for name in classes.names)
-    called = named and not set(classes.names).isdisjoint(table["subject_id"].astype(str))
+    have_names = not all(name.isdigit() for name in classes.names)
+    share_a_name = have_names and not set(classes.names).isdisjoint(table["subject_id"].astype(str))
     pairs = table[["label", "subject_id"]].drop_duplicates()
-    people = pairs["label"].is_unique and pairs["subject_id"].is_unique
-    if not called and not (named and people):
+    one_person_each = pairs["label"].is_unique and pairs["subject_id"].is_unique
+    if not share_a_name and not (have_names and one_person_each):
         return []
     return [
         "classes seem to be people. Reports and evidence.json name the classes, and are kept after "
@@ -184,20 +184,22 @@ def refuse_faults(
     source: str,
     name_row: Callable[[int], str] | None = None,
 ) -> None:
-    """Raise `DataError` for the first rule of the manifest that rows break; they are named as the
-    user knows them."""
-    for rule, bad in rules.faults(table, folder).items():
-        if bad.any():
-            named = records.name_records(table, bad)
+    """Raise `DataError` for the first rule of the manifest that rows break; names them as the
+    source does."""
+    for rule, faulty in rules.faults(table, folder).items():
+        if faulty.any():
+            faulty_records = records.name_records(table, faulty)
             if name_row is not None:
-                named = listed([name_row(int(row)) for row in np.flatnonzero(bad)])
-            raise DataError(f"{source}: {named}: expected that {rule.sentence}. Correct the source")
+                faulty_records = listed([name_row(int(row)) for row in np.flatnonzero(faulty)])
+            raise DataError(
+                f"{source}: {faulty_records}: expected that {rule.sentence}. Correct the source"
+            )
 
 
-def listed(names: Sequence[str], most: int = 5) -> str:
-    """The first names, and how many more there are."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+def listed(names: Sequence[str], limit: int = 5) -> str:
+    """The first names, and the number of the others."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
 
 
 def record_ids(count: int) -> list[str]:
@@ -207,7 +209,7 @@ def record_ids(count: int) -> list[str]:
 
 
 def own_subjects(count: int) -> list[str]:
-    """Subject ids where the source names no subjects: each record is its own."""
+    """Subject ids for a source without subjects: each record is its own."""
     return [f"s{number:06d}" for number in range(1, count + 1)]
 
 
@@ -233,21 +235,21 @@ def subject_ids(
     return ids
 
 
-def subject_note(known: bool) -> str:
-    """What `dataset.json` says of the subjects."""
-    if known:
+def subject_note(has_subjects: bool) -> str:
+    """The note on subjects in `dataset.json`."""
+    if has_subjects:
         return "Subjects as the source gives them."
     return "The source names no subjects: each record is its own."
 
 
-def refuse_dark(peak: float, white: float, what: str) -> None:
-    """Raise `DataError` where no pixel of a data set comes near the white that is assumed: it would
-    be read nearly black without a word."""
+def refuse_dark(peak: float, white: float, source: str) -> None:
+    """Raise `DataError` if no pixel comes near the assumed white: all images would silently be
+    nearly black."""
     if peak < DARK * white:
         likely = next((2**bits - 1 for bits in (1, 4, 8, 10, 12, 14, 16) if peak < 2**bits), 1)
         raise DataError(
-            f"{what}: the largest value is {peak:g}, and white would be {white:g}, so all would be "
-            f"read nearly black; say the value of white, e.g. --white {likely}, or --white "
+            f"{source}: the largest value is {peak:g}, and white would be {white:g}, so all would "
+            f"be read nearly black; say the value of white, e.g. --white {likely}, or --white "
             f"{white:g} if the images are that dark"
         )
 
@@ -261,7 +263,7 @@ def _refuse_other_files(folder: Path) -> None:
 
 
 def _read_again(draft: Path) -> None:
-    """Read what was written, so that a fault shows before the folder is in its place."""
+    """Read the draft again, so that a fault shows before it replaces the folder."""
     from tasks.requests.directory import read_directory
 
     read_directory(draft, records.read_manifest(draft))

@@ -41,25 +41,27 @@ def bad_teacher(
 
     backend, temperature = forget.backend, recipe(settings).temperature or 1.0
     competent = frozen_copy(original, forget)
-    fresh = architectures.build(
+    random_model = architectures.build(
         settings.model, settings.data, seeds.derive(settings.seed, "unlearn", "teacher")
     )
-    incompetent = frozen_copy(fresh, forget)
+    incompetent = frozen_copy(random_model, forget)
     network = learner(original, forget)
     with streams(settings) as generator:
-        kept = part_of(retain, settings, generator)
+        retained_part = part_of(retain, settings, generator)
         # the label says which teacher to follow
-        marks = torch.cat([torch.ones_like(forget.labels), torch.zeros_like(kept.labels)])
-        mixed = training_loop.joined(forget, kept).with_labels(marks)
+        marks = torch.cat([torch.ones_like(forget.labels), torch.zeros_like(retained_part.labels)])
+        mixed = training_loop.joined(forget, retained_part).with_labels(marks)
         batches = mixed.batches(settings.unlearn.batch_size, generator, settings.train)
 
         def objective(_: int) -> Tensor:
             images, forgotten = next(batches)
             with backend.autocast():
                 with torch.no_grad():
-                    good, bad = competent(images), incompetent(images)
+                    competent_logits, incompetent_logits = competent(images), incompetent(images)
                 answers = network(images)
-            return bad_teacher_loss(answers, good, bad, forgotten.bool(), temperature)
+            return bad_teacher_loss(
+                answers, competent_logits, incompetent_logits, forgotten.bool(), temperature
+            )
 
         learn(network, objective, steps_of(mixed, settings), settings, progress)
     return original

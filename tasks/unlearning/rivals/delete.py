@@ -41,17 +41,17 @@ def delete(
     backend = forget.backend
     teacher, network = frozen_copy(original, forget), learner(original, forget).eval()
     with streams(settings) as generator:
-        gone = training_loop.paired(forget)
-        batches = gone.batches(settings.unlearn.batch_size, generator, settings.train)
+        forget_set = training_loop.paired(forget)
+        batches = forget_set.batches(settings.unlearn.batch_size, generator, settings.train)
 
         def objective(_: int) -> Tensor:
             images, labels = next(batches)
             with backend.autocast():
                 with torch.no_grad():
-                    taught = teacher(images)
-                return divergence(network(images), without_class(taught, labels))
+                    teacher_logits = teacher(images)
+                return divergence(network(images), without_class(teacher_logits, labels))
 
-        learn(network, objective, steps_of(gone, settings), settings, progress)
+        learn(network, objective, steps_of(forget_set, settings), settings, progress)
     return original
 
 

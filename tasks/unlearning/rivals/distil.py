@@ -42,15 +42,15 @@ def distil(
     temperature = chosen.temperature or 1.0
     teacher, network = frozen_copy(original, forget), learner(fresh(settings), forget)
     with streams(settings) as generator:
-        kept = part_of(retain, settings, generator)
-        batches = kept.batches(settings.unlearn.batch_size, generator, settings.train)
+        retained_part = part_of(retain, settings, generator)
+        batches = retained_part.batches(settings.unlearn.batch_size, generator, settings.train)
 
         def objective(_: int) -> Tensor:
             images, _labels = next(batches)
             with backend.autocast():
                 with torch.no_grad():
-                    taught = teacher(images)
-                return softened(network(images), taught, temperature)
+                    teacher_logits = teacher(images)
+                return softened(network(images), teacher_logits, temperature)
 
-        learn(network, objective, steps_of(kept, settings), settings, progress)
+        learn(network, objective, steps_of(retained_part, settings), settings, progress)
     return network

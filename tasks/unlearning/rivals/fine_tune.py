@@ -25,6 +25,6 @@ def fine_tune(
     baseline "fine-tune".
     """
     with streams(settings) as generator:
-        kept = part_of(retain, settings, generator)
-        imitate_labels(learner(original, forget), kept, settings, generator, progress)
+        retained_part = part_of(retain, settings, generator)
+        imitate_labels(learner(original, forget), retained_part, settings, generator, progress)
     return original

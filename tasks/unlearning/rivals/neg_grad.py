@@ -29,24 +29,24 @@ def neg_grad(
     """
     from torch.nn import functional
 
-    wish, backend = settings.unlearn, forget.backend
+    unlearn, backend = settings.unlearn, forget.backend
     network = learner(original, forget)
     with streams(settings) as generator:
-        kept = part_of(retain, settings, generator)
-        kept_batches = kept.batches(wish.batch_size, generator, settings.train)
+        retained_part = part_of(retain, settings, generator)
+        kept_batches = retained_part.batches(unlearn.batch_size, generator, settings.train)
         forget_batches = training_loop.paired(forget).batches(
-            wish.batch_size, generator, settings.train
+            unlearn.batch_size, generator, settings.train
         )
 
         def objective(_: int) -> Tensor:
             images, labels = next(kept_batches)
-            gone_images, gone_labels = next(forget_batches)
+            forget_images, forget_labels = next(forget_batches)
             with backend.autocast():
                 descend = functional.cross_entropy(network(images), labels)
-                ascend = functional.cross_entropy(network(gone_images), gone_labels)
-            return neg_grad_loss(descend, ascend, wish.rivals.neg_grad_alpha)
+                ascend = functional.cross_entropy(network(forget_images), forget_labels)
+            return neg_grad_loss(descend, ascend, unlearn.rivals.neg_grad_alpha)
 
-        learn(network, objective, steps_of(kept, settings), settings, progress)
+        learn(network, objective, steps_of(retained_part, settings), settings, progress)
     return original
 
 

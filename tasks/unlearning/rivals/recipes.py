@@ -1,4 +1,4 @@
-"""How long and how fast each rival goes: its paper's numbers, or what `unlearn.rivals` says."""
+"""Length and learning rate of each rival: its paper's numbers, or those of `unlearn.rivals`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tasks.training import training_loop
 
 @dataclass(frozen=True)
 class Recipe:
-    """How long and how fast a method goes; None where it has no such thing."""
+    """Length and learning rate of a method; None for what it does not have."""
 
     epochs: float | None
     learning_rate: float | None
@@ -60,12 +60,12 @@ RECIPES: dict[str, Recipe] = {
 
 
 FROM_SCRATCH = ("short_retrain", "distil")
-"""Methods that start from a fresh model, and last and learn as `train` does."""
+"""Methods that train a fresh model as `train` does."""
 
 
 def recipe(settings: Settings) -> Recipe:
-    """The recipe in force for `unlearn.method`: what `unlearn.rivals` says, else the method's own
-    default.
+    """The recipe in force for `unlearn.method`: the values of `unlearn.rivals`, else the method's
+    defaults.
 
     Methods that start from scratch last `unlearn.rivals.training_share` of `train.epochs`, at
     `train.learning_rate`.
@@ -73,21 +73,21 @@ def recipe(settings: Settings) -> Recipe:
     Raises:
         KeyError: the method is no rival.
     """
-    method, wish = settings.unlearn.method, settings.unlearn.rivals
-    own = RECIPES[method]
+    method, rivals = settings.unlearn.method, settings.unlearn.rivals
+    defaults = RECIPES[method]
     if method in FROM_SCRATCH:
-        own = replace(
-            own,
-            epochs=wish.training_share * settings.train.epochs,
+        defaults = replace(
+            defaults,
+            epochs=rivals.training_share * settings.train.epochs,
             learning_rate=settings.train.learning_rate,
         )
-    given = {
-        name: getattr(wish, name)
+    configured = {
+        name: getattr(rivals, name)
         for name in ("epochs", "learning_rate", "retained_share", "temperature")
     }
-    used = {
+    overrides = {
         name: value
-        for name, value in given.items()
-        if value is not None and getattr(own, name) is not None
+        for name, value in configured.items()
+        if value is not None and getattr(defaults, name) is not None
     }
-    return replace(own, **used)
+    return replace(defaults, **overrides)

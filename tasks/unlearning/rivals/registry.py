@@ -1,4 +1,4 @@
-"""The table of the rivals, and the one call that runs them."""
+"""The table of the rivals, and the function that runs one."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ METHODS: dict[str, Method] = {
     "short_retrain": short_retrain.short_retrain,
     "distil": distil.distil,
 }
-"""The rivals by the name that `unlearn.method` has for them."""
+"""The rivals by their name in `unlearn.method`."""
 
 
 def unlearn(

@@ -19,8 +19,8 @@ def salun(
     settings: Settings,
     progress: training_loop.Progress | None,
 ) -> nn.Module:
-    """SalUn: random labels as in `random_labels`, but only the weights learn that matter most for
-    the forget set.
+    """SalUn: random labels as in `random_labels`, but only the weights that matter most for the
+    forget set learn.
 
     theta = m * (theta_o + delta) + (1 - m) * theta_o, where m is 1 for the share `salun_share` of
     the weights with the largest |gradient of CE(f(x_f), y_f)| at theta_o: Fan C., Liu J., Zhang Y.,
@@ -35,13 +35,13 @@ def salun(
     masks = salient(
         network, forget, settings.unlearn.rivals.salun_share, settings.unlearn.batch_size
     )
-    learned = [weight for weight in network.parameters() if weight.requires_grad]
-    before = [weight.detach().clone() for weight in learned]
+    trainable = [weight for weight in network.parameters() if weight.requires_grad]
+    before = [weight.detach().clone() for weight in trainable]
 
     def restore() -> None:
         # masking gradients is not enough: weight decay moves weights without any
         with torch.no_grad():
-            for weight, mask, value in zip(learned, masks, before, strict=True):
+            for weight, mask, value in zip(trainable, masks, before, strict=True):
                 weight.copy_(torch.where(mask, weight, value))
 
     network.train()
@@ -72,15 +72,15 @@ def salient(
     from torch.nn import functional
 
     network.eval()
-    learned = [weight for weight in network.parameters() if weight.requires_grad]
-    total = [torch.zeros_like(weight) for weight in learned]
+    trainable = [weight for weight in network.parameters() if weight.requires_grad]
+    total = [torch.zeros_like(weight) for weight in trainable]
     for start in range(0, len(forget), batch_size):
         rows = slice(start, start + batch_size)
         loss = functional.cross_entropy(
             network(forget.floats(rows)), forget.labels[rows], reduction="sum"
         )
         for sums, gradient in zip(
-            total, torch.autograd.grad(loss, learned, materialize_grads=True), strict=True
+            total, torch.autograd.grad(loss, trainable, materialize_grads=True), strict=True
         ):
             sums += gradient
     saliency = torch.cat([sums.abs().flatten() for sums in total])
@@ -88,5 +88,5 @@ def salient(
     chosen[
         torch.argsort(saliency, descending=True, stable=True)[: round(share * len(saliency))]
     ] = True
-    parts = torch.split(chosen, [weight.numel() for weight in learned])
-    return [part.reshape(weight.shape) for part, weight in zip(parts, learned, strict=True)]
+    parts = torch.split(chosen, [weight.numel() for weight in trainable])
+    return [part.reshape(weight.shape) for part, weight in zip(parts, trainable, strict=True)]

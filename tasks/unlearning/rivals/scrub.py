@@ -42,34 +42,34 @@ def scrub(
     import torch
     from torch.nn import functional
 
-    wish, backend = settings.unlearn, forget.backend
+    unlearn, backend = settings.unlearn, forget.backend
     chosen = recipe(settings)
     temperature = chosen.temperature or 1.0
     teacher, network = frozen_copy(original, forget), learner(original, forget)
     with streams(settings) as generator:
-        kept = part_of(retain, settings, generator)
-        gone = training_loop.paired(forget)
-        kept_batches = kept.batches(wish.batch_size, generator, settings.train)
-        gone_batches = gone.batches(wish.batch_size, generator, settings.train)
+        retained_part = part_of(retain, settings, generator)
+        forget_set = training_loop.paired(forget)
+        kept_batches = retained_part.batches(unlearn.batch_size, generator, settings.train)
+        forget_batches = forget_set.batches(unlearn.batch_size, generator, settings.train)
         plan = scrub_plan(
             math.ceil(chosen.epochs or 0),
-            wish.rivals.scrub_max_epochs,
-            passes(gone, wish.batch_size, 1),
-            passes(kept, wish.batch_size, 1),
+            unlearn.rivals.scrub_max_epochs,
+            passes(forget_set, unlearn.batch_size, 1),
+            passes(retained_part, unlearn.batch_size, 1),
         )
 
         def objective(step: int) -> Tensor:
-            images, labels = next(gone_batches if plan[step] else kept_batches)
+            images, labels = next(forget_batches if plan[step] else kept_batches)
             with backend.autocast():
                 with torch.no_grad():
-                    taught = teacher(images)
+                    teacher_logits = teacher(images)
                 answers = network(images)
-                apart = softened(answers, taught, temperature)
+                divergence = softened(answers, teacher_logits, temperature)
                 if plan[step]:
-                    return -apart
+                    return -divergence
                 return (
-                    wish.rivals.scrub_alpha * apart
-                    + wish.rivals.scrub_gamma * functional.cross_entropy(answers, labels)
+                    unlearn.rivals.scrub_alpha * divergence
+                    + unlearn.rivals.scrub_gamma * functional.cross_entropy(answers, labels)
                 )
 
         learn(network, objective, len(plan), settings, progress)

@@ -1,4 +1,4 @@
-"""What several rivals have in common: who learns, from what, and for how long."""
+"""Functions that several rivals share."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def divergence(logits: Tensor, targets: Tensor) -> Tensor:
     )
 
 
-def softened(logits: Tensor, taught: Tensor, temperature: float) -> Tensor:
+def softened(logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
     """`divergence` from a teacher's logits, both at a temperature, times its square (Hinton et al.
     2015)."""
     return temperature**2 * divergence(
-        logits.float() / temperature, (taught.float() / temperature).softmax(1)
+        logits.float() / temperature, (teacher_logits.float() / temperature).softmax(1)
     )
 
 
@@ -54,12 +54,14 @@ def mislabelled(
     the recipe allows."""
     import torch
 
-    own = torch.Generator().manual_seed(seeds.derive(settings.seed, "unlearn", "labels"))
-    shift = torch.randint(1, settings.data.classes, (len(forget),), generator=own).to(
-        forget.labels.device
+    generator_of_labels = torch.Generator().manual_seed(
+        seeds.derive(settings.seed, "unlearn", "labels")
     )
-    wrong = forget.with_labels((forget.labels + shift) % settings.data.classes)
-    return training_loop.joined(wrong, part_of(retain, settings, generator))
+    shift = torch.randint(
+        1, settings.data.classes, (len(forget),), generator=generator_of_labels
+    ).to(forget.labels.device)
+    forget_mislabelled = forget.with_labels((forget.labels + shift) % settings.data.classes)
+    return training_loop.joined(forget_mislabelled, part_of(retain, settings, generator))
 
 
 def imitate_labels(
@@ -135,23 +137,23 @@ def fresh(settings: Settings) -> nn.Module:
 
 def learner(network: nn.Module, records: training_loop.Records) -> nn.Module:
     """The same network, on the device and in training mode."""
-    placed: nn.Module = network.to(  # type: ignore[call-overload]
+    on_device: nn.Module = network.to(  # type: ignore[call-overload]
         records.backend.device, memory_format=records.memory_format
     )
-    return placed.train()
+    return on_device.train()
 
 
 def frozen_copy(network: nn.Module, records: training_loop.Records) -> nn.Module:
     """A copy on the device that never learns, in evaluation mode."""
-    placed: nn.Module = copy.deepcopy(network).to(  # type: ignore[call-overload]
+    on_device: nn.Module = copy.deepcopy(network).to(  # type: ignore[call-overload]
         records.backend.device, memory_format=records.memory_format
     )
-    return placed.eval().requires_grad_(False)
+    return on_device.eval().requires_grad_(False)
 
 
 @contextmanager
 def streams(settings: Settings) -> Iterator[torch.Generator]:
-    """Random streams of their own: a generator for the batches, and the global one for layers such
+    """Random streams of a method: a generator for the batches, and the global one for layers such
     as dropout."""
     import torch
 

@@ -30,9 +30,13 @@ def short_retrain(
     chosen = recipe(settings)
     with streams(settings) as generator:
         # all in their order, so that a full length gives the retrained model
-        kept = retain if chosen.retained_share == 1 else part_of(retain, settings, generator)
+        training_records = (
+            retain if chosen.retained_share == 1 else part_of(retain, settings, generator)
+        )
     network = fresh(settings)
     changed = {"epochs": max(1, round(chosen.epochs or 0)), "learning_rate": chosen.learning_rate}
     order = seeds.derive(settings.seed, "unlearn", 0, "order")
-    training_loop.fit(network, kept, settings.train.model_copy(update=changed), order, progress)
+    training_loop.fit(
+        network, training_records, settings.train.model_copy(update=changed), order, progress
+    )
     return network

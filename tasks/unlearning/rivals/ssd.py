@@ -32,17 +32,19 @@ def ssd(
     """
     import torch
 
-    wish = settings.unlearn.rivals
+    rivals = settings.unlearn.rivals
     network = learner(original, forget).eval()
     with streams(settings) as generator:
-        kept = part_of(retain, settings, generator)
+        retained_part = part_of(retain, settings, generator)
     of_forget = fisher(network, forget, progress)
-    of_kept = fisher(network, kept, progress)
+    of_kept = fisher(network, retained_part, progress)
     share = len(forget) / (len(forget) + len(retain))
     with torch.no_grad():
         for weight, gone, stays in zip(network.parameters(), of_forget, of_kept, strict=True):
             weight.mul_(
-                dampening(gone, share * gone + (1 - share) * stays, wish.ssd_alpha, wish.ssd_lambda)
+                dampening(
+                    gone, share * gone + (1 - share) * stays, rivals.ssd_alpha, rivals.ssd_lambda
+                )
             )
     return network
 
@@ -66,13 +68,13 @@ def fisher(
 
     network.eval()
     weights = list(network.parameters())
-    learned = [weight for weight in weights if weight.requires_grad]
+    trainable = [weight for weight in weights if weight.requires_grad]
     total = {weight: torch.zeros_like(weight) for weight in weights}
     for row in range(len(records)):
-        one = slice(row, row + 1)
-        loss = functional.cross_entropy(network(records.floats(one)), records.labels[one])
+        record = slice(row, row + 1)
+        loss = functional.cross_entropy(network(records.floats(record)), records.labels[record])
         for weight, gradient in zip(
-            learned, torch.autograd.grad(loss, learned, materialize_grads=True), strict=True
+            trainable, torch.autograd.grad(loss, trainable, materialize_grads=True), strict=True
         ):
             total[weight] += gradient.square()
         if progress:
@@ -80,12 +82,12 @@ def fisher(
     return [sums / len(records) for sums in total.values()]
 
 
-def dampening(forget: Tensor, everything: Tensor, alpha: float, constant: float) -> Tensor:
-    """SSD's factor beta for weights of Fisher information `forget` and `everything`: see `ssd`. In
+def dampening(forget: Tensor, training: Tensor, alpha: float, constant: float) -> Tensor:
+    """SSD's factor beta for weights of Fisher information `forget` and `training`: see `ssd`. In
     0 … 1."""
     import torch
 
-    factor = (constant * everything / forget).clamp(
+    factor = (constant * training / forget).clamp(
         max=1.0
     )  # 0 / 0 where neither matters: not selected
-    return torch.where(forget > alpha * everything, factor, torch.ones_like(factor))
+    return torch.where(forget > alpha * training, factor, torch.ones_like(factor))

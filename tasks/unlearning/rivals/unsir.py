@@ -45,18 +45,18 @@ def unsir(
     import torch
     from torch.nn import functional
 
-    wish, backend = settings.unlearn, forget.backend
+    unlearn, backend = settings.unlearn, forget.backend
     network = learner(original, forget)
     with streams(settings) as generator:
-        kept = part_of(retain, settings, generator)
-        steps = steps_of(kept, settings)
+        retained_part = part_of(retain, settings, generator)
+        steps = steps_of(retained_part, settings)
         if not steps:
             return original
         images, labels = error_maximising_noise(
-            network, forget, min(wish.batch_size, len(kept)), settings
+            network, forget, min(unlearn.batch_size, len(retained_part)), settings
         )
         network.train()
-        batches = kept.batches(wish.batch_size, generator, settings.train)
+        batches = retained_part.batches(unlearn.batch_size, generator, settings.train)
 
         def impair(_: int) -> Tensor:
             kept_images, kept_labels = next(batches)
@@ -70,8 +70,8 @@ def unsir(
                 return functional.cross_entropy(network(kept_images), kept_labels)
 
         learn(network, impair, steps, settings, progress)
-        told = None if progress is None else lambda step, loss: progress(steps + step, loss)
-        learn(network, repair, steps, settings, told, rate="unsir_repair_rate")
+        report = None if progress is None else lambda step, loss: progress(steps + step, loss)
+        learn(network, repair, steps, settings, report, rate="unsir_repair_rate")
     return original
 
 
@@ -100,8 +100,8 @@ def error_maximising_noise(
 
     def objective(_: int) -> Tensor:
         with forget.backend.autocast():
-            wrong = functional.cross_entropy(network(noise), labels)
-        return NOISE_PENALTY * noise.square().flatten(1).sum(1).mean() - wrong
+            loss = functional.cross_entropy(network(noise), labels)
+        return NOISE_PENALTY * noise.square().flatten(1).sum(1).mean() - loss
 
     steps = settings.unlearn.rivals.unsir_noise_steps
     group = {"params": [noise], "weight_decay": 0.0}

@@ -91,14 +91,14 @@ def test_a_label_that_is_no_class_is_an_error_that_names_the_row(
 def test_an_order_that_is_given_is_kept(
     given: list[str], labels: list[Any], codes: list[int]
 ) -> None:
-    found = classes.number(labels, "t.csv", given=given)
+    found = classes.number(labels, "t.csv", class_names=given)
     assert (found.codes, list(found.names)) == (codes, given)
 
 
 def test_a_label_outside_the_classes_given_is_an_error_that_names_the_row() -> None:
     for labels in (["cat", "bird"], ["cat", "1"], ["1", "5"]):
         with pytest.raises(DataError, match=r"t\.csv: row 2: its label"):
-            classes.number(labels, "t.csv", given=["dog", "cat"])
+            classes.number(labels, "t.csv", class_names=["dog", "cat"])
 
 
 @pytest.mark.parametrize(
