@@ -11,7 +11,7 @@ Example: python -m benchmarks.pool --world digits-others --models 64 --folds 4 -
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,14 @@ class Kept:
         ]
         return made + [(job, np.empty(0, np.int64)) for job in whole]
 
+    def make_pool(self) -> None:
+        """Train what is missing of the pool here, for its training rows are no case of
+        `benchmarks.verdicts`."""
+        known = np.asarray(self.given.roles == "training")
+        for job, absent in self.pool():
+            if not job.path.exists():
+                planted.make(job, known & ~np.isin(self.given.subjects, absent))
+
 
 def main(
     world: str = "digits-others",
@@ -97,6 +105,8 @@ def main(
     models: int = 64,
     folds: int = 4,
     fresh: int = 6,
+    case: list[str] = [],  # noqa: B006  # an option that may be given several times
+    references: bool = True,
     seed: int = 1,
     keep: Path = Path(".benchmarks"),
     out: Path = Path("benchmarks/results"),
@@ -105,15 +115,17 @@ def main(
 ) -> None:
     """Make the models that are missing, judge, and write shares with exact 95 % intervals.
 
-    `pool_world` is another world of the same people and recipe whose pool is used. With
-    `--no-train` nothing is trained and only models that are kept are judged.
+    `pool_world` is another world of the same people and recipe whose pool is used. `case` names
+    the kinds of models that are trained to be judged; none given, all are. With `--no-references`
+    no references of a batch are trained, so the mode `batch` is not judged; with `--no-train`
+    nothing is trained and only models that are kept are judged.
 
     Example: python -m benchmarks.pool --world digits-others --models 64 --folds 4
     """
     given = worlds.load(world)
     kept = Kept(given, pool_world or world, models, folds, seed, keep)
     if train:
-        _make(kept, fresh)
+        _make(kept, fresh, case or CASES, references)
     seen = partition.membership(
         given.subjects, np.asarray(given.roles == "training"), [out for _, out in kept.pool()]
     )
@@ -123,17 +135,20 @@ def main(
     original = kept.job("with", 0, FIRST + fresh - 1)
     for batch in range(len(given.batches)):
         for mode, scores_of in _modes(kept, batch, original, pool).items():
-            for case, job in _judged(kept, batch, fresh):
+            for kind, job in _judged(kept, batch, fresh):
                 by_case = found.setdefault(mode, defaultdict(list))
-                by_case[case] += _verdicts(scores_of(job), rules)
+                by_case[kind] += _verdicts(scores_of(job), rules)
     result = {
         "world": world,
         "about": given.about,
         "command": f"python -m benchmarks.pool --world {world} --models {models} --folds {folds}"
-        f" --fresh {fresh}" + (f" --pool-world {pool_world}" if pool_world else ""),
+        f" --fresh {fresh}"
+        + (f" --pool-world {pool_world}" if pool_world else "")
+        + "".join(f" --case {kind}" for kind in case)
+        + ("" if references else " --no-references"),
         "pool": {"models": models, "folds": folds, "with_everybody": WHOLE},
         "cases": {
-            mode: {case: figures(judged) for case, judged in by_case.items()}
+            mode: {kind: figures(judged) for kind, judged in by_case.items()}
             for mode, by_case in found.items()
         },
         "versions": study.versions(),
@@ -144,20 +159,24 @@ def main(
         measure.insert(page, f"pool {world} {models} {folds}", table(result))
 
 
-def _make(kept: Kept, fresh: int) -> None:
-    """Train what is missing: the pool here, for its training rows are no case of
-    `benchmarks.verdicts`."""
-    for job, absent in kept.pool():
-        if not job.path.exists():
-            rows = np.asarray(kept.given.roles == "training")
-            planted.make(job, rows & ~np.isin(kept.given.subjects, absent))
-    last = FIRST + fresh
-    jobs = [kept.job("with", 0, number) for number in range(last)]
-    for batch in range(len(kept.given.batches)):
-        jobs += [kept.job("without", batch, number) for number in range(last)]
+def _make(kept: Kept, fresh: int, cases: Collection[str], references: bool) -> None:
+    """Train what is missing: the pool first, then the models judged, then references of a batch
+    beyond those that `hybrid` needs."""
+    kept.make_pool()
+    last, batches = FIRST + fresh, range(len(kept.given.batches))
+    jobs = [kept.job("with", 0, number) for number in range(FIRST, last)]
+    if not {"with", *planted.EDITED} & set(cases):
+        jobs = jobs[-1:]  # the one in use
+    for batch in batches:
+        judged = [*range(FIRST, last), *range(1 + FRESH)] if "without" in cases else []
+        jobs += [kept.job("without", batch, number) for number in judged]
         for case in CASES:
-            if case not in ("with", "without"):
+            if case in cases and case not in ("with", "without"):
                 jobs += [kept.job(case, batch, number) for number in range(fresh)]
+    if references:
+        jobs += [kept.job("with", 0, number) for number in range(FIRST)]
+        for batch in batches:
+            jobs += [kept.job("without", batch, number) for number in range(1 + FRESH, FIRST)]
     planted.make_all([job for job in jobs if not job.path.exists()], 1)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.pipeline import provenance, stage_runner
+from flows.pipeline import exact_retrain, provenance, stage_runner
 from flows.workspace import dvc_graph, layout
 from tasks.common import settings
 
@@ -41,7 +41,10 @@ def prepare(
     Raises:
         AuditError: the settings, the requests or the workspace are at fault.
     """
-    chosen, stale = layout.prepare(folder, batch, assignments)
+    named = {text.partition("=")[0].strip() for text in assignments}
+    due = exact_retrain.wishes(folder, layout.choose(folder, batch, assignments))
+    own = [text for text in due if text.partition("=")[0] not in named]
+    chosen, stale = layout.prepare(folder, batch, [*assignments, *own])
     if stale:
         provenance.keep(folder, chosen)
     pipeline = dvc_graph.due(dvc_graph.read(folder), stale) if stale else []

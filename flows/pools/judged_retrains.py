@@ -61,15 +61,11 @@ def _judged(
     evidence: Mapping[str, Any], folder: str, since: str
 ) -> tuple[float, float, bool] | None:
     """rho, its deviation and whether it failed, of a retrain that the pool alone judged."""
-    provenance = evidence.get("provenance") or {}
-    references = (provenance.get("settings") or {}).get("references") or {}
-    mine = references.get("mode") == "pool" and references.get("with_from") == folder
-    retrained = any(model.get("role") == "retrained" for model in evidence.get("models") or [])
     points = evidence.get("influence_points") or {}
     without, rho = points.get("without") or [], points.get("retrained")
-    if not mine or not retrained or rho is None or len(without) < 2:
+    if not renewal.has_retrain(evidence, folder) or rho is None or len(without) < 2:
         return None
-    if str(provenance.get("started", "")) < since:
+    if str(evidence["provenance"].get("started", "")) < since:
         return None
     spread = statistics.stdev(without) * math.sqrt(1 + 1 / len(without))
     if not spread > 0:

@@ -78,13 +78,12 @@ def refuse_without_retrain(home: Path, batch: str) -> None:
     """See that there is an exact retrain to release.
 
     Raises:
-        SignoffError: the batch was only screened.
+        SignoffError: none was made: the batch was only screened, or judged by a pool alone.
     """
     if not _settings(home, batch).references.without_blocks:
         raise SignoffError(
-            f"batch {batch} was only screened, so nothing was retrained; reject it with --next "
-            "another_method "
-            "--method retrain"
+            f"batch {batch} has no exact retrain, since it was only screened or judged by a pool "
+            "alone; reject it with --next another_method --method retrain"
         )
 
 

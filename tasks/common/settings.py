@@ -203,6 +203,13 @@ class Pool(Section):
         description="further models of a block, trained with everybody: they say how accuracy "
         "grows with people",
     )
+    retrain: Literal["on_demand", "monthly", "always"] = Field(
+        "on_demand",
+        description="which batches that a pool judges are retrained exactly, too, with one model: "
+        "`on_demand` leaves it to `references.without_blocks`; `monthly` the first batch of each "
+        "month; `always` every batch. A run sets `references.without_blocks` and "
+        "`references.seeds_per_block` by it",
+    )
 
     @field_validator("blocks")
     @classmethod

@@ -15,7 +15,7 @@ bias that is shown but small does not matter to a verdict at a margin of rho0.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -63,6 +63,20 @@ class Renewal:
     def plain(self) -> dict[str, Any]:
         """As JSON values."""
         return asdict(self)
+
+
+def has_retrain(evidence: Mapping[str, Any], folder: str) -> bool:
+    """Whether a pool alone judged an exact retrain beside the model of the batch.
+
+    Args:
+        evidence: on one request, as a report has it.
+        folder: the pool, relative to the workspace.
+    """
+    chosen = (evidence.get("provenance") or {}).get("settings") or {}
+    references = chosen.get("references") or {}
+    by_pool = references.get("mode") == "pool" and references.get("with_from") == folder
+    models = evidence.get("models") or []
+    return by_pool and any(model.get("role") == "retrained" for model in models)
 
 
 def assess(retrains: Sequence[JudgedRetrain], rho0: float, alpha: float) -> Renewal:
