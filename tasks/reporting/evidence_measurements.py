@@ -54,6 +54,7 @@ def audited(
     batch = take(sources.verdicts, "batch", "verdicts.json")
     return {
         **facts,
+        "readiness": verdict.get("readiness"),
         "status": "audited",
         "test": kind,
         "outcome": outcome(facts["verdict"], take(check, "original_caught", where)),

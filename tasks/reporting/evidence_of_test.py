@@ -42,6 +42,19 @@ class Counts(Part):
     without: int = Field(ge=0, description="models trained without the batch's records")
 
 
+class KnownBefore(Part):
+    """What a pool knew of the person before the batch."""
+
+    detectability: float = Field(
+        description="distance between the pool's models with and without the person, in standard "
+        "deviations"
+    )
+    smallest_rho0: float | None = Field(
+        description="smallest margin at which the pool certifies a perfect retrain four times in "
+        "five; null: none below 1"
+    )
+
+
 class DiscoveryControl(Part):
     """The pass among all passes of the batch, false discoveries controlled (Benjamini and Hochberg
     1995)."""

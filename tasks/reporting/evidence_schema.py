@@ -53,6 +53,7 @@ from tasks.reporting.evidence_of_test import (
     DiscoveryControl,
     Gate,
     Interval,
+    KnownBefore,
     Points,
     SelfCheck,
     Thresholds,
@@ -154,6 +155,9 @@ class Audited(Common):
     )
     references: Counts
     rank_p: Share | None
+    readiness: KnownBefore | None = Field(
+        None, description="what the pool knew before the batch; null where no pool judged"
+    )
     self_check: SelfCheck
     accuracy: Accuracy
     prediction_distribution: Distribution | Unmeasured

@@ -83,7 +83,7 @@ def judged(
     """One request's verdict; what cannot be judged is inconclusive with the reason and stops no
     other request."""
     try:
-        return as_json(verification.judge(table, request, rules))
+        return as_json(verification.judge(table, request, rules), rules.alpha)
     except EvidenceError as error:
         return unjudged(
             table, request, rules, say("No test could be made: {why}.", why=error.args[0])
@@ -139,8 +139,8 @@ def add_register(verdicts: dict[str, dict[str, Any]], rules: GateRules) -> None:
         }
 
 
-def as_json(verdict: Verdict) -> dict[str, Any]:
-    """The verdict as `verdicts.json` has it."""
+def as_json(verdict: Verdict, alpha: float) -> dict[str, Any]:
+    """The verdict at the error rate `alpha` as `verdicts.json` has it."""
     whole, check = verdict.measured.whole, verdict.self_check
     known = whole.gap > 0
     return {
@@ -160,6 +160,7 @@ def as_json(verdict: Verdict) -> dict[str, Any]:
             "memorised": verdict.measured.most.assumptions,
         },
         "rank_p": verdict.rank_p,
+        "readiness": _known_before(verdict, alpha),
         "self_check": {
             "original_caught": check.original_caught,
             "retrain_cleared": check.retrain_cleared,
@@ -172,6 +173,14 @@ def as_json(verdict: Verdict) -> dict[str, Any]:
             "without": whole.influence(whole.without).tolist() if known else [],
         },
     }
+
+
+def _known_before(verdict: Verdict, alpha: float) -> dict[str, float | None] | None:
+    """What a pool knew of the person before there was a model to judge; None without a pool."""
+    known = verdict.known_before
+    if known is None:
+        return None
+    return {"detectability": known.whole.detectability, "smallest_rho0": known.limit(alpha)}
 
 
 def unjudged(table: Scores, request: str, rules: GateRules, reason: Sentence) -> dict[str, Any]:
@@ -192,6 +201,7 @@ def unjudged(table: Scores, request: str, rules: GateRules, reason: Sentence) ->
         },
         "assumptions": None,
         "rank_p": None,
+        "readiness": None,
         "self_check": {
             "original_caught": False,
             "retrain_cleared": False,

@@ -65,6 +65,17 @@ def undetectable(
     return in_a_row([below, more(needed, references)])
 
 
+def foreseen(detectability: float, limit: float | None, margin: float) -> Sentence:
+    """That the pool had shown before the batch that such a verdict was to be expected."""
+    return say(
+        "The pool showed before the batch that this person can hardly be judged within ±{margin:g} "
+        "(detectability {detectability:.1f}, smallest margin {limit}).",
+        margin=margin,
+        detectability=detectability,
+        limit=say("none below 1") if limit is None else say("{value:.2f}", value=limit),
+    )
+
+
 def _failure(gate: GateTest, measured: Measured, rules: GateRules) -> Sentence:
     """What a gate on its bad side means."""
     if gate.name == "influence":

@@ -57,6 +57,8 @@ class Verdict:
     detection_limit: float | None
     references_needed: int | None
     rank_p: float
+    known_before: Measured | None = None
+    """by a pool: how well it can judge the person, known before there was a model to judge"""
 
     def __bool__(self) -> bool:
         return self.verdict == "pass"
@@ -127,10 +129,15 @@ def _judge_by_pool(scores: Scores, request: str, rules: GateRules) -> Verdict:
     check = SelfCheckResult(findings["original"], held_out)
     verdict = settle(findings["unlearned"], check)
     own = measured["unlearned"]
-    reason = _reason(verdict, findings["unlearned"], check, own, rules)
+    told = [_reason(verdict, findings["unlearned"], check, own, rules)]
+    known = _power(scores, scores.rows_of(request), rules)
+    if verdict == "inconclusive" and not _can_certify(known, rules):
+        told.append(
+            reasons.foreseen(known.whole.detectability, known.limit(rules.alpha), rules.rho0)
+        )
     return Verdict(
         verdict,
-        in_a_row([reason, evidence.told()]),
+        in_a_row([*told, evidence.told()]),
         int(evidence.rows.sum()),
         findings["unlearned"],
         check,
@@ -142,6 +149,7 @@ def _judge_by_pool(scores: Scores, request: str, rules: GateRules) -> Verdict:
         own.limit(rules.alpha),
         own.needed(rules.alpha, rules.rho0),
         evidence.rank_p(),
+        known,
     )
 
 
@@ -171,9 +179,7 @@ def power(
     Raises:
         EvidenceError: the pool cannot judge the records.
     """
-    named = replace(scores, requests=np.where(rows, "readiness", ""))
-    given = pool_evidence.view(named, "readiness", rules.min_references)
-    measured = pool_evidence.PoolEvidence(given, "readiness", rules).power()
+    measured = _power(scores, rows, rules)
     worst = min(measured.whole.detectability, measured.most.detectability)
     now = len(measured.whole.without)
     more = next(
@@ -185,6 +191,27 @@ def power(
         None,
     )
     return Power(measured.whole.detectability, measured.limit(rules.alpha), more)
+
+
+def _power(scores: Scores, rows: NDArray[np.bool_], rules: GateRules) -> Measured:
+    """How well a pool tells models with a person from models without, whoever else asked."""
+    models = scores.model_roles == "pool"
+    alone = replace(
+        scores,
+        requests=np.where(rows, "readiness", ""),
+        model_roles=scores.model_roles[models],
+        phi=scores.phi[models],
+        predicted=scores.predicted[models],
+        seen=None if scores.seen is None else scores.seen[models],
+    )
+    given = pool_evidence.view(alone, "readiness", rules.min_references)
+    return pool_evidence.PoolEvidence(given, "readiness", rules).power()
+
+
+def _can_certify(known: Measured, rules: GateRules) -> bool:
+    """Whether a perfect retrain is certified at the margin four times in five."""
+    limit = known.limit(rules.alpha)
+    return limit is not None and limit <= rules.rho0
 
 
 def _enough(detectability: float, blocks: int, others: int, rules: GateRules) -> bool:

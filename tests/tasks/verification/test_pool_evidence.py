@@ -246,3 +246,28 @@ def test_scores_without_a_pool_are_refused() -> None:
         replace(pools.scores(), seen=None).check()
     with pytest.raises(EvidenceError, match="no pool among the scores"):
         pool_evidence.view(replace(pools.scores(), seen=None), pools.REQUEST, 6)
+
+
+def test_what_the_pool_knew_before_the_batch_is_part_of_the_verdict() -> None:
+    verdict = verdicts.judge(pools.scores(0.0), pools.REQUEST, pools.RULES)
+    assert verdict.known_before is not None
+    limit = verdict.known_before.limit(pools.RULES.alpha)
+    assert limit is not None
+    assert 0 < limit <= pools.RULES.rho0
+    assert "showed before the batch" not in str(verdict.reason)
+
+
+def test_what_the_pool_knew_before_the_batch_does_not_depend_on_the_model_judged() -> None:
+    known = [
+        verdicts.judge(pools.scores(influence), pools.REQUEST, pools.RULES).known_before
+        for influence in (0.0, 1.0)
+    ]
+    assert known[0] is not None
+    assert known[1] is not None
+    assert known[0].limit(pools.RULES.alpha) == known[1].limit(pools.RULES.alpha)
+
+
+def test_an_inconclusive_verdict_says_that_it_was_to_be_expected() -> None:
+    verdict = verdicts.judge(pools.scores(0.0, gap=0.3), pools.REQUEST, pools.RULES)
+    assert verdict.verdict == "inconclusive"
+    assert "The pool showed before the batch" in str(verdict.reason)
