@@ -3,10 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV_VERSION := $(shell sed -n 's/^uv==\([0-9.]*\).*/\1/p' requirements.lock)
 
-.PHONY: demo test tour lint format docs lock clean help
+.PHONY: demo demo-pool test tour lint format docs lock clean help
 
 help: ## What there is to make
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
 
 .venv/.ready: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -17,6 +17,9 @@ help: ## What there is to make
 
 demo: .venv/.ready ## Set up, and audit a small batch of deletion requests on the embedded data set
 	@$(BIN)/erasure-audit demo
+
+demo-pool: .venv/.ready ## Set up, make a pool of references, and audit two batches by it
+	@$(BIN)/python -m benchmarks.demo_pool
 
 test: .venv/.ready ## Set up, and run the tests
 	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile

@@ -119,6 +119,7 @@ def test_a_missing_pool_is_named(tmp_path: Path) -> None:
         ({"train": {"epochs": 3}}, "train"),
         ({"model": {"name": "resnet18"}}, "model"),
         ({"data": {"image_size": 32}}, "data"),
+        ({"compute": {"precision": "bf16"}}, "precision"),
     ],
 )
 def test_a_pool_of_another_recipe_is_refused(

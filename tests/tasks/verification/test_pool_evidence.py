@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from tasks.common.errors import EvidenceError
-from tasks.verification import contrast, pool_evidence, verdicts
+from tasks.verification import batch_verdicts, contrast, pool_evidence, verdicts
+from tasks.verification.scoring import Scores
 from tasks.verification.verdicts import Verdict
 from tests.worlds import pools
 
@@ -271,3 +273,55 @@ def test_an_inconclusive_verdict_says_that_it_was_to_be_expected() -> None:
     verdict = verdicts.judge(pools.scores(0.0, gap=0.3), pools.REQUEST, pools.RULES)
     assert verdict.verdict == "inconclusive"
     assert "The pool showed before the batch" in str(verdict.reason)
+
+
+def newcomer() -> Scores:
+    given = pools.scores()
+    assert given.seen is not None
+    phi, seen = given.phi.copy(), given.seen.copy()
+    unknown = np.ix_(given.model_roles == "pool", given.rows_of(pools.REQUEST))
+    phi[unknown], seen[unknown] = np.nan, False
+    return replace(given, phi=phi, seen=seen)
+
+
+def too_few_models_without() -> Scores:
+    return pools.scores(models=40)
+
+
+def nobody_in_every_model() -> Scores:
+    return pools.scores(everybody=0)
+
+
+def class_without_control() -> Scores:
+    given = pools.scores()
+    controls = (given.labels == 1) & (given.roles == "control")
+    return replace(given, roles=np.where(controls, "test", given.roles))
+
+
+def diverged_model() -> Scores:
+    given = pools.scores()
+    phi = given.phi.copy()
+    phi[given.model_roles == "unlearned"] = np.nan
+    return replace(given, phi=phi)
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (newcomer, "came or changed after the pool was made"),
+        (too_few_models_without, "and 5 without the person"),
+        (nobody_in_every_model, "trained with everybody"),
+        (class_without_control, "no record of a control subject"),
+        (diverged_model, "NaN or infinite"),
+    ],
+)
+def test_what_a_pool_cannot_judge_is_inconclusive_with_the_reason_and_never_a_pass(
+    bad: Callable[[], Scores], reason: str
+) -> None:
+    """The same model passes where the pool is sound."""
+    found = batch_verdicts.judge(bad(), "references", pools.RULES, lambda _: None)
+    verdict = found["requests"][pools.REQUEST]
+    assert verdict["verdict"] == "inconclusive"
+    assert reason in verdict["reason"]
+    sound = batch_verdicts.judge(pools.scores(), "references", pools.RULES, lambda _: None)
+    assert sound["requests"][pools.REQUEST]["verdict"] == "pass"
