@@ -79,6 +79,7 @@ def load(name: str) -> World:
         "garments-random": _garments_random,
         "writers": _writers,
         "writers-few": _writers_few,
+        "writers-tuning": _writers_tuning,
     }
     if name not in makers:
         raise WorkspaceError(f"got the world {name!r}, expected one of {', '.join(makers)}")
@@ -209,7 +210,17 @@ def _faces() -> World:
     return _split("faces", images, labels, subjects, settings, (2, 2, 2), about)
 
 
-def _writers() -> World:
+def _writers_tuning() -> World:
+    """The next 110 writers, of whom none is in `writers`: choices are made on them."""
+    about = (
+        "60 of 110 other real writers of MNIST trained on (QMNIST's writer ids), 12 forgotten "
+        "together"
+    )
+    world = replace(_writers(first=110), name="writers-tuning", about=about)
+    return replace(world, batches=_batches(world.subjects, world.roles, (12,)))
+
+
+def _writers(first: int = 0) -> World:
     folder = DATASETS / "mnist_with_writers"
     pixels = np.frombuffer(_unpacked(folder / "train-images-idx3-ubyte.gz"), np.uint8, offset=16)
     table = np.frombuffer(
@@ -217,7 +228,8 @@ def _writers() -> World:
     ).reshape(-1, 8)
     labels, writer = table[:, 0].astype(np.int64), table[:, 2].astype(np.int64)
     known, counts = np.unique(writer, return_counts=True)
-    chosen = np.random.Generator(np.random.PCG64(0)).permutation(known[counts >= 100])[:110]
+    chosen = np.random.Generator(np.random.PCG64(0)).permutation(known[counts >= 100])
+    chosen = chosen[first : first + 110]
     rows = np.flatnonzero(np.isin(writer, chosen))
     settings = parse(
         {
