@@ -154,7 +154,9 @@ def _recipes() -> list[str]:
         "",
         "What null stands for. Epochs are passes over the retained records, over the forget set "
         "as well in",
-        "`random_labels`, `salun` and `bad_teacher`, and over the forget set alone in `delete`.",
+        "`random_labels`, `salun`, `bad_teacher`, `amun` and `lotus`, and over the forget set "
+        "alone in",
+        "`delete`.",
         "",
         "| `unlearn.method` | `epochs` | `learning_rate` | `retained_share` | `temperature` | "
         "optimiser | source |",

@@ -258,6 +258,10 @@ Method = Literal[
     "ssd",
     "salun",
     "delete",
+    "amun",
+    "msg",
+    "ct",
+    "lotus",
     "short_retrain",
     "distil",
 ]
@@ -327,6 +331,25 @@ class Rivals(Section):
     )
     salun_share: float = Field(
         0.5, gt=0, le=1, description="`salun`: share of the weights that may change"
+    )
+    amun_steps: int = Field(
+        50, ge=1, le=10_000, description="`amun`: steps of the attack at each distance"
+    )
+    msg_share: float = Field(
+        0.3, ge=0, le=1, description="`msg`: share of each convolution's weights that is drawn anew"
+    )
+    lotus_alpha: float = Field(
+        8.0,
+        ge=0,
+        le=100,
+        description="`lotus`: how fast the temperature grows with the forgotten records' accuracy",
+    )
+    lotus_unseen_accuracy: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="`lotus`: accuracy on unseen records, at which forgetting ends; null: 0, for a "
+        "whole class",
     )
 
 

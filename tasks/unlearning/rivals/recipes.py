@@ -53,6 +53,14 @@ RECIPES: dict[str, Recipe] = {
     "delete": Recipe(
         20, 1e-4, None, None, "sgd", "Zhou et al. 2025; settings of public comparisons"
     ),
+    "amun": Recipe(
+        10, 0.01, 1.0, None, "sgd", "Ebrahimpour-Boroojeny et al. 2025; settings of its public code"
+    ),
+    "msg": Recipe(5, 0.001, 1.0, None, "sgd", "Cadet et al. 2025; settings of their public code"),
+    "ct": Recipe(3, 0.001, 1.0, None, "sgd", "Cadet et al. 2025; settings of their public code"),
+    "lotus": Recipe(
+        10, 1e-4, 0.3, None, "adam", "Spartalis et al. 2025; settings of its public code"
+    ),
     "short_retrain": Recipe(None, None, 1.0, None, "sgd", "`train`, shortened"),
     "distil": Recipe(None, None, 1.0, 2.0, "sgd", "Hinton et al. 2015; `train`, shortened"),
 }

@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING
 from tasks.common.settings import Settings
 from tasks.training import training_loop
 from tasks.unlearning.rivals import (
+    amun,
     bad_teacher,
+    ct,
     delete,
     distil,
     fine_tune,
+    lotus,
+    msg,
     neg_grad,
     random_labels,
     salun,
@@ -47,6 +51,10 @@ METHODS: dict[str, Method] = {
     "ssd": ssd.ssd,
     "salun": salun.salun,
     "delete": delete.delete,
+    "amun": amun.amun,
+    "msg": msg.msg,
+    "ct": ct.ct,
+    "lotus": lotus.lotus,
     "short_retrain": short_retrain.short_retrain,
     "distil": distil.distil,
 }

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from tasks.common import seeds
+from tasks.common.errors import ModelError
 from tasks.common.settings import Settings
 from tasks.training import architectures, training_loop
 from tasks.unlearning.rivals.recipes import recipe
@@ -149,6 +150,23 @@ def frozen_copy(network: nn.Module, records: training_loop.Records) -> nn.Module
         records.backend.device, memory_format=records.memory_format
     )
     return on_device.eval().requires_grad_(False)
+
+
+def convolutions(network: nn.Module) -> list[nn.Conv2d]:
+    """The network's two-dimensional convolutions, in its order.
+
+    Raises:
+        ModelError: there are none.
+    """
+    from torch import nn
+
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)]
+    if not layers:
+        raise ModelError(
+            "got a model without convolutions, expected some: msg and ct change nothing else; "
+            "choose another unlearn.method"
+        )
+    return layers
 
 
 @contextmanager

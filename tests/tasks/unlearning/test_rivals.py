@@ -23,8 +23,12 @@ from tasks.reporting.pages import render as render_page
 from tasks.training import architectures, compute, training_loop
 from tasks.unlearning import fcalb
 from tasks.unlearning.rivals import (
+    amun,
     bad_teacher,
+    ct,
     delete,
+    lotus,
+    msg,
     neg_grad,
     recipes,
     registry,
@@ -172,7 +176,7 @@ def test_methods_from_scratch_leave_the_original_alone(
     assert same(state(original), weights)
 
 
-@pytest.mark.parametrize("method", ["bad_teacher", "scrub", "delete", "distil"])
+@pytest.mark.parametrize("method", ["bad_teacher", "scrub", "delete", "lotus", "distil"])
 def test_teachers_never_learn(
     method: str, original: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -248,6 +252,9 @@ STRONG: dict[str, dict[str, Any]] = {
     "ssd": SSD,
     "salun": {"learning_rate": 0.1, "epochs": 15},
     "delete": {"learning_rate": 3e-4},
+    "msg": {"learning_rate": 0.1, "epochs": 8, "msg_share": 1.0},
+    "ct": {"learning_rate": 0.1, "epochs": 8},
+    "lotus": {"learning_rate": 0.003, "epochs": 15, "retained_share": 1.0},
     "short_retrain": {"training_share": 1.0},
     "distil": {"training_share": 1.0},
 }
@@ -532,3 +539,127 @@ def test_unsirs_noise_is_got_wrong_and_the_model_does_not_learn_from_it(
     assert end > start
     assert last < first
     assert same(state(original), weights)
+
+
+def test_adversarial_examples_are_other_classes_to_the_model_and_as_near_as_they_can_be(
+    original: nn.Module,
+) -> None:
+    near = amun.adversarial_examples(original, RETAIN, 50)
+    answers = training_loop.logits(original, near).argmax(1)
+    assert (answers == near.labels.numpy()).all()
+    assert (near.labels != RETAIN.labels).all()
+    assert near.images.min() >= 0
+    assert near.images.max() <= 255
+    way = (near.images - RETAIN.images).flatten(1)
+    halfway = RETAIN.with_images(RETAIN.images + 0.4 * way.reshape(RETAIN.images.shape))
+    still = training_loop.logits(original, halfway).argmax(1) == RETAIN.labels.numpy()
+    assert still.mean() > 0.9
+
+
+def test_a_record_that_is_misclassified_is_its_own_adversarial_example(
+    original: nn.Module,
+) -> None:
+    answers = torch.tensor(training_loop.logits(original, RETAIN).argmax(1))
+    wrong = RETAIN.with_labels((answers + 1) % 3)
+    near = amun.adversarial_examples(original, wrong, 5)
+    assert torch.equal(near.images, RETAIN.images.float())
+    assert torch.equal(near.labels, answers)
+
+
+def test_msg_draws_the_smallest_gradients_of_each_convolution_anew(original: nn.Module) -> None:
+    slopes = msg.convolution_gradients(original, FORGET, RETAIN.rows(torch.arange(12)), 5)
+    weights = [layer.weight for layer in shared.convolutions(original)]
+    original.eval()
+    expected = []
+    for records, sign in ((RETAIN.rows(torch.arange(12)), 1.0), (FORGET, -1.0)):
+        for start in range(0, 12, 5):
+            rows = slice(start, start + 5)
+            loss = functional.cross_entropy(original(records.floats(rows)), records.labels[rows])
+            expected.append(sign * torch.autograd.grad(loss, weights[0])[0])
+    torch.testing.assert_close(slopes[0], torch.stack(expected).sum(0))
+    values = torch.tensor([[3.0, 1.0], [1.0, 2.0]])
+    assert msg.smallest(values, 0.25).tolist() == [[False, True], [False, False]]
+
+
+def test_msg_moves_the_weights_that_stay_a_tenth_as_fast(
+    original: nn.Module, weights: dict[str, torch.Tensor]
+) -> None:
+    flat = BASE.model_copy(
+        update={"train": BASE.train.model_copy(update={"momentum": 0.0, "weight_decay": 0.0})}
+    )
+    step = {"epochs": 1, "learning_rate": 1.0, "retained_share": 0.02}
+    moved = {}
+    for method, own in (("fine_tune", {}), ("msg", {"msg_share": 0.0})):
+        network = architectures.build(BASE.model, BASE.data, 1)
+        network.load_state_dict(weights)
+        registry.unlearn(network, FORGET, RETAIN, wish(method, flat, **step, **own))
+        layer = shared.convolutions(network)[0]
+        name = next(name for name, value in network.named_parameters() if value is layer.weight)
+        moved[method] = layer.weight.detach() - weights[name]
+    shorter = float(moved["msg"].norm() / moved["fine_tune"].norm())
+    assert shorter == pytest.approx(0.1, rel=0.1)
+
+
+def test_ct_transposes_every_kernel(original: nn.Module, weights: dict[str, torch.Tensor]) -> None:
+    still = wish("ct", epochs=1, learning_rate=1e-12)
+    registry.unlearn(original, FORGET, RETAIN, still)
+    for name, value in original.named_parameters():
+        before = weights[name]
+        expected = before.transpose(2, 3) if value.dim() == 4 else before
+        torch.testing.assert_close(value.detach(), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["msg", "ct"])
+def test_a_model_without_convolutions_is_refused(method: str) -> None:
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    with pytest.raises(ModelError, match="without convolutions"):
+        registry.unlearn(plain, FORGET, RETAIN, wish(method, epochs=1))
+
+
+def test_kernels_that_are_not_square_cannot_be_transposed() -> None:
+    odd = nn.Sequential(nn.Conv2d(1, 2, (1, 3)), nn.Flatten(), nn.Linear(96, 3))
+    with pytest.raises(ModelError, match="not square"):
+        ct.ct(odd, FORGET, RETAIN, wish("ct", epochs=1), None)
+
+
+def test_lotus_smooths_forgotten_answers_and_sharpens_retained_ones() -> None:
+    rng = np.random.default_rng(2)
+    student, teacher, noise_of_gumbel = rng.normal(size=(3, 6, 4))
+    forgotten = np.array([True, False, False, True, True, False])
+    expected = []
+    for row, gone in enumerate(forgotten):
+        drawn = teacher[row] + noise_of_gumbel[row]
+        target = softmax(drawn / 2.5) if gone else np.eye(4)[drawn.argmax()]
+        expected.append(-(target * np.log(softmax(student[row]))).sum())
+    found = lotus.lotus_loss(
+        *(torch.tensor(part) for part in (student, teacher, noise_of_gumbel, forgotten)), 2.5
+    )
+    assert float(found) == pytest.approx(np.mean(expected), rel=1e-5)
+
+
+def test_gumbel_noise_has_its_mean_and_variance() -> None:
+    noise_of_gumbel = lotus.gumbel(torch.Size([200_000]), torch.Generator().manual_seed(0))
+    assert float(noise_of_gumbel.mean()) == pytest.approx(0.5772, abs=0.01)
+    assert float(noise_of_gumbel.var()) == pytest.approx(np.pi**2 / 6, rel=0.02)
+
+
+def test_lotus_does_nothing_where_forgotten_records_are_known_no_better_than_unseen_ones(
+    original: nn.Module, weights: dict[str, torch.Tensor]
+) -> None:
+    right = training_loop.logits(original, FORGET).argmax(1)
+    wrong = FORGET.with_labels((torch.tensor(right) + 1) % 3)
+    registry.unlearn(original, wrong, RETAIN, wish("lotus", lotus_unseen_accuracy=0.5))
+    assert same(state(original), weights)
+
+
+def test_amun_makes_the_model_less_sure_of_forgotten_records_than_fine_tuning_does(
+    original: nn.Module, weights: dict[str, torch.Tensor]
+) -> None:
+    sure = {}
+    for method in ("fine_tune", "amun"):
+        network = architectures.build(BASE.model, BASE.data, 1)
+        network.load_state_dict(weights)
+        registry.unlearn(network, FORGET, RETAIN, wish(method, epochs=10, learning_rate=0.05))
+        chances = softmax(training_loop.logits(network, FORGET))
+        sure[method] = chances[np.arange(len(FORGET)), FORGET.labels.numpy()].mean()
+    assert sure["amun"] < sure["fine_tune"]

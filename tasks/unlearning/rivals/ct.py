@@ -1,0 +1,56 @@
+"""CT: kernels are transposed, and retained records repair."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tasks.common.errors import ModelError
+from tasks.common.settings import Settings
+from tasks.training import training_loop
+from tasks.unlearning.rivals.shared import (
+    convolutions,
+    imitate_labels,
+    learner,
+    part_of,
+    steps_of,
+    streams,
+)
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def ct(
+    original: nn.Module,
+    forget: training_loop.Records,
+    retain: training_loop.Records,
+    settings: Settings,
+    progress: training_loop.Progress | None,
+) -> nn.Module:
+    """Convolution transpose: the kernels of all convolutions are transposed, and retained records
+    repair.
+
+    Fifth place of the NeurIPS 2023 unlearning competition, as Cadet et al. 2025 describe it (see
+    `msg`).
+
+    Raises:
+        ModelError: there is no convolution, or one whose kernels are not square.
+    """
+    import torch
+
+    network = learner(original, forget)
+    layers = convolutions(network)
+    if any(layer.weight.shape[2] != layer.weight.shape[3] for layer in layers):
+        raise ModelError(
+            "got a model with kernels that are not square, expected square ones: ct transposes "
+            "them; choose another unlearn.method"
+        )
+    with streams(settings) as generator:
+        kept = part_of(retain, settings, generator)
+        if not steps_of(kept, settings):
+            return original
+        with torch.no_grad():
+            for layer in layers:
+                layer.weight.copy_(layer.weight.transpose(2, 3).clone())
+        imitate_labels(network, kept, settings, generator, progress)
+    return original
