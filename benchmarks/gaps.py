@@ -10,6 +10,10 @@ Each method runs at its published settings, and at the best of `TRIES` settings 
 an original, a forget set, retrains and test records that are in no row of the table. Time is CPU
 seconds on one thread, as a share of an exact retrain in the same round.
 
+Where a world has control records, models are also judged as the pipeline judges them: the forgotten
+records as requests, by references with and without all of them. *Passes* shows what the average gap
+does not ask: whether the records can still be told.
+
 Example: python -m benchmarks.gaps --world garments-class --page docs/methods.md
 """
 
@@ -37,6 +41,7 @@ from tasks.training import checkpoints, compute, training_loop
 from tasks.unlearning import fcalb
 from tasks.unlearning.rivals import registry
 from tasks.verification import scoring
+from tasks.verification.gates import GateRules
 
 Aim = dict[str, tuple[float, float]]
 """Mean and standard deviation of each metric over retrained models"""
@@ -138,6 +143,30 @@ def grids(epochs: int, half: int) -> dict[str, list[dict[str, Any]]]:
             {"learning_rate": 1e-3},
             {"learning_rate": 1e-3, "epochs": 60.0},
         ),
+        "amun": rival(
+            "amun",
+            {"learning_rate": 0.03},
+            {"learning_rate": 0.1},
+            {"learning_rate": 0.05, "epochs": 5.0},
+        ),
+        "msg": rival(
+            "msg",
+            {"learning_rate": 0.01},
+            {"learning_rate": 0.1},
+            {"learning_rate": 0.1, "msg_share": 0.6},
+        ),
+        "ct": rival(
+            "ct",
+            {"learning_rate": 0.01},
+            {"learning_rate": 0.1},
+            {"learning_rate": 0.1, "epochs": 6.0},
+        ),
+        "lotus": rival(
+            "lotus",
+            {"learning_rate": 1e-3},
+            {"learning_rate": 1e-3, "retained_share": 1.0},
+            {"learning_rate": 5e-3, "retained_share": 1.0},
+        ),
         "short_retrain": anew("short_retrain"),
         "distil": anew("distil"),
     }
@@ -153,6 +182,7 @@ class Trial:
     batch: int
     original: int
     role: str
+    references: int
     seed: int
     keep: Path
 
@@ -183,7 +213,7 @@ def main(study: Study) -> None:
     rounds = [(batch, n) for batch in range(len(given.batches) - 1) for n in range(study.originals)]
     # a round of all methods after the other, so that their times compare
     trials = [
-        (title, Trial(wish, study.world, batch, n, "test", study.seed, study.keep))
+        (title, trial_of(study, wish, batch, n, "test"))
         for batch, n in rounds
         for title, wish in wishes.items()
     ]
@@ -204,13 +234,29 @@ def main(study: Study) -> None:
     study.publish("gaps", result, table)
 
 
+def trial_of(study: Study, wish: dict[str, Any], batch: int, original: int, role: str) -> Trial:
+    """One setting on one of the study's originals; references judge it where the world has
+    controls."""
+    references = study.references if judges(study.given) and role == "test" else 0
+    return Trial(wish, study.world, batch, original, role, references, study.seed, study.keep)
+
+
+def judges(given: World) -> bool:
+    """Whether the world has the control records that a verdict needs."""
+    return bool((given.roles == "control").any())
+
+
 def make_models(study: Study) -> None:
-    """Train the originals, one of them for tuning, and the retrained models that are not there
-    yet."""
-    name, seed, keep = study.given.name, study.seed, study.keep
-    wanted = [Job(name, "with", 0, n, seed, keep) for n in range(study.originals + 1)]
-    for batch in range(len(study.given.batches)):
-        wanted += [Job(name, "without", batch, n, seed, keep) for n in range(study.references)]
+    """Train the originals, one of them for tuning, the retrained models, and where the world has
+    controls as many references with everybody; all that are not there yet."""
+    given, seed, keep = study.given, study.seed, study.keep
+    further = 1 + study.references if judges(given) else 0
+    count = study.originals + 1 + further
+    wanted = [Job(given.name, "with", 0, n, seed, keep) for n in range(count)]
+    for batch in range(len(given.batches)):
+        wanted += [
+            Job(given.name, "without", batch, n, seed, keep) for n in range(1 + study.references)
+        ]
     verdicts.make_all([job for job in wanted if not job.path.exists()], study.jobs)
 
 
@@ -222,7 +268,7 @@ def tuned(study: Study) -> dict[str, list[dict[str, Any]]]:
     batch, role = len(given.batches) - 1, "calibration"
 
     def trial(wish: dict[str, Any]) -> Trial:
-        return Trial(wish, given.name, batch, study.originals, role, study.seed, study.keep)
+        return trial_of(study, wish, batch, study.originals, role)
 
     wishes_of_all = [wish for wishes in tried.values() for wish in wishes]
     results = each([trial(wish) for wish in wishes_of_all], study.jobs, "tuning")
@@ -263,7 +309,7 @@ def attempt(trial: Trial) -> dict[str, Any]:
     given = worlds.load(trial.world)
     backend = compute.prepare(given.settings.compute)
     stream = seeds.derive(trial.seed, trial.world, "gaps", trial.batch, trial.original)
-    settings = methods.settings_of(given, Unlearn.model_validate(trial.wish), stream)
+    settings = methods.settings_of(given, wish_of(trial, given), stream)
     path = Job(trial.world, "with", 0, trial.original, trial.seed, trial.keep).path
     network = checkpoints.load(path.with_suffix(".safetensors"), settings.model, settings.data)
     started = time.process_time()
@@ -278,10 +324,58 @@ def attempt(trial: Trial) -> dict[str, Any]:
     phi = scoring.margins(logits, given.labels)
     if not np.isfinite(phi).all():
         return {"seconds": seconds, "error": "diverged"}
+    predicted = logits.argmax(1).astype(np.int64)
     return {
         "seconds": seconds,
-        "metrics": metrics(phi, logits.argmax(1), given, trial.batch, trial.role),
+        "metrics": metrics(phi, predicted, given, trial.batch, trial.role),
+        "verdicts": verdicts_of(trial, given, phi, predicted),
     }
+
+
+def wish_of(trial: Trial, given: World) -> Unlearn:
+    """The trial's settings; LoTUS is told how well calibration records are known, unless all
+    records of a class are forgotten."""
+    wish = Unlearn.model_validate(trial.wish)
+    forget = np.isin(given.subjects, given.batches[trial.batch])
+    retain = (given.roles == "training") & ~forget
+    if wish.method != "lotus" or not np.isin(given.labels[forget], given.labels[retain]).all():
+        return wish
+    path = Job(trial.world, "with", 0, trial.original, trial.seed, trial.keep).path
+    with np.load(path, allow_pickle=False) as answers:
+        right = answers["predicted"] == given.labels
+    known = float(right[given.roles == "calibration"].mean())
+    rivals = wish.rivals.model_copy(update={"lotus_unseen_accuracy": known})
+    return wish.model_copy(update={"rivals": rivals})
+
+
+def verdicts_of(
+    trial: Trial, given: World, phi: NDArray[np.float64], predicted: NDArray[np.int64]
+) -> list[str]:
+    """The pipeline's verdict on each request of the forget set; none without references.
+
+    Args:
+        trial: whose references judge: originals that no trial starts from, and retrained models.
+        given: the world.
+        phi: (n,) margins of the model to be judged.
+        predicted: (n,) its classes.
+    """
+    if not trial.references:
+        return []
+
+    def job(kind: str, batch: int, number: int) -> Job:
+        return Job(trial.world, kind, batch, number, trial.seed, trial.keep)
+
+    paths = job("with", 0, 0).path.parent.glob("with-0-*.npz")
+    numbers = sorted(int(path.stem.rpartition("-")[2]) for path in paths)
+    everybody = numbers[-1 - trial.references :]
+    fixed = [job("with", 0, everybody[0]), job("without", trial.batch, 0)]
+    fixed += [job("with", 0, n) for n in everybody[1:]]
+    fixed += [job("without", trial.batch, n) for n in range(1, trial.references + 1)]
+    scores = verdicts.table_of_scores(
+        given, trial.batch, (phi[None], predicted[None]), verdicts.answers(fixed), trial.references
+    )
+    rules = GateRules(**given.settings.verify.model_dump(exclude={"mode"}))
+    return [row["verdict"] for row in verdicts.judged(scores, rules)]
 
 
 def metrics(
@@ -365,6 +459,8 @@ def figures(results: list[tuple[dict[str, Any], Aim]], retrain: list[float]) -> 
         "gap": spread(away for one, aim in good if (away := gap(one, aim)) is not None)
         if good
         else None,
+        "judged": sum(len(one["verdicts"]) for one, _ in good),
+        "passes": sum(one["verdicts"].count("pass") for one, _ in good),
         "time": float(
             np.median(
                 [one["seconds"] / whole for (one, _), whole in zip(results, retrain, strict=True)]
@@ -383,23 +479,28 @@ def table(result: dict[str, Any]) -> str:
     """The figures as Markdown, the smallest gaps first, and whether FCALB has them."""
     made, all_of = result["versions"], result["methods"]
     trials = all_of["exact retrain"]["trials"]
+    judged = max(one["judged"] for one in all_of.values())
+    strict = [f"passes of {judged}"] if judged else []
+    names = [f"{name}, %" for name in METRICS.values()]
     lines = [
-        f"**{result['world']}**: {result['about']}. Small CNN, {result['recipe']['epochs']} "
+        f"**{result['world']}**: {result['about']}. {result['recipe']['epochs']} "
         f"epochs; {trials} originals "
         f"a row, mean ± standard deviation. One retrain takes {result['retrain_seconds']:.1f} s.",
         "",
-        f"| method | average gap, points | {', % | '.join(METRICS.values())}, % | time / retrain |",
-        f"| {' | '.join(['---'] * (3 + len(METRICS)))} |",
+        f"| {' | '.join(['method', 'average gap, points', *names, *strict, 'time / retrain'])} |",
+        f"| {' | '.join(['---'] * (3 + len(names) + len(strict)))} |",
     ]
     for title, one in sorted(all_of.items(), key=lambda item: (item[1]["gap"] or [math.inf])[0]):
         if not one["gap"]:
             lines.append(
-                f"| {title} | diverged in all {one['trials']} |{' |' * len(METRICS)} "
-                f"{one['time']:.2f} |"
+                f"| {title} | diverged in all {one['trials']} "
+                f"|{' |' * (len(names) + len(strict))} {one['time']:.2f} |"
             )
             continue
         cells = [f"{100 * one[name][0]:.1f} ± {100 * one[name][1]:.1f}" for name in METRICS]
         note = f" ({one['diverged']} of {one['trials']} diverged)" if one["diverged"] else ""
+        if strict:
+            cells.append(str(one["passes"]))
         mean, deviation = one["gap"]
         lines.append(
             f"| {title}{note} | {mean:.1f} ± {deviation:.1f} | {' | '.join(cells)} | "
