@@ -170,7 +170,8 @@ def test_tuning_and_the_table_share_no_original_no_forget_set_and_no_unseen_reco
     def each(trials: list[gaps.Trial], *_: Any) -> list[dict[str, Any]]:
         for trial in trials:
             seen[trial.role].append(trial)
-        return [{"seconds": 1.0, "metrics": dict.fromkeys(gaps.METRICS, 0.5)} for _ in trials]
+        whole = dict.fromkeys(gaps.METRICS, 0.5)
+        return [{"seconds": 1.0, "metrics": whole, "verdicts": []} for _ in trials]
 
     monkeypatch.setattr(worlds, "load", lambda _: classes_of_digits())
     monkeypatch.setattr(gaps, "make_models", lambda *_: None)
@@ -270,3 +271,48 @@ def test_an_ablation_runs_and_its_table_has_every_change(
     rows = files.read_json(tmp_path / "ablation-digits.json")["rows"]
     assert rows[ablation.JOINT]["as it is"]["judged"] == 1
     assert set(methods.RESET) <= set(short["as it is"])
+
+
+def test_random_tenths_are_judged_as_requests_where_there_are_controls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = digits("digits")
+    people = np.unique(whole.subjects[whole.roles == "training"]).tolist()
+    world = replace(
+        whole,
+        batches=(tuple(people[:3]), tuple(people[3:6])),
+        settings=parse({"train": {"epochs": 6}}),
+    )
+    monkeypatch.setattr(worlds, "load", lambda _: world)
+    monkeypatch.setattr(
+        gaps,
+        "grids",
+        lambda *_: {
+            "fcalb": [{"method": "fcalb"}],
+            "fine_tune": [{"method": "fine_tune", "rivals": {"epochs": 0.0}}],
+        },
+    )
+    study = Study(originals=1, references=6, jobs=1, keep=tmp_path / "keep", out=tmp_path)
+    gaps.main(study)
+    rows = files.read_json(tmp_path / "gaps-digits.json")["methods"]
+    assert {one["judged"] for one in rows.values()} == {3}
+    assert rows["unchanged original"]["passes"] == rows["fine_tune"]["passes"] == 0
+
+
+def test_lotus_is_told_how_well_calibration_records_are_known_and_nothing_for_a_class(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = digits("digits")
+    people = np.unique(whole.subjects[whole.roles == "training"]).tolist()
+    random = replace(whole, batches=((people[0],),), settings=parse({"train": {"epochs": 1}}))
+    wish = {"method": "lotus"}
+    for world, expected in ((random, 0.75), (classes_of_digits(), None)):
+        path = gaps.Job("digits", "with", 0, 0, 1, tmp_path).path
+        path.parent.mkdir(exist_ok=True)
+        calibration = np.flatnonzero(world.roles == "calibration")
+        predicted = world.labels.copy()
+        predicted[calibration[: len(calibration) // 4]] += 1
+        np.savez(path, predicted=predicted)
+        trial = gaps.Trial(wish, "digits", 0, 0, "test", 0, 1, tmp_path)
+        told = gaps.wish_of(trial, world).rivals.lotus_unseen_accuracy
+        assert told == (None if expected is None else pytest.approx(expected, abs=0.01))
