@@ -121,7 +121,7 @@ def judge_here(precision: str, references: int, originals: int) -> dict[str, Any
 
     with_them = [trained(training, "with", n) for n in range(originals + references)]
     without = [trained(training & ~asked, "without", n) for n in range(1 + references)]
-    rules = GateRules(**chosen.verify.model_dump(exclude={"mode"}))
+    rules = GateRules(**chosen.verify.model_dump(exclude={"mode"})).answers_alone()
     unlearned, before, ends = Counter[str](), Counter[str](), list[float]()
     for original in with_them[:originals]:
         yardstick = [original, without[0], *with_them[originals:], *without[1:]]

@@ -173,7 +173,7 @@ def _audit(
     fixed = timed(
         "scores", lambda: verdicts.answers_of([original, retrained, *others], world, backend)
     )
-    rules = GateRules(**chosen.verify.model_dump(exclude={"mode"}))
+    rules = GateRules(**chosen.verify.model_dump(exclude={"mode"})).answers_alone()
     judged = {}
     for name, network in {"unlearned": unlearned, "exact retrain": second}.items():
         scores = verdicts.table_of_scores(

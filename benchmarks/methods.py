@@ -224,7 +224,7 @@ def attempt(trial: Trial) -> dict[str, Any]:
     scores = verdicts.table_of_scores(
         given, trial.batch, (phi[None], predicted[None]), verdicts.answers(fixed), trial.references
     )
-    rules = GateRules(**settings.verify.model_dump(exclude={"mode"}))
+    rules = GateRules(**settings.verify.model_dump(exclude={"mode"})).answers_alone()
     correct = scores.predicted == scores.labels
     shares = correct[:, scores.unseen].mean(axis=1)
     return {

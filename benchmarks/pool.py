@@ -130,7 +130,7 @@ def main(
         given.subjects, np.asarray(given.roles == "training"), [out for _, out in kept.pool()]
     )
     pool = *planted.answers([job for job, _ in kept.pool()]), seen
-    rules = GateRules(**given.settings.verify.model_dump(exclude={"mode"}))
+    rules = GateRules(**given.settings.verify.model_dump(exclude={"mode"})).answers_alone()
     found: dict[str, dict[str, list[verdicts.Verdict | None]]] = {}
     original = kept.job("with", 0, FIRST + fresh - 1)
     for batch in range(len(given.batches)):

@@ -139,7 +139,7 @@ def walk(chain: Chain) -> dict[str, Any]:
     """Let one original forget all batches, and judge everybody after each."""
     given = worlds.load(chain.world)
     backend = compute.prepare(given.settings.compute)
-    rules = GateRules(**given.settings.verify.model_dump(exclude={"mode"}))
+    rules = GateRules(**given.settings.verify.model_dump(exclude={"mode"})).answers_alone()
     path = chain.keep / f"{chain.world}-{chain.seed}" / f"with-0-{chain.original}.safetensors"
     network = checkpoints.load(path, given.settings.model, given.settings.data)
     trained = int((given.roles == "training").sum())

@@ -30,7 +30,7 @@ def main(study: Study, fresh: int = 12) -> None:
     Example: python -m benchmarks.shares --world digits --references 16 --fresh 12
     """
     given, seed, keep = study.given, study.seed, study.keep
-    rules = GateRules(**given.settings.verify.model_dump(exclude={"mode"}))
+    rules = GateRules(**given.settings.verify.model_dump(exclude={"mode"})).answers_alone()
     first = 1 + study.references
     with_ = [Job(given.name, "with", 0, n, seed, keep) for n in range(first)]
     retrain: dict[int, list[bool]] = {models: [] for models in LADDERS}

@@ -27,7 +27,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +39,7 @@ from benchmarks.study import Study, run
 from benchmarks.worlds import World
 from tasks.common import seeds, stage_cli
 from tasks.common.errors import EvidenceError
-from tasks.common.settings import Train
+from tasks.common.settings import Train, Verify
 from tasks.inspection import views
 from tasks.training import architectures, checkpoints, compute, training_loop
 from tasks.verification import alikeness, scoring, screening, verdicts
@@ -63,6 +63,8 @@ CASES = {
 }
 EDITED = ("fine_tune", "last_layer", "ascent")
 """Cases that start from an original"""
+VIEWS = Verify().views
+"""Further views that are kept: those of the default"""
 SHADOWS = 4
 """Models that an adversary has, which never saw the batch: the last of the fresh retrains"""
 HEAD = (
@@ -217,7 +219,11 @@ def keep_views(job: Job, batch: int, network: nn.Module | None = None) -> None:
         batch: whose records.
         network: the model itself; None: from its weights.
     """
+    found: dict[str, Any] = {}
     if job.views(batch).exists():
+        found = dict(np.load(job.views(batch), allow_pickle=False))
+    missing = [name for name in VIEWS if name not in found]
+    if not missing:
         return
     given = worlds.load(job.world)
     settings, backend = given.settings, compute.prepare(given.settings.compute)
@@ -240,8 +246,7 @@ def keep_views(job: Job, batch: int, network: nn.Module | None = None) -> None:
         settings.train,
         stream,
     )
-    found: dict[str, Any] = {}
-    for name in views.VIEWS:
+    for name in missing:
         started = time.process_time()
         found[name] = np.full(len(requests), np.nan)
         found[name][asked] = views.score(name, network, material)
@@ -352,7 +357,7 @@ def edited(job: Job, given: World, backend: compute.Backend) -> nn.Module:
 
 def judge_all(given: World, todo: list[Job], references: int) -> dict[str, dict[str, Any]]:
     """Each model judged as the released one on each request of its batch; figures by case."""
-    rules = GateRules(**given.settings.verify.model_dump(exclude={"mode"}))
+    rules = GateRules(**given.settings.verify.model_dump(exclude={"mode"})).answers_alone()
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for batch in range(len(given.batches)):
         by_kind: dict[str, list[Job]] = defaultdict(list)
@@ -396,7 +401,7 @@ def judged(scores: scoring.Scores, rules: GateRules) -> Iterator[dict[str, Any]]
             "open": [gate.name for gate in verdict.finding.gates if gate.state != "good"],
             "unlike": [
                 gate.name
-                for gate in alikeness.gates(scores, request, rules.alpha)
+                for gate in alikeness.unlike(scores, request, replace(rules, views=(), alike=True))
                 if gate.state != "good"
             ],
             "screening": screened,

@@ -1,8 +1,9 @@
 """Who passes by deceit, and what stops it: adversaries, exact retrains and originals, judged by the
-verdict, by each further view beside it, and by the question whether all figures are alike.
+test of the answers alone, with each further view beside it, with all figures, and as the settings
+have it by default.
 
 The cases are those of `benchmarks.adversaries`, planted as in `benchmarks.verdicts`, whose models
-it shares. A view costs sharpness as well: so many exact retrains pass no longer.
+it shares. So many exact retrains as pass no longer are the price.
 
 Example: python -m benchmarks.views --world digits --page docs/verification.md
 """
@@ -21,19 +22,27 @@ from benchmarks.adversaries import ADVERSARIES
 from benchmarks.study import Study, run
 from benchmarks.verdicts import Job
 from tasks.common import stage_cli
-from tasks.inspection import views
-from tasks.verification import alikeness, gates, scoring
+from tasks.common.settings import Verify
+from tasks.verification import alikeness, batch_verdicts, gates, scoring
 from tasks.verification.attacks import roc
 from tasks.verification.gates import GateRules
 from tasks.verification.verdicts import judge
 
-RULES = ("", *views.VIEWS, "alike", "copies + relearned + alike")
-"""What is asked beside the verdict of today."""
+ALONE, ALL = "answers alone", "default"
+BESIDE: dict[str, dict[str, Any]] = {
+    ALONE: {"views": (), "alike": False},
+    **{f"+ {name}": {"views": (name,), "alike": False} for name in verdicts.VIEWS},
+    "+ alike": {"views": (), "alike": True},
+    ALL: {"views": Verify().views, "alike": Verify().alike},
+}
+"""What is asked beside the test of the answers, by the name of the column."""
 
 
-def main(study: Study, fresh: int = 4, adversaries: int = 3, batches: int = 1) -> None:
+def main(
+    study: Study, fresh: int = 4, adversaries: int = 3, batches: int = 1, make: bool = True
+) -> None:
     """Make the adversaries of one world, judge them, and put their table into a page between its
-    marks.
+    marks. With `--no-make` nothing is made, and the table is of what is there.
 
     Example: python -m benchmarks.views --world digits --page docs/verification.md
     """
@@ -45,10 +54,11 @@ def main(study: Study, fresh: int = 4, adversaries: int = 3, batches: int = 1) -
             [job(study, "without", batch, n) for n in range(fixed)],
             [job(study, kind, batch, n) for n in range(adversaries) for kind in ADVERSARIES],
         )
-        for jobs in (with_ + without, deceivers):  # the second start from the first
-            verdicts.make_all([one for one in jobs if not one.path.exists()], study.jobs)
-        for one in with_ + without:
-            verdicts.keep_views(one, batch)
+        if make:
+            for jobs in (with_ + without, deceivers):  # the second start from the first
+                verdicts.make_all([one for one in jobs if not one.path.exists()], study.jobs)
+            for one in with_ + without:
+                verdicts.keep_views(one, batch)
         spare = 1 + study.references
         judges = [with_[0], without[0], *with_[1:spare], *without[1:spare]]
         for case, jobs in (
@@ -57,7 +67,8 @@ def main(study: Study, fresh: int = 4, adversaries: int = 3, batches: int = 1) -
             *((kind, [one for one in deceivers if one.kind == kind]) for kind in ADVERSARIES),
         ):
             for one in jobs:
-                rows[case] += judged(study, batch, one, judges)
+                if one.path.exists() and one.views(batch).exists():
+                    rows[case] += judged(study, batch, one, judges)
         stage_cli.say(f"{study.world}: batch {batch + 1}/{batches} judged")
     cases = {case: figures(found) for case, found in rows.items() if found}
     result = {"references": study.references, "batches": batches, "cases": cases}
@@ -77,35 +88,30 @@ def judged(study: Study, batch: int, one: Job, judges: list[Job]) -> Iterator[di
     )
     read = [np.load(path.views(batch), allow_pickle=False) for path in (one, *judges)]
     scores = replace(
-        scores, views={name: np.stack([kept[name] for kept in read]) for name in views.VIEWS}
+        scores, views={name: np.stack([kept[name] for kept in read]) for name in verdicts.VIEWS}
     )
-    chosen = given.settings.verify.model_dump(exclude={"mode", "views", "alike"})
-    rules = GateRules(**chosen, views=tuple(views.VIEWS), alike=True)
+    own = given.settings.verify
+    alone = batch_verdicts.rules(own, own.alpha).answers_alone()
     for request in sorted(set(scores.requests.tolist()) - {""}):
-        verdict = judge(scores, request, rules)
-        state = {gate.name: gate.state == "good" for gate in verdict.finding.gates}
-        further = {name: state[f"{gates.VIEW}{name}"] for name in views.VIEWS}
-        outside = [
-            name for name in alikeness.FIGURES if not state.get(f"{alikeness.ALIKE}{name}", True)
-        ]
-        today = all(
-            good
-            for name, good in state.items()
-            if not name.startswith((gates.VIEW, alikeness.ALIKE))
-        )
-        check = verdict.self_check
-        today &= check.original_caught and check.retrain_cleared
+        verdict = judge(scores, request, alone)
+        outside = {
+            title: [
+                gate.name
+                for gate in alikeness.unlike(scores, request, replace(alone, **asked))
+                if gate.state != "good"
+            ]
+            for title, asked in (BESIDE.items() if verdict else ())
+        }
         yield {
             "model": f"{batch}-{one.number}",
-            "today": today,
-            "further": {**further, "alike": not outside},
-            "outside": outside,
+            "passes": {title: outside.get(title) == [] for title in BESIDE},
+            "outside": outside.get(ALL, []),
             "rho": verdict.influence["unlearned"],
             "detectability": {
                 "": verdict.measured.whole.detectability,
-                **{name: detectability(scores, request, name, rules) for name in views.VIEWS},
+                **{name: detectability(scores, request, name, alone) for name in verdicts.VIEWS},
             },
-            "seconds": {name: float(read[0][f"{name}_seconds"]) for name in views.VIEWS},
+            "seconds": {name: float(read[-1][f"{name}_seconds"]) for name in verdicts.VIEWS},
         }
 
 
@@ -117,13 +123,7 @@ def detectability(scores: scoring.Scores, request: str, name: str, rules: GateRu
 
 def figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """One case: how many pass by each rule, with exact intervals."""
-    passes = {
-        rule: sum(
-            row["today"] and all(row["further"][name] for name in rule.split(" + ") if name)
-            for row in rows
-        )
-        for rule in RULES
-    }
+    passes = {title: sum(row["passes"][title] for row in rows) for title in BESIDE}
     return {
         "judged": len(rows),
         "models": len({row["model"] for row in rows}),
@@ -135,10 +135,11 @@ def figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "outside": [name for row in rows for name in row["outside"]],
         "detectability": {
             name: float(np.median([row["detectability"][name] for row in rows]))
-            for name in ("", *views.VIEWS)
+            for name in ("", *verdicts.VIEWS)
         },
         "seconds": {
-            name: float(np.median([row["seconds"][name] for row in rows])) for name in views.VIEWS
+            name: float(np.median([row["seconds"][name] for row in rows]))
+            for name in verdicts.VIEWS
         },
     }
 
@@ -147,7 +148,7 @@ def table(result: dict[str, Any]) -> str:
     """The figures as Markdown, with all that is needed to get them again."""
     titles = {"retrain": "exact retrain", "original": "unchanged original"}
     titles |= {kind: title for kind, (title, _) in ADVERSARIES.items()}
-    head = ("model judged", "judged", "ρ, median", "today", *(f"+ {rule}" for rule in RULES[1:]))
+    head = ("model judged", "judged", "ρ, median", *BESIDE)
     lines = [
         f"**{result['world']}**: {result['about']}. {result['references']} + "
         f"{result['references']} references, batches: {result['batches']}. Passes, with the 95 % "
@@ -158,7 +159,7 @@ def table(result: dict[str, Any]) -> str:
     ]
     for case, one in result["cases"].items():
         cells = []
-        for rule in RULES:
+        for rule in BESIDE:
             low, high = one["intervals"][rule]
             bound = f"{low:.0%} to {high:.0%}" if case == "retrain" else f"≤ {high:.0%}"
             cells.append(f"{one['passes'][rule]} ({bound})")
@@ -167,8 +168,8 @@ def table(result: dict[str, Any]) -> str:
             f"{one['influence']:.2f} | {' | '.join(cells)} |"
         )
     retrain, made = result["cases"]["retrain"], result["versions"]
-    power = ", ".join(f"{name} {retrain['detectability'][name]:.1f}" for name in views.VIEWS)
-    cost = ", ".join(f"{name} {retrain['seconds'][name]:.1f} s" for name in views.VIEWS)
+    power = ", ".join(f"{name} {retrain['detectability'][name]:.1f}" for name in verdicts.VIEWS)
+    cost = ", ".join(f"{name} {retrain['seconds'][name]:.1f} s" for name in verdicts.VIEWS)
     lines += [
         "",
         f"Median d′ of the answers {retrain['detectability']['']:.1f}; of the views: {power}. "

@@ -132,13 +132,14 @@ def test_a_tiny_world_goes_all_the_way_and_twice_the_same(
     assert unchanged["residual_influence"]["estimate"] == pytest.approx(
         unchanged["self_check"]["original"]["estimate"]
     )
-    configure("verify.views=[copies,tuned,relearned]", "verify.alike=true")
-    seen = judge("none")[IDS[0]]
-    views = {gate["name"]: gate for gate in seen["gates"] if gate["name"].startswith("view_")}
-    assert list(views) == ["view_copies", "view_tuned", "view_relearned"]
-    assert all(gate["p_bad"] == 1 for gate in views.values())
-    assert sum(gate["name"].startswith("alike_") for gate in seen["gates"]) == 8
-    assert seen["verdict"] == unchanged["verdict"]
+    views = {gate["name"]: gate for gate in unchanged["gates"] if gate["name"].startswith("view_")}
+    assert list(views) == ["view_copies", "view_relearned", "view_features"]
+    assert all(gate["p_bad"] == 1 and gate["p_good"] is None for gate in views.values())
+    assert sum(gate["name"].startswith("alike_") for gate in unchanged["gates"]) == 8
+    configure("verify.views=[]", "verify.alike=false")
+    alone = judge("none")[IDS[0]]
+    assert not any(gate["name"].startswith(("view_", "alike_")) for gate in alone["gates"])
+    assert alone["verdict"] == unchanged["verdict"]
 
 
 @pytest.mark.skipif(not FACES.exists(), reason="the folder shared/datasets/cmu_faces is absent")

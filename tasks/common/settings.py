@@ -561,16 +561,32 @@ class Verify(Section):
     min_references: int = Field(
         6, ge=4, description="fewest references of each kind that a verdict may stand on"
     )
-    views: tuple[Literal["copies", "tuned", "relearned"], ...] = Field(
-        (),
-        description="further views of the records that a pass needs: changed copies, after "
-        "further training on retained records, after the other half was learned again; "
-        "docs/verification.md has what each stops and costs. The stage `score` makes them",
+    views: tuple[Literal["copies", "tuned", "relearned", "features"], ...] = Field(
+        ("copies", "relearned", "features"),
+        description="further views of the records, in which a model that passes may remember no "
+        "more than retrained models: changed copies, after further training on retained records, "
+        "after the other half was learned again, in the features; docs/verification.md has what "
+        "each stops and costs. The stage `score` makes them; a pool, which keeps no weights, is "
+        "not asked",
     )
     alike: bool = Field(
-        False,
+        True,
         description="whether a pass needs accuracy, confidence and the attacks' figures in the "
-        "range of retrained models, family-wise at `alpha`",
+        "range of retrained models; a pool, whose models saw fewer people, is not asked",
+    )
+    unlike: float = Field(
+        0.05,
+        gt=0,
+        le=0.2,
+        description="probability that a model that never saw the records lies outside the "
+        "retrained models' range in some view or figure, all together",
+    )
+    alike_resolution: float = Field(
+        0.01,
+        ge=0,
+        lt=1,
+        description="an accuracy closer to the retrained models' mean than this is alike, however "
+        "little they differ",
     )
 
 

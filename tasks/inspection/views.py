@@ -10,9 +10,9 @@ scored in the same way, so that the verdict's statistic can be used as it is.
                 only suppressed comes back (arXiv 2505.22310)
     relearned   the score of one half of the records after the model was trained further on the
                 other half and on retained records, and the reverse
-
-A score by a new linear classifier on each model's own features was tried and left out: it told
-models with and without the records apart so poorly that no exact retrain passed.
+    features    the margin of a new last layer, fitted by ridge regression to the classes of the
+                retained records, on the model's own features: a last layer that was made to say
+                the right things is passed by
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.common import seeds
-from tasks.common.errors import EvidenceError
+from tasks.common import seeds, stage_cli
+from tasks.common.errors import EvidenceError, ModelError
 from tasks.common.settings import Settings, Train
 from tasks.data import image_pack
+from tasks.inspection import feature_probes
 from tasks.training import compute, reference_blocks, training_loop
 from tasks.verification import scoring
 from tasks.verification.scoring import Floats, Ints
@@ -42,8 +43,13 @@ COPIES = 10
 TURN, SCALE, SHIFT, NOISE = 12.0, 0.12, 0.08, 0.05
 """Largest change of a copy: degrees, share of the size, share of the side, and noise's standard
 deviation as a share of the largest pixel value."""
+MOST_RECORDS, MOST_FEATURES = 4096, 2048
+"""The most retained records, and the most features, that a new last layer is fitted on."""
 TUNED_EPOCHS, TUNED_RATE = 2.0, 0.2
 """Further training: epochs, and its peak rate as a share of the training's."""
+RIDGE = 0.1
+"""Penalty of the new last layer, in units of the features' mean square. A hundredth of it told
+models with and without the records apart less than half as well."""
 RELEARNED_STEPS, RELEARNED_RATE = 20, 0.2
 """Relearning one half: steps, and its peak rate as a share of the training's."""
 
@@ -74,18 +80,14 @@ def material(
     settings: Settings,
     backend: compute.Backend,
 ) -> Material | None:
-    """What further views of the records are made from; None where none is asked for.
-
-    Raises:
-        EvidenceError: views are asked for of a pool, which keeps answers and no weights.
-    """
-    if not settings.verify.views or settings.verify.mode == "screening":
+    """What further views of the records are made from; None where none is asked for, and of a pool,
+    which keeps answers and no weights."""
+    if (
+        not settings.verify.views
+        or settings.verify.mode == "screening"
+        or settings.references.mode != "batch"
+    ):
         return None
-    if settings.references.mode != "batch":
-        raise EvidenceError(
-            "verify.views needs the references' weights, and a pool keeps none; set "
-            "verify.views=[] or references.mode=batch"
-        )
     asked, retained = (
         reference_blocks.load_rows(rows, known, settings, backend)
         for rows in (_asked(requests, roles), (roles == "training") & (requests == ""))
@@ -106,11 +108,15 @@ def of_all(
     requests: scoring.Strings,
     roles: scoring.Strings,
 ) -> scoring.Floats:
-    """(n,) a model's scores in one view; NaN for records that no view scores."""
-    found = np.full(len(requests), np.nan)
+    """(n,) a model's scores in one view; NaN for records that no view scores, and for all where the
+    model cannot be scored."""
+    scores = np.full(len(requests), np.nan)
     if material is not None:
-        found[_asked(requests, roles)] = score(name, network, material)
-    return found
+        try:
+            scores[_asked(requests, roles)] = score(name, network, material)
+        except (ModelError, EvidenceError) as error:  # it may fail the test of its answers as it is
+            stage_cli.say(f"a model has no scores in the view {name}: {error}")
+    return scores
 
 
 def halves(requests: scoring.Strings, seed: int) -> Ints:
@@ -197,10 +203,62 @@ def _relearned(network: nn.Module, material: Material) -> Floats:
     return np.where(material.halves == -1, (found[0] + found[1]) / 2, other)
 
 
+def _features(network: nn.Module, material: Material) -> Floats:
+    known = _some(material.retained, seeds.derive(material.seed, "views", "features"))
+    labels, own = (part.labels.cpu().numpy() for part in (known, material.asked))
+    targets = np.eye(int(max(labels.max(), own.max())) + 1)[labels]
+    features = _features_of(network, known, material.seed)
+    gram = features.T @ features
+    gram += RIDGE * gram.diagonal().mean() * np.eye(len(gram))
+    layer = np.linalg.solve(gram, features.T @ targets)
+    values, rows = _features_of(network, material.asked, material.seed) @ layer, np.arange(len(own))
+    said = values[rows, own]
+    values[rows, own] = -np.inf
+    return np.asarray(said - values.max(axis=1), np.float64)
+
+
+def _some(records: training_loop.Records, seed: int) -> training_loop.Records:
+    """At most `MOST_RECORDS` of the records, drawn at random, in their order."""
+    if len(records) <= MOST_RECORDS:
+        return records
+    random = np.random.Generator(np.random.PCG64(seed))
+    drawn = np.zeros(len(records), bool)
+    drawn[random.choice(len(records), MOST_RECORDS, replace=False)] = True
+    return records.rows(_numbers(drawn))
+
+
+def _features_of(network: nn.Module, records: training_loop.Records, seed: int) -> Floats:
+    """(n, d) features with a constant; of a model that cannot be tapped, its logits."""
+    try:
+        features = feature_probes.read(network, records)
+    except ModelError:
+        features = training_loop.logits(network, records)
+    narrow = narrowed(features, MOST_FEATURES, seeds.derive(seed, "views", "signs"))
+    return np.pad(narrow, ((0, 0), (0, 1)), constant_values=1)
+
+
+def narrowed(features: NDArray[np.float32], most: int, seed: int) -> Floats:
+    """Features (n, d) as at most so many: every `most`-th of them are added up with random signs.
+
+    Inner products stay what they are in the mean (Weinberger et al. 2009).
+
+    A network that ends in a convolution has a whole map as its features, which no last layer can
+    be fitted on in bearable time.
+    """
+    count, width = features.shape
+    if width <= most:
+        return features.astype(np.float64)
+    random = np.random.Generator(np.random.PCG64(seed))
+    signed = features * random.choice(np.array([-1, 1], np.float32), width)
+    signed = np.pad(signed, ((0, 0), (0, -width % most)))
+    return np.asarray(signed.reshape(count, -1, most).sum(axis=1, dtype=np.float64))
+
+
 VIEWS: dict[str, Callable[[nn.Module, Material], Floats]] = {
     "copies": _copies,
     "tuned": _tuned,
     "relearned": _relearned,
+    "features": _features,
 }
 """How each view scores, by its name in `verify.views`."""
 

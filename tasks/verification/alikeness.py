@@ -1,30 +1,53 @@
-"""Whether a model is like retrained models in every figure that is reported beside the verdict.
+"""Whether a model lies where retrained models lie: in further views of the records, and in every
+figure that is reported beside the verdict.
 
-A pass says that a model behaves like models that never saw the records. A reader who then meets a
-figure outside the retrained models' range has a contradiction. So each figure is compared with the
-retrained references by Student's t of a new observation, two-sided,
+A model can be trained to give the right answers on exactly a person's records, and a reader who
+meets a figure outside the retrained models' range has a contradiction. So a pass also needs that
+the model lies in the *prediction band* of the retrained references, which a further retrained model
+leaves with a small probability:
 
-    t = (figure - mean) / (s sqrt(1 + 1/M)),   M - 1 degrees of freedom,
+    view     T of the same records scored in another way (`tasks.inspection.views`) is not above
+             the band: t = (T - mean) / (s sqrt(1 + 1/M)), one-sided, s pooled over references of
+             both kinds as in `contrast`
+    figure   accuracy, confidence or an attack's AUC is in the band: the same t, two-sided, with
+             M - 1 degrees of freedom
 
-at alpha by the number of figures (Bonferroni), so that an exact retrain lies outside in some figure
-with a probability of at most alpha, where the figures are normal between models. The question can
-only take passes away.
+Some view or figure is outside with a probability of at most `GateRules.unlike` (Bonferroni; the
+views share `VIEWS_SHARE` of it) where the values are normal between retrained models. Where they
+are not, the band reaches at least as far as the references' own values, which a further model
+leaves with a probability of 1 / (M + 1) on each side. The questions can only take passes away.
+
+The test of the answers asks for equivalence, and a model that lies between has to prove its case.
+These questions ask less, so that they cost exact retrains almost nothing, however many there are.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from tasks.common.errors import EvidenceError
 from tasks.common.language import Sentence, say
+from tasks.verification import gates
 from tasks.verification.attacks import examination
-from tasks.verification.gates import GateTest
+from tasks.verification.contrast import NORMALITY_LEVEL
+from tasks.verification.gates import GateRules, GateTest
 from tasks.verification.scoring import Floats, Scores
 
-ALIKE = "alike_"
-"""What the name of a figure's gate begins with."""
+VIEW, ALIKE = "view_", "alike_"
+"""What the name of a view's gate, and of a figure's gate, begins with."""
+VIEWS_SHARE = 0.8
+"""Share of the error rate that the views have where figures are asked as well."""
+VIEWS: dict[str, Sentence] = {
+    "copies": say("on changed copies of the records"),
+    "tuned": say("after further training on retained records"),
+    "relearned": say("on each half of the records after the other half was learned again"),
+    "features": say("in the features, read by a new last layer"),
+}
+"""Where each view looks for influence."""
 FIGURES: dict[str, Sentence] = {
     "retained": say("accuracy on retained records"),
     "unseen": say("accuracy on people whom no model saw"),
@@ -36,6 +59,8 @@ FIGURES: dict[str, Sentence] = {
     "population": say("the figure of the population attack"),
 }
 """What is compared, in the order of the gates."""
+SHARES = ("retained", "unseen")
+"""Figures that are shares of records, which have a resolution."""
 
 
 @dataclass(frozen=True)
@@ -47,85 +72,121 @@ class Figure:
         value: of the model judged.
         retrained: (M,) of the retrained references.
         least: smallest spread that counts, so that figures equal by chance are no yardstick.
+        resolution: a figure closer to the retrained models' mean is alike in any case.
     """
 
     name: str
     value: float
     retrained: Floats
     least: float
+    resolution: float = 0.0
 
-    def range(self, alpha: float) -> tuple[float, float]:
+    def range(self, level: float) -> tuple[float, float]:
         """The lowest and highest value that a further retrained model has with probability 1 -
-        alpha."""
-        from scipy import special
+        level."""
+        from scipy import special, stats
 
-        count = len(self.retrained)
-        spread = max(float(self.retrained.std(ddof=1)), self.least) * math.sqrt(1 + 1 / count)
-        half = float(special.stdtrit(count - 1, 1 - alpha / 2)) * spread
-        middle = float(self.retrained.mean())
+        values, count = self.retrained, len(self.retrained)
+        spread = max(float(values.std(ddof=1)), self.least) * math.sqrt(1 + 1 / count)
+        half = float(special.stdtrit(count - 1, 1 - level / 2)) * spread
+        middle = float(values.mean())
+        if np.ptp(values) > 0 and stats.shapiro(values).pvalue < NORMALITY_LEVEL:
+            half = max(half, float(np.abs(values - middle).max()))
+        half = max(half, self.resolution)
         return middle - half, middle + half
 
 
-def gates(scores: Scores, request: str, alpha: float) -> list[GateTest]:
-    """One question for each figure: does it lie in the retrained models' range?
+def unlike(scores: Scores, request: str, rules: GateRules) -> list[GateTest]:
+    """One question for each view and each figure that the rules ask for: does the model lie where
+    retrained models lie?
 
     Args:
         scores: all scores of the audit.
         request: id of the request.
-        alpha: probability that an exact retrain lies outside in some figure.
+        rules: which views, whether figures, and the error rate that they share.
 
     Returns:
-        A gate for each figure: `observed` is the figure, `threshold` the nearer end of the range;
-        `p_good` is 0 inside and 1 outside, since the question has no error rate for a false pass.
+        A gate for each: `observed` is the residual influence in the view or the figure, `threshold`
+        the nearer end of the retrained models' range. `p_good` is None: that a model is not unlike
+        others is no proof of likeness.
 
     Raises:
-        EvidenceError: an attack cannot be made.
+        EvidenceError: the scores lack a view that the rules name, or an attack cannot be made.
     """
-    compared = figures(scores, request, alpha)
-    asked = []
-    for figure in compared:
-        low, high = figure.range(alpha / len(compared))
-        inside = low <= figure.value <= high
-        asked.append(
-            GateTest(
-                f"{ALIKE}{figure.name}",
-                say(
-                    "Does {figure} lie in the retrained models' range?",
-                    figure=FIGURES[figure.name],
-                ),
-                figure.value,
-                low if figure.value - low < high - figure.value else high,
-                0.0 if inside else 1.0,
-                1.0,
-                "good" if inside else "open",
-            )
-        )
+    share = VIEWS_SHARE if rules.alike else 1.0
+    asked = [
+        _view_gate(name, scores, request, rules, share * rules.unlike / len(rules.views))
+        for name in rules.views
+    ]
+    if rules.alike:
+        compared = list(figures(scores, request, rules))
+        level = (1 - share * bool(rules.views)) * rules.unlike / len(compared)
+        asked += [_figure_gate(figure, level) for figure in compared]
     return asked
 
 
-def figures(scores: Scores, request: str, alpha: float) -> list[Figure]:
+def _view_gate(name: str, scores: Scores, request: str, rules: GateRules, level: float) -> GateTest:
+    """Is no more influence left in a further view than a retrained model shows?"""
+    if name not in scores.views:
+        raise EvidenceError(
+            say("the scores lack the view {name}; run the stage score again", name=name)
+        )
+    view, rows = replace(scores, phi=scores.views[name]), scores.rows_of(request)
+    model = int(np.flatnonzero(scores.model_roles == "unlearned")[0])
+    references = np.isin(scores.model_roles, ("with", "without"))
+    scored = np.asarray(np.isfinite(view.phi[:, rows | scores.controls]).all(axis=1))
+    if not scored[references].all():
+        raise EvidenceError(say("scores in the view {name} are NaN or infinite", name=name))
+    question = say(
+        "Is no more influence left {where} than retrained models show?", where=VIEWS[name]
+    )
+    if not scored[model]:
+        return GateTest(f"{VIEW}{name}", question, None, 0.0, None, 1.0, "open")
+    measured = gates.measure(view, rows, model, rules.memorised).whole
+    most = measured.most_retrained(level)
+    return GateTest(
+        f"{VIEW}{name}",
+        question,
+        float(measured.influence(measured.judged)),
+        float(measured.influence(most)),
+        None,
+        1.0,
+        "good" if measured.judged <= most else "open",
+    )
+
+
+def _figure_gate(figure: Figure, level: float) -> GateTest:
+    """Does a figure lie in the retrained models' range?"""
+    low, high = figure.range(level)
+    return GateTest(
+        f"{ALIKE}{figure.name}",
+        say("Does {figure} lie in the retrained models' range?", figure=FIGURES[figure.name]),
+        figure.value,
+        low if figure.value - low < high - figure.value else high,
+        None,
+        1.0,
+        "good" if low <= figure.value <= high else "open",
+    )
+
+
+def figures(scores: Scores, request: str, rules: GateRules) -> Iterator[Figure]:
     """The figures of the unlearned model and of the retrained references, in the order of
     `FIGURES`.
 
     Args:
         scores: all scores of the audit.
         request: id of the request.
-        alpha: of the attacks, which only their other figures depend on.
+        rules: alpha, which only the attacks' other figures depend on, and the resolution of shares.
     """
     model = int(np.flatnonzero(scores.model_roles == "unlearned")[0])
     without = scores.model_roles == "without"
     rows = scores.rows_of(request)
-    found = []
-    for name, members in (("retained", scores.retained), ("unseen", scores.unseen)):
-        share = scores.accuracy[name]
-        found.append(
-            Figure(name, float(share[model]), share[without], 1 / max(1, int(members.sum())))
-        )
+    for name, members in zip(SHARES, (scores.retained, scores.unseen), strict=True):
+        share, one_record = scores.accuracy[name], 1 / max(1, int(members.sum()))
+        yield Figure(name, float(share[model]), share[without], one_record, rules.alike_resolution)
     for name, members in (("confidence", rows), ("control_confidence", scores.controls)):
         means = scores.phi[:, members].mean(axis=1)
-        found.append(Figure(name, float(means[model]), means[without], 1e-9))
-    examined = examination.examine(scores, request, alpha)
-    for attack in examined.attacks:
+        yield Figure(name, float(means[model]), means[without], 1e-9)
+    for attack in examination.examine(scores, request, rules.alpha).attacks:
         areas = np.array(attack.auc_references)
-        found.append(Figure(attack.name, attack.auc["unlearned"], areas, 1 / attack.records))
-    return found
+        yield Figure(attack.name, attack.auc["unlearned"], areas, 1 / attack.records)

@@ -225,6 +225,21 @@ class Contrast:
         """How many standard deviations the model judged lies above the retrained models' mean."""
         return float(self.judged - self.without.mean()) / self.spread
 
+    def most_retrained(self, level: float) -> float:
+        """The T that a further retrained model exceeds with a probability of at most `level`.
+
+        Student's t of a new observation, one-sided. Where residuals are not normal, at least as
+        far above the retrained models' mean as any reference lies from its kind's: a further model
+        exceeds that with a probability of 1 / (references + 1).
+        """
+        from scipy import special
+
+        own, without, _, degrees = self._variances
+        quantile = float(special.stdtrit(degrees, 1 - level))
+        if not self.normal:
+            quantile = max(quantile, float(np.abs(self.residuals()).max()))
+        return float(self.without.mean() + quantile * math.sqrt(own + without))
+
     def limit(self, alpha: float) -> float | None:
         """The detection limit, see `detection_limit`; None above 1."""
         return detection_limit(

@@ -39,9 +39,18 @@ class GateRules:
     utility_margin: float
     min_references: int
     views: tuple[str, ...] = ()
-    """further views of the records that a pass needs, see `views`"""
+    """further views in which a pass needs no more influence than retrained models show, see
+    `alikeness`"""
     alike: bool = False
     """whether a pass needs all figures in the range of retrained models, see `alikeness`"""
+    unlike: float = 0.05
+    """probability that an exact retrain lies outside in some view or figure"""
+    alike_resolution: float = 0.01
+    """shares closer to the retrained models' mean than this are alike"""
+
+    def answers_alone(self) -> GateRules:
+        """The same rules without further views and without figures."""
+        return replace(self, views=(), alike=False)
 
 
 @dataclass(frozen=True)
@@ -52,8 +61,9 @@ class GateTest:
     question: Sentence
     observed: float | None
     threshold: float
-    p_good: float
-    """probability of such evidence for the good side if the bad side were true; < alpha: good"""
+    p_good: float | None
+    """probability of such evidence for the good side if the bad side were true; < alpha: good. None
+    where good is not shown but only not refuted"""
     p_bad: float
     """probability of such evidence for the bad side if the good side were true; small enough (Holm)
     means fail"""
@@ -75,7 +85,7 @@ class JudgedModel:
     @property
     def p_pass(self) -> float:
         """p of the intersection-union test: the pass is as sure as its least sure gate."""
-        return max(gate.p_good for gate in self.gates)
+        return max(gate.p_good for gate in self.gates if gate.p_good is not None)
 
 
 @dataclass(frozen=True)
@@ -206,42 +216,6 @@ def utility_gate(
         float(special.stdtr(degrees, t)),
         rules,
     )
-
-
-VIEW = "view_"
-"""What the name of a view's gate begins with."""
-
-
-def view_gate(name: str, measured: Measured, rules: GateRules) -> GateTest:
-    """Is the influence left within the margin in a further view, too, by all three questions?
-
-    It can keep a model from passing and never makes it fail.
-
-    Args:
-        name: of the view.
-        measured: the influence left by the view's scores.
-        rules: alpha and the margin.
-    """
-    bound, whole, most = rules.rho0, measured.whole, measured.most
-    worst = max(whole, most, key=lambda statistic: statistic.p_below(bound))
-    p_below, p_above = worst.p_below(bound), whole.p_above(-bound)
-    return _gate(
-        f"{VIEW}{name}",
-        say("Is the influence left within the margin {where}, too?", where=VIEW_PLACES[name]),
-        worst.rho if p_below >= p_above else whole.rho,
-        bound if p_below >= p_above else -bound,
-        max(p_below, p_above),
-        1.0,
-        rules,
-    )
-
-
-VIEW_PLACES = {
-    "copies": say("on changed copies of the records"),
-    "tuned": say("after further training on retained records"),
-    "relearned": say("on each half of the records after the other half was learned again"),
-}
-"""Where each view looks for influence."""
 
 
 def further(finding: JudgedModel, asked: Sequence[GateTest]) -> JudgedModel:

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from tasks.common.language import Sentence, in_a_list, in_a_row, say
-from tasks.verification.alikeness import ALIKE, FIGURES
+from tasks.verification.alikeness import ALIKE, FIGURES, VIEW, VIEWS
 from tasks.verification.contrast import InfluenceInterval
-from tasks.verification.gates import (
-    VIEW,
-    VIEW_PLACES,
-    GateRules,
-    GateTest,
-    JudgedModel,
-    Measured,
-)
+from tasks.verification.gates import GateRules, GateTest, JudgedModel, Measured
 
 SELF_CHECK_FAILED = say(
     "The self-check failed: a model that was retrained without the records is accused of knowing "
     "them, so this test cannot pass anybody."
+)
+UNASKED_OF_POOL = say(
+    "Further views of the records were not asked, since a pool keeps no weights, and figures were "
+    "not compared, since its models saw fewer people."
 )
 ON_ALL_RECORDS = ("influence", "over_forgetting")
 """Gates whose number is the residual influence with its interval."""
@@ -132,9 +129,15 @@ def _doubt(gate: GateTest) -> Sentence:
             "models are"
         )
     if gate.name.startswith(VIEW):
+        where = VIEWS[gate.name.removeprefix(VIEW)]
+        if gate.observed is None:
+            return say("the model could not be scored {where}", where=where)
         return say(
-            "influence left {where} is not shown to be within the margin",
-            where=VIEW_PLACES[gate.name.removeprefix(VIEW)],
+            "more influence is left {where}, {observed:.2f}, than retrained models show, at most "
+            "{limit:.2f}",
+            where=where,
+            observed=gate.observed,
+            limit=gate.threshold,
         )
     if gate.name.startswith(ALIKE):
         return say(

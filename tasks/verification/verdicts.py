@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tasks.common.errors import EvidenceError
 from tasks.common.language import Sentence, in_a_row, say
 from tasks.verification import alikeness, contrast, gates, pool_evidence, reasons
-from tasks.verification.gates import GateRules, GateTest, JudgedModel, Measured, VerdictName
+from tasks.verification.gates import GateRules, JudgedModel, Measured, VerdictName
 from tasks.verification.scoring import Scores
 
 ROLES = ("unlearned", "original", "retrained")
@@ -92,7 +92,7 @@ def judge(scores: Scores, request: str, rules: GateRules) -> Verdict:
     }
     check = SelfCheckResult(findings["original"], findings["retrained"])
     findings["unlearned"] = gates.further(
-        findings["unlearned"], _further(scores, request, rows, models["unlearned"], rules)
+        findings["unlearned"], alikeness.unlike(scores, request, rules)
     )
     verdict = settle(findings["unlearned"], check)
     means = scores.phi[:, rows].mean(axis=1)
@@ -118,13 +118,6 @@ def _judge_by_pool(scores: Scores, request: str, rules: GateRules) -> Verdict:
     roles = [role for role in ROLES if evidence.has(role)]
     measured = {role: evidence.measure(role) for role in roles}
     findings = {role: evidence.finding(role, measured[role]) for role in roles}
-    if rules.views:
-        raise EvidenceError(say("a pool keeps no weights, which verify.views needs; set it to []"))
-    if rules.alike:
-        findings["unlearned"] = gates.further(
-            findings["unlearned"],
-            alikeness.gates(pool_evidence.with_baseline(view), request, rules.alpha),
-        )
     held_out = findings.get("retrained") or evidence.held_out()
     check = SelfCheckResult(findings["original"], held_out)
     verdict = settle(findings["unlearned"], check)
@@ -135,9 +128,10 @@ def _judge_by_pool(scores: Scores, request: str, rules: GateRules) -> Verdict:
         told.append(
             reasons.foreseen(known.whole.detectability, known.limit(rules.alpha), rules.rho0)
         )
+    unasked = [reasons.UNASKED_OF_POOL] if rules.views or rules.alike else []
     return Verdict(
         verdict,
-        in_a_row([*told, evidence.told()]),
+        in_a_row([*told, evidence.told(), *unasked]),
         int(evidence.rows.sum()),
         findings["unlearned"],
         check,
@@ -290,29 +284,6 @@ def _rows(scores: Scores, request: str, rules: GateRules) -> NDArray[np.bool_]:
                 )
             )
     return rows
-
-
-def _further(
-    scores: Scores, request: str, rows: NDArray[np.bool_], model: int, rules: GateRules
-) -> list[GateTest]:
-    """What a pass needs beyond the test on the answers: further views, and figures as retrained
-    models have them.
-
-    Raises:
-        EvidenceError: the scores lack a view that the rules name, or one is NaN.
-    """
-    asked = []
-    for name in rules.views:
-        if name not in scores.views:
-            raise EvidenceError(
-                say("the scores lack the view {name}; run the stage score again", name=name)
-            )
-        view = replace(scores, phi=scores.views[name])
-        if not np.isfinite(view.phi[:, rows | scores.controls]).all():
-            raise EvidenceError(say("scores in the view {name} are NaN or infinite", name=name))
-        measured = gates.measure(view, rows, model, rules.memorised)
-        asked.append(gates.view_gate(name, measured, rules))
-    return asked + (alikeness.gates(scores, request, rules.alpha) if rules.alike else [])
 
 
 def _finding(scores: Scores, measured: Measured, model: int, rules: GateRules) -> JudgedModel:

@@ -16,7 +16,7 @@ from tasks.common.errors import EvidenceError, SettingsError
 from tasks.unlearning import ladder
 from tasks.verification import batch_verdicts
 from tasks.verification.scoring import Scores
-from tests.tasks.verification.test_verdicts import RULES, SEEN, world
+from tests.tasks.verification.test_verdicts import ANSWERS_ALONE, RULES, SEEN, world
 
 LONGER = "ladder.rungs={longer: {after: first, unlearn: {rivals: {epochs: 8}}}}"
 TWO = (
@@ -33,7 +33,8 @@ nothing could pass at a half of 0.05."""
 def workspace(place: Path, first: float, *assignments: str, retrained: float = 0.0) -> Scores:
     """A batch whose first model has so much influence left, judged by the stage `verify`."""
     files.write_text(place / "params.yaml", settings.defaults_yaml())
-    settings.assign(place / "params.yaml", ["verify.utility_margin=0.1", *assignments])
+    fixed = ("verify.utility_margin=0.1", *ANSWERS_ALONE)
+    settings.assign(place / "params.yaml", [*fixed, *assignments])
     scores = world(first, np.random.default_rng(1), REFERENCES)
     phi = scores.phi.copy()
     phi[scores.model_roles == "retrained", :24] += retrained * SEEN

@@ -16,13 +16,14 @@ from tasks.common.errors import EvidenceError
 from tasks.verification import batch_verdicts, multiplicity
 from tasks.verification.gates import GateRules
 from tasks.verification.scoring import Scores
-from tests.tasks.verification.test_verdicts import world
+from tests.tasks.verification.test_verdicts import ANSWERS_ALONE, world
 
 
 def run(tmp_path: Path, scores: Scores, *assignments: str) -> dict[str, Any]:
     scores.save(tmp_path / "scores.npz")
     files.write_text(tmp_path / "params.yaml", settings.defaults_yaml())
-    settings.assign(tmp_path / "params.yaml", ["verify.utility_margin=0.1", *assignments])
+    fixed = ("verify.utility_margin=0.1", *ANSWERS_ALONE)
+    settings.assign(tmp_path / "params.yaml", [*fixed, *assignments])
     verify.main(tmp_path / "scores.npz", tmp_path / "params.yaml", tmp_path / "out")
     found: dict[str, Any] = files.read_json(tmp_path / "out" / "verdicts.json")
     return found

@@ -23,6 +23,17 @@ from tests.tasks.inspection.test_feature_probes import (
 ASKED = 40
 
 
+class Plain(nn.Module):
+    """A linear layer that is none of PyTorch's, so that no tap finds it."""
+
+    def __init__(self, inner: nn.Linear) -> None:
+        super().__init__()
+        self.weight, self.bias = inner.weight, inner.bias
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return values @ self.weight.T + self.bias
+
+
 def material(seed: int = 3) -> views.Material:
     requests = np.array(["r"] * 9 + ["s"] * 11 + [""] * (ASKED - 20))
     return views.Material(
@@ -83,6 +94,28 @@ def test_a_misaligned_head_is_seen_through_by_further_training() -> None:
     assert views.score("copies", broken, known).mean() < 0
 
 
+def test_features_are_read_past_a_last_layer_that_was_changed() -> None:
+    known = material()
+    network = fitted(known.retained)
+    first = views.score("features", network, known)
+    assert first.mean() > 0
+    np.testing.assert_array_equal(views.score("features", misaligned(network), known), first)
+
+
+def test_a_model_that_cannot_be_tapped_is_read_by_its_logits() -> None:
+    known = material()
+    network = fitted(known.retained)
+    for layer in list(network.modules()):
+        for name, part in list(layer.named_children()):
+            if isinstance(part, nn.Linear):
+                setattr(layer, name, Plain(part))
+    with pytest.raises(ModelError, match="cannot be tapped"):
+        architectures.Taps(network, "last", known.asked.floats(slice(0, 1)))
+    scores = views.score("features", network, known)
+    assert scores.shape == (ASKED,)
+    assert scores.mean() > 0
+
+
 def test_a_model_that_diverges_in_further_training_is_an_error() -> None:
     network = architectures.build(TINY.model, TINY.data, 0)
     with torch.no_grad():
@@ -90,3 +123,25 @@ def test_a_model_that_diverges_in_further_training_is_an_error() -> None:
             nn.init.constant_(weight, 1e30)
     with pytest.raises(ModelError, match="loss became"):
         views.score("tuned", network, material())
+
+
+def test_a_model_that_diverges_in_a_view_has_no_scores_there() -> None:
+    network = architectures.build(TINY.model, TINY.data, 0)
+    with torch.no_grad():
+        for weight in network.parameters():
+            nn.init.constant_(weight, 1e30)
+    requests = np.array(["r"] * 20 + [""] * 20)
+    roles = np.array(["training"] * 20 + ["control"] * 20)
+    assert np.isnan(views.of_all("tuned", network, material(), requests, roles)).all()
+
+
+def test_many_features_are_added_up_and_keep_their_inner_products_in_the_mean() -> None:
+    features = np.random.default_rng(1).normal(size=(2, 1000)).astype(np.float32)
+    np.testing.assert_array_equal(views.narrowed(features, 1000, 1), features)
+    products = []
+    for seed in range(400):
+        first, second = views.narrowed(features, 64, seed)
+        assert first.shape == (64,)
+        products.append(first @ second)
+    expected, error = float(features[0] @ features[1]), np.std(products) / 20
+    assert abs(np.mean(products) - expected) < 4 * error

@@ -37,6 +37,17 @@ def test_a_model_that_is_unlike_the_pool_in_confidence_still_passes() -> None:
     assert counted(range(10), 0.0, confidence=1.5)["pass"] >= 8
 
 
+def test_a_pool_is_asked_for_no_views_and_figures_and_the_reason_says_so() -> None:
+    given = pools.scores(0.0, seed=1)
+    alone = verdicts.judge(given, pools.REQUEST, pools.RULES)
+    rules = replace(pools.RULES, views=("copies",), alike=True)
+    verdict = verdicts.judge(given, pools.REQUEST, rules)
+    assert verdict.finding == alone.finding
+    assert verdict.verdict == alone.verdict
+    assert "Further views of the records were not asked" in verdict.reason
+    assert "Further views" not in alone.reason
+
+
 def test_the_unchanged_original_fails() -> None:
     assert counted(range(10), 1.0) == {"fail": 10}
 

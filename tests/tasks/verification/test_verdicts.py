@@ -16,6 +16,8 @@ from tasks.verification.gates import GateRules
 from tasks.verification.scoring import Floats, Scores
 
 RULES = GateRules(alpha=0.05, rho0=0.5, memorised=0.5, utility_margin=0.1, min_references=6)
+ANSWERS_ALONE = ("verify.views=[]", "verify.alike=false")
+"""Settings for worlds that have no weights, and so no further views."""
 SEEN = 6.0
 """how much more member-like a record scores under a model that was trained on it"""
 
