@@ -165,7 +165,7 @@ def ask(place: Path, people: Sequence[int]) -> None:
     files.write_json(
         place / "requests" / f"{BATCH}.json", [stand_in.request(number) for number in people]
     )
-    provenance.keep(place, settings.load(place / "params.yaml"))
+    provenance.write(place, settings.load(place / "params.yaml"))
 
 
 def trained_on(place: Path) -> list[int]:

@@ -374,7 +374,7 @@ def measured(rounds: int, models: int = 8) -> dict[str, Any]:
         for batch, number in asked.items():
             files.write_json(place / "requests" / f"{batch}.json", _requests(people[:number]))
             chosen, _ = layout.prepare(place, batch, [])
-            provenance.keep(place, chosen)
+            provenance.write(place, chosen)
             names = [each.name for each in dvc_graph.read(place)]
             for name in names:
                 stage_runner.Runner(place, 1).run(name)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from flows.agents import parcel as parcels
 from flows.agents.parcel import HANDOVER, sweep
 from flows.pipeline.console import counted
-from flows.pipeline.stage_runner import KilledStageError, Tell
+from flows.pipeline.stage_runner import KilledStageError, StageNews
 from flows.workspace import environment, shell
 from tasks.common import files
 from tasks.common.errors import SettingsError, StageError, WorkspaceError
@@ -162,7 +162,7 @@ class Agents:
         self._sent: set[str] = set()
         self._out: dict[Any, parcels.Parcel] = {}
 
-    def brings(self, stage: str, agent: str, tell: Tell) -> bool:
+    def fetch_results(self, stage: str, agent: str, tell: StageNews) -> bool:
         """Whether another machine ran the stage, and its results are in DVC's cache here now.
 
         Raises:
@@ -171,7 +171,7 @@ class Agents:
             KilledStageError: the run was stopped.
         """
         try:
-            return self._brings(stage, agent, tell)
+            return self._fetch_results(stage, agent, tell)
         except _prefect_away() as error:
             raise AgentError(
                 f"{stage}: Prefect's server failed ({type(error).__name__}); run it again"
@@ -198,7 +198,7 @@ class Agents:
             ):  # the next run of the batch, or its erasure, does it
                 sweep(self._workspace, self._batch)
 
-    def _brings(self, stage: str, pool: str, tell: Tell) -> bool:
+    def _fetch_results(self, stage: str, pool: str, tell: StageNews) -> bool:
         parcel = parcels.collect(self._workspace, stage, self._batch)
         if parcel is None or self._kept_here(parcel):
             return False
@@ -216,7 +216,7 @@ class Agents:
         return True
 
     def _until_done(
-        self, client: SyncPrefectClient, parcel: parcels.Parcel, pool: str, tell: Tell
+        self, client: SyncPrefectClient, parcel: parcels.Parcel, pool: str, tell: StageNews
     ) -> None:
         lost = ""
         for _ in range(TRIES):
@@ -243,7 +243,12 @@ class Agents:
         )
 
     def _follow(
-        self, client: SyncPrefectClient, run: FlowRun, parcel: parcels.Parcel, pool: str, tell: Tell
+        self,
+        client: SyncPrefectClient,
+        run: FlowRun,
+        parcel: parcels.Parcel,
+        pool: str,
+        tell: StageNews,
     ) -> None:
         """Wait until a run has ended well; `_ACTIONS` says what each of its states means."""
         watch = _Watch(self._post, parcel, str(run.id), self.patience.silence, tell)
@@ -286,7 +291,7 @@ class Agents:
             raise _NobodyError(f"no worker of pool {pool} is online")
 
     def _under_way(
-        self, client: SyncPrefectClient, parcel: parcels.Parcel, tell: Tell
+        self, client: SyncPrefectClient, parcel: parcels.Parcel, tell: StageNews
     ) -> FlowRun | None:
         """The run that a caller which was killed has left, or another one of the same batch is
         waiting for."""
@@ -307,7 +312,7 @@ class Agents:
         return runs[0] if runs else None
 
     def _hand_out(
-        self, client: SyncPrefectClient, parcel: parcels.Parcel, pool: str, tell: Tell
+        self, client: SyncPrefectClient, parcel: parcels.Parcel, pool: str, tell: StageNews
     ) -> FlowRun:
         from flows.agents.stage_flow import FLOW
 
@@ -394,7 +399,7 @@ class Agents:
                 raise KilledStageError(f"{parcel.stage} was stopped")
         raise _LostError("its results are not on the remote; does it have another remote?")
 
-    def send(self, parcel: parcels.Parcel, tell: Tell) -> None:
+    def send(self, parcel: parcels.Parcel, tell: StageNews) -> None:
         """Push what the stage reads; what this run has pushed before is there."""
         cache = parcels.cache_of(self._workspace)
         with self._sending:
@@ -514,7 +519,7 @@ class _Watch:
     has to agree."""
 
     def __init__(
-        self, post: parcels.Post, parcel: parcels.Parcel, run: str, silence: float, tell: Tell
+        self, post: parcels.Post, parcel: parcels.Parcel, run: str, silence: float, tell: StageNews
     ) -> None:
         self._post = post
         self._path = f"{parcel.name}/{parcels.ALIVE}-{run}"

@@ -260,7 +260,7 @@ def show(
     if as_json:
         _print_json(evidence)
         return
-    for line in results.told(evidence):
+    for line in results.explanation(evidence):
         typer.echo(line)
     for name in ("report.html", "report.pdf", "evidence.json"):
         typer.echo(f"  {path.with_name(name).relative_to(folder)}")

@@ -1,5 +1,5 @@
-"""What is done with a batch day by day: running, the night, the watch, notices, and what
-deployments share."""
+"""Daily operation of batches: runs, the night, the watch, notices, and shared code of
+deployments."""
 
 __all__ = [
     "audit_flow",

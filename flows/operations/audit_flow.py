@@ -1,7 +1,7 @@
 """The Prefect flow of an audit: one task per stage of DVC's graph, siblings side by side.
 
-Prefect schedules, retries, logs and shows; DVC says what is stale and keeps every result. Neither
-the flow's parameters nor its artifacts hold personal data: a batch's name, request ids, verdicts.
+Prefect schedules, retries and logs; DVC decides what is stale and keeps every result. The flow's
+parameters and artifacts hold no personal data, only the batch's name, request ids and verdicts.
 """
 
 from __future__ import annotations
@@ -35,9 +35,8 @@ _ready: ContextVar[Ready | None] = ContextVar("ready", default=None)
 
 
 @contextlib.contextmanager
-def of(ready: Ready) -> Iterator[None]:
-    """Flows that run inside the block take over an audit whose first stages may be running
-    already."""
+def taking_over(ready: Ready) -> Iterator[None]:
+    """Have flows inside the block take over an audit whose first stages may already run."""
     token = _ready.set(ready)
     try:
         yield
@@ -60,27 +59,26 @@ def audit(
         One result per request: request, verdict, reason, residual influence, report.
 
     Raises:
-        AuditError: the workspace is unusable, or a stage failed; then the text is the stage's own
-            message.
+        AuditError: the workspace is unusable, or a stage failed (with its own message).
     """
-    place = Path(folder).resolve()
-    ready = _ready.get() or prepare(place, batch, [], jobs)
-    elsewhere = dispatch.at_hand(place, ready.settings.batch, get_run_logger().info)
+    workspace = Path(folder).resolve()
+    ready = _ready.get() or prepare(workspace, batch, [], jobs)
+    elsewhere = dispatch.at_hand(workspace, ready.settings.batch, get_run_logger().info)
     ready.runner.elsewhere = elsewhere
     try:
         _run_stages(ready.runner, ready.pipeline)
     finally:
         if elsewhere is not None:
             elsewhere.close()
-    found = results.read(place, ready.settings.batch)
-    _publish(place, ready.settings.batch)
-    return [result.plain() for result in found]
+    batch_results = results.read(workspace, ready.settings.batch)
+    _publish(workspace, ready.settings.batch)
+    return [result.plain() for result in batch_results]
 
 
 def _run_stages(runner: stage_runner.Runner, pipeline: Sequence[dvc_graph.Stage]) -> None:
-    """Submit all stages at once, each to a thread of Prefect's that waits for what is upstream.
+    """Submit all stages at once, each to a thread of Prefect that waits for its upstream.
 
-    So the runner, and not the number of threads, limits how many stages run at a time.
+    The runner limits how many stages run at a time, not the number of threads.
     """
     futures: dict[str, PrefectFuture[stage_runner.Outcome]] = {}
     try:
@@ -106,9 +104,8 @@ def _task(stage: dvc_graph.Stage, runner: stage_runner.Runner) -> Task[[], stage
             raise  # may be tried again
         except StageError as error:
             runner.close()
-            raise type(error)(
-                without_records(str(error))
-            ) from None  # Prefect keeps it; the listener has all of it
+            # Prefect stores this text; the listener has the whole message
+            raise type(error)(without_records(str(error))) from None
 
     return Task(
         run,
@@ -125,14 +122,14 @@ def _task(stage: dvc_graph.Stage, runner: stage_runner.Runner) -> Task[[], stage
 
 
 def _was_killed(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
-    """A stage that says what is wrong would say so again; one that was ended from outside may get
-    through."""
+    """Whether to try again: a stage that was killed from outside may succeed, one that failed would
+    fail again."""
     return isinstance(_error(state), stage_runner.KilledStageError)
 
 
 def _error(state: State[Any]) -> BaseException | None:
-    found = state.result(raise_on_failure=False)
-    return found if isinstance(found, BaseException) else None
+    result = state.result(raise_on_failure=False)
+    return result if isinstance(result, BaseException) else None
 
 
 def _raise_first_failure(states: list[State[Any]]) -> None:
@@ -149,25 +146,25 @@ def _raise_first_failure(states: list[State[Any]]) -> None:
         raise error
 
 
-def _publish(place: Path, batch: str) -> None:
-    """The register of all batches, and as Prefect artifacts the batch's own, and where the reports
-    are."""
+def _publish(workspace: Path, batch: str) -> None:
+    """Write the register of all batches, and as Prefect artifacts the batch's verdicts and a link
+    to its reports."""
     from prefect.artifacts import create_table_artifact
 
     key = artifact_key(batch)
-    rows, description = overview.artifact(place, batch)
+    rows, description = overview.artifact(workspace, batch)
     create_table_artifact(key=f"verdicts-{key}", table=rows, description=description)
-    if (place / "reports" / batch / "index.html").exists():
-        _say_where_reports_are(place, batch)
+    if (workspace / "reports" / batch / "index.html").exists():
+        _link_reports(workspace, batch)
     try:
-        overview.write(place)
+        overview.write(workspace)
     except AuditError as error:  # the audit stands without it
         get_run_logger().warning("The register of all batches was not made: %s", error)
 
 
-def _say_where_reports_are(place: Path, batch: str) -> None:
-    """A link that opens from any machine, where reports are served; elsewhere machine and path, for
-    a link to a file opens on one machine only."""
+def _link_reports(workspace: Path, batch: str) -> None:
+    """An artifact with the reports' address if a web server shows them, else with machine and path:
+    a link to a file would open on one machine only."""
     from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
     key, address = f"reports-{artifact_key(batch)}", os.environ.get(REPORTS_URL)
@@ -181,7 +178,7 @@ def _say_where_reports_are(place: Path, batch: str) -> None:
     else:
         create_markdown_artifact(
             key=key,
-            markdown=f"Reports of batch {batch}: `{place / path}` on `{socket.gethostname()}`. "
+            markdown=f"Reports of batch {batch}: `{workspace / path}` on `{socket.gethostname()}`. "
             f"Set `{REPORTS_URL}` to the address at which a web server shows `reports/`, and a "
             "link stands here.",
         )

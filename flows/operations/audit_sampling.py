@@ -1,7 +1,8 @@
-"""Re-audit: each month a past audit is drawn and done again, at the highest level that still holds.
+"""Re-audit: each month a past audit is drawn and repeated, at the highest level that still can be
+done.
 
-Which one it is follows from the month and the tags, so anybody can foretell and check the draw; one
-that was done less often goes before one that was done more often.
+The draw depends only on the month and the tags, so that anybody can predict and check it. Audits
+that were repeated less often come first.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ LEVELS: tuple[reproduce.Level, ...] = ("reexecute", "rederive", "integrity")
 
 @dataclass(frozen=True)
 class Reaudit:
-    """What a re-audit found.
+    """The outcome of a re-audit.
 
     Attributes:
-        tag: the audit; None: there is none yet.
+        tag: of the audit; None: there is none yet.
         level: the highest level that could be done; None: none could.
-        holds: whether it holds at that level.
-        text: all of it in a sentence.
-        impossible: the levels above it, and why they could not be done.
+        holds: whether the audit holds at that level.
+        text: the outcome in a sentence.
+        impossible: the higher levels, and why they could not be done.
     """
 
     tag: str | None
@@ -49,19 +50,23 @@ class Reaudit:
 
 
 def draw(home: Path, register: Register, month: str | None = None) -> str | None:
-    """The tag that is due in a month; None: nothing is tagged yet.
+    """The tag that is drawn for a month; None: nothing is tagged yet.
 
     Args:
         home: the workspace.
-        register: knows which audits were done again before.
+        register: knows the earlier re-audits.
         month: as 2026-11; None: this one.
     """
     tags = shell.git(home, "tag", "--list", "audit/*").split()
-    done = Counter(event.details["tag"] for event in register.history(kind="reaudited"))
-    fewest = [tag for tag in tags if done[tag] == min(done[each] for each in tags)]
-    this = month or datetime.now(UTC).strftime("%Y-%m")
+    times_done = Counter(event.details["tag"] for event in register.history(kind="reaudited"))
+    fewest = [
+        tag for tag in tags if times_done[tag] == min(times_done[other_tag] for other_tag in tags)
+    ]
+    drawn_month = month or datetime.now(UTC).strftime("%Y-%m")
     return min(
-        fewest, key=lambda tag: hashlib.sha256(f"{this} {tag}".encode()).digest(), default=None
+        fewest,
+        key=lambda tag: hashlib.sha256(f"{drawn_month} {tag}".encode()).digest(),
+        default=None,
     )
 
 
@@ -71,12 +76,12 @@ def run(
     batch: str | None = None,
     listener: stage_runner.Listener = stage_runner.nobody,
 ) -> Reaudit:
-    """Do a past audit again, write the outcome down, and tell it if it does not hold.
+    """Repeat a past audit, record the outcome, and send a notice if it does not hold.
 
     Args:
         home: the workspace.
         register: its register.
-        batch: which; None: the one that is drawn.
+        batch: its batch; None: the one that is drawn.
         listener: told what happens to stages.
 
     Raises:
@@ -89,38 +94,38 @@ def run(
             return Reaudit(None, None, True, "No audit is tagged yet.", {})
         if not git.has_tag(home, tag):
             raise ReproductionError(f"no tag {tag}; `git tag --list 'audit/*'` lists the audits")
-        found = _looked_again(home, _highest(home, tag, listener))
+        reaudit = _with_comebacks(home, _at_highest_level(home, tag, listener))
         register.note(
             "reaudited",
             ACTOR,
             batch=tag.removeprefix("audit/"),
             tag=tag,
-            level=found.level,
-            holds=found.holds,
-            text=found.text,
+            level=reaudit.level,
+            holds=reaudit.holds,
+            text=reaudit.text,
         )
-    if not found.holds or (found.impossible and not _anything_erased(home)):
+    if not reaudit.holds or (reaudit.impossible and not _anything_erased(home)):
         reasons = "".join(
-            f"\n{level} was not possible: {why}" for level, why in found.impossible.items()
+            f"\n{level} was not possible: {why}" for level, why in reaudit.impossible.items()
         )
-        notices.send(home, f"Re-audit of {tag}", found.text + reasons)
-    return found
+        notices.send(home, f"Re-audit of {tag}", reaudit.text + reasons)
+    return reaudit
 
 
-def _looked_again(home: Path, outcome: Reaudit) -> Reaudit:
-    """A re-audit also looks whether copies of erased records came back; then it does not hold."""
-    again = comebacks.look(home)
-    text = " ".join([outcome.text, *again.lines])
-    return replace(outcome, holds=outcome.holds and not again, text=text)
+def _with_comebacks(home: Path, outcome: Reaudit) -> Reaudit:
+    """Search for copies of erased records that came back; if there are any, it does not hold."""
+    copies = comebacks.look(home)
+    text = " ".join([outcome.text, *copies.lines])
+    return replace(outcome, holds=outcome.holds and not copies, text=text)
 
 
-def _highest(home: Path, tag: str, listener: stage_runner.Listener) -> Reaudit:
-    """Go down the levels until one can be done; one that fails is an outcome, and no reason to go
-    on."""
+def _at_highest_level(home: Path, tag: str, listener: stage_runner.Listener) -> Reaudit:
+    """Try the levels from the highest down until one can be done. A level that fails is an
+    outcome."""
     impossible: dict[str, str] = {}
     for level in LEVELS:
         try:
-            found = reproduce.reproduce(home, tag, level, listener)
+            comparison = reproduce.reproduce(home, tag, level, listener)
         except ReproductionError as error:
             impossible[level] = without_records(str(error))
         except AuditError as error:
@@ -129,18 +134,21 @@ def _highest(home: Path, tag: str, listener: stage_runner.Listener) -> Reaudit:
                 tag, level, False, f"{tag}, level {level}: DOES NOT HOLD. {why}", impossible
             )
         else:
-            counted = (
-                f"{len(found.identical)} identical, {len(found.different)} different, "
-                f"{len(found.missing)} not kept"
+            counts = (
+                f"{len(comparison.identical)} identical, {len(comparison.different)} different, "
+                f"{len(comparison.missing)} not kept"
             )
-            told = "holds" if found else "DOES NOT HOLD"
+            conclusion = "holds" if comparison else "DOES NOT HOLD"
             return Reaudit(
-                tag, level, bool(found), f"{tag}, level {level}: {told}. {counted}", impossible
+                tag,
+                level,
+                bool(comparison),
+                f"{tag}, level {level}: {conclusion}. {counts}",
+                impossible,
             )
     return Reaudit(tag, None, False, f"{tag}: nothing of it can be checked any more", impossible)
 
 
 def _anything_erased(home: Path) -> bool:
-    """After an erasure of anybody, audits of his time cannot be executed again; else that is
-    news."""
+    """Whether there was an erasure, after which earlier audits cannot be executed again."""
     return bool(shell.git(home, "tag", "--list", "erased/*"))

@@ -1,9 +1,8 @@
-"""One batch on its way from its first request to its sign-off, step by step.
+"""The steps of one batch from its first request to its sign-off.
 
-Each step looks at what is there and does what is missing, so a run that was killed anywhere is
-continued by the next. The register says how far a batch is: batched, its audit runs; audited, its
-verdicts are written down, and what is left is its commit and the tag `audit/<batch>`; awaiting
-sign-off, people have their turn.
+Each step does only what is missing, so the next run continues after a kill at any point. The
+register holds the progress: `batched`, the audit runs; `audited`, the verdicts are recorded, and
+the commit with the tag `audit/<batch>` is missing; `awaiting_signoff`, people decide.
 """
 
 from __future__ import annotations
@@ -33,20 +32,20 @@ from tasks.common.errors import AuditError, WorkspaceError
 ACTOR = "nightly"
 
 Audit = Callable[[Path, str, stage_runner.Listener], None]
-"""How a batch is audited: in which workspace, which batch, and who is told."""
+"""Audits a batch: takes the workspace, the batch and the listener of its stages."""
 
 
 @dataclass(frozen=True)
 class BatchRun:
-    """A batch and all that its way needs.
+    """A batch and everything that its steps need.
 
     Attributes:
-        home: the workspace.
+        home: the operator's workspace.
         register: its register.
-        lease: on the night's work; checked before what cannot be undone.
+        lease: on the night's work; checked before steps that cannot be undone.
         batch: the batch's name.
-        audit: how it is audited.
-        listener: told what happens to stages.
+        audit: audits it.
+        listener: receives the events of stages.
     """
 
     home: Path
@@ -57,10 +56,10 @@ class BatchRun:
     listener: stage_runner.Listener
 
     def to_signoff(self) -> bool:
-        """Go all the way, or as much of it as is missing.
+        """Do all steps that are missing.
 
         Returns:
-            Whether people have something to decide; if not, every request was set aside.
+            Whether people have something to decide; False: every request was set aside.
 
         Raises:
             AuditError: a step failed; the next run continues.
@@ -88,7 +87,7 @@ class BatchRun:
         return git.has_tag(self.home, self.tag)
 
     @cached_property
-    def place(self) -> Path:
+    def workspace(self) -> Path:
         """The workspace in the batch's checkout."""
         return checkouts.path(self.home, self.batch)
 
@@ -96,52 +95,55 @@ class BatchRun:
         self.open_checkout()
         self.write_requests()
         self.run_audit()
-        # a machine that slept, or lost the database for long, may have been taken for dead
+        # another process may have taken over if this machine slept or lost the database for long
         self.lease.check()
-        self.write_verdicts(self.place)
+        self.write_verdicts(self.workspace)
         if self._requests(State.AUDITED):
             self.sign_and_close()
         else:
             checkouts.drop(self.home, self.batch)
 
     def open_checkout(self) -> None:
-        """The checkout, sound and new or as an earlier run left it. What is changed in the
-        workspace and not committed is not in the batch, and that is told once."""
-        exists = self.place.exists()
-        changed = [] if exists else checkouts.uncommitted(self.home)
+        """Open the checkout, a new one or the one of an earlier run. Uncommitted changes of the
+        workspace are not in the batch; one notice says so."""
+        exists = self.workspace.exists()
+        uncommitted = [] if exists else checkouts.uncommitted(self.home)
         if exists and failures(self.register, self.batch):
             self._mend_cache()
         checkouts.open(self.home, self.batch)
-        if changed:
-            text = f"Not in batch {self.batch}, because not committed: {', '.join(changed[:10])}"
+        if uncommitted:
+            text = (
+                f"Not in batch {self.batch}, because not committed: {', '.join(uncommitted[:10])}"
+            )
             key = f"uncommitted {self.batch}"
             notices.send(self.home, "Changes are not committed", text, key=key)
 
     def _mend_cache(self) -> None:
-        """A failure may come from damaged objects of the cache; they are taken out and fetched
-        again."""
-        damaged = cache_repair.take_out(self.home, self.place)
+        """Remove damaged objects from the cache, which may have caused an earlier failure; they
+        are fetched again."""
+        damaged = cache_repair.take_out(self.home, self.workspace)
         if damaged.objects or damaged.files:
             self.register.note(
                 "mended", ACTOR, batch=self.batch, objects=damaged.objects, files=damaged.files
             )
 
     def write_requests(self) -> None:
-        """The batch's file of requests: those that are in the batch now, but as they were once a
-        verdict is known."""
-        path = self.place / "requests" / f"{self.batch}.json"
+        """Write the batch's file of requests: those in the batch now. Once a verdict is recorded,
+        the file stays as it is."""
+        path = self.workspace / "requests" / f"{self.batch}.json"
         members = self.register.bound(self.batch)
-        live = [case for case in members if case.state == State.BATCHED]
-        if path.exists() and len(live) != len([case for case in members if case.state in IN_BATCH]):
+        batched = [case for case in members if case.state == State.BATCHED]
+        if path.exists() and len(batched) != len(
+            [case for case in members if case.state in IN_BATCH]
+        ):
             return
-        chosen = live if all(case.state != State.AUDITED for case in members) else members
+        chosen = batched if all(case.state != State.AUDITED for case in members) else members
         entries = batch_requests.entries(chosen)
         if not path.exists() or files.read_json(path) != entries:
             files.write_json(path, entries)
 
     def run_audit(self) -> None:
-        """Run the audit with the settings that the batch is to have. That no request is left to act
-        on is no failure."""
+        """Run the audit with the batch's settings. It may fail if every request was set aside."""
         history = self.register.history(batch=self.batch)
         judged = any(event.kind == State.AUDITED for event in history)
         wishes = (
@@ -150,43 +152,43 @@ class BatchRun:
             else next_audit.wishes(self.register)
         )
         assignments = [f"{key}={json.dumps(value)}" for key, value in wishes.items()]
-        settings.assign(self.place / "params.yaml", [*assignments, f'batch="{self.batch}"'])
-        recorded.file(self.place, self.register, self.batch)
+        settings.assign(self.workspace / "params.yaml", [*assignments, f'batch="{self.batch}"'])
+        recorded.file(self.workspace, self.register, self.batch)
         with logged(self.home, self.batch, self.listener) as listener:
             try:
-                self.audit(self.place, self.batch, listener)
+                self.audit(self.workspace, self.batch, listener)
             except AuditError:
                 if not self._nothing_to_act_on():
                     raise
 
     def _nothing_to_act_on(self) -> bool:
-        resolved = _resolved(self.place)
+        resolved = _resolved(self.workspace)
         ids = {case.request_id for case in self.register.cases(IN_BATCH, batch=self.batch)}
         return set(resolved) == ids and all(
             entry["status"] == "rejected" for entry in resolved.values()
         )
 
-    def write_verdicts(self, place: Path) -> None:
-        """Write down what the audit found.
+    def write_verdicts(self, workspace: Path) -> None:
+        """Record the verdicts of the audit.
 
-        Who is judged comes first, in one step: from then on the batch's file of requests stays as
-        it is. A request that was set aside goes back and is put on hold: a person decides whether
-        it is asked again or refused.
+        All judged requests move in one step; from then on the batch's file of requests stays as it
+        is. A request that was set aside leaves the batch and is put on hold: a person decides
+        whether it is queued again or refused.
 
         Raises:
             WorkspaceError: the audit says nothing of a request.
         """
-        judged = {result.request: result for result in results.read(place, self.batch)}
-        resolved = _resolved(place)
+        judged = {result.request: result for result in results.read(workspace, self.batch)}
+        resolved = _resolved(workspace)
         verdicts: dict[str, str] = {}
-        aside: dict[str, str] = {}
+        set_aside: dict[str, str] = {}
         for request in self._requests(State.BATCHED):
             code = resolved.get(request, {}).get("code")
             result = judged.get(request)
             if code == standing.NOT_IN_TRAINING:
                 verdicts[request] = code
             elif code is not None:
-                aside[request] = code
+                set_aside[request] = code
             elif result is not None and result.status == "audited":
                 verdicts[request] = result.verdict
             else:
@@ -195,12 +197,12 @@ class BatchRun:
                     "the batch"
                 )
         self.register.move(list(verdicts), State.AUDITED, ACTOR, verdicts=verdicts)
-        self._set_aside(aside)
+        self._set_aside(set_aside)
 
     def _set_aside(self, codes: dict[str, str]) -> None:
         for request, code in codes.items():
             reason = f"{SET_ASIDE}: {code}"
-            # first the hold: a run that is killed here must not ask again by itself
+            # the hold first: after a kill here the request must not be queued again by itself
             if not self.register.case(request).held:
                 self.register.hold(request, ACTOR, reason, ground=SET_ASIDE)
             self.register.move([request], State.IDENTITY_VERIFIED, ACTOR, reason=reason, code=code)
@@ -218,18 +220,18 @@ class BatchRun:
 
     def sign_and_close(self) -> None:
         """Sign, commit and tag the batch, together with the end of the register's chain."""
-        self.register.file_head(self.place / HEADS / f"{self.batch}.json")
-        key = signing_keys.at_hand(self.place)
-        if key is not None and results.read(self.place, self.batch):
-            signing.sign(self.place, self.batch, key)
-        close_batch.close(self.place, self.batch)
+        self.register.file_head(self.workspace / HEADS / f"{self.batch}.json")
+        key = signing_keys.at_hand(self.workspace)
+        if key is not None and results.read(self.workspace, self.batch):
+            signing.sign(self.workspace, self.batch, key)
+        close_batch.close(self.workspace, self.batch)
 
     def _requests(self, state: State) -> list[str]:
         return [case.request_id for case in self.register.cases([state], batch=self.batch)]
 
 
 def failures(register: Register, batch: str) -> int:
-    """How often the audit of a batch failed."""
+    """How often the audit of a batch has failed."""
     return len(register.history(batch=batch, kind="failed"))
 
 
@@ -237,8 +239,8 @@ def failures(register: Register, batch: str) -> int:
 def logged(
     home: Path, batch: str, listener: stage_runner.Listener
 ) -> Iterator[stage_runner.Listener]:
-    """Write what happens to stages into the batch's log, too; its time is the sign of life that the
-    watch looks at."""
+    """Also write events of stages into the batch's log. The watch reads its time as a sign of
+    life."""
     lock = threading.Lock()
     with checkouts.log_of(home, batch).open("a", encoding="utf-8") as log:
 
@@ -252,9 +254,9 @@ def logged(
         yield take
 
 
-def _resolved(place: Path) -> dict[str, dict[str, Any]]:
-    """What became of each request before any model was touched, by its id."""
-    path = place / "artifacts" / "resolve" / "register.json"
+def _resolved(workspace: Path) -> dict[str, dict[str, Any]]:
+    """The decision of the stage `resolve` on each request, by its id; empty before it ran."""
+    path = workspace / "artifacts" / "resolve" / "register.json"
     if not path.exists():
         return {}
     return {entry["request_id"]: entry for entry in files.read_json(path)["batch_requests"]}

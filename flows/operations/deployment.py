@@ -1,8 +1,8 @@
-"""What deployments and their commands share: the open register, failures told, and what Prefect's
-server is told and asked.
+"""Shared code of deployments and their commands: the open register, notices of failures, and calls
+to Prefect's server.
 
 Prefect's events, artifacts and logs hold request ids and names of batches, and no personal data.
-Prefect is imported where it is used, since commands run without it.
+Prefect is imported inside functions, since commands run without it.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 UNFINISHED = ("Running", "Pending", "Cancelling", "Late", "AwaitingConcurrencySlot")
 GRACE = timedelta(minutes=15)
-"""Time that Prefect's scheduler has to plan the runs of a schedule that was just made or changed;
-it plans runs days ahead, and looks every minute."""
+"""Time for Prefect's scheduler to plan the runs of a schedule that was just made or changed; it
+plans days ahead and looks every minute."""
 
 
 @contextlib.contextmanager
@@ -39,7 +39,7 @@ def opened(home: Path, work: str | None = None) -> Iterator[Register]:
 
     Args:
         home: the workspace.
-        work: what is done with it, as a notice of its failure names it; None: no notice is sent.
+        work: name of the work in a notice of its failure; None: no notice is sent.
     """
     with notices.of_failures(home, work) if work else contextlib.nullcontext():
         register = Register(home, settings.load(home / "params.yaml").report.holidays)
@@ -50,7 +50,7 @@ def opened(home: Path, work: str | None = None) -> Iterator[Register]:
 
 
 def busy(error: BusyError) -> State[Any]:
-    """The state of a flow whose work another process does right now: nothing is wrong."""
+    """The state of a flow while another process does its work: completed, named Busy."""
     from prefect import get_run_logger
     from prefect.states import Completed
 
@@ -59,7 +59,7 @@ def busy(error: BusyError) -> State[Any]:
 
 
 def publish(home: Path, register: Register, batch: str) -> None:
-    """Say on Prefect's page what a batch waits for, and what can be decided; to be called inside a
+    """Make a Prefect artifact with what a batch waits for and what can be decided; call it inside a
     flow."""
     from prefect.artifacts import create_markdown_artifact
 
@@ -84,8 +84,7 @@ def emit(event: str, resource: str, facts: dict[str, Any]) -> None:
 
 
 def write_overview(home: Path) -> overview.Overview:
-    """Make the pages of all batches, with what the register of requests says of them, if there is
-    one.
+    """Make the pages of all batches, with the facts of the register of requests, if there is one.
 
     Raises:
         AuditError: the templates, the settings or the register cannot be used.
@@ -94,8 +93,8 @@ def write_overview(home: Path) -> overview.Overview:
 
 
 def expect_heartbeats() -> list[heartbeats.Heartbeat]:
-    """Make automations on Prefect's server for scheduled deployments that do not run; see
-    `heartbeats.expect`. The blocks among the channels of `ERASURE_AUDIT_NOTIFY` are told.
+    """Make automations on Prefect's server that notice scheduled deployments that do not run; see
+    `heartbeats.expect`. They notify the Prefect blocks in `ERASURE_AUDIT_NOTIFY`.
 
     Raises:
         WorkspaceError: no server is named, or it lacks deployments, planned runs or a block.
@@ -109,12 +108,12 @@ def expect_heartbeats() -> list[heartbeats.Heartbeat]:
 
 
 def troubles(patience: timedelta, grace: timedelta = GRACE) -> list[str]:
-    """What is wrong at Prefect's server, a sentence each. Never raises: that the server does not
-    answer is a trouble, too.
+    """Problems of Prefect's server, a sentence each. Never raises: a server that does not answer is
+    a problem, too.
 
     Args:
-        patience: a run may take so long, or wait so long for a worker.
-        grace: the scheduler may take so long to plan the runs of a schedule.
+        patience: how long a run may take, or wait for a worker.
+        grace: how long the scheduler may take to plan the runs of a schedule.
     """
     from prefect.client.orchestration import get_client
 
@@ -127,7 +126,7 @@ def troubles(patience: timedelta, grace: timedelta = GRACE) -> list[str]:
                     *_pools_without_worker(client),
                 ]
             )
-    except Exception as error:  # whatever it is, the watch goes on and says so
+    except Exception as error:  # the watch goes on and reports it
         return [f"Prefect's server does not answer ({type(error).__name__}); see that it runs"]
 
 
@@ -161,9 +160,9 @@ def _schedules_that_do_not_fire(client: SyncPrefectClient, grace: timedelta) -> 
     )
     from prefect.client.schemas.objects import StateType
 
-    ours = DeploymentFilter(tags=DeploymentFilterTags(all_=["audit"]))
+    audit_tag = DeploymentFilter(tags=DeploymentFilterTags(all_=["audit"]))
     now = datetime.now(UTC)
-    for deployment in client.read_deployments(deployment_filter=ours, limit=100):
+    for deployment in client.read_deployments(deployment_filter=audit_tag, limit=100):
         due = [
             schedule
             for schedule in deployment.schedules
@@ -187,14 +186,16 @@ def _schedules_that_do_not_fire(client: SyncPrefectClient, grace: timedelta) -> 
 
 
 def _pools_without_worker(client: SyncPrefectClient) -> Iterator[str]:
-    """Work pools of the deployments that no worker looks at, so that their runs stay late."""
+    """Work pools of the deployments without an online worker, whose runs stay late."""
     from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
     from prefect.client.schemas.objects import WorkerStatus
     from prefect.exceptions import ObjectNotFound
 
-    ours = DeploymentFilter(tags=DeploymentFilterTags(all_=["audit"]))
-    deployments = client.read_deployments(deployment_filter=ours, limit=100)
-    for pool in sorted({each.work_pool_name for each in deployments if each.work_pool_name}):
+    audit_tag = DeploymentFilter(tags=DeploymentFilterTags(all_=["audit"]))
+    deployments = client.read_deployments(deployment_filter=audit_tag, limit=100)
+    for pool in sorted(
+        {deployment.work_pool_name for deployment in deployments if deployment.work_pool_name}
+    ):
         with contextlib.suppress(ObjectNotFound):
             workers = client.read_workers_for_work_pool(pool)
             if not any(worker.status == WorkerStatus.ONLINE for worker in workers):

@@ -1,9 +1,9 @@
 """Heartbeats of the schedule: automations on Prefect's server that act when a scheduled deployment
 does not complete a run in time.
 
-The watch is a deployment, too, so it cannot tell of a worker that is dead; the server can. A
-notification goes through the Prefect blocks that `ERASURE_AUDIT_NOTIFY` names; where it names none,
-the automation shows on Prefect's page as triggered, and does no more.
+The watch is a deployment itself, so it cannot report a dead worker; the server can. Notifications
+go through the Prefect blocks that `ERASURE_AUDIT_NOTIFY` names. Without blocks, Prefect's page only
+shows the automation as triggered.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from prefect.events.actions import ActionTypes
 
 GRACE = timedelta(hours=2)
-"""How much later than the schedule says a run may be completed."""
+"""How late a run may be completed after its schedule."""
 BODY = (
     "Deployment {name} completed no run for {hours:.0f} hours. See that Prefect's worker runs, "
     "then `erasure-audit watch`."
@@ -31,8 +31,8 @@ BODY = (
 
 @dataclass(frozen=True)
 class Heartbeat:
-    """A deployment, the time within which its next run has to be completed, and the blocks that
-    are told if none is."""
+    """A deployment, the time limit for its next completed run, and the blocks that are notified
+    if there is none."""
 
     deployment: str
     within: timedelta
@@ -63,10 +63,10 @@ def expect(
     """
     from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
 
-    ours = DeploymentFilter(tags=DeploymentFilterTags(all_=["audit"]))
+    audit_tag = DeploymentFilter(tags=DeploymentFilterTags(all_=["audit"]))
     deployments = [
         deployment
-        for deployment in client.read_deployments(deployment_filter=ours, limit=100)
+        for deployment in client.read_deployments(deployment_filter=audit_tag, limit=100)
         if any(schedule.active for schedule in deployment.schedules)
     ]
     if not deployments:
@@ -74,12 +74,12 @@ def expect(
             "Prefect's server has no deployment with a schedule; `prefect deploy --all` makes them"
         )
     actions = [_notification(client, block) for block in blocks]
-    made = []
-    for deployment in sorted(deployments, key=lambda each: each.name):
+    written = []
+    for deployment in sorted(deployments, key=lambda deployment: deployment.name):
         within = _longest_gap(client, deployment) + grace
-        _put(client, deployment.name, within, actions)
-        made.append(Heartbeat(deployment.name, within, tuple(blocks)))
-    return made
+        _write_automation(client, deployment.name, within, actions)
+        written.append(Heartbeat(deployment.name, within, tuple(blocks)))
+    return written
 
 
 def _longest_gap(client: SyncPrefectClient, deployment: DeploymentResponse) -> timedelta:
@@ -110,21 +110,21 @@ def _longest_gap(client: SyncPrefectClient, deployment: DeploymentResponse) -> t
     return max(later - earlier for earlier, later in pairwise(moments))
 
 
-def _put(
+def _write_automation(
     client: SyncPrefectClient, name: str, within: timedelta, actions: list[ActionTypes]
 ) -> None:
-    """Write the automation of a deployment, in place of an earlier one."""
+    """Write the automation of a deployment, replacing an earlier one."""
     from prefect.events.actions import DoNothing, SendNotification
     from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
     from prefect.events.schemas.events import ResourceSpecification
 
     body = BODY.format(name=name, hours=within.total_seconds() / 3600)
-    told: list[ActionTypes] = [
+    notifications: list[ActionTypes] = [
         action.model_copy(update={"subject": f"{name} does not run", "body": body})
         for action in actions
         if isinstance(action, SendNotification)
     ]
-    wanted = AutomationCore(
+    automation = AutomationCore(
         name=f"erasure-audit: {name} runs",
         description=body,
         trigger=EventTrigger(
@@ -137,13 +137,13 @@ def _put(
             threshold=1,
             within=within,
         ),
-        actions=told or [DoNothing()],
+        actions=notifications or [DoNothing()],
     )
-    earlier = client.read_automations_by_name(wanted.name)
+    earlier = client.read_automations_by_name(automation.name)
     if earlier:
-        client.update_automation(earlier[0].id, wanted)
+        client.update_automation(earlier[0].id, automation)
     else:
-        client.create_automation(wanted)
+        client.create_automation(automation)
 
 
 def _notification(client: SyncPrefectClient, block: str) -> ActionTypes:

@@ -1,10 +1,10 @@
-"""The watch: deadlines that come near, letters that were not sent, runs that are stuck, batches
-that wait too long, a register that was touched.
+"""The watch: near deadlines, letters that were not sent, stuck runs, batches that wait too long, a
+damaged register.
 
-A deadline is told of once at each of the days of `operate.warn_days`, and daily when it is over; a
-letter likewise, but only once when it is over, for it may have been sent and not recorded. What is
-stuck is told of daily as long as it is. What was told stands in the register, so nothing is
-told twice, and it is written there only after it was told, so nothing is lost.
+A deadline is reported once at each of the days of `operate.warn_days`, and daily after it passed.
+So is a letter, but only once after its last day: it may have been sent and not recorded. Stuck work
+is reported daily. Sent alerts are recorded in the register, so none is sent twice; they are
+recorded only after they were sent, so none is lost.
 """
 
 from __future__ import annotations
@@ -28,29 +28,29 @@ from tasks.common.errors import WorkspaceError
 ACTOR = "watch"
 LEASE = "watch"
 NIGHT_HOURS = 26.0
-"""Hours after which the next night is missed, where there are nights at all."""
+"""Hours after a nightly run by which the next one should have ended."""
 WAITING_DAYS = {State.AWAITING_SIGNOFF: 3, State.RELEASED: 1}
-"""Days that a batch may wait for people, or for its erasure, before it is told of."""
+"""Days that a batch may wait for people, or for its erasure, before an alert."""
 
 Emit = Callable[[str, str, dict[str, Any]], None]
-"""Takes the name of an event, what it is about, and facts."""
+"""Takes the name of an event, its subject, and facts."""
 Runs = Callable[[timedelta], list[str]]
-"""What the scheduler says of runs that take longer than so."""
+"""Returns the scheduler's problems, such as runs that take longer than the given time."""
 
 
 @dataclass(frozen=True)
 class Alert:
-    """Something that somebody has to know.
+    """An alert for people.
 
     Attributes:
-        about: what it is, the same for what is not to be told again.
+        key: alerts with the same key and request are sent once.
         text: for people; no personal data.
-        request_id: the request that it is about, if it is about one.
-        batch: the batch.
+        request_id: the request that it is about, if any.
+        batch: the batch, if any.
         facts: for the event.
     """
 
-    about: str
+    key: str
     text: str
     request_id: str | None = None
     batch: str | None = None
@@ -59,8 +59,7 @@ class Alert:
 
 @dataclass(frozen=True)
 class Watched:
-    """What was told now, of deadlines and of what is stuck, and the messages that a channel did not
-    take yet."""
+    """The alerts that were sent now, and the number of messages that still wait for a channel."""
 
     deadlines: tuple[str, ...]
     stuck: tuple[str, ...]
@@ -82,13 +81,13 @@ def run(
     runs: Runs = lambda _: [],
     now: datetime | None = None,
 ) -> Watched:
-    """Look at everything, and tell what was not told before.
+    """Check everything, and send the alerts that were not sent before.
 
     Args:
         home: the workspace.
         register: its register.
-        emit: is given an event for each finding.
-        runs: tells of the scheduler's runs.
+        emit: receives an event for each alert.
+        runs: returns the scheduler's problems.
         now: the moment that counts; None: now.
 
     Raises:
@@ -98,55 +97,65 @@ def run(
     moment = now or datetime.now(UTC)
     chosen = settings.load(home / "params.yaml").operate
     with register.lease(LEASE):
-        told = {
+        earlier = {
             (event.request_id, event.details["about"]) for event in register.history(kind="warned")
         }
 
-        def new(findings: Iterator[Alert]) -> list[Alert]:
-            return [each for each in findings if (each.request_id, each.about) not in told]
+        def new(alerts: Iterator[Alert]) -> list[Alert]:
+            return [alert for alert in alerts if (alert.request_id, alert.key) not in earlier]
 
         today = moment.date()
-        near = new(_deadlines(register, chosen.warn_days, today))
-        near += new(_letters(home, register, chosen.warn_days, today))
-        stuck = new(_stuck(home, register, timedelta(hours=chosen.stuck_hours), runs, moment))
-        for findings, title, event in (
-            (near, ("deadline is near or over", "deadlines are near or over"), "deadline"),
-            (stuck, ("thing needs a look", "things need a look"), "stuck"),
+        deadline_alerts = new(_deadlines(register, chosen.warn_days, today))
+        deadline_alerts += new(_letters(home, register, chosen.warn_days, today))
+        stuck_alerts = new(
+            _stuck(home, register, timedelta(hours=chosen.stuck_hours), runs, moment)
+        )
+        for alerts, title, event in (
+            (
+                deadline_alerts,
+                ("deadline is near or over", "deadlines are near or over"),
+                "deadline",
+            ),
+            (stuck_alerts, ("thing needs a look", "things need a look"), "stuck"),
         ):
-            _tell(home, register, findings, title, f"erasure-audit.{event}", emit)
+            _send_alerts(home, register, alerts, title, f"erasure-audit.{event}", emit)
         waiting = notices.deliver(home).waiting
-    return Watched(tuple(each.text for each in near), tuple(each.text for each in stuck), waiting)
+    return Watched(
+        tuple(alert.text for alert in deadline_alerts),
+        tuple(alert.text for alert in stuck_alerts),
+        waiting,
+    )
 
 
-def _tell(
+def _send_alerts(
     home: Path,
     register: Register,
-    findings: list[Alert],
+    alerts: list[Alert],
     title: tuple[str, str],
     event: str,
     emit: Emit,
 ) -> None:
-    """One message for all of them, an event and a line in the register for each."""
-    if not findings:
+    """Send one message for all alerts; emit an event and record a note for each."""
+    if not alerts:
         return
-    body = "\n".join(each.text for each in findings)
+    body = "\n".join(alert.text for alert in alerts)
     notices.send(
         home,
-        counted(len(findings), *title),
+        counted(len(alerts), *title),
         body,
-        key=repr([(each.request_id, each.about) for each in findings]),
+        key=repr([(alert.request_id, alert.key) for alert in alerts]),
     )
-    for each in findings:
-        what = (
-            f"request.{each.request_id}"
-            if each.request_id
-            else f"batch.{each.batch}"
-            if each.batch
+    for alert in alerts:
+        resource = (
+            f"request.{alert.request_id}"
+            if alert.request_id
+            else f"batch.{alert.batch}"
+            if alert.batch
             else "workspace"
         )
-        emit(event, f"erasure-audit.{what}", {"text": each.text, **(each.facts or {})})
+        emit(event, f"erasure-audit.{resource}", {"text": alert.text, **(alert.facts or {})})
         register.note(
-            "warned", ACTOR, request_id=each.request_id, batch=each.batch, about=each.about
+            "warned", ACTOR, request_id=alert.request_id, batch=alert.batch, about=alert.key
         )
 
 
@@ -154,48 +163,52 @@ def _deadlines(register: Register, warn_days: tuple[int, ...], today: date) -> I
     for case in register.cases(OPEN):
         if case.due is None:
             continue
-        left = (case.due - today).days
-        crossed = [days for days in warn_days if left <= days]
-        if left < 0:
-            yield _deadline(case, f"due {case.due}: over on {today}", left)
-        elif crossed:  # who was not told at seven days is told at two, and once
-            yield _deadline(case, f"due {case.due}: {min(crossed)} days", left)
+        days_left = (case.due - today).days
+        crossed = [days for days in warn_days if days_left <= days]
+        if days_left < 0:
+            yield _deadline_alert(case, f"due {case.due}: over on {today}", days_left)
+        elif crossed:  # once per threshold, also if earlier ones were missed
+            yield _deadline_alert(case, f"due {case.due}: {min(crossed)} days", days_left)
 
 
 def _letters(
     home: Path, register: Register, warn_days: tuple[int, ...], today: date
 ) -> Iterator[Alert]:
-    """Letters that are not recorded as sent while their own last day comes near."""
+    """Letters that are not recorded as sent and whose last day is near or over."""
     for letter in letters_sent.due(home, register):
         if letter.due is None:
             continue
-        left = (letter.due - today).days
-        crossed = [days for days in warn_days if left <= days]
-        if left >= 0 and not crossed:
+        days_left = (letter.due - today).days
+        crossed = [days for days in warn_days if days_left <= days]
+        if days_left >= 0 and not crossed:
             continue
-        reached = "over" if left < 0 else f"{min(crossed)} days"
+        threshold = "over" if days_left < 0 else f"{min(crossed)} days"
         yield Alert(
-            f"letter {letter.letter}, due {letter.due}: {reached}",
+            f"letter {letter.letter}, due {letter.due}: {threshold}",
             f"Request {letter.request_id}: the letter ({letter.letter}) is not recorded as sent; "
-            f"{_when(left)}, due {letter.due}. Once it is: erasure-audit letters sent "
+            f"{_days_text(days_left)}, due {letter.due}. Once it is: erasure-audit letters sent "
             f"{letter.request_id}",
             letter.request_id,
             None,
-            {"due": str(letter.due), "days_left": left, "letter": letter.letter},
+            {"due": str(letter.due), "days_left": days_left, "letter": letter.letter},
         )
 
 
-def _when(left: int) -> str:
-    return f"{counted(left, 'day')} left" if left >= 0 else f"{counted(-left, 'day')} over"
+def _days_text(days_left: int) -> str:
+    return (
+        f"{counted(days_left, 'day')} left"
+        if days_left >= 0
+        else f"{counted(-days_left, 'day')} over"
+    )
 
 
-def _deadline(case: Case, about: str, left: int) -> Alert:
-    when = _when(left)
+def _deadline_alert(case: Case, key: str, days_left: int) -> Alert:
+    days = _days_text(days_left)
     batch = f", batch {case.batch}" if case.batch else ""
-    facts = {"due": str(case.due), "days_left": left, "state": case.shown}
+    facts = {"due": str(case.due), "days_left": days_left, "state": case.shown}
     return Alert(
-        about,
-        f"Request {case.request_id}: {when}, due {case.due}, {case.shown.replace('_', ' ')}{batch}",
+        key,
+        f"Request {case.request_id}: {days}, due {case.due}, {case.shown.replace('_', ' ')}{batch}",
         case.request_id,
         case.batch,
         facts,
@@ -203,16 +216,16 @@ def _deadline(case: Case, about: str, left: int) -> Alert:
 
 
 def _came_back(home: Path, now: datetime) -> Iterator[Alert]:
-    """Copies of erased records that are there again, as where an old clone was pushed. What comes
-    back once more after it was erased again is told again on the same day."""
+    """Copies of erased records that came back, for example when an old clone was pushed. The key
+    counts erasures, so that a copy that comes back once more is reported again on the same day."""
     erased = sum(len(document.get("came_back", [])) for document in receipts.read_all(home))
     for text in comebacks.look(home).lines:
         yield Alert(f"{text} on {now.date()}, after {erased} erasures of copies", text)
 
 
 def _behind(home: Path, register: Register) -> Iterator[Alert]:
-    """Erased batches whose reports lack what was recorded since; told of once until they are made
-    again."""
+    """Erased batches whose reports lack facts that were recorded later; reported once until the
+    reports are renewed."""
     for batch, filed in known_since.behind(home, register).items():
         text = (
             f"Batch {batch}: its reports lack what was recorded since it was erased; "
@@ -249,7 +262,7 @@ def _stuck(
 
 
 def _silent(home: Path, register: Register, patience: timedelta, now: datetime) -> Iterator[Alert]:
-    """Work that is held by a living process and shows no sign of life."""
+    """Work whose process is alive but shows no sign of life."""
     for name, since, _ in register.working():
         if name == LEASE:
             continue
@@ -274,7 +287,7 @@ def _newest_log(home: Path) -> Path | None:
 
 
 def _last_stage(log: Path) -> str:
-    """The stage of the log's last line; the line itself may be anything."""
+    """The stage of the log's last line, without the line's text."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     return lines[-1].split(" ")[1].rstrip(":") if lines and " " in lines[-1] else "nothing"
 
@@ -296,16 +309,16 @@ def _waiting(register: Register, now: datetime) -> Iterator[Alert]:
     for state, days in WAITING_DAYS.items():
         for batch in sorted({str(case.batch) for case in register.cases([state])}):
             since = max(event.at for event in register.history(batch=batch, kind=str(state)))
-            passed = (now - datetime.fromisoformat(since)).days
-            if passed >= days:
-                what = (
+            waited = (now - datetime.fromisoformat(since)).days
+            if waited >= days:
+                status = (
                     "awaits sign-off"
                     if state == State.AWAITING_SIGNOFF
                     else "is released and not erased"
                 )
                 yield Alert(
                     f"{state} on {now.date()}",
-                    f"Batch {batch} {what} for {counted(passed, 'day')}, since {since[:10]}.",
+                    f"Batch {batch} {status} for {counted(waited, 'day')}, since {since[:10]}.",
                     None,
                     batch,
                 )

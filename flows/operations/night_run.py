@@ -1,7 +1,7 @@
-"""The night's work: requests come in, those that are due become a batch, and the batch at hand is
-audited.
+"""The night's work: take requests in, collect those that are due into a batch, audit the current
+batch.
 
-A night that was killed anywhere is continued by the next; `batch_run` has the steps.
+The next night continues after a kill at any point; `batch_run` has the steps of a batch.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from tasks.common import settings
 from tasks.common.errors import AuditError, without_records
 
 LEASE = "nightly"
-"""What prepares and audits batches is done by one at a time."""
+"""Only one process at a time prepares and audits batches."""
 MANY_FAILURES = 3
-"""Nights in a row after whose failure a person has to look."""
+"""Failed nights in a row after which a person has to look."""
 _log = logging.getLogger("erasure_audit")
 
 Outcome = Literal["nothing_due", "awaits_signoff", "waits", "set_aside", "failed"]
@@ -47,15 +47,14 @@ Outcome = Literal["nothing_due", "awaits_signoff", "waits", "set_aside", "failed
 
 @dataclass(frozen=True)
 class Night:
-    """What a night came to.
+    """The outcome of a night.
 
     Attributes:
-        outcome: `nothing_due`; `awaits_signoff`, the batch was audited; `waits`, the one at hand
-            waits for people or its release; `set_aside`, no request of it could be acted on, and a
-            person decides;
-            `failed`, and the next night continues.
-        batch: the batch at hand, if there is one.
-        text: all of it in a sentence.
+        outcome: `nothing_due`; `awaits_signoff`, the batch was audited; `waits`, the current batch
+            waits for people or its release; `set_aside`, every request was set aside, and a person
+            decides; `failed`, the next night continues.
+        batch: the current batch, if there is one.
+        text: the outcome in a sentence.
     """
 
     outcome: Outcome
@@ -73,15 +72,15 @@ def run(
     listener: stage_runner.Listener = stage_runner.nobody,
     audit: Audit | None = None,
 ) -> Night:
-    """Do the night's work, or as much of it as is missing.
+    """Do the night's work, or the part that is missing.
 
-    A failed audit is written down and told; its requests stay in their batch.
+    A failed audit is recorded and a notice is sent; its requests stay in their batch.
 
     Args:
         home: the workspace.
         register: its register.
-        listener: told what happens to stages.
-        audit: how a batch is audited; None: by the Prefect flow.
+        listener: receives the events of stages.
+        audit: audits a batch; None: the Prefect flow.
 
     Raises:
         BusyError: another process does it right now.
@@ -89,13 +88,13 @@ def run(
     """
     environment.prepare(home)
     with register.lease(LEASE) as lease, dvc_locks.using(home):
-        left = _take_in(home, register)
+        unfinished = _take_in(home, register)
         _tidy(home, register)
         night = _night(home, register, lease, listener, audit or in_prefect)
-        if left and night.outcome == "nothing_due":
+        if unfinished and night.outcome == "nothing_due":
             night = replace(
                 night,
-                text=f"{night.text} Still being written in inbox/: {counted(left, 'file')}.",
+                text=f"{night.text} Still being written in inbox/: {counted(unfinished, 'file')}.",
             )
         register.note("night", ACTOR, batch=night.batch, outcome=night.outcome)
         if git.commit_of(home) is not None:
@@ -105,8 +104,8 @@ def run(
 
 
 def give_up(home: Path, register: Register, batch: str, by: str, reason: str) -> list[Case]:
-    """Put the requests of a batch that cannot be audited back into the queue. Its name is not used
-    again.
+    """Put the requests of a batch that cannot be audited back into the queue. The batch's name is
+    not used again.
 
     Raises:
         RegisterError: the batch is audited, or no request is in it.
@@ -115,47 +114,47 @@ def give_up(home: Path, register: Register, batch: str, by: str, reason: str) ->
     with register.lease(LEASE):
         cases = [case for case in register.cases(IN_BATCH) if case.batch == batch]
         if not cases or any(case.state != State.BATCHED for case in cases):
-            found = (
+            status = (
                 "is audited; approve or reject it"
                 if cases
                 else "has no request that waits for its audit"
             )
-            raise RegisterError(f"batch {batch} {found}")
-        moved = register.move(
+            raise RegisterError(f"batch {batch} {status}")
+        requeued = register.move(
             [case.request_id for case in cases],
             State.IDENTITY_VERIFIED,
             by,
             reason=f"batch {batch} given up: {reason}",
         )
         checkouts.drop(home, batch)
-    return moved
+    return requeued
 
 
-def in_prefect(place: Path, batch: str, listener: stage_runner.Listener) -> None:
-    """Audit a batch by the Prefect flow; without Prefect where nothing is stale."""
-    found = prepare.prepare(place, batch, [])
-    if found.stale:
-        batches.audit(found, listener)
+def in_prefect(workspace: Path, batch: str, listener: stage_runner.Listener) -> None:
+    """Audit a batch by the Prefect flow; without Prefect if nothing is stale."""
+    prepared = prepare.prepare(workspace, batch, [])
+    if prepared.stale:
+        batches.audit(prepared, listener)
 
 
 def _take_in(home: Path, register: Register) -> int:
-    """What is wrong with what comes in does not keep a batch at hand from going on. How many files
-    are left."""
+    """Take files in and return how many are still being written. Errors are recorded and do not
+    stop the current batch."""
     try:
         return drop_folder.take(home, register).left
     except BusyError:
         pass
     except AuditError as error:
-        register.note("failed", ACTOR, reason=_told(error), step="drop folder")
-        notices.send(home, "The drop folder cannot be read", _told(error))
+        register.note("failed", ACTOR, reason=_message(error), step="drop folder")
+        notices.send(home, "The drop folder cannot be read", _message(error))
     return 0
 
 
 def _tidy(home: Path, register: Register) -> None:
-    """Remove the checkouts of batches that are over: rejected, given up, or erased by now."""
-    flying = {case.batch for case in register.cases(IN_BATCH)}
+    """Remove the checkouts of rejected, given-up and erased batches."""
+    in_flight = {case.batch for case in register.cases(IN_BATCH)}
     for tree in sorted((home / checkouts.FOLDER).glob("*/")):
-        if tree.name not in flying and (tree / ".git").is_file():
+        if tree.name not in in_flight and (tree / ".git").is_file():
             checkouts.drop(home, tree.name)
 
 
@@ -164,7 +163,7 @@ def _night(
 ) -> Night:
     batch = None
     try:
-        batch = register.in_flight() or _begin(home, register)
+        batch = register.in_flight() or _begin_batch(home, register)
         if batch is None:
             return Night("nothing_due", None, "No request is due.")
         states = {case.state for case in register.cases(IN_BATCH, batch=batch)}
@@ -175,12 +174,12 @@ def _night(
     except Exception as error:
         if not isinstance(error, AuditError):
             _log.exception("The night failed by an error that is not ours")
-        _fail(home, register, batch, error)
-        return Night("failed", batch, _told(error))
+        _record_failure(home, register, batch, error)
+        return Night("failed", batch, _message(error))
 
 
 def _audited(home: Path, register: Register, batch: str) -> Night:
-    with suppress(AuditError):  # a view only, which `erasure-audit register` makes again
+    with suppress(AuditError):  # `erasure-audit register` makes these pages again
         overview.write(home, closed=recorded.closed(home, register))
     line = approval.standing(home, register, batch).line
     text = f"{line}.{_where_reports_are(home, batch)}"
@@ -210,24 +209,23 @@ def _where_reports_are(home: Path, batch: str) -> str:
     return f" Reports: {page}" if page else ""
 
 
-def _begin(home: Path, register: Register) -> str | None:
-    """A new batch, if one is due; its name."""
-    chosen = settings.load(home / "params.yaml").operate
+def _begin_batch(home: Path, register: Register) -> str | None:
+    """Begin a batch if one is due, and return its name."""
+    operate = settings.load(home / "params.yaml").operate
     today = datetime.now(UTC).date()
     waiting = [case for case in register.cases([State.IDENTITY_VERIFIED]) if not case.held]
-    near = [
-        case for case in waiting if case.due and (case.due - today).days <= chosen.batch_days_left
+    urgent = [
+        case for case in waiting if case.due and (case.due - today).days <= operate.batch_days_left
     ]
-    if not waiting or (len(waiting) < chosen.batch_from and not near):
+    if not waiting or (len(waiting) < operate.batch_from and not urgent):
         return None
-    name = _name(home, register, today)
-    anchors.check(home, register)  # nobody changed whom the requests are about
-    return name if register.collect(name, ACTOR, chosen.largest_batch) else None
+    name = _new_batch_name(home, register, today)
+    anchors.check(home, register)  # the requests still are about the same people
+    return name if register.collect(name, ACTOR, operate.largest_batch) else None
 
 
-def _name(home: Path, register: Register, today: date) -> str:
-    """The day's name, with a number where there was one before; what a batch was called once means
-    it for ever."""
+def _new_batch_name(home: Path, register: Register, today: date) -> str:
+    """The day as a name, with a number if it was used before: names of batches are never reused."""
     for number in itertools.count(1):
         name = today.isoformat() + (f"-{number}" if number > 1 else "")
         used = git.has_tag(home, f"audit/{name}") or git.has_branch(home, f"batch/{name}")
@@ -240,9 +238,9 @@ def _name(home: Path, register: Register, today: date) -> str:
     return name
 
 
-def _fail(home: Path, register: Register, batch: str | None, error: Exception) -> None:
-    """Write a failure down and tell it; also when the register is what fails."""
-    reason = _told(error)
+def _record_failure(home: Path, register: Register, batch: str | None, error: Exception) -> None:
+    """Record a failure and send a notice, also if the register itself fails."""
+    reason = _message(error)
     nights = 1
     with suppress(AuditError):
         register.note("failed", ACTOR, batch=batch, reason=reason)
@@ -258,8 +256,9 @@ def _fail(home: Path, register: Register, batch: str | None, error: Exception) -
     notices.send(home, title, text, key=f"failed {batch} {datetime.now(UTC).date()}")
 
 
-def _told(error: Exception) -> str:
-    """An error as the register and a message may hold it: others than ours may quote anything."""
+def _message(error: Exception) -> str:
+    """The text of an error for the register and notices. Only our own errors are quoted: others
+    could hold personal data."""
     if isinstance(error, AuditError):
         return without_records(str(error))
     return f"{type(error).__name__}: see the log on the machine"

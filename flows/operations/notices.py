@@ -1,8 +1,8 @@
-"""Telling people: through Apprise or Prefect's notification blocks, each message at least once to
-every channel.
+"""Notices to people, through Apprise or Prefect's notification blocks, at least once to every
+channel.
 
-A message is kept in `.register/notices/` until every channel has taken it, so one that is away for
-a while gets it later. Messages name requests by their ids and hold no personal data.
+A message is kept in `.register/notices/` until every channel has taken it, so a channel that is
+down gets it later. Messages name requests by their ids and hold no personal data.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CHANNELS = "ERASURE_AUDIT_NOTIFY"
 a Prefect block."""
 OUTBOX = Path(".register/notices")
 KEPT_DAYS = 14
-"""Days after which a message that a channel did not take is given up."""
+"""Days after which an undelivered message is given up."""
 
 _BLOCK = "block://"
 _log = logging.getLogger("erasure_audit")
@@ -35,8 +35,7 @@ _log = logging.getLogger("erasure_audit")
 
 @dataclass(frozen=True)
 class Sent:
-    """What became of messages: how often a channel took one, and how often one did not and is tried
-    again."""
+    """How many deliveries succeeded, and how many failed and will be tried again."""
 
     taken: int
     waiting: int
@@ -49,15 +48,14 @@ def blocks() -> list[str]:
 
 
 def send(home: Path, title: str, body: str, key: str | None = None) -> Sent:
-    """Tell all channels, and those that earlier messages still wait for. Never raises because a
+    """Send a message to all channels, and earlier messages that still wait. Never raises because a
     channel fails.
 
     Args:
         home: the workspace.
         title: one line.
         body: request ids, days, names of batches; no personal data.
-        key: what makes the message the same as another one, which is not sent twice while it waits;
-            None: its text.
+        key: a waiting message with the same key is not added twice; None: the text is the key.
     """
     _log.warning("%s: %s", title, body)
     channels = _channels()
@@ -78,20 +76,20 @@ def send(home: Path, title: str, body: str, key: str | None = None) -> Sent:
 
 
 def deliver(home: Path) -> Sent:
-    """Try again what channels did not take before."""
+    """Try again to deliver the waiting messages."""
     return _deliver(home, _channels())
 
 
 @contextlib.contextmanager
-def of_failures(home: Path, what: str) -> Iterator[None]:
-    """Tell that the work inside the block failed, and let its error go on. That somebody else does
-    it is no failure."""
+def of_failures(home: Path, work: str) -> Iterator[None]:
+    """Send a notice if the work inside the block fails, and raise its error again. `BusyError` is
+    not a failure."""
     try:
         yield
     except BusyError:
         raise
     except AuditError as error:
-        send(home, f"{what} failed", str(error), key=f"{what} {datetime.now(UTC).date()}")
+        send(home, f"{work} failed", str(error), key=f"{work} {datetime.now(UTC).date()}")
         raise
 
 
@@ -104,28 +102,30 @@ def _deliver(home: Path, channels: dict[str, str] | None) -> Sent:
             message = files.read_json(path)
         except AuditError:  # another process has just sent it
             continue
-        wanted = channels if message["left"] is None else message["left"]
-        known = [name for name in wanted if name in channels]
-        left = [
-            name for name in known if not _tell(channels[name], message["title"], message["body"])
+        recipients = channels if message["left"] is None else message["left"]
+        reachable = [name for name in recipients if name in channels]
+        untaken = [
+            name
+            for name in reachable
+            if not _send_to(channels[name], message["title"], message["body"])
         ]
-        taken += len(known) - len(left)
-        if left and time.time() - message["since"] < KEPT_DAYS * 86400:
-            waiting += len(left)
-            files.write_json(path, {**message, "left": left})
+        taken += len(reachable) - len(untaken)
+        if untaken and time.time() - message["since"] < KEPT_DAYS * 86400:
+            waiting += len(untaken)
+            files.write_json(path, {**message, "left": untaken})
         else:
             path.unlink(missing_ok=True)
     return Sent(taken, waiting)
 
 
 def _channels() -> dict[str, str] | None:
-    """The channels, by what stands for them in files: their addresses hold passwords. None: nobody
-    can say now."""
+    """The channels by a digest that stands for them in files, since their addresses hold passwords.
+    None: they cannot be read now."""
     try:
         lines = [line.strip() for line in (environment.secret(CHANNELS) or "").splitlines()]
     except Exception as error:  # Prefect's server, which may hold the secret, is away
         _log.warning(
-            "The channels of notices are not known now (%s); they are told later",
+            "The channels of notices cannot be read now (%s); they get the message later",
             type(error).__name__,
         )
         return None
@@ -136,34 +136,34 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def _tell(channel: str, title: str, body: str) -> bool:
-    """Whether a channel took the message. What it says when it fails may hold its address, so only
-    the kind is told."""
+def _send_to(channel: str, title: str, body: str) -> bool:
+    """Send a message to a channel; returns whether it was taken. Errors may hold the address, so
+    only the channel's kind is logged."""
     kind = channel.partition(":")[0]
     try:
-        done = (
+        was_taken = (
             _by_block(channel, title, body)
             if channel.startswith(_BLOCK)
             else _by_apprise(channel, title, body)
         )
-    except Exception as error:  # a channel is somebody else's code, and the work goes on without it
+    except Exception as error:  # a channel may raise anything; the work goes on without it
         _log.warning(
             "A channel of kind %s did not take a message (%s); it is tried again",
             kind,
             type(error).__name__,
         )
         return False
-    if not done:
+    if not was_taken:
         _log.warning("A channel of kind %s did not take a message; it is tried again", kind)
-    return done
+    return was_taken
 
 
 def _by_apprise(channel: str, title: str, body: str) -> bool:
     import apprise
 
     logging.getLogger("apprise").setLevel(logging.CRITICAL)  # it logs addresses
-    told = apprise.Apprise()
-    return bool(told.add(channel)) and bool(told.notify(body=body, title=title))
+    notifier = apprise.Apprise()
+    return bool(notifier.add(channel)) and bool(notifier.notify(body=body, title=title))
 
 
 def _by_block(channel: str, title: str, body: str) -> bool:

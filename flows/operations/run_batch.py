@@ -1,5 +1,5 @@
-"""Running a batch from the command line: ask DVC first, start Prefect only if there is something to
-do."""
+"""Running a batch from the command line: DVC is asked first, and Prefect starts only if a stage is
+stale."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from tasks.common.errors import AuditError, StageError, without_records
 
 @dataclass(frozen=True)
 class Run:
-    """What a run did: the stages that were stale before it, the results, the tag if the batch was
-    closed, advice."""
+    """The outcome of a run: the stages that were stale before it, the results, the tag if the batch
+    was closed, advice."""
 
     batch: str
     stale: list[str]
@@ -51,7 +51,7 @@ def run(
     sign: bool = False,
     as_json: bool = False,
 ) -> Run:
-    """Bring a batch up to date, and sign and close it if asked to. Tells on stderr what it does.
+    """Bring a batch up to date, and sign and close it if asked to. Progress goes to stderr.
 
     Closing signs first, if there is a key. With `as_json` stderr holds events for programs.
 
@@ -72,66 +72,67 @@ def _run(
     as_json: bool,
 ) -> Run:
     before = settings.load(folder / "params.yaml")
-    found = prepare.prepare(folder, batch, assignments, jobs)
-    chosen = found.settings
-    say = partial(console.say, as_json=as_json)
-    _tell_settings(before, chosen, say)
-    if found.stale:
-        _tell_plan(found, jobs, say)
-        say("Starting Prefect …")
+    prepared = prepare.prepare(folder, batch, assignments, jobs)
+    chosen = prepared.settings
+    report = partial(console.say, as_json=as_json)
+    _report_settings(before, chosen, report)
+    if prepared.stale:
+        _report_plan(prepared, jobs, report)
+        report("Starting Prefect …")
         with console.progress(folder, as_json) as listener:
-            audit(found, listener)
+            audit(prepared, listener)
     else:
-        say(f"Nothing is stale: batch {chosen.batch} is up to date.")
+        report(f"Nothing is stale: batch {chosen.batch} is up to date.")
     close_batch.file_audits(folder, chosen.batch)
-    # a closed batch keeps its signatures, also where the commit is refused
+    # a closed batch keeps its signatures, also if the commit is refused
     closed = commit and close_batch.is_closed(folder, chosen.batch)
     if (commit or sign) and not closed:
-        _sign(folder, chosen.batch, say)
+        _sign(folder, chosen.batch, report)
     tag = close_batch.close(folder, chosen.batch) if commit else None
-    if tag and (lack := close_batch.unpushed(folder)):
-        say(f"Not pushed: {lack}")
+    if tag and (obstacle := close_batch.unpushed(folder)):
+        report(f"Not pushed: {obstacle}")
     judged, advised = results.read(folder, chosen.batch), results.advice(folder, chosen.batch)
-    return Run(chosen.batch, sorted(found.stale), judged, tag, tuple(advised))
+    return Run(chosen.batch, sorted(prepared.stale), judged, tag, tuple(advised))
 
 
-def audit(found: prepare.Ready, listener: stage_runner.Listener) -> None:
+def audit(prepared: prepare.Ready, listener: stage_runner.Listener) -> None:
     """Audit by the Prefect flow; the first stages run while Prefect starts.
 
     Raises:
-        AuditError: the workspace is unusable, or a stage failed; then the text is the stage's own
-            message.
+        AuditError: the workspace is unusable, or a stage failed (with its own message).
     """
     failures: list[str] = []
 
-    def take(event: stage_runner.StageEvent) -> None:
+    def remember(event: stage_runner.StageEvent) -> None:
         if event.kind == "failed":
             failures.append(event.text)
         listener(event)
 
-    environment.prepare(found.folder)
-    for stage in found.pipeline:
+    environment.prepare(prepared.folder)
+    for stage in prepared.pipeline:
         listener(stage_runner.StageEvent(stage.name, "planned"))
-    found.runner.listener = take
-    with prepare.begun(found):
+    prepared.runner.listener = remember
+    with prepare.running_head(prepared):
         from flows.operations import audit_flow  # it imports Prefect
 
         try:
-            with audit_flow.of(found):
-                flow = partial(audit_flow.audit, found.settings.batch, folder=str(found.folder))
-                _apart(flow)
-        except StageError as error:  # whoever listens may know what Prefect is not to keep
+            with audit_flow.taking_over(prepared):
+                flow = partial(
+                    audit_flow.audit, prepared.settings.batch, folder=str(prepared.folder)
+                )
+                _in_own_thread(flow)
+        except StageError as error:  # the listener may see what Prefect must not store
             raise next(
                 (StageError(text) for text in failures if without_records(text) == str(error)),
                 error,
             ) from None
 
 
-def _apart(flow: Callable[[], object]) -> None:
+def _in_own_thread(flow: Callable[[], object]) -> None:
     """Run a flow in a thread of its own, unless it is part of another flow.
 
-    In the main thread Prefect takes SIGTERM over and reports the end to its server first. A service
-    manager ends that server with us, so the report would be tried again for many minutes.
+    In the main thread Prefect handles SIGTERM and first reports the end to its server. A service
+    manager ends that server together with us, so Prefect would retry for many minutes.
     """
     from prefect.context import FlowRunContext
 
@@ -140,49 +141,48 @@ def _apart(flow: Callable[[], object]) -> None:
         return
     outcome: Future[object] = Future()
 
-    def work() -> None:
+    def run_flow() -> None:
         try:
             outcome.set_result(flow())
-        except BaseException as error:  # it is raised again in the main thread
+        except BaseException as error:  # raised again in the main thread
             outcome.set_exception(error)
 
     context = contextvars.copy_context()
-    threading.Thread(target=context.run, args=(work,), name="flow", daemon=True).start()
+    threading.Thread(target=context.run, args=(run_flow,), name="flow", daemon=True).start()
     outcome.result()
 
 
-def _tell_plan(found: prepare.Ready, jobs: int | None, say: Callable[[str], None]) -> None:
-    """The plan in brief, where models have to be trained; see `erasure-audit plan`."""
-    if any(stage.name.startswith(("train", "retrain")) for stage in found.pipeline):
+def _report_plan(prepared: prepare.Ready, jobs: int | None, report: Callable[[str], None]) -> None:
+    """Report the plan in brief if models have to be trained; see `erasure-audit plan`."""
+    if any(stage.name.startswith(("train", "retrain")) for stage in prepared.pipeline):
         try:
-            lines = forecast.make(found.folder, jobs=jobs).brief
-        except AuditError as error:  # the stage that meets the fault says what to do
+            lines = forecast.make(prepared.folder, jobs=jobs).brief
+        except AuditError as error:  # the stage with the fault reports what to do
             lines = [f"No plan: {error}"]
         for line in lines:
-            say(line)
+            report(line)
 
 
-def _sign(folder: Path, batch: str, say: Callable[[str], None]) -> None:
+def _sign(folder: Path, batch: str, report: Callable[[str], None]) -> None:
     key = signing_keys.at_hand(folder)
     if key is None:
-        say(
-            f"Not signed, for there is no key: name one in {signing_keys.FILE}, see "
-            "docs/signing.md."
+        report(
+            f"Not signed: there is no key. Name one in {signing_keys.FILE}, see docs/signing.md."
         )
         return
-    done = signing.sign(folder, batch, key)
-    mark = " with the development key, which vouches for nobody" if key.signer.development else ""
-    say(
-        f"Signed{mark}: {console.counted(len(done), 'report')} in signed/{batch}, "
-        f"{sum(item.new for item in done)} of them now."
+    signed = signing.sign(folder, batch, key)
+    caveat = " with the development key, which vouches for nobody" if key.signer.development else ""
+    report(
+        f"Signed{caveat}: {console.counted(len(signed), 'report')} in signed/{batch}, "
+        f"{sum(item.new for item in signed)} of them now."
     )
 
 
-def _tell_settings(
-    before: settings.Settings, after: settings.Settings, say: Callable[[str], None]
+def _report_settings(
+    before: settings.Settings, after: settings.Settings, report: Callable[[str], None]
 ) -> None:
-    """Say which settings this command changed."""
+    """Report the settings that this command changed."""
     old, new = settings.flat(before), settings.flat(after)
     for key in new:
         if key != "batch" and new[key] != old[key]:
-            say(f"Setting {key} = {new[key]}, was {old[key]}")
+            report(f"Setting {key} = {new[key]}, was {old[key]}")

@@ -1,5 +1,5 @@
-"""What a closed batch has on record: the paths of `dvc.lock` with their hashes, and receipts of
-what was erased since."""
+"""The record of a closed batch: the paths of `dvc.lock` with their hashes, and the receipts of
+later erasures."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tasks.common import files
 from tasks.common.errors import AuditError, ReproductionError
 
 ERASURES = Path("ledger/erasures")
-"""Receipts of erasures, which say what of closed states is not kept any more."""
+"""Receipts of erasures; they name the paths of closed states that are no longer kept."""
 
 
 @dataclass(frozen=True)
 class RecordedFiles:
-    """The files of one recorded path, and what became of them.
+    """The files of one recorded path, by their condition.
 
     Attributes:
         sound: path and md5 of each file that is kept as recorded.
@@ -57,17 +57,17 @@ class Record:
         self.hashes = _hashes(self.stages)
 
     def paths(self, names: Iterable[str], kind: Literal["deps", "outs"]) -> list[str]:
-        """What these stages read or make, sorted."""
+        """The inputs (`deps`) or outputs (`outs`) of these stages, sorted."""
         return sorted(
             {entry["path"] for name in names for entry in self.stages.get(name, {}).get(kind, [])}
         )
 
     def in_git(self, path: str) -> bool:
-        """Whether git keeps the content itself, as it does of reports and requests."""
+        """Whether git keeps the content itself, as for reports and requests."""
         return (self.checkout / path).exists()
 
     def files(self, path: str) -> RecordedFiles:
-        """The files of a path that DVC keeps. None of them is changed or removed."""
+        """The files of a path that DVC keeps; they are only read."""
         listed = self._listed(path)
         if listed is None:
             damaged = self.objects.condition(self.hashes[path]) is Condition.DAMAGED
@@ -91,7 +91,7 @@ class Record:
             self.objects.copy(oid, self.checkout / name)
 
     def _listed(self, path: str) -> list[tuple[str, str]] | None:
-        """Path and md5 of every file; None: the list is not kept, or is not the recorded one."""
+        """Path and md5 of every file; None: the list is not kept or differs from the record."""
         recorded = self.hashes[path]
         if not recorded.endswith(".dir"):
             return [(path, recorded)]
@@ -101,13 +101,13 @@ class Record:
         return self._composed(path)
 
     def _composed(self, path: str) -> list[tuple[str, str]] | None:
-        """The files of a folder of which DVC keeps only the parts, because stages made each."""
+        """The files of a folder that DVC keeps only as parts, each made by a stage of its own."""
         parts = [out for out in self.paths(self.stages, "outs") if out.startswith(f"{path}/")]
         listed = [self._listed(part) for part in parts]
-        found = [entry for entries in listed for entry in entries or []]
-        below = [(name.removeprefix(f"{path}/"), oid) for name, oid in found]
-        whole = bool(parts) and None not in listed and folder_hash(below) == self.hashes[path]
-        return found if whole else None
+        entries = [entry for part_entries in listed for entry in part_entries or []]
+        relative = [(name.removeprefix(f"{path}/"), oid) for name, oid in entries]
+        is_whole = bool(parts) and None not in listed and folder_hash(relative) == self.hashes[path]
+        return entries if is_whole else None
 
 
 def within(path: str, folder: str) -> bool:
@@ -123,7 +123,7 @@ class Receipts:
         file: where they are, relative to the workspace.
         day: of the last receipt, ISO.
         not_kept: by closed state, the paths whose content was erased.
-        fault: why they count for nothing; empty: they count.
+        fault: why they do not count; empty: they count.
     """
 
     file: str
@@ -139,8 +139,8 @@ class Receipts:
 def receipts(workspace: Path) -> list[Receipts]:
     """All receipts of the workspace. Those that do not count have a fault.
 
-    Receipts count if each is sealed by the SHA-256 of its own text, at least one store was looked
-    at, and git keeps the same file under the tag of the erasure.
+    Receipts count if each is sealed by the SHA-256 of its own text, at least one store was
+    examined, and git keeps the same file under the tag of the erasure.
     """
     return [_receipts(workspace, path) for path in sorted((workspace / ERASURES).glob("*.json"))]
 
@@ -153,28 +153,30 @@ def _receipts(workspace: Path, path: Path) -> Receipts:
         day = str(max(store["at"] for store in stores))[:10]
         unsealed = [str(store["store"]) for store in stores if not _is_sealed(store)]
     except (AuditError, KeyError, TypeError, ValueError) as error:
-        return Receipts(name, fault=f"it is no file of receipts ({type(error).__name__})")
+        return Receipts(name, fault=f"it is not a file of receipts ({type(error).__name__})")
     if unsealed:
         return Receipts(name, fault=f"the receipt of {unsealed[0]} was changed after it was made")
     if not shell.succeeds(workspace, "diff", "--quiet", f"erased/{path.stem}", "--", name):
-        return Receipts(name, fault=f"it is not the one that git keeps as erased/{path.stem}")
+        return Receipts(name, fault=f"it differs from the one that git keeps as erased/{path.stem}")
     return Receipts(name, day, not_kept)
 
 
 def _is_sealed(receipt: dict[str, Any]) -> bool:
     """Whether a receipt's `sha256` is that of its own text, as the erasure writes it."""
-    own = {key: value for key, value in receipt.items() if key != "sha256"}
-    text = json.dumps(own, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    unsealed = {key: value for key, value in receipt.items() if key != "sha256"}
+    text = json.dumps(unsealed, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return str(receipt["sha256"]) == hashlib.sha256(text.encode()).hexdigest()
 
 
 def _locked_stages(checkout: Path, names: Iterable[str]) -> dict[str, Any]:
-    """The stages of `dvc.lock` that `dvc.yaml` has; DVC leaves former ones in."""
+    """The stages of `dvc.lock` that are in `dvc.yaml`; DVC leaves former ones in the lock."""
     from ruamel.yaml import YAML
 
     document = YAML(typ="safe").load((checkout / "dvc.lock").read_text(encoding="utf-8")) or {}
-    known = set(names)
-    return {name: stage for name, stage in (document.get("stages") or {}).items() if name in known}
+    stage_names = set(names)
+    return {
+        name: stage for name, stage in (document.get("stages") or {}).items() if name in stage_names
+    }
 
 
 def _hashes(stages: dict[str, Any]) -> dict[str, str]:

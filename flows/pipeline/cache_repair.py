@@ -1,8 +1,7 @@
-"""Bytes that rot: what DVC hashed once it trusts, so a damaged object or file is found only by
-hashing it again.
+"""Repair of damaged files: DVC trusts its recorded hashes, so damage shows only by hashing again.
 
-A damaged object leaves the cache, a damaged file the checkout. Then both are had again: from a
-sound copy in the operator's own checkout, from a remote, or by the stage that makes them.
+Damaged objects are removed from the cache and damaged files from the checkout. Both are restored
+from a sound copy in the operator's own checkout, from a remote, or by the stage that makes them.
 """
 
 from __future__ import annotations
@@ -23,13 +22,13 @@ PACK = "artifacts/pack"
 
 @dataclass(frozen=True)
 class Damage:
-    """How many objects of the cache and files of the checkout were not what their hash says."""
+    """How many objects of the cache and files of the checkout did not match their hash."""
 
     objects: int
     files: int
 
 
-def take_out(home: Path, place: Path) -> Damage:
+def take_out(home: Path, checkout: Path) -> Damage:
     """Take damaged objects out of the cache and damaged files out of a batch's checkout.
 
     Files of stages that ran and were cut off before DVC took note count as damaged: their stage
@@ -39,12 +38,12 @@ def take_out(home: Path, place: Path) -> Damage:
 
     Args:
         home: the workspace, whose own files stand in for objects if they are sound.
-        place: the batch's checkout, which shares home's cache.
+        checkout: the batch's checkout, which shares home's cache.
     """
     objects = damaged = 0
-    pack = place / PACK
+    pack = checkout / PACK
     outdated = image_pack.notes_faults(pack)
-    with dvc_graph.opened(place) as repo:
+    with dvc_graph.opened(checkout) as repo:
         cache = Path(repo.cache.local.path)
         outs = [
             (out.hash_info.value, Path(out.fs_path))
@@ -62,7 +61,7 @@ def take_out(home: Path, place: Path) -> Damage:
             if file.is_file() and _md5(file) != oid:
                 file.unlink()
                 damaged += 1
-            _restore(cache, oid, home / file.resolve().relative_to(place.resolve()))
+            _restore(cache, oid, home / file.resolve().relative_to(checkout.resolve()))
     return Damage(objects, damaged)
 
 
@@ -76,9 +75,9 @@ def _parts(cache: Path, value: str, path: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _drop(path: Path) -> int:
-    there = path.is_file()
+    existed = path.is_file()
     path.unlink(missing_ok=True)
-    return int(there)
+    return int(existed)
 
 
 def _drop_unsound(cache: Path, oid: str) -> int:

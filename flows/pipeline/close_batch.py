@@ -1,5 +1,5 @@
-"""Closing a batch: everything that a later reader needs goes into one commit, and the tag
-audit/<batch> names it. And going back to it: a checkout of that tag."""
+"""Closing a batch: one commit holds everything that a later reader needs, and the tag
+`audit/<batch>` names it. `checkout` goes back to that tag."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from flows.pipeline.kept_objects import EMPTY_FOLDER, Condition, KeptObjects
 from flows.workspace import checkouts, dvc_graph, dvc_locks, git, shell
 from tasks.common.errors import WorkspaceError
 
-KEPT = (
+COMMITTED = (
     ".dvc/.gitignore",
     ".dvc/config",
     ".dvc/plots",
@@ -40,15 +40,15 @@ and remotes."""
 
 
 def tag_of(batch: str) -> str:
-    """The git tag of a batch, `audit/<batch>`; a name that begins so is taken as it is."""
+    """The git tag of a batch, `audit/<batch>`; such a tag is returned unchanged."""
     return batch if batch.startswith("audit/") else f"audit/{batch}"
 
 
 def ended(folder: Path, batch: str) -> str | None:
     """The tag that says how a batch ended: erased, released or rejected; None: it has not.
 
-    The release and the erasure of a batch change the data set, so its stages are stale afterwards;
-    they are not to be run again.
+    The release and the erasure of a batch change the data set. Its stages are stale afterwards and
+    must not run again.
     """
     tags = shell.git(folder, "tag", "--list", f"*/{batch}").split()
     ends = [f"{kind}/{batch}" for kind in ("erased", "release", "rejected")]
@@ -56,19 +56,18 @@ def ended(folder: Path, batch: str) -> str | None:
 
 
 def renewals(folder: Path, batch: str) -> list[str]:
-    """The tags of the states in which an erased batch's reports were made again, the latest
-    first."""
+    """The tags under which an erased batch's reports were made again, the latest first."""
     pattern = f"renewed/{batch}/*"
     return shell.git(folder, "tag", "--list", "--sort=-version:refname", pattern).split()
 
 
 def file_audits(folder: Path, batch: str) -> None:
-    """File the audits that ended here, for every later report of the same requests."""
+    """File the finished audits for every later report of the same requests."""
     audit_log.append(folder, batch)
 
 
 def is_closed(folder: Path, batch: str) -> bool:
-    """Whether the batch has its tag, which then holds the state that lies here. Changes nothing.
+    """Whether the batch is tagged with the state of this folder. Changes nothing.
 
     Raises:
         WorkspaceError: the tag exists and holds something else.
@@ -77,8 +76,8 @@ def is_closed(folder: Path, batch: str) -> bool:
     if not git.has_tag(folder, tag):
         return False
     paths = [*_paths(folder), f":!{audit_log.FOLDER.as_posix()}"]  # it grows with later audits
-    new = shell.git(folder, "ls-files", "--others", "--exclude-standard", "--", *paths)
-    if not new and shell.succeeds(folder, "diff", "--quiet", tag, "--", *paths):
+    untracked = shell.git(folder, "ls-files", "--others", "--exclude-standard", "--", *paths)
+    if not untracked and shell.succeeds(folder, "diff", "--quiet", tag, "--", *paths):
         return True
     raise WorkspaceError(
         f"the tag {tag} exists and holds another state of the batch; a closed batch is not "
@@ -111,8 +110,8 @@ def close(folder: Path, batch: str) -> str:
 
 @contextlib.contextmanager
 def checkout(home: Path, tag: str) -> Iterator[Path]:
-    """A checkout of a closed batch that is gone afterwards, whatever happens. What DVC's cache and
-    remotes still hold of it is there; both are only read, so that a damaged object stays as it is.
+    """A temporary checkout of a closed batch, with the outputs that DVC's cache and remotes still
+    hold. Both are only read: damaged objects stay as they are.
 
     Args:
         home: the workspace.
@@ -130,59 +129,59 @@ def checkout(home: Path, tag: str) -> Iterator[Path]:
             if not (copy / ".dvc").is_dir():
                 raise WorkspaceError(f"{tag} holds no .dvc, so it is no state of this workspace")
             checkouts.share_cache(home, copy)
-            _bring_kept(KeptObjects.of(home), copy)
+            _restore_kept(KeptObjects.of_workspace(home), copy)
             yield copy
         finally:
             shutil.rmtree(parent, ignore_errors=True)
             shell.git(home, "worktree", "prune")
 
 
-def _bring_kept(objects: KeptObjects, copy: Path) -> None:
-    """Write what is kept of every output into a checkout. What is missing is found out and named
-    later, by what needs it."""
+def _restore_kept(objects: KeptObjects, copy: Path) -> None:
+    """Write the kept files of every output into a checkout. Missing files are reported later, by
+    whatever needs them."""
     damaged = []
     for path, oid in dvc_graph.outputs(copy).items():
-        parts = _parts(objects, oid)
-        if parts is None:
+        listed = _parts(objects, oid)
+        if listed is None:
             damaged.append(f"{path} (object {oid})")
             continue
         if oid == EMPTY_FOLDER:
             (copy / path).mkdir(parents=True, exist_ok=True)
-        for name, part in parts:
+        for name, part_oid in listed:
             target = copy / path / name if name else copy / path
-            if not _bring(objects, part, target):
-                damaged.append(f"{target.relative_to(copy).as_posix()} (object {part})")
+            if not _restore(objects, part_oid, target):
+                damaged.append(f"{target.relative_to(copy).as_posix()} (object {part_oid})")
     if damaged:
-        more = f" and {len(damaged) - 6} more" if len(damaged) > 6 else ""
+        and_more = f" and {len(damaged) - 6} more" if len(damaged) > 6 else ""
         raise WorkspaceError(
-            f"damaged in DVC's store, and kept there as it is: {', '.join(damaged[:6])}{more}; "
+            f"damaged in DVC's store and left unchanged: {', '.join(damaged[:6])}{and_more}; "
             "expected bytes that hash to the object's name. Put a sound copy in its place, or "
             "remove it: then it counts as missing"
         )
 
 
 def _parts(objects: KeptObjects, oid: str) -> list[tuple[str, str]] | None:
-    """Path and hash of each file of an output, none of one whose list is missing; None: the list
-    is damaged."""
+    """Path and hash of each file of an output; empty if its list is missing, None if its list is
+    damaged."""
     if not oid.endswith(".dir"):
         return [("", oid)]
     if oid == EMPTY_FOLDER:
         return []
     listing = io.BytesIO()
-    condition = objects.deliver(oid, listing)
+    condition = objects.write_to(oid, listing)
     if condition is Condition.DAMAGED:
         return None
     entries = json.loads(listing.getvalue()) if condition is Condition.SOUND else []
     return [(str(entry["relpath"]), str(entry["md5"])) for entry in entries]
 
 
-def _bring(objects: KeptObjects, oid: str, target: Path) -> bool:
-    """Write an object where the checkout has no file of its own; false: it is damaged."""
+def _restore(objects: KeptObjects, oid: str, target: Path) -> bool:
+    """Write an object unless the checkout has the file. Returns False if the object is damaged."""
     if target.exists():  # git keeps it
         return True
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.open("wb") as sink:
-        condition = objects.deliver(oid, sink)
+        condition = objects.write_to(oid, sink)
     if condition is not Condition.SOUND:
         target.unlink()
         with contextlib.suppress(OSError):  # not empty
@@ -191,7 +190,7 @@ def _bring(objects: KeptObjects, oid: str, target: Path) -> bool:
 
 
 def unpushed(folder: Path) -> str | None:
-    """Why another machine cannot reproduce what lies here, and what to do; None: it can.
+    """Why another machine cannot reproduce this batch, and what to do; None: it can.
 
     At least one remote has to hold every object of the batch.
     """
@@ -201,20 +200,20 @@ def unpushed(folder: Path) -> str | None:
             "no DVC remote is set up, so no other machine can reproduce this batch. To change "
             "that: `dvc remote add --default NAME URL`, `dvc push`, `git push --follow-tags`"
         )
-    states = {}
+    reasons = {}
     for name in remotes:
         try:
-            waiting = json.loads(shell.dvc(folder, "status", "--json", "--remote", name) or "{}")
+            status = json.loads(shell.dvc(folder, "status", "--json", "--remote", name) or "{}")
         except (WorkspaceError, ValueError) as error:
-            states[name] = f"remote {name} could not be asked: {error}"
+            reasons[name] = f"remote {name} could not be asked: {error}"
             continue
-        lacking = [path for path, state in waiting.items() if state != "deleted"]
-        if not lacking:
+        unpushed_paths = [path for path, state in status.items() if state != "deleted"]
+        if not unpushed_paths:
             return None
-        states[name] = f"{len(lacking)} outputs are not in the remote {name}"
+        reasons[name] = f"{len(unpushed_paths)} outputs are not in the remote {name}"
     return (
-        f"{'; '.join(states.values())}: no other machine can reproduce this batch. To change that: "
-        f"`dvc push --remote {remotes[0]}`, `git push --follow-tags`"
+        f"{'; '.join(reasons.values())}: no other machine can reproduce this batch. To change "
+        f"that: `dvc push --remote {remotes[0]}`, `git push --follow-tags`"
     )
 
 
@@ -229,9 +228,9 @@ def _paths(folder: Path) -> list[str]:
         "*.dvc",
         ":!data.dvc",
     ).splitlines()
-    there = [path for path in (*KEPT, *tracked_by_dvc) if (folder / path).exists()]
+    existing = [path for path in (*COMMITTED, *tracked_by_dvc) if (folder / path).exists()]
     # git refuses a path of which it knows no file, such as an empty folder
-    return [path for path in there if _known_to_git(folder, path)]
+    return [path for path in existing if _known_to_git(folder, path)]
 
 
 def _known_to_git(folder: Path, path: str) -> bool:

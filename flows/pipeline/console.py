@@ -1,4 +1,4 @@
-"""What a person sees: the stages as they run, and the table of verdicts. Progress goes to stderr,
+"""Output for people: the stages as they run, and the table of verdicts. Progress goes to stderr,
 results to stdout."""
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ NOISE = (
     "To enable",
     "\t",
 )
-"""Lines of DVC's own that say nothing about the work."""
+"""Beginnings of lines that DVC prints about itself."""
 
 
 FINISHED = ("ran", "restored", "unchanged", "failed")
 SECONDS = Path(".dvc/tmp/stage-seconds.json")
-"""What stages took the last time, s, by name; the time that is left is worked out from it."""
+"""The last duration of each stage, s, by name; the remaining time is estimated from it."""
 
 
 @dataclass
@@ -64,17 +64,17 @@ class Row:
 
 
 class Progress:
-    """Collects events of stages into rows, and knows how many are done and how long the rest takes.
+    """Collects events of stages into rows, counts finished stages and estimates the remaining time.
 
     As a rich renderable it is the table of the rows with the total below.
     """
 
-    def __init__(self, known: Mapping[str, float]) -> None:
+    def __init__(self, earlier_seconds: Mapping[str, float]) -> None:
         """Args:
-        known: what stages took before, s.
+        earlier_seconds: earlier durations of stages, s.
         """
         self._rows: dict[str, Row] = {}
-        self._known = dict(known)
+        self._seconds = dict(earlier_seconds)
         self._lock = threading.Lock()
 
     def take(self, event: StageEvent) -> None:
@@ -89,7 +89,7 @@ class Progress:
                 row.since = time.monotonic()
             row.seconds = event.seconds if event.kind in FINISHED else None
             if event.kind == "ran":
-                self._known[event.stage] = event.seconds
+                self._seconds[event.stage] = event.seconds
 
     @property
     def total(self) -> int:
@@ -97,45 +97,49 @@ class Progress:
         return len(self._rows)
 
     @property
-    def done(self) -> int:
+    def finished(self) -> int:
         """How many of them have ended."""
         return sum(row.seconds is not None for row in self._rows.values())
 
     @property
-    def left(self) -> float | None:
-        """About how long the rest takes if nothing runs side by side, s; None: a stage was never
+    def seconds_left(self) -> float | None:
+        """Estimated time of the remaining stages, one after the other, s; None: a stage was never
         timed."""
         with self._lock:
-            times = [self._left_of(name, row) for name, row in self._rows.items()]
-        known = [seconds for seconds in times if seconds is not None]
-        return sum(known) if len(known) == len(times) else None
+            times = [self._seconds_left_of(name, row) for name, row in self._rows.items()]
+        timed = [seconds for seconds in times if seconds is not None]
+        return sum(timed) if len(timed) == len(times) else None
 
     @property
     def summary(self) -> str:
         """The total, as a person reads it."""
-        left = self.left
-        rest = "" if left is None or self.done == self.total else f", {about(left)} left"
-        return f"{self.done} of {counted(self.total, 'stage')}{rest}"
+        seconds_left = self.seconds_left
+        remaining = (
+            ""
+            if seconds_left is None or self.finished == self.total
+            else f", {duration(seconds_left)} left"
+        )
+        return f"{self.finished} of {counted(self.total, 'stage')}{remaining}"
 
     def seconds(self) -> dict[str, float]:
-        """What stages took when they ran last, s."""
-        return dict(self._known)
+        """The last duration of each stage, s."""
+        return dict(self._seconds)
 
-    def _left_of(self, name: str, row: Row) -> float | None:
+    def _seconds_left_of(self, name: str, row: Row) -> float | None:
         if row.seconds is not None:
             return 0.0
-        before = self._known.get(name)
-        if before is None:  # as long as the other stages of its family: train@1 is like train@0
+        expected = self._seconds.get(name)
+        if expected is None:  # the mean of its family: train@1 is like train@0
             family = name.partition("@")[0]
             alike = [
                 seconds
-                for other, seconds in self._known.items()
-                if other.partition("@")[0] == family
+                for name_of_other, seconds in self._seconds.items()
+                if name_of_other.partition("@")[0] == family
             ]
-            before = sum(alike) / len(alike) if alike else None
-        if before is None or row.since is None:
-            return before
-        return max(before - (time.monotonic() - row.since), 0.0)
+            expected = sum(alike) / len(alike) if alike else None
+        if expected is None or row.since is None:
+            return expected
+        return max(expected - (time.monotonic() - row.since), 0.0)
 
     def __rich__(self) -> Table:
         from rich.table import Table
@@ -161,11 +165,11 @@ class Progress:
 
 @contextlib.contextmanager
 def progress(workspace: Path, as_json: bool = False) -> Iterator[Listener]:
-    """Show on stderr what happens to the stages: a live table on a terminal, elsewhere one line per
-    stage that ended.
+    """Show the progress of the stages on stderr: a live table on a terminal, elsewhere one line per
+    finished stage.
 
     Args:
-        workspace: where the times of stages are kept, from which the time left is worked out.
+        workspace: the folder that keeps the durations of stages.
         as_json: for programs, one JSON object per event and line.
     """
     progress = Progress(_known_seconds(workspace))
@@ -208,25 +212,25 @@ def _print_json(progress: Progress, event: StageEvent) -> None:
     progress.take(event)
     if event.kind == "line" and noise(event.text):
         return
-    left = progress.left
+    seconds_left = progress.seconds_left
     value = {
         "event": event.kind,
         "stage": event.stage,
         "text": event.text,
         "seconds": round(event.seconds, 3),
-        "done": progress.done,
+        "done": progress.finished,
         "total": progress.total,
-        "seconds_left": None if left is None else round(left, 1),
+        "seconds_left": None if seconds_left is None else round(seconds_left, 1),
     }
     say(json.dumps(value, ensure_ascii=False))
 
 
-def counted(number: int, thing: str, things: str | None = None) -> str:
+def counted(number: int, singular: str, plural: str | None = None) -> str:
     """A number with its noun: "1 file", "2 files"."""
-    return f"{number} {thing if number == 1 else things or thing + 's'}"
+    return f"{number} {singular if number == 1 else plural or singular + 's'}"
 
 
-def about(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """A length of time as a person says it."""
     if seconds < 90:
         return f"about {round(seconds)} s"
@@ -276,7 +280,7 @@ def verdicts(results: list[Result]) -> None:
 
 
 def originals(results: list[Result]) -> None:
-    """The same test on the original, which has forgotten nobody, as a table on stdout."""
+    """The same test on the original model, which has forgotten nobody, as a table on stdout."""
     from rich.table import Table
     from rich.text import Text
 
@@ -297,20 +301,20 @@ def _print_table(table: Table) -> None:
 
     console = Console()
     if not console.is_terminal:
-        console.width = 200  # a pipe has no width to keep to
+        console.width = 200  # a pipe has no width
     console.print(table)
 
 
-def advice(told: Iterable[str]) -> None:
+def advice(lines: Iterable[str]) -> None:
     """Why a full retrain is advised, a line each on stdout."""
     from rich.console import Console
 
-    for line in told:
+    for line in lines:
         Console().print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def comparison(result: Comparison) -> None:
-    """What `reproduce` found, on stdout."""
+    """Print what `reproduce` found on stdout."""
     from rich.console import Console
 
     console = Console(soft_wrap=True, highlight=False)

@@ -123,10 +123,12 @@ class RunPlan:
                 f"{models} to train, {_minutes(self.minutes)} on this machine, "
                 f"{self.memory_mb} MB of memory, {self.disk_mb} MB of disk ({self.free_mb} free)"
             )
-        told = [f"{name} {_count(self.requests, name)}" for name in ("likely", "unlikely", "no")]
+        decisions = [
+            f"{name} {_count(self.requests, name)}" for name in ("likely", "unlikely", "no")
+        ]
         unknown = _count(self.requests, "unknown")
         requests = counted(len(self.requests), "request")
-        lines.append(f"{requests}; the test can decide: {', '.join(told)}, unknown {unknown}")
+        lines.append(f"{requests}; the test can decide: {', '.join(decisions)}, unknown {unknown}")
         return lines + self.ladder + [f"Problem: {problem}" for problem in self.problems]
 
 
@@ -181,7 +183,7 @@ def make(workspace: Path, batch: str | None = None, jobs: int | None = None) -> 
 
 
 def _due(workspace: Path, other_batch: bool) -> list[dvc_graph.Stage]:
-    """The stages that have to run; of a batch that is not the one at hand all that judge it."""
+    """The stages that have to run; for another batch than the current one, all that judge it."""
     stages, stale = dvc_graph.read(workspace), dvc_graph.stale(workspace)
     if other_batch:
         stale |= {stage.name for stage in stages if stage.name.partition("@")[0] not in BASE}
@@ -214,7 +216,7 @@ def _too_few(chosen: settings.Settings) -> list[str]:
 
 
 def _ladder(chosen: settings.Settings, minutes: float) -> list[str]:
-    """What may be tried if the first model does not pass for every request.
+    """The further models that may be tried if the first one does not pass for every request.
 
     Args:
         chosen: the settings.
@@ -236,11 +238,11 @@ def _ladder(chosen: settings.Settings, minutes: float) -> list[str]:
 
 
 def _too_few_to_share(chosen: settings.Settings, alpha: float) -> list[str]:
-    """Where references are not normal, p is at least 1 / (all of them + 1)."""
+    """If references are not normally distributed, p is at least 1 / (their number + 1)."""
     if chosen.references.mode != "batch" or chosen.references.with_from != settings.TRAINED:
         return []
-    size, given = chosen.references.seeds_per_block, chosen.references
-    count = size * (len(given.with_blocks) + len(given.without_blocks)) - 2
+    size, references = chosen.references.seeds_per_block, chosen.references
+    count = size * (len(references.with_blocks) + len(references.without_blocks)) - 2
     if 1 / (count + 1) < alpha:
         return []
     return [
@@ -253,8 +255,7 @@ def _too_few_to_share(chosen: settings.Settings, alpha: float) -> list[str]:
 
 
 def _records(workspace: Path) -> tuple[Any, Any]:
-    """The manifest and the role of each record, as far as they are known; None: it cannot be
-    read."""
+    """The manifest, None if it cannot be read, and the role of each record."""
     import numpy as np
 
     from tasks.data import records
@@ -265,12 +266,12 @@ def _records(workspace: Path) -> tuple[Any, Any]:
         return None, np.array([])
     try:
         return manifest, records.read_roles(workspace / "artifacts" / "split.csv", manifest)
-    except AuditError:  # nobody has been shared out yet: at most all are for training
+    except AuditError:  # no roles yet: at most all records are for training
         return manifest, np.full(len(manifest), "training")
 
 
 def _model(workspace: Path, chosen: settings.Settings, roles: Any) -> tuple[OriginalModel, int]:
-    """What is known of the original model, and how many bytes its weights take."""
+    """The original model's state, and the size of its weights in bytes."""
     from tasks.training import architectures, checkpoints, original_check
 
     network = architectures.build(chosen.model, chosen.data, 0)
@@ -296,7 +297,7 @@ def _model(workspace: Path, chosen: settings.Settings, roles: Any) -> tuple[Orig
 def _scored(
     workspace: Path, chosen: settings.Settings, network: nn.Module, roles: Any
 ) -> OriginalCheck:
-    """What the stages will find of the original before they train anything."""
+    """The check of the original that the stages make before they train anything."""
     from tasks.data import image_pack
     from tasks.training import compute, original_check
 
@@ -315,9 +316,9 @@ def _scored(
 
 
 def _timed_step(chosen: settings.Settings) -> tuple[float, int]:
-    """Seconds of one training step on this machine, and bytes of the process that made it.
+    """The time of one training step on this machine, s, and the memory of its process, bytes.
 
-    The images are noise: what they show does not change the time.
+    The images are noise: their content does not change the time.
     """
     import numpy as np
     import psutil
@@ -334,10 +335,10 @@ def _timed_step(chosen: settings.Settings) -> tuple[float, int]:
     )
     network = architectures.build(chosen.model, data, 0)
     training_loop.fit(network, records, chosen.train.model_copy(update={"epochs": 1}), 0)
-    begun = time.perf_counter()
+    start = time.perf_counter()
     recipe = chosen.train.model_copy(update={"epochs": TIMED_STEPS})
     training_loop.fit(network, records, recipe, 0)
-    seconds = (time.perf_counter() - begun) / TIMED_STEPS
+    seconds = (time.perf_counter() - start) / TIMED_STEPS
     return seconds, int(psutil.Process().memory_info().rss)
 
 
@@ -348,12 +349,12 @@ def _steps(training: int, chosen: settings.Settings) -> int:
 
 
 def _kept_models(counts: dict[str, int]) -> int:
-    """Models that are written: those that are trained, and the unlearned one."""
+    """The number of models that are written: the trained ones and the unlearned one."""
     return sum(counts.values()) + 1
 
 
 def _pack(stages: Collection[str], manifest: Any, chosen: settings.Settings) -> int:
-    """Bytes of the decoded images, where they are decoded by this run."""
+    """The size of the decoded images in bytes; 0 if this run does not decode them."""
     data = chosen.data
     size = data.channels * data.image_size**2
     return len(manifest) * size if "pack" in stages and manifest is not None else 0
@@ -365,7 +366,7 @@ def _pack(stages: Collection[str], manifest: Any, chosen: settings.Settings) -> 
 def _expected(
     workspace: Path, chosen: settings.Settings, manifest: Any, roles: Any
 ) -> list[Expected]:
-    """What is to be expected of each request of the batch."""
+    """The forecast of each request of the batch."""
     earlier = _earlier(workspace, chosen.batch)
     usable = chosen.verify.mode == "references" and not _too_few(chosen)
     return [
@@ -380,13 +381,13 @@ def expected(
     earlier: Sequence[tuple[int, float, bool]],
     usable: bool = True,
 ) -> Expected:
-    """What is to be expected of a request, from earlier ones of about as many records.
+    """The forecast of a request, from earlier requests with about as many records.
 
     Args:
-        request_id: which.
-        records: that it is about; None: unknown.
-        earlier: of each earlier request its records, its detectability, and whether the test
-            caught the original model.
+        request_id: of the request.
+        records: number of its records; None: unknown.
+        earlier: for each earlier request its number of records, its detectability, and whether
+            the test caught the original model.
         usable: whether the settings allow a verdict at all.
     """
     if not usable or records == 0:
@@ -405,7 +406,7 @@ def expected(
 
 def _earlier(workspace: Path, batch: str) -> list[tuple[int, float, bool]]:
     """Records, detectability and self-check of the requests of other batches."""
-    found = []
+    cases = []
     for path in sorted((workspace / "reports").glob("*/*/evidence.json")):
         evidence = files.read_json(path)
         caught = (evidence.get("self_check") or {}).get("original_caught")
@@ -413,22 +414,22 @@ def _earlier(workspace: Path, batch: str) -> list[tuple[int, float, bool]]:
         records = (evidence.get("request") or {}).get("records")
         if path.parts[-3] == batch or caught is None or distance is None or records is None:
             continue
-        found.append((int(records), float(distance), bool(caught)))
-    return found
+        cases.append((int(records), float(distance), bool(caught)))
+    return cases
 
 
 def _requests(
     workspace: Path, batch: str, manifest: Any, roles: Any
 ) -> list[tuple[str, int | None]]:
-    """The requests of a batch with their records; those that will be set aside have none."""
+    """The requests of a batch with their numbers of records; 0 for those to be set aside."""
     from tasks import resolve
     from tasks.requests import directory, opendsr
 
     entries = opendsr.read_batch(workspace / "requests" / f"{batch}.json")
     if manifest is None:
         return [(entry.request_id, None) for entry in entries]
-    known = directory.read_directory(workspace / "data", manifest)
-    resolved = resolve.decide(entries, manifest, roles, known).register
+    identities = directory.read_directory(workspace / "data", manifest)
+    resolved = resolve.decide(entries, manifest, roles, identities).register
     return [
         (str(entry["request_id"]), int(entry["records"]) if entry["status"] == "accepted" else 0)
         for entry in resolved

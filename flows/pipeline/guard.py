@@ -1,9 +1,9 @@
-"""Ends the stages of a run that is gone, however it was killed.
+"""Ends the stages of a run that was killed.
 
-Each stage has a process group of its own, so a run that is killed leaves its stages going: no
-handler runs on SIGKILL, with which Prefect's worker ends a run when it is stopped itself. The guard
-is a small process beside the run. It is told of each group through a pipe, which closes when the
-run is gone, and then ends the groups that are left.
+Each stage has a process group of its own, so it would go on when its run is killed: no handler runs
+on SIGKILL, with which Prefect's worker ends a run when the worker itself is stopped. The guard is a
+small process beside the run. It reads the groups from a pipe, which closes when the run is gone,
+and then ends the groups that are left.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ POLITE = 1.5
 
 
 class Guard:
-    """The guard of this process; it is started by the first group."""
+    """The guard of this process; the first group starts it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
 
     @contextlib.contextmanager
-    def over(self, group: int) -> Iterator[None]:
-        """End a process group if this process is gone before the block is left.
+    def watching(self, group: int) -> Iterator[None]:
+        """End a process group if this process ends inside the block.
 
         Args:
             group: id of the process group.
         """
-        self._tell(f"+{group}\n")
+        self._write(f"+{group}\n")
         try:
             yield
         finally:
-            self._tell(f"-{group}\n")
+            self._write(f"-{group}\n")
 
-    def _tell(self, line: str) -> None:
-        with self._lock, contextlib.suppress(OSError):  # a killed guard keeps no stage from running
+    def _write(self, line: str) -> None:
+        with self._lock, contextlib.suppress(OSError):  # stages run also without a guard
             if self._process is None:
                 self._process = subprocess.Popen(
                     [sys.executable, "-I", "-S", __file__],
@@ -59,31 +59,31 @@ class Guard:
 
 
 @cache
-def own() -> Guard:
+def of_this_process() -> Guard:
     """The one guard of this process."""
     return Guard()
 
 
 def main() -> None:
-    """Read of groups on standard input; at its end, end those that are left."""
+    """Read groups from standard input; at its end, end the groups that are left."""
     groups: set[int] = set()
     for line in sys.stdin:
         (groups.add if line.startswith("+") else groups.discard)(int(line[1:]))
     _signal(groups, signal.SIGTERM)
-    begun = time.monotonic()
-    while _signal(groups, 0) and time.monotonic() - begun < POLITE:
+    start = time.monotonic()
+    while _signal(groups, 0) and time.monotonic() - start < POLITE:
         time.sleep(0.02)
     _signal(groups, signal.SIGKILL)
 
 
 def _signal(groups: set[int], number: int) -> bool:
     """Whether any of the groups was still there."""
-    there = False
+    any_alive = False
     for group in groups:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(group, number)
-            there = True
-    return there
+            any_alive = True
+    return any_alive
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ from tasks.common.errors import WorkspaceError
 
 
 def refuse_lost(folder: Path, committed: Iterable[str]) -> None:
-    """Refuse to close a batch while an input of it is neither in git nor in DVC, or not as it was
-    used.
+    """Refuse to close a batch if an input is neither in git nor in DVC, or was changed since its
+    use.
 
     Args:
         folder: the workspace.
@@ -43,27 +43,27 @@ def refuse_lost(folder: Path, committed: Iterable[str]) -> None:
 
 
 def _inputs(folder: Path) -> dict[str, str | None]:
-    """The MD5 of every file that a stage read and none made, by its path, as `dvc.lock` has it."""
+    """The MD5 of every file that a stage read and no stage made, by its path in `dvc.lock`."""
     stages = (_yaml(folder / "dvc.lock").get("stages") or {}).values()
-    made = [out["path"] for stage in stages for out in stage.get("outs") or []]
+    outputs = [out["path"] for stage in stages for out in stage.get("outs") or []]
     return {
         dep["path"]: dep.get("md5")
         for stage in stages
         for dep in stage.get("deps") or []
-        if not _covered(dep["path"], made)
-        and not any(_covered(out, [dep["path"]]) for out in made)  # a folder of outputs
+        if not _covered(dep["path"], outputs)
+        and not any(_covered(out, [dep["path"]]) for out in outputs)  # a folder of outputs
     }
 
 
 def _factory_file(folder: Path) -> str | None:
-    """The file of the workspace with the code of the model, where `model.name` is a factory."""
+    """The workspace's file with the model's code if `model.name` is a factory, else None."""
     if not (folder / "params.yaml").is_file():
         return None
     module, colon, _ = settings.load(folder / "params.yaml").model.name.partition(":")
     if not colon:
         return None
-    place = module.replace(".", "/")
-    files = (f"{place}.py", f"{place}/__init__.py")
+    path = module.replace(".", "/")
+    files = (f"{path}.py", f"{path}/__init__.py")
     return next((name for name in files if (folder / name).is_file()), None)
 
 
@@ -75,7 +75,7 @@ def _tracked_by_dvc(folder: Path) -> Iterator[tuple[str, str | None]]:
 
 
 def _in_dvc(path: str, digest: str | None, tracked: dict[str, str | None]) -> bool:
-    """Whether DVC holds an input, and in the version that was used."""
+    """Whether DVC holds an input in the version that was used."""
     if path in tracked:
         return digest is None or tracked[path] == digest
     return _covered(path, tracked)
@@ -87,7 +87,7 @@ def _in_git(folder: Path, path: str) -> bool:
 
 
 def _covered(path: str, folders: Iterable[str]) -> bool:
-    return any(path == one or path.startswith(f"{one}/") for one in folders)
+    return any(path == folder or path.startswith(f"{folder}/") for folder in folders)
 
 
 def _yaml(path: Path) -> dict[str, Any]:

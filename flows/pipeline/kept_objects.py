@@ -1,7 +1,7 @@
-"""Reading what DVC keeps, in its cache and its remotes, without changing either.
+"""Reads the objects of DVC's cache and remotes without changing either.
 
-DVC's own verification deletes an object that is damaged. A check must leave the evidence as it
-is, so objects are read and hashed here, and nothing is written, fetched or removed.
+DVC's own verification deletes damaged objects. A check must leave the evidence unchanged, so
+objects are read and hashed here, and nothing is written, fetched or removed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _CHUNK = 1 << 20
 
 
 class Condition(StrEnum):
-    """What became of an object that is on record."""
+    """The condition of a recorded object."""
 
     SOUND = "sound"
     DAMAGED = "damaged"
@@ -54,7 +54,7 @@ class KeptObjects:
     _conditions: dict[str, Condition] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, workspace: Path) -> KeptObjects:
+    def of_workspace(cls, workspace: Path) -> KeptObjects:
         """The stores that the workspace's DVC settings name.
 
         Raises:
@@ -88,21 +88,21 @@ class KeptObjects:
         return [(str(entry["relpath"]), str(entry["md5"])) for entry in entries]
 
     def read(self, oid: str) -> bytes | None:
-        """The content of a sound object; None: it is missing or damaged."""
+        """The content of an object; None: it is missing or damaged."""
         if self.condition(oid) is not Condition.SOUND:
             return None
         with self._open(oid) as stream:
             return stream.read()
 
-    def deliver(self, oid: str, sink: IO[bytes]) -> Condition:
+    def write_to(self, oid: str, sink: IO[bytes]) -> Condition:
         """Write the content of an object, from the first store that has a sound copy.
 
         Args:
             oid: of the object.
-            sink: an empty file; what is in it counts only if the object is sound.
+            sink: an empty file; its content counts only if the result is `SOUND`.
 
         Returns:
-            Damaged, if there are copies and none of them is sound.
+            `DAMAGED` if there are copies and none of them is sound.
         """
         condition = Condition.MISSING
         for copy in self._copies(oid):
@@ -123,8 +123,8 @@ class KeptObjects:
         target.parent.mkdir(parents=True, exist_ok=True)
         with self._open(oid) as stream, target.open("wb") as copy:
             shutil.copyfileobj(stream, copy, _CHUNK)
-        with target.open("rb") as written:
-            if _md5(written) != oid:
+        with target.open("rb") as copied:
+            if _md5(copied) != oid:
                 raise ReproductionError(f"object {oid} changed while it was read; check again")
 
     def _examine(self, oid: str) -> Condition:
@@ -138,7 +138,7 @@ class KeptObjects:
     def _open(self, oid: str) -> IO[bytes]:
         copy = next(self._copies(oid), None)
         if copy is None:
-            raise WorkspaceError(f"object {oid} is gone from DVC's cache while it was read")
+            raise WorkspaceError(f"object {oid} vanished from DVC's cache while it was read")
         stream: IO[bytes] = copy.disk.open(copy.path, "rb")
         return stream
 
@@ -146,11 +146,11 @@ class KeptObjects:
         for name, database in self.stores:
             path = database.oid_to_path(oid)
             try:
-                there = database.fs.exists(path)
+                exists = database.fs.exists(path)
             except Exception as error:  # each kind of remote has errors of its own
                 self.unreachable[name] = type(error).__name__
                 continue
-            if there:
+            if exists:
                 yield ObjectCopy(name, database.fs, path)
 
 
@@ -167,7 +167,7 @@ def folder_hash(entries: list[tuple[str, str]]) -> str:
 
 
 def _md5(stream: IO[bytes], sink: IO[bytes] | None = None) -> str:
-    """The MD5 of what a stream holds; it is also written into the sink, if there is one."""
+    """The MD5 of a stream, which is also copied into the sink, if there is one."""
     digest = hashlib.md5(usedforsecurity=False)
     while chunk := stream.read(_CHUNK):
         digest.update(chunk)

@@ -1,5 +1,4 @@
-"""What an audit needs before its first stage; and its first stages, which run while Prefect is
-still starting."""
+"""Preparation of an audit, and its first stages, which run while Prefect is still starting."""
 
 from __future__ import annotations
 
@@ -20,8 +19,8 @@ class Ready:
     Attributes:
         folder: the workspace.
         settings: of the batch.
-        stale: names of the stages that are stale.
-        pipeline: the stages that have to be brought up to date, each after its upstream.
+        stale: names of the stale stages.
+        pipeline: the stages that have to run, each after its upstream.
         runner: runs them.
     """
 
@@ -35,8 +34,7 @@ class Ready:
 def prepare(
     folder: Path, batch: str | None, assignments: list[str], jobs: int | None = None
 ) -> Ready:
-    """Make the workspace ready for a run, and file the circumstances of the batch if there is
-    something to do.
+    """Make the workspace ready for a run. If a stage is stale, write the batch's circumstances.
 
     Raises:
         AuditError: the settings, the requests or the workspace are at fault.
@@ -46,26 +44,25 @@ def prepare(
     own = [text for text in due if text.partition("=")[0] not in named]
     chosen, stale = layout.prepare(folder, batch, [*assignments, *own])
     if stale:
-        provenance.keep(folder, chosen)
+        provenance.write(folder, chosen)
     pipeline = dvc_graph.due(dvc_graph.read(folder), stale) if stale else []
     runner = stage_runner.Runner(folder, jobs, variables=chosen.compute.environment())
     return Ready(folder, chosen, frozenset(stale), tuple(pipeline), runner)
 
 
 def head(pipeline: tuple[dvc_graph.Stage, ...]) -> list[str]:
-    """The stages that run here whatever agents there are: neither they nor what they wait for is
-    meant for one."""
-    due, found = {stage.name for stage in pipeline}, list[str]()
+    """The stages that run here in any case: neither they nor their upstream are meant for an
+    agent."""
+    due, runs_here = {stage.name for stage in pipeline}, list[str]()
     for stage in pipeline:
-        if stage.agent is None and due.intersection(stage.upstream) <= set(found):
-            found.append(stage.name)
-    return found
+        if stage.agent is None and due.intersection(stage.upstream) <= set(runs_here):
+            runs_here.append(stage.name)
+    return runs_here
 
 
 @contextlib.contextmanager
-def begun(ready: Ready) -> Iterator[None]:
-    """Run the head of the pipeline in the background; whatever goes wrong in the block ends what
-    runs."""
+def running_head(ready: Ready) -> Iterator[None]:
+    """Run the head of the pipeline in the background; an error in the block stops it."""
     ready.runner.ahead(head(ready.pipeline))
     try:
         yield

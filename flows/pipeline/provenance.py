@@ -1,5 +1,5 @@
-"""The circumstances of a batch, filed once in `ledger/batches/` before its stages run; the report
-quotes them."""
+"""The circumstances of a batch, written once into `ledger/batches/` before its stages run. The
+report quotes them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PASSING = ("started", "commit", "earlier")
 """Parts of the circumstances that no result depends on."""
 
 
-def keep(workspace: Path, chosen: settings.Settings) -> Path:
+def write(workspace: Path, chosen: settings.Settings) -> Path:
     """File the circumstances of the batch, or leave those on file where only `PASSING` parts
     differ.
 

@@ -1,12 +1,12 @@
 """Checking a closed batch: at its tag, in a worktree of its own, at one of three levels.
 
-`integrity` compares every file that is on record with its hash in `dvc.lock`, and checks the
-signatures. `rederive` makes verdicts and reports anew from the kept scores, which works after the
-records are erased. `reexecute` does everything anew.
+`integrity` compares every recorded file with its hash in `dvc.lock`, and checks the signatures.
+`rederive` makes verdicts and reports again from the kept scores; it works after the records are
+erased. `reexecute` runs every stage again.
 
-No level is vacuous: what is on record and is not kept has to have an erasure's receipt, or the
-level does not hold. No level changes anything: DVC's cache and remotes are only read, and stages
-that run anew have a cache of their own, which is gone afterwards.
+No level is vacuous: a recorded file that is not kept needs the receipt of an erasure, or the level
+does not hold. No level changes anything: DVC's cache and remotes are only read, and stages run with
+a temporary cache.
 """
 
 from __future__ import annotations
@@ -37,8 +37,7 @@ REDERIVED = ("verify", "propose", "report")
 VERDICTS = "artifacts/verify/verdicts.json"
 RESOLVED = "artifacts/resolve/register.json"
 LATER = ("erased", "release", "audit")
-"""Beginnings of a batch's tags, the latest state first; later still are those of its reports that
-were made again."""
+"""Prefixes of a batch's tags, the latest state first. Tags of renewed reports are later still."""
 
 
 @dataclass
@@ -50,13 +49,12 @@ class Comparison:
         tag: the git tag looked at.
         ran: stages that ran anew.
         identical: files and folders with the hash that is on record.
-        different: what has another hash, with where and why.
-        missing: what is on record and not kept, without a receipt; also if it was never pushed.
-        erased: what is on record and was erased, with the file of receipts.
-        notes: what else a reader has to know, such as remotes that could not be read.
-        same_verdicts: whether, in spite of differences, every verdict is the same and every
-            statistic inside its recorded interval; None: not looked at, because nothing differs or
-            verdicts are missing.
+        different: paths with another hash, with where and why.
+        missing: recorded paths that are not kept and have no receipt, also if never pushed.
+        erased: recorded paths that were erased, with the file of receipts.
+        notes: further facts, such as remotes that could not be read.
+        same_verdicts: whether every verdict is the same and every statistic lies inside its
+            recorded interval although files differ; None: nothing differs, or verdicts are missing.
     """
 
     level: Level
@@ -88,15 +86,15 @@ def reproduce(
     Args:
         folder: the workspace, a git repository.
         batch: name of the batch or its tag.
-        level: how much is done anew.
+        level: how much is done again.
         listener: told what happens to the stages that run.
 
     Returns:
-        What was identical and what was not; it is true if the level holds.
+        What was identical and what was not; true if the level holds.
 
     Raises:
-        ReproductionError: there is no such tag, something that the level needs is missing, a stage
-            did not run, or there was nothing to compare.
+        ReproductionError: there is no such tag, an input of the level is missing, a stage did not
+            run, or there was nothing to compare.
     """
     tag = close_batch.tag_of(batch)
     if not git.has_tag(folder, tag):
@@ -107,11 +105,11 @@ def reproduce(
     if level == "reexecute":
         _refuse_erased(receipts, tag)
     with dvc_locks.using(folder), worktree(folder, tag) as checkout:
-        record = Record(checkout, KeptObjects.of(folder))
+        record = Record(checkout, KeptObjects.of_workspace(folder))
         if level == "integrity":
             comparison = _integrity(folder, record, tag, receipts)
         else:
-            comparison = _anew(record, tag, level, listener)
+            comparison = _run_again(record, tag, level, listener)
         comparison.notes += [
             f"{name} could not be read ({error})"
             for name, error in sorted(record.objects.unreachable.items())
@@ -119,17 +117,17 @@ def reproduce(
     if not comparison.identical and not comparison.different:
         lost = comparison.missing + comparison.erased
         raise ReproductionError(
-            f"{tag}: nothing could be compared; everything on record is gone: {_some(lost)}"
+            f"{tag}: nothing could be compared; everything on record is gone: {_shortened(lost)}"
         )
     return comparison
 
 
 @contextlib.contextmanager
 def worktree(folder: Path, tag: str) -> Iterator[Path]:
-    """A checkout of a closed batch's tag as git has it, gone afterwards, whatever happens.
+    """A temporary checkout of a closed batch's tag, as git has it.
 
-    Its DVC has an empty cache of its own and no remotes, so that nothing that runs in it can touch
-    the caller's.
+    Its DVC has an empty cache of its own and no remotes, so nothing that runs in it can touch the
+    caller's.
 
     Raises:
         ReproductionError: the tag holds no `dvc.lock`.
@@ -142,11 +140,11 @@ def worktree(folder: Path, tag: str) -> Iterator[Path]:
         checkout = tree / shell.git(folder, "rev-parse", "--show-prefix")
         if not (checkout / "dvc.lock").is_file() or not (checkout / ".dvc").is_dir():
             raise ReproductionError(f"{tag} holds no dvc.lock, so it is no closed batch")
-        own = (
+        config = (
             f"[core]\n    site_cache_dir = {parent / 'site'}\n[cache]\n    dir = "
             f"{parent / 'cache'}\n"
         )
-        files.write_text(checkout / ".dvc" / "config", own)
+        files.write_text(checkout / ".dvc" / "config", config)
         yield checkout
     finally:
         shutil.rmtree(parent, ignore_errors=True)
@@ -167,7 +165,7 @@ def _integrity(
     _excuse_erased(receipts, record.hashes, comparison)
     _check_signatures(folder, record, comparison)
     comparison.notes += [
-        f"{found.file} does not count: {found.fault}" for found in receipts if found.fault
+        f"{receipt.file} does not count: {receipt.fault}" for receipt in receipts if receipt.fault
     ]
     return comparison
 
@@ -177,116 +175,122 @@ def _compare_kept(record: Record, path: str, comparison: Comparison) -> None:
     if record.in_git(path):
         _compare(record, path, comparison)
         return
-    kept = record.files(path)
-    if kept.damaged:
-        shown = "" if kept.damaged == (path,) else f" ({_some(list(kept.damaged))})"
+    recorded_files = record.files(path)
+    if recorded_files.damaged:
+        shown = (
+            ""
+            if recorded_files.damaged == (path,)
+            else f" ({_shortened(list(recorded_files.damaged))})"
+        )
         comparison.different.append(f"{path} is damaged in DVC's store{shown}")
-    if kept.missing:
+    if recorded_files.missing:
         comparison.missing.append(path)
-    if not kept.damaged and not kept.missing:
+    if not recorded_files.damaged and not recorded_files.missing:
         comparison.identical.append(path)
 
 
 def _compare(record: Record, path: str, comparison: Comparison) -> None:
     """Compare a path that lies in the worktree with its hash on record."""
-    place = record.checkout / path
-    if not place.exists():
+    output = record.checkout / path
+    if not output.exists():
         comparison.missing.append(path)
-    elif dvc_graph.content_hash(place) == record.hashes[path]:
+    elif dvc_graph.content_hash(output) == record.hashes[path]:
         comparison.identical.append(path)
     else:
         comparison.different.append(path)
 
 
 def _compare_pipeline(record: Record, comparison: Comparison) -> None:
-    """Every stage ran, by the command and the settings that the tag holds."""
+    """Check that every stage ran with the command and the settings of the tag."""
     nobody_left = _nobody_left(record)
     for name in record.names:
         if name not in record.stages and not nobody_left:
             comparison.missing.append(f"dvc.lock, stage {name}")
     for stage, differs in dvc_graph.status(record.checkout).items():
         if stage in record.stages:
-            told = str(differs)
-            comparison.different += [f"params.yaml ({stage})"] * ("params.yaml" in told)
-            comparison.different += [f"dvc.yaml ({stage})"] * ("changed command" in told)
+            description = str(differs)
+            comparison.different += [f"params.yaml ({stage})"] * ("params.yaml" in description)
+            comparison.different += [f"dvc.yaml ({stage})"] * ("changed command" in description)
 
 
 def _nobody_left(record: Record) -> bool:
-    """Whether every request was set aside, so that the stages after `resolve` had nothing to
-    do."""
+    """Whether every request was set aside: then no stage after `resolve` had anything to do."""
     content = record.read(RESOLVED)
     entries = json.loads(content).get("batch_requests", []) if content else []
     return bool(entries) and all(entry["status"] == "rejected" for entry in entries)
 
 
 def _compare_checkout(folder: Path, record: Record, comparison: Comparison) -> None:
-    """The reports that lie in the caller's checkout are the ones that people open, so they are
-    looked at, too.
+    """Compare the reports in the caller's checkout, which are the ones that people open.
 
-    After a release or an erasure they tell of it, and are compared with that state's.
+    After a release or an erasure they are compared with the reports of that state.
     """
     latest = _latest(folder, comparison.tag)
     for path, recorded in record.hashes.items():
-        here = folder / path
+        report = folder / path
         is_report = path.startswith("reports/") and path != "reports/templates"
-        if not is_report or not here.exists() or dvc_graph.content_hash(here) == recorded:
+        if not is_report or not report.exists() or dvc_graph.content_hash(report) == recorded:
             continue
         if latest != comparison.tag:
-            changed = shell.git(
+            changed_names = shell.git(
                 folder, "diff", "--name-only", "--relative", latest, "--", path
             ).splitlines()
-            changed += shell.git(folder, "ls-files", "--others", "--", path).splitlines()
+            changed_names += shell.git(folder, "ls-files", "--others", "--", path).splitlines()
         else:
-            changed = _changed_files(here, record.checkout / path)
-        if changed:
-            comparison.different.append(f"{path} in this checkout ({_some(changed)})")
+            changed_names = _changed_files(report, record.checkout / path)
+        if changed_names:
+            comparison.different.append(f"{path} in this checkout ({_shortened(changed_names)})")
 
 
 def _excuse_erased(
     receipts: list[batch_record.Receipts], recorded: Iterable[str], comparison: Comparison
 ) -> None:
-    """Separate what was erased, with receipts, from what is missing for no known reason.
+    """Separate paths that were erased with receipts from paths that are missing without a reason.
 
-    A folder of which a part was erased is excused only if all its other parts are there.
+    A folder with an erased part is excused only if all its other parts are there.
     """
     for receipt in receipts:
         listed = receipt.erased(comparison.tag)
-        gone = {
+        excused = {
             path for path in comparison.missing if any(within(path, erased) for erased in listed)
         }
-        accounted = {*gone, *comparison.identical}
-        for path in set(comparison.missing) - gone:
-            parts = {other for other in recorded if other != path and within(other, path)}
-            if parts & gone and parts <= accounted:
-                gone.add(path)
-        comparison.missing = [path for path in comparison.missing if path not in gone]
-        comparison.erased += [f"{path} (on {receipt.day}, {receipt.file})" for path in sorted(gone)]
+        accounted = {*excused, *comparison.identical}
+        for path in set(comparison.missing) - excused:
+            parts = {inner for inner in recorded if inner != path and within(inner, path)}
+            if parts & excused and parts <= accounted:
+                excused.add(path)
+        comparison.missing = [path for path in comparison.missing if path not in excused]
+        comparison.erased += [
+            f"{path} (on {receipt.day}, {receipt.file})" for path in sorted(excused)
+        ]
 
 
 def _check_signatures(folder: Path, record: Record, comparison: Comparison) -> None:
-    """The signed reports of the tag, and those in the caller's checkout; whom to trust is the
-    caller's word of now."""
+    """Check the signed reports of the tag and of the caller's checkout against the keys that the
+    caller trusts now."""
     trusted, stamps = signing_keys.trusted(folder), signing_keys.stamp_policy(folder)
     batch = comparison.tag.removeprefix("audit/")
-    for root, where in ((record.checkout, ""), (folder, " in this checkout")):
-        for place in sorted((root / signing.SIGNED / batch).glob("*/")):
-            name = f"{signing.SIGNED}/{batch}/{place.name}"
-            check = signature_checks.verify(place, trusted, stamps=stamps)
+    for root, suffix in ((record.checkout, ""), (folder, " in this checkout")):
+        for signed_folder in sorted((root / signing.SIGNED / batch).glob("*/")):
+            name = f"{signing.SIGNED}/{batch}/{signed_folder.name}"
+            check = signature_checks.verify(signed_folder, trusted, stamps=stamps)
             if not check:
-                comparison.different.append(f"{name}{where} ({check.line})")
+                comparison.different.append(f"{name}{suffix} ({check.line})")
             elif root == record.checkout:
                 comparison.identical.append(name)
-                comparison.different += _unlike_signed(record.checkout, place, name, trusted)
+                comparison.different += _unlike_signed(
+                    record.checkout, signed_folder, name, trusted
+                )
     _require_signatures(record.checkout, batch, comparison)
 
 
-def _unlike_signed(checkout: Path, place: Path, name: str, trusted: Any) -> list[str]:
-    """What the tag lacks of the files that a statement signs, or holds in another form.
+def _unlike_signed(checkout: Path, signed_folder: Path, name: str, trusted: Any) -> list[str]:
+    """The files that a statement signs and the tag lacks or holds with other bytes.
 
-    A tag could have been moved to another `dvc.lock`, or to one without some of the reports.
+    Somebody may have moved the tag to another `dvc.lock`, or to a commit without some reports.
     """
     try:
-        statement = unseal((place / signing.STATEMENT).read_bytes(), trusted)
+        statement = unseal((signed_folder / signing.STATEMENT).read_bytes(), trusted)
     except (OSError, SignatureError) as error:
         return [f"{name} ({signing.STATEMENT}: {error})"]
     signed = {
@@ -302,7 +306,7 @@ def _unlike_signed(checkout: Path, place: Path, name: str, trusted: Any) -> list
 
 
 def _require_signatures(checkout: Path, batch: str, comparison: Comparison) -> None:
-    """Where the batch's circumstances name a signing key, every report has to be signed."""
+    """If the batch was run with a signing key, every report must be signed."""
     filed = checkout / "ledger" / "batches" / f"{batch}.json"
     circumstances = files.read_json(filed) if filed.is_file() else {}
     reports = sorted((checkout / "reports" / batch).glob("*/evidence.json"))
@@ -321,7 +325,8 @@ def _require_signatures(checkout: Path, batch: str, comparison: Comparison) -> N
 
 
 def _refuse_erased(receipts: list[batch_record.Receipts], tag: str) -> None:
-    """Data that were erased are not made again either, as the embedded ones could be."""
+    """Refuse to execute a batch whose data were erased, even if the data could be made again, as
+    the embedded digits could."""
     for receipt in receipts:
         if "data" in receipt.erased(tag):
             raise ReproductionError(
@@ -331,31 +336,37 @@ def _refuse_erased(receipts: list[batch_record.Receipts], tag: str) -> None:
             )
 
 
-def _anew(record: Record, tag: str, level: Level, listener: stage_runner.Listener) -> Comparison:
-    wanted = [name for name in record.names if level == "reexecute" or name in REDERIVED]
-    _bring_inputs(record, tag, level, wanted)
-    comparison = Comparison(level, tag, ran=_run(record.checkout, wanted, listener))
-    if not wanted or comparison.ran != wanted:
+def _run_again(
+    record: Record, tag: str, level: Level, listener: stage_runner.Listener
+) -> Comparison:
+    stages = [name for name in record.names if level == "reexecute" or name in REDERIVED]
+    _bring_inputs(record, tag, level, stages)
+    comparison = Comparison(level, tag, ran=_run_stages(record.checkout, stages, listener))
+    if not stages or comparison.ran != stages:
         raise ReproductionError(
-            f"{tag}: expected {_some(wanted) or 'stages'} to run, ran "
-            f"{_some(comparison.ran) or 'nothing'}"
+            f"{tag}: expected {_shortened(stages) or 'stages'} to run, ran "
+            f"{_shortened(comparison.ran) or 'nothing'}"
         )
     comparison.missing += [
-        f"dvc.lock, stage {name}" for name in wanted if name not in record.stages
+        f"dvc.lock, stage {name}" for name in stages if name not in record.stages
     ]
-    for path in record.paths(wanted, "outs"):
+    for path in record.paths(stages, "outs"):
         _compare(record, path, comparison)
     if comparison.different:
-        before = json.loads(record.read(VERDICTS) or b"{}")
-        made = record.checkout / VERDICTS
-        comparison.same_verdicts = _agree(before, files.read_json(made) if made.exists() else {})
+        recorded = json.loads(record.read(VERDICTS) or b"{}")
+        verdicts = record.checkout / VERDICTS
+        comparison.same_verdicts = _agree(
+            recorded, files.read_json(verdicts) if verdicts.exists() else {}
+        )
     return comparison
 
 
-def _bring_inputs(record: Record, tag: str, level: Level, wanted: list[str]) -> None:
-    """Bring everything that the stages read and do not make themselves, as it is on record."""
-    made = record.paths(wanted, "outs")
-    needed = [path for path in record.paths(wanted, "deps") if not _is_made(path, made, record)]
+def _bring_inputs(record: Record, tag: str, level: Level, stages: list[str]) -> None:
+    """Restore every recorded input of the stages that they do not make themselves."""
+    outputs = record.paths(stages, "outs")
+    needed = [
+        path for path in record.paths(stages, "deps") if not _is_output(path, outputs, record)
+    ]
     if level == "reexecute" and (record.checkout / "data.dvc").exists():
         needed = [path for path in needed if not within(path, "data")]
         _bring_data(record, tag)
@@ -366,43 +377,47 @@ def _bring_inputs(record: Record, tag: str, level: Level, wanted: list[str]) -> 
                 dvc_graph.content_hash(record.checkout / path) != record.hashes[path]
             )
             continue
-        kept = (
+        recorded_files = (
             record.files(path)
             if record.hashes[path] != EMPTY_FOLDER
             else batch_record.RecordedFiles()
         )
-        altered += [path] * bool(kept.damaged)
-        missing += [path] * bool(kept.missing)
+        altered += [path] * bool(recorded_files.damaged)
+        missing += [path] * bool(recorded_files.missing)
         record.bring(path)
     if missing:
         raise ReproductionError(
-            f"{tag}: the level {level} needs what is neither in DVC's cache nor in a remote: "
-            f"{_some(missing)}"
+            f"{tag}: the level {level} needs these files, which are neither in DVC's cache nor in "
+            "a remote: "
+            f"{_shortened(missing)}"
         )
     if altered:
-        raise ReproductionError(f"{tag}: these inputs are not the ones on record: {_some(altered)}")
+        raise ReproductionError(
+            f"{tag}: these inputs are not the ones on record: {_shortened(altered)}"
+        )
 
 
-def _is_made(path: str, made: list[str], record: Record) -> bool:
-    """Whether the stages make a path themselves, or all that is on record of what lies in it."""
-    if any(within(path, out) for out in made):
+def _is_output(path: str, outputs: list[str], record: Record) -> bool:
+    """Whether the stages make a path themselves, or every recorded path inside it."""
+    if any(within(path, out) for out in outputs):
         return True
-    parts = {other for other in record.hashes if other != path and within(other, path)}
-    return bool(parts) and parts <= set(made)
+    parts = {inner for inner in record.hashes if inner != path and within(inner, path)}
+    return bool(parts) and parts <= set(outputs)
 
 
 def _bring_data(record: Record, tag: str) -> None:
-    """Bring the records as `data.dvc` names them; the embedded ones can be made again."""
+    """Restore the records that `data.dvc` names; the embedded digits can be made again."""
     pointer = dvc_graph.data_folders(record.checkout)["data.dvc"]
     record.hashes.setdefault("data", str(pointer))
     if record.hashes["data"] != pointer:
         raise ReproductionError(f"{tag}: data.dvc and dvc.lock name different data")
-    kept = record.files("data")
-    if kept.damaged:
+    recorded_files = record.files("data")
+    if recorded_files.damaged:
         raise ReproductionError(
-            f"{tag}: these inputs are not the ones on record: {_some(list(kept.damaged))}"
+            f"{tag}: these inputs are not the ones on record: "
+            f"{_shortened(list(recorded_files.damaged))}"
         )
-    if not kept.missing:
+    if not recorded_files.missing:
         record.bring("data")
         return
     try:
@@ -411,21 +426,21 @@ def _bring_data(record: Record, tag: str) -> None:
         raise ReproductionError(f"{tag} cannot be executed again: {error}") from error
 
 
-def _run(checkout: Path, wanted: list[str], listener: stage_runner.Listener) -> list[str]:
-    """The stages that ran anew."""
+def _run_stages(checkout: Path, stages: list[str], listener: stage_runner.Listener) -> list[str]:
+    """Run the stages again and return those that ran."""
     runner = stage_runner.Runner(checkout, 1, listener)
-    for name in wanted:
+    for name in stages:
         listener(stage_runner.StageEvent(name, "planned"))
     try:
-        return [name for name in wanted if runner.run(name, force=True) == "ran"]
+        return [name for name in stages if runner.run(name, force=True) == "ran"]
     except BaseException:
         runner.stop()
         raise
 
 
 def _agree(before: dict[str, Any], after: dict[str, Any]) -> bool | None:
-    """Whether verdicts are equal and new estimates lie in the recorded intervals; machines differ
-    in last bits."""
+    """Whether verdicts are equal and new estimates lie in the recorded intervals: machines differ
+    in the last bits."""
     old, new = before.get("requests") or {}, after.get("requests") or {}
     if not old:
         return None
@@ -439,10 +454,10 @@ def _same_finding(old: dict[str, Any], new: dict[str, Any]) -> bool:
     low, high = influence.get("low"), influence.get("high")
     estimate = (new.get("residual_influence") or {}).get("estimate")
     if estimate is None or low is None or high is None:
-        same = influence.get("estimate") == estimate
+        estimate_agrees = influence.get("estimate") == estimate
     else:
-        same = low <= estimate <= high
-    return bool(old.get("verdict") == new.get("verdict") and same)
+        estimate_agrees = low <= estimate <= high
+    return bool(old.get("verdict") == new.get("verdict") and estimate_agrees)
 
 
 # -- small things ---------------------------------------------------------------------------------
@@ -456,16 +471,16 @@ def _latest(folder: Path, tag: str) -> str:
     return next((name for name in tags if git.has_tag(folder, name)), tag)
 
 
-def _changed_files(here: Path, there: Path) -> list[str]:
-    if here.is_file() or not there.is_dir():
-        return [here.name]
+def _changed_files(current: Path, recorded: Path) -> list[str]:
+    if current.is_file() or not recorded.is_dir():
+        return [current.name]
     names = {
         path.relative_to(root).as_posix()
-        for root in (here, there)
+        for root in (current, recorded)
         for path in root.rglob("*")
         if path.is_file()
     }
-    return sorted(name for name in names if _content(here / name) != _content(there / name))
+    return sorted(name for name in names if _content(current / name) != _content(recorded / name))
 
 
 def _content(path: Path) -> bytes | None:
@@ -477,6 +492,6 @@ def _tags(folder: Path) -> str:
     return f"Closed batches here: {', '.join(closed) or 'none'}"
 
 
-def _some(names: list[str], most: int = 6) -> str:
-    shown = ", ".join(names[:most])
-    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
+def _shortened(names: list[str], limit: int = 6) -> str:
+    shown = ", ".join(names[:limit])
+    return f"{shown} and {len(names) - limit} more" if len(names) > limit else shown

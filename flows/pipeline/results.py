@@ -24,26 +24,26 @@ class Result:
     status: str
     report: str
     outcome: str = ""
-    """what a report calls the ending, such as `data_only`"""
+    """the report's name of the result, such as `data_only`"""
     original: dict[str, Any] = field(default_factory=dict)
-    """the same test on the original, which has forgotten nobody: `verdict`, `estimate`, `low` and
-    `high`; empty where there was no test"""
+    """the same test on the original model, which has forgotten nobody: `verdict`, `estimate`,
+    `low` and `high`; empty if there was no test"""
 
     @property
     def ending(self) -> str:
-        """The verdict, or why there is none, as a person reads it."""
+        """The verdict, or why there is none, for people."""
         if self.status != "rejected":
             return self.verdict
         return "data only" if self.outcome == "data_only" else "set aside"
 
     @property
     def interval(self) -> str:
-        """The residual influence with its interval, as a person reads it."""
+        """The residual influence with its interval, for people."""
         return _interval(self.estimate, self.low, self.high)
 
     @property
     def original_interval(self) -> str:
-        """The same of the original."""
+        """The original model's residual influence with its interval, for people."""
         return _interval(*(self.original.get(key) for key in ("estimate", "low", "high")))
 
     def plain(self) -> dict[str, Any]:
@@ -59,69 +59,66 @@ def _interval(estimate: float | None, *ends: float | None) -> str:
 
 
 def read(workspace: Path, batch: str) -> list[Result]:
-    """The results of a batch in the order of its requests' ids; empty before its reports are
-    made."""
-    found = sorted((workspace / "reports" / batch).glob("*/evidence.json"))
-    return [_result(path, workspace) for path in found]
+    """The results of a batch, sorted by request id; empty before its reports are made."""
+    paths = sorted((workspace / "reports" / batch).glob("*/evidence.json"))
+    return [_result(path, workspace) for path in paths]
 
 
 def advice(workspace: Path, batch: str) -> list[str]:
-    """Why a full retrain is advised after a batch, the same for all of its requests; empty where it
-    is not."""
-    found = sorted((workspace / "reports" / batch).glob("*/evidence.json"))
-    told = [item["text"] for path in found for item in files.read_json(path).get("advice", [])]
-    return list(dict.fromkeys(told))
+    """Why a full retrain is advised after a batch; empty if none is."""
+    paths = sorted((workspace / "reports" / batch).glob("*/evidence.json"))
+    texts = [item["text"] for path in paths for item in files.read_json(path).get("advice", [])]
+    return list(dict.fromkeys(texts))
 
 
-def places(workspace: Path) -> list[Path]:
+def workspaces(workspace: Path) -> list[Path]:
     """The workspaces that may hold reports: this one, and the checkouts of batches that are not
     released yet."""
     return [workspace, *checkouts.workspaces(workspace).values()]
 
 
 def index(workspace: Path, batch: str) -> Path | None:
-    """The first page of a batch's reports, relative to the workspace, wherever they lie; None:
-    there are none."""
-    pages = [place / "reports" / batch / "index.html" for place in places(workspace)]
+    """The first page of a batch's reports, relative to the workspace; None: there are none."""
+    pages = [folder / "reports" / batch / "index.html" for folder in workspaces(workspace)]
     return next((page.relative_to(workspace) for page in pages if page.exists()), None)
 
 
 def find(workspace: Path, request: str, first: str) -> Path:
-    """The `evidence.json` of a request given by its id or the beginning of it; the batch `first` is
-    looked in first, and the checkouts of batches that wait for their approval, too.
+    """The `evidence.json` of a request, found by the beginning of its id. Reports of the batch
+    `first` take precedence; checkouts of batches that await approval are searched, too.
 
     Raises:
-        RequestError: no report is that request's, or those of several requests are.
+        RequestError: no report or several requests match.
     """
-    found = [
+    paths = [
         path
-        for place in places(workspace)
-        for path in sorted((place / "reports").glob(f"*/{_safe(request.lower())}*/evidence.json"))
+        for folder in workspaces(workspace)
+        for path in sorted((folder / "reports").glob(f"*/{_safe(request.lower())}*/evidence.json"))
     ]
-    found = [path for path in found if path.parts[-3] == first] or found
-    if not found:
+    paths = [path for path in paths if path.parts[-3] == first] or paths
+    if not paths:
         raise RequestError(
             f"got {request!r}, expected the id of a request that has a report; see `erasure-audit "
             "status`"
         )
-    if len({path.parent.name for path in found}) > 1:
+    if len({path.parent.name for path in paths}) > 1:
         raise RequestError(
-            f"got {request!r}, with which the ids of several requests begin; give more of it"
+            f"got {request!r}, which begins several request ids; give more of the id"
         )
-    return found[-1]
+    return paths[-1]
 
 
-def told(evidence: dict[str, Any]) -> list[str]:
+def explanation(evidence: dict[str, Any]) -> list[str]:
     """What a person wants to know of the evidence on one request, as lines."""
     influence = evidence.get("residual_influence") or {}
-    found, low, high = (_number(influence.get(key)) for key in ("estimate", "low", "high"))
+    estimate, low, high = (_number(influence.get(key)) for key in ("estimate", "low", "high"))
     check = evidence.get("self_check") or {}
-    seen = _number(evidence.get("detectability"))
+    detectability = _number(evidence.get("detectability"))
     caught, cleared = (_yes(check.get(key)) for key in ("original_caught", "retrain_cleared"))
     lines = [
         f"Request {evidence.get('request', {}).get('id', '?')}: {evidence.get('verdict', '?')}",
         f"  {evidence.get('reason', '')}",
-        f"  residual influence {found} between {low} and {high}; detectability {seen}",
+        f"  residual influence {estimate} between {low} and {high}; detectability {detectability}",
         f"  self-check: original model caught {caught}, retrained model cleared {cleared}",
     ]
     measured = evidence.get("accuracy") or {}
@@ -142,7 +139,7 @@ def _number(value: Any) -> str:
 
 
 def _range(low: Any, high: Any) -> str:
-    """How a figure varies among models of the same kind, where that is known."""
+    """The range of a figure among models of the same kind, if known."""
     return "" if low is None or high is None else f" ({_number(low)} to {_number(high)})"
 
 

@@ -1,7 +1,7 @@
-"""One stage at a time through DVC, `dvc repro --single-item`, watched line by line.
+"""Runs one stage through DVC, `dvc repro --single-item`, and reads its output line by line.
 
-DVC decides whether the stage has to run. Several stages may run side by side; all of them end when
-the runner is stopped, and what they had not finished is done by the next run.
+DVC decides whether the stage has to run. Several stages may run side by side. All of them end when
+the runner is stopped; the next run continues.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ Outcome = Literal["ran", "restored", "unchanged"]
 
 
 class KilledStageError(StageError):
-    """A stage was ended from outside, not by a fault of its own; it can be tried again."""
+    """A stage was killed from outside; it can be tried again."""
 
 
 class SkippedStageError(StageError):
-    """A stage was not begun, because another one had failed or the run was stopped."""
+    """A stage was not started, because another one failed or the run was stopped."""
 
 
 @dataclass(frozen=True)
 class StageEvent:
-    """Something that happened to a stage: `kind`, for lines the line, and the time since its start,
-    s. Before anything runs, each stage of the run is `planned`."""
+    """An event of a stage: its kind, the line of output if any, and the time since the stage's
+    start, s. Before anything runs, each stage of the run is `planned`."""
 
     stage: str
     kind: Kind
@@ -51,32 +51,32 @@ Listener = Callable[[StageEvent], None]
 
 
 def nobody(event: StageEvent) -> None:
-    """The listener that does not listen."""
+    """A listener that ignores all events."""
 
 
-class Tell(Protocol):
-    """Takes news of a stage that another machine runs."""
+class StageNews(Protocol):
+    """Receives news of a stage that another machine runs."""
 
     def __call__(self, text: str, kind: Literal["waiting", "line"] = "waiting") -> None:
         """Args:
         text: one line.
-        kind: "line" for what the stage prints, "waiting" for what else becomes of it.
+        kind: "line" for the stage's output, "waiting" for all other news.
         """
 
 
 class Elsewhere(Protocol):
     """Other machines that can run a stage and leave its results in DVC's cache here."""
 
-    def brings(self, stage: str, agent: str, tell: Tell) -> bool:
-        """Whether it brought the results of a stage that is meant for such an agent; if not, the
-        stage runs here."""
+    def fetch_results(self, stage: str, agent: str, tell: StageNews) -> bool:
+        """Run a stage on such an agent and fetch its results. Returns False if the stage has to
+        run here."""
 
     def stop(self) -> None:
-        """Withdraw everything that was handed out."""
+        """Withdraw all stages that were handed out."""
 
 
 SIGKILL_TAKES = 2.0
-"""Time that killed processes are given to be gone, s; one that nobody collects never is."""
+"""How long to wait for killed processes to end, s; one that nobody collects never does."""
 
 
 class Runner:
@@ -103,24 +103,25 @@ class Runner:
         self._slots = threading.Semaphore(jobs or os.cpu_count() or 1)
         self._lock = threading.Lock()
         self._running: set[subprocess.Popen[str]] = set()
-        self._ahead: dict[str, _Ahead] = {}
+        self._early_runs: dict[str, _EarlyRun] = {}
         self._closed = False
 
     def ahead(self, stages: Sequence[str]) -> None:
-        """Run stages one after the other in the background; whoever asks for one by `run` is given
-        what came of it.
+        """Run stages one after the other in the background; `run` returns their outcomes later.
 
-        After a failure those that follow are not begun.
+        After a failure the following stages are not started.
         """
-        begun = {stage: _Ahead() for stage in stages}
-        self._ahead |= begun
+        stage_runs = {stage: _EarlyRun() for stage in stages}
+        self._early_runs |= stage_runs
 
-        def work() -> None:
-            well = True
-            for stage, one in begun.items():
-                well = one.do(partial(self._run if well else _not_begun, stage, False, None))
+        def run_all() -> None:
+            succeeded = True
+            for stage, stage_run in stage_runs.items():
+                succeeded = stage_run.do(
+                    partial(self._run if succeeded else _not_begun, stage, False, None)
+                )
 
-        threading.Thread(target=work, name="ahead", daemon=True).start()
+        threading.Thread(target=run_all, name="ahead", daemon=True).start()
 
     def run(
         self,
@@ -130,27 +131,26 @@ class Runner:
         agent: str | None = None,
         log: Callable[[str], None] | None = None,
     ) -> Outcome:
-        """Bring one stage up to date, its inputs as they are.
+        """Bring one stage up to date without its upstream.
 
         Args:
             stage: its name in DVC.
-            force: run it even if it is not stale, and here.
-            agent: the kind of agent that it is meant for; what runs elsewhere takes none of the
-                places here.
-            log: is given every line that DVC and the stage print, as it comes.
+            force: run it here even if it is not stale.
+            agent: the kind of agent that it is meant for; a stage on an agent does not count
+                towards `jobs`.
+            log: receives every line that DVC and the stage print.
 
         Returns:
-            Whether the stage ran, its outputs were restored from DVC's cache, or nothing had to be
-            done.
+            Whether the stage ran, its outputs were restored from DVC's cache, or it was up to date.
 
         Raises:
             StageError: the stage failed; the text is its own message.
-            KilledStageError: it was ended from outside.
-            SkippedStageError: the runner was closed before its turn came.
+            KilledStageError: it was killed from outside.
+            SkippedStageError: the runner was closed before the stage started.
         """
-        if (begun := self._ahead.pop(stage, None)) is not None:
-            return begun.hand_over(log or _nowhere)
-        return self._run(stage, force, agent, log or _nowhere)
+        if (early_run := self._early_runs.pop(stage, None)) is not None:
+            return early_run.hand_over(log or _ignore_line)
+        return self._run(stage, force, agent, log or _ignore_line)
 
     def _run(
         self, stage: str, force: bool, agent: str | None, log: Callable[[str], None]
@@ -160,40 +160,40 @@ class Runner:
         with self._slots:
             if self._closed:
                 _not_begun(stage)
-            begun = time.monotonic()
+            start = time.monotonic()
             self.listener(StageEvent(stage, "started"))
             try:
-                outcome = self._until_unlocked(stage, force, log, begun)
+                outcome = self._until_unlocked(stage, force, log, start)
             except StageError as error:
-                self.listener(StageEvent(stage, "failed", str(error), time.monotonic() - begun))
+                self.listener(StageEvent(stage, "failed", str(error), time.monotonic() - start))
                 raise
-            self.listener(StageEvent(stage, outcome, "", time.monotonic() - begun))
+            self.listener(StageEvent(stage, outcome, "", time.monotonic() - start))
             return outcome
 
     def _try_elsewhere(self, stage: str, agent: str, log: Callable[[str], None]) -> None:
-        """Have another machine fill DVC's cache, if there is one; the stage's own turn here then
-        only restores."""
+        """Have another machine fill DVC's cache, if there is one; the stage's run here then only
+        restores its outputs."""
         if self.elsewhere is None or self._closed:
             return
-        begun = time.monotonic()
+        start = time.monotonic()
 
         def tell(text: str, kind: Literal["waiting", "line"] = "waiting") -> None:
             log(text)
-            self.listener(StageEvent(stage, kind, text, time.monotonic() - begun))
+            self.listener(StageEvent(stage, kind, text, time.monotonic() - start))
 
         try:
-            self.elsewhere.brings(stage, agent, tell)
+            self.elsewhere.fetch_results(stage, agent, tell)
         except StageError as error:
-            self.listener(StageEvent(stage, "failed", str(error), time.monotonic() - begun))
+            self.listener(StageEvent(stage, "failed", str(error), time.monotonic() - start))
             raise
 
     def close(self) -> None:
-        """Begin no further stage; running ones go on, so that their work is not lost."""
+        """Start no further stage; running ones go on, so that their work is not lost."""
         self._closed = True
 
     def stop(self, grace: float = 10.0) -> None:
-        """End the running stages and begin no further one; those that do not end in `grace` seconds
-        are killed."""
+        """End the running stages and start no further one. Stages that do not end within `grace`
+        seconds are killed."""
         self.close()
         if self.elsewhere is not None:
             self.elsewhere.stop()
@@ -204,18 +204,18 @@ class Runner:
         for process in running:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(grace)
-            _signal(process, signal.SIGKILL)  # also what the stage has started itself
-        given_up = time.monotonic() + SIGKILL_TAKES
-        for process in running:  # the signal comes back before what it kills is gone
-            while _signal(process, 0) and time.monotonic() < given_up:
+            _signal(process, signal.SIGKILL)  # and the processes that the stage started
+        deadline = time.monotonic() + SIGKILL_TAKES
+        for process in running:  # a killed process ends only some time after the signal
+            while _signal(process, 0) and time.monotonic() < deadline:
                 time.sleep(0.01)
 
     def _until_unlocked(
-        self, stage: str, force: bool, log: Callable[[str], None], begun: float
+        self, stage: str, force: bool, log: Callable[[str], None], start: float
     ) -> Outcome:
-        """Another run in the same workspace, or what a killed one left going, is waited for."""
+        """Run the stage; while another run holds DVC's locks, wait and try again."""
         while True:
-            lines, code = self._once(stage, force, log, begun)
+            lines, code = self._once(stage, force, log, start)
             if code == 0:
                 return _outcome(stage, lines)
             if self._closed and code < 0:
@@ -227,7 +227,7 @@ class Runner:
                     stage,
                     "waiting",
                     "waits for another run in this workspace",
-                    time.monotonic() - begun,
+                    time.monotonic() - start,
                 )
             )
             dvc_locks.sweep(self._workspace)
@@ -236,7 +236,7 @@ class Runner:
                 raise KilledStageError(f"{stage} was stopped")
 
     def _once(
-        self, stage: str, force: bool, log: Callable[[str], None], begun: float
+        self, stage: str, force: bool, log: Callable[[str], None], start: float
     ) -> tuple[list[str], int]:
         command = [*shell.DVC, "repro", "--single-item", *(["--force"] if force else []), stage]
         lines: list[str] = []
@@ -246,13 +246,13 @@ class Runner:
                 if text:
                     lines.append(text)
                     log(text)
-                    self.listener(StageEvent(stage, "line", text, time.monotonic() - begun))
+                    self.listener(StageEvent(stage, "line", text, time.monotonic() - start))
         return lines, process.returncode
 
     @contextlib.contextmanager
     def _process(self, command: list[str], stage: str) -> Iterator[subprocess.Popen[str]]:
-        """A child with a process group of its own, so that it and its children can be ended
-        together; it ends with this process even if that is killed."""
+        """A child with a process group of its own, so that it ends together with its children, and
+        with this process even if that is killed."""
         with self._lock:
             if self._closed:
                 raise SkippedStageError("the run was stopped")
@@ -269,22 +269,22 @@ class Runner:
             )
             self._running.add(process)
         try:
-            with guard.own().over(process.pid), process:
+            with guard.of_this_process().watching(process.pid), process:
                 yield process
         finally:
             with self._lock:
                 self._running.discard(process)
 
 
-class _Ahead:
-    """A stage that is run before anybody asks for it. Its lines wait for the thread that does."""
+class _EarlyRun:
+    """A stage that runs before its turn. Its lines are kept for the thread that asks for it."""
 
     def __init__(self) -> None:
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._outcome: Future[Outcome] = Future()
 
     def do(self, run: Callable[[Callable[[str], None]], Outcome]) -> bool:
-        """Run it, its lines going where it is told; whether that went well."""
+        """Run the stage and keep its lines; returns whether it succeeded."""
         try:
             self._outcome.set_result(run(self._lines.put))
         except BaseException as error:  # it is raised again in the thread that asks
@@ -293,7 +293,7 @@ class _Ahead:
         return self._outcome.exception() is None
 
     def hand_over(self, log: Callable[[str], None]) -> Outcome:
-        """Wait for its end, and be told every line in this thread."""
+        """Log every line in this thread until the stage ends, and return its outcome."""
         for line in iter(self._lines.get, None):
             log(line)
         return self._outcome.result()
@@ -303,12 +303,12 @@ def _not_begun(stage: str, *_: object) -> Outcome:
     raise SkippedStageError(f"{stage} was not begun")
 
 
-def _nowhere(_line: str) -> None:
+def _ignore_line(_line: str) -> None:
     pass
 
 
 def _signal(process: subprocess.Popen[str], number: int) -> bool:
-    """Whether any process of the group was still there, if only to be collected by its parent."""
+    """Signal a process group; returns whether any process of it existed."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, number)
         return True
@@ -326,12 +326,12 @@ def _outcome(stage: str, lines: list[str]) -> Outcome:
 
 
 def _failure(stage: str, lines: list[str], code: int) -> StageError:
-    own = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    if own:
-        return StageError(f"{stage}: {own[-1]}")
+    messages = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    if messages:
+        return StageError(f"{stage}: {messages[-1]}")
     if code < 0 or any(f"exited with {-number}" in lines[-1] for number in (9, 15)):
         return KilledStageError(
             f"{stage} was ended from outside (exit code {code}); the next run continues"
         )
-    told = [line for line in lines if not line.startswith(("Running stage", "> "))]
-    return StageError(f"{stage} failed without a message of its own: {' / '.join(told[-3:])}")
+    last_lines = [line for line in lines if not line.startswith(("Running stage", "> "))]
+    return StageError(f"{stage} failed without a message of its own: {' / '.join(last_lines[-3:])}")

@@ -40,7 +40,7 @@ def retrains(home: Path, folder: str, since: str) -> list[renewal.JudgedRetrain]
         since: when it was made, RFC 3339; evidence from before is of another pool.
     """
     by_batch: dict[str, list[tuple[float, float, bool]]] = defaultdict(list)
-    for place in results.places(home):
+    for place in results.workspaces(home):
         for path in sorted((place / "reports").glob("*/*/evidence.json")):
             evidence = files.read_json(path)
             judged = _judged(evidence, folder, since)

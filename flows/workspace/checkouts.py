@@ -1,7 +1,7 @@
 """The checkouts of batches that run, one per batch in `.batches/`.
 
-Each shares the workspace's DVC cache and knows its remotes, so nothing is copied twice and nothing
-is lost with it.
+Each shares the workspace's DVC cache and remotes: nothing is copied twice, and nothing is lost when
+a checkout is removed.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from tasks.common import files
 from tasks.common.errors import WorkspaceError
 
 FOLDER = ".batches"
-"""Folder of the workspace in which batches run; git and DVC do not look into it."""
+"""Folder of the workspace in which batches run; git and DVC ignore it."""
 
 _LOCAL = Path(".dvc/config.local")
-_OURS = (
+_CODE_AND_SETTINGS = (
     "*.dvc",
     ".dvc/config",
     "dvc.yaml",
@@ -31,18 +31,18 @@ _OURS = (
     "*.py",
 )
 _REMOVED = ".removing-"
-"""Beginning of the name of a checkout that is being removed."""
+"""Prefix of the name of a checkout that is being removed."""
 
 
 def open(home: Path, batch: str) -> Path:
     """Make or find the checkout in which a batch runs, on the branch `batch/<batch>` from home's
     HEAD.
 
-    What was left half-made is made anew; the data and models that `.dvc` files name are as
+    A half-made checkout is made again. Data and models that `.dvc` files name are restored as
     committed.
 
     Returns:
-        The workspace in it, which lies in it where home lies in home's repository.
+        The workspace in the checkout, at the path that home has in its own repository.
 
     Raises:
         WorkspaceError: home has no commit yet, git or DVC fails, or data are neither in the cache
@@ -54,26 +54,26 @@ def open(home: Path, batch: str) -> Path:
             "commit`"
         )
     with dvc_locks.using(home):
-        return _open(home, batch)
+        return _open_locked(home, batch)
 
 
-def _open(home: Path, batch: str) -> Path:
+def _open_locked(home: Path, batch: str) -> Path:
     tree = home / FOLDER / batch
     (home / FOLDER).mkdir(exist_ok=True)
     ignore = home / FOLDER / ".gitignore"
     if not ignore.exists():
         files.write_text(ignore, "*\n")
-    place = path(home, batch)
+    workspace = path(home, batch)
     _forget_locks(home, tree, batch)
-    fresh = not ((place / _LOCAL).is_file() and _is_checkout(tree))
-    if fresh:
+    is_new = not ((workspace / _LOCAL).is_file() and _is_checkout(tree))
+    if is_new:
         _make(home, tree, batch)
-        share_cache(home, place)  # last, so that its file says that the checkout is whole
-    _lend_keys(home, place)
-    _bring(place)
-    if fresh:  # what stages made before, as far as it is at hand; else they make it again
-        _checkout(place)
-    return place
+        share_cache(home, workspace)  # last: its file marks the checkout as complete
+    _link_keys(home, workspace)
+    _restore_data(workspace)
+    if is_new:  # outputs of earlier runs, as far as the cache has them
+        _checkout(workspace)
+    return workspace
 
 
 def path(home: Path, batch: str) -> Path:
@@ -88,13 +88,13 @@ def workspaces(home: Path) -> dict[str, Path]:
 
 
 def log_of(home: Path, batch: str) -> Path:
-    """The file with the lines of the batch's stages; its time is the last sign of life."""
+    """The log of the batch's stages; its modification time is the last sign of life."""
     return home / FOLDER / f"{batch}.log"
 
 
 def close(home: Path, batch: str) -> None:
-    """Remove the batch's checkout and its log. Branch, tag and DVC's cache stay. Harmless if there
-    is none."""
+    """Remove the batch's checkout and its log, if there are any. Branch, tag and DVC's cache
+    stay."""
     _remove(home / FOLDER / batch)
     log_of(home, batch).unlink(missing_ok=True)
     tidy(home)
@@ -102,9 +102,9 @@ def close(home: Path, batch: str) -> None:
 
 
 def leftovers(home: Path) -> list[Path]:
-    """Folders beside the checkouts of batches that are no checkouts, as a kill while one was
-    removed or made leaves. They may hold anything that a checkout holds."""
-    known = {
+    """Folders in `.batches/` that are not checkouts: a process was killed while it made or removed
+    one. They may hold anything that a checkout holds."""
+    worktrees = {
         Path(line.removeprefix("worktree ")).resolve()
         for line in shell.git(home, "worktree", "list", "--porcelain").splitlines()
         if line.startswith("worktree ")
@@ -114,22 +114,21 @@ def leftovers(home: Path) -> list[Path]:
         for folder in sorted((home / FOLDER).glob("*"))
         if folder.is_dir()
         and not folder.is_symlink()
-        and not (folder.resolve() in known and (folder / ".git").is_file())
+        and not (folder.resolve() in worktrees and (folder / ".git").is_file())
     ]
 
 
 def tidy(home: Path) -> int:
-    """Remove the folders that killed removals left (`leftovers`, those under our own name of such);
-    how many there were."""
-    left = sorted((home / FOLDER).glob(f"{_REMOVED}*"))
-    for folder in left:
+    """Remove the folders that killed removals left, and return how many there were."""
+    folders = sorted((home / FOLDER).glob(f"{_REMOVED}*"))
+    for folder in folders:
         shutil.rmtree(folder)
-    return len(left)
+    return len(folders)
 
 
 def _remove(tree: Path) -> None:
-    """Remove a checkout: renamed first, so that a kill in between leaves something that says what
-    it is, and git does not take half a checkout for a whole one."""
+    """Remove a checkout. It is renamed first: after a kill the name tells what is left, and git
+    does not mistake it for a complete checkout."""
     if tree.exists():
         doomed = tree.with_name(f"{_REMOVED}{tree.name}-{os.urandom(4).hex()}")
         tree.rename(doomed)
@@ -137,39 +136,38 @@ def _remove(tree: Path) -> None:
 
 
 def drop(home: Path, batch: str) -> None:
-    """Remove the checkout of a batch that comes to nothing, with its branch. A batch that has its
-    tag keeps it."""
+    """Remove the checkout of a batch, and its branch unless the batch is tagged."""
     close(home, batch)
     if not git.has_tag(home, f"audit/{batch}") and git.has_branch(home, f"batch/{batch}"):
         shell.git(home, "branch", "--quiet", "-D", f"batch/{batch}")
 
 
 def uncommitted(home: Path) -> list[str]:
-    """What is changed in the operator's checkout and therefore not in a batch that starts now,
-    sorted."""
-    changed = shell.git(home, "diff", "--name-only", "--relative", "HEAD", "--", ".").splitlines()
-    new = shell.git(home, "ls-files", "--others", "--exclude-standard", "--", *_OURS).splitlines()
-    return sorted({*changed, *new})
+    """The paths with uncommitted changes, sorted. A batch that starts now does not include them."""
+    modified = shell.git(home, "diff", "--name-only", "--relative", "HEAD", "--", ".").splitlines()
+    untracked = shell.git(
+        home, "ls-files", "--others", "--exclude-standard", "--", *_CODE_AND_SETTINGS
+    ).splitlines()
+    return sorted({*modified, *untracked})
 
 
 def share_cache(home: Path, copy: Path) -> None:
-    """Have DVC in a checkout use home's cache and remotes, with their credentials; nobody else may
-    read the file.
+    """Have DVC in a checkout use home's cache and remotes, with their credentials. Only the owner
+    may read the file.
 
-    A remote in a folder is named from where it is read, so a checkout that lies elsewhere is told
-    its full path.
+    The file holds absolute paths, since the checkout lies elsewhere.
     """
     from configobj import ConfigObj  # type: ignore[import-untyped]
 
-    own = home / _LOCAL
-    config = ConfigObj(str(own) if own.is_file() else None, encoding="utf-8")
+    home_config = home / _LOCAL
+    config = ConfigObj(str(home_config) if home_config.is_file() else None, encoding="utf-8")
     with dvc_graph.opened(home) as repo:
         cache = Path(repo.cache.local.path)
         config.setdefault("cache", {})["dir"] = str(
             cache.parent.parent if _nested(cache) else cache
         )
-        # DVC's databases of paths and hashes, which would outlive the checkout elsewhere, and be
-        # found by no erasure
+        # DVC's databases of paths and hashes: elsewhere they would outlive the checkout, and no
+        # erasure would search them
         config.setdefault("core", {})["site_cache_dir"] = str(
             (home / ".dvc" / "tmp" / "site").resolve()
         )
@@ -194,19 +192,19 @@ def _text(value: Any) -> Any:
 
 
 def _make(home: Path, tree: Path, batch: str) -> None:
-    """Nothing was run yet in a checkout that is not whole, so nothing is lost with it."""
+    """Make the checkout. An incomplete one is removed first: nothing has run in it."""
     _remove(tree)
-    # twice, for git locks a checkout that it is making
+    # --force twice: git locks a checkout while it makes it
     shell.succeeds(home, "worktree", "remove", "--force", "--force", str(tree))
     shell.git(home, "worktree", "prune")
     branch = f"batch/{batch}"
-    known = git.has_branch(home, branch)
+    has_branch = git.has_branch(home, branch)
     shell.git(
         home,
         "worktree",
         "add",
         "--quiet",
-        *([str(tree), branch] if known else ["-b", branch, str(tree), "HEAD"]),
+        *([str(tree), branch] if has_branch else ["-b", branch, str(tree), "HEAD"]),
     )
 
 
@@ -220,48 +218,51 @@ def _is_checkout(tree: Path) -> bool:
 
 
 def _forget_locks(home: Path, tree: Path, batch: str) -> None:
-    """Remove git's lock files that a killed process left; one at work is given time to end."""
+    """Remove git's lock files that a killed process left; a running git gets time to end."""
     common = git.common_folder(home)
-    own = common / "worktrees" / tree.name
+    git_folder = common / "worktrees" / tree.name
     refs = (f"heads/batch/{batch}.lock", f"tags/audit/{batch}.lock")
-    for lock in (own / "index.lock", own / "HEAD.lock", *(common / "refs" / ref for ref in refs)):
+    for lock in (
+        git_folder / "index.lock",
+        git_folder / "HEAD.lock",
+        *(common / "refs" / ref for ref in refs),
+    ):
         git.break_lock(lock)
 
 
-def _lend_keys(home: Path, place: Path) -> None:
-    """The keys that git does not know lie in home alone; the checkout points to them."""
-    keys = place / "keys"
+def _link_keys(home: Path, workspace: Path) -> None:
+    """Link home's keys, which git does not track, into the checkout."""
+    keys = workspace / "keys"
     if (home / "keys").is_dir() and not keys.is_symlink() and not keys.exists():
         keys.symlink_to((home / "keys").resolve(), target_is_directory=True)
 
 
-def _bring(place: Path) -> None:
-    """Data and models as the commit names them, also where a killed checkout had left a part.
+def _restore_data(workspace: Path) -> None:
+    """Restore data and models as committed, also where a killed checkout left a part.
 
-    All at once, for every released batch has some; where that fails, one after the other tells
-    which cannot be had.
+    One command restores all of them. If it fails, each is restored alone, to name the missing one.
     """
-    names = sorted(dvc_graph.data_folders(place))
-    commands = ("checkout", *(["pull"] if dvc_graph.has_remote(place) else []))
-    if not names or _brought(place, commands[:1], *names):
+    names = sorted(dvc_graph.data_folders(workspace))
+    commands = ("checkout", *(["pull"] if dvc_graph.has_remote(workspace) else []))
+    if not names or _restored_by(workspace, commands[:1], *names):
         return
     for name in names:
-        if not _brought(place, commands, name):
+        if not _restored_by(workspace, commands, name):
             if name != "data.dvc":
                 raise WorkspaceError(
                     f"{name}: its content is neither in DVC's cache nor in a remote; add the "
                     "remote that holds it"
                 )
-            if (place / "data").exists():
-                shutil.rmtree(place / "data")
-            layout.ensure_data(place)  # the embedded data can be made again
+            if (workspace / "data").exists():
+                shutil.rmtree(workspace / "data")
+            layout.ensure_data(workspace)  # the embedded data can be made again
 
 
-def _brought(place: Path, commands: Iterable[str], *names: str) -> bool:
-    """Whether one of DVC's commands could bring what these `.dvc` files name."""
+def _restored_by(workspace: Path, commands: Iterable[str], *names: str) -> bool:
+    """Whether one of DVC's commands restored what these `.dvc` files name."""
     for command in commands:
         with contextlib.suppress(WorkspaceError):
-            shell.dvc(place, command, "--force", *names)
+            shell.dvc(workspace, command, "--force", *names)
             return True
     return False
 

@@ -1,5 +1,5 @@
-"""The pipeline's graph as DVC sees it. Nothing here knows a stage by name, and DVC alone says what
-is stale."""
+"""The pipeline's graph as DVC sees it. No stage is known by name here, and only DVC decides what is
+stale."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Stage:
     Attributes:
         name: as DVC addresses it, `train@0`.
         upstream: names of the stages whose outputs it reads.
-        desc: what it is for, from `dvc.yaml`.
+        desc: its purpose, from `dvc.yaml`.
         agent: where it runs, from `meta: {agent: …}`; None: anywhere.
     """
 
@@ -35,25 +35,27 @@ class Stage:
 
 
 def read(workspace: Path) -> list[Stage]:
-    """The stages in an order in which each comes after its upstream, ties as in `dvc.yaml`.
+    """The stages in topological order, ties as in `dvc.yaml`.
 
     Raises:
-        WorkspaceError: the folder is no DVC repository, or `dvc.yaml` is not what DVC expects.
+        WorkspaceError: the folder is not a DVC repository, or DVC cannot read `dvc.yaml`.
     """
     import networkx
 
     with opened(workspace) as repo:
         graph = repo.index.graph  # edges point from a stage to what it reads from
-        place = {stage: number for number, stage in enumerate(repo.index.stages)}
-        ordered = networkx.lexicographical_topological_sort(graph.reverse(), key=place.__getitem__)
+        position = {stage: number for number, stage in enumerate(repo.index.stages)}
+        ordered = networkx.lexicographical_topological_sort(
+            graph.reverse(), key=position.__getitem__
+        )
         return [_stage(stage, graph) for stage in ordered if stage.cmd]
 
 
 def stale(workspace: Path) -> set[str]:
-    """The stages and `.dvc` files whose inputs, settings or outputs are not those on record, by
-    name.
+    """The names of stages and `.dvc` files whose inputs, settings or outputs differ from the
+    recorded ones.
 
-    A stage that is fine now but reads from a stale one is not in the set.
+    A stage that only reads from a stale one is not in the set.
 
     Raises:
         WorkspaceError: as `read`.
@@ -63,19 +65,19 @@ def stale(workspace: Path) -> set[str]:
 
 def due(pipeline: list[Stage], stale: set[str]) -> list[Stage]:
     """The stages that have to be brought up to date: the stale ones and all that read from them."""
-    found: set[str] = set()
+    due_names: set[str] = set()
     for stage in pipeline:
-        if stage.name in stale or found.intersection(stage.upstream):
-            found.add(stage.name)
-    return [stage for stage in pipeline if stage.name in found]
+        if stage.name in stale or due_names.intersection(stage.upstream):
+            due_names.add(stage.name)
+    return [stage for stage in pipeline if stage.name in due_names]
 
 
 def status(workspace: Path) -> dict[str, Any]:
     """What DVC's status says: for each stage that is not as recorded, what differs."""
     with opened(workspace) as repo:
         names = {stage.addressing: _name(stage) for stage in repo.index.stages}
-        found: dict[str, Any] = _patiently(repo.status)
-        return {names[address]: differs for address, differs in found.items()}
+        differences: dict[str, Any] = _patiently(repo.status)
+        return {names[address]: differs for address, differs in differences.items()}
 
 
 def data_folders(workspace: Path) -> dict[str, str | None]:
@@ -86,16 +88,15 @@ def data_folders(workspace: Path) -> dict[str, str | None]:
 
 
 def recorded(workspace: Path, path: str) -> str | None:
-    """The hash of an output that `dvc.lock` has on record; None: no stage of now makes it, or none
-    has yet."""
+    """The hash that `dvc.lock` records of an output; None: no stage makes it, or none has yet."""
     with opened(workspace) as repo:
         outs = [out for stage in repo.index.stages if stage.cmd for out in stage.outs]
         return next((out.hash_info.value for out in outs if out.def_path == path), None)
 
 
 def outputs(workspace: Path) -> dict[str, str]:
-    """What DVC keeps of the workspace's state: the hash of every output of a stage and of a `.dvc`
-    file, by its path."""
+    """The hash of every output of a stage and of every file or folder that a `.dvc` file names, by
+    its path."""
     with opened(workspace) as repo:
         return {
             Path(out.fs_path).relative_to(repo.root_dir).as_posix(): str(out.hash_info.value)
@@ -110,23 +111,21 @@ def has_remote(workspace: Path) -> bool:
 
 
 def remotes(workspace: Path) -> list[str]:
-    """The names of DVC's remotes, sorted; where they lie is not said."""
+    """The names of DVC's remotes, sorted, without their addresses."""
     with opened(workspace) as repo:
         return sorted(repo.config.get("remote") or {})
 
 
-def content_hash(place: Path) -> str:
-    """DVC's hash of a file or folder, computed from the bytes and not remembered."""
+def content_hash(path: Path) -> str:
+    """DVC's hash of a file or folder, computed from its bytes, without DVC's memory of hashes."""
     from dvc_data.hashfile.build import build
     from dvc_data.hashfile.db import HashFileDB
     from dvc_objects.fs.local import LocalFileSystem
 
     disk: Any = LocalFileSystem
-    forgetful = HashFileDB(
-        disk(), str(place.parent)
-    )  # a store without a state, to which nothing is added
-    _, _, made = build(forgetful, str(place.resolve()), disk(), "md5", dry_run=True)
-    return str(made.hash_info.value)
+    store = HashFileDB(disk(), str(path.parent))  # without state; nothing is added to it
+    _, _, built = build(store, str(path.resolve()), disk(), "md5", dry_run=True)
+    return str(built.hash_info.value)
 
 
 @contextlib.contextmanager
@@ -141,18 +140,18 @@ def opened(workspace: Path) -> Iterator[Repo]:
             yield repo
     except NotDvcRepoError as error:
         raise WorkspaceError(
-            f"{workspace} is no workspace; `erasure-audit init` makes one"
+            f"{workspace} is not a workspace; `erasure-audit init` makes one"
         ) from error
     except DvcException as error:
         raise WorkspaceError(f"DVC cannot read the workspace: {error}") from error
     except sqlite3.Error as error:  # of the databases in which DVC remembers hashes
         raise WorkspaceError(
-            f"DVC cannot use its databases ({error}); see that the disk has room, then again"
+            f"DVC cannot use its databases ({error}); see that the disk has room, then try again"
         ) from error
 
 
 def _stage(stage: Any, graph: Any) -> Stage:
-    upstream = sorted(_name(before) for before in graph.successors(stage) if before.cmd)
+    upstream = sorted(_name(source) for source in graph.successors(stage) if source.cmd)
     return Stage(_name(stage), tuple(upstream), stage.desc, (stage.meta or {}).get("agent"))
 
 
@@ -166,12 +165,12 @@ def _name(stage: Any) -> str:
     )
 
 
-def _patiently(ask: Any, tries: int = 3600) -> Any:
-    """DVC holds its lock only for moments between stages, so another run is waited for."""
+def _patiently(read: Any, tries: int = 3600) -> Any:
+    """Retry while another run holds DVC's lock; it holds it only briefly between stages."""
     from dvc.lock import LockError
 
     for _ in range(tries - 1):
         with contextlib.suppress(LockError):
-            return ask()
+            return read()
         dvc_locks.wait()
-    return ask()
+    return read()

@@ -1,13 +1,13 @@
-"""Locks: DVC's own after a run was killed, and the one that keeps an erasure apart from all else.
+"""Locks: DVC's own after a run was killed, and the one that keeps an erasure apart from all other
+work.
 
-Whatever fetches, checks out or writes data of a workspace does so `using` it, any number at once;
-an erasure has it for itself (`erasing`), or data would come back behind it. The lock is one of the
-operating system, on a file in git's folder that all checkouts share: it goes with the process that
-holds it, so that a kill leaves nothing behind.
+Code that fetches, checks out or writes data of a workspace holds the lock shared (`using`); an
+erasure holds it alone (`erasing`), or data would come back behind it. It is a lock of the operating
+system on a file in git's folder, which all checkouts share: it ends with the process that holds it.
 
-DVC drops a lock whose process is gone. Two remains are beyond it: a number that meanwhile belongs
-to another process (likely in containers, where numbers are low), and a lock file cut off in the
-middle of a write.
+DVC drops a lock whose process is gone. It cannot handle two cases, which `sweep` does: a process
+number that now belongs to another process (likely in containers, where numbers are low), and a lock
+file that was cut off in the middle of a write.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SIGNS = ("Unable to acquire lock", "is busy, it is being blocked by")
 
 
 PATIENCE = 3600.0
-"""How long whatever uses data waits for an erasure to end, s; it is no failure to be slow."""
+"""How long users of data wait for an erasure to end, s; a slow erasure is not a failure."""
 SHORT_PATIENCE = 20.0
 """How long an erasure waits for others to end, s: they may take hours."""
 FILE = "erasure-audit-data.lock"
@@ -41,17 +41,18 @@ FILE = "erasure-audit-data.lock"
 
 
 class DataInUseError(WorkspaceError):
-    """Data are used by others, so nothing can be erased now; or the other way round."""
+    """Others use the data, so nothing can be erased now; or an erasure keeps others from them."""
 
 
-_own: dict[Path, int] = {}
-"""Locks that this process has for itself; what it does meanwhile needs no further one."""
+_held_here: dict[Path, int] = {}
+"""Locks that this process holds alone; its own work needs no further lock."""
 _guard = threading.Lock()
 
 
 @contextlib.contextmanager
 def using(home: Path, patience: float = PATIENCE) -> Iterator[None]:
-    """Fetch, check out or write data here; an erasure waits, and is waited for.
+    """Fetch, check out or write data inside the block. An erasure waits for its end, and it waits
+    for an erasure.
 
     It may be taken within itself, and within `erasing` of the same process.
 
@@ -63,7 +64,7 @@ def using(home: Path, patience: float = PATIENCE) -> Iterator[None]:
         DataInUseError: the erasure has not ended by then.
     """
     path = _path(home)
-    if path is None or path in _own:
+    if path is None or path in _held_here:
         yield
         return
     with _locked(path, fcntl.LOCK_SH, patience, "an erasure is under way; try again after it"):
@@ -72,7 +73,7 @@ def using(home: Path, patience: float = PATIENCE) -> Iterator[None]:
 
 @contextlib.contextmanager
 def erasing(home: Path, patience: float = SHORT_PATIENCE) -> Iterator[None]:
-    """Have the data of a workspace for oneself.
+    """Hold the data of a workspace alone.
 
     Raises:
         DataInUseError: somebody else uses them.
@@ -86,21 +87,23 @@ def erasing(home: Path, patience: float = SHORT_PATIENCE) -> Iterator[None]:
     )
     with _locked(path, fcntl.LOCK_EX, patience, why):
         with _guard:
-            _own[path] = threading.get_ident()
+            _held_here[path] = threading.get_ident()
         try:
             yield
         finally:
             with _guard:
-                del _own[path]
+                del _held_here[path]
 
 
 def _path(folder: Path) -> Path | None:
-    """The file that all checkouts of a repository lock; None outside of one, as where an agent
-    runs a single stage in a folder of its own."""
-    ended = subprocess.run(
+    """The file that all checkouts of a repository lock; None outside of a repository, as where an
+    agent runs a single stage."""
+    completed = subprocess.run(
         ["git", "rev-parse", "--git-common-dir"], cwd=folder, capture_output=True, text=True
     )
-    return (folder / ended.stdout.strip()).resolve() / FILE if ended.returncode == 0 else None
+    return (
+        (folder / completed.stdout.strip()).resolve() / FILE if completed.returncode == 0 else None
+    )
 
 
 @contextlib.contextmanager
@@ -136,7 +139,7 @@ def sweep(workspace: Path) -> None:
 
     with contextlib.suppress(
         lockfile.LockError
-    ):  # somebody is at it right now, so it is not a remain
+    ):  # another process uses it, so it is not a leftover
         guard = lockfile.LockFile(str(table.with_name("rwlock.lock")))
         try:
             _sweep(table)
@@ -146,22 +149,24 @@ def sweep(workspace: Path) -> None:
 
 def _sweep(table: Path) -> None:
     try:
-        held = json.loads(table.read_text(encoding="utf-8"))
-        held["write"] = {path: info for path, info in held.get("write", {}).items() if _lives(info)}
+        locks = json.loads(table.read_text(encoding="utf-8"))
+        locks["write"] = {
+            path: info for path, info in locks.get("write", {}).items() if _lives(info)
+        }
         readers = {
             path: [info for info in infos if _lives(info)]
-            for path, infos in held.get("read", {}).items()
+            for path, infos in locks.get("read", {}).items()
         }
-        held["read"] = {path: infos for path, infos in readers.items() if infos}
+        locks["read"] = {path: infos for path, infos in readers.items() if infos}
     except (ValueError, AttributeError, TypeError, KeyError):
         table.unlink()
         return
-    table.write_text(json.dumps(held), encoding="utf-8")
+    table.write_text(json.dumps(locks), encoding="utf-8")
 
 
 def _lives(holder: dict[str, Any]) -> bool:
-    """Whether the process that took the lock is still there and is DVC, not a later one of the same
-    number."""
+    """Whether the process that took the lock still runs and is DVC, not a later process with the
+    same number."""
     import psutil
 
     try:

@@ -16,8 +16,7 @@ SILENT = {
     "GX_ANALYTICS_ENABLED": "false",
     "DVC_NO_ANALYTICS": "1",
 }
-"""Nobody is phoned: the audited data are personal, and an air-gapped machine has nobody to
-phone."""
+"""No telemetry: the audited data are personal, and the machine may be air-gapped."""
 
 KEY_PEM, KEY_PASSPHRASE = "ERASURE_AUDIT_KEY_PEM", "ERASURE_AUDIT_KEY_PASSPHRASE"
 SECRET = (
@@ -31,8 +30,8 @@ SECRET = (
     "ERASURE_AUDIT_PSEUDONYM_KEY",
     "ERASURE_AUDIT_CHAIN_KEY",
 )
-"""This tool's own secrets; no process that it starts gets to see them: stages run model code that a
-user brings, and git runs a user's hooks."""
+"""This tool's own secrets. No process that it starts sees them: stages run the user's model code,
+and git runs the user's hooks."""
 
 _CREDENTIAL = re.compile(
     r"""^(AWS|AZURE|ARM|GOOGLE|GCLOUD|GCS|OSS|ALIYUN|B2|HF|HUGGING_FACE|WANDB|GITHUB|GH|GITLAB|CI_JOB
@@ -41,30 +40,30 @@ _CREDENTIAL = re.compile(
         |CONNECTION_URL|DATABASE_URL|DSN).*$""",
     re.VERBOSE,
 )
-"""Variables that give access to something: by the service that they are for, or by their name."""
+"""Names of variables that hold credentials: by their service, or by a word in the name."""
 _NO_CREDENTIAL = ("PGTZ", "PG_COLOR", "CI_JOB_ID", "CI_JOB_NAME", "TOKENIZERS_PARALLELISM")
 
 DEFAULTS = {
     # the command line shows progress in its own way
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
-    # A busy machine is an ordinary one: what is only slow is no failure. Prefect's own limits are
-    # 20 s for its temporary server, 10 s for a lock of its database, 60 s and 5 tries a request.
+    # A slow machine is not a failure. Prefect's own limits are 20 s for its temporary server, 10 s
+    # for a lock of its database, 60 s and 5 tries for a request.
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "3600",
     "PREFECT_SERVER_DATABASE_TIMEOUT": "600",
     "PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT": "600",
     "PREFECT_API_REQUEST_TIMEOUT": "600",
     "PREFECT_CLIENT_MAX_RETRIES": "20",
-    "PREFECT_SERVER_UI_ENABLED": "false",  # the temporary server is gone before anybody could look
+    "PREFECT_SERVER_UI_ENABLED": "false",  # the temporary server ends with the run
     # no blocks are used, and a server starts sooner without
     "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",
     "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",
 }
-"""What a user may set otherwise."""
+"""Variables that a user may override."""
 
 
 def prepare(workspace: Path) -> None:
-    """Set up this process. To be called before Prefect is imported, for Prefect reads its settings
-    at import."""
+    """Set up this process. Call it before Prefect is imported: Prefect reads its settings at
+    import."""
     os.environ.update(child(workspace))
 
 
@@ -75,9 +74,9 @@ def secret(name: str) -> str | None:
 
     Args:
         name: of the environment variable, `ERASURE_AUDIT_DATABASE`; the block's is the same in
-            small letters with dashes, `erasure-audit-database`. A block is looked for only where
-            `PREFECT_API_URL` names a server, once in a process: whoever changes a block starts the
-            process again.
+            lower case with dashes, `erasure-audit-database`. A block is read only if
+            `PREFECT_API_URL` names a server, and once per process: restart the process after a
+            block was changed.
     """
     if value := os.environ.get(name):
         return value
@@ -91,22 +90,22 @@ def _block(_server: str, name: str) -> str | None:
 
     try:
         block: Any = Secret.load(name.lower().replace("_", "-"), _sync=True)  # type: ignore[call-arg]
-    except ValueError:  # Prefect's way to say that there is no such block
+    except ValueError:  # Prefect's error for a missing block
         return None
     value = block.get()
     return str(value) if value else None
 
 
 def export_secret(name: str) -> None:
-    """Put a secret that a Prefect block holds into this process's environment, for those stages
-    that declare that they need it (`stage`)."""
+    """Put a secret from a Prefect block into this process's environment, for the stages that
+    declare it (`stage`)."""
     if value := secret(name):
         os.environ[name] = value
 
 
 def child(workspace: Path) -> dict[str, str]:
-    """The environment of git and DVC in the workspace: this process's, telemetry off, without this
-    tool's secrets. DVC keeps the credentials of its remotes.
+    """The environment of git and DVC: this process's, with telemetry off and without this tool's
+    secrets. DVC keeps the credentials of its remotes.
 
     Prefect's database lies in the workspace's `.prefect/` unless `PREFECT_HOME` says otherwise. The
     folder of the running interpreter comes first in PATH, because stage commands say `python -m
@@ -121,7 +120,7 @@ def child(workspace: Path) -> dict[str, str]:
 
 
 def stage(workspace: Path, name: str) -> dict[str, str]:
-    """The environment of a stage: that of `child` without any credential, except for the variables
+    """The environment of a stage: that of `child` without credentials, except for the variables
     that the stage declares in `dvc.yaml` (`meta: {secrets: [NAME, ...]}`).
 
     Args:
@@ -133,15 +132,15 @@ def stage(workspace: Path, name: str) -> dict[str, str]:
         for variable, value in child(workspace).items()
         if variable in _NO_CREDENTIAL or not _CREDENTIAL.fullmatch(variable.upper())
     }
-    needed = _declared(workspace / "dvc.yaml", name.partition("@")[0])
+    declared = _declared(workspace / "dvc.yaml", name.partition("@")[0])
     return {
         **harmless,
-        **{variable: os.environ[variable] for variable in needed if variable in os.environ},
+        **{variable: os.environ[variable] for variable in declared if variable in os.environ},
     }
 
 
 def _declared(pipeline: Path, stage: str) -> list[str]:
-    """The variables that a stage needs although they are secret."""
+    """The secret variables that a stage declares."""
     from ruamel.yaml import YAML
 
     if not pipeline.is_file():
@@ -152,5 +151,5 @@ def _declared(pipeline: Path, stage: str) -> list[str]:
 
 
 def _first_in_path(folder: str, path: str) -> str:
-    others = [part for part in path.split(os.pathsep) if part != folder]
-    return os.pathsep.join([folder, *others])
+    folders = [entry for entry in path.split(os.pathsep) if entry != folder]
+    return os.pathsep.join([folder, *folders])

@@ -18,9 +18,8 @@ from flows.workspace import shell
 from tasks.common.errors import WorkspaceError
 
 PATIENCE = 30.0
-"""Age after which a lock file counts as left by a killed process where processes cannot be seen,
-s."""
-_MANY = 500
+"""Age after which a lock file counts as left by a killed process, s."""
+_PATHS_AT_ONCE = 500
 """Paths given to git at once."""
 
 
@@ -38,9 +37,9 @@ def has_branch(folder: Path, branch: str) -> bool:
 
 
 def commit_of(folder: Path, revision: str = "HEAD") -> str | None:
-    """The commit that a revision names; None where it names none."""
-    found = resolved(folder, f"{revision}^{{commit}}")
-    return found or None
+    """The commit that a revision names; None if it names none."""
+    commit_id = resolved(folder, f"{revision}^{{commit}}")
+    return commit_id or None
 
 
 def has_path(folder: Path, revision: str, path: str) -> bool:
@@ -49,25 +48,25 @@ def has_path(folder: Path, revision: str, path: str) -> bool:
 
 
 def resolved(folder: Path, name: str) -> str | None:
-    """The object that a name means; None where there is no such."""
-    ended = subprocess.run(
+    """The id of the object that a name means; None if there is none."""
+    completed = subprocess.run(
         ["git", "rev-parse", "--verify", "--quiet", name],
         cwd=folder,
         capture_output=True,
         text=True,
         check=False,
     )
-    return ended.stdout.strip() if ended.returncode == 0 else None
+    return completed.stdout.strip() if completed.returncode == 0 else None
 
 
 def user(folder: Path) -> str | None:
-    """The name that git has of its user; None where it has none."""
-    known = shell.succeeds(folder, "config", "user.name")
-    return shell.git(folder, "config", "user.name") if known else None
+    """The user's name in git's configuration; None if it is not set."""
+    is_set = shell.succeeds(folder, "config", "user.name")
+    return shell.git(folder, "config", "user.name") if is_set else None
 
 
 def common_folder(folder: Path) -> Path:
-    """Where the repository keeps its objects and references; all of its checkouts share it."""
+    """The folder of the repository's objects and references, which all its checkouts share."""
     return (folder / shell.git(folder, "rev-parse", "--git-common-dir")).resolve()
 
 
@@ -85,30 +84,30 @@ class Listed:
 class GitObjects:
     """Reads git's objects by name or id. Made by `objects`."""
 
-    def __init__(self, asked: IO[bytes], given: IO[bytes]) -> None:
-        self._asked, self._given = asked, given
+    def __init__(self, queries: IO[bytes], answers: IO[bytes]) -> None:
+        self._queries, self._answers = queries, answers
 
     def read(self, name: str) -> bytes | None:
-        """The content of an object; None: there is no such.
+        """The content of an object; None: there is none of that name.
 
         Raises:
-            WorkspaceError: git ended, as where the repository is damaged.
+            WorkspaceError: git ended, for example because the repository is damaged.
         """
         try:
-            self._asked.write(f"{name}\n".encode(errors="surrogateescape"))
-            self._asked.flush()
-            about = self._given.readline().split()
+            self._queries.write(f"{name}\n".encode(errors="surrogateescape"))
+            self._queries.flush()
+            header = self._answers.readline().split()
         except OSError as error:
             raise WorkspaceError("git cat-file ended; see `git fsck`") from error
-        if not about:
+        if not header:
             raise WorkspaceError("git cat-file ended; see `git fsck`")
-        if about[-1] == b"missing":
+        if header[-1] == b"missing":
             return None
-        size = int(about[-1])
-        content = self._given.read(size)
+        size = int(header[-1])
+        content = self._answers.read(size)
         if len(content) != size:
             raise WorkspaceError("git cat-file ended in the middle of an object; see `git fsck`")
-        self._given.read(1)  # the end of the line
+        self._answers.read(1)  # the end of the line
         return content
 
 
@@ -122,18 +121,18 @@ def objects(folder: Path) -> Iterator[GitObjects]:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )
-    asked, given = cast("IO[bytes]", process.stdin), cast("IO[bytes]", process.stdout)
+    queries, answers = cast("IO[bytes]", process.stdin), cast("IO[bytes]", process.stdout)
     try:
-        yield GitObjects(asked, given)
+        yield GitObjects(queries, answers)
     finally:
         with contextlib.suppress(BrokenPipeError):  # it has ended before
-            asked.close()
-        given.close()
+            queries.close()
+        answers.close()
         process.wait()
 
 
 def all_objects(folder: Path) -> list[Listed]:
-    """Every object that git holds, whether a reference leads to it or not."""
+    """Every object that git holds, reachable or not."""
     text = shell.git(
         folder, "cat-file", "--batch-all-objects", "--batch-check=%(objectname) %(objecttype)"
     )
@@ -164,11 +163,11 @@ def tree_entries(tree: bytes, width: int) -> Iterator[tuple[bool, str, str]]:
 
 
 def commit(folder: Path, paths: Sequence[str], message: str) -> None:
-    """Commit these paths, relative to `folder`, as they lie there; nothing else, and nothing at
-    all where they are as in HEAD. A lock that a killed git left does not keep it from that."""
+    """Commit these paths, relative to `folder`, and nothing else; makes no commit if they are as in
+    HEAD. Locks that a killed git left are removed first."""
     break_locks(folder)
-    for some in in_parts(paths):
-        shell.git(folder, "add", "--all", "--", *some)
+    for portion in in_parts(paths):
+        shell.git(folder, "add", "--all", "--", *portion)
     if not shell.succeeds(folder, "diff", "--cached", "--quiet", "--", *paths):
         shell.git(folder, "commit", "--quiet", "-m", message, "--", *paths)
 
@@ -181,14 +180,14 @@ def tag(folder: Path, name: str, message: str, revision: str = "HEAD") -> None:
 
 def in_parts(paths: Sequence[str]) -> Iterator[Sequence[str]]:
     """Paths in portions that fit into a command line."""
-    return (paths[start : start + _MANY] for start in range(0, len(paths), _MANY))
+    return (paths[start : start + _PATHS_AT_ONCE] for start in range(0, len(paths), _PATHS_AT_ONCE))
 
 
 def break_locks(folder: Path, references: Iterable[str] = ()) -> None:
-    """Remove the lock files of a git that was killed; one at work is waited for.
+    """Remove the lock files of a killed git; wait for a running one.
 
     Args:
-        folder: a checkout, whose own locks of index and HEAD are looked at.
+        folder: a checkout; its locks of index and HEAD are checked.
         references: further lock files, relative to git's common folder.
     """
     names = ("index.lock", "HEAD.lock")
@@ -199,7 +198,7 @@ def break_locks(folder: Path, references: Iterable[str] = ()) -> None:
 
 
 def break_lock(lock: Path) -> None:
-    """Remove one lock file once no git is at work that may hold it."""
+    """Remove one lock file once no running git may hold it."""
     with contextlib.suppress(FileNotFoundError):
         while _may_be_held(lock):
             time.sleep(0.2)
@@ -207,15 +206,15 @@ def break_lock(lock: Path) -> None:
 
 
 def _may_be_held(lock: Path) -> bool:
-    """Whether a living git may hold a lock: one of this user, or of whom cannot be seen, that
-    started before the lock was made. It counts as left behind after some time anyway."""
+    """Whether a running git may hold a lock: it is younger than `PATIENCE`, and a git process
+    started before it was made."""
     import psutil
 
-    made = lock.stat().st_mtime
-    if time.time() - made >= PATIENCE:
+    locked_at = lock.stat().st_mtime
+    if time.time() - locked_at >= PATIENCE:
         return False
     for process in psutil.process_iter(["name"]):
         with contextlib.suppress(psutil.Error):
-            if process.info["name"] == "git" and process.create_time() <= made + 1:
+            if process.info["name"] == "git" and process.create_time() <= locked_at + 1:
                 return True
     return False

@@ -29,12 +29,11 @@ IGNORED = (
     "/.register",
     "__pycache__/",
 )
-"""What a workspace keeps out of git: DVC tracks the data, models and artifacts, and nobody tracks
-private keys."""
+"""Paths that git ignores: DVC tracks data, models and artifacts; private keys are never tracked."""
 
 ATTRIBUTES = "* -text"
-"""Line of `.gitattributes`: git changes no line end, whatever `core.autocrlf` is, so that
-files have the same hashes on every machine."""
+"""Line of `.gitattributes`: git changes no line ends, whatever `core.autocrlf` says, so files have
+the same hashes on every machine."""
 
 CONFIG = """[core]
     analytics = false
@@ -42,7 +41,7 @@ CONFIG = """[core]
 [plots]
     html_template = plots/page.html
 """
-"""DVC's settings: it phones nobody, and nothing is staged behind the user's back."""
+"""DVC's settings: no telemetry, and nothing is staged without the user."""
 
 README = """# An erasure audit
 
@@ -56,7 +55,7 @@ Put a batch of deletion requests (OpenDSR, a JSON list) into `requests/<batch>.j
 """
 
 DIGITS = "embedded digits"
-"""Mark in `data.dvc` (`meta: source`) of data that can be made again instead of fetched."""
+"""Mark in `data.dvc` (`meta: source`) of data that can be made again."""
 
 
 def find(start: Path) -> Path:
@@ -96,12 +95,14 @@ def init(folder: Path) -> None:
     _copy_if_missing(shipped / "prefect.yaml", folder / "prefect.yaml")
     signing_keys.make_development(folder)
     pseudonyms.make(folder)
-    _copy_if_missing(shipped / "dvc.yaml", folder / "dvc.yaml")  # last: now it is a workspace
+    _copy_if_missing(
+        shipped / "dvc.yaml", folder / "dvc.yaml"
+    )  # last: it makes the folder a workspace
 
 
 DEMO = ("unlearn.reset=0.8", "unlearn.rivals.epochs=8")
-"""Settings of the batch `demo`. It shows the answers of the test, so it has to lie well inside each
-of them on every machine; docs/verification.md, and not the demo, says how often the test errs."""
+"""Settings of the batch `demo`. It shows each answer of the test, so each must come out clearly on
+every machine. How often the test errs stands in docs/verification.md."""
 
 
 def demo_settings_yaml() -> str:
@@ -126,11 +127,11 @@ def choose(folder: Path, batch: str | None, assignments: list[str]) -> settings.
         RequestError: the batch has no file of requests; nothing is written.
     """
     params = folder / "params.yaml"
-    wanted = [*assignments, *([f"batch={_quoted(batch)}"] if batch is not None else [])]
-    named = [text.partition("=")[2] for text in wanted if text.startswith("batch=")]
+    all_assignments = [*assignments, *([f"batch={_quoted(batch)}"] if batch is not None else [])]
+    batches = [text.partition("=")[2] for text in all_assignments if text.startswith("batch=")]
     current = settings.load(params)
-    _check_requests(folder, named[-1].strip("\"' ") if named else current.batch)
-    return settings.assign(params, wanted) if wanted else current
+    _check_requests(folder, batches[-1].strip("\"' ") if batches else current.batch)
+    return settings.assign(params, all_assignments) if all_assignments else current
 
 
 def prepare(
@@ -151,31 +152,29 @@ def prepare(
     ensure_data(folder)
     dvc_locks.sweep(folder)
     prune(folder, chosen)
-    for stage in ("train", "retrain"):  # no block at all is an empty folder, and no missing one
+    for stage in ("train", "retrain"):  # without blocks the folder is empty, not missing
         (folder / "artifacts" / stage).mkdir(parents=True, exist_ok=True)
     stale = dvc_graph.stale(folder)
-    if (
-        "data.dvc" in stale
-    ):  # the records were edited; stages read them as they are now, and so must data.dvc
+    if "data.dvc" in stale:  # the records were edited, and stages read them as they are now
         track_data(folder)
     return chosen, {name for name in stale if not name.endswith(".dvc")}
 
 
 def prune(folder: Path, chosen: settings.Settings) -> list[str]:
-    """Remove the models of blocks, and the rungs of the ladder, that the settings no longer ask
-    for, so that no verdict counts them.
+    """Remove the models of blocks and rungs that are no longer in the settings, so that no verdict
+    counts them.
 
     They stay in DVC's cache. Returns the folders removed, relative to the workspace.
     """
     rungs = list(chosen.ladder.rungs)
-    wanted = {
+    chosen_names = {
         "train": list(map(str, chosen.references.with_blocks)),
         "retrain": list(map(str, chosen.references.without_blocks)),
         "climb": rungs,
         "ladder": [settings.FIRST, *rungs],
     }
     removed = []
-    for stage, blocks in wanted.items():
+    for stage, blocks in chosen_names.items():
         for block in sorted((folder / "artifacts" / stage).glob("*")):
             kept_by = block.name.removeprefix(".").removesuffix("-kept")  # models of a cut-off run
             if block.is_dir() and kept_by not in blocks:
@@ -185,11 +184,11 @@ def prune(folder: Path, chosen: settings.Settings) -> list[str]:
 
 
 def track_data(folder: Path, source: str | None = None) -> None:
-    """Have DVC take note of `data/` as it is now: hashes into `data.dvc`, content into the cache.
+    """Track `data/` as it is now: hashes go into `data.dvc`, content into DVC's cache.
 
     Args:
         folder: the workspace.
-        source: where the data came from; `DIGITS` says that they can be made again.
+        source: where the data came from; `DIGITS` marks data that can be made again.
     """
     shell.dvc(folder, "add", "data")
     if source is not None:
@@ -197,15 +196,14 @@ def track_data(folder: Path, source: str | None = None) -> None:
 
 
 def ensure_data(folder: Path) -> str:
-    """See to it that `data/` is there as `data.dvc` records it: from the cache, a remote, or made
-    again.
+    """Restore `data/` as `data.dvc` records it, from the cache or a remote, or by making it again.
 
     Returns:
         Where the data came from: "present", "cache", "remote" or "made".
 
     Raises:
-        WorkspaceError: there is no `data.dvc`, or the data cannot be had, or what was made has
-            other hashes.
+        WorkspaceError: there is no `data.dvc`, the data are kept nowhere, or the data that were
+            made have other hashes.
     """
     if not (folder / "data.dvc").exists():
         raise WorkspaceError(
@@ -234,11 +232,13 @@ def _remake(folder: Path, make: Callable[[Path], object]) -> None:
         )
     try:
         make(folder / "data")
-        same = dvc_graph.content_hash(folder / "data") == dvc_graph.data_folders(folder)["data.dvc"]
+        is_same = (
+            dvc_graph.content_hash(folder / "data") == dvc_graph.data_folders(folder)["data.dvc"]
+        )
     except BaseException:
         shutil.rmtree(folder / "data", ignore_errors=True)
         raise
-    if not same:
+    if not is_same:
         shutil.rmtree(folder / "data")
         raise WorkspaceError(
             "the embedded digits that this machine makes differ from those that data.dvc records; "
@@ -255,7 +255,7 @@ def _digits(target: Path) -> object:
 
 
 def _brings(folder: Path, command: str) -> bool:
-    """Whether DVC could bring the data; what it brought in part is removed."""
+    """Whether DVC restored the data; a partial copy is removed."""
     try:
         shell.dvc(folder, command, "data.dvc")
     except WorkspaceError:
@@ -264,20 +264,20 @@ def _brings(folder: Path, command: str) -> bool:
 
 
 def _shipped() -> Path:
-    """The folder of the pipeline, templates and example that come with the tool: in a wheel, or in
+    """The folder of the pipeline, templates and example of this installation: in the wheel, or in
     the repository."""
     package = Path(settings.__file__).parents[1]
-    for place in (package / "_workspace", package.parent):
-        if (place / "dvc.yaml").is_file():
-            return place
+    for folder in (package / "_workspace", package.parent):
+        if (folder / "dvc.yaml").is_file():
+            return folder
     raise WorkspaceError("this installation lacks dvc.yaml; install erasure-audit again")
 
 
 def lacking(folder: Path, batch: str) -> str | None:
-    """What keeps a batch from being run at all, with the next step; None: nothing does."""
+    """Why a batch cannot run, with the next step; None: it can."""
     if not (folder / "data.dvc").exists() and not (folder / "data").exists():
         return (
-            "there are no records yet; see `erasure-audit import --help`, or give "
+            "there are no records yet; see `erasure-audit import --help`, or run "
             "`erasure-audit demo` for an example"
         )
     if not (folder / "requests" / f"{batch}.json").is_file():
@@ -291,16 +291,16 @@ def lacking(folder: Path, batch: str) -> str | None:
 def _check_requests(folder: Path, batch: str) -> None:
     path = folder / "requests" / f"{batch}.json"
     if not path.is_file():
-        known = sorted(file.stem for file in (folder / "requests").glob("*.json"))
+        batches = sorted(file.stem for file in (folder / "requests").glob("*.json"))
         raise RequestError(
             f"requests/{batch}.json: no such file; put the batch's requests there. Batches here: "
-            f"{', '.join(known) or 'none; `erasure-audit demo` makes an example'}"
+            f"{', '.join(batches) or 'none; `erasure-audit demo` makes an example'}"
         )
     opendsr.refuse_future(path, datetime.now(UTC))
 
 
 def _quoted(batch: str) -> str:
-    """As YAML text, so that a batch called 2026 stays a name."""
+    """The name as YAML text, so that 2026 stays a name."""
     import json
 
     return json.dumps(batch)

@@ -33,16 +33,16 @@ def dvc(folder: Path, *arguments: str) -> str:
     """Run DVC in a folder and return what it prints, stripped. Raises `WorkspaceError` with DVC's
     message.
 
-    What it prints is shown to nobody, so there is no need for `--quiet`, which would hide the
-    message, too. While another process holds DVC's lock, the command is given again.
+    `--quiet` would hide the message, too. The command is repeated while another process holds
+    DVC's lock.
     """
-    begun = time.monotonic()
+    start = time.monotonic()
     while True:
         try:
             return _run([*DVC, *arguments], folder, f"dvc {arguments[0]}")
         except WorkspaceError as error:
             locked = any(sign in str(error) for sign in dvc_locks.SIGNS)
-            if not locked or time.monotonic() - begun > LOCK_PATIENCE:
+            if not locked or time.monotonic() - start > LOCK_PATIENCE:
                 raise
         dvc_locks.sweep(folder)
         dvc_locks.wait()
@@ -58,7 +58,7 @@ def succeeds(folder: Path, *command: str) -> bool:
 
 def _run(command: list[str], folder: Path, name: str, text: str = "") -> str:
     try:
-        ended = subprocess.run(
+        completed = subprocess.run(
             command,
             cwd=folder,
             env=environment.child(folder),
@@ -69,11 +69,10 @@ def _run(command: list[str], folder: Path, name: str, text: str = "") -> str:
         )
     except FileNotFoundError as error:
         raise WorkspaceError(f"{command[0]}: no such command; install it and try again") from error
-    if ended.returncode != 0:
-        raise WorkspaceError(
-            f"{name} failed: {_reason(ended.stderr) or _reason(ended.stdout) or 'no message'}"
-        )
-    return ended.stdout.strip()
+    if completed.returncode != 0:
+        reason = _reason(completed.stderr) or _reason(completed.stdout) or "no message"
+        raise WorkspaceError(f"{name} failed: {reason}")
+    return completed.stdout.strip()
 
 
 def _reason(text: str) -> str:
@@ -82,5 +81,5 @@ def _reason(text: str) -> str:
         for line in text.splitlines()
         if line.strip() and not line.startswith("Having any troubles")
     ]
-    told = [line for line in lines if line.lower().startswith(("error", "fatal"))]
-    return " ".join(told or lines[-3:])
+    error_lines = [line for line in lines if line.lower().startswith(("error", "fatal"))]
+    return " ".join(error_lines or lines[-3:])

@@ -1,8 +1,8 @@
 """Where signing keys come from, and whose signatures are trusted.
 
-A key comes from the environment, never from settings, so that it gets into no parameter, log or
-commit; without one the workspace's development key signs. Trusted are the public keys in
-`trusted-keys/`, which git keeps.
+A key comes from the environment, never from settings, so that it never gets into a parameter, log
+or commit. Without one, the workspace's development key signs. The public keys in `trusted-keys/`,
+which git keeps, are trusted.
 """
 
 from __future__ import annotations
@@ -22,33 +22,33 @@ Trusted = TypeVar("Trusted")
 FILE = "ERASURE_AUDIT_KEY"
 """Environment variable: path of the PEM file with the signing key."""
 PEM, PASSPHRASE = environment.KEY_PEM, environment.KEY_PASSPHRASE
-"""Environment variables: the PEM itself, which goes before the file, and the passphrase of an
-encrypted key."""
+"""Environment variables: the PEM itself, which takes precedence over the file, and the passphrase
+of an encrypted key."""
 
 DEVELOPMENT = Path("keys/development.pem")
 TRUSTED = Path("trusted-keys")
 TRUSTED_AUTHORITIES = Path("trusted-tsa")
-"""Certificates of time-stamping authorities, or of who issued them."""
+"""Certificates of time-stamping authorities, or of their issuers."""
 
 
 def at_hand(workspace: Path) -> keys.SigningKey | None:
-    """The key to sign with: from the environment, else the workspace's development key, else none.
+    """The key to sign with: from the environment, else the workspace's development key, else None.
 
     Raises:
-        SignatureError: a key is named and cannot be had, others may read its file, or it is no
+        SignatureError: the named key cannot be read, others may read its file, or it is not an
             Ed25519 key.
     """
     passphrase = os.environ.get(PASSPHRASE)
     if pem := os.environ.get(PEM):
         return keys.read_key(pem.encode(), passphrase)
-    if named := os.environ.get(FILE):
-        return keys.read_key(_secret(Path(named)), passphrase)
-    own = workspace / DEVELOPMENT
-    return keys.read_key(_secret(own)) if own.is_file() else None
+    if path := os.environ.get(FILE):
+        return keys.read_key(_secret(Path(path)), passphrase)
+    development = workspace / DEVELOPMENT
+    return keys.read_key(_secret(development)) if development.is_file() else None
 
 
 def described(key: keys.SigningKey | None) -> dict[str, Any] | None:
-    """A key as the batch's record and the evidence name it."""
+    """A key as the batch's record and the evidence describe it."""
     if key is None:
         return None
     return {
@@ -59,8 +59,8 @@ def described(key: keys.SigningKey | None) -> dict[str, Any] | None:
 
 
 def make_development(workspace: Path) -> None:
-    """Make the workspace's development key if it has none, and trust it there. Git never sees the
-    private part."""
+    """Make the workspace's development key if it has none, and trust it there. Git ignores the
+    private key."""
     path = workspace / DEVELOPMENT
     if path.exists():
         return
@@ -75,18 +75,18 @@ def make_development(workspace: Path) -> None:
     )
 
 
-def trusted(workspace: Path | None, given: Iterable[Path] = ()) -> list[keys.Signer]:
-    """Whose signatures count: the keys of the workspace's `trusted-keys/` and those given.
+def trusted(workspace: Path | None, further: Iterable[Path] = ()) -> list[keys.Signer]:
+    """The trusted signers: those of the workspace's `trusted-keys/` and the further ones.
 
     Raises:
         SignatureError: a file holds no Ed25519 public key or certificate.
     """
-    kept = sorted((workspace / TRUSTED).glob("*.pem")) if workspace else []
-    return [_public(path) for path in (*kept, *given)]
+    kept_files = sorted((workspace / TRUSTED).glob("*.pem")) if workspace else []
+    return [_public(path) for path in (*kept_files, *further)]
 
 
 def stamper(workspace: Path) -> time_stamps.Stamper | None:
-    """Whom to ask for time stamps; None where the settings name nobody.
+    """The authority to ask for time stamps; None if the settings name none.
 
     Raises:
         SignatureError: a certificate in `trusted-tsa/` cannot be read.
@@ -97,23 +97,23 @@ def stamper(workspace: Path) -> time_stamps.Stamper | None:
 
 
 def stamp_policy(
-    workspace: Path | None, given: Iterable[Path] = (), required: bool = False
+    workspace: Path | None, further: Iterable[Path] = (), required: bool = False
 ) -> time_stamps.StampPolicy:
-    """Whose time stamps count, and whether there has to be one.
+    """Which authorities are trusted, and whether a time stamp is required.
 
     Args:
-        workspace: its settings and `trusted-tsa/` count; None: none is at hand.
-        given: further certificates.
-        required: whether there has to be one, whatever the settings say.
+        workspace: its settings and `trusted-tsa/` count; None: there is no workspace.
+        further: further certificates.
+        required: whether a time stamp is required, whatever the settings say.
 
     Raises:
         SignatureError: a file holds no certificate.
         SettingsError: `params.yaml` cannot be used.
     """
-    kept = sorted((workspace / TRUSTED_AUTHORITIES).glob("*.pem")) if workspace else []
+    kept_files = sorted((workspace / TRUSTED_AUTHORITIES).glob("*.pem")) if workspace else []
     chosen = settings.load(workspace / "params.yaml").operate if workspace else None
     return time_stamps.StampPolicy(
-        tuple(_authority(path) for path in (*kept, *given)),
+        tuple(_authority(path) for path in (*kept_files, *further)),
         required or bool(chosen and chosen.require_time_stamps),
     )
 
@@ -127,7 +127,7 @@ def _public(path: Path) -> keys.Signer:
 
 
 def _read(path: Path, parse: Callable[[bytes], Trusted], expected: str) -> Trusted:
-    """What a PEM file holds; errors name the file."""
+    """The parsed content of a PEM file; errors name the file."""
     try:
         return parse(path.read_bytes())
     except OSError as error:
@@ -139,7 +139,7 @@ def _read(path: Path, parse: Callable[[bytes], Trusted], expected: str) -> Trust
 
 
 def _secret(path: Path) -> bytes:
-    """A private key's file, which nobody but its owner may read."""
+    """The content of a private key's file, which only its owner may read."""
     try:
         with path.open("rb") as stream:
             mode = os.fstat(stream.fileno()).st_mode

@@ -51,12 +51,12 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def run_flow(
     workspace: Path, **parameters: Any
 ) -> tuple[list[dict[str, Any]], list[stage_runner.StageEvent]]:
-    from flows.operations.audit_flow import audit, of
+    from flows.operations.audit_flow import audit, taking_over
 
     events: list[stage_runner.StageEvent] = []
     found = prepare.prepare(workspace, parameters.get("batch"), [])
     found.runner.listener = events.append
-    with of(found):
+    with taking_over(found):
         return audit(folder=str(workspace), **parameters), events
 
 
@@ -396,6 +396,6 @@ def test_a_run_that_ends_before_prefect_is_there_leaves_no_stage_running(
         assert begun.wait(60)
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt), prepare.begun(found):
+    with pytest.raises(KeyboardInterrupt), prepare.running_head(found):
         interrupted()
     assert children_that_run("stage.py check", workspace) == []

@@ -35,7 +35,7 @@ SIGNED = Path("signed") / "demo" / REQUEST
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A closed batch with one signed report and a register whose end git keeps."""
     place = dummy.make(tmp_path_factory.mktemp("vacuous") / "workspace")
-    provenance.keep(place, settings.Settings())
+    provenance.write(place, settings.Settings())
     shell.dvc(place, "repro", "--quiet")
     files.write_json(place / SIGNED / "evidence.json", {"verdict": "pass"})
     names = [SIGNED / "evidence.json", Path("dvc.lock")]

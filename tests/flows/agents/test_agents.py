@@ -237,9 +237,9 @@ def test_results_that_are_on_the_remote_already_are_taken_and_nothing_is_handed_
     work(here, parcel, sha256)
     dispatch.sweep(here / "caller", "demo")
     told: list[str] = []
-    assert dispatch.Agents(here / "caller", "demo", agent_parcel.Post(here / "caller")).brings(
-        "train@0", "gpu", lambda text, kind="waiting": told.append(text)
-    )
+    assert dispatch.Agents(
+        here / "caller", "demo", agent_parcel.Post(here / "caller")
+    ).fetch_results("train@0", "gpu", lambda text, kind="waiting": told.append(text))
     assert told == ["the results are on the remote already"]
     assert stage_runner.Runner(here / "caller").run("train@0") == "restored"
 
@@ -261,7 +261,9 @@ def test_a_stage_that_is_in_the_callers_own_cache_is_not_handed_out(here: Path) 
     shutil.rmtree(here / "caller" / "artifacts" / "train")
     told: list[str] = []
     sender = dispatch.Agents(here / "caller", "demo", agent_parcel.Post(here / "caller"))
-    assert not sender.brings("train@0", "gpu", lambda text, kind="waiting": told.append(text))
+    assert not sender.fetch_results(
+        "train@0", "gpu", lambda text, kind="waiting": told.append(text)
+    )
     assert told == []
     assert not (here / "store").exists()
 
@@ -377,7 +379,7 @@ def test_what_prefect_is_told_names_the_work_and_holds_no_data(
 ) -> None:
     server = Server([states().Scheduled(), states().Failed(message="train@0: because")])
     with pytest.raises(StageError, match=r"^train@0: because$"):
-        caller_of(here, server, monkeypatch).brings(
+        caller_of(here, server, monkeypatch).fetch_results(
             "train@0", "gpu", lambda text, kind="waiting": None
         )
     (made,) = server.made
@@ -400,7 +402,7 @@ def test_a_lost_agent_s_stage_is_handed_out_once_more_and_never_a_third_time(
         dispatch.AgentError,
         match=r"train@0: 2 agents one after the other were lost with it; the last: again",
     ):
-        caller_of(here, server, monkeypatch).brings(
+        caller_of(here, server, monkeypatch).fetch_results(
             "train@0", "gpu", lambda text, kind="waiting": told.append(text)
         )
     assert len(server.made) == 2
@@ -414,7 +416,7 @@ def test_an_agent_that_is_silent_is_lost_and_its_run_is_marked_so(
     monkeypatch.setattr(dispatch, "STARTING", 0.3)
     server = Server([states().Running()], [states().Pending()])
     with pytest.raises(dispatch.AgentError, match="no sign of life"):
-        caller_of(here, server, monkeypatch).brings(
+        caller_of(here, server, monkeypatch).fetch_results(
             "train@0", "gpu", lambda text, kind="waiting": None
         )
     assert [(run, state.name) for run, state in server.set] == [(0, "Crashed"), (1, "Crashed")]
@@ -444,7 +446,7 @@ def test_an_agent_that_gives_signs_of_life_may_take_as_long_as_it_needs(
     thread = threading.Thread(target=live)
     thread.start()
     with pytest.raises(StageError, match=r"^enough$"):
-        sender.brings("train@0", "gpu", lambda text, kind="waiting": told.append(text))
+        sender.fetch_results("train@0", "gpu", lambda text, kind="waiting": told.append(text))
     thread.join()
     assert "runs on g1 (process 7)" in told
     assert [line for line in told if line.startswith("epoch")] != []
@@ -455,7 +457,7 @@ def test_with_no_worker_the_stage_runs_here_and_the_run_says_why(
 ) -> None:
     server = Server(workers=False)
     told: list[str] = []
-    assert not caller_of(here, server, monkeypatch).brings(
+    assert not caller_of(here, server, monkeypatch).fetch_results(
         "train@0", "gpu", lambda text, kind="waiting": told.append(text)
     )
     assert told == ["runs here: no worker of pool gpu is online"]
@@ -474,7 +476,7 @@ def test_when_the_last_worker_goes_before_taking_the_stage_it_runs_here_after_a_
         told.append(text)
         server.workers = "handed" not in text
 
-    assert not caller_of(here, server, monkeypatch).brings("train@0", "gpu", go)
+    assert not caller_of(here, server, monkeypatch).fetch_results("train@0", "gpu", go)
     assert told[-1] == "runs here: no worker of pool gpu is online any more"
     assert [(run, state.name) for run, state in server.set] == [(0, "Cancelled")]
     assert agent_parcel.Post(here / "caller").below(dispatch.HANDOVER) == []
@@ -486,7 +488,7 @@ def test_while_all_workers_are_busy_a_stage_waits_for_its_turn(
     monkeypatch.setenv(dispatch.WAIT, "0.1")
     server = Server([*[states().Scheduled()] * 20, states().Failed(message="its turn")])
     with pytest.raises(StageError, match=r"^its turn$"):
-        caller_of(here, server, monkeypatch).brings(
+        caller_of(here, server, monkeypatch).fetch_results(
             "train@0", "gpu", lambda text, kind="waiting": None
         )
 
@@ -501,7 +503,7 @@ def test_where_a_pool_is_demanded_nothing_runs_here_in_its_place(
     sender = caller_of(here, server, monkeypatch)
     sender.mode = "pool"
     with pytest.raises(StageError, match=r"^taken at last$"):
-        sender.brings("train@0", "gpu", lambda text, kind="waiting": None)
+        sender.fetch_results("train@0", "gpu", lambda text, kind="waiting": None)
 
 
 def test_stopping_the_caller_withdraws_what_is_out(
@@ -513,7 +515,7 @@ def test_stopping_the_caller_withdraws_what_is_out(
 
     def bring() -> None:
         try:
-            sender.brings("train@0", "gpu", lambda text, kind="waiting": None)
+            sender.fetch_results("train@0", "gpu", lambda text, kind="waiting": None)
         except StageError as error:
             errors.append(error)
 

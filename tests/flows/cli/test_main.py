@@ -49,7 +49,7 @@ SOURCES = ["digits", "idx", "npz", "folder", "torchvision"]
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace in which nothing is stale."""
     place = dummy.make(tmp_path_factory.mktemp("cli") / "workspace")
-    provenance.keep(place, settings.Settings())
+    provenance.write(place, settings.Settings())
     shell.dvc(place, "repro", "--quiet")
     return place
 

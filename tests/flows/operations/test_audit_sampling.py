@@ -20,7 +20,7 @@ from tests.worlds import dummy
 def closed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = dummy.make(tmp_path_factory.mktemp("reaudit") / "workspace")
     (place / ".gitignore").write_text("/data\n/artifacts\n/.prefect\n/.register\n")
-    provenance.keep(place, settings.Settings())
+    provenance.write(place, settings.Settings())
     shell.dvc(place, "repro", "--quiet")
     close_batch.close(place, "demo")
     return place

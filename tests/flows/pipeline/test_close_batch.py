@@ -20,7 +20,7 @@ MODEL = "artifacts/train/0/model.txt"
 @pytest.fixture(scope="module")
 def closed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = dummy.make(tmp_path_factory.mktemp("closed") / "workspace")
-    provenance.keep(place, settings.Settings())
+    provenance.write(place, settings.Settings())
     shell.dvc(place, "repro", "--quiet")
     close_batch.close(place, "demo")
     return place

@@ -21,11 +21,13 @@ def planned(progress: console.Progress) -> None:
 def test_progress_counts_the_stages_that_ended_and_says_how_long_the_rest_takes() -> None:
     progress = console.Progress({"check": 10.0, "train@0": 300.0})
     planned(progress)
-    assert progress.left == pytest.approx(10 + 300 + 300)  # train@1 is taken to be like train@0
+    assert progress.seconds_left == pytest.approx(
+        10 + 300 + 300
+    )  # train@1 is taken to be like train@0
     assert progress.summary == "0 of 3 stages, about 10 min left"
     progress.take(StageEvent("check", "ran", "", 20.0))
     progress.take(StageEvent("train@0", "restored", "", 1.0))
-    assert (progress.done, progress.total) == (2, 3)
+    assert (progress.finished, progress.total) == (2, 3)
     assert progress.summary == "2 of 3 stages, about 5 min left"
     progress.take(StageEvent("train@1", "unchanged"))
     assert progress.summary == "3 of 3 stages"
@@ -35,7 +37,7 @@ def test_progress_counts_the_stages_that_ended_and_says_how_long_the_rest_takes(
 def test_no_time_is_named_while_a_stage_was_never_timed() -> None:
     progress = console.Progress({"check": 10.0})
     planned(progress)
-    assert progress.left is None
+    assert progress.seconds_left is None
     assert progress.summary == "0 of 3 stages"
 
 

@@ -21,7 +21,7 @@ from tests.worlds import dummy
 @pytest.fixture(scope="module")
 def closed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = dummy.make(tmp_path_factory.mktemp("reproduce") / "workspace")
-    provenance.keep(place, settings.Settings())
+    provenance.write(place, settings.Settings())
     shell.dvc(place, "repro", "--quiet")
     close_batch.close(place, "demo")
     return place

@@ -71,7 +71,7 @@ def test_an_accuracy_of_retrained_models_is_shown_with_its_range_and_the_ends_ar
         "retrained_low": {"control": 0.89, "forget": None},
         "retrained_high": {"control": 0.92, "forget": None},
     }
-    lines = [line for line in results.told({"accuracy": accuracy}) if "accuracy" in line]
+    lines = [line for line in results.explanation({"accuracy": accuracy}) if "accuracy" in line]
     assert lines == [
         "  accuracy of the original model: control 0.91, forget —",
         "  accuracy of the retrained model: control 0.91 (0.89 to 0.92), forget —",

@@ -126,7 +126,7 @@ def judge_it() -> None:
         params,
         Path("artifacts/probe"),
     )
-    provenance.keep(Path.cwd(), settings.load(params))
+    provenance.write(Path.cwd(), settings.load(params))
 
 
 def forget_and_retrain() -> None:
@@ -378,7 +378,7 @@ def evidence_of(lineage: dict[str, Any]) -> dict[str, Any]:
             data_checks=files.read_json(Path("artifacts/check/data.json")),
             request_checks=files.read_json(Path("artifacts/check/requests.json")),
             trace=report.read_trace(Path("artifacts/unlearn/trace.csv")),
-            record=files.read_json(provenance.keep(Path.cwd(), wish)),
+            record=files.read_json(provenance.write(Path.cwd(), wish)),
             settings=wish,
         )
     )

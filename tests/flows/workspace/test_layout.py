@@ -169,11 +169,11 @@ def test_edited_data_are_tracked_anew_before_a_run(place: Path) -> None:
 
 
 def test_the_record_of_a_batch_stands_until_tool_data_or_settings_change(place: Path) -> None:
-    path = provenance.keep(place, settings.Settings())
+    path = provenance.write(place, settings.Settings())
     first = {**files.read_json(path), "started": "2001-01-01T00:00:00Z", "commit": None}
     files.write_json(path, first)
-    provenance.keep(place, settings.Settings())
+    provenance.write(place, settings.Settings())
     assert files.read_json(path) == first
-    provenance.keep(place, settings.parse({"seed": 5}))
+    provenance.write(place, settings.parse({"seed": 5}))
     assert files.read_json(path)["started"] != first["started"]
     assert files.read_json(path)["changed_settings"] == {"seed": 5}

@@ -227,5 +227,5 @@ def test_the_console_tells_a_batch_s_advice_once(tmp_path: Any) -> None:
     for name in ("one", "two"):
         files.write_json(tmp_path / "reports" / "b" / name / "evidence.json", told)
     assert results.advice(tmp_path, "b") == ["A full retrain is advised."]
-    assert results.told(told)[-1] == "  A full retrain is advised."
+    assert results.explanation(told)[-1] == "  A full retrain is advised."
     assert results.advice(tmp_path, "c") == []
