@@ -155,7 +155,7 @@ def deliver(
         SignatureError: there is no signing key; unsigned callbacks are worth nothing.
         BusyError: another process delivers.
     """
-    if not register.undelivered(at, most=1):
+    if not register.undelivered(at, limit=1):
         return Delivery()
     key = signing_keys.at_hand(home)
     if key is None:
@@ -233,10 +233,10 @@ def _note(
     """Record a try. Returns what became of the callback."""
     event, url, tries = due.event, due.url, due.tries + 1
     if taken:
-        register.tried(event.seq, url, outcome, None)
+        register.record_try(event.seq, url, outcome, None)
         return "delivered"
     if tries < MOST_TRIES:
-        register.tried(event.seq, url, outcome, (at or datetime.now(UTC)) + pause(tries))
+        register.record_try(event.seq, url, outcome, (at or datetime.now(UTC)) + pause(tries))
         return "again"
     register.note(  # first, so that a kill in between says it twice rather than never
         "callback_given_up",
@@ -246,7 +246,7 @@ def _note(
         tries=tries,
         outcome=outcome,
     )
-    register.tried(event.seq, url, outcome, None)
+    register.record_try(event.seq, url, outcome, None)
     _LOG.warning(
         "request %s: the callback of event %d is given up: %s", event.request_id, event.seq, outcome
     )

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 from flows.operations import heartbeats, notices
 from flows.register import recorded
 from flows.register.register import BusyError, Register
+from flows.register.register import opened as open_register
 from flows.release import approval
 from flows.release.standing import page
 from flows.reports import overview
-from tasks.common import settings
 from tasks.common.errors import WorkspaceError
 
 if TYPE_CHECKING:
@@ -41,12 +41,9 @@ def opened(home: Path, work: str | None = None) -> Iterator[Register]:
         home: the workspace.
         work: name of the work in a notice of its failure; None: no notice is sent.
     """
-    with notices.of_failures(home, work) if work else contextlib.nullcontext():
-        register = Register(home, settings.load(home / "params.yaml").report.holidays)
-        try:
-            yield register
-        finally:
-            register.close()
+    reported = notices.of_failures(home, work) if work else contextlib.nullcontext()
+    with reported, open_register(home) as register:
+        yield register
 
 
 def busy(error: BusyError) -> State[Any]:

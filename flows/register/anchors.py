@@ -1,9 +1,9 @@
 """Anchors: ends of the register's chain, kept outside its database.
 
-Two places in git hold them: `ledger/chain/<batch>.json` in every closed and released batch, and the
-branch `register-chain`, to which every night, `finalize` and watch add a line. The branch is apart
-from all others, so anchoring touches neither the work tree nor the index. Push it to a server that
-the database's owner cannot write to.
+Git holds them in two places: `ledger/chain/<batch>.json` of every closed and released batch, and
+the branch `register-chain`, to which every night, `finalize` and watch add a line. The branch
+shares nothing with others, so anchoring changes neither work tree nor index. Push it to a server
+that the database's owner cannot write to.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from tasks.common.errors import AuditError, SignatureError, WorkspaceError
 from tasks.signatures import time_stamps
 
 HEADS = Path("ledger/chain")
-"""Where git keeps the chain's end as it was when a batch was committed, `<batch>.json`."""
+"""Folder of the chain's end at the commit of a batch, `<batch>.json`."""
 BRANCH = "register-chain"
 LINES = "ledger/chain/daily.jsonl"
 """The file on that branch: a JSON object per line, the oldest first."""
 TRIES = 3
-"""How often a line is added again when another process adds one at the same time."""
+"""How often to try to add a line when other processes add lines at the same time."""
 
 
 _LOG = logging.getLogger("erasure_audit.anchors")
 
 
 def check(home: Path, register: Register, every_stamp: bool = False) -> Head:
-    """Check the register, with every end that git keeps.
+    """Check the register against every end that git keeps.
 
     Args:
         home: the workspace.
@@ -80,7 +80,7 @@ def anchor(home: Path, register: Register) -> Head:
 
 
 def heads(home: Path, every_stamp: bool = False) -> list[Head]:
-    """The ends of the chain that git keeps, of batches and of days.
+    """The ends of the chain that git keeps, from batches and from the branch.
 
     Args:
         home: the workspace.
@@ -89,17 +89,17 @@ def heads(home: Path, every_stamp: bool = False) -> list[Head]:
     Raises:
         RegisterError: one cannot be read, or its time stamp is wrong or missing.
     """
-    kept = []
+    ends = []
     for path in sorted((home / HEADS).glob("*.json")):
         try:
-            kept.append(_head(files.read_json(path)))
+            ends.append(_head(files.read_json(path)))
         except (AuditError, KeyError, TypeError, ValueError) as error:
             raise RegisterError(
                 f"{HEADS / path.name}: expected the end of the chain; `git checkout` brings it back"
             ) from error
     lines = _lines(home)
     _check_stamps(home, lines if every_stamp else lines[-1:])
-    return kept + [_head(line) for line in lines]
+    return ends + [_head(line) for line in lines]
 
 
 def _head(value: Any) -> Head:
@@ -107,15 +107,15 @@ def _head(value: Any) -> Head:
 
 
 def _digest(line: dict[str, Any]) -> bytes:
-    """What a time stamp of an anchor is over: SHA-256 of `<seq> <hash>`."""
+    """The digest that an anchor's time stamp covers: SHA-256 of `<seq> <hash>`."""
     return hashlib.sha256(f"{line['seq']} {line['hash']}".encode()).digest()
 
 
 def _stamped(home: Path, line: dict[str, Any]) -> dict[str, str]:
-    """The time stamp of a line that is new, where an authority is set.
+    """The time stamp of a new line, if the settings name an authority.
 
     Raises:
-        RegisterError: none can be had, and one is required.
+        RegisterError: the authority gives none, and one is required.
     """
     stamper = signing_keys.stamper(home)
     if stamper is None:
@@ -148,7 +148,7 @@ def _check_stamps(home: Path, lines: Iterable[dict[str, Any]]) -> None:
 
 
 def _lines(home: Path) -> list[dict[str, Any]]:
-    """What the branch holds; nothing where there is no branch."""
+    """The lines of the branch; empty if there is no branch."""
     if not git.has_branch(home, BRANCH):
         return []
     text = shell.git(home, "show", f"refs/heads/{BRANCH}:{LINES}")
@@ -164,14 +164,14 @@ def _lines(home: Path) -> list[dict[str, Any]]:
 
 
 def _commit(home: Path, lines: list[dict[str, Any]]) -> None:
-    """One commit on the branch. `git fast-import` needs no work tree, and refuses to drop commits
+    """Add a commit to the branch. `git fast-import` needs no work tree, and refuses to drop commits
     that another process added meanwhile."""
     content = "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines)
     message = f"The register's chain ends with event {lines[-1]['seq']}\n"
-    # a process that was killed while it anchored leaves git's lock
+    # a process that was killed here leaves git's lock
     git.break_lock(git.common_folder(home) / f"refs/heads/{BRANCH}.lock")
-    known = git.has_branch(home, BRANCH)
-    parent = f"from refs/heads/{BRANCH}^0\n" if known else ""
+    has_branch = git.has_branch(home, BRANCH)
+    parent = f"from refs/heads/{BRANCH}^0\n" if has_branch else ""
     commands = (
         f"commit refs/heads/{BRANCH}\n"
         f"committer Erasure Audit <erasure-audit@localhost> {int(time.time())} +0000\n"

@@ -1,4 +1,4 @@
-"""A copy of the register's database, made while others work; for SQLite only."""
+"""Backup of the register's database while others use it; for SQLite only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The queue of status callbacks: which are due, in a fair order, and what became of each try."""
+"""The queue of status callbacks: those that are due, in a fair order, and the outcome of each
+try."""
 
 from __future__ import annotations
 
@@ -13,17 +14,17 @@ from flows.register.states import State
 from flows.register.tables import callbacks, events, requests
 
 QUOTA = 32
-"""Callbacks of one client in one answer at most, so that no client fills the queue for others."""
+"""Maximum number of callbacks of one client in one answer, so that no client blocks the others."""
 
 
 class DueCallback(NamedTuple):
-    """A callback whose time has come.
+    """A callback that is due.
 
     Attributes:
-        event: what is told.
-        url: where to.
-        tries: so far.
-        client: who sent the request.
+        event: the event that it reports.
+        url: its address.
+        tries: tries so far.
+        client: the sender of the request.
     """
 
     event: Event
@@ -32,23 +33,23 @@ class DueCallback(NamedTuple):
     client: str
 
 
-def due(connection: sa.Connection, at: datetime, most: int) -> list[DueCallback]:
-    """Callbacks whose time has come.
+def due(connection: sa.Connection, moment: datetime, limit: int) -> list[DueCallback]:
+    """Callbacks that are due.
 
-    Clients take turns: the longest due of each come first, then each one's second, up to `QUOTA`
-    each. Of a request's events that wait for the same address only the first is given, so that
-    their order is kept. An address that the request does not name is left out; `check` tells of it.
+    Clients take turns: first the oldest of each, then the second of each, up to `QUOTA` each. Of a
+    request's events for the same address only the first is returned, so that their order is kept.
+    Addresses that the request does not name are omitted; `check` reports them.
 
     Args:
         connection: to the database.
-        at: the moment that counts.
-        most: how many to give at most.
+        moment: the moment that counts.
+        limit: maximum number of callbacks.
     """
-    earlier, before, receipt = callbacks.alias(), events.alias(), events.alias()
+    earlier, earlier_event, receipt = callbacks.alias(), events.alias(), events.alias()
     waits = (
         sa.select(earlier.c.seq)
-        .join(before, before.c.seq == earlier.c.seq)
-        .where(earlier.c.url == callbacks.c.url, before.c.request_id == events.c.request_id)
+        .join(earlier_event, earlier_event.c.seq == earlier.c.seq)
+        .where(earlier.c.url == callbacks.c.url, earlier_event.c.request_id == events.c.request_id)
         .where(earlier.c.seq < callbacks.c.seq, earlier.c.next_try.is_not(None))
     )
     order = (callbacks.c.next_try, callbacks.c.seq, callbacks.c.url)
@@ -67,7 +68,7 @@ def due(connection: sa.Connection, at: datetime, most: int) -> list[DueCallback]
         .join(requests, requests.c.request_id == events.c.request_id)
         .join(receipt, receipt.c.request_id == events.c.request_id)
         .where(receipt.c.kind == str(State.RECEIVED))
-        .where(callbacks.c.next_try <= text_of(at), ~waits.exists())
+        .where(callbacks.c.next_try <= text_of(moment), ~waits.exists())
         .subquery()
     )
     chosen = (
@@ -75,7 +76,7 @@ def due(connection: sa.Connection, at: datetime, most: int) -> list[DueCallback]
         .join(events, events.c.seq == ready.c.seq)
         .where(ready.c.turn <= QUOTA)
         .order_by(ready.c.turn, ready.c.next_try, ready.c.seq)
-        .limit(most)
+        .limit(limit)
     )
     return [
         DueCallback(event_of(row), row.url, row.tries, row.client)
@@ -93,7 +94,7 @@ def record(
         connection: of a writer.
         seq: of the event.
         url: where it was sent.
-        outcome: what came of it.
+        outcome: of the try.
         again: when to try again; None: it is delivered, or given up.
     """
     connection.execute(

@@ -1,10 +1,10 @@
 """The chain of events, and the rows of requests that it binds.
 
-Each event's hash covers the event and the hash of the one before; its MAC, made with the chain's
-key, authenticates that hash. An event that changes a request also holds a digest of the request's
-whole row and of its entries in the table of identities, as the tool meant to write them. So nobody
-without the key can change, add or remove an event, or a row that decides what is done, unseen; only
-a cut of the last events needs an end outside the database (`kept_end`, `anchors`) to be seen.
+Each event's hash covers the event and the previous hash; its MAC, made with the chain's key,
+authenticates that hash. An event that changes a request also holds a digest of the request's row
+and of its entries in the table of identities, as the tool meant to write them. So every change,
+addition or removal of an event or a row by somebody without the key is detected. Only cutting off
+the last events is not: that needs an end outside the database (`kept_end`, `anchors`).
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from flows.register.states import RegisterError
 from flows.register.tables import callbacks, events, identities, requests
 
 GENESIS = "0" * 64
-"""What the first event names as the hash of the one before it."""
+"""The previous hash of the first event."""
 BOUND = "bound"
-"""Kind of the events by which a person vouches for what an earlier version of the tool wrote."""
+"""Kind of events by which a person vouches for requests that an earlier version wrote."""
 RESTORED = "restored"
-"""Kind of the event by which a person accepts that a backup lacks events."""
-MANY = 1000
-"""Ids in one query; databases limit the number of parameters."""
+"""Kind of events by which a person accepts that a backup lacks events."""
+IDS_PER_QUERY = 1000
+"""Maximum number of ids in a query; databases limit the number of parameters."""
 RESTORE = "stop, find out who changed the database, and restore a backup"
 
 
@@ -53,11 +53,11 @@ class Event:
 
 @dataclass(frozen=True)
 class Content:
-    """All that the register says of a request now: its row, and its entries in the table of
+    """The current content of a request in the register: its row, and its entries in the table of
     identities.
 
     Attributes:
-        columns: of the row. Null is as good as missing, so that a later version may add columns.
+        columns: of the row. Null counts as missing, so that a later version may add columns.
         names: the pseudonyms in the table of identities.
     """
 
@@ -66,20 +66,20 @@ class Content:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all of it."""
+        """SHA-256 of the whole content."""
         columns = {name: value for name, value in self.columns.items() if value is not None}
         for name in ("held", "extended"):
             columns[name] = bool(columns[name])
         return sha256(canonical([columns, sorted(self.names)]))
 
     def changed(self, **columns: Any) -> Content:
-        """The same with other values in some columns."""
+        """A copy with other values in some columns."""
         return replace(self, columns={**self.columns, **columns})
 
 
 @dataclass(frozen=True)
 class Head:
-    """The end of the chain. Whoever keeps it can tell later whether anything before it changed."""
+    """The end of the chain. A kept end shows later whether anything before it was changed."""
 
     seq: int
     hash: str
@@ -96,7 +96,7 @@ class Step:
         kind: of event.
         details: further facts; no personal data.
         callbacks: addresses that are told of it.
-        content: what the request's rows have to say after the change; None: it changes nothing.
+        content: the intended content of the request after the change; None: it changes nothing.
     """
 
     actor: str
@@ -116,9 +116,9 @@ def append(
 ) -> list[Event]:
     """Add events to the chain, and their status callbacks to the queue.
 
-    To be called after the rows of the requests were changed, in the same transaction. Each event
-    binds the content that was meant to be written, and only if the rows say just that: a trigger or
-    a rule in the database could change more than it was told to.
+    Call it after the rows of the requests were changed, in the same transaction. Each event binds
+    the intended content, and only if the rows match it: a trigger or a rule in the database could
+    have changed more.
 
     Args:
         connection: of a writer.
@@ -127,8 +127,8 @@ def append(
         after: an end without a MAC that the caller has checked; None: the last event needs one.
 
     Raises:
-        RegisterError: the key is missing, the chain ends with an event that was not made with it,
-            or a row is not what was meant to be written.
+        RegisterError: the key is missing, the last event was not made with it, or a row differs
+            from the intended content.
     """
     last = connection.execute(sa.select(events).order_by(events.c.seq.desc()).limit(1)).first()
     head = Head(0, GENESIS) if last is None else Head(last.seq, last.hash)
@@ -174,25 +174,25 @@ def head_of(connection: sa.Connection) -> Head:
     return Head(0, GENESIS) if row is None else Head(row.seq, row.hash)
 
 
-def require_head(connection: sa.Connection, known: Head | None) -> None:
-    """See that the chain holds an end that is known from outside the database.
+def require_head(connection: sa.Connection, end: Head | None) -> None:
+    """Check that the chain contains an end that was kept outside the database.
 
     Raises:
         RegisterError: it does not.
     """
-    if known is None or known.seq == 0:
+    if end is None or end.seq == 0:
         return
-    found = connection.scalar(sa.select(events.c.hash).where(events.c.seq == known.seq))
-    if found is None:
-        raise RegisterError(_cut(known.seq))
-    if found != known.hash:
-        raise RegisterError(_another(known.seq))
+    event_hash = connection.scalar(sa.select(events.c.hash).where(events.c.seq == end.seq))
+    if event_hash is None:
+        raise RegisterError(_cut(end.seq))
+    if event_hash != end.hash:
+        raise RegisterError(_differs(end.seq))
 
 
-def holds(connection: sa.Connection, known: Head) -> bool:
-    """Whether the chain holds an end."""
-    query = sa.select(events.c.hash).where(events.c.seq == known.seq)
-    return bool(connection.scalar(query) == known.hash)
+def contains(connection: sa.Connection, end: Head) -> bool:
+    """Whether the chain contains an end."""
+    query = sa.select(events.c.hash).where(events.c.seq == end.seq)
+    return bool(connection.scalar(query) == end.hash)
 
 
 def event_of(row: Any) -> Event:
@@ -212,54 +212,56 @@ def history(
     if not all(map(queryable, (request_id, batch, kind))):
         return []
     query = sa.select(events).order_by(events.c.seq)
-    for column, wanted in (
+    for column, value in (
         (events.c.request_id, request_id),
         (events.c.batch, batch),
         (events.c.kind, kind),
     ):
-        if wanted is not None:
-            query = query.where(column == wanted)
+        if value is not None:
+            query = query.where(column == value)
     return [event_of(row) for row in connection.execute(query)]
 
 
-def latest(connection: sa.Connection, kind: str | None, first: int, most: int) -> list[Event]:
+def latest(connection: sa.Connection, kind: str | None, first: int, limit: int) -> list[Event]:
     """The last events, the newest first; all, or those of a kind."""
-    query = sa.select(events).order_by(events.c.seq.desc()).offset(first).limit(most)
+    query = sa.select(events).order_by(events.c.seq.desc()).offset(first).limit(limit)
     if kind is not None:
         query = query.where(events.c.kind == kind)
     return [event_of(row) for row in connection.execute(query)]
 
 
 def contents(connection: sa.Connection, request_ids: Collection[str]) -> dict[str, Content]:
-    """What the register says of requests now, by id; those that it lacks are left out."""
-    found: dict[str, Content] = {}
-    for some in _portions(request_ids):
+    """The current contents of requests by id; unknown ids are omitted."""
+    by_request: dict[str, Content] = {}
+    for portion in _portions(request_ids):
         names = defaultdict(list)
         for entry in connection.execute(
-            sa.select(identities).where(identities.c.request_id.in_(some))
+            sa.select(identities).where(identities.c.request_id.in_(portion))
         ):
             names[entry.request_id].append(entry.pseudonym)
-        for row in connection.execute(sa.select(requests).where(requests.c.request_id.in_(some))):
-            found[row.request_id] = Content(dict(row._mapping), tuple(names[row.request_id]))
-    return found
+        for row in connection.execute(
+            sa.select(requests).where(requests.c.request_id.in_(portion))
+        ):
+            by_request[row.request_id] = Content(dict(row._mapping), tuple(names[row.request_id]))
+    return by_request
 
 
 def require_bound(
     connection: sa.Connection, key: ChainKey | None, request_ids: Collection[str]
 ) -> dict[str, Content]:
-    """What the register says of requests, all of it as their last change left it. Whoever acts on
-    a request uses this answer: the database could give another one to the next question.
+    """The contents of requests, each checked against its last event. Callers must act on this
+    answer: the database could give another one to the next query.
 
     Raises:
-        RegisterError: one is not as its last change left it, or the key is missing.
+        RegisterError: a request differs from its last event, or the key is missing.
     """
     if key is None:
         raise RegisterError(_no_key())
-    found = contents(connection, request_ids)
-    for some in _portions(request_ids):
+    by_request = contents(connection, request_ids)
+    for portion in _portions(request_ids):
         last = (
             sa.select(sa.func.max(events.c.seq))
-            .where(events.c.request_id.in_(some), events.c.row_digest.is_not(None))
+            .where(events.c.request_id.in_(portion), events.c.row_digest.is_not(None))
             .group_by(events.c.request_id)
         )
         bound = {
@@ -267,54 +269,56 @@ def require_bound(
             for row in connection.execute(sa.select(events).where(events.c.seq.in_(last)))
             if row.hash == event_hash(dict(row._mapping)) and _authentic(row, key)
         }
-        for request_id in some:
-            content = found.get(request_id)
+        for request_id in portion:
+            content = by_request.get(request_id)
             if content is None or bound.get(request_id) != content.digest:
                 raise RegisterError(_unbound(request_id))
-    return found
+    return by_request
 
 
-def has_keeper(connection: sa.Connection, keeper: str) -> bool:
-    """Whether a keeper of the chain's end has added an event before."""
+def has_keeper(connection: sa.Connection, keeper: str | None) -> bool:
+    """Whether a keeper of the chain's end has added an event before; None never has."""
+    if keeper is None:
+        return False
     query = sa.select(events.c.seq).where(events.c.keeper == keeper).limit(1)
     return connection.scalar(query) is not None
 
 
 def _require_written(connection: sa.Connection, steps: Sequence[Step]) -> None:
-    """Raise `RegisterError` if the rows of requests are not what was meant to be written."""
-    meant = {str(step.request_id): step.content for step in steps if step.content is not None}
-    found = contents(connection, meant)
-    for request_id, content in meant.items():
-        if request_id not in found or found[request_id].digest != content.digest:
+    """Raise `RegisterError` if the rows of requests differ from the intended content."""
+    intended = {str(step.request_id): step.content for step in steps if step.content is not None}
+    stored = contents(connection, intended)
+    for request_id, content in intended.items():
+        if request_id not in stored or stored[request_id].digest != content.digest:
             raise RegisterError(
-                f"request {request_id}: the database keeps something else than what was written, "
-                "so a trigger, rule or view in it changes rows; nothing was done. Find out who put "
-                "it there, and remove it"
+                f"request {request_id}: the database stored other values than were written, so a "
+                "trigger, rule or view in it changes rows; nothing was done. Find out who put it "
+                "there, and remove it"
             )
 
 
 def check(
-    connection: sa.Connection, key: ChainKey | None, known: Sequence[Head] = (), keyed: bool = True
+    connection: sa.Connection, key: ChainKey | None, ends: Sequence[Head] = (), keyed: bool = True
 ) -> Head:
-    """Go through the whole chain, and compare every request with what the chain says of it.
+    """Check the whole chain, and compare every request with its events.
 
     Args:
         connection: one that sees a single moment.
         key: the chain's key.
-        known: earlier ends, as anchors keep them.
-        keyed: false for what an earlier version wrote, which has neither MACs nor digests.
+        ends: earlier ends, as anchors keep them.
+        keyed: False for a register of an earlier version, without MACs and digests.
 
     Raises:
         RegisterError: an event is missing, changed, out of place or not made with the key; the
-            chain lacks a known end; or a request, its identities or its callbacks are not as the
-            chain says.
+            chain lacks a kept end; or a request, its identities or its callbacks differ from the
+            chain.
     """
     if keyed and key is None:
         raise RegisterError(_no_key())
-    wanted = defaultdict[int, set[str]](set)
-    for end in known:
+    expected = defaultdict[int, set[str]](set)
+    for end in ends:
         if end.seq > 0:
-            wanted[end.seq].add(end.hash)
+            expected[end.seq].add(end.hash)
     previous, seq, authenticated = GENESIS, 0, False
     digests: dict[str, str] = {}
     for row in _stream(connection, sa.select(events).order_by(events.c.seq)):
@@ -327,13 +331,13 @@ def check(
             if key is None or not _authentic(row, key):
                 raise RegisterError(_unauthentic(row))
             authenticated = True
-        if wanted.pop(seq, {row.hash}) != {row.hash}:
-            raise RegisterError(_another(seq))
+        if expected.pop(seq, {row.hash}) != {row.hash}:
+            raise RegisterError(_differs(seq))
         if row.row_digest is not None:
             digests[str(row.request_id)] = row.row_digest
         previous = row.hash
-    if wanted:
-        raise RegisterError(_cut(max(wanted)))
+    if expected:
+        raise RegisterError(_cut(max(expected)))
     if keyed:
         if seq and not authenticated:
             raise RegisterError(_unkeyed())
@@ -342,7 +346,7 @@ def check(
 
 
 def _compare(connection: sa.Connection, digests: dict[str, str]) -> None:
-    """Raise `RegisterError` if a request is not what the chain's digests say."""
+    """Raise `RegisterError` if a request does not match the chain's digests."""
     names = defaultdict(list)
     for entry in _stream(connection, sa.select(identities)):
         names[entry.request_id].append(entry.pseudonym)
@@ -370,7 +374,7 @@ def _compare(connection: sa.Connection, digests: dict[str, str]) -> None:
 
 
 def event_hash(row: Mapping[str, Any]) -> str:
-    """SHA-256 over everything that an event says, and over the hash of the one before."""
+    """SHA-256 over the content of an event and the previous hash."""
     names = ("previous", "seq", "at", "actor", "request_id", "batch", "kind", "details")
     bound: list[Any] = [] if row["row_digest"] is None else [row["row_digest"]]
     if row["keeper"] is not None:
@@ -383,13 +387,13 @@ def _authentic(row: Any, key: ChainKey) -> bool:
 
 
 def _portions(request_ids: Collection[str]) -> Iterator[list[str]]:
-    wanted = list(dict.fromkeys(request_ids))
-    for start in range(0, len(wanted), MANY):
-        yield wanted[start : start + MANY]
+    unique = list(dict.fromkeys(request_ids))
+    for start in range(0, len(unique), IDS_PER_QUERY):
+        yield unique[start : start + IDS_PER_QUERY]
 
 
 def _stream(connection: sa.Connection, query: sa.Select[Any]) -> Iterator[Any]:
-    """Rows of a long answer, a thousand at a time."""
+    """Rows of a long answer, fetched a thousand at a time."""
     with connection.execute(query.execution_options(yield_per=1000)) as rows:
         yield from rows
 
@@ -425,7 +429,7 @@ def _cut(seq: int) -> str:
     )
 
 
-def _another(seq: int) -> str:
+def _differs(seq: int) -> str:
     return (
         f"the chain up to event {seq} is not the one whose end is kept outside the database; "
         f"{RESTORE}"

@@ -1,7 +1,6 @@
-"""The key of the register's chain: it authenticates events, and the database's owner need not hold
-it.
+"""The key of the register's chain. It authenticates events; the database's owner need not have it.
 
-It is the secret `ERASURE_AUDIT_CHAIN_KEY`, else the workspace's own file, which git does not track.
+It is the secret `ERASURE_AUDIT_CHAIN_KEY`, else the workspace's own file, which git ignores.
 """
 
 from __future__ import annotations
@@ -19,26 +18,26 @@ from flows.workspace import environment
 KEY = "ERASURE_AUDIT_CHAIN_KEY"
 """Names the secret with the key, a random text."""
 FILE = Path("keys/chain.key")
-"""The workspace's own key, for those that name none."""
+"""The workspace's own key, used if the secret is not set."""
 SHORTEST = 32
-"""Shortest key, characters."""
+"""Minimum length of a key, characters."""
 
 
 @dataclass(frozen=True)
 class ChainKey:
-    """The key with which events are authenticated.
+    """The key that authenticates events.
 
     Attributes:
         secret: the key itself.
-        keeper: the name under which events tell who adds them and keeps the chain's end outside
-            the database (`kept_end.keeper`); None: they do not tell.
+        keeper: the name, in events, of the machine that adds them and keeps the chain's end
+            outside the database (`kept_end.with_keeper`); None: events carry no name.
     """
 
     secret: bytes = field(repr=False)
     keeper: str | None = None
 
     def mac(self, event_hash: str) -> str:
-        """HMAC-SHA256 of an event's hash, which covers all events before, 64 hexadecimal digits."""
+        """HMAC-SHA256 of an event's hash, which covers all earlier events; 64 hex digits."""
         return hmac.digest(self.secret, event_hash.encode(), "sha256").hex()
 
     def vouches(self, event_hash: str, mac: str | None) -> bool:
@@ -52,14 +51,14 @@ def at_hand(home: Path) -> ChainKey | None:
     Raises:
         RegisterError: it is too short, or others may read its file.
     """
-    if named := environment.secret(KEY):
-        return _read(named, KEY)
+    if text := environment.secret(KEY):
+        return _parse(text, KEY)
     path = home / FILE
     try:
         with path.open(encoding="utf-8") as stream:
             if os.name == "posix" and os.fstat(stream.fileno()).st_mode & 0o077:
                 raise RegisterError(f"{FILE}: others may read this key; chmod 600 {FILE}")
-            return _read(stream.read(), str(FILE))
+            return _parse(stream.read(), str(FILE))
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
@@ -69,7 +68,7 @@ def at_hand(home: Path) -> ChainKey | None:
 
 
 def make(home: Path) -> ChainKey:
-    """The key; a workspace that has none gets one. Processes that start at once get the same.
+    """The key; made if the workspace has none. Processes that start at once get the same one.
 
     Raises:
         RegisterError: as `at_hand`, or the file cannot be written.
@@ -97,11 +96,11 @@ def make(home: Path) -> ChainKey:
     return make(home)
 
 
-def _read(text: str, where: str) -> ChainKey:
+def _parse(text: str, source: str) -> ChainKey:
     text = text.strip()
     if len(text) < SHORTEST:
         raise RegisterError(
-            f"{where}: got a key of {len(text)} characters, expected at least {SHORTEST}; "
+            f"{source}: got a key of {len(text)} characters, expected at least {SHORTEST}; "
             "`openssl rand -hex 32` makes one"
         )
     return ChainKey(text.encode(errors="surrogatepass"))

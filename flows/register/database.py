@@ -1,4 +1,4 @@
-"""How the register's database is reached: SQLite in the workspace, or PostgreSQL by URL."""
+"""The connection to the register's database: SQLite in the workspace, or PostgreSQL by URL."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ URL = transactions.URL
 """Names the secret with the database's address."""
 FILE = Path(".register/register.db")
 CONNECT = 10
-"""Time that a PostgreSQL server is given to answer, s."""
+"""How long to wait for an answer of a PostgreSQL server, s."""
 
 
 def address(home: Path) -> str:
     """The database's address: the secret `ERASURE_AUDIT_DATABASE`, else a SQLite file in the
     workspace."""
-    named = environment.secret(URL)
-    if named:
-        return re.sub(r"\Apostgres(ql)?://", "postgresql+psycopg://", named)
+    url = environment.secret(URL)
+    if url:
+        return re.sub(r"\Apostgres(ql)?://", "postgresql+psycopg://", url)
     return f"sqlite:///{(home / FILE).resolve()}"
 
 
@@ -36,11 +36,11 @@ def is_own(home: Path) -> bool:
 
 
 def connect(home: Path) -> sa.Engine:
-    """An engine on the register's database, its tables made or brought up to date.
+    """An engine for the register's database, with its tables made or upgraded.
 
     Raises:
-        WorkspaceError: the database cannot be reached, or is of a newer version of the tool; names
-            no password.
+        WorkspaceError: the database cannot be reached, or is of a newer version of the tool. The
+            message holds no password.
     """
     hint = (
         f"{URL} names no database that can be used; expected "
@@ -56,7 +56,7 @@ def connect(home: Path) -> sa.Engine:
     try:
         engine = sa.create_engine(url, pool_pre_ping=True, max_overflow=60, **options)
     except (sa.exc.ArgumentError, ModuleNotFoundError):
-        raise WorkspaceError(hint) from None  # the driver's own message would repeat the password
+        raise WorkspaceError(hint) from None  # the driver's message would quote the password
     if engine.dialect.name not in ("sqlite", "postgresql"):
         raise WorkspaceError(hint)
     if engine.dialect.name == "sqlite":
@@ -86,16 +86,16 @@ def _prepare_sqlite(engine: sa.Engine) -> None:
 def _write_ahead(connection: Any) -> None:
     """Use the write-ahead log, so that readers and the writer do not wait for each other.
 
-    SQLite's busy timeout does not cover this switch, so it is tried until it works.
+    SQLite's busy timeout does not cover this switch, so it is repeated until it works.
     """
     import sqlite3
 
-    until = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + PATIENCE
     while True:
         try:
             connection.execute("PRAGMA journal_mode = WAL")
         except sqlite3.OperationalError:
-            if time.monotonic() > until:
+            if time.monotonic() > deadline:
                 raise
             time.sleep(0.02)
         else:

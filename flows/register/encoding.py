@@ -1,4 +1,4 @@
-"""Values as the register stores and hashes them: canonical JSON, SHA-256, moments as texts."""
+"""Encodings that the register stores and hashes: canonical JSON, SHA-256, moments as text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 LONGEST = 2000
-"""Longest text in an event, characters; a longer one, such as a reason, is cut off."""
+"""Maximum length of a text in an event, characters; longer ones are cut off."""
 
 
 def canonical(value: Any) -> str:
@@ -25,18 +25,18 @@ def sha256(text: str) -> str:
 
 
 def now() -> str:
-    """The present moment as a text."""
+    """The current time as text."""
     return text_of(datetime.now(UTC))
 
 
 def text_of(moment: datetime) -> str:
-    """A moment as RFC 3339 in UTC with microseconds; the order of texts is the order of time."""
+    """A moment as RFC 3339 in UTC with microseconds; texts sort by time."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def storable(value: Any) -> Any:
-    """A value of an event: texts are cut to `LONGEST`, and lose what a database cannot store (NUL,
-    half surrogate pairs)."""
+    """A value as an event stores it: texts are cut to `LONGEST`, and characters that a database
+    cannot store (NUL, half surrogate pairs) are replaced."""
     if isinstance(value, str):
         value = value.encode(errors="replace").decode().replace("\0", "�")
         return value if len(value) <= LONGEST else value[: LONGEST - 1] + "…"
@@ -46,5 +46,5 @@ def storable(value: Any) -> Any:
 
 
 def queryable(text: str | None) -> bool:
-    """Whether a database can be asked for a text; PostgreSQL refuses NUL and half surrogates."""
+    """Whether a text can be used in a query; PostgreSQL refuses NUL and half surrogates."""
     return text is None or storable(text) == text

@@ -1,10 +1,10 @@
 """The end of the register's chain, kept in a file outside its database after every commit.
 
-The database's owner can cut off the last events or show an older backup, and the shorter chain is
-whole by itself. This file says how far the chain reached: every later use of the register compares
-the two. It is written after the commit, so a process that is killed in between leaves it one
-transaction behind, and never ahead. The events say which machine keeps an end, so a file that is
-gone is an alarm on that machine.
+The database's owner can cut off the last events or show an older backup, and the shorter chain
+still is consistent. This file records how far the chain reached, and every later use of the
+register compares the two. It is written after the commit, so after a kill it may be one transaction
+behind but never ahead. Events name the machine that keeps an end, so a missing file raises an alarm
+on that machine.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from flows.register.chain_key import ChainKey
 from flows.register.states import RegisterError
 
 FILE = Path("keys/chain.end")
-"""Beside the workspace's own keys, where git does not look. Each machine that uses a register has
-its own."""
+"""Beside the workspace's own keys, which git ignores. Each machine that uses a register has its
+own."""
 LOST = (
     f"{FILE} is gone, and this machine has kept the end of the chain there before: somebody "
     "removed it, or the register was moved or restored without it. Put the file back from its "
@@ -33,23 +33,22 @@ LOST = (
     "--all`, the branch register-chain), then accept the register as it is with `erasure-audit "
     "requests restored --by NAME --reason TEXT`"
 )
-"""What is said where an end was kept before and is not there."""
+"""The message when the file with the kept end is missing."""
 SIZE = 256
-"""Bytes of the file: one write of a fixed length replaces it, so it is never half-written."""
+"""Size of the file, bytes: one write of a fixed length replaces it, so it is never half-written."""
 
 
-def with_keeper(home: Path, key: ChainKey, own: bool) -> ChainKey:
-    """The key with the name under which events tell who keeps an end; to those without the key it
-    says nothing.
+def with_keeper(home: Path, key: ChainKey, is_own_file: bool) -> ChainKey:
+    """The key with the keeper's name that events carry. Without the key the name reveals nothing.
 
     Args:
         home: the workspace.
         key: of the chain.
-        own: whether the register's database is the workspace's own file, and moves along with it;
-            else the name is made of the machine's name and the workspace's folder.
+        is_own_file: whether the register's database is the workspace's own file, which moves with
+            it; else the name is made of the machine's name and the workspace's folder.
     """
-    place = "the workspace" if own else f"{platform.node()}\0{home.resolve()}"
-    return replace(key, keeper=key.mac(f"keeper {place}"))
+    machine = "the workspace" if is_own_file else f"{platform.node()}\0{home.resolve()}"
+    return replace(key, keeper=key.mac(f"keeper {machine}"))
 
 
 @dataclass(frozen=True)
@@ -58,14 +57,14 @@ class KeptEnd:
 
     Attributes:
         home: the workspace.
-        key: of the chain; it authenticates the file, too.
+        key: of the chain; it also authenticates the file.
     """
 
     home: Path
     key: ChainKey = field(repr=False)
 
     def read(self) -> Head | None:
-        """The end as it was kept last; None where none was kept yet.
+        """The kept end; None: none was kept yet.
 
         Raises:
             RegisterError: the file cannot be read, or was not made with the key.
@@ -80,7 +79,7 @@ class KeptEnd:
             return self._parse(os.read(descriptor, SIZE))
 
     def prepare(self) -> None:
-        """See that the file can be written, before anything is committed.
+        """Check that the file can be written, before anything is committed.
 
         Raises:
             RegisterError: it cannot.
@@ -95,12 +94,12 @@ class KeptEnd:
         """
         descriptor = self._open()
         with _locked(descriptor, fcntl.LOCK_EX):
-            kept = self._parse(os.read(descriptor, SIZE))
-            if kept is None or kept.seq < head.seq:
+            kept_head = self._parse(os.read(descriptor, SIZE))
+            if kept_head is None or kept_head.seq < head.seq:
                 self._write(descriptor, head)
 
     def replace(self, head: Head) -> None:
-        """Keep an end in place of a later one, which a person accepted to be lost.
+        """Replace a later end, whose loss a person accepted.
 
         Raises:
             RegisterError: the file cannot be written.

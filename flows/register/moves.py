@@ -1,6 +1,7 @@
 """Moves of requests from state to state, in a transaction of the register.
 
-Which moves are allowed is in `states`; a move writes the new state, what it drops, and its event.
+`states` defines the allowed moves. A move writes the new state and its event, and drops columns
+that are no longer needed.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from flows.register.chain_key import ChainKey
 from flows.register.states import IN_BATCH, OPEN, Case, RegisterError, State, refuse_move
 from flows.register.tables import events, identities, requests
 
-MOVED = ("state", "batch", "verdict", "identities", "wishes")
+MOVED_COLUMNS = ("state", "batch", "verdict", "identities", "wishes")
 """Columns of a request that a move may change."""
 
 
@@ -34,7 +35,7 @@ def move(
 ) -> list[Case]:
     """Bring requests to a state; see `register.Register.move`.
 
-    A few statements for any number of requests: other writers wait meanwhile.
+    It takes a few statements for any number of requests, since other writers wait meanwhile.
     """
     cases = request_rows.cases_of(connection, request_ids)
     moving = [name for name in dict.fromkeys(request_ids) if cases[name].state != state]
@@ -57,7 +58,9 @@ def move(
         )
         facts = dict(details) | ({} if verdict is None else {"verdict": verdict})
         facts["from"] = str(before.state)
-        content = contents[name].changed(**{part: _column(after, part) for part in MOVED})
+        content = contents[name].changed(
+            **{column: _column(after, column) for column in MOVED_COLUMNS}
+        )
         if state not in OPEN:
             content = replace(content, names=())
         steps.append(Step(actor, name, after.batch, str(state), facts, after.callbacks, content))
@@ -68,7 +71,7 @@ def move(
 
 
 def collect(
-    connection: sa.Connection, key: ChainKey | None, batch: str, actor: str, most: int
+    connection: sa.Connection, key: ChainKey | None, batch: str, actor: str, limit: int
 ) -> list[Case]:
     """Put the requests that wait for a batch into one; see `register.Register.collect`."""
     in_flight = connection.scalar(
@@ -82,34 +85,35 @@ def collect(
     used = sa.select(events.c.seq).where(events.c.batch == batch).limit(1)
     if connection.scalar(used) is not None:
         raise RegisterError(f"there was a batch {batch} before; give the new one a name of its own")
-    waiting = (
+    query = (
         sa.select(requests.c.request_id)
         .where(requests.c.state == str(State.IDENTITY_VERIFIED), requests.c.held.is_(False))
         .order_by(sa.func.coalesce(requests.c.due, "9999"), requests.c.request_id)
-        .limit(most)
+        .limit(limit)
     )
-    chosen = list(connection.scalars(waiting))
+    chosen = list(connection.scalars(query))
     return move(connection, key, chosen, State.BATCHED, actor, batch)
 
 
-def _store(connection: sa.Connection, changed: Sequence[Case], state: State) -> None:
+def _store(connection: sa.Connection, cases: Sequence[Case], state: State) -> None:
     """Write the columns that a move changes."""
     connection.execute(
         requests.update()
         .where(requests.c.request_id == sa.bindparam("moved"))
-        .values({name: sa.bindparam(f"new_{name}") for name in MOVED}),
+        .values({name: sa.bindparam(f"new_{name}") for name in MOVED_COLUMNS}),
         [
-            {"moved": case.request_id} | {f"new_{name}": _column(case, name) for name in MOVED}
-            for case in changed
+            {"moved": case.request_id}
+            | {f"new_{name}": _column(case, name) for name in MOVED_COLUMNS}
+            for case in cases
         ],
     )
     if state not in OPEN:  # only open requests have duplicates
-        own = identities.delete().where(identities.c.request_id == sa.bindparam("moved"))
-        connection.execute(own, [{"moved": case.request_id} for case in changed])
+        forget = identities.delete().where(identities.c.request_id == sa.bindparam("moved"))
+        connection.execute(forget, [{"moved": case.request_id} for case in cases])
 
 
 def _without_records(wishes: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: wish for name, wish in wishes.items() if name == "languages"}
+    return {name: value for name, value in wishes.items() if name == "languages"}
 
 
 def _column(case: Case, name: str) -> Any:

@@ -1,4 +1,4 @@
-"""A request comes in, or comes again: its row, its identities, its deadline and its event.
+"""Receipt of a request, new or repeated: its row, its identities, its deadline and its event.
 
 For use in a transaction of the register (`register.Register.receive`).
 """
@@ -22,12 +22,12 @@ from tasks.requests import deadlines
 
 @dataclass(frozen=True)
 class Arrival:
-    """How a request came in.
+    """The circumstances of a receipt.
 
     Attributes:
-        actor: who brings it.
+        actor: the sender.
         source: `http`, `drop folder`, `csv` or `file`.
-        at: when, with an offset.
+        at: the time, with an offset.
     """
 
     actor: str
@@ -42,7 +42,7 @@ def receive(
     arrival: Arrival,
     holidays: Collection[date],
 ) -> tuple[Case, bool]:
-    """Take a request in; the same one again changes nothing.
+    """Take a request in; a repetition changes nothing.
 
     Args:
         connection: of a writer.
@@ -59,20 +59,20 @@ def receive(
         RequestError: the deadline cannot be counted.
         PseudonymError: its pseudonyms are of another key than those of the open requests.
     """
-    submitted = _earlier(request.submitted, arrival.at)
-    known = request_rows.row_of(connection, request.request_id)
-    if known is not None and known.digest == request.digest:
-        return request_rows.as_case(dict(known._mapping)), False
+    submitted = _no_later_than(request.submitted, arrival.at)
+    row = request_rows.row_of(connection, request.request_id)
+    if row is not None and row.digest == request.digest:
+        return request_rows.as_case(dict(row._mapping)), False
     details: dict[str, Any] = {}
-    content, before = None, None
-    if known is not None:
+    content, earlier = None, None
+    if row is not None:
         content = _set_aside(connection, key, request.request_id)
-        before = request_rows.as_case(content.columns)
-        submitted = min(submitted, before.submitted, key=datetime.fromisoformat)
-        details = _corrections(before, content.columns["digest"], request)
+        earlier = request_rows.as_case(content.columns)
+        submitted = min(submitted, earlier.submitted, key=datetime.fromisoformat)
+        details = _corrections(earlier, content.columns["digest"], request)
     if submitted != request.submitted:
         details["dated"] = request.submitted
-    due, extended = _deadline(request, submitted, before, holidays)
+    due, extended = _deadline(request, submitted, earlier, holidays)
     facts = {
         "source": arrival.source,
         "regulation": request.regulation,
@@ -84,16 +84,19 @@ def receive(
     case = request_rows.as_case(content.columns)
     details |= facts | ({"duplicate_of": case.duplicate_of} if case.duplicate_of else {})
     kind, batch = str(State.RECEIVED), None
-    if before is not None:  # the event belongs to the batch that set the request aside
-        kind, batch = CORRECTED, before.batch
+    if earlier is not None:  # the event belongs to the batch that set the request aside
+        kind, batch = CORRECTED, earlier.batch
     step = Step(arrival.actor, case.request_id, batch, kind, details, case.callbacks, content)
     chain.append(connection, key, [step])
     return case, True
 
 
 def _set_aside(connection: sa.Connection, key: ChainKey | None, request_id: str) -> Content:
-    """What the register says of a request that may be corrected: only one that an audit set aside,
-    and that nobody has decided on."""
+    """The content of a request that may be corrected.
+
+    Raises:
+        ConflictError: no audit set it aside, or somebody decided on it.
+    """
     content = chain.require_bound(connection, key, [request_id])[request_id]
     case = request_rows.as_case(content.columns)
     ground = request_rows.ground_of_hold(connection, case.request_id) if case.held else None
@@ -106,12 +109,12 @@ def _set_aside(connection: sa.Connection, key: ChainKey | None, request_id: str)
 
 
 def _deadline(
-    request: Intake, submitted: str, before: Case | None, holidays: Collection[date]
+    request: Intake, submitted: str, earlier: Case | None, holidays: Collection[date]
 ) -> tuple[date | None, bool]:
-    """The deadline, and whether it is extended: a correction keeps an extension, unless the
-    regulation is another one."""
+    """The deadline, and whether it is extended: a correction keeps an extension, unless it changes
+    the regulation."""
     day = datetime.fromisoformat(submitted).date()
-    if before is not None and before.extended and before.regulation == request.regulation:
+    if earlier is not None and earlier.extended and earlier.regulation == request.regulation:
         return deadlines.extended(request.regulation, day, holidays), True
     return deadlines.deadline(request.regulation, day, holidays).date, False
 
@@ -121,9 +124,9 @@ def _write(
     request: Intake,
     facts: dict[str, Any],
     extended: bool,
-    before: Content | None,
+    earlier_content: Content | None,
 ) -> Content:
-    """Write the row of a request and its identities; what they have to say now."""
+    """Write the row of a request and its identities, and return the intended content."""
     request_rows.forget_identities(connection, request.request_id)
     names = {str(identity["identity_value"]) for identity in request.identities}
     request_rows.refuse_other_key(connection, names)
@@ -143,27 +146,26 @@ def _write(
         identities.insert(),
         [{"pseudonym": name, "request_id": request.request_id} for name in sorted(names)],
     )
-    earlier = {"verdict": None} if before is None else before.columns
-    columns = {**earlier, "request_id": request.request_id, **values}
+    earlier_columns = {"verdict": None} if earlier_content is None else earlier_content.columns
+    columns = {**earlier_columns, "request_id": request.request_id, **values}
     return Content(columns, tuple(sorted(names)))
 
 
-def _corrections(before: Case, digest: str, request: Intake) -> dict[str, Any]:
-    """What the event of a correction says of the earlier content: its digest, and which parts
-    changed."""
+def _corrections(earlier: Case, digest: str, request: Intake) -> dict[str, Any]:
+    """Details of the event of a correction: the earlier content's digest, and the changed parts."""
     parts = {
-        "regulation": (before.regulation, request.regulation),
-        "identities": (list(before.identities), [dict(entry) for entry in request.identities]),
-        "wishes": (dict(before.wishes), dict(request.wishes)),
-        "callbacks": (before.callbacks, request.callbacks),
+        "regulation": (earlier.regulation, request.regulation),
+        "identities": (list(earlier.identities), [dict(entry) for entry in request.identities]),
+        "wishes": (dict(earlier.wishes), dict(request.wishes)),
+        "callbacks": (earlier.callbacks, request.callbacks),
     }
-    changed = [name for name, (old, new) in parts.items() if old != new]
-    return {"earlier": digest, "changed": ", ".join(changed) or "time stamp"}
+    changed_parts = [name for name, (old, new) in parts.items() if old != new]
+    return {"earlier": digest, "changed": ", ".join(changed_parts) or "time stamp"}
 
 
-def _earlier(submitted: str, arrived: datetime) -> str:
-    """A request's own time stamp, or its arrival by the same offset where that is earlier."""
-    own = datetime.fromisoformat(submitted)
-    if own <= arrived:
+def _no_later_than(submitted: str, arrived: datetime) -> str:
+    """A request's own time stamp, or the arrival with the same offset if that is earlier."""
+    own_time = datetime.fromisoformat(submitted)
+    if own_time <= arrived:
         return submitted
-    return arrived.astimezone(own.tzinfo).isoformat(timespec="seconds")
+    return arrived.astimezone(own_time.tzinfo).isoformat(timespec="seconds")

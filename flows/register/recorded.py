@@ -1,5 +1,5 @@
-"""What the register of requests knows and a report has to say: identity checks, extensions,
-refusals, letters, notices to recipients, and exceptions."""
+"""Facts of the register of requests that reports state: identity checks, extensions, refusals,
+letters, notices to recipients, and exceptions."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from tasks.common import files, settings
 from tasks.requests import decisions
 
 LETTER, GROUND = "letter_sent", "ground_stated"
-"""Kinds of notes on one request: a letter to the data subject that was sent, and why the data
-subject asks."""
+"""Kinds of notes on one request: a letter was sent to the data subject; the data subject's ground
+for the request."""
 NOTICE, EXCEPTION = "recipient_told", "exception_claimed"
 """Kinds of notes on a request or a batch, which become entries of its decisions."""
 
 
 def of_batch(register: Register, batch: str) -> dict[str, dict[str, Any]]:
-    """By request of a batch, as `registered` in `ledger/decisions/<batch>.json`.
+    """The facts of a batch by request: `registered` in `ledger/decisions/<batch>.json`.
 
-    Of several identity checks the last one stands. How one was checked is kept, never whose. Of a
-    request that the batch set aside, and that was corrected since, only what came before counts.
+    The last identity check counts; how it was made is stated, never whose identity it was. For a
+    request that the batch set aside and that was corrected later, only earlier events count.
     """
     histories = {
         case.request_id: register.history(case.request_id) for case in register.cases(batch=batch)
@@ -37,37 +37,37 @@ def of_batch(register: Register, batch: str) -> dict[str, dict[str, Any]]:
             event for event in register.history(request) if event.seq < correction.seq
         ]
     facts = {request: of_request(events) for request, events in histories.items()}
-    return {request: known for request, known in facts.items() if known}
+    return {request: request_facts for request, request_facts in facts.items() if request_facts}
 
 
 def of_request(history: Sequence[Event]) -> dict[str, Any]:
     """The facts of one request from its events, the oldest first."""
-    found: dict[str, Any] = {}
+    facts: dict[str, Any] = {}
     for event in history:
-        said = {"at": event.at, "by": event.actor}
+        who_and_when = {"at": event.at, "by": event.actor}
         details = event.details
         if event.kind == State.IDENTITY_VERIFIED and details.get("how"):
-            found["identity"] = {**said, "how": details["how"]}
+            facts["identity"] = {**who_and_when, "how": details["how"]}
         elif event.kind == EXTENDED:
-            found["extension"] = {**said, "reason": details["reason"], "to": details["to"]}
+            facts["extension"] = {**who_and_when, "reason": details["reason"], "to": details["to"]}
         elif event.kind == State.REJECTED and details.get("reason") and "code" not in details:
-            # with a code the audit set it aside, and no person refused it
-            found["refusal"] = {**said, "reason": details["reason"]}
+            # a code means that the audit set it aside; no person refused it
+            facts["refusal"] = {**who_and_when, "reason": details["reason"]}
         elif event.kind == LETTER:
-            letter = {**said, "how": details["how"], "kind": details["letter"]}
-            found.setdefault("letters", []).append(letter)
+            letter = {**who_and_when, "how": details["how"], "kind": details["letter"]}
+            facts.setdefault("letters", []).append(letter)
         elif event.kind == GROUND:
-            found["ground"] = details["ground"]
-    return found
+            facts["ground"] = details["ground"]
+    return facts
 
 
-def parties(place: Path) -> list[str]:
+def parties(workspace: Path) -> list[str]:
     """The recipients and processors that the settings of a workspace or a checkout name."""
-    return _parties(settings.load(place / "params.yaml"))
+    return _parties(settings.load(workspace / "params.yaml"))
 
 
 def parties_at(home: Path, revision: str) -> list[str]:
-    """The same of the settings of a revision: the reports of a closed batch know no others."""
+    """The parties that the settings of a revision name, for the reports of a closed batch."""
     prefix = shell.git(home, "rev-parse", "--show-prefix")
     with git.objects(home) as objects:
         content = objects.read(f"{revision}:{prefix}params.yaml")
@@ -80,21 +80,22 @@ def _parties(chosen: settings.Settings) -> list[str]:
 
 
 def in_decisions(
-    filed: Mapping[str, Any], register: Register, batch: str, known: Container[str]
+    filed: Mapping[str, Any], register: Register, batch: str, known_parties: Container[str]
 ) -> dict[str, Any]:
-    """A batch's decisions with what the register knows; entries made by hand stay.
+    """A batch's decisions with the facts of the register; entries made by hand stay.
 
     Args:
         filed: the decisions so far.
         register: the register of requests.
         batch: its name.
-        known: the parties that the settings of its reports name; notices to others are left out.
+        known_parties: the parties that the settings of its reports name; notices to others are
+            omitted.
     """
     events = register.history(batch=batch)
     notices = [
         _entry(event, "to", "comment")
         for event in events
-        if event.kind == NOTICE and event.details["to"] in known
+        if event.kind == NOTICE and event.details["to"] in known_parties
     ]
     claims = [_entry(event, "ground", "reason") for event in events if event.kind == EXCEPTION]
     return {
@@ -105,17 +106,17 @@ def in_decisions(
     }
 
 
-def file(place: Path, register: Register, batch: str) -> None:
-    """Write the facts into the batch's decisions, beside what else they hold."""
-    path = place / decisions.FOLDER / f"{batch}.json"
+def file(workspace: Path, register: Register, batch: str) -> None:
+    """Write the facts into the batch's decisions; other entries stay."""
+    path = workspace / decisions.FOLDER / f"{batch}.json"
     filed = files.read_json(path) if path.exists() else decisions.EMPTY
-    content = in_decisions(filed, register, batch, parties(place))
+    content = in_decisions(filed, register, batch, parties(workspace))
     if content != filed:
         files.write_json(path, content)
 
 
 def closed(home: Path, register: Register | None = None) -> set[tuple[str, str]]:
-    """Batch and id of the requests that are closed; none where the workspace has no register.
+    """Batch and id of the closed requests; empty if the workspace has no register.
 
     Args:
         home: the workspace.
@@ -125,8 +126,8 @@ def closed(home: Path, register: Register | None = None) -> set[tuple[str, str]]
         return {(str(case.batch), case.request_id) for case in register.cases([State.CLOSED])}
     if not (home / database.FILE).exists() and not environment.secret(database.URL):
         return set()
-    with opened(home) as known:
-        return closed(home, known)
+    with opened(home) as opened_register:
+        return closed(home, opened_register)
 
 
 def _entry(event: Event, *names: str) -> dict[str, Any]:
@@ -134,5 +135,5 @@ def _entry(event: Event, *names: str) -> dict[str, Any]:
     return {"at": event.at, "by": event.actor, "request": event.request_id, **facts}
 
 
-def _added(entries: list[Any], more: list[Any]) -> list[Any]:
-    return [*entries, *(entry for entry in more if entry not in entries)]
+def _added(entries: list[Any], new_entries: list[Any]) -> list[Any]:
+    return [*entries, *(entry for entry in new_entries if entry not in entries)]

@@ -1,15 +1,14 @@
 """The register of requests: every request from its receipt to its closing, each step with time and
 actor.
 
-The current state is derived from a hash-chained event log (`chain`) and is written in the same
-transaction. Pseudonyms of a closed request are dropped; nothing that stays says whom it was about.
+The current state is derived from a hash-chained event log (`chain`) and written in the same
+transaction. Pseudonyms of closed requests are dropped; the rest does not identify anybody.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -21,16 +20,19 @@ from flows.register import (
     callback_queue,
     chain,
     chain_key,
+    changes,
     database,
     kept_end,
+    leases,
     moves,
     receiving,
     request_rows,
     transactions,
+    vouching,
 )
 from flows.register.callback_queue import DueCallback
-from flows.register.chain import BOUND, RESTORED, Content, Event, Head, Step
-from flows.register.encoding import now, queryable
+from flows.register.chain import BOUND, Event, Head, Step
+from flows.register.encoding import queryable
 from flows.register.kept_end import KeptEnd
 from flows.register.leases import Lease
 from flows.register.receiving import Arrival
@@ -39,9 +41,7 @@ from flows.register.states import (
     CHANGES,
     CORRECTED,
     EXTENDED,
-    HELD,
     IN_BATCH,
-    LIFTED,
     MOVES,
     OPEN,
     OUTWARD,
@@ -55,9 +55,7 @@ from flows.register.states import (
     State,
     UnknownRequestError,
 )
-from flows.register.tables import leases, requests
 from tasks.common import files
-from tasks.requests import deadlines
 
 __all__ = [
     "BLOCKED",
@@ -89,7 +87,7 @@ class Register:
     """The register of one workspace. All methods may be called from several threads and
     processes.
 
-    A method opens a transaction; what is done in it is in the module of its subject.
+    A method opens a transaction; the module of its subject does the work in it.
 
     Attributes:
         engine: the database.
@@ -110,10 +108,10 @@ class Register:
         key = chain_key.at_hand(home)
         if key is None and self.head().seq == 0:  # a new register gets a key
             key = chain_key.make(home)
-        self._key = key and self._named(key)
+        self._key = key and self._with_keeper(key)
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         self.engine.dispose()
 
     # -- requests come in -------------------------------------------------------------------------
@@ -121,26 +119,25 @@ class Register:
     def receive(
         self, request: Intake, actor: str, source: str, at: datetime | None = None
     ) -> tuple[Case, bool]:
-        """Take a request in; the same one again changes nothing.
+        """Take a request in; a repetition changes nothing.
 
-        A request that an audit set aside, and that waits for a person, may come again under its id
-        with another content: that corrects it. Its hold ends, whoever it names now has to be
-        verified anew, and the event `corrected` says which parts changed and names the digest of
-        the earlier content, which the event `received` keeps.
+        If an audit set a request aside and a person has not decided yet, the same id with another
+        content corrects it: its hold ends, its identity must be verified again, and the event
+        `corrected` names the changed parts and the digest of the earlier content.
 
         The deadline counts from receipt (GDPR Art. 12(3)): from the request's own time stamp, which
-        is earlier than the arrival here where an intermediary forwards it, and never from later
-        than the arrival. The day is read by the offset that the time stamp names.
+        is earlier than the arrival if an intermediary forwarded it, but never later than the
+        arrival. The day is that of the time stamp's own offset.
 
         Args:
             request: the request.
-            actor: who brings it.
+            actor: the sender.
             source: `http`, `drop folder`, `csv` or `file`.
-            at: when it arrived, with an offset; None: now.
+            at: the arrival, with an offset; None: now.
 
         Returns:
-            The case, and whether it is new, or newly corrected. A case whose identities meet those
-            of an open one is marked as its duplicate and kept all the same: a person decides.
+            The case, and whether it is new or newly corrected. A case that shares an identity with
+            an open one is marked as its duplicate and kept: a person decides.
 
         Raises:
             ConflictError: the id is known with another content, and was not set aside.
@@ -165,10 +162,10 @@ class Register:
         return self.move([request_id], State.REJECTED, actor, reason=reason)[0]
 
     def cancel(self, request_id: str, actor: str, reason: str) -> Case:
-        """Withdraw a request that is in no batch yet; one that is rejected already is left alone.
+        """Withdraw a request that is in no batch yet; a rejected one stays as it is.
 
         Raises:
-            RegisterError: it is in a batch, or past one.
+            RegisterError: it is or was in a batch.
         """
         with self._writing() as connection:
             case = request_rows.case_of(connection, request_id)
@@ -185,45 +182,30 @@ class Register:
     def hold(
         self, request_id: str, actor: str, reason: str, ground: str = "GDPR Art. 17(3)(e)"
     ) -> Case:
-        """Put a legal hold on a request: nothing of it is released or erased until the hold is
+        """Put a legal hold on a request: its batch is neither released nor erased until the hold is
         lifted.
 
         Raises:
-            RegisterError: there is a hold already, or the request is past erasing.
+            RegisterError: it is on hold already, or no longer open.
         """
-        return self._flag(request_id, actor, True, {"reason": reason, "ground": ground})
+        details = {"reason": reason, "ground": ground}
+        with self._writing() as connection:
+            return changes.set_hold(connection, self._key, request_id, actor, True, details)
 
     def lift(self, request_id: str, actor: str, reason: str) -> Case:
         """Lift a legal hold."""
-        return self._flag(request_id, actor, False, {"reason": reason})
+        details = {"reason": reason}
+        with self._writing() as connection:
+            return changes.set_hold(connection, self._key, request_id, actor, False, details)
 
     def extend(self, request_id: str, actor: str, reason: str) -> Case:
-        """Extend the deadline as the regulation allows, once; the subject has to be told why.
+        """Extend the deadline once, as the regulation allows; the data subject must be told why.
 
         Raises:
-            RegisterError: it was extended already, is closed, or the regulation knows no extension.
+            RegisterError: it was extended already, is closed, or the regulation has no extension.
         """
         with self._writing() as connection:
-            content = self._bound(connection, request_id)
-            case = request_rows.as_case(content.columns)
-            due = deadlines.extended(
-                case.regulation, datetime.fromisoformat(case.submitted).date(), self._holidays
-            )
-            if due is None or case.extended or case.state not in OPEN:
-                raise RegisterError(
-                    f"request {request_id}: its deadline cannot be extended ({case.regulation}, "
-                    f"{case.shown}{', extended before' if case.extended else ''})"
-                )
-            details = {
-                "reason": reason,
-                "from": case.due and case.due.isoformat(),
-                "to": due.isoformat(),
-            }
-            if case.due is not None and datetime.now(UTC).date() > case.due:
-                details["late"] = "the first deadline had passed"
-            changes = {"due": due.isoformat(), "extended": True}
-            step = Step(actor, case.request_id, case.batch, EXTENDED, details)
-            return self._change(connection, content, changes, step)
+            return changes.extend(connection, self._key, request_id, actor, reason, self._holidays)
 
     # -- the way through --------------------------------------------------------------------------
 
@@ -237,42 +219,41 @@ class Register:
         verdicts: Mapping[str, str] | None = None,
         **details: Any,
     ) -> list[Case]:
-        """Bring requests to a state, all of them or none. Those that are there already are left
-        alone.
+        """Move requests to a state, all of them or none. Requests in that state stay as they are.
 
         Args:
-            request_ids: which.
-            state: where to.
-            actor: who does it.
-            batch: the batch that they get into, or whose event this is; None: the one they are in.
+            request_ids: the requests.
+            state: their new state.
+            actor: the acting person or program.
+            batch: the batch that they enter, or that the event belongs to; None: their own.
             verdicts: by request, for `audited`.
             details: further facts for the event; no personal data.
 
         Raises:
             UnknownRequestError: there is no such request.
-            RegisterError: a request may not go there from where it is, or is on hold.
+            RegisterError: a request may not move to the state, or is on hold.
         """
         with self._writing() as connection:
             return moves.move(
                 connection, self._key, request_ids, state, actor, batch, verdicts or {}, details
             )
 
-    def collect(self, batch: str, actor: str, most: int = 1000) -> list[Case]:
+    def collect(self, batch: str, actor: str, limit: int = 1000) -> list[Case]:
         """Put all requests that wait for a batch into one, those with the nearest deadline first.
 
         Args:
             batch: its name.
-            actor: who does it.
-            most: requests at most.
+            actor: the acting person or program.
+            limit: maximum number of requests.
 
         Returns:
-            The cases; none if none waits.
+            The cases; empty if none waits.
 
         Raises:
             RegisterError: another batch is in flight, or the name was used before.
         """
         with self._writing() as connection:
-            return moves.collect(connection, self._key, batch, actor, most)
+            return moves.collect(connection, self._key, batch, actor, limit)
 
     def note(
         self,
@@ -283,26 +264,25 @@ class Register:
         batch: str | None = None,
         **details: Any,
     ) -> Event:
-        """Write down something that changes no state: a decision, a failure, a warning that was
-        sent, a promotion.
+        """Record something that changes no state: a decision, a failure, a sent warning.
 
         Raises:
             UnknownRequestError: there is no such request.
-            RegisterError: events of this kind come with a change of state.
+            RegisterError: events of this kind record a change of state.
         """
         return self.note_all([Step(actor, request_id, batch, kind, details)])[0]
 
     def note_all(self, steps: Sequence[Step]) -> list[Event]:
-        """Write down several notes, all of them or none; errors are those of `note`."""
-        about = [step for step in steps if step.request_id is not None]
-        for step in about:
+        """Record several notes, all of them or none; errors are those of `note`."""
+        on_requests = [step for step in steps if step.request_id is not None]
+        for step in on_requests:
             if step.kind in {*CHANGES, BOUND}:
                 raise RegisterError(
-                    f"got {step.kind} as a note on a request; it comes with a change, so change "
-                    "the request"
+                    f"got {step.kind} as a note on a request; such events record a change, so "
+                    "change the request"
                 )
         with self._writing() as connection:
-            for step in about:
+            for step in on_requests:
                 request_rows.case_of(connection, str(step.request_id))
             return chain.append(connection, self._key, list(steps))
 
@@ -318,10 +298,10 @@ class Register:
             return request_rows.case_of(connection, request_id)
 
     def find(self, beginning: str) -> str:
-        """The id of the request that begins so.
+        """The full id of the request whose id has this beginning.
 
         Raises:
-            UnknownRequestError: none does, or several do.
+            UnknownRequestError: no request or several requests match.
         """
         with transactions.reading(self.engine) as connection:
             return request_rows.find(connection, beginning)
@@ -329,7 +309,7 @@ class Register:
     def cases(
         self, states: Collection[State] | None = None, batch: str | None = None
     ) -> list[Case]:
-        """Requests, the nearest deadline first; all, or those in some states or of one batch."""
+        """Requests, the nearest deadline first, filtered by state and batch."""
         if not queryable(batch):
             return []
         with transactions.reading(self.engine) as connection:
@@ -338,10 +318,10 @@ class Register:
             return [request_rows.as_case(dict(row._mapping)) for row in rows]
 
     def bound(self, batch: str) -> list[Case]:
-        """The requests of a batch, each compared with what the chain says of it.
+        """The requests of a batch, each checked against its events.
 
         Raises:
-            RegisterError: one is not as its events say.
+            RegisterError: one differs from its events.
         """
         with transactions.snapshot(self.engine) as connection:
             query = request_rows.urgent_first(request_rows.conditions(None, batch))
@@ -356,22 +336,22 @@ class Register:
         *,
         held: bool = False,
         first: int = 0,
-        most: int = 100,
+        limit: int = 100,
     ) -> tuple[int, list[Case]]:
-        """How many requests there are, as `cases` gives them, and some of them.
+        """The number of matching requests, and one page of them, ordered as `cases`.
 
         Args:
             states: only those in one of them.
             batch: only those in it.
             held: only those on hold.
-            first: how many to pass over.
-            most: how many to give at most.
+            first: number of requests to skip.
+            limit: maximum number of requests.
         """
         if not queryable(batch):
             return 0, []
         with transactions.reading(self.engine) as connection:
-            where = request_rows.conditions(states, batch, held)
-            return request_rows.page(connection, where, first, most)
+            conditions = request_rows.conditions(states, batch, held)
+            return request_rows.page(connection, conditions, first, limit)
 
     def in_flight(self) -> str | None:
         """The batch that is neither erased nor given up, if there is one."""
@@ -381,21 +361,21 @@ class Register:
     def history(
         self, request_id: str | None = None, batch: str | None = None, kind: str | None = None
     ) -> list[Event]:
-        """Events in their order; all, or those of a request, of a batch (its requests' events
-        included), of a kind."""
+        """Events in their order, filtered by request, batch (with its requests' events) and
+        kind."""
         with transactions.reading(self.engine) as connection:
             return chain.history(connection, request_id, batch, kind)
 
-    def latest(self, kind: str | None = None, first: int = 0, most: int = 100) -> list[Event]:
-        """The last events, the newest first; all, or those of a kind.
+    def latest(self, kind: str | None = None, first: int = 0, limit: int = 100) -> list[Event]:
+        """The last events, the newest first.
 
         Args:
-            kind: which.
-            first: how many to pass over.
-            most: how many to give at most.
+            kind: of the events; None: all.
+            first: number of events to skip.
+            limit: maximum number of events.
         """
         with transactions.reading(self.engine) as connection:
-            return chain.latest(connection, kind, first, most)
+            return chain.latest(connection, kind, first, limit)
 
     def head(self) -> Head:
         """The end of the chain."""
@@ -409,21 +389,21 @@ class Register:
         files.write_json(path, {"seq": head.seq, "hash": head.hash})
         return head
 
-    def check_chain(self, known: Sequence[Head] = ()) -> Head:
-        """Check the whole chain, and every column of every request against it. It has to hold the
-        end that this machine kept last (`kept_end`).
+    def check_chain(self, ends: Sequence[Head] = ()) -> Head:
+        """Check the whole chain, and every column of every request against it. The chain must
+        contain the end that this machine kept last (`kept_end`).
 
         Args:
-            known: earlier ends, as `anchors.heads` finds them.
+            ends: earlier ends, as `anchors.heads` returns them.
 
         Raises:
-            RegisterError: what is wrong, in the user's terms; see `chain.check`. Or this machine
-                has kept an end before, and its file is gone.
+            RegisterError: the chain or a request is damaged, see `chain.check`; or the file of the
+                end that this machine kept is gone.
         """
-        kept = self.kept_end()
+        kept_head = self.kept_end()
         with transactions.snapshot(self.engine) as connection:
-            head = chain.check(connection, self._key, [*known, *([kept] if kept else [])])
-            self._refuse_lost_end(connection, kept)
+            head = chain.check(connection, self._key, [*ends, *([kept_head] if kept_head else [])])
+            self._refuse_lost_end(connection, kept_head)
             return head
 
     def kept_end(self) -> Head | None:
@@ -434,59 +414,37 @@ class Register:
         """
         return KeptEnd(self._home, self._key).read() if self._key is not None else None
 
-    def bind(self, actor: str, known: Sequence[Head] = ()) -> Head:
+    def bind(self, actor: str, ends: Sequence[Head] = ()) -> Head:
         """Vouch for a register that an earlier version of the tool wrote, without a key.
 
-        Its chain is checked, then every request is bound as it is now. Nothing can tell whether a
-        column was changed before: a person has to have looked.
+        Its chain is checked, then every request is bound as it is now. Earlier changes of columns
+        cannot be detected: a person must have checked the requests.
 
         Raises:
             RegisterError: the chain is damaged, or has a key already.
         """
-        kept = self.kept_end()
+        kept_head = self.kept_end()
         with transactions.writing(self.engine) as connection:
-            ends = [*known, *([kept] if kept else [])]
-            head = chain.check(connection, None, ends, keyed=False)
-            self._key = self._named(chain_key.make(self._home))
-            ids = list(connection.scalars(sa.select(requests.c.request_id).order_by("request_id")))
-            contents = chain.contents(connection, ids)
-            steps = [Step(actor, name, None, BOUND, {}, content=contents[name]) for name in ids]
-            steps = steps or [Step(actor, None, None, BOUND, {})]
-            last = chain.append(connection, self._key, steps, after=head)[-1]
-        bound = Head(last.seq, last.hash)
+            all_ends = [*ends, *([kept_head] if kept_head else [])]
+            head = chain.check(connection, None, all_ends, keyed=False)
+            self._key = self._with_keeper(chain_key.make(self._home))
+            bound = vouching.bind(connection, self._key, actor, head)
         KeptEnd(self._home, self._key).keep(bound)
         return bound
 
     def accept_restored(self, actor: str, reason: str) -> Head:
         """Go on from a backup although this machine kept a later end, or although the file with the
-        end that it kept is gone; the chain says who accepted that, and which events may be lost.
-        Ends that git keeps are not touched.
+        kept end is gone. The chain records who accepted that, and which events may be lost. Ends
+        that git keeps stay.
 
         Raises:
             RegisterError: the chain of the backup is damaged, or nothing has to be accepted.
         """
-        kept = self.kept_end()
+        kept_head = self.kept_end()
         if self._key is None:
             raise RegisterError("no end of the chain is kept here, so nothing has to be accepted")
         with transactions.writing(self.engine) as connection:
-            head = chain.check(connection, self._key)
-            if kept is None and not self._kept_before(connection):
-                raise RegisterError(
-                    "no end of the chain was ever kept here, so nothing has to be accepted"
-                )
-            if kept is not None and chain.holds(connection, kept):
-                raise RegisterError(
-                    f"the register holds event {kept.seq}, the last one that was kept here: "
-                    "nothing is lost, so nothing has to be accepted"
-                )
-            details = {
-                "reason": reason,
-                "kept_until": kept.seq if kept else "the file with the kept end was gone",
-                "restored_until": head.seq,
-            }
-            step = Step(actor, None, None, RESTORED, details)
-            last = chain.append(connection, self._key, [step])[0]
-        restored = Head(last.seq, last.hash)
+            restored = vouching.accept_restored(connection, self._key, actor, reason, kept_head)
         KeptEnd(self._home, self._key).replace(restored)
         return restored
 
@@ -504,38 +462,37 @@ class Register:
 
     @contextlib.contextmanager
     def lease(self, name: str, seconds: float = 600.0) -> Iterator[Lease]:
-        """Do exclusive work inside the block, wherever the others run.
+        """Do exclusive work inside the block, across processes and machines.
 
-        The lease is renewed as long as the process lives; after it died, the lease holds for
-        `seconds` at most, or no longer at all for somebody on the same machine who can see that the
-        process is gone. Call `check` of what is yielded before a step that cannot be undone.
-        Machines' clocks may differ by a few seconds and not by minutes.
+        The lease is renewed as long as the process lives. After its death it holds for at most
+        `seconds`; on the same machine, where the death is visible, it ends at once. Call `check` of
+        the lease before a step that cannot be undone. Clocks of machines may differ by a few
+        seconds, not by minutes.
 
         Raises:
-            BusyError: somebody else holds it.
+            BusyError: another process holds the lease.
         """
-        held = Lease(self.engine, name, seconds)
-        held.take()
+        lease = Lease(self.engine, name, seconds)
+        lease.take()
         try:
-            yield held
+            yield lease
         finally:
-            held.release()
+            lease.release()
 
     def working(self) -> list[tuple[str, str, str]]:
-        """Leases that hold: name, since when, and until when if nobody renews it."""
+        """The current leases; see `leases.working`."""
         with transactions.reading(self.engine) as connection:
-            query = sa.select(leases).where(leases.c.until > now()).order_by(leases.c.name)
-            return [(row.name, row.since, row.until) for row in connection.execute(query)]
+            return leases.working(connection)
 
     # -- who is told ------------------------------------------------------------------------------
 
-    def undelivered(self, at: datetime | None = None, most: int = 100) -> list[DueCallback]:
-        """Status callbacks whose time has come, in a fair order; see `callback_queue.due`."""
+    def undelivered(self, moment: datetime | None = None, limit: int = 100) -> list[DueCallback]:
+        """Status callbacks that are due, in a fair order; see `callback_queue.due`."""
         with transactions.reading(self.engine) as connection:
-            return callback_queue.due(connection, at or datetime.now(UTC), most)
+            return callback_queue.due(connection, moment or datetime.now(UTC), limit)
 
-    def tried(self, seq: int, url: str, outcome: str, again: datetime | None) -> None:
-        """Record a try to deliver a callback; `again` is None if it is delivered or given up."""
+    def record_try(self, seq: int, url: str, outcome: str, again: datetime | None) -> None:
+        """Record a try to deliver a callback; `again` is None if it was delivered or given up."""
         with transactions.writing(self.engine) as connection:
             callback_queue.record(connection, seq, url, outcome, again)
 
@@ -543,65 +500,34 @@ class Register:
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[sa.Connection]:
-        """A transaction that may add events. It goes on only from a chain that still holds the end
-        kept outside the database, and keeps the new end there after the commit."""
-        if self._key is None:  # adding an event says what is missing
+        """A transaction that may add events. The chain must contain the end that was kept outside
+        the database; the new end is kept there after the commit."""
+        if self._key is None:  # `chain.append` raises the error
             with transactions.writing(self.engine) as connection:
                 yield connection
             return
         end = KeptEnd(self._home, self._key)
         end.prepare()
         with transactions.writing(self.engine) as connection:
-            kept = end.read()
-            self._refuse_lost_end(connection, kept)
-            chain.require_head(connection, kept)
+            kept_head = end.read()
+            self._refuse_lost_end(connection, kept_head)
+            chain.require_head(connection, kept_head)
             before = chain.head_of(connection)
             yield connection
             head = chain.head_of(connection)
-            if kept is None and head != before:  # the file has to be there before its first event
+            if kept_head is None and head != before:  # the file must exist before its first event
                 end.keep(before)
         if head.seq:
             end.keep(head)
 
-    def _named(self, key: chain_key.ChainKey) -> chain_key.ChainKey:
+    def _with_keeper(self, key: chain_key.ChainKey) -> chain_key.ChainKey:
         return kept_end.with_keeper(self._home, key, database.is_own(self._home))
 
-    def _kept_before(self, connection: sa.Connection) -> bool:
-        """Whether this machine has kept an end before."""
+    def _refuse_lost_end(self, connection: sa.Connection, kept_head: Head | None) -> None:
+        """Raise `RegisterError` if this machine kept an end before and its file is gone."""
         keeper = self._key.keeper if self._key is not None else None
-        return keeper is not None and chain.has_keeper(connection, keeper)
-
-    def _refuse_lost_end(self, connection: sa.Connection, kept: Head | None) -> None:
-        if kept is None and self._kept_before(connection):
+        if kept_head is None and chain.has_keeper(connection, keeper):
             raise RegisterError(kept_end.LOST)
-
-    def _bound(self, connection: sa.Connection, request_id: str) -> Content:
-        """A request that is about to be changed: a change must not cover up one by another hand."""
-        request_id = request_rows.case_of(connection, request_id).request_id
-        return chain.require_bound(connection, self._key, [request_id])[request_id]
-
-    def _change(
-        self, connection: sa.Connection, content: Content, changes: Mapping[str, Any], step: Step
-    ) -> Case:
-        """Change columns of a request, and write the event of it; the request afterwards."""
-        after = content.changed(**changes)
-        case = request_rows.as_case(after.columns)
-        request_rows.change(connection, case.request_id, **changes)
-        told = replace(step, callbacks=case.callbacks, content=after)
-        chain.append(connection, self._key, [told])
-        return case
-
-    def _flag(self, request_id: str, actor: str, held: bool, details: Mapping[str, Any]) -> Case:
-        with self._writing() as connection:
-            content = self._bound(connection, request_id)
-            case = request_rows.as_case(content.columns)
-            if case.held == held or (held and case.state not in OPEN):
-                raise RegisterError(
-                    f"request {request_id} is {case.shown}; a hold cannot be "
-                    f"{'set' if held else 'lifted'}"
-                )
-            step = Step(actor, case.request_id, case.batch, HELD if held else LIFTED, details)
-            return self._change(connection, content, {"held": held}, step)
 
 
 @contextlib.contextmanager

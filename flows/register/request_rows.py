@@ -10,7 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from flows.register.chain import MANY
+from flows.register.chain import IDS_PER_QUERY
 from flows.register.states import HELD, Case, State, UnknownRequestError, printable_id
 from flows.register.tables import events, identities, requests
 from tasks.common.errors import PseudonymError
@@ -39,10 +39,12 @@ def cases_of(connection: sa.Connection, request_ids: Sequence[str]) -> dict[str,
         UnknownRequestError: there is no such request.
     """
     cases: dict[str, Case] = {}
-    # only UUIDs are asked for: PostgreSQL refuses some texts
-    wanted = [name for name in dict.fromkeys(request_ids) if printable_id(name) == name]
-    for start in range(0, len(wanted), MANY):
-        query = sa.select(requests).where(requests.c.request_id.in_(wanted[start : start + MANY]))
+    # only UUIDs are queried: PostgreSQL refuses some texts
+    unique_ids = [name for name in dict.fromkeys(request_ids) if printable_id(name) == name]
+    for start in range(0, len(unique_ids), IDS_PER_QUERY):
+        query = sa.select(requests).where(
+            requests.c.request_id.in_(unique_ids[start : start + IDS_PER_QUERY])
+        )
         cases |= {row.request_id: as_case(dict(row._mapping)) for row in connection.execute(query)}
     for request_id in request_ids:
         if request_id not in cases:
@@ -54,10 +56,10 @@ def cases_of(connection: sa.Connection, request_ids: Sequence[str]) -> dict[str,
 
 
 def find(connection: sa.Connection, beginning: str) -> str:
-    """The id of the request that begins so.
+    """The full id of the request whose id has this beginning.
 
     Raises:
-        UnknownRequestError: none does, or several do.
+        UnknownRequestError: no request or several requests match.
     """
     start = beginning.lower()
     if len(start) < 36 and re.fullmatch(r"[0-9a-f-]{4,}", start):
@@ -74,29 +76,29 @@ def find(connection: sa.Connection, beginning: str) -> str:
 def conditions(
     states: Collection[State] | None, batch: str | None, held: bool = False
 ) -> list[sa.ColumnElement[bool]]:
-    """Conditions for requests in some states, of a batch, or on hold; None: any."""
-    wanted: list[sa.ColumnElement[bool]] = []
+    """Conditions on state, batch and hold; None: any."""
+    criteria: list[sa.ColumnElement[bool]] = []
     if states is not None:
-        wanted.append(requests.c.state.in_([str(state) for state in states]))
+        criteria.append(requests.c.state.in_([str(state) for state in states]))
     if batch is not None:
-        wanted.append(requests.c.batch == batch)
+        criteria.append(requests.c.batch == batch)
     if held:
-        wanted.append(requests.c.held.is_(True))
-    return wanted
+        criteria.append(requests.c.held.is_(True))
+    return criteria
 
 
-def urgent_first(where: Sequence[sa.ColumnElement[bool]]) -> sa.Select[Any]:
+def urgent_first(criteria: Sequence[sa.ColumnElement[bool]]) -> sa.Select[Any]:
     """A query for requests, the nearest deadline first."""
     order = (sa.func.coalesce(requests.c.due, "9999"), requests.c.request_id)
-    return sa.select(requests).where(*where).order_by(*order)
+    return sa.select(requests).where(*criteria).order_by(*order)
 
 
 def page(
-    connection: sa.Connection, where: Sequence[sa.ColumnElement[bool]], first: int, most: int
+    connection: sa.Connection, criteria: Sequence[sa.ColumnElement[bool]], first: int, limit: int
 ) -> tuple[int, list[Case]]:
-    """How many requests meet the conditions, and `most` of them, the first `first` passed over."""
-    total = connection.scalar(sa.select(sa.func.count()).select_from(requests).where(*where))
-    query = urgent_first(where).offset(first).limit(most)
+    """The number of matching requests, and at most `limit` of them after the first `first`."""
+    total = connection.scalar(sa.select(sa.func.count()).select_from(requests).where(*criteria))
+    query = urgent_first(criteria).offset(first).limit(limit)
     return int(total or 0), [as_case(dict(row._mapping)) for row in connection.execute(query)]
 
 
@@ -108,7 +110,7 @@ def change(connection: sa.Connection, request_id: str, **values: Any) -> None:
 
 
 def put(connection: sa.Connection, request_id: str, **values: Any) -> None:
-    """Write the row of a request, new or again."""
+    """Insert or update the row of a request."""
     if row_of(connection, request_id) is not None:
         change(connection, request_id, **values)
     else:
@@ -116,12 +118,12 @@ def put(connection: sa.Connection, request_id: str, **values: Any) -> None:
 
 
 def forget_identities(connection: sa.Connection, request_id: str) -> None:
-    """Remove a request from the table of identities, as it names others from now on."""
+    """Remove a request's entries from the table of identities."""
     connection.execute(identities.delete().where(identities.c.request_id == request_id))
 
 
 def ground_of_hold(connection: sa.Connection, request_id: str) -> str | None:
-    """The ground that the last hold on a request was set on."""
+    """The ground of the last hold on a request."""
     query = (
         sa.select(events.c.details)
         .where(events.c.request_id == request_id, events.c.kind == HELD)
@@ -133,7 +135,7 @@ def ground_of_hold(connection: sa.Connection, request_id: str) -> str | None:
 
 
 def twin(connection: sa.Connection, names: Collection[str]) -> str | None:
-    """The earliest open request that has a pseudonym in common with these."""
+    """The earliest open request with one of these pseudonyms."""
     query = (
         sa.select(requests.c.request_id)
         .join(identities, identities.c.request_id == requests.c.request_id)

@@ -19,7 +19,7 @@ from tasks.common.errors import AuditError
 
 
 class RegisterError(AuditError):
-    """The register does not allow what was asked for, or is damaged."""
+    """The register refuses an operation, or is damaged."""
 
 
 class UnknownRequestError(RegisterError):
@@ -27,11 +27,11 @@ class UnknownRequestError(RegisterError):
 
 
 class ConflictError(RegisterError):
-    """A request with this id is there already, with another content."""
+    """The register has a request with this id and another content."""
 
 
 class BusyError(AuditError):
-    """Another process does this work right now."""
+    """Another process does this work now."""
 
 
 class LostLeaseError(AuditError):
@@ -39,7 +39,7 @@ class LostLeaseError(AuditError):
 
 
 class State(StrEnum):
-    """How far a request is."""
+    """The state of a request."""
 
     RECEIVED = "received"
     IDENTITY_VERIFIED = "identity_verified"
@@ -63,16 +63,16 @@ MOVES: dict[State, frozenset[State]] = {
     State.REJECTED: frozenset({State.CLOSED}),
     State.CLOSED: frozenset(),
 }
-"""Which state may follow which. From a batch back to identity_verified: the request is queued for
-the next batch."""
+"""The allowed moves. From a batch back to identity_verified: the request is queued for the next
+batch."""
 IN_BATCH = (State.BATCHED, State.AUDITED, State.AWAITING_SIGNOFF, State.RELEASED)
 """States of requests whose batch is in flight; the next batch begins once it is erased."""
 HELD, LIFTED, EXTENDED, CORRECTED = "on_hold", "hold_lifted", "extended", "corrected"
 CHANGES = frozenset({*map(str, State), HELD, LIFTED, EXTENDED, CORRECTED})
 """Kinds of events that record a change of a request."""
 SET_ASIDE = "set aside by the audit"
-"""Ground of the hold on a request that could not be acted on, until a person decides: lifts it,
-corrects the request under its id, or rejects it."""
+"""Ground of the hold on a request that could not be acted on. A person lifts it, corrects the
+request under its id, or rejects it."""
 OPEN = tuple(state for state in State if state not in (State.ERASED, State.REJECTED, State.CLOSED))
 BLOCKED = (State.BATCHED, State.RELEASED, State.ERASED)
 """States that a request on hold cannot enter."""
@@ -92,13 +92,13 @@ OUTWARD = {
 
 @dataclass(frozen=True)
 class Intake:
-    """A well-formed request without any identity in the clear.
+    """A well-formed request without identities in the clear.
 
     Attributes:
-        request_id: UUID version 4, in small letters.
+        request_id: UUID version 4, in lower case.
         regulation: gdpr, ccpa, lgpd or pipl.
         submitted: RFC 3339, with its offset; its day is the day of receipt, unless the request
-            arrived before.
+            arrived earlier.
         identities: `{identity_type, identity_value, identity_format}` with keyed pseudonyms.
         wishes: `{"record_pseudonyms": […], "languages": […]}`, either may be missing.
         callbacks: addresses that are told of changes.
@@ -113,9 +113,9 @@ class Intake:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the content; it tells a repetition from a contradiction."""
-        who = list(map(dict, self.identities))
-        content = [self.regulation, self.submitted, who, self.wishes, self.callbacks]
+        """SHA-256 of the content; it distinguishes a repetition from a contradiction."""
+        identities = list(map(dict, self.identities))
+        content = [self.regulation, self.submitted, identities, self.wishes, self.callbacks]
         return sha256(canonical(content))
 
 
@@ -140,12 +140,11 @@ class Case:
 
     @property
     def shown(self) -> str:
-        """The state as people see it: an open request on hold is `on_hold`."""
+        """The state for people: an open request on hold is `on_hold`."""
         return "on_hold" if self.held and self.state in OPEN else str(self.state)
 
     def days_left(self, today: date) -> int | None:
-        """Days until the deadline, below zero after it; None where there is none or the request is
-        done."""
+        """Days until the deadline, negative after it; None: no deadline, or the request is done."""
         return None if self.due is None or self.state not in OPEN else (self.due - today).days
 
     def plain(self) -> dict[str, Any]:
@@ -167,12 +166,12 @@ class Case:
 
 
 def refuse_move(case: Case, state: State, batch: str | None) -> None:
-    """See that a request may move to a state.
+    """Check that a request may move to a state.
 
     Args:
         case: the request.
-        state: where to.
-        batch: the batch that it enters, or that the move belongs to; None: the one it is in.
+        state: its new state.
+        batch: the batch that it enters, or that the move belongs to; None: its own.
 
     Raises:
         RegisterError: it may not.
@@ -184,9 +183,9 @@ def refuse_move(case: Case, state: State, batch: str | None) -> None:
             f"request {case.request_id} is in batch {case.batch}, got {batch} for {state}"
         )
     if state not in MOVES[case.state]:
-        ways = ", ".join(sorted(MOVES[case.state])) or "nothing"
+        next_states = ", ".join(sorted(MOVES[case.state])) or "nothing"
         raise RegisterError(
-            f"request {case.request_id} is {case.shown}; expected next: {ways}; got {state}"
+            f"request {case.request_id} is {case.shown}; expected next: {next_states}; got {state}"
         )
     if case.held and state in BLOCKED:
         raise RegisterError(

@@ -1,7 +1,7 @@
 """The tables of the register.
 
-Triggers keep events append-only. Moments are RFC 3339 texts in UTC with microseconds, so that both
-databases keep the same bytes and the order of texts is the order of time.
+Triggers keep events append-only. Moments are RFC 3339 texts in UTC with microseconds: both
+databases keep the same bytes, and texts sort by time.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Transactions on the register's database, with its failures as errors that a user can read."""
+"""Transactions on the register's database, with failures as errors that a user can read."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ URL = "ERASURE_AUDIT_DATABASE"
 """Names the secret with the database's address, as in
 postgresql+psycopg://user:password@host/name."""
 PATIENCE = 60
-"""Time that a writer waits for the one before it, s; transactions take milliseconds."""
+"""How long a writer waits for another one, s; transactions take milliseconds."""
 LOCK = 0x45_52_41_53
-"""Key of the advisory lock that PostgreSQL's writers take in turn, so that the chain does not
-fork."""
+"""Key of PostgreSQL's advisory lock for writers, so that the chain does not fork."""
 
 
 _turns: WeakKeyDictionary[sa.Engine, threading.Lock] = WeakKeyDictionary()
@@ -28,21 +27,20 @@ _turns: WeakKeyDictionary[sa.Engine, threading.Lock] = WeakKeyDictionary()
 
 @contextlib.contextmanager
 def reachable(engine: sa.Engine) -> Iterator[None]:
-    """Turn the driver's errors about the connection into one that a user can read, without address
-    or password."""
+    """Turn the driver's connection errors into a `WorkspaceError` without address or password."""
     try:
         yield
     except sa.exc.DatabaseError as error:
         if isinstance(error, (sa.exc.IntegrityError, sa.exc.ProgrammingError, sa.exc.DataError)):
             raise  # a defect of this program, not of the database
-        # not the driver's own message: it names the address
+        # the driver's own message would name the address
         raise WorkspaceError(_unusable(error, engine)) from None
     except (sa.exc.InterfaceError, sa.exc.TimeoutError) as error:
         raise WorkspaceError(_unusable(error, engine)) from None
-    except json.JSONDecodeError:  # its text would repeat the value
+    except json.JSONDecodeError:  # its text would quote the value
         raise RegisterError(
-            "a value in the register's database is no JSON, so it was changed by another hand; "
-            "stop, find out who changed the database, and restore a backup"
+            "a value in the register's database is not JSON, so somebody changed it; stop, find "
+            "out who changed the database, and restore a backup"
         ) from None
 
 
@@ -50,14 +48,14 @@ def _unusable(error: sa.exc.SQLAlchemyError, engine: sa.Engine) -> str:
     lines = str(getattr(error, "orig", None) or error).strip().splitlines()
     return (
         f"the register's {engine.dialect.name} database cannot be used "
-        f"({_without(lines[0], engine.url)}); check that it runs and that {URL} is right, then do "
+        f"({_masked(lines[0], engine.url)}); check that it runs and that {URL} is right, then do "
         "the same again: what was written before is kept"
     )
 
 
 @contextlib.contextmanager
 def writing(engine: sa.Engine) -> Iterator[sa.Connection]:
-    """A transaction with the only writer inside; it commits as a whole or not at all."""
+    """A transaction of the only writer; it commits as a whole or not at all."""
     with _turn(engine), reachable(engine), engine.connect() as connection:
         if engine.dialect.name == "sqlite":
             connection.exec_driver_sql("BEGIN IMMEDIATE")
@@ -74,8 +72,8 @@ def writing(engine: sa.Engine) -> Iterator[sa.Connection]:
 
 @contextlib.contextmanager
 def _turn(engine: sa.Engine) -> Iterator[None]:
-    """Let the threads of this process write one after the other. SQLite itself makes them sleep
-    longer and longer, and lets whoever wakes first go first."""
+    """Let the threads of this process write one after the other. SQLite's own waiting is unfair:
+    each waiter sleeps longer and longer."""
     lock = _turns.setdefault(engine, threading.Lock())
     if not lock.acquire(timeout=PATIENCE):
         raise WorkspaceError("the register is busy; do the same again later")
@@ -94,7 +92,7 @@ def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
 
 @contextlib.contextmanager
 def snapshot(engine: sa.Engine) -> Iterator[sa.Connection]:
-    """A connection for reading that sees one moment, however long the reading takes."""
+    """A connection for reading that sees a single state, however long the reading takes."""
     with reachable(engine), engine.connect() as connection:
         if engine.dialect.name == "sqlite":
             connection.exec_driver_sql("BEGIN")
@@ -103,7 +101,7 @@ def snapshot(engine: sa.Engine) -> Iterator[sa.Connection]:
         yield connection
 
 
-def _without(text: str, url: sa.URL) -> str:
-    for part in (url.password, url.username, url.host):
-        text = text.replace(str(part), "…") if part else text
+def _masked(text: str, url: sa.URL) -> str:
+    for secret_part in (url.password, url.username, url.host):
+        text = text.replace(str(secret_part), "…") if secret_part else text
     return text

@@ -81,7 +81,7 @@ def list_requests(
     """Requests, the nearest deadline first."""
     held = state == "on_hold"
     states = None if state is None else OPEN if held else (State(state),)
-    total, cases = office.register.page(states, batch, held=held, first=offset, most=limit)
+    total, cases = office.register.page(states, batch, held=held, first=offset, limit=limit)
     return {"total": total, "requests": cases}
 
 

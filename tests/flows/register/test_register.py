@@ -145,7 +145,7 @@ def test_pages_together_are_all_cases_in_their_order(book: Register) -> None:
     book.hold(book.cases()[2].request_id, "Ada", "a claim")
     for states in (None, [State.RECEIVED], []):
         whole = book.cases(states)
-        pages = [book.page(states, first=first, most=3) for first in range(0, 9, 3)]
+        pages = [book.page(states, first=first, limit=3) for first in range(0, 9, 3)]
         assert [case for _, cases in pages for case in cases] == whole
         assert {total for total, _ in pages} == {len(whole)}
     assert book.page(held=True) == (1, [case for case in book.cases() if case.held])
@@ -411,7 +411,7 @@ def test_batches_take_the_most_urgent_first_one_batch_at_a_time_and_no_name_twic
         verified(book, 2, submitted="2026-11-01T09:30:00Z"),
         verified(book, 3, regulation="pipl"),
     )
-    assert [case.request_id for case in book.collect("b1", "nightly", most=1)] == [soon]
+    assert [case.request_id for case in book.collect("b1", "nightly", limit=1)] == [soon]
     assert book.in_flight() == "b1"
     with pytest.raises(RegisterError, match="batch b1 is not erased yet"):
         book.collect("b2", "nightly")
@@ -446,7 +446,7 @@ def test_what_people_write_is_cut_and_cannot_harm_the_database(book: Register) -
 
 def test_a_note_cannot_pass_for_a_change(book: Register) -> None:
     one = received(book)
-    with pytest.raises(RegisterError, match="comes with a change"):
+    with pytest.raises(RegisterError, match="such events record a change"):
         book.note("released", "Eve", request_id=one)
     book.note("warned", "watch", request_id=one, days=7)
     assert book.history(kind="warned")[0].details == {"days": 7}
@@ -478,7 +478,7 @@ def test_every_change_of_a_request_is_told_to_its_addresses_and_notes_are_not(
     while waiting := book.undelivered():
         for event, url, *_ in waiting:
             told.append((event.kind, url))
-            book.tried(event.seq, url, "200", None)
+            book.record_try(event.seq, url, "200", None)
     kinds = ["received", "identity_verified", "on_hold", "hold_lifted", "extended"]
     assert (
         [kind for kind, url in told if url == urls[0]]
@@ -492,7 +492,7 @@ def test_clients_take_turns_and_none_fills_the_queue(book: Register) -> None:
         request = asked(number, callbacks=("https://many.example/",))
         book.receive(request, "many", "http")
     book.receive(asked(50, callbacks=("https://few.example/",)), "few", "http")
-    waiting = book.undelivered(most=200)
+    waiting = book.undelivered(limit=200)
     assert [due.client for due in waiting[:2]] == ["many", "few"]
     assert sum(due.client == "many" for due in waiting) == callback_queue.QUOTA
 
@@ -739,7 +739,7 @@ def test_a_trigger_that_changes_what_the_tool_writes_is_found_and_not_vouched_fo
         lambda: book.hold(two, "Ada", "a claim"),
         lambda: book.extend(two, "Ada", "complex"),
     ):
-        with pytest.raises(RegisterError, match="keeps something else than what was written"):
+        with pytest.raises(RegisterError, match="stored other values than were written"):
             act()
     assert book.head() == before == book.check_chain()
 
@@ -779,7 +779,7 @@ def test_a_trigger_on_requests_that_come_in_is_found(book: Register) -> None:
             "DELETE FROM identities",
         }[book.engine.dialect.name],
     )
-    with pytest.raises(RegisterError, match="keeps something else than what was written"):
+    with pytest.raises(RegisterError, match="stored other values than were written"):
         received(book)
     assert book.cases() == []
 
@@ -939,7 +939,7 @@ def test_a_value_that_is_no_json_any_more_is_an_alarm_and_is_not_repeated(
         return
     change(book, f"UPDATE requests SET {column} = '[secret'")
     for act in (book.check_chain, book.cases, lambda: book.collect("b1", "nightly")):
-        with pytest.raises(RegisterError, match="is no JSON") as caught:
+        with pytest.raises(RegisterError, match="is not JSON") as caught:
             act()
         assert "secret" not in str(caught.value)
         assert caught.value.__suppress_context__
