@@ -1,4 +1,4 @@
-"""Erasing every copy of released records, with receipts: what goes is planned, each store is
-erased and looked at again, and a keyed list stays by which copies that come back are found."""
+"""Erasing every copy of released records, with receipts: the erasure is planned, each store is
+erased and searched again, and a list of keyed hashes finds copies that come back."""
 
 __all__ = ["carry_out", "comebacks", "papers", "receipts"]

@@ -1,6 +1,6 @@
-"""Names in bytes of any kind: in binary files, in UTF-16, in other capitals.
+"""Searches bytes of any kind for names: in binary files, in UTF-16, in any case.
 
-A name counts where neither a letter nor a digit stands beside it, for `rec-10` is not `rec-100`.
+A name counts only if no letter or digit is beside it: `rec-10` is not `rec-100`.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 HEAD = 6
-"""Bytes by which candidates are found; shorter names are not looked for."""
+"""Number of first bytes that find candidates; shorter names are not searched for."""
 _WINDOW = 2**24
-"""How many bytes are looked at at once."""
+"""Number of bytes that are searched at once."""
 _WIDTHS = (2, 4)
 """Bytes of a character in UTF-16 and UTF-32."""
 
 
 class ByteSearch:
-    """Looks for many names at once, in any capitals."""
+    """Searches for many names at once, in any case."""
 
     def __init__(self, names: Iterable[bytes]) -> None:
         self._by_head: dict[bytes, list[bytes]] = {}
@@ -30,7 +30,7 @@ class ByteSearch:
                 self._pairs[number, pair] = True
 
     def within(self, content: bytes) -> bool:
-        """Whether one of the names stands in bytes."""
+        """Whether bytes contain one of the names."""
         if not self._by_head:
             return False
         text = content.lower()
@@ -41,28 +41,28 @@ class ByteSearch:
 
     def _stands_in(self, text: bytes) -> bool:
         return any(
-            self._is_at(text, start + place)
+            self._is_at(text, start + offset)
             for start in range(0, len(text), _WINDOW)
-            for place in self._candidates(text[start : start + _WINDOW + HEAD])
+            for offset in self._candidates(text[start : start + _WINDOW + HEAD])
         )
 
     def _candidates(self, text: bytes) -> Iterator[int]:
-        """Where bytes stand of which each pair is one of a name's beginning."""
-        for first in (0, 1):
-            pairs = np.frombuffer(text, "<u2", max(0, len(text) - first) // 2, first)
+        """Offsets at which each pair of bytes occurs at that position in the head of some name."""
+        for alignment in (0, 1):
+            pairs = np.frombuffer(text, "<u2", max(0, len(text) - alignment) // 2, alignment)
             count = len(pairs) - HEAD // 2 + 1
             if count <= 0:
                 continue
-            places = np.flatnonzero(self._pairs[0][pairs[:count]])
+            pair_indices = np.flatnonzero(self._pairs[0][pairs[:count]])
             for number in range(1, HEAD // 2):
-                places = places[self._pairs[number][pairs[places + number]]]
-            yield from (first + 2 * int(place) for place in places)
+                pair_indices = pair_indices[self._pairs[number][pairs[pair_indices + number]]]
+            yield from (alignment + 2 * int(pair_index) for pair_index in pair_indices)
 
-    def _is_at(self, text: bytes, place: int) -> bool:
-        if place and text[place - 1 : place].isalnum():
+    def _is_at(self, text: bytes, offset: int) -> bool:
+        if offset and text[offset - 1 : offset].isalnum():
             return False
-        for name in self._by_head.get(text[place : place + HEAD], ()):
-            end = place + len(name)
-            if text.startswith(name, place) and not text[end : end + 1].isalnum():
+        for name in self._by_head.get(text[offset : offset + HEAD], ()):
+            end = offset + len(name)
+            if text.startswith(name, offset) and not text[end : end + 1].isalnum():
                 return True
         return False

@@ -1,9 +1,9 @@
-"""Erasing the copies of a released batch's records: everywhere, looked at again afterwards, with a
-receipt per store.
+"""Erasing the copies of a released batch's records in every store, with a receipt per store.
 
-What has to go is planned first. Each store is erased, looked at again, and only then receipted;
-before the erasure is tagged, all of them are looked at once more. Whatever was done before is found
-done, so an erasure that was cut off continues, and a second one looks only for what came back.
+The erasure is planned first. Each store is erased and searched again, and only then gets its
+receipt. Before the erasure is tagged, all stores are searched once more. Steps that are done are
+not repeated, so an interrupted erasure continues; a second one only looks for copies that came
+back.
 """
 
 from __future__ import annotations
@@ -37,31 +37,31 @@ if TYPE_CHECKING:
     from flows.register.register import Register
 
 LEASE = "release"
-"""What the register lends to one at a time: deciding, releasing and erasing."""
+"""Lease of the register: only one process at a time decides, releases or erases."""
 HANDOVER = "handover"
-"""Folder of a remote in which stages are handed to agents."""
+"""Folder of a remote for stages that agents run."""
 ROUNDS = 3
-"""How often all stores are looked at once more before the erasure gives up: something puts copies
-back."""
+"""How often all stores are searched once more before the erasure gives up because copies keep
+coming back."""
 
 Listener = Callable[[str], None]
 
 
 class ErasureError(AuditError):
-    """A batch's records cannot be erased, or not everywhere yet."""
+    """A batch's records cannot be erased, or are not erased everywhere yet."""
 
 
 @dataclass(frozen=True)
 class Erased:
-    """What an erasure came to.
+    """The outcome of an erasure.
 
     Attributes:
         batch: its name.
         receipts: one per store, in the order of the erasing.
         held: stores in which something remains, with the reason.
-        tag: that names the state afterwards.
-        new: false where it was all done before.
-        came_back: by store, copies that were there again after an earlier erasure.
+        tag: of the state afterwards.
+        new: False if everything was erased before.
+        came_back: by store, the number of copies that came back after an earlier erasure.
     """
 
     batch: str
@@ -77,7 +77,7 @@ class Erased:
 
 
 def tag_of(batch: str) -> str:
-    """The tag of a batch whose copies are erased."""
+    """The tag of an erased batch."""
     return f"erased/{batch}"
 
 
@@ -91,40 +91,40 @@ def erase(
 ) -> Erased:
     """Erase the copies of a released batch's records, and of models that saw them.
 
-    Erased are the records of all requests that the batch carried out, and of those set aside only
-    because no model was trained on their records. A request that was refused, is on hold, or for
-    which an exception is claimed keeps its data, and so does a file that a remaining record has
-    byte by byte. Of a batch that is erased already, what came back is erased again.
+    The records of all requests that the batch carried out are erased, also of requests that were
+    set aside only because no model was trained on their records. Data stay if their request was
+    refused, is on hold, or has a claimed exception, and if a remaining record has the same bytes.
+    If the batch is erased already, copies that came back are erased again.
 
     Args:
         home: the workspace.
         batch: its name.
-        by: who answers for it; None: the name that git has.
-        register: of the requests; without it, nothing is moved there.
-        listener: told of each step, before it is taken.
-        temporary: folders in which temporary folders lie; None: the machine's.
+        by: the responsible person; None: git's user.
+        register: of the requests; None: no request is moved.
+        listener: told of each step before it begins.
+        temporary: folders that hold temporary folders; None: the machine's.
 
     Raises:
-        ErasureError: the batch is not released; or a store cannot be erased now, while all others
+        ErasureError: the batch is not released; or some stores cannot be erased now, and all others
             are.
-        BusyError: a batch is being worked on.
-        DataInUseError: something fetches, checks out or writes data here.
-        AuditError: the workspace, its data or DVC are not as they have to be.
+        BusyError: another process decides, releases or erases.
+        DataInUseError: another process fetches, checks out or writes data here.
+        AuditError: the workspace, its data or DVC cannot be used.
     """
-    with _alone(home, register) as check:
+    with _exclusively(home, register) as check:
         task = _Task(home, batch, by or _operator(home), register, listener, temporary, check)
         return _erase(task)
 
 
 @dataclass(frozen=True)
 class _Task:
-    """One erasure: what `erase` was given. `check` raises where the lease was lost."""
+    """One erasure: the arguments of `erase`. `check` raises if the lease was lost."""
 
     home: Path
     batch: str
     by: str
     register: Register | None
-    say: Listener
+    listener: Listener
     temporary: list[Path] | None
     check: Callable[[], None]
 
@@ -138,9 +138,9 @@ class _Task:
 
 
 @contextlib.contextmanager
-def _alone(home: Path, register: Register | None) -> Iterator[Callable[[], None]]:
-    """Nobody else decides, releases or erases; nothing fetches, checks out or writes data; and no
-    DVC is at work in any checkout. Yields a check of the first."""
+def _exclusively(home: Path, register: Register | None) -> Iterator[Callable[[], None]]:
+    """Keep other processes from deciding, releasing and erasing, and from using the data; refuse if
+    DVC runs in a checkout. Yields a check of the lease."""
     with (
         register.lease(LEASE) if register else contextlib.nullcontext() as lease,
         dvc_locks.erasing(home),
@@ -149,11 +149,11 @@ def _alone(home: Path, register: Register | None) -> Iterator[Callable[[], None]
         for tree in (home, *trees.other_checkouts(home), *experiments):
             dvc_locks.sweep(tree)
             table = tree / ".dvc" / "tmp" / "rwlock"
-            held = json.loads(table.read_text(encoding="utf-8") or "{}") if table.exists() else {}
-            if held.get("read") or held.get("write"):
+            locks = json.loads(table.read_text(encoding="utf-8") or "{}") if table.exists() else {}
+            if locks.get("read") or locks.get("write"):
                 raise ErasureError(
-                    "DVC is at work in a checkout of this workspace; wait until it ended, then "
-                    "try again"
+                    "DVC is running in a checkout of this workspace; wait until it ends, then try "
+                    "again"
                 )
         yield lease.check if lease is not None else lambda: None
 
@@ -168,7 +168,7 @@ def _erase(task: _Task) -> Erased:
     _refuse_held(task)
     if not task.safe.exists():
         _refuse_unreleased(task)
-        task.say("plan")
+        task.listener("plan")
         task.safe.write(
             erasure_plan.make(
                 task.home, task.batch, task.by, receipts.now(), task.register, task.safe
@@ -176,9 +176,9 @@ def _erase(task: _Task) -> Erased:
         )
     if not tagged:
         _carry_out(task, task.safe.read())
-    task.say("register")
+    task.listener("register")
     _move_requests(task)
-    task.say("forget the plan")
+    task.listener("forget the plan")
     task.safe.forget()
     return _summary(task, new=True)
 
@@ -187,18 +187,18 @@ def _erase(task: _Task) -> Erased:
 
 
 def _refuse_held(task: _Task) -> None:
-    """A hold that comes when a part is erased keeps the rest."""
+    """Refuse a batch with a request on hold, also if a part is erased already."""
     if task.register is None:
         return
     from flows.register.register import IN_BATCH
 
-    # a hold on what the batch set aside keeps only that request
+    # a hold on a request that was set aside affects only that request
     cases = task.register.cases(IN_BATCH, task.batch)
     held = [case.request_id for case in cases if case.held]
     if held:
         raise ErasureError(
-            f"batch {task.batch}: a legal hold lies on request {', '.join(held)}; nothing is "
-            "erased before it is lifted"
+            f"batch {task.batch}: request {', '.join(held)} is on legal hold; nothing is erased "
+            "before the hold is lifted"
         )
 
 
@@ -226,61 +226,60 @@ def _refuse_unreleased(task: _Task) -> None:
 # -- the stores -----------------------------------------------------------------------------------
 
 
-def _carry_out(task: _Task, known: ErasurePlan) -> None:
-    task.say("data")
-    moved = _leave_the_data(task.home, known.sought)
-    pool_rows.leave(task.home)
+def _carry_out(task: _Task, plan: ErasurePlan) -> None:
+    task.listener("data")
+    has_new_version = _drop_from_data(task.home, plan.sought)
+    pool_rows.drop_leaving_rows(task.home)
     cache, remotes = dvc.of_dvc(task.home, (HANDOVER,))
-    task.say("worktree")
-    checkouts.close(task.home, task.batch)  # all of it is in git and in DVC's stores
+    task.listener("worktree")
+    checkouts.close(task.home, task.batch)  # git and DVC's stores have all of it
     version = git_history.at_hand(task.home).data
-    sought = _with_data_kept(known.sought, cache, version) if version else known.sought
-    judge = Judge(sought, known.gone)
+    sought = _with_data_kept(plan.sought, cache, version) if version else plan.sought
+    judge = Judge(sought, plan.gone)
     stores = _stores(task, cache, remotes)
-    failed = _push(task.home, remotes, version) if moved else {}
+    failed = _push(task.home, remotes, version) if has_new_version else {}
     failed |= {
-        f"dvc_remote:{name}": f"dvc_remote:{name} is no longer set up, so that it cannot be "
-        "looked at"
-        for name in known.remotes
+        f"dvc_remote:{name}": f"dvc_remote:{name} is no longer set up, so it cannot be searched"
+        for name in plan.remotes
         if f"dvc_remote:{name}" not in {store.name for store in stores}
     }
-    done: dict[str, receipts.Receipt] = {}
+    done_stores: dict[str, receipts.Receipt] = {}
     for store in stores:
         if store.name not in failed:
             try:
-                done[store.name] = _erase_store(task, store, judge, known)
+                done_stores[store.name] = _erase_store(task, store, judge, plan)
             except StoreError as error:
                 failed[store.name] = str(error)
-    _look_once_more(task, stores, judge, known, done, failed)
+    _final_looks(task, stores, judge, plan, done_stores, failed)
     _drop_pointers(task.home, judge)
     filed = [
-        *done.values(),
-        *receipts.of_models(known, judge, failed),
-        *receipts.of_backups(known),
+        *done_stores.values(),
+        *receipts.of_models(plan, judge, failed),
+        *receipts.of_backups(plan),
     ]
-    task.filed.write(known, judge.gone, filed)
-    comebacks.keep(task.home, task.batch, judge.gone)
+    task.filed.write(plan, judge.gone, filed)
+    comebacks.write_hashes(task.home, task.batch, judge.gone)
     failed |= {
         receipt["store"]: receipt["reason"]
         for receipt in filed
         if receipt["state"] == "held" and receipts.is_record_store(receipt["part"])
     }
-    _refuse_left(task, failed, len(stores))
-    task.say("report")
-    _report(task, known, filed)
+    _refuse_remaining(task, failed, len(stores))
+    task.listener("report")
+    _report(task, plan, filed)
 
 
-def _refuse_left(task: _Task, failed: dict[str, str], total: int) -> None:
-    """Stores that are not erased end the erasure, but for those of which people entered that they
-    did it."""
+def _refuse_remaining(task: _Task, failed: dict[str, str], total: int) -> None:
+    """Raise `ErasureError` for stores that are not erased, except those that people erased by
+    hand and entered into the decisions."""
     entered = {entry["store"] for entry in receipts.by_hand(task.home, task.batch)}
-    left = {name: why for name, why in failed.items() if name not in entered}
-    if left:
+    remaining = {name: why for name, why in failed.items() if name not in entered}
+    if remaining:
         raise ErasureError(
-            f"batch {task.batch}: {len(left)} of {total} places are not erased, the others are: "
-            f"{'; '.join(left.values())}. Run `erasure-audit erase {task.batch}` again when that "
-            f"is mended, or enter a receipt of your own in ledger/decisions/{task.batch}.json "
-            "(docs/erasure.md)"
+            f"batch {task.batch}: {len(remaining)} of {total} stores are not erased, the others "
+            f"are: {'; '.join(remaining.values())}. Run `erasure-audit erase {task.batch}` again "
+            "when that is fixed, or enter a receipt of your own in "
+            f"ledger/decisions/{task.batch}.json (docs/erasure.md)"
         )
 
 
@@ -288,14 +287,17 @@ def _stores(
     task: _Task, cache: dvc.DvcObjects, remotes: list[dvc.DvcObjects | dvc.Remote]
 ) -> list[Store]:
     """All stores, in the order in which they are erased."""
-    others = trees.other_checkouts(task.home)
+    checkouts_beside = trees.other_checkouts(task.home)
     return [
         trees.Tree("workspace", task.home),
-        *(trees.Tree(f"worktree:{number}", tree) for number, tree in enumerate(others, 1)),
+        *(
+            trees.Tree(f"worktree:{number}", tree)
+            for number, tree in enumerate(checkouts_beside, 1)
+        ),
         trees.Temporary(task.home, task.temporary),
         cache,
         *remotes,
-        databases.Databases([task.home, *others]),
+        databases.Databases([task.home, *checkouts_beside]),
         databases.Witnesses("prefect", [databases.prefect_home(task.home)]),
         databases.Witnesses("register", [task.home / ".register"]),
         *([databases.RegisterRows(task.home)] if task.register else []),
@@ -304,29 +306,29 @@ def _stores(
     ]
 
 
-def _erase_store(task: _Task, store: Store, judge: Judge, known: ErasurePlan) -> receipts.Receipt:
-    """Look, erase, look again; the receipt."""
-    task.say(f"look at {store.name}")
+def _erase_store(task: _Task, store: Store, judge: Judge, plan: ErasurePlan) -> receipts.Receipt:
+    """Search a store, erase the findings, search again, and return the receipt."""
+    task.listener(f"look at {store.name}")
     look = store.look(judge)
-    before = task.filed.by_store().get(store.name)
+    earlier = task.filed.by_store().get(store.name)
     objection = look.objection(store.name)
-    if before is not None and before["state"] == "erased" and not look.findings and not objection:
-        return before  # an earlier run erased it, and it still is
-    noted = known.erased.setdefault(store.name, {})
+    if earlier is not None and earlier["state"] == "erased" and not look.findings and not objection:
+        return earlier  # an earlier run erased it, and nothing came back
+    noted = plan.erased.setdefault(store.name, {})
     noted |= {finding.key: finding.kind for finding in look.findings}
-    known.gone = sorted(judge.gone)
-    task.safe.write(known)
+    plan.gone = sorted(judge.gone)
+    task.safe.write(plan)
     if look.findings:
-        task.say(f"erase {store.name}")
+        task.listener(f"erase {store.name}")
         task.check()
         store.erase(look.findings)
-        task.say(f"look at {store.name} again")
+        task.listener(f"look at {store.name} again")
         look = store.look(judge)
         if look.findings:
             raise StoreError(
-                f"{store.name}: {len(look.findings)} things are there still after erasing them"
+                f"{store.name}: {len(look.findings)} copies are still there after erasing them"
             )
-    return receipts.of_store(known, store.name, store.part, judge, look, _held(store, look))
+    return receipts.of_store(plan, store.name, store.part, judge, look, _held(store, look))
 
 
 def _held(store: Store, look: Look) -> str | None:
@@ -334,47 +336,47 @@ def _held(store: Store, look: Look) -> str | None:
     return "; ".join(reason for reason in reasons if reason) or None
 
 
-def _look_once_more(
+def _final_looks(
     task: _Task,
     stores: list[Store],
     judge: Judge,
-    known: ErasurePlan,
-    done: dict[str, receipts.Receipt],
+    plan: ErasurePlan,
+    done_stores: dict[str, receipts.Receipt],
     failed: dict[str, str],
 ) -> None:
-    """Look at every store again after the last one was erased: what was fetched or pushed
-    meanwhile is erased, too, and everything is looked at again then."""
+    """Search every store again after the last one was erased. Copies that were fetched or pushed
+    meanwhile are erased, too, and then all stores are searched again."""
     for _ in range(ROUNDS):
         clean = True
         for store in stores:
-            if store.name in failed or done[store.name]["state"] != "erased":
+            if store.name in failed or done_stores[store.name]["state"] != "erased":
                 continue
-            task.say(f"look at {store.name} once more")
+            task.listener(f"look at {store.name} once more")
             try:
                 look = store.look(judge)
                 if look.findings or _held(store, look):
                     clean = False
-                    done[store.name] = _erase_store(task, store, judge, known)
+                    done_stores[store.name] = _erase_store(task, store, judge, plan)
             except StoreError as error:
                 failed[store.name] = str(error)
         if clean:
             return
     for name in [store.name for store in stores if receipts.is_record_store(store.part)]:
         failed.setdefault(
-            name, f"{name}: copies come back while they are erased; end what brings them"
+            name, f"{name}: copies come back while they are erased; stop the process that adds them"
         )
 
 
 def _push(
     home: Path, remotes: list[dvc.DvcObjects | dvc.Remote], version: str | None
 ) -> dict[str, str]:
-    """What remains has to be in every remote before the old list of it goes; remotes for which
-    that failed, with the reason."""
+    """Push the remaining data to every remote before their old list is erased. Returns the remotes
+    for which that failed, with the reason."""
     failed: dict[str, str] = {}
     for remote in remotes:
         try:
             if isinstance(remote, dvc.DvcObjects) and version:
-                # pushed to, a folder that is not mounted would look as if it were
+                # a push would make an unmounted folder look mounted
                 remote.refuse_empty()
                 if not remote.has(version):
                     name = remote.name.partition(":")[2]
@@ -384,9 +386,8 @@ def _push(
     return failed
 
 
-def _leave_the_data(home: Path, sought: Sought) -> bool:
-    """Take the records out of `data/`, if they are in it, and make a new version of the data;
-    whether one was made."""
+def _drop_from_data(home: Path, sought: Sought) -> bool:
+    """Remove the records from `data/`. Returns whether that made a new version of the data."""
     if not (home / "data.dvc").exists():
         return False
     if not (home / "data").exists():
@@ -395,18 +396,18 @@ def _leave_the_data(home: Path, sought: Sought) -> bool:
         layout.ensure_data(home)
     table = records.read_table(home / "data")
     leaving = table["record_id"].isin(sought.record_ids).to_numpy(bool)
-    # the files first: what the manifest names can be found again
+    # files first: after a kill the manifest still names them
     for path in table.loc[leaving, "path"]:
         (home / "data" / path).unlink(missing_ok=True)
     identities = home / "data" / "identities.csv"
     if identities.is_file() and sought.subject_ids:
         people = files.read_csv(identities, ("identity_type", "identity_value", "subject_id"))
-        left = people[~people["subject_id"].isin(sought.subject_ids)]
-        if len(left) < len(people):
-            files.write_text(identities, left.to_csv(index=False, lineterminator="\n"))
+        remaining_people = people[~people["subject_id"].isin(sought.subject_ids)]
+        if len(remaining_people) < len(people):
+            files.write_text(identities, remaining_people.to_csv(index=False, lineterminator="\n"))
     if leaving.any():
-        kept = table[~leaving].to_csv(index=False, lineterminator="\n")
-        files.write_text(home / "data" / "manifest.csv", kept)
+        remaining_rows = table[~leaving].to_csv(index=False, lineterminator="\n")
+        files.write_text(home / "data" / "manifest.csv", remaining_rows)
     if dvc_graph.content_hash(home / "data") == dvc_graph.data_folders(home).get("data.dvc"):
         return False
     layout.track_data(home)
@@ -414,21 +415,21 @@ def _leave_the_data(home: Path, sought: Sought) -> bool:
 
 
 def _is_listed(home: Path, sought: Sought) -> bool:
-    """Whether the data that `data.dvc` names have one of the records."""
+    """Whether the data that `data.dvc` names contain one of the records."""
     version = git_history.at_hand(home).data
     table = Shelf(*dvc.of_dvc(home)).table(version) if version else None
     return table is not None and bool(table["record_id"].isin(sought.record_ids).any())
 
 
 def _with_data_kept(sought: Sought, cache: dvc.DvcObjects, version: str) -> Sought:
-    """The list of the data at hand is kept, whatever its files are called."""
+    """Keep the list of the current data and its files, whatever their names."""
     content = cache.read(version)
     listed = {str(entry["md5"]) for entry in json.loads(content)} if content else set()
     return dataclasses.replace(sought, keep=sought.keep | {version} | listed)
 
 
 def _drop_pointers(home: Path, judge: Judge) -> None:
-    """Remove `.dvc` files of the workspace whose content is erased, so that nobody looks for it."""
+    """Remove `.dvc` files of the workspace whose content is erased."""
     for path, oid in git_history.at_hand(home).pointers.items():
         if oid in judge.gone and path != git_history.DATA:
             (home / f"{path}.dvc").unlink(missing_ok=True)
@@ -437,10 +438,10 @@ def _drop_pointers(home: Path, judge: Judge) -> None:
 # -- the end --------------------------------------------------------------------------------------
 
 
-def _report(task: _Task, known: ErasurePlan, filed: list[receipts.Receipt]) -> None:
-    """Make the report again with the receipts, sign it, commit and tag it."""
+def _report(task: _Task, plan: ErasurePlan, filed: list[receipts.Receipt]) -> None:
+    """Make the reports again with the receipts, sign, commit and tag them."""
     home, batch = task.home, task.batch
-    content = receipts.in_decisions(home, known, filed)
+    content = receipts.in_decisions(home, plan, filed)
     if task.register is not None:
         from flows.register import recorded
 
@@ -450,56 +451,56 @@ def _report(task: _Task, known: ErasurePlan, filed: list[receipts.Receipt]) -> N
     _commit(task, papers.renew(home, batch))
 
 
-def _commit(task: _Task, changed: list[Path]) -> None:
-    task.say("commit")
+def _commit(task: _Task, report_files: list[Path]) -> None:
+    task.listener("commit")
     home = task.home
     removed = shell.git(home, "ls-files", "--deleted", "--", "*.dvc").splitlines()
-    listed = task.filed.path.with_suffix(comebacks.ENDING)
-    written = (
-        *changed,
+    hash_list = task.filed.path.with_suffix(comebacks.ENDING)
+    changed_files = (
+        *report_files,
         task.filed.path,
-        listed,
+        hash_list,
         home / "data.dvc",
         home / f"{pool_table.FOLDER}.dvc",
     )
-    paths = [path.relative_to(home).as_posix() for path in written if path.exists()]
+    paths = [path.relative_to(home).as_posix() for path in changed_files if path.exists()]
     message = f"Copies of batch {task.batch} erased"
     git.commit(home, [*paths, *removed], message)
-    task.say("tag")
+    task.listener("tag")
     git.tag(home, tag_of(task.batch), message)
 
 
 def _erase_again(task: _Task) -> Erased:
-    """Look for what came back after the batch was erased, and erase it."""
-    task.say("look again")
+    """Search for copies that came back after the batch was erased, and erase them."""
+    task.listener("look again")
     checkouts.tidy(task.home)
-    erased, left = comebacks.erase_again(task.home, task.batch, task.temporary)
-    if erased or left:
-        entry = {"at": receipts.now(), "by": task.by, "erased": erased, "left": left}
+    erased, remaining = comebacks.erase_again(task.home, task.batch, task.temporary)
+    if erased or remaining:
+        entry = {"at": receipts.now(), "by": task.by, "erased": erased, "left": remaining}
         task.filed.add_comeback(entry)
         path = task.filed.path.relative_to(task.home).as_posix()
         git.commit(task.home, [path], f"Copies of batch {task.batch} that came back erased")
-    if left:
-        raise ErasureError(f"batch {task.batch}, erased before: {'; '.join(left)}")
+    if remaining:
+        raise ErasureError(f"batch {task.batch}, erased before: {'; '.join(remaining)}")
     return _summary(task, new=bool(erased), came_back=erased)
 
 
 def _move_requests(task: _Task) -> None:
-    """The register follows; requests that are there already, or are not in it, are left alone."""
+    """Move the batch's released requests to `erased` in the register."""
     if task.register is None:
         return
     from flows.register.register import State
 
     fates = task.filed.read()["requests"]
     cases = {case.request_id: case for case in task.register.cases(batch=task.batch)}
-    ready = [
+    released = [
         request
         for request, fate in fates.items()
         if fate == "erased" and request in cases and cases[request].state is State.RELEASED
     ]
-    if ready:
+    if released:
         receipt = files.sha256(task.filed.path)
-        task.register.move(ready, State.ERASED, task.by, receipt=receipt)
+        task.register.move(released, State.ERASED, task.by, receipt=receipt)
 
 
 def _summary(task: _Task, new: bool, came_back: dict[str, int] | None = None) -> Erased:
@@ -509,5 +510,5 @@ def _summary(task: _Task, new: bool, came_back: dict[str, int] | None = None) ->
 
 
 def _operator(home: Path) -> str:
-    """Who is at work, as git knows him."""
+    """The operator: git's user, else the login name."""
     return git.user(home) or getpass.getuser()

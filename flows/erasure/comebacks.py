@@ -1,8 +1,8 @@
-"""Copies that come back after an erasure: an old clone that is pushed again, a backup that is
-restored, a fetch that was under way.
+"""Copies that come back after an erasure: somebody pushes an old clone, restores a backup, or a
+fetch was under way.
 
-Of everything that was erased a keyed hash stays, HMAC-SHA256 with the key of pseudonyms, so that
-later looks can find it again although the list names nothing to those without the key.
+A keyed hash of everything that was erased is kept (HMAC-SHA256 with the key of pseudonyms). It
+finds copies again, and reveals nothing without the key.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from tasks.common.errors import PseudonymError
 from tasks.requests import pseudonyms
 
 ENDING = ".hashes"
-"""Of the file beside a batch's receipts: the key's id, then one keyed hash per line."""
+"""Ending of the file beside a batch's receipts: the key's id, then one keyed hash per line."""
 _DOMAIN = b"erasure-audit/erased\0"
 
-Place = dvc.DvcObjects | trees.Tree | trees.Temporary | GitHistory
+SearchedStore = dvc.DvcObjects | trees.Tree | trees.Temporary | GitHistory
 
 
 @dataclass
 class Comebacks:
-    """What one look brought.
+    """The result of a search.
 
     Attributes:
-        counts: by batch and store, how many copies were there again.
-        unchecked: what could not be looked for or at, with the reason.
+        counts: by batch and store, the number of copies that came back.
+        unchecked: a sentence for everything that could not be checked.
     """
 
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -50,48 +50,50 @@ class Comebacks:
     @property
     def lines(self) -> list[str]:
         """One sentence per batch, and per thing that could not be checked."""
-        found = [
+        sentences = [
             f"Copies of erased records of batch {batch} are there again: "
             f"{', '.join(f'{count} in {store}' for store, count in sorted(stores.items()))}. "
             f"`erasure-audit erase {batch}` erases them"
             for batch, stores in sorted(self.counts.items())
         ]
-        return [*found, *self.unchecked]
+        return [*sentences, *self.unchecked]
 
 
-def keep(home: Path, batch: str, hashes: Iterable[str]) -> Path:
-    """Write the keyed list of what a batch's erasure erased.
+def write_hashes(home: Path, batch: str, hashes: Iterable[str]) -> Path:
+    """Write the list of keyed hashes of a batch's erased objects.
 
     Args:
         home: the workspace; it gets a key of pseudonyms if it has none.
         batch: its name.
-        hashes: MD5 of what was erased, as DVC names it.
+        hashes: MD5 of the erased objects, as DVC names them.
     """
     key = pseudonyms.make(home)
     path = home / FOLDER / f"{batch}{ENDING}"
-    # a folder's list lies about as a plain file, too, whose MD5 has no ending
+    # a folder's list may also lie around as a plain file, whose MD5 has no ending
     names = {name for oid in hashes for name in (oid, oid.removesuffix(".dir"))}
-    lines = sorted({_keyed(key, name) for name in names} | set(_read(path).get(key.key_id, ())))
+    lines = sorted(
+        {_keyed(key, name) for name in names} | set(_read_hashes(path).get(key.key_id, ()))
+    )
     files.write_text(path, "\n".join([key.key_id, *lines]) + "\n")
     return path
 
 
 def look(home: Path, temporary: Iterable[Path] | None = None) -> Comebacks:
-    """Look for everything that was ever erased: in DVC's cache and remotes by the names of the
+    """Search for everything that was ever erased: in DVC's cache and remotes by the names of the
     objects, in all checkouts and in git by the hash of every file.
 
-    Nothing is erased and nothing is fetched. Files that did not change since the last look are not
-    read again.
+    Nothing is erased or fetched. Files that did not change since the last search are not read
+    again.
 
     Args:
         home: the workspace.
-        temporary: folders in which temporary folders lie; None: the machine's.
+        temporary: folders that hold temporary folders; None: the machine's.
     """
     search = _Search(home, None)
     if search.can_look:
         memory = search.memory(home)
-        for place in _places(home, temporary):
-            search.visit(place, memory)
+        for store in _stores(home, temporary):
+            search.visit(store, memory)
         memory.write()
     return search.result
 
@@ -99,26 +101,26 @@ def look(home: Path, temporary: Iterable[Path] | None = None) -> Comebacks:
 def erase_again(
     home: Path, batch: str, temporary: Iterable[Path] | None = None
 ) -> tuple[dict[str, int], list[str]]:
-    """Erase what of a batch came back, as far as it is the tool's to erase.
+    """Erase copies of a batch that came back, as far as they are the tool's files.
 
     Returns:
-        By store, how many copies were erased; and what is left, one sentence each.
+        By store, the number of erased copies; and a sentence for everything that remains.
     """
     search = _Search(home, batch)
     erased: dict[str, int] = {}
-    left: list[str] = []
-    for place in _places(home, temporary) if search.can_look else ():
-        findings = search.visit(place)
-        own = [finding for finding in findings if _may_erase(place, finding)]
-        if own:
-            place.erase(own)
-            erased[place.name] = len(own)
-        if len(own) < len(findings):
-            left.append(
-                f"{place.name}: {len(findings) - len(own)} files that are not the tool's hold what "
-                "was erased; see to them"
+    remaining: list[str] = []
+    for store in _stores(home, temporary) if search.can_look else ():
+        findings = search.visit(store)
+        erasable = [finding for finding in findings if _may_erase(store, finding)]
+        if erasable:
+            store.erase(erasable)
+            erased[store.name] = len(erasable)
+        if len(erasable) < len(findings):
+            remaining.append(
+                f"{store.name}: {len(findings) - len(erasable)} files that are not the tool's "
+                "hold erased data; remove them"
             )
-    return erased, [*left, *search.result.unchecked]
+    return erased, [*remaining, *search.result.unchecked]
 
 
 class _Search:
@@ -131,11 +133,11 @@ class _Search:
             for receipt in document["stores"]
             if receipt["store"] == GitHistory.name and receipt["state"] == "held"
         }
-        """batches of which git is known to hold something: its history is not rewritten"""
+        """batches with known copies in git, whose history is not rewritten"""
         self._key: pseudonyms.PseudonymKey | None = None
-        self.result.unchecked += _lost(home, batch)
+        self.result.unchecked += _missing_hashes(home, batch)
         pattern = f"{batch or '*'}{ENDING}"
-        listed = [(path, _read(path)) for path in sorted((home / FOLDER).glob(pattern))]
+        listed = [(path, _read_hashes(path)) for path in sorted((home / FOLDER).glob(pattern))]
         if not listed:
             return
         try:
@@ -155,54 +157,54 @@ class _Search:
 
     @property
     def can_look(self) -> bool:
-        """Whether there is anything to look for, and the key to do it with."""
+        """Whether there is anything to search for, and a key."""
         return self._key is not None and bool(self._batches)
 
     def memory(self, home: Path) -> HashMemory:
-        """What files were hashed to before."""
+        """The memory of earlier hashes."""
         key = self._key
         if key is None:
             raise PseudonymError("no key of pseudonyms is at hand")
         return HashMemory(home, lambda oid: _keyed(key, oid), key.secret)
 
-    def visit(self, place: Place, memory: HashMemory | None = None) -> list[FoundCopy]:
-        """What came back in one store; without a memory, every file is read."""
+    def visit(self, store: SearchedStore, memory: HashMemory | None = None) -> list[FoundCopy]:
+        """The copies that came back in one store; without a memory, every file is read."""
         if self._key is None:
             return []
         findings, batches = [], Counter[str]()
         try:
-            for address, keyed in _hashes(place, self._key, memory):
+            for address, keyed in _hashes(store, self._key, memory):
                 batch = self._batches.get(keyed)
-                known = isinstance(place, GitHistory) and batch in self._in_git
-                if batch is not None and not known:
+                is_known = isinstance(store, GitHistory) and batch in self._in_git
+                if batch is not None and not is_known:
                     findings.append(FoundCopy(address, "records"))
                     batches[batch] += 1
         except StoreError as error:
             self.result.unchecked.append(str(error))
         for batch, count in batches.items():
-            self.result.counts.setdefault(batch, {})[place.name] = count
+            self.result.counts.setdefault(batch, {})[store.name] = count
         return findings
 
 
 def _hashes(
-    place: Place, key: pseudonyms.PseudonymKey, memory: HashMemory | None
+    store: SearchedStore, key: pseudonyms.PseudonymKey, memory: HashMemory | None
 ) -> Iterator[tuple[str, str]]:
     """The address and the keyed hash of everything in a store."""
-    if isinstance(place, dvc.DvcObjects):
-        for address, oid in place.hashes():
+    if isinstance(store, dvc.DvcObjects):
+        for address, oid in store.hashes():
             yield address, _keyed(key, oid)
-    elif isinstance(place, GitHistory):
-        for oid, md5 in place.blobs():
+    elif isinstance(store, GitHistory):
+        for oid, md5 in store.blobs():
             keyed = memory.of_object(oid, md5) if memory else _keyed(key, md5())
             yield f"object {oid[:10]}", keyed
     else:
-        for address, path in place.files():
+        for address, path in store.files():
             with contextlib.suppress(OSError):  # somebody removed it meanwhile
                 keyed = memory.of_file(path, trees.md5) if memory else _keyed(key, trees.md5(path))
                 yield address, keyed
 
 
-def _places(home: Path, temporary: Iterable[Path] | None) -> Iterator[Place]:
+def _stores(home: Path, temporary: Iterable[Path] | None) -> Iterator[SearchedStore]:
     cache, remotes = dvc.of_dvc(home)
     yield trees.Tree("workspace", home)
     for number, tree in enumerate(trees.other_checkouts(home), 1):
@@ -215,18 +217,18 @@ def _places(home: Path, temporary: Iterable[Path] | None) -> Iterator[Place]:
     yield GitHistory(home)
 
 
-def _may_erase(place: Place, finding: FoundCopy) -> bool:
-    if isinstance(place, GitHistory):
+def _may_erase(store: SearchedStore, finding: FoundCopy) -> bool:
+    if isinstance(store, GitHistory):
         return False
-    return not isinstance(place, trees.Tree) or place.is_ours(finding.key)
+    return not isinstance(store, trees.Tree) or store.is_ours(finding.key)
 
 
 def _keyed(key: pseudonyms.PseudonymKey, oid: str) -> str:
     return hmac.digest(key.secret, _DOMAIN + oid.encode(), "sha256").hex()
 
 
-def _read(path: Path) -> dict[str, list[str]]:
-    """The hashes by the id of the key that they were made with."""
+def _read_hashes(path: Path) -> dict[str, list[str]]:
+    """The hashes by the id of their key."""
     return _by_key(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
@@ -235,22 +237,24 @@ def _by_key(text: str) -> dict[str, list[str]]:
     return {key_id: hashes} if key_id else {}
 
 
-def _lost(home: Path, batch: str | None) -> list[str]:
-    """What the lists lack of those that git keeps at the tags of erasures: without a list nothing
-    could come back."""
+def _missing_hashes(home: Path, batch: str | None) -> list[str]:
+    """A sentence for each list that lacks hashes which git keeps at the tag of the erasure: copies
+    of missing hashes would not be found."""
     prefix = shell.git(home, "rev-parse", "--show-prefix")
-    lost = []
+    complaints = []
     with git.objects(home) as objects:
         for tag in shell.git(home, "tag", "--list", f"erased/{batch or '*'}").split():
             path = f"{FOLDER.as_posix()}/{tag.removeprefix('erased/')}{ENDING}"
-            kept = _by_key((objects.read(f"{tag}:{prefix}{path}") or b"").decode())
-            here = _read(home / path)
-            # with another key the list is another one, which is said where it is used
+            committed = _by_key((objects.read(f"{tag}:{prefix}{path}") or b"").decode())
+            current = _read_hashes(home / path)
+            # a list of another key is reported by `_Search`
             if any(
-                set(kept[key]) - set(here.get(key, ())) for key in kept if key in here or not here
+                set(committed[key]) - set(current.get(key, ()))
+                for key in committed
+                if key in current or not current
             ):
-                lost.append(
-                    f"{path} lacks what the tag {tag} keeps, so erased records cannot be looked "
-                    f"for again; bring it back: git checkout {tag} -- {path}"
+                complaints.append(
+                    f"{path} lacks hashes that the tag {tag} keeps, so erased records cannot be "
+                    f"looked for again; restore it: git checkout {tag} -- {path}"
                 )
-    return lost
+    return complaints

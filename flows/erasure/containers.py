@@ -1,5 +1,5 @@
-"""What other files hold: the pixels of an image or an array, the members of an archive, the cells
-of a database."""
+"""The content of files: the pixels of an image or an array, the members of an archive, the cells of
+a database."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from tasks.common.settings import Data
 from tasks.data import images
 
 DEEPEST = 4
-"""How many archives may lie one in the other."""
+"""Maximum nesting of archives."""
 MOST_BYTES = 2 * 2**30
-"""How much is unpacked of one file in all, bytes."""
-_PART = 2**20
+"""Maximum number of bytes that are unpacked from one file."""
+_CHUNK = 2**20
 
 MOST_FRAMES = 1000
-"""How many frames of one image are looked at."""
+"""Maximum number of frames of an image that are searched."""
 
 _IMAGES = (
     *(b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF"),
@@ -44,24 +44,24 @@ _AVIF, _BRAND_AT = (b"ftypavif", b"ftypavis"), 4
 _GZIP, _BZIP2, _XZ = b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0"
 _STREAMS = (_GZIP, _BZIP2, _XZ)
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
-_CLOSED = (
+_UNOPENED = (
     *(b"7z\xbc\xaf\x27\x1c", b"Rar!\x1a\x07", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18"),
     *(b"\x1f\x9d", b"\x1f\xa0", b"LZIP", b"MSCF", b"hsqs", b"\0\0\0\x0cJXL "),
     *(b"\x89HDF\r\n", b"PAR1", b"ARROW1", b"PACK\0\0\0", b"# v2 git bundle", b"# v3 git bundle"),
 )
 """7-Zip, RAR, Zstandard, LZ4, compress, lzip, cabinet, SquashFS, JPEG XL, HDF5, Parquet, Arrow, and
-git's packs and bundles: seen, and not opened."""
+git's packs and bundles: recognised, but not opened."""
 _HEIF = (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1")
 _SQLITE, _NPY = b"SQLite format 3\0", b"\x93NUMPY"
 _OF_GIT = re.compile(rb"\A(blob|commit|tree|tag) \d+\0")
-"""What git writes before the content of an object."""
+"""The header of an object of git."""
 _ZLIB, _LZMA = (b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda"), b"\x5d\0\0"
-"""How streams of zlib and of the older LZMA begin; other files begin so, too."""
+"""Beginnings of streams of zlib and of the older LZMA, and of some other files."""
 _TAR, _TAR_AT = b"ustar", 257
 
 
 class UnopenedError(Exception):
-    """An archive cannot be looked into: encrypted, damaged, of another kind, too large or deep."""
+    """An archive cannot be opened: encrypted, damaged, of another kind, too large or too deep."""
 
 
 @dataclass
@@ -69,9 +69,9 @@ class Budget:
     """How much of one file may still be unpacked, and how deep.
 
     Attributes:
-        depth: how many archives the bytes at hand lie in.
-        spent: how much was unpacked, bytes, of one file together.
-        inside: whether bytes are also looked through, from their first to their last.
+        depth: number of archives around the current bytes.
+        spent: bytes unpacked from the file so far.
+        inside: whether bytes are also searched from first to last.
     """
 
     depth: int = 0
@@ -79,27 +79,27 @@ class Budget:
     inside: bool = True
 
     def deeper(self) -> Budget:
-        """The same, one archive further in."""
+        """The budget one archive deeper."""
         return Budget(self.depth + 1, self.spent, self.inside)
 
     @property
-    def left(self) -> int:
-        """How much may still be unpacked, bytes."""
+    def remaining(self) -> int:
+        """Bytes that may still be unpacked."""
         return max(1, MOST_BYTES - self.spent[0])
 
     def read(self, stream: IO[bytes]) -> bytes:
         """All of a member.
 
         Raises:
-            UnopenedError: it is larger than what is left.
+            UnopenedError: it exceeds the budget.
         """
-        parts = []
-        while part := stream.read(_PART):
-            self.spent[0] += len(part)
+        chunks = []
+        while chunk := stream.read(_CHUNK):
+            self.spent[0] += len(chunk)
             if self.spent[0] > MOST_BYTES:
                 raise UnopenedError
-            parts.append(part)
-        return b"".join(parts)
+            chunks.append(chunk)
+        return b"".join(chunks)
 
 
 def is_image(head: bytes) -> bool:
@@ -108,25 +108,25 @@ def is_image(head: bytes) -> bool:
 
 
 def frames(content: bytes) -> set[str]:
-    """`pixels` of every frame of an image; none for what is no image."""
-    first = pixels(content)
-    if first is None:
+    """`pixels` of every frame of an image; empty if it is not an image."""
+    first_frame = pixels(content)
+    if first_frame is None:
         return set()
     from PIL import Image, ImageSequence
 
-    found = {first}
+    digests = {first_frame}
     with (
-        contextlib.suppress(Exception),  # decoders of damaged bytes raise nearly anything
+        contextlib.suppress(Exception),  # decoders may raise anything on damaged bytes
         Image.open(io.BytesIO(content)) as picture,
     ):
         if getattr(picture, "n_frames", 1) > 1:
-            several = itertools.islice(ImageSequence.Iterator(picture), MOST_FRAMES)
-            found.update(_digest(np.asarray(frame.convert("RGB"))) for frame in several)
-    return found
+            further_frames = itertools.islice(ImageSequence.Iterator(picture), MOST_FRAMES)
+            digests.update(_digest(np.asarray(frame.convert("RGB"))) for frame in further_frames)
+    return digests
 
 
 def array_of(content: bytes) -> NDArray[Any] | None:
-    """The array in a `.npy` file; None for what is none, or holds Python's objects."""
+    """The array in a `.npy` file; None if it is not one, or holds Python objects."""
     with contextlib.suppress(ValueError, EOFError, OSError, MemoryError):
         array: NDArray[Any] = np.load(io.BytesIO(content), allow_pickle=False)
         return array
@@ -148,15 +148,15 @@ def pixels_in(array: NDArray[Any]) -> Iterator[str]:
             if picture.shape[-1] in (1, 3):
                 yield _digest(np.broadcast_to(picture, (*picture.shape[:2], 3)))
             if picture.shape[0] in (1, 3):
-                last = np.moveaxis(picture, 0, -1)
-                yield _digest(np.broadcast_to(last, (*last.shape[:2], 3)))
+                channels_last = np.moveaxis(picture, 0, -1)
+                yield _digest(np.broadcast_to(channels_last, (*channels_last.shape[:2], 3)))
 
 
 def pixels(content: bytes) -> str | None:
-    """SHA-256 of an image's decoded pixels as RGB, with its size; None for what has none.
+    """SHA-256 of an image's decoded pixels as RGB, with its size; None if it is not an image.
 
-    Two files of the same picture have the same, whatever their format, compression and metadata,
-    as long as the compression loses nothing.
+    Files of the same picture have the same digest, whatever their format, lossless compression and
+    metadata.
     """
     try:
         picture = images.decode(content, "an image", Data()).convert("RGB")
@@ -172,9 +172,9 @@ def _digest(picture: NDArray[Any]) -> str:
 
 
 def is_archive(head: bytes) -> bool:
-    """Whether a file holds others, by its first bytes."""
+    """Whether a file is an archive or a database, by its first bytes."""
     return (
-        head.startswith((*_STREAMS, *_ZIP, *_CLOSED, _SQLITE))
+        head.startswith((*_STREAMS, *_ZIP, *_UNOPENED, _SQLITE))
         or head.startswith(_HEIF, _BRAND_AT)
         or head.startswith(_TAR, _TAR_AT)
     )
@@ -191,8 +191,8 @@ def may_be_packed(head: bytes) -> bool:
 
 
 def inflated(content: bytes, budget: Budget) -> bytes | None:
-    """What is packed in a stream of zlib or of the older LZMA; None for what is no such stream,
-    though it begins like one.
+    """The unpacked content of a stream of zlib or of the older LZMA; None if it is not such a
+    stream.
 
     Raises:
         UnopenedError: it is too large, or packed too deep.
@@ -204,10 +204,10 @@ def inflated(content: bytes, budget: Budget) -> bytes | None:
             with lzma.open(io.BytesIO(content), format=lzma.FORMAT_ALONE) as packed:
                 return budget.read(packed)
         stream = zlib.decompressobj()
-        found = stream.decompress(content, budget.left)
+        unpacked = stream.decompress(content, budget.remaining)
         if stream.unconsumed_tail:
             raise UnopenedError
-        return _OF_GIT.sub(b"", found, count=1) if stream.eof else None
+        return _OF_GIT.sub(b"", unpacked, count=1) if stream.eof else None
     return None
 
 
@@ -215,9 +215,9 @@ def members(stream: BinaryIO, head: bytes, budget: Budget) -> Iterator[tuple[str
     """The name and content of every file in an archive.
 
     Raises:
-        UnopenedError: see there.
+        UnopenedError: the archive cannot be opened.
     """
-    if budget.depth >= DEEPEST or head.startswith(_CLOSED) or head.startswith(_HEIF, _BRAND_AT):
+    if budget.depth >= DEEPEST or head.startswith(_UNOPENED) or head.startswith(_HEIF, _BRAND_AT):
         raise UnopenedError
     try:
         yield from _members(stream, head, budget)
@@ -265,9 +265,9 @@ def _unpacked(stream: BinaryIO, head: bytes) -> IO[bytes]:
 
 
 def _cells(content: bytes) -> Iterator[tuple[str, bytes]]:
-    """Texts and bytes of a SQLite database, cell by cell, by the name of the table."""
+    """The texts and blobs of a SQLite database, each with the name of its table."""
     image = bytearray(content)
-    image[18:20] = b"\1\1"  # without a write-ahead log, which would have to lie beside it
+    image[18:20] = b"\1\1"  # mark it as without a write-ahead log, which would be a second file
     with contextlib.closing(sqlite3.connect(":memory:")) as database:
         database.text_factory = bytes
         database.deserialize(bytes(image))

@@ -1,7 +1,7 @@
-"""Which objects saw which records: a graph of what every stage, in every state, made from what.
+"""Which objects saw which records: a graph of the inputs and outputs of every stage in every state.
 
-A model is taken to have seen a record unless it is known that it has not: because the data it was
-made from are at hand and do not list the record, or because it was retrained without it.
+A model counts as exposed to a record unless it is known that it is not: because its training data
+are available and do not list the record, or because it was retrained without it.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ from flows.erasure.matcher import DERIVED, ORIGINAL, REFERENCES
 REDERIVED = ("verify", "propose", "report")
 """The stages that run from the scores alone."""
 TRAINED, RETRAINED, MODEL = "train", "retrain", ".safetensors"
-"""The stages whose models have and have not seen the forget set, and how a model's file ends."""
+"""The stages whose models have and have not seen the forget set, and the suffix of a model."""
 CLIMB, LADDER = "climb", "artifacts/ladder/"
-"""The stage that unlearns further, and where it leaves what its models say of the records."""
+"""The stage that unlearns further, and the folder of its models' scores."""
 PACK = "artifacts/pack/"
-"""Where the stage `pack` keeps all records of a version of the data, decoded."""
+"""Folder of the decoded records of a version of the data."""
 _TABLES = (".json", ".csv", ".dir")
-"""Files that hold no model and nothing learned; they are judged by what they say."""
+"""Suffixes of files without models; they are judged by their content."""
 _RANK = (DERIVED, REFERENCES, ORIGINAL)
 _RECORDS = "records"
 """The node from which exposure begins."""
 
 
 class Knowledge(Protocol):
-    """What is known of objects. None: it is gone, so that it cannot be told."""
+    """Answers about objects. None: the object is gone, so there is no answer."""
 
     def lists_trained(self, version: str) -> bool | None:
         """Whether a version of the data lists one of the records that a model was trained on."""
 
     def lists_any(self, version: str) -> bool | None:
-        """Whether it lists any of the records that go."""
+        """Whether it lists any of the records to erase."""
 
     def forgets_all(self, oid: str) -> bool | None:
-        """Whether a list of records to forget has all of those that models were trained on."""
+        """Whether a forget set contains all records to erase that models were trained on."""
 
     def read(self, oid: str) -> bytes | None:
         """The content of an object."""
@@ -49,13 +49,13 @@ class Knowledge(Protocol):
 
 @dataclass
 class ObjectExposure:
-    """What saw the records.
+    """The objects by their exposure to the records, as md5.
 
     Attributes:
-        models: by md5, what saw them, with its kind.
-        derivation: md5 of what verdicts are derived from.
-        keep: md5 of what is kept: the released model, and what was retrained without them.
-        other: md5 of packs known to hold none of them, and of what is on record as no pack.
+        models: exposed models, with their kind.
+        derivation: objects from which verdicts are derived.
+        keep: objects that are kept: the released model, and models retrained without the records.
+        other: packs known to hold none of the records, and objects recorded as something else.
     """
 
     models: dict[str, str] = field(default_factory=dict)
@@ -70,13 +70,13 @@ def trace(states: Iterable[WorkspaceState], batch: str, knowledge: Knowledge) ->
     Args:
         states: all states of the workspace.
         batch: whose records are erased; its released and retrained models are kept.
-        knowledge: what the data and lists of records say.
+        knowledge: answers about the data and lists of records.
     """
     return _Trace(list(states), batch, knowledge).run()
 
 
 def originals(state: WorkspaceState) -> set[str]:
-    """The md5 of the model that had to forget."""
+    """The md5 of the original model, which had to forget."""
     return {
         oid
         for path, oid in _entries(state.stages.get("unlearn", {}), "deps")
@@ -85,8 +85,8 @@ def originals(state: WorkspaceState) -> set[str]:
 
 
 class _Trace:
-    """The graph: an object leads to the stages that read it, a stage to what it made. A stage also
-    leads to a model that it read, for one of the user's own was trained on the stage's data."""
+    """The graph: edges lead from an object to the stages that read it, and from a stage to its
+    outputs. A stage also leads to a model that it read: a user's model was trained on its data."""
 
     def __init__(self, states: list[WorkspaceState], batch: str, knowledge: Knowledge) -> None:
         self._states, self._batch, self._knowledge = states, batch, knowledge
@@ -94,7 +94,7 @@ class _Trace:
         self._graph.add_node(_RECORDS)
         self._kinds: dict[str, str] = {}
         self._exposure = ObjectExposure(derivation=self._derivation())
-        self._after = {state.data for state in states if state.after and state.data}
+        self._released_versions = {state.data for state in states if state.after and state.data}
         self._packs = _packs(states)
 
     def run(self) -> ObjectExposure:
@@ -109,7 +109,7 @@ class _Trace:
             for name, stage in state.stages.items():
                 self._add_stage(f"stage {number} {name}", name, stage)
             self._add_tracked(state)
-        for oid in exposure.keep & set(self._graph):  # what is clean exposes nothing
+        for oid in exposure.keep & set(self._graph):  # kept objects expose nothing
             self._graph.remove_edges_from(list(self._graph.out_edges(oid)))
         exposed = networkx.descendants(self._graph, _RECORDS)
         exposure.models = {oid: kind for oid, kind in self._kinds.items() if oid in exposed}
@@ -125,7 +125,7 @@ class _Trace:
             if not self._is_clean_input(path, oid):
                 self._graph.add_edge(_RECORDS, node)
             if path.endswith(MODEL):
-                self._lead(node, oid, DERIVED)
+                self._add_model(node, oid, DERIVED)
         kind = REFERENCES if _base(name) == TRAINED else DERIVED
         for path, oid in _entries(stage, "outs"):
             objects = dict(self._objects(oid, path))
@@ -134,10 +134,11 @@ class _Trace:
                 continue
             for part, part_path in objects.items():
                 if part not in self._exposure.derivation and not part_path.endswith(_TABLES):
-                    self._lead(node, part, kind)
+                    self._add_model(node, part, kind)
 
     def _add_tracked(self, state: WorkspaceState) -> None:
-        """Models that `.dvc` files track: kept, if of this batch's release, else as their data."""
+        """Add models that `.dvc` files track: those of this batch's release are kept, others are
+        exposed if their data are."""
         for path, oid in state.pointers.items():
             if path == DATA:
                 continue
@@ -148,14 +149,14 @@ class _Trace:
                 kind = REFERENCES if path.startswith("references/") else DERIVED
                 for part, part_path in objects.items():
                     if part_path.endswith(MODEL):
-                        self._lead(_RECORDS, part, kind)
+                        self._add_model(_RECORDS, part, kind)
 
-    def _lead(self, node: str, oid: str, kind: str) -> None:
+    def _add_model(self, node: str, oid: str, kind: str) -> None:
         self._graph.add_edge(node, oid)
         self._kinds[oid] = max(kind, self._kinds.get(oid, DERIVED), key=_RANK.index)
 
     def _was_without(self, name: str, stage: Mapping[str, Any]) -> bool:
-        """Whether a stage trained without all of the records."""
+        """Whether a stage trained without any of the records."""
         return _base(name) == RETRAINED and any(
             path.endswith("forget.csv") and bool(self._knowledge.forgets_all(oid))
             for path, oid in _entries(stage, "deps")
@@ -169,25 +170,25 @@ class _Trace:
     def _is_clean(self, version: str | None) -> bool:
         return (
             version is None
-            or version in self._after
+            or version in self._released_versions
             or self._knowledge.lists_trained(version) is False
         )
 
     def _no_packs(self, state: WorkspaceState) -> set[str]:
-        """The files that other stages made, and those that `.dvc` files track; the data are
-        images."""
-        made = {
+        """Objects that are no packs: outputs of other stages, and files that `.dvc` files track
+        except the data, which are images."""
+        outputs = {
             oid
             for stage in state.stages.values()
             for path, oid in _entries(stage, "outs")
             if not path.startswith(PACK)
         }
         tracked = [(path, oid) for path, oid in state.pointers.items() if path != DATA]
-        return made | {part for path, oid in tracked for part, _ in self._objects(oid, path)}
+        return outputs | {part for path, oid in tracked for part, _ in self._objects(oid, path)}
 
     def _derivation(self) -> set[str]:
-        """What verdicts and reports are derived again from, among it the scores of the models of
-        the ladder."""
+        """The objects from which verdicts and reports are derived again, with the scores of the
+        ladder's models."""
         derived = set[str]()
         for state in self._states:
             for name, stage in state.stages.items():
@@ -201,7 +202,7 @@ class _Trace:
         return derived
 
     def _objects(self, oid: str, path: str) -> Iterator[tuple[str, str]]:
-        """The object itself, and the files in it if it is a folder whose list is there."""
+        """The object itself, and its files if it is a folder whose list is available."""
         if not oid.endswith(".dir"):
             yield oid, path
             return
@@ -223,7 +224,7 @@ def _packs(states: Iterable[WorkspaceState]) -> dict[str, set[str]]:
 
 
 def _entries(stage: Mapping[str, Any], kind: str) -> list[tuple[str, str]]:
-    """Paths and hashes that a stage of `dvc.lock` has on record."""
+    """Paths and hashes of a stage in `dvc.lock`."""
     return [
         (str(entry["path"]), str(entry["md5"])) for entry in stage.get(kind, []) if entry.get("md5")
     ]

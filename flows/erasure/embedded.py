@@ -1,5 +1,5 @@
-"""What is hidden inside of other bytes: pictures and archives after their beginning, or written as
-base64 or hexadecimal digits, as notebooks, pages and mails hold them.
+"""Pictures and archives inside other bytes: after the beginning, or as base64 or hexadecimal
+digits, as in notebooks, pages and mails.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import struct
 from collections.abc import Iterator
 
 LONGEST = 16 * 2**20
-"""How much is taken from where a picture or an archive begins, bytes."""
-MOST = 20_000
-"""How many beginnings are followed in one file."""
+"""Maximum number of bytes that are taken from the beginning of a picture or archive."""
+MAX_BEGINNINGS = 20_000
+"""Maximum number of beginnings that are followed in one file."""
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _BEGINNINGS = re.compile(
@@ -27,7 +27,7 @@ _BASE64 = re.compile(
     rb"(?:iVBORw0KGgo|/9j/|_9j_|R0lGOD|SUkqA|TU0AK|UklGR|UEsDB|H4sI|/Td6WF|_Td6WF|QlpoO)"
     rb"(?:[A-Za-z0-9+/_-]" + _BREAK + rb")+"
 )
-"""How pictures and archives begin in base64, and what follows, over broken lines."""
+"""Pictures and archives in base64, also over line breaks."""
 _HEX = re.compile(
     rb"(?:89504[eE]47|[fF][fF][dD]8[fF]{2}|47494638|49492[aA]00|4[dD]4[dD]002[aA]|52494646|"
     rb"504[bB]0304|1[fF]8[bB]08|[fF][dD]377[aA]58)(?:[0-9a-fA-F]{2}" + _BREAK + rb")+"
@@ -36,10 +36,10 @@ _NO_BASE64 = re.compile(rb"\\[rn]|[^A-Za-z0-9+/]")
 
 
 def parts(content: bytes) -> Iterator[bytes]:
-    """What may be a picture or an archive inside of bytes, not at their beginning."""
+    """Possible pictures and archives inside bytes, except at their beginning."""
     zips = content.startswith(_ZIP)
     for number, match in enumerate(_BEGINNINGS.finditer(content, 1)):
-        if number >= MOST:
+        if number >= MAX_BEGINNINGS:
             break
         if match.group() != _ZIP or not zips:  # each of its members begins like a zip
             yield _from(content, match.start())
@@ -51,7 +51,8 @@ def parts(content: bytes) -> Iterator[bytes]:
 
 
 def _from(content: bytes, start: int) -> bytes:
-    """What begins somewhere, up to its own end where that is easily told."""
+    """The bytes from a beginning up to the end of the picture or archive, if that is easy to
+    find."""
     if content.startswith(_PNG, start):
         return content[start : _end_of_png(content, start)]
     if content.startswith(_ZIP, start):
@@ -61,15 +62,15 @@ def _from(content: bytes, start: int) -> bytes:
 
 
 def _end_of_png(content: bytes, start: int) -> int:
-    """Where the chunks of a PNG end."""
-    place = start + len(_PNG)
-    while place + 12 <= len(content):
-        (size,) = struct.unpack_from(">I", content, place)
-        kind = content[place + 4 : place + 8]
-        place += 12 + size
+    """The end of a PNG's chunks."""
+    offset = start + len(_PNG)
+    while offset + 12 <= len(content):
+        (size,) = struct.unpack_from(">I", content, offset)
+        kind = content[offset + 4 : offset + 8]
+        offset += 12 + size
         if kind == b"IEND":
             break
-    return min(place, len(content))
+    return min(offset, len(content))
 
 
 def _unbase64(text: bytes) -> bytes:

@@ -1,7 +1,7 @@
-"""What an erasure has to know, found out before anything is erased and kept in a private file.
+"""The plan of an erasure, made before anything is erased and kept in a private file.
 
-It could not be found out again once the data are gone. The file goes last, so an erasure that was
-cut off anywhere continues from it.
+It could not be made again once data are gone. The file is removed last, so an interrupted erasure
+continues from it.
 """
 
 from __future__ import annotations
@@ -26,28 +26,28 @@ if TYPE_CHECKING:
     from flows.register.register import Register
 
 PRIVATE = ".erasure"
-"""Folder of what an erasure under way has to know; nobody else may read it, and it goes last."""
+"""Folder of the plans of erasures under way; only its owner may read it."""
 
 
 class PlanError(AuditError):
-    """It cannot be told what has to go."""
+    """The data to erase cannot be determined."""
 
 
 @dataclass
 class ErasurePlan:
-    """What has to go, and how far the erasure is.
+    """The data to erase, and the progress of the erasure.
 
     Attributes:
         batch: its name.
-        by: who answers for it.
-        begun: when, RFC 3339.
-        requests: what becomes of each request, by id.
-        sought: what is looked for.
+        by: the responsible person.
+        begun: the start, RFC 3339.
+        requests: the fate of each request, by id.
+        sought: what is searched for.
         stays: kinds of models that are kept although they saw the records.
         backups: name and days of `report.backups`.
-        remotes: those that the batch was audited with.
-        gone: hashes of objects that were judged to go, erased or not.
-        erased: by store, the address and kind of everything that was found to go.
+        remotes: the remotes at the time of the audit.
+        gone: hashes of objects that must go, erased or not.
+        erased: by store, the address and kind of every finding.
     """
 
     batch: str
@@ -66,13 +66,13 @@ class ErasurePlan:
         return {**vars(self), "sought": self.sought.plain()}
 
     @classmethod
-    def of(cls, values: dict[str, Any]) -> ErasurePlan:
-        """What `plain` gave."""
-        return cls(**{**values, "sought": Sought.of(values["sought"])})
+    def from_plain(cls, values: dict[str, Any]) -> ErasurePlan:
+        """The plan from its JSON values."""
+        return cls(**{**values, "sought": Sought.from_plain(values["sought"])})
 
 
 class Safe:
-    """The private folder of a workspace in which plans are kept."""
+    """The private folder of a workspace that holds plans."""
 
     def __init__(self, home: Path, batch: str) -> None:
         self._folder, self._path = home / PRIVATE, home / PRIVATE / f"{batch}.json"
@@ -83,10 +83,10 @@ class Safe:
 
     def read(self) -> ErasurePlan:
         """The plan of the erasure under way."""
-        return ErasurePlan.of(files.read_json(self._path))
+        return ErasurePlan.from_plain(files.read_json(self._path))
 
     def write(self, plan: ErasurePlan) -> None:
-        """Keep a plan."""
+        """Write the plan."""
         self._make()
         files.write_json(self._path, plan.plain())
         self._path.chmod(0o600)
@@ -99,10 +99,10 @@ class Safe:
 
     @contextlib.contextmanager
     def folder(self) -> Iterator[Path]:
-        """A private folder for the time of planning."""
+        """A temporary private folder for planning."""
         self._make()
-        for left in self._folder.glob("plan-*"):
-            shutil.rmtree(left)
+        for leftover in self._folder.glob("plan-*"):
+            shutil.rmtree(leftover)
         folder = Path(tempfile.mkdtemp(prefix="plan-", dir=self._folder))
         try:
             yield folder
@@ -118,48 +118,50 @@ class Safe:
 def make(
     home: Path, batch: str, by: str, begun: str, register: Register | None, safe: Safe
 ) -> ErasurePlan:
-    """Find out what has to go.
+    """Make the plan of an erasure.
 
     Args:
         home: the workspace.
         batch: a released batch.
-        by: who answers for the erasure.
+        by: the responsible person.
         begun: the time, RFC 3339.
         register: of the requests, if there is one.
-        safe: where private files may lie.
+        safe: folder for private files.
 
     Raises:
-        AuditError: it cannot be told.
+        AuditError: the data to erase cannot be determined.
     """
-    others = trees.other_checkouts(home)
+    checkouts = trees.other_checkouts(home)
     shelf = Shelf(*dvc.of_dvc(home))
-    states = git_history.states(home, f"release/{batch}", others)
+    states = git_history.states(home, f"release/{batch}", checkouts)
     audited = next(state for state in states if f"audit/{batch}" in state.names)
     on_record = audited.on_record()
     version = on_record.get(git_history.DATA)
     if version is None:
-        raise PlanError(f"audit/{batch} tracks no data/, so nothing can be erased by it")
+        raise PlanError(f"audit/{batch} tracks no data/, so nothing can be erased for it")
     with safe.folder() as folder:
         chosen = selection.select(home, batch, folder, shelf, on_record, register)
     versions = git_history.versions(states) | {version}
     names = selection.names_of(chosen.table, shelf, versions)
-    seen = selection.names_of(chosen.table[chosen.table["trained"]], shelf, versions)
-    needed, shared = _needed(git_history.at_hand(home).data, names.record_ids, shelf)
-    exposed = derivations.trace(states, batch, _Knowledge(shelf, names, seen, chosen.trained))
+    trained_names = selection.names_of(chosen.table[chosen.table["trained"]], shelf, versions)
+    needed_md5, needed_sha256 = _needed(git_history.at_hand(home).data, names.record_ids, shelf)
+    exposed = derivations.trace(
+        states, batch, _Knowledge(shelf, names, trained_names, chosen.trained)
+    )
     models = exposed.models if chosen.trained else {}
     models |= dict.fromkeys(pool_rows.holding(states, shelf, names.pool_rows), DERIVED)
-    keep = exposed.keep | needed
+    kept = exposed.keep | needed_md5
     sought = Sought(
-        records=frozenset(names.md5 - needed),
-        contents=frozenset(names.sha256 - shared),
-        pixels=frozenset(selection.pixels_of(names.md5 - needed, shelf)),
-        shared=len(names.md5 & needed),
+        records=frozenset(names.md5 - needed_md5),
+        contents=frozenset(names.sha256 - needed_sha256),
+        pixels=frozenset(selection.pixels_of(names.md5 - needed_md5, shelf)),
+        shared=len(names.md5 & needed_md5),
         record_ids=frozenset(names.record_ids),
         subject_ids=frozenset(names.subject_ids),
         paths=frozenset(names.paths),
         identities=frozenset(chosen.identities),
-        models={oid: kind for oid, kind in models.items() if oid not in keep | exposed.derivation},
-        keep=frozenset(keep),
+        models={oid: kind for oid, kind in models.items() if oid not in kept | exposed.derivation},
+        keep=frozenset(kept),
         derivation=frozenset(exposed.derivation),
         other=frozenset(exposed.other),
     )
@@ -170,29 +172,29 @@ def make(
         begun,
         chosen.requests,
         sought,
-        stays=sorted({kind for oid, kind in models.items() if oid in keep}),
+        stays=sorted({kind for oid, kind in models.items() if oid in kept}),
         backups=[backup.model_dump() for backup in _settings_at(home, batch).report.backups],
         remotes=list(recorded.get("remotes", [])),
     )
 
 
 class _Knowledge:
-    """What the versions of the data and the lists of records say; see `derivations.Knowledge`."""
+    """Reads versions of the data and lists of records; see `derivations.Knowledge`."""
 
     def __init__(
         self,
         shelf: Shelf,
         names: selection.RecordNames,
-        seen: selection.RecordNames,
+        trained_names: selection.RecordNames,
         trained: Iterable[str],
     ) -> None:
-        self._shelf, self._names, self._seen = shelf, names, seen
+        self._shelf, self._names, self._trained_names = shelf, names, trained_names
         self._trained = set(trained)
         self._listed: dict[str, set[str] | None] = {}
         self.read = shelf.read
 
     def lists_trained(self, version: str) -> bool | None:
-        return self._lists(version, self._seen.record_ids)
+        return self._lists(version, self._trained_names.record_ids)
 
     def lists_any(self, version: str) -> bool | None:
         return self._lists(version, self._names.record_ids)
@@ -214,18 +216,17 @@ class _Knowledge:
 
 
 def _needed(version: str | None, going: set[str], shelf: Shelf) -> tuple[set[str], set[str]]:
-    """The MD5 of every file that a remaining record of the data at hand needs, and the SHA-256 of
-    the same."""
+    """The MD5 and the SHA-256 of every file that a remaining record of the current data needs."""
     if version is None:
         return set(), set()
     listed, table = shelf.entries(version), shelf.table(version)
     if listed is None or table is None:
         raise MissingObjectError(
-            "the list of the data at hand is neither in DVC's cache nor in a remote; restore it "
+            "the list of the current data is neither in DVC's cache nor in a remote; restore it "
             "first"
         )
-    rest = table[~table["record_id"].isin(going)]
-    return {listed[path] for path in rest["path"] if path in listed}, set(rest["sha256"])
+    remaining = table[~table["record_id"].isin(going)]
+    return {listed[path] for path in remaining["path"] if path in listed}, set(remaining["sha256"])
 
 
 def _settings_at(home: Path, batch: str) -> settings.Settings:

@@ -19,10 +19,10 @@ class WorkspaceState:
     """One state of the workspace.
 
     Attributes:
-        names: tags that it has.
+        names: its tags.
         stages: of `dvc.lock`, by name.
-        pointers: md5 of what the `.dvc` files track, by the path that is tracked.
-        after: whether it has the released model of the batch in its past.
+        pointers: md5 of the objects that `.dvc` files track, by the tracked path.
+        after: whether it is the release of the batch, or comes after it.
     """
 
     names: tuple[str, ...]
@@ -45,13 +45,15 @@ class WorkspaceState:
         return {**{str(entry["path"]): str(entry.get("md5")) for entry in entries}, **self.pointers}
 
 
-def states(folder: Path, release: str | None, others: Iterable[Path] = ()) -> list[WorkspaceState]:
-    """Every state that git knows, and those that lie uncommitted in work trees.
+def states(
+    folder: Path, release: str | None, checkouts: Iterable[Path] = ()
+) -> list[WorkspaceState]:
+    """Every state that git knows, and the uncommitted states of work trees.
 
     Args:
         folder: the workspace.
         release: tag of the release; None: there is none.
-        others: further checkouts.
+        checkouts: further checkouts.
     """
     tags: dict[str, list[str]] = {}
     for line in shell.git(
@@ -61,21 +63,26 @@ def states(folder: Path, release: str | None, others: Iterable[Path] = ()) -> li
         tags.setdefault(hashes[-1], []).append(name)
     later: set[str] = set()
     if release:
-        within = shell.git(folder, "rev-list", "--all", "--ancestry-path", f"{release}..").split()
-        later = set(within) | {shell.git(folder, "rev-parse", f"{release}^{{commit}}")}
-    wanted = dict.fromkeys([*_commits(folder), *tags])
+        descendants = shell.git(
+            folder, "rev-list", "--all", "--ancestry-path", f"{release}.."
+        ).split()
+        later = set(descendants) | {shell.git(folder, "rev-parse", f"{release}^{{commit}}")}
+    commits = dict.fromkeys([*_commits(folder), *tags])
     with git.objects(folder) as objects:
         reader = _Reader(objects, shell.git(folder, "rev-parse", "--show-prefix").rstrip("/"))
-        known = [
+        committed = [
             reader.state(commit, tuple(sorted(tags.get(commit, ()))), commit in later)
-            for commit in wanted
+            for commit in commits
         ]
-    return [*(state for state in known if state), *(at_hand(tree) for tree in (folder, *others))]
+    return [
+        *(state for state in committed if state),
+        *(at_hand(tree) for tree in (folder, *checkouts)),
+    ]
 
 
 def _commits(folder: Path) -> list[str]:
-    """The commits whose state may differ from another's: those that change a pipeline's file, ends
-    of branches, and all that no reference leads to, as dropped stashes of DVC's experiments."""
+    """The commits whose states may differ: those that change a file of the pipeline, ends of
+    branches, and all unreachable ones, such as dropped stashes of DVC's experiments."""
     changing = shell.git(
         folder, "log", "--all", "--full-history", "--format=%H", "--", "dvc.lock", "*.dvc"
     ).split()
@@ -92,7 +99,7 @@ def _commits(folder: Path) -> list[str]:
 
 
 def at_hand(tree: Path) -> WorkspaceState:
-    """The state of a work tree as it lies there, committed or not."""
+    """The current state of a work tree, committed or not."""
     stages = (
         _stages((tree / "dvc.lock").read_text(encoding="utf-8"))
         if (tree / "dvc.lock").is_file()
@@ -104,21 +111,21 @@ def at_hand(tree: Path) -> WorkspaceState:
     return WorkspaceState((), stages, pointers)
 
 
-def versions(known: Iterable[WorkspaceState]) -> set[str]:
+def versions(states: Iterable[WorkspaceState]) -> set[str]:
     """Every version of the data."""
-    states = list(known)
-    named = {state.data for state in states} | {
+    listed = list(states)
+    recorded = {state.data for state in listed} | {
         str(entry["md5"])
-        for state in states
+        for state in listed
         for stage in state.stages.values()
         for entry in stage.get("deps", [])
         if entry["path"] == DATA and entry.get("md5")
     }
-    return {version for version in named if version is not None}
+    return {version for version in recorded if version is not None}
 
 
 class _Reader:
-    """Reads states from git; what states have in common, files and whole folders, is read once."""
+    """Reads states from git; files and folders that states share are read once."""
 
     def __init__(self, objects: git.GitObjects, prefix: str) -> None:
         """Args:
@@ -130,7 +137,7 @@ class _Reader:
         self._below: dict[tuple[str, str], dict[str, str]] = {}
 
     def state(self, commit: str, names: tuple[str, ...], after: bool) -> WorkspaceState | None:
-        """The state of a commit; None: it is none, as what a tag names may be."""
+        """The state of a commit; None: it is not a commit, since tags may name other objects."""
         if self._objects.read(f"{commit}^{{commit}}") is None:
             return None
         content = self._objects.read(f"{commit}:{self._prefix}")
@@ -152,7 +159,7 @@ class _Reader:
                 continue
             if (oid, path) not in self._below:
                 self._below[oid, path] = (
-                    self._pointers(self._must(oid), width, f"{path}/")
+                    self._pointers(self._require(oid), width, f"{path}/")
                     if is_folder
                     else _pointer(self._text(oid), path)
                 )
@@ -160,11 +167,11 @@ class _Reader:
         return pointers
 
     def _text(self, oid: str) -> str:
-        return self._must(oid).decode()
+        return self._require(oid).decode()
 
-    def _must(self, oid: str) -> bytes:
+    def _require(self, oid: str) -> bytes:
         content = self._objects.read(oid)
-        if content is None:  # what is not read cannot be erased
+        if content is None:  # unread copies could not be erased
             raise WorkspaceError(
                 f"git has lost its object {oid}; see `git fsck`, and fetch what is missing"
             )

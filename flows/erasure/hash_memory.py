@@ -1,9 +1,10 @@
-"""What files were hashed to before, so that a look for what came back reads only what changed.
+"""Memory of the hashes of files, so that a search for copies that came back reads only changed
+files.
 
-It is kept as keyed hashes (HMAC-SHA256 with the key of pseudonyms), so it names no file and no
+It holds keyed hashes (HMAC-SHA256 with the key of pseudonyms), so it reveals no file and no
 content. A file counts as unchanged if its path, device, inode, size and times of change are the
-same; the time of the inode's change cannot be set by whoever copies a file there. An erasure does
-not rely on it: what it erases, it reads.
+same; the inode's time of change cannot be set by copying a file. Erasures do not rely on this
+memory: they read every file.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from pathlib import Path
 from tasks.common import files
 
 FILE = Path(".erasure/seen")
-"""A line per file: its keyed identity and the keyed hash of its content. Git does not see it."""
+"""A line per file: its keyed identity and the keyed hash of its content. Git ignores it."""
 _SETTLED = 2.0
-"""A file that changed less than so long ago is not remembered: it could change again within the
-clock's resolution, s."""
+"""Age below which a changed file is not remembered, s: it could change again within the clock's
+resolution."""
 
 
 class HashMemory:
@@ -48,11 +49,11 @@ class HashMemory:
         return self._once(identity, lambda: md5(path), settled)
 
     def of_object(self, oid: str, md5: Callable[[], str]) -> str:
-        """The keyed hash of an object of git, whose name is the hash of its content already."""
+        """The keyed hash of an object of git, which its id identifies."""
         return self._once(self._identity("git", oid), md5, settled=True)
 
     def write(self) -> None:
-        """Keep what was looked at this time, and nothing else."""
+        """Write the hashes of this search, and drop all others."""
         if self._now != self._before:
             lines = [f"{identity} {keyed}" for identity, keyed in sorted(self._now.items())]
             self._path.parent.mkdir(mode=0o700, exist_ok=True)
@@ -72,7 +73,7 @@ class HashMemory:
         return hmac.digest(self._secret, b"erasure-audit/seen\0" + text, "sha256").hex()
 
     def _read(self) -> dict[str, str]:
-        """Nothing where the file is missing or damaged: then everything is read again."""
+        """The earlier hashes; empty if the file is missing or damaged, so all files are read."""
         try:
             lines = self._path.read_text(encoding="ascii").splitlines()
             return dict(line.split(" ") for line in lines)

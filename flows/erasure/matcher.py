@@ -1,8 +1,8 @@
-"""What an erasure looks for: records, everything that lists or names them, and models that saw
+"""What an erasure searches for: records, everything that lists or names them, and models that saw
 them.
 
-The judge says of one object or file whether it has to go. What a remaining record needs, what a
-verdict is derived again from, and what is released is kept by its hash and never judged.
+The judge decides whether an object or file must go. Files that a remaining record needs, files from
+which verdicts are derived, and released files are kept by their hash and not judged.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ RECORDS, LISTS, ORIGINAL, REFERENCES, DERIVED, RUNS = (
 )
 PACKS = "packs"
 UNJUDGED = "unjudged"
-"""Kinds of findings: the records' files, by hash, by decoded pixels or in an archive; what lists or
-names them; models that saw them and what else was computed from them; entries of DVC's run-cache
-that would bring such a thing back; packs of unknown origin; what cannot be judged."""
+"""Kinds of findings: the records' files, by hash, by decoded pixels or in an archive; files that
+list or name them; models that saw them and other results computed from them; entries of DVC's
+run-cache that would restore such files; packs of unknown origin; files that cannot be judged."""
 
 NAMING_COLUMNS = (b"record_id", b"subject_id", b"identity_value", b"path")
 _WORD = re.compile(rb"[A-Za-z0-9._-]+")
@@ -51,34 +51,34 @@ _IMAGES = re.compile(
     re.DOTALL,
 )
 _FILES = re.compile(rb"PK\x03\x04.{26}manifest_sha256\.npy", re.DOTALL)
-"""How the files of a pack begin (`tasks.data.image_pack`)."""
+"""Beginning of a pack's file (`tasks.data.image_pack`)."""
 _HEAD = 4096
-"""Bytes by which text is told from anything else."""
+"""Number of first bytes that decide whether a file is text."""
 _WINDOW = 2**28
-"""How much of a file is held in memory at once, bytes."""
+"""Bytes of a file in memory at once."""
 
 
 @dataclass(frozen=True)
 class Sought:
-    """What has to go, and what must not.
+    """What must go, and what must stay.
 
     Attributes:
-        records: md5 of the records' files in every version of the data, but for those that a
+        records: md5 of the records' files in every version of the data, except those that a
             remaining record needs.
         contents: sha256 of the same files.
-        pixels: of the same files, `containers.pixels`.
-        shared: files of the records that a remaining record has byte by byte, and that therefore
-            stay.
+        pixels: `containers.pixels` of the same files.
+        shared: number of files that stay because a remaining record has the same bytes.
         record_ids: of the records.
-        subject_ids: of the people of whom no record remains.
+        subject_ids: of the people without remaining records.
         paths: of the records' files in the data folder.
-        identities: whatever else those people are known by.
-        models: by md5, the models that saw the records and what else was computed from them, with
+        identities: further identities of those people.
+        models: by md5, the models that saw the records and other results computed from them, with
             their kind.
-        keep: md5 of what stays whatever it holds.
-        derivation: md5 of what verdicts and reports are derived again from; it stays, too, and is
-            looked at.
-        other: md5 of packs known to hold none of the records, and of what is on record as no pack.
+        keep: md5 of objects that stay, whatever they hold.
+        derivation: md5 of objects from which verdicts and reports are derived; they stay, and are
+            searched.
+        other: md5 of packs known to hold none of the records, and of objects recorded as something
+            else.
     """
 
     records: frozenset[str]
@@ -102,8 +102,8 @@ class Sought:
         }
 
     @classmethod
-    def of(cls, values: Mapping[str, Any]) -> Sought:
-        """What `plain` gave."""
+    def from_plain(cls, values: Mapping[str, Any]) -> Sought:
+        """The object from its JSON values."""
         typed: dict[str, Any] = {
             key: frozenset(value) if isinstance(value, list) else value
             for key, value in values.items()
@@ -111,7 +111,7 @@ class Sought:
         return cls(**typed)
 
     def counts(self) -> dict[str, int]:
-        """How much is looked for, without saying what."""
+        """The numbers of things to search for."""
         return {
             "records": len(self.record_ids),
             "files": len(self.records),
@@ -125,32 +125,34 @@ class NameMatcher:
     """Finds the names of people and records in text."""
 
     def __init__(self, sought: Sought) -> None:
-        ids = {one.encode() for one in (*sought.record_ids, *sought.subject_ids)}
-        ids |= {_digest(one).encode() for one in (*sought.record_ids, *sought.subject_ids)}
-        paths = {one.encode() for one in sought.paths}
-        known = {form for value in sought.identities for form in _forms(value)}
-        known |= {_digest(value).encode() for value in sought.identities}
-        hashes = {one.encode() for one in (*sought.records, *sought.contents)}
-        self._cells = ids | known | paths
-        self._words = {one for one in ids if _distinctive(one)} | hashes
-        self._words |= {one for one in known if _WORD.fullmatch(one) and _distinctive(one)}
+        ids = {name.encode() for name in (*sought.record_ids, *sought.subject_ids)}
+        ids |= {_digest(name).encode() for name in (*sought.record_ids, *sought.subject_ids)}
+        paths = {name.encode() for name in sought.paths}
+        identities = {form for value in sought.identities for form in _forms(value)}
+        identities |= {_digest(value).encode() for value in sought.identities}
+        hashes = {name.encode() for name in (*sought.records, *sought.contents)}
+        self._cells = ids | identities | paths
+        self._words = {name for name in ids if _distinctive(name)} | hashes
+        self._words |= {name for name in identities if _WORD.fullmatch(name) and _distinctive(name)}
         self._parts = {
-            one for one in known - self._words if _PART.fullmatch(one) and _distinctive(one)
+            name
+            for name in identities - self._words
+            if _PART.fullmatch(name) and _distinctive(name)
         }
-        self._phrases = [one for one in known - self._words - self._parts if len(one) >= 6]
+        self._phrases = [name for name in identities - self._words - self._parts if len(name) >= 6]
         self._search = ByteSearch((*self._words, *self._parts, *self._phrases))
 
     def within(self, stream: BinaryIO) -> bool:
-        """Whether text names one of them: as a word, or in a column of a CSV file that holds names.
+        """Whether text contains a name: as a word, or in a CSV column of names.
 
-        Short names, as the number 7, are looked for in such columns only: elsewhere they mean
-        something else.
+        Short names, such as the number 7, are searched for only in such columns: elsewhere they
+        mean something else.
         """
         columns: list[int] | None = None
         for line in stream:
             if columns is None:
                 header = [cell.strip(b'"\xef\xbb\xbf ') for cell in line.strip().split(b",")]
-                columns = [place for place, cell in enumerate(header) if cell in NAMING_COLUMNS]
+                columns = [number for number, cell in enumerate(header) if cell in NAMING_COLUMNS]
             elif columns and self._in_cells(line, columns):
                 return True
             if self._in_line(line):
@@ -158,37 +160,36 @@ class NameMatcher:
         return False
 
     def anywhere(self, content: bytes) -> bool:
-        """Whether bytes of any kind name one of them, in any capitals, between other characters
-        than letters and digits."""
+        """Whether bytes of any kind contain a name, in any case, with no letter or digit beside
+        it."""
         return self._search.within(content)
 
     def in_path(self, path: str) -> bool:
-        """Whether a file's or folder's name is made of one of them, as `kim-17_left.png` is."""
+        """Whether the name of a file or folder contains a name, as `kim-17_left.png` does."""
         line = path.encode(errors="surrogateescape")
         if self._in_line(line) or self.anywhere(line):
             return True
         atoms = [match.span() for match in _ATOM.finditer(line)]
         return any(
             line[start:end] in self._words
-            for place, (start, _) in enumerate(atoms)
-            for _, end in atoms[place : place + _ATOMS_OF_A_NAME]
+            for number, (start, _) in enumerate(atoms)
+            for _, end in atoms[number : number + _ATOMS_OF_A_NAME]
         )
 
     def masked(self, path: str) -> str:
-        """A path for a receipt: parts that name somebody, or are a hash of something, are left
-        out."""
-        parts = ["…" if self._tells(part) else part for part in path.split("/")]
+        """A path for a receipt: parts that contain a name or a hash of one are masked."""
+        parts = ["…" if self._reveals(part) else part for part in path.split("/")]
         return "/".join(parts)
 
-    def _tells(self, part: str) -> bool:
+    def _reveals(self, part: str) -> bool:
         encoded = part.encode(errors="surrogateescape")
         return self.in_path(part) or self.in_bytes(encoded)
 
     def in_bytes(self, content: bytes) -> bool:
-        """Whether bytes of any kind name one of them. A database's rows have nothing between one
-        value and the next."""
-        long = (one for one in (*self._words, *self._parts) if len(one) >= 6)
-        return any(one in content for one in (*long, *self._phrases))
+        """Whether bytes of any kind contain a name, also without a separator, as in the rows of a
+        database."""
+        long = (name for name in (*self._words, *self._parts) if len(name) >= 6)
+        return any(name in content for name in (*long, *self._phrases))
 
     def _in_line(self, line: bytes) -> bool:
         for word in _WORD.findall(
@@ -208,30 +209,32 @@ class NameMatcher:
 
     def _in_cells(self, line: bytes, columns: list[int]) -> bool:
         cells = [cell.strip(b'"') for cell in line.rstrip(b"\r\n").split(b",")]
-        return any(place < len(cells) and cells[place] in self._cells for place in columns)
+        return any(number < len(cells) and cells[number] in self._cells for number in columns)
 
 
 class Judge:
-    """Says what has to go. The same object is the same everywhere, so it is judged once."""
+    """Decides what must go. Each object is judged once, since it is the same everywhere."""
 
     def __init__(self, sought: Sought, gone: Iterable[str] = ()) -> None:
-        """Args: sought: what is looked for. gone: objects that were judged before and may be erased
-        already, for the run-cache's entries that name them.
+        """Args:
+        sought: what to search for.
+        gone: objects that were judged before and may be erased already, for entries of the
+            run-cache that name them.
         """
         self.sought = sought
         self.names = NameMatcher(sought)
         self.gone = {*gone, *sought.records, *sought.models} - sought.keep - sought.derivation
         self._judged: dict[tuple[str, bool], str | None] = {}
-        self._named: set[str] = set()
+        self._naming_objects: set[str] = set()
 
     @property
-    def named(self) -> int:
-        """How many of the objects that verdicts are derived from name a record or a person."""
-        return len(self._named)
+    def naming_objects(self) -> int:
+        """The number of objects for deriving verdicts that name a record or a person."""
+        return len(self._naming_objects)
 
     def object(self, oid: str, opened: Callable[[], BinaryIO]) -> str | None:
-        """The kind of a finding, or None for an object that stays. `oid` is its md5, with `.dir`
-        for a folder."""
+        """The kind of the finding; None: the object stays. `oid` is its md5, with `.dir` for a
+        folder."""
         kind = self._once(oid, opened)
         if kind not in (None, UNJUDGED):
             self.gone.add(oid)
@@ -248,7 +251,7 @@ class Judge:
         if oid in self.sought.derivation:
             with opened() as stream:
                 if is_text(stream) and self.names.within(stream):
-                    self._named.add(oid)
+                    self._naming_objects.add(oid)
             return None
         if oid in self.sought.records:
             return RECORDS
@@ -262,7 +265,7 @@ class Judge:
             return self._by_content(stream, containers.Budget(inside=inside))
 
     def content(self, content: bytes) -> str | None:
-        """Like `object`, for bytes of which no hash is known, as git's."""
+        """Like `object`, for bytes without a known hash, such as git's."""
         return self._of_bytes(content, containers.Budget())
 
     def _of_bytes(self, content: bytes, budget: containers.Budget) -> str | None:
@@ -279,8 +282,8 @@ class Judge:
         return self._by_content(io.BytesIO(content), budget)
 
     def _by_content(self, stream: BinaryIO, budget: containers.Budget) -> str | None:
-        """Judge what a file says: by the pixels of an image or an array, by what is packed in it,
-        as text, and by what stands anywhere in it."""
+        """Judge a file by its content: pixels of an image or an array, packed members, text, and
+        names or pictures anywhere in its bytes."""
         head = stream.read(_HEAD)
         stream.seek(0)
         try:
@@ -295,18 +298,18 @@ class Judge:
         return kind or (self._inside(stream, budget) if budget.inside else None)
 
     def _packed(self, stream: BinaryIO, head: bytes, budget: containers.Budget) -> str | None:
-        """Judge the members of an archive, their names, and what it says beside them."""
+        """Judge the members of an archive, their names, and the bytes beside them."""
         for name, content in containers.members(stream, head, budget):
             if self.names.in_path(name):
                 return LISTS
             if (kind := self._of_bytes(content, budget.deeper())) is not None:
                 return kind
         stream.seek(0)
-        named = budget.inside and any(map(self.names.anywhere, _windows(stream)))
-        return LISTS if named else None
+        is_named = budget.inside and any(map(self.names.anywhere, _windows(stream)))
+        return LISTS if is_named else None
 
     def _shown(self, stream: BinaryIO, head: bytes, budget: containers.Budget) -> str | None:
-        """Judge what is an image, an array, text of two bytes a character, or a packed stream."""
+        """Judge an image, an array, UTF-16 text, or a packed stream."""
         kind = None
         if containers.is_image(head):
             kind = RECORDS if self.sought.pixels & containers.frames(stream.read()) else None
@@ -330,8 +333,8 @@ class Judge:
         return RECORDS if shown else None
 
     def _inside(self, stream: BinaryIO, budget: containers.Budget) -> str | None:
-        """Judge what stands anywhere in bytes: names, and pictures and archives that begin later or
-        are written as text."""
+        """Judge bytes by what they contain anywhere: names, and pictures and archives that begin
+        later or are encoded as text."""
         for content in _windows(stream):
             if self.names.anywhere(content):
                 return LISTS
@@ -341,8 +344,8 @@ class Judge:
         return None
 
     def _part(self, content: bytes, budget: containers.Budget) -> str | None:
-        """Judge what looks like a picture or an archive inside of other bytes. It may be neither,
-        so nothing is made of one that cannot be opened."""
+        """Judge a possible picture or archive inside other bytes. It may be neither, so one that
+        cannot be opened is ignored."""
         if containers.is_image(content):
             return RECORDS if self.sought.pixels & containers.frames(content) else None
         with contextlib.suppress(containers.UnopenedError):
@@ -355,18 +358,17 @@ class Judge:
         return None
 
     def run(self, content: bytes) -> bool:
-        """Whether an entry of DVC's run-cache would bring back what is gone."""
+        """Whether an entry of DVC's run-cache would restore erased objects."""
         _, _, outs = content.partition(b"outs:")
-        found = {match.group().decode() for match in _HEX.finditer(outs)}
-        return not found.isdisjoint(oid.removesuffix(".dir") for oid in self.gone)
+        hashes = {match.group().decode() for match in _HEX.finditer(outs)}
+        return not hashes.isdisjoint(oid.removesuffix(".dir") for oid in self.gone)
 
     def file(self, path: Path, inside: bool = True) -> str | None:
-        """Like `object`, for a file that is named anyhow.
+        """Like `object`, for a file of any name.
 
         Args:
             path: of the file.
-            inside: whether its bytes are looked through; else it counts as a whole, or as an
-                archive.
+            inside: whether its bytes are searched; else it is judged as a whole, or as an archive.
 
         Raises:
             OSError: it cannot be read.
@@ -378,9 +380,9 @@ class Judge:
         return self._once(oid, lambda: path.open("rb"), inside)
 
     def remembers(self, content: bytes) -> bool:
-        """Whether a database of DVC's remembers something that is gone, or names a record."""
-        found = {match.group().decode() for match in _HEX.finditer(content)}
-        return not found.isdisjoint(
+        """Whether a database of DVC holds a hash of erased objects, or names a record."""
+        hashes = {match.group().decode() for match in _HEX.finditer(content)}
+        return not hashes.isdisjoint(
             oid.removesuffix(".dir") for oid in self.gone
         ) or self.names.in_bytes(content)
 
@@ -397,14 +399,14 @@ class Judge:
         )
         if not going.isdisjoint(listed):
             return True
-        # a path means the record only beside a manifest; `0.png` can be anything elsewhere
+        # a path identifies the record only beside a manifest; elsewhere `0.png` can be anything
         return "manifest.csv" in listed.values() and not self.sought.paths.isdisjoint(
             listed.values()
         )
 
 
 def is_text(stream: BinaryIO) -> bool:
-    """Whether a file is text, by its first bytes; the stream stands at its beginning afterwards."""
+    """Whether a file is text, by its first bytes; the stream is reset to its beginning."""
     head = stream.read(_HEAD)
     stream.seek(0)
     return b"\0" not in head and not head.startswith(
@@ -413,10 +415,9 @@ def is_text(stream: BinaryIO) -> bool:
 
 
 def is_pack(stream: BinaryIO) -> bool:
-    """Whether a file is a pack's, or a part of one, by its first bytes; the stream stands at its
-    beginning afterwards.
+    """Whether a file belongs to a pack, by its first bytes; the stream is reset to its beginning.
 
-    So a pack is found that no `dvc.lock` tells of, because the stage or DVC was killed.
+    This finds packs that no `dvc.lock` records, because the stage or DVC was killed.
     """
     head = stream.read(_HEAD)
     stream.seek(0)
@@ -424,29 +425,31 @@ def is_pack(stream: BinaryIO) -> bool:
 
 
 def _windows(stream: BinaryIO) -> Iterator[bytes]:
-    """A file in parts that overlap, so that what is hidden in it lies whole in one of them."""
-    before = b""
+    """A file in overlapping parts, so that embedded files lie whole in one of them."""
+    overlap = b""
     while part := stream.read(_WINDOW):
-        yield before + part
-        before = part[-embedded.LONGEST :]
+        yield overlap + part
+        overlap = part[-embedded.LONGEST :]
 
 
 def _distinctive(name: bytes) -> bool:
-    """Whether a name can be looked for in any text without finding a number or a common word."""
+    """Whether a name is unlikely to match a number or a common word in any text."""
     return len(name) >= 8 or (
         len(name) >= 4 and re.search(rb"[0-9@]", name) is not None and not name.isdigit()
     )
 
 
 def _forms(value: str) -> set[bytes]:
-    """How an identity may be written: as it is, in both spellings of Unicode, and as JSON, XML and
-    addresses write it."""
+    """The spellings of an identity: unchanged, in both Unicode normal forms, and escaped as in
+    JSON, XML and URLs."""
     if not value:
         return set()
     spellings = {value, *(unicodedata.normalize(form, value) for form in ("NFC", "NFD"))}
-    written = {json.dumps(one)[1:-1] for one in spellings} | {html.escape(one) for one in spellings}
-    written |= {urllib.parse.quote(one, errors="surrogatepass") for one in spellings}
-    return {one.encode(errors="surrogatepass") for one in spellings | written}
+    escaped = {json.dumps(spelling)[1:-1] for spelling in spellings} | {
+        html.escape(spelling) for spelling in spellings
+    }
+    escaped |= {urllib.parse.quote(spelling, errors="surrogatepass") for spelling in spellings}
+    return {spelling.encode(errors="surrogatepass") for spelling in spellings | escaped}
 
 
 def _digest(value: str) -> str:

@@ -1,4 +1,4 @@
-"""The reports of a closed batch, made again from its decisions of today, and signed."""
+"""Renewal of a closed batch's reports from its current decisions."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def renew(home: Path, batch: str) -> list[Path]:
     the workspace, and sign them if there is a key.
 
     Returns:
-        The paths of the workspace that may have changed; the caller commits them. A batch of which
-        no model saw anybody has no reports.
+        The paths of the workspace that may have changed, for the caller to commit. A batch whose
+        people no model saw has no reports.
 
     Raises:
         WorkspaceError: the batch is not closed, or the stage `report` fails.

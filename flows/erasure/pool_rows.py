@@ -1,5 +1,5 @@
-"""Rows of erased people in pools: the table at hand loses them, every other version of a pool that
-holds one of them goes."""
+"""Rows of erased people in pools: they are removed from the current table, and every other version
+of a pool that holds one is erased."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from tasks.pooling import table
 
 
 def holding(states: Iterable[WorkspaceState], shelf: Shelf, rows: Collection[bytes]) -> set[str]:
-    """The MD5 of pools that hold one of the rows: of the table and of the folder.
+    """The MD5 of pools that hold one of the rows, of the table and of the folder.
 
-    A table that no store has any more is taken to hold one.
+    A table that no store has any more counts as holding one.
 
     Args:
         states: all states of the workspace.
@@ -43,16 +43,16 @@ def holding(states: Iterable[WorkspaceState], shelf: Shelf, rows: Collection[byt
     return going
 
 
-def leave(home: Path) -> int:
-    """Take the rows of records that the data no longer have out of the pool at hand, and have DVC
-    track it; how many went."""
+def drop_leaving_rows(home: Path) -> int:
+    """Remove rows of records that are no longer in the data from the current pool, and have DVC
+    track it. Returns the number of removed rows."""
     pool = home / table.FOLDER
     if not pool.with_name(f"{pool.name}.dvc").exists():
         return 0
     if not pool.exists():
         shell.dvc(home, "checkout", f"{table.FOLDER}.dvc")
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    gone = table.keep_only(pool, records.read_manifest(home / "data"), now)
-    if gone:
+    dropped = table.keep_only(pool, records.read_manifest(home / "data"), now)
+    if dropped:
         shell.dvc(home, "add", table.FOLDER)
-    return gone
+    return dropped

@@ -1,4 +1,4 @@
-"""Receipts: what was looked for, found and erased in each store. They hold numbers, and no id, name
+"""Receipts: counts of what was searched for, found and erased in each store. They hold no id, name
 or hash of a record."""
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ class Filed:
         self._home, self._batch = home, batch
 
     def read(self) -> dict[str, Any]:
-        """All of it."""
+        """The whole file."""
         document: dict[str, Any] = files.read_json(self.path)
         return document
 
     def by_store(self) -> dict[str, Receipt]:
-        """The receipts of this and of earlier runs, by store."""
+        """The filed receipts by store."""
         filed = self.read()["stores"] if self.path.exists() else []
         return {receipt["store"]: receipt for receipt in filed}
 
     def write(self, plan: ErasurePlan, gone: set[str], receipts: Iterable[Receipt]) -> None:
-        """File receipts; those of stores that are not among them stay."""
+        """File receipts; those of other stores stay."""
         merged = {**self.by_store(), **{receipt["store"]: receipt for receipt in receipts}}
         files.write_json(
             self.path,
@@ -73,14 +73,14 @@ class Filed:
 def of_store(
     plan: ErasurePlan, name: str, part: str | None, judge: Judge, look: Look, reason: str | None
 ) -> Receipt:
-    """The receipt of a store that was erased and looked at again.
+    """The receipt of a store that was erased and searched again.
 
     Args:
         plan: of the erasure.
         name: of the store.
-        part: of the report that it belongs to.
-        judge: who looked.
-        look: the last one.
+        part: the store in part 7 of the report.
+        judge: of the erasure.
+        look: the last search.
         reason: why the store is held; None: it is erased.
     """
     noted = plan.erased.get(name, {})
@@ -93,46 +93,46 @@ def of_store(
             "erased": len(noted),
             "left": len(look.findings),
             "shared_with_remaining_records": judge.sought.shared,
-            "kept_to_derive_verdicts": judge.named,
+            "kept_to_derive_verdicts": judge.naming_objects,
         }
     )
 
 
 def of_models(plan: ErasurePlan, judge: Judge, failed: Iterable[str]) -> list[Receipt]:
-    """Receipts for the original and the reference models: they lay in the stores before.
+    """Receipts for the original and the reference models, which lay in the stores.
 
     Args:
         plan: of the erasure.
-        judge: who looked.
+        judge: of the erasure.
         failed: stores that could not be erased.
     """
-    made, away = [], sorted(failed)
+    receipts, failed_stores = [], sorted(failed)
     for part, kind in (("original_model", ORIGINAL), ("reference_models", REFERENCES)):
-        where = [name for name, noted in plan.erased.items() if kind in noted.values()]
-        count = sum(list(plan.erased[name].values()).count(kind) for name in where)
+        stores = [name for name, noted in plan.erased.items() if kind in noted.values()]
+        count = sum(list(plan.erased[name].values()).count(kind) for name in stores)
         reason = None
         if kind in plan.stays:
             reason = "it is the model that was released, or was retrained without the records"
-        elif away:
-            reason = f"it may lie in {', '.join(away)}"
+        elif failed_stores:
+            reason = f"it may lie in {', '.join(failed_stores)}"
         elif kind not in judge.sought.models.values():
             reason = "the tool does not keep it, so it has to be erased where it is used"
-        made.append(
+        receipts.append(
             _sealed(
                 {
                     **_head(plan, part, part, reason),
                     "looked_for": judge.sought.counts(),
                     "found": {kind: count},
-                    "in_stores": sorted(where),
+                    "in_stores": sorted(stores),
                     "erased": count,
                 }
             )
         )
-    return made
+    return receipts
 
 
 def of_backups(plan: ErasurePlan) -> list[Receipt]:
-    """Receipts for backups: the day on which each is overwritten."""
+    """Receipts for backups, with the day on which each is overwritten."""
     today = datetime.now(UTC).date()
     return [
         _sealed(
@@ -150,7 +150,7 @@ def of_backups(plan: ErasurePlan) -> list[Receipt]:
 
 
 def is_record_store(part: str | None) -> bool:
-    """Whether a store of part 7 holds records, so that the erasure is not complete without it."""
+    """Whether a store of part 7 holds records, so that an erasure must include it."""
     return part is not None and (
         part in ("workspace", "dvc_cache") or part.startswith("dvc_remote:")
     )
@@ -167,16 +167,16 @@ def by_hand(home: Path, batch: str) -> list[dict[str, Any]]:
 
 
 def decided(home: Path, batch: str) -> dict[str, Any]:
-    """The batch's decisions as they lie there."""
+    """The batch's decisions; empty if there is no file."""
     path = home / decisions.FOLDER / f"{batch}.json"
     document: dict[str, Any] = files.read_json(path) if path.exists() else {}
     return document
 
 
 def in_decisions(home: Path, plan: ErasurePlan, receipts: list[Receipt]) -> dict[str, Any]:
-    """The batch's decisions with an entry per store of part 7; those of an earlier run give way."""
+    """The batch's decisions with an entry per store of part 7, replacing those of earlier runs."""
     going = [request for request, fate in plan.requests.items() if fate == ERASED]
-    stay = any(
+    some_stay = any(
         fate != ERASED and not fate.startswith("set aside") for fate in plan.requests.values()
     )
     listed = _in_report(home, plan.batch)
@@ -185,7 +185,7 @@ def in_decisions(home: Path, plan: ErasurePlan, receipts: list[Receipt]) -> dict
         if receipt["state"] == "held" and part != "git":
             continue
         if listed and part not in listed:
-            # a remote that was set up after the audit, say: receipts tell of it, the report cannot
+            # e.g. a remote that was added after the audit: it has a receipt, the report lacks it
             continue
         digest = f"{receipt['store']}: SHA-256 {receipt['sha256']}"
         entry = {
@@ -196,9 +196,9 @@ def in_decisions(home: Path, plan: ErasurePlan, receipts: list[Receipt]) -> dict
             "receipt": f"{FOLDER.as_posix()}/{plan.batch}.json, {digest}",
             **({"expires_on": receipt["expires_on"]} if receipt["state"] == "expires" else {}),
         }
-        entries += [{**entry, "request": request} for request in (going if stay else [None])]
-    known = decided(home, plan.batch)
-    return {**decisions.EMPTY, **known, "erasure": [*entries, *by_hand(home, plan.batch)]}
+        entries += [{**entry, "request": request} for request in (going if some_stay else [None])]
+    decided_before = decided(home, plan.batch)
+    return {**decisions.EMPTY, **decided_before, "erasure": [*entries, *by_hand(home, plan.batch)]}
 
 
 def now() -> str:
@@ -224,21 +224,20 @@ def _sealed(receipt: Receipt) -> Receipt:
 
 
 def _by_part(receipts: list[Receipt]) -> dict[str, Receipt]:
-    """One receipt per store of part 7. The workspace's counts only if its other places are erased,
-    too."""
+    """One receipt per store of part 7. If several stores share a part, one that is held counts."""
     parts: dict[str, Receipt] = {}
     for receipt in receipts:
         part = receipt["part"]
         if part is not None and (part not in parts or receipt["state"] == "held"):
             parts[part] = receipt
     if parts.get("git", {}).get("state") == "erased":
-        del parts["git"]  # nothing of the person was ever there
+        del parts["git"]  # it never held anything of the person
     return parts
 
 
 def _in_report(home: Path, batch: str) -> set[str]:
-    """The stores that the batch's reports list in part 7, and git, which they list where it is
-    named."""
+    """The stores that the batch's reports list in part 7, and git, which they list if decisions
+    name it."""
     listed = {
         copy["store"]
         for path in (home / "reports" / batch).glob("*/evidence.json")
@@ -249,7 +248,7 @@ def _in_report(home: Path, batch: str) -> set[str]:
 
 
 def _not_kept(home: Path, gone: set[str]) -> dict[str, list[str]]:
-    """By closed state, the paths on record whose content is erased; `reproduce` quotes this."""
+    """By closed state, the recorded paths whose content is erased; `reproduce` reads this."""
     lost: dict[str, list[str]] = {}
     for state in git_history.states(home, None):
         paths = sorted(path for path, oid in state.on_record().items() if oid in gone)

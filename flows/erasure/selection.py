@@ -1,4 +1,4 @@
-"""Which records of a batch go, under all of their names, and what becomes of each request."""
+"""The records of a batch to erase, with all their names, and the fate of each request."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ if TYPE_CHECKING:
 NOT_IN_TRAINING = "not_in_training"
 """Code of requests that were set aside because no model was trained on their records."""
 ERASED = "erased"
-"""Fate of a request whose records go."""
+"""Fate of a request whose records are erased."""
 
 
 class NothingToEraseError(AuditError):
-    """No request of a batch is left whose records may be erased."""
+    """The records of no request of the batch may be erased."""
 
 
 @dataclass
 class ErasureSelection:
-    """The records that go.
+    """The records to erase.
 
     Attributes:
-        table: their rows of the manifest; `trained` says whether a model saw the record, `last`
-            whether no record of the same person remains.
-        identities: whatever else the people of whom nothing remains are known by.
-        requests: what becomes of each request, by id.
+        table: their rows of the manifest; `trained`: a model saw the record, `last`: no record of
+            the same person remains.
+        identities: further identities of people without remaining records.
+        requests: the fate of each request, by id.
     """
 
     table: pd.DataFrame
@@ -49,7 +49,7 @@ class ErasureSelection:
 
     @property
     def trained(self) -> set[str]:
-        """The ids of those records that models were trained on."""
+        """The ids of the records that models were trained on."""
         return set(self.table["record_id"][self.table["trained"]])
 
 
@@ -61,19 +61,19 @@ def select(
     on_record: Mapping[str, str],
     register: Register | None,
 ) -> ErasureSelection:
-    """The records that go with a batch.
+    """The records of a batch that must be erased.
 
     Args:
         home: the workspace.
         batch: its name.
-        folder: a private one, for files that hold personal data.
+        folder: a private folder for files with personal data.
         shelf: DVC's stores.
         on_record: the batch's state as audited, md5 by path.
         register: of the requests, if there is one.
 
     Raises:
-        NothingToEraseError: no request is left whose records may be erased.
-        MissingObjectError: what says whose records go is in no store.
+        NothingToEraseError: the records of no request may be erased.
+        MissingObjectError: a list of records is in no store.
     """
     import numpy as np
 
@@ -94,34 +94,38 @@ def select(
     )
     requests = folder / f"{batch}.json"
     requests.write_text(shell.git(home, "show", f"audit/{batch}:./requests/{batch}.json"))
-    asked = np.full(len(manifest), "")
+    requested = np.full(len(manifest), "")
     if "artifacts/resolve/forget.csv" in on_record:
         forget = folder / "forget.csv"
-        forget.write_bytes(shelf.must(on_record["artifacts/resolve/forget.csv"], "forget.csv"))
-        asked = records.read_forget(forget, manifest)
-        resolved = shelf.must(on_record.get("artifacts/resolve/register.json"), "register.json")
+        forget.write_bytes(shelf.require(on_record["artifacts/resolve/forget.csv"], "forget.csv"))
+        requested = records.read_forget(forget, manifest)
+        resolved = shelf.require(on_record.get("artifacts/resolve/register.json"), "register.json")
         entries = json.loads(resolved)["batch_requests"]
-    else:  # no model saw anybody of the batch, and its audit ended here
+    else:  # no model saw anybody of the batch, so its audit ended here
         split = folder / "split.csv"
-        split.write_bytes(shelf.must(on_record.get("artifacts/split.csv"), "split.csv"))
+        split.write_bytes(shelf.require(on_record.get("artifacts/split.csv"), "split.csv"))
         roles = records.read_roles(split, manifest)
         entries = resolve.decide(read_batch(requests), manifest, roles, directory).register
     fates = _fates(home, batch, entries, register)
     codes = {str(entry["request_id"]): entry["code"] for entry in entries}
-    aside = [
+    untrained = [
         entry
         for entry in read_batch(requests)
         if codes[entry.request_id] == NOT_IN_TRAINING and fates[entry.request_id] == ERASED
     ]
-    chosen = np.where(asked != "", asked, data_subjects.requested(aside, manifest, directory))
-    goes = np.array([fates.get(str(request)) == ERASED for request in chosen], bool)
-    if not goes.any():
+    chosen = np.where(
+        requested != "", requested, data_subjects.requested(untrained, manifest, directory)
+    )
+    is_going = np.array([fates.get(str(request)) == ERASED for request in chosen], bool)
+    if not is_going.any():
         why = "; ".join(f"{request}: {fate}" for request, fate in fates.items())
         raise NothingToEraseError(
             f"batch {batch}: no request is left whose records may be erased: {why}"
         )
-    remaining = set(manifest["subject_id"][~goes])
-    table = manifest.assign(trained=asked != "", last=~manifest["subject_id"].isin(remaining))[goes]
+    remaining = set(manifest["subject_id"][~is_going])
+    table = manifest.assign(trained=requested != "", last=~manifest["subject_id"].isin(remaining))[
+        is_going
+    ]
     leaving = set(table["subject_id"][table["last"]])
     identities = (
         sorted(people["identity_value"][people["subject_id"].isin(leaving)])
@@ -134,7 +138,7 @@ def select(
 def _fates(
     home: Path, batch: str, entries: list[dict[str, Any]], register: Register | None
 ) -> dict[str, str]:
-    """By request: `erased`, or why its data stay."""
+    """The fate of each request: `erased`, or why its data stay."""
     path = home / decisions.FOLDER / f"{batch}.json"
     decided = decisions.parse(
         files.read_json(path) if path.exists() else {},
@@ -150,10 +154,13 @@ def _fate(
     request, code = str(entry["request_id"]), entry["code"]
     if entry["status"] != "accepted" and code != NOT_IN_TRAINING:
         return f"set aside ({code})"
-    own = decided.of(request)
-    if own.exceptions:
+    decisions_on_request = decided.of(request)
+    if decisions_on_request.exceptions:
         return "an exception is claimed"
-    if "refuse" in {approval.by: approval.decision for approval in own.approvals}.values():
+    if (
+        "refuse"
+        in {approval.by: approval.decision for approval in decisions_on_request.approvals}.values()
+    ):
         return "refused"
     return ERASED if register is None else _fate_in_register(batch, request, register)
 
@@ -163,7 +170,7 @@ def _fate_in_register(batch: str, request: str, register: Register) -> str:
 
     try:
         case = register.case(request)
-    except UnknownRequestError:  # a batch that was written by hand
+    except UnknownRequestError:  # the batch was written by hand
         return ERASED
     if case.batch not in (None, batch):
         return "asked for again in another batch"
@@ -173,14 +180,14 @@ def _fate_in_register(batch: str, request: str, register: Register) -> str:
 
 @dataclass
 class RecordNames:
-    """The records by all of their names, in every version of the data.
+    """All names of records, in every version of the data.
 
     Attributes:
         md5: of their files, as DVC names them.
-        sha256: of the same, as the manifest has them.
-        pixels: of the same, decoded; see `containers.pixels`.
+        sha256: of their files, as in the manifest.
+        pixels: of their decoded files; see `containers.pixels`.
         record_ids: of the records.
-        subject_ids: of the people of whom no record remains.
+        subject_ids: of the people without remaining records.
         paths: of their files in the data folder.
         pool_rows: of the records in pools, as `tasks.pooling.table.keys` makes them.
     """
@@ -198,7 +205,7 @@ def names_of(table: pd.DataFrame, shelf: Shelf, versions: Iterable[str]) -> Reco
     """All names of records.
 
     Args:
-        table: rows of the manifest, with `last` as in `Selection`.
+        table: rows of the manifest, with `last` as in `ErasureSelection`.
         shelf: DVC's stores.
         versions: of the data.
     """
@@ -215,14 +222,14 @@ def names_of(table: pd.DataFrame, shelf: Shelf, versions: Iterable[str]) -> Reco
         listed, rows = shelf.entries(version), shelf.table(version)
         if listed is None or rows is None:
             continue
-        own = rows[
+        own_rows = rows[
             rows["record_id"].isin(names.record_ids) | rows["subject_id"].isin(names.subject_ids)
         ]
-        names.record_ids |= set(own["record_id"])
-        names.sha256 |= set(own["sha256"])
-        names.paths |= set(own["path"])
-        names.pool_rows |= _pool_rows(own)
-        names.md5 |= {listed[path] for path in own["path"] if path in listed}
+        names.record_ids |= set(own_rows["record_id"])
+        names.sha256 |= set(own_rows["sha256"])
+        names.paths |= set(own_rows["path"])
+        names.pool_rows |= _pool_rows(own_rows)
+        names.md5 |= {listed[path] for path in own_rows["path"] if path in listed}
     return names
 
 
@@ -231,7 +238,7 @@ def _pool_rows(table: pd.DataFrame) -> set[bytes]:
 
 
 def pixels_of(oids: Iterable[str], shelf: Shelf) -> set[str]:
-    """What the files of records look like, so that copies in another format are found, too."""
+    """Digests of the pixels of records' files, which find copies in other formats."""
     pixels: set[str] = set()
     for oid in oids:
         content = shelf.picture(oid)

@@ -1,4 +1,4 @@
-"""All of DVC's stores as one, to read objects and versions of the data from."""
+"""Reads objects and versions of the data from all of DVC's stores."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class MissingObjectError(AuditError):
-    """What the plan of an erasure cannot do without is in no store."""
+    """An object that the plan of an erasure needs is in no store."""
 
 
 class Shelf:
@@ -29,7 +29,7 @@ class Shelf:
         self._contents: dict[str, bytes | None] = {}
 
     def read(self, oid: str) -> bytes | None:
-        """The content of an object; None where no store has it.
+        """The content of an object; None: no store has it.
 
         Raises:
             StoreError: it is not in the cache, and a remote that may have it cannot be reached.
@@ -39,43 +39,43 @@ class Shelf:
         return self._contents[oid]
 
     def picture(self, oid: str) -> bytes | None:
-        """As `read`, for what is needed once and is too much to be kept."""
+        """As `read`, without keeping the content in memory."""
         content = self._cache.read(oid)
         for remote in self._remotes:
             if content is None and isinstance(remote, dvc.DvcObjects):
                 content = remote.read(oid)
         return content
 
-    def must(self, oid: str | None, name: str) -> bytes:
-        """As `read`, for what the plan cannot do without."""
+    def require(self, oid: str | None, name: str) -> bytes:
+        """As `read`, but raises `MissingObjectError` if no store has the object."""
         content = self.read(oid) if oid else None
         if content is None:
             raise MissingObjectError(
-                f"{name} of the batch is neither in DVC's cache nor in a remote, so it cannot be "
-                "told whose records have to go; restore the store that holds it"
+                f"{name} of the batch is neither in DVC's cache nor in a remote, so the records to "
+                "erase are unknown; restore the store that holds it"
             )
         return content
 
     def entries(self, version: str) -> dict[str, str] | None:
-        """The files of a version of the data, md5 by path; None where the version is gone."""
+        """The files of a version of the data, md5 by path; None: the version is gone."""
         content = self.read(version)
         if content is None:
             return None
         return {str(entry["relpath"]): str(entry["md5"]) for entry in json.loads(content)}
 
     def data(self, version: str, folder: Path) -> pd.DataFrame:
-        """The manifest of a version of the data, which lies in a folder afterwards; the identities
-        lie beside it."""
+        """Write manifest and identities of a version of the data into a folder, and read the
+        manifest."""
         listed = self.entries(version)
         if listed is None:
-            self.must(None, "the list of the data")
+            self.require(None, "the list of the data")
         for name in ("manifest.csv", "identities.csv"):
             if listed and name in listed:
-                (folder / name).write_bytes(self.must(listed[name], name))
+                (folder / name).write_bytes(self.require(listed[name], name))
         return records.read_manifest(folder)
 
     def table(self, version: str) -> pd.DataFrame | None:
-        """The manifest of any version; None where it is gone or there is none."""
+        """The manifest of any version; None: it is gone, or there is none."""
         listed = self.entries(version)
         content = self.read(listed["manifest.csv"]) if listed and "manifest.csv" in listed else None
         if content is None:

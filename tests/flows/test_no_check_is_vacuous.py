@@ -150,7 +150,7 @@ def lose_the_list_of_what_was_erased(place: Path) -> None:
     """An erasure is on record, and the list of what it erased is gone."""
     from flows.erasure import comebacks
 
-    listed = comebacks.keep(place, "demo", ["0" * 32])
+    listed = comebacks.write_hashes(place, "demo", ["0" * 32])
     shell.git(place, "add", "--force", str(listed))
     shell.git(place, "commit", "--quiet", "-m", "erasure")
     shell.git(place, "tag", "erased/demo")

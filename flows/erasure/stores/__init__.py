@@ -1,2 +1,2 @@
-"""The places where copies lie. Each can say what it holds, judge it, and erase what has to go;
-nothing here knows of batches and receipts."""
+"""The stores of copies. Each can be searched, and its findings erased; nothing here knows of
+batches and receipts."""

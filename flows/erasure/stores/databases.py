@@ -1,4 +1,4 @@
-"""Databases: DVC's own of paths and hashes, and those that must hold nothing of the kind."""
+"""Databases: DVC's own of paths and hashes, and those that should hold no personal data."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from flows.erasure.matcher import LISTS, Judge
-from flows.erasure.stores.store import FoundCopy, Look, Witness, reached
+from flows.erasure.stores.store import FoundCopy, Look, Witness, reaching
 from flows.erasure.stores.trees import EXPERIMENTS, files_below
 from flows.workspace import dvc_graph
 
 
 class Databases:
-    """DVC's own databases: hashes and names of files by the repository that they lie in. All can be
-    made again.
+    """DVC's own databases: hashes and names of files, by repository. All can be made again.
 
-    Those of other repositories on the machine are let be: DVC may be at work in them.
+    Databases of other repositories on the machine stay: DVC may be using them.
     """
 
     name, part = "dvc_databases", "workspace"
@@ -37,7 +36,7 @@ class Databases:
             remembers = False
             for path in _of_databases(folder):
                 look.looked_at += 1
-                with contextlib.suppress(OSError):  # DVC comes and goes; other users' are closed
+                with contextlib.suppress(OSError):  # removed meanwhile, or another user's
                     remembers = remembers or judge.remembers(path.read_bytes())
             if remembers:
                 look.findings.append(FoundCopy(str(folder), LISTS))
@@ -61,17 +60,16 @@ class Witnesses(Witness):
     def look(self, judge: Judge) -> Look:
         """See `Store`."""
         look = Look()
-        for path in (path for root in self._roots for path in files_below(root, whole=True)):
+        for path in (path for root in self._roots for path in files_below(root, with_stores=True)):
             look.looked_at += 1
             with contextlib.suppress(OSError):
                 if path.is_file() and judge.names.in_bytes(path.read_bytes()):
-                    look.add(f"{self.name}/{path.name}", LISTS, judge, ours=False)
+                    look.add(f"{self.name}/{path.name}", LISTS, judge, is_ours=False)
         return look
 
 
 class RegisterRows(Witness):
-    """The register's database wherever it is, row by row. It holds pseudonyms, so that nothing has
-    to be found."""
+    """The register's database, row by row. It holds pseudonyms, so nothing should be found."""
 
     name = "register_rows"
 
@@ -86,34 +84,34 @@ class RegisterRows(Witness):
 
         look, engine = Look(), database.connect(self._home)
         try:
-            with reached(self.name), engine.connect() as connection:
+            with reaching(self.name), engine.connect() as connection:
                 tables = sa.MetaData()
                 tables.reflect(connection)
                 for table in tables.sorted_tables:
                     for row in connection.execute(sa.select(table)):
                         look.looked_at += 1
                         if judge.names.in_bytes(repr(tuple(row)).encode()):
-                            look.add(f"table {table.name}", LISTS, judge, ours=False)
+                            look.add(f"table {table.name}", LISTS, judge, is_ours=False)
         finally:
             engine.dispose()
         return look
 
 
 def prefect_home(home: Path) -> Path:
-    """Where Prefect keeps its database."""
+    """The folder of Prefect's database."""
     return Path(os.environ.get("PREFECT_HOME", home / ".prefect"))
 
 
 def _of_databases(folder: Path) -> Iterable[Path]:
-    """The files below `.dvc/tmp` or a site cache, without the checkouts of experiments, which have
-    a store of their own."""
+    """The files below `.dvc/tmp` or a site cache, without the checkouts of experiments, which are a
+    store of their own."""
     experiments = folder / EXPERIMENTS.name
     return (path for path in files_below(folder) if not path.is_relative_to(experiments))
 
 
 def _site_caches(trees: Iterable[Path]) -> list[Path]:
-    """Where DVC keeps databases outside of the checkouts; a folder that is set for it by
-    DVC_SITE_CACHE_DIR is all."""
+    """The folders of DVC's databases outside the checkouts; if DVC_SITE_CACHE_DIR is set, those in
+    it."""
     from dvc.env import DVC_SITE_CACHE_DIR
 
     if folder := os.environ.get(DVC_SITE_CACHE_DIR):

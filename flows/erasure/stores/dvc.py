@@ -1,4 +1,4 @@
-"""DVC's cache and remotes, in which copies lie as objects that are named by their hash."""
+"""DVC's cache and remotes, which hold copies as objects named by their hash."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from flows.erasure.matcher import DERIVED, RUNS, Judge
-from flows.erasure.stores.store import FoundCopy, Look, StoreError, reached
+from flows.erasure.stores.store import FoundCopy, Look, StoreError, reaching
 from flows.workspace import dvc_graph
 
 OBJECT = re.compile(r"(?:files/md5/)?(?P<head>[0-9a-f]{2})/(?P<tail>[0-9a-f]{30}(?:\.dir)?)")
-"""Where DVC puts an object, relative to the cache's or remote's folder; DVC 2 left out
-`files/md5`."""
+"""The path of an object, relative to the cache's or remote's folder; DVC 2 had no `files/md5`."""
 KNOWN_VERSIONS = ("local", "file", "ssh", "sftp", "memory")
 """Protocols of stores that keep one version of a file."""
 
@@ -29,7 +28,7 @@ class _Item:
     path: str
     version: str | None = None
     mark: bool = False
-    """it says that the object was deleted, and has no content"""
+    """a delete marker, without content"""
 
     @property
     def oid(self) -> str | None:
@@ -38,14 +37,14 @@ class _Item:
 
 
 class DvcObjects:
-    """A store of DVC's: the cache, or a remote."""
+    """A store of DVC: the cache or a remote."""
 
     def __init__(self, name: str, fs: Any, root: str, bundles: tuple[str, ...] = ()) -> None:
         """Args:
         name: `dvc_cache` or `dvc_remote:<name>`.
         fs: DVC's file system.
         root: folder or prefix of the store.
-        bundles: further folders in it that are the tool's own; whatever is left in them goes.
+        bundles: further folders of the tool in it; whatever they hold is erased.
         """
         self.name, self.part, self.fs, self.root = name, name, fs, root.rstrip("/")
         self._bundles = bundles
@@ -57,7 +56,7 @@ class DvcObjects:
         if self._protocol in ("s3", "s3a"):
             try:
                 self._keeps_versions()
-            except Exception as error:  # as in `_reached`
+            except Exception as error:  # as in `reaching`
                 return (
                     f"it cannot be told whether the bucket keeps versions ({type(error).__name__})"
                 )
@@ -72,7 +71,7 @@ class DvcObjects:
     def look(self, judge: Judge) -> Look:
         """See `Store`."""
         look, runs = Look(), []
-        with reached(self.name):
+        with reaching(self.name):
             for item in self._items():
                 look.looked_at += 1
                 if item.key.startswith("runs/"):
@@ -87,15 +86,15 @@ class DvcObjects:
         return look
 
     def hashes(self) -> Iterator[tuple[str, str]]:
-        """The address and the hash of every object, by their names alone."""
-        with reached(self.name):
+        """The address and the hash of every object, from its name."""
+        with reaching(self.name):
             for item in self._items():
                 if item.oid is not None and not item.mark:
                     yield self._address(item), item.oid
 
     def erase(self, findings: Iterable[FoundCopy]) -> None:
         """See `Store`."""
-        with reached(self.name):
+        with reaching(self.name):
             for finding in findings:
                 key, _, version = finding.key.partition("?")
                 path = f"{self.root}/{key}"
@@ -108,9 +107,9 @@ class DvcObjects:
             self._forget_listings()
 
     def read(self, oid: str) -> bytes | None:
-        """The content of an object, None where it is not here. Raises `StoreError` where that
-        cannot be told."""
-        with reached(self.name):
+        """The content of an object; None: it is not here. Raises `StoreError` if the store cannot
+        be read."""
+        with reaching(self.name):
             for prefix in ("files/md5/", ""):
                 path = f"{self.root}/{prefix}{oid[:2]}/{oid[2:]}"
                 with contextlib.suppress(FileNotFoundError), self.fs.open(path, "rb") as stream:
@@ -120,38 +119,37 @@ class DvcObjects:
 
     def has(self, oid: str) -> bool:
         """Whether an object is here."""
-        with reached(self.name):
+        with reaching(self.name):
             return any(
                 self.fs.exists(f"{self.root}/{prefix}{oid[:2]}/{oid[2:]}")
                 for prefix in ("files/md5/", "")
             )
 
     def refuse_empty(self) -> None:
-        """Raise `StoreError` where there is nothing at all, as where a disk is not mounted."""
-        with reached(self.name):
+        """Raise `StoreError` if the store is empty, for example because a disk is not mounted."""
+        with reaching(self.name):
             if next(self._items(), None) is None:
                 raise StoreError(self._nothing_there())
 
     def _nothing_there(self) -> str:
         return (
             f"{self.name} holds nothing at all; mount it if it is a disk, or `dvc push` what "
-            "remains, and run the same "
-            "command again. Nothing there counts as erased"
+            "remains, and run the same command again. Nothing there counts as erased"
         )
 
     def _judged(self, item: _Item, judge: Judge) -> str | None:
         oid = item.oid
-        if item.mark:  # its name is the hash of what was deleted
+        if item.mark:  # its name is the hash of the deleted object
             return DERIVED if oid in judge.gone else None
         if oid is not None:
             return judge.object(oid, lambda: self._open(item))
         if item.key.partition("/")[0] in self._bundles:
             return DERIVED
-        # what a killed transfer left behind, under a name of its own
+        # a file that a killed transfer left, under another name
         with self._open(item) as stream:
             digest = hashlib.md5(usedforsecurity=False)
-            while part := stream.read(2**20):
-                digest.update(part)
+            while chunk := stream.read(2**20):
+                digest.update(chunk)
         return judge.object(digest.hexdigest(), lambda: self._open(item))
 
     def _items(self) -> Iterator[_Item]:
@@ -167,21 +165,22 @@ class DvcObjects:
                 yield _Item(key, path)
 
     def _paths(self) -> Iterator[str]:
-        """Every file. Folders of this machine may be links to other disks, which are followed."""
+        """Every file. Links to folders on other disks are followed."""
         if self._protocol not in ("local", "file"):
             yield from map(str, self.fs.find(self.root))
             return
-        seen = set[str]()
+        visited = set[str]()
         for folder, folders, names in os.walk(self.root, followlinks=True):
-            if os.path.realpath(folder) in seen:  # a link that leads back
+            if os.path.realpath(folder) in visited:  # a link that leads back
                 folders.clear()
                 continue
-            seen.add(os.path.realpath(folder))
+            visited.add(os.path.realpath(folder))
             folders.sort()
             yield from (f"{folder}/{name}" for name in sorted(names))
 
     def _is_ours(self, key: str) -> bool:
-        """A remote's folder may hold other things, too; the cache is DVC's alone."""
+        """Whether a file is DVC's or the tool's: a remote's folder may hold others, the cache
+        not."""
         top = key.partition("/")[0]
         return (
             self.name == "dvc_cache"
@@ -190,7 +189,7 @@ class DvcObjects:
         )
 
     def _all_versions(self) -> Iterator[_Item]:
-        """Every version of every key of a bucket, and every mark of a deletion."""
+        """Every version of every key of a bucket, and every delete marker."""
         bucket, _, prefix = self.root.partition("/")
         marks: dict[str, str] = {}
         while True:
@@ -239,7 +238,7 @@ class DvcObjects:
         return self._versioned
 
     def _forget_listings(self) -> None:
-        """Object stores' clients keep listings; a look has to see what is there."""
+        """Drop the listings that clients of object stores cache: a search must see the store."""
         forget = getattr(getattr(self.fs, "fs", None), "invalidate_cache", None)
         if forget is not None:
             forget()
@@ -251,7 +250,7 @@ class DvcObjects:
 
 
 class Remote:
-    """A remote that cannot be used at all: it is held, and says why."""
+    """A remote that cannot be used: it is held, with the reason."""
 
     def __init__(self, name: str, why: str) -> None:
         self.name, self.part, self._why = name, name, why
@@ -277,10 +276,10 @@ def of_dvc(
 
     Args:
         home: the workspace.
-        bundles: see `Objects`.
+        bundles: see `DvcObjects`.
 
     Raises:
-        WorkspaceError: the folder is no workspace.
+        WorkspaceError: the folder is not a workspace.
     """
     from dvc.exceptions import DvcException
 

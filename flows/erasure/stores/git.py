@@ -1,4 +1,4 @@
-"""Git's objects: every file, name and message that its history holds, reachable or not."""
+"""Git's objects: every file, name and message in its history, reachable or not."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flows.workspace import git
 
 
 class GitHistory:
-    """Git's history. It is looked at and never rewritten: tags and signatures stand on it."""
+    """Git's history. It is searched and never rewritten: tags and signatures depend on it."""
 
     name, part = "git", "git"
 
@@ -27,12 +27,12 @@ class GitHistory:
         """See `Store`."""
         if self._look is None or not (self._look.foreign or self._look.unjudged):
             return None
-        named = ", ".join(self._look.examples) or "see git fsck --unreachable"
+        examples = ", ".join(self._look.examples) or "see git fsck --unreachable"
         reasons = []
         if self._look.foreign:
             reasons.append(
                 f"{self._look.foreign} files in git's history hold or name a person or a record "
-                f"({named})"
+                f"({examples})"
             )
         if self._look.unjudged:
             reasons.append(
@@ -42,7 +42,7 @@ class GitHistory:
         return f"{' and '.join(reasons)}; docs/erasure.md says how a history is rewritten"
 
     def look(self, judge: Judge) -> Look:
-        """See `Store`. An object is read once, however often this is asked."""
+        """See `Store`. Each object is read once, also over several searches."""
         look = Look()
         names: dict[str, str] = {}
         contents: list[str] = []
@@ -57,20 +57,20 @@ class GitHistory:
                     if not is_folder:
                         names.setdefault(oid, name)
                     if judge.names.in_path(name):
-                        look.add("a name in a folder", LISTS, judge, ours=False)
+                        look.add("a name in a folder", LISTS, judge, is_ours=False)
             for oid in contents:
                 if oid not in self._kinds:
                     self._kinds[oid] = judge.content(self._read(objects, oid))
                 label = f"{names[oid]}, " if oid in names else ""
-                look.add(f"{label}object {oid[:10]}", self._kinds[oid], judge, ours=False)
+                look.add(f"{label}object {oid[:10]}", self._kinds[oid], judge, is_ours=False)
         self._look = look
         return look
 
     def erase(self, _findings: Iterable[FoundCopy], /) -> None:
-        """See `Store`: nothing here is the tool's to erase."""
+        """See `Store`: the tool erases nothing here."""
 
     def blobs(self) -> Iterator[tuple[str, Callable[[], str]]]:
-        """The id of every blob, and what gives the MD5 of its content."""
+        """The id of every blob, and a function that computes the MD5 of its content."""
         with git.objects(self._folder) as objects:
             for listed in git.all_objects(self._folder):
                 if listed.kind == "blob":

@@ -1,4 +1,4 @@
-"""What every store of copies can do, and what one look at it brings."""
+"""The interface of stores of copies, and the result of searching one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flows.erasure.matcher import UNJUDGED, Judge
 from tasks.common.errors import AuditError
 
 EXAMPLES = 50
-"""How many files a receipt names."""
+"""Maximum number of files that a receipt names."""
 
 
 class StoreError(AuditError):
@@ -20,7 +20,7 @@ class StoreError(AuditError):
 
 @dataclass(frozen=True)
 class FoundCopy:
-    """Something that has to go: where it lies in its store, and of which kind it is."""
+    """A finding that must go: its address in the store, and its kind."""
 
     key: str
     kind: str
@@ -28,14 +28,14 @@ class FoundCopy:
 
 @dataclass
 class Look:
-    """What one look at a store brought.
+    """The result of searching a store.
 
     Attributes:
-        looked_at: how many things were looked at.
-        findings: which of them have to go.
-        foreign: what holds or names a record or a person, and is not the tool's to erase.
-        examples: some of the foreign, by names that name nobody.
-        unjudged: what could not be judged, by names that name nobody.
+        looked_at: number of things that were searched.
+        findings: those that must go.
+        foreign: number of files that hold or name a record or a person and are not the tool's.
+        examples: masked names of some foreign files.
+        unjudged: masked names of files that could not be judged.
     """
 
     looked_at: int = 0
@@ -44,20 +44,20 @@ class Look:
     examples: list[str] = field(default_factory=list)
     unjudged: list[str] = field(default_factory=list)
 
-    def add(self, key: str, kind: str | None, judge: Judge, ours: bool = True) -> None:
-        """Note what the judge said of one thing.
+    def add(self, key: str, kind: str | None, judge: Judge, is_ours: bool = True) -> None:
+        """Add the judge's decision on one thing.
 
         Args:
-            key: where it lies.
+            key: its address.
             kind: of the finding; None: it stays.
-            judge: who also knows which names must not be repeated.
-            ours: whether the tool may erase it.
+            judge: masks names.
+            is_ours: whether the tool may erase it.
         """
         if kind is None:
             return
         if kind == UNJUDGED:
             self.unjudged.append(judge.names.masked(key))
-        elif ours:
+        elif is_ours:
             self.findings.append(FoundCopy(key, kind))
         else:
             self.foreign += 1
@@ -65,7 +65,7 @@ class Look:
                 self.examples.append(judge.names.masked(key))
 
     def objection(self, name: str) -> str | None:
-        """Why it cannot be said that nothing is left in the store; None where it can."""
+        """Why copies may remain in the store; None: none remain."""
         reasons = []
         if self.foreign:
             reasons.append(
@@ -73,59 +73,59 @@ class Look:
                 f"see to them ({', '.join(self.examples)})"
             )
         if self.unjudged:
-            more = f" and {len(self.unjudged) - EXAMPLES} more" * (len(self.unjudged) > EXAMPLES)
+            and_more = f" and {len(self.unjudged) - EXAMPLES} more" * (
+                len(self.unjudged) > EXAMPLES
+            )
             reasons.append(
                 f"{name}: {len(self.unjudged)} files cannot be judged: unreadable, encrypted, "
                 "damaged, packed too deep or in a way not known here, or a link to elsewhere "
-                f"({', '.join(self.unjudged[:EXAMPLES])}{more})"
+                f"({', '.join(self.unjudged[:EXAMPLES])}{and_more})"
             )
         return "; ".join(reasons) or None
 
 
 class Store(Protocol):
-    """A place with copies."""
+    """A store of copies."""
 
     @property
     def name(self) -> str:
-        """How receipts call it."""
+        """Its name in receipts."""
 
     @property
     def part(self) -> str | None:
-        """The store in part 7 of the report that it belongs to; None: it is in the receipts
-        only."""
+        """Its store in part 7 of the report; None: only receipts name it."""
 
     @property
     def held(self) -> str | None:
-        """Why it cannot be said that a thing erased here is gone; None where it can."""
+        """Why erased copies may still exist here; None: they are gone."""
 
     def look(self, judge: Judge, /) -> Look:
-        """Everything in it that has to go. Raises `StoreError` where it cannot be looked at."""
+        """Search the store. Raises `StoreError` if it cannot be searched."""
 
     def erase(self, findings: Iterable[FoundCopy], /) -> None:
-        """Erase these; what is gone already is let be. Raises `StoreError` where that cannot be
-        done."""
+        """Erase these findings, if they still exist. Raises `StoreError` if that fails."""
 
 
 class Witness:
-    """A store that is looked at only."""
+    """A store that is only searched."""
 
     part: str | None = None
     held: str | None = None
 
     def erase(self, _findings: Iterable[FoundCopy], /) -> None:
-        """See `Store`: nothing here is the tool's to erase."""
+        """See `Store`: the tool erases nothing here."""
 
 
 @contextlib.contextmanager
-def reached(name: str) -> Iterator[None]:
-    """Turn whatever a file system raises into one error that names the store, and not where it
-    lies."""
+def reaching(name: str) -> Iterator[None]:
+    """Turn any error of a file system into a `StoreError` that names the store without its
+    address."""
     try:
         yield
     except AuditError:
         raise
-    except Exception as error:  # clients of object stores have errors without a common root
+    except Exception as error:  # errors of object stores' clients have no common base
         raise StoreError(
             f"{name} cannot be reached ({type(error).__name__}); nothing there counts as erased. "
-            "See that it can be, and run the same command again"
+            "Make it reachable, and run the same command again"
         ) from error

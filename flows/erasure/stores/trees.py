@@ -17,9 +17,9 @@ from flows.erasure.stores.store import FoundCopy, Look, StoreError
 from flows.workspace import checkouts, git, shell
 
 TEMPORARY = "erasure-audit-"
-"""Beginning of the names of the tool's temporary folders."""
+"""Prefix of the tool's temporary folders."""
 EXPERIMENTS = Path(".dvc/tmp/exps")
-"""Where DVC makes checkouts for its experiments."""
+"""Folder of DVC's checkouts for experiments."""
 _OWN_FOLDERS = ("data", "artifacts", "references", "releases", "models")
 _STORES_OF_THEIR_OWN = (
     ".git",
@@ -33,16 +33,16 @@ _STORES_OF_THEIR_OWN = (
 )
 _DVC_STORES = ("cache", "tmp")
 _CORNERS = (".venv", "node_modules", "__pycache__", ".prefect", ".register", ".dvc/tmp", ".git")
-"""Folders that hold programs and databases: of what lies there only records' own bytes and pixels
-count. Their text has stores of its own, and what cannot be judged is what programs are made of."""
+"""Folders with programs and databases. Only records' own bytes and pixels count there: databases
+have stores of their own, and programs consist of files that cannot be judged."""
 _GIT_OBJECT = re.compile(r"objects/([0-9a-f]{2}/[0-9a-f]{38,62}|pack/[^/]+\.(pack|idx|rev|bitmap))")
-"""What `GitHistory` reads, in git's folder."""
+"""Files in git's folder that `GitHistory` reads."""
 
 
 class Tree:
-    """A work tree with what DVC and the tool keep in it: the workspace, or another checkout of
-    it. Files that git tracks are looked at, too; only what they say as committed is left to git's
-    own receipt."""
+    """A work tree with the files of DVC and the tool: the workspace, or another checkout of it.
+    Files that git tracks are searched, too, but names in their committed state belong to git's own
+    receipt."""
 
     held: str | None = None
 
@@ -52,25 +52,25 @@ class Tree:
     def look(self, judge: Judge) -> Look:
         """See `Store`."""
         look = Look()
-        tracked, changed = _tracked(self.root), _changed(self.root)
+        tracked, changed_files = _tracked(self.root), _modified(self.root)
         for path in files_below(self.root):
             key = path.relative_to(self.root).as_posix()
             look.looked_at += 1
             kind = _kind(path, key, judge)
             if key in tracked:
-                # what a committed file says is in git's history, which has a receipt of its own
-                if kind in (RECORDS, UNJUDGED) or (kind is not None and key in changed):
-                    look.add(key, kind, judge, ours=False)
+                # names in committed files belong to git's history, which has its own receipt
+                if kind in (RECORDS, UNJUDGED) or (kind is not None and key in changed_files):
+                    look.add(key, kind, judge, is_ours=False)
             elif _is_ours(key):
                 look.add(key, kind, judge)
-            elif kind != PACKS:  # an array of somebody's own only looks like one
-                look.add(key, kind, judge, ours=False)
+            elif kind != PACKS:  # other people's arrays only look like packs
+                look.add(key, kind, judge, is_ours=False)
         for path in _in_corners(self.root):
             look.looked_at += 1
             key = path.relative_to(self.root).as_posix()
             kind = _kind(path, key, judge, inside=False)
             if kind == RECORDS or (kind == UNJUDGED and path.suffix == ".pack"):
-                look.add(key, kind, judge, ours=False)
+                look.add(key, kind, judge, is_ours=False)
         for path in _links_outside(self.root):
             look.add(path.relative_to(self.root).as_posix(), UNJUDGED, judge)
         return look
@@ -94,16 +94,16 @@ class Tree:
                 path.unlink(missing_ok=True)
             except OSError as error:
                 raise StoreError(
-                    f"{self.name}: a file cannot be erased ({error.strerror}); mend its rights"
+                    f"{self.name}: a file cannot be erased ({error.strerror}); fix its permissions"
                 ) from error
             with contextlib.suppress(OSError):  # not empty
                 path.parent.rmdir()
 
 
 class Temporary:
-    """The tool's temporary folders of this machine, what is left of checkouts in `.batches`, and
-    those that DVC makes for its experiments. One that holds anything that has to go, or that
-    cannot be judged, is removed as a whole: each of them is a copy."""
+    """The tool's temporary folders on this machine, leftovers of checkouts in `.batches`, and DVC's
+    checkouts for experiments. A folder with a finding, or with a file that cannot be judged, is
+    removed as a whole: each of them is a copy."""
 
     name, part = "temporary_files", "workspace"
     held: str | None = None
@@ -111,7 +111,7 @@ class Temporary:
     def __init__(self, home: Path, folders: Iterable[Path] | None = None) -> None:
         """Args:
         home: the workspace.
-        folders: in which temporary ones lie; None: the machine's.
+        folders: that hold temporary folders; None: the machine's.
         """
         self._home, self._git = home, git.common_folder(home)
         self._roots = list(folders) if folders is not None else [Path(tempfile.gettempdir())]
@@ -121,18 +121,18 @@ class Temporary:
         look = Look()
         for folder in self._folders():
             kinds = []
-            for path in files_below(folder, whole=True):
+            for path in files_below(folder, with_stores=True):
                 look.looked_at += 1
-                with contextlib.suppress(FileNotFoundError):  # somebody cleans up after himself
+                with contextlib.suppress(FileNotFoundError):  # its owner removed it meanwhile
                     kinds.append(_kind(path, path.relative_to(folder).as_posix(), judge))
             if kind := next((kind for kind in kinds if kind), None):
                 look.findings.append(FoundCopy(str(folder), LISTS if kind == UNJUDGED else kind))
         return look
 
     def files(self) -> Iterator[tuple[str, Path]]:
-        """Every file, by the folder that it lies in."""
+        """Every file, with its temporary folder."""
         for folder in self._folders():
-            for path in files_below(folder, whole=True):
+            for path in files_below(folder, with_stores=True):
                 with contextlib.suppress(OSError):
                     if path.is_file():
                         yield str(folder), path
@@ -156,7 +156,7 @@ class Temporary:
         yield from sorted((self._home / EXPERIMENTS).glob("*"))
 
     def _is_of_another(self, folder: Path) -> bool:
-        """Whether it is the checkout of another workspace that is still in use."""
+        """Whether it is a checkout of another workspace, still in use."""
         pointer = folder / "workspace" / ".git"
         if not pointer.is_file():
             return False
@@ -167,31 +167,30 @@ class Temporary:
 def other_checkouts(home: Path) -> list[Path]:
     """The other checkouts of the workspace's repository, with the workspace's folder in each."""
     prefix = shell.git(home, "rev-parse", "--show-prefix")
-    own = home.resolve()
+    resolved_home = home.resolve()
     listed = [
         Path(line.removeprefix("worktree ")) / prefix
         for line in shell.git(home, "worktree", "list", "--porcelain").splitlines()
         if line.startswith("worktree ")
     ]
-    return [tree for tree in listed if tree.exists() and tree.resolve() != own]
+    return [tree for tree in listed if tree.exists() and tree.resolve() != resolved_home]
 
 
-def files_below(root: Path, whole: bool = False) -> Iterator[Path]:
-    """Every file and link below a folder, and below links that stand for one of the tool's own
-    folders of a workspace.
+def files_below(root: Path, with_stores: bool = False) -> Iterator[Path]:
+    """Every file and link below a folder, and below links that stand for a folder of the tool.
 
     Args:
         root: the folder, or a single file.
-        whole: also what is a store of its own in a workspace.
+        with_stores: include folders that are stores of their own in a workspace.
     """
     if root.is_file():
         yield root
         return
     for folder, folders, names in os.walk(root):
         skipped: tuple[str, ...] = ()
-        if not whole and Path(folder) == root:
+        if not with_stores and Path(folder) == root:
             skipped = _STORES_OF_THEIR_OWN
-        elif not whole and Path(folder) == root / ".dvc":
+        elif not with_stores and Path(folder) == root / ".dvc":
             skipped = _DVC_STORES
         folders[:] = sorted(name for name in folders if name not in skipped)
         for name in sorted(names):
@@ -200,20 +199,19 @@ def files_below(root: Path, whole: bool = False) -> Iterator[Path]:
             if (Path(folder) / name).is_symlink():
                 folders.remove(name)
                 if _is_own_link(root, Path(folder) / name):
-                    yield from files_below(Path(folder) / name, whole=True)
+                    yield from files_below(Path(folder) / name, with_stores=True)
 
 
 def _is_own_link(root: Path, link: Path) -> bool:
-    """Whether a link stands for one of the tool's own folders, as `data` on another disk."""
+    """Whether a link stands for a folder of the tool, such as `data` on another disk."""
     return link.parent == root and link.name in _OWN_FOLDERS
 
 
 def _links_outside(root: Path) -> Iterator[Path]:
-    """Links to folders that lie outside of the workspace and of its repository: what is there is
-    not looked at."""
-    known = [root.resolve()]
+    """Links to folders outside the workspace and its repository, which are not searched."""
+    known_roots = [root.resolve()]
     if shell.succeeds(root, "rev-parse", "--git-dir"):
-        known.append(git.common_folder(root).resolve().parent)
+        known_roots.append(git.common_folder(root).resolve().parent)
     for folder, folders, _ in os.walk(root):
         skipped = {root: _STORES_OF_THEIR_OWN, root / ".dvc": _DVC_STORES}.get(Path(folder), ())
         folders[:] = [name for name in folders if name not in skipped]
@@ -221,17 +219,17 @@ def _links_outside(root: Path) -> Iterator[Path]:
             link = Path(folder) / name
             if link.is_symlink() and not _is_own_link(root, link):
                 target = link.resolve()
-                if not any(target.is_relative_to(place) for place in known):
+                if not any(target.is_relative_to(root_folder) for root_folder in known_roots):
                     yield link
 
 
 def _in_corners(root: Path) -> Iterator[Path]:
-    """Files in the folders of programs and databases, and those that lie among the checkouts."""
+    """Files in the folders of programs and databases, and files beside the checkouts."""
     for name in _CORNERS:
         corner = root / name
         if not corner.is_dir() or corner.is_symlink():
             continue
-        for path in files_below(corner, whole=True):
+        for path in files_below(corner, with_stores=True):
             within = path.relative_to(corner).as_posix()
             if name == ".git" and _GIT_OBJECT.fullmatch(within):
                 continue
@@ -248,14 +246,14 @@ def md5(path: Path) -> str:
 
 
 def _kind(path: Path, key: str, judge: Judge, inside: bool = True) -> str | None:
-    """What a file is, by its content, else by its name."""
+    """The kind of a file, by its content, else by its name."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:  # a link into the cache, to an object that was erased
         return LISTS if path.is_symlink() else None
     except OSError:
         return UNJUDGED
-    if not stat.S_ISREG(mode):  # a pipe or a device holds nothing, and would never end
+    if not stat.S_ISREG(mode):  # pipes and devices hold nothing, and reading them may never end
         return None
     try:
         return judge.file(path, inside) or (LISTS if judge.names.in_path(key) else None)
@@ -266,7 +264,7 @@ def _kind(path: Path, key: str, judge: Judge, inside: bool = True) -> str | None
 
 
 def _is_ours(key: str) -> bool:
-    """Whether a file of a work tree is the tool's: in a folder of its own, or in a draft that a
+    """Whether a file of a work tree is the tool's: in one of its folders, or in a draft that a
     killed process left."""
     top = PurePosixPath(key).parts[0]
     return any(top == name or top.startswith(f".{name}") for name in _OWN_FOLDERS)
@@ -278,8 +276,8 @@ def _tracked(root: Path) -> set[str]:
     return set(shell.git(root, "ls-files", "-z").split("\0"))
 
 
-def _changed(root: Path) -> set[str]:
-    """Tracked files that lie there other than committed."""
+def _modified(root: Path) -> set[str]:
+    """Tracked files that differ from their committed state."""
     if git.commit_of(root) is None:
         return _tracked(root)
     return set(shell.git(root, "diff", "--name-only", "--relative", "-z", "HEAD").split("\0"))
