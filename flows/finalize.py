@@ -27,9 +27,9 @@ def finalize(batch: str | None = None, folder: str = ".") -> dict[str, Any]:
     home = layout.find(Path(folder))
     with deployment.opened(home, "Finalizing") as register:
         try:
-            done = finishing.finalize(home, register, batch, get_run_logger().info)
+            finalized = finishing.finalize(home, register, batch, get_run_logger().info)
         except BusyError as error:  # the next run of the schedule finds what is left
-            done = finishing.Finalized((), str(error))
-    for line in (*done.done, *([done.waits] if done.waits else [])):
+            finalized = finishing.Finalized((), str(error))
+    for line in (*finalized.done, *([finalized.waits] if finalized.waits else [])):
         get_run_logger().info(line)
-    return done.plain()
+    return finalized.plain()

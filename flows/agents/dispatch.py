@@ -82,13 +82,13 @@ class _Patience:
         return cls(_seconds(SILENCE, 90.0), _seconds(WAIT, 120.0))
 
 
-def at_hand(workspace: Path, batch: str, tell: Callable[[str], None]) -> Agents | None:
+def at_hand(workspace: Path, batch: str, log: Callable[[str], None]) -> Agents | None:
     """The agents that stages of a run can be handed to; None: there are none, everything runs here.
 
     Args:
         workspace: the caller's.
         batch: the batch at hand.
-        tell: is given a line where agents could be expected and cannot be used.
+        log: is given a line where agents could be expected and cannot be used.
 
     Raises:
         SettingsError: `ERASURE_AUDIT_AGENTS` is none of its values.
@@ -108,7 +108,7 @@ def at_hand(workspace: Path, batch: str, tell: Callable[[str], None]) -> Agents 
     except parcels.RemoteError as error:
         if mode == "pool":
             raise AgentError(str(error)) from error
-        tell(f"Everything runs here: {error}")
+        log(f"Everything runs here: {error}")
         return None
     parcels.clear_depots(workspace)
     return Agents(workspace, batch, post, mode)
@@ -200,7 +200,7 @@ class Agents:
 
     def _fetch_results(self, stage: str, pool: str, tell: StageNews) -> bool:
         parcel = parcels.collect(self._workspace, stage, self._batch)
-        if parcel is None or self._kept_here(parcel):
+        if parcel is None or self._is_cached(parcel):
             return False
         if self.fetch(parcel):
             tell("the results are on the remote already")
@@ -277,7 +277,7 @@ class Agents:
         from flows.agents.stage_flow import FLOW
 
         try:
-            there = online(client, pool)
+            workers = online(client, pool)
             client.read_deployment_by_name(f"{FLOW}/{pool}")
         except ObjectNotFound as error:
             raise _NobodyError(
@@ -287,7 +287,7 @@ class Agents:
             raise _NobodyError(
                 f"Prefect's server does not answer ({type(error).__name__})"
             ) from error
-        if not there and self.mode == "auto":
+        if not workers and self.mode == "auto":
             raise _NobodyError(f"no worker of pool {pool} is online")
 
     def _under_way(
@@ -298,7 +298,7 @@ class Agents:
         from prefect.client.schemas.filters import FlowRunFilter
         from prefect.client.schemas.objects import StateType
 
-        wanted = FlowRunFilter.model_validate(
+        same_work = FlowRunFilter.model_validate(
             {
                 "tags": {"all_": _tags(parcel)},
                 "state": {
@@ -306,7 +306,7 @@ class Agents:
                 },
             }
         )
-        runs = client.read_flow_runs(flow_run_filter=wanted, limit=1)
+        runs = client.read_flow_runs(flow_run_filter=same_work, limit=1)
         if runs:
             tell("is under way on an agent already")
         return runs[0] if runs else None
@@ -342,9 +342,9 @@ class Agents:
         with contextlib.suppress(*_prefect_away()), self._connect() as client:
             state = client.read_flow_run(run).state
             if state is not None and not state.is_final():
-                taken = state.is_running() or state.is_pending()
+                is_on_agent = state.is_running() or state.is_pending()
                 client.set_flow_run_state(
-                    run, Cancelling(message=why) if taken else Cancelled(message=why)
+                    run, Cancelling(message=why) if is_on_agent else Cancelled(message=why)
                 )
 
     def _mark_lost(self, client: SyncPrefectClient, run: Any, why: str) -> None:
@@ -355,13 +355,14 @@ class Agents:
             if state is not None and not state.is_final():
                 client.set_flow_run_state(run, Crashed(message=f"Lost: {why}"), force=True)
 
-    def _kept_here(self, parcel: parcels.Parcel) -> bool:
+    def _is_cached(self, parcel: parcels.Parcel) -> bool:
         """Whether the workspace's own cache has the results, so that DVC restores them."""
         cache = parcels.cache_of(self._workspace)
         entries = [
-            parcels.kept(path.read_bytes()) for path in sorted((cache / parcel.runs).glob("*"))
+            parcels.outputs_of(path.read_bytes())
+            for path in sorted((cache / parcel.runs).glob("*"))
         ]
-        return any(_all_there(cache, outputs) for outputs in entries if outputs)
+        return any(_has_all(cache, outputs) for outputs in entries if outputs)
 
     def fetch(self, parcel: parcels.Parcel) -> bool:
         """Bring the results from the remote into the workspace's cache, if they are there; first
@@ -373,7 +374,7 @@ class Agents:
         cache = parcels.cache_of(self._workspace)
         for path in self._post.below(parcel.runs):
             entry = self._post.get(path)
-            outputs = parcels.kept(entry) if entry is not None else None
+            outputs = parcels.outputs_of(entry) if entry is not None else None
             if entry is None or not outputs:
                 continue
             try:
@@ -381,9 +382,7 @@ class Agents:
                     self._dvc(depot, "fetch")
             except WorkspaceError:
                 continue
-            if _all_there(
-                cache, outputs
-            ):  # else the results were removed since, as an erasure does
+            if _has_all(cache, outputs):  # else the results were removed since, as an erasure does
                 files.write_bytes(cache / path, entry)
                 return True
         return False
@@ -525,7 +524,7 @@ class _Watch:
         self._path = f"{parcel.name}/{parcels.ALIVE}-{run}"
         self._silence = silence
         self._tell = tell
-        self._seen: dict[str, Any] = {}
+        self._last_sign: dict[str, Any] = {}
         self._looked = self._heard = time.monotonic()
 
     def look(self) -> None:
@@ -535,34 +534,34 @@ class _Watch:
             return
         unheard, self._looked = now - self._looked, now
         try:
-            said = json.loads(self._post.get(self._path) or b"{}")
+            sign = json.loads(self._post.get(self._path) or b"{}")
         except parcels.RemoteError:
             self._heard += unheard  # nobody could be heard, so the agent is not to blame
             return
         except ValueError:
-            said = self._seen  # in the middle of a write
-        if said.get("agent") and not self._seen:
-            self._tell(f"runs on {said['agent']} (process {said['pid']})")
-        if said.get("line") and said["line"] != self._seen.get("line"):
-            self._tell(said["line"], "line")
-        if said != self._seen:
-            self._seen, self._heard = said, now
-        allowed = self._silence if self._seen else max(self._silence, STARTING)
+            sign = self._last_sign  # in the middle of a write
+        if sign.get("agent") and not self._last_sign:
+            self._tell(f"runs on {sign['agent']} (process {sign['pid']})")
+        if sign.get("line") and sign["line"] != self._last_sign.get("line"):
+            self._tell(sign["line"], "line")
+        if sign != self._last_sign:
+            self._last_sign, self._heard = sign, now
+        allowed = self._silence if self._last_sign else max(self._silence, STARTING)
         if now - self._heard > allowed:
             raise _LostError(f"no sign of life for {now - self._heard:.0f} s")
 
 
-def _all_there(cache: Path, outputs: dict[str, str]) -> bool:
+def _has_all(cache: Path, outputs: dict[str, str]) -> bool:
     """Whether the cache holds all objects of these outputs, for folders also the files in them."""
 
-    def kept(md5: str) -> Path:
+    def object_path(md5: str) -> Path:
         return cache / "files" / "md5" / md5[:2] / md5[2:]
 
     for md5 in outputs.values():
-        if not kept(md5).exists():
+        if not object_path(md5).exists():
             return False
         if md5.endswith(".dir") and not all(
-            kept(entry["md5"]).exists() for entry in files.read_json(kept(md5))
+            object_path(entry["md5"]).exists() for entry in files.read_json(object_path(md5))
         ):
             return False
     return True

@@ -34,9 +34,9 @@ WORKER = {
 class Requirement:
     """Something that an agent needs, and whether it is there."""
 
-    what: str
+    name: str
     usable: bool
-    told: str
+    state: str
 
 
 def check(home: Path, pool: str) -> list[Requirement]:
@@ -45,7 +45,7 @@ def check(home: Path, pool: str) -> list[Requirement]:
     return [_server(home), _workers(pool), _remote(home), _scratch(), _device()]
 
 
-def start(home: Path, pool: str, name: str | None, tell: Callable[[str], None]) -> None:
+def start(home: Path, pool: str, name: str | None, log: Callable[[str], None]) -> None:
     """Check, deploy the flow, and run a worker with room for one stage until it ends or this
     process is told to end.
 
@@ -58,16 +58,16 @@ def start(home: Path, pool: str, name: str | None, tell: Callable[[str], None]) 
     os.environ[worker.HOME] = str(home)
     requirements = [_server(home), _remote(home), _scratch(), _device()]
     for requirement in requirements:
-        tell(f"{requirement.what}: {requirement.told}")
-    missing = [requirement.what for requirement in requirements if not requirement.usable]
+        log(f"{requirement.name}: {requirement.state}")
+    missing = [requirement.name for requirement in requirements if not requirement.usable]
     if missing:
         raise WorkspaceError(f"this machine cannot be an agent yet, see {', '.join(missing)} above")
     from flows.agents import stage_flow
 
     stage_flow.deploy(pool)
-    called = name or f"{socket.gethostname()}-{uuid.uuid4().hex[:6]}"
-    tell(f"agent {called} takes stages from pool {pool}; Ctrl-C ends it")
-    code = _worker(pool, called)
+    agent_name = name or f"{socket.gethostname()}-{uuid.uuid4().hex[:6]}"
+    log(f"agent {agent_name} takes stages from pool {pool}; Ctrl-C ends it")
+    code = _worker(pool, agent_name)
     if code not in (0, -signal.SIGTERM, -signal.SIGINT):
         raise WorkspaceError(
             f"the worker ended with exit code {code}; its own messages stand above"
@@ -94,7 +94,9 @@ def _worker(pool: str, name: str) -> int:
         def end(_number: int, _frame: FrameType | None) -> None:
             process.terminate()
 
-        before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
+        earlier_handlers = {
+            number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)
+        }
         try:
             while True:
                 try:
@@ -102,7 +104,7 @@ def _worker(pool: str, name: str) -> int:
                 except subprocess.TimeoutExpired:
                     worker.sweep()
         finally:
-            for number, handler in before.items():
+            for number, handler in earlier_handlers.items():
                 signal.signal(number, handler)
             worker.sweep()
 
@@ -141,11 +143,11 @@ def _workers(pool: str) -> Requirement:
         return Requirement(f"pool {pool}", False, "unknown without a server")
     try:
         with get_client(sync_client=True) as client:
-            there = dispatch.online(client, pool)
+            workers = dispatch.online(client, pool)
     except (httpx.HTTPError, PrefectException) as error:
         return Requirement(f"pool {pool}", False, f"unknown ({type(error).__name__})")
     return Requirement(
-        f"pool {pool}", True, f"workers online: {', '.join(there) or 'none, stages run in place'}"
+        f"pool {pool}", True, f"workers online: {', '.join(workers) or 'none, stages run in place'}"
     )
 
 
@@ -155,11 +157,11 @@ def _remote(home: Path) -> Requirement:
     try:
         post = parcel.Post(home)
         post.put(probe, b"probe")
-        same = post.get(probe) == b"probe"
-        gone = post.remove(probe.rpartition("/")[0]) == [probe]
+        was_read = post.get(probe) == b"probe"
+        was_removed = post.remove(probe.rpartition("/")[0]) == [probe]
     except AuditError as error:
         return Requirement("remote", False, str(error))
-    if not (same and gone):
+    if not (was_read and was_removed):
         return Requirement(
             "remote", False, f"{post.name}: a file could be written, but not read again and removed"
         )

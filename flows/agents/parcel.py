@@ -141,7 +141,7 @@ def collect(workspace: Path, name: str, batch: str) -> Parcel | None:
             own, or some that are not kept in the cache.
         WorkspaceError: DVC cannot read the workspace.
     """
-    with _read(workspace) as repo:
+    with _locked_repo(workspace) as repo:
         stage = _find(repo, name)
         return _collect(repo, stage, batch) if stage.changed() else None
 
@@ -149,7 +149,7 @@ def collect(workspace: Path, name: str, batch: str) -> Parcel | None:
 def key_of(workspace: Path, name: str) -> str:
     """DVC's key of a stage in the run cache, its inputs as they lie in the workspace. Raises as
     `collect`."""
-    with _read(workspace) as repo:
+    with _locked_repo(workspace) as repo:
         return _key(_find(repo, name))
 
 
@@ -159,7 +159,7 @@ def cache_of(workspace: Path) -> Path:
         return Path(repo.cache.legacy.path)
 
 
-def kept(entry: bytes) -> dict[str, str] | None:
+def outputs_of(entry: bytes) -> dict[str, str] | None:
     """The outputs that an entry of the run cache names, with their hashes; None: it cannot be
     read."""
     from ruamel.yaml import YAML
@@ -262,14 +262,14 @@ class Post:
 
     def put(self, path: str, content: bytes) -> None:
         """Write a file."""
-        with self._at_it():
+        with self._session():
             target = self._fs.join(self._root, path)
             self._fs.makedirs(self._fs.parent(target), exist_ok=True)
             self._fs.pipe_file(target, content)
 
     def get(self, path: str) -> bytes | None:
         """A file's content; None: there is no such file."""
-        with self._at_it():
+        with self._session():
             try:
                 content: bytes = self._fs.cat_file(self._fs.join(self._root, path))
             except FileNotFoundError:
@@ -278,12 +278,12 @@ class Post:
 
     def exists(self, path: str) -> bool:
         """Whether there is such a file."""
-        with self._at_it():
+        with self._session():
             return bool(self._fs.exists(self._fs.join(self._root, path)))
 
     def below(self, folder: str) -> list[str]:
         """The files below a folder, as paths from the remote's root, sorted."""
-        with self._at_it():
+        with self._session():
             root = self._fs.join(self._root, folder)
             if not self._fs.exists(root):
                 return []
@@ -294,17 +294,17 @@ class Post:
 
     def remove(self, folder: str) -> list[str]:
         """Remove all files below a folder; returns them."""
-        there = self.below(folder)
-        with self._at_it():
-            for path in there:
+        paths = self.below(folder)
+        with self._session():
+            for path in paths:
                 with contextlib.suppress(FileNotFoundError):
                     self._fs.rm_file(self._fs.join(self._root, path))
             if self._fs.protocol == "local":  # elsewhere a folder without files is no folder
                 shutil.rmtree(self._fs.join(self._root, folder), ignore_errors=True)
-        return there
+        return paths
 
     @contextlib.contextmanager
-    def _at_it(self) -> Iterator[None]:
+    def _session(self) -> Iterator[None]:
         with self._lock, _remote_errors(self.name):
             self._fs.fs.invalidate_cache()  # others write there, too
             yield
@@ -331,7 +331,7 @@ def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 @contextlib.contextmanager
-def _read(workspace: Path) -> Iterator[Any]:
+def _locked_repo(workspace: Path) -> Iterator[Any]:
     """DVC's view of the workspace while no other process writes `dvc.lock`."""
     with _dvc_at_work, dvc_graph.opened(workspace) as repo:
         from dvc.lock import LockError
@@ -383,12 +383,12 @@ def _collect(repo: Any, stage: Any, batch: str) -> Parcel:
         if isinstance(dep, ParamsDependency):
             loose.add(Path(dep.fs_path))
             continue
-        kept_as = _objects(repo, dep)
-        inputs.update(kept_as)
-        if not kept_as:
+        objects = _objects(repo, dep)
+        inputs.update(objects)
+        if not objects:
             path = Path(dep.fs_path)
             loose.update(
-                [path] if path.is_file() else (each for each in path.rglob("*") if each.is_file())
+                [path] if path.is_file() else (file for file in path.rglob("*") if file.is_file())
             )
     content = {
         path.relative_to(root).as_posix(): path.read_bytes() for path in loose if path.is_file()
@@ -403,9 +403,9 @@ def _objects(repo: Any, dep: Any) -> dict[str, str]:
     def path_of(out: Any) -> str:
         return str(repo.fs.as_posix(repo.fs.relpath(out.fs_path, repo.root_dir)))
 
-    own = dep.hash_info
-    if own.name == "md5" and not own.isdir and repo.cache.local.exists(own.value):
-        return {path_of(dep): str(own.value)}
+    recorded = dep.hash_info
+    if recorded.name == "md5" and not recorded.isdir and repo.cache.local.exists(recorded.value):
+        return {path_of(dep): str(recorded.value)}
     related = (
         out
         for out in repo.index.outs

@@ -40,7 +40,7 @@ def agent_stage(stage: str, batch: str, parcel: str, sha256: str) -> State[Any]:
     log = get_run_logger()
     log.info("Stage %s of batch %s", stage, batch)
     try:
-        worker.work(
+        worker.run_stage(
             home, parcel, sha256, str(flow_run.id), lambda line: log.info(without_records(line))
         )
     except stage_runner.KilledStageError as error:

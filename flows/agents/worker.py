@@ -43,7 +43,7 @@ class AbandonedError(AuditError):
     """The caller no longer waits for this stage."""
 
 
-def work(home: Path, name: str, expected: str, run: str, tell: Callable[[str], None]) -> None:
+def run_stage(home: Path, name: str, expected: str, run: str, log: Callable[[str], None]) -> None:
     """Run one stage and hand its results to the DVC remote.
 
     Args:
@@ -51,7 +51,7 @@ def work(home: Path, name: str, expected: str, run: str, tell: Callable[[str], N
         name: the parcel's folder on the remote.
         expected: the parcel's SHA-256.
         run: what to call this try, in the name of the file that holds the signs of life.
-        tell: is given every line that the stage prints.
+        log: is given every line that the stage prints.
 
     Raises:
         StageError: the stage failed; the text is its own message.
@@ -77,7 +77,7 @@ def work(home: Path, name: str, expected: str, run: str, tell: Callable[[str], N
 
             def note(line: str) -> None:
                 signs.line = line
-                tell(line)
+                log(line)
 
             _unpack_inputs(home, folder, parcel)
             try:
@@ -147,8 +147,8 @@ def _root() -> Path:
         os.environ.get(FOLDER) or Path(tempfile.gettempdir()) / f"erasure-audit-agent-{os.getuid()}"
     )
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    about = root.lstat()
-    if about.st_uid != os.getuid() or about.st_mode & 0o077 or root.is_symlink():
+    status = root.lstat()
+    if status.st_uid != os.getuid() or status.st_mode & 0o077 or root.is_symlink():
         raise UnfitError(
             f"{root}: others can get at this folder; chmod 700 it, or name another one in ${FOLDER}"
         )
@@ -199,8 +199,8 @@ def _require_same_tool(parcel: parcels.Parcel) -> None:
 
 def _with_home(home: Path) -> str:
     """A user's own model code is found in the agent's workspace, as it is in the caller's."""
-    before = os.environ.get("PYTHONPATH")
-    return os.pathsep.join([str(home), *([before] if before else [])])
+    inherited = os.environ.get("PYTHONPATH")
+    return os.pathsep.join([str(home), *([inherited] if inherited else [])])
 
 
 def _unpack_inputs(home: Path, folder: Path, parcel: parcels.Parcel) -> None:
@@ -253,32 +253,32 @@ def _signs_of_life(
 ) -> Iterator[_Signs]:
     """Write a file to the remote again and again; stop the stage once the caller has taken the
     parcel away."""
-    signs, over = _Signs(), threading.Event()
+    signs, ended = _Signs(), threading.Event()
     path = f"{parcel.name}/{parcels.ALIVE}-{run}"
 
     def beat(number: int) -> None:
         if not post.exists(f"{parcel.name}/{parcels.PARCEL}"):
             signs.abandoned = True
             runner.stop()
-            over.set()
+            ended.set()
             return
-        said: dict[str, Any] = {
+        sign: dict[str, Any] = {
             "agent": socket.gethostname(),
             "pid": os.getpid(),
             "beat": number,
             "line": signs.line,
         }
-        post.put(path, json.dumps(said).encode())
+        post.put(path, json.dumps(sign).encode())
 
     def go_on() -> None:
         number = 0
-        while not over.is_set():
+        while not ended.is_set():
             number += 1
             with contextlib.suppress(
                 parcels.RemoteError
             ):  # a remote that is away for a while is no reason to stop
                 beat(number)
-            over.wait(float(os.environ.get(BEAT) or 10))
+            ended.wait(float(os.environ.get(BEAT) or 10))
 
     thread = threading.Thread(target=go_on, daemon=True)
     thread.start()
@@ -288,7 +288,7 @@ def _signs_of_life(
         runner.stop()
         raise
     finally:
-        over.set()
+        ended.set()
         thread.join(30)
         with contextlib.suppress(parcels.RemoteError):
             if not post.exists(f"{parcel.name}/{parcels.PARCEL}"):

@@ -49,7 +49,7 @@ def check(pool: Pool = "gpu") -> None:
 
     requirements = host.check(_home(), pool)
     for finding in requirements:
-        typer.echo(f"{'ok  ' if finding.usable else 'FAIL'}  {finding.what}: {finding.told}")
+        typer.echo(f"{'ok  ' if finding.usable else 'FAIL'}  {finding.name}: {finding.state}")
     if not all(finding.usable for finding in requirements):
         raise typer.Exit(1)
 

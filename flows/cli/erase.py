@@ -37,20 +37,20 @@ def erase(
     name = batch.removeprefix("release/").removeprefix("audit/")
     book = register.Register(home)
     try:
-        done = carry_out.erase(
+        erased = carry_out.erase(
             home, name, by, book, lambda step: console.say(f"{step} …") if not as_json else None
         )
     finally:
         book.close()
     if as_json:
-        typer.echo(json.dumps(done.plain(), indent=2, ensure_ascii=False))
+        typer.echo(json.dumps(erased.plain(), indent=2, ensure_ascii=False))
         return
-    for receipt in [] if done.came_back else done.receipts:
+    for receipt in [] if erased.came_back else erased.receipts:
         typer.echo(_line(receipt))
-    for store, count in done.came_back.items():
+    for store, count in erased.came_back.items():
         typer.echo(f"  {store}: copies that had come back and are erased again: {count}")
-    outcome = "Erased" if done.new else "Nothing was left to do: it was erased before,"
-    typer.echo(f"{outcome} {done.tag}. Receipts: {receipts.FOLDER / name}.json")
+    outcome = "Erased" if erased.new else "Nothing was left to do: it was erased before,"
+    typer.echo(f"{outcome} {erased.tag}. Receipts: {receipts.FOLDER / name}.json")
 
 
 def _line(receipt: dict[str, Any]) -> str:
@@ -58,5 +58,5 @@ def _line(receipt: dict[str, Any]) -> str:
         return f"  {receipt['store']}: expires on {receipt['expires_on']}"
     if receipt["state"] == "held":
         return f"  {receipt['store']}: HELD, {receipt['reason']}"
-    found = ", ".join(f"{count} {kind}" for kind, count in receipt["found"].items() if count)
-    return f"  {receipt['store']}: erased ({found or 'nothing was there'})"
+    counts = ", ".join(f"{count} {kind}" for kind, count in receipt["found"].items() if count)
+    return f"  {receipt['store']}: erased ({counts or 'nothing was there'})"

@@ -50,7 +50,7 @@ def digits(
 
     Example: erasure-audit import digits
     """
-    folder = _place(replace)
+    folder = _target_folder(replace)
     if writers == 45:
         bring_in_digits(folder)
         return
@@ -88,7 +88,7 @@ def idx(
     """
     from tasks.data.importers import idx as source
 
-    folder = _place(replace)
+    folder = _target_folder(replace)
     _bring_in(
         folder,
         lambda data: source.bring_in(
@@ -129,7 +129,7 @@ def npz(
     """
     from tasks.data.importers import npz as source
 
-    folder = _place(replace)
+    folder = _target_folder(replace)
     _bring_in(
         folder,
         lambda data: source.bring_in(
@@ -169,7 +169,7 @@ def image_folder(
     """
     from tasks.data.importers import folder as source
 
-    folder = _place(replace)
+    folder = _target_folder(replace)
     _bring_in(
         folder,
         lambda data: source.bring_in(
@@ -197,7 +197,7 @@ def torchvision(
     """
     from tasks.data.importers import torchvision as source
 
-    folder = _place(replace)
+    folder = _target_folder(replace)
     _bring_in(
         folder,
         lambda data: source.bring_in(data, name, root, download, limit, _classes(class_file)),
@@ -222,7 +222,7 @@ def _bring_in(
 
     with dvc_locks.using(folder):
         summary = _write_in(folder, bring, source, white)
-    for line in _told(summary):
+    for line in _summary_lines(summary):
         typer.echo(line, err=True)
 
 
@@ -244,7 +244,7 @@ def _write_in(
     return summary
 
 
-def _told(summary: Summary) -> list[str]:
+def _summary_lines(summary: Summary) -> list[str]:
     """What the user should know: how much there is, which class is which, and what to check."""
     lines = [
         f"{summary.records} records of {summary.subjects} subjects in {summary.classes} classes are"
@@ -259,16 +259,16 @@ def _told(summary: Summary) -> list[str]:
     if as_numbers:
         lines.append(f"classes: the numbers 0 … {summary.classes - 1}, as in the source")
     else:
-        lines.append(f"classes, in the order of the model's outputs: {_some(names)}")
+        lines.append(f"classes, in the order of the model's outputs: {_shortened(names)}")
     if summary.absent:
         absent = [names[number] for number in summary.absent]
-        lines.append(f"warning: no record is of class {_some(absent)}")
+        lines.append(f"warning: no record is of class {_shortened(absent)}")
     return [*lines, *(f"note: {note}" for note in summary.notes)]
 
 
-def _some(names: list[str]) -> str:
-    more = f", … (all {len(names)}: data/dataset.json)" if len(names) > MOST_CLASSES else ""
-    return ", ".join(names[:MOST_CLASSES]) + more
+def _shortened(names: list[str]) -> str:
+    rest = f", … (all {len(names)}: data/dataset.json)" if len(names) > MOST_CLASSES else ""
+    return ", ".join(names[:MOST_CLASSES]) + rest
 
 
 def _classes(path: Path | None) -> tuple[str, ...] | None:
@@ -277,7 +277,7 @@ def _classes(path: Path | None) -> tuple[str, ...] | None:
     return None if path is None else classes.read(path)
 
 
-def _place(replace: bool) -> Path:
+def _target_folder(replace: bool) -> Path:
     """The workspace, if it may take a new data set."""
     from flows.workspace import layout
     from tasks.common.errors import WorkspaceError

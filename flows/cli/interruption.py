@@ -53,7 +53,7 @@ class Interruption:
             if signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, self._take)
 
-    def leave(self) -> NoReturn:
+    def exit(self) -> NoReturn:
         """End all child processes and this one, with one line on stderr."""
         with self._ending:  # the main thread and the watcher may both get here
             self._end_children(0.0)
@@ -63,7 +63,7 @@ class Interruption:
 
     def _take(self, number: int, _frame: object) -> None:
         if self.number is not None:  # the second time somebody is in a hurry
-            self.leave()
+            self.exit()
         self.number = number
         self._hush()
         threading.Thread(target=self._watch, name="interruption", daemon=True).start()
@@ -78,12 +78,12 @@ class Interruption:
         os.dup2(nowhere, 2)
 
     def _watch(self) -> None:
-        begun = time.monotonic()
+        start = time.monotonic()
         self._end_children(POLITE)
-        while time.monotonic() - begun < PATIENCE:
+        while time.monotonic() - start < PATIENCE:
             time.sleep(0.1)
             self._end_children(0.0)  # what was being started meanwhile
-        self.leave()
+        self.exit()
 
     def _end_children(self, polite: float) -> None:
         """End every process that this one started, and theirs, and see that they are gone.
@@ -94,18 +94,18 @@ class Interruption:
         with self._ending:  # whoever comes second waits for the polite end that was begun
             if polite:
                 _signal(self._family(), signal.SIGTERM)
-                self._gone(polite)
+                self._wait_until_gone(polite)
             _signal(self._family(), signal.SIGKILL)
-            self._gone(KILLED)
+            self._wait_until_gone(KILLED)
 
-    def _gone(self, seconds: float) -> None:
+    def _wait_until_gone(self, seconds: float) -> None:
         """Wait until no process is left, or the time is over.
 
         Nobody is waited for by `waitpid`: it would take the exit code from the thread that runs the
         stage, which then takes a killed stage for one that ran well.
         """
-        begun = time.monotonic()
-        while self._family() and time.monotonic() - begun < seconds:
+        start = time.monotonic()
+        while self._family() and time.monotonic() - start < seconds:
             time.sleep(0.02)
 
     def _family(self) -> list[psutil.Process]:
@@ -115,10 +115,10 @@ class Interruption:
 
         children = psutil.Process().children(recursive=True)
         self._sessions |= {_session(child.pid) for child in children} - {0, os.getsid(0)}
-        others = (
+        relatives = (
             process for process in psutil.process_iter() if _session(process.pid) in self._sessions
         )
-        return [process for process in {*children, *others} if _lives(process)]
+        return [process for process in {*children, *relatives} if _lives(process)]
 
     def _line(self) -> bytes:
         cursor = "\x1b[?25h\r\n" if os.isatty(self._screen) else ""  # a live table hides it

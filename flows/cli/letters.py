@@ -12,7 +12,7 @@ import typer
 if TYPE_CHECKING:
     from flows.correspondence.letters_sent import DueLetter
 
-from flows.cli.requests import By, Json, Requests, _book, _named
+from flows.cli.requests import By, Json, Requests, _book, _required_text
 from flows.cli.sign_off import known_register
 
 app = typer.Typer(rich_markup_mode=None)
@@ -81,7 +81,9 @@ def sent(requests: Requests, by: By, how: How, as_json: Json = False) -> None:
 
     with _book() as (home, register):
         ids = [register.find(name) for name in requests]
-        recorded = letters_sent.sent(home, register, ids, _named(by), _named(how, "--how"))
+        recorded = letters_sent.sent(
+            home, register, ids, _required_text(by), _required_text(how, "--how")
+        )
     if as_json:
         _print([letter.plain() for letter in recorded])
         return
@@ -110,17 +112,17 @@ def extend(
 
     refused = False
     with _book() as (home, register):
-        done = []
+        extended = []
         for request in requests:
             try:
                 case = register.extend(
-                    register.find(request), _named(by), _named(reason, "--reason")
+                    register.find(request), _required_text(by), _required_text(reason, "--reason")
                 )
-                done.append(case.request_id)
+                extended.append(case.request_id)
             except RegisterError as error:
                 typer.echo(str(error), err=True)
                 refused = True
-        for folder in letters_sent.write(home, register, done, out):
+        for folder in letters_sent.write(home, register, extended, out):
             typer.echo(f"{folder / 'letter.pdf'}")
     if refused:
         raise typer.Exit(1)
@@ -142,7 +144,7 @@ def told(
     from flows.correspondence import known_since
 
     with _book() as (home, register):
-        known_since.told(home, register, target, _named(by), to, comment.strip())
+        known_since.told(home, register, target, _required_text(by), to, comment.strip())
     typer.echo(f"{to}: recorded")
 
 
@@ -163,7 +165,11 @@ def claim(
 
     with _book() as (_, register):
         known_since.claim(
-            register, target, _named(by), _named(ground, "--ground"), _named(reason, "--reason")
+            register,
+            target,
+            _required_text(by),
+            _required_text(ground, "--ground"),
+            _required_text(reason, "--reason"),
         )
     typer.echo(f"{ground}: recorded")
 

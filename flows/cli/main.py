@@ -106,7 +106,7 @@ def main() -> None:
         _run_command()
     finally:
         if interruption.number is not None:
-            interruption.leave()
+            interruption.exit()
 
 
 def _run_command() -> None:
@@ -155,16 +155,16 @@ def demo(jobs: Jobs = None, as_json: Events = False) -> None:
     from flows.pipeline import console
     from flows.workspace import layout, signing_keys
 
-    folder = _here()
+    folder = _workspace()
     if not (folder / "data.dvc").exists() and not (folder / "data").exists():
         import_.bring_in_digits(folder)
     layout.ensure_data(folder)
     layout.lay_demo(folder)
     if signing_keys.at_hand(folder) is None:
         signing_keys.make_development(folder)
-    done = _run("demo", list(layout.DEMO), jobs, False, as_json, sign=True)
+    batch_run = _run("demo", list(layout.DEMO), jobs, False, as_json, sign=True)
     if not as_json:
-        console.originals(done.results)
+        console.originals(batch_run.results)
 
 
 @app.command()
@@ -193,7 +193,7 @@ def status(as_json: Json = False) -> None:
     from flows.workspace import dvc_graph, layout
     from tasks.common import settings
 
-    folder = _here()
+    folder = _workspace()
     batch, waits = settings.load(folder / "params.yaml").batch, sign_off.waiting(folder)
     ended = close_batch.ended(folder, batch)
     stale = [] if ended else sorted(dvc_graph.stale(folder))
@@ -218,8 +218,8 @@ def status(as_json: Json = False) -> None:
     typer.echo(f"Batch {batch}")
     if ended:
         typer.echo(f"Nothing to run: the batch has ended, see `git show {ended}`")
-    elif lacking := layout.lacking(folder, batch):
-        typer.echo(f"Nothing to run yet: {lacking}")
+    elif obstacle := layout.missing_input(folder, batch):
+        typer.echo(f"Nothing to run yet: {obstacle}")
     elif stale:
         typer.echo(f"Stale: {', '.join(stale)}; `erasure-audit run` brings them up to date")
     else:
@@ -254,7 +254,7 @@ def show(
     from flows.pipeline import results
     from tasks.common import files, settings
 
-    folder = _here()
+    folder = _workspace()
     path = results.find(folder, request, settings.load(folder / "params.yaml").batch)
     evidence = files.read_json(path)
     if as_json:
@@ -284,7 +284,7 @@ def reproduce(
     from flows.pipeline import console
     from flows.pipeline import reproduce as reproduction
 
-    folder = _here()
+    folder = _workspace()
     with console.progress(folder, as_json) as listener:
         outcome = reproduction.reproduce(folder, batch, level, listener)
     if as_json:
@@ -306,18 +306,18 @@ def _run(
     from flows.operations import run_batch as batches
     from flows.pipeline import console
 
-    done = batches.run(_here(), batch, assignments, jobs, commit, sign, as_json)
+    batch_run = batches.run(_workspace(), batch, assignments, jobs, commit, sign, as_json)
     if as_json:
-        _print_json(done.plain())
-        return done
-    console.verdicts(done.results)
-    console.advice(done.advice)
-    if done.tag:
-        typer.echo(f"Closed as {done.tag}")
-    return done
+        _print_json(batch_run.plain())
+        return batch_run
+    console.verdicts(batch_run.results)
+    console.advice(batch_run.advice)
+    if batch_run.tag:
+        typer.echo(f"Closed as {batch_run.tag}")
+    return batch_run
 
 
-def _here() -> Path:
+def _workspace() -> Path:
     from flows.workspace import layout
 
     return layout.find(Path.cwd())

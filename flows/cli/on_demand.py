@@ -15,16 +15,16 @@ import typer
 from typer.core import TyperGroup
 
 
-def group(module: str, about: str) -> typer.Typer:
+def group(module: str, help_text: str) -> typer.Typer:
     """The commands of a module's `app`.
 
     Args:
         module: its full name.
-        about: what its help says first.
+        help_text: what its help says first.
     """
     return typer.Typer(
         cls=type("Group", (_OnDemand,), {"module": module}),
-        help=about,
+        help=help_text,
         no_args_is_help=True,
         rich_markup_mode=None,
     )

@@ -51,11 +51,11 @@ def nightly(
         if give_up is not None:
             if not by or not reason:
                 raise typer.BadParameter("--give-up needs --by NAME and --reason WHY")
-            moved = nights.give_up(home, register, give_up, by, reason)
+            requeued = nights.give_up(home, register, give_up, by, reason)
             if as_json:
-                _print({"batch": give_up, "requests": [case.request_id for case in moved]})
+                _print({"batch": give_up, "requests": [case.request_id for case in requeued]})
             else:
-                requests = console.counted(len(moved), "request")
+                requests = console.counted(len(requeued), "request")
                 typer.echo(f"{requests} of batch {give_up} put back into the queue.")
             return
         with console.progress(home, as_json) as listener:
@@ -162,7 +162,7 @@ def reaudit(
 
 
 @contextlib.contextmanager
-def _register(what: str) -> Iterator[tuple[Path, Register]]:
+def _register(work: str) -> Iterator[tuple[Path, Register]]:
     """The workspace and its register; a failure is told, and that somebody else is at it ends the
     command well."""
     from flows.operations import deployment
@@ -172,7 +172,7 @@ def _register(what: str) -> Iterator[tuple[Path, Register]]:
 
     home = layout.find(Path.cwd())
     try:
-        with deployment.opened(home, what) as register:
+        with deployment.opened(home, work) as register:
             yield home, register
     except BusyError as error:
         console.say(str(error))

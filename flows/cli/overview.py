@@ -27,19 +27,19 @@ def register(
     from flows.pipeline import console
     from flows.workspace import layout
 
-    done = deployment.write_overview(layout.find(Path.cwd()))
+    written = deployment.write_overview(layout.find(Path.cwd()))
     if as_json:
-        typer.echo(json.dumps(done.plain(), indent=2, ensure_ascii=False))
+        typer.echo(json.dumps(written.plain(), indent=2, ensure_ascii=False))
     else:
         counted = ", ".join(
-            f"{count} {name.replace('_', ' ')}" for name, count in done.counts.items() if count
+            f"{count} {name.replace('_', ' ')}" for name, count in written.counts.items() if count
         )
         typer.echo(
-            f"{console.counted(done.batches, 'batch', 'batches')}: {counted or 'no requests'}; "
-            f"{done.overdue} overdue"
+            f"{console.counted(written.batches, 'batch', 'batches')}: {counted or 'no requests'}; "
+            f"{written.overdue} overdue"
         )
-        typer.echo(f"  {done.page}\n  {done.table}")
-    for name, why in done.unreadable.items():
+        typer.echo(f"  {written.page}\n  {written.table}")
+    for name, why in written.unreadable.items():
         console.say(f"Not readable: {name}: {why}")
-    if done.unreadable:
+    if written.unreadable:
         raise typer.Exit(1)

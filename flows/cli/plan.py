@@ -39,12 +39,12 @@ def plan(
     if as_json:
         typer.echo(json.dumps(run_plan.plain(), indent=2, ensure_ascii=False))
     else:
-        _tell(run_plan)
+        _print_plan(run_plan)
     if run_plan.problems:
         raise typer.Exit(1)
 
 
-def _tell(run_plan: forecast.RunPlan) -> None:
+def _print_plan(run_plan: forecast.RunPlan) -> None:
     typer.echo(f"Batch {run_plan.batch}: stages that have to run: {len(run_plan.stages)}")
     typer.echo(f"  {', '.join(run_plan.stages) or 'none'}")
     model = run_plan.model
@@ -63,10 +63,12 @@ def _tell(run_plan: forecast.RunPlan) -> None:
             f"  one step takes {run_plan.step_seconds * 1000:.1f} ms here; {run_plan.jobs} at once"
         )
     for request in run_plan.requests:
-        seen = "unknown" if request.detectability is None else f"{request.detectability:.1f} sd"
+        detectability = (
+            "unknown" if request.detectability is None else f"{request.detectability:.1f} sd"
+        )
         records = "?" if request.records is None else str(request.records)
         typer.echo(
-            f"  {request.request_id}  {records} records, detectability {seen}, decides: "
+            f"  {request.request_id}  {records} records, detectability {detectability}, decides: "
             f"{request.decides} (earlier requests: {request.earlier})"
         )
     for line in run_plan.brief:

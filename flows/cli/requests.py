@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 if TYPE_CHECKING:
-    from flows.intake.drop_folder import Refused, Taken
+    from flows.intake.drop_folder import Refused, TakenFiles
     from flows.register.register import Case, Event, Head, Register
 
 app = typer.Typer(rich_markup_mode=None)
@@ -77,17 +77,19 @@ def list_(
     """
     from flows.register.register import OPEN, State
 
-    named = set(map(str, state or ()))
-    if named:
+    state_names = set(map(str, state or ()))
+    if state_names:
         states = [
             candidate
             for candidate in State
-            if candidate in named or ("on_hold" in named and candidate in OPEN)
+            if candidate in state_names or ("on_hold" in state_names and candidate in OPEN)
         ]
     else:
         states = [candidate for candidate in State if everything or candidate != State.CLOSED]
     with _book() as (_, register):
-        cases = [case for case in register.cases(states) if not named or case.shown in named]
+        cases = [
+            case for case in register.cases(states) if not state_names or case.shown in state_names
+        ]
     if as_json:
         _print([_line(case) for case in cases])
         return
@@ -148,7 +150,7 @@ def receive(
     from flows.intake import drop_folder
 
     with _book() as (home, register):
-        taken = drop_folder.Taken()
+        taken = drop_folder.TakenFiles()
         for path in paths:
             taken += _take(home, register, path, by)
     if as_json:
@@ -158,7 +160,7 @@ def receive(
             f"{len(taken.new)} new, {len(taken.known)} known already, {len(taken.refused)} refused"
         )
         for entry in taken.refused:
-            typer.echo(f"  {_place(entry)}: {entry.reason}", err=True)
+            typer.echo(f"  {_position(entry)}: {entry.reason}", err=True)
     if taken.refused:
         raise typer.Exit(1)
 
@@ -178,8 +180,10 @@ def verify(
 
     with _book() as (_, register):
         ids = [register.find(name) for name in requests]
-        _done(
-            register.move(ids, State.IDENTITY_VERIFIED, _named(by), how=_named(how, "--how")),
+        _print_moved(
+            register.move(
+                ids, State.IDENTITY_VERIFIED, _required_text(by), how=_required_text(how, "--how")
+            ),
             as_json,
         )
 
@@ -201,12 +205,12 @@ def ground(
         case = register.case(register.find(request))
         register.note(
             recorded.GROUND,
-            _named(by),
+            _required_text(by),
             request_id=case.request_id,
             batch=case.batch,
-            ground=_named(ground, "--ground"),
+            ground=_required_text(ground, "--ground"),
         )
-        _done([case], as_json)
+        _print_moved([case], as_json)
 
 
 @app.command()
@@ -218,8 +222,12 @@ def reject(requests: Requests, by: By, reason: Reason, as_json: Json = False) ->
     """
     with _book() as (_, register):
         ids = [register.find(name) for name in requests]
-        _done(
-            [register.cancel(name, _named(by), _named(reason, "--reason")) for name in ids], as_json
+        _print_moved(
+            [
+                register.cancel(name, _required_text(by), _required_text(reason, "--reason"))
+                for name in ids
+            ],
+            as_json,
         )
 
 
@@ -241,8 +249,15 @@ def hold(
     Example: erasure-audit requests hold 7c9e6679 --by "Ada Clerk" --reason "claim 12/345"
     """
     with _book() as (_, register):
-        _done(
-            [register.hold(register.find(request), _named(by), _named(reason, "--reason"), ground)],
+        _print_moved(
+            [
+                register.hold(
+                    register.find(request),
+                    _required_text(by),
+                    _required_text(reason, "--reason"),
+                    ground,
+                )
+            ],
             as_json,
         )
 
@@ -254,8 +269,13 @@ def lift(request: Request, by: By, reason: Reason, as_json: Json = False) -> Non
     Example: erasure-audit requests lift 7c9e6679 --by Ada --reason "claim 12/345 is settled"
     """
     with _book() as (_, register):
-        _done(
-            [register.lift(register.find(request), _named(by), _named(reason, "--reason"))], as_json
+        _print_moved(
+            [
+                register.lift(
+                    register.find(request), _required_text(by), _required_text(reason, "--reason")
+                )
+            ],
+            as_json,
         )
 
 
@@ -267,8 +287,12 @@ def extend(request: Request, by: By, reason: Reason, as_json: Json = False) -> N
     Example: erasure-audit requests extend 7c9e6679 --by Ada --reason "many requests at once"
     """
     with _book() as (_, register):
-        _done(
-            [register.extend(register.find(request), _named(by), _named(reason, "--reason"))],
+        _print_moved(
+            [
+                register.extend(
+                    register.find(request), _required_text(by), _required_text(reason, "--reason")
+                )
+            ],
             as_json,
         )
 
@@ -286,14 +310,16 @@ def check(as_json: Json = False) -> None:
     with _book() as (home, register):
         heads = anchors.heads(home)
         head = anchors.check(home, register, every_stamp=True)
-        kept = register.kept_end()
+        kept_head = register.kept_end()
         unknown = batch_requests.unknown(home, register)
     anchored = max((end.seq for end in heads), default=0)
     if as_json:
         facts = {"events": head.seq, "hash": head.hash, "known_ends": len(heads)}
-        _print(facts | {"anchored": anchored, "kept": kept and kept.seq, "unknown": unknown})
+        _print(
+            facts | {"anchored": anchored, "kept": kept_head and kept_head.seq, "unknown": unknown}
+        )
     else:
-        _tell_check(head, len(heads), anchored, kept)
+        _tell_check(head, len(heads), anchored, kept_head)
         for batch, count in unknown.items():
             typer.echo(
                 f"batch {batch}: its reports tell of {count} requests that are not in this "
@@ -303,7 +329,7 @@ def check(as_json: Json = False) -> None:
         raise typer.Exit(1)
 
 
-def _tell_check(head: Head, ends: int, anchored: int, kept: Head | None) -> None:
+def _tell_check(head: Head, ends: int, anchored: int, kept_head: Head | None) -> None:
     if head.seq == 0:
         typer.echo("The register is empty: there is nothing to check")
         return
@@ -312,10 +338,10 @@ def _tell_check(head: Head, ends: int, anchored: int, kept: Head | None) -> None
         typer.echo(f"Earlier ends that git keeps: {ends}, all in it, the last is event {anchored}")
     else:
         typer.echo("Git keeps no earlier end to compare with; `erasure-audit requests anchor` does")
-    if kept is None:
+    if kept_head is None:
         typer.echo("This machine keeps no end outside the database yet (keys/chain.end)")
-    elif kept.seq < head.seq:  # another machine wrote since
-        typer.echo(f"This machine last kept event {kept.seq}; later ones rest on git alone")
+    elif kept_head.seq < head.seq:  # another machine wrote since
+        typer.echo(f"This machine last kept event {kept_head.seq}; later ones rest on git alone")
 
 
 @app.command()
@@ -347,7 +373,7 @@ def bind(by: By, as_json: Json = False) -> None:
     from flows.register import anchors
 
     with _book() as (home, register):
-        head = register.bind(_named(by), anchors.heads(home))
+        head = register.bind(_required_text(by), anchors.heads(home))
     if as_json:
         _print({"events": head.seq, "hash": head.hash})
         return
@@ -369,7 +395,7 @@ def restored(
     Example: erasure-audit requests restored --by "Ada Clerk" --reason "the disk of 21 November"
     """
     with _book() as (_, register):
-        head = register.accept_restored(_named(by), reason)
+        head = register.accept_restored(_required_text(by), reason)
     if as_json:
         _print({"events": head.seq, "hash": head.hash})
         return
@@ -435,7 +461,7 @@ def _book() -> Iterator[tuple[Path, Register]]:
         yield home, book
 
 
-def _take(home: Path, register: Register, path: Path, by: str) -> Taken:
+def _take(home: Path, register: Register, path: Path, by: str) -> TakenFiles:
     from flows.intake import drop_folder
     from tasks.common.errors import RequestError
 
@@ -444,29 +470,29 @@ def _take(home: Path, register: Register, path: Path, by: str) -> Taken:
         with path.open("rb") as stream:
             sheet = drop_folder.read(stream.read(drop_folder.MAX_BYTES + 1), kind)
     except OSError as error:
-        return drop_folder.Taken(
+        return drop_folder.TakenFiles(
             refused=(drop_folder.Refused(0, f"{path} cannot be read ({error.strerror})", ""),)
         )
     except RequestError as error:
-        return drop_folder.Taken(refused=(drop_folder.Refused(0, f"{path}: {error}", ""),))
+        return drop_folder.TakenFiles(refused=(drop_folder.Refused(0, f"{path}: {error}", ""),))
     taken = drop_folder.take_entries(
-        home, register, sheet, _named(by), "csv" if kind == ".csv" else "file"
+        home, register, sheet, _required_text(by), "csv" if kind == ".csv" else "file"
     )
-    return taken + drop_folder.Taken(files=1)
+    return taken + drop_folder.TakenFiles(files=1)
 
 
-def _place(entry: Refused) -> str:
+def _position(entry: Refused) -> str:
     return f"entry {entry.position}" if entry.position else "a whole file"
 
 
-def _named(text: str, option: str = "--by") -> str:
+def _required_text(text: str, option: str = "--by") -> str:
     """What a person says of himself or his reasons; nothing is no answer."""
     if not text.strip():
         raise typer.BadParameter(f"{option}: expected a text")
     return text.strip()
 
 
-def _done(cases: list[Case], as_json: bool) -> None:
+def _print_moved(cases: list[Case], as_json: bool) -> None:
     if as_json:
         _print([_line(case) for case in cases])
     else:
@@ -498,10 +524,10 @@ def _table(cases: list[Case]) -> None:
         line = _line(case)
         marks = [f"may be a duplicate of {case.duplicate_of}"] if case.duplicate_of else []
         marks += ["extended"] if case.extended else []
-        left = "" if line["days_left"] is None else f"{line['days_left']} d"
+        days_left = "" if line["days_left"] is None else f"{line['days_left']} d"
         cells = (
             line["due"] or "none",
-            left,
+            days_left,
             case.batch or "",
             case.verdict or "",
             ", ".join(marks),

@@ -117,11 +117,11 @@ def send_callbacks(as_json: Json = False) -> None:
 
     home = layout.find(Path.cwd())
     with opened(home) as register:
-        done = callbacks.deliver(home, register)
+        delivery = callbacks.deliver(home, register)
     if as_json:
-        typer.echo(json.dumps(done.plain(), indent=2))
+        typer.echo(json.dumps(delivery.plain(), indent=2))
     else:
-        typer.echo(done.line)
+        typer.echo(delivery.line)
 
 
 def _serve(

@@ -51,16 +51,16 @@ def sign(
             f"Batch {name} was closed with the development key, and its reports go on saying so; "
             "the signatures are by this key."
         )
-    done = signing.sign(folder, name, key)
+    signed = signing.sign(folder, name, key)
     if key.signer not in signing_keys.trusted(folder):
         console.say(
             f"This key is not trusted here: put its public part into {signing_keys.TRUSTED}/ "
             "(docs/signing.md)."
         )
     if as_json:
-        typer.echo(json.dumps([item.plain() for item in done], indent=2, ensure_ascii=False))
+        typer.echo(json.dumps([item.plain() for item in signed], indent=2, ensure_ascii=False))
         return
-    for item in done:
+    for item in signed:
         typer.echo(f"{'signed' if item.new else 'is signed'}  {item.request}  {item.folder}")
 
 
@@ -116,14 +116,14 @@ def verify_report(
     from tasks.common.errors import WorkspaceError
 
     try:
-        here: Path | None = layout.find(Path.cwd())
+        workspace: Path | None = layout.find(Path.cwd())
     except WorkspaceError:  # just a file and a key will do
-        here = None
+        workspace = None
     finding = signature_checks.verify(
         target,
-        signing_keys.trusted(here, key or []),
+        signing_keys.trusted(workspace, key or []),
         allow_development,
-        signing_keys.stamp_policy(here, tsa or [], require_time_stamp),
+        signing_keys.stamp_policy(workspace, tsa or [], require_time_stamp),
     )
     typer.echo(
         json.dumps(finding.plain(), indent=2, ensure_ascii=False) if as_json else finding.line

@@ -53,7 +53,7 @@ def approve(
     from flows.release import approval
 
     with _register() as (home, register):
-        _tell(approval.approve(home, register, target, by, comment, role, model), as_json)
+        _print_standing(approval.approve(home, register, target, by, comment, role, model), as_json)
 
 
 @app.command()
@@ -86,7 +86,9 @@ def reject(
     from flows.release import approval
 
     with _register() as (home, register):
-        _tell(approval.reject(home, register, target, by, comment, next, method, role), as_json)
+        _print_standing(
+            approval.reject(home, register, target, by, comment, next, method, role), as_json
+        )
 
 
 @app.command()
@@ -132,13 +134,15 @@ def release(
     from flows.release import release as releasing
 
     with _register() as (home, register):
-        done = releasing.release(home, register, batch, console.say if not as_json else _unheard)
+        released = releasing.release(
+            home, register, batch, console.say if not as_json else _unheard
+        )
     if as_json:
-        _print(done.plain())
+        _print(released.plain())
         return
-    for line in _lines(done):
+    for line in _lines(released):
         typer.echo(line)
-    console.advice(done.advice)
+    console.advice(released.advice)
 
 
 @app.command()
@@ -156,13 +160,13 @@ def releases(as_json: Json = False) -> None:
         _print([released.plain() for released in all_releases])
         return
     for released in all_releases:
-        what = (
+        model = (
             f"{released.model}  {released.weights_sha256[:16]}"
             if released.weights_sha256
             else "data only"
         )
         typer.echo(
-            f"{released.at[:10]}  {released.tag}  {what}  "
+            f"{released.at[:10]}  {released.tag}  {model}  "
             f"{console.counted(released.records_dropped, 'record')}"
         )
     if not all_releases:
@@ -185,13 +189,15 @@ def finalize(
     from flows.release import finishing
 
     with _register() as (home, register):
-        done = finishing.finalize(home, register, batch, console.say if not as_json else _unheard)
+        finalized = finishing.finalize(
+            home, register, batch, console.say if not as_json else _unheard
+        )
     if as_json:
-        _print(done.plain())
+        _print(finalized.plain())
         return
-    for line in (*done.done, *([done.waits] if done.waits else [])):
+    for line in (*finalized.done, *([finalized.waits] if finalized.waits else [])):
         typer.echo(line)
-    if not done.done and not done.waits:
+    if not finalized.done and not finalized.waits:
         typer.echo("Nothing to finalize.")
 
 
@@ -236,7 +242,7 @@ def _register(home: Path | None = None) -> Iterator[tuple[Path, Any]]:
         register.close()
 
 
-def _tell(standing: Standing, as_json: bool) -> None:
+def _print_standing(standing: Standing, as_json: bool) -> None:
     from flows.pipeline import console
 
     if as_json:
@@ -260,23 +266,23 @@ def _tell(standing: Standing, as_json: bool) -> None:
         typer.echo(f"You can\n{standing.offered}")
 
 
-def _lines(done: Released) -> Iterator[str]:
+def _lines(released: Released) -> Iterator[str]:
     from flows.pipeline import console
 
-    yield f"{'Released' if done.new else 'Was released on ' + done.at[:10]}: {done.tag}"
-    if done.model:
+    yield f"{'Released' if released.new else 'Was released on ' + released.at[:10]}: {released.tag}"
+    if released.model:
         yield (
-            f"  the {done.model} model, SHA-256 {done.weights_sha256}, is the one in use: "
-            f"releases/{done.batch}"
+            f"  the {released.model} model, SHA-256 {released.weights_sha256}, is the one in use: "
+            f"releases/{released.batch}"
         )
         yield (
-            f"  {done.references} references for the next batch; unlearnings since training: "
-            f"{done.unlearnings}"
+            f"  {released.references} references for the next batch; unlearnings since training: "
+            f"{released.unlearnings}"
         )
     else:
         yield "  no model saw these people, so the one in use stays"
     yield (
-        f"  {console.counted(done.records_dropped, 'record')} removed from data/ (copies stay "
+        f"  {console.counted(released.records_dropped, 'record')} removed from data/ (copies stay "
         "until they are erased)"
     )
 

@@ -49,11 +49,11 @@ def check(home: Path, register: Register, batch: str) -> None:
         request_id = str(entry["subject_request_id"]).lower()
         if corrected(register, request_id, batch):
             continue
-        case = cases.get(request_id) or _elsewhere(register, request_id, batch)
+        case = cases.get(request_id) or _case_outside_batch(register, request_id, batch)
         # a closed request has no identities any more
-        if case.state is not State.CLOSED and _meant(home, entry) != _meant(
-            home, pseudonymise.as_entry(case)
-        ):
+        if case.state is not State.CLOSED and _people_and_records(
+            home, entry
+        ) != _people_and_records(home, pseudonymise.as_entry(case)):
             raise RegisterError(
                 f"batch {batch} was audited for somebody else, or other records, than request "
                 f"{request_id} of the register names; nothing is released or erased by it. Find "
@@ -85,7 +85,7 @@ def unknown(home: Path, register: Register) -> dict[str, int]:
     return missing
 
 
-def _meant(home: Path, entry: dict[str, Any]) -> tuple[set[tuple[str, str]], set[str]]:
+def _people_and_records(home: Path, entry: dict[str, Any]) -> tuple[set[tuple[str, str]], set[str]]:
     """Whom and which records an entry means, as pseudonyms."""
 
     def name(kind: str, value: str, form: str) -> str:
@@ -107,7 +107,7 @@ def _meant(home: Path, entry: dict[str, Any]) -> tuple[set[tuple[str, str]], set
     return people, records | set(wishes.get("record_pseudonyms", []))
 
 
-def _elsewhere(register: Register, request_id: str, batch: str) -> Case:
+def _case_outside_batch(register: Register, request_id: str, batch: str) -> Case:
     """A request that left the batch meanwhile, as one that was queued again.
 
     Raises:

@@ -96,7 +96,7 @@ class Delivery:
         return {"delivered": self.delivered, "again": self.again, "given_up": self.given_up}
 
 
-def told(history: Sequence[Event]) -> CallbackNotice:
+def notice_of(history: Sequence[Event]) -> CallbackNotice:
     """What the events of one request, from its receipt on, look like from outside."""
     first = history[0]
     status, due, rejected = OUTWARD[State.RECEIVED], first.details.get("due"), False
@@ -125,11 +125,13 @@ def check(url: str) -> None:
     except ValueError:
         raise RequestError(expected) from None
     plain = url.isascii() and url.isprintable() and not set(url) & set(' \\"<>^`{|}')
-    named = parts.hostname and not parts.username and not parts.password and "@" not in parts.netloc
-    if not plain or not named or parts.fragment or len(url) > 2048:
+    has_plain_host = (
+        parts.hostname and not parts.username and not parts.password and "@" not in parts.netloc
+    )
+    if not plain or not has_plain_host or parts.fragment or len(url) > 2048:
         raise RequestError(expected)
     if parts.scheme != "https" and not (
-        parts.scheme == "http" and _own(str(parts.hostname), parts.port or 80)
+        parts.scheme == "http" and _is_own_host(str(parts.hostname), parts.port or 80)
     ):
         raise RequestError(expected)
     if parts.scheme == "https" and port < 1:
@@ -216,8 +218,8 @@ async def _deliver(
             host = hosts.setdefault(name, asyncio.Semaphore(AT_ONCE_PER_HOST))
             # the widest last: whoever waits for his own slots must not hold one of all
             async with sender, host, everywhere:
-                outcome, taken = await _send(register, client, key, due.event, due.url, resolve)
-            counted[await asyncio.to_thread(_note, register, due, outcome, taken, at)] += 1
+                outcome, is_done = await _send(register, client, key, due.event, due.url, resolve)
+            counted[await asyncio.to_thread(_note, register, due, outcome, is_done, at)] += 1
 
         for _ in range(1000):  # a request has few events; the limit only ends a defect's loop
             due = await asyncio.to_thread(register.undelivered, at, 200)
@@ -228,11 +230,11 @@ async def _deliver(
 
 
 def _note(
-    register: Register, due: DueCallback, outcome: str, taken: bool, at: datetime | None
+    register: Register, due: DueCallback, outcome: str, is_done: bool, at: datetime | None
 ) -> str:
     """Record a try. Returns what became of the callback."""
     event, url, tries = due.event, due.url, due.tries + 1
-    if taken:
+    if is_done:
         register.record_try(event.seq, url, outcome, None)
         return "delivered"
     if tries < MOST_TRIES:
@@ -265,14 +267,14 @@ async def _send(
     import httpx
 
     history = [
-        other
-        for other in await asyncio.to_thread(register.history, event.request_id)
-        if other.seq <= event.seq
+        earlier
+        for earlier in await asyncio.to_thread(register.history, event.request_id)
+        if earlier.seq <= event.seq
     ]
-    now = told(history)
-    if len(history) > 1 and now == told(history[:-1]):
+    notice = notice_of(history)
+    if len(history) > 1 and notice == notice_of(history[:-1]):
         return "nothing new to tell", True
-    body = _body(now, event, url)
+    body = _body(notice, event, url)
     try:
         async with asyncio.timeout(TIMEOUT):
             target, extra = await _target(url, resolve)
@@ -299,13 +301,13 @@ async def _send(
     return f"HTTP {answer.status_code}", 200 <= answer.status_code < 300
 
 
-def _body(now: CallbackNotice, event: Event, url: str) -> bytes:
+def _body(notice: CallbackNotice, event: Event, url: str) -> bytes:
     value = {
-        "controller_id": now.controller,
+        "controller_id": notice.controller,
         "status_callback_url": url,
-        "subject_request_id": now.request_id,
-        "request_status": now.status,
-        "expected_completion_time": now.completion,
+        "subject_request_id": notice.request_id,
+        "request_status": notice.status,
+        "expected_completion_time": notice.completion,
         "status_time": event.at,
         "event": event.seq,
         "event_hash": event.hash,
@@ -328,7 +330,7 @@ async def _target(url: str, resolve: Resolve) -> tuple[str, Mapping[str, Any]]:
     resolved = await resolve(host, port)
     if not resolved:
         raise OSError("no address")
-    if not _own(host, port) and not all(map(addresses.is_public, resolved)):
+    if not _is_own_host(host, port) and not all(map(addresses.is_public, resolved)):
         raise RefusedAddressError(
             f"the callback's host has an address that is not public; list our own in {HOSTS}"
         )
@@ -342,7 +344,7 @@ async def _resolve(host: str, port: int) -> Sequence[str]:
     return [str(address[0]) for *_, address in resolved]
 
 
-def _own(host: str, port: int) -> bool:
+def _is_own_host(host: str, port: int) -> bool:
     listed = {name.strip().lower() for name in os.environ.get(HOSTS, "").replace(",", " ").split()}
     return host.lower() in listed or f"{host.lower()}:{port}" in listed
 
@@ -353,10 +355,10 @@ def public_url() -> str | None:
     Raises:
         WorkspaceError: it is no address of a server.
     """
-    named = os.environ.get(PUBLIC_URL)
-    if not named:
+    url = os.environ.get(PUBLIC_URL)
+    if not url:
         return None
-    parts = urlsplit(named)
+    parts = urlsplit(url)
     if parts.scheme not in ("https", "http") or not parts.hostname or parts.query or parts.fragment:
         raise WorkspaceError(f"{PUBLIC_URL}: expected an address as in https://erasure.example.org")
-    return named.rstrip("/")
+    return url.rstrip("/")

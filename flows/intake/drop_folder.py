@@ -48,7 +48,7 @@ COLUMNS = (
 """Columns of a CSV, in any order; rows with the same subject_request_id are one request with
 several identities."""
 
-BEFORE = "before the request reached this tool, as report.identity_check says"
+CHECKED_BEFORE = "before the request reached this tool, as report.identity_check says"
 
 _REQUEST = ("subject_request_id", "regulation", "submitted_time")
 
@@ -92,7 +92,7 @@ class Refused:
 
 
 @dataclass(frozen=True)
-class Taken:
+class TakenFiles:
     """What came of files: requests that are new, those that were known, entries refused, and files
     of each end."""
 
@@ -102,8 +102,8 @@ class Taken:
     files: int = 0
     left: int = 0
 
-    def __add__(self, other: Taken) -> Taken:
-        return Taken(
+    def __add__(self, other: TakenFiles) -> TakenFiles:
+        return TakenFiles(
             self.new + other.new,
             self.known + other.known,
             self.refused + other.refused,
@@ -150,13 +150,13 @@ def enter(home: Path, register: Register, value: Any, actor: str, source: str) -
         callbacks.check(url)
     case, new = register.receive(request, actor, source)
     if (
-        _checked_before(home) and case.state is State.RECEIVED
+        _is_checked_before(home) and case.state is State.RECEIVED
     ):  # also if a kill came between the two steps
-        case = register.verify_identity(case.request_id, actor, BEFORE)
+        case = register.verify_identity(case.request_id, actor, CHECKED_BEFORE)
     return case, new
 
 
-def _checked_before(home: Path) -> bool:
+def _is_checked_before(home: Path) -> bool:
     """Whether identities are checked before a request gets here, as the settings say now."""
     path = home / "params.yaml"
     try:
@@ -167,12 +167,12 @@ def _checked_before(home: Path) -> bool:
 
 
 @functools.lru_cache(maxsize=8)
-def _identities(path: Path, _changed: int, _size: int, _inode: int) -> str:
+def _identities(path: Path, _modified_ns: int, _size: int, _inode: int) -> str:
     """The setting, read again when its file changes: reading YAML is half the work of a request."""
     return settings.load(path).operate.identities
 
 
-def take(home: Path, register: Register, actor: str = "drop folder") -> Taken:
+def take(home: Path, register: Register, actor: str = "drop folder") -> TakenFiles:
     """Take in what lies in the drop folder.
 
     Files younger than two seconds, hidden ones and those of other kinds are left; links and folders
@@ -188,16 +188,18 @@ def take(home: Path, register: Register, actor: str = "drop folder") -> Taken:
         WorkspaceError: the register cannot be used; files stay, and the next call continues.
     """
     if not (home / INBOX).is_dir():
-        return Taken()
+        return TakenFiles()
     with register.lease("inbox"):
-        left, claimed = _claim(home)
-        taken = Taken(left=left)
+        unfinished, claimed = _claim(home)
+        taken = TakenFiles(left=unfinished)
         for path in claimed:
             taken += _take_file(home, register, path, actor)
     return taken
 
 
-def take_entries(home: Path, register: Register, sheet: Sheet, actor: str, source: str) -> Taken:
+def take_entries(
+    home: Path, register: Register, sheet: Sheet, actor: str, source: str
+) -> TakenFiles:
     """Take in the good entries of a file; the others are returned with their reasons.
 
     Args:
@@ -220,7 +222,7 @@ def take_entries(home: Path, register: Register, sheet: Sheet, actor: str, sourc
             refused.append(Refused(entry.position, str(error), entry.text))
         else:
             (new if is_new else known).append(case.request_id)
-    return Taken(tuple(new), tuple(known), tuple(refused))
+    return TakenFiles(tuple(new), tuple(known), tuple(refused))
 
 
 def read(content: bytes, kind: str) -> Sheet:
@@ -254,13 +256,13 @@ def strict_json(text: str) -> Any:
     try:
         return _decoder().decode(text)
     except (ValueError, RecursionError) as error:
-        where = (
+        position = (
             f" (line {error.lineno}, column {error.colno})"
             if isinstance(error, json.JSONDecodeError)
             else ""
         )
         raise RequestError(
-            f"this is no JSON{where}; expected an OpenDSR request, each key of an object once"
+            f"this is no JSON{position}; expected an OpenDSR request, each key of an object once"
         ) from None
 
 
@@ -269,41 +271,41 @@ def _claim(home: Path) -> tuple[int, list[Path]]:
     ones."""
     taking = home / TAKING
     taking.mkdir(mode=0o700, exist_ok=True)
-    left, now = 0, time.time()
+    unfinished, now = 0, time.time()
     for path in sorted((home / INBOX).iterdir()):
         if path.suffix.lower() not in KINDS or path.name.startswith("."):
             continue
         with contextlib.suppress(FileNotFoundError):  # its owner took it back
             if -86400 < now - path.lstat().st_mtime < SETTLED and path.is_file():
-                left += 1
+                unfinished += 1
                 continue
             path.rename(taking / f"{secrets.token_hex(8)}{path.suffix.lower()}")
-    return left, sorted(taking.iterdir())
+    return unfinished, sorted(taking.iterdir())
 
 
-def _take_file(home: Path, register: Register, path: Path, actor: str) -> Taken:
+def _take_file(home: Path, register: Register, path: Path, actor: str) -> TakenFiles:
     try:
         content = _content(path)
     except RequestError as error:
         path.rename(_refused(home) / f"{secrets.token_hex(8)}{path.suffix}")
         register.note("intake_refused", actor, reason=str(error), entries=0)
-        return Taken(refused=(Refused(0, str(error), ""),), files=1)
+        return TakenFiles(refused=(Refused(0, str(error), ""),), files=1)
     if content is None:
-        return Taken(left=1)
+        return TakenFiles(left=1)
     sheet: Sheet | None = None
     try:
         sheet = read(content, path.suffix)
     except RequestError as error:
-        taken = Taken(refused=(Refused(0, str(error), ""),))
+        result = TakenFiles(refused=(Refused(0, str(error), ""),))
     else:
-        taken = take_entries(
+        result = take_entries(
             home, register, sheet, actor, "csv" if path.suffix == ".csv" else "drop folder"
         )
-    if taken.refused:
-        _keep(home, content, path.suffix, sheet, taken.refused)
-        register.note("intake_refused", actor, entries=len(taken.refused))
+    if result.refused:
+        _keep_refused(home, content, path.suffix, sheet, result.refused)
+        register.note("intake_refused", actor, entries=len(result.refused))
     path.unlink()
-    return taken + Taken(files=1)
+    return result + TakenFiles(files=1)
 
 
 def _content(path: Path) -> bytes | None:
@@ -330,13 +332,14 @@ def _content(path: Path) -> bytes | None:
             )
         content = stream.read(MAX_BYTES + 1)
         after = os.fstat(stream.fileno())
-    same = (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns) and len(
-        content
-    ) == after.st_size
-    return content if same else None
+    is_unchanged = (before.st_size, before.st_mtime_ns) == (
+        after.st_size,
+        after.st_mtime_ns,
+    ) and len(content) == after.st_size
+    return content if is_unchanged else None
 
 
-def _keep(
+def _keep_refused(
     home: Path, content: bytes, kind: str, sheet: Sheet | None, refused: Sequence[Refused]
 ) -> None:
     """Keep refused entries in a file like the one they came in, and the reasons beside it.
@@ -346,15 +349,15 @@ def _keep(
     name = hashlib.sha256(content).hexdigest()[:16]
     texts = [entry.text for entry in refused]
     if sheet is None:
-        kept = content
+        kept_content = content
     elif sheet.header is None:
-        kept = ("[\n" + ",\n".join(texts) + "\n]\n").encode()
+        kept_content = ("[\n" + ",\n".join(texts) + "\n]\n").encode()
     else:
-        kept = "".join([sheet.header, *texts]).encode()
+        kept_content = "".join([sheet.header, *texts]).encode()
     reasons = json.dumps([entry.plain() for entry in refused], indent=2, ensure_ascii=False)
     folder = _refused(home)
     _write(folder / f"{name}.reasons.txt", reasons.encode() + b"\n")
-    _write(folder / f"{name}{kind}", kept)
+    _write(folder / f"{name}{kind}", kept_content)
 
 
 def _refused(home: Path) -> Path:
@@ -416,14 +419,14 @@ def _no_number(_name: str) -> NoReturn:
 
 
 def _read_csv(text: str) -> Sheet:
-    header, _, rest = text.partition("\n")
-    mark = ";" if ";" in header and "," not in header else ","
-    names = [name.strip().lower() for name in next(iter(_rows(header, mark)), ("", []))[1]]
+    header, _, body = text.partition("\n")
+    delimiter = ";" if ";" in header and "," not in header else ","
+    names = [name.strip().lower() for name in next(iter(_rows(header, delimiter)), ("", []))[1]]
     hint = f"expected the columns {', '.join(COLUMNS)}, each once and no other"
     if sorted(names) != sorted(COLUMNS):
         raise RequestError(f"the header is another one; {hint}")
     entries: dict[str, DropEntry] = {}
-    for number, (line, cells) in enumerate(_rows(rest, mark), start=1):
+    for number, (line, cells) in enumerate(_rows(body, delimiter), start=1):
         if not any(cell.strip() for cell in cells):
             continue
         row = {name: cell.strip() for name, cell in zip(names, cells, strict=False)}
@@ -444,7 +447,7 @@ def _read_csv(text: str) -> Sheet:
     return Sheet(tuple(entries.values()), header + "\n")
 
 
-def _rows(text: str, mark: str) -> Iterator[tuple[str, list[str]]]:
+def _rows(text: str, delimiter: str) -> Iterator[tuple[str, list[str]]]:
     """Rows with their text as it stands in the file."""
     used: list[str] = []
 
@@ -453,7 +456,7 @@ def _rows(text: str, mark: str) -> Iterator[tuple[str, list[str]]]:
             used.append(line)
             yield line
 
-    reader = csv.reader(lines(), delimiter=mark, strict=True)
+    reader = csv.reader(lines(), delimiter=delimiter, strict=True)
     while True:
         try:
             cells = next(reader)

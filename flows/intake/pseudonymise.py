@@ -46,7 +46,7 @@ def take_in(home: Path, value: Any) -> Intake:
         "record_pseudonyms": sorted(key.of(pseudonyms.RECORD, name) for name in entry.record_ids),
         "languages": list(entry.languages),
     }
-    found = {
+    identities = {
         (
             identity.identity_type,
             key.of(identity.identity_type, identity.identity_value, identity.identity_format),
@@ -59,9 +59,9 @@ def take_in(home: Path, value: Any) -> Intake:
         submitted=entry.received,
         identities=tuple(
             {"identity_type": kind, "identity_value": name, "identity_format": opendsr.PSEUDONYM}
-            for kind, name in sorted(found)
+            for kind, name in sorted(identities)
         ),
-        wishes={name: wish for name, wish in wishes.items() if wish},
+        wishes={name: values for name, values in wishes.items() if values},
         callbacks=entry.callbacks,
     )
 

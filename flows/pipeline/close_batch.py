@@ -101,10 +101,8 @@ def close(folder: Path, batch: str) -> str:
     kept_inputs.refuse_lost(folder, _paths(folder))
     file_audits(folder, batch)
     paths = _paths(folder)
-    shell.git(folder, "add", "--", *paths)
-    if not shell.succeeds(folder, "diff", "--cached", "--quiet", "--", *paths):
-        shell.git(folder, "commit", "--quiet", "-m", f"Audit of batch {batch}", "--", *paths)
-    shell.git(folder, "tag", "--annotate", "-m", f"Audit of batch {batch}", tag)
+    git.commit(folder, paths, f"Audit of batch {batch}")
+    git.tag(folder, tag, f"Audit of batch {batch}")
     return tag
 
 

@@ -60,26 +60,26 @@ def approve(
         SignoffError: nothing waits there, or the model may not be released.
     """
     by, comment, role = (
-        _words("by", by, 200),
-        _words("comment", comment, 2000, empty=True),
-        _words("role", role, 200),
+        _checked_text("by", by, 200),
+        _checked_text("comment", comment, 2000, may_be_empty=True),
+        _checked_text("role", role, 200),
     )
-    batch, request = _target(home, register, target, by)
-    before = standing(home, register, batch)
-    if before.state in ("rejected", "released"):
-        raise SignoffError(f"{before.line}; there is nothing to approve")
-    if before.data_only:
-        wanted = None
-    elif model == "retrained" or before.unlearned_may_go:
-        wanted = model or "unlearned"
-    elif model is None and before.retrain_proposed:
-        wanted = "retrained"
+    batch, request = _batch_and_request(home, register, target, by)
+    current = standing(home, register, batch)
+    if current.state in ("rejected", "released"):
+        raise SignoffError(f"{current.line}; there is nothing to approve")
+    if current.data_only:
+        chosen_model = None
+    elif model == "retrained" or current.unlearned_may_go:
+        chosen_model = model or "unlearned"
+    elif model is None and current.retrain_proposed:
+        chosen_model = "retrained"
     else:
         raise SignoffError(
             f"batch {batch}: not every request passed, so the unlearned model cannot be released; "
-            f"you can\n" + before.offered
+            f"you can\n" + current.offered
         )
-    if wanted == "retrained":
+    if chosen_model == "retrained":
         next_audit.refuse_without_retrain(home, batch)
     register.note(
         "decision",
@@ -89,7 +89,7 @@ def approve(
         decision="approve",
         role=role,
         comment=comment,
-        model=wanted,
+        model=chosen_model,
         audit=audit_commit(home, batch),
     )
     return standing(home, register, batch)
@@ -127,16 +127,16 @@ def reject(
         BusyError: a release is at work.
     """
     by, comment, role = (
-        _words("by", by, 200),
-        _words("comment", comment, 2000),
-        _words("role", role, 200),
+        _checked_text("by", by, 200),
+        _checked_text("comment", comment, 2000),
+        _checked_text("role", role, 200),
     )
-    batch, request = _target(home, register, target, by)
+    batch, request = _batch_and_request(home, register, target, by)
     with register.lease(LEASE):
-        before = standing(home, register, batch)
-        if before.state in ("rejected", "released"):
-            raise SignoffError(f"{before.line}; there is nothing to reject")
-        wanted = next_audit.next_settings(home, batch, next, method)
+        current = standing(home, register, batch)
+        if current.state in ("rejected", "released"):
+            raise SignoffError(f"{current.line}; there is nothing to reject")
+        next_audit_settings = next_audit.next_settings(home, batch, next, method)
         register.note(
             "decision",
             by,
@@ -146,7 +146,7 @@ def reject(
             role=role,
             comment=comment,
             next=next,
-            settings=wanted,
+            settings=next_audit_settings,
             audit=audit_commit(home, batch),
         )
         settle(register, batch)
@@ -167,18 +167,19 @@ def split_off(home: Path, register: Register, batch: str, by: str, comment: str)
         BusyError: a release is at work.
     """
     batch = batch.removeprefix("audit/")
-    before = standing(home, register, batch)
-    passed = [request.request_id for request in before.requests if request.verdict == "pass"]
-    judged = [request for request in before.requests if request.verdict != NOT_IN_TRAINING]
-    if not passed or len(passed) == len(judged):
+    current = standing(home, register, batch)
+    passed = [request.request_id for request in current.requests if request.verdict == "pass"]
+    in_training = [request for request in current.requests if request.verdict != NOT_IN_TRAINING]
+    if not passed or len(passed) == len(in_training):
         raise SignoffError(
-            f"batch {batch}: {len(passed)} of {len(judged)} requests passed; expected some that "
-            "passed beside some that did not"
+            f"batch {batch}: {len(passed)} of {len(in_training)} requests passed; expected some "
+            "that passed and some that did not"
         )
-    told = f"{len(passed)} of {len(judged)} requests passed and get a batch of their own. {comment}"
-    reject(home, register, batch, by, told.strip(), "requeue")
+    count = f"{len(passed)} of {len(in_training)}"
+    reason = f"{count} requests passed and get a batch of their own. {comment}"
+    reject(home, register, batch, by, reason.strip(), "requeue")
     name = f"{batch}-passed"
-    register.move(passed, State.BATCHED, _words("by", by, 200), batch=name)
+    register.move(passed, State.BATCHED, _checked_text("by", by, 200), batch=name)
     return name
 
 
@@ -188,26 +189,32 @@ def settle(register: Register, batch: str) -> bool:
     Returns:
         Whether the batch was rejected.
     """
-    last = last_rejection(register.history(batch=batch, kind="decision"))
-    if last is None:
+    rejection = last_rejection(register.history(batch=batch, kind="decision"))
+    if rejection is None:
         return False
-    waiting = [case.request_id for case in register.cases(WAITS, batch=batch)]
+    undecided = [case.request_id for case in register.cases(WAITS, batch=batch)]
     # a request that was judged but not yet put before anybody moves on first: that is the one way
     # out of `audited`
-    register.move(waiting, State.AWAITING_SIGNOFF, last.actor)
-    then = last.details["next"]
+    register.move(undecided, State.AWAITING_SIGNOFF, rejection.actor)
+    next_step = rejection.details["next"]
     refused = [
-        request for request in waiting if then == "refuse" and last.request_id in (None, request)
+        request
+        for request in undecided
+        if next_step == "refuse" and rejection.request_id in (None, request)
     ]
     register.move(
         refused,
         State.REJECTED,
-        last.actor,
-        reason=f"refused at sign-off: {last.details['comment']}",
+        rejection.actor,
+        reason=f"refused at sign-off: {rejection.details['comment']}",
     )
-    back = [request for request in waiting if request not in refused]
+    requeued = [request for request in undecided if request not in refused]
     register.move(
-        back, State.IDENTITY_VERIFIED, last.actor, reason=f"batch {batch} was rejected", then=then
+        requeued,
+        State.IDENTITY_VERIFIED,
+        rejection.actor,
+        reason=f"batch {batch} was rejected",
+        then=next_step,
     )
     return True
 
@@ -218,9 +225,9 @@ def standing(home: Path, register: Register, batch: str) -> Standing:
     Raises:
         SignoffError: the register has no such batch, or it is not audited yet.
     """
-    cases = [case for case in register.cases(batch=batch) if not _left_out(case)]
-    noted = register.history(batch=batch, kind="decision")
-    if last_rejection(noted) is None:
+    cases = [case for case in register.cases(batch=batch) if not _is_left_out(case)]
+    decision_events = register.history(batch=batch, kind="decision")
+    if last_rejection(decision_events) is None:
         # what was set aside is in the queue again, and no part of the batch
         cases = [case for case in cases if case.state != State.IDENTITY_VERIFIED]
         _require_audited(batch, cases)
@@ -228,7 +235,7 @@ def standing(home: Path, register: Register, batch: str) -> Standing:
     rules = ReleaseRules(
         2 if four_eyes else 1, audit_commit(home, batch), by_hand.proposed(home, batch)
     )
-    return evaluate(batch, cases, noted, rules)
+    return evaluate(batch, cases, decision_events, rules)
 
 
 def _require_audited(batch: str, cases: Sequence[Case]) -> None:
@@ -256,7 +263,7 @@ def decided(register: Register, batch: str, commit: str) -> list[dict[str, Any]]
         commit: of its tag; a decision counts for what its author saw.
     """
     spelling: dict[str, str] = {}
-    found = []
+    approvals = []
     for event in register.history(batch=batch, kind="decision"):
         if event.details.get("audit") != commit:
             continue
@@ -265,47 +272,51 @@ def decided(register: Register, batch: str, commit: str) -> list[dict[str, Any]]
             "by": spelling.setdefault(person(event.actor), event.actor),
             "role": event.details["role"],
             "decision": event.details["decision"],
-            "comment": _told(event.details),
+            "comment": _comment_with_decision(event.details),
             **({"request": event.request_id} if event.request_id else {}),
         }
-        found.append(decisions.Approval.model_validate(entry).model_dump(exclude_none=True))
-    return found
+        approvals.append(decisions.Approval.model_validate(entry).model_dump(exclude_none=True))
+    return approvals
 
 
-def _told(details: Mapping[str, Any]) -> str:
+def _comment_with_decision(details: Mapping[str, Any]) -> str:
     """A decision's comment with what the decision says beyond yes and no."""
-    said = ""
+    outcome = ""
     if details.get("model") == "retrained":
-        said = "The exact retrain is released instead of the unlearned model."
+        outcome = "The exact retrain is released instead of the unlearned model."
     elif details["decision"] == "refuse":
-        said = {
+        outcome = {
             "more_references": "The requests are audited again with more references.",
             "another_method": "The requests are audited again by another method.",
             "requeue": "The requests are audited again with the next batch.",
             "refuse": "Refused for good.",
         }[str(details["next"])]
-    return f"{said} {details['comment']}".strip()[:2000]
+    return f"{outcome} {details['comment']}".strip()[:2000]
 
 
-def _left_out(case: Case) -> bool:
+def _is_left_out(case: Case) -> bool:
     """A request that was set aside, or refused, is not part of what is released."""
     return case.state == State.REJECTED or (case.state == State.CLOSED and case.verdict is None)
 
 
-def _words(name: str, text: str, most: int, empty: bool = False) -> str:
+def _checked_text(name: str, text: str, limit: int, may_be_empty: bool = False) -> str:
     """Free text of a person: trimmed, printable, of a length that the register and the report
     take."""
-    found = text.strip()
+    trimmed = text.strip()
     if (
-        (not found and not empty)
-        or len(found) > most
-        or any(not (c.isprintable() or c in "\n\t") for c in found)
+        (not trimmed and not may_be_empty)
+        or len(trimmed) > limit
+        or any(not (letter.isprintable() or letter in "\n\t") for letter in trimmed)
     ):
-        raise SignoffError(f"{name}: expected {0 if empty else 1} to {most} printable characters")
-    return found
+        raise SignoffError(
+            f"{name}: expected {0 if may_be_empty else 1} to {limit} printable characters"
+        )
+    return trimmed
 
 
-def _target(home: Path, register: Register, name: str, by: str) -> tuple[str, str | None]:
+def _batch_and_request(
+    home: Path, register: Register, name: str, by: str
+) -> tuple[str, str | None]:
     """The batch that a person means, and the request if he means a single one."""
     name = name.removeprefix("audit/")
     try:

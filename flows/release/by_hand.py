@@ -32,10 +32,10 @@ def adopt(home: Path, register: Register, batch: str, by: str) -> None:
         for case in register.cases(batch=batch)
     ):
         return
-    flying = register.in_flight()
-    if flying not in (None, batch):
+    in_flight = register.in_flight()
+    if in_flight not in (None, batch):
         raise SignoffError(
-            f"batch {flying} is in flight; decide on it and finalize it before {batch}"
+            f"batch {in_flight} is in flight; decide on it and finalize it before {batch}"
         )
     audit_commit(home, batch)
     evidence = evidence_of(home, close_batch.tag_of(batch), batch)
@@ -56,27 +56,23 @@ def audit_commit(home: Path, batch: str) -> str:
 
 def proposed(home: Path, batch: str) -> Original | None:
     """The kind of the model that an audit's ladder proposes; None: none, or it has no ladder."""
-    tag = close_batch.tag_of(batch)
-    listed = shell.git(home, "ls-tree", "-r", "--name-only", tag, "--", f"reports/{batch}/")
-    for path in listed.splitlines():
-        if path.endswith("/evidence.json"):
-            evidence = json.loads(shell.git(home, "show", f"{tag}:./{path}"))
-            if evidence.get("status") == "audited":  # of all audited requests the same
-                model: Original | None = (evidence.get("ladder") or {}).get("model")
-                return model
+    for evidence in evidence_of(home, close_batch.tag_of(batch), batch).values():
+        if evidence.get("status") == "audited":  # the same in all audited requests
+            model: Original | None = (evidence.get("ladder") or {}).get("model")
+            return model
     return None
 
 
 def evidence_of(home: Path, tag: str, batch: str) -> dict[str, dict[str, Any]]:
-    """The evidence of every request of a batch, as its tag holds it."""
-    listed = shell.git(
-        home, "ls-tree", "-r", "--name-only", tag, "--", f"reports/{batch}/"
-    ).splitlines()
-    all_evidence = [
-        json.loads(shell.git(home, "show", f"{tag}:./{path}"))
-        for path in listed
-        if path.endswith("/evidence.json")
-    ]
+    """The evidence of every request of a batch at its tag, by request id."""
+    listed = shell.git(home, "ls-tree", "-r", "--name-only", tag, "--", f"reports/{batch}/")
+    prefix = shell.git(home, "rev-parse", "--show-prefix")
+    with git.objects(home) as objects:
+        all_evidence = [
+            json.loads(objects.read(f"{tag}:{prefix}{path}") or b"{}")
+            for path in listed.splitlines()
+            if path.endswith("/evidence.json")
+        ]
     return {str(evidence["request"]["id"]): evidence for evidence in all_evidence}
 
 
@@ -89,8 +85,10 @@ def _receive_by_hand(
     text = shell.git(home, "show", f"{close_batch.tag_of(batch)}:./requests/{batch}.json")
     ids: list[str] = []
     for value in json.loads(text):
-        named = str(value.get("subject_request_id", "")).lower() if isinstance(value, dict) else ""
-        if named not in judged or named in ids:
+        request_id = (
+            str(value.get("subject_request_id", "")).lower() if isinstance(value, dict) else ""
+        )
+        if request_id not in judged or request_id in ids:
             continue
         case, _ = register.receive(pseudonymise.take_in(home, value), by, BY_HAND)
         ids.append(case.request_id)
@@ -104,17 +102,17 @@ def _judge_by_hand(
 ) -> None:
     """Bring requests to their sign-off, and set aside those that the audit set aside."""
 
-    def now(*states: State) -> list[str]:
+    def in_states(*states: State) -> list[str]:
         return [request for request in evidence if register.case(request).state in states]
 
-    register.move(now(State.IDENTITY_VERIFIED), State.BATCHED, by, batch=batch)
-    for request in now(State.BATCHED, State.AUDITED):
+    register.move(in_states(State.IDENTITY_VERIFIED), State.BATCHED, by, batch=batch)
+    for request in in_states(State.BATCHED, State.AUDITED):
         code = evidence[request]["request"].get("code")
         if evidence[request]["status"] == "rejected" and code != NOT_IN_TRAINING:
             register.move([request], State.REJECTED, by, reason=str(code), code=str(code))
-    verdicts = {request: _verdict(evidence[request]) for request in now(State.BATCHED)}
+    verdicts = {request: _verdict(evidence[request]) for request in in_states(State.BATCHED)}
     register.move(list(verdicts), State.AUDITED, by, verdicts=verdicts, how=BY_HAND)
-    register.move(now(State.AUDITED), State.AWAITING_SIGNOFF, by, how=BY_HAND)
+    register.move(in_states(State.AUDITED), State.AWAITING_SIGNOFF, by, how=BY_HAND)
 
 
 def _verdict(evidence: Mapping[str, Any]) -> str:

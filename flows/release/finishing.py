@@ -14,7 +14,7 @@ from flows.register import anchors, recorded
 from flows.register.register import Register, State
 from flows.release import approval, decided_reports
 from flows.release.release import ACTOR, release
-from flows.release.workspace_switch import Told
+from flows.release.workspace_switch import Log
 from flows.reports import overview as pages
 from flows.workspace import checkouts, git, shell
 from tasks.common import settings
@@ -34,7 +34,7 @@ class Finalized:
 
 
 def finalize(
-    home: Path, register: Register, batch: str | None = None, told: Told = lambda _: None
+    home: Path, register: Register, batch: str | None = None, log: Log = lambda _: None
 ) -> Finalized:
     """Bring every batch as far as decisions allow: release, erase, close; what is done is skipped.
 
@@ -42,7 +42,7 @@ def finalize(
         home: the workspace.
         register: its register.
         batch: only this one; None: all that are not closed.
-        told: of each step.
+        log: of each step.
 
     Raises:
         AuditError: as `release` and the erasure of copies.
@@ -50,17 +50,17 @@ def finalize(
     done: list[str] = []
     waits = None
     for name in [batch.removeprefix("audit/")] if batch else _open_batches(home, register):
-        waits = _finalize(home, register, name, told, done) or waits
+        waits = _finalize(home, register, name, log, done) or waits
     done += comebacks.look(home).lines
-    flying = register.in_flight()
-    aside = [
+    in_flight = register.in_flight()
+    refused = [
         case.request_id
         for case in register.cases([State.REJECTED])
-        if case.batch is None or (case.batch != flying and batch in (None, case.batch))
+        if case.batch is None or (case.batch != in_flight and batch in (None, case.batch))
     ]
-    if aside:
-        register.move(aside, State.CLOSED, ACTOR)
-        done.append(f"{counted(len(aside), 'refused or set-aside request')} closed")
+    if refused:
+        register.move(refused, State.CLOSED, ACTOR)
+        done.append(f"{counted(len(refused), 'refused or set-aside request')} closed")
     if done:
         anchors.anchor(home, register)
     if done and (home / "reports").is_dir():
@@ -69,13 +69,11 @@ def finalize(
     return Finalized(tuple(done), waits)
 
 
-def _finalize(
-    home: Path, register: Register, batch: str, told: Told, done: list[str]
-) -> str | None:
+def _finalize(home: Path, register: Register, batch: str, log: Log, done: list[str]) -> str | None:
     """Bring one batch on; returns what it waits for."""
     if approval.settle(register, batch):
         checkouts.close(home, batch)
-        if _file_rejection(home, register, batch, told):
+        if _file_rejection(home, register, batch, log):
             done.append(f"batch {batch} rejected, its reports filed as rejected/{batch}")
         return None
     cases = register.cases(batch=batch)
@@ -85,12 +83,12 @@ def _finalize(
     if standing.state in ("waiting", "on_hold"):
         return standing.line
     if standing.state == "approved":
-        release(home, register, batch, told)
+        release(home, register, batch, log)
         done.append(f"batch {batch} released")
     if any(case.state == State.RELEASED for case in register.cases(batch=batch)):
         if not settings.load(home / "params.yaml").operate.erase_after_release:
             return f"Batch {batch} is released; `erasure-audit erase {batch}` erases the copies"
-        carry_out.erase(home, batch, register=register, listener=told)
+        carry_out.erase(home, batch, register=register, listener=log)
         done.append(f"copies of batch {batch} erased")
     erased = [case.request_id for case in register.cases([State.ERASED], batch=batch)]
     if erased:
@@ -100,7 +98,7 @@ def _finalize(
     return None
 
 
-def _file_rejection(home: Path, register: Register, batch: str, told: Told) -> bool:
+def _file_rejection(home: Path, register: Register, batch: str, log: Log) -> bool:
     """The reports of a rejected batch with the decisions: as a commit and tag of their own, and in
     the workspace."""
     tag = f"rejected/{batch}"
@@ -108,14 +106,13 @@ def _file_rejection(home: Path, register: Register, batch: str, told: Told) -> b
         return False
     with close_batch.checkout(home, close_batch.tag_of(batch)) as copy:
         if (copy / "reports" / batch).exists():
-            decided_reports.write(home, copy, register, batch, told)
+            decided_reports.write(home, copy, register, batch, log)
         paths = ("dvc.lock", "ledger", f"reports/{batch}", f"signed/{batch}")
-        shell.git(copy, "add", "--", *(path for path in paths if (copy / path).exists()))
-        if not shell.succeeds(copy, "diff", "--cached", "--quiet"):
-            shell.git(copy, "commit", "--quiet", "-m", f"Rejection of batch {batch}")
+        existing = [path for path in paths if (copy / path).exists()]
+        git.commit(copy, existing, f"Rejection of batch {batch}")
         _keep_reports(home, shell.git(copy, "rev-parse", "HEAD"), batch)
         # the tag comes last: it marks all of this as done
-        shell.git(copy, "tag", "--annotate", "-m", f"Rejection of batch {batch}", tag)
+        git.tag(copy, tag, f"Rejection of batch {batch}")
     return True
 
 
@@ -128,9 +125,7 @@ def _keep_reports(home: Path, commit: str, batch: str) -> None:
     if not paths:
         return
     shell.git(home, "checkout", "--quiet", commit, "--", *paths)
-    if not shell.succeeds(home, "diff", "--cached", "--quiet", "--", *paths):
-        message = f"Reports of batch {batch}, which was rejected"
-        shell.git(home, "commit", "--quiet", "-m", message, "--", *paths)
+    git.commit(home, paths, f"Reports of batch {batch}, which was rejected")
 
 
 def _open_batches(home: Path, register: Register) -> list[str]:

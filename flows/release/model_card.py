@@ -45,11 +45,11 @@ def _input(settings: Settings) -> str:
     model = settings.model
     if model.preset:
         return f"as torchvision's `{model.preset}` normalises"
-    mean, std = (
+    means, deviations = (
         ", ".join(map(str, values)) if isinstance(values, tuple) else str(values)
         for values in (model.mean, model.std)
     )
-    return f"pixels in 0 … 1, less {mean}, divided by {std}"
+    return f"pixels in 0 … 1, less {means}, divided by {deviations}"
 
 
 def write(
@@ -73,10 +73,10 @@ def write(
     batch, model = lineage["batch"], lineage["model"]
     counted = ", ".join(f"{count} {name}" for name, count in sorted(Counter(verdicts).items()))
     chain = [
-        f"| {one['batch'] or '—'} | {one['method'] or 'brought along'} | "
-        f"`{one['weights_sha256'][:16]}` | "
-        f"{'`' + one['made_from'][:16] + '`' if one['made_from'] else '—'} |"
-        for one in lineage["chain"]
+        f"| {link['batch'] or '—'} | {link['method'] or 'brought along'} | "
+        f"`{link['weights_sha256'][:16]}` | "
+        f"{'`' + link['made_from'][:16] + '`' if link['made_from'] else '—'} |"
+        for link in lineage["chain"]
     ]
     return f"""# {settings.report.system}, release of batch {batch}
 

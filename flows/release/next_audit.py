@@ -26,7 +26,7 @@ def wishes_of(register: Register, batch: str) -> dict[str, Any]:
     """The settings that a batch was audited with because the one before it was rejected for
     them."""
     events = register.history()
-    first = next(
+    audited_at = next(
         (
             number
             for number, event in enumerate(events)
@@ -34,43 +34,44 @@ def wishes_of(register: Register, batch: str) -> dict[str, Any]:
         ),
         None,
     )
-    return _wished(events[:first]) if first is not None else {}
+    return _wished(events[:audited_at]) if audited_at is not None else {}
 
 
-def next_settings(home: Path, batch: str, then: Next, method: str | None) -> dict[str, Any]:
+def next_settings(home: Path, batch: str, next_step: Next, method: str | None) -> dict[str, Any]:
     """The settings of the next audit that differ from those of this one.
 
     Raises:
         SignoffError: there are none such.
     """
-    if (method is not None) != (then == "another_method"):
+    if (method is not None) != (next_step == "another_method"):
         raise SignoffError("a method is named with --next another_method, and only there")
-    if then == "another_method":
-        known = [name for name in get_args(settings.Method) if name != "none"]
-        now = _settings(home, batch).unlearn.method
-        if method not in known or method == now:
-            others = ", ".join(name for name in known if name != now)
+    if next_step == "another_method":
+        methods = [name for name in get_args(settings.Method) if name != "none"]
+        current_method = _settings(home, batch).unlearn.method
+        if method not in methods or method == current_method:
+            other_methods = ", ".join(name for name in methods if name != current_method)
             raise SignoffError(
-                f"this batch was unlearned by {now}; expected one of {others} as another method"
+                f"this batch was unlearned by {current_method}; expected another method, one of "
+                f"{other_methods}"
             )
         return {"unlearn.method": method}
-    if then != "more_references":
+    if next_step != "more_references":
         return {}
-    now_set = _settings(home, batch)
-    if now_set.verify.mode == "screening":
+    current = _settings(home, batch)
+    if current.verify.mode == "screening":
         raise SignoffError(
             "the batch was only screened, for which no references are used; set "
             "verify.mode=references and "
             "references.* in params.yaml, commit, and reject with --next requeue"
         )
-    more = len(now_set.references.without_blocks) + 1
+    blocks = len(current.references.without_blocks) + 1
     # references that an earlier batch left cannot be added to, so a larger set of them is trained
     # anew
     return {
-        **({"references.mode": "batch"} if now_set.references.mode != "batch" else {}),
+        **({"references.mode": "batch"} if current.references.mode != "batch" else {}),
         "references.with_from": settings.TRAINED,
-        "references.with_blocks": list(range(more)),
-        "references.without_blocks": list(range(more)),
+        "references.with_blocks": list(range(blocks)),
+        "references.without_blocks": list(range(blocks)),
     }
 
 
@@ -98,13 +99,13 @@ def _settings(home: Path, batch: str) -> settings.Settings:
 
 
 def _wished(events: Sequence[Event]) -> dict[str, Any]:
-    wanted: dict[str, Any] = {}
+    wished: dict[str, Any] = {}
     for event in events:
         if event.kind == "decision" and event.details["decision"] == "refuse":
-            wanted = dict(event.details.get("settings") or {})
+            wished = dict(event.details.get("settings") or {})
         elif _is_audit(event):
-            wanted = {}
-    return wanted
+            wished = {}
+    return wished
 
 
 def _is_audit(event: Event) -> bool:

@@ -20,12 +20,12 @@ from flows.release.release_contents import ReleaseError
 from flows.release.standing import Original
 from flows.release.workspace_switch import (
     BatchRelease,
+    Log,
     SwitchPlan,
-    Told,
-    bring,
     check_out,
-    holds,
+    contains,
     may_continue,
+    switch,
     undo,
 )
 from flows.workspace import git, shell
@@ -69,7 +69,7 @@ class Released:
         return asdict(self) | {"advice": list(self.advice)}
 
 
-def release(home: Path, register: Register, batch: str, told: Told = lambda _: None) -> Released:
+def release(home: Path, register: Register, batch: str, log: Log = lambda _: None) -> Released:
     """Release an approved batch, or finish a release that was killed. Done twice, it says that it
     was done.
 
@@ -81,7 +81,7 @@ def release(home: Path, register: Register, batch: str, told: Told = lambda _: N
         home: the workspace.
         register: its register.
         batch: an audited batch.
-        told: of each step.
+        log: of each step.
 
     Raises:
         ReleaseError: it is not approved, on hold, or the workspace has other changes in what is
@@ -91,7 +91,7 @@ def release(home: Path, register: Register, batch: str, told: Told = lambda _: N
     """
     name = batch.removeprefix("audit/").removeprefix("release/")
     with register.lease(approval.LEASE) as lease:
-        return _run(BatchRelease(home, register, name, told, lease))
+        return _run(BatchRelease(home, register, name, log, lease))
 
 
 def releases(home: Path) -> list[Released]:
@@ -107,7 +107,7 @@ def _run(release: BatchRelease) -> Released:
     plan = SwitchPlan.read(release.journal)
     if standing.state == "released":
         release.journal.unlink(missing_ok=True)
-        return _done_before(release)
+        return _earlier_release(release)
     if plan is not None and (standing.state != "approved" or not may_continue(release, plan)):
         undo(release, plan)
         plan = None
@@ -120,21 +120,25 @@ def _run(release: BatchRelease) -> Released:
     return _promote(release, plan)
 
 
-def _done_before(release: BatchRelease) -> Released:
-    known = {released.batch: released for released in releases(release.home)}
-    if release.batch not in known or not git.has_tag(release.home, release.tag):
+def _earlier_release(release: BatchRelease) -> Released:
+    by_batch = {released.batch: released for released in releases(release.home)}
+    if release.batch not in by_batch or not git.has_tag(release.home, release.tag):
         raise ReleaseError(
             f"the register says that batch {release.batch} is released, and git has no "
             f"{release.tag}; fetch it from where this workspace's history is kept"
         )
-    done = known[release.batch]
-    later = [other.batch for other in known.values() if other.at > done.at and other.weights_sha256]
-    if later and done.weights_sha256:
+    earlier = by_batch[release.batch]
+    later = [
+        other_release.batch
+        for other_release in by_batch.values()
+        if other_release.at > earlier.at and other_release.weights_sha256
+    ]
+    if later and earlier.weights_sha256:
         raise ReleaseError(
-            f"batch {release.batch} was released on {done.at[:10]}, and {later[-1]} after it; "
+            f"batch {release.batch} was released on {earlier.at[:10]}, and {later[-1]} after it; "
             "going back would bring back people whom the later model has forgotten"
         )
-    return replace(done, new=False)
+    return replace(earlier, new=False)
 
 
 def _promote(release: BatchRelease, plan: SwitchPlan | None) -> Released:
@@ -142,40 +146,33 @@ def _promote(release: BatchRelease, plan: SwitchPlan | None) -> Released:
     release.lease.check()
     try:
         if plan is not None:
-            release.told("switch")
+            release.log("switch")
             # a workspace beyond the target was switched before, and has commits since
-            if not holds(release.home, plan.target):
-                bring(release.home, plan.source, plan.target)
-            release.told("checkout")
+            if not contains(release.home, plan.target):
+                switch(release.home, plan.source, plan.target)
+            release.log("checkout")
             check_out(release, plan)
-            release.told("tag")
+            release.log("tag")
             if not git.has_tag(release.home, release.tag):
-                shell.git(
-                    release.home,
-                    "tag",
-                    "--annotate",
-                    "-m",
-                    f"Release of batch {release.batch}",
-                    release.tag,
-                    plan.target,
-                )
-        release.told("register")
+                message = f"Release of batch {release.batch}"
+                git.tag(release.home, release.tag, message, plan.target)
+        release.log("register")
         _move(release)
     except BaseException as error:
         if plan is not None:
-            _give_back(release, plan, error)
+            _undo_after(release, plan, error)
         raise
-    release.told("done")
+    release.log("done")
     release.journal.unlink(missing_ok=True)
     return _read(files.read_json(release.home / LEDGER / f"{release.batch}.json"))
 
 
-def _give_back(release: BatchRelease, plan: SwitchPlan, error: BaseException) -> None:
+def _undo_after(release: BatchRelease, plan: SwitchPlan, error: BaseException) -> None:
     try:
         undo(release, plan)
-    except AuditError as second:
+    except AuditError as undo_error:
         error.add_note(
-            f"The workspace could not be brought back ({second}); `erasure-audit release` does it."
+            f"The workspace was not restored ({undo_error}); run `erasure-audit release` again."
         )
 
 

@@ -15,6 +15,7 @@ from flows.release.release_contents import (
     RELEASES,
     Inputs,
     ReleaseError,
+    audited_file,
     drop_records,
     in_use,
     write_models,
@@ -23,7 +24,7 @@ from flows.release.standing import NOT_IN_TRAINING, Standing
 from flows.release.workspace_switch import (
     BatchRelease,
     SwitchPlan,
-    changed,
+    changed_paths,
     refuse_uncommitted,
 )
 from flows.workspace import dvc_graph, shell
@@ -52,21 +53,21 @@ def prepare(release: BatchRelease, standing: Standing) -> SwitchPlan:
             missing.
         AuditError: git, DVC or the remote fails.
     """
-    release.told("prepare")
+    release.log("prepare")
     _refuse_unready(release)
     start = shell.git(release.home, "rev-parse", "HEAD^{commit}")
     with close_batch.checkout(release.home, release.audit) as copy:
         facts = _fill(release, copy, standing)
-        release.told("commit")
+        release.log("commit")
         _commit(release, copy, start)
         target = shell.git(copy, "rev-parse", "HEAD^{commit}")
-        refuse_uncommitted(release, changed(release.home, start, target))
-        release.told("push")
+        refuse_uncommitted(release, changed_paths(release.home, start, target))
+        release.log("push")
         if dvc_graph.has_remote(copy):
             tracked = [path for path in (*release.pointers, "data.dvc") if (copy / path).exists()]
             shell.dvc(copy, "push", *tracked)
     plan = SwitchPlan(start, target, (release.home / "data").exists(), facts["weights_sha256"])
-    release.told("journal")
+    release.log("journal")
     plan.write(release.journal)
     return plan
 
@@ -76,8 +77,8 @@ def _fill(release: BatchRelease, copy: Path, standing: Standing) -> dict[str, An
     import numpy as np
 
     commit = shell.git(copy, "rev-parse", "HEAD^{commit}")
-    manifest = records.read_manifest(release.there(copy / "data" / "manifest.csv").parent)
-    roles = records.read_roles(release.there(copy / "artifacts" / "split.csv"), manifest)
+    manifest = records.read_manifest(audited_file(copy, release.batch, "data/manifest.csv").parent)
+    roles = records.read_roles(audited_file(copy, release.batch, "artifacts/split.csv"), manifest)
     unseen = _unseen(release, copy, manifest, standing)
     facts: dict[str, Any] = {
         "model": None,
@@ -88,17 +89,17 @@ def _fill(release: BatchRelease, copy: Path, standing: Standing) -> dict[str, An
     }
     forgotten = np.zeros_like(unseen)
     if not standing.data_only:
-        forget = release.there(copy / "artifacts/resolve/forget.csv")
+        forget = audited_file(copy, release.batch, "artifacts/resolve/forget.csv")
         forgotten = records.read_forget(forget, manifest) != ""
         if standing.model is None:
             raise ReleaseError(f"batch {release.batch}: it is not decided which model is released")
-        decided_reports.write(release.home, copy, release.register, release.batch, release.told)
+        decided_reports.write(release.home, copy, release.register, release.batch, release.log)
     before, changes = dvc_graph.data_folders(copy)["data.dvc"], _settings_before(release)
-    release.told("data")
+    release.log("data")
     drop_records(copy / "data", forgotten | unseen, roles)
     if standing.model is not None and not standing.data_only:
         versions = {"before": before, "after": dvc_graph.content_hash(copy / "data")}
-        release.told("model")
+        release.log("model")
         chosen = in_use(copy, settings.load(copy / "params.yaml"))
         inputs = Inputs(
             copy, release.batch, commit, chosen, manifest, roles == "training", forgotten
@@ -123,12 +124,12 @@ def _fill(release: BatchRelease, copy: Path, standing: Standing) -> dict[str, An
 
 def _settings_before(release: BatchRelease) -> dict[str, str]:
     """What was set for this batch alone goes back to what the workspace has."""
-    own = json.loads(settings.load(release.home / "params.yaml").model_dump_json())
-    before = {}
+    workspace_settings = json.loads(settings.load(release.home / "params.yaml").model_dump_json())
+    restored = {}
     for key in next_audit.wishes_of(release.register, release.batch):
         section, _, leaf = key.partition(".")
-        before[key] = json.dumps(own[section][leaf])
-    return before
+        restored[key] = json.dumps(workspace_settings[section][leaf])
+    return restored
 
 
 def _unseen(
@@ -139,16 +140,16 @@ def _unseen(
     from tasks.requests.directory import read_directory
     from tasks.requests.opendsr import read_batch
 
-    wanted = {case.request_id for case in standing.requests if case.verdict == NOT_IN_TRAINING}
+    request_ids = {case.request_id for case in standing.requests if case.verdict == NOT_IN_TRAINING}
     entries = [
         entry
         for entry in read_batch(copy / "requests" / f"{release.batch}.json")
-        if entry.request_id in wanted
+        if entry.request_id in request_ids
     ]
-    chosen: NDArray[np.bool_] = (
+    unseen: NDArray[np.bool_] = (
         requested(entries, manifest, read_directory(copy / "data", manifest)) != ""
     )
-    return chosen
+    return unseen
 
 
 def _commit(release: BatchRelease, copy: Path, start: str) -> None:
@@ -167,18 +168,18 @@ def _commit(release: BatchRelease, copy: Path, start: str) -> None:
     shell.git(copy, "add", "--", *(path for path in paths if (copy / path).exists()))
     message = f"Release of batch {release.batch}"
     shell.git(copy, "commit", "--quiet", "-m", message)
-    own = shell.git(copy, "rev-parse", "HEAD^{commit}")
-    if shell.succeeds(copy, "merge-base", "--is-ancestor", start, own):
+    commit = shell.git(copy, "rev-parse", "HEAD^{commit}")
+    if shell.succeeds(copy, "merge-base", "--is-ancestor", start, commit):
         return
     shell.git(copy, "checkout", "--quiet", "--detach", start)
     try:
-        shell.git(copy, "merge", "--quiet", "--no-ff", "-m", message, own)
+        shell.git(copy, "merge", "--quiet", "--no-ff", "-m", message, commit)
     except WorkspaceError as error:
-        torn = shell.git(copy, "diff", "--name-only", "--diff-filter=U").splitlines()
+        conflicts = shell.git(copy, "diff", "--name-only", "--diff-filter=U").splitlines()
         raise ReleaseError(
-            f"what was committed here since {release.audit} began contradicts it in "
-            f"{', '.join(torn) or error}; nothing was changed. Merge the branch or tag by hand "
-            f"(`git merge {release.audit}`), then release again"
+            f"commits made here since {release.audit} began conflict with it in "
+            f"{', '.join(conflicts) or error}; nothing was changed. Merge the branch or tag by "
+            f"hand (`git merge {release.audit}`), then release again"
         ) from None
     settings.load(copy / "params.yaml")
 
@@ -186,10 +187,14 @@ def _commit(release: BatchRelease, copy: Path, start: str) -> None:
 def _refuse_unready(release: BatchRelease) -> None:
     """See that the workspace has the data of the audit, and no other changes in what is touched."""
     within = shell.git(release.home, "rev-parse", "--show-prefix")
-    sure = {within + path for path in ("params.yaml", "data.dvc", "dvc.lock")}
-    refuse_uncommitted(release, sure | set(changed(release.home, f"HEAD...{release.audit}")))
-    here, there = (_pointer(release.home, revision) for revision in ("HEAD", release.audit))
-    if here != there:
+    always_changed = {within + path for path in ("params.yaml", "data.dvc", "dvc.lock")}
+    refuse_uncommitted(
+        release, always_changed | set(changed_paths(release.home, f"HEAD...{release.audit}"))
+    )
+    current_data, audited_data = (
+        _pointer(release.home, revision) for revision in ("HEAD", release.audit)
+    )
+    if current_data != audited_data:
         raise ReleaseError(
             f"data.dvc is not that of {release.audit}, so the data changed since; bring them back "
             f"(`git checkout {release.audit} -- data.dvc && dvc checkout data.dvc`, commit), "

@@ -35,6 +35,20 @@ class ReleaseError(AuditError):
     """A batch cannot be released; the workspace is as it was."""
 
 
+def audited_file(copy: Path, batch: str, path: str) -> Path:
+    """A file of the audit, in a checkout of it.
+
+    Raises:
+        ReleaseError: no store has it.
+    """
+    if not (copy / path).is_file():
+        raise ReleaseError(
+            f"{close_batch.tag_of(batch)}: {Path(path).name} is neither in DVC's cache nor in a "
+            "remote; nothing was changed"
+        )
+    return copy / path
+
+
 @dataclass(frozen=True)
 class Inputs:
     """What a release is made from: a checkout of the audited batch.
@@ -57,24 +71,15 @@ class Inputs:
     trained: NDArray[np.bool_]
     forgotten: NDArray[np.bool_]
 
-    def there(self, path: str) -> Path:
-        """A file of the audit.
-
-        Raises:
-            ReleaseError: no store has it.
-        """
-        if not (self.copy / path).is_file():
-            raise ReleaseError(
-                f"{close_batch.tag_of(self.batch)}: {Path(path).name} is neither in DVC's cache "
-                "nor in a remote; nothing was changed"
-            )
-        return self.copy / path
+    def audited_file(self, path: str) -> Path:
+        """A file of the audit; see `audited_file`."""
+        return audited_file(self.copy, self.batch, path)
 
     @property
     def remaining(self) -> NDArray[np.bool_]:
         """(n,) the training records that are left."""
-        left: NDArray[np.bool_] = self.trained & ~self.forgotten
-        return left
+        remaining: NDArray[np.bool_] = self.trained & ~self.forgotten
+        return remaining
 
     @property
     def retained(self) -> str:
@@ -86,7 +91,7 @@ class Inputs:
         size = self.settings.references.seeds_per_block
         count = size * len(self.settings.references.without_blocks)
         return [
-            self.there(f"artifacts/retrain/{number // size}/seed-{number}.safetensors")
+            self.audited_file(f"artifacts/retrain/{number // size}/seed-{number}.safetensors")
             for number in range(count)
         ]
 
@@ -124,12 +129,7 @@ def in_use(copy: Path, chosen: settings.Settings) -> settings.Settings:
     """
     if not _is_climbed(copy):
         return chosen
-    ladder = copy / Path(PROPOSED).with_name("ladder.json")
-    if not ladder.is_file():
-        raise ReleaseError(
-            "ladder.json of the audit is neither in DVC's cache nor in a remote; nothing was "
-            "changed"
-        )
+    ladder = audited_file(copy, chosen.batch, str(Path(PROPOSED).with_name("ladder.json")))
     return chosen.on_rung(str(files.read_json(ladder)["proposed"]))
 
 
@@ -156,9 +156,9 @@ def write_models(
             f"batch {inputs.batch} was only screened, so there is no exact retrain to release"
         )
     proposed = _is_climbed(inputs.copy)
-    lineage = files.read_json(inputs.there(PROPOSED if proposed else SCORED))
+    lineage = files.read_json(inputs.audited_file(PROPOSED if proposed else SCORED))
     if kind == "unlearned":
-        source = inputs.there(_unlearned(lineage))
+        source = inputs.audited_file(_unlearned(lineage))
         history = release_lineage.released(lineage, inputs.settings.unlearn.method)
         advice = results.advice(inputs.copy, inputs.batch)
     else:
@@ -248,15 +248,15 @@ def drop_records(data: Path, leaving: NDArray[np.bool_], roles: NDArray[np.str_]
         roles: (n,) role of each record.
     """
     table = records.read_table(data)
-    kept = table.assign(split=roles)[~leaving]
-    files.write_text(data / "manifest.csv", kept.to_csv(index=False, lineterminator="\n"))
+    remaining = table.assign(split=roles)[~leaving]
+    files.write_text(data / "manifest.csv", remaining.to_csv(index=False, lineterminator="\n"))
     for path in table.loc[leaving, "path"]:
         (data / path).unlink(missing_ok=True)
     identities = data / "identities.csv"
     if identities.is_file():
         people = files.read_csv(identities, ("identity_type", "identity_value", "subject_id"))
-        left = people[people["subject_id"].isin(kept["subject_id"])]
-        files.write_text(identities, left.to_csv(index=False, lineterminator="\n"))
+        remaining_people = people[people["subject_id"].isin(remaining["subject_id"])]
+        files.write_text(identities, remaining_people.to_csv(index=False, lineterminator="\n"))
 
 
 def _is_climbed(copy: Path) -> bool:
@@ -266,7 +266,7 @@ def _is_climbed(copy: Path) -> bool:
 
 def _unlearned(lineage: dict[str, Any]) -> str:
     """Where the unlearned model lies that the verdicts are about."""
-    return next(str(one["path"]) for one in lineage["models"] if one["role"] == "unlearned")
+    return next(str(model["path"]) for model in lineage["models"] if model["role"] == "unlearned")
 
 
 def _chain(inputs: Inputs, lineage: dict[str, Any]) -> Any:

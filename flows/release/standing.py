@@ -129,8 +129,8 @@ class Standing:
             f"{verdicts.count(name)} {name}" for name in dict.fromkeys(sorted(verdicts))
         )
         if self.state == "waiting":
-            most = max((request.lacking for request in self.requests), default=0)
-            lack = "1 approval missing" if most == 1 else f"{most} approvals missing"
+            missing = max((request.lacking for request in self.requests), default=0)
+            lack = "1 approval missing" if missing == 1 else f"{missing} approvals missing"
             why = "those who approve want different models" if self.disagree else lack
             return f"Batch {self.batch} awaits sign-off ({counted}): {why}"
         texts = {
@@ -152,7 +152,7 @@ class Standing:
 
 
 def evaluate(
-    batch: str, cases: Sequence[Case], noted: Sequence[Event], rules: ReleaseRules
+    batch: str, cases: Sequence[Case], decisions: Sequence[Event], rules: ReleaseRules
 ) -> Standing:
     """Where a batch stands, as it follows from what is in the register.
 
@@ -162,10 +162,10 @@ def evaluate(
     Args:
         batch: its name.
         cases: the requests that the decision is about.
-        noted: all decisions on the batch, the oldest first.
+        decisions: all decisions on the batch, the oldest first.
         rules: what a release needs.
     """
-    approvals = [_approvals(case, noted, rules.audit) for case in cases]
+    approvals = [_approvals(case, decisions, rules.audit) for case in cases]
     requests = tuple(
         Waiting(
             case.request_id,
@@ -181,9 +181,11 @@ def evaluate(
     passed = bool(cases) and not data_only
     passed = passed and all(case.verdict in ("pass", NOT_IN_TRAINING) for case in cases)
     retrain = bool(cases) and not data_only and not passed and rules.proposed == "retrained"
-    enough = bool(cases) and not any(each.lacking for each in requests) and len(models) <= 1
+    has_approvals = (
+        bool(cases) and not any(request.lacking for request in requests) and len(models) <= 1
+    )
     choices = _choices(batch, passed, data_only, retrain)
-    state = _state(cases, rejected=last_rejection(noted) is not None, enough=enough)
+    state = _state(cases, rejected=last_rejection(decisions) is not None, enough=has_approvals)
     return Standing(
         batch,
         state,
@@ -225,8 +227,8 @@ def person(name: str) -> str:
     accents are encoded (Unicode's NFC and NFD), characters that nobody sees, nor letters of another
     script that look the same make another person."""
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
-    seen = "".join(" " if sign in _BLANKS else sign for sign in folded if not _is_unseen(sign))
-    return " ".join(seen.translate(_LOOKS_LIKE).split())
+    visible = "".join(" " if sign in _BLANKS else sign for sign in folded if not _is_unseen(sign))
+    return " ".join(visible.translate(_LOOKS_LIKE).split())
 
 
 def _is_unseen(sign: str) -> bool:

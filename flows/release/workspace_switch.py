@@ -8,21 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from flows.pipeline import close_batch
 from flows.register.register import Lease, Register
 from flows.release.release_contents import REFERENCES, RELEASES, ReleaseError
-from flows.workspace import checkouts, dvc_locks, git, shell
+from flows.workspace import checkouts, git, shell
 from tasks.common import files
-from tasks.common.errors import WorkspaceError
 
-_BATCH = 500
-"""Paths given to git at once."""
-
-Told = Callable[[str], None]
+Log = Callable[[str], None]
 """Is told the name of each step before it is taken."""
 
 
@@ -41,7 +37,7 @@ class BatchRelease:
     home: Path
     register: Register
     batch: str
-    told: Told
+    log: Log
     lease: Lease
 
     @property
@@ -69,19 +65,6 @@ class BatchRelease:
         """The files by which DVC knows these folders."""
         model, references = self.folders
         return f"{model}.dvc", f"{references}.dvc"
-
-    def there(self, path: Path) -> Path:
-        """A file of the audit.
-
-        Raises:
-            ReleaseError: no store has it.
-        """
-        if not path.is_file():
-            raise ReleaseError(
-                f"{self.audit}: {path.name} is neither in DVC's cache nor in a remote; nothing "
-                "was changed"
-            )
-        return path
 
 
 @dataclass(frozen=True)
@@ -128,38 +111,40 @@ def may_continue(release: BatchRelease, plan: SwitchPlan) -> bool:
     """Whether the journal of a killed release still leads somewhere: nobody has committed in
     between."""
     git.break_locks(release.home)
-    known = shell.succeeds(release.home, "cat-file", "-e", f"{plan.target}^{{commit}}")
-    return known and (is_at(release.home, plan.source) or holds(release.home, plan.target))
+    target_exists = shell.succeeds(release.home, "cat-file", "-e", f"{plan.target}^{{commit}}")
+    return target_exists and (
+        is_at(release.home, plan.source) or contains(release.home, plan.target)
+    )
 
 
 def check_out(release: BatchRelease, plan: SwitchPlan) -> None:
     """Check out what DVC tracks of the release, and the data where the workspace has them."""
     tracked = [path for path in release.pointers if (release.home / path).exists()]
-    _dvc(release.home, "checkout", "--force", *tracked, *(["data.dvc"] if plan.data else []))
+    shell.dvc(release.home, "checkout", "--force", *tracked, *(["data.dvc"] if plan.data else []))
 
 
 def undo(release: BatchRelease, plan: SwitchPlan) -> None:
     """Bring the workspace back to the commit that it came from, data and all."""
     git.break_locks(release.home)
-    if holds(release.home, plan.target) and not is_at(release.home, plan.target):
+    if contains(release.home, plan.target) and not is_at(release.home, plan.target):
         raise ReleaseError(
             f"somebody committed on top of the unfinished {release.tag}, so it is not undone; "
             "take these commits back, or let it be finished"
         )
     if is_at(release.home, plan.source, plan.target):
-        bring(release.home, plan.target, plan.source)
+        switch(release.home, plan.target, plan.source)
         for path in release.folders:
             shutil.rmtree(release.home / path, ignore_errors=True)
             with contextlib.suppress(OSError):  # other batches' are in it
                 (release.home / path).parent.rmdir()
         if plan.data:
-            _dvc(release.home, "checkout", "--force", "data.dvc")
+            shell.dvc(release.home, "checkout", "--force", "data.dvc")
         if git.has_tag(release.home, release.tag):
             shell.git(release.home, "tag", "--delete", release.tag)
     release.journal.unlink(missing_ok=True)
 
 
-def bring(home: Path, source: str, target: str) -> None:
+def switch(home: Path, source: str, target: str) -> None:
     """Bring a checkout from one commit to another, and nothing in it that is the same in both.
 
     Each step may be taken again, from whatever a killed process left.
@@ -167,38 +152,38 @@ def bring(home: Path, source: str, target: str) -> None:
     if not is_at(home, source, target):
         raise ReleaseError("somebody committed here while the release was prepared; release again")
     top = Path(shell.git(home, "rev-parse", "--show-toplevel"))
-    statuses = changed(home, source, target)
-    kept = [path for path, status in statuses.items() if status != "D"]
-    for batch in _batched(kept):
-        shell.git(top, "--literal-pathspecs", "checkout", "--quiet", target, "--", *batch)
-    for batch in _batched([path for path, status in statuses.items() if status == "D"]):
-        shell.git(
-            top, "--literal-pathspecs", "rm", "--quiet", "--force", "--ignore-unmatch", "--", *batch
-        )
+    statuses = changed_paths(home, source, target)
+    written = [path for path, status in statuses.items() if status != "D"]
+    for portion in git.in_parts(written):
+        shell.git(top, "--literal-pathspecs", "checkout", "--quiet", target, "--", *portion)
+    removed = [path for path, status in statuses.items() if status == "D"]
+    remove = ("--literal-pathspecs", "rm", "--quiet", "--force", "--ignore-unmatch", "--")
+    for portion in git.in_parts(removed):
+        shell.git(top, *remove, *portion)
     if not is_at(home, target):
         shell.git(home, "update-ref", "-m", "release", "HEAD", target, source)
 
 
-def holds(home: Path, commit: str) -> bool:
+def contains(home: Path, commit: str) -> bool:
     """Whether the workspace is at a commit or beyond it."""
     return shell.succeeds(home, "merge-base", "--is-ancestor", commit, "HEAD")
 
 
-def refuse_uncommitted(release: BatchRelease, touched: Collection[str]) -> None:
+def refuse_uncommitted(release: BatchRelease, paths: Collection[str]) -> None:
     """Nothing that somebody has not committed is overwritten."""
     lines = shell.git(
         release.home, "status", "--porcelain", "-z", "--untracked-files=all", "--no-renames"
     ).split("\0")
-    mine = sorted(path for line in lines if (path := line.lstrip()[2:].lstrip()) in touched)
-    if mine:
-        more = f" and {len(mine) - 5} more" if len(mine) > 5 else ""
+    uncommitted = sorted(path for line in lines if (path := line.lstrip()[2:].lstrip()) in paths)
+    if uncommitted:
+        and_more = f" and {len(uncommitted) - 5} more" if len(uncommitted) > 5 else ""
         raise ReleaseError(
-            f"not committed, and changed by the release: {', '.join(mine[:5])}{more}; commit "
-            "or undo these first"
+            f"not committed, and changed by the release: {', '.join(uncommitted[:5])}{and_more}; "
+            "commit or undo these changes first"
         )
 
 
-def changed(home: Path, *revisions: str) -> dict[str, str]:
+def changed_paths(home: Path, *revisions: str) -> dict[str, str]:
     """Paths, from the repository's root, that differ between two commits, and how: A, M, T or D."""
     fields = shell.git(home, "diff", "--name-status", "--no-renames", "-z", *revisions).split("\0")
     return dict(zip(fields[1::2], fields[0::2], strict=False))
@@ -207,23 +192,3 @@ def changed(home: Path, *revisions: str) -> dict[str, str]:
 def is_at(home: Path, *commits: str) -> bool:
     """Whether the workspace is at one of these commits."""
     return shell.git(home, "rev-parse", "HEAD^{commit}") in commits
-
-
-def _batched(paths: Sequence[str]) -> Iterator[Sequence[str]]:
-    return (paths[start : start + _BATCH] for start in range(0, len(paths), _BATCH))
-
-
-def _dvc(home: Path, *words: str) -> None:
-    """DVC in the workspace; another one that is at work there, as a killed release may leave, is
-    waited for."""
-    dvc_locks.sweep(home)
-    for _ in range(30):
-        try:
-            shell.dvc(home, *words)
-        except WorkspaceError as error:
-            if not any(sign in str(error) for sign in dvc_locks.SIGNS):
-                raise
-            dvc_locks.wait()
-        else:
-            return
-    shell.dvc(home, *words)

@@ -67,7 +67,7 @@ def create(
         )
     public_url = callbacks.public_url()
     pseudonymise.key_of(home)
-    own = register is None
+    opened_here = register is None
     register = register or Register(home, chosen.report.holidays)
     office = Office(
         home,
@@ -82,19 +82,19 @@ def create(
 
     @asynccontextmanager
     async def life(_app: FastAPI) -> AsyncIterator[None]:
-        over = threading.Event()
+        stopped = threading.Event()
         helper = threading.Thread(
-            target=_background, args=(office, over, deliver, pause), daemon=True
+            target=_background, args=(office, stopped, deliver, pause), daemon=True
         )
         helper.start()
         try:
             yield
         finally:
-            over.set()
+            stopped.set()
             await run_in_threadpool(helper.join, callbacks.TIMEOUT)
             with suppress(AuditError):
                 await run_in_threadpool(office.denials.settle, True)
-            if own:
+            if opened_here:
                 register.close()
 
     server = FastAPI(
@@ -113,16 +113,16 @@ def create(
     return server
 
 
-def _background(office: Office, over: threading.Event, deliver: bool, pause: float) -> None:
+def _background(office: Office, stopped: threading.Event, deliver: bool, pause: float) -> None:
     """What the server does beside answering: callbacks, and denials that were only counted."""
-    while not over.wait(pause):
+    while not stopped.wait(pause):
         try:
             office.denials.settle()
-            done = (
+            delivery = (
                 callbacks.deliver(office.home, office.register) if deliver else callbacks.Delivery()
             )
-            if done != callbacks.Delivery():
-                _LOG.info("callbacks: %s", done.line)
+            if delivery != callbacks.Delivery():
+                _LOG.info("callbacks: %s", delivery.line)
         except BusyError:
             continue
         except Exception as error:  # whatever it was, the next look tries again

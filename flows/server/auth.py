@@ -145,24 +145,34 @@ class Gatekeeper:
             SettingsError: an entry is malformed; names its place and never its content.
         """
         entries = _entries(TOKENS, tokens)
-        if place := next(
-            (n for n, (_, rest) in enumerate(entries, 1) if not _DIGEST.fullmatch(rest)), None
+        if position := next(
+            (
+                number
+                for number, (_, secret) in enumerate(entries, 1)
+                if not _DIGEST.fullmatch(secret)
+            ),
+            None,
         ):
             raise SettingsError(
-                f"{TOKENS}: entry {place} ends in no SHA-256 digest of a token (64 hexadecimal "
+                f"{TOKENS}: entry {position} ends in no SHA-256 digest of a token (64 hexadecimal "
                 "digits in small "
                 "letters); make an entry with `erasure-audit serve token`"
             )
-        self._tokens = [(client, bytes.fromhex(rest)) for client, rest in entries]
+        self._tokens = [(client, bytes.fromhex(secret)) for client, secret in entries]
         self._signers = {
-            client.name: (client, rest.encode())
-            for client, rest in _entries(SIGNING_CLIENTS, signers)
+            client.name: (client, secret.encode())
+            for client, secret in _entries(SIGNING_CLIENTS, signers)
         }
-        if place := next(
-            (n for n, (_, rest) in enumerate(self._signers.values(), 1) if len(rest) < 32), None
+        if position := next(
+            (
+                number
+                for number, (_, secret) in enumerate(self._signers.values(), 1)
+                if len(secret) < 32
+            ),
+            None,
         ):
             raise SettingsError(
-                f"{SIGNING_CLIENTS}: the secret of entry {place} is shorter than 32 characters"
+                f"{SIGNING_CLIENTS}: the secret of entry {position} is shorter than 32 characters"
             )
         self._clock = clock
         self._nonces: dict[tuple[str, str], float] = {}
@@ -216,45 +226,45 @@ class Gatekeeper:
         presented = hashlib.sha256(token.strip().encode(errors="surrogatepass")).digest()
         # every entry is compared, so that the time taken tells nothing of where the right one
         # stands
-        found = [
+        matching = [
             client for client, digest in self._tokens if hmac.compare_digest(digest, presented)
         ]
-        if scheme.lower() != "bearer" or not found:
+        if scheme.lower() != "bearer" or not matching:
             raise DeniedError(
                 401,
                 UNKNOWN,
                 "unknown token",
                 "the bearer token is not known here; ask for a new one",
             )
-        return found[0]
+        return matching[0]
 
     def _signed(self, attempt: Attempt, header: str) -> Client:
-        wrong = DeniedError(
+        refusal = DeniedError(
             401,
             UNKNOWN,
             "wrong signature",
             f"{SIGNATURE} does not hold; expected t=<seconds>,n=<nonce>,k=<name>,s=<HMAC> as "
             "docs/intake.md describes",
         )
-        read = _SIGNED.fullmatch(header)
-        if read is None:
-            raise wrong
+        fields = _SIGNED.fullmatch(header)
+        if fields is None:
+            raise refusal
         # a name that is not known takes as long as one that is
-        client, key = self._signers.get(read["k"], (None, b"\0" * 32))
+        client, key = self._signers.get(fields["k"], (None, b"\0" * 32))
         expected = sign(
-            key, int(read["t"]), read["n"], attempt.method, attempt.target, attempt.body
+            key, int(fields["t"]), fields["n"], attempt.method, attempt.target, attempt.body
         )
-        if not hmac.compare_digest(expected, read["s"]) or client is None:
-            raise wrong
+        if not hmac.compare_digest(expected, fields["s"]) or client is None:
+            raise refusal
         now = self._clock()
-        if abs(now - int(read["t"])) > WINDOW:
+        if abs(now - int(fields["t"])) > WINDOW:
             raise DeniedError(
                 401,
                 client.name,
                 "stale signature",
                 f"the signature is not of the last {WINDOW} s; set the clock right",
             )
-        if not self._first_time(client.name, read["n"], now):
+        if not self._first_time(client.name, fields["n"], now):
             raise DeniedError(
                 401,
                 client.name,
@@ -267,8 +277,8 @@ class Gatekeeper:
         with self._lock:
             if len(self._nonces) >= _MOST_NONCES:
                 self._nonces = {key: until for key, until in self._nonces.items() if until >= now}
-            known = self._nonces.get((name, nonce), 0.0) >= now
-            if known or len(self._nonces) >= _MOST_NONCES:
+            was_used = self._nonces.get((name, nonce), 0.0) >= now
+            if was_used or len(self._nonces) >= _MOST_NONCES:
                 return False
             self._nonces[name, nonce] = now + 2 * WINDOW  # as long as its time could pass at all
             return True
@@ -281,18 +291,18 @@ class Denials:
     def __init__(
         self,
         register: Register,
-        most: int = 10,
+        limit: int = 10,
         window: float = 60.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Args:
         register: where they are written down.
-        most: of one actor in a window; more are counted and written down as one.
+        limit: of one actor in a window; more are counted and written down as one.
         window: s.
         clock: s.
         """
-        self._register, self._most, self._window, self._clock = register, most, window, clock
-        self._seen: dict[str, tuple[float, int]] = {}
+        self._register, self._limit, self._window, self._clock = register, limit, window, clock
+        self._counts: dict[str, tuple[float, int]] = {}
         self._lock = threading.Lock()
 
     def write(self, denied: DeniedError, method: str, path: str, right: Right) -> None:
@@ -308,10 +318,10 @@ class Denials:
             "denied: %s %s by %s (%s), needed %s", method, path, denied.actor, denied.why, right
         )
         with self._lock:
-            since, count = self._seen.get(denied.actor, (self._clock(), 0))
-            self._seen[denied.actor] = since, count + 1
-            kept = count < self._most
-        if kept:
+            since, count = self._counts.get(denied.actor, (self._clock(), 0))
+            self._counts[denied.actor] = since, count + 1
+            is_recorded = count < self._limit
+        if is_recorded:
             facts = {"method": method, "path": path, "right": str(right), "why": denied.why}
             self._register.note("access_denied", denied.actor, **facts)
         self.settle()
@@ -320,17 +330,17 @@ class Denials:
         """Write down how many more there were in windows that are over, or in all."""
         now = self._clock()
         with self._lock:
-            over = {
-                name: n
-                for name, (since, n) in self._seen.items()
+            finished = {
+                name: count
+                for name, (since, count) in self._counts.items()
                 if all_of_them or now - since >= self._window
             }
-            for name in over:
-                del self._seen[name]
-        for name, count in over.items():
-            if count > self._most:
+            for name in finished:
+                del self._counts[name]
+        for name, count in finished.items():
+            if count > self._limit:
                 self._register.note(
-                    "access_denied", name, further=count - self._most, why="too many to name each"
+                    "access_denied", name, further=count - self._limit, why="too many to name each"
                 )
 
 
@@ -355,25 +365,30 @@ def sign(key: bytes, seconds: int, nonce: str, method: str, target: str, body: b
     return hmac.new(key, message.encode(errors="surrogatepass"), hashlib.sha256).hexdigest()
 
 
-def _entries(where: str, text: str | None) -> list[tuple[Client, str]]:
+def _entries(source: str, text: str | None) -> list[tuple[Client, str]]:
     """`name:roles:rest` entries. What is wrong with one is said without repeating it: it may be a
     token itself."""
-    found = []
-    for place, entry in enumerate((text or "").split(), start=1):
-        name, _, more = entry.partition(":")
-        roles, _, rest = more.partition(":")
-        known = [role for role in roles.split("+") if role in set(Role)]
-        if not _NAME.fullmatch(name) or name == UNKNOWN or not rest or known != roles.split("+"):
+    entries = []
+    for position, entry in enumerate((text or "").split(), start=1):
+        name, _, roles_and_secret = entry.partition(":")
+        roles, _, secret = roles_and_secret.partition(":")
+        known_roles = [role for role in roles.split("+") if role in set(Role)]
+        if (
+            not _NAME.fullmatch(name)
+            or name == UNKNOWN
+            or not secret
+            or known_roles != roles.split("+")
+        ):
             raise SettingsError(
-                f"{where}: entry {place} is malformed; expected name:role:…, the name of small "
+                f"{source}: entry {position} is malformed; expected name:role:…, the name of small "
                 "letters, digits and "
                 f"._@- (at most 64, not {UNKNOWN}), and roles of {', '.join(Role)} joined by +"
             )
-        found.append((Client(name, frozenset(Role(role) for role in known)), rest))
+        entries.append((Client(name, frozenset(Role(role) for role in known_roles)), secret))
     names: dict[str, frozenset[Role]] = {}
-    for client, _ in found:
+    for client, _ in entries:
         if names.setdefault(client.name, client.roles) != client.roles:
             raise SettingsError(
-                f"{where}: {client.name} has entries with different roles; give each the same"
+                f"{source}: {client.name} has entries with different roles; give each the same"
             )
-    return found
+    return entries

@@ -61,7 +61,7 @@ class OperatorBody(BaseModel):
         except ValidationError as error:
             raise RequestError(_complaint(cls, error)) from None
 
-    def given(self) -> dict[str, Any]:
+    def given_fields(self) -> dict[str, Any]:
         """What was sent, by name."""
         return self.model_dump(exclude_unset=True)
 

@@ -52,8 +52,8 @@ class Office:
 
 def office(request: Request) -> Office:
     """What the server works with."""
-    found: Office = request.app.state.office
-    return found
+    state_office: Office = request.app.state.office
+    return state_office
 
 
 class LimitedRequest(Request):

@@ -69,7 +69,7 @@ def answer(error: Exception) -> Response:
     if isinstance(error, AuditError):
         return _error(409, str(error))
     # not the error's text, which may quote a body
-    _LOG.error("defect: %s at %s", type(error).__name__, _place(error))
+    _LOG.error("defect: %s at %s", type(error).__name__, _origin(error))
     return _error(500, "the server met a defect of its own; its log says where")
 
 
@@ -89,12 +89,12 @@ def _error(code: int, message: str, headers: dict[str, str] | None = None) -> Re
 
 def _parameter(error: RequestValidationError) -> str:
     """What a parameter of the query, or the body as a whole, has to be; repeats nothing."""
-    place, *names = error.errors()[0]["loc"]
-    name = str(names[0]) if names else str(place)
+    part, *names = error.errors()[0]["loc"]
+    name = str(names[0]) if names else str(part)
     return f"{name}: expected {EXPECTED.get(name, 'a JSON object')}"
 
 
-def _place(error: Exception) -> str:
+def _origin(error: Exception) -> str:
     """File and line where an error arose."""
     frame = error.__traceback__
     while frame is not None and frame.tb_next is not None:

@@ -39,7 +39,7 @@ def receive(
     case, new = drop_folder.enter(office.home, office.register, request, client.name, "http")
     response.status_code = 201 if new else 200
     response.headers["Location"] = f"{PATH}/requests/{case.request_id}"
-    notice = callbacks.told(office.register.history(case.request_id))
+    notice = callbacks.notice_of(office.register.history(case.request_id))
     return Receipt(
         controller_id=notice.controller,
         expected_completion_time=notice.completion,
@@ -56,7 +56,7 @@ def status(
     request_id: RequestId,
 ) -> RequestStatus:
     """How far a request is, in OpenDSR's words."""
-    notice = callbacks.told(_own_history(office.register, request_id, client))
+    notice = callbacks.notice_of(_own_history(office.register, request_id, client))
     return RequestStatus.model_validate(
         {
             "controller_id": notice.controller,

@@ -133,7 +133,7 @@ def hold(
     body: HoldBody,
 ) -> Case:
     """Put a legal hold on a request."""
-    return office.register.hold(request_id, client.name, **body.given())
+    return office.register.hold(request_id, client.name, **body.given_fields())
 
 
 @changes.post("/lift", summary="Lift the hold", response_model=CaseAnswer)

@@ -273,7 +273,7 @@ def _shipped() -> Path:
     raise WorkspaceError("this installation lacks dvc.yaml; install erasure-audit again")
 
 
-def lacking(folder: Path, batch: str) -> str | None:
+def missing_input(folder: Path, batch: str) -> str | None:
     """Why a batch cannot run, with the next step; None: it can."""
     if not (folder / "data.dvc").exists() and not (folder / "data").exists():
         return (

@@ -63,7 +63,7 @@ def work(
     sha256: str,
     tell: Callable[[str], None] = lambda line: None,
 ) -> None:
-    worker.work(here / "agent", parcel.name, sha256, "try-1", tell)
+    worker.run_stage(here / "agent", parcel.name, sha256, "try-1", tell)
 
 
 def nothing_is_left(here: Path) -> bool:
@@ -248,7 +248,7 @@ def test_results_whose_objects_were_erased_from_the_remote_are_not_taken(here: P
     sender, parcel, sha256 = handed(here)
     work(here, parcel, sha256)
     (entry,) = (here / "store" / parcel.runs).iterdir()
-    for md5 in (agent_parcel.kept(entry.read_bytes()) or {}).values():
+    for md5 in (agent_parcel.outputs_of(entry.read_bytes()) or {}).values():
         (here / "store" / "files" / "md5" / md5[:2] / md5[2:]).unlink()
     assert not sender.fetch(parcel)
     assert stage_runner.Runner(here / "caller").run("train@0") == "ran"

@@ -79,7 +79,7 @@ def test_a_list_of_requests_is_taken_in_and_the_file_is_gone(
     assert outside.has_all(register, {1, 2})
     assert {case.source for case in register.cases()} == {"drop folder"}
     assert waiting(home) == []
-    assert drop_folder.take(home, register) == drop_folder.Taken()
+    assert drop_folder.take(home, register) == drop_folder.TakenFiles()
 
 
 def test_a_single_request_need_not_be_a_list(home: Path, register: Register) -> None:
@@ -89,7 +89,7 @@ def test_a_single_request_need_not_be_a_list(home: Path, register: Register) -> 
 
 def test_without_a_drop_folder_there_is_nothing_to_do(tmp_path: Path) -> None:
     place = outside.home(tmp_path / "home")
-    assert drop_folder.take(place, Register(place)) == drop_folder.Taken()
+    assert drop_folder.take(place, Register(place)) == drop_folder.TakenFiles()
 
 
 def test_what_is_sent_in_the_clear_stays_nowhere(
@@ -289,7 +289,7 @@ def test_a_file_that_grows_while_it_is_read_is_left_for_the_next_time(
 def test_hidden_and_other_files_are_let_be(home: Path, register: Register) -> None:
     for name in (".hidden.json", "upload.json.part", "notes.txt"):
         put(home, name, [outside.request(1)])
-    assert drop_folder.take(home, register) == drop_folder.Taken()
+    assert drop_folder.take(home, register) == drop_folder.TakenFiles()
     assert waiting(home) == [".hidden.json", "notes.txt", "upload.json.part"]
 
 
