@@ -1,9 +1,9 @@
-"""Handing stages with `meta: {agent: gpu}` to Prefect workers on other machines, and getting the
-results back.
+"""Hands stages with `meta: {agent: gpu}` to Prefect workers on other machines, and fetches their
+results.
 
-The agent's results come as DVC objects and an entry of DVC's run cache, so the caller's own `dvc
-repro` of the stage restores them as if it had run them itself. A stage that finishes twice is
-harmless: its results lie under their own hashes, and the caller takes those that were there first.
+Results come as DVC objects and an entry of DVC's run cache, so the caller's own `dvc repro` of the
+stage restores them as if it had run the stage itself. A stage may finish twice: results are stored
+under their hashes, and the caller takes the first ones.
 """
 
 from __future__ import annotations
@@ -35,27 +35,25 @@ if TYPE_CHECKING:
 __all__ = ["HANDOVER", "Agents", "at_hand", "online", "sweep"]
 
 MODE = "ERASURE_AUDIT_AGENTS"
-"""Environment variable: `auto` (hand out where a worker is online, else run here), `here` (never),
-`pool` (always)."""
+"""Environment variable: `auto` (hand stages out if a worker is online, else run here), `here`
+(never hand out), `pool` (always)."""
 SILENCE = "ERASURE_AUDIT_AGENT_SILENCE"
-"""Environment variable: without a sign of life for so long an agent counts as lost, s."""
+"""Environment variable: time without a sign of life after which an agent counts as lost, s."""
 WAIT = "ERASURE_AUDIT_AGENT_WAIT"
-"""Environment variable: with no worker online for so long a stage that waits runs here instead,
-s."""
+"""Environment variable: time without an online worker after which a waiting stage runs here, s."""
 
 Mode = Literal["auto", "here", "pool"]
 
 POLL = 1.0
 """Time between two looks at a run, s."""
 FETCHES, FETCH_PAUSE = 4, 5.0
-"""How often the results of a run that ended well are looked for, and the time between, s."""
+"""How often to look for the results of a completed run, and the time between two looks, s."""
 TRIES = 2
-"""How often a stage is handed out: once, and once again if its agent is lost."""
+"""How often a stage is handed out: a second time if its agent is lost."""
 STARTING = 180.0
-"""How long an agent may take to its first sign of life, for starting Python and Prefect takes a
-while, s."""
+"""How long an agent may take until its first sign of life, s: it starts Python and Prefect."""
 PATIENCE = 300.0
-"""How long Prefect's server may be away while a stage runs, s."""
+"""How long Prefect's server may fail to answer while a stage runs, s."""
 
 
 class AgentError(StageError):
@@ -63,7 +61,7 @@ class AgentError(StageError):
 
 
 class _LostError(Exception):
-    """The agent that had the stage is gone, or could not do it."""
+    """The stage's agent is gone, or could not run it."""
 
 
 class _NobodyError(Exception):
@@ -83,16 +81,16 @@ class _Patience:
 
 
 def at_hand(workspace: Path, batch: str, log: Callable[[str], None]) -> Agents | None:
-    """The agents that stages of a run can be handed to; None: there are none, everything runs here.
+    """The agents for the stages of a run; None: there are none, every stage runs here.
 
     Args:
         workspace: the caller's.
-        batch: the batch at hand.
-        log: is given a line where agents could be expected and cannot be used.
+        batch: the batch.
+        log: receives a line if agents are set up and cannot be used.
 
     Raises:
-        SettingsError: `ERASURE_AUDIT_AGENTS` is none of its values.
-        AgentError: it is `pool`, and there is no standing Prefect server or no DVC remote.
+        SettingsError: `ERASURE_AUDIT_AGENTS` has an unknown value.
+        AgentError: it is `pool`, and there is no permanent Prefect server or no DVC remote.
     """
     from prefect.settings import PREFECT_API_URL
 
@@ -115,8 +113,7 @@ def at_hand(workspace: Path, batch: str, log: Callable[[str], None]) -> Agents |
 
 
 def online(client: SyncPrefectClient, pool: str) -> list[str]:
-    """The names of a pool's workers that are there now, sorted; empty also if there is no such
-    pool."""
+    """The names of a pool's online workers, sorted; empty if there is no such pool."""
     from prefect.client.schemas.objects import WorkerStatus
     from prefect.exceptions import ObjectNotFound
 
@@ -128,18 +125,18 @@ def online(client: SyncPrefectClient, pool: str) -> list[str]:
 
 
 def prefect_client() -> AbstractContextManager[SyncPrefectClient]:
-    """A client of the Prefect server that is set."""
+    """A client of the Prefect server."""
     from prefect.client.orchestration import get_client
 
     return get_client(sync_client=True)
 
 
 class Agents:
-    """Hands stages of one run of a batch to agents; several at once, each from a thread of its own.
+    """Hands stages of one run of a batch to agents, several at once, each from its own thread.
 
     Attributes:
         mode: whether stages may run here instead.
-        patience: how long an agent, or a free one, is waited for.
+        patience: how long to wait for an agent, or for a free one.
     """
 
     def __init__(
@@ -163,11 +160,12 @@ class Agents:
         self._out: dict[Any, parcels.Parcel] = {}
 
     def fetch_results(self, stage: str, agent: str, tell: StageNews) -> bool:
-        """Whether another machine ran the stage, and its results are in DVC's cache here now.
+        """Run a stage on an agent and fetch its results into DVC's cache. Returns False if the
+        stage has to run here.
 
         Raises:
             StageError: the stage failed there; the text is its own message.
-            AgentError: two agents one after the other were lost with it.
+            AgentError: two agents in a row were lost.
             KilledStageError: the run was stopped.
         """
         try:
@@ -183,7 +181,7 @@ class Agents:
             return False
 
     def stop(self) -> None:
-        """Withdraw every stage that is out, so that agents end it and hand nothing back."""
+        """Withdraw every stage that was handed out: agents stop and return nothing."""
         self._stopped.set()
         with self._lock:
             out = dict(self._out)
@@ -191,11 +189,10 @@ class Agents:
             self.withdraw(run, parcel, "The caller was stopped")
 
     def close(self) -> None:
-        """Clear the remote of what this run has put there for handing over, if it has."""
+        """Remove this run's parcels from the remote."""
         if self._sent:
-            with contextlib.suppress(
-                parcels.RemoteError
-            ):  # the next run of the batch, or its erasure, does it
+            # if that fails, the next run of the batch, or its erasure, removes them
+            with contextlib.suppress(parcels.RemoteError):
                 sweep(self._workspace, self._batch)
 
     def _fetch_results(self, stage: str, pool: str, tell: StageNews) -> bool:
@@ -250,7 +247,7 @@ class Agents:
         pool: str,
         tell: StageNews,
     ) -> None:
-        """Wait until a run has ended well; `_ACTIONS` says what each of its states means."""
+        """Wait until a run is completed; `_ACTIONS` maps each of its states to an action."""
         watch = _Watch(self._post, parcel, str(run.id), self.patience.silence, tell)
         followed = _Followed(self, client, run.id, parcel, pool, watch)
         away_since = None
@@ -293,8 +290,7 @@ class Agents:
     def _under_way(
         self, client: SyncPrefectClient, parcel: parcels.Parcel, tell: StageNews
     ) -> FlowRun | None:
-        """The run that a caller which was killed has left, or another one of the same batch is
-        waiting for."""
+        """An unfinished run of the same work, from a killed caller or another run of the batch."""
         from prefect.client.schemas.filters import FlowRunFilter
         from prefect.client.schemas.objects import StateType
 
@@ -333,8 +329,8 @@ class Agents:
         return run
 
     def withdraw(self, run: Any, parcel: parcels.Parcel, why: str) -> None:
-        """Cancel a run; without its parcel an agent ends even if word of the cancelling does not
-        reach it."""
+        """Cancel a run and remove its parcel: without it the agent stops even if it does not learn
+        of the cancellation."""
         from prefect.states import Cancelled, Cancelling
 
         with contextlib.suppress(parcels.RemoteError):
@@ -356,7 +352,7 @@ class Agents:
                 client.set_flow_run_state(run, Crashed(message=f"Lost: {why}"), force=True)
 
     def _is_cached(self, parcel: parcels.Parcel) -> bool:
-        """Whether the workspace's own cache has the results, so that DVC restores them."""
+        """Whether the workspace's own cache has the results, so that DVC can restore them."""
         cache = parcels.cache_of(self._workspace)
         entries = [
             parcels.outputs_of(path.read_bytes())
@@ -365,11 +361,10 @@ class Agents:
         return any(_has_all(cache, outputs) for outputs in entries if outputs)
 
     def fetch(self, parcel: parcels.Parcel) -> bool:
-        """Bring the results from the remote into the workspace's cache, if they are there; first
-        those, then the entry.
+        """Fetch the results from the remote into the workspace's cache, then the entry of the run
+        cache. Returns whether they were there.
 
-        DVC's own `dvc fetch --run-cache` would bring all results of all years; these are the ones
-        of this key.
+        DVC's own `dvc fetch --run-cache` would fetch the results of all runs ever.
         """
         cache = parcels.cache_of(self._workspace)
         for path in self._post.below(parcel.runs):
@@ -382,14 +377,13 @@ class Agents:
                     self._dvc(depot, "fetch")
             except WorkspaceError:
                 continue
-            if _has_all(cache, outputs):  # else the results were removed since, as an erasure does
+            if _has_all(cache, outputs):  # else e.g. an erasure removed them
                 files.write_bytes(cache / path, entry)
                 return True
         return False
 
     def _fetch_for_certain(self, parcel: parcels.Parcel) -> None:
-        """Bring the results of a run that has ended well; a remote that stumbles costs no second
-        run."""
+        """Fetch the results of a completed run; a few failures of the remote are tolerated."""
         for _ in range(FETCHES):
             with contextlib.suppress(parcels.RemoteError):
                 if self.fetch(parcel):
@@ -399,7 +393,7 @@ class Agents:
         raise _LostError("its results are not on the remote; does it have another remote?")
 
     def send(self, parcel: parcels.Parcel, tell: StageNews) -> None:
-        """Push what the stage reads; what this run has pushed before is there."""
+        """Push the stage's inputs, except those that this run has pushed before."""
         cache = parcels.cache_of(self._workspace)
         with self._sending:
             missing = {path: md5 for path, md5 in parcel.inputs.items() if md5 not in self._sent}
@@ -413,7 +407,7 @@ class Agents:
                 self._sent.update(missing.values())
 
     def _dvc(self, folder: Path, *arguments: str) -> None:
-        """DVC in a folder of ours, ended when the run is stopped."""
+        """Run DVC in a folder; it is killed when the run is stopped."""
         with subprocess.Popen(
             [*shell.DVC, *arguments],
             cwd=folder,
@@ -446,9 +440,9 @@ class Agents:
 
 
 class _Followed:
-    """A run that is followed, and what is done about each state that it may be in.
+    """A followed run, with an action for each of its states.
 
-    An action returns whether the run has ended well, or raises what its state means.
+    An action returns whether the run is completed, or raises the error of its state.
     """
 
     def __init__(
@@ -465,7 +459,7 @@ class _Followed:
         self._nobody_since: float | None = None
 
     def waits(self, _message: str) -> bool:
-        """No worker has taken it; after a time without any, the stage runs here instead."""
+        """No worker has taken it. After a time without an online worker the stage runs here."""
         if online(self._client, self._pool):
             self._nobody_since = None
             return False
@@ -477,20 +471,20 @@ class _Followed:
         return False
 
     def runs(self, _message: str) -> bool:
-        """An agent has it; it has to give signs of life."""
+        """An agent runs it and must give signs of life."""
         self._watch.look()
         return False
 
     def completed(self, _message: str) -> bool:
-        """It ended well."""
+        """The run is completed."""
         return True
 
     def failed(self, message: str) -> bool:
-        """The stage failed by its own fault."""
+        """The stage failed."""
         raise StageError(message or f"{self._parcel.stage} failed on an agent without a message")
 
     def crashed(self, message: str) -> bool:
-        """The agent is gone, or could not do it."""
+        """The agent is gone, or could not run the stage."""
         raise _LostError(message or "its run crashed")
 
     def cancelled(self, message: str) -> bool:
@@ -510,12 +504,12 @@ _ACTIONS: dict[str, Callable[[_Followed, str], bool]] = {
     "CANCELLED": _Followed.cancelled,
     "CANCELLING": _Followed.cancelled,
 }
-"""What is done about each type of state that Prefect knows."""
+"""The action for each type of Prefect's states."""
 
 
 class _Watch:
-    """Looks for an agent's signs of life. Only what this machine's clock says counts, so no clock
-    has to agree."""
+    """Looks for an agent's signs of life. Only this machine's clock counts, so clocks may
+    differ."""
 
     def __init__(
         self, post: parcels.Post, parcel: parcels.Parcel, run: str, silence: float, tell: StageNews
@@ -528,7 +522,7 @@ class _Watch:
         self._looked = self._heard = time.monotonic()
 
     def look(self) -> None:
-        """Take note of a sign of life. Raises `_LostError` if there was none for too long."""
+        """Read the latest sign of life. Raises `_LostError` if there was none for too long."""
         now = time.monotonic()
         if now - self._looked < min(5.0, self._silence / 10):
             return
@@ -536,7 +530,7 @@ class _Watch:
         try:
             sign = json.loads(self._post.get(self._path) or b"{}")
         except parcels.RemoteError:
-            self._heard += unheard  # nobody could be heard, so the agent is not to blame
+            self._heard += unheard  # the remote failed, not the agent
             return
         except ValueError:
             sign = self._last_sign  # in the middle of a write
@@ -552,7 +546,7 @@ class _Watch:
 
 
 def _has_all(cache: Path, outputs: dict[str, str]) -> bool:
-    """Whether the cache holds all objects of these outputs, for folders also the files in them."""
+    """Whether the cache holds all objects of these outputs, with the files in folders."""
 
     def object_path(md5: str) -> Path:
         return cache / "files" / "md5" / md5[:2] / md5[2:]

@@ -1,5 +1,5 @@
-"""This machine as an agent: looks at what it needs, and keeps a Prefect worker going that takes one
-stage at a time."""
+"""This machine as an agent: checks what it needs, and runs a Prefect worker that takes one stage at
+a time."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from flows.workspace import environment
 from tasks.common.errors import AuditError, WorkspaceError
 
 SWEEP = 30.0
-"""Time between two looks for what killed stages left, s."""
+"""Time between two removals of leftovers of killed stages, s."""
 
 WORKER = {
-    # three of them missed, and the worker counts as offline
+    # after three missed ones the worker counts as offline
     "PREFECT_WORKER_HEARTBEAT_SECONDS": "10",
-    "PREFECT_WORKER_QUERY_SECONDS": "1",  # what a free agent loses before it takes the next stage
+    "PREFECT_WORKER_QUERY_SECONDS": "1",  # delay until a free agent takes the next stage
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO",
 }
 """Prefect's settings for the worker, unless the user has set them."""
@@ -32,7 +32,7 @@ WORKER = {
 
 @dataclass(frozen=True)
 class Requirement:
-    """Something that an agent needs, and whether it is there."""
+    """Something that an agent needs, and its state."""
 
     name: str
     usable: bool
@@ -40,17 +40,17 @@ class Requirement:
 
 
 def check(home: Path, pool: str) -> list[Requirement]:
-    """What an agent in this folder could use: the server, the pool's workers, the remote, the
-    folder, the device."""
+    """Check the requirements of an agent in this folder: server, pool's workers, remote, folder,
+    device."""
     return [_server(home), _workers(pool), _remote(home), _scratch(), _device()]
 
 
 def start(home: Path, pool: str, name: str | None, log: Callable[[str], None]) -> None:
-    """Check, deploy the flow, and run a worker with room for one stage until it ends or this
-    process is told to end.
+    """Check the requirements, deploy the flow, and run a worker for one stage at a time until it or
+    this process is ended.
 
     Raises:
-        AuditError: something that the agent needs is missing, or the worker ended by itself.
+        AuditError: a requirement is missing, or the worker ended by itself.
     """
     for setting, value in WORKER.items():
         os.environ.setdefault(setting, value)
@@ -69,13 +69,11 @@ def start(home: Path, pool: str, name: str | None, log: Callable[[str], None]) -
     log(f"agent {agent_name} takes stages from pool {pool}; Ctrl-C ends it")
     code = _worker(pool, agent_name)
     if code not in (0, -signal.SIGTERM, -signal.SIGINT):
-        raise WorkspaceError(
-            f"the worker ended with exit code {code}; its own messages stand above"
-        )
+        raise WorkspaceError(f"the worker ended with exit code {code}; see its messages above")
 
 
 def _worker(pool: str, name: str) -> int:
-    """Run the worker; what killed stages left is removed meanwhile and afterwards."""
+    """Run the worker, and remove leftovers of killed stages meanwhile and afterwards."""
     command = [
         "worker",
         "start",
@@ -152,7 +150,7 @@ def _workers(pool: str) -> Requirement:
 
 
 def _remote(home: Path) -> Requirement:
-    """Written, read and removed, because each of them may be forbidden."""
+    """Write, read and remove a file on the remote: each of these may be forbidden."""
     probe = f"{parcel.HANDOVER}/.probe-{uuid.uuid4().hex}/probe"
     try:
         post = parcel.Post(home)

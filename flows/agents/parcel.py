@@ -1,10 +1,10 @@
-"""What travels between a workspace and an agent, and the DVC remote as the only way it travels.
+"""Transfer between a workspace and an agent, through the DVC remote only.
 
-Records, models and results travel as DVC objects, under the hashes that DVC gave them. What DVC
-does not hold (the pipeline, the settings, files that git tracks) travels as one parcel beside them,
-in `handover/<batch>/<id>/`. So an agent needs neither git nor a connection to the workspace, and
-works on exactly what the caller has at hand, committed or not. The parcel's SHA-256 goes through
-Prefect, so whoever can write to the remote only cannot slip in a command.
+Records, models and results travel as DVC objects. Files that DVC does not hold (the pipeline, the
+settings, files that git tracks) travel as one parcel in `handover/<batch>/<id>/`. So an agent needs
+neither git nor a connection to the workspace, and works on the caller's current files, committed or
+not. The parcel's SHA-256 goes through Prefect: somebody who can only write to the remote cannot
+inject a command.
 """
 
 from __future__ import annotations
@@ -28,17 +28,16 @@ from tasks.common import files
 from tasks.common.errors import AuditError, WorkspaceError
 
 HANDOVER = "handover"
-"""Folder of the DVC remote, beside DVC's own `files` and `runs`, with a folder per batch: parcels
-under way."""
+"""Folder of the DVC remote for parcels, beside DVC's own `files` and `runs`, with a folder per
+batch."""
 
 PARCEL, ALIVE = "parcel.tar", "alive"
-"""A parcel's file, and the beginning of the names of the files in which agents say that they are at
-it."""
+"""Name of a parcel's file, and prefix of the files with agents' signs of life."""
 
 _DESCRIPTION, _FILES = "parcel.json", "files"
 _DEPOT = "depot-"
 _dvc_at_work = threading.Lock()
-"""DVC's library is asked by one thread at a time."""
+"""Only one thread at a time uses DVC's library."""
 
 
 class RemoteError(AuditError):
@@ -51,15 +50,15 @@ class UnportableError(AuditError):
 
 @dataclass(frozen=True)
 class Parcel:
-    """A stage with all that it needs to run elsewhere.
+    """A stage with everything that it needs to run elsewhere.
 
     Attributes:
         stage: its name in DVC.
-        batch: the batch at hand.
-        key: DVC's key of the stage in the run cache; it stands for command, inputs and settings.
+        batch: the batch.
+        key: DVC's key of the stage in the run cache, made from command, inputs and settings.
         tool: version of this tool.
-        inputs: paths of what it reads, and the hash under which DVC keeps each.
-        files: paths and contents of what DVC does not keep.
+        inputs: paths of its inputs, with DVC's hash of each.
+        files: paths and contents of files that DVC does not keep.
     """
 
     stage: str
@@ -71,18 +70,17 @@ class Parcel:
 
     @property
     def name(self) -> str:
-        """Its folder on the remote. The same work has the same name, so a caller that was killed
+        """Its folder on the remote. The same work has the same name, so that a run after a kill
         finds it again."""
         return f"{HANDOVER}/{self.batch}/{self.key[:32]}"
 
     @property
     def runs(self) -> str:
-        """Where DVC keeps the results of this very work: in the run cache, the same on remotes and
-        at home."""
+        """The folder of the results in DVC's run cache, the same in the cache and on remotes."""
         return f"runs/{self.key[:2]}/{self.key}"
 
     def pack(self) -> bytes:
-        """One archive; the same parcel gives the same bytes."""
+        """The parcel as an archive; equal parcels have equal bytes."""
         described = {name: value for name, value in asdict(self).items() if name != "files"}
         stream = io.BytesIO()
         with tarfile.open(fileobj=stream, mode="w") as archive:
@@ -106,8 +104,8 @@ def unpack(packed: bytes, expected: str) -> Parcel:
     """The parcel in an archive.
 
     Raises:
-        RemoteError: the archive is not the one that was handed out, or a path in it leads out of
-            its folder.
+        RemoteError: the archive is not the one that was handed out, or a path in it leaves its
+            folder.
     """
     if digest(packed) != expected:
         raise RemoteError(
@@ -131,14 +129,13 @@ def unpack(packed: bytes, expected: str) -> Parcel:
 
 
 def collect(workspace: Path, name: str, batch: str) -> Parcel | None:
-    """What a stage of the workspace needs to run elsewhere; None: it is up to date and has not to
-    run.
+    """The parcel of a stage; None: the stage is up to date.
 
-    What it reads from has to be up to date.
+    Its upstream must be up to date.
 
     Raises:
-        UnportableError: DVC would not find its results again, as it has no inputs or outputs of its
-            own, or some that are not kept in the cache.
+        UnportableError: DVC could not find its results again: it has no inputs or outputs, or some
+            that the cache does not keep.
         WorkspaceError: DVC cannot read the workspace.
     """
     with _locked_repo(workspace) as repo:
@@ -147,14 +144,13 @@ def collect(workspace: Path, name: str, batch: str) -> Parcel | None:
 
 
 def key_of(workspace: Path, name: str) -> str:
-    """DVC's key of a stage in the run cache, its inputs as they lie in the workspace. Raises as
-    `collect`."""
+    """DVC's key of a stage in the run cache, with its current inputs. Raises as `collect`."""
     with _locked_repo(workspace) as repo:
         return _key(_find(repo, name))
 
 
 def cache_of(workspace: Path) -> Path:
-    """The folder of the workspace's DVC cache, which holds its objects and its run cache."""
+    """The folder of the workspace's DVC cache, with its objects and its run cache."""
     with _dvc_at_work, dvc_graph.opened(workspace) as repo:
         return Path(repo.cache.legacy.path)
 
@@ -173,16 +169,15 @@ def outputs_of(entry: bytes) -> dict[str, str] | None:
 
 @contextlib.contextmanager
 def depot(home: Path, tracked: dict[str, str], cache: Path) -> Iterator[Path]:
-    """A fresh folder in which DVC sees just these objects, with home's remote, for pushing or
-    fetching them.
+    """A temporary folder in which DVC sees only these objects, with home's remote, to push or fetch
+    them.
 
-    It has locks of its own, so moving many files keeps no stage of the workspace from beginning or
-    ending.
+    It has locks of its own, so transfers of many files block no stage of the workspace.
 
     Args:
         home: the workspace whose remote is used.
-        tracked: paths and hashes, as DVC has them.
-        cache: the cache to work with.
+        tracked: paths with DVC's hashes.
+        cache: the cache to use.
     """
     parent = home / ".dvc" / "tmp"
     parent.mkdir(parents=True, exist_ok=True)
@@ -207,10 +202,10 @@ def clear_depots(home: Path) -> None:
 def lay_tracks(
     home: Path, folder: Path, tracked: dict[str, str], cache: Path | None = None
 ) -> list[Path]:
-    """Make a folder one in which DVC sees just these objects; returns the `.dvc` files that say so.
+    """Set up a folder in which DVC sees only these objects; returns its `.dvc` files.
 
-    Everything that DVC notes of them, also what it otherwise keeps for all of a machine's folders,
-    lies inside.
+    All of DVC's notes about them lie inside, also those that it usually keeps elsewhere on the
+    machine.
     """
     from configobj import ConfigObj  # type: ignore[import-untyped]
 
@@ -227,7 +222,7 @@ def lay_tracks(
     }
     config["cache"] = {"type": "reflink,hardlink,copy", **({"dir": str(cache)} if cache else {})}
     config[f'remote "{name}"'] = options
-    Path(config.filename).touch(mode=0o600)  # options may hold what config.local does
+    Path(config.filename).touch(mode=0o600)  # options may hold credentials
     config.write()
     tracks = []
     for number, (path, md5) in enumerate(sorted(tracked.items())):
@@ -246,7 +241,8 @@ class Post:
         """Find the remote.
 
         Raises:
-            RemoteError: there is none, several without a default, or its settings are unusable.
+            RemoteError: there is none, there are several without a default, or its settings are
+                unusable.
         """
         name, _ = _remote_of(home)
         self.name = name
@@ -257,7 +253,7 @@ class Post:
             self._root = remote.path
             if remote.worktree or remote.fs.version_aware:
                 raise RemoteError(
-                    f"remote {name}: agents cannot work with one that keeps versions by itself"
+                    f"remote {name}: agents cannot use a remote that versions files itself"
                 )
 
     def put(self, path: str, content: bytes) -> None:
@@ -299,7 +295,7 @@ class Post:
             for path in paths:
                 with contextlib.suppress(FileNotFoundError):
                     self._fs.rm_file(self._fs.join(self._root, path))
-            if self._fs.protocol == "local":  # elsewhere a folder without files is no folder
+            if self._fs.protocol == "local":  # elsewhere empty folders do not exist
                 shutil.rmtree(self._fs.join(self._root, folder), ignore_errors=True)
         return paths
 
@@ -311,11 +307,10 @@ class Post:
 
 
 def sweep(home: Path, batch: str) -> list[str]:
-    """Remove what lies on the remote of a batch's handing over; returns the paths. Harmless when
-    nothing does.
+    """Remove a batch's parcels from the remote, if there are any; returns their paths.
 
-    Agents that are still at a stage of the batch find their parcel gone, stop, and hand nothing
-    back. What killed callers left in this workspace goes, too.
+    Agents that still run a stage of the batch find their parcel gone, stop, and return nothing.
+    Leftovers of killed callers in this workspace are removed, too.
 
     Raises:
         RemoteError: the remote does not answer.
@@ -397,8 +392,7 @@ def _collect(repo: Any, stage: Any, batch: str) -> Parcel:
 
 
 def _objects(repo: Any, dep: Any) -> dict[str, str]:
-    """The objects in DVC's cache that a dependency consists of, by path; none: it is no output of
-    anything."""
+    """The objects of a dependency in DVC's cache, by path; empty if it is not an output."""
 
     def path_of(out: Any) -> str:
         return str(repo.fs.as_posix(repo.fs.relpath(out.fs_path, repo.root_dir)))
@@ -419,7 +413,7 @@ def _objects(repo: Any, dep: Any) -> dict[str, str]:
 
 
 def _outermost(inputs: dict[str, str]) -> dict[str, str]:
-    """Without what lies in a folder that comes anyway."""
+    """The inputs without those that lie in a folder which is an input itself."""
     return {
         path: md5
         for path, md5 in inputs.items()
@@ -437,8 +431,7 @@ def _remote_of(home: Path) -> tuple[str, dict[str, str]]:
         if name is None or name not in remotes:
             raise RemoteError(
                 f"{'no' if not remotes else 'no default'} DVC remote here; agents hand their "
-                "results back through one:"
-                " `dvc remote add --default <name> <url>`"
+                "results back through one: `dvc remote add --default <name> <url>`"
             )
         return name, {
             key: _as_text(value) for key, value in remotes[name].items() if value is not None
@@ -453,15 +446,13 @@ def _as_text(value: Any) -> Any:
 
 @contextlib.contextmanager
 def _remote_errors(name: str) -> Iterator[None]:
-    """Errors of the many libraries that speak to remotes, as one that a user can read; addresses
-    are left out."""
+    """Turn errors of the libraries behind remotes into a `RemoteError` without addresses."""
     try:
         yield
     except AuditError:
         raise
     except Exception as error:
         raise RemoteError(
-            f"remote {name} does not answer as it should ({type(error).__name__}); see that it "
-            "can be reached from"
-            " here, and its credentials: `erasure-audit agent check`"
+            f"remote {name} does not answer as it should ({type(error).__name__}); check its "
+            "address and credentials with `erasure-audit agent check`"
         ) from error

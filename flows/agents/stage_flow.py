@@ -1,5 +1,5 @@
-"""The Prefect flow that a worker runs for a stage handed to it. Its parameters name the work and
-hold no data."""
+"""The Prefect flow in which a worker runs a stage. Its parameters name the work and hold no
+data."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tasks.common.errors import AuditError, StageError, without_records
 
 FLOW = "agent-stage"
 ENTRYPOINT = "flows.agents.stage_flow.agent_stage"
-"""Where a worker finds the flow: in its own installation, so no code travels."""
+"""The flow's module in the worker's own installation, so no code travels."""
 
 
 @flow(name=FLOW, persist_result=False)
@@ -27,13 +27,13 @@ def agent_stage(stage: str, batch: str, parcel: str, sha256: str) -> State[Any]:
     """Run one stage of an audit here and hand its results back through the DVC remote.
 
     Args:
-        stage: its name in DVC; for whoever reads Prefect's pages.
-        batch: the batch, likewise.
-        parcel: where on the DVC remote lies what the stage needs.
+        stage: its name in DVC, for readers of Prefect's pages.
+        batch: the batch, for readers of Prefect's pages.
+        parcel: the parcel's folder on the DVC remote.
         sha256: the parcel's hash.
 
     Returns:
-        How it ended. *Failed* carries the stage's own message; *Crashed* says that another agent
+        The final state. *Failed* has the stage's own message; *Crashed* means that another agent
         may try.
     """
     home = Path(os.environ.get(worker.HOME) or ".").resolve()
@@ -55,8 +55,7 @@ def agent_stage(stage: str, batch: str, parcel: str, sha256: str) -> State[Any]:
 
 
 def deploy(pool: str) -> None:
-    """Make the work pool if there is none, and the deployment that hands stages to it. Harmless
-    when both exist."""
+    """Make the work pool and its deployment, unless they exist."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
@@ -65,7 +64,7 @@ def deploy(pool: str) -> None:
         try:
             client.read_work_pool(pool)
         except ObjectNotFound:
-            with contextlib.suppress(ObjectAlreadyExists):  # another agent starts just now
+            with contextlib.suppress(ObjectAlreadyExists):  # another agent starts at the same time
                 client.create_work_pool(WorkPoolCreate(name=pool, type="process"))
         client.create_deployment(
             flow_id=client.create_flow(agent_stage),

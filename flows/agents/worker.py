@@ -1,9 +1,7 @@
-"""What an agent does with a stage that it is handed: in a fresh folder, of which nothing is left
-afterwards.
+"""An agent runs a stage in a temporary folder.
 
-Inputs come from the DVC remote, results go there, and the folder with all copies is removed
-whatever happens. What a killed agent could not remove is removed at the start of the next stage,
-and by `erasure-audit agent start` meanwhile.
+Inputs come from the DVC remote, results go there, and the folder with all copies is always removed.
+If the agent is killed, the next stage or `erasure-audit agent start` removes it.
 """
 
 from __future__ import annotations
@@ -26,17 +24,17 @@ from flows.workspace import shell
 from tasks.common.errors import AuditError, StageError, WorkspaceError
 
 HOME = "ERASURE_AUDIT_WORKSPACE"
-"""Environment variable: the folder whose `.dvc/config` names the remote, and in which a user's own
-model code lies."""
+"""Environment variable: the folder whose `.dvc/config` names the remote, and that holds the user's
+own model code."""
 FOLDER = "ERASURE_AUDIT_AGENT_FOLDER"
-"""Environment variable: where agents make their folders; default: one of this user's where
-temporary files go."""
+"""Environment variable: parent of agents' folders; default: a folder of this user among temporary
+files."""
 BEAT = "ERASURE_AUDIT_AGENT_BEAT"
 """Environment variable: time between two signs of life, s."""
 
 
 class UnfitError(AuditError):
-    """This agent cannot do the work; another one may."""
+    """This agent cannot run the stage; another one may."""
 
 
 class AbandonedError(AuditError):
@@ -50,14 +48,14 @@ def run_stage(home: Path, name: str, expected: str, run: str, log: Callable[[str
         home: the agent's folder with the remote's settings.
         name: the parcel's folder on the remote.
         expected: the parcel's SHA-256.
-        run: what to call this try, in the name of the file that holds the signs of life.
-        log: is given every line that the stage prints.
+        run: id of this try, for the name of the file with signs of life.
+        log: receives every line that the stage prints.
 
     Raises:
         StageError: the stage failed; the text is its own message.
-        KilledStageError: the stage was ended from outside.
+        KilledStageError: the stage was killed from outside.
         AbandonedError: the caller withdrew the stage; nothing was handed back.
-        UnfitError: this agent lacks what it takes.
+        UnfitError: this agent cannot run the stage.
     """
     with own_folder() as folder:
         try:
@@ -93,8 +91,7 @@ def run_stage(home: Path, name: str, expected: str, run: str, log: Callable[[str
 
 @contextlib.contextmanager
 def own_folder() -> Iterator[Path]:
-    """A new folder that only this process uses, gone afterwards; folders of killed processes are
-    removed first."""
+    """A temporary folder of this process; folders of killed processes are removed first."""
     root = _root()
     sweep(root)
     name = uuid.uuid4().hex
@@ -110,8 +107,8 @@ def own_folder() -> Iterator[Path]:
 
 
 def sweep(root: Path | None = None) -> int:
-    """Remove the folders of agents that were killed, and end what they left running there; returns
-    how many."""
+    """Remove the folders of killed agents, and kill processes that still run in them; returns the
+    number of removed folders."""
     import fcntl
 
     removed = 0
@@ -141,7 +138,7 @@ def _root() -> Path:
     """The folder of all agents of this user on this machine.
 
     Raises:
-        UnfitError: it is somebody else's, who could then read personal data.
+        UnfitError: others can access it, and could read personal data.
     """
     root = Path(
         os.environ.get(FOLDER) or Path(tempfile.gettempdir()) / f"erasure-audit-agent-{os.getuid()}"
@@ -150,13 +147,13 @@ def _root() -> Path:
     status = root.lstat()
     if status.st_uid != os.getuid() or status.st_mode & 0o077 or root.is_symlink():
         raise UnfitError(
-            f"{root}: others can get at this folder; chmod 700 it, or name another one in ${FOLDER}"
+            f"{root}: others can access this folder; chmod 700 it, or name another one in ${FOLDER}"
         )
     return root
 
 
 def _guarded(lock: Path) -> int:
-    """A lock that ends with this process, and that a sweep just then has not removed."""
+    """Take a lock that ends with this process; try again if a sweep removed its file meanwhile."""
     import fcntl
 
     while True:
@@ -179,7 +176,7 @@ def _end_what_runs_in(folder: Path) -> None:
 
 
 def _clear(folder: Path) -> None:
-    """Remove a folder for certain: a stage that was just killed may still have been writing."""
+    """Remove a folder, also if a killed stage still writes into it."""
     for _ in range(3):
         shutil.rmtree(folder, ignore_errors=True)
         if not folder.exists():
@@ -198,14 +195,14 @@ def _require_same_tool(parcel: parcels.Parcel) -> None:
 
 
 def _with_home(home: Path) -> str:
-    """A user's own model code is found in the agent's workspace, as it is in the caller's."""
+    """PYTHONPATH with the agent's workspace, which holds the user's own model code."""
     inherited = os.environ.get("PYTHONPATH")
     return os.pathsep.join([str(home), *([inherited] if inherited else [])])
 
 
 def _unpack_inputs(home: Path, folder: Path, parcel: parcels.Parcel) -> None:
-    """The stage's inputs, and then the pipeline: DVC would not let a file belong to both for the
-    time of fetching."""
+    """Fetch the stage's inputs, then write the pipeline: while fetching, DVC would not let a file
+    belong to both."""
     try:
         tracks = parcels.lay_tracks(home, folder, parcel.inputs)
         if tracks:
@@ -220,15 +217,14 @@ def _unpack_inputs(home: Path, folder: Path, parcel: parcels.Parcel) -> None:
         ) from error
     if key != parcel.key:
         raise UnfitError(
-            f"{parcel.stage}: the inputs are not the caller's; expected what DVC tracks, and "
-            "there are other files"
-            " beside it, or the agent has another version of DVC"
+            f"{parcel.stage}: the inputs differ from the caller's; there are other files beside "
+            "those that DVC tracks, or the agent has another version of DVC"
         )
 
 
 def _hand_back(folder: Path, post: parcels.Post, parcel: parcels.Parcel, signs: _Signs) -> None:
-    """Results to the remote, unless the caller went on without: then they would be copies that
-    nobody knows of."""
+    """Push the results to the remote, unless the caller withdrew the stage: then nobody would know
+    of these copies."""
     if signs.abandoned or not post.exists(f"{parcel.name}/{parcels.PARCEL}"):
         raise AbandonedError("the caller withdrew the stage")
     try:
@@ -240,7 +236,7 @@ def _hand_back(folder: Path, post: parcels.Post, parcel: parcels.Parcel, signs: 
 
 
 class _Signs:
-    """What is told with each sign of life."""
+    """The state that signs of life report."""
 
     def __init__(self) -> None:
         self.line = ""
@@ -251,8 +247,7 @@ class _Signs:
 def _signs_of_life(
     post: parcels.Post, parcel: parcels.Parcel, run: str, runner: stage_runner.Runner
 ) -> Iterator[_Signs]:
-    """Write a file to the remote again and again; stop the stage once the caller has taken the
-    parcel away."""
+    """Write signs of life to the remote; stop the stage once the caller removed the parcel."""
     signs, ended = _Signs(), threading.Event()
     path = f"{parcel.name}/{parcels.ALIVE}-{run}"
 
@@ -274,9 +269,7 @@ def _signs_of_life(
         number = 0
         while not ended.is_set():
             number += 1
-            with contextlib.suppress(
-                parcels.RemoteError
-            ):  # a remote that is away for a while is no reason to stop
+            with contextlib.suppress(parcels.RemoteError):  # the remote may fail for a while
                 beat(number)
             ended.wait(float(os.environ.get(BEAT) or 10))
 
@@ -292,4 +285,4 @@ def _signs_of_life(
         thread.join(30)
         with contextlib.suppress(parcels.RemoteError):
             if not post.exists(f"{parcel.name}/{parcels.PARCEL}"):
-                post.remove(parcel.name)  # a last sign of life after the caller had cleared up
+                post.remove(parcel.name)  # a sign of life that came after the caller's cleanup

@@ -1,9 +1,8 @@
-"""Sign-off: people approve or reject what a batch's audit found; nothing is released before.
+"""Sign-off: people approve or reject an audited batch; nothing is released before.
 
-Decisions are events of the register, which is the truth; `ledger/decisions/<batch>.json`, which the
-report quotes, is made from them. Of each person the last decision stands. A rejection ends the
-batch: what becomes of its requests is part of the decision. A batch never changes, so whoever wants
-another audit gets another batch.
+Decisions are events of the register; `ledger/decisions/<batch>.json`, which the report quotes, is
+made from them. The last decision of each person counts. A rejection ends the batch, and says what
+happens to its requests. A batch never changes: another audit is another batch.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from tasks.common import settings
 from tasks.requests import decisions
 
 LEASE = "release"
-"""What decides and releases is done one after the other."""
+"""Only one process at a time rejects or releases."""
 
 
 def approve(
@@ -44,20 +43,20 @@ def approve(
     role: str = "approver",
     model: Original | None = None,
 ) -> Standing:
-    """Approve a batch, or one request of it. The same person's approval counts once.
+    """Approve a batch, or one request of it. A person's approval counts once.
 
     Args:
         home: the workspace.
         register: its register.
-        target: name of a batch, or id of a request that waits for its sign-off.
-        by: who approves.
-        comment: why; free text, which gets into the report.
-        role: as which he does.
-        model: the model to release; None: the one that passes for every request, the unlearned one
-            or, where the audit's ladder proposes it, the exact retrain.
+        target: name of a batch, or id of a request that awaits sign-off.
+        by: the approver.
+        comment: the reason; the report quotes it.
+        role: of the approver.
+        model: the model to release; None: the one that passes for every request, which is the
+            unlearned one or, if the audit's ladder proposes it, the exact retrain.
 
     Raises:
-        SignoffError: nothing waits there, or the model may not be released.
+        SignoffError: the target does not await sign-off, or the model may not be released.
     """
     by, comment, role = (
         _checked_text("by", by, 200),
@@ -105,26 +104,25 @@ def reject(
     method: str | None = None,
     role: str = "approver",
 ) -> Standing:
-    """Reject a batch, or one request of it; either ends the batch, whose model forgets all of them
+    """Reject a batch, or one request of it. Both end the batch: its one model forgets all requests
     together.
 
-    With `refuse` the request, or every one of the batch, is refused for good; all others wait for
-    the next batch.
+    With `refuse`, the request, or every request of the batch, is refused for good; all others wait
+    for the next batch.
 
     Args:
         home: the workspace.
         register: its register.
-        target: name of a batch, or id of a request that waits for its sign-off.
-        by: who rejects.
-        comment: why; free text, which gets into the report and, for those refused, into the
-            register as the reason.
-        next: what becomes of the requests.
-        method: with `another_method`, which.
-        role: as which he does.
+        target: name of a batch, or id of a request that awaits sign-off.
+        by: the person who rejects.
+        comment: the reason; the report quotes it, and for refused requests the register.
+        next: what happens to the requests.
+        method: the method, with `another_method`.
+        role: of the person.
 
     Raises:
-        SignoffError: nothing waits there, or the next audit cannot be as asked for.
-        BusyError: a release is at work.
+        SignoffError: the target does not await sign-off, or the next audit is impossible.
+        BusyError: a release is running.
     """
     by, comment, role = (
         _checked_text("by", by, 200),
@@ -156,15 +154,15 @@ def reject(
 def split_off(home: Path, register: Register, batch: str, by: str, comment: str) -> str:
     """Put the requests of a batch that passed into a batch of their own, which is audited next.
 
-    The batch is rejected, because its one model forgets all of its requests together; those that
-    did not pass wait for a later batch. The audit so far counts as an earlier one of each request.
+    The batch is rejected, because its one model forgets all its requests together. Requests that
+    did not pass wait for a later batch. The audit counts as an earlier one of each request.
 
     Returns:
         The name of the new batch, which `nightly` audits.
 
     Raises:
-        SignoffError: nothing waits there, or it is not so that some passed and others did not.
-        BusyError: a release is at work.
+        SignoffError: the batch does not await sign-off, or all or none of its requests passed.
+        BusyError: a release is running.
     """
     batch = batch.removeprefix("audit/")
     current = standing(home, register, batch)
@@ -184,7 +182,7 @@ def split_off(home: Path, register: Register, batch: str, by: str, comment: str)
 
 
 def settle(register: Register, batch: str) -> bool:
-    """Do what the rejection of a batch says with its requests; what was done before is left alone.
+    """Move the requests of a rejected batch as its rejection says. May be repeated.
 
     Returns:
         Whether the batch was rejected.
@@ -193,8 +191,7 @@ def settle(register: Register, batch: str) -> bool:
     if rejection is None:
         return False
     undecided = [case.request_id for case in register.cases(WAITS, batch=batch)]
-    # a request that was judged but not yet put before anybody moves on first: that is the one way
-    # out of `audited`
+    # from `audited` the only way on is `awaiting_signoff`
     register.move(undecided, State.AWAITING_SIGNOFF, rejection.actor)
     next_step = rejection.details["next"]
     refused = [
@@ -220,7 +217,7 @@ def settle(register: Register, batch: str) -> bool:
 
 
 def standing(home: Path, register: Register, batch: str) -> Standing:
-    """Where a batch stands: who approved what, and what can be decided.
+    """The standing of a batch: approvals, and what can be decided.
 
     Raises:
         SignoffError: the register has no such batch, or it is not audited yet.
@@ -228,7 +225,7 @@ def standing(home: Path, register: Register, batch: str) -> Standing:
     cases = [case for case in register.cases(batch=batch) if not _is_left_out(case)]
     decision_events = register.history(batch=batch, kind="decision")
     if last_rejection(decision_events) is None:
-        # what was set aside is in the queue again, and no part of the batch
+        # requests that were set aside are in the queue again, and not part of the batch
         cases = [case for case in cases if case.state != State.IDENTITY_VERIFIED]
         _require_audited(batch, cases)
     four_eyes = settings.load(home / "params.yaml").operate.four_eyes
@@ -253,14 +250,14 @@ def _require_audited(batch: str, cases: Sequence[Case]) -> None:
 
 
 def decided(register: Register, batch: str, commit: str) -> list[dict[str, Any]]:
-    """Everything that was decided on a batch, as `ledger/decisions/<batch>.json` lists approvals.
+    """All decisions on a batch, in the form of `ledger/decisions/<batch>.json`.
 
-    One spelling of a name stands for all of the same person's.
+    Each person appears with one spelling of the name.
 
     Args:
         register: of the workspace.
         batch: its name.
-        commit: of its tag; a decision counts for what its author saw.
+        commit: of its tag; only decisions on this audit count.
     """
     spelling: dict[str, str] = {}
     approvals = []
@@ -280,7 +277,7 @@ def decided(register: Register, batch: str, commit: str) -> list[dict[str, Any]]
 
 
 def _comment_with_decision(details: Mapping[str, Any]) -> str:
-    """A decision's comment with what the decision says beyond yes and no."""
+    """A decision's comment, preceded by the model or the next step that it chose."""
     outcome = ""
     if details.get("model") == "retrained":
         outcome = "The exact retrain is released instead of the unlearned model."
@@ -295,13 +292,12 @@ def _comment_with_decision(details: Mapping[str, Any]) -> str:
 
 
 def _is_left_out(case: Case) -> bool:
-    """A request that was set aside, or refused, is not part of what is released."""
+    """Whether a request was set aside or refused, so it is not part of the release."""
     return case.state == State.REJECTED or (case.state == State.CLOSED and case.verdict is None)
 
 
 def _checked_text(name: str, text: str, limit: int, may_be_empty: bool = False) -> str:
-    """Free text of a person: trimmed, printable, of a length that the register and the report
-    take."""
+    """A person's text, trimmed. Raises `SignoffError` if it is not printable or too long."""
     trimmed = text.strip()
     if (
         (not trimmed and not may_be_empty)
@@ -317,7 +313,7 @@ def _checked_text(name: str, text: str, limit: int, may_be_empty: bool = False) 
 def _batch_and_request(
     home: Path, register: Register, name: str, by: str
 ) -> tuple[str, str | None]:
-    """The batch that a person means, and the request if he means a single one."""
+    """The batch of a target, and the request if the target is a single one."""
     name = name.removeprefix("audit/")
     try:
         case = register.case(name.lower())

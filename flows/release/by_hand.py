@@ -19,10 +19,10 @@ BY_HAND = "run by hand"
 
 
 def adopt(home: Path, register: Register, batch: str, by: str) -> None:
-    """Take the requests of a batch that was run by hand into the register; who decides on it
-    answers for them.
+    """Take the requests of a batch that was run by hand into the register, with the person who
+    decides on it as actor.
 
-    Those that are in the register already, or that a nightly batch is working on, are left to it.
+    Batches of the register stay as they are.
 
     Raises:
         SignoffError: another batch is in flight.
@@ -44,7 +44,7 @@ def adopt(home: Path, register: Register, batch: str, by: str) -> None:
 
 
 def audit_commit(home: Path, batch: str) -> str:
-    """The commit of a batch's audit: what whoever decides has seen."""
+    """The commit of a batch's audit, which people decide on."""
     tag = close_batch.tag_of(batch)
     commit = git.commit_of(home, f"refs/tags/{tag}")
     if commit is None:
@@ -79,9 +79,8 @@ def evidence_of(home: Path, tag: str, batch: str) -> dict[str, dict[str, Any]]:
 def _receive_by_hand(
     home: Path, register: Register, batch: str, by: str, judged: set[str]
 ) -> list[str]:
-    """Take the requests of a batch's file into the register. What is malformed, or named twice, was
-    set aside by its position, and is no request of its own."""
-
+    """Take the requests of a batch's file into the register, except malformed and repeated entries,
+    which the audit set aside by position. Returns their ids."""
     text = shell.git(home, "show", f"{close_batch.tag_of(batch)}:./requests/{batch}.json")
     ids: list[str] = []
     for value in json.loads(text):
@@ -100,7 +99,7 @@ def _receive_by_hand(
 def _judge_by_hand(
     register: Register, batch: str, by: str, evidence: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    """Bring requests to their sign-off, and set aside those that the audit set aside."""
+    """Move requests to their sign-off, and reject those that the audit set aside."""
 
     def in_states(*states: State) -> list[str]:
         return [request for request in evidence if register.case(request).state in states]

@@ -1,4 +1,4 @@
-"""The reports of a batch made again, with the decisions in them."""
+"""Renewal of a batch's reports with the decisions in them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def write(home: Path, copy: Path, register: Register, batch: str, log: Log) -> N
         copy: a checkout of the audited batch, in which they are made.
         register: of the workspace.
         batch: its name.
-        log: of each step.
+        log: receives the name of each step.
     """
     log("report")
     path = copy / decisions.FOLDER / f"{batch}.json"

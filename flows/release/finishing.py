@@ -1,4 +1,4 @@
-"""Batches brought to their end as far as decisions allow: released, erased, closed."""
+"""Finishing batches as far as decisions allow: release, erasure, closing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from tasks.common.errors import AuditError
 
 @dataclass(frozen=True)
 class Finalized:
-    """What finalizing came to: what was done, in order, and what the batch in flight waits for."""
+    """The outcome of finalizing: the steps that were done, and what the batch in flight waits
+    for."""
 
     done: tuple[str, ...]
     waits: str | None
@@ -36,13 +37,13 @@ class Finalized:
 def finalize(
     home: Path, register: Register, batch: str | None = None, log: Log = lambda _: None
 ) -> Finalized:
-    """Bring every batch as far as decisions allow: release, erase, close; what is done is skipped.
+    """Release, erase and close batches as far as decisions allow. Steps that are done are skipped.
 
     Args:
         home: the workspace.
         register: its register.
         batch: only this one; None: all that are not closed.
-        log: of each step.
+        log: receives the name of each step.
 
     Raises:
         AuditError: as `release` and the erasure of copies.
@@ -64,13 +65,13 @@ def finalize(
     if done:
         anchors.anchor(home, register)
     if done and (home / "reports").is_dir():
-        with contextlib.suppress(AuditError):  # `erasure-audit register` makes it again
+        with contextlib.suppress(AuditError):  # `erasure-audit register` makes these pages again
             pages.write(home, closed=recorded.closed(home, register))
     return Finalized(tuple(done), waits)
 
 
 def _finalize(home: Path, register: Register, batch: str, log: Log, done: list[str]) -> str | None:
-    """Bring one batch on; returns what it waits for."""
+    """Finish one batch as far as possible; returns what it waits for."""
     if approval.settle(register, batch):
         checkouts.close(home, batch)
         if _file_rejection(home, register, batch, log):
@@ -99,8 +100,8 @@ def _finalize(home: Path, register: Register, batch: str, log: Log, done: list[s
 
 
 def _file_rejection(home: Path, register: Register, batch: str, log: Log) -> bool:
-    """The reports of a rejected batch with the decisions: as a commit and tag of their own, and in
-    the workspace."""
+    """File the reports of a rejected batch with the decisions, as a commit and tag of their own and
+    in the workspace. Returns False if that was done before."""
     tag = f"rejected/{batch}"
     if git.has_tag(home, tag):
         return False
@@ -111,14 +112,14 @@ def _file_rejection(home: Path, register: Register, batch: str, log: Log) -> boo
         existing = [path for path in paths if (copy / path).exists()]
         git.commit(copy, existing, f"Rejection of batch {batch}")
         _keep_reports(home, shell.git(copy, "rev-parse", "HEAD"), batch)
-        # the tag comes last: it marks all of this as done
+        # the tag last: it marks all of this as done
         git.tag(copy, tag, f"Rejection of batch {batch}")
     return True
 
 
 def _keep_reports(home: Path, commit: str, batch: str) -> None:
-    """Bring a rejected batch's reports into the workspace as a commit of their own, so that every
-    register has them. Other changes there are left alone."""
+    """Commit a rejected batch's reports in the workspace, so that every register has them. Other
+    changes stay."""
     paths = [
         path for path in (f"reports/{batch}", f"signed/{batch}") if git.has_path(home, commit, path)
     ]
@@ -129,8 +130,8 @@ def _keep_reports(home: Path, commit: str, batch: str) -> None:
 
 
 def _open_batches(home: Path, register: Register) -> list[str]:
-    """Batches with requests that are not closed, and rejected ones whose reports are not filed, by
-    name."""
+    """Names of batches with requests that are not closed, and of rejected batches whose reports are
+    not filed."""
     states = (State.BATCHED, State.AUDITED, State.AWAITING_SIGNOFF, State.RELEASED, State.ERASED)
     unfinished = {case.batch for case in register.cases(states) if case.batch}
     rejected = {

@@ -1,5 +1,4 @@
-"""The model card of a release: what the model is, where it comes from, how it is loaded, and what
-it is not."""
+"""The model card of a release: the model, its origin, how to load it, and its limits."""
 
 from __future__ import annotations
 
@@ -31,7 +30,7 @@ def classify(images: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
         return network((images / 255 - mean) / std).argmax(1)
 '''
-"""What a serving system does with a release; it needs torch, torchvision and this package."""
+"""How a serving system loads a release; it needs torch, torchvision and this package."""
 
 KINDS = {
     "unlearned": "The model in use before, made to forget by `{method}`.",
@@ -41,7 +40,7 @@ KINDS = {
 
 
 def _input(settings: Settings) -> str:
-    """How pixels become what the model reads."""
+    """The normalisation of pixels."""
     model = settings.model
     if model.preset:
         return f"as torchvision's `{model.preset}` normalises"
@@ -68,7 +67,7 @@ def write(
         settings: of the batch.
         records: `forgotten` and `retained` training records.
         versions: md5 of the data `before` and `after`.
-        references: SHA-256 of the references that the next batch is judged by.
+        references: SHA-256 of the references of the next batch.
     """
     batch, model = lineage["batch"], lineage["model"]
     counted = ", ".join(f"{count} {name}" for name, count in sorted(Counter(verdicts).items()))

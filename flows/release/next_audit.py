@@ -1,4 +1,4 @@
-"""The settings that a batch is audited with because the batch before it was rejected for them."""
+"""Settings of an audit that the rejection of the previous batch asked for."""
 
 from __future__ import annotations
 
@@ -14,17 +14,12 @@ from tasks.common import settings
 
 
 def wishes(register: Register) -> dict[str, Any]:
-    """Settings that the next batch is to be audited with, because the one before it was rejected
-    for them.
-
-    They hold until a batch is audited with them.
-    """
+    """Settings that the last rejection asked for. They hold until a batch is audited with them."""
     return _wished(register.history())
 
 
 def wishes_of(register: Register, batch: str) -> dict[str, Any]:
-    """The settings that a batch was audited with because the one before it was rejected for
-    them."""
+    """The settings of a batch that the previous rejection asked for."""
     events = register.history()
     audited_at = next(
         (
@@ -41,7 +36,7 @@ def next_settings(home: Path, batch: str, next_step: Next, method: str | None) -
     """The settings of the next audit that differ from those of this one.
 
     Raises:
-        SignoffError: there are none such.
+        SignoffError: such an audit is impossible.
     """
     if (method is not None) != (next_step == "another_method"):
         raise SignoffError("a method is named with --next another_method, and only there")
@@ -60,13 +55,11 @@ def next_settings(home: Path, batch: str, next_step: Next, method: str | None) -
     current = _settings(home, batch)
     if current.verify.mode == "screening":
         raise SignoffError(
-            "the batch was only screened, for which no references are used; set "
-            "verify.mode=references and "
+            "the batch was only screened, without references; set verify.mode=references and "
             "references.* in params.yaml, commit, and reject with --next requeue"
         )
     blocks = len(current.references.without_blocks) + 1
-    # references that an earlier batch left cannot be added to, so a larger set of them is trained
-    # anew
+    # references of an earlier batch cannot be extended, so a larger set is trained again
     return {
         **({"references.mode": "batch"} if current.references.mode != "batch" else {}),
         "references.with_from": settings.TRAINED,
@@ -76,7 +69,7 @@ def next_settings(home: Path, batch: str, next_step: Next, method: str | None) -
 
 
 def refuse_without_retrain(home: Path, batch: str) -> None:
-    """See that there is an exact retrain to release.
+    """Check that there is an exact retrain to release.
 
     Raises:
         SignoffError: none was made: the batch was only screened, or judged by a pool alone.
@@ -89,7 +82,7 @@ def refuse_without_retrain(home: Path, batch: str) -> None:
 
 
 def _settings(home: Path, batch: str) -> settings.Settings:
-    """The settings that a batch was audited with."""
+    """The settings of a batch's audit."""
     from ruamel.yaml import YAML
 
     text = shell.git(home, "show", f"{close_batch.tag_of(batch)}:./params.yaml")

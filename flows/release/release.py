@@ -1,9 +1,8 @@
 """Release: the approved model of a batch becomes the one in use, and the next batch starts from it.
 
-Everything is prepared in a checkout of its own and ends as one commit. Only then the workspace is
-brought from the commit it is at to that one: as a whole, or back to where it was. A journal beside
-the batches says which of the two commits it is between, so that a killed release is continued, or
-undone, by the next one. The register follows last.
+Everything is prepared in a checkout of its own, as one commit. Only then is the workspace switched
+to that commit, completely or not at all. A journal beside the batches names the two commits, so the
+next release continues or undoes a killed one. The register is updated last.
 """
 
 from __future__ import annotations
@@ -33,24 +32,24 @@ from tasks.common import files
 from tasks.common.errors import AuditError
 
 ACTOR = "release"
-"""Who moves requests in the register; who decided stands in the decisions."""
+"""The actor in the register; the decisions name the people."""
 
 
 @dataclass(frozen=True)
 class Released:
-    """What a release came to.
+    """The outcome of a release.
 
     Attributes:
         batch: its name.
-        tag: that names the state afterwards.
-        model: which one; None: no model saw anybody of the batch, so the one in use stays.
+        tag: of the state afterwards.
+        model: its kind; None: no model saw anybody of the batch, so the one in use stays.
         weights_sha256: of the model.
-        references: models that the next batch finds trained.
-        records_dropped: records that have left the data set.
+        references: number of trained references for the next batch.
+        records_dropped: number of records removed from the data set.
         unlearnings: of the model, since it was last trained from scratch.
-        advice: why a full retrain is advised, which `retrained` would be.
-        at: when, RFC 3339.
-        new: whether it was done now, and not before.
+        advice: why a full retrain is advised; `retrained` is one.
+        at: time, RFC 3339.
+        new: False if it was done before.
     """
 
     batch: str
@@ -70,24 +69,24 @@ class Released:
 
 
 def release(home: Path, register: Register, batch: str, log: Log = lambda _: None) -> Released:
-    """Release an approved batch, or finish a release that was killed. Done twice, it says that it
-    was done.
+    """Release an approved batch, or finish a release that was killed. May be repeated.
 
-    The model becomes `releases/<batch>`, the retrained models the next batch's references,
-    `references/<batch>`; the forgotten records, and those that no model saw, leave the data set, in
-    which every subject keeps his role. Copies in DVC's cache and remotes are not erased by this.
+    The model becomes `releases/<batch>`, and the retrained models become the next batch's
+    references, `references/<batch>`. Forgotten records, and requested records that no model saw,
+    leave the data set; every remaining subject keeps its role. Copies in DVC's cache and remotes
+    stay.
 
     Args:
         home: the workspace.
         register: its register.
         batch: an audited batch.
-        log: of each step.
+        log: receives the name of each step.
 
     Raises:
-        ReleaseError: it is not approved, on hold, or the workspace has other changes in what is
-            touched.
-        BusyError: another release is at work.
-        AuditError: a model cannot be had, git, DVC or the remote fails. The workspace is as it was.
+        ReleaseError: the batch is not approved or on hold, or files that the release changes have
+            uncommitted changes.
+        BusyError: another release is running.
+        AuditError: a model is missing, or git, DVC or the remote fails. The workspace is unchanged.
     """
     name = batch.removeprefix("audit/").removeprefix("release/")
     with register.lease(approval.LEASE) as lease:
@@ -101,7 +100,7 @@ def releases(home: Path) -> list[Released]:
 
 
 def _run(release: BatchRelease) -> Released:
-    """Continue, undo or begin a release, as its journal and its decisions say."""
+    """Continue, undo or begin a release, depending on its journal and the decisions."""
     batch_requests.check(release.home, release.register, release.batch)
     standing = approval.standing(release.home, release.register, release.batch)
     plan = SwitchPlan.read(release.journal)
@@ -125,7 +124,7 @@ def _earlier_release(release: BatchRelease) -> Released:
     if release.batch not in by_batch or not git.has_tag(release.home, release.tag):
         raise ReleaseError(
             f"the register says that batch {release.batch} is released, and git has no "
-            f"{release.tag}; fetch it from where this workspace's history is kept"
+            f"{release.tag}; fetch it from the repository that keeps this workspace's history"
         )
     earlier = by_batch[release.batch]
     later = [
@@ -142,12 +141,13 @@ def _earlier_release(release: BatchRelease) -> Released:
 
 
 def _promote(release: BatchRelease, plan: SwitchPlan | None) -> Released:
-    """Bring the workspace to the release's commit, all of it or nothing; then the register."""
+    """Switch the workspace to the release's commit, all of it or nothing; then update the
+    register."""
     release.lease.check()
     try:
         if plan is not None:
             release.log("switch")
-            # a workspace beyond the target was switched before, and has commits since
+            # a workspace past the target was switched before, and has later commits
             if not contains(release.home, plan.target):
                 switch(release.home, plan.source, plan.target)
             release.log("checkout")

@@ -1,4 +1,4 @@
-"""The commit of a release, made in a checkout of its own; the workspace is not touched."""
+"""Makes the commit of a release in a checkout of its own; the workspace stays unchanged."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LEDGER = Path("ledger/releases")
-"""What was released, one file per batch; git keeps it."""
+"""Folder of releases, one file per batch; git keeps it."""
 
 
 def prepare(release: BatchRelease, standing: Standing) -> SwitchPlan:
-    """Make the commit of a release, apart from the workspace, and the journal that leads there.
+    """Make the commit of a release outside the workspace, and the journal of the switch to it.
 
     Args:
         release: the batch.
-        standing: where it stands.
+        standing: of the batch.
 
     Raises:
-        ReleaseError: the workspace has other changes in what is touched, or a file of the audit is
-            missing.
+        ReleaseError: files that the release changes have uncommitted changes, or a file of the
+            audit is missing.
         AuditError: git, DVC or the remote fails.
     """
     release.log("prepare")
@@ -73,7 +73,7 @@ def prepare(release: BatchRelease, standing: Standing) -> SwitchPlan:
 
 
 def _fill(release: BatchRelease, copy: Path, standing: Standing) -> dict[str, Any]:
-    """Write everything that the commit of the release holds. Returns its facts for the ledger."""
+    """Write the content of the release's commit. Returns its facts for the ledger."""
     import numpy as np
 
     commit = shell.git(copy, "rev-parse", "HEAD^{commit}")
@@ -92,7 +92,7 @@ def _fill(release: BatchRelease, copy: Path, standing: Standing) -> dict[str, An
         forget = audited_file(copy, release.batch, "artifacts/resolve/forget.csv")
         forgotten = records.read_forget(forget, manifest) != ""
         if standing.model is None:
-            raise ReleaseError(f"batch {release.batch}: it is not decided which model is released")
+            raise ReleaseError(f"batch {release.batch}: nobody decided which model is released")
         decided_reports.write(release.home, copy, release.register, release.batch, release.log)
     before, changes = dvc_graph.data_folders(copy)["data.dvc"], _settings_before(release)
     release.log("data")
@@ -123,7 +123,7 @@ def _fill(release: BatchRelease, copy: Path, standing: Standing) -> dict[str, An
 
 
 def _settings_before(release: BatchRelease) -> dict[str, str]:
-    """What was set for this batch alone goes back to what the workspace has."""
+    """The workspace's values of settings that were changed for this batch only."""
     workspace_settings = json.loads(settings.load(release.home / "params.yaml").model_dump_json())
     restored = {}
     for key in next_audit.wishes_of(release.register, release.batch):
@@ -135,7 +135,7 @@ def _settings_before(release: BatchRelease) -> dict[str, str]:
 def _unseen(
     release: BatchRelease, copy: Path, manifest: pd.DataFrame, standing: Standing
 ) -> NDArray[np.bool_]:
-    """(n,) the records that leave although no model was trained on them."""
+    """(n,) the records that are dropped although no model was trained on them."""
     from tasks.data.people import requested
     from tasks.requests.directory import read_directory
     from tasks.requests.opendsr import read_batch
@@ -153,7 +153,7 @@ def _unseen(
 
 
 def _commit(release: BatchRelease, copy: Path, start: str) -> None:
-    """One commit with everything, on top of the workspace's own."""
+    """Commit everything, and merge it with the workspace's own commits."""
     paths = [
         "data.dvc",
         "dvc.lock",
@@ -185,7 +185,8 @@ def _commit(release: BatchRelease, copy: Path, start: str) -> None:
 
 
 def _refuse_unready(release: BatchRelease) -> None:
-    """See that the workspace has the data of the audit, and no other changes in what is touched."""
+    """Check that the workspace has the audit's data, and no uncommitted changes in files that the
+    release changes."""
     within = shell.git(release.home, "rev-parse", "--show-prefix")
     always_changed = {within + path for path in ("params.yaml", "data.dvc", "dvc.lock")}
     refuse_uncommitted(
@@ -196,7 +197,7 @@ def _refuse_unready(release: BatchRelease) -> None:
     )
     if current_data != audited_data:
         raise ReleaseError(
-            f"data.dvc is not that of {release.audit}, so the data changed since; bring them back "
+            f"data.dvc differs from that of {release.audit}, so the data changed; restore them "
             f"(`git checkout {release.audit} -- data.dvc && dvc checkout data.dvc`, commit), "
             "release, then change them"
         )
@@ -206,14 +207,12 @@ def _refuse_unready(release: BatchRelease) -> None:
         )
     for path in release.folders:
         if (release.home / path).exists():
-            raise ReleaseError(
-                f"{path} is there already, and is not of a release; move it out of the way"
-            )
+            raise ReleaseError(f"{path} exists and does not belong to a release; move it away")
 
 
 def _has_data(release: BatchRelease) -> bool:
-    """Whether data/ is what `data.dvc` records. Where only DVC's cache lacks some of it, it is
-    put back there."""
+    """Whether data/ is what `data.dvc` records. Files that only DVC's cache lacks are added to
+    it."""
     if not json.loads(shell.dvc(release.home, "status", "--json", "data.dvc") or "{}"):
         return True
     if (

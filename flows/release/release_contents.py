@@ -1,5 +1,5 @@
-"""What a release writes: the model with its card and lineage, the references of the next batch, and
-the data set without the records that leave."""
+"""The content of a release: the model with its card and lineage, the references of the next batch,
+and the data set without the dropped records."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PROPOSED, SCORED = "artifacts/propose/lineage.json", "artifacts/score/lineage.json"
-"""Which models an audit judged: with the model of the rung that is proposed as the unlearned one,
-and with that of the first rung."""
+"""Files with the models that an audit judged: with the proposed rung's model as the unlearned one,
+and with the first rung's."""
 RELEASES = "releases"
 REFERENCES = "references"
 
 
 class ReleaseError(AuditError):
-    """A batch cannot be released; the workspace is as it was."""
+    """A batch cannot be released; the workspace is unchanged."""
 
 
 def audited_file(copy: Path, batch: str, path: str) -> Path:
@@ -51,16 +51,16 @@ def audited_file(copy: Path, batch: str, path: str) -> Path:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a release is made from: a checkout of the audited batch.
+    """The inputs of a release: a checkout of the audited batch.
 
     Attributes:
-        copy: the checkout; what is released is written into it.
+        copy: the checkout; the release is written into it.
         batch: its name.
         commit: of the audit.
         settings: of the audit.
         manifest: n records.
-        trained: (n,) which of them models were trained on.
-        forgotten: (n,) which of them the model had to forget.
+        trained: (n,) records that models were trained on.
+        forgotten: (n,) records that the model had to forget.
     """
 
     copy: Path
@@ -77,17 +77,17 @@ class Inputs:
 
     @property
     def remaining(self) -> NDArray[np.bool_]:
-        """(n,) the training records that are left."""
+        """(n,) the remaining training records."""
         remaining: NDArray[np.bool_] = self.trained & ~self.forgotten
         return remaining
 
     @property
     def retained(self) -> str:
-        """What identifies the set of these."""
+        """The hash of the remaining training records."""
         return release_lineage.training_set(self.manifest, self.remaining)
 
     def retrained_models(self) -> list[Path]:
-        """The models that were trained without the records, in the order of their seeds."""
+        """The models that were trained without the records, by seed."""
         size = self.settings.references.seeds_per_block
         count = size * len(self.settings.references.without_blocks)
         return [
@@ -101,9 +101,9 @@ class ReleasedModel:
     """The model that is released.
 
     Attributes:
-        kind: which one it is.
+        kind: unlearned or retrained.
         source: its file.
-        history: what was done to it since it was last trained from scratch.
+        history: its unlearnings since it was last trained from scratch.
         chain: the models that it was made from, the first one first.
         verdicts: on the unlearned model, one per audited request.
         versions: hashes of the data `before` and `after`.
@@ -118,14 +118,14 @@ class ReleasedModel:
 
 
 def in_use(copy: Path, chosen: settings.Settings) -> settings.Settings:
-    """The settings by which the unlearned model was made that the verdicts are about.
+    """The settings of the judged unlearned model: those of the proposed rung.
 
     Args:
         copy: a checkout of the audited batch.
         chosen: the settings of the batch.
 
     Raises:
-        ReleaseError: no store has what the ladder came to.
+        ReleaseError: no store has the ladder's result.
     """
     if not _is_climbed(copy):
         return chosen
@@ -139,15 +139,15 @@ def write_models(
     """Write `releases/<batch>` and `references/<batch>`.
 
     Args:
-        inputs: what they are made from.
-        kind: which model is released.
+        inputs: of the release.
+        kind: of the released model.
         versions: hashes of the data `before` and `after`.
 
     Returns:
-        The settings by which the next batch starts from them, and facts for the ledger.
+        The settings of the next batch that name them, and facts for the ledger.
 
     Raises:
-        ReleaseError: the model may not be released, or is not there as it was audited.
+        ReleaseError: the model may not be released, or is not the audited one.
     """
     verdicts = _verdicts(inputs, kind)
     retrained = inputs.retrained_models()
@@ -162,13 +162,14 @@ def write_models(
         history = release_lineage.released(lineage, inputs.settings.unlearn.method)
         advice = results.advice(inputs.copy, inputs.batch)
     else:
-        # the baseline is one more reference, unless it is the model that goes on
+        # the baseline is one more reference, unless it is released
         source, retrained = retrained[0], retrained[1:]
         history, advice = History(0, 0, int(inputs.remaining.sum())), []
     _refuse_others(inputs.copy, lineage, [source, *retrained])
     model = ReleasedModel(kind, source, history, _chain(inputs, lineage), verdicts, versions)
     changes, weights = write_model(inputs, model, [files.sha256(path) for path in retrained])
-    if retrained and inputs.settings.references.mode == "batch":  # a pool serves the next, too
+    # a pool of references also serves the next batch
+    if retrained and inputs.settings.references.mode == "batch":
         changes |= write_references(inputs, retrained)
     return changes, {
         "model": kind,
@@ -185,12 +186,12 @@ def write_model(
     """Write `releases/<batch>`: the model with its lineage and card.
 
     Args:
-        inputs: what it is made from.
-        model: which one, and what is known of it.
-        references: SHA-256 of the references that the next batch is judged by.
+        inputs: of the release.
+        model: the released model.
+        references: SHA-256 of the references of the next batch.
 
     Returns:
-        The settings by which the next batch starts from it, and the SHA-256 of its weights.
+        The settings of the next batch that name it, and the SHA-256 of its weights.
     """
     folder = f"{RELEASES}/{inputs.batch}"
     with files.whole_folder(inputs.copy / folder) as draft:
@@ -218,10 +219,10 @@ def write_model(
 
 
 def write_references(inputs: Inputs, models: Collection[Path]) -> dict[str, str]:
-    """Write `references/<batch>`: the retrained models, by which the next batch is judged.
+    """Write `references/<batch>`: the retrained models, which judge the next batch.
 
     Returns:
-        The settings by which the next batch takes them.
+        The settings of the next batch that name them.
     """
     folder = f"{REFERENCES}/{inputs.batch}"
     with files.whole_folder(inputs.copy / folder) as draft:
@@ -239,12 +240,12 @@ def write_references(inputs: Inputs, models: Collection[Path]) -> dict[str, str]
 
 
 def drop_records(data: Path, leaving: NDArray[np.bool_], roles: NDArray[np.str_]) -> None:
-    """Take records out of the data set; the roles of the others are written down, so that they
-    stay.
+    """Remove records from the data set. The roles of the others are written into the manifest, so
+    that they stay.
 
     Args:
         data: the folder.
-        leaving: (n,) which records of its manifest go.
+        leaving: (n,) records of its manifest to remove.
         roles: (n,) role of each record.
     """
     table = records.read_table(data)
@@ -260,12 +261,12 @@ def drop_records(data: Path, leaving: NDArray[np.bool_], roles: NDArray[np.str_]
 
 
 def _is_climbed(copy: Path) -> bool:
-    """Whether the audit has a ladder, as those of earlier versions have not."""
+    """Whether the audit has a ladder; audits of earlier versions have none."""
     return dvc_graph.recorded(copy, PROPOSED) is not None
 
 
 def _unlearned(lineage: dict[str, Any]) -> str:
-    """Where the unlearned model lies that the verdicts are about."""
+    """The path of the judged unlearned model."""
     return next(str(model["path"]) for model in lineage["models"] if model["role"] == "unlearned")
 
 
@@ -279,8 +280,7 @@ def _chain(inputs: Inputs, lineage: dict[str, Any]) -> Any:
 
 
 def _verdicts(inputs: Inputs, kind: Original) -> list[str]:
-    """The verdicts on the audited requests, as the evidence has them; what people approved cannot
-    outdo them."""
+    """The verdicts of the evidence on the audited requests; approvals cannot override them."""
     verdicts = [
         result.verdict
         for result in results.read(inputs.copy, inputs.batch)
@@ -296,8 +296,7 @@ def _verdicts(inputs: Inputs, kind: Original) -> list[str]:
 
 
 def _refuse_others(copy: Path, lineage: dict[str, Any], models: Collection[Path]) -> None:
-    """What is released, and what judges the next batch, has to be what was audited, byte for
-    byte."""
+    """Raise `ReleaseError` unless the models are the audited ones, byte for byte."""
     audited = {model["path"]: model["weights_sha256"] for model in lineage["models"]}
     for path in models:
         name = path.relative_to(copy).as_posix()
@@ -310,7 +309,7 @@ def _refuse_others(copy: Path, lineage: dict[str, Any], models: Collection[Path]
 
 
 def _copy_model(source: Path, target: Path) -> None:
-    """A model with what it cost."""
+    """Copy a model and the file with its cost."""
     shutil.copyfile(source, target)
     cost = source.with_suffix(".json")
     if cost.is_file():

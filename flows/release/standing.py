@@ -1,5 +1,5 @@
-"""Where a batch stands, derived from its requests, the decisions and the rules of a release: no
-state of its own, no I/O."""
+"""The standing of a batch, derived from its requests, the decisions and the rules of a release. It
+has no state of its own, and does no I/O."""
 
 from __future__ import annotations
 
@@ -13,52 +13,52 @@ from flows.register.register import Case, Event, State
 from tasks.common.errors import AuditError
 
 Original = Literal["unlearned", "retrained"]
-"""The model that is released: the one that was made to forget, or the exact retrain."""
+"""The kind of the released model: the unlearned one, or the exact retrain."""
 
 Decision = Literal["approve", "reject"]
 
 Next = Literal["more_references", "another_method", "requeue", "refuse"]
-"""What becomes of rejected requests: they wait for the next batch, audited with more references, by
-another method or as before; or they are refused for good."""
+"""What happens to rejected requests: they wait for the next batch, which is audited with more
+references, by another method or as before; or they are refused for good."""
 
 BatchState = Literal["waiting", "approved", "on_hold", "rejected", "released"]
 
 NOT_IN_TRAINING = "not_in_training"
-"""Instead of a verdict: no model saw the records, so that only the data have to go."""
+"""In place of a verdict: no model saw the records, so only the data are erased."""
 
 WAITS = (State.AUDITED, State.AWAITING_SIGNOFF)
 
 
 class SignoffError(AuditError):
-    """A decision cannot be taken as asked."""
+    """A decision is not possible."""
 
 
 _BLANKS = "\u115f\u1160\u2800\u3164\uffa0"
-"""Characters that look like a blank and are letters or symbols to Unicode."""
+"""Characters that look like a blank but are letters or symbols in Unicode."""
 _SELECTORS = frozenset(
     ["\u034f", "\u17b4", "\u17b5"]
     + [chr(code) for code in (*range(0x180B, 0x1810), *range(0xFE00, 0xFE10))]
     + [chr(code) for code in range(0xE0100, 0xE01F0)]
 )
-"""Characters without a picture that Unicode does not count among those of formatting."""
+"""Invisible characters that are not in Unicode's category of formatting."""
 _LOOKS_LIKE = str.maketrans(
     "\u0430\u0432\u0435\u043a\u043c\u043d\u043e\u0440\u0441\u0442\u0443\u0445\u0455\u0456\u0458\u04bb"
     "\u0501\u051b\u051d\u03b1\u03b2\u03b5\u03b7\u03b9\u03ba\u03bc\u03bd\u03bf\u03c1\u03c3\u03c4\u03c5\u03c7"
     "\u0131",
     "abekmhopctyxsijhdqwabenikmvopotyxi",
 )
-"""Small letters of Cyrillic and Greek that look like Latin ones, small or as capitals."""
+"""Cyrillic and Greek letters that look like Latin ones, in lower or upper case."""
 
 
 @dataclass(frozen=True)
 class ReleaseRules:
-    """What a release needs.
+    """The conditions of a release.
 
     Attributes:
-        approvals: of how many different people.
-        audit: commit of the audit that they have to have seen.
-        proposed: the kind of the model that passes for every request, as the audit's ladder has it;
-            None: there is none, or no ladder.
+        approvals: number of different people who must approve.
+        audit: commit of the audit that they must have decided on.
+        proposed: the kind of the model that passes for every request, from the audit's ladder;
+            None: no model passes, or there is no ladder.
     """
 
     approvals: int
@@ -68,14 +68,14 @@ class ReleaseRules:
 
 @dataclass(frozen=True)
 class Waiting:
-    """One request of a batch, and what people said of it.
+    """One request of a batch, with its approvals.
 
     Attributes:
-        request_id: which.
+        request_id: of the request.
         state: as the register shows it.
         verdict: of the audit.
-        approvals: different people who approve.
-        lacking: approvals that are missing.
+        approvals: number of people who approve.
+        lacking: number of missing approvals.
     """
 
     request_id: str
@@ -87,7 +87,7 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Choice:
-    """Something that can be decided, and the command that decides it."""
+    """A possible decision, with its command."""
 
     text: str
     command: str
@@ -95,13 +95,13 @@ class Choice:
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a batch stands.
+    """The standing of a batch.
 
     Attributes:
         batch: its name.
-        state: `waiting`, `approved`, `rejected` or `released`; `on_hold` where a hold keeps an
-            approved one back.
-        requests: those that the decision is about.
+        state: `waiting`, `approved`, `rejected` or `released`; `on_hold` if it is approved and a
+            request is on hold.
+        requests: of the decision.
         model: the one that everybody who approves wants; None: nobody approves, they differ, or
             there is no request.
         data_only: no model saw anybody of the batch, so none is released.
@@ -163,7 +163,7 @@ def evaluate(
         batch: its name.
         cases: the requests that the decision is about.
         decisions: all decisions on the batch, the oldest first.
-        rules: what a release needs.
+        rules: the conditions of a release.
     """
     approvals = [_approvals(case, decisions, rules.audit) for case in cases]
     requests = tuple(
@@ -223,30 +223,30 @@ def page(standing: Standing) -> str:
 
 
 def person(name: str) -> str:
-    """What is the same for two spellings of one name: neither capitals, spaces, the way in which
-    accents are encoded (Unicode's NFC and NFD), characters that nobody sees, nor letters of another
-    script that look the same make another person."""
+    """A key of a person's name. Spellings that differ only in case, spaces, encoding of accents
+    (Unicode's NFC and NFD), invisible characters, or similar letters of other scripts have the same
+    key."""
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
     visible = "".join(" " if sign in _BLANKS else sign for sign in folded if not _is_unseen(sign))
     return " ".join(visible.translate(_LOOKS_LIKE).split())
 
 
 def _is_unseen(sign: str) -> bool:
-    """Whether a character shows nothing: a mark of formatting, or a selector of variants."""
+    """Whether a character is invisible: formatting, or a variation selector."""
     return unicodedata.category(sign) in ("Cf", "Co", "Cn") or sign in _SELECTORS
 
 
-def last_rejection(noted: Sequence[Event]) -> Event | None:
-    """The decision that ended the batch; None if it was not rejected."""
-    rejections = [event for event in noted if event.details["decision"] == "refuse"]
+def last_rejection(decisions: Sequence[Event]) -> Event | None:
+    """The decision that ended the batch; None: it was not rejected."""
+    rejections = [event for event in decisions if event.details["decision"] == "refuse"]
     return rejections[-1] if rejections else None
 
 
-def _approvals(case: Case, noted: Sequence[Event], audit: str) -> list[Event]:
-    """The approvals of a request, one for each person whose last word it is."""
+def _approvals(case: Case, decisions: Sequence[Event], audit: str) -> list[Event]:
+    """The approvals of a request: each is its author's last decision."""
     last_words = {
         person(event.actor): event
-        for event in noted
+        for event in decisions
         if event.details.get("audit") == audit and event.request_id in (None, case.request_id)
     }
     return [event for event in last_words.values() if event.details["decision"] == "approve"]

@@ -1,7 +1,7 @@
 """The switch of a workspace from one commit to another, all of it or nothing, and its journal.
 
-A journal beside the batches says which two commits a release is between, so that a killed release
-is continued, or undone, by the next one.
+The journal beside the batches names the two commits, so the next release continues or undoes a
+killed one.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from flows.workspace import checkouts, git, shell
 from tasks.common import files
 
 Log = Callable[[str], None]
-"""Is told the name of each step before it is taken."""
+"""Receives the name of each step before it begins."""
 
 
 @dataclass(frozen=True)
 class BatchRelease:
-    """One batch on its way from approved to released.
+    """The release of one batch.
 
     Attributes:
         home: the workspace.
         register: its register.
         batch: the name of the batch.
-        told: of each step.
-        lease: that the release holds.
+        log: receives the name of each step.
+        lease: of the release.
     """
 
     home: Path
@@ -62,17 +62,17 @@ class BatchRelease:
 
     @property
     def pointers(self) -> tuple[str, str]:
-        """The files by which DVC knows these folders."""
+        """The `.dvc` files of these folders."""
         model, references = self.folders
         return f"{model}.dvc", f"{references}.dvc"
 
 
 @dataclass(frozen=True)
 class SwitchPlan:
-    """What the journal holds.
+    """The content of the journal.
 
     Attributes:
-        source: the commit that the workspace was at.
+        source: the commit before the switch.
         target: the commit of the release.
         data: whether the workspace has its data.
         weights: SHA-256 of the released model; None: there is none.
@@ -103,13 +103,12 @@ class SwitchPlan:
 
 
 def tag_of(batch: str) -> str:
-    """The git tag of a release; serving systems take the model by it."""
+    """The git tag of a release, by which serving systems fetch the model."""
     return f"release/{batch}"
 
 
 def may_continue(release: BatchRelease, plan: SwitchPlan) -> bool:
-    """Whether the journal of a killed release still leads somewhere: nobody has committed in
-    between."""
+    """Whether a killed release can continue: nobody has committed in between."""
     git.break_locks(release.home)
     target_exists = shell.succeeds(release.home, "cat-file", "-e", f"{plan.target}^{{commit}}")
     return target_exists and (
@@ -118,24 +117,24 @@ def may_continue(release: BatchRelease, plan: SwitchPlan) -> bool:
 
 
 def check_out(release: BatchRelease, plan: SwitchPlan) -> None:
-    """Check out what DVC tracks of the release, and the data where the workspace has them."""
+    """Check out the release's files that DVC tracks, and the data if the workspace has them."""
     tracked = [path for path in release.pointers if (release.home / path).exists()]
     shell.dvc(release.home, "checkout", "--force", *tracked, *(["data.dvc"] if plan.data else []))
 
 
 def undo(release: BatchRelease, plan: SwitchPlan) -> None:
-    """Bring the workspace back to the commit that it came from, data and all."""
+    """Switch the workspace back to the commit before the release, with its data."""
     git.break_locks(release.home)
     if contains(release.home, plan.target) and not is_at(release.home, plan.target):
         raise ReleaseError(
             f"somebody committed on top of the unfinished {release.tag}, so it is not undone; "
-            "take these commits back, or let it be finished"
+            "remove these commits, or let the release finish"
         )
     if is_at(release.home, plan.source, plan.target):
         switch(release.home, plan.target, plan.source)
         for path in release.folders:
             shutil.rmtree(release.home / path, ignore_errors=True)
-            with contextlib.suppress(OSError):  # other batches' are in it
+            with contextlib.suppress(OSError):  # it holds other batches
                 (release.home / path).parent.rmdir()
         if plan.data:
             shell.dvc(release.home, "checkout", "--force", "data.dvc")
@@ -145,9 +144,9 @@ def undo(release: BatchRelease, plan: SwitchPlan) -> None:
 
 
 def switch(home: Path, source: str, target: str) -> None:
-    """Bring a checkout from one commit to another, and nothing in it that is the same in both.
+    """Switch a checkout from one commit to another; only files that differ are touched.
 
-    Each step may be taken again, from whatever a killed process left.
+    Each step can be repeated after a kill.
     """
     if not is_at(home, source, target):
         raise ReleaseError("somebody committed here while the release was prepared; release again")
@@ -165,12 +164,12 @@ def switch(home: Path, source: str, target: str) -> None:
 
 
 def contains(home: Path, commit: str) -> bool:
-    """Whether the workspace is at a commit or beyond it."""
+    """Whether the workspace is at a commit or past it."""
     return shell.succeeds(home, "merge-base", "--is-ancestor", commit, "HEAD")
 
 
 def refuse_uncommitted(release: BatchRelease, paths: Collection[str]) -> None:
-    """Nothing that somebody has not committed is overwritten."""
+    """Raise `ReleaseError` if the release would overwrite uncommitted changes."""
     lines = shell.git(
         release.home, "status", "--porcelain", "-z", "--untracked-files=all", "--no-renames"
     ).split("\0")
@@ -184,7 +183,7 @@ def refuse_uncommitted(release: BatchRelease, paths: Collection[str]) -> None:
 
 
 def changed_paths(home: Path, *revisions: str) -> dict[str, str]:
-    """Paths, from the repository's root, that differ between two commits, and how: A, M, T or D."""
+    """Paths from the repository's root that differ between two commits, with A, M, T or D."""
     fields = shell.git(home, "diff", "--name-status", "--no-renames", "-z", *revisions).split("\0")
     return dict(zip(fields[1::2], fields[0::2], strict=False))
 

@@ -290,7 +290,7 @@ def test_a_file_beside_what_dvc_tracks_is_noticed_and_the_agent_does_not_work_on
         runner.run(stage)
     (here / "caller" / "artifacts" / "train" / "stray.txt").write_text("?")
     _, parcel, sha256 = handed(here, "score")
-    with pytest.raises(worker.UnfitError, match="the inputs are not the caller's"):
+    with pytest.raises(worker.UnfitError, match="the inputs differ from the caller's"):
         work(here, parcel, sha256)
     assert nothing_is_left(here)
 

@@ -458,7 +458,7 @@ def test_a_batch_that_no_model_saw_releases_no_model_and_a_contradiction_stops_i
         settings.assign(home / "params.yaml", ["batch=other"])
         shell.git(home, "commit", "--quiet", "--all", "-m", "another batch")
         before = snapshot(home)
-        with pytest.raises(ReleaseError, match=r"contradicts it in params\.yaml"):
+        with pytest.raises(ReleaseError, match=r"conflict with it in params\.yaml"):
             release.release(home, register, BATCH)
         assert snapshot(home) == before
         settings.assign(home / "params.yaml", ["batch=demo"])
