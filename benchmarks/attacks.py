@@ -171,7 +171,7 @@ def hands_in_the_register(world: World, found: Round, database: Any) -> None:
     code, text = world.give("requests", "hold", first, "--by", "officer", "--reason", "a claim")
     kind = f"trigger that changes what is written{hands.where}"
     found.faults.append(Fault(kind, "requests hold", 0.0, _told(code, text)))
-    if code == 0 or "keeps something else" not in text:
+    if code == 0 or "stored other values" not in text:
         found.broken.append(f"{kind}: it was vouched for")
     hands.show(sound)
     _hands_on_the_keys(world, found, hands.where)

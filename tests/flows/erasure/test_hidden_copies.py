@@ -524,9 +524,9 @@ def test_where_the_list_of_what_was_erased_is_lost_it_is_said_and_how_to_bring_i
         path.unlink()
     else:
         path.write_text("".join(lines[:-1] if loss == "cut" else []))
-    (line,) = (each for each in comebacks.look(home, []).lines if "bring it back" in each)
+    (line,) = (each for each in comebacks.look(home, []).lines if "restore it" in each)
     assert "cannot be looked for again" in line
-    shell.git(home, *line.partition("bring it back: git ")[2].split())
+    shell.git(home, *line.partition("restore it: git ")[2].split())
     assert comebacks.look(home, []).lines == []
 
 

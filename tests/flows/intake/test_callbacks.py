@@ -363,7 +363,7 @@ def test_a_kill_between_sending_and_writing_down_sends_the_same_event_again(
     with outside.endpoint() as (seen, url):
         enter(home, register, url)
         with monkeypatch.context() as patched:
-            patched.setattr(register, "tried", _killed)
+            patched.setattr(register, "record_try", _killed)
             with pytest.raises(WorkspaceError):
                 callbacks.deliver(home, register)
         assert callbacks.deliver(home, register).delivered == 1

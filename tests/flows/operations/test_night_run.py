@@ -347,7 +347,7 @@ def test_uncommitted_settings_are_not_in_a_batch_and_that_is_told(
 KILLS: dict[str, tuple[Any, str, bool]] = {
     "a batch is begun": (Register, "collect", True),
     "the checkout is made": (checkouts, "_make", True),
-    "the data are brought": (checkouts, "_bring", False),
+    "the data are brought": (checkouts, "_restore_data", False),
     "the requests are written": (BatchRun, "write_requests", True),
     "the audit is over": (BatchRun, "run_audit", True),
     "the first verdicts are written down": (Register, "move", True),

@@ -393,7 +393,7 @@ def test_data_that_changed_since_the_audit_are_no_base_for_a_release(
     shell.git(home, "commit", "--quiet", "--all", "-m", "more data")
     with (
         closed(Register(home)) as register,
-        pytest.raises(ReleaseError, match="data changed since"),
+        pytest.raises(ReleaseError, match="so the data changed"),
     ):
         release.release(home, register, BATCH)
 
