@@ -1,4 +1,4 @@
-"""The deployment `finalize`: releases, erases and closes what is decided."""
+"""The deployment `finalize`: releases, erases and closes decided batches."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from flows.workspace import layout
 
 @flow(name="finalize", persist_result=False)
 def finalize(batch: str | None = None, folder: str = ".") -> dict[str, Any]:
-    """Release, erase and close whatever is decided; what is done is skipped.
+    """Release, erase and close decided batches; steps that are done are skipped.
 
     Args:
         batch: only this one; None: all that are not closed.
@@ -28,7 +28,7 @@ def finalize(batch: str | None = None, folder: str = ".") -> dict[str, Any]:
     with deployment.opened(home, "Finalizing") as register:
         try:
             finalized = finishing.finalize(home, register, batch, get_run_logger().info)
-        except BusyError as error:  # the next run of the schedule finds what is left
+        except BusyError as error:  # the next run of the schedule continues
             finalized = finishing.Finalized((), str(error))
     for line in (*finalized.done, *([finalized.waits] if finalized.waits else [])):
         get_run_logger().info(line)

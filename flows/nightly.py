@@ -1,5 +1,5 @@
-"""The deployment `nightly`: takes requests in, begins a batch if one is due, audits the one at
-hand."""
+"""The deployment `nightly`: takes requests in, begins a batch if one is due, audits the current
+one."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from tasks.common.errors import AuditError
 
 
 class NightError(AuditError):
-    """A night's audit failed; the next night continues it."""
+    """The audit of a night failed; the next night continues it."""
 
 
 @flow(name="nightly", persist_result=False)
 def nightly(folder: str = ".") -> dict[str, Any] | State[Any]:
-    """Take requests in, begin a batch if one is due, and audit the one at hand.
+    """Take requests in, begin a batch if one is due, and audit the current one.
 
     Args:
         folder: the workspace.
 
     Raises:
-        NightError: the audit failed; it is written down, told, and continued by the next run.
+        NightError: the audit failed; this is recorded, a notice is sent, and the next run
+            continues.
     """
     home = layout.find(Path(folder))
     try:

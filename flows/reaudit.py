@@ -1,4 +1,4 @@
-"""The deployment `reaudit`: draws a past audit each month and does it again."""
+"""The deployment `reaudit`: draws a past audit each month and repeats it."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from tasks.common.errors import ReproductionError
 
 @flow(name="reaudit", persist_result=False)
 def reaudit(batch: str | None = None, folder: str = ".") -> dict[str, Any] | State[Any]:
-    """Do a past audit again, at the highest level that still can be done.
+    """Repeat a past audit, at the highest level that still can be done.
 
     Args:
-        batch: which; None: the one that is drawn for this month.
+        batch: its batch; None: the one that is drawn for this month.
         folder: the workspace.
 
     Raises:
-        ReproductionError: it does not hold.
+        ReproductionError: the audit does not hold.
     """
     home = layout.find(Path(folder))
     try:

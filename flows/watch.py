@@ -1,4 +1,4 @@
-"""The deployment `watch`: tells of deadlines that come near and of what is stuck."""
+"""The deployment `watch`: reports near deadlines and stuck work."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from flows.workspace import layout
 
 @flow(name="watch", persist_result=False)
 def watch(folder: str = ".") -> dict[str, Any] | State[Any]:
-    """Tell of deadlines that come near and of what is stuck.
+    """Report near deadlines and stuck work.
 
     Args:
         folder: the workspace.

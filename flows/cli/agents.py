@@ -24,13 +24,13 @@ def start(
     pool: Pool = "gpu",
     name: Annotated[
         str | None,
-        typer.Option(help="Name of this agent. Default: the machine's, and a number of its own."),
+        typer.Option(help="Name of this agent. Default: the machine's name and a random number."),
     ] = None,
 ) -> None:
     """Take stages from a Prefect work pool, one at a time, until ended.
 
-    PREFECT_API_URL names the server; the folder is a clone of the workspace, or any in which `dvc
-    remote` is set up.
+    PREFECT_API_URL names the server. Run it in a clone of the workspace, or in any folder with a
+    `dvc remote`.
 
     Example: PREFECT_API_URL=http://audit-server:4200/api erasure-audit agent start --pool gpu
     """
@@ -41,7 +41,7 @@ def start(
 
 @app.command()
 def check(pool: Pool = "gpu") -> None:
-    """Say whether server, pool, remote and device can be used from here. Exit code 1 if not.
+    """Check whether server, pool, remote and device can be used from here. Exit code 1 if not.
 
     Example: erasure-audit agent check
     """

@@ -15,16 +15,16 @@ app = typer.Typer(rich_markup_mode=None)
 def erase(
     batch: Annotated[str, typer.Argument(help="Name of a released batch.")],
     by: Annotated[
-        str | None, typer.Option(help="Who answers for it. Default: git's user.name.")
+        str | None, typer.Option(help="The responsible person. Default: git's user.name.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Erase the copies of a released batch's records: data, DVC's cache and remotes, models that
     saw them.
 
-    Every store is looked at again afterwards and gets a receipt in ledger/erasures/. What was cut
-    off is continued by the same command. Of a batch that is erased already, copies that came back
-    are looked for and erased.
+    Every store is searched again afterwards and gets a receipt in ledger/erasures/. Repeat the
+    command after an interruption. If the batch is erased already, copies that came back are found
+    and erased.
 
     Example: erasure-audit erase 2026-11 --by "Ada Officer"
     """
@@ -48,8 +48,8 @@ def erase(
     for receipt in [] if erased.came_back else erased.receipts:
         typer.echo(_line(receipt))
     for store, count in erased.came_back.items():
-        typer.echo(f"  {store}: copies that had come back and are erased again: {count}")
-    outcome = "Erased" if erased.new else "Nothing was left to do: it was erased before,"
+        typer.echo(f"  {store}: copies that came back and were erased again: {count}")
+    outcome = "Erased" if erased.new else "Nothing to do: it was erased before,"
     typer.echo(f"{outcome} {erased.tag}. Receipts: {receipts.FOLDER / name}.json")
 
 

@@ -15,7 +15,7 @@ app = typer.Typer(rich_markup_mode=None)
 
 Replace = Annotated[
     bool,
-    typer.Option("--replace", help="Put the new data set in the place of the one that is there."),
+    typer.Option("--replace", help="Replace the existing data set."),
 ]
 
 ClassFile = Annotated[
@@ -23,9 +23,8 @@ ClassFile = Annotated[
     typer.Option(
         "--classes",
         help="File with the classes in the order of the model's outputs: one name per line, or "
-        "JSON as torchvision's class_to_idx. Without it numbers stay numbers, and names are "
-        "sorted as "
-        "torchvision's ImageFolder sorts them.",
+        "JSON as torchvision's class_to_idx. Default: numbers stay numbers, and names are sorted "
+        "as by torchvision's ImageFolder.",
     ),
 ]
 
@@ -33,12 +32,12 @@ White = Annotated[
     float | None,
     typer.Option(
         min=1e-9,
-        help="Value of white in images of more than 8 bits; without it as the files say.",
+        help="Value of white in images of more than 8 bits. Default: from the files.",
     ),
 ]
 
 MOST_CLASSES = 40
-"""Most classes that are listed after an import."""
+"""Maximum number of classes that are listed after an import."""
 
 
 @app.command()
@@ -46,7 +45,7 @@ def digits(
     writers: Annotated[int, typer.Option(min=2, help="Number of synthetic writers.")] = 45,
     replace: Replace = False,
 ) -> None:
-    """scikit-learn's digits, dealt out to synthetic writers.
+    """scikit-learn's digits, assigned to synthetic writers.
 
     Example: erasure-audit import digits
     """
@@ -70,19 +69,19 @@ def idx(
     writers: Annotated[
         Path | None,
         typer.Option(
-            help="QMNIST table of writers, whose first rows are the images'. Without it each "
+            help="QMNIST table of writers; its first rows belong to the images. Default: each "
             "record is its own subject."
         ),
     ] = None,
-    subjects: Annotated[int | None, typer.Option(min=1, help="At most so many subjects.")] = None,
+    subjects: Annotated[int | None, typer.Option(min=1, help="Maximum number of subjects.")] = None,
     min_records: Annotated[
-        int, typer.Option(min=1, help="Only subjects with at least so many records.")
+        int, typer.Option(min=1, help="Minimum number of records of a subject.")
     ] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the draw of subjects.")] = 0,
     class_file: ClassFile = None,
     replace: Replace = False,
 ) -> None:
-    """IDX files, as MNIST's, with an optional table of writers.
+    """IDX files, like MNIST's, with an optional table of writers.
 
     Example: erasure-audit import idx images-idx3-ubyte labels-idx2-int --writers labels-idx2-int
     """
@@ -118,7 +117,7 @@ def npz(
     ] = None,
     white: White = None,
     attribute: Annotated[
-        list[str] | None, typer.Option(help="Name of an array kept as a column. Repeatable.")
+        list[str] | None, typer.Option(help="Name of an array to keep as a column. Repeatable.")
     ] = None,
     class_file: ClassFile = None,
     replace: Replace = False,
@@ -149,7 +148,7 @@ def npz(
 
 @app.command("folder")
 def image_folder(
-    images: Annotated[Path, typer.Argument(help="The folder that the images lie in.")],
+    images: Annotated[Path, typer.Argument(help="The folder of the images.")],
     table: Annotated[
         Path,
         typer.Argument(
@@ -183,11 +182,11 @@ def image_folder(
 @app.command()
 def torchvision(
     name: Annotated[str, typer.Argument(help="Name of a data set of torchvision.datasets.")],
-    root: Annotated[Path, typer.Option(help="Where its files lie.")] = Path("downloads"),
+    root: Annotated[Path, typer.Option(help="Folder of its files.")] = Path("downloads"),
     download: Annotated[
         bool, typer.Option("--download", help="Fetch them if they are absent.")
     ] = False,
-    limit: Annotated[int | None, typer.Option(min=1, help="At most so many records.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of records.")] = None,
     class_file: ClassFile = None,
     replace: Replace = False,
 ) -> None:
@@ -206,7 +205,7 @@ def torchvision(
 
 
 def bring_in_digits(folder: Path) -> None:
-    """Make the embedded data set in a workspace, marked as one that can be made again."""
+    """Make the embedded data set in a workspace, with the mark that it can be made again."""
     from flows.workspace import layout
     from tasks.data.importers import digits as source
 
@@ -216,8 +215,8 @@ def bring_in_digits(folder: Path) -> None:
 def _bring_in(
     folder: Path, bring: Callable[[Path], Summary], source: str, white: float | None = None
 ) -> None:
-    """Import, then write the facts of the data set into `params.yaml`, then have DVC track the
-    records."""
+    """Import the records, write the facts of the data set into `params.yaml`, and have DVC track
+    the records."""
     from flows.workspace import dvc_locks
 
     with dvc_locks.using(folder):
@@ -245,7 +244,7 @@ def _write_in(
 
 
 def _summary_lines(summary: Summary) -> list[str]:
-    """What the user should know: how much there is, which class is which, and what to check."""
+    """Lines for the user: counts, classes, and things to check."""
     lines = [
         f"{summary.records} records of {summary.subjects} subjects in {summary.classes} classes are"
         " in data/"
@@ -284,7 +283,5 @@ def _target_folder(replace: bool) -> Path:
 
     folder = layout.find(Path.cwd())
     if (folder / "data").exists() and not replace:
-        raise WorkspaceError(
-            "data/ holds a data set already; --replace puts the new one in its place"
-        )
+        raise WorkspaceError("data/ holds a data set already; --replace replaces it")
     return folder

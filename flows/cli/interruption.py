@@ -1,9 +1,9 @@
 """Ctrl-C and SIGTERM: every command ends with one line, leaves no process behind, and exits with
 128 + the signal's number.
 
-The work is safe to kill at any moment, so the end does not wait for anybody: the processes that the
-command started are ended, the main thread gets a few seconds to give back what it holds, and then
-the process exits, whatever Prefect's threads are still at.
+The work can be killed at any moment, so a command ends quickly: its child processes are ended, the
+main thread gets a few seconds to release its resources, and then the process exits, whatever
+Prefect's threads are doing.
 """
 
 from __future__ import annotations
@@ -21,12 +21,11 @@ if TYPE_CHECKING:
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 POLITE = 1.5
-"""Time that child processes have after SIGTERM before they are killed, s."""
+"""Time between SIGTERM and SIGKILL for child processes, s."""
 KILLED = 0.5
-"""Time that processes have to be gone after SIGKILL, s."""
+"""How long to wait for processes to end after SIGKILL, s."""
 PATIENCE = 3.5
-"""Time that the command has to give back what it holds, s; it is less than the 5 s in which all has
-to be over."""
+"""Time for the command to release its resources, s; the whole end may take 5 s."""
 LINE = "interrupted; finished work is kept, and the same command continues"
 
 
@@ -35,20 +34,20 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Interruption:
-    """What is done when a signal comes, and whether one came.
+    """Handles signals, and remembers the first one.
 
     Attributes:
-        number: the signal that came; None: none yet.
+        number: the signal; None: none came yet.
     """
 
     def __init__(self) -> None:
         self.number: int | None = None
         self._screen = -1
-        self._ending = threading.RLock()  # a second signal may come while the first is being obeyed
+        self._ending = threading.RLock()  # a second signal may come meanwhile
         self._sessions = set[int]()
 
     def install(self) -> None:
-        """Handle the signals from now on; those that are ignored, as by `nohup`, stay ignored."""
+        """Handle the signals from now on; ignored ones, as under `nohup`, stay ignored."""
         for number in SIGNALS:
             if signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, self._take)
@@ -62,7 +61,7 @@ class Interruption:
             os._exit(128 + (self.number or signal.SIGINT))
 
     def _take(self, number: int, _frame: object) -> None:
-        if self.number is not None:  # the second time somebody is in a hurry
+        if self.number is not None:  # a second signal: exit at once
             self.exit()
         self.number = number
         self._hush()
@@ -70,7 +69,7 @@ class Interruption:
         raise Interrupted
 
     def _hush(self) -> None:
-        """Keep the libraries from commenting on the end; the line goes to the real stderr."""
+        """Silence the libraries; our own line goes to the real stderr."""
         self._screen = os.dup(2)
         nowhere = os.open(os.devnull, os.O_WRONLY)
         with contextlib.suppress(Exception):
@@ -82,16 +81,16 @@ class Interruption:
         self._end_children(POLITE)
         while time.monotonic() - start < PATIENCE:
             time.sleep(0.1)
-            self._end_children(0.0)  # what was being started meanwhile
+            self._end_children(0.0)  # processes that were starting
         self.exit()
 
     def _end_children(self, polite: float) -> None:
-        """End every process that this one started, and theirs, and see that they are gone.
+        """End all descendants of this process, and wait until they are gone.
 
         Args:
             polite: the time between SIGTERM and SIGKILL, s.
         """
-        with self._ending:  # whoever comes second waits for the polite end that was begun
+        with self._ending:  # a second caller waits for the first
             if polite:
                 _signal(self._family(), signal.SIGTERM)
                 self._wait_until_gone(polite)
@@ -101,16 +100,16 @@ class Interruption:
     def _wait_until_gone(self, seconds: float) -> None:
         """Wait until no process is left, or the time is over.
 
-        Nobody is waited for by `waitpid`: it would take the exit code from the thread that runs the
-        stage, which then takes a killed stage for one that ran well.
+        This does not use `waitpid`: it would take the exit code from the thread that runs the
+        stage, which would then count a killed stage as successful.
         """
         start = time.monotonic()
         while self._family() and time.monotonic() - start < seconds:
             time.sleep(0.02)
 
     def _family(self) -> list[psutil.Process]:
-        """The processes below this one that live, also those whose parent has ended: they are in a
-        session that a child began."""
+        """The living descendants of this process, also those whose parent has ended: they are in a
+        session that a child started."""
         import psutil
 
         children = psutil.Process().children(recursive=True)
@@ -134,7 +133,7 @@ def _signal(processes: list[psutil.Process], number: int) -> None:
 
 
 def _session(process: int) -> int:
-    """The session that a process is in; 0 if it is gone."""
+    """The session of a process; 0 if it is gone."""
     with contextlib.suppress(OSError):
         return os.getsid(process)
     return 0

@@ -12,7 +12,7 @@ import typer
 if TYPE_CHECKING:
     from flows.correspondence.letters_sent import DueLetter
 
-from flows.cli.requests import By, Json, Requests, _book, _required_text
+from flows.cli.requests import By, Json, Requests, _book, _text
 from flows.cli.sign_off import known_register
 
 app = typer.Typer(rich_markup_mode=None)
@@ -81,9 +81,7 @@ def sent(requests: Requests, by: By, how: How, as_json: Json = False) -> None:
 
     with _book() as (home, register):
         ids = [register.find(name) for name in requests]
-        recorded = letters_sent.sent(
-            home, register, ids, _required_text(by), _required_text(how, "--how")
-        )
+        recorded = letters_sent.sent(home, register, ids, _text(by), _text(how, "--how"))
     if as_json:
         _print([letter.plain() for letter in recorded])
         return
@@ -115,9 +113,7 @@ def extend(
         extended = []
         for request in requests:
             try:
-                case = register.extend(
-                    register.find(request), _required_text(by), _required_text(reason, "--reason")
-                )
+                case = register.extend(register.find(request), _text(by), _text(reason, "--reason"))
                 extended.append(case.request_id)
             except RegisterError as error:
                 typer.echo(str(error), err=True)
@@ -144,7 +140,7 @@ def told(
     from flows.correspondence import known_since
 
     with _book() as (home, register):
-        known_since.told(home, register, target, _required_text(by), to, comment.strip())
+        known_since.told(home, register, target, _text(by), to, comment.strip())
     typer.echo(f"{to}: recorded")
 
 
@@ -167,9 +163,9 @@ def claim(
         known_since.claim(
             register,
             target,
-            _required_text(by),
-            _required_text(ground, "--ground"),
-            _required_text(reason, "--reason"),
+            _text(by),
+            _text(ground, "--ground"),
+            _text(reason, "--reason"),
         )
     typer.echo(f"{ground}: recorded")
 

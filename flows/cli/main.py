@@ -1,5 +1,5 @@
-"""The command `erasure-audit`. Commands import what they need when they run, so that help comes at
-once."""
+"""The command `erasure-audit`. Commands import what they need when they run, so that `--help` is
+fast."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ app.add_typer(pool_app)
 app.add_typer(serve_app)
 app.add_typer(
     on_demand.group(
-        "flows.cli.requests", "The register of requests: take in, verify, hold, reject, look."
+        "flows.cli.requests", "The register of requests: take in, verify, hold, reject, show."
     ),
     name="requests",
 )
@@ -63,7 +63,7 @@ app.add_typer(
     name="letters",
 )
 app.add_typer(
-    on_demand.group("flows.cli.agents", "This machine as one that stages are handed to."),
+    on_demand.group("flows.cli.agents", "This machine as an agent that runs stages for others."),
     name="agent",
 )
 
@@ -97,8 +97,8 @@ Level = Literal["integrity", "rederive", "reexecute"]
 def main() -> None:
     """Run the command line.
 
-    An `AuditError`, or a disk that is full, is one line on stderr and exit code 1; a signal is one
-    line and exit code 128 + its number.
+    An `AuditError` or a full disk ends with one line on stderr and exit code 1; a signal ends with
+    one line and exit code 128 + its number.
     """
     interruption = Interruption()
     interruption.install()
@@ -147,7 +147,7 @@ def init(
 def demo(jobs: Jobs = None, as_json: Events = False) -> None:
     """Audit the batch `demo` on the embedded data set of synthetic writers, and sign its reports.
 
-    People and settings are chosen so that each verdict lies well inside its answer.
+    People and settings are chosen so that each verdict comes out clearly.
 
     Example: erasure-audit demo
     """
@@ -175,7 +175,7 @@ def run(
     commit: Commit = False,
     as_json: Events = False,
 ) -> None:
-    """Bring a batch up to date: run what is stale, show the verdicts.
+    """Bring a batch up to date: run stale stages, show the verdicts.
 
     Example: erasure-audit run 2026-11 --set unlearn.method=retrain --commit
     """
@@ -184,7 +184,7 @@ def run(
 
 @app.command()
 def status(as_json: Json = False) -> None:
-    """Show the batch at hand, what is stale, the verdicts, and letters that were not sent.
+    """Show the current batch, stale stages, verdicts, and letters that were not sent.
 
     Example: erasure-audit status
     """
@@ -272,7 +272,7 @@ def reproduce(
     level: Annotated[
         Level,
         typer.Option(
-            help="integrity: hashes; rederive: verdicts and reports anew; reexecute: all anew."
+            help="integrity: hashes; rederive: verdicts and reports again; reexecute: all again."
         ),
     ] = "integrity",
     as_json: Events = False,

@@ -1,7 +1,6 @@
-"""Groups of commands that are imported and built when one of them is asked for.
+"""Groups of commands that are imported and built only when they are used.
 
-Building commands takes typer most of the time of `--help`, which needs only the names of the
-groups.
+Building commands takes most of the time of `--help`, which needs only the names of the groups.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ def group(module: str, help_text: str) -> typer.Typer:
 
     Args:
         module: its full name.
-        help_text: what its help says first.
+        help_text: the first line of its help.
     """
     return typer.Typer(
         cls=type("Group", (_OnDemand,), {"module": module}),

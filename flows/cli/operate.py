@@ -1,5 +1,5 @@
-"""The commands `erasure-audit nightly`, `watch` and `reaudit`: what the schedule does, for cron and
-by hand."""
+"""The commands `erasure-audit nightly`, `watch`, `heartbeats` and `reaudit`: the work of the
+schedule, for cron and by hand."""
 
 from __future__ import annotations
 
@@ -32,15 +32,17 @@ def nightly(
             help="Put the requests of a batch that cannot be audited back into the queue.",
         ),
     ] = None,
-    by: Annotated[str, typer.Option(metavar="NAME", help="With --give-up: who does it.")] = "",
-    reason: Annotated[str, typer.Option(help="With --give-up: why. No personal data.")] = "",
+    by: Annotated[
+        str, typer.Option(metavar="NAME", help="With --give-up: the responsible person.")
+    ] = "",
+    reason: Annotated[str, typer.Option(help="With --give-up: the reason. No personal data.")] = "",
     as_json: Events = False,
 ) -> None:
-    """Take requests in, begin a batch if one is due, and audit the one at hand, in a checkout of
+    """Take requests in, begin a batch if one is due, and audit the current one, in a checkout of
     its own.
 
-    What an interrupted night left is continued. Exits with 1 if the audit failed; that another
-    process is at it is said, and no failure.
+    Continues an interrupted night. Exits with 1 if the audit failed. If another process is running
+    it, says so and exits with 0.
 
     Example: erasure-audit nightly
     """
@@ -70,8 +72,8 @@ def nightly(
 
 @app.command()
 def watch(as_json: Json = False) -> None:
-    """Tell of deadlines that come near, of what is stuck, and whether the register is whole. What
-    was told is not told again the same day.
+    """Report near deadlines, stuck work, and damage to the register. Reports nothing twice on the
+    same day.
 
     Example: erasure-audit watch
     """
@@ -95,7 +97,7 @@ def watch(as_json: Json = False) -> None:
     for text in (*findings.deadlines, *findings.stuck):
         typer.echo(text)
     if not findings.deadlines and not findings.stuck:
-        typer.echo("Nothing new to tell.")
+        typer.echo("Nothing new to report.")
     if findings.waiting:
         messages = console.counted(findings.waiting, "message")
         typer.echo(f"{messages} not delivered to every channel yet; will be sent again.")
@@ -103,11 +105,11 @@ def watch(as_json: Json = False) -> None:
 
 @app.command()
 def heartbeats(as_json: Json = False) -> None:
-    """Let Prefect's server itself tell when a scheduled deployment completes no run in time, as
-    where its worker is dead.
+    """Have Prefect's server report when a scheduled deployment completes no run in time, for
+    example because its worker is dead.
 
-    Makes an automation for each deployment with a schedule, or brings it up to date; give it again
-    after a schedule was changed. Told are the Prefect blocks that ERASURE_AUDIT_NOTIFY names.
+    Makes or updates an automation for each deployment with a schedule; run it again after a change
+    of a schedule. The automations notify the Prefect blocks that ERASURE_AUDIT_NOTIFY names.
 
     Example: PREFECT_API_URL=http://127.0.0.1:4200/api erasure-audit heartbeats
     """
@@ -123,7 +125,7 @@ def heartbeats(as_json: Json = False) -> None:
         hours = heartbeat.within.total_seconds() / 3600
         recipients = ", ".join(heartbeat.blocks) or "nobody; it shows on Prefect's page"
         typer.echo(
-            f"{heartbeat.deployment}: a completed run every {hours:.1f} hours, else told: "
+            f"{heartbeat.deployment}: a completed run every {hours:.1f} hours, else notified: "
             f"{recipients}"
         )
 
@@ -138,8 +140,8 @@ def reaudit(
     ] = None,
     as_json: Events = False,
 ) -> None:
-    """Do a past audit again at the highest level that still holds, and write the outcome into the
-    register.
+    """Repeat a past audit at the highest level that still can be done, and record the outcome in
+    the register.
 
     Example: erasure-audit reaudit
     """
@@ -163,8 +165,8 @@ def reaudit(
 
 @contextlib.contextmanager
 def _register(work: str) -> Iterator[tuple[Path, Register]]:
-    """The workspace and its register; a failure is told, and that somebody else is at it ends the
-    command well."""
+    """The workspace and its register. A failure sends a notice; if another process does the work,
+    the command exits with 0."""
     from flows.operations import deployment
     from flows.pipeline import console
     from flows.register.register import BusyError

@@ -18,8 +18,8 @@ def register(
     """Make the register of all batches: reports/index.html, and reports/register.csv for
     spreadsheets.
 
-    Days left are counted from today. Every run makes it, too; a batch that cannot be read is named,
-    and exits with 1.
+    Days left are counted from today. Every run makes it, too. Names batches that cannot be read,
+    and then exits with 1.
 
     Example: erasure-audit register
     """

@@ -24,11 +24,11 @@ def plan(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Say what a run will take and whether it can decide, before it begins. Changes nothing.
+    """Estimate the cost of a run, and whether it can decide, before it begins. Changes nothing.
 
-    Looks at the model, its classes and its accuracy, times a training step on this machine, and
-    judges by earlier audits how detectable each request is. Exits with 1 if something keeps the
-    run from starting or from deciding.
+    Checks the model, its classes and its accuracy, times a training step on this machine, and
+    estimates from earlier audits how detectable each request is. Exits with 1 if a problem keeps
+    the run from starting or from deciding.
 
     Example: erasure-audit plan 2026-11
     """

@@ -1,5 +1,4 @@
-"""The commands `erasure-audit requests`: what is in the register, and what a person does with
-it."""
+"""The commands `erasure-audit requests`: show the register, and act on its requests."""
 
 from __future__ import annotations
 
@@ -25,12 +24,12 @@ Request = Annotated[
 Requests = Annotated[
     list[str], typer.Argument(metavar="ID...", help="Ids of requests, or their beginnings.")
 ]
-By = Annotated[str, typer.Option(help="Who does it, as the register shall name him.")]
-Reason = Annotated[str, typer.Option(help="Why; kept as it is entered, so name no data subject.")]
+By = Annotated[str, typer.Option(help="Your name, for the register.")]
+Reason = Annotated[str, typer.Option(help="Why; kept unchanged, so name no data subject.")]
 
 
 class Shown(StrEnum):
-    """States as people see them."""
+    """States for people."""
 
     RECEIVED = "received"
     IDENTITY_VERIFIED = "identity_verified"
@@ -68,7 +67,7 @@ def list_(
         list[Shown] | None,
         typer.Option(help="Only requests in this state. Repeatable. Default: all but closed ones."),
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Closed requests, too.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Include closed requests.")] = False,
     as_json: Json = False,
 ) -> None:
     """List requests with state and deadline, the most urgent first.
@@ -98,7 +97,7 @@ def list_(
 
 @app.command()
 def show(request: Request, as_json: Json = False) -> None:
-    """Show a request, everything that happened to it, and the approvals and refusals of its batch.
+    """Show a request, its events, and the approvals and refusals of its batch.
 
     Example: erasure-audit requests show 7c9e6679
     """
@@ -106,7 +105,7 @@ def show(request: Request, as_json: Json = False) -> None:
         case = register.case(register.find(request))
         history = register.history(case.request_id)
         decisions = register.history(batch=case.batch, kind="decision") if case.batch else []
-    # a decision on the whole batch is one on each of its requests
+    # a decision on the batch is a decision on each of its requests
     approvals = [event for event in decisions if event.request_id in (None, case.request_id)]
     numbers = {event.seq for event in history}
     history = sorted(
@@ -169,10 +168,10 @@ def receive(
 def verify(
     requests: Requests,
     by: By,
-    how: Annotated[str, typer.Option(help="How the identity was checked, never who it is.")],
+    how: Annotated[str, typer.Option(help="How the identity was checked; no personal data.")],
     as_json: Json = False,
 ) -> None:
-    """Say that the people who sent requests are who they say, all of them or none.
+    """Mark the identities of the people behind requests as verified, all of them or none.
 
     Example: erasure-audit requests verify 7c9e6679 0f8fad5b --by Ada --how "login and e-mail code"
     """
@@ -181,9 +180,7 @@ def verify(
     with _book() as (_, register):
         ids = [register.find(name) for name in requests]
         _print_moved(
-            register.move(
-                ids, State.IDENTITY_VERIFIED, _required_text(by), how=_required_text(how, "--how")
-            ),
+            register.move(ids, State.IDENTITY_VERIFIED, _text(by), how=_text(how, "--how")),
             as_json,
         )
 
@@ -192,10 +189,10 @@ def verify(
 def ground(
     request: Request,
     by: By,
-    ground: Annotated[str, typer.Option(help="Why it is asked, as Art. 17(1)(b) GDPR.")],
+    ground: Annotated[str, typer.Option(help="The ground, such as Art. 17(1)(b) GDPR.")],
     as_json: Json = False,
 ) -> None:
-    """Record on which ground a deletion is asked for; the report quotes it.
+    """Record the ground of a deletion request; the report quotes it.
 
     Example: erasure-audit requests ground 7c9e6679 --ground "Art. 17(1)(b) GDPR" --by "Ada Clerk"
     """
@@ -205,28 +202,25 @@ def ground(
         case = register.case(register.find(request))
         register.note(
             recorded.GROUND,
-            _required_text(by),
+            _text(by),
             request_id=case.request_id,
             batch=case.batch,
-            ground=_required_text(ground, "--ground"),
+            ground=_text(ground, "--ground"),
         )
         _print_moved([case], as_json)
 
 
 @app.command()
 def reject(requests: Requests, by: By, reason: Reason, as_json: Json = False) -> None:
-    """Refuse requests for good, before they are in a batch. Those of a batch are decided on with
-    its sign-off.
+    """Refuse requests for good, before they are in a batch. Requests of a batch are decided at its
+    sign-off.
 
     Example: erasure-audit requests reject 7c9e6679 --by Ada --reason "identity not shown"
     """
     with _book() as (_, register):
         ids = [register.find(name) for name in requests]
         _print_moved(
-            [
-                register.cancel(name, _required_text(by), _required_text(reason, "--reason"))
-                for name in ids
-            ],
+            [register.cancel(name, _text(by), _text(reason, "--reason")) for name in ids],
             as_json,
         )
 
@@ -236,15 +230,13 @@ def hold(
     request: Request,
     by: By,
     reason: Reason,
-    ground: Annotated[
-        str, typer.Option(help="The exception that is claimed.")
-    ] = "GDPR Art. 17(3)(e)",
+    ground: Annotated[str, typer.Option(help="The claimed exception.")] = "GDPR Art. 17(3)(e)",
     as_json: Json = False,
 ) -> None:
-    """Put a legal hold on a request: it gets into no batch, and its batch is neither released nor
+    """Put a legal hold on a request: it enters no batch, and its batch is neither released nor
     erased.
 
-    The deadline goes on: the data subject has to be told of the exception.
+    The deadline still runs: the data subject must be told of the exception.
 
     Example: erasure-audit requests hold 7c9e6679 --by "Ada Clerk" --reason "claim 12/345"
     """
@@ -253,8 +245,8 @@ def hold(
             [
                 register.hold(
                     register.find(request),
-                    _required_text(by),
-                    _required_text(reason, "--reason"),
+                    _text(by),
+                    _text(reason, "--reason"),
                     ground,
                 )
             ],
@@ -270,37 +262,29 @@ def lift(request: Request, by: By, reason: Reason, as_json: Json = False) -> Non
     """
     with _book() as (_, register):
         _print_moved(
-            [
-                register.lift(
-                    register.find(request), _required_text(by), _required_text(reason, "--reason")
-                )
-            ],
+            [register.lift(register.find(request), _text(by), _text(reason, "--reason"))],
             as_json,
         )
 
 
 @app.command()
 def extend(request: Request, by: By, reason: Reason, as_json: Json = False) -> None:
-    """Extend a deadline as its regulation allows, once. The data subject has to be told why within
-    the first one.
+    """Extend a deadline once, as its regulation allows. The data subject must be told why before
+    the first deadline.
 
     Example: erasure-audit requests extend 7c9e6679 --by Ada --reason "many requests at once"
     """
     with _book() as (_, register):
         _print_moved(
-            [
-                register.extend(
-                    register.find(request), _required_text(by), _required_text(reason, "--reason")
-                )
-            ],
+            [register.extend(register.find(request), _text(by), _text(reason, "--reason"))],
             as_json,
         )
 
 
 @app.command()
 def check(as_json: Json = False) -> None:
-    """Check the register: its chain of events, the key that it was made with, every column of every
-    request, and that it holds the ends which git keeps.
+    """Check the register: its chain of events, the chain's key, every column of every request, and
+    the ends of the chain that git keeps.
 
     Example: erasure-audit requests check
     """
@@ -322,8 +306,8 @@ def check(as_json: Json = False) -> None:
         _tell_check(head, len(heads), anchored, kept_head)
         for batch, count in unknown.items():
             typer.echo(
-                f"batch {batch}: its reports tell of {count} requests that are not in this "
-                "register; it was run by hand, or the register is another one"
+                f"batch {batch}: its reports name {count} requests that are not in this register; "
+                "it was run by hand, or the register is another one"
             )
     if head.seq == 0 and unknown:
         raise typer.Exit(1)
@@ -337,7 +321,7 @@ def _tell_check(head: Head, ends: int, anchored: int, kept_head: Head | None) ->
     if ends:
         typer.echo(f"Earlier ends that git keeps: {ends}, all in it, the last is event {anchored}")
     else:
-        typer.echo("Git keeps no earlier end to compare with; `erasure-audit requests anchor` does")
+        typer.echo("Git keeps no earlier end; `erasure-audit requests anchor` adds one")
     if kept_head is None:
         typer.echo("This machine keeps no end outside the database yet (keys/chain.end)")
     elif kept_head.seq < head.seq:  # another machine wrote since
@@ -348,7 +332,8 @@ def _tell_check(head: Head, ends: int, anchored: int, kept_head: Head | None) ->
 def anchor(as_json: Json = False) -> None:
     """Check the register, and keep the end of its chain in git, on the branch register-chain.
 
-    The daily watch does the same. Push the branch where the database's owner cannot write.
+    The daily watch does the same. Push the branch to a server that the database's owner cannot
+    write to.
 
     Example: erasure-audit requests anchor && git push origin register-chain
     """
@@ -364,16 +349,16 @@ def anchor(as_json: Json = False) -> None:
 
 @app.command()
 def bind(by: By, as_json: Json = False) -> None:
-    """Vouch once for the requests that an earlier version of the tool wrote, without a key.
+    """Vouch once for requests that an earlier version of the tool wrote, without a key.
 
-    Look at them first: whatever was changed before is taken as right from then on.
+    Check them first: earlier changes count as right from then on.
 
     Example: erasure-audit requests bind --by "Ada Clerk"
     """
     from flows.register import anchors
 
     with _book() as (home, register):
-        head = register.bind(_required_text(by), anchors.heads(home))
+        head = register.bind(_text(by), anchors.heads(home))
     if as_json:
         _print({"events": head.seq, "hash": head.hash})
         return
@@ -389,13 +374,13 @@ def restored(
     """Go on from a restored backup, although events after it are lost.
 
     This machine keeps the end of the chain outside the database (keys/chain.end), so an older
-    backup is an alarm, and so is a file that is gone. The chain notes who accepted it. Ends that
-    git keeps stay an alarm until they are removed there (docs/requests.md).
+    backup or a missing file raises an alarm. The chain records who accepted it. Ends that git keeps
+    raise an alarm until they are removed there (docs/requests.md).
 
     Example: erasure-audit requests restored --by "Ada Clerk" --reason "the disk of 21 November"
     """
     with _book() as (_, register):
-        head = register.accept_restored(_required_text(by), reason)
+        head = register.accept_restored(_text(by), reason)
     if as_json:
         _print({"events": head.seq, "hash": head.hash})
         return
@@ -409,11 +394,11 @@ def export(
         typer.Option("--format", help="json: with all events; csv: a line per request."),
     ] = "json",
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Where to. Default: standard output.")
+        Path | None, typer.Option(metavar="FILE", help="Target. Default: standard output.")
     ] = None,
 ) -> None:
-    """Write the whole register out, without identities and pseudonyms. What people entered is in
-    the JSON as it is.
+    """Export the whole register, without identities and pseudonyms. The JSON holds people's texts
+    unchanged.
 
     Example: erasure-audit requests export --format csv --out register.csv
     """
@@ -438,10 +423,10 @@ def export(
 def backup(
     target: Annotated[Path, typer.Argument(metavar="FILE", help="A new file.")],
 ) -> None:
-    """Copy the register's SQLite file while it is in use, and check the copy. PostgreSQL has
-    pg_dump for that.
+    """Copy the register's SQLite file while it is in use, and check the copy. For PostgreSQL use
+    pg_dump.
 
-    The key of pseudonyms is not in it and needs a backup of its own, elsewhere: see
+    It does not contain the key of pseudonyms, which needs a backup of its own in another place: see
     docs/requests.md.
 
     Example: erasure-audit requests backup /mnt/backup/register-2026-11-21.db
@@ -476,7 +461,7 @@ def _take(home: Path, register: Register, path: Path, by: str) -> TakenFiles:
     except RequestError as error:
         return drop_folder.TakenFiles(refused=(drop_folder.Refused(0, f"{path}: {error}", ""),))
     taken = drop_folder.take_entries(
-        home, register, sheet, _required_text(by), "csv" if kind == ".csv" else "file"
+        home, register, sheet, _text(by), "csv" if kind == ".csv" else "file"
     )
     return taken + drop_folder.TakenFiles(files=1)
 
@@ -485,8 +470,8 @@ def _position(entry: Refused) -> str:
     return f"entry {entry.position}" if entry.position else "a whole file"
 
 
-def _required_text(text: str, option: str = "--by") -> str:
-    """What a person says of himself or his reasons; nothing is no answer."""
+def _text(text: str, option: str = "--by") -> str:
+    """A person's text, trimmed; an empty one is refused."""
     if not text.strip():
         raise typer.BadParameter(f"{option}: expected a text")
     return text.strip()

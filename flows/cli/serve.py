@@ -30,7 +30,7 @@ def serve(
     ] = 8420,
     certificate: Annotated[
         Path | None,
-        typer.Option(metavar="PEM", help="Certificate chain, where no proxy speaks TLS."),
+        typer.Option(metavar="PEM", help="Certificate chain, if no proxy does TLS."),
     ] = None,
     private_key: Annotated[
         Path | None, typer.Option(metavar="PEM", help="The certificate's key.")
@@ -40,10 +40,10 @@ def serve(
         typer.Option("--callbacks/--no-callbacks", help="Send status callbacks in the background."),
     ] = True,
 ) -> None:
-    """Serve OpenDSR and the operators' paths over HTTP until told to stop.
+    """Serve OpenDSR and the operators' paths over HTTP until stopped.
 
-    Who may use it stands in the secret ERASURE_AUDIT_TOKENS; without it the server does not start.
-    See docs/intake.md.
+    The secret ERASURE_AUDIT_TOKENS lists its users; without it the server does not start. See
+    docs/intake.md.
 
     Example: erasure-audit serve --host 127.0.0.1 --port 8420
     """
@@ -53,13 +53,13 @@ def serve(
 
 @serve_app.command()
 def token(
-    name: Annotated[str, typer.Option(help="Who it is for: the actor that the register names.")],
+    name: Annotated[str, typer.Option(help="The client's name, which the register uses as actor.")],
     role: Annotated[
         list[str], typer.Option(help="intake, operator, approver or auditor. Repeatable.")
     ],
     as_json: Json = False,
 ) -> None:
-    """Make a bearer token. It is shown once and kept nowhere.
+    """Make a bearer token. It is shown once and not stored.
 
     Example: erasure-audit serve token --name crm --role intake
     """
@@ -77,7 +77,7 @@ def token(
 
 @intake_app.command()
 def drop(as_json: Json = False) -> None:
-    """Take in the files that lie in inbox/: JSON and CSV. Exit code 1 if an entry was refused.
+    """Take in the files in inbox/: JSON and CSV. Exit code 1 if an entry was refused.
 
     Example: erasure-audit intake drop
     """
@@ -98,16 +98,16 @@ def drop(as_json: Json = False) -> None:
                 f"{entry.reason}"
             )
         if taken.refused:
-            typer.echo(f"What was refused is in {dropped.REFUSED}/, with the reasons beside it")
+            typer.echo(f"Refused entries are in {dropped.REFUSED}/, with the reasons beside them")
         if taken.left:
-            typer.echo(f"Left for the next time, for they may still be written: {taken.left}")
+            typer.echo(f"Left for the next time, since they may still be written: {taken.left}")
     if taken.refused:
         raise typer.Exit(1)
 
 
 @intake_app.command(name="callbacks")
 def send_callbacks(as_json: Json = False) -> None:
-    """Send the status callbacks that are due, once; for a scheduler, where no server does.
+    """Send the status callbacks that are due, once; for a scheduler, if no server sends them.
 
     Example: erasure-audit intake callbacks
     """
@@ -146,7 +146,7 @@ def _serve(
         logging.getLogger(name).setLevel(logging.INFO)
     if certificate is None and host not in ("127.0.0.1", "::1", "localhost"):
         typer.echo(
-            "Warning: this is plain HTTP on the network; let a proxy speak TLS, or give "
+            "Warning: this is plain HTTP on the network; put a proxy with TLS in front, or give "
             "--certificate",
             err=True,
         )
@@ -159,7 +159,7 @@ def _serve(
         ws="none",
         log_config=None,
         log_level=logging.INFO,
-        access_log=False,  # it names paths as they come; ours names routes
+        access_log=False,  # it quotes paths; our own log names routes
         server_header=False,
         proxy_headers=False,
         limit_concurrency=4 * connections.MOST_WAITING,

@@ -23,8 +23,8 @@ def sign(
     """Sign the reports of a batch into signed/<batch>/.
 
     The key is the PEM file that ERASURE_AUDIT_KEY names, or the PEM itself in
-    ERASURE_AUDIT_KEY_PEM; without them the workspace's development key. What is signed already is
-    left alone.
+    ERASURE_AUDIT_KEY_PEM; without them it is the workspace's development key. Signed reports stay
+    as they are.
 
     Example: ERASURE_AUDIT_KEY=/etc/audit/key.pem erasure-audit sign 2026-11
     """
@@ -45,11 +45,11 @@ def sign(
         if not git.has_tag(folder, close_batch.tag_of(name)):
             raise SignatureError(
                 f"the reports of batch {name} say that a development key signs them; "
-                f"`erasure-audit run {name}` makes them anew for this key, then sign them"
+                f"`erasure-audit run {name}` makes them again for this key, then sign them"
             )
         console.say(
-            f"Batch {name} was closed with the development key, and its reports go on saying so; "
-            "the signatures are by this key."
+            f"Batch {name} was closed with the development key, and its reports still say so; the "
+            "signatures are by this key."
         )
     signed = signing.sign(folder, name, key)
     if key.signer not in signing_keys.trusted(folder):
@@ -83,7 +83,7 @@ def verify_report(
     allow_development: Annotated[
         bool,
         typer.Option(
-            "--allow-development", help="Let a development key count beside a trusted real one."
+            "--allow-development", help="Accept a development key beside a trusted real one."
         ),
     ] = False,
     tsa: Annotated[
@@ -96,18 +96,18 @@ def verify_report(
         bool,
         typer.Option(
             "--require-time-stamp",
-            help="Nothing counts without a time stamp by a trusted authority.",
+            help="Accept only signatures with a time stamp by a trusted authority.",
         ),
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Say whether a signed report is intact, by whom, and what is not covered.
+    """Say whether a signed report is intact, who signed it, and what the signature does not cover.
 
-    Trusted are the keys given and those in trusted-keys/ of the workspace around the current
-    folder, if there is one; for time stamps those given with --tsa and in trusted-tsa/. A wrong
-    time stamp is a fault, and one by an authority that nobody trusts does not count where some
-    are. A development key counts only as long as no real key is trusted. Exit
-    code 1 if anything is not as it was signed, or not signed by a trusted key.
+    Trusted keys are those given and those in trusted-keys/ of the workspace around the current
+    folder, if there is one; trusted time-stamping authorities are those given with --tsa and those
+    in trusted-tsa/. A wrong time stamp is a fault. If some authorities are trusted, time stamps of
+    others do not count. A development key counts only if no real key is trusted. Exit code 1 if
+    anything differs from what was signed, or no trusted key signed it.
 
     Example: erasure-audit verify-report signed/demo/7c9e6679-7425-40de-944b-e07fc1f90ae7
     """
@@ -117,7 +117,7 @@ def verify_report(
 
     try:
         workspace: Path | None = layout.find(Path.cwd())
-    except WorkspaceError:  # just a file and a key will do
+    except WorkspaceError:  # a file and a key are enough
         workspace = None
     finding = signature_checks.verify(
         target,

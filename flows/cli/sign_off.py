@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 if TYPE_CHECKING:
-    from flows.register.register import Register
     from flows.release.release import Released
     from flows.release.standing import Standing
 
@@ -20,8 +19,8 @@ app = typer.Typer(rich_markup_mode=None)
 Target = Annotated[
     str, typer.Argument(metavar="BATCH|REQUEST", help="Name of a batch, or id of a request of it.")
 ]
-By = Annotated[str, typer.Option("--by", metavar="NAME", help="Who decides; stands in the report.")]
-Role = Annotated[str, typer.Option(help="As which; stands in the report.")]
+By = Annotated[str, typer.Option("--by", metavar="NAME", help="Your name; the report states it.")]
+Role = Annotated[str, typer.Option(help="Your role; the report states it.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Model = Literal["unlearned", "retrained"]
 Next = Literal["more_references", "another_method", "requeue", "refuse"]
@@ -31,22 +30,22 @@ Next = Literal["more_references", "another_method", "requeue", "refuse"]
 def approve(
     target: Target,
     by: By,
-    comment: Annotated[str, typer.Option(help="Why; stands in the report. No personal data.")] = "",
+    comment: Annotated[str, typer.Option(help="Why; the report states it. No personal data.")] = "",
     role: Role = "approver",
     model: Annotated[
         Model | None,
         typer.Option(
             help="The model to release: the unlearned one, if all passed, or the exact retrain. "
-            "Left out: the one that the audit proposes."
+            "Default: the one that the audit proposes."
         ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Approve an audited batch, or one request of it. A batch is released when all of its requests
-    are approved.
+    """Approve an audited batch, or one request of it. A batch is released when all its requests are
+    approved.
 
-    With operate.four_eyes two different people have to approve. A batch that was run by hand
-    (erasure-audit run --commit) gets into the register of requests by this.
+    With operate.four_eyes two different people must approve. This adds a batch that was run by hand
+    (erasure-audit run --commit) to the register of requests.
 
     Example: erasure-audit approve 2026-11-21 --by Ada --comment "Reports read, ticket 4711"
     """
@@ -60,13 +59,12 @@ def approve(
 def reject(
     target: Target,
     by: By,
-    comment: Annotated[str, typer.Option(help="Why; stands in the report. No personal data.")],
+    comment: Annotated[str, typer.Option(help="Why; the report states it. No personal data.")],
     next: Annotated[  # the option's name
         Next,
         typer.Option(
-            help="What becomes of the requests: audited again with more references, by another "
-            "method, or as"
-            " before; or refused for good."
+            help="What happens to the requests: audited again with more references, by another "
+            "method, or as before; or refused for good."
         ),
     ],
     method: Annotated[
@@ -77,9 +75,9 @@ def reject(
 ) -> None:
     """Reject an audited batch. Its requests wait for the next one, or are refused for good.
 
-    To reject one request ends its batch, too, because the model has forgotten all of them together:
-    with --next refuse he is refused, and the others wait for the next batch, whose model does not
-    forget him.
+    Rejecting one request also ends its batch, because one model forgets all requests together. With
+    --next refuse only that request is refused; the others wait for the next batch, whose model does
+    not forget its records.
 
     Example: erasure-audit reject 2026-11-21 --by Ada --comment "1 of 4 open" --next more_references
     """
@@ -95,12 +93,12 @@ def reject(
 def split_off(
     batch: Annotated[str, typer.Argument(help="Name of an audited batch.")],
     by: By,
-    comment: Annotated[str, typer.Option(help="Why; stands in the report. No personal data.")] = "",
+    comment: Annotated[str, typer.Option(help="Why; the report states it. No personal data.")] = "",
     as_json: Json = False,
 ) -> None:
-    """Give the requests of a batch that passed a batch of their own, because others did not.
+    """Put the requests of a batch that passed into a batch of their own, because others did not.
 
-    One model forgets all requests of a batch together, so it is not released while one of them did
+    One model forgets all requests of a batch together, so it cannot be released if one of them did
     not pass. The batch is rejected; the next `nightly` audits those that passed as BATCH-passed,
     and the others wait for a later batch.
 
@@ -125,8 +123,8 @@ def release(
     it.
 
     The forgotten records leave the data set; the retrained models become the next batch's
-    references. It is one commit with the tag release/<batch>: all of it or nothing. After an
-    interruption the same command goes on.
+    references. The release is one commit with the tag release/<batch>: all of it or nothing. Repeat
+    the command after an interruption.
 
     Example: erasure-audit release 2026-11-21
     """
@@ -147,7 +145,7 @@ def release(
 
 @app.command()
 def releases(as_json: Json = False) -> None:
-    """List all releases, the newest first. The model in use is the newest one that has weights.
+    """List all releases, the newest first. The newest one with weights is the model in use.
 
     Example: erasure-audit releases
     """
@@ -180,8 +178,7 @@ def finalize(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Bring decided batches to their end: release, erase the copies, close. What is done is
-    skipped.
+    """Finish decided batches: release, erase the copies, close. Steps that are done are skipped.
 
     Example: erasure-audit finalize
     """
@@ -202,8 +199,7 @@ def finalize(
 
 
 def waiting(home: Path) -> Standing | None:
-    """Where the batch in flight stands, if it waits for people; a workspace without a register has
-    none."""
+    """The standing of the batch that awaits sign-off; None: there is none, or no register."""
     from flows.register.register import State
     from flows.release import approval
 
@@ -214,7 +210,7 @@ def waiting(home: Path) -> Standing | None:
 
 @contextlib.contextmanager
 def known_register(home: Path) -> Iterator[Any]:
-    """The register of a workspace, given back at the end; None where it has none."""
+    """The register of a workspace, closed at the end; None: it has none."""
     from flows.register import database
     from flows.workspace import environment
 
@@ -227,19 +223,13 @@ def known_register(home: Path) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def _register(home: Path | None = None) -> Iterator[tuple[Path, Any]]:
-    """The workspace and its register, given back at the end."""
-    from flows.register.register import Register
+    """The workspace and its register, closed at the end."""
+    from flows.register.register import opened
     from flows.workspace import layout
-    from tasks.common import settings
 
     workspace = home or layout.find(Path.cwd())
-    register: Register = Register(
-        workspace, settings.load(workspace / "params.yaml").report.holidays
-    )
-    try:
+    with opened(workspace) as register:
         yield workspace, register
-    finally:
-        register.close()
 
 
 def _print_standing(standing: Standing, as_json: bool) -> None:

@@ -1,3 +1,3 @@
-"""How requests come in, and how their controllers are told of them."""
+"""Intake of requests, and status callbacks to their controllers."""
 
 __all__ = ["batch_requests", "callbacks", "drop_folder", "pseudonymise"]

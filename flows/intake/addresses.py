@@ -1,7 +1,7 @@
-"""Which IP addresses are public, by the registries of IANA as of November 2026.
+"""Public IP addresses, by the registries of IANA as of November 2026.
 
-Python's `ipaddress` knows the registries of its own release, which lacks later entries and calls
-some translated addresses global. Sources: iana-ipv4-special-registry,
+Python's `ipaddress` has the registries of its own release: it lacks later entries, and counts some
+translated addresses as global. Sources: iana-ipv4-special-registry,
 iana-ipv6-special-registry, ipv6-address-space (RFC 6890 and its updates).
 """
 
@@ -35,10 +35,10 @@ IPV4 = tuple(
         ),
     )
 )
-"""IPv4 networks that are no destination of callbacks."""
+"""IPv4 networks to which no callback is sent."""
 IPV6_GLOBAL = IPv6Network("2000::/3")
-"""All that is assigned for global unicast; everything else is refused, `fec0::/10`, mapped and
-translated forms (`::ffff:0:0/96`, `64:ff9b::/96`, `64:ff9b:1::/48`) among it."""
+"""The network for global unicast. All others are refused, also `fec0::/10` and mapped and
+translated forms (`::ffff:0:0/96`, `64:ff9b::/96`, `64:ff9b:1::/48`)."""
 IPV6 = tuple(
     map(
         IPv6Network,
@@ -51,14 +51,14 @@ IPV6 = tuple(
         ),
     )
 )
-"""Networks within it that are no destination of callbacks."""
+"""Networks within `IPV6_GLOBAL` to which no callback is sent."""
 
 
 def is_public(address: str) -> bool:
-    """Whether an address is one of the public internet; one that cannot be read is not.
+    """Whether an address belongs to the public internet; a malformed one does not.
 
     Args:
-        address: IPv4 or IPv6; one with a zone, as fe80::1%eth0, is local.
+        address: IPv4 or IPv6; one with a zone, such as fe80::1%eth0, is local.
     """
     try:
         parsed: IPv4Address | IPv6Address = ipaddress.ip_address(address)

@@ -1,4 +1,4 @@
-"""The file of requests that a batch is audited and erased by, compared with the register."""
+"""The file of a batch's requests, and its comparison with the register."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ def entries(cases: Iterable[Case]) -> list[dict[str, Any]]:
 
 
 def corrected(register: Register, request_id: str, batch: str) -> bool:
-    """Whether a request that this batch set aside has come again since, with another content."""
+    """Whether a request that this batch set aside was corrected later."""
     return bool(register.history(request_id, batch, CORRECTED))
 
 
 def check(home: Path, register: Register, batch: str) -> None:
-    """See that nobody changed whom a batch is about; call it before its release and its erasure.
+    """Check that nobody changed the people of a batch; call it before its release and its erasure.
 
-    The whole chain is checked with all anchors, every request with the chain, and the file of
-    requests in the tag `audit/<batch>` with the requests. A batch of which the register knows no
-    request was run by hand; only the chain is checked then.
+    The chain is checked with all anchors, every request with the chain, and the file of requests in
+    the tag `audit/<batch>` with the requests. If the register has no request of the batch, it was
+    run by hand, and only the chain is checked.
 
     Raises:
         RegisterError: something was changed.
@@ -43,32 +43,32 @@ def check(home: Path, register: Register, batch: str) -> None:
         return
     try:
         text = shell.git(home, "show", f"audit/{batch}:./requests/{batch}.json")
-    except WorkspaceError:  # not audited yet; there is nothing to release or to erase
+    except WorkspaceError:  # not audited yet, so nothing is released or erased
         return
     for entry in json.loads(text):
         request_id = str(entry["subject_request_id"]).lower()
         if corrected(register, request_id, batch):
             continue
         case = cases.get(request_id) or _case_outside_batch(register, request_id, batch)
-        # a closed request has no identities any more
+        # closed requests have no identities
         if case.state is not State.CLOSED and _people_and_records(
             home, entry
         ) != _people_and_records(home, pseudonymise.as_entry(case)):
             raise RegisterError(
-                f"batch {batch} was audited for somebody else, or other records, than request "
-                f"{request_id} of the register names; nothing is released or erased by it. Find "
-                "out who changed which"
+                f"batch {batch} was audited for other people or records than request {request_id} "
+                "of the register names; nothing is released or erased for it. Find out who changed "
+                "which"
             )
 
 
 def unknown(home: Path, register: Register) -> dict[str, int]:
-    """By batch, how many requests its reports tell of that the register does not know.
+    """By batch, the number of reported requests that the register does not have.
 
-    A batch that was run by hand has none in the register. For any other, the register is new,
+    A batch that was run by hand has none in the register. For other batches, the register is new,
     empty or another one.
 
     Raises:
-        RegisterError: what is on file of a batch cannot be read.
+        RegisterError: the files of a batch cannot be read.
     """
     missing: dict[str, int] = {}
     in_register = {case.request_id for case in register.cases()}
@@ -86,7 +86,7 @@ def unknown(home: Path, register: Register) -> dict[str, int]:
 
 
 def _people_and_records(home: Path, entry: dict[str, Any]) -> tuple[set[tuple[str, str]], set[str]]:
-    """Whom and which records an entry means, as pseudonyms."""
+    """The people and records that an entry means, as pseudonyms."""
 
     def name(kind: str, value: str, form: str) -> str:
         if form == opendsr.PSEUDONYM:
@@ -108,7 +108,7 @@ def _people_and_records(home: Path, entry: dict[str, Any]) -> tuple[set[tuple[st
 
 
 def _case_outside_batch(register: Register, request_id: str, batch: str) -> Case:
-    """A request that left the batch meanwhile, as one that was queued again.
+    """A request that left the batch, for example because it was queued again.
 
     Raises:
         RegisterError: the register has no such request.
@@ -117,7 +117,7 @@ def _case_outside_batch(register: Register, request_id: str, batch: str) -> Case
         case = register.case(request_id)
     except RegisterError as error:
         raise RegisterError(
-            f"batch {batch} was audited for a request that the register does not know; nothing is "
-            "released or erased by it. Find out who added it"
+            f"batch {batch} was audited for a request that the register does not have; nothing is "
+            "released or erased for it. Find out who added it"
         ) from error
     return case

@@ -1,9 +1,8 @@
-"""Status callbacks: what a controller is told of a request, signed, in order, tried again until it
-is taken.
+"""Status callbacks to controllers: signed, in order, repeated until they are accepted.
 
-An address comes from whoever sent the request, so it is taken for hostile: only HTTPS to public
-addresses, the address that was looked at is the one that is connected to, no redirect is followed,
-no answer is read, and no endpoint can take more than its time.
+The sender of a request chooses the address, so it counts as hostile: only HTTPS to public addresses
+is allowed, the connection goes to the address that was checked, redirects are not followed, answers
+are not read, and each endpoint has a time limit.
 """
 
 from __future__ import annotations
@@ -35,34 +34,34 @@ if TYPE_CHECKING:
     from tasks.signatures import keys
 
 HOSTS = "ERASURE_AUDIT_CALLBACK_HOSTS"
-"""Environment variable: hosts (`name` or `name:port`, between commas) that are our own: private
-addresses and plain HTTP are allowed for them."""
+"""Environment variable: own hosts (`name` or `name:port`, separated by commas), for which private
+addresses and plain HTTP are allowed."""
 PUBLIC_URL = "ERASURE_AUDIT_PUBLIC_URL"
-"""Environment variable: where others reach the server, as in https://erasure.example.org; its host
-signs."""
+"""Environment variable: the server's public address, such as https://erasure.example.org; its host
+is the signing domain."""
 API_VERSION = "1.0"
 
 MOST_TRIES = 14
-"""Tries of one callback before it is given up: over a day and a half."""
+"""Tries of a callback before it is given up, over a day and a half."""
 FIRST_PAUSE, LONGEST_PAUSE = 30.0, 12 * 3600.0
-"""Pause after the first try, and the longest, s; each is twice the one before, less up to a half by
-chance."""
+"""The first and the longest pause between tries, s; each is twice the one before, less a random
+part of up to a half."""
 TIMEOUT = 10.0
-"""All that one endpoint gets, from looking its name up to the first line of its answer, s."""
+"""Time limit of an endpoint, from looking up its name to the first line of its answer, s."""
 AT_ONCE, AT_ONCE_PER_CLIENT, AT_ONCE_PER_HOST = 32, 8, 4
-"""Callbacks on their way at once: all, those of one client, and those to one host."""
+"""Maximum number of concurrent callbacks: in all, of one client, and to one host."""
 
 _LOG = logging.getLogger("erasure_audit.callbacks")
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
 
 class RefusedAddressError(RequestError):
-    """A callback's address leads where we do not go."""
+    """A callback's address is not allowed."""
 
 
 @dataclass(frozen=True)
 class CallbackNotice:
-    """What the outside is told of a request."""
+    """The public state of a request."""
 
     request_id: str
     status: str
@@ -72,13 +71,13 @@ class CallbackNotice:
 
     @property
     def completion(self) -> str | None:
-        """RFC 3339; None where the law names no day."""
+        """RFC 3339; None: the law names no day."""
         return None if self.due is None else f"{self.due}T23:59:59Z"
 
 
 @dataclass(frozen=True)
 class Delivery:
-    """What became of the callbacks that were due: delivered, to be tried again, given up."""
+    """The outcomes of due callbacks: delivered, to be tried again, given up."""
 
     delivered: int = 0
     again: int = 0
@@ -97,7 +96,7 @@ class Delivery:
 
 
 def notice_of(history: Sequence[Event]) -> CallbackNotice:
-    """What the events of one request, from its receipt on, look like from outside."""
+    """The public state of a request after its events, the first of which is its receipt."""
     first = history[0]
     status, due, rejected = OUTWARD[State.RECEIVED], first.details.get("due"), False
     for event in history:
@@ -110,10 +109,10 @@ def notice_of(history: Sequence[Event]) -> CallbackNotice:
 
 
 def check(url: str) -> None:
-    """See that an address has a form that callbacks can be sent to.
+    """Check the form of a callback's address.
 
     Raises:
-        RequestError: it has not; the address is not repeated.
+        RequestError: it is not allowed; the message does not quote the address.
     """
     expected = (
         "status_callback_urls: expected addresses https://host/path of printable ASCII, without "
@@ -141,20 +140,19 @@ def check(url: str) -> None:
 def deliver(
     home: Path, register: Register, at: datetime | None = None, resolve: Resolve | None = None
 ) -> Delivery:
-    """Send the status callbacks that are due, each signed; what fails is tried again later.
+    """Send the status callbacks that are due, each signed; failed ones are tried again later.
 
-    Somebody else who delivers at the same time is no error: nothing is sent twice then. A process
-    killed between a callback and its entry in the register sends it again: `event` in the body says
-    that it is the same.
+    Only one process delivers at a time. A process that is killed between a callback and its record
+    in the register sends it again: `event` in the body identifies it.
 
     Args:
         home: the workspace, for the signing key.
-        register: which callbacks are due.
-        at: now.
-        resolve: looks a host's addresses up.
+        register: of the requests.
+        at: the current time; None: now.
+        resolve: looks up the addresses of a host.
 
     Raises:
-        SignatureError: there is no signing key; unsigned callbacks are worth nothing.
+        SignatureError: there is no signing key.
         BusyError: another process delivers.
     """
     if not register.undelivered(at, limit=1):
@@ -169,23 +167,23 @@ def deliver(
 
 
 def headers(body: bytes, key: keys.SigningKey, domain: str) -> dict[str, str]:
-    """The headers by which a receiver of OpenDSR knows who sent a body."""
+    """The headers of OpenDSR that authenticate the sender of a body."""
     signature = base64.b64encode(key.private.sign(body)).decode("ascii")
     return {"X-OpenDSR-Processor-Domain": domain, "X-OpenDSR-Signature": signature}
 
 
 def domain() -> str:
-    """The host that signs: that of `ERASURE_AUDIT_PUBLIC_URL`."""
+    """The signing domain: the host of `ERASURE_AUDIT_PUBLIC_URL`."""
     return urlsplit(os.environ.get(PUBLIC_URL, "")).hostname or "localhost"
 
 
 def pause(tries: int, chance: Callable[[], float] = random.random) -> timedelta:
-    """How long to wait after so many tries: twice as long each time, shortened by chance so that
-    not all come at once.
+    """The pause after a number of tries. It doubles each time and is shortened at random, so that
+    callbacks spread out.
 
     Args:
         tries: 1 or more.
-        chance: gives numbers from 0 to 1.
+        chance: returns random numbers from 0 to 1.
     """
     full = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** (tries - 1))
     return timedelta(seconds=full * (1 - chance() / 2))
@@ -194,7 +192,7 @@ def pause(tries: int, chance: Callable[[], float] = random.random) -> timedelta:
 async def _deliver(
     register: Register, key: keys.SigningKey, at: datetime | None, resolve: Resolve
 ) -> Delivery:
-    """Rounds until nothing is due: after an event is told, the request's next one may be."""
+    """Deliver in rounds until nothing is due: after a callback the request's next one may be."""
     import certifi
     import httpx
 
@@ -202,12 +200,9 @@ async def _deliver(
     everywhere = asyncio.Semaphore(AT_ONCE)
     hosts: dict[str, asyncio.Semaphore] = {}
     clients: dict[str, asyncio.Semaphore] = {}
-    trusted = (
-        ssl.create_default_context()
-    )  # the machine's authorities, an organisation's own among them
+    trusted = ssl.create_default_context()  # with the machine's own authorities
     trusted.load_verify_locations(certifi.where())
-    # no proxy from the environment: the address that was looked at has to be the one that is
-    # connected to
+    # no proxy from the environment: the connection must go to the address that was checked
     async with httpx.AsyncClient(
         verify=trusted, timeout=TIMEOUT, follow_redirects=False, trust_env=False
     ) as client:
@@ -216,12 +211,12 @@ async def _deliver(
             sender = clients.setdefault(due.client, asyncio.Semaphore(AT_ONCE_PER_CLIENT))
             name = urlsplit(due.url).hostname or ""
             host = hosts.setdefault(name, asyncio.Semaphore(AT_ONCE_PER_HOST))
-            # the widest last: whoever waits for his own slots must not hold one of all
+            # `everywhere` last: a callback that waits for its host must not block others
             async with sender, host, everywhere:
                 outcome, is_done = await _send(register, client, key, due.event, due.url, resolve)
             counted[await asyncio.to_thread(_note, register, due, outcome, is_done, at)] += 1
 
-        for _ in range(1000):  # a request has few events; the limit only ends a defect's loop
+        for _ in range(1000):  # a request has few events; the limit only ends the loop of a defect
             due = await asyncio.to_thread(register.undelivered, at, 200)
             if not due:
                 break
@@ -232,7 +227,7 @@ async def _deliver(
 def _note(
     register: Register, due: DueCallback, outcome: str, is_done: bool, at: datetime | None
 ) -> str:
-    """Record a try. Returns what became of the callback."""
+    """Record a try. Returns its outcome."""
     event, url, tries = due.event, due.url, due.tries + 1
     if is_done:
         register.record_try(event.seq, url, outcome, None)
@@ -240,7 +235,7 @@ def _note(
     if tries < MOST_TRIES:
         register.record_try(event.seq, url, outcome, (at or datetime.now(UTC)) + pause(tries))
         return "again"
-    register.note(  # first, so that a kill in between says it twice rather than never
+    register.note(  # first: after a kill it is recorded twice, not never
         "callback_given_up",
         "callbacks",
         request_id=event.request_id,
@@ -263,7 +258,7 @@ async def _send(
     url: str,
     resolve: Resolve,
 ) -> tuple[str, bool]:
-    """Try once. Returns what came of it, and whether the callback is done with."""
+    """Try once. Returns the outcome, and whether the callback is done."""
     import httpx
 
     history = [
@@ -291,7 +286,7 @@ async def _send(
                 extensions=dict(extra),
             )
             answer = await client.send(request, stream=True)
-            await answer.aclose()  # whatever else it says is not waited for
+            await answer.aclose()  # the rest of the answer is ignored
     except TimeoutError:
         return f"no answer within {TIMEOUT:g} s", False
     except RequestError as error:
@@ -317,12 +312,12 @@ def _body(notice: CallbackNotice, event: Event, url: str) -> bytes:
 
 
 async def _target(url: str, resolve: Resolve) -> tuple[str, Mapping[str, Any]]:
-    """The URL with an address that was looked at in the host's place, and the name that its
-    certificate has to bear.
+    """The URL with the checked address in place of the host, and the name that its certificate must
+    have.
 
     Raises:
-        RefusedAddressError: the host has an address that is not public, and is not one of our own.
-        RequestError: the URL's form is not one that callbacks are sent to (any more).
+        RefusedAddressError: the host has an address that is not public, and is not an own host.
+        RequestError: the form of the URL is not allowed.
     """
     check(url)
     parts = urlsplit(url)
@@ -350,10 +345,10 @@ def _is_own_host(host: str, port: int) -> bool:
 
 
 def public_url() -> str | None:
-    """Where others reach the server, without a slash at its end; None if it is not said.
+    """The server's public address, without a slash at its end; None: it is not set.
 
     Raises:
-        WorkspaceError: it is no address of a server.
+        WorkspaceError: it is not the address of a server.
     """
     url = os.environ.get(PUBLIC_URL)
     if not url:

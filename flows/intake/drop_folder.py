@@ -1,9 +1,9 @@
-"""Requests from files: the drop folder `inbox/`, JSON lists and CSV, for those without an API.
+"""Requests from files: the drop folder `inbox/`, JSON lists and CSV, for senders without an API.
 
-A file is claimed by renaming it, so that nobody can change which file is read; its good entries are
-taken in, the others are kept in `inbox/refused/` with the reasons beside them; then it is gone. A
-kill at any moment only means that entries are met again, which the register knows. File names may
-hold a person's name: they are not logged and not kept.
+A file is claimed by renaming it, so that nobody can exchange it while it is read. Its good entries
+are taken in, the others are kept in `inbox/refused/` with the reasons beside them, and the file is
+removed. After a kill entries are read again, and the register recognises them. File names may hold
+a person's name: they are neither logged nor kept.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from tasks.requests import opendsr
 INBOX = Path("inbox")
 REFUSED = INBOX / "refused"
 TAKING = INBOX / ".taking"
-"""Files that are being taken in; what a killed run left here is taken first."""
+"""Claimed files; those that a killed run left here are taken first."""
 KINDS = (".json", ".csv")
 MAX_BYTES = 64 * 1024 * 1024
 SETTLED = 2.0
-"""A file younger than this may still be written, s."""
+"""Age below which a file may still be written, s."""
 COLUMNS = (
     "subject_request_id",
     "regulation",
@@ -60,8 +60,8 @@ class DropEntry:
     Attributes:
         position: in a JSON list from 1; in a CSV, the number of its first row below the header.
         value: as OpenDSR JSON.
-        text: as it stands in the file.
-        fault: why it can be no request; None if it may be one.
+        text: its text in the file.
+        fault: why it cannot be a request; None: it may be one.
     """
 
     position: int
@@ -72,7 +72,7 @@ class DropEntry:
 
 @dataclass(frozen=True)
 class Sheet:
-    """What a file holds; `header` is that of a CSV, as it stands there."""
+    """The entries of a file; `header` is the text of a CSV's header."""
 
     entries: tuple[DropEntry, ...]
     header: str | None = field(default=None, repr=False)
@@ -93,8 +93,8 @@ class Refused:
 
 @dataclass(frozen=True)
 class TakenFiles:
-    """What came of files: requests that are new, those that were known, entries refused, and files
-    of each end."""
+    """The outcome of files: new requests, known requests, refused entries, numbers of files that
+    were taken and left."""
 
     new: tuple[str, ...] = ()
     known: tuple[str, ...] = ()
@@ -123,23 +123,22 @@ class TakenFiles:
 
 
 def enter(home: Path, register: Register, value: Any, actor: str, source: str) -> tuple[Case, bool]:
-    """Take one request in, whichever way it came. The same one again changes nothing.
+    """Take one request in. A repetition changes nothing.
 
-    Where identities are checked before a request gets here (`operate.identities`), it is verified
-    at once.
+    If identities are checked before requests arrive (`operate.identities`), it is verified at once.
 
     Args:
         home: the workspace, for the key of pseudonyms and the settings.
-        register: where it is written down.
-        value: an OpenDSR request as JSON gives it.
-        actor: who brings it.
+        register: of the requests.
+        value: an OpenDSR request as parsed JSON.
+        actor: the sender.
         source: `http`, `drop folder`, `csv` or `file`.
 
     Returns:
         The case, and whether it is new.
 
     Raises:
-        RequestError: it is no request that can be acted on; names fields and repeats no value.
+        RequestError: it is malformed; the message names fields and quotes no value.
         ConflictError: its id is known with another content.
         PseudonymError: the key of pseudonyms cannot be used.
     """
@@ -149,42 +148,41 @@ def enter(home: Path, register: Register, value: Any, actor: str, source: str) -
     for url in request.callbacks:
         callbacks.check(url)
     case, new = register.receive(request, actor, source)
-    if (
-        _is_checked_before(home) and case.state is State.RECEIVED
-    ):  # also if a kill came between the two steps
+    # also if a kill came between the two steps
+    if _is_checked_before(home) and case.state is State.RECEIVED:
         case = register.verify_identity(case.request_id, actor, CHECKED_BEFORE)
     return case, new
 
 
 def _is_checked_before(home: Path) -> bool:
-    """Whether identities are checked before a request gets here, as the settings say now."""
+    """Whether identities are checked before requests arrive, by the current settings."""
     path = home / "params.yaml"
     try:
         state = path.stat()
     except OSError:
-        return _identities(path, 0, 0, 0) == "before"  # the settings say what is wrong
+        return _identities(path, 0, 0, 0) == "before"  # loading them raises the error
     return _identities(path, state.st_mtime_ns, state.st_size, state.st_ino) == "before"
 
 
 @functools.lru_cache(maxsize=8)
 def _identities(path: Path, _modified_ns: int, _size: int, _inode: int) -> str:
-    """The setting, read again when its file changes: reading YAML is half the work of a request."""
+    """The setting, cached until its file changes: reading YAML is half the work of a request."""
     return settings.load(path).operate.identities
 
 
 def take(home: Path, register: Register, actor: str = "drop folder") -> TakenFiles:
-    """Take in what lies in the drop folder.
+    """Take in the files of the drop folder.
 
-    Files younger than two seconds, hidden ones and those of other kinds are left; links and folders
-    named like files of requests are put aside unread.
+    Files younger than two seconds, hidden files and other kinds are left; links and folders with
+    the name of a file of requests are put aside unread.
 
     Args:
         home: the workspace.
-        register: where requests are written down.
-        actor: who brings them.
+        register: of the requests.
+        actor: the sender.
 
     Raises:
-        BusyError: another process does this right now.
+        BusyError: another process does this now.
         WorkspaceError: the register cannot be used; files stay, and the next call continues.
     """
     if not (home / INBOX).is_dir():
@@ -204,9 +202,9 @@ def take_entries(
 
     Args:
         home: the workspace.
-        register: where requests are written down.
+        register: of the requests.
         sheet: from `read`.
-        actor: who brings them.
+        actor: the sender.
         source: `drop folder`, `csv` or `file`.
     """
     new: list[str] = []
@@ -233,7 +231,7 @@ def read(content: bytes, kind: str) -> Sheet:
         kind: `.json` (one request, or a list of them) or `.csv`.
 
     Raises:
-        RequestError: nothing can be read of it at all; repeats none of it.
+        RequestError: the file cannot be read; the message quotes none of it.
     """
     if len(content) > MAX_BYTES:
         raise RequestError(
@@ -242,16 +240,15 @@ def read(content: bytes, kind: str) -> Sheet:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise RequestError("this is no text in UTF-8; save it so and try again") from None
+        raise RequestError("this is not text in UTF-8; save it as UTF-8 and try again") from None
     return _read_csv(text) if kind == ".csv" else _read_json(text)
 
 
 def strict_json(text: str) -> Any:
-    """JSON as it is meant: numbers that exist, and no object with a key twice, which would mean two
-    things.
+    """Strict JSON: no NaN or infinity, and no key twice in an object.
 
     Raises:
-        RequestError: it is none, or is nested too deeply.
+        RequestError: it is not strict JSON, or is nested too deeply.
     """
     try:
         return _decoder().decode(text)
@@ -262,20 +259,20 @@ def strict_json(text: str) -> Any:
             else ""
         )
         raise RequestError(
-            f"this is no JSON{position}; expected an OpenDSR request, each key of an object once"
+            f"this is not JSON{position}; expected an OpenDSR request, each key of an object once"
         ) from None
 
 
 def _claim(home: Path) -> tuple[int, list[Path]]:
-    """Rename what can be taken into the folder of claimed files. How many are left, and all claimed
-    ones."""
+    """Rename finished files into the folder of claimed files. Returns the number of unfinished
+    files and all claimed ones."""
     taking = home / TAKING
     taking.mkdir(mode=0o700, exist_ok=True)
     unfinished, now = 0, time.time()
     for path in sorted((home / INBOX).iterdir()):
         if path.suffix.lower() not in KINDS or path.name.startswith("."):
             continue
-        with contextlib.suppress(FileNotFoundError):  # its owner took it back
+        with contextlib.suppress(FileNotFoundError):  # its owner removed it
             if -86400 < now - path.lstat().st_mtime < SETTLED and path.is_file():
                 unfinished += 1
                 continue
@@ -309,19 +306,17 @@ def _take_file(home: Path, register: Register, path: Path, actor: str) -> TakenF
 
 
 def _content(path: Path) -> bytes | None:
-    """What a claimed file holds; None if somebody still writes it.
+    """The content of a claimed file; None: somebody still writes it.
 
     Raises:
-        RequestError: it is no plain file, or too large; it is not read then.
+        RequestError: it is not a plain file, or too large; it is not read.
     """
     if not stat.S_ISREG(path.lstat().st_mode):
         raise RequestError(
             "this is a link, a folder or the like; expected a plain file with requests in it"
         )
-    try:
-        stream = path.open(
-            "rb"
-        )  # nobody else can put a link here: the folder of claimed files is ours alone
+    try:  # nobody else can put a link here: only the owner can write to the folder
+        stream = path.open("rb")
     except OSError as error:
         raise RequestError(f"the file cannot be opened ({error.strerror})") from error
     with stream:
@@ -342,9 +337,9 @@ def _content(path: Path) -> bytes | None:
 def _keep_refused(
     home: Path, content: bytes, kind: str, sheet: Sheet | None, refused: Sequence[Refused]
 ) -> None:
-    """Keep refused entries in a file like the one they came in, and the reasons beside it.
+    """Keep refused entries in a file of the same form, with the reasons beside it.
 
-    The names follow from the content, so that a repetition after a kill writes the same files.
+    Names are made from the content, so that a repetition after a kill writes the same files.
     """
     name = hashlib.sha256(content).hexdigest()[:16]
     texts = [entry.text for entry in refused]
@@ -367,8 +362,8 @@ def _refused(home: Path) -> Path:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write a file that only its owner may read, and that is on the disk before the original
-    goes."""
+    """Write a file that only its owner may read; it is on the disk before the original is
+    removed."""
     draft = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
     with os.fdopen(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as stream:
         stream.write(content)
@@ -378,7 +373,7 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _read_json(text: str) -> Sheet:
-    """A list of requests, each with its text as it stands there; or a single request."""
+    """Read a list of requests, each with its text, or a single request."""
     hint = "expected a JSON list of OpenDSR erasure requests"
     decoder, position = _decoder(), _skip(text, 0)
     if text[position : position + 1] != "[":
@@ -393,12 +388,12 @@ def _read_json(text: str) -> Sheet:
             if text[position : position + 1] == "]":
                 break
             if text[position : position + 1] != ",":
-                raise ValueError("a comma is missing")  # noqa: TRY301 - told like the decoder's own complaints
+                raise ValueError("a comma is missing")  # noqa: TRY301 - caught like the decoder's own errors
             position = _skip(text, position + 1)
         if text[position + 1 :].strip():
             raise ValueError("something stands behind the list")  # noqa: TRY301
     except (ValueError, RecursionError):
-        raise RequestError(f"this is no JSON (after entry {len(entries)}); {hint}") from None
+        raise RequestError(f"this is not JSON (after entry {len(entries)}); {hint}") from None
     if not entries:
         raise RequestError(f"the list is empty; {hint}, at least one")
     return Sheet(tuple(entries))
@@ -424,13 +419,13 @@ def _read_csv(text: str) -> Sheet:
     names = [name.strip().lower() for name in next(iter(_rows(header, delimiter)), ("", []))[1]]
     hint = f"expected the columns {', '.join(COLUMNS)}, each once and no other"
     if sorted(names) != sorted(COLUMNS):
-        raise RequestError(f"the header is another one; {hint}")
+        raise RequestError(f"the header is not as expected; {hint}")
     entries: dict[str, DropEntry] = {}
     for number, (line, cells) in enumerate(_rows(body, delimiter), start=1):
         if not any(cell.strip() for cell in cells):
             continue
         row = {name: cell.strip() for name, cell in zip(names, cells, strict=False)}
-        # a row that is no request of its own kind must not meet another one's id
+        # a malformed row must not be joined with another request
         name = (
             row.get("subject_request_id", "").lower()
             if len(cells) == len(names)
@@ -448,7 +443,7 @@ def _read_csv(text: str) -> Sheet:
 
 
 def _rows(text: str, delimiter: str) -> Iterator[tuple[str, list[str]]]:
-    """Rows with their text as it stands in the file."""
+    """Rows with their text in the file."""
     used: list[str] = []
 
     def lines() -> Iterator[str]:
@@ -464,7 +459,7 @@ def _rows(text: str, delimiter: str) -> Iterator[tuple[str, list[str]]]:
             return
         except csv.Error:
             raise RequestError(
-                f"line {reader.line_num} below the header is no CSV; see its quotation marks"
+                f"line {reader.line_num} below the header is not CSV; see its quotation marks"
             ) from None
         line = "".join(used)
         used.clear()
@@ -484,7 +479,7 @@ def _row(number: int, row: dict[str, str], line: str, too_many: int) -> DropEntr
 
 
 def _joined(entry: DropEntry, row: dict[str, str], line: str) -> DropEntry:
-    """An entry with one more identity, if its row says the same of the request."""
+    """An entry with one more identity, if its row agrees on the request."""
     if entry.fault is None and any(entry.value[name] != row[name] for name in _REQUEST[1:]):
         fault = (
             "rows with this subject_request_id differ in regulation or submitted_time; make them "

@@ -1,7 +1,7 @@
-"""How requests get into the register: parsed, their identities made pseudonyms, what was in the
-clear thrown away.
+"""Parses requests and replaces identities with pseudonyms before they enter the register;
+identities in the clear are dropped.
 
-All ways in (HTTP, drop folder, files) meet here.
+All requests pass here, from HTTP, the drop folder and files.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ def take_in(home: Path, value: Any) -> Intake:
     """An OpenDSR request as the register keeps it: identities and record ids as keyed pseudonyms.
 
     Args:
-        home: the workspace, whose key is used; it gets one where there is none.
-        value: the request as JSON gives it.
+        home: the workspace, whose key is used, and made if there is none.
+        value: the request as parsed JSON.
 
     Raises:
-        RequestError: it is malformed; the message names fields and repeats no value.
+        RequestError: it is malformed; the message names fields and quotes no value.
         PseudonymError: the key cannot be used.
     """
     from flows.register.register import Intake
@@ -67,11 +67,9 @@ def take_in(home: Path, value: Any) -> Intake:
 
 
 def key_of(home: Path) -> pseudonyms.PseudonymKey:
-    """The key of pseudonyms: the secret of its name, else the workspace's own, made where there is
-    none.
+    """The key of pseudonyms: the secret, else the workspace's own, made if there is none.
 
-    A key that only a Prefect block holds gets into this process's environment, where the stages
-    look for it.
+    A key from a Prefect block is put into this process's environment, where the stages read it.
 
     Raises:
         PseudonymError: it is too short, or others may read its file.
@@ -81,8 +79,7 @@ def key_of(home: Path) -> pseudonyms.PseudonymKey:
 
 
 def as_entry(case: Case) -> dict[str, Any]:
-    """A request as an entry of a batch file, which git may see: pseudonyms and nothing in the
-    clear."""
+    """A request as an entry of a batch file: only pseudonyms, since git keeps the file."""
     entry: dict[str, Any] = {
         "regulation": case.regulation,
         "subject_request_id": case.request_id,

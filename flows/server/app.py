@@ -1,8 +1,8 @@
 """The HTTP service: intake for controllers by OpenDSR 1.0, and `/v1` for operators, approvers and
 auditors.
 
-All input is untrusted: bodies are small and JSON, answers and logs repeat nothing of them, and the
-actor of an event is the name of the token.
+All input is untrusted: bodies are small and JSON, answers and logs quote nothing of them, and the
+actor of an event is the token's name.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tasks.common import settings
 from tasks.common.errors import AuditError, SignatureError
 
 PAUSE = 5.0
-"""Between two looks whether a status callback is due, s."""
+"""Time between two deliveries of status callbacks, s."""
 
 _LOG = logging.getLogger("erasure_audit.api")
 
@@ -47,15 +47,15 @@ def create(
 
     Args:
         home: the workspace.
-        register: its register; None: opened as the settings say, and closed at the end.
-        gate: who may come in; None: as the secrets say.
-        deliver: send status callbacks as long as it runs.
-        pause: between two looks whether a callback is due, s.
-        body_seconds: the time that a body may take to come, s.
+        register: its register; None: opened here, and closed at the end.
+        gate: admits clients; None: from the secrets.
+        deliver: send status callbacks while it runs.
+        pause: time between two deliveries of callbacks, s.
+        body_seconds: time limit for receiving a body, s.
 
     Raises:
-        SettingsError: nobody may use it, or the secrets are malformed.
-        SignatureError: there is no key to sign answers with.
+        SettingsError: nobody may use the server, or the secrets are malformed.
+        SignatureError: there is no key to sign answers.
         AuditError: the register or the key of pseudonyms cannot be used.
     """
     chosen = settings.load(home / "params.yaml")
@@ -114,7 +114,7 @@ def create(
 
 
 def _background(office: Office, stopped: threading.Event, deliver: bool, pause: float) -> None:
-    """What the server does beside answering: callbacks, and denials that were only counted."""
+    """Send callbacks, and record denials that were only counted, in the background."""
     while not stopped.wait(pause):
         try:
             office.denials.settle()
@@ -125,13 +125,12 @@ def _background(office: Office, stopped: threading.Event, deliver: bool, pause: 
                 _LOG.info("callbacks: %s", delivery.line)
         except BusyError:
             continue
-        except Exception as error:  # whatever it was, the next look tries again
+        except Exception as error:  # the next round tries again
             _LOG.error("callbacks are not delivered: %s", type(error).__name__)
 
 
 def _identity_types(home: Path) -> tuple[str, ...]:
-    """Types of identities that the data set knows: the subjects' own, and those of
-    `identities.csv`."""
+    """The types of identities in the data set: the subjects' own, and those of `identities.csv`."""
     types, path = {"controller_customer_id"}, home / "data" / "identities.csv"
     if path.is_file():
         with path.open(encoding="utf-8-sig", newline="") as stream:

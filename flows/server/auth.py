@@ -1,8 +1,8 @@
-"""Who may do what over HTTP: roles and rights in one table, bearer tokens, signed requests, and
-denials written down.
+"""Authentication and authorisation over HTTP: a table of roles and rights, bearer tokens, signed
+requests, and a record of denials.
 
-A token's name is the actor in the register; no field of a request can say otherwise. The setting
-holds only SHA-256 digests of tokens, so that whoever reads the setting cannot use it.
+A token's name is the actor in the register; no field of a request can change it. The setting holds
+only SHA-256 digests of tokens, so reading it gives no access.
 """
 
 from __future__ import annotations
@@ -23,18 +23,19 @@ from flows.workspace import environment
 from tasks.common.errors import AuditError, SettingsError
 
 TOKENS = "ERASURE_AUDIT_TOKENS"
-"""Names the secret with the bearer tokens: entries `name:role[+role]:SHA-256 of the token`, between
-white space."""
+"""Names the secret with the bearer tokens: entries `name:role[+role]:SHA-256 of the token`,
+separated by white space."""
 SIGNING_CLIENTS = "ERASURE_AUDIT_SIGNING_CLIENTS"
-"""Names the secret with clients that sign: entries `name:role[+role]:shared secret`, between white
-space."""
+"""Names the secret with clients that sign: entries `name:role[+role]:shared secret`, separated by
+white space."""
 SIGNATURE = "X-Erasure-Audit-Signature"
 """Header of a signed request: `t=<seconds since 1970>,n=<nonce>,k=<name>,s=<HMAC-SHA256 in
 hexadecimal>`."""
 WINDOW = 300
-"""How far the time of a signed request may be from ours, s; within it a nonce counts once."""
+"""Maximum difference between the time of a signed request and the server's, s; within it a nonce is
+accepted once."""
 UNKNOWN = "unknown"
-"""The actor of a denied attempt by nobody we know."""
+"""The actor of a denied attempt by an unknown client."""
 
 _LOG = logging.getLogger("erasure_audit.access")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._@-]{0,63}")
@@ -46,7 +47,7 @@ _MOST_NONCES = 100_000
 
 
 class Role(StrEnum):
-    """What somebody is to the tool."""
+    """The role of a client."""
 
     INTAKE = "intake"
     OPERATOR = "operator"
@@ -55,7 +56,7 @@ class Role(StrEnum):
 
 
 class Right(StrEnum):
-    """What can be done over HTTP."""
+    """An action over HTTP that needs permission."""
 
     SUBMIT = "submit"
     STATUS = "status"
@@ -83,17 +84,17 @@ ALLOWED: Mapping[Right, frozenset[Role]] = {
     Right.DECIDE: frozenset({Role.APPROVER}),
     Right.CHAIN: frozenset({Role.AUDITOR}),
 }
-"""Who may what; nobody else may. A client with the role intake alone sees and cancels only what it
-sent itself."""
+"""The roles that have each right. A client with only the role intake sees and cancels only its own
+requests."""
 
 
 class DeniedError(AuditError):
     """An attempt that is not allowed.
 
     Attributes:
-        status: 401 where it is not known who asks, 403 where it is known and not enough.
+        status: 401 if the client is unknown, 403 if it is known and lacks the right.
         actor: the client's name, or `unknown`.
-        why: in a word or two, for the register.
+        why: the reason in a word or two, for the register.
     """
 
     def __init__(self, status: int, actor: str, why: str, message: str) -> None:
@@ -103,7 +104,7 @@ class DeniedError(AuditError):
 
 @dataclass(frozen=True)
 class Client:
-    """Somebody who is known, and what he is."""
+    """A known client with its roles."""
 
     name: str
     roles: frozenset[Role]
@@ -114,14 +115,13 @@ class Client:
 
     @property
     def sees_only_own(self) -> bool:
-        """Whether requests of others are hidden: a system that sends requests has no business with
-        other people's."""
+        """Whether requests of other clients are hidden from it."""
         return self.roles == {Role.INTAKE}
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """What somebody wants to do; `target` is the path with its query as sent."""
+    """An attempt to use the server; `target` is the path with its query as sent."""
 
     method: str
     target: str
@@ -131,7 +131,7 @@ class Attempt:
 
 
 class Gatekeeper:
-    """Lets clients in, or does not."""
+    """Admits or denies clients."""
 
     def __init__(
         self, tokens: str | None, signers: str | None = None, clock: Callable[[], float] = time.time
@@ -142,7 +142,7 @@ class Gatekeeper:
         clock: seconds since 1970.
 
         Raises:
-            SettingsError: an entry is malformed; names its place and never its content.
+            SettingsError: an entry is malformed; the message names its position, not its content.
         """
         entries = _entries(TOKENS, tokens)
         if position := next(
@@ -154,9 +154,8 @@ class Gatekeeper:
             None,
         ):
             raise SettingsError(
-                f"{TOKENS}: entry {position} ends in no SHA-256 digest of a token (64 hexadecimal "
-                "digits in small "
-                "letters); make an entry with `erasure-audit serve token`"
+                f"{TOKENS}: entry {position} does not end in the SHA-256 digest of a token (64 "
+                "lower-case hexadecimal digits); make an entry with `erasure-audit serve token`"
             )
         self._tokens = [(client, bytes.fromhex(secret)) for client, secret in entries]
         self._signers = {
@@ -180,11 +179,11 @@ class Gatekeeper:
 
     @classmethod
     def from_secrets(cls) -> Gatekeeper:
-        """The gate as the secrets have it.
+        """The gatekeeper of the secrets.
 
         Raises:
-            SettingsError: a secret is malformed, or there is none: a server that nobody can use is
-                a mistake.
+            SettingsError: a secret is malformed, or there is none, so that nobody could use the
+                server.
         """
         tokens, signers = environment.secret(TOKENS), environment.secret(SIGNING_CLIENTS)
         if not (tokens or signers):
@@ -198,7 +197,7 @@ class Gatekeeper:
         """The client, if it is known and has the right.
 
         Raises:
-            DeniedError: it is not known, or may not do that.
+            DeniedError: it is unknown, or lacks the right.
         """
         if attempt.signature is not None:
             client = self._signed(attempt, attempt.signature)
@@ -224,8 +223,7 @@ class Gatekeeper:
             )
         scheme, _, token = header.partition(" ")
         presented = hashlib.sha256(token.strip().encode(errors="surrogatepass")).digest()
-        # every entry is compared, so that the time taken tells nothing of where the right one
-        # stands
+        # every entry is compared, so that the time reveals no position
         matching = [
             client for client, digest in self._tokens if hmac.compare_digest(digest, presented)
         ]
@@ -249,7 +247,7 @@ class Gatekeeper:
         fields = _SIGNED.fullmatch(header)
         if fields is None:
             raise refusal
-        # a name that is not known takes as long as one that is
+        # an unknown name takes as long as a known one
         client, key = self._signers.get(fields["k"], (None, b"\0" * 32))
         expected = sign(
             key, int(fields["t"]), fields["n"], attempt.method, attempt.target, attempt.body
@@ -280,12 +278,12 @@ class Gatekeeper:
             was_used = self._nonces.get((name, nonce), 0.0) >= now
             if was_used or len(self._nonces) >= _MOST_NONCES:
                 return False
-            self._nonces[name, nonce] = now + 2 * WINDOW  # as long as its time could pass at all
+            self._nonces[name, nonce] = now + 2 * WINDOW  # as long as its time is accepted
             return True
 
 
 class Denials:
-    """Writes denied attempts into the register; a flood is counted, so that it cannot fill the
+    """Records denied attempts in the register; a flood is only counted, so that it cannot fill the
     chain."""
 
     def __init__(
@@ -296,8 +294,9 @@ class Denials:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Args:
-        register: where they are written down.
-        limit: of one actor in a window; more are counted and written down as one.
+        register: of the requests.
+        limit: recorded attempts of one actor per window; further ones are counted and recorded as
+            one.
         window: s.
         clock: s.
         """
@@ -306,13 +305,13 @@ class Denials:
         self._lock = threading.Lock()
 
     def write(self, denied: DeniedError, method: str, path: str, right: Right) -> None:
-        """Write a denied attempt down.
+        """Record a denied attempt.
 
         Args:
-            denied: who, and why not.
+            denied: the error, with actor and reason.
             method: of HTTP.
-            path: the route's template, never the path itself: that may hold anything.
-            right: what was wanted.
+            path: the route's template, never the path itself, which may hold anything.
+            right: that was needed.
         """
         _LOG.warning(
             "denied: %s %s by %s (%s), needed %s", method, path, denied.actor, denied.why, right
@@ -327,7 +326,7 @@ class Denials:
         self.settle()
 
     def settle(self, all_of_them: bool = False) -> None:
-        """Write down how many more there were in windows that are over, or in all."""
+        """Record the counted attempts of finished windows, or of all."""
         now = self._clock()
         with self._lock:
             finished = {
@@ -348,7 +347,7 @@ def new_token(name: str, roles: list[str]) -> tuple[str, str]:
     """A new bearer token, and its entry for `ERASURE_AUDIT_TOKENS`.
 
     Raises:
-        SettingsError: the name or a role cannot be.
+        SettingsError: the name or a role is not allowed.
     """
     token = "ea_" + randomness.token_urlsafe(32)
     entry = f"{name}:{'+'.join(roles)}:{hashlib.sha256(token.encode()).hexdigest()}"
@@ -366,8 +365,7 @@ def sign(key: bytes, seconds: int, nonce: str, method: str, target: str, body: b
 
 
 def _entries(source: str, text: str | None) -> list[tuple[Client, str]]:
-    """`name:roles:rest` entries. What is wrong with one is said without repeating it: it may be a
-    token itself."""
+    """Parse `name:roles:secret` entries. Errors do not quote an entry: it may be a token itself."""
     entries = []
     for position, entry in enumerate((text or "").split(), start=1):
         name, _, roles_and_secret = entry.partition(":")
@@ -381,8 +379,8 @@ def _entries(source: str, text: str | None) -> list[tuple[Client, str]]:
         ):
             raise SettingsError(
                 f"{source}: entry {position} is malformed; expected name:role:…, the name of small "
-                "letters, digits and "
-                f"._@- (at most 64, not {UNKNOWN}), and roles of {', '.join(Role)} joined by +"
+                f"letters, digits and ._@- (at most 64, not {UNKNOWN}), and roles of "
+                f"{', '.join(Role)} joined by +"
             )
         entries.append((Client(name, frozenset(Role(role) for role in known_roles)), secret))
     names: dict[str, frozenset[Role]] = {}

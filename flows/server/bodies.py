@@ -32,7 +32,8 @@ from tasks.requests import opendsr
 
 
 def _storable(text: Any) -> Any:
-    """Refuse what not every database keeps: NUL and other controls, except line ends and tabs."""
+    """Refuse NUL and other control characters except line ends and tabs: not every database keeps
+    them."""
     if any(ord(character) < 32 and character not in "\n\t" for character in str(text)):
         raise ValueError("a control character")
     return text
@@ -43,11 +44,11 @@ Text = Annotated[
     StringConstraints(min_length=1, max_length=1000, strip_whitespace=True),
     BeforeValidator(_storable),
 ]
-"""Free text; it gets into the register."""
+"""Free text for the register."""
 
 
 class OperatorBody(BaseModel):
-    """A body whose keys are all known. Its error says what it may hold and repeats nothing."""
+    """A body with known keys only. Its error describes the expected content and quotes nothing."""
 
     model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
 
@@ -62,7 +63,7 @@ class OperatorBody(BaseModel):
             raise RequestError(_complaint(cls, error)) from None
 
     def given_fields(self) -> dict[str, Any]:
-        """What was sent, by name."""
+        """The fields that were sent, by name."""
         return self.model_dump(exclude_unset=True)
 
 

@@ -1,9 +1,8 @@
-"""Connections that keep the server waiting: they are limited, and give way to new ones.
+"""Limits for connections that keep the server waiting.
 
-uvicorn gives a new connection any time to send its first request, and refuses everybody once too
-many are open. Here a connection waits until its request has come as a whole, head and body. Of the
-waiting ones the oldest gives way when there are too many, so idle and slow connections cannot keep
-others out.
+uvicorn gives a new connection unlimited time for its first request, and refuses all new ones once
+too many are open. Here a connection counts as waiting until its request is complete, head and body.
+If too many wait, the oldest is closed, so idle and slow connections cannot keep others out.
 """
 
 from __future__ import annotations
@@ -16,35 +15,35 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 MOST_WAITING = 200
-"""Connections that may wait for the rest of a request at once."""
+"""Maximum number of connections that wait for a request."""
 HEAD_SECONDS = 10.0
-"""All the time that the head of a request may take to come, s."""
+"""Time limit for receiving the head of a request, s."""
 
 _waiting: OrderedDict[WaitingProtocol, asyncio.TimerHandle] = OrderedDict()
-"""Waiting connections of this process, the oldest first, each with the end of its time."""
+"""Waiting connections of this process, the oldest first, each with its timer."""
 
 
 class WaitingProtocol(H11Protocol):
-    """HTTP/1.1 with limits for those who do not send."""
+    """HTTP/1.1 with limits for slow senders."""
 
     def connection_made(self, transport: Any) -> None:
-        """A connection begins to wait."""
+        """Begin to wait for a request."""
         super().connection_made(transport)
         self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The connection is gone."""
+        """Stop waiting: the connection is closed."""
         self.head_came()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Something came; with the end of a request the wait is over."""
+        """Take data; stop waiting once the request is complete."""
         super().data_received(data)
         if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
             self.head_came()
 
     def on_response_complete(self) -> None:
-        """The next request on the connection is waited for."""
+        """Wait for the next request on the connection."""
         super().on_response_complete()
         if self.conn.their_state in (h11.IDLE, h11.SEND_BODY) and not self.transport.is_closing():
             self._wait()
@@ -58,13 +57,13 @@ class WaitingProtocol(H11Protocol):
             oldest.transport.abort()
 
     def head_came(self) -> None:
-        """The head of a request is there, or the connection ends: stop waiting for it."""
+        """Stop waiting: the head of a request is here, or the connection ends."""
         timer = _waiting.pop(self, None)
         if timer is not None:
             timer.cancel()
 
     def _head_is_late(self) -> None:
-        # a body that is on its way has a limit of its own and stays among those that wait
+        # a body has its own time limit; its connection goes on waiting
         if self.conn.their_state is h11.IDLE:
             self.head_came()
             self.transport.abort()

@@ -1,7 +1,7 @@
-"""What routes depend on: the workspace, the client and its right, limits, parameters.
+"""Dependencies of routes: the workspace, the client and its right, limits, parameters.
 
-FastAPI reads a body before it resolves dependencies. So a body that is no JSON is told only by
-`AllowedToSend`, after the client was let in.
+FastAPI reads a body before it resolves dependencies. So `AllowedToSend` reports a body that is not
+JSON, after the client was admitted.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from tasks.common.errors import AuditError, RequestError
 from tasks.signatures import keys
 
 MAX_BODY = 256 * 1024
-"""Largest body, bytes; nobody needs more for one request."""
+"""Maximum size of a body, bytes; one request needs less."""
 BODY_SECONDS = 20.0
-"""All the time that a body may take to come, s."""
+"""Time limit for receiving a body, s."""
 
 _UUID4 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 _BATCH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -38,7 +38,7 @@ _TYPE = re.compile(r'application/json(\s*;\s*charset\s*=\s*"?utf-8"?)?', re.IGNO
 
 @dataclass(frozen=True)
 class Office:
-    """What the server works with; `body_seconds` is the time that a body may take to come, s."""
+    """The state of the server; `body_seconds` is the time limit for receiving a body, s."""
 
     home: Folder
     register: Register
@@ -51,16 +51,16 @@ class Office:
 
 
 def office(request: Request) -> Office:
-    """What the server works with."""
+    """The state of the server."""
     state_office: Office = request.app.state.office
     return state_office
 
 
 class LimitedRequest(Request):
-    """A request with a small body that comes in time.
+    """A request with limits on the size and time of its body.
 
     Attributes:
-        fault: why the body is no JSON, once it was read.
+        fault: why the body is not JSON, once it was read.
     """
 
     fault: RequestError | None = None
@@ -69,14 +69,14 @@ class LimitedRequest(Request):
         """The body.
 
         Raises:
-            BadBodyError: it is too large, too slow, or packed.
+            BadBodyError: it is too large, too slow, or compressed.
         """
         if not hasattr(self, "_body"):
             self._body = await self._limited_body()
         return self._body
 
     async def json(self) -> Any:
-        """The body as JSON; None where it is none, and `fault` is set."""
+        """The body as JSON; None if it is not JSON, and then `fault` is set."""
         if not hasattr(self, "_json"):
             try:
                 self._json = drop_folder.strict_json((await self.body()).decode("utf-8"))
@@ -124,7 +124,7 @@ class Allowed:
         """The client.
 
         Raises:
-            DeniedError: it is not known, or has not the right.
+            DeniedError: it is unknown, or lacks the right.
         """
         path = request.scope.get("raw_path") or request.url.path.encode()
         query = request.scope.get("query_string") or b""
@@ -138,7 +138,7 @@ class Allowed:
         try:
             client = office(request).gate.admit(attempt, self.right)
         except DeniedError as denied:
-            # without the register, the log has it
+            # if the register fails, the log has it
             with suppress(AuditError, sa.exc.SQLAlchemyError):
                 await run_in_threadpool(
                     office(request).denials.write,
@@ -153,15 +153,15 @@ class Allowed:
 
 
 class AllowedToSend(Allowed):
-    """The client of a call, if it has a right; and then the body has to be JSON."""
+    """The client of a call, if it has a right and the body is JSON."""
 
     async def __call__(self, request: Request) -> Client:
         """The client.
 
         Raises:
-            DeniedError: it is not known, or has not the right.
-            BadBodyError: the body says that it is of another type.
-            RequestError: the body is no JSON, or an object of it has a key twice.
+            DeniedError: it is unknown, or lacks the right.
+            BadBodyError: the Content-Type is another one.
+            RequestError: the body is not JSON, or an object of it has a key twice.
         """
         client = await super().__call__(request)
         await _require_json(request)
@@ -187,7 +187,7 @@ async def request_id(
     """The request id in the path.
 
     Raises:
-        UnknownRequestError: it is none; it may be personal data and is not repeated.
+        UnknownRequestError: it is not an id; it may be personal data, so it is not quoted.
     """
     if not _UUID4.fullmatch(request.lower()):
         raise UnknownRequestError("no request id")

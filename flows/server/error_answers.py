@@ -1,5 +1,5 @@
-"""Errors as answers: ours name fields and facts; of any other nothing gets out, and the log has its
-place."""
+"""Answers to errors: our own errors name fields and facts; others are masked, and the log names
+their origin."""
 
 from __future__ import annotations
 
@@ -68,13 +68,13 @@ def answer(error: Exception) -> Response:
         return _error(503, text, {"Retry-After": "30"})
     if isinstance(error, AuditError):
         return _error(409, str(error))
-    # not the error's text, which may quote a body
+    # without the error's text, which may quote a body
     _LOG.error("defect: %s at %s", type(error).__name__, _origin(error))
     return _error(500, "the server met a defect of its own; its log says where")
 
 
 async def no_route(_request: Request, error: Exception) -> Response:
-    """The answer where no route leads."""
+    """The answer if there is no route."""
     code = error.status_code if isinstance(error, HTTPException) else 404
     texts = {404: "there is nothing here", 405: "this method is not for this path"}
     headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
@@ -88,7 +88,7 @@ def _error(code: int, message: str, headers: dict[str, str] | None = None) -> Re
 
 
 def _parameter(error: RequestValidationError) -> str:
-    """What a parameter of the query, or the body as a whole, has to be; repeats nothing."""
+    """The expected form of a parameter of the query, or of the body; quotes nothing."""
     part, *names = error.errors()[0]["loc"]
     name = str(names[0]) if names else str(part)
     return f"{name}: expected {EXPECTED.get(name, 'a JSON object')}"

@@ -1,4 +1,4 @@
-"""The edge of the server: every call passes here, and nothing of an error gets out unseen."""
+"""The edge of the server: every call passes here, and errors are masked and logged."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class GuardedRoute(APIRoute):
             try:
                 await limited.body()
                 response = await handle(limited)
-            except Exception as error:  # whatever it is, it is logged and masked
+            except Exception as error:  # any error is logged and masked
                 response = error_answers.answer(error)
             response.headers.update(error_answers.HEADERS)
             self.finish(limited, response)
@@ -47,7 +47,7 @@ class GuardedRoute(APIRoute):
 
 
 class SignedRoute(GuardedRoute):
-    """A route whose answers bear our signature, as OpenDSR wants it."""
+    """A route whose answers are signed, as OpenDSR requires."""
 
     def finish(self, request: Request, response: Response) -> None:
         """Sign the answer."""

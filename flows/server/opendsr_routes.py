@@ -1,4 +1,4 @@
-"""Routes for controllers: OpenDSR 1.0, also by the paths of an earlier version of it."""
+"""Routes for controllers: OpenDSR 1.0, also at the paths of its earlier version."""
 
 from __future__ import annotations
 
