@@ -50,7 +50,7 @@ def _began(workspace: Path, batch: str) -> str:
 
 def _retrained_in(workspace: Path, chosen: settings.Settings, month: str) -> bool:
     """Whether another batch of the month, judged by the same pool, was retrained."""
-    for home in results.places(workspace):
+    for home in results.workspaces(workspace):
         for path in (home / "reports").glob("*/*/evidence.json"):
             evidence = files.read_json(path)
             if evidence.get("batch") == chosen.batch:
