@@ -233,6 +233,25 @@ def neighbours(inner: Fit) -> Fit:
     return fit
 
 
+def with_copies(high: Said, low: Said) -> Ratios:
+    """The ratio of a record's margin and of its changed copies' mean margin together, normal with
+    one covariance; the correlation of the two is the same for all records."""
+
+    def table(said: Said) -> Floats:
+        return np.stack([said.phi, said.copies], axis=2)
+
+    above, below = table(high), table(low)
+    means = above.mean(axis=0), below.mean(axis=0)
+    variance = (above.var(axis=0, ddof=1) + below.var(axis=0, ddof=1)) / 2
+    spread = np.sqrt(HALF * variance + (1 - HALF) * variance.mean(axis=0) + LEAST)
+    apart = (_apart([above, below]) / spread).reshape(-1, 2)
+    share = (1 - SHRINKAGE) * float(np.corrcoef(apart.T)[0, 1])
+    inverse = np.linalg.inv(np.array([[1, share], [share, 1]]))
+    weight = np.maximum(means[0] - means[1], 0) / spread @ inverse / spread
+    middle = (means[0] + means[1]) / 2
+    return lambda said: np.einsum("mnq,nq->mn", table(said) - middle, weight)
+
+
 def together(inner: Fit, *scores: Callable[[Said], Floats]) -> Fit:
     """Several scores of a record put into one by the discriminant that all records share, then the
     ratio of each record.
@@ -330,33 +349,41 @@ def posterior(variance: Floats, degrees: int) -> tuple[Floats, float]:
     return np.asarray(drawn, np.float64), 2 * float(half)
 
 
-STATISTICS: dict[str, tuple[str, Fit]] = {
-    "mean score": ("", mean_score),
-    "mean score, centred by controls of the class": ("", centred(mean_score)),
-    "weighted by gap / variance, centred": ("Fisher 1936", centred(fisher)),
-    "mean log-likelihood ratio, centred": ("", centred(today)),
-    "mean log-likelihood ratio (as it is done)": ("Carlini et al. 2022", today),
-    "variances drawn to a fitted prior": ("BaVarIA-n, arXiv 2603.11799", normal_prior),
-    "the same, Student's t": ("BaVarIA-t, arXiv 2603.11799", student_prior),
-    "gaps and variances drawn to fitted priors": ("Efron and Morris 1973", gap_prior),
-    "ratios bounded, as for a pool": ("Huber 1965", bounded),
-    "information gained over controls": ("InfoRMIA, arXiv 2510.05582", information),
-    "place between not knowing and knowing": ("IAM, arXiv 2506.06112", interpolated),
-    "weighted by the loss trace in training": ("LT-IQR, arXiv 2411.05743", traced),
-    "correlations of records, shrunken": ("Schäfer and Strimmer 2005", correlated),
-    "controls' components regressed out": ("control variates", controlled(today)),
-    "nearest control records subtracted": ("control variates", neighbours(today)),
-    "with changed copies": (
-        "discriminant of both",
-        together(today, lambda said: said.phi, lambda said: said.copies),
+@dataclass(frozen=True)
+class Statistic:
+    """A statistic that is compared."""
+
+    fit: Fit
+    source: str = ""
+    most: Callable[[float], contrast.Aggregate] = contrast.memorised
+    """what gate B makes of the ratios, by the share of the records that it looks at"""
+
+
+STATISTICS: dict[str, Statistic] = {
+    "mean score": Statistic(mean_score),
+    "mean score, centred by controls of the class": Statistic(centred(mean_score)),
+    "weighted by gap / variance, centred": Statistic(centred(fisher), "Fisher 1936"),
+    "mean log-likelihood ratio, centred": Statistic(centred(today)),
+    "mean log-likelihood ratio (as it is done)": Statistic(today, "Carlini et al. 2022"),
+    "the same, gate B by the mean ratio": Statistic(today, "", pool_evidence.highest),
+    "ratios bounded, gate B by their mean": Statistic(
+        bounded, "Huber 1965, as for a pool", pool_evidence.highest
     ),
-    "with all logits": (
-        "discriminant of all",
-        together(today, lambda said: said.phi, lambda said: said.logits),
+    "variances drawn to a fitted prior": Statistic(normal_prior, "BaVarIA-n, arXiv 2603.11799"),
+    "the same, Student's t": Statistic(student_prior, "BaVarIA-t, arXiv 2603.11799"),
+    "gaps and variances drawn to fitted priors": Statistic(gap_prior, "Efron and Morris 1973"),
+    "information gained over controls": Statistic(information, "InfoRMIA, arXiv 2510.05582"),
+    "place between not knowing and knowing": Statistic(interpolated, "IAM, arXiv 2506.06112"),
+    "weighted by the loss trace in training": Statistic(traced, "LT-IQR, arXiv 2411.05743"),
+    "correlations of records, shrunken": Statistic(correlated, "Schäfer and Strimmer 2005"),
+    "controls' components regressed out": Statistic(controlled(today), "control variates"),
+    "nearest control records subtracted": Statistic(neighbours(today), "control variates"),
+    "ratio of the margin and of changed copies": Statistic(with_copies),
+    "with all logits": Statistic(
+        together(today, lambda said: said.phi, lambda said: said.logits), "discriminant of all"
     ),
-    "with the length of the features": (
-        "discriminant of both",
-        together(today, lambda said: said.phi, lambda said: said.norms),
+    "with the length of the features": Statistic(
+        together(today, lambda said: said.phi, lambda said: said.norms), "discriminant of both"
     ),
 }
-"""By name: the source, and the statistic."""
+"""By name."""

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import discriminants, verdicts
-from benchmarks.discriminants import Fit, Said
+from benchmarks.discriminants import Said, Statistic
 from benchmarks.study import Study, run
 from benchmarks.verdicts import Job
 from benchmarks.worlds import World
@@ -211,12 +211,13 @@ class Measured:
     """(2, k)"""
 
     @property
-    def detectability(self) -> float:
-        """d' of T over all records."""
-        high, low = self.with_[0], self.without[0]
-        pooled = (len(high) - 1) * high.var(ddof=1) + (len(low) - 1) * low.var(ddof=1)
-        spread = np.sqrt(pooled / (len(high) + len(low) - 2))
-        return float((high.mean() - low.mean()) / spread)
+    def detectabilities(self) -> list[float]:
+        """d' of T over all records, and over the most memorised ones."""
+        high, low = self.with_, self.without
+        degrees = high.shape[1] - 1, low.shape[1] - 1
+        squares = degrees[0] * high.var(axis=1, ddof=1) + degrees[1] * low.var(axis=1, ddof=1)
+        gap = high.mean(axis=1) - low.mean(axis=1)
+        return [float(d) for d in gap / np.sqrt(squares / sum(degrees))]
 
     def passes(self, rules: Verify) -> list[bool | None]:
         """Whether each model judged passes gates A, B and C; None where the statistic needs more of
@@ -239,9 +240,9 @@ class Measured:
         return passed
 
 
-def measure(high: Said, low: Said, judged: Said, fit: Fit, share: float) -> Measured:
+def measure(high: Said, low: Said, judged: Said, statistic: Statistic, share: float) -> Measured:
     """Each reference by a fit without it, and the models judged by the mean over all the fits."""
-    aggregates = (contrast.overall, contrast.memorised(share))
+    aggregates, fit = (contrast.overall, statistic.most(share)), statistic.fit
     values: tuple[list[list[float]], ...] = ([], [])
     others: list[Floats] = []
     for kind, group in enumerate((high, low)):
@@ -262,7 +263,7 @@ def main(study: Study) -> None:
     Example: python -m benchmarks.sharpness --world digits --page docs/verification.md
     """
     given = study.given
-    found: dict[str, list[float]] = defaultdict(list)
+    found: dict[str, list[list[float]]] = defaultdict(list)
     passes: dict[str, dict[str, list[bool | None]]] = {case: defaultdict(list) for case in JUDGED}
     fewer: dict[int, list[float]] = defaultdict(list)
     effects: list[float] = []
@@ -274,9 +275,9 @@ def main(study: Study) -> None:
             high, low = (batch.said(batch.references(kind), person) for kind in KINDS)
             judged = {case: batch.planted(case) for case in JUDGED}
             said = batch.said([job for jobs in judged.values() for job in jobs], person)
-            for name, (_, fit) in discriminants.STATISTICS.items():
-                result = measure(high, low, said, fit, given.settings.verify.memorised)
-                found[name].append(result.detectability)
+            for name, statistic in discriminants.STATISTICS.items():
+                result = measure(high, low, said, statistic, given.settings.verify.memorised)
+                found[name].append(result.detectabilities)
                 passed = iter(result.passes(given.settings.verify))
                 for case, jobs in judged.items():
                     passes[case][name] += [next(passed) for _ in jobs]
@@ -302,10 +303,9 @@ def by_so_many(high: Said, low: Said, count: int) -> float:
     """d' of the statistic in use with the first so many references of each kind, without the upward
     bias that few references give it (Hedges 1981)."""
     some, nobody = slice(0, count), slice(0, 0)
-    result = measure(
-        high.rows(some), low.rows(some), low.rows(nobody), discriminants.today, share=1.0
-    )
-    return result.detectability * (1 - 3 / (4 * (2 * count - 2) - 1))
+    today = Statistic(discriminants.today)
+    result = measure(high.rows(some), low.rows(some), low.rows(nobody), today, share=1.0)
+    return result.detectabilities[0] * (1 - 3 / (4 * (2 * count - 2) - 1))
 
 
 def endless(fewer: dict[int, list[float]]) -> float | None:
@@ -330,27 +330,27 @@ def dependence(high: Said, low: Said) -> float:
 
 def figures(
     study: Study,
-    found: dict[str, list[float]],
+    found: dict[str, list[list[float]]],
     passes: dict[str, dict[str, list[bool | None]]],
     fewer: dict[int, list[float]],
     effects: list[float],
 ) -> dict[str, Any]:
     """What the table shows."""
-    shares = {
-        case: {
-            name: [sum(map(bool, values)), len(values)]
+    shares = {}
+    for case, by_name in passes.items():
+        known = {
+            name: [passed for passed in values if passed is not None]
             for name, values in by_name.items()
-            if values and None not in values
         }
-        for case, by_name in passes.items()
-    }
+        shares[case] = {name: [sum(judged), len(judged)] for name, judged in known.items()}
     return {
         "references": study.references,
         "requests": len(effects),
         "detectability": {
-            name: [float(q) for q in np.quantile(values, (0, 0.5, 1))]
+            name: [float(q) for q in np.quantile(values, (0, 0.5, 1), axis=0)[:, 0]]
             for name, values in found.items()
         },
+        "memorised": {name: float(np.median(values, axis=0)[1]) for name, values in found.items()},
         "passes": shares,
         "fewer": {count: float(np.median(values)) for count, values in fewer.items()},
         "endless": endless(fewer),
@@ -374,11 +374,12 @@ def table(result: dict[str, Any]) -> str:
         f"| {' | '.join(['---'] * len(head))} |",
     ]
     for name, (low, middle, high) in result["detectability"].items():
-        counted = [result["passes"][case].get(name) for case in JUDGED]
-        cells = ["–" if pair is None else f"{pair[0]} of {pair[1]}" for pair in counted]
-        source = discriminants.STATISTICS[name][0]
+        counted = [result["passes"][case].get(name, [0, 0]) for case in JUDGED]
+        cells = [f"{passed} of {judged}" if judged else "–" for passed, judged in counted]
+        source, most = discriminants.STATISTICS[name].source, result["memorised"][name]
         lines.append(
-            f"| {name} | {source} | {middle:.1f} ({low:.1f} to {high:.1f}) | {' | '.join(cells)} |"
+            f"| {name} | {source} | {middle:.1f} ({low:.1f} to {high:.1f}) | {most:.1f} | "
+            f"{' | '.join(cells)} |"
         )
     curve = ", ".join(f"{value:.1f} with {count}" for count, value in result["fewer"].items())
     limit = result["endless"]

@@ -172,7 +172,7 @@ def make_all(missing: list[Job], jobs: int) -> None:
 
 def make(job: Job, rows: NDArray[np.bool_] | None = None) -> None:
     """Make one model and keep its answers on every record, and its weights where an edited one
-    starts from it.
+    starts from it or `benchmarks.sharpness` looks into it.
 
     Args:
         job: the model.
@@ -199,7 +199,7 @@ def make(job: Job, rows: NDArray[np.bool_] | None = None) -> None:
     logits = training_loop.logits(
         network, training_loop.Records(given.images, given.labels, settings.model, backend)
     )
-    if job.kind in ("with", "without"):
+    if job.kind in ("with", "without", "left_50"):
         checkpoints.save(network, job.weights)
     if job.kind in adversaries.ADVERSARIES:
         keep_views(job, job.batch, network)
