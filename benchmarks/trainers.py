@@ -45,7 +45,7 @@ class Job:
     at_once: int = 1
     """models stacked in one step, ours"""
     device: Literal["cpu", "cuda"] = "cpu"
-    precision: Literal["auto", "float32", "bf16"] = "auto"
+    precision: Literal["float32", "bf16"] = "float32"
     model: str = ""
     """another model than the world's"""
     epochs: int = 0

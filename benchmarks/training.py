@@ -3,8 +3,9 @@ cores.
 
 All cores are for both. The public loop trains one model after the other with all threads, or a
 model per core at a time, each with and without workers; the best median counts. Ours trains a model
-per core at a time. The limit is what the hardware could do: the operations of the models, at the
-rate of a product of large matrices of the same precision, measured in the same round.
+per core at a time, or several in one step (`tasks.training.channel_stack`). The limit is what the
+hardware could do: the operations of the models, at the rate of a product of large matrices of the
+same precision, measured in the same round.
 
 Accuracy is that of the models whose training was timed. Processor time is that of all processes
 with their workers; on a machine with other work it is the fairer measure, since more processes take
@@ -21,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -29,11 +30,18 @@ from benchmarks import measure, trainers, worlds
 from benchmarks.measure import Spread
 from benchmarks.trainers import Crew, Done, Job
 from tasks.common import files, stage_cli
-from tasks.training import compute
+from tasks.training import stacked
 
-OURS, BF16, PUBLIC = "ours", "ours, bf16", "public"
-LIMITS = {OURS: "limit", BF16: "limit, bf16"}
-"""What the hardware could do in the precision of each of our ways"""
+PUBLIC = "public"
+PRECISIONS: tuple[Literal["float32"], Literal["bf16"]] = ("float32", "bf16")
+AT_ONCE = stacked.IN_CHANNELS
+"""Models in one step, where several are"""
+OURS = {
+    f"{precision}{f', {at_once} at once' if at_once > 1 else ''}": (precision, at_once)
+    for precision in PRECISIONS
+    for at_once in (1, AT_ONCE)
+}
+"""Our ways by the name of their rows: the precision that ran, and models in one step"""
 
 
 def main(
@@ -81,19 +89,22 @@ def main(
 def _measured(job: Job, crew: Crew, each: int, rounds: int, bf16: bool) -> dict[str, Any]:
     """The row of one world; `each` models are trained per core."""
     arrangements = ways(job, crew.count, each, bf16)
-    half = compute.prepare(trainers.settings_of(job).compute).bf16
     work = trainers.operations(job) * each * crew.count
     for jobs in arrangements.values():
         crew.trial(jobs)  # all that is imported is now
     done: dict[str, list[Done]] = defaultdict(list)
     timed = {name: partial(_timed, crew, jobs, done[name]) for name, jobs in arrangements.items()}
     limits = {
-        LIMITS[name]: partial(_limit, crew, work, half or name == BF16)
-        for name in (OURS, BF16)
-        if name in arrangements
+        _limit_of(precision): partial(_limit, crew, work, precision == "bf16")
+        for precision in PRECISIONS[: 1 + bf16]
     }
     found = measure.in_turns({**timed, **limits}, rounds)
     return figures(job, found, done, each * crew.count)
+
+
+def _limit_of(precision: str) -> str:
+    """Name of what the hardware could do in a precision."""
+    return f"limit, {precision}"
 
 
 def _limit(crew: Crew, work: float, half: bool) -> float:
@@ -112,9 +123,11 @@ def ways(job: Job, cores: int, each: int, bf16: bool) -> dict[str, list[Job]]:
             for n in range(count)
         ]
 
-    found = {OURS: processes(cores)}
-    if bf16:
-        found[BF16] = processes(cores, precision="bf16")
+    found = {
+        name: processes(cores, precision=precision, at_once=at_once)
+        for name, (precision, at_once) in OURS.items()
+        if each % at_once == 0 and (bf16 or precision == "float32")
+    }
     for count in sorted({1, cores}):
         for workers in (0, 2):
             title = f"{PUBLIC}, {count} at a time, {workers} workers"
@@ -140,7 +153,7 @@ def figures(
     rivals = [name for name in found if name.startswith(PUBLIC)]
     rival = min(rivals, key=lambda name: float(np.median(found[name])))
     known = [accuracy for name in rivals for one in done[name] for accuracy in one.accuracies]
-    rounds = len(found[OURS])
+    rounds = len(found[rival])
     cpu = {
         name: np.sum(np.reshape([one.cpu for one in results], (rounds, -1)), axis=1).tolist()
         for name, results in done.items()
@@ -162,13 +175,13 @@ def figures(
         },
         "accuracy_public": _mean(known),
     }
-    for name in (OURS, BF16):
+    for name, (precision, _) in OURS.items():
         if name in done:
             own = [accuracy for one in done[name] for accuracy in one.accuracies]
             row[name] = {
                 "times_as_fast": measure.ratio(found[rival], found[name]).plain(),
                 "times_less_processor_time": measure.ratio(cpu[rival], cpu[name]).plain(),
-                "times_the_limit": measure.ratio(found[name], found[LIMITS[name]]).plain(),
+                "times_the_limit": measure.ratio(found[name], found[_limit_of(precision)]).plain(),
                 "accuracy": _mean(own),
                 "difference": difference(own, known),
             }
@@ -213,15 +226,14 @@ def text(rows: dict[str, dict[str, Any]]) -> str:
     head += ["time / limit", "accuracy, public", "ours less public, points"]
     lines = []
     for world, row in rows.items():
-        for name in (OURS, BF16):
+        for name in OURS:
             if name not in row:
                 continue
             own = row[name]
             middle, low, high = (100 * value for value in own["difference"])
             lines.append(
                 [
-                    f"{world}{name.removeprefix(OURS)}: {row['records']} records, {row['epochs']} "
-                    "epochs",
+                    f"{world}, {name}: {row['records']} records, {row['epochs']} epochs",
                     f"{row['cpu_seconds'][row['rival']]['median']:.2f}",
                     f"{row['cpu_seconds'][name]['median']:.2f}",
                     *(

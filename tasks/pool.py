@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -17,13 +19,19 @@ from tasks.common.settings import Settings
 from tasks.data import image_pack, records
 from tasks.pooling import answers, folds, table
 from tasks.training import (
+    architectures,
     checkpoints,
     compute,
     original_check,
     reference_blocks,
     release_lineage,
+    stacked,
+    training_loop,
 )
 from tasks.verification.scoring import Floats, Ints
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def main(block: int, data: Path, pack: Path, split: Path, params: Path, out: Path) -> None:
@@ -52,15 +60,14 @@ def main(block: int, data: Path, pack: Path, split: Path, params: Path, out: Pat
     seen = folds.membership(subjects, training, absent)
     streams = [("pool", n) for n in numbers]
     streams += [("everybody", n) for n in range(block * everybody, (block + 1) * everybody)]
-    backend = compute.prepare(settings.compute)
-    phi, predicted, models = [], [], list[dict[str, object]]()
-    for position, (stream, rows) in enumerate(zip(streams, seen, strict=True), 1):
-        name = f"{stream[0]}-{stream[1]}"
-        title = f"model {position}/{len(streams)} ({name})"
-        margins, classes, facts = _one(stream, title, rows, packed, settings, backend)
-        phi.append(margins)
-        predicted.append(classes)
-        models.append({"name": name, "records": int(rows.sum()), **facts})
+    block_of = _Block(packed, training, seen, streams, settings, compute.prepare(settings.compute))
+    trained = block_of.train()
+    phi = [model.margins for model in trained]
+    predicted = [model.classes for model in trained]
+    models = [
+        {"name": f"{kind}-{number}", "records": int(rows.sum()), **model.cost}
+        for (kind, number), rows, model in zip(streams, seen, trained, strict=True)
+    ]
     for facts, share in zip(
         models, _unseen_accuracy(np.stack(predicted), labels, seen), strict=True
     ):
@@ -86,29 +93,83 @@ def main(block: int, data: Path, pack: Path, split: Path, params: Path, out: Pat
     )
 
 
-def _one(
-    stream: tuple[str, int],
-    title: str,
-    rows: NDArray[np.bool_],
-    packed: image_pack.Packed,
-    settings: Settings,
-    backend: compute.Backend,
-) -> tuple[Floats, Ints, dict[str, object]]:
-    """Train one model, take its answers, and delete it.
+@dataclass(frozen=True)
+class _Answers:
+    """What one model says of every record, and what its training cost."""
 
-    Returns:
-        (n,) margins, (n,) predicted classes, and the cost of the training.
-    """
-    loaded = reference_blocks.load_rows(rows, packed, settings, backend)
-    folder = Path(tempfile.mkdtemp(prefix="pool-"))
-    try:
-        path = folder / "model.safetensors"
-        cost = reference_blocks.train_model(loaded, settings, stream, path, title)
-        network = checkpoints.load(path, settings.model, settings.data)
-    finally:
-        shutil.rmtree(folder)
-    margins, classes = answers.of_all(network, packed, settings, backend)
-    return margins, classes, cost
+    margins: Floats
+    classes: Ints
+    cost: dict[str, object]
+
+
+@dataclass(frozen=True)
+class _Block:
+    """The models of a block, to be trained."""
+
+    packed: image_pack.Packed
+    training: NDArray[np.bool_]
+    seen: NDArray[np.bool_]
+    streams: list[tuple[str, int]]
+    settings: Settings
+    backend: compute.Backend
+
+    def train(self) -> list[_Answers]:
+        """Train all models, several at once where they can be, take their answers, and delete
+        them."""
+        answered: dict[int, _Answers] = {}
+        for group in self._groups():
+            answered |= dict(zip(group, self._train_group(group), strict=True))
+        return [answered[place] for place in range(len(self.streams))]
+
+    def _groups(self) -> list[list[int]]:
+        """Places of models that are trained at once: of as many steps, and as many as is best."""
+        like = architectures.build(self.settings.model, self.settings.data, seed=0)
+        size = stacked.count_of_pool(self.settings.compute, like, self.backend)
+        by_steps: dict[int, list[int]] = {}
+        for place, rows in enumerate(self.seen):
+            steps = training_loop.steps(int(rows.sum()), self.settings.train)
+            by_steps.setdefault(steps, []).append(place)
+        return [
+            places[first : first + size]
+            for places in by_steps.values()
+            for first in range(0, len(places), size)
+        ]
+
+    def _train_group(self, group: list[int]) -> list[_Answers]:
+        names = ", ".join("-".join(map(str, self.streams[place])) for place in group)
+        title = f"models {names}" if len(group) > 1 else f"model {names}"
+        folder = Path(tempfile.mkdtemp(prefix="pool-"))
+        try:
+            paths = [folder / f"{place}.safetensors" for place in group]
+            costs = reference_blocks.train_models(
+                self._records(self.training if len(group) > 1 else self.seen[group[0]]),
+                self.settings,
+                [self.streams[place] for place in group],
+                paths,
+                title,
+                rows=self._numbers(group) if len(group) > 1 else None,
+            )
+            networks = [
+                checkpoints.load(path, self.settings.model, self.settings.data) for path in paths
+            ]
+        finally:
+            shutil.rmtree(folder)
+        said = [
+            answers.of_all(network, self.packed, self.settings, self.backend)
+            for network in networks
+        ]
+        return [_Answers(*one, cost) for one, cost in zip(said, costs, strict=True)]
+
+    def _records(self, rows: NDArray[np.bool_]) -> training_loop.Records:
+        return reference_blocks.load_rows(rows, self.packed, self.settings, self.backend)
+
+    def _numbers(self, group: list[int]) -> list[Tensor]:
+        """For each model the places of its records among all training records."""
+        import torch
+
+        return [
+            torch.from_numpy(np.flatnonzero(self.seen[place][self.training])) for place in group
+        ]
 
 
 def _unseen_accuracy(predicted: Ints, labels: Ints, seen: NDArray[np.bool_]) -> list[float | None]:

@@ -811,7 +811,8 @@ class Compute(Section):
     together: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = Field(
         "auto",
         description="models of a block trained at once in one process, `auto` or a number; auto: "
-        "one, until stacks have been tried on a GPU",
+        "one, until stacks have been tried on a GPU; models of a pool four, where they are a plain "
+        "chain of layers on a processor",
     )
 
     def environment(self) -> dict[str, str]:

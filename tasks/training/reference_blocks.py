@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,9 @@ from tasks.common.errors import DataError, EvidenceError
 from tasks.common.settings import Settings
 from tasks.data import image_pack
 from tasks.training import architectures, checkpoints, compute, stacked, training_loop
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 RECIPE = "recipe.sha256"
 """File that identifies what a folder of finished models was trained from."""
@@ -67,7 +71,7 @@ def train_block(
             stage_cli.say(f"{title}: kept from a run that was interrupted")
             continue
         streams = [(kind, number) for number in group]
-        _train(training_records, settings, streams, paths, title, costs_beside=True)
+        train_models(training_records, settings, streams, paths, title, costs_beside=True)
     with files.whole_folder(out) as draft:
         for path in sorted(waiting.glob("seed-*")):
             path.rename(draft / path.name)
@@ -113,11 +117,11 @@ def train_model(
     title: str,
 ) -> dict[str, object]:
     """Train one model and write its weights. Returns its cost from the ledger."""
-    (cost,) = _train(training_records, settings, [stream], [path], title)
+    (cost,) = train_models(training_records, settings, [stream], [path], title)
     return cost
 
 
-def _train(
+def train_models(
     training_records: training_loop.Records,
     settings: Settings,
     streams: Sequence[tuple[str, int]],
@@ -125,14 +129,18 @@ def _train(
     title: str,
     *,
     costs_beside: bool = False,
+    rows: Sequence[Tensor] | None = None,
 ) -> list[dict[str, object]]:
     """Train models at once and write the weights of each. Returns the cost of each, its share of
     the time.
 
-    With `costs_beside` the costs are written beside the weights, as JSON and after them: a model
-    with a cost is finished. "done" is printed only when everything is written.
+    With `rows`, numbers of records for each of several models, a model learns from these alone; all
+    models have the same number of steps. With `costs_beside` the costs are written beside the
+    weights, as JSON and after them: a model with a cost is finished. "done" is printed only when
+    everything is written.
     """
-    stage_cli.say(f"{title}: {settings.train.epochs} epochs over {len(training_records)} records")
+    count = len(training_records) if rows is None else max(map(len, rows))
+    stage_cli.say(f"{title}: {settings.train.epochs} epochs over {count} records")
     started = time.perf_counter()
     weights, orders = (
         [seeds.derive(settings.seed, *stream, what) for stream in streams]
@@ -145,7 +153,7 @@ def _train(
             networks[0], training_records, settings.train, orders[0], Announcer(title)
         )
     else:
-        stacked.fit(networks, training_records, settings.train, orders, Announcer(title))
+        stacked.fit(networks, training_records, settings.train, orders, Announcer(title), rows)
         facts["together"] = len(networks)
     seconds = time.perf_counter() - started
     measured = {"seconds": round(seconds / len(networks), 3), **facts}

@@ -1,26 +1,30 @@
 """Several models of one recipe trained at once in one process, each as it would be alone up to
 rounding.
 
-The weights of all are stacked, and `torch.func.vmap` makes a step of one model a step of all: a
-convolution becomes one with a group per model. Each model has its own order of records and its own
-augmentation. This is for a GPU, which one small model leaves idle; on a processor one at a time is
-faster (docs/performance.md).
+Each model has its own order of records and its own augmentation. On a processor a plain chain of
+layers becomes one network with the channels of all (`channel_stack`), which is faster than one
+model at a time. Otherwise the weights are stacked, and `torch.func.vmap` makes a step of one model
+a step of all. That is for a GPU, which one small model leaves idle; on a processor it is slower
+than one model at a time (docs/performance.md).
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from tasks.common import settings, stage_cli
-from tasks.training import compute, training_loop
+from tasks.common.errors import EvidenceError
+from tasks.training import channel_stack, compute, training_loop
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Stack = tuple[dict[str, "Tensor"], dict[str, "Tensor"]]
 """Parameters and buffers of k models by name, each (k, ...)."""
+IN_CHANNELS = 4
+"""Models that share their channels: more of them leave the processor's cache."""
 
 
 def fit(
@@ -29,19 +33,22 @@ def fit(
     recipe: settings.Train,
     seeds: Sequence[int],
     progress: training_loop.Progress | None = None,
+    rows: Sequence[Tensor] | None = None,
 ) -> None:
     """Train classifiers of one architecture by cross-entropy, in place; they are left in evaluation
     mode.
 
     Args:
         networks: k classifiers that have nothing against it, see `why_not`.
-        records: what each learns from.
+        records: what they learn from.
         recipe: epochs and all the rest.
         seeds: k seeds of the order of records and of the augmentation, each as in `training.fit`.
         progress: told each step, with the mean of the losses.
+        rows: numbers of the records that each learns from, so many that all have the same number
+            of steps; None: each learns from all.
 
     Raises:
-        EvidenceError: there are fewer than two records.
+        EvidenceError: there are fewer than two records, or the models differ in their steps.
         ModelError: the loss of a model is not finite.
     """
     import torch
@@ -49,12 +56,22 @@ def fit(
     backend = records.backend
     for network in networks:
         network.to(backend.device, memory_format=records.memory_format).train()  # type: ignore[call-overload]
-    stack = torch.func.stack_module_state(list(networks))
-    steps = training_loop.steps(len(records), recipe)
+    among = list(rows) if rows is not None else [torch.arange(len(records))] * len(networks)
+    lengths = {training_loop.steps(len(own), recipe) for own in among}
+    if len(lengths) > 1:
+        raise EvidenceError(
+            f"got models of {', '.join(map(str, sorted(lengths)))} steps, expected the same number "
+            "for all that are trained at once"
+        )
+    (steps,) = lengths
     batches = [
-        records.batches(recipe.batch_size, torch.Generator().manual_seed(seed), recipe)
-        for seed in seeds
+        records.batches(recipe.batch_size, torch.Generator().manual_seed(seed), recipe, own)
+        for seed, own in zip(seeds, among, strict=True)
     ]
+    if in_channels(networks[0], backend):
+        _fit_in_channels(networks, batches, steps, recipe, backend, progress)
+        return
+    stack = torch.func.stack_module_state(list(networks))
 
     def objective(_: int) -> Tensor:
         images, labels = zip(*(next(each) for each in batches), strict=True)
@@ -74,6 +91,61 @@ def fit(
     weights = [{"params": list(stack[0].values())}]
     training_loop.optimise(weights, objective, steps, recipe.learning_rate, recipe, told)
     _unstack(networks, stack)
+
+
+def count_of_pool(wish: settings.Compute, network: nn.Module, backend: compute.Backend) -> int:
+    """How many models of a pool are trained at once.
+
+    As `count`; but `auto` is `IN_CHANNELS` where models share their channels, for nobody compares
+    models of a pool with models trained one by one.
+
+    Args:
+        wish: `together`.
+        network: one of the models.
+        backend: where they are trained.
+    """
+    if not in_channels(network, backend):
+        return 1
+    return IN_CHANNELS if wish.together == "auto" else wish.together
+
+
+def in_channels(network: nn.Module, backend: compute.Backend) -> bool:
+    """Whether models like this one are trained as one network with the channels of all."""
+    return backend.device.type == "cpu" and channel_stack.chain(network) is not None
+
+
+def _fit_in_channels(
+    networks: Sequence[nn.Module],
+    batches: Sequence[Iterator[tuple[Tensor, Tensor]]],
+    steps: int,
+    recipe: settings.Train,
+    backend: compute.Backend,
+    progress: training_loop.Progress | None,
+) -> None:
+    """As `fit`, by a `ChannelStack`."""
+    import torch
+    from torch.nn import functional
+
+    stack = channel_stack.ChannelStack(networks)
+
+    def objective(_: int) -> Tensor:
+        images, labels = zip(*(next(each) for each in batches), strict=True)
+        with backend.autocast():
+            logits = stack.logits(images).flatten(0, 1)
+            loss = functional.cross_entropy(
+                logits, torch.cat(labels), label_smoothing=recipe.label_smoothing
+            )
+        return loss * len(networks)  # the sum of the models' losses
+
+    def told(step: int, loss: float) -> None:
+        if progress:
+            progress(step, loss / len(networks))
+
+    weights = [{"params": stack.weights}]
+    training_loop.optimise(weights, objective, steps, recipe.learning_rate, recipe, told)
+    stack.unstack(networks)
+    for network in networks:
+        network.eval()
 
 
 def count(
@@ -111,6 +183,8 @@ def why_not(network: nn.Module, records: training_loop.Records) -> str | None:
     import torch
 
     backend = records.backend
+    if in_channels(network, backend):
+        return None
     pair = [
         copy.deepcopy(network)
         .to(backend.device, memory_format=records.memory_format)  # type: ignore[call-overload]

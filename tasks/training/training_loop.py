@@ -94,25 +94,33 @@ class Records:
         return part
 
     def batches(
-        self, size: int, generator: torch.Generator, recipe: settings.Train
+        self,
+        size: int,
+        generator: torch.Generator,
+        recipe: settings.Train,
+        among: Tensor | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Endless batches (images, labels), every record once per epoch; a rest too small for a
         batch waits.
 
         Order and augmentation are drawn from the generator, on the CPU and so the same for every
-        device.
+        device. With `among`, numbers of records, only these are in the batches.
 
         Raises:
             EvidenceError: there are fewer than two records, too few for batch norm.
         """
         import torch
 
-        if len(self) < 2:
-            raise EvidenceError(f"got {len(self)} records to train on, expected at least 2")
-        size = min(size, len(self))
+        count = len(self) if among is None else len(among)
+        if count < 2:
+            raise EvidenceError(f"got {count} records to train on, expected at least 2")
+        size = min(size, count)
         while True:
-            order = torch.randperm(len(self), generator=generator).to(self.backend.device)
-            for start in range(0, len(self) - size + 1, size):
+            order = torch.randperm(count, generator=generator)
+            if among is not None:
+                order = among.cpu()[order]
+            order = order.to(self.backend.device)
+            for start in range(0, count - size + 1, size):
                 rows = order[start : start + size]
                 pixels = augmented(self.images[rows], recipe, generator)
                 yield self._normalised(pixels), self.labels[rows]

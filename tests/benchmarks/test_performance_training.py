@@ -77,11 +77,11 @@ def test_the_training_table_has_a_row_for_each_world_measured(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(training, "Crew", Here)
-    training.main(["digits"], models=2, cores=1, bf16=True, out=tmp_path, page=page, **SMALL)
+    training.main(["digits"], models=4, cores=1, bf16=True, out=tmp_path, page=page, **SMALL)
     row = files.read_json(tmp_path / "training.json")["worlds"]["digits"]
-    assert row["ours"]["times_as_fast"]["runs"] == 1
-    assert row["models"] == row["ours"]["accuracy"]["models"] == 2
-    assert "| digits: 256 records, 2 epochs |" in page.read_text(encoding="utf-8")
+    assert row["float32"]["times_as_fast"]["runs"] == 1
+    assert row["models"] == row["bf16, 4 at once"]["accuracy"]["models"] == 4
+    assert "| digits, float32: 256 records, 2 epochs |" in page.read_text(encoding="utf-8")
 
 
 def test_the_difference_of_two_ways_has_an_interval_that_holds_it() -> None:

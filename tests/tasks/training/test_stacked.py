@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from tasks.common import files, settings, stage_cli
-from tasks.common.errors import ModelError
+from tasks.common.errors import EvidenceError, ModelError
 from tasks.data import image_pack
 from tasks.training import (
     architectures,
@@ -272,3 +272,50 @@ def test_a_block_trained_at_once_has_the_models_of_one_trained_one_by_one(
         for number in (3, 4, 5)
     ]
     assert counts == [2, 2, None]  # what was done stands with each model: the last one was alone
+
+
+def test_each_model_can_learn_from_records_of_its_own() -> None:
+    known = records()
+    own = [torch.arange(0, 32), torch.arange(8, 40), torch.arange(40)[torch.arange(40) % 5 != 0]]
+    at_once = [small(seed) for seed in SEEDS]
+    stacked.fit(at_once, known, RECIPE, SEEDS, rows=own)
+    for seed, rows, network in zip(SEEDS, own, at_once, strict=True):
+        alone = small(seed)
+        training_loop.fit(alone, known.rows(rows), RECIPE, seed)
+        for one, other in zip(
+            alone.state_dict().values(), network.state_dict().values(), strict=True
+        ):
+            assert torch.allclose(one, other, atol=1e-4)
+
+
+def test_models_of_different_lengths_are_not_trained_in_one_step() -> None:
+    with pytest.raises(EvidenceError, match="of 2, 4 steps"):
+        stacked.fit(
+            [small(3), small(4)],
+            records(),
+            RECIPE,
+            (3, 4),
+            rows=[torch.arange(40), torch.arange(20)],
+        )
+
+
+@pytest.mark.parametrize(
+    ("network", "shares"),
+    [
+        (small(0), True),
+        (residual(0), False),
+        (nn.Sequential(nn.Conv2d(3, 4, 3, groups=1), nn.Flatten(), nn.LazyLinear(3)), False),
+        (nn.Sequential(nn.Conv2d(3, 6, 3, groups=3), nn.Flatten(), nn.Linear(216, 3)), False),
+        (nn.Sequential(nn.Conv2d(3, 4, 3), nn.Dropout(), nn.Flatten(), nn.Linear(144, 3)), False),
+        (nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 3)), True),
+    ],
+)
+def test_only_plain_chains_of_layers_share_their_channels(network: nn.Module, shares: bool) -> None:
+    assert stacked.in_channels(network, records().backend) == shares
+
+
+def test_models_of_a_pool_are_trained_several_at_once_where_they_share_channels() -> None:
+    backend = records().backend
+    assert stacked.count_of_pool(settings.Compute(), small(0), backend) == stacked.IN_CHANNELS
+    assert stacked.count_of_pool(settings.Compute(together=2), small(0), backend) == 2
+    assert stacked.count_of_pool(settings.Compute(), residual(0), backend) == 1
