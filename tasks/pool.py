@@ -19,13 +19,11 @@ from tasks.common.settings import Settings
 from tasks.data import image_pack, records
 from tasks.pooling import answers, folds, table
 from tasks.training import (
-    architectures,
     checkpoints,
     compute,
     original_check,
     reference_blocks,
     release_lineage,
-    stacked,
     training_loop,
 )
 from tasks.verification.scoring import Floats, Ints
@@ -117,23 +115,10 @@ class _Block:
         """Train all models, several at once where they can be, take their answers, and delete
         them."""
         answered: dict[int, _Answers] = {}
-        for group in self._groups():
+        counts = [int(rows.sum()) for rows in self.seen]
+        for group in reference_blocks.groups_of_pool(counts, self.settings, self.backend):
             answered |= dict(zip(group, self._train_group(group), strict=True))
         return [answered[place] for place in range(len(self.streams))]
-
-    def _groups(self) -> list[list[int]]:
-        """Places of models that are trained at once: of as many steps, and as many as is best."""
-        like = architectures.build(self.settings.model, self.settings.data, seed=0)
-        size = stacked.count_of_pool(self.settings.compute, like, self.backend)
-        by_steps: dict[int, list[int]] = {}
-        for place, rows in enumerate(self.seen):
-            steps = training_loop.steps(int(rows.sum()), self.settings.train)
-            by_steps.setdefault(steps, []).append(place)
-        return [
-            places[first : first + size]
-            for places in by_steps.values()
-            for first in range(0, len(places), size)
-        ]
 
     def _train_group(self, group: list[int]) -> list[_Answers]:
         names = ", ".join("-".join(map(str, self.streams[place])) for place in group)

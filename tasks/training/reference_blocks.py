@@ -121,6 +121,31 @@ def train_model(
     return cost
 
 
+def groups_of_pool(
+    counts: Sequence[int], settings: Settings, backend: compute.Backend
+) -> list[list[int]]:
+    """Which models of a pool are trained at once: models of as many steps, as many as is best.
+
+    Args:
+        counts: records of each model.
+        settings: recipe, architecture and `compute.together`.
+        backend: where they are trained.
+
+    Returns:
+        Places of the models, each in one group.
+    """
+    like = architectures.build(settings.model, settings.data, seed=0)
+    size = stacked.count_of_pool(settings.compute, like, backend)
+    by_steps: dict[int, list[int]] = {}
+    for place, count in enumerate(counts):
+        by_steps.setdefault(training_loop.steps(count, settings.train), []).append(place)
+    return [
+        places[first : first + size]
+        for places in by_steps.values()
+        for first in range(0, len(places), size)
+    ]
+
+
 def train_models(
     training_records: training_loop.Records,
     settings: Settings,
