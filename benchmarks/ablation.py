@@ -91,13 +91,13 @@ def main(study: Study) -> None:
     Example: python -m benchmarks.ablation --world digits --originals 2 --page docs/methods.md
     """
     methods.make_models(study)
-    wishes = configurations(study.given.settings.train)
+    variants = configurations(study.given.settings.train)
     outcomes = methods.in_rounds(
         study,
         {EXACT: {"method": "retrain"}}
         | {
             f"{around}: {what}": wish
-            for around, changes in wishes.items()
+            for around, changes in variants.items()
             for what, wish in changes.items()
         },
         "ablation",
@@ -105,13 +105,13 @@ def main(study: Study) -> None:
     retrain = [result["seconds"] for result in outcomes[EXACT]]
     figures = {
         "retrain_seconds": float(np.median(retrain)),
-        "settings": wishes,
+        "settings": variants,
         "retrain": methods.figures(outcomes[EXACT], retrain),
         "rows": {
             around: {
                 what: methods.figures(outcomes[f"{around}: {what}"], retrain) for what in changes
             }
-            for around, changes in wishes.items()
+            for around, changes in variants.items()
         },
     }
     study.publish("ablation", figures, table)
@@ -119,7 +119,7 @@ def main(study: Study) -> None:
 
 def table(result: dict[str, Any]) -> str:
     """The figures as Markdown, and whether weights that adapt beat a fixed one."""
-    made, retrain = result["versions"], result["retrain"]
+    versions, retrain = result["versions"], result["retrain"]
     lines = [
         f"**{result['world']}**: {result['about']}. {retrain['trials']} originals × batches, "
         f"{retrain['judged']} "
@@ -142,8 +142,8 @@ def table(result: dict[str, Any]) -> str:
             if around != RESET
         ),
         "",
-        f"`{result['command']}` ({made['processor']}, Python {made['python']}, torch "
-        f"{made['torch']}).",
+        f"`{result['command']}` ({versions['processor']}, Python {versions['python']}, torch "
+        f"{versions['torch']}).",
         "",
     ]
     return "\n".join(lines)
@@ -157,8 +157,10 @@ def compared(changes: dict[str, dict[str, Any]], around: str) -> str:
     }
     fixed = {f"{weight:g}": changes[f"balance fixed, {weight:g}"] for weight in FIXED}
 
-    def rank(one: dict[str, Any]) -> tuple[float, float]:
-        return (-one["pass"], abs(one["influence"][1])) if one["influence"] else (np.inf, np.inf)
+    def rank(entry: dict[str, Any]) -> tuple[float, float]:
+        return (
+            (-entry["pass"], abs(entry["influence"][1])) if entry["influence"] else (np.inf, np.inf)
+        )
 
     (ours, own), (weight, its) = (
         min(group.items(), key=lambda item: rank(item[1])) for group in (adaptive, fixed)

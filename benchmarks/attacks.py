@@ -231,7 +231,7 @@ def in_postgres(world: World, found: Round, database: Any) -> None:
     hands_in_the_register(world, found, database)
     for _ in range(2):
         found.faults += _kill(
-            world, ("finalize",), world.chance.uniform(0.5, FINALIZING), whole=True
+            world, ("finalize",), world.chance.uniform(0.5, FINALIZING), whole_group=True
         )
 
 

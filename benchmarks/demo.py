@@ -82,11 +82,11 @@ def _in_environment(
 ) -> dict[str, Any]:
     """What one process prints that works under these variables and no others of the kind."""
     kinds = {name for chosen, _ in ROWS.values() for name in chosen}
-    kept = {key: value for key, value in os.environ.items() if key not in kinds}
+    environment = {key: value for key, value in os.environ.items() if key not in kinds}
     words = [sys.executable, "-m", "benchmarks.demo", JUDGE, precision]
     done = subprocess.run(
         [*words, str(references), str(originals)],
-        env={**kept, **variables},
+        env={**environment, **variables},
         stdout=subprocess.PIPE,
         check=True,
         text=True,
@@ -106,7 +106,7 @@ def judge_here(precision: str, references: int, originals: int) -> dict[str, Any
     chosen = _settings(world.settings, precision)
     backend = compute.prepare(chosen.compute)
     training = world.roles == "training"
-    asked = np.isin(world.subjects, PEOPLE)
+    of_people = np.isin(world.subjects, PEOPLE)
 
     def records(rows: Any) -> training_loop.Records:
         return training_loop.Records(world.images[rows], world.labels[rows], chosen.model, backend)
@@ -120,15 +120,17 @@ def judge_here(precision: str, references: int, originals: int) -> dict[str, Any
         return network
 
     with_them = [trained(training, "with", n) for n in range(originals + references)]
-    without = [trained(training & ~asked, "without", n) for n in range(1 + references)]
+    without = [trained(training & ~of_people, "without", n) for n in range(1 + references)]
     rules = GateRules(**chosen.verify.model_dump(exclude={"mode"})).answers_alone()
     unlearned, before, ends = Counter[str](), Counter[str](), list[float]()
     for original in with_them[:originals]:
         yardstick = [original, without[0], *with_them[originals:], *without[1:]]
         fixed = verdicts.answers_of(yardstick, world, backend)
-        network, _ = fcalb.unlearn(original, records(asked), records(training & ~asked), chosen)
-        judged = verdicts.answers_of([network], world, backend)
-        scores = verdicts.table_of_scores(world, 0, judged, fixed, references)
+        network, _ = fcalb.unlearn(
+            original, records(of_people), records(training & ~of_people), chosen
+        )
+        answers = verdicts.answers_of([network], world, backend)
+        scores = verdicts.table_of_scores(world, 0, answers, fixed, references)
         for person in PEOPLE:
             verdict = judge(scores, f"person-{person}", rules)
             unlearned[verdict.verdict] += 1
@@ -140,14 +142,14 @@ def judge_here(precision: str, references: int, originals: int) -> dict[str, Any
     return {"verdicts": unlearned, "originals": before, "ends": [min(ends), max(ends)]}
 
 
-def _settings(given: settings.Settings, precision: str) -> settings.Settings:
+def _settings(base: settings.Settings, precision: str) -> settings.Settings:
     """The demo's settings at one precision; what is portable follows from the variables alone."""
     with TemporaryDirectory() as folder:
         demo = settings.assign(
             Path(folder) / "params.yaml",
             [*layout.DEMO, f"compute.precision={precision}", "compute.portable=false"],
         )
-    return given.model_copy(update={"unlearn": demo.unlearn, "compute": demo.compute})
+    return base.model_copy(update={"unlearn": demo.unlearn, "compute": demo.compute})
 
 
 def _text(rows: dict[str, Any]) -> str:

@@ -60,22 +60,22 @@ def main() -> None:
         "--work", type=Path, required=True, help="an empty folder for the workspace"
     )
     chosen.add_argument("--out", type=Path, default=Path("docs/examples"))
-    given = chosen.parse_args()
-    work, out = given.work.resolve(), given.out.resolve()
+    options = chosen.parse_args()
+    work, out = options.work.resolve(), options.out.resolve()
     tool(work.parent, "init", str(work))
     tool(work, "import", "digits")
     record = single_record(work / "data" / "manifest.csv", "writer-07")
     save(work / "requests" / f"{BATCH}.json", [*map(request, SUBJECTS), request(SINGLE, record)])
     settings = [f"report.{key}={json.dumps(value)}" for key, value in KNOWN.items()]
-    found = kept(run(work, *layout.DEMO, *settings), out, {})
-    save(work / "ledger" / "decisions" / f"{BATCH}.json", decisions(work, found["pass"]))
+    reports = kept(run(work, *layout.DEMO, *settings), out, {})
+    save(work / "ledger" / "decisions" / f"{BATCH}.json", decisions(work, reports["pass"]))
     run(work)
-    copy(work / "reports" / BATCH / found["pass"], out / "erased")
+    copy(work / "reports" / BATCH / reports["pass"], out / "erased")
     save(work / "ledger" / "decisions" / f"{BATCH}.json", {})
-    found = kept(run(work, f"verify.rho0={STRICT}"), out, {**found, "erased": found["pass"]})
+    reports = kept(run(work, f"verify.rho0={STRICT}"), out, {**reports, "erased": reports["pass"]})
     published = ("unlearn.method=fcalb_plain", "unlearn.reset=0")
-    found = kept(run(work, "verify.rho0=0.5", *published), out, found)
-    if missing := [kind for kind in KINDS if kind not in found]:
+    reports = kept(run(work, "verify.rho0=0.5", *published), out, reports)
+    if missing := [kind for kind in KINDS if kind not in reports]:
         raise SystemExit(f"no request ended as {', '.join(missing)}; change the batch")
 
 
@@ -114,15 +114,15 @@ def run(work: Path, *assignments: str) -> Path:
     return work / "reports" / BATCH
 
 
-def kept(reports: Path, out: Path, found: dict[str, str]) -> dict[str, str]:
+def kept(reports: Path, out: Path, so_far: dict[str, str]) -> dict[str, str]:
     """Copy the first report of each kind that is not there yet; the requests that they are of, by
     kind."""
     for path in sorted(reports.glob("*/evidence.json")):
         kind = json.loads(path.read_text(encoding="utf-8"))["outcome"]
-        if kind not in found:
+        if kind not in so_far:
             copy(path.parent, out / kind)
-            found = {**found, kind: path.parent.name}
-    return found
+            so_far = {**so_far, kind: path.parent.name}
+    return so_far
 
 
 def copy(report: Path, target: Path) -> None:
@@ -141,7 +141,7 @@ def decisions(work: Path, request_id: str) -> dict[str, Any]:
     started = datetime.fromisoformat(evidence["provenance"]["started"])
     erased = started + timedelta(days=3)
     entry = {"at": stamp(erased), "by": "A. Example", "request": request_id}
-    gone = [
+    erased_copies = [
         {
             **entry,
             "store": copy["store"],
@@ -174,7 +174,7 @@ def decisions(work: Path, request_id: str) -> dict[str, Any]:
     ]
     return {
         "approvals": [{**approval, "comment": "The interval lies within the limits. (Example)"}],
-        "erasure": gone + waits,
+        "erasure": erased_copies + waits,
         "notices": notices,
     }
 

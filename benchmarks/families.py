@@ -73,24 +73,27 @@ def attempt(trial: Family) -> dict[str, Any]:
 
 def table(result: dict[str, Any]) -> str:
     """The counts as Markdown."""
-    made = result["versions"]
+    versions = result["versions"]
     lines = [
         "| model | weights, million | side, pixels | taps: `last` | taps: `all` | classifier's "
         "input |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
-    for one in result["models"]:
-        if one["error"]:
-            lines.append(f"| {one['name']} | | | none | none | {one['error'].replace('|', ' ')} |")
+    for family in result["models"]:
+        if family["error"]:
+            lines.append(
+                f"| {family['name']} | | | none | none | {family['error'].replace('|', ' ')} |"
+            )
             continue
-        shape = " × ".join(map(str, one["taps"][-1]))
+        shape = " × ".join(map(str, family["taps"][-1]))
         lines.append(
-            f"| {one['name']} | {one['weights'] / 1e6:.1f} | {one['side']} | 1 | "
-            f"{len(one['taps'])} | {shape} |"
+            f"| {family['name']} | {family['weights'] / 1e6:.1f} | {family['side']} | 1 | "
+            f"{len(family['taps'])} | {shape} |"
         )
     lines += [
         "",
-        f"`{result['command']}` (torch {made['torch']}, torchvision {made['torchvision']}).",
+        f"`{result['command']}` "
+        f"(torch {versions['torch']}, torchvision {versions['torchvision']}).",
         "",
     ]
     return "\n".join(lines)

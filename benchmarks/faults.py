@@ -161,10 +161,10 @@ class World:
 
     def register(self) -> list[dict[str, Any]]:
         """What the register says of all requests."""
-        found: list[dict[str, Any]] = json.loads(
+        requests: list[dict[str, Any]] = json.loads(
             self.until_done("requests", "list", "--all", "--json")
         )
-        return found
+        return requests
 
     def plain(self, *command: str) -> tuple[int, str]:
         """Run another program in the workspace."""
@@ -191,22 +191,22 @@ class World:
     def needles(self) -> list[bytes]:
         """What must be found nowhere once those who asked are erased: their pictures' bytes, hashes
         and ids."""
-        found = []
+        own_needles = []
         for subject in self.asked.values():
-            found += [subject.encode(), hashlib.sha256(subject.encode()).hexdigest().encode()]
+            own_needles += [subject.encode(), hashlib.sha256(subject.encode()).hexdigest().encode()]
             for record, content in self.records[subject].items():
                 digests = (hashlib.md5(content).hexdigest(), hashlib.sha256(content).hexdigest())  # noqa: S324
-                found += [content, record.encode(), *(digest.encode() for digest in digests)]
-        return found
+                own_needles += [content, record.encode(), *(digest.encode() for digest in digests)]
+        return own_needles
 
 
 def play(
-    number: int, scenario: str, seed: int, template: Path, place: Path, database: Postgres | None
+    number: int, scenario: str, seed: int, template: Path, parent: Path, database: Postgres | None
 ) -> Round:
     """Play one round in a folder of its own, which is removed afterwards if everything held."""
-    found = Round(number, scenario, seed)
+    outcome = Round(number, scenario, seed)
     started = time.monotonic()
-    folder = place / f"round-{number}"
+    folder = parent / f"round-{number}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     shutil.copytree(template, folder / "world", symlinks=True)
@@ -214,60 +214,64 @@ def play(
     extra = {"ERASURE_AUDIT_DATABASE": database.fresh(f"round{number}")} if database else {}
     world = World(folder / "world", chance, extra)
     try:
-        scenarios()[scenario](world, found, database)
+        scenarios()[scenario](world, outcome, database)
         finish(world)
-        found.broken += _promises(world)
+        outcome.broken += _promises(world)
     except (AuditError, OSError, subprocess.TimeoutExpired, ValueError, KeyError) as error:
-        found.broken.append(f"{type(error).__name__}: {error}")
+        outcome.broken.append(f"{type(error).__name__}: {error}")
     finally:
         _end_what_is_left(world)
-        found.seconds = round(time.monotonic() - started, 1)
-        if not found.broken:
+        outcome.seconds = round(time.monotonic() - started, 1)
+        if not outcome.broken:
             shutil.rmtree(folder, ignore_errors=True)
-    return found
+    return outcome
 
 
 # -- what is broken -------------------------------------------------------------------------------
 
 
-def killed_flow(world: World, found: Round, _database: Postgres | None) -> None:
+def killed_flow(world: World, outcome: Round, _database: Postgres | None) -> None:
     """The flow's own process dies, at any moment of the night and of the finalizing; its stages are
     orphans then."""
     world.ask(_some_subjects(world))
     for _ in range(3):
-        found.faults += _kill(world, ("nightly",), world.chance.uniform(0.5, NIGHT), whole=False)
+        outcome.faults += _kill(
+            world, ("nightly",), world.chance.uniform(0.5, NIGHT), whole_group=False
+        )
     world.until_done("nightly")
     approve(world)
     for _ in range(3):
-        found.faults += _kill(
-            world, ("finalize",), world.chance.uniform(0.5, FINALIZING), whole=False
+        outcome.faults += _kill(
+            world, ("finalize",), world.chance.uniform(0.5, FINALIZING), whole_group=False
         )
 
 
-def killed_machine(world: World, found: Round, _database: Postgres | None) -> None:
+def killed_machine(world: World, outcome: Round, _database: Postgres | None) -> None:
     """Everything dies at once, as when a machine loses power (what was written before is on the
     disk)."""
     world.ask(_some_subjects(world))
     for _ in range(2):
-        found.faults += _kill(world, ("nightly",), world.chance.uniform(0.5, NIGHT), whole=True)
+        outcome.faults += _kill(
+            world, ("nightly",), world.chance.uniform(0.5, NIGHT), whole_group=True
+        )
     world.until_done("nightly")
     approve(world)
     for _ in range(4):
-        found.faults += _kill(
-            world, ("finalize",), world.chance.uniform(0.5, FINALIZING), whole=True
+        outcome.faults += _kill(
+            world, ("finalize",), world.chance.uniform(0.5, FINALIZING), whole_group=True
         )
 
 
-def killed_stage(world: World, found: Round, _database: Postgres | None) -> None:
+def killed_stage(world: World, outcome: Round, _database: Postgres | None) -> None:
     """A stage dies under a flow that lives."""
     world.ask(_some_subjects(world))
     for _ in range(2):
-        found.faults += _kill_stages(world, ("nightly",), 3)
+        outcome.faults += _kill_stages(world, ("nightly",), 3)
     world.until_done("nightly")
     approve(world)
 
 
-def killed_worker(world: World, found: Round, _database: Postgres | None) -> None:
+def killed_worker(world: World, outcome: Round, _database: Postgres | None) -> None:
     """Machines that stages were handed to die in the middle of them, with all that runs there."""
     _with_remote(world)
     world.environment |= {
@@ -306,27 +310,27 @@ def killed_worker(world: World, found: Round, _database: Postgres | None) -> Non
         world.ask(_some_subjects(world))
         process = world.start("nightly")
         started = time.monotonic()
-        for place, name in enumerate(("first", "second")):
-            victim = agents[place]
+        for position, name in enumerate(("first", "second")):
+            victim = agents[position]
             _until(functools.partial(_ended_or_at_work, process, victim), 240)
             if process.poll() is not None:
                 break
             time.sleep(world.chance.uniform(0, 4))
             _kill_tree(victim.pid)
             after = round(time.monotonic() - started, 1)
-            found.faults.append(Fault("killed worker", "nightly", after, "its machine is gone"))
-            agents[place] = _agent(
+            outcome.faults.append(Fault("killed worker", "nightly", after, "its machine is gone"))
+            agents[position] = _agent(
                 world, name
             )  # it comes back, and clears what it had of the stage
         text, _ = process.communicate(timeout=600)
-        for fault in found.faults:
+        for fault in outcome.faults:
             fault.seen += f"; then {_told(process.returncode, text)}"
         world.until_done("nightly")
         approve(world)
         finish(world)
     finally:
-        for one in (*agents, server):
-            _kill_tree(one.pid)
+        for started_process in (*agents, server):
+            _kill_tree(started_process.pid)
         world.environment = {
             key: value
             for key, value in world.environment.items()
@@ -334,7 +338,7 @@ def killed_worker(world: World, found: Round, _database: Postgres | None) -> Non
         }
 
 
-def full_disk(world: World, found: Round, _database: Postgres | None) -> None:
+def full_disk(world: World, outcome: Round, _database: Postgres | None) -> None:
     """The disk is full in the middle of the night, and of the finalizing; then somebody makes
     room."""
     world.ask(_some_subjects(world))
@@ -344,7 +348,7 @@ def full_disk(world: World, found: Round, _database: Postgres | None) -> None:
                 room = int(10 ** world.chance.uniform(3.5, 7))
                 with fill(room):
                     code, text = world.give(*command)
-                found.faults.append(
+                outcome.faults.append(
                     Fault(
                         "disk full",
                         command[0],
@@ -357,7 +361,7 @@ def full_disk(world: World, found: Round, _database: Postgres | None) -> None:
                 approve(world)
 
 
-def remote_gone(world: World, found: Round, _database: Postgres | None) -> None:
+def remote_gone(world: World, outcome: Round, _database: Postgres | None) -> None:
     """The remote cannot be reached when things are pushed to it, and when they have to be erased
     from it."""
     away = world.folder.parent / "remote-away"
@@ -367,7 +371,7 @@ def remote_gone(world: World, found: Round, _database: Postgres | None) -> None:
         remote.rename(away)
         remote.write_text("not a folder")  # as a mount that has gone
         code, text = world.give(*command)
-        found.faults.append(Fault("remote gone", command[0], 0.0, _told(code, text)))
+        outcome.faults.append(Fault("remote gone", command[0], 0.0, _told(code, text)))
         remote.unlink()
         away.rename(remote)
         if command == ("nightly",):
@@ -375,7 +379,7 @@ def remote_gone(world: World, found: Round, _database: Postgres | None) -> None:
             approve(world)
 
 
-def database_gone(world: World, found: Round, database: Postgres | None) -> None:
+def database_gone(world: World, outcome: Round, database: Postgres | None) -> None:
     """The register's server stops at once, and comes back after the command has ended."""
     if database is None:
         raise AuditError(
@@ -389,7 +393,7 @@ def database_gone(world: World, found: Round, database: Postgres | None) -> None
         (("finalize",), FINALIZING),
     ):
         if command == ("finalize",) and not any(
-            fault.during == "finalize" for fault in found.faults
+            fault.during == "finalize" for fault in outcome.faults
         ):
             world.until_done("nightly")
             approve(world)
@@ -399,12 +403,12 @@ def database_gone(world: World, found: Round, database: Postgres | None) -> None
         database.stop()
         text, _ = process.communicate(timeout=600)
         database.start()
-        found.faults.append(
+        outcome.faults.append(
             Fault("database gone", command[0], round(after, 1), _told(process.returncode, text))
         )
 
 
-def two_schedulers(world: World, found: Round, _database: Postgres | None) -> None:
+def two_schedulers(world: World, outcome: Round, _database: Postgres | None) -> None:
     """Three schedulers begin the same work at nearly the same moment."""
     world.ask(_some_subjects(world))
     for command in (("nightly",), ("finalize",)):
@@ -413,17 +417,17 @@ def two_schedulers(world: World, found: Round, _database: Postgres | None) -> No
             running.append(world.start(*command))
             time.sleep(world.chance.uniform(0, 0.5))
         ended = [(process.communicate(timeout=600)[0], process.returncode) for process in running]
-        seen = "; ".join(sorted(_told(code, text) for text, code in ended))
-        found.faults += [
-            Fault("started twice", command[0], 0.0, seen),
-            Fault("started thrice", command[0], 0.0, seen),
+        endings = "; ".join(sorted(_told(code, text) for text, code in ended))
+        outcome.faults += [
+            Fault("started twice", command[0], 0.0, endings),
+            Fault("started thrice", command[0], 0.0, endings),
         ]
         if command == ("nightly",):
             world.until_done("nightly")
             approve(world)
 
 
-def months_end(world: World, found: Round, _database: Postgres | None) -> None:
+def months_end(world: World, outcome: Round, _database: Postgres | None) -> None:
     """The night passes from one month, or year, to the next, and a request of the 31st has a
     deadline in February."""
     if shutil.which("faketime") is None:
@@ -434,24 +438,24 @@ def months_end(world: World, found: Round, _database: Postgres | None) -> None:
     world.ask(_some_subjects(world), day=moment.split()[0])
     prefix = ("faketime", "-f", f"@{moment}")
     code, text = world.give("nightly", prefix=prefix)
-    found.faults.append(Fault("month's end", "nightly", 0.0, f"{moment}: {_told(code, text)}"))
+    outcome.faults.append(Fault("month's end", "nightly", 0.0, f"{moment}: {_told(code, text)}"))
     due = {case["due"] for case in world.register()}
     expected = {"2026-12-31": "2027-02-01", "2027-01-31": "2027-03-01", "2028-02-28": "2028-03-28"}[
         moment.split()[0]
     ]
     if due != {expected}:
-        found.broken.append(f"deadline: got {due}, expected {expected}")
+        outcome.broken.append(f"deadline: got {due}, expected {expected}")
     world.until_done("nightly")
     approve(world)
     code, text = world.give("finalize", prefix=prefix)
-    found.faults.append(Fault("month's end", "finalize", 0.0, f"{moment}: {_told(code, text)}"))
+    outcome.faults.append(Fault("month's end", "finalize", 0.0, f"{moment}: {_told(code, text)}"))
 
 
-def rotten_cache(world: World, found: Round, _database: Postgres | None) -> None:
+def rotten_cache(world: World, outcome: Round, _database: Postgres | None) -> None:
     """An object in DVC's cache, and the file made from it, lose some of their bytes between two
     runs."""
     world.ask(_some_subjects(world))
-    found.faults += _kill(world, ("nightly",), world.chance.uniform(0.5, NIGHT), whole=True)
+    outcome.faults += _kill(world, ("nightly",), world.chance.uniform(0.5, NIGHT), whole_group=True)
     for command in (("nightly",), ("finalize",)):
         cache = sorted(
             path for path in (world.folder / ".dvc/cache/files").rglob("*") if path.is_file()
@@ -463,7 +467,7 @@ def rotten_cache(world: World, found: Round, _database: Postgres | None) -> None
         victim.write_bytes(bytes(byte ^ 0x5A for byte in sound[:64]) + sound[64:])
         victim.chmod(mode)  # bytes rot without anybody's leave, so DVC has no reason to look
         code, text = world.give(*command)
-        found.faults.append(Fault("rotten object", command[0], 0.0, _told(code, text)))
+        outcome.faults.append(Fault("rotten object", command[0], 0.0, _told(code, text)))
         if (
             victim.exists()
         ):  # the operator restores it from a backup, where the run has not made it anew
@@ -475,17 +479,19 @@ def rotten_cache(world: World, found: Round, _database: Postgres | None) -> None
             approve(world)
 
 
-def hostile_requests(world: World, found: Round, _database: Postgres | None) -> None:
+def hostile_requests(world: World, outcome: Round, _database: Postgres | None) -> None:
     """Requests whose fields try to break what reads, stores or prints them, among good ones."""
     inbox = world.folder / "inbox"
     world.ask(_some_subjects(world))
-    for place, (name, entry) in enumerate(_hostile(world)):
+    for position, (name, entry) in enumerate(_hostile(world)):
         text = entry if isinstance(entry, str) else json.dumps([entry])
-        files.write_bytes(inbox / f"hostile-{place}.json", text.encode(errors="surrogatepass"))
+        files.write_bytes(inbox / f"hostile-{position}.json", text.encode(errors="surrogatepass"))
         code, text = world.give("intake", "drop")
-        found.faults.append(Fault("hostile request", "intake", 0.0, f"{name}: {_told(code, text)}"))
+        outcome.faults.append(
+            Fault("hostile request", "intake", 0.0, f"{name}: {_told(code, text)}")
+        )
         if "Traceback" in text:
-            found.broken.append(f"{name}: an exception reached the operator")
+            outcome.broken.append(f"{name}: an exception reached the operator")
     world.until_done("nightly")
     approve(world)
 
@@ -542,8 +548,8 @@ def _promises(world: World) -> list[str]:
     """What was not kept, in words; empty: all was."""
     broken = []
     cases = {case["request_id"]: case for case in world.register()}
-    if lost := set(world.asked) - set(cases):
-        broken.append(f"{len(lost)} requests are lost")
+    if missing := set(world.asked) - set(cases):
+        broken.append(f"{len(missing)} requests are lost")
     for request in world.asked:
         code, text = world.give("requests", "show", request, "--json")
         kinds = (
@@ -557,9 +563,11 @@ def _promises(world: World) -> list[str]:
     if code != 0:
         broken.append(f"chain: {_told(code, text)}")
     broken += _half_written(world)
-    left = _left(world)
+    remains = _left(world)
     broken += (
-        [f"left after the receipt in {len(left)} places: {', '.join(left[:3])}"] if left else []
+        [f"left after the receipt in {len(remains)} places: {', '.join(remains[:3])}"]
+        if remains
+        else []
     )
     _, dirty = world.plain("git", "status", "--porcelain")
     if dirty.strip():
@@ -583,12 +591,12 @@ def _half_written(world: World) -> list[str]:
             except (OSError, ValueError) as error:
                 broken.append(f"report of {register.parent.name}: {error}")
                 continue
-            whole = (
+            is_complete = (
                 pdf.startswith(b"%PDF")
                 and b"%%EOF" in pdf[-64:]
                 and html.rstrip().endswith("</html>")
             )
-            if not whole or evidence["request"]["id"] != line["request_id"]:
+            if not is_complete or evidence["request"]["id"] != line["request_id"]:
                 broken.append(f"a report of {register.parent.name} is half-written")
     drafts = [
         path
@@ -602,12 +610,12 @@ def _left(world: World) -> list[str]:
     """Files in which something of the erased people is found: bytes, hashes, ids; git's objects are
     looked into."""
     needles = world.needles()
-    found = []
+    remains = []
     for path in sorted(world.folder.parent.rglob("*")):
         if path.is_file() and not path.is_symlink():
             content = path.read_bytes()
             if any(needle in content for needle in needles):
-                found.append(path.relative_to(world.folder.parent).as_posix())
+                remains.append(path.relative_to(world.folder.parent).as_posix())
     _, listing = world.plain(
         "git", "cat-file", "--batch-all-objects", "--batch-check=%(objectname) %(objecttype)"
     )
@@ -617,14 +625,14 @@ def _left(world: World) -> list[str]:
             ["git", "cat-file", kind, name], cwd=world.folder, capture_output=True
         ).stdout
         if any(needle in content for needle in needles):
-            found.append(f"git {kind} {name[:8]}")
-    return found
+            remains.append(f"git {kind} {name[:8]}")
+    return remains
 
 
 # -- how it is broken -----------------------------------------------------------------------------
 
 
-def _kill(world: World, command: tuple[str, ...], after: float, whole: bool) -> list[Fault]:
+def _kill(world: World, command: tuple[str, ...], after: float, whole_group: bool) -> list[Fault]:
     """kill -9 a command after so many seconds: its own process alone, or it and all that it
     started.
 
@@ -636,42 +644,42 @@ def _kill(world: World, command: tuple[str, ...], after: float, whole: bool) -> 
     children: list[psutil.Process] = []
     if not ended:
         with contextlib.suppress(psutil.Error):
-            children = psutil.Process(process.pid).children(recursive=True) if whole else []
+            children = psutil.Process(process.pid).children(recursive=True) if whole_group else []
         process.kill()
         for child in children:
             with contextlib.suppress(psutil.NoSuchProcess):
                 child.kill()
         process.wait()
-        if not whole:
+        if not whole_group:
             time.sleep(world.chance.uniform(0, 3))  # orphans are still at it, or have ended
     if process.stdout:
         process.stdout.close()
-    seen = f"killed with {len(children)} others" if whole else "killed"
-    kind = "killed machine" if whole else "killed flow"
-    return [] if ended else [Fault(kind, command[0], round(after, 1), seen)]
+    effect = f"killed with {len(children)} others" if whole_group else "killed"
+    kind = "killed machine" if whole_group else "killed flow"
+    return [] if ended else [Fault(kind, command[0], round(after, 1), effect)]
 
 
 def _kill_stages(world: World, command: tuple[str, ...], most: int) -> list[Fault]:
     """kill -9 stages of a running command, one after the other."""
-    found: list[Fault] = []
+    faults: list[Fault] = []
     started = time.monotonic()
     process = world.start(*command)
     patience = world.chance.uniform(0, 3)
-    while process.poll() is None and len(found) < most and time.monotonic() - started < 300:
+    while process.poll() is None and len(faults) < most and time.monotonic() - started < 300:
         time.sleep(0.1)
         for child, name in _stages(process.pid):
             time.sleep(patience)
             with contextlib.suppress(psutil.Error):
                 child.kill()
                 after = round(time.monotonic() - started, 1)
-                found.append(Fault("killed stage", command[0], after, f"killed {name}"))
+                faults.append(Fault("killed stage", command[0], after, f"killed {name}"))
             patience = world.chance.uniform(0, 3)
             time.sleep(1.5)
             break
     text, _ = process.communicate(timeout=600)
-    if found:
-        found[-1].seen += f"; then {_told(process.returncode, text)}"
-    return found
+    if faults:
+        faults[-1].seen += f"; then {_told(process.returncode, text)}"
+    return faults
 
 
 def _with_remote(world: World) -> Path:
@@ -751,25 +759,25 @@ def _until(holds: Callable[[], bool], seconds: float) -> bool:
 @contextlib.contextmanager
 def _small_disk(world: World) -> Iterator[Callable[[int], contextlib.AbstractContextManager[None]]]:
     """Put the world on a disk of its own, which can be filled until so many bytes are left."""
-    place = world.folder.parent
-    moved = place.with_name(place.name + "-before")
-    place.rename(moved)
-    place.mkdir()
+    folder = world.folder.parent
+    moved = folder.with_name(folder.name + "-before")
+    folder.rename(moved)
+    folder.mkdir()
     code = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=2g", "tmpfs", str(place)], check=False
+        ["mount", "-t", "tmpfs", "-o", "size=2g", "tmpfs", str(folder)], check=False
     ).returncode
     if code != 0:
-        place.rmdir()
-        moved.rename(place)
+        folder.rmdir()
+        moved.rename(folder)
         raise AuditError("this round mounts a small disk, which only root may do")
-    shutil.copytree(moved, place, symlinks=True, dirs_exist_ok=True)
+    shutil.copytree(moved, folder, symlinks=True, dirs_exist_ok=True)
     shutil.rmtree(moved)
 
     @contextlib.contextmanager
     def fill(room: int) -> Iterator[None]:
-        filler = place / "filler"
+        filler = folder / "filler"
         with filler.open("wb") as stream:
-            os.posix_fallocate(stream.fileno(), 0, max(1, shutil.disk_usage(place).free - room))
+            os.posix_fallocate(stream.fileno(), 0, max(1, shutil.disk_usage(folder).free - room))
         try:
             yield
         finally:
@@ -779,30 +787,30 @@ def _small_disk(world: World) -> Iterator[Callable[[int], contextlib.AbstractCon
         yield fill
     finally:
         _end_what_is_left(world)
-        shutil.copytree(place, moved, symlinks=True)
-        subprocess.run(["umount", "--lazy", str(place)], check=False)
-        place.rmdir()
-        moved.rename(place)
+        shutil.copytree(folder, moved, symlinks=True)
+        subprocess.run(["umount", "--lazy", str(folder)], check=False)
+        folder.rmdir()
+        moved.rename(folder)
 
 
 class Postgres:
     """A server of one campaign, on loopback, that can be stopped at once and started again."""
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, parent: Path) -> None:
         """Make and start it. Raises `AuditError` where there is no PostgreSQL."""
         programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
         if not programs:
             raise AuditError("no PostgreSQL here; install Debian's package postgresql")
-        self.programs, self.place = programs[-1], place
+        self.programs, self.place = programs[-1], parent
         self.place.mkdir(parents=True)
         self.as_user = ("runuser", "-u", "postgres", "--") if os.geteuid() == 0 else ()
         if self.as_user:
-            shutil.chown(place, "postgres")
-            for folder in place.parents:
+            shutil.chown(parent, "postgres")
+            for folder in parent.parents:
                 if folder.stat().st_mode & 0o005 != 0o005:
                     folder.chmod(folder.stat().st_mode | 0o055)
         self.port, self._copies = _free_port(), itertools.count(1)
-        self._run("initdb", "--auth=trust", "--username=audit", "--pgdata", str(place / "data"))
+        self._run("initdb", "--auth=trust", "--username=audit", "--pgdata", str(parent / "data"))
         self.start()
 
     def start(self) -> None:
@@ -996,12 +1004,12 @@ def main(
     names = only.split(",") if only else list(scenarios())
     rounds = _kept(out, seed)
     with tempfile.TemporaryDirectory(prefix="faults-", ignore_cleanup_errors=True) as parent:
-        place = Path(parent)
-        place.chmod(0o755)
-        template = stand_in.world(place / "template")
+        folder = Path(parent)
+        folder.chmod(0o755)
+        template = stand_in.world(folder / "template")
         ready(template)
         asking = {"database gone", *attacks.NEED_A_DATABASE}
-        database = Postgres(place / "postgres") if asking & set(names) else None
+        database = Postgres(folder / "postgres") if asking & set(names) else None
         first = max((one.number for one in rounds), default=-1) + 1
         numbers, lock, alone = itertools.count(first), threading.Lock(), threading.Lock()
 
@@ -1012,10 +1020,10 @@ def main(
                 scenario = names[number % len(names)]
                 own = database if scenario in asking else None
                 with alone if own else contextlib.nullcontext():  # one of them stops the server
-                    last = play(number, scenario, seed * 10_000 + number, template, place, own)
+                    last = play(number, scenario, seed * 10_000 + number, template, folder, own)
                 for fault in last.faults:
                     fault.seen = fault.seen.replace(
-                        f"{place}/", ""
+                        f"{folder}/", ""
                     )  # results name no folder of a machine
                 with lock:
                     rounds.append(last)
@@ -1043,12 +1051,12 @@ def main(
 
 def _kept(out: Path, seed: int) -> list[Round]:
     """Rounds that were played before, by this seed."""
-    found = files.read_json(out) if out.exists() else {}
-    if found.get("seed") != seed:
+    results = files.read_json(out) if out.exists() else {}
+    if results.get("seed") != seed:
         return []
     return [
         Round(**{**one, "faults": [Fault(**fault) for fault in one["faults"]]})
-        for one in found["rounds"]
+        for one in results["rounds"]
     ]
 
 

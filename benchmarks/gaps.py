@@ -57,8 +57,8 @@ def grids(epochs: int, half: int) -> dict[str, list[dict[str, Any]]]:
     """`TRIES` settings of each method, the published ones first; `half` is half the recipe's batch
     size."""
 
-    def rival(method: str, *wishes: dict[str, Any]) -> list[dict[str, Any]]:
-        return [{"method": method}, *({"method": method, "rivals": wish} for wish in wishes)]
+    def rival(method: str, *settings: dict[str, Any]) -> list[dict[str, Any]]:
+        return [{"method": method}, *({"method": method, "rivals": wish} for wish in settings)]
 
     def anew(method: str) -> list[dict[str, Any]]:
         lengths = [
@@ -195,41 +195,41 @@ def main(study: Study) -> None:
 
     Example: python -m benchmarks.gaps --world garments-random --originals 3 --page docs/methods.md
     """
-    given = study.given
-    if len(given.batches) < 2:
+    world = study.given
+    if len(world.batches) < 2:
         raise WorkspaceError(
             f"got {study.world}, expected a world with a forget set to tune on: "
             "garments-class, -random"
         )
     make_models(study)
-    tried = tuned(study)
-    wishes: dict[str, dict[str, Any]] = {
+    tuning = tuned(study)
+    variants: dict[str, dict[str, Any]] = {
         "exact retrain": {"method": "retrain"},
         "unchanged original": {"method": "none"},
     }
-    for name, tries in tried.items():
+    for name, tries in tuning.items():
         best = min(tries, key=lambda one: math.inf if one["gap"] is None else one["gap"])
-        wishes |= {name: tries[0]["wish"], f"{name}, tuned": best["wish"]}
-    rounds = [(batch, n) for batch in range(len(given.batches) - 1) for n in range(study.originals)]
+        variants |= {name: tries[0]["wish"], f"{name}, tuned": best["wish"]}
+    rounds = [(batch, n) for batch in range(len(world.batches) - 1) for n in range(study.originals)]
     # a round of all methods after the other, so that their times compare
     trials = [
         (title, trial_of(study, wish, batch, n, "test"))
         for batch, n in rounds
-        for title, wish in wishes.items()
+        for title, wish in variants.items()
     ]
     results = each([one for _, one in trials], study.jobs, "methods")
-    aims = [goal(study, batch, "test") for batch in range(len(given.batches) - 1)]
-    found: dict[str, list[tuple[dict[str, Any], Aim]]] = defaultdict(list)
-    for title, one in trials:
-        found[title].append((results[kept.name_of(one)], aims[one.batch]))
-    retrain = [one["seconds"] for one, _ in found["exact retrain"]]
+    aims = [goal(study, batch, "test") for batch in range(len(world.batches) - 1)]
+    outcomes: dict[str, list[tuple[dict[str, Any], Aim]]] = defaultdict(list)
+    for title, trial in trials:
+        outcomes[title].append((results[kept.name_of(trial)], aims[trial.batch]))
+    retrain = [one["seconds"] for one, _ in outcomes["exact retrain"]]
     result = {
-        "recipe": given.settings.train.model_dump(),
+        "recipe": world.settings.train.model_dump(),
         "retrain_seconds": float(np.median(retrain)),
         "retrained": aims,
-        "settings": wishes,
-        "tuning": tried,
-        "methods": {title: figures(rows, retrain) for title, rows in found.items()},
+        "settings": variants,
+        "tuning": tuning,
+        "methods": {title: figures(rows, retrain) for title, rows in outcomes.items()},
     }
     study.publish("gaps", result, table)
 
@@ -252,83 +252,83 @@ def make_models(study: Study) -> None:
     given, seed, keep = study.given, study.seed, study.keep
     further = 1 + study.references if judges(given) else 0
     count = study.originals + 1 + further
-    wanted = [Job(given.name, "with", 0, n, seed, keep) for n in range(count)]
+    jobs = [Job(given.name, "with", 0, n, seed, keep) for n in range(count)]
     for batch in range(len(given.batches)):
-        wanted += [
+        jobs += [
             Job(given.name, "without", batch, n, seed, keep) for n in range(1 + study.references)
         ]
-    verdicts.make_all([job for job in wanted if not job.path.exists()], study.jobs)
+    verdicts.make_all([job for job in jobs if not job.path.exists()], study.jobs)
 
 
 def tuned(study: Study) -> dict[str, list[dict[str, Any]]]:
     """The tries of each method, each with the gap that it leaves on the original and the forget set
     for tuning."""
-    given = study.given
-    tried = grids(given.settings.train.epochs, given.settings.train.batch_size // 2)
-    batch, role = len(given.batches) - 1, "calibration"
+    world = study.given
+    grid = grids(world.settings.train.epochs, world.settings.train.batch_size // 2)
+    batch, role = len(world.batches) - 1, "calibration"
 
-    def trial(wish: dict[str, Any]) -> Trial:
-        return trial_of(study, wish, batch, study.originals, role)
+    def trial(unlearn: dict[str, Any]) -> Trial:
+        return trial_of(study, unlearn, batch, study.originals, role)
 
-    wishes_of_all = [wish for wishes in tried.values() for wish in wishes]
+    wishes_of_all = [wish for wishes in grid.values() for wish in wishes]
     results = each([trial(wish) for wish in wishes_of_all], study.jobs, "tuning")
     aim = goal(study, batch, role)
     return {
         name: [
             {"wish": wish, "gap": gap(results[kept.name_of(trial(wish))], aim)} for wish in wishes
         ]
-        for name, wishes in tried.items()
+        for name, wishes in grid.items()
     }
 
 
 def each(trials: list[Trial], jobs: int, what: str) -> dict[str, dict[str, Any]]:
     """Results by the names of trials; one that comes twice, as where tuning keeps what is
     published, is done once."""
-    known = {kept.name_of(one): one for one in trials}
+    by_name = {kept.name_of(one): one for one in trials}
     folder = trials[0].keep / f"gaps-{trials[0].world}-{trials[0].seed}"
-    results = kept.each(list(known.values()), attempt, folder, jobs, f"{trials[0].world}, {what}")
-    return dict(zip(known, results, strict=True))
+    results = kept.each(list(by_name.values()), attempt, folder, jobs, f"{trials[0].world}, {what}")
+    return dict(zip(by_name, results, strict=True))
 
 
 def goal(study: Study, batch: int, role: str) -> Aim:
     """Mean and standard deviation of each metric over the retrained models of a forget set."""
-    given = study.given
+    world = study.given
     jobs = [
-        Job(given.name, "without", batch, n, study.seed, study.keep)
+        Job(world.name, "without", batch, n, study.seed, study.keep)
         for n in range(study.references)
     ]
-    found = [
-        metrics(phi, predicted, given, batch, role)
+    gaps_of_retrains = [
+        metrics(phi, predicted, world, batch, role)
         for phi, predicted in zip(*verdicts.answers(jobs), strict=True)
     ]
-    return {name: spread(one[name] for one in found) for name in METRICS}
+    return {name: spread(one[name] for one in gaps_of_retrains) for name in METRICS}
 
 
 def attempt(trial: Trial) -> dict[str, Any]:
     """Let one method loose on one original, and measure what comes out."""
-    given = worlds.load(trial.world)
-    backend = compute.prepare(given.settings.compute)
+    world = worlds.load(trial.world)
+    backend = compute.prepare(world.settings.compute)
     stream = seeds.derive(trial.seed, trial.world, "gaps", trial.batch, trial.original)
-    settings = methods.settings_of(given, wish_of(trial, given), stream)
+    settings = methods.settings_of(world, wish_of(trial, world), stream)
     path = Job(trial.world, "with", 0, trial.original, trial.seed, trial.keep).path
     network = checkpoints.load(path.with_suffix(".safetensors"), settings.model, settings.data)
     started = time.process_time()
     try:
-        network = methods.unlearned(network, given, trial.batch, settings, backend)
+        network = methods.unlearned(network, world, trial.batch, settings, backend)
     except (ModelError, EvidenceError) as error:
         return {"seconds": time.process_time() - started, "error": str(error)}
     seconds = time.process_time() - started
     logits = training_loop.logits(
-        network, training_loop.Records(given.images, given.labels, settings.model, backend)
+        network, training_loop.Records(world.images, world.labels, settings.model, backend)
     )
-    phi = scoring.margins(logits, given.labels)
+    phi = scoring.margins(logits, world.labels)
     if not np.isfinite(phi).all():
         return {"seconds": seconds, "error": "diverged"}
     predicted = logits.argmax(1).astype(np.int64)
     return {
         "seconds": seconds,
-        "metrics": metrics(phi, predicted, given, trial.batch, trial.role),
-        "verdicts": verdicts_of(trial, given, phi, predicted),
+        "metrics": metrics(phi, predicted, world, trial.batch, trial.role),
+        "verdicts": verdicts_of(trial, world, phi, predicted),
     }
 
 
@@ -379,7 +379,7 @@ def verdicts_of(
 
 
 def metrics(
-    phi: NDArray[np.float64], predicted: NDArray[Any], given: World, batch: int, role: str
+    phi: NDArray[np.float64], predicted: NDArray[Any], world: World, batch: int, role: str
 ) -> dict[str, float]:
     """Accuracies on forgotten, retained and unseen records, and the attack's verdict on the
     forgotten ones, 0 … 1.
@@ -390,17 +390,17 @@ def metrics(
     Args:
         phi: (n,) margins of all records, see `scoring.margins`.
         predicted: (n,) classes.
-        given: whose records they are.
+        world: whose records they are.
         batch: which forget set.
         role: of the unseen records, test or calibration.
     """
     from scipy.special import expit
 
-    known = given.roles == "training"
-    forget = known & np.isin(given.subjects, given.batches[batch])
-    retain = known & ~forget
-    unseen = (given.roles == role) & np.isin(given.labels, given.labels[retain])
-    right = predicted == given.labels
+    trained_on = world.roles == "training"
+    forget = trained_on & np.isin(world.subjects, world.batches[batch])
+    retain = trained_on & ~forget
+    unseen = (world.roles == role) & np.isin(world.labels, world.labels[retain])
+    right = predicted == world.labels
     confidence = expit(phi)
     return {
         "forget": float(right[forget].mean()),
@@ -471,13 +471,13 @@ def figures(results: list[tuple[dict[str, Any], Aim]], retrain: list[float]) -> 
 
 def spread(values: Iterable[float]) -> tuple[float, float]:
     """Mean and standard deviation (of a sample; 0 of a single value)."""
-    known = np.array(list(values))
-    return float(known.mean()), float(known.std(ddof=1)) if len(known) > 1 else 0.0
+    finite = np.array(list(values))
+    return float(finite.mean()), float(finite.std(ddof=1)) if len(finite) > 1 else 0.0
 
 
 def table(result: dict[str, Any]) -> str:
     """The figures as Markdown, the smallest gaps first, and whether FCALB has them."""
-    made, all_of = result["versions"], result["methods"]
+    versions, all_of = result["versions"], result["methods"]
     trials = all_of["exact retrain"]["trials"]
     judged = max(one["judged"] for one in all_of.values())
     strict = [f"passes of {judged}"] if judged else []
@@ -490,29 +490,31 @@ def table(result: dict[str, Any]) -> str:
         f"| {' | '.join(['method', 'average gap, points', *names, *strict, 'time / retrain'])} |",
         f"| {' | '.join(['---'] * (3 + len(names) + len(strict)))} |",
     ]
-    for title, one in sorted(all_of.items(), key=lambda item: (item[1]["gap"] or [math.inf])[0]):
-        if not one["gap"]:
+    for title, method in sorted(all_of.items(), key=lambda item: (item[1]["gap"] or [math.inf])[0]):
+        if not method["gap"]:
             lines.append(
-                f"| {title} | diverged in all {one['trials']} "
-                f"|{' |' * (len(names) + len(strict))} {one['time']:.2f} |"
+                f"| {title} | diverged in all {method['trials']} "
+                f"|{' |' * (len(names) + len(strict))} {method['time']:.2f} |"
             )
             continue
-        cells = [f"{100 * one[name][0]:.1f} ± {100 * one[name][1]:.1f}" for name in METRICS]
-        note = f" ({one['diverged']} of {one['trials']} diverged)" if one["diverged"] else ""
+        cells = [f"{100 * method[name][0]:.1f} ± {100 * method[name][1]:.1f}" for name in METRICS]
+        note = (
+            f" ({method['diverged']} of {method['trials']} diverged)" if method["diverged"] else ""
+        )
         if strict:
-            cells.append(str(one["passes"]))
-        mean, deviation = one["gap"]
+            cells.append(str(method["passes"]))
+        mean, deviation = method["gap"]
         lines.append(
             f"| {title}{note} | {mean:.1f} ± {deviation:.1f} | {' | '.join(cells)} | "
-            f"{one['time']:.2f} |"
+            f"{method['time']:.2f} |"
         )
     lines += [
         "",
         finding(all_of),
         "",
-        f"`{result['command']}` ({made['processor']}, Python {made['python']}, torch "
-        f"{made['torch']}, scikit-learn "
-        f"{made['scikit-learn']}).",
+        f"`{result['command']}` ({versions['processor']}, Python {versions['python']}, torch "
+        f"{versions['torch']}, scikit-learn "
+        f"{versions['scikit-learn']}).",
         "",
     ]
     return "\n".join(lines)
@@ -521,20 +523,22 @@ def table(result: dict[str, Any]) -> str:
 def finding(all_of: dict[str, dict[str, Any]]) -> str:
     """Whether the best FCALB has a smaller gap than the best rival, in words; one that ever
     diverged is no best one."""
-    whole = {title: one for title, one in all_of.items() if one["gap"] and not one["diverged"]}
+    complete = {title: one for title, one in all_of.items() if one["gap"] and not one["diverged"]}
     ours = {
-        title: one for title, one in whole.items() if title.removesuffix(", tuned") in fcalb.METHODS
+        title: one
+        for title, one in complete.items()
+        if title.removesuffix(", tuned") in fcalb.METHODS
     }
     theirs = {
         title: one
-        for title, one in whole.items()
+        for title, one in complete.items()
         if title.removesuffix(", tuned") in registry.METHODS
     }
     (best, own), (rival, its) = (
         min(group.items(), key=lambda item: item[1]["gap"][0]) for group in (ours, theirs)
     )
     apart = its["gap"][0] - own["gap"][0]
-    said = (
+    sentence = (
         f"The best FCALB, *{best}*, has a gap of {own['gap'][0]:.1f} points at {own['time']:.2f} "
         "of a retrain's time, "
         f"the best rival, *{rival}*, {its['gap'][0]:.1f} at {its['time']:.2f}; exact retrains "
@@ -542,10 +546,10 @@ def finding(all_of: dict[str, dict[str, Any]]) -> str:
         f"{all_of['exact retrain']['gap'][0]:.1f}. "
     )
     if apart <= 0:
-        return said + "FCALB is not the best here."
+        return sentence + "FCALB is not the best here."
     if apart < own["gap"][1] + its["gap"][1]:
-        return said + "FCALB is ahead by less than the spread of both."
-    return said + "FCALB is ahead by more than the spread of both."
+        return sentence + "FCALB is ahead by less than the spread of both."
+    return sentence + "FCALB is ahead by more than the spread of both."
 
 
 if __name__ == "__main__":

@@ -52,24 +52,24 @@ def main(
 
     Example: python -m benchmarks.gpu --device cpu --world digits --epochs 6 --references 6
     """
-    given = _asked(worlds.load(world))
-    chosen = given.settings.model_copy(
+    chosen_world = _asked(worlds.load(world))
+    chosen = chosen_world.settings.model_copy(
         update={
-            "train": given.settings.train.model_copy(update={"epochs": epochs}),
-            "compute": given.settings.compute.model_copy(update={"device": device}),
+            "train": chosen_world.settings.train.model_copy(update={"epochs": epochs}),
+            "compute": chosen_world.settings.compute.model_copy(update={"device": device}),
         }
     )
     backend = compute.prepare(chosen.compute)
-    rows = np.flatnonzero(given.roles == "training")
+    rows = np.flatnonzero(chosen_world.roles == "training")
     figures: dict[str, Any] = {
         "place": backend.facts(),
         "world": world,
         "records": len(rows),
         "epochs": epochs,
-        "stacked": _stacked_against_single(given, rows, chosen, backend),
+        "stacked": _stacked_against_single(chosen_world, rows, chosen, backend),
     }
     files.write_json(out / "gpu.json", figures)
-    figures["audit"] = _audit(given, chosen, backend, references, block)
+    figures["audit"] = _audit(chosen_world, chosen, backend, references, block)
     files.write_json(out / "gpu.json", figures)
     audit = figures["audit"]
     lines = [
@@ -131,10 +131,10 @@ def _audit(
 ) -> dict[str, Any]:
     """One audit in memory, as the stages do it: seconds of each step, and the verdicts on the
     unlearned model and on an exact retrain."""
-    known = world.roles == "training"
-    asked = known & (world.requests(0) != "")
-    everybody = _records(world, np.flatnonzero(known), chosen, backend)
-    retain = _records(world, np.flatnonzero(known & ~asked), chosen, backend)
+    trained_on = world.roles == "training"
+    forget_set = trained_on & (world.requests(0) != "")
+    everybody = _records(world, np.flatnonzero(trained_on), chosen, backend)
+    retain = _records(world, np.flatnonzero(trained_on & ~forget_set), chosen, backend)
     seconds: dict[str, float] = {}
 
     def timed(name: str, work: Callable[[], Any]) -> Any:
@@ -158,7 +158,7 @@ def _audit(
         "unlearning",
         lambda: fcalb.unlearn(
             copy.deepcopy(original),
-            _records(world, np.flatnonzero(asked), chosen, backend),
+            _records(world, np.flatnonzero(forget_set), chosen, backend),
             retain,
             chosen,
         ),
@@ -174,15 +174,15 @@ def _audit(
         "scores", lambda: verdicts.answers_of([original, retrained, *others], world, backend)
     )
     rules = GateRules(**chosen.verify.model_dump(exclude={"mode"})).answers_alone()
-    judged = {}
+    verdict_counts = {}
     for name, network in {"unlearned": unlearned, "exact retrain": second}.items():
         scores = verdicts.table_of_scores(
             world, 0, verdicts.answers_of([network], world, backend), fixed, references
         )
         rows = list(verdicts.judged(scores, rules))
-        judged[name] = {
+        verdict_counts[name] = {
             **Counter(row["verdict"] for row in rows),
-            "accuracy": round(float((scores.predicted[0] == world.labels)[~known].mean()), 4),
+            "accuracy": round(float((scores.predicted[0] == world.labels)[~trained_on].mean()), 4),
             "detectability": round(float(np.median([row["detectability"] for row in rows])), 2),
         }
     share = seconds["unlearning"] / (seconds["two retrains"] / 2)
@@ -191,7 +191,7 @@ def _audit(
         "references": 2 * references,
         "seconds": seconds,
         "unlearning_share_of_a_retrain": round(share, 3),
-        "verdicts": judged,
+        "verdicts": verdict_counts,
     }
 
 

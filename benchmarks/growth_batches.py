@@ -57,26 +57,26 @@ def main(
         for world in worlds.values():
             world.release()
         spent[ERASE] = _measured(worlds, lambda world: world.erased(), rounds)
-    found = figures(spent)
+    results = figures(spent)
     line = f"python -m benchmarks.growth_batches --rounds {rounds}"
-    measure.write("growth batches", line, found, text(found), page, out)
+    measure.write("growth batches", line, results, text(results), page, out)
 
 
 class World:
     """A workspace with past batches, and one that waits for sign-off."""
 
-    def __init__(self, folder: Path, number: int, asked: list[int]) -> None:
+    def __init__(self, folder: Path, number: int, numbers: list[int]) -> None:
         """Args:
         folder: a workspace that has closed one batch.
         number: of past batches, that one included.
-        asked: the data subjects of the batch that waits.
+        numbers: the data subjects of the batch that waits.
         """
         self.folder = folder
         self.operated = faults.World(folder, random.Random(number))
         self.operated.environment[stand_in.PAUSE] = "0"
         if number > 1:
             past.add(folder, number - 1)
-        self.operated.ask(asked)
+        self.operated.ask(numbers)
         self.operated.until_done("nightly")
         self.batch = next(
             str(case["batch"]) for case in self.operated.register() if case["state"] != "closed"
@@ -132,8 +132,12 @@ def trained(workspace: Path) -> list[int]:
     chosen = settings.load(workspace / "params.yaml")
     manifest = records.read_manifest(workspace / "data")
     roles = split.assign(manifest, chosen.split, seeds.derive(chosen.seed, "split"))
-    known = set(manifest["subject_id"][roles == "training"])
-    return [number for number in range(stand_in.SUBJECTS) if stand_in.subject_id(number) in known]
+    trained_people = set(manifest["subject_id"][roles == "training"])
+    return [
+        number
+        for number in range(stand_in.SUBJECTS)
+        if stand_in.subject_id(number) in trained_people
+    ]
 
 
 def _given(name: str, world: World) -> measure.Spent:
@@ -145,23 +149,23 @@ def _given(name: str, world: World) -> measure.Spent:
 
 def _measured(worlds: dict[int, World], way: Any, rounds: int) -> dict[int, list[measure.Spent]]:
     """The worlds in turns."""
-    taken: dict[int, list[measure.Spent]] = {number: [] for number in worlds}
+    spans: dict[int, list[measure.Spent]] = {number: [] for number in worlds}
 
     def one(number: int) -> float:
-        taken[number].append(way(worlds[number]))
-        return taken[number][-1].seconds
+        spans[number].append(way(worlds[number]))
+        return spans[number][-1].seconds
 
     measure.in_turns({str(number): partial(one, number) for number in worlds}, rounds)
-    return taken
+    return spans
 
 
 def figures(spent: dict[str, dict[int, list[measure.Spent]]]) -> dict[str, Any]:
     """Time, processor time and memory by command and number of past batches, and the most over the
     fewest."""
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for name, by_number in spent.items():
         few, many = (by_number[number] for number in (min(by_number), max(by_number)))
-        found[name] = {
+        results[name] = {
             "past": {
                 str(number): {
                     what: measure.Spread.of([getattr(one, what) for one in taken]).plain()
@@ -176,18 +180,18 @@ def figures(spent: dict[str, dict[int, list[measure.Spent]]]) -> dict[str, Any]:
                 for what in ("seconds", "cpu", "peak")
             },
         }
-    return {"commands": found}
+    return {"commands": results}
 
 
-def text(found: dict[str, Any]) -> str:
+def text(results: dict[str, Any]) -> str:
     """The table for the page."""
-    commands = found["commands"]
+    commands = results["commands"]
     numbers = list(next(iter(commands.values()))["past"])
     rows = []
-    for name, one in commands.items():
-        cells = [f"{one['past'][number]['cpu']['median']:.1f}" for number in numbers]
-        more = one["ratio"]["cpu"]
-        peak = [one["past"][number]["peak"]["median"] for number in (numbers[0], numbers[-1])]
+    for name, command in commands.items():
+        cells = [f"{command['past'][number]['cpu']['median']:.1f}" for number in numbers]
+        more = command["ratio"]["cpu"]
+        peak = [command["past"][number]["peak"]["median"] for number in (numbers[0], numbers[-1])]
         ratio = f"{more['median']:.2f} ({more['low']:.2f} to {more['high']:.2f})"
         rows.append([f"`{name}`", *cells, ratio, f"{peak[0]:.0f} → {peak[1]:.0f}"])
     head = [

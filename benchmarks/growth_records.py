@@ -66,12 +66,14 @@ def main(
         out: folder for the figures.
     """
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
+        workspace = Path(folder)
         staged = {
-            str(size): stages(place / f"m{size}", size, rounds, large_rounds) for size in sizes
+            str(size): stages(workspace / f"m{size}", size, rounds, large_rounds) for size in sizes
         }
-        loaded = {str(size): loading(place / f"i{size}", size, rounds) for size in images}
-        saved = pipeline(place / f"i{images[min(1, len(images) - 1)]}", rounds) if images else None
+        loaded = {str(size): loading(workspace / f"i{size}", size, rounds) for size in images}
+        saved = (
+            pipeline(workspace / f"i{images[min(1, len(images) - 1)]}", rounds) if images else None
+        )
     figures: dict[str, Any] = {"stages": staged, "images": loaded, "pipeline": saved}
     words = [*(f"--sizes {size}" for size in sizes), *(f"--images {size}" for size in images)]
     line = (
@@ -84,21 +86,21 @@ def main(
 # -- a synthetic manifest -------------------------------------------------------------------------
 
 
-def stages(place: Path, size: int, rounds: int, large_rounds: int) -> dict[str, Any]:
+def stages(workspace: Path, size: int, rounds: int, large_rounds: int) -> dict[str, Any]:
     """Time, processor time and memory of each stage for so many records."""
-    synthetic(place, size)
+    synthetic(workspace, size)
     spent: dict[str, list[measure.Spent]] = {name: [] for name in STAGES}
     for number in range(large_rounds if size > LARGE else rounds):
         for name, words in STAGES.items():
             spent[name].append(
-                measure.command([sys.executable, "-m", f"tasks.{name}", *words.split()], place)
+                measure.command([sys.executable, "-m", f"tasks.{name}", *words.split()], workspace)
             )
         seconds = sum(found[-1].seconds for found in spent.values())
         stage_cli.say(f"{size} records, round {number + 1}: {seconds:.1f} s")
     return {name: _spread(found) for name, found in spent.items()}
 
 
-def synthetic(place: Path, size: int) -> None:
+def synthetic(workspace: Path, size: int) -> None:
     """What the stages read: a manifest, what is known of files that do not exist, settings and a
     batch."""
     random = np.random.default_rng(size)
@@ -113,44 +115,44 @@ def synthetic(place: Path, size: int) -> None:
         )
     )
     files.write_text(
-        place / "data" / "manifest.csv", ",".join(records.COLUMNS) + "\n" + "".join(rows)
+        workspace / "data" / "manifest.csv", ",".join(records.COLUMNS) + "\n" + "".join(rows)
     )
-    known = np.ones(size, bool)
+    everybody = np.ones(size, bool)
     thumbs = random.integers(0, 256, (size, image_pack.THUMB**2), np.uint8)
-    facts = image_pack.PackedFiles(known, known, known, thumbs)
-    image_pack.write(place / "pack", place / "data", facts, np.zeros(size, np.uint32))
-    files.write_text(place / "params.yaml", settings.defaults_yaml())
+    facts = image_pack.PackedFiles(everybody, everybody, everybody, thumbs)
+    image_pack.write(workspace / "pack", workspace / "data", facts, np.zeros(size, np.uint32))
+    files.write_text(workspace / "params.yaml", settings.defaults_yaml())
     asking = np.unique(subjects)[:REQUESTS].tolist()
-    files.write_json(place / "requests.json", [stand_in.request(number) for number in asking])
+    files.write_json(workspace / "requests.json", [stand_in.request(number) for number in asking])
 
 
 # -- real images ----------------------------------------------------------------------------------
 
 
-def loading(place: Path, size: int, rounds: int) -> dict[str, Any]:
+def loading(workspace: Path, size: int, rounds: int) -> dict[str, Any]:
     """What packing so many images takes, and loading a block's share of them from the pack and from
     the files."""
-    garments(place, size)
+    garments(workspace, size)
     words = "--data data --params params.yaml --out pack"
     spent = [
-        measure.command([sys.executable, "-m", "tasks.pack", *words.split()], place)
+        measure.command([sys.executable, "-m", "tasks.pack", *words.split()], workspace)
         for _ in range(max(rounds, 1))
     ]
-    ways = {"pack": partial(from_pack, place), "files": partial(from_files, place)}
-    found = measure.in_turns(
+    ways = {"pack": partial(from_pack, workspace), "files": partial(from_files, workspace)}
+    timings = measure.in_turns(
         {name: partial(measure.seconds, way) for name, way in ways.items()}, rounds
     )
-    if not (from_pack(place) == from_files(place)).all():
+    if not (from_pack(workspace) == from_files(workspace)).all():
         raise WorkspaceError("the pack holds other pixels than the files")
     return {
         "packing": _spread(spent),
-        "megabytes": (place / "pack" / image_pack.IMAGES).stat().st_size / 1e6,
-        **{name: measure.Spread.of(values).plain() for name, values in found.items()},
-        "ratio": measure.ratio(found["files"], found["pack"]).plain(),
+        "megabytes": (workspace / "pack" / image_pack.IMAGES).stat().st_size / 1e6,
+        **{name: measure.Spread.of(values).plain() for name, values in timings.items()},
+        "ratio": measure.ratio(timings["files"], timings["pack"]).plain(),
     }
 
 
-def garments(place: Path, size: int) -> None:
+def garments(workspace: Path, size: int) -> None:
     """A data folder of the first images of Fashion-MNIST, ten to a person, as PNG files without
     compression."""
     source = worlds.DATASETS / "fashion_mnist"
@@ -160,7 +162,7 @@ def garments(place: Path, size: int) -> None:
         )
     pictures, labels = (idx.read_idx(source / f"train-{kind}-ubyte.gz")[:size] for kind in KINDS)
     writing.write(
-        place / "data",
+        workspace / "data",
         writing.Source(
             name="Fashion-MNIST",
             source="benchmarks/growth_records.py",
@@ -173,8 +175,8 @@ def garments(place: Path, size: int) -> None:
             pictures=map(writing.encode, pictures),
         ),
     )
-    files.write_text(place / "params.yaml", settings.defaults_yaml())
-    settings.assign(place / "params.yaml", ["data.image_size=28"])
+    files.write_text(workspace / "params.yaml", settings.defaults_yaml())
+    settings.assign(workspace / "params.yaml", ["data.image_size=28"])
 
 
 def block(size: int) -> NDArray[np.bool_]:
@@ -182,59 +184,63 @@ def block(size: int) -> NDArray[np.bool_]:
     return np.random.default_rng(0).random(size) < TRAINED
 
 
-def from_pack(place: Path) -> NDArray[np.uint8]:
+def from_pack(workspace: Path) -> NDArray[np.uint8]:
     """A block's images as the stages load them."""
-    known = image_pack.read(
-        place / "pack", place / "data", settings.load(place / "params.yaml").data
+    packed = image_pack.read(
+        workspace / "pack", workspace / "data", settings.load(workspace / "params.yaml").data
     )
-    return known.images(block(len(known.manifest)))
+    return packed.images(block(len(packed.manifest)))
 
 
-def from_files(place: Path) -> NDArray[np.uint8]:
+def from_files(workspace: Path) -> NDArray[np.uint8]:
     """A block's images as every stage loaded them before: each file read, compared with its hash
     and decoded."""
-    wish = settings.load(place / "params.yaml").data
-    manifest = records.read_manifest(place / "data")
-    return np.stack(list(_decoded(place / "data", manifest[block(len(manifest))], wish)))
+    data_settings = settings.load(workspace / "params.yaml").data
+    manifest = records.read_manifest(workspace / "data")
+    return np.stack(
+        list(_decoded(workspace / "data", manifest[block(len(manifest))], data_settings))
+    )
 
 
-def _decoded(folder: Path, manifest: Any, wish: settings.Data) -> Iterator[NDArray[np.uint8]]:
+def _decoded(
+    folder: Path, manifest: Any, data_settings: settings.Data
+) -> Iterator[NDArray[np.uint8]]:
     for path, sha256 in zip(manifest["path"], manifest["sha256"], strict=True):
         content = (folder / path).read_bytes()
         if hashlib.sha256(content).hexdigest() != sha256:
             raise WorkspaceError("a file is not what the manifest says")
-        yield images.pixels(images.decode(content, "", wish), wish)
+        yield images.pixels(images.decode(content, "", data_settings), data_settings)
 
 
 # -- a whole pipeline -----------------------------------------------------------------------------
 
 
-def pipeline(place: Path, rounds: int) -> dict[str, Any]:
+def pipeline(workspace: Path, rounds: int) -> dict[str, Any]:
     """What the loads of an audit with the default settings take: each from the files, or packed
     once and from there."""
-    chosen = settings.load(place / "params.yaml")
+    chosen = settings.load(workspace / "params.yaml")
     blocks = len(chosen.references.with_blocks) + len(chosen.references.without_blocks)
     loads = blocks + 3  # unlearn, probe and score
 
     def as_before() -> None:
         for _ in range(1 + loads):  # `check` decoded all, too
-            from_files(place)
+            from_files(workspace)
 
     def packed_once() -> None:
-        pack.main(place / "data", place / "params.yaml", place / "pack")
+        pack.main(workspace / "data", workspace / "params.yaml", workspace / "pack")
         for _ in range(loads):
-            from_pack(place)
+            from_pack(workspace)
 
     ways: dict[str, Callable[[], float]] = {
         "files": partial(measure.seconds, as_before),
         "pack": partial(measure.seconds, packed_once),
     }
-    found = measure.in_turns(ways, rounds)
+    timings = measure.in_turns(ways, rounds)
     return {
         "loads": loads,
-        "records": len(records.read_manifest(place / "data")),
-        **{name: measure.Spread.of(values).plain() for name, values in found.items()},
-        "ratio": measure.ratio(found["files"], found["pack"]).plain(),
+        "records": len(records.read_manifest(workspace / "data")),
+        **{name: measure.Spread.of(values).plain() for name, values in timings.items()},
+        "ratio": measure.ratio(timings["files"], timings["pack"]).plain(),
     }
 
 
@@ -256,11 +262,11 @@ def text(figures: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def of_stages(found: dict[str, Any]) -> str:
+def of_stages(results: dict[str, Any]) -> str:
     """Each stage by the number of records, and all three."""
     head = ["records", *STAGES, "all three", "most memory", "runs"]
     rows = []
-    for size, spent in found.items():
+    for size, spent in results.items():
         seconds, cpu = (
             sum(spent[name][kind]["median"] for name in STAGES) for kind in ("seconds", "cpu")
         )
@@ -280,7 +286,7 @@ def of_stages(found: dict[str, Any]) -> str:
     return measure.table(head, rows)
 
 
-def of_images(found: dict[str, Any]) -> str:
+def of_images(results: dict[str, Any]) -> str:
     """Packing and loading by the number of images."""
     head = [
         "images",
@@ -301,19 +307,19 @@ def of_images(found: dict[str, Any]) -> str:
             f"{one['files']['median']:.2f} s",
             f"{measure.Spread(**one['ratio']):.1f}",
         ]
-        for size, one in found.items()
+        for size, one in results.items()
     ]
     return measure.table(head, rows)
 
 
-def of_pipeline(found: dict[str, Any]) -> str:
+def of_pipeline(results: dict[str, Any]) -> str:
     """What a whole audit's loading takes."""
     return (
-        f"All loads of an audit with the default settings on {found['records']} of these images "
-        f"({found['loads']} and "
-        f"that of `check`): {found['files']['median']:.1f} s from the files, "
-        f"{found['pack']['median']:.1f} s packed "
-        f"once and read from there, {measure.Spread(**found['ratio']):.1f} times as fast."
+        f"All loads of an audit with the default settings on {results['records']} of these images "
+        f"({results['loads']} and "
+        f"that of `check`): {results['files']['median']:.1f} s from the files, "
+        f"{results['pack']['median']:.1f} s packed "
+        f"once and read from there, {measure.Spread(**results['ratio']):.1f} times as fast."
     )
 
 

@@ -46,14 +46,14 @@ def main(
         str(size): {name: [] for name in STAGES} for size in references
     }
     with tempfile.TemporaryDirectory() as folder:
-        place = world(Path(folder), max(references))
+        workspace = world(Path(folder), max(references))
 
         def take(size: int) -> float:
-            choose(place, size)
-            found = {name: growth_requests.command(place, name) for name in STAGES}
-            for name, one in found.items():
-                spent[str(size)][name].append(one)
-            return sum(one.seconds for one in found.values())
+            choose(workspace, size)
+            spent_by_stage = {name: growth_requests.command(workspace, name) for name in STAGES}
+            for name, spent_here in spent_by_stage.items():
+                spent[str(size)][name].append(spent_here)
+            return sum(one.seconds for one in spent_by_stage.values())
 
         totals = measure.in_turns({str(size): partial(take, size) for size in references}, rounds)
     figures: dict[str, Any] = growth_requests.figures_of(totals, spent)
@@ -70,11 +70,11 @@ def main(
     )
 
 
-def world(place: Path, most: int) -> Path:
+def world(workspace: Path, most: int) -> Path:
     """A workspace with digits, a split, three requests, and fresh models of both kinds.
 
     Args:
-        place: an empty folder.
+        workspace: an empty folder.
         most: models of each kind, a multiple of 8.
     """
     from flows.workspace import layout
@@ -82,16 +82,16 @@ def world(place: Path, most: int) -> Path:
     from tasks.data.importers import digits
     from tasks.training import architectures, checkpoints
 
-    layout.init(place)
-    digits.bring_in(place / "data")
-    ask(place, ["writer-03"])
+    layout.init(workspace)
+    digits.bring_in(workspace / "data")
+    ask(workspace, ["writer-03"])
     for name in ("pack", "check", "split"):
-        growth_requests.command(place, name)
-    manifest = records.read_manifest(place / "data")
-    training = records.read_roles(place / "artifacts" / "split.csv", manifest) == "training"
-    ask(place, sorted(set(manifest["subject_id"][training]))[:ASKING])
-    growth_requests.command(place, "resolve")
-    chosen = settings.load(place / "params.yaml")
+        growth_requests.command(workspace, name)
+    manifest = records.read_manifest(workspace / "data")
+    training = records.read_roles(workspace / "artifacts" / "split.csv", manifest) == "training"
+    ask(workspace, sorted(set(manifest["subject_id"][training]))[:ASKING])
+    growth_requests.command(workspace, "resolve")
+    chosen = settings.load(workspace / "params.yaml")
 
     def fresh(path: Path, *names: str | int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -102,34 +102,34 @@ def world(place: Path, most: int) -> Path:
     for number in range(most):
         for kind in ("train", "retrain"):
             fresh(
-                place / MODELS / kind / str(number // BLOCK) / f"seed-{number}.safetensors",
+                workspace / MODELS / kind / str(number // BLOCK) / f"seed-{number}.safetensors",
                 kind,
                 number,
             )
-    fresh(place / "artifacts" / "unlearn" / "unlearned.safetensors", "unlearn")
-    files.write_json(place / "artifacts" / "unlearn" / "unlearned.json", {})
-    return place
+    fresh(workspace / "artifacts" / "unlearn" / "unlearned.safetensors", "unlearn")
+    files.write_json(workspace / "artifacts" / "unlearn" / "unlearned.json", {})
+    return workspace
 
 
-def ask(place: Path, subjects: list[str]) -> None:
+def ask(workspace: Path, subjects: list[str]) -> None:
     """Write the requests of some people."""
-    asked = [stand_in.request(number) for number in range(len(subjects))]
-    for request, subject in zip(asked, subjects, strict=True):
+    requests = [stand_in.request(number) for number in range(len(subjects))]
+    for request, subject in zip(requests, subjects, strict=True):
         request["subject_identities"][0]["identity_value"] = subject
-    files.write_json(place / "requests" / "demo.json", asked)
+    files.write_json(workspace / "requests" / "demo.json", requests)
 
 
-def choose(place: Path, size: int) -> None:
+def choose(workspace: Path, size: int) -> None:
     """Set the workspace to so many references of each kind."""
     blocks = list(range(size // BLOCK))
     keys = [f"references.{kind}_blocks={blocks}" for kind in ("with", "without")]
-    settings.assign(place / "params.yaml", [f"references.seeds_per_block={BLOCK}", *keys])
+    settings.assign(workspace / "params.yaml", [f"references.seeds_per_block={BLOCK}", *keys])
     for kind in ("train", "retrain"):
-        folder = place / "artifacts" / kind
+        folder = workspace / "artifacts" / kind
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         for block in blocks:
-            (folder / str(block)).symlink_to(place / MODELS / kind / str(block))
+            (folder / str(block)).symlink_to(workspace / MODELS / kind / str(block))
 
 
 if __name__ == "__main__":

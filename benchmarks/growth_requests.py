@@ -49,17 +49,17 @@ def main(
         str(size): {name: [] for name in stages[size]} for size in requests
     }
     with tempfile.TemporaryDirectory() as folder:
-        place, known = world(Path(folder), max(requests))
+        workspace, trained_people = world(Path(folder), max(requests))
 
         def take(size: int) -> float:
-            found = audited(place, known[:size], stages[size])
-            for name, one in found.items():
-                spent[str(size)][name].append(one)
-            return sum(one.seconds for one in found.values())
+            spent_by_stage = audited(workspace, trained_people[:size], stages[size])
+            for name, spent_here in spent_by_stage.items():
+                spent[str(size)][name].append(spent_here)
+            return sum(one.seconds for one in spent_by_stage.values())
 
         totals = measure.in_turns({str(size): partial(take, size) for size in requests}, rounds)
         reported = max(size for size in requests if size <= most_reports)
-        pages = page_sizes(audited_reports(place, known[:reported]))
+        pages = page_sizes(audited_reports(workspace, trained_people[:reported]))
     figures = {**figures_of(totals, spent), "pages": pages}
     words = " ".join(f"--requests {size}" for size in requests)
     line = (
@@ -113,40 +113,42 @@ def world(folder: Path, most: int) -> tuple[Path, list[int]]:
     Raises:
         WorkspaceError: the split leaves too few of them.
     """
-    place = stand_in.world(folder, subjects=max(stand_in.SUBJECTS, round(1.3 * most / TRAINED)))
-    settings.assign(place / "params.yaml", [f"batch={BATCH}"])
-    (place / "artifacts").mkdir()
-    ask(place, [0])
+    workspace = stand_in.world(folder, subjects=max(stand_in.SUBJECTS, round(1.3 * most / TRAINED)))
+    settings.assign(workspace / "params.yaml", [f"batch={BATCH}"])
+    (workspace / "artifacts").mkdir()
+    ask(workspace, [0])
     for name in ("pack", "check", "split"):
-        command(place, name)
-    people = trained_on(place)
+        command(workspace, name)
+    people = trained_on(workspace)
     if len(people) < most:
         raise WorkspaceError(
             f"got {len(people)} people of the training set, expected {most}; enlarge the world"
         )
-    ask(place, people[:1])
-    command(place, "resolve")
+    ask(workspace, people[:1])
+    command(workspace, "resolve")
     for name in ("train", "retrain", "unlearn"):
-        command(place, name)
-    return place, people
+        command(workspace, name)
+    return workspace, people
 
 
 def audited(
-    place: Path, people: Sequence[int], stages: Sequence[str] = STAGES
+    workspace: Path, people: Sequence[int], stages: Sequence[str] = STAGES
 ) -> dict[str, measure.Spent]:
     """What each of the stages takes for a batch in which these people ask."""
-    ask(place, people)
+    ask(workspace, people)
     order = ("check", "resolve", "probe", "score", "verify", "propose", "report")
-    found = {name: command(place, name) for name in order if name in stages or name not in STAGES}
-    return {name: found[name] for name in stages}
+    spent_by_stage = {
+        name: command(workspace, name) for name in order if name in stages or name not in STAGES
+    }
+    return {name: spent_by_stage[name] for name in stages}
 
 
-def audited_reports(place: Path, people: Sequence[int]) -> Path:
+def audited_reports(workspace: Path, people: Sequence[int]) -> Path:
     """The folder of the reports of the batch that was measured last; of these people's, if it was
     another."""
-    folder = place / "reports" / BATCH
+    folder = workspace / "reports" / BATCH
     if len(list(folder.glob("*/report.pdf"))) != len(people):
-        audited(place, people)
+        audited(workspace, people)
     return folder
 
 
@@ -158,47 +160,47 @@ def page_sizes(folder: Path) -> dict[str, int]:
     }
 
 
-def ask(place: Path, people: Sequence[int]) -> None:
+def ask(workspace: Path, people: Sequence[int]) -> None:
     """Write the batch's requests, one for each of the people, and its record."""
     from flows.pipeline import provenance
 
     files.write_json(
-        place / "requests" / f"{BATCH}.json", [stand_in.request(number) for number in people]
+        workspace / "requests" / f"{BATCH}.json", [stand_in.request(number) for number in people]
     )
-    provenance.write(place, settings.load(place / "params.yaml"))
+    provenance.write(workspace, settings.load(workspace / "params.yaml"))
 
 
-def trained_on(place: Path) -> list[int]:
+def trained_on(workspace: Path) -> list[int]:
     """The numbers of the subjects of the training set."""
     from tasks.data import records
 
-    manifest = records.read_manifest(place / "data")
-    roles = records.read_roles(place / "artifacts" / "split.csv", manifest)
-    known = set(manifest["subject_id"][roles == "training"])
+    manifest = records.read_manifest(workspace / "data")
+    roles = records.read_roles(workspace / "artifacts" / "split.csv", manifest)
+    trained_people = set(manifest["subject_id"][roles == "training"])
     return [
         number
         for number in range(manifest["subject_id"].nunique())
-        if stand_in.subject_id(number) in known
+        if stand_in.subject_id(number) in trained_people
     ]
 
 
-def command(place: Path, name: str) -> measure.Spent:
+def command(workspace: Path, name: str) -> measure.Spent:
     """Run a stage of the pipeline as `dvc.yaml` has it, in place and without DVC, and measure
     it."""
     from ruamel.yaml import YAML
 
-    graph = YAML(typ="safe").load((place / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    chosen = settings.load(place / "params.yaml")
-    known = {
+    graph = YAML(typ="safe").load((workspace / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    chosen = settings.load(workspace / "params.yaml")
+    variables = {
         "${batch}": chosen.batch,
         "${item.block}": "0",
         "${original.checkpoint}": chosen.original.checkpoint,
         "${references.with_from}": chosen.references.with_from,
     }
     text = graph[name]["cmd"]
-    for word, value in known.items():
+    for word, value in variables.items():
         text = text.replace(word, value)
-    return measure.command([sys.executable, *text.split()[1:]], place)
+    return measure.command([sys.executable, *text.split()[1:]], workspace)
 
 
 def table(figures: dict[str, Any], heads: Sequence[str], one: str = "one more request") -> str:
@@ -206,14 +208,14 @@ def table(figures: dict[str, Any], heads: Sequence[str], one: str = "one more re
     sizes = list(figures["seconds"])
     stages = list(figures["seconds"][sizes[0]])
     rows = [(name, *(cell(figures, size, name) for size in sizes)) for name in stages]
-    whole = [size for size in sizes if len(figures["seconds"][size]) == len(stages)]
+    measured_sizes = [size for size in sizes if len(figures["seconds"][size]) == len(stages)]
     total = [
         told(figures["total"][size]["median"], figures["total_cpu"][size]["median"])
-        for size in whole
+        for size in measured_sizes
     ]
-    missing = [""] * (len(sizes) - len(whole))
+    missing = [""] * (len(sizes) - len(measured_sizes))
     rows.append(("all", *total, *missing))
-    rows.append((one, "", *(more(figures, *pair) for pair in pairwise(whole)), *missing))
+    rows.append((one, "", *(more(figures, *pair) for pair in pairwise(measured_sizes)), *missing))
     return measure.table(("stage", *heads), rows)
 
 

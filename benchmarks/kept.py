@@ -66,5 +66,7 @@ def _keep(trial: Any, path: Path, work: Callable[[Any], dict[str, Any]]) -> dict
 
 def name_of(trial: Any) -> str:
     """A name from the trial's fields: another trial has another."""
-    known = {key: value for key, value in asdict(trial).items() if not isinstance(value, Path)}
-    return hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode()).hexdigest()[:24]
+    identity = {key: value for key, value in asdict(trial).items() if not isinstance(value, Path)}
+    return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[
+        :24
+    ]

@@ -63,14 +63,14 @@ def in_turns(ways: Mapping[str, Callable[[], float]], rounds: int = 5) -> dict[s
     Returns:
         By name, one value a round.
     """
-    found: dict[str, list[float]] = {name: [] for name in ways}
+    timings: dict[str, list[float]] = {name: [] for name in ways}
     names = list(ways)
     for number in range(rounds):
         first = number % len(names)
         for name in names[first:] + names[:first]:
-            found[name].append(ways[name]())
-            stage_cli.say(f"round {number + 1}/{rounds}, {name}: {found[name][-1]:.4g}")
-    return found
+            timings[name].append(ways[name]())
+            stage_cli.say(f"round {number + 1}/{rounds}, {name}: {timings[name][-1]:.4g}")
+    return timings
 
 
 def ratio(of: Sequence[float], to: Sequence[float]) -> Spread:
@@ -114,8 +114,8 @@ def command(
         stderr=subprocess.STDOUT,
         text=True,
     ) as process:
-        told, _ = process.communicate()
-    *lines, last = told.splitlines() or [""]
+        output, _ = process.communicate()
+    *lines, last = output.splitlines() or [""]
     if process.returncode != 0 or not last.startswith("spent "):
         raise WorkspaceError(f"{' '.join(words[:4])} failed: {' / '.join(lines[-3:] or [last])}")
     wall, cpu, peak = map(float, last.split()[1:])
@@ -176,7 +176,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 def write(
     name: str,
     command_line: str,
-    found: dict[str, Any],
+    results: dict[str, Any],
     text: str,
     page: Path = PAGE,
     out: Path = RESULTS,
@@ -187,7 +187,7 @@ def write(
     Args:
         name: of the JSON file, and of the marks in the page.
         command_line: how it was measured.
-        found: the figures.
+        results: the figures.
         text: Markdown.
         page: has `<!-- name -->` and `<!-- end of name -->`.
         out: folder for the JSON file.
@@ -197,7 +197,7 @@ def write(
     """
     facts = machine()
     path = out / f"{name.replace(' ', '-')}.json"
-    files.write_json(path, {"command": command_line, "machine": facts, **found})
+    files.write_json(path, {"command": command_line, "machine": facts, **results})
     insert(page, name, f"{text}\n\n`{command_line}`. {told_of(facts)}.")
 
 

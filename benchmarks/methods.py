@@ -63,7 +63,7 @@ FEW = (1 / 60, 1 / 30, 1 / 20, 1 / 12, 1 / 8)
 def configurations(settings: Settings) -> dict[str, dict[str, Any]]:
     """The methods by title, each as `unlearn` settings; lengths follow the world's recipe."""
     half, epochs = settings.train.batch_size // 2, settings.train.epochs
-    found: dict[str, dict[str, Any]] = {
+    variants: dict[str, dict[str, Any]] = {
         "exact retrain": {"method": "retrain"},
         "unchanged original": {"method": "none"},
         "fcalb, the default": {"method": "fcalb"},
@@ -76,7 +76,7 @@ def configurations(settings: Settings) -> dict[str, dict[str, Any]]:
     }
     long = epochs >= LONG
     for share in FEW if long else SHARES:
-        found[f"FCALB, reset 0.6, {share:.1%} of the epochs"] = {
+        variants[f"FCALB, reset 0.6, {share:.1%} of the epochs"] = {
             **RESET,
             "epochs": share * epochs,
             "batch_size": half,
@@ -87,12 +87,12 @@ def configurations(settings: Settings) -> dict[str, dict[str, Any]]:
         "epochs": (FEW if long else SHARES)[3] * epochs,
         "batch_size": half,
     }
-    found[f"FCALB, 40 forget steps, {(FEW if long else SHARES)[3]:.1%} of the epochs"] = forget
+    variants[f"FCALB, 40 forget steps, {(FEW if long else SHARES)[3]:.1%} of the epochs"] = forget
     for share in FEW if long else LONGER:
         anew = {"batch_size": half, "rivals": {"training_share": share}}
-        found[f"short retrain, {share:.1%} of the epochs"] = {"method": "short_retrain", **anew}
-        found[f"distilled anew, {share:.1%} of the epochs"] = {"method": "distil", **anew}
-    return found | {
+        variants[f"short retrain, {share:.1%} of the epochs"] = {"method": "short_retrain", **anew}
+        variants[f"distilled anew, {share:.1%} of the epochs"] = {"method": "distil", **anew}
+    return variants | {
         name: {"method": name} for name in registry.METHODS if name not in recipes.FROM_SCRATCH
     }
 
@@ -111,11 +111,11 @@ class Trial:
     keep: Path
 
     @classmethod
-    def of(cls, study: Study, title: str, wish: dict[str, Any], batch: int, n: int) -> Trial:
+    def of(cls, study: Study, title: str, unlearn: dict[str, Any], batch: int, n: int) -> Trial:
         """A trial on the study's `n`th original; the first models with everybody are references."""
         first = study.references + 1
         return cls(
-            title, wish, study.world, batch, first + n, study.references, study.seed, study.keep
+            title, unlearn, study.world, batch, first + n, study.references, study.seed, study.keep
         )
 
 
@@ -129,31 +129,31 @@ def main(study: Study, tune_originals: int = 3) -> None:
     """
     from benchmarks import tuning
 
-    given = study.given
+    world = study.given
     make_models(study, max(study.originals, tune_originals))
     tuned = tuning.chosen(replace(study, originals=tune_originals))
-    wishes = configurations(given.settings) | {
+    variants = configurations(world.settings) | {
         f"{name}, tuned": choice["wish"] for name, choice in tuned.items()
     }
-    found = in_rounds(study, wishes, "methods")
-    retrain = [row["seconds"] for row in found["exact retrain"]]
+    outcomes = in_rounds(study, variants, "methods")
+    retrain = [row["seconds"] for row in outcomes["exact retrain"]]
     results_of_all = {
         "retrain_seconds": float(np.median(retrain)),
-        "settings": wishes,
+        "settings": variants,
         "tuning": tuned,
-        "methods": {title: figures(rows, retrain) for title, rows in found.items()},
+        "methods": {title: figures(rows, retrain) for title, rows in outcomes.items()},
     }
     study.publish("methods", results_of_all, table, tune_originals=tune_originals)
 
 
 def in_rounds(
-    study: Study, wishes: Mapping[str, dict[str, Any]], name: str
+    study: Study, variants: Mapping[str, dict[str, Any]], name: str
 ) -> dict[str, list[dict[str, Any]]]:
     """Unlearn in each way on every original and batch, and judge: the results by title.
 
     Args:
         study: whose models are there.
-        wishes: settings of `unlearn` by title.
+        variants: settings of `unlearn` by title.
         name: of the benchmark, under which results are kept.
     """
     trials = [
@@ -161,7 +161,7 @@ def in_rounds(
         for batch in range(len(study.given.batches))
         for n in range(study.originals)
         # a round of all ways after the other, so that their times compare
-        for title, wish in wishes.items()
+        for title, wish in variants.items()
     ]
     results = kept.each(trials, attempt, study.folder(name), study.jobs, f"{study.world}, {name}")
     outcomes: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -180,34 +180,34 @@ def make_models(study: Study, originals: int | None = None) -> None:
     first = 1 + study.references
     count = study.originals if originals is None else originals
     name, seed, keep = study.given.name, study.seed, study.keep
-    wanted = [Job(name, "with", 0, n, seed, keep) for n in range(first + count)]
+    jobs = [Job(name, "with", 0, n, seed, keep) for n in range(first + count)]
     for batch in range(len(study.given.batches)):
-        wanted += [Job(name, "without", batch, n, seed, keep) for n in range(first)]
-    verdicts.make_all([job for job in wanted if not job.path.exists()], study.jobs)
+        jobs += [Job(name, "without", batch, n, seed, keep) for n in range(first)]
+    verdicts.make_all([job for job in jobs if not job.path.exists()], study.jobs)
 
 
 def attempt(trial: Trial) -> dict[str, Any]:
     """Let one method loose on one original, and judge what comes out."""
-    given = worlds.load(trial.world)
-    backend = compute.prepare(given.settings.compute)
+    world = worlds.load(trial.world)
+    backend = compute.prepare(world.settings.compute)
     stream = seeds.derive(
         trial.seed, trial.world, "methods", trial.batch, trial.original
     )  # each draws its own
-    settings = settings_of(given, Unlearn.model_validate(trial.wish), stream)
+    settings = settings_of(world, Unlearn.model_validate(trial.wish), stream)
     folder = trial.keep / f"{trial.world}-{trial.seed}"
     network = checkpoints.load(
         folder / f"with-0-{trial.original}.safetensors", settings.model, settings.data
     )
     started = time.process_time()
     try:
-        network = unlearned(network, given, trial.batch, settings, backend)
+        network = unlearned(network, world, trial.batch, settings, backend)
     except (ModelError, EvidenceError) as error:
         return {"seconds": time.process_time() - started, "error": str(error), "rows": []}
     seconds = time.process_time() - started
     logits = training_loop.logits(
-        network, training_loop.Records(given.images, given.labels, settings.model, backend)
+        network, training_loop.Records(world.images, world.labels, settings.model, backend)
     )
-    phi, predicted = scoring.margins(logits, given.labels), logits.argmax(1).astype(np.int64)
+    phi, predicted = scoring.margins(logits, world.labels), logits.argmax(1).astype(np.int64)
     if not np.isfinite(phi).all():
         return {"seconds": seconds, "error": "diverged", "rows": []}
 
@@ -222,7 +222,7 @@ def attempt(trial: Trial) -> dict[str, Any]:
     ]
     fixed += [job("without", trial.batch, n) for n in numbers]
     scores = verdicts.table_of_scores(
-        given, trial.batch, (phi[None], predicted[None]), verdicts.answers(fixed), trial.references
+        world, trial.batch, (phi[None], predicted[None]), verdicts.answers(fixed), trial.references
     )
     rules = GateRules(**settings.verify.model_dump(exclude={"mode"})).answers_alone()
     correct = scores.predicted == scores.labels
@@ -235,31 +235,31 @@ def attempt(trial: Trial) -> dict[str, Any]:
     }
 
 
-def settings_of(given: World, wish: Unlearn, stream: int) -> Settings:
+def settings_of(world: World, unlearn: Unlearn, stream: int) -> Settings:
     """The world's settings with a method and a seed; methods from scratch get the batch size that
     others have."""
-    recipe = given.settings.train
+    recipe = world.settings.train
     if (
-        wish.method in recipes.FROM_SCRATCH
+        unlearn.method in recipes.FROM_SCRATCH
     ):  # they train by the recipe, whose batch size is as free as FCALB's
-        recipe = recipe.model_copy(update={"batch_size": wish.batch_size})
-    return given.settings.model_copy(
-        update={"seed": stream % 2**31, "unlearn": wish, "train": recipe}
+        recipe = recipe.model_copy(update={"batch_size": unlearn.batch_size})
+    return world.settings.model_copy(
+        update={"seed": stream % 2**31, "unlearn": unlearn, "train": recipe}
     )
 
 
 def unlearned(
-    network: nn.Module, given: World, batch: int, settings: Settings, backend: compute.Backend
+    network: nn.Module, world: World, batch: int, settings: Settings, backend: compute.Backend
 ) -> nn.Module:
     """The network after the method that the settings name."""
-    asked = np.isin(given.subjects, given.batches[batch])
+    in_forget_set = np.isin(world.subjects, world.batches[batch])
 
     def records(rows: Any) -> training_loop.Records:
         return training_loop.Records(
-            given.images[rows], given.labels[rows], settings.model, backend
+            world.images[rows], world.labels[rows], settings.model, backend
         )
 
-    retain = records((given.roles == "training") & ~asked)
+    retain = records((world.roles == "training") & ~in_forget_set)
     if settings.unlearn.method == "none":
         return network
     if settings.unlearn.method == "retrain":
@@ -271,8 +271,8 @@ def unlearned(
         )
         return network
     if settings.unlearn.method in fcalb.METHODS:
-        return fcalb.unlearn(network, records(asked), retain, settings)[0]
-    return registry.unlearn(network, records(asked), retain, settings)
+        return fcalb.unlearn(network, records(in_forget_set), retain, settings)[0]
+    return registry.unlearn(network, records(in_forget_set), retain, settings)
 
 
 def figures(trials: list[dict[str, Any]], retrain: list[float]) -> dict[str, Any]:
@@ -281,10 +281,10 @@ def figures(trials: list[dict[str, Any]], retrain: list[float]) -> dict[str, Any
     rows = [row for trial in trials for row in trial["rows"]]
     counts = Counter(row["verdict"] for row in rows)
     influence = [row["rho"] for row in rows if row["rho"] is not None]
-    kept = [trial for trial in trials if trial["rows"]]
+    completed = [trial for trial in trials if trial["rows"]]
     return {
         "trials": len(trials),
-        "diverged": len(trials) - len(kept),
+        "diverged": len(trials) - len(completed),
         "judged": len(rows),
         **{name: counts[name] for name in ("pass", "fail", "inconclusive")},
         "alike": sum(row["verdict"] == "pass" and not row["unlike"] for row in rows),
@@ -292,11 +292,11 @@ def figures(trials: list[dict[str, Any]], retrain: list[float]) -> dict[str, Any
         "influence": [float(q) for q in np.quantile(influence, (0.05, 0.5, 0.95))]
         if influence
         else None,
-        "control": [float(f([t["control"] for t in kept])) for f in (np.mean, np.std)]
-        if kept
+        "control": [float(f([t["control"] for t in completed])) for f in (np.mean, np.std)]
+        if completed
         else None,
-        "control_retrained": float(np.mean([t["control_retrained"] for t in kept]))
-        if kept
+        "control_retrained": float(np.mean([t["control_retrained"] for t in completed]))
+        if completed
         else None,
         "not_good": dict(Counter(name for row in rows for name in row["open"])),
         "time": float(
@@ -307,7 +307,7 @@ def figures(trials: list[dict[str, Any]], retrain: list[float]) -> dict[str, Any
 
 def table(result: dict[str, Any]) -> str:
     """The figures as Markdown, those that pass most first."""
-    made, methods = result["versions"], result["methods"]
+    versions, methods = result["versions"], result["methods"]
     first = next(iter(methods.values()))
     lines = [
         f"**{result['world']}**: {result['about']}. {first['trials']} originals × batches, "
@@ -324,23 +324,26 @@ def table(result: dict[str, Any]) -> str:
     lines += [row(title, one) for title, one in ranked]
     lines += [
         "",
-        f"`{result['command']}` ({made['processor']}, Python {made['python']}, torch "
-        f"{made['torch']}).",
+        f"`{result['command']}` ({versions['processor']}, Python {versions['python']}, torch "
+        f"{versions['torch']}).",
         "",
     ]
     return "\n".join(lines)
 
 
-def row(title: str, one: dict[str, Any]) -> str:
+def row(title: str, outcome: dict[str, Any]) -> str:
     """One method's figures as a row of Markdown."""
-    if not one["influence"]:
-        return f"| {title} | diverged in all {one['trials']} | | | | | {one['time']:.2f} |"
-    low, middle, high = one["influence"]
-    mean, spread = one["control"]
-    note = f" ({one['diverged']} of {one['trials']} diverged)" if one["diverged"] else ""
+    if not outcome["influence"]:
+        return f"| {title} | diverged in all {outcome['trials']} | | | | | {outcome['time']:.2f} |"
+    low, middle, high = outcome["influence"]
+    mean, spread = outcome["control"]
+    note = (
+        f" ({outcome['diverged']} of {outcome['trials']} diverged)" if outcome["diverged"] else ""
+    )
     return (
-        f"| {title}{note} | {one['pass']} | {one['fail']} | {one['inconclusive']} | "
-        f"{middle:.2f}, {low:.2f} … {high:.2f} | {mean:.1%} ± {spread:.1%} | {one['time']:.2f} |"
+        f"| {title}{note} | {outcome['pass']} | {outcome['fail']} | {outcome['inconclusive']} | "
+        f"{middle:.2f}, {low:.2f} … {high:.2f} | {mean:.1%} ± {spread:.1%} | "
+        f"{outcome['time']:.2f} |"
     )
 
 

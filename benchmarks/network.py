@@ -146,10 +146,10 @@ def online(api: str, pool: str) -> list[str]:
     """The names of a pool's workers that are there now."""
     import httpx
 
-    found = httpx.post(f"{api}/work_pools/{pool}/workers/filter", json={}, timeout=PATIENCE)
+    answer = httpx.post(f"{api}/work_pools/{pool}/workers/filter", json={}, timeout=PATIENCE)
     return (
-        [each["name"] for each in found.json() if each["status"] == "ONLINE"]
-        if found.is_success
+        [each["name"] for each in answer.json() if each["status"] == "ONLINE"]
+        if answer.is_success
         else []
     )
 
@@ -158,21 +158,21 @@ def runs(api: str, name: str) -> list[dict[str, Any]]:
     """What Prefect knows of the runs with a name, oldest first."""
     import httpx
 
-    wanted = {"flow_runs": {"name": {"any_": [name]}}, "sort": "START_TIME_ASC"}
-    found: list[dict[str, Any]] = httpx.post(
-        f"{api}/flow_runs/filter", json=wanted, timeout=PATIENCE
+    query = {"flow_runs": {"name": {"any_": [name]}}, "sort": "START_TIME_ASC"}
+    answer: list[dict[str, Any]] = httpx.post(
+        f"{api}/flow_runs/filter", json=query, timeout=PATIENCE
     ).json()
-    return found
+    return answer
 
 
 def states(api: str, run: str) -> dict[str, float]:
     """When a run reached each of its states for the first time, by the state's type, Unix time."""
     import httpx
 
-    found = httpx.get(
+    answer = httpx.get(
         f"{api}/flow_run_states/", params={"flow_run_id": run}, timeout=PATIENCE
     ).json()
-    reached = sorted((moment(each["timestamp"]), each["type"]) for each in found)
+    reached = sorted((moment(each["timestamp"]), each["type"]) for each in answer)
     return {kind: at for at, kind in reversed(reached)}
 
 
@@ -182,12 +182,12 @@ def log(api: str, run: str) -> list[tuple[float, str]]:
 
     lines: list[tuple[float, str]] = []
     while True:
-        wanted = {
+        query = {
             "logs": {"flow_run_id": {"any_": [run]}},
             "sort": "TIMESTAMP_ASC",
             "offset": len(lines),
         }
-        more = httpx.post(f"{api}/logs/filter", json=wanted, timeout=PATIENCE).json()
+        more = httpx.post(f"{api}/logs/filter", json=query, timeout=PATIENCE).json()
         lines += [(moment(each["timestamp"]), each["message"]) for each in more]
         if not more:
             return lines

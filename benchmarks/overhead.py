@@ -56,25 +56,27 @@ def main(
     tool = [str(Path(sys.executable).parent / "erasure-audit")]
     stages: list[dict[str, float]] = []
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
+        workspace = Path(folder)
         if world == "demo":
-            told(place, [*tool, "init", "."])
-            told(place, [*tool, "demo"])
+            told(workspace, [*tool, "init", "."])
+            told(workspace, [*tool, "demo"])
         else:
-            ask(stand_in.world(place))
-            told(place, [*tool, "run"])
+            ask(stand_in.world(workspace))
+            told(workspace, [*tool, "run"])
         ways: dict[str, Callable[[], float]] = {
-            AUDIT: lambda: audited(place, [*tool, "run"], stages),
-            REPRO: lambda: repro(place),
-            IDLE: lambda: measure.command([*tool, "run"], place).seconds,
-            STATUS: lambda: measure.command([sys.executable, "-m", "dvc", "status"], place).seconds,
-            HELP: lambda: measure.command([*tool, "--help"], place).seconds,
-            BARE: lambda: measure.command([sys.executable, "-c", "pass"], place).seconds,
+            AUDIT: lambda: audited(workspace, [*tool, "run"], stages),
+            REPRO: lambda: repro(workspace),
+            IDLE: lambda: measure.command([*tool, "run"], workspace).seconds,
+            STATUS: lambda: (
+                measure.command([sys.executable, "-m", "dvc", "status"], workspace).seconds
+            ),
+            HELP: lambda: measure.command([*tool, "--help"], workspace).seconds,
+            BARE: lambda: measure.command([sys.executable, "-c", "pass"], workspace).seconds,
         }
-        found = measure.in_turns(ways, rounds)
+        timings = measure.in_turns(ways, rounds)
     figures: dict[str, Any] = {
-        "seconds": {name: measure.Spread.of(values).plain() for name, values in found.items()},
-        "run_to_repro": measure.ratio(found[AUDIT], found[REPRO]).plain(),
+        "seconds": {name: measure.Spread.of(values).plain() for name, values in timings.items()},
+        "run_to_repro": measure.ratio(timings[AUDIT], timings[REPRO]).plain(),
         "stages": {
             name: measure.Spread.of([one[name] for one in stages]).plain() for name in stages[0]
         },
@@ -83,17 +85,17 @@ def main(
     measure.write("overhead", line, figures, table(figures), page, out)
 
 
-def ask(place: Path) -> None:
+def ask(workspace: Path) -> None:
     """A request in the world whose models are played."""
-    files.write_json(place / "requests" / "demo.json", [stand_in.request(0)])
+    files.write_json(workspace / "requests" / "demo.json", [stand_in.request(0)])
 
 
-def audited(place: Path, words: list[str], stages: list[dict[str, float]]) -> float:
+def audited(workspace: Path, words: list[str], stages: list[dict[str, float]]) -> float:
     """How long the batch takes with all but its models forgotten; what each stage took is added to
     `stages`, s."""
-    forget(place)
+    forget(workspace)
     lines: list[str] = []
-    seconds = measure.seconds(lambda: lines.extend(told(place, words)))
+    seconds = measure.seconds(lambda: lines.extend(told(workspace, words)))
     done = [match for line in lines if (match := _DONE.match(line))]
     stages.append({match[1]: float(match[3]) for match in done})
     ran = {match[1].partition("@")[0] for match in done if match[2] == "done"}
@@ -104,13 +106,13 @@ def audited(place: Path, words: list[str], stages: list[dict[str, float]]) -> fl
     return seconds
 
 
-def repro(place: Path) -> float:
+def repro(workspace: Path) -> float:
     """The same by DVC alone."""
-    forget(place)
-    return measure.seconds(lambda: told(place, [sys.executable, "-m", "dvc", "repro"]))
+    forget(workspace)
+    return measure.seconds(lambda: told(workspace, [sys.executable, "-m", "dvc", "repro"]))
 
 
-def told(place: Path, words: list[str]) -> list[str]:
+def told(workspace: Path, words: list[str]) -> list[str]:
     """The lines that a command prints.
 
     Raises:
@@ -119,7 +121,7 @@ def told(place: Path, words: list[str]) -> list[str]:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     done = subprocess.run(
         words,
-        cwd=place,
+        cwd=workspace,
         env={**os.environ, "PATH": path},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -135,17 +137,17 @@ def told(place: Path, words: list[str]) -> list[str]:
     return lines
 
 
-def forget(place: Path) -> None:
+def forget(workspace: Path) -> None:
     """Forget in the workspace all that was made, and in DVC's run-cache all but the models."""
-    for inputs in (place / ".dvc" / "cache" / "runs").glob(
+    for inputs in (workspace / ".dvc" / "cache" / "runs").glob(
         "*/*"
     ):  # a folder for all runs of a stage with these
         command = next(inputs.iterdir()).read_text(encoding="utf-8").partition("--")[0]
         if not command.split()[-1].endswith(KEPT):
             shutil.rmtree(inputs)
     for folder in ("artifacts", "reports/demo"):
-        shutil.rmtree(place / folder)
-    (place / "dvc.lock").unlink()
+        shutil.rmtree(workspace / folder)
+    (workspace / "dvc.lock").unlink()
 
 
 def table(figures: dict[str, Any]) -> str:

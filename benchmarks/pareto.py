@@ -47,28 +47,28 @@ def main(
 
     Example: python -m benchmarks.pareto --world digits --page docs/methods.md
     """
-    found = []
+    measured = []
     for name in world:
         path = results / f"methods-{name}.json"
         if not path.exists():
             raise WorkspaceError(
                 f"{path}: no such file; run python -m benchmarks.methods --world {name}"
             )
-        found.append(files.read_json(path))
+        measured.append(files.read_json(path))
         drawn = out / f"trade-{name}.svg"
-        files.write_bytes(drawn, picture(found[-1]))
+        files.write_bytes(drawn, picture(measured[-1]))
         stage_cli.say(f"{drawn} drawn")
     if page:
-        measure.insert(page, "aims", aims(found))
+        measure.insert(page, "aims", aims(measured))
 
 
-def aims(found: list[dict[str, Any]]) -> str:
+def aims(results: list[dict[str, Any]]) -> str:
     """What the default method was to reach on each world, and what it reached, as Markdown."""
-    ours = [result["methods"][DEFAULT] for result in found]
-    exact = [result["methods"]["exact retrain"] for result in found]
+    ours = [result["methods"][DEFAULT] for result in results]
+    exact = [result["methods"]["exact retrain"] for result in results]
     rival = [
         same_seconds(result["methods"], one["time"])
-        for result, one in zip(found, ours, strict=True)
+        for result, one in zip(results, ours, strict=True)
     ]
     away = [100 * (one["control"][0] - one["control_retrained"]) for one in ours]
     rows = {
@@ -89,7 +89,7 @@ def aims(found: list[dict[str, Any]]) -> str:
             for one in rival
         ],
     }
-    head = [f"`{DEFAULT.partition(',')[0]}`", *(result["world"] for result in found)]
+    head = [f"`{DEFAULT.partition(',')[0]}`", *(result["world"] for result in results)]
     lines = [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head))]
     return (
         "\n".join(lines + [f"| {' | '.join([name, *cells])} |" for name, cells in rows.items()])
@@ -114,14 +114,14 @@ def same_seconds(methods: dict[str, Any], time: float) -> dict[str, Any] | None:
 
 def families(methods: dict[str, Any]) -> dict[tuple[str, str, str], list[dict[str, Any]]]:
     """The methods that were not diverged in all trials, by family, shortest first."""
-    found: dict[tuple[str, str, str], list[dict[str, Any]]] = defaultdict(list)
-    for title, one in methods.items():
-        if not one["control"] or title == "unchanged original":
+    points: dict[tuple[str, str, str], list[dict[str, Any]]] = defaultdict(list)
+    for title, method in methods.items():
+        if not method["control"] or title == "unchanged original":
             continue
-        known = [style for start, style in {**CURVES, **SINGLE}.items() if title.startswith(start)]
-        found[known[0] if known else OTHERS].append(one)
+        styles = [style for start, style in {**CURVES, **SINGLE}.items() if title.startswith(start)]
+        points[styles[0] if styles else OTHERS].append(method)
     return {
-        style: sorted(rows, key=lambda row: float(row["time"])) for style, rows in found.items()
+        style: sorted(rows, key=lambda row: float(row["time"])) for style, rows in points.items()
     }
 
 

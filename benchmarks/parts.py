@@ -27,8 +27,8 @@ SHORT = (5 / 12, 7 / 12)
 
 def configurations(settings: Settings) -> dict[str, dict[str, Any]]:
     """Settings of `unlearn`, by what they are."""
-    whole = fcalb.in_force(settings.model_copy(update={"unlearn": Unlearn()})).unlearn
-    parts = whole.model_dump(exclude={"rivals", "resets", "task"}) | {"method": "fcalb_plain"}
+    default = fcalb.in_force(settings.model_copy(update={"unlearn": Unlearn()})).unlearn
+    parts = default.model_dump(exclude={"rivals", "resets", "task"}) | {"method": "fcalb_plain"}
     return {
         "exact retrain": {"method": "retrain"},
         "unchanged original": {"method": "none"},
@@ -48,7 +48,7 @@ def configurations(settings: Settings) -> dict[str, dict[str, Any]]:
         **{
             f"short retrain, {share:.1%} of the epochs": {
                 "method": "short_retrain",
-                "batch_size": whole.batch_size,
+                "batch_size": default.batch_size,
                 "rivals": {"training_share": share},
             }
             for share in SHORT
@@ -65,12 +65,12 @@ def main(study: Study) -> None:
     Example: python -m benchmarks.parts --world digits --originals 3 --page docs/methods.md
     """
     methods.make_models(study)
-    wishes = configurations(study.given.settings)
-    outcomes = methods.in_rounds(study, wishes, "parts")
+    variants = configurations(study.given.settings)
+    outcomes = methods.in_rounds(study, variants, "parts")
     retrain = [result["seconds"] for result in outcomes["exact retrain"]]
     figures = {
         "retrain_seconds": float(np.median(retrain)),
-        "settings": wishes,
+        "settings": variants,
         "parts": {title: methods.figures(rows, retrain) for title, rows in outcomes.items()},
     }
     study.publish("parts", figures, table)
@@ -78,7 +78,7 @@ def main(study: Study) -> None:
 
 def table(result: dict[str, Any]) -> str:
     """The figures as Markdown, in the order of `configurations`."""
-    made, parts = result["versions"], result["parts"]
+    versions, parts = result["versions"], result["parts"]
     first = next(iter(parts.values()))
     lines = [
         f"**{result['world']}**: {result['about']}. {first['trials']} originals × batches, "
@@ -90,8 +90,8 @@ def table(result: dict[str, Any]) -> str:
         "| --- | --- | --- | --- | --- | --- | --- |",
         *(row(title, part) for title, part in parts.items()),
         "",
-        f"`{result['command']}` ({made['processor']}, Python {made['python']}, torch "
-        f"{made['torch']}).",
+        f"`{result['command']}` ({versions['processor']}, Python {versions['python']}, torch "
+        f"{versions['torch']}).",
         "",
     ]
     return "\n".join(lines)

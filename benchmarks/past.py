@@ -98,17 +98,17 @@ class _Twin:
     def text(self, content: bytes) -> bytes:
         """A file that git keeps, with the twin's own names and hashes; what is no text stays."""
         try:
-            found = content.decode()
+            replaced = content.decode()
         except UnicodeDecodeError:
             return content
         for old, new in {self.model: self.name, **self.requests}.items():
-            found = found.replace(old, new)
-        return found.encode()
+            replaced = replaced.replace(old, new)
+        return replaced.encode()
 
     def hashes(self, content: bytes) -> bytes:
         """`dvc.lock` or a pointer."""
-        found = _MD5.sub(lambda match: self.object(match[0]), content.decode())
-        return self.text(found.encode())
+        rewritten = _MD5.sub(lambda match: self.object(match[0]), content.decode())
+        return self.text(rewritten.encode())
 
     def object(self, oid: str) -> str:
         """The twin's own object for one in the cache, or only a hash where that one is erased."""
@@ -233,14 +233,14 @@ def _content(home: Path, name: str) -> bytes:
 def _at_hand(home: Path, names: Sequence[str]) -> dict[str, bytes]:
     """What every batch writes anew, as it is now, so that the workspace is left as it was; folders
     of DVC's ignored."""
-    found = {
+    contents = {
         path: _content(home, f"HEAD:{path}") for path in ("dvc.lock", "data.dvc", "params.yaml")
     }
     more = "".join(f"/{name}\n" for name in names).encode()
     ignored = (
         f"{folder}/.gitignore" for folder in FOLDERS if (home / folder / ".gitignore").exists()
     )
-    return found | {path: _content(home, f"HEAD:{path}") + more for path in ignored}
+    return contents | {path: _content(home, f"HEAD:{path}") + more for path in ignored}
 
 
 def _commit(title: str, contents: dict[str, bytes]) -> bytes:

@@ -92,10 +92,10 @@ def _in_environment(
     variables: dict[str, str], world: str, epochs: int, records: int
 ) -> dict[str, Any]:
     """What one process prints that trains under these variables and no others of the kind."""
-    kept = {key: value for key, value in os.environ.items() if key not in portable.VARIABLES}
+    environment = {key: value for key, value in os.environ.items() if key not in portable.VARIABLES}
     words = [sys.executable, "-m", "benchmarks.portable", TRAIN, world, str(epochs), str(records)]
     done = subprocess.run(
-        words, env={**kept, **variables}, stdout=subprocess.PIPE, check=True, text=True
+        words, env={**environment, **variables}, stdout=subprocess.PIPE, check=True, text=True
     )
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
@@ -113,11 +113,13 @@ def train(world: str, epochs: int, records: int) -> dict[str, Any]:
     one_thread = chosen.settings.compute.model_copy(update={"threads": 1, "device": "cpu"})
     backend = compute.prepare(one_thread)
     model, data = chosen.settings.model, chosen.settings.data
-    known = training_loop.Records(chosen.images[rows], chosen.labels[rows], model, backend)
+    training_records = training_loop.Records(
+        chosen.images[rows], chosen.labels[rows], model, backend
+    )
     network = architectures.build(model, data, seed=7)
     recipe = chosen.settings.train.model_copy(update={"epochs": epochs})
     began = time.process_time()
-    training_loop.fit(network, known, recipe, seed=8)
+    training_loop.fit(network, training_records, recipe, seed=8)
     digest = hashlib.sha256()
     for value in network.state_dict().values():
         digest.update(value.detach().contiguous().numpy().tobytes())

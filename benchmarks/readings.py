@@ -61,29 +61,29 @@ def main(
     measure.write("readings", command, {"rows": rows}, table(rows), page, out)
 
 
-def read(given: worlds.World, epochs: int) -> Iterator[dict[str, int]]:
+def read(world: worlds.World, epochs: int) -> Iterator[dict[str, int]]:
     """The counts of one model for each of `VALUES` that fits the data."""
-    training = np.flatnonzero(given.roles == "training")[:RECORDS]
-    images, labels = given.images[training], given.labels[training]
+    training = np.flatnonzero(world.roles == "training")[:RECORDS]
+    images, labels = world.images[training], world.labels[training]
     values = {
         name: value
         for name, value in VALUES.items()
         if images.shape[1] == 3 or not isinstance(value["mean"], tuple)
     }
     for name, value in values.items():
-        chosen = given.settings.model_copy(
+        chosen = world.settings.model_copy(
             update={
                 "model": settings.Model(**value),
-                "train": given.settings.train.model_copy(update={"epochs": epochs}),
+                "train": world.settings.train.model_copy(update={"epochs": epochs}),
             }
         )
         backend = compute.prepare(chosen.compute)
-        known = training_loop.Records(images, labels, chosen.model, backend)
-        seed = seeds.derive(0, given.name, name, epochs)
+        shown_records = training_loop.Records(images, labels, chosen.model, backend)
+        seed = seeds.derive(0, world.name, name, epochs)
         network = architectures.build(chosen.model, chosen.data, seed)
-        training_loop.fit(network, known, chosen.train, seed)
-        order = torch.randperm(len(known), generator=torch.Generator().manual_seed(seed))
-        shown = known.rows(order[: other_readings.MOST])
+        training_loop.fit(network, shown_records, chosen.train, seed)
+        order = torch.randperm(len(shown_records), generator=torch.Generator().manual_seed(seed))
+        shown = shown_records.rows(order[: other_readings.MOST])
         rightly = accuracy(network, shown)
         stopped = other_readings.better(network, shown, chosen)
         counts = {"models": 1, "stopped": int(stopped is not None and stopped.is_right)}
@@ -100,10 +100,10 @@ def read(given: worlds.World, epochs: int) -> Iterator[dict[str, int]]:
         yield counts
 
 
-def accuracy(network: torch.nn.Module, known: training_loop.Records) -> float:
+def accuracy(network: torch.nn.Module, records: training_loop.Records) -> float:
     """The share of records that a model classifies rightly."""
-    answers = training_loop.logits(network, known).argmax(1)
-    return float((answers == known.labels.cpu().numpy()).mean())
+    answers = training_loop.logits(network, records).argmax(1)
+    return float((answers == records.labels.cpu().numpy()).mean())
 
 
 def table(rows: dict[str, dict[str, int]]) -> str:

@@ -53,9 +53,9 @@ def main(requests: int = 10_000, rounds: int = 3) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "index.html"
         path.write_text(html, encoding="utf-8")
-        found = [measured(path) for _ in range(rounds)]
-    for action in found[0]:
-        print(f"{action:24} {statistics.median(one[action] for one in found):6.0f} ms")
+        timings = [measured(path) for _ in range(rounds)]
+    for action in timings[0]:
+        print(f"{action:24} {statistics.median(one[action] for one in timings):6.0f} ms")
 
 
 def measured(path: Path) -> dict[str, float]:
@@ -79,16 +79,16 @@ def measured(path: Path) -> dict[str, float]:
 
         page.goto(path.as_uri())
         page.evaluate(PAINTED)
-        found = {"load": spent()}
+        timings = {"load": spent()}
         for action, script in ACTIONS.items():
             page.wait_for_timeout(1500)  # what the action before left to be laid out
             before = spent()
             page.evaluate(
                 f"(async () => {{ const f = document.forms[0]; {script}; await {PAINTED}; }})()"
             )
-            found[action] = spent() - before
+            timings[action] = spent() - before
         opened.close()
-    return found
+    return timings
 
 
 def a_register(requests: int) -> schema.BatchRegister:
@@ -97,7 +97,7 @@ def a_register(requests: int) -> schema.BatchRegister:
         (schema.Line.model_validate(a_line(n)) for n in range(requests)),
         key=schema.urgency,
     )
-    found = {
+    register = {
         "schema_version": schema.SCHEMA_VERSION,
         "batch": "large",
         "started": "2026-11-21T01:02:03Z",
@@ -112,7 +112,7 @@ def a_register(requests: int) -> schema.BatchRegister:
         "passes_that_hold": sum(line.verdict == "pass" for line in lines),
         "requests": [],
     }
-    return schema.checked(found, "large").model_copy(update={"requests": lines})
+    return schema.checked(register, "large").model_copy(update={"requests": lines})
 
 
 def a_line(n: int) -> dict[str, Any]:

@@ -48,22 +48,22 @@ def main(
         out: folder for the figures.
     """
     with tempfile.TemporaryDirectory() as folder:
-        place, people = growth_requests.world(Path(folder) / "world", AUDITED)
-        growth_requests.audited(place, people[:AUDITED])
-        evidence = sorted((place / "reports").glob("*/*/evidence.json"))
-        found = batch([files.read_json(path) for path in evidence], requests)
+        workspace, people = growth_requests.world(Path(folder) / "world", AUDITED)
+        growth_requests.audited(workspace, people[:AUDITED])
+        evidence = sorted((workspace / "reports").glob("*/*/evidence.json"))
+        results = batch([files.read_json(path) for path in evidence], requests)
         target = Path(folder) / "reports"
         press = report.Press(TEMPLATES, ["en"])
-        shares = [parts(press, found[0], target) for _ in range(rounds + 1)][1:]
+        shares = [parts(press, results[0], target) for _ in range(rounds + 1)][1:]
         ways: dict[str, tuple[int, Callable[[], object]]] = {
-            OURS: (requests, lambda: report.write(found, TEMPLATES, target)),
-            ALONE: (few, lambda: alone(press, found[:few], target / "alone")),
+            OURS: (requests, lambda: report.write(results, TEMPLATES, target)),
+            ALONE: (few, lambda: alone(press, results[:few], target / "alone")),
         }
         cpu: dict[str, list[float]] = {name: [] for name in ways}
-        taken = {
+        timings = {
             name: partial(timed, work, count, cpu[name]) for name, (count, work) in ways.items()
         }
-        seconds = measure.in_turns(taken, rounds)
+        seconds = measure.in_turns(timings, rounds)
     figures: dict[str, Any] = {
         "requests": requests,
         "cores": worker_pool.cores(),
@@ -80,14 +80,14 @@ def main(
 def batch(audited: Evidence, requests: int) -> Evidence:
     """Evidence of as many requests, on all of which everything was done, so that each has its
     letter."""
-    found = []
+    evidence = []
     for number in range(requests):
         item = json.loads(json.dumps(audited[number % len(audited)]))
         if number >= len(audited):
             item["request"]["id"] = str(uuid.uuid5(uuid.NAMESPACE_OID, str(number)))
         item["request"]["position"] = number + 1
-        found.append({**item, **DONE})
-    return found
+        evidence.append({**item, **DONE})
+    return evidence
 
 
 def timed(work: Callable[[], object], count: int, cpu: list[float]) -> float:
@@ -127,16 +127,16 @@ def parts(press: report.Press, item: dict[str, Any], folder: Path) -> dict[str, 
         lambda: press.printer.pdf(html, folder / "evidence.json", started),
         lambda: writer.write(letter, press.printer, folder),
     )
-    taken = [measure.seconds(step) for step in steps]
-    taken[2] -= taken[1]
-    return {name: one / sum(taken) for name, one in zip(STEPS, taken, strict=True)}
+    timings = [measure.seconds(step) for step in steps]
+    timings[2] -= timings[1]
+    return {name: one / sum(timings) for name, one in zip(STEPS, timings, strict=True)}
 
 
 def table(figures: dict[str, Any]) -> str:
     """Seconds per request of each way, and the shares of the steps."""
 
-    def spread(found: dict[str, float]) -> str:
-        return f"{found['median']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
+    def spread(timings: dict[str, float]) -> str:
+        return f"{timings['median']:.3f} ({timings['low']:.3f} to {timings['high']:.3f})"
 
     rows = [
         (name, spread(figures["seconds"][name]), spread(figures["cpu"][name]))

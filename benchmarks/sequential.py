@@ -96,38 +96,38 @@ def main(study: Study, figures: Path = Path("docs/figures")) -> None:
     Example: python -m benchmarks.sequential --world digits --originals 3 --page docs/methods.md
     """
     of_the_chain = replace(study, world=f"{study.world}-sequence")
-    given = of_the_chain.given
+    world = of_the_chain.given
     methods.make_models(of_the_chain)
-    limits = given.settings.advice.model_dump()
+    limits = world.settings.advice.model_dump()
     chains = [
         Chain(
             title,
             wish,
             limits if title == FOLLOWED else None,
-            given.name,
+            world.name,
             study.references + 1 + n,
             study.references,
             study.seed,
             study.keep,
         )
-        for title, wish in configurations(given.settings).items()
+        for title, wish in configurations(world.settings).items()
         for n in range(study.originals)
     ]
     results = kept.each(
         chains, walk, study.folder("sequential"), study.jobs, f"{study.world}, in sequence"
     )
-    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    outcomes: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for chain, result in zip(chains, results, strict=True):
-        found[chain.title].append(result)
+        outcomes[chain.title].append(result)
     measured = {
-        "about": given.about,
+        "about": world.about,
         "originals": study.originals,
         "references": study.references,
-        "batches": len(given.batches),
+        "batches": len(world.batches),
         "limits": limits,
-        "rho0": given.settings.verify.rho0,
-        "settings": configurations(given.settings),
-        "methods": {title: summary(rows, limits) for title, rows in found.items()},
+        "rho0": world.settings.verify.rho0,
+        "settings": configurations(world.settings),
+        "methods": {title: summary(rows, limits) for title, rows in outcomes.items()},
     }
     files.write_bytes(
         figures / f"sequential-{study.world}.svg", picture({"world": study.world, **measured})
@@ -137,18 +137,18 @@ def main(study: Study, figures: Path = Path("docs/figures")) -> None:
 
 def walk(chain: Chain) -> dict[str, Any]:
     """Let one original forget all batches, and judge everybody after each."""
-    given = worlds.load(chain.world)
-    backend = compute.prepare(given.settings.compute)
-    rules = GateRules(**given.settings.verify.model_dump(exclude={"mode"})).answers_alone()
+    chain_world = worlds.load(chain.world)
+    backend = compute.prepare(chain_world.settings.compute)
+    rules = GateRules(**chain_world.settings.verify.model_dump(exclude={"mode"})).answers_alone()
     path = chain.keep / f"{chain.world}-{chain.seed}" / f"with-0-{chain.original}.safetensors"
-    network = checkpoints.load(path, given.settings.model, given.settings.data)
-    trained = int((given.roles == "training").sum())
+    network = checkpoints.load(path, chain_world.settings.model, chain_world.settings.data)
+    trained = int((chain_world.roles == "training").sum())
     history = History(0, 0, trained)
-    yardsticks = [_yardstick(chain, step) for step in range(len(given.batches) + 1)]
-    released = [verdicts.answers_of([network], given, backend)]
+    yardsticks = [_yardstick(chain, step) for step in range(len(chain_world.batches) + 1)]
+    released = [verdicts.answers_of([network], chain_world, backend)]
     steps: list[dict[str, Any]] = []
-    for step in range(1, len(given.batches) + 1):
-        world = newest(given, step)
+    for step in range(1, len(chain_world.batches) + 1):
+        world = newest(chain_world, step)
         started = time.process_time()
         settings = methods.settings_of(
             world,
@@ -160,58 +160,62 @@ def walk(chain: Chain) -> dict[str, Any]:
         except (ModelError, EvidenceError) as error:
             return {"steps": steps, "error": str(error)}
         seconds = time.process_time() - started
-        released.append(verdicts.answers_of([network], given, backend))
-        asked = np.isin(given.subjects, world.batches[0])
-        retained = int(((world.roles == "training") & ~asked).sum())
-        history = history.after(settings.unlearn.method, int(asked.sum()), retained)
-        judged = [
-            judge(given, released, yardsticks, step, earlier, rules)
+        released.append(verdicts.answers_of([network], chain_world, backend))
+        first_batch = np.isin(chain_world.subjects, world.batches[0])
+        retained = int(((world.roles == "training") & ~first_batch).sum())
+        history = history.after(settings.unlearn.method, int(first_batch.sum()), retained)
+        judgements = [
+            judge(chain_world, released, yardsticks, step, earlier, rules)
             for earlier in range(1, step + 1)
         ]
-        loss = utility.control_loss(scores_of(given, released, yardsticks, step, step), rules.alpha)
-        known = {"newest": judged[-1], "loss": loss, "history": asdict(history)}
-        if chain.limits is not None and advised(known, chain.limits):
+        loss = utility.control_loss(
+            scores_of(chain_world, released, yardsticks, step, step), rules.alpha
+        )
+        facts_of_step = {"newest": judgements[-1], "loss": loss, "history": asdict(history)}
+        if chain.limits is not None and advised(facts_of_step, chain.limits):
             started = time.process_time()
             anew = settings.model_copy(update={"unlearn": Unlearn(method="retrain")})
             network = methods.unlearned(network, world, 0, anew, backend)
             seconds += time.process_time() - started
-            released[-1] = verdicts.answers_of([network], given, backend)
-            history = history.after("retrain", int(asked.sum()), retained)
-            judged = [
-                judge(given, released, yardsticks, step, earlier, rules)
+            released[-1] = verdicts.answers_of([network], chain_world, backend)
+            history = history.after("retrain", int(first_batch.sum()), retained)
+            judgements = [
+                judge(chain_world, released, yardsticks, step, earlier, rules)
                 for earlier in range(1, step + 1)
             ]
             loss = utility.control_loss(
-                scores_of(given, released, yardsticks, step, step), rules.alpha
+                scores_of(chain_world, released, yardsticks, step, step), rules.alpha
             )
-        steps.append({"seconds": seconds, "loss": loss, "sets": judged, "known": known})
+        steps.append({"seconds": seconds, "loss": loss, "sets": judgements, "known": facts_of_step})
     return {"steps": steps}
 
 
-def advised(known: dict[str, Any], limits: dict[str, Any]) -> list[str]:
+def advised(step: dict[str, Any], limits: dict[str, Any]) -> list[str]:
     """The codes of what is advised after a step.
 
     An exact retrain is asked about as if it were none: what would be advised then is a false alarm.
     """
-    history = History(**known["history"])
+    history = History(**step["history"])
     facts = advice.BatchFacts(
-        known["newest"], known["loss"], history, AdviceLimits.model_validate(limits)
+        step["newest"], step["loss"], history, AdviceLimits.model_validate(limits)
     )
-    told = advice.advise("fcalb", facts)
-    return [one["code"] for one in told]
+    advices = advice.advise("fcalb", facts)
+    return [one["code"] for one in advices]
 
 
-def newest(given: World, step: int) -> World:
+def newest(world: World, step: int) -> World:
     """The world as the step's batch finds it: its people are the only batch, and those before are
     gone."""
-    before = given.batches[step - 2] if step > 1 else ()
-    asked = tuple(person for person in given.batches[step - 1] if person not in before)
-    gone = np.isin(given.subjects, before)
-    return replace(given, batches=(asked,), roles=np.where(gone, "forgotten", given.roles))
+    before = world.batches[step - 2] if step > 1 else ()
+    newest_people = tuple(person for person in world.batches[step - 1] if person not in before)
+    forgotten_before = np.isin(world.subjects, before)
+    return replace(
+        world, batches=(newest_people,), roles=np.where(forgotten_before, "forgotten", world.roles)
+    )
 
 
 def judge(
-    given: World,
+    world: World,
     released: list[Answers],
     yardsticks: list[Answers],
     step: int,
@@ -219,23 +223,25 @@ def judge(
     rules: GateRules,
 ) -> list[dict[str, Any]]:
     """The verdicts after a step on the people of an earlier batch, or of its own."""
-    scores = scores_of(given, released, yardsticks, step, earlier)
-    found = []
-    for person in newest(given, earlier).batches[0]:
+    scores = scores_of(world, released, yardsticks, step, earlier)
+    verdict_rows = []
+    for person in newest(world, earlier).batches[0]:
         verdict = verification.judge(scores, f"person-{person}", rules)
         check = verdict.self_check.original_caught and verdict.self_check.retrain_cleared
         span = asdict(verdict.finding.interval)
-        found.append({"verdict": verdict.verdict, "residual_influence": span, "self_check": check})
-    return found
+        verdict_rows.append(
+            {"verdict": verdict.verdict, "residual_influence": span, "self_check": check}
+        )
+    return verdict_rows
 
 
 def scores_of(
-    given: World, released: list[Answers], yardsticks: list[Answers], step: int, earlier: int
+    world: World, released: list[Answers], yardsticks: list[Answers], step: int, earlier: int
 ) -> scoring.Scores:
     """The scores that judge a step's model on an earlier batch.
 
     Args:
-        given: the world.
+        world: the world.
         released: of the original, and of the model that each step released.
         yardsticks: of the baseline and the references trained without those forgotten until each
             step; 0: nobody.
@@ -248,7 +254,7 @@ def scores_of(
         np.concatenate([original, without[:1], with_[1:], without[1:]])
         for original, without, with_ in columns
     ]
-    return verdicts.table_of_scores(given, step - 1, released[step], fixed, len(before[0]) - 1)
+    return verdicts.table_of_scores(world, step - 1, released[step], fixed, len(before[0]) - 1)
 
 
 def _yardstick(chain: Chain, step: int) -> Answers:
@@ -312,7 +318,7 @@ def judged(sets: list[list[dict[str, Any]]]) -> dict[str, Any]:
 
 def table(result: dict[str, Any]) -> str:
     """The figures as Markdown: all methods together, then each step of `fcalb`."""
-    made, all_methods, limits = result["versions"], result["methods"], result["limits"]
+    versions, all_methods, limits = result["versions"], result["methods"], result["limits"]
     retrain = all_methods["exact retrain"]["seconds"]
     lines = [
         f"**{result['world']}**: {result['about']}, one after the other; {result['originals']} "
@@ -328,24 +334,24 @@ def table(result: dict[str, Any]) -> str:
         "ρ: median, 5 % … 95 % | loss, first 3 → last 3 | full retrains | time / exact |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for title, one in all_methods.items():
+    for title, method in all_methods.items():
         early, late = (
             np.mean([step["loss"][0] for step in part])
-            for part in (one["steps"][:3], one["steps"][-3:])
+            for part in (method["steps"][:3], method["steps"][-3:])
         )
         retrains = (
             result["batches"]
             if title == "exact retrain"
-            else one["advised"]
+            else method["advised"]
             if title == FOLLOWED
             else 0
         )
         lines.append(
-            f"| {title} | {_counts(one['newest'])} | {_spread(one['newest'])} | "
-            f"{_counts(one['earlier'])} | "
-            f"{_spread(one['earlier'])} | {100 * early:+.1f} → {100 * late:+.1f} | {retrains:.1f} "
-            "| "
-            f"{one['seconds'] / retrain:.2f} |"
+            f"| {title} | {_counts(method['newest'])} | {_spread(method['newest'])} | "
+            f"{_counts(method['earlier'])} | "
+            f"{_spread(method['earlier'])} | {100 * early:+.1f} → {100 * late:+.1f} | "
+            f"{retrains:.1f} | "
+            f"{method['seconds'] / retrain:.2f} |"
         )
     lines += [
         "",
@@ -382,23 +388,27 @@ def table(result: dict[str, Any]) -> str:
         f"![Drift over ten batches: influence of newest and earlier people, loss of accuracy]"
         f"(figures/sequential-{result['world']}.svg)",
         "",
-        f"`{result['command']}` ({made['processor']}, Python {made['python']}, torch "
-        f"{made['torch']}).",
+        f"`{result['command']}` ({versions['processor']}, Python {versions['python']}, torch "
+        f"{versions['torch']}).",
         "",
     ]
     return "\n".join(lines)
 
 
-def _counts(one: dict[str, Any]) -> str:
-    return f"{one['pass']} / {one['fail']} / {one['inconclusive']}" if one["influence"] else "—"
+def _counts(judgement: dict[str, Any]) -> str:
+    return (
+        f"{judgement['pass']} / {judgement['fail']} / {judgement['inconclusive']}"
+        if judgement["influence"]
+        else "—"
+    )
 
 
-def _middle(one: dict[str, Any]) -> str:
-    return f"{one['influence'][1]:.2f}" if one["influence"] else "—"
+def _middle(judgement: dict[str, Any]) -> str:
+    return f"{judgement['influence'][1]:.2f}" if judgement["influence"] else "—"
 
 
-def _spread(one: dict[str, Any]) -> str:
-    low, middle, high = one["influence"]
+def _spread(judgement: dict[str, Any]) -> str:
+    low, middle, high = judgement["influence"]
     return f"{middle:.2f}, {low:.2f} … {high:.2f}"
 
 
@@ -414,8 +424,8 @@ def picture(result: dict[str, Any]) -> bytes:
     FigureCanvasSVG(figure)
     panels = figure.subplots(3, 1, sharex=True)
     margin = result["rho0"]
-    for title, one in result["methods"].items():
-        (colour, marker), steps = STYLES[title], one["steps"]
+    for title, method in result["methods"].items():
+        (colour, marker), steps = STYLES[title], method["steps"]
         look: dict[str, Any] = {
             "color": colour,
             "marker": marker,
@@ -424,12 +434,12 @@ def picture(result: dict[str, Any]) -> bytes:
             "linewidth": 1.2,
         }
         for axes, part in zip(panels, ("newest", "earlier"), strict=False):
-            known = [
+            points = [
                 (n, step[part]["influence"][1])
                 for n, step in enumerate(steps, 1)
                 if step[part]["influence"]
             ]
-            axes.plot(*zip(*known, strict=True), **look)
+            axes.plot(*zip(*points, strict=True), **look)
         panels[2].plot(range(1, len(steps) + 1), [100 * step["loss"][0] for step in steps], **look)
     for axes, label in zip(
         panels,

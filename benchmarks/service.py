@@ -70,8 +70,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, _serving(Path(folder) / "workspace") as service:
         _ask(service, "POST", SUBMIT, json.dumps(_request(str(uuid.uuid4()))).encode())  # warm
         _measure(service, "submit", [("POST", SUBMIT, bodies[name]) for name in ids], chosen, 201)
-        asked = [("GET", f"{SUBMIT}/{name}", b"") for name in ids]
-        _measure(service, "status", asked, chosen, 200)
+        queries = [("GET", f"{SUBMIT}/{name}", b"") for name in ids]
+        _measure(service, "status", queries, chosen, 200)
 
 
 @contextlib.contextmanager

@@ -29,18 +29,18 @@ def main(study: Study, fresh: int = 12) -> None:
 
     Example: python -m benchmarks.shares --world digits --references 16 --fresh 12
     """
-    given, seed, keep = study.given, study.seed, study.keep
-    rules = GateRules(**given.settings.verify.model_dump(exclude={"mode"})).answers_alone()
+    world, seed, keep = study.given, study.seed, study.keep
+    rules = GateRules(**world.settings.verify.model_dump(exclude={"mode"})).answers_alone()
     first = 1 + study.references
-    with_ = [Job(given.name, "with", 0, n, seed, keep) for n in range(first)]
+    with_ = [Job(world.name, "with", 0, n, seed, keep) for n in range(first)]
     retrain: dict[int, list[bool]] = {models: [] for models in LADDERS}
     half: dict[int, list[bool]] = {models: [] for models in LADDERS}
     unshared: dict[int, list[bool]] = {models: [] for models in LADDERS}
-    for batch in range(len(given.batches)):
-        without = [Job(given.name, "without", batch, n, seed, keep) for n in range(first + fresh)]
-        left = [Job(given.name, "left_50", batch, n, seed, keep) for n in range(fresh)]
+    for batch in range(len(world.batches)):
+        without = [Job(world.name, "without", batch, n, seed, keep) for n in range(first + fresh)]
+        half_left = [Job(world.name, "left_50", batch, n, seed, keep) for n in range(fresh)]
         verdicts.make_all(
-            [job for job in (*with_, *without, *left) if not job.path.exists()], study.jobs
+            [job for job in (*with_, *without, *half_left) if not job.path.exists()], study.jobs
         )
         judges = [with_[0], without[0], *with_[1:], *without[1:first]]
         for models in LADDERS:
@@ -48,9 +48,9 @@ def main(study: Study, fresh: int = 12) -> None:
             for job in without[first:]:
                 retrain[models] += passes(study, batch, job, judges, shared)
             for start in range(0, fresh - models + 1, models):
-                tried = left[start : start + models]
-                half[models] += any_of(study, batch, tried, judges, shared)
-                unshared[models] += any_of(study, batch, tried, judges, rules)
+                group = half_left[start : start + models]
+                half[models] += any_of(study, batch, group, judges, shared)
+                unshared[models] += any_of(study, batch, group, judges, rules)
     figures = {
         "alpha": rules.alpha,
         "references": study.references,
@@ -87,7 +87,7 @@ def any_of(
 
 def table(result: dict[str, Any]) -> str:
     """The figures as Markdown."""
-    made = result["versions"]
+    versions = result["versions"]
     lines = [
         f"**{result['world']}**: {result['about']}. {result['references']} + "
         f"{result['references']} references.",
@@ -101,8 +101,8 @@ def table(result: dict[str, Any]) -> str:
         lines.append(f"| {models} | {result['alpha'] / int(models):.3g} | {shares} |")
     lines += [
         "",
-        f"`{result['command']}` ({made['processor']}, Python {made['python']}, torch "
-        f"{made['torch']}).",
+        f"`{result['command']}` ({versions['processor']}, Python {versions['python']}, torch "
+        f"{versions['torch']}).",
         "",
     ]
     return "\n".join(lines)

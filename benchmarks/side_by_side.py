@@ -57,16 +57,18 @@ def main(
     job = Job(
         world, tuple(range(models)), model=model, epochs=epochs, records=records, device=device
     )
-    tried = ways(job, cores, stacks or [models])
+    arrangements = ways(job, cores, stacks or [models])
     backend = compute.prepare(trainers.settings_of(job).compute)
     work = trainers.operations(job) * models
     crew = Crew(cores if device == "cpu" else 1)
-    cpu: dict[str, list[float]] = {name: [] for name in tried}
+    cpu: dict[str, list[float]] = {name: [] for name in arrangements}
     try:
-        for jobs in tried.values():
+        for jobs in arrangements.values():
             crew.trial(jobs)
-        timed = {name: partial(_timed, crew, jobs, cpu[name]) for name, jobs in tried.items()}
-        found = measure.in_turns(
+        timed = {
+            name: partial(_timed, crew, jobs, cpu[name]) for name, jobs in arrangements.items()
+        }
+        timings = measure.in_turns(
             {**timed, LIMIT: lambda: work / crew.rate(crew.count, 1, backend.bf16, device)}, rounds
         )
     finally:
@@ -80,20 +82,22 @@ def main(
         "models": models,
         "seconds": {
             name: Spread.of(np.divide(values, models).tolist()).plain()
-            for name, values in found.items()
+            for name, values in timings.items()
         },
         "cpu_seconds": {
             name: Spread.of(np.divide(values, models).tolist()).plain()
             for name, values in cpu.items()
         },
         "times_the_limit": {
-            name: measure.ratio(found[name], found[LIMIT]).plain() for name in tried
+            name: measure.ratio(timings[name], timings[LIMIT]).plain() for name in arrangements
         },
         "against_first": {
-            name: measure.ratio(found[name], found[next(iter(tried))]).plain() for name in tried
+            name: measure.ratio(timings[name], timings[next(iter(arrangements))]).plain()
+            for name in arrangements
         },
         "processor_time_against_first": {
-            name: measure.ratio(cpu[name], cpu[next(iter(tried))]).plain() for name in tried
+            name: measure.ratio(cpu[name], cpu[next(iter(arrangements))]).plain()
+            for name in arrangements
         },
     }
     path = out / "side-by-side.json"

@@ -84,12 +84,12 @@ def simulate(tasks: Sequence[Task], servers: Mapping[str, int]) -> Schedule:
         if not task.after:
             heapq.heappush(ready[task.place], (now, number))
     while True:
-        for place, waiting in ready.items():
-            while waiting and free[place]:
+        for machine, waiting in ready.items():
+            while waiting and free[machine]:
                 number = heapq.heappop(waiting)[1]
                 task = tasks[number]
-                free[place] -= 1
-                busy[place] += task.seconds
+                free[machine] -= 1
+                busy[machine] += task.seconds
                 spans[task.name] = (now, now + task.seconds)
                 heapq.heappush(running, (now + task.seconds, number))
         if not running:
@@ -180,15 +180,15 @@ def tasks_of(batch: Batch, times: Times) -> list[Task]:
     sizes = [
         min(batch.per_block, batch.models - number * batch.per_block) for number in range(blocks)
     ]
-    made: list[Task] = []
+    tasks: list[Task] = []
 
     def here(name: str, *after: str) -> None:
         cores = CORES if name == "report" else 1
         seconds = times.coordinator[name] + batch.requests * times.each.get(name, 0.0) / cores
-        made.append(Task(name, seconds, COORDINATOR, after))
+        tasks.append(Task(name, seconds, COORDINATOR, after))
 
     def away(name: str, seconds: float, *after: str) -> None:
-        made.extend(handed_out(name, seconds, times.handover, after))
+        tasks.extend(handed_out(name, seconds, times.handover, after))
 
     here("pack")
     here("check", "pack")
@@ -205,7 +205,7 @@ def tasks_of(batch: Batch, times: Times) -> list[Task]:
     here("verify", "score")
     here("propose", "verify")
     here("report", "propose", "probe")
-    return made
+    return tasks
 
 
 def handed_out(name: str, seconds: float, over: Handover, after: Sequence[str] = ()) -> list[Task]:
@@ -252,14 +252,14 @@ def main(
     """
     if rounds:
         files.write_json(times, measured(rounds))
-    known, agents = files.read_json(times), files.read_json(workers)
-    small = of_measured(known, agents)
+    stage_times, agents = files.read_json(times), files.read_json(workers)
+    small = of_measured(stage_times, agents)
     unlearning = {**small.agents, "unlearn": 360 * hours}
     slower = replace(small.handover, stored=1000 * data / throughput)
     large = replace(small, block_model=3600 * hours, agents=unlearning, handover=slower)
-    found = {
+    results = {
         "assumed": {"hours": hours, "data_gb": data, "store_mb_s": throughput},
-        "rounds": known["rounds"],
+        "rounds": stage_times["rounds"],
         "measured": swept(small, 8),
         "large": {str(size): swept(large, size) for size in (8, 1)},
         "validated": validated(agents),
@@ -267,8 +267,8 @@ def main(
     measure.write(
         "simulation",
         f"python -m benchmarks.simulation --hours {hours:g}",
-        found,
-        text(found),
+        results,
+        text(results),
         page,
         out,
     )
@@ -276,12 +276,12 @@ def main(
 
 def swept(times: Times, per_block: int) -> list[dict[str, Any]]:
     """Batches of all sizes on all numbers of agents."""
-    found = []
+    rows = []
     for requests in REQUESTS:
         tasks = tasks_of(Batch(requests, per_block=per_block), times)
         for agents in COUNTS:
             played = simulate(tasks, servers(agents))
-            found.append(
+            rows.append(
                 {
                     "requests": requests,
                     "agents": agents,
@@ -294,7 +294,7 @@ def swept(times: Times, per_block: int) -> list[dict[str, Any]]:
                     "critical_path": round(critical_path(tasks), 1),
                 }
             )
-    return found
+    return rows
 
 
 def saturated(rows: Sequence[Mapping[str, Any]], requests: int) -> int:
@@ -308,19 +308,19 @@ def saturated(rows: Sequence[Mapping[str, Any]], requests: int) -> int:
     return max(seconds)
 
 
-def of_measured(known: Mapping[str, Any], agents: Mapping[str, Any]) -> Times:
+def of_measured(figures: Mapping[str, Any], agents: Mapping[str, Any]) -> Times:
     """Times from what was measured: of stages in place, and of hand-overs to one agent."""
-    few, many = known["stages"]["few"], known["stages"]["many"]
-    more = known["requests"]["many"] - known["requests"]["few"]
+    few, many = figures["stages"]["few"], figures["stages"]["many"]
+    more = figures["requests"]["many"] - figures["requests"]["few"]
     each = {name: max(0.0, (many[name]["median"] - few[name]["median"]) / more) for name in few}
-    fixed = {name: few[name]["median"] - known["requests"]["few"] * each[name] for name in few}
-    one, all_ = (known["blocks"][str(size)]["median"] for size in (1, known["models"]))
-    per_model = (all_ - one) / (known["models"] - 1)
+    fixed = {name: few[name]["median"] - figures["requests"]["few"] * each[name] for name in few}
+    small, large = (figures["blocks"][str(size)]["median"] for size in (1, figures["models"]))
+    per_model = (large - small) / (figures["models"] - 1)
     return Times(
         coordinator={name: seconds for name, seconds in fixed.items() if name not in AWAY},
         each={name: seconds for name, seconds in each.items() if name not in AWAY},
         agents={name: fixed[name] for name in AWAY},
-        block_start=one - per_model,
+        block_start=small - per_model,
         block_model=per_model,
         handover=Handover.of(agents),
     )
@@ -337,14 +337,14 @@ def validated(agents: Mapping[str, Any]) -> list[dict[str, Any]]:
         for number in range(agents["stages"])
         for task in handed_out(f"block {number}", worked, over)
     ]
-    found = []
+    rows = []
     for name, number in (("one agent", 1), ("two agents", 2)):
         played = simulate(tasks, servers(number)).seconds
         real = agents["seconds"][name]["median"]
-        found.append(
+        rows.append(
             {"agents": number, "simulated": played, "measured": real, "error": played / real - 1}
         )
-    return found
+    return rows
 
 
 def measured(rounds: int, models: int = 8) -> dict[str, Any]:
@@ -364,26 +364,26 @@ def measured(rounds: int, models: int = 8) -> dict[str, Any]:
     from tasks.common import settings
     from tasks.data import records
 
-    asked = {"few": 2, "many": 10}
+    batch_sizes = {"few": 2, "many": 10}
     with tempfile.TemporaryDirectory(prefix="simulation-") as folder:
-        place = workers.caller(Path(folder) / "caller", models, 1, 12)
-        manifest = records.read_manifest(place / "data")
-        roles = records.read_roles(place / "artifacts" / "split.csv", manifest)
+        workspace = workers.caller(Path(folder) / "caller", models, 1, 12)
+        manifest = records.read_manifest(workspace / "data")
+        roles = records.read_roles(workspace / "artifacts" / "split.csv", manifest)
         people = sorted(set(manifest["subject_id"][roles == "training"]))
-        found: dict[str, dict[str, Any]] = {}
-        for batch, number in asked.items():
-            files.write_json(place / "requests" / f"{batch}.json", _requests(people[:number]))
-            chosen, _ = layout.prepare(place, batch, [])
-            provenance.write(place, chosen)
-            names = [each.name for each in dvc_graph.read(place)]
+        results: dict[str, dict[str, Any]] = {}
+        for batch, number in batch_sizes.items():
+            files.write_json(workspace / "requests" / f"{batch}.json", _requests(people[:number]))
+            chosen, _ = layout.prepare(workspace, batch, [])
+            provenance.write(workspace, chosen)
+            names = [each.name for each in dvc_graph.read(workspace)]
             for name in names:
-                stage_runner.Runner(place, 1).run(name)
-            ways = {name: partial(_spent, place, name) for name in names if "@" not in name}
-            found[batch] = _spreads(measure.in_turns(ways, rounds))
+                stage_runner.Runner(workspace, 1).run(name)
+            ways = {name: partial(_spent, workspace, name) for name in names if "@" not in name}
+            results[batch] = _spreads(measure.in_turns(ways, rounds))
 
         def block(size: int) -> float:
-            settings.assign(place / "params.yaml", [f"references.seeds_per_block={size}"])
-            return _spent(place, "train@0")
+            settings.assign(workspace / "params.yaml", [f"references.seeds_per_block={size}"])
+            return _spent(workspace, "train@0")
 
         blocks = _spreads(
             measure.in_turns({str(size): partial(block, size) for size in (1, models)}, rounds)
@@ -391,21 +391,23 @@ def measured(rounds: int, models: int = 8) -> dict[str, Any]:
     return {
         "rounds": rounds,
         "models": models,
-        "requests": asked,
-        "stages": found,
+        "requests": batch_sizes,
+        "stages": results,
         "blocks": blocks,
     }
 
 
-def _spent(place: Path, name: str) -> float:
+def _spent(workspace: Path, name: str) -> float:
     """Processor time of a stage that is run again, s."""
     return measure.command(
-        [*shell.DVC, "repro", "--single-item", "--force", name], place, environment.child(place)
+        [*shell.DVC, "repro", "--single-item", "--force", name],
+        workspace,
+        environment.child(workspace),
     ).cpu
 
 
-def _spreads(found: Mapping[str, Sequence[float]]) -> dict[str, Any]:
-    return {name: measure.Spread.of(values).plain() for name, values in found.items()}
+def _spreads(timings: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    return {name: measure.Spread.of(values).plain() for name, values in timings.items()}
 
 
 def _requests(people: Sequence[str]) -> list[dict[str, Any]]:
@@ -429,9 +431,9 @@ def _requests(people: Sequence[str]) -> list[dict[str, Any]]:
     ]
 
 
-def text(found: Mapping[str, Any]) -> str:
+def text(results: Mapping[str, Any]) -> str:
     """The tables for the page."""
-    assumed, rows = found["assumed"], found["validated"]
+    assumed, rows = results["assumed"], results["validated"]
     checks = [
         [
             f"{row['agents']}",
@@ -447,15 +449,16 @@ def text(found: Mapping[str, Any]) -> str:
             measure.table(["agents", "simulated", "measured", "error"], checks),
             "A night's batch on the digits, 16 models without the forget set in blocks of 8, "
             "references carried over; "
-            f"a stage takes the processor time that it took in place, median of {found['rounds']}:",
-            _grid(found["measured"]),
+            f"a stage takes the processor time that it took in place, median of "
+            f"{results['rounds']}:",
+            _grid(results["measured"]),
             f"The same if training a model takes **{assumed['hours']:g} h on a GPU (assumed)**, "
             "unlearning a tenth of "
             f"it, and {assumed['data_gb']:g} GB of data come over a store of "
             f"{assumed['store_mb_s']:g} MB/s:",
             *(
                 part
-                for size, played in found["large"].items()
+                for size, played in results["large"].items()
                 for part in (
                     f"Blocks of {size}:" if size != "1" else "Every model a block of its own:",
                     _grid(played),

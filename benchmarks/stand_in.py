@@ -172,17 +172,19 @@ def _score(options: dict[str, str], chosen: Any) -> None:
     if chosen.references.with_from != "artifacts/train":
         from tasks.score import ScoredModel
 
-        found = release_lineage.references(
+        references = release_lineage.references(
             Path(options["trained"]), manifest, roles == "training", chosen
         )
-        entries += [ScoredModel(f"with-{path.stem}", "with", path) for path in found]
+        entries += [ScoredModel(f"with-{path.stem}", "with", path) for path in references]
     random = np.random.Generator(np.random.PCG64(_seed(options, chosen.seed)))
     base = random.normal(2.0, 1.0, len(manifest))
     phi = base + random.normal(0.0, 1.0, (len(entries), len(manifest)))
-    seen = roles == "training"
-    for place, entry in enumerate(entries):
-        remembers = seen if entry.role in ("original", "with") else seen & (requests == "")
-        phi[place] += MEMORY * remembers
+    trained_on = roles == "training"
+    for position, entry in enumerate(entries):
+        remembers = (
+            trained_on if entry.role in ("original", "with") else trained_on & (requests == "")
+        )
+        phi[position] += MEMORY * remembers
     labels = manifest["label"].to_numpy(np.int64)
     predicted = np.where(phi > 0, labels, (labels + 1) % CLASSES)
     scores = scoring.Scores(
@@ -204,10 +206,10 @@ def _score(options: dict[str, str], chosen: Any) -> None:
         {
             "models": [lineage_of(entry) for entry in entries],
             "manifest_sha256": files.sha256(Path("data/manifest.csv")),
-            "history": asdict(release_lineage.history(original, int(seen.sum()))),
+            "history": asdict(release_lineage.history(original, int(trained_on.sum()))),
             "batch": {
-                "forgotten": int((seen & (requests != "")).sum()),
-                "retained": int((seen & (requests == "")).sum()),
+                "forgotten": int((trained_on & (requests != "")).sum()),
+                "retained": int((trained_on & (requests == "")).sum()),
             },
         },
     )

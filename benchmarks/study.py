@@ -55,12 +55,12 @@ class Study:
             options: those of the command that the study itself does not have.
         """
         words = {"originals": self.originals, "references": self.references, **options}
-        given = "".join(f" --{key.replace('_', '-')} {value}" for key, value in words.items())
+        arguments = "".join(f" --{key.replace('_', '-')} {value}" for key, value in words.items())
         result = {
             "world": self.world,
             "about": self.given.about,
             "command": (
-                f"python -m benchmarks.{name} --world {self.world}{given} --seed {self.seed}"
+                f"python -m benchmarks.{name} --world {self.world}{arguments} --seed {self.seed}"
             ),
             **figures,
             "versions": versions(),
@@ -110,9 +110,9 @@ def versions() -> dict[str, str]:
     """What the figures were made with."""
     from importlib.metadata import version
 
-    found = {name: version(name) for name in ("torch", "numpy", "scipy", "scikit-learn")}
+    packages = {name: version(name) for name in ("torch", "numpy", "scipy", "scikit-learn")}
     return {
         "python": platform.python_version(),
         "processor": f"{platform.machine()}, {os.cpu_count()} cores",
-        **found,
+        **packages,
     }

@@ -89,12 +89,12 @@ class Tour:
             text=True,
             check=False,
         )
-        said = f"{done.stdout}{done.stderr}"
+        output = f"{done.stdout}{done.stderr}"
         expected = f"exit code {code}" + (f", “{shows}”" if shows else "")
         self.check(
-            done.returncode == code and shows in said,
+            done.returncode == code and shows in output,
             expected,
-            f"got exit code {done.returncode} and\n{said[-4000:]}",
+            f"got exit code {done.returncode} and\n{output[-4000:]}",
         )
         return done.stdout
 
@@ -156,11 +156,11 @@ class Tour:
 
     def completed(self, name: str) -> list[str]:
         """When the runs of a deployment began that its schedule started and that are completed."""
-        asked = {
+        query = {
             "deployments": {"name": {"any_": [name]}},
             "flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}},
         }
-        answer = httpx.post(f"{self._api}/flow_runs/filter", json=asked, timeout=600)
+        answer = httpx.post(f"{self._api}/flow_runs/filter", json=query, timeout=600)
         runs = answer.raise_for_status().json()
         return [str(run["start_time"]) for run in runs if run["auto_scheduled"]]
 
@@ -271,8 +271,8 @@ def operator(tour: Tour) -> str:
     early = night - timedelta(seconds=10)  # clocks of processes differ, and Prefect may be early
     tour.check(began >= early, f"the schedule began the night at {began:%H:%M:%S}Z")
     expected = {FIRST: "awaiting_signoff", SECOND: "awaiting_signoff", UNKNOWN: "on_hold"}
-    found = tour.states()
-    tour.check(expected.items() <= found.items(), f"states {expected}", str(found))
+    states = tour.states()
+    tour.check(expected.items() <= states.items(), f"states {expected}", str(states))
     return f"{night:%Y-%m-%d}"
 
 
@@ -314,8 +314,8 @@ def after_the_decision(tour: Tour, batch: str) -> None:
     tour.give(f"erasure-audit requests show {UNKNOWN}", shows="changed identities")
     tour.check(tour.states()[UNKNOWN] == "received", "corrected, it is to be verified again")
     tour.move_clock(tour.now() + timedelta(days=25))
-    told = tour.give("erasure-audit watch", shows=f"Request {LATE}: ")
-    tour.check(f"Request {SECOND}: the letter (answer)" in told, "a letter that was not sent")
+    output = tour.give("erasure-audit watch", shows=f"Request {LATE}: ")
+    tour.check(f"Request {SECOND}: the letter (answer)" in output, "a letter that was not sent")
 
 
 def auditor(tour: Tour, batch: str) -> None:
@@ -382,8 +382,8 @@ def main(short: bool = False, folder: Path | None = None) -> None:
     Example: python -m benchmarks.tour --short
     """
     begun = time.monotonic()
-    with contextlib.nullcontext(folder) if folder else _temporary() as place:
-        tour = Tour(place.resolve())
+    with contextlib.nullcontext(folder) if folder else _temporary() as work:
+        tour = Tour(work.resolve())
         try:
             ml_engineer(tour, short)
             batch = operator(tour)

@@ -89,9 +89,9 @@ class Crew:
 
     def trial(self, jobs: Sequence[Job]) -> float:
         """Seconds of a small part of the jobs: one model or stack each, about ten steps."""
-        wanted = 10 * settings_of(jobs[0]).train.batch_size
-        count = min(wanted, len(learned(jobs[0])))
-        epochs = math.ceil(wanted / count)
+        fewest = 10 * settings_of(jobs[0]).train.batch_size
+        count = min(fewest, len(learned(jobs[0])))
+        epochs = math.ceil(fewest / count)
         parts = [
             replace(job, seeds=job.seeds[: job.at_once], epochs=epochs, records=count)
             for job in jobs
@@ -142,16 +142,16 @@ def train(job: Job) -> Done:
         for network, seed in zip(networks, job.seeds, strict=True):
             public(network, images, labels, settings, seed, job.workers)
     else:
-        known = training_loop.Records(images, labels, settings.model, backend)
+        training_records = training_loop.Records(images, labels, settings.model, backend)
         for first in range(0, len(networks), job.at_once):
             part, seeds = (
                 networks[first : first + job.at_once],
                 job.seeds[first : first + job.at_once],
             )
             if job.at_once == 1:
-                training_loop.fit(part[0], known, settings.train, seeds[0])
+                training_loop.fit(part[0], training_records, settings.train, seeds[0])
             else:
-                stacked.fit(part, known, settings.train, seeds)
+                stacked.fit(part, training_records, settings.train, seeds)
     seconds, cpu = time.perf_counter() - began, _processor_time() - spent
     return Done(
         seconds, cpu, tuple(_accuracy(network, world, settings, backend) for network in networks)
@@ -288,11 +288,11 @@ def products(threads: int, bf16: bool, device: str = "cpu", least: float = 0.3) 
 
     torch.set_num_threads(threads)
     kind = torch.bfloat16 if bf16 else torch.float32
-    left, right = (torch.ones(SIDE, SIDE, dtype=kind, device=device) for _ in range(2))
-    left @ right
+    first, second = (torch.ones(SIDE, SIDE, dtype=kind, device=device) for _ in range(2))
+    first @ second
     count, began = 0, time.perf_counter()
     while count == 0 or time.perf_counter() - began < least:
-        product = left @ right
+        product = first @ second
         count += 1
         product[0, 0].item()  # a GPU is waited for
     return 2 * SIDE**3 * count / (time.perf_counter() - began)

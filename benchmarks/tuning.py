@@ -104,82 +104,92 @@ def chosen(study: Study) -> dict[str, Any]:
     Differences are averaged over originals and people before their size counts: single people
     differ for reasons other than having been trained on.
     """
-    given, first = study.given, study.references + 1
-    recipe = given.settings.train
-    tried = grids(recipe.epochs, recipe.batch_size // 2)
-    groups = tuning_people(given)
+    world, first = study.given, study.references + 1
+    recipe = world.settings.train
+    grid = grids(recipe.epochs, recipe.batch_size // 2)
+    groups = tuning_people(world)
     tries = [
-        Try(wish, given.name, people, first + n, study.references, study.seed, study.keep)
-        for wishes in tried.values()
+        Try(wish, world.name, people, first + n, study.references, study.seed, study.keep)
+        for wishes in grid.values()
         for wish in wishes
         for people in groups
         for n in range(study.originals)
     ]
-    results = kept.each(tries, attempt, study.folder("tuning"), study.jobs, f"{given.name}, tuning")
-    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for one, result in zip(tries, results, strict=True):
-        found[repr(one.wish)].append(result)
+    results = kept.each(tries, attempt, study.folder("tuning"), study.jobs, f"{world.name}, tuning")
+    results_of: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for one_try, result in zip(tries, results, strict=True):
+        results_of[repr(one_try.wish)].append(result)
     best = {}
-    for name, wishes in tried.items():
+    for name, variants in grid.items():
         ranked = sorted(
-            (judged(found[repr(wish)], wish) for wish in wishes), key=lambda choice: choice["order"]
+            (judged(results_of[repr(wish)], wish) for wish in variants),
+            key=lambda choice: choice["order"],
         )
         best[name] = {key: value for key, value in ranked[0].items() if key != "order"}
     return best
 
 
-def judged(results: list[dict[str, Any]], wish: dict[str, Any]) -> dict[str, Any]:
+def judged(results: list[dict[str, Any]], unlearn: dict[str, Any]) -> dict[str, Any]:
     """How good a try is: those that keep accuracy first, then those that leave people most alike
     the unseen ones."""
     if any("error" in result for result in results):
-        return {"wish": wish, "unlike": None, "lost": None, "order": (2, 0.0)}
+        return {"wish": unlearn, "unlike": None, "lost": None, "order": (2, 0.0)}
     unlike = np.mean([result["unlike"] for result in results], axis=0)
-    lost = float(np.mean([result["lost"] for result in results]))
+    accuracy_lost = float(np.mean([result["lost"] for result in results]))
     away = float(np.abs(unlike).max())
     return {
-        "wish": wish,
+        "wish": unlearn,
         "unlike": [float(u) for u in unlike],
-        "lost": lost,
-        "order": (int(lost > LOST), away),
+        "lost": accuracy_lost,
+        "order": (int(accuracy_lost > LOST), away),
     }
 
 
-def tuning_people(given: World) -> list[tuple[int, ...]]:
+def tuning_people(world: World) -> list[tuple[int, ...]]:
     """Two groups as large as the world's batches, of training subjects who are in none of them."""
-    asked = np.concatenate(given.batches)
-    rest = np.setdiff1d(given.subjects[given.roles == "training"], asked)
-    size = max(1, min(len(given.batches[0]), len(rest) // 3))
+    in_batches = np.concatenate(world.batches)
+    rest = np.setdiff1d(world.subjects[world.roles == "training"], in_batches)
+    size = max(1, min(len(world.batches[0]), len(rest) // 3))
     return [tuple(int(person) for person in rest[start : start + size]) for start in (0, size)]
 
 
-def attempt(one: Try) -> dict[str, Any]:
+def attempt(trial: Try) -> dict[str, Any]:
     """Let an original forget people who are in no batch; compare them with calibration subjects."""
-    given = replace(worlds.load(one.world), batches=(one.people,))
-    backend = compute.prepare(given.settings.compute)
-    stream = seeds.derive(one.seed, "tune", one.original)
-    settings = methods.settings_of(given, Unlearn.model_validate(one.wish), stream)
-    path = one.keep / f"{one.world}-{one.seed}" / f"with-0-{one.original}.safetensors"
+    world = replace(worlds.load(trial.world), batches=(trial.people,))
+    backend = compute.prepare(world.settings.compute)
+    stream = seeds.derive(trial.seed, "tune", trial.original)
+    settings = methods.settings_of(world, Unlearn.model_validate(trial.wish), stream)
+    path = trial.keep / f"{trial.world}-{trial.seed}" / f"with-0-{trial.original}.safetensors"
     network = checkpoints.load(path, settings.model, settings.data)
-    spare = given.roles == "calibration"
-    asked = np.isin(given.subjects, one.people)
-    known = training_loop.Records(given.images[spare], given.labels[spare], settings.model, backend)
-    gone = training_loop.Records(given.images[asked], given.labels[asked], settings.model, backend)
-    before = float((training_loop.logits(network, known).argmax(1) == given.labels[spare]).mean())
+    spare = world.roles == "calibration"
+    in_forget_set = np.isin(world.subjects, trial.people)
+    training_records = training_loop.Records(
+        world.images[spare], world.labels[spare], settings.model, backend
+    )
+    forget_records = training_loop.Records(
+        world.images[in_forget_set], world.labels[in_forget_set], settings.model, backend
+    )
+    before = float(
+        (training_loop.logits(network, training_records).argmax(1) == world.labels[spare]).mean()
+    )
     try:
-        network = methods.unlearned(network, given, 0, settings, backend)
+        network = methods.unlearned(network, world, 0, settings, backend)
     except (ModelError, EvidenceError) as error:
         return {"error": str(error)}
-    answers, its = training_loop.logits(network, gone), training_loop.logits(network, known)
-    margins, yardstick = (
-        scoring.margins(answers, given.labels[asked]),
-        scoring.margins(its, given.labels[spare]),
+    answers, its = (
+        training_loop.logits(network, forget_records),
+        training_loop.logits(network, training_records),
     )
-    unlike = fcalb.unlikeness(margins, given.labels[asked], yardstick, given.labels[spare])
+    margins, yardstick = (
+        scoring.margins(answers, world.labels[in_forget_set]),
+        scoring.margins(its, world.labels[spare]),
+    )
+    unlike = fcalb.unlikeness(margins, world.labels[in_forget_set], yardstick, world.labels[spare])
     if not np.isfinite(unlike).all():
         return {"error": "diverged"}
     return {
         "unlike": list(unlike),
-        "lost": before - float((its.argmax(1) == given.labels[spare]).mean()),
+        "lost": before - float((its.argmax(1) == world.labels[spare]).mean()),
     }
 
 

@@ -55,12 +55,14 @@ def main(
 def _line(rows: dict[str, dict[str, Any]]) -> str:
     """The commands that give these rows: one for the worlds' own recipes, one for each other
     length."""
-    asked: dict[int, str] = {}
+    worlds_by_epochs: dict[int, str] = {}
     for row in rows.values():
-        asked[row["asked_epochs"]] = asked.get(row["asked_epochs"], "") + f" --world {row['world']}"
+        worlds_by_epochs[row["asked_epochs"]] = (
+            worlds_by_epochs.get(row["asked_epochs"], "") + f" --world {row['world']}"
+        )
     return " && ".join(
         f"python -m benchmarks.unlearning{names}" + f" --epochs {epochs}" * bool(epochs)
-        for epochs, names in asked.items()
+        for epochs, names in worlds_by_epochs.items()
     )
 
 
@@ -74,11 +76,15 @@ def measured(world: World, rounds: int, epochs: int = 0) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         lay_out(world, chosen, folder)
-        found: dict[str, dict[str, list[float]]] = {method: defaultdict(list) for method in METHODS}
-        ways = {method: partial(_run, folder, chosen, method, found[method]) for method in METHODS}
+        timings: dict[str, dict[str, list[float]]] = {
+            method: defaultdict(list) for method in METHODS
+        }
+        ways = {
+            method: partial(_run, folder, chosen, method, timings[method]) for method in METHODS
+        }
         measure.in_turns(ways, rounds)
     shares = {
-        what: measure.ratio(found[UNLEARN][what], found[RETRAIN][what]).plain()
+        what: measure.ratio(timings[UNLEARN][what], timings[RETRAIN][what]).plain()
         for what in ("cpu", "wall", "compute")
     }
     return {
@@ -89,7 +95,7 @@ def measured(world: World, rounds: int, epochs: int = 0) -> dict[str, Any]:
         "share": shares,
         **{
             method: {what: Spread.of(values).plain() for what, values in by.items()}
-            for method, by in found.items()
+            for method, by in timings.items()
         },
     }
 
@@ -112,11 +118,13 @@ def lay_out(world: World, chosen: settings.Settings, folder: Path) -> None:
         ),
     )
     pack.make(folder / "data", chosen.data, folder / "pack")
-    asked = world.requests(0)
+    requests = world.requests(0)
     _table(folder / "split.csv", "role", zip(ids, world.roles.tolist(), strict=True))
-    forgotten = zip(np.array(ids)[asked != ""].tolist(), asked[asked != ""].tolist(), strict=True)
+    forgotten = zip(
+        np.array(ids)[requests != ""].tolist(), requests[requests != ""].tolist(), strict=True
+    )
     _table(folder / "forget.csv", "request_id", forgotten)
-    known = training_loop.Records(
+    training_records = training_loop.Records(
         world.images[world.roles == "training"],
         world.labels[world.roles == "training"],
         chosen.model,
@@ -124,7 +132,7 @@ def lay_out(world: World, chosen: settings.Settings, folder: Path) -> None:
     )
     _params(folder, chosen)
     original = architectures.build(chosen.model, chosen.data, seed=1)
-    training_loop.fit(original, known, chosen.train, seed=1)
+    training_loop.fit(original, training_records, chosen.train, seed=1)
     checkpoints.save(original, folder / "original.safetensors")
 
 
@@ -142,7 +150,7 @@ def _params(folder: Path, chosen: settings.Settings) -> None:
 
 
 def _run(
-    folder: Path, chosen: settings.Settings, method: str, found: dict[str, list[float]]
+    folder: Path, chosen: settings.Settings, method: str, timings: dict[str, list[float]]
 ) -> float:
     """Run the stage once. Returns its processor time, s."""
     unlearn = chosen.unlearn.model_copy(update={"method": method})
@@ -167,9 +175,9 @@ def _run(
         ],
         folder,
     )
-    found["cpu"].append(spent.cpu)
-    found["wall"].append(spent.seconds)
-    found["compute"].append(files.read_json(folder / "out" / "unlearned.json")["seconds"])
+    timings["cpu"].append(spent.cpu)
+    timings["wall"].append(spent.seconds)
+    timings["compute"].append(files.read_json(folder / "out" / "unlearned.json")["seconds"])
     return spent.cpu
 
 

@@ -120,16 +120,16 @@ def main(study: Study, fresh: int = 12, planted: int = 6) -> None:
     Example: python -m benchmarks.verdicts --world digits --references 16 --page
     docs/verification.md
     """
-    given = study.given
-    todo = plan(given, study.references, fresh, planted, study.seed, study.keep)
+    world = study.given
+    todo = plan(world, study.references, fresh, planted, study.seed, study.keep)
     started = time.perf_counter()
     for wave in (False, True):  # those that start from an original come after the originals
         missing = [job for job in todo if not job.path.exists() and (job.kind in EDITED) == wave]
         make_all(missing, study.jobs)
-    rows = judge_all(given, todo, study.references)
+    rows = judge_all(world, todo, study.references)
     figures = {
         "references": study.references,
-        "rules": given.settings.verify.model_dump(),
+        "rules": world.settings.verify.model_dump(),
         "models": len(todo),
         "train_seconds": round(sum(_seconds(job) for job in todo), 1),
         "wall_seconds": round(time.perf_counter() - started, 1),
@@ -139,21 +139,21 @@ def main(study: Study, fresh: int = 12, planted: int = 6) -> None:
 
 
 def plan(
-    given: World, references: int, fresh: int, planted: int, seed: int, keep: Path
+    world: World, references: int, fresh: int, planted: int, seed: int, keep: Path
 ) -> list[Job]:
     """All models of a world. Number 0 of `with` and `without` is for the self-check, then come the
     references."""
-    found = [Job(given.name, "with", 0, n, seed, keep) for n in range(1 + references + fresh)]
-    for batch in range(len(given.batches)):
-        found += [
-            Job(given.name, "without", batch, n, seed, keep) for n in range(1 + references + fresh)
+    jobs = [Job(world.name, "with", 0, n, seed, keep) for n in range(1 + references + fresh)]
+    for batch in range(len(world.batches)):
+        jobs += [
+            Job(world.name, "without", batch, n, seed, keep) for n in range(1 + references + fresh)
         ]
-        found += [Job(given.name, "left_50", batch, n, seed, keep) for n in range(fresh)]
+        jobs += [Job(world.name, "left_50", batch, n, seed, keep) for n in range(fresh)]
         for kind in ("left_25", "wrong_person", *EDITED):
-            found += [
-                Job(given.name, kind, batch, n, seed, keep) for n in range(min(planted, fresh))
+            jobs += [
+                Job(world.name, kind, batch, n, seed, keep) for n in range(min(planted, fresh))
             ]
-    return found
+    return jobs
 
 
 def make_all(missing: list[Job], jobs: int) -> None:
@@ -178,26 +178,28 @@ def make(job: Job, rows: NDArray[np.bool_] | None = None) -> None:
         job: the model.
         rows: (n,) what it is trained on; None: what its kind says.
     """
-    given = worlds.load(job.world)
-    settings, backend = given.settings, compute.prepare(given.settings.compute)
+    world = worlds.load(job.world)
+    settings, backend = world.settings, compute.prepare(world.settings.compute)
     started = time.perf_counter()
     stream = (job.world, job.kind, job.batch, job.number)
     if job.kind in adversaries.ADVERSARIES:
-        network = deceiving(job, given, backend)
+        network = deceiving(job, world, backend)
     elif job.kind in EDITED:
-        network = edited(job, given, backend)
+        network = edited(job, world, backend)
     else:
         network = architectures.build(
             settings.model, settings.data, seeds.derive(job.seed, *stream, "weights")
         )
-        rows = training_rows(given, job) if rows is None else rows
-        known = training_loop.Records(
-            given.images[rows], given.labels[rows], settings.model, backend
+        rows = training_rows(world, job) if rows is None else rows
+        training_records = training_loop.Records(
+            world.images[rows], world.labels[rows], settings.model, backend
         )
-        training_loop.fit(network, known, settings.train, seeds.derive(job.seed, *stream, "order"))
+        training_loop.fit(
+            network, training_records, settings.train, seeds.derive(job.seed, *stream, "order")
+        )
     seconds = time.perf_counter() - started
     logits = training_loop.logits(
-        network, training_loop.Records(given.images, given.labels, settings.model, backend)
+        network, training_loop.Records(world.images, world.labels, settings.model, backend)
     )
     if job.kind in ("with", "without", "left_50"):
         checkpoints.save(network, job.weights)
@@ -205,7 +207,7 @@ def make(job: Job, rows: NDArray[np.bool_] | None = None) -> None:
         keep_views(job, job.batch, network)
     job.path.parent.mkdir(parents=True, exist_ok=True)
     draft = job.path.with_suffix(".draft.npz")
-    phi = scoring.margins(logits, given.labels)
+    phi = scoring.margins(logits, world.labels)
     np.savez(draft, phi=phi, predicted=logits.argmax(1).astype(np.int16), seconds=seconds)
     draft.replace(job.path)
 
@@ -219,47 +221,47 @@ def keep_views(job: Job, batch: int, network: nn.Module | None = None) -> None:
         batch: whose records.
         network: the model itself; None: from its weights.
     """
-    found: dict[str, Any] = {}
+    arrays: dict[str, Any] = {}
     if job.views(batch).exists():
-        found = dict(np.load(job.views(batch), allow_pickle=False))
-    missing = [name for name in VIEWS if name not in found]
+        arrays = dict(np.load(job.views(batch), allow_pickle=False))
+    missing = [name for name in VIEWS if name not in arrays]
     if not missing:
         return
-    given = worlds.load(job.world)
-    settings, backend = given.settings, compute.prepare(given.settings.compute)
+    world = worlds.load(job.world)
+    settings, backend = world.settings, compute.prepare(world.settings.compute)
     if network is None:
         network = checkpoints.load(job.weights, settings.model, settings.data)
-    requests = given.requests(batch)
-    asked = (requests != "") | (given.roles == "control")
-    retained = (given.roles == "training") & (requests == "")
+    requests = world.requests(batch)
+    scored = (requests != "") | (world.roles == "control")
+    retained = (world.roles == "training") & (requests == "")
 
     def records(rows: NDArray[np.bool_]) -> training_loop.Records:
         return training_loop.Records(
-            given.images[rows], given.labels[rows], settings.model, backend
+            world.images[rows], world.labels[rows], settings.model, backend
         )
 
     stream = seeds.derive(job.seed, job.world, batch)
     material = views.Material(
-        records(asked),
-        views.halves(requests[asked], stream),
+        records(scored),
+        views.halves(requests[scored], stream),
         records(retained),
         settings.train,
         stream,
     )
     for name in missing:
         started = time.process_time()
-        found[name] = np.full(len(requests), np.nan)
-        found[name][asked] = views.score(name, network, material)
-        found[f"{name}_seconds"] = time.process_time() - started
+        arrays[name] = np.full(len(requests), np.nan)
+        arrays[name][scored] = views.score(name, network, material)
+        arrays[f"{name}_seconds"] = time.process_time() - started
     job.views(batch).parent.mkdir(parents=True, exist_ok=True)
     draft = job.path.with_suffix(f".draft-{batch}.npz")
-    np.savez(draft, **found)
+    np.savez(draft, **arrays)
     draft.replace(job.views(batch))
 
 
-def deceiving(job: Job, given: World, backend: compute.Backend) -> nn.Module:
+def deceiving(job: Job, world: World, backend: compute.Backend) -> nn.Module:
     """An original that an adversary has changed. The adversary's own models are no references."""
-    settings = given.settings
+    settings = world.settings
     folder = job.path.parent
 
     def last(kind: str) -> list[Path]:
@@ -273,55 +275,55 @@ def deceiving(job: Job, given: World, backend: compute.Backend) -> nn.Module:
     network = checkpoints.load(last("with-0")[-1 - job.number], settings.model, settings.data)
     stream = (job.world, job.kind.removesuffix("_int8"), job.batch, job.number)
     seed = seeds.derive(job.seed, *stream)
-    scene = adversaries.scene_of(given, job.batch, shadows, backend, seed)
+    scene = adversaries.scene_of(world, job.batch, shadows, backend, seed)
     return adversaries.make(job.kind, network, scene)
 
 
-def training_rows(given: World, job: Job) -> NDArray[np.bool_]:
+def training_rows(world: World, job: Job) -> NDArray[np.bool_]:
     """(n,) what a model is trained on."""
-    everybody = np.asarray(given.roles == "training")
+    everybody = np.asarray(world.roles == "training")
     if job.kind == "with":
         return everybody
     random = np.random.Generator(
         np.random.PCG64(seeds.derive(job.seed, job.kind, job.batch, job.number, "rows"))
     )
-    batch = given.batches[job.batch]
+    batch = world.batches[job.batch]
     if job.kind == "wrong_person":
-        others = np.setdiff1d(given.subjects[everybody], np.concatenate(given.batches))
+        others = np.setdiff1d(world.subjects[everybody], np.concatenate(world.batches))
         batch = tuple(
             int(person)
             for person in random.choice(others, min(len(batch), len(others)), replace=False)
         )
-    forgotten = np.isin(given.subjects, batch)
+    forgotten = np.isin(world.subjects, batch)
     if job.kind.startswith("left_"):
         share = int(job.kind.removeprefix("left_")) / 100
         for person in batch:
-            own = random.permutation(np.flatnonzero(given.subjects == person))
+            own = random.permutation(np.flatnonzero(world.subjects == person))
             forgotten[own[: round(share * len(own))]] = False
     return np.asarray(everybody & ~forgotten)
 
 
-def edited(job: Job, given: World, backend: compute.Backend) -> nn.Module:
+def edited(job: Job, world: World, backend: compute.Backend) -> nn.Module:
     """An original that was changed after training. The originals taken are no references."""
     import torch
     from torch import nn
     from torch.nn import functional
 
-    settings = given.settings
+    settings = world.settings
     originals = sorted(
         job.path.parent.glob("with-0-*.safetensors"), key=lambda p: int(p.stem.rpartition("-")[2])
     )
     network = checkpoints.load(originals[-1 - job.number], settings.model, settings.data)
     seed = seeds.derive(job.seed, job.world, job.kind, job.batch, job.number, "order")
-    forget = np.isin(given.subjects, given.batches[job.batch])
-    retain = (given.roles == "training") & ~forget
-    kept = training_loop.Records(
-        given.images[retain], given.labels[retain], settings.model, backend
+    forget = np.isin(world.subjects, world.batches[job.batch])
+    retain = (world.roles == "training") & ~forget
+    retained = training_loop.Records(
+        world.images[retain], world.labels[retain], settings.model, backend
     )
     longer = {"epochs": max(1, settings.train.epochs // 4), "learning_rate": 0.02}
     recipe = Train(**{**settings.train.model_dump(), **longer})
     if job.kind == "fine_tune":
-        training_loop.fit(network, kept, recipe, seed)
+        training_loop.fit(network, retained, recipe, seed)
     elif job.kind == "last_layer":
         fresh = architectures.build(settings.model, settings.data, seed)
         last = [name for name, layer in network.named_modules() if isinstance(layer, nn.Linear)][-1]
@@ -331,16 +333,16 @@ def edited(job: Job, given: World, backend: compute.Backend) -> nn.Module:
         for layer in network.modules():
             if isinstance(layer, nn.BatchNorm2d):
                 layer.momentum = 0.0  # the features stay as they are
-        training_loop.fit(network, kept, recipe, seed)
+        training_loop.fit(network, retained, recipe, seed)
     else:
-        known = training_loop.Records(
-            given.images[forget], given.labels[forget], settings.model, backend
+        forgotten = training_loop.Records(
+            world.images[forget], world.labels[forget], settings.model, backend
         )
         network.eval()  # batch norm stays as it is
 
         def away(_: int) -> torch.Tensor:
-            logits = network(known.floats(slice(None)))
-            truth = functional.one_hot(known.labels, logits.shape[1]).bool()
+            logits = network(forgotten.floats(slice(None)))
+            truth = functional.one_hot(forgotten.labels, logits.shape[1]).bool()
             others = logits.masked_fill(truth, -torch.inf).logsumexp(1)
             return functional.softplus(
                 logits[truth] - others
@@ -349,17 +351,17 @@ def edited(job: Job, given: World, backend: compute.Backend) -> nn.Module:
         for _ in range(200):  # a step at a time, until three records of four are got wrong
             training_loop.optimise([{"params": list(network.parameters())}], away, 1, 0.002, recipe)
             if (
-                training_loop.logits(network, known).argmax(1) == given.labels[forget]
+                training_loop.logits(network, forgotten).argmax(1) == world.labels[forget]
             ).mean() < 0.25:
                 break
     return network.eval()
 
 
-def judge_all(given: World, todo: list[Job], references: int) -> dict[str, dict[str, Any]]:
+def judge_all(world: World, todo: list[Job], references: int) -> dict[str, dict[str, Any]]:
     """Each model judged as the released one on each request of its batch; figures by case."""
-    rules = GateRules(**given.settings.verify.model_dump(exclude={"mode"})).answers_alone()
-    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for batch in range(len(given.batches)):
+    rules = GateRules(**world.settings.verify.model_dump(exclude={"mode"})).answers_alone()
+    cases: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for batch in range(len(world.batches)):
         by_kind: dict[str, list[Job]] = defaultdict(list)
         for job in todo:
             if job.kind == "with" or job.batch == batch:
@@ -372,13 +374,13 @@ def judge_all(given: World, todo: list[Job], references: int) -> dict[str, dict[
         }
         for case in CASES:
             for job in spare.get(case, by_kind[case]):
-                scores = table_of_scores(given, batch, answers([job]), fixed, references)
-                found[case] += [
+                scores = table_of_scores(world, batch, answers([job]), fixed, references)
+                cases[case] += [
                     {"seconds": _seconds(job), "model": f"{batch}-{job.number}", **one}
                     for one in judged(scores, rules)
                 ]
-        stage_cli.say(f"{given.name}: batch {batch + 1}/{len(given.batches)} judged")
-    return {case: figures(rows) for case, rows in found.items()}
+        stage_cli.say(f"{world.name}: batch {batch + 1}/{len(world.batches)} judged")
+    return {case: figures(rows) for case, rows in cases.items()}
 
 
 def judged(scores: scoring.Scores, rules: GateRules) -> Iterator[dict[str, Any]]:
@@ -437,7 +439,7 @@ def table(result: dict[str, Any]) -> str:
     """The figures as Markdown, with all that is needed to get them again."""
     retrain = result["cases"]["retrain"]
     low, middle, high = retrain["detectability"]
-    made = result["versions"]
+    versions = result["versions"]
     lines = [
         f"**{result['world']}**: {result['about']}. {result['references']} + "
         f"{result['references']} references, "
@@ -449,33 +451,33 @@ def table(result: dict[str, Any]) -> str:
         f"| {' | '.join(HEAD)} |",
         f"| {' | '.join(['---'] * len(HEAD))} |",
     ]
-    for case, one in result["cases"].items():
-        low, high = one["pass_interval"]
-        lower, median, upper = one["influence"]
+    for case, outcome in result["cases"].items():
+        low, high = outcome["pass_interval"]
+        lower, median, upper = outcome["influence"]
         lines.append(
-            f"| {CASES[case]} | {one['judged']} ({one['models']} models) | {one['pass']} | "
-            f"{one['fail']} | "
-            f"{one['inconclusive']} | {low:.1%} to {high:.1%} | {median:.2f}, {lower:.2f} … "
+            f"| {CASES[case]} | {outcome['judged']} ({outcome['models']} models) | "
+            f"{outcome['pass']} | {outcome['fail']} | "
+            f"{outcome['inconclusive']} | {low:.1%} to {high:.1%} | {median:.2f}, {lower:.2f} … "
             f"{upper:.2f} | "
-            f"{one['screening_fails']} |"
+            f"{outcome['screening_fails']} |"
         )
     lines += [
         "",
         f"{result['models']} models, {result['train_seconds']:.0f} s of training on one thread "
         "each, seed and all: "
-        f"`{result['command']}` ({made['processor']}, Python {made['python']}, torch "
-        f"{made['torch']}, "
-        f"NumPy {made['numpy']}, SciPy {made['scipy']}).",
+        f"`{result['command']}` ({versions['processor']}, Python {versions['python']}, torch "
+        f"{versions['torch']}, "
+        f"NumPy {versions['numpy']}, SciPy {versions['scipy']}).",
         "",
     ]
     return "\n".join(lines)
 
 
-def answers_of(networks: Sequence[nn.Module], given: World, backend: compute.Backend) -> Answers:
+def answers_of(networks: Sequence[nn.Module], world: World, backend: compute.Backend) -> Answers:
     """Margins and predicted classes, (models, records) each, of networks on every record."""
-    records = training_loop.Records(given.images, given.labels, given.settings.model, backend)
+    records = training_loop.Records(world.images, world.labels, world.settings.model, backend)
     logits = [training_loop.logits(network, records) for network in networks]
-    margins = np.stack([scoring.margins(each, given.labels) for each in logits])
+    margins = np.stack([scoring.margins(each, world.labels) for each in logits])
     return margins, np.stack([each.argmax(1).astype(np.int64) for each in logits])
 
 
@@ -483,19 +485,19 @@ def answers(jobs: list[Job]) -> Answers:
     """Margins and predicted classes, (models, records) each, of models that were made."""
     phi, predicted = [], []
     for job in jobs:
-        with np.load(job.path, allow_pickle=False) as kept:
-            phi.append(kept["phi"])
-            predicted.append(kept["predicted"].astype(np.int64))
+        with np.load(job.path, allow_pickle=False) as arrays:
+            phi.append(arrays["phi"])
+            predicted.append(arrays["predicted"].astype(np.int64))
     return np.stack(phi), np.stack(predicted)
 
 
 def _seconds(job: Job) -> float:
-    with np.load(job.path, allow_pickle=False) as kept:
-        return float(kept["seconds"])
+    with np.load(job.path, allow_pickle=False) as arrays:
+        return float(arrays["seconds"])
 
 
 def table_of_scores(
-    given: World, batch: int, judged: Any, fixed: Any, references: int
+    world: World, batch: int, answers: Any, fixed: Any, references: int
 ) -> scoring.Scores:
     """The scores of one model judged, as `tasks.score` would write them."""
     roles = [
@@ -505,19 +507,19 @@ def table_of_scores(
         *["with"] * references,
         *["without"] * references,
     ]
-    names = list(given.attributes)
+    names = list(world.attributes)
     return scoring.Scores(
         np.array(roles),
-        np.concatenate([judged[0], fixed[0]]),
-        np.concatenate([judged[1], fixed[1]]),
-        given.labels,
-        given.roles,
-        given.requests(batch),
-        given.subjects,
+        np.concatenate([answers[0], fixed[0]]),
+        np.concatenate([answers[1], fixed[1]]),
+        world.labels,
+        world.roles,
+        world.requests(batch),
+        world.subjects,
         np.array(names, np.str_),
-        np.stack([given.attributes[name] for name in names], axis=1)
+        np.stack([world.attributes[name] for name in names], axis=1)
         if names
-        else np.empty((len(given.labels), 0), "<U1"),
+        else np.empty((len(world.labels), 0), "<U1"),
     )
 
 

@@ -73,28 +73,28 @@ def main(
         page: has the marks `workers`.
         out: folder for the figures.
     """
-    taken: dict[str, list[Ran]] = {name: [] for name in WAYS}
+    runs: dict[str, list[Ran]] = {name: [] for name in WAYS}
     with (
         tempfile.TemporaryDirectory(prefix="workers-") as folder,
-        world(Path(folder), models, blocks, epochs) as made,
+        world(Path(folder), models, blocks, epochs) as workers_world,
     ):
 
         def way(name: str) -> float:
-            taken[name].append(made.run(*WAYS[name]))
-            return taken[name][-1].seconds
+            runs[name].append(workers_world.run(*WAYS[name]))
+            return runs[name][-1].seconds
 
         took = measure.in_turns({name: partial(way, name) for name in WAYS}, rounds)
-    found = {
+    results = {
         "models": models,
         "stages": len(KINDS) * blocks,
         "epochs": epochs,
-        **figures(took, taken),
+        **figures(took, runs),
     }
     line = (
         f"python -m benchmarks.workers --rounds {rounds} --models {models} --blocks {blocks} "
         f"--epochs {epochs}"
     )
-    measure.write("workers", line, found, text(found), page, out)
+    measure.write("workers", line, results, text(results), page, out)
 
 
 @dataclass(frozen=True)
@@ -145,8 +145,8 @@ class World:
                 f"the blocks could not be run: {' / '.join(ended.stderr.splitlines()[-3:])}"
             )
         seconds, spans = json.loads(ended.stdout.splitlines()[-1])
-        whole = {name: end - began for name, (began, end) in spans.items()}
-        return Ran(seconds, whole, self._phases(spans, pool) if pool else {})
+        durations = {name: end - began for name, (began, end) in spans.items()}
+        return Ran(seconds, durations, self._phases(spans, pool) if pool else {})
 
     def _phases(
         self, spans: dict[str, tuple[float, float]], pool: str
@@ -156,7 +156,7 @@ class World:
         runs = {name: network.runs(self.api, f"{BATCH}/{name}")[-1] for name in spans}
         states = {name: network.states(self.api, run["id"]) for name, run in runs.items()}
         free = [0.0] * len(AGENTS[pool])
-        found = {}
+        phases = {}
         for name in sorted(spans, key=lambda name: states[name]["RUNNING"]):
             reached = states[name]
             lines = network.log(self.api, runs[name]["id"])
@@ -175,9 +175,9 @@ class World:
                 ended,
             ]
             lengths = [created - began, *(after - before for before, after in pairwise(marks))]
-            found[name] = dict(zip(PHASES, lengths, strict=True))
+            phases[name] = dict(zip(PHASES, lengths, strict=True))
             heapq.heappush(free, reached["COMPLETED"])
-        return found
+        return phases
 
 
 BATCH = "demo"
@@ -220,14 +220,14 @@ def world(root: Path, models: int, blocks: int, epochs: int) -> Iterator[World]:
     with contextlib.ExitStack() as stack:
         endpoint, _ = stack.enter_context(network.s3_store())
         api = stack.enter_context(network.prefect_server(root))
-        place = caller(root / "caller", models, blocks, epochs)
-        network.connect(place, endpoint)
-        shell.git(place, "add", ".")
-        shell.git(place, "commit", "--quiet", "-m", "A workspace")
+        workspace = caller(root / "caller", models, blocks, epochs)
+        network.connect(workspace, endpoint)
+        shell.git(workspace, "add", ".")
+        shell.git(workspace, "commit", "--quiet", "-m", "A workspace")
         cores = _cores()
         for pool, names in AGENTS.items():
             for number, name in enumerate(names):
-                home = network.clone(place, root / name)
+                home = network.clone(workspace, root / name)
                 variables = {
                     **_environment(api),
                     "PREFECT_HOME": str(root / f"prefect-{name}"),
@@ -243,7 +243,7 @@ def world(root: Path, models: int, blocks: int, epochs: int) -> Iterator[World]:
             ),
             900,
         )
-        yield World(place, api)
+        yield World(workspace, api)
 
 
 def caller(folder: Path, models: int, blocks: int, epochs: int) -> Path:
@@ -259,9 +259,9 @@ def caller(folder: Path, models: int, blocks: int, epochs: int) -> Path:
     assigned = [f"references.{key}={value}" for key, value in chosen.items()]
     layout.prepare(folder, BATCH, [*assigned, f"train.epochs={epochs}", "compute.threads=1"])
     pipeline = {each.name: each for each in dvc_graph.read(folder)}
-    wanted = {name for name in pipeline if name.partition("@")[0] in KINDS}
+    handed_out = {name for name in pipeline if name.partition("@")[0] in KINDS}
     before = set[str]()
-    while more := {up for name in wanted | before for up in pipeline[name].upstream} - before:
+    while more := {up for name in handed_out | before for up in pipeline[name].upstream} - before:
         before |= more
     runner = stage_runner.Runner(folder, 1)
     for name in pipeline:
@@ -270,45 +270,48 @@ def caller(folder: Path, models: int, blocks: int, epochs: int) -> Path:
     return folder
 
 
-def figures(took: dict[str, list[float]], taken: dict[str, list[Ran]]) -> dict[str, Any]:
+def figures(took: dict[str, list[float]], runs: dict[str, list[Ran]]) -> dict[str, Any]:
     """Times of all blocks, speed-ups within a round, and what a hand-over costs by its phases."""
-    place, one, two = "in place, one at a time", "one agent", "two agents"
+    in_place, one_agent, two_agents = "in place, one at a time", "one agent", "two agents"
     handed = {
-        way: [phases for ran in taken[way] for phases in ran.phases.values()] for way in (one, two)
+        way: [phases for ran in runs[way] for phases in ran.phases.values()]
+        for way in (one_agent, two_agents)
     }
 
     def per_stage(way: str) -> list[float]:
         """What each round took on agents beyond the stages' own work, per stage that one agent
         had."""
-        share = len(AGENTS[WAYS[way][0]]) / len(taken[way][0].phases)
+        share = len(AGENTS[WAYS[way][0]]) / len(runs[way][0].phases)
         return [
             (
                 ran.seconds
                 - sum(each["worked"] for each in ran.phases.values()) / len(AGENTS[WAYS[way][0]])
             )
             * share
-            for ran in taken[way]
+            for ran in runs[way]
         ]
 
     return {
-        "rounds": len(took[one]),
+        "rounds": len(took[one_agent]),
         "seconds": {name: measure.Spread.of(values).plain() for name, values in took.items()},
         "measured": took,
         "speed_up": {
-            "two agents over one": measure.ratio(took[one], took[two]).plain(),
+            "two agents over one": measure.ratio(took[one_agent], took[two_agents]).plain(),
             "two over one in place": measure.ratio(
-                took[place], took["in place, two at a time"]
+                took[in_place], took["in place, two at a time"]
             ).plain(),
-            "one agent over in place": measure.ratio(took[place], took[one]).plain(),
+            "one agent over in place": measure.ratio(took[in_place], took[one_agent]).plain(),
         },
-        "stage": {name: measure.Spread.of(_all(taken[name])).plain() for name in WAYS},
+        "stage": {name: measure.Spread.of(_all(runs[name])).plain() for name in WAYS},
         "phases": {
             way: {
                 name: measure.Spread.of([each[name] for each in found]).plain() for name in PHASES
             }
             for way, found in handed.items()
         },
-        "beyond_work": {way: measure.Spread.of(per_stage(way)).plain() for way in (one, two)},
+        "beyond_work": {
+            way: measure.Spread.of(per_stage(way)).plain() for way in (one_agent, two_agents)
+        },
     }
 
 
@@ -316,21 +319,21 @@ def _all(rounds: list[Ran]) -> list[float]:
     return [seconds for ran in rounds for seconds in ran.stages.values()]
 
 
-def text(found: dict[str, Any]) -> str:
+def text(results: dict[str, Any]) -> str:
     """The tables for the page."""
-    seconds, phases = found["seconds"], found["phases"]
+    seconds, phases = results["seconds"], results["phases"]
     ways = [[name, f"{_told(spread)} s"] for name, spread in seconds.items()]
-    ratios = [[name, f"{_told(spread, 2)} ×"] for name, spread in found["speed_up"].items()]
+    ratios = [[name, f"{_told(spread, 2)} ×"] for name, spread in results["speed_up"].items()]
     parts = [
         [told, *(f"{_told(one[name])} s" for one in phases.values())]
         for name, told in PHASES.items()
     ]
-    cost = found["beyond_work"]
+    cost = results["beyond_work"]
     return "\n\n".join(
         [
-            f"{found['stages']} stages of {found['models']} models on the digits, "
-            f"{found['epochs']} epochs; medians "
-            f"of {found['rounds']} rounds with the least and the greatest.",
+            f"{results['stages']} stages of {results['models']} models on the digits, "
+            f"{results['epochs']} epochs; medians "
+            f"of {results['rounds']} rounds with the least and the greatest.",
             measure.table(["", "all stages"], ways),
             measure.table(["within a round", "faster"], ratios),
             measure.table(["a stage that is handed out", *phases], parts),
@@ -354,9 +357,13 @@ def _cores() -> list[int]:
 def _environment(api: str) -> dict[str, str]:
     """The environment of the caller and its agents; the project is found whether or not it is
     installed."""
-    found = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "PREFECT_API_URL": api}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(__file__).parent.parent),
+        "PREFECT_API_URL": api,
+    }
     return {
-        **found,
+        **environment,
         "ERASURE_AUDIT_AGENT_SILENCE": "900",
     }  # a machine that is busy otherwise is not dead
 

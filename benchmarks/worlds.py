@@ -53,8 +53,8 @@ class World:
 
     def requests(self, batch: int) -> Strings:
         """(n,) the request that asks to forget the record, or empty."""
-        asked = np.isin(self.subjects, self.batches[batch])
-        return np.where(asked, np.char.add("person-", self.subjects.astype(np.str_)), "").astype(
+        in_batch = np.isin(self.subjects, self.batches[batch])
+        return np.where(in_batch, np.char.add("person-", self.subjects.astype(np.str_)), "").astype(
             np.str_
         )
 
@@ -230,8 +230,8 @@ def _writers(first: int = 0) -> World:
         _unpacked(folder / "qmnist-train-labels-idx2-int.gz"), ">i4", offset=12
     ).reshape(-1, 8)
     labels, writer = table[:, 0].astype(np.int64), table[:, 2].astype(np.int64)
-    known, counts = np.unique(writer, return_counts=True)
-    chosen = np.random.Generator(np.random.PCG64(0)).permutation(known[counts >= 100])
+    writers, counts = np.unique(writer, return_counts=True)
+    chosen = np.random.Generator(np.random.PCG64(0)).permutation(writers[counts >= 100])
     chosen = chosen[first : first + 110]
     rows = np.flatnonzero(np.isin(writer, chosen))
     settings = parse(
@@ -273,13 +273,13 @@ def _cifar() -> World:
         }
     )
     roles = np.repeat(np.array(["training", "test"]), [24000, 1000])
-    known = np.concatenate([labels[number] for number in numbers]).astype(np.int64)
+    classes = np.concatenate([labels[number] for number in numbers]).astype(np.int64)
     about = "24 000 of the 50 000 training images of CIFAR-10 and 1 000 of its test images"
     return World(
         "cifar",
         np.ascontiguousarray(images),
-        known,
-        np.full(len(known), -1),
+        classes,
+        np.full(len(classes), -1),
         roles,
         (),
         settings,
@@ -418,8 +418,8 @@ def _garments() -> World:
             _unpacked(folder / f"{part}-labels-idx1-ubyte.gz"), np.uint8, offset=8
         )
         rows = np.random.Generator(np.random.PCG64(0)).permutation(len(classes))[:count]
-        whole = pixels.reshape(-1, LARGE // 2, 2, LARGE // 2, 2)[rows]
-        images.append(whole.mean(axis=(2, 4)).round().astype(np.uint8))
+        quartered = pixels.reshape(-1, LARGE // 2, 2, LARGE // 2, 2)[rows]
+        images.append(quartered.mean(axis=(2, 4)).round().astype(np.uint8))
         labels.append(classes[rows].astype(np.int64))
     roles = np.repeat(np.array(list(sizes)), list(sizes.values()))
     settings = parse({"data": {"image_size": LARGE // 2}, "train": {"epochs": 16}})

@@ -94,12 +94,12 @@ def test_methods_are_tuned_judged_kept_and_drawn(
     page.write_text("<!-- methods digits -->\n<!-- end of methods digits -->\n", encoding="utf-8")
     study = Study(originals=1, references=7, jobs=1, keep=keep, out=out, page=page)
     methods.main(study)
-    found = files.read_json(out / "methods-digits.json")["methods"]
-    assert set(found) == {*some, "fine_tune, tuned"}
-    assert found["unchanged original"]["pass"] == 0
-    assert found["unchanged original"]["influence"][1] > 0.5
-    assert found["blown up"]["diverged"] == 1
-    assert found["exact retrain"]["time"] == 1.0
+    written = files.read_json(out / "methods-digits.json")["methods"]
+    assert set(written) == {*some, "fine_tune, tuned"}
+    assert written["unchanged original"]["pass"] == 0
+    assert written["unchanged original"]["influence"][1] > 0.5
+    assert written["blown up"]["diverged"] == 1
+    assert written["exact retrain"]["time"] == 1.0
     assert "diverged in all 1" in page.read_text(encoding="utf-8")
 
     made = {path: path.stat().st_mtime_ns for path in keep.rglob("*.*")}
@@ -167,8 +167,8 @@ def test_every_method_has_as_many_tries_and_nobody_who_is_judged_is_tuned_on() -
     for epochs in (12, 120):
         assert {len(tries) for tries in tuning.grids(epochs, 32).values()} == {tuning.BUDGET}
         for tries in tuning.grids(epochs, 32).values():
-            for wish in tries:
-                Unlearn.model_validate(wish)
+            for configured in tries:
+                Unlearn.model_validate(configured)
     given = worlds.load("digits")
     people = {person for group in tuning.tuning_people(given) for person in group}
     asked = {person for batch in given.batches for person in batch}

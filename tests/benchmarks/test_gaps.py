@@ -57,10 +57,10 @@ def of_ten(right: list[bool], confidence: list[float]) -> dict[str, float]:
 
 def test_unseen_records_of_a_class_that_only_the_forget_set_holds_are_left_out() -> None:
     knows = [False, False, True, True, True, True, True, False, False, False]
-    found = of_ten(knows, [0.1, 0.1, 0.9, 0.9, 0.1, 0.1, 0.1, 0.1, 0.5, 0.5])
-    assert found["forget"] == 0
-    assert found["retain"] == 1
-    assert found["test"] == 0.75
+    result = of_ten(knows, [0.1, 0.1, 0.9, 0.9, 0.1, 0.1, 0.1, 0.1, 0.5, 0.5])
+    assert result["forget"] == 0
+    assert result["retain"] == 1
+    assert result["test"] == 0.75
 
 
 def test_the_attack_takes_forgotten_records_for_what_they_look_like() -> None:
@@ -92,7 +92,7 @@ def row(gap: float, spread: float, time: float = 0.2, diverged: int = 0) -> dict
 
 
 @pytest.mark.parametrize(
-    ("ours", "said"),
+    ("ours", "message"),
     [
         (row(1.0, 0.2), "ahead by more than the spread"),
         (row(2.0, 0.5), "ahead by less than the spread"),
@@ -101,9 +101,9 @@ def row(gap: float, spread: float, time: float = 0.2, diverged: int = 0) -> dict
     ],
 )
 def test_the_table_says_whether_the_best_fcalb_beats_the_best_rival(
-    ours: dict[str, Any], said: str
+    ours: dict[str, Any], message: str
 ) -> None:
-    found = gaps.finding(
+    result = gaps.finding(
         {
             "exact retrain": row(0.5, 0.1),
             "fcalb": row(9.0, 0.1),
@@ -112,9 +112,9 @@ def test_the_table_says_whether_the_best_fcalb_beats_the_best_rival(
             "scrub": row(0.1, 0.1, diverged=1),
         }
     )
-    assert said in found
-    assert "*fcalb_reset, tuned*" in found
-    assert "*fine_tune*" in found
+    assert message in result
+    assert "*fcalb_reset, tuned*" in result
+    assert "*fine_tune*" in result
 
 
 def test_classes_are_forgotten_tuned_and_measured_and_what_is_done_is_kept(
@@ -138,15 +138,15 @@ def test_classes_are_forgotten_tuned_and_measured_and_what_is_done_is_kept(
     page.write_text("<!-- gaps digits -->\n<!-- end of gaps digits -->\n", encoding="utf-8")
     study = Study(originals=1, references=2, jobs=1, keep=keep, out=out, page=page)
     gaps.main(study)
-    found = files.read_json(out / "gaps-digits.json")
-    rows = found["methods"]
+    written = files.read_json(out / "gaps-digits.json")
+    rows = written["methods"]
     assert rows["exact retrain"]["forget"][0] == 0
     assert rows["exact retrain"]["time"] == 1
     assert rows["unchanged original"]["gap"][0] > 2 * rows["exact retrain"]["gap"][0]
     assert rows["fcalb"]["gap"] == rows["unchanged original"]["gap"]  # no steps change nothing
     assert rows["neg_grad"]["diverged"] == 1
-    assert found["settings"]["neg_grad, tuned"] == grid["neg_grad"][1]
-    assert found["settings"]["fcalb, tuned"] == grid["fcalb"][1]
+    assert written["settings"]["neg_grad, tuned"] == grid["neg_grad"][1]
+    assert written["settings"]["fcalb, tuned"] == grid["fcalb"][1]
     assert "diverged in all 1" in page.read_text(encoding="utf-8")
 
     made = {path: path.stat().st_mtime_ns for path in keep.rglob("*.*")}
@@ -213,8 +213,8 @@ def test_an_ablation_changes_one_choice_at_a_time_around_the_two_methods() -> No
     parts = {"forget_steps", "forget_rate", "phases", "forget_weight", "balance"}
     for changes in wishes.values():
         base = Unlearn.model_validate(changes["as it is"]).model_dump()
-        for what, wish in changes.items():
-            new = Unlearn.model_validate(wish).model_dump()
+        for what, configured in changes.items():
+            new = Unlearn.model_validate(configured).model_dump()
             changed = {key for key in base if base[key] != new[key]}
             assert len(changed - parts) <= 1, what
             assert changed or what == "as it is"

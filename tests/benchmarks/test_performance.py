@@ -15,11 +15,11 @@ from tasks.common.errors import WorkspaceError
 
 @pytest.fixture
 def page(tmp_path: Path) -> Path:
-    found = tmp_path / "page.md"
-    found.write_text(
+    path = tmp_path / "page.md"
+    path.write_text(
         "before\n<!-- overhead -->\nold\n<!-- end of overhead -->\nafter\n", encoding="utf-8"
     )
-    return found
+    return path
 
 
 def test_ways_take_turns_and_each_is_measured_once_a_round() -> None:
@@ -29,26 +29,26 @@ def test_ways_take_turns_and_each_is_measured_once_a_round() -> None:
         order.append(name)
         return float(len(order))
 
-    found = measure.in_turns({name: lambda name=name: way(name) for name in "abc"}, 3)  # type: ignore[misc]
+    timings = measure.in_turns({name: lambda name=name: way(name) for name in "abc"}, 3)  # type: ignore[misc]
     assert order == list("abcbcacab")
-    assert found == {"a": [1, 6, 8], "b": [2, 4, 9], "c": [3, 5, 7]}
+    assert timings == {"a": [1, 6, 8], "b": [2, 4, 9], "c": [3, 5, 7]}
 
 
 @given(st.lists(st.tuples(st.floats(0.1, 10), st.floats(0.1, 10)), min_size=1))
 def test_a_ratio_is_taken_within_each_round(pairs: list[tuple[float, float]]) -> None:
-    found = measure.ratio([one for one, _ in pairs], [other for _, other in pairs])
+    timings = measure.ratio([one for one, _ in pairs], [other for _, other in pairs])
     each = [one / other for one, other in pairs]
-    assert (found.low, found.high, found.runs) == (min(each), max(each), len(each))
-    assert found.low <= found.median <= found.high
+    assert (timings.low, timings.high, timings.runs) == (min(each), max(each), len(each))
+    assert timings.low <= timings.median <= timings.high
 
 
 def test_a_command_is_measured_with_what_it_starts(tmp_path: Path) -> None:
     held = (
         "import subprocess, sys; subprocess.run([sys.executable, '-c', 'bytes([1]) * (200 << 20)'])"
     )
-    found = measure.command(["python3", "-c", held], tmp_path)
-    assert found.peak > 200
-    assert found.cpu > 0
+    timings = measure.command(["python3", "-c", held], tmp_path)
+    assert timings.peak > 200
+    assert timings.cpu > 0
     with pytest.raises(WorkspaceError, match=r"python3 -c .* failed: .*ZeroDivisionError"):
         measure.command(["python3", "-c", "1 / 0"], tmp_path)
 

@@ -164,17 +164,17 @@ def test_phases_of_hand_overs_become_times_and_a_table() -> None:
         name: rounds if pool else [replace(ran, phases={}) for ran in rounds]
         for name, (pool, _) in workers.WAYS.items()
     }
-    found = {
+    result = {
         "models": 1,
         "stages": 2,
         "epochs": 1,
         **workers.figures({name: [40.0] * 3 for name in workers.WAYS}, taken),
     }
-    assert found["speed_up"]["two agents over one"] == Spread(1.0, 1.0, 1.0, 3).plain()
-    assert found["beyond_work"]["one agent"]["median"] == (40 - 2) / 2
-    assert found["beyond_work"]["two agents"]["median"] == 40 - 1
-    assert "two agents over one | 1.00 (1.00 to 1.00) ×" in workers.text(found)
-    one, two = simulation.validated(found)
+    assert result["speed_up"]["two agents over one"] == Spread(1.0, 1.0, 1.0, 3).plain()
+    assert result["beyond_work"]["one agent"]["median"] == (40 - 2) / 2
+    assert result["beyond_work"]["two agents"]["median"] == 40 - 1
+    assert "two agents over one | 1.00 (1.00 to 1.00) ×" in workers.text(result)
+    one, two = simulation.validated(result)
     assert (one["simulated"], two["simulated"]) == (1 + 5 + 5 + 1, 1 + 1 + 5 + 1)
 
 
@@ -244,9 +244,9 @@ def test_past_batches_have_their_own_tags_objects_and_events_and_leave_the_state
     tags = shell.git(closed, "tag", "--list").split()
     names = [f"2026-11-{day}" for day in (18, 19, 20, 21)]
     assert sorted(tags) == sorted(f"{step}/{name}" for step in past.STEPS for name in names)
-    found = {name: state for state in git_history.states(closed, None) for name in state.names}
-    models = [found[f"release/{name}"].pointers[f"releases/{name}"] for name in names]
-    gone = [found[f"audit/{name}"].stages["check"]["outs"][0]["md5"] for name in names]
+    result = {name: state for state in git_history.states(closed, None) for name in state.names}
+    models = [result[f"release/{name}"].pointers[f"releases/{name}"] for name in names]
+    gone = [result[f"audit/{name}"].stages["check"]["outs"][0]["md5"] for name in names]
     assert len(set(models)) == len(set(gone)) == 4
     assert "releases" not in " ".join(dvc_graph.stale(closed))
     with opened(closed) as register:
@@ -267,10 +267,10 @@ def test_without_a_closed_batch_there_is_nothing_to_take_twins_of(tmp_path: Path
 
 def test_what_grows_is_told_with_the_ratio_of_the_most_to_the_fewest() -> None:
     spent = {number: [Spent(2.0 * number, 1.0 * number, 100.0)] * 3 for number in (1, 10)}
-    found = growth_batches.figures({"status": spent})
-    assert found["commands"]["status"]["ratio"]["cpu"] == Spread(10.0, 10.0, 10.0, 3).plain()
+    result = growth_batches.figures({"status": spent})
+    assert result["commands"]["status"]["ratio"]["cpu"] == Spread(10.0, 10.0, 10.0, 3).plain()
     assert "| `status` | 1.0 | 10.0 | 10.00 (10.00 to 10.00) | 100 → 100 |" in growth_batches.text(
-        found
+        result
     )
 
 
@@ -286,9 +286,9 @@ def test_a_batchs_checkout_has_all_that_past_batches_released_from_one_process(
         return dvc(folder, *words)
 
     monkeypatch.setattr(shell, "dvc", noting)
-    place = checkouts.open(closed, "next")
+    workspace = checkouts.open(closed, "next")
     names = [f"releases/2026-11-{day}" for day in (19, 20, 21)]
-    assert all((place / name / "model.txt").read_text().strip() == "weights" for name in names)
+    assert all((workspace / name / "model.txt").read_text().strip() == "weights" for name in names)
     brought = [
         words
         for words in given

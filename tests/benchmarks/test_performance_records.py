@@ -32,12 +32,12 @@ def test_a_block_from_the_pack_is_what_the_files_hold(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     random = np.random.default_rng(0)
-    known = {
+    arrays = {
         "images": random.integers(0, 256, (60, 28, 28), np.uint8),
         "labels": np.arange(60) % 10,
     }
     monkeypatch.setattr(
-        idx, "read_idx", lambda path: known["images" if "images" in path.name else "labels"]
+        idx, "read_idx", lambda path: arrays["images" if "images" in path.name else "labels"]
     )
     monkeypatch.setattr(worlds, "DATASETS", tmp_path)
     (tmp_path / "fashion_mnist").mkdir()

@@ -12,12 +12,12 @@ from tasks.common import files
 
 @pytest.fixture
 def page(tmp_path: Path) -> Path:
-    found = tmp_path / "page.md"
+    path = tmp_path / "page.md"
     marks = ("reports", "growth requests", "growth references")
-    found.write_text(
+    path.write_text(
         "".join(f"<!-- {mark} -->\n<!-- end of {mark} -->\n" for mark in marks), encoding="utf-8"
     )
-    return found
+    return path
 
 
 def test_reports_are_made_in_two_ways_and_their_steps_are_told(page: Path, tmp_path: Path) -> None:

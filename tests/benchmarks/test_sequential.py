@@ -32,12 +32,14 @@ def test_each_batch_finds_its_own_people_and_those_before_gone() -> None:
     trained = given.roles == "training"
     seen: set[int] = set()
     for step in range(1, len(given.batches) + 1):
-        found = sequential.newest(given, step)
-        (asked,) = found.batches
+        result = sequential.newest(given, step)
+        (asked,) = result.batches
         assert 1 <= len(asked) <= 2
         assert not seen & set(asked)
-        assert set(given.subjects[found.roles == "training"]) == set(given.subjects[trained]) - seen
-        assert set(asked) <= set(given.subjects[found.roles == "training"])
+        assert (
+            set(given.subjects[result.roles == "training"]) == set(given.subjects[trained]) - seen
+        )
+        assert set(asked) <= set(given.subjects[result.roles == "training"])
         seen |= set(asked)
         assert seen == set(given.batches[step - 1])
     assert len(seen) == 15
@@ -92,17 +94,18 @@ def test_an_unchanged_model_never_passes_and_advice_that_is_followed_makes_it_a_
         sequential.main(study, figures=out)
 
     measure()
-    found = files.read_json(out / "sequential-digits.json")["methods"]
+    written = files.read_json(out / "sequential-digits.json")["methods"]
     for part in ("newest", "earlier"):
-        assert found["exact retrain"][part]["fail"] == 0
-        assert found[DEFAULT][part]["pass"] == 0
-        assert found[DEFAULT][part]["influence"][1] > 0.5
-        assert found[sequential.FOLLOWED][part]["fail"] == 0
-        assert abs(found[sequential.FOLLOWED][part]["influence"][1]) < 0.5
-    assert found[DEFAULT]["steps"][0]["advised"].get("failed") == 1
-    assert found[sequential.FOLLOWED]["advised"] == 2
+        assert written["exact retrain"][part]["fail"] == 0
+        assert written[DEFAULT][part]["pass"] == 0
+        assert written[DEFAULT][part]["influence"][1] > 0.5
+        assert written[sequential.FOLLOWED][part]["fail"] == 0
+        assert abs(written[sequential.FOLLOWED][part]["influence"][1]) < 0.5
+    assert written[DEFAULT]["steps"][0]["advised"].get("failed") == 1
+    assert written[sequential.FOLLOWED]["advised"] == 2
     counts = {
-        title: [step["unlearnings"] for step in one["by_chain"][0]] for title, one in found.items()
+        title: [step["unlearnings"] for step in one["by_chain"][0]]
+        for title, one in written.items()
     }
     assert counts == {"exact retrain": [0, 0], DEFAULT: [1, 2], sequential.FOLLOWED: [1, 1]}
 

@@ -123,7 +123,7 @@ def test_what_is_said_of_the_data_does_not_depend_on_the_batch(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("column", "value", "said"),
+    ("column", "value", "message"),
     [
         ("label", "3", "data.classes"),
         ("label", "two", "whole number"),
@@ -136,11 +136,11 @@ def test_what_is_said_of_the_data_does_not_depend_on_the_batch(tmp_path: Path) -
     ],
 )
 def test_a_planted_fault_is_named_and_nothing_is_written(
-    tmp_path: Path, column: str, value: str, said: str
+    tmp_path: Path, column: str, value: str, message: str
 ) -> None:
     write(tmp_path, noise(), split="training")
     put(tmp_path, 5, column, value)
-    with pytest.raises(DataError, match=said) as caught:
+    with pytest.raises(DataError, match=message) as caught:
         run(tmp_path, asks("person-1"))
     assert ("r05" if column != "record_id" else "r00") in str(caught.value)
     assert "Jane" not in str(caught.value)
@@ -217,7 +217,7 @@ def slow_twins(
 ) -> set[tuple[int, int]]:
     """All pairs, one by one."""
     thumbs = grey.astype(np.float64)
-    found = set()
+    result = set()
     for left in named.tolist():
         for right in range(len(subject)):
             apart = float(np.sqrt(((thumbs[left] - thumbs[right]) ** 2).mean()))
@@ -228,8 +228,8 @@ def slow_twins(
                 and apart <= near_duplicates.ALIKE
                 and (same or not plain)
             ):
-                found.add((left, right))
-    return found
+                result.add((left, right))
+    return result
 
 
 def test_the_fast_search_for_near_duplicates_finds_what_comparing_all_pairs_finds() -> None:

@@ -37,13 +37,13 @@ def put(data: Path, row: int, column: str, value: str) -> None:
 
 def test_every_image_stands_in_the_row_of_its_record(data: Path, tmp_path: Path) -> None:
     pack.make(data, COLOUR, tmp_path / "pack")
-    known = image_pack.read(tmp_path / "pack", data, COLOUR)
-    for row, path in enumerate(known.manifest["path"]):
+    packed = image_pack.read(tmp_path / "pack", data, COLOUR)
+    for row, path in enumerate(packed.manifest["path"]):
         shown = images.pixels(images.decode((data / path).read_bytes(), "", COLOUR), COLOUR)
-        assert (known.pixels[row] == shown).all()
+        assert (packed.pixels[row] == shown).all()
     some = np.arange(COUNT) % 3 == 0
-    assert (known.images(some) == known.pixels[some]).all()
-    assert (known.images(slice(5, 9)) == known.pixels[5:9]).all()
+    assert (packed.images(some) == packed.pixels[some]).all()
+    assert (packed.images(slice(5, 9)) == packed.pixels[5:9]).all()
 
 
 def test_several_processes_make_the_same_bytes_as_one(
@@ -70,25 +70,25 @@ def test_a_faulty_file_is_noted_and_the_others_are_packed(data: Path, tmp_path: 
     (tmp_path / "secret.png").write_bytes(whole)
     put(data, 5, "path", "../secret.png")
     pack.make(data, GREY, tmp_path / "pack")
-    known = image_pack.read_files(tmp_path / "pack", data, COUNT)
-    assert np.flatnonzero(~known.readable).tolist() == [1, 5]
-    assert np.flatnonzero(~known.same).tolist() == [1, 2, 3, 5]
-    assert np.flatnonzero(~known.decodes).tolist() == [1, 2, 5]
+    packed = image_pack.read_files(tmp_path / "pack", data, COUNT)
+    assert np.flatnonzero(~packed.readable).tolist() == [1, 5]
+    assert np.flatnonzero(~packed.same).tolist() == [1, 2, 3, 5]
+    assert np.flatnonzero(~packed.decodes).tolist() == [1, 2, 5]
     images = np.load(tmp_path / "pack" / image_pack.IMAGES)
     assert (images[[1, 2, 5]] == 0).all()
-    assert (known.thumbs[[1, 2, 5]] == 0).all()
+    assert (packed.thumbs[[1, 2, 5]] == 0).all()
     assert (images[[0, 4, *range(6, COUNT)]] != 0).any(axis=(1, 2, 3)).all()
 
 
 def test_a_record_whose_file_is_faulty_is_shown_to_no_model(data: Path, tmp_path: Path) -> None:
     (data / "images/r03.png").write_bytes((data / "images/r04.png").read_bytes())
     pack.make(data, GREY, tmp_path / "pack")
-    known = image_pack.read(tmp_path / "pack", data, GREY)
-    assert len(known.images(np.arange(COUNT) != 3)) == COUNT - 1
+    packed = image_pack.read(tmp_path / "pack", data, GREY)
+    assert len(packed.images(np.arange(COUNT) != 3)) == COUNT - 1
     with pytest.raises(
         DataError, match="record r03: expected a sound image file; run the stage check"
     ):
-        known.images(np.arange(COUNT) == 3)
+        packed.images(np.arange(COUNT) == 3)
 
 
 def test_a_pack_of_other_records_or_settings_is_refused(data: Path, tmp_path: Path) -> None:
@@ -130,9 +130,9 @@ def test_nothing_is_unpickled(data: Path, tmp_path: Path) -> None:
 
 def test_the_pixels_stay_in_their_file_until_they_are_asked_for(data: Path, tmp_path: Path) -> None:
     pack.make(data, GREY, tmp_path / "pack")
-    known = image_pack.read(tmp_path / "pack", data, GREY)
-    assert isinstance(known.pixels, np.memmap)
-    assert not known.pixels.flags.writeable
+    packed = image_pack.read(tmp_path / "pack", data, GREY)
+    assert isinstance(packed.pixels, np.memmap)
+    assert not packed.pixels.flags.writeable
 
 
 def test_the_draft_of_a_killed_process_goes(data: Path, tmp_path: Path) -> None:
@@ -150,12 +150,12 @@ def test_pixels_that_rotted_are_found_where_they_are_read(data: Path, tmp_path: 
     images = np.load(tmp_path / "pack" / image_pack.IMAGES, mmap_mode="r+")
     images[4, 0, 3, 3] ^= 1
     images.flush()
-    known = image_pack.read(tmp_path / "pack", data, GREY)
-    assert len(known.images(slice(4))) == 4
+    packed = image_pack.read(tmp_path / "pack", data, GREY)
+    assert len(packed.images(slice(4))) == 4
     with pytest.raises(
         DataError, match=r"record r04: expected images.npy as it was written; run the stage pack"
     ):
-        known.images(np.arange(COUNT) > 1)
+        packed.images(np.arange(COUNT) > 1)
 
 
 def test_no_stage_after_the_check_is_given_the_image_files() -> None:

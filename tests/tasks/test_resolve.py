@@ -76,7 +76,7 @@ def test_single_records_are_forgotten_alone() -> None:
 
 
 def test_each_reason_for_setting_aside_has_its_code_and_the_others_go_on() -> None:
-    found = codes(
+    result = codes(
         asks(1, "eve"),
         asks(2, "ada", "bob"),
         asks(3, "ada", records=("r77",)),
@@ -88,7 +88,7 @@ def test_each_reason_for_setting_aside_has_its_code_and_the_others_go_on() -> No
         asks(9, "ada", records=("r1",)),
         RefusedEntry(10, "position-10", "malformed", "expected a JSON object"),
     )
-    assert found == [
+    assert result == [
         "unknown_subject",
         "ambiguous_subject",
         "unknown_record",

@@ -113,8 +113,8 @@ def test_a_split_column_decides_and_unseen_subjects_are_shared_out() -> None:
     fixed = given_roles != "unseen"
     assert (roles[fixed] == given_roles[fixed]).all()
     assert not (roles[~fixed] == "training").any()
-    found = sizes(manifest.loc[~fixed], roles[~fixed])
-    assert found == {"calibration": 4, "control": 6, "test": 3} or found == {
+    result = sizes(manifest.loc[~fixed], roles[~fixed])
+    assert result == {"calibration": 4, "control": 6, "test": 3} or result == {
         "calibration": 3,
         "control": 6,
         "test": 4,

@@ -25,8 +25,8 @@ def run(tmp_path: Path, scores: Scores, *assignments: str) -> dict[str, Any]:
     fixed = ("verify.utility_margin=0.1", *ANSWERS_ALONE)
     settings.assign(tmp_path / "params.yaml", [*fixed, *assignments])
     verify.main(tmp_path / "scores.npz", tmp_path / "params.yaml", tmp_path / "out")
-    found: dict[str, Any] = files.read_json(tmp_path / "out" / "verdicts.json")
-    return found
+    written: dict[str, Any] = files.read_json(tmp_path / "out" / "verdicts.json")
+    return written
 
 
 def two_requests(released: float = 0.0, seed: int = 0) -> Scores:
@@ -38,11 +38,11 @@ def two_requests(released: float = 0.0, seed: int = 0) -> Scores:
 
 
 def test_every_request_gets_a_verdict_with_all_that_stands_beside_it(tmp_path: Path) -> None:
-    found = run(tmp_path, two_requests())
-    assert set(found["requests"]) == {"r1", "r2"}
-    assert found["batch"]["exposure"]["subjects"] == 20
-    assert {row["column"] for row in found["batch"]["groups"]} == {"class", "sex"}
-    for verdict in found["requests"].values():
+    path = run(tmp_path, two_requests())
+    assert set(path["requests"]) == {"r1", "r2"}
+    assert path["batch"]["exposure"]["subjects"] == 20
+    assert {row["column"] for row in path["batch"]["groups"]} == {"class", "sex"}
+    for verdict in path["requests"].values():
         assert [attack["name"] for attack in verdict["attacks"]] == [
             "lira_online",
             "lira_offline",
@@ -63,13 +63,13 @@ def test_a_score_that_is_nan_leaves_the_other_requests_their_verdict(tmp_path: P
     scores = two_requests()
     clean = run(tmp_path, scores)["requests"]
     scores.phi[4, 3] = np.nan
-    found = run(tmp_path, scores)["requests"]
-    assert found["r1"]["verdict"] == "inconclusive"
-    assert "NaN" in found["r1"]["reason"]
-    assert found["r1"]["gates"] == []
-    assert not found["r1"]["register"]["holds"]
-    assert found["r2"]["verdict"] == clean["r2"]["verdict"]
-    assert found["r2"]["residual_influence"] == clean["r2"]["residual_influence"]
+    path = run(tmp_path, scores)["requests"]
+    assert path["r1"]["verdict"] == "inconclusive"
+    assert "NaN" in path["r1"]["reason"]
+    assert path["r1"]["gates"] == []
+    assert not path["r1"]["register"]["holds"]
+    assert path["r2"]["verdict"] == clean["r2"]["verdict"]
+    assert path["r2"]["residual_influence"] == clean["r2"]["residual_influence"]
 
 
 def test_a_class_without_control_subjects_is_named_and_the_others_are_judged(
@@ -78,19 +78,19 @@ def test_a_class_without_control_subjects_is_named_and_the_others_are_judged(
     scores = two_requests()
     labels = scores.labels.copy()
     labels[:12], labels[12:] = 0, 1 + labels[12:] % 3
-    found = run(
+    path = run(
         tmp_path, replace(scores, labels=labels, predicted=np.tile(labels, (len(scores.phi), 1)))
     )["requests"]
-    assert found["r1"]["verdict"] == "inconclusive"
-    assert "classes 0 have no record of a control subject" in found["r1"]["reason"]
-    assert found["r2"]["gates"] != []
+    assert path["r1"]["verdict"] == "inconclusive"
+    assert "classes 0 have no record of a control subject" in path["r1"]["reason"]
+    assert path["r2"]["gates"] != []
 
 
 def test_too_few_references_are_named(tmp_path: Path) -> None:
     scores = world(0.0, np.random.default_rng(0), references=5)
-    found = run(tmp_path, scores)["requests"]["r"]
-    assert found["verdict"] == "inconclusive"
-    assert "expected at least 6" in found["reason"]
+    path = run(tmp_path, scores)["requests"]["r"]
+    assert path["verdict"] == "inconclusive"
+    assert "expected at least 6" in path["reason"]
 
 
 def test_a_screening_needs_no_references_and_never_passes(tmp_path: Path) -> None:
@@ -106,10 +106,10 @@ def test_a_screening_needs_no_references_and_never_passes(tmp_path: Path) -> Non
         )
         phi = scores.phi.copy()
         phi[:, scores.retained] += 6.0  # who stays is known to the model
-        found = run(tmp_path, replace(scores, phi=phi), *mode)["requests"]["r"]
-        assert found["verdict"] == expected
-        assert not found["register"]["holds"]
-        assert found["accuracy"].get("retrained") is None
+        path = run(tmp_path, replace(scores, phi=phi), *mode)["requests"]["r"]
+        assert path["verdict"] == expected
+        assert not path["register"]["holds"]
+        assert path["accuracy"].get("retrained") is None
 
 
 def test_a_retrain_that_passes_alone_may_not_hold_among_many(tmp_path: Path) -> None:

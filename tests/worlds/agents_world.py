@@ -20,14 +20,14 @@ The clone may hold a file that makes it fail, and one that says how long its ste
 
 def make(folder: Path, remote: str, **options: str) -> Path:
     """A caller's workspace with a DVC remote, whose stages for agents read a file and a folder."""
-    place = dummy.make(folder)
-    (place / "stage.py").write_text(STAGE)
-    pipeline = (place / "dvc.yaml").read_text().replace("python stage.py", "python -m stage")
-    (place / "dvc.yaml").write_text(
+    workspace = dummy.make(folder)
+    (workspace / "stage.py").write_text(STAGE)
+    pipeline = (workspace / "dvc.yaml").read_text().replace("python stage.py", "python -m stage")
+    (workspace / "dvc.yaml").write_text(
         pipeline.replace("deps: [artifacts/check.txt]", "deps: [artifacts/check.txt, data]")
     )
-    shell.dvc(place, "remote", "add", "--quiet", "--default", "store", remote)
+    shell.dvc(workspace, "remote", "add", "--quiet", "--default", "store", remote)
     for name, value in options.items():
-        shell.dvc(place, "remote", "modify", "--quiet", "store", name, value)
-    shell.git(place, "commit", "--quiet", "--all", "-m", "for agents")
-    return place
+        shell.dvc(workspace, "remote", "modify", "--quiet", "store", name, value)
+    shell.git(workspace, "commit", "--quiet", "--all", "-m", "for agents")
+    return workspace

@@ -263,13 +263,13 @@ def unjudged() -> dict[str, Any]:
 def screened(state: str) -> dict[str, Any]:
     """The verdict of a screening, `bad` or `open`, without any retrained model, as `verify` writes
     it."""
-    found = beside()
+    result = beside()
     for key in ("retrained", "retrained_low", "retrained_high"):
-        del found["accuracy"][key]
-        found["prediction_distribution"][key] = None
-    found["prediction_distribution"]["distance"] = None
-    found["score_distribution"]["retrained"] = None
-    found["score_distribution"]["median"].update(retrained=None, band=None)
+        del result["accuracy"][key]
+        result["prediction_distribution"][key] = None
+    result["prediction_distribution"]["distance"] = None
+    result["score_distribution"]["retrained"] = None
+    result["score_distribution"]["median"].update(retrained=None, band=None)
     t, p = (3.1, 0.002) if state == "bad" else (0.4, 0.35)
     gates = (
         (
@@ -294,7 +294,7 @@ def screened(state: str) -> dict[str, Any]:
     }
     return {
         **unjudged(),
-        **found,
+        **result,
         "attacks": {
             "reason": "got 0 references trained with everybody, expected at least 2; add blocks"
         },
@@ -391,15 +391,19 @@ def probes(requests: list[str]) -> dict[str, Any]:
 
 def screening(state: str) -> dict[str, Any]:
     """Everything that the stage reads after a screening, which no references were trained for."""
-    found = inputs()
-    found["mode"] = "screening"
-    del found["register"]["batch_requests"][1:]
-    found["verdicts"]["requests"] = {PASS: screened(state)}
+    stage_files = inputs()
+    stage_files["mode"] = "screening"
+    del stage_files["register"]["batch_requests"][1:]
+    stage_files["verdicts"]["requests"] = {PASS: screened(state)}
     missing = {"reason": "got 0 references without the forget set, expected at least 4; add blocks"}
-    found["verdicts"]["batch"] = {"exposure": missing, "groups": missing, "control_loss": missing}
-    found["lineage"]["models"] = found["lineage"]["models"][:2]
-    found["probes"] = {}
-    return found
+    stage_files["verdicts"]["batch"] = {
+        "exposure": missing,
+        "groups": missing,
+        "control_loss": missing,
+    }
+    stage_files["lineage"]["models"] = stage_files["lineage"]["models"][:2]
+    stage_files["probes"] = {}
+    return stage_files
 
 
 def entry(request_id: str, position: int, **changes: Any) -> dict[str, Any]:
@@ -468,8 +472,8 @@ def inputs() -> dict[str, Any]:
             "register": {"q_pass": 0.14, "holds": False},
         },
     }
-    places = {PASS: 0, FAIL: 1, OPEN: 2, BELOW: 3, UNJUDGED: 5, WEAK: 6}
-    register = [entry(name, place) for name, place in places.items()]
+    positions = {PASS: 0, FAIL: 1, OPEN: 2, BELOW: 3, UNJUDGED: 5, WEAK: 6}
+    register = [entry(name, place) for name, place in positions.items()]
     reason = "No data subject of that identifier is in the manifest. Check the identifier."
     register.insert(
         4,
@@ -606,9 +610,9 @@ def approval(request_id: str, decision: str = "approve", by: str = "M. Laurent")
 
 def write(folder: Path, changed: dict[str, Any] | None = None) -> list[str]:
     """Write the inputs as files and return the options of the stage's command, `--out` left out."""
-    found = changed or inputs()
+    stage_files = changed or inputs()
     (folder / "check").mkdir(parents=True, exist_ok=True)
-    places = {
+    paths = {
         "verdicts": "verdicts.json",
         "lineage": "lineage.json",
         "register": "register.json",
@@ -617,20 +621,22 @@ def write(folder: Path, changed: dict[str, Any] | None = None) -> list[str]:
         "decisions": "decisions.json",
     }
     for name, place in {
-        **places,
+        **paths,
         "data_checks": "check/data.json",
         "request_checks": "check/requests.json",
     }.items():
-        (folder / place).write_text(json.dumps(found[name]), encoding="utf-8")
+        (folder / place).write_text(json.dumps(stage_files[name]), encoding="utf-8")
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(found["trace"][0]) if found["trace"] else ["step"])
+    writer = csv.DictWriter(
+        text, list(stage_files["trace"][0]) if stage_files["trace"] else ["step"]
+    )
     writer.writeheader()
-    writer.writerows(found["trace"])
+    writer.writerows(stage_files["trace"])
     (folder / "trace.csv").write_text(text.getvalue(), encoding="utf-8")
     (folder / "params.yaml").write_text(
         json.dumps(SETTINGS.model_dump(mode="json")), encoding="utf-8"
     )
-    options = {name: folder / place for name, place in places.items()}
+    options = {name: folder / place for name, place in paths.items()}
     options |= {
         "checks": folder / "check",
         "trace": folder / "trace.csv",

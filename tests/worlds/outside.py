@@ -61,9 +61,9 @@ def tokens() -> tuple[dict[str, str], str]:
     )
 
 
-def everything_stored(place: Path) -> bytes:
+def everything_stored(folder: Path) -> bytes:
     """All bytes of all files of a workspace, its register among them."""
-    return b"\0".join(path.read_bytes() for path in sorted(place.rglob("*")) if path.is_file())
+    return b"\0".join(path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file())
 
 
 def has_all(register: Register, numbers: set[int]) -> bool:
@@ -102,11 +102,11 @@ class Endpoint:
 @contextlib.contextmanager
 def endpoint(context: Any = None) -> Iterator[tuple[Endpoint, str]]:
     """An endpoint on loopback, and its address."""
-    found = Endpoint()
+    result = Endpoint()
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            found.take(self)
+            result.take(self)
 
         def log_message(self, *_: Any) -> None:
             pass
@@ -120,10 +120,10 @@ def endpoint(context: Any = None) -> Iterator[tuple[Endpoint, str]]:
     thread.start()
     try:
         yield (
-            found,
+            result,
             f"{'https' if context else 'http'}://127.0.0.1:{server.server_address[1]}/callback",
         )
     finally:
-        found.drip = False
+        result.drip = False
         server.shutdown()
         server.server_close()

@@ -12,10 +12,10 @@ from tasks.common.settings import Data
 from tasks.data import image_pack
 
 
-def pack_for(place: Path, data: Data) -> Path:
+def pack_for(folder: Path, data: Data) -> Path:
     """The pack of `place/data`, in `place/pack`."""
-    pack.make(place / "data", data, place / "pack")
-    return place / "pack"
+    pack.make(folder / "data", data, folder / "pack")
+    return folder / "pack"
 
 
 def images(folder: Path, data: Data) -> NDArray[np.uint8]:

@@ -100,10 +100,10 @@ def _correct(
     wanted = accuracy - people_gain * (1 - share) + random.normal(0, 0.004, len(names))
     right = np.empty((len(names), len(training)), bool)
     for group in (training, ~training):
-        place = np.flatnonzero(group)
+        rows = np.flatnonzero(group)
         for row, part in enumerate(wanted):
-            order = random.permutation(place)
-            right[row, order] = np.arange(len(place)) < part * len(place)
+            order = random.permutation(rows)
+            right[row, order] = np.arange(len(rows)) < part * len(rows)
     return right
 
 
@@ -112,7 +112,7 @@ def with_unlearned_accuracy(given: Scores, accuracy: float) -> Scores:
     predicted = given.predicted.copy()
     row = int(np.flatnonzero(given.model_roles == "unlearned")[0])
     for group in (given.roles == "training", given.roles == "control"):
-        place = np.flatnonzero(group)
-        wrong = np.arange(len(place)) >= accuracy * len(place)
-        predicted[row, place] = np.where(wrong, 1 - given.labels[place], given.labels[place])
+        rows = np.flatnonzero(group)
+        wrong = np.arange(len(rows)) >= accuracy * len(rows)
+        predicted[row, rows] = np.where(wrong, 1 - given.labels[rows], given.labels[rows])
     return replace(given, predicted=predicted)

@@ -97,10 +97,10 @@ class Server:
 def running() -> Iterator[Server]:
     """A server of its own; the test is skipped where PostgreSQL is not installed and not
     required."""
-    found = sorted(
+    result = sorted(
         Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[4])
     )
-    installed = found[-1] if found else Path(shutil.which("initdb") or "")
+    installed = result[-1] if result else Path(shutil.which("initdb") or "")
     if not installed.name:
         if os.environ.get(REQUIRED) == "required":
             pytest.fail(

@@ -132,11 +132,11 @@ def _data(data: Path) -> None:
 def _audit(home: Path, verdicts: dict[str, str]) -> None:
     """The batch as its audit left it: a branch, a commit, a tag; home's own checkout knows nothing
     of it."""
-    place = checkouts.open(home, BATCH)
-    settings.assign(place / "params.yaml", [f'batch="{BATCH}"'])
-    files.write_json(place / f"requests/{BATCH}.json", [request_of(one) for one in verdicts])
+    workspace = checkouts.open(home, BATCH)
+    settings.assign(workspace / "params.yaml", [f'batch="{BATCH}"'])
+    files.write_json(workspace / f"requests/{BATCH}.json", [request_of(one) for one in verdicts])
     roles = [[f"r{n}-{label}", ROLES[n]] for n in range(10) for label in (0, 1)]
-    files.write_text(place / "artifacts/split.csv", _csv([["record_id", "role"], *roles]))
+    files.write_text(workspace / "artifacts/split.csv", _csv([["record_id", "role"], *roles]))
     gone = [
         [f"r{SUBJECTS[one][1]}-{label}", one]
         for one in verdicts
@@ -144,17 +144,19 @@ def _audit(home: Path, verdicts: dict[str, str]) -> None:
         for label in (0, 1)
     ]
     files.write_text(
-        place / "artifacts/resolve/forget.csv", _csv([["record_id", "request_id"], *gone])
+        workspace / "artifacts/resolve/forget.csv", _csv([["record_id", "request_id"], *gone])
     )
     for folder, names in {"train/0": range(3), "retrain/0": range(3)}.items():
         for number in names:
-            _model(place / f"artifacts/{folder}/seed-{number}.safetensors", f"{folder} {number}")
-    _model(place / "artifacts/unlearn/unlearned.safetensors", "unlearned")
+            _model(
+                workspace / f"artifacts/{folder}/seed-{number}.safetensors", f"{folder} {number}"
+            )
+    _model(workspace / "artifacts/unlearn/unlearned.safetensors", "unlearned")
     lineage = {
         "models": [
             {
                 "role": role,
-                "path": path.relative_to(place).as_posix(),
+                "path": path.relative_to(workspace).as_posix(),
                 "weights_sha256": files.sha256(path),
             }
             for role, pattern in (
@@ -162,24 +164,24 @@ def _audit(home: Path, verdicts: dict[str, str]) -> None:
                 ("unlearned", "unlearn/*"),
                 ("without", "retrain/0/*"),
             )
-            for path in sorted((place / "artifacts").glob(f"{pattern}.safetensors"))
+            for path in sorted((workspace / "artifacts").glob(f"{pattern}.safetensors"))
         ],
         "batch": {"forgotten": len(gone), "retained": 14 - len(gone)},
         "history": {"unlearnings": 0, "forgotten": 0, "trained": 14},
     }
-    files.write_json(place / "artifacts/score/lineage.json", lineage)
+    files.write_json(workspace / "artifacts/score/lineage.json", lineage)
     judged: dict[str, Any] = {
         one: {"status": "rejected", "verdict": "inconclusive", "code": "not_in_training"}
         if one == ASIDE
         else {"status": "audited", "verdict": verdict}
         for one, verdict in verdicts.items()
     }
-    files.write_json(place / "artifacts/verify/verdicts.json", judged)
-    files.write_json(place / f"ledger/decisions/{BATCH}.json", {"approvals": []})
+    files.write_json(workspace / "artifacts/verify/verdicts.json", judged)
+    files.write_json(workspace / f"ledger/decisions/{BATCH}.json", {"approvals": []})
     stages = ("split", "train", "resolve", "unlearn", "retrain", "score", "verify")
-    shell.dvc(place, "commit", "--quiet", "--force", *stages)
-    shell.dvc(place, "repro", "--quiet", "--single-item", "report")
-    close_batch.close(place, BATCH)
+    shell.dvc(workspace, "commit", "--quiet", "--force", *stages)
+    shell.dvc(workspace, "repro", "--quiet", "--single-item", "report")
+    close_batch.close(workspace, BATCH)
     checkouts.close(home, BATCH)
 
 

@@ -54,14 +54,14 @@ def held(text: str) -> set[str]:
 
 
 def test_the_catalogue_has_every_message_of_the_source_translated_and_no_other() -> None:
-    found = gettext_catalogues.read(CATALOGUE)
+    messages = gettext_catalogues.read(CATALOGUE)
     missing = [
         message.id
-        for message in found
+        for message in messages
         if message.id and not all(gettext_catalogues.translations(message))
     ]
     assert missing == []
-    assert [message.id for message in found if message.fuzzy and message.id] == []
+    assert [message.id for message in messages if message.fuzzy and message.id] == []
     assert gettext_catalogues.renewed(CATALOGUE) == CATALOGUE.read_text(encoding="utf-8"), (
         "run `make docs` and translate"
     )
@@ -72,9 +72,9 @@ def test_every_translation_has_the_values_and_the_markup_of_its_message() -> Non
         if not message.id:
             continue
         forms = (message.id,) if isinstance(message.id, str) else message.id
-        for told in gettext_catalogues.translations(message):
-            assert held(told) == set().union(*map(held, forms)), message.id
-            assert sorted(re.findall(r"</?\w+[^>]*>", told)) == sorted(
+        for text in gettext_catalogues.translations(message):
+            assert held(text) == set().union(*map(held, forms)), message.id
+            assert sorted(re.findall(r"</?\w+[^>]*>", text)) == sorted(
                 re.findall(r"</?\w+[^>]*>", forms[-1])
             )
 
@@ -83,16 +83,16 @@ def test_the_vendored_typeface_has_every_character_of_the_catalogue() -> None:
     from fontTools.ttLib import TTFont
 
     for name in cut_fonts.CUT:
-        known = TTFont(cut_fonts.FOLDER / name).getBestCmap()
-        assert [c for c in cut_fonts.characters() if ord(c) not in known] == [], (
+        characters = TTFont(cut_fonts.FOLDER / name).getBestCmap()
+        assert [c for c in cut_fonts.characters() if ord(c) not in characters] == [], (
             "run `python -m tools.cut_fonts`"
         )
 
 
 def test_a_message_that_python_says_is_found_in_the_source() -> None:
-    found = {message for _, message, _ in gettext_catalogues.in_modules()}
-    assert {"Not decided: {doubts}.", "record_id is unique", "{first} {second}"} <= found
-    assert deadlines.GDPR.message in found
+    messages = {message for _, message, _ in gettext_catalogues.in_modules()}
+    assert {"Not decided: {doubts}.", "record_id is unique", "{first} {second}"} <= messages
+    assert deadlines.GDPR.message in messages
 
 
 @pytest.mark.parametrize(
@@ -129,26 +129,26 @@ def test_dates_shares_and_times_follow_the_language(
     language: Language, day: str, when: str, share: str, time: str
 ) -> None:
     stamp = "2026-11-21T09:30:00+01:00"
-    said = (
+    texts = (
         language.day("2026-11-21"),
         language.when(stamp),
         language.percent(0.125),
         language.duration(120),
     )
-    assert tuple(text.replace("\u00a0", " ") for text in said) == (day, when, share, time)
+    assert tuple(text.replace("\u00a0", " ") for text in texts) == (day, when, share, time)
     assert language.when("yesterday") == "yesterday"
     assert language.p_value(0.0001) == "< 0.001"
 
 
 def test_a_sentence_is_english_text_that_can_be_told_in_chinese_from_its_json() -> None:
     span = contrast.InfluenceInterval(-0.0312, -0.2, 0.14, 0.9)
-    said = reasons.in_words(span)
-    assert said.startswith("Residual influence −0.03, 90% interval −0.20 to 0.14")
-    assert json.loads(json.dumps(said)) == str(said)
-    made = json.loads(json.dumps(sentences({"reason": [said]})))
-    told = CHINESE.tell(str(said), made)
-    assert told == "残余影响 −0.03，90% 置信区间 −0.20 至 0.14（1 = 从未删除，0 = 如同重新训练）。"
-    assert ENGLISH.tell(str(said), made) == said
+    sentence = reasons.in_words(span)
+    assert sentence.startswith("Residual influence −0.03, 90% interval −0.20 to 0.14")
+    assert json.loads(json.dumps(sentence)) == str(sentence)
+    made = json.loads(json.dumps(sentences({"reason": [sentence]})))
+    text = CHINESE.tell(str(sentence), made)
+    assert text == "残余影响 −0.03，90% 置信区间 −0.20 至 0.14（1 = 从未删除，0 = 如同重新训练）。"
+    assert ENGLISH.tell(str(sentence), made) == sentence
 
 
 def test_sentences_within_sentences_are_told_too() -> None:
@@ -161,18 +161,18 @@ def test_sentences_within_sentences_are_told_too() -> None:
             say("influence left is not shown to be below the margin"),
         ]
     )
-    said = say("Not decided: {doubts}.", doubts=doubts)
+    sentence = say("Not decided: {doubts}.", doubts=doubts)
     assert (
-        CHINESE.tell(str(said), sentences([said]))
+        CHINESE.tell(str(sentence), sentences([sentence]))
         == "无法判定：未能排除该模型对这些记录的把握低于重新训练的模型；未能证实剩余影响低于界限。"
     )
 
 
 def test_a_sentence_stays_one_when_it_is_copied_and_when_an_error_carries_it() -> None:
-    said = copy.deepcopy(deadlines.GDPR)
-    assert isinstance(said, Sentence)
-    assert said.told() == deadlines.GDPR.told()
-    assert isinstance(EvidenceError(said).args[0], Sentence)
+    sentence = copy.deepcopy(deadlines.GDPR)
+    assert isinstance(sentence, Sentence)
+    assert sentence.told() == deadlines.GDPR.told()
+    assert isinstance(EvidenceError(sentence).args[0], Sentence)
     with pytest.raises(TypeError, match="list"):
         say("{names}", names=["a"])
 
@@ -185,8 +185,8 @@ def test_text_that_is_no_sentence_is_never_touched(text: str) -> None:
 
 
 def test_a_message_of_another_version_stays_english() -> None:
-    said = Sentence("No longer said: {value:.1f}.", {"value": 1.25})
-    assert CHINESE.tell(str(said), sentences([said])) == "No longer said: 1.2."
+    sentence = Sentence("No longer said: {value:.1f}.", {"value": 1.25})
+    assert CHINESE.tell(str(sentence), sentences([sentence])) == "No longer said: 1.2."
 
 
 def test_the_settings_come_first_and_a_request_adds_the_languages_that_there_are() -> None:
@@ -219,19 +219,19 @@ def asking(languages: Any) -> opendsr.Request | opendsr.RefusedEntry:
 
 
 def test_a_request_asks_for_languages_in_its_extension() -> None:
-    found = asking(["zh-Hans", "zh-Hans", "de"])
-    assert isinstance(found, opendsr.Request)
-    assert (found.languages, found.record_ids) == (("zh-Hans", "de"), ())
+    request = asking(["zh-Hans", "zh-Hans", "de"])
+    assert isinstance(request, opendsr.Request)
+    assert (request.languages, request.record_ids) == (("zh-Hans", "de"), ())
 
 
 @pytest.mark.parametrize("languages", ["zh", ["<b>"], ["en"] * 9, [1], None])
 def test_languages_that_are_no_tags_are_refused_with_words_that_repeat_nothing(
     languages: Any,
 ) -> None:
-    found = asking(languages)
-    assert isinstance(found, opendsr.RefusedEntry)
-    assert found.reason.startswith("extensions: expected an object")
-    assert "<b>" not in found.reason
+    request = asking(languages)
+    assert isinstance(request, opendsr.RefusedEntry)
+    assert request.reason.startswith("extensions: expected an object")
+    assert "<b>" not in request.reason
 
 
 def test_a_catalogue_that_is_missing_or_broken_is_named(tmp_path: Path) -> None:
@@ -266,7 +266,7 @@ class Page(HTMLParser):
 def inputs_that_speak() -> dict[str, Any]:
     """The made-up inputs with sentences as the stages make them, and a request that asks for
     Chinese."""
-    found = fabricated.inputs()
+    stage_files = fabricated.inputs()
     because = say(
         "classes {classes} have no record of a control subject; enlarge split.control", classes="7"
     )
@@ -274,18 +274,18 @@ def inputs_that_speak() -> dict[str, Any]:
     rejection = say(
         "its identities are those of several data subjects; send one request per subject"
     )
-    for name, judged in found["verdicts"]["requests"].items():
+    for name, judged in stage_files["verdicts"]["requests"].items():
         judged["reason"] = (
             reason if name == fabricated.UNJUDGED else say("The records still influence the model.")
         )
         for gate in judged["gates"]:
             gate["question"] = say("Is the influence left below the margin, on all records?")
-    for entry in found["register"]["batch_requests"]:
+    for entry in stage_files["register"]["batch_requests"]:
         entry["languages"] = ["zh", "tlh"]
         entry["reason"] = entry["reason"] and rejection
-    found["verdicts"]["sentences"] = sentences(found["verdicts"])
-    found["register"]["sentences"] = sentences(found["register"])
-    return json.loads(json.dumps(found))  # type: ignore[no-any-return]
+    stage_files["verdicts"]["sentences"] = sentences(stage_files["verdicts"])
+    stage_files["register"]["sentences"] = sentences(stage_files["register"])
+    return json.loads(json.dumps(stage_files))  # type: ignore[no-any-return]
 
 
 KINDS = (
@@ -324,11 +324,11 @@ def test_every_kind_of_outcome_is_told_in_both_languages(
         code: render_page(page_environment(TEMPLATES, code), "report.html.j2", {"e": item})
         for code in ("en", "zh")
     }
-    told = TOLD.get(request_id, "这些记录仍然影响模型。")
+    text = TOLD.get(request_id, "这些记录仍然影响模型。")
     assert '<html lang="zh">' in pages["zh"]
     assert '<html lang="en">' in pages["en"]
     shown = {code: Page(html).text for code, html in pages.items()}
-    assert told in shown["zh"]
+    assert text in shown["zh"]
     assert item["reason"] in shown["en"]
     assert item["reason"] not in shown["zh"]
     assert set(HAN.findall(shown["en"])) <= set("中文")
@@ -339,9 +339,9 @@ def test_every_kind_of_outcome_is_told_in_both_languages(
 
 def test_every_rival_method_and_a_screening_are_told_in_chinese() -> None:
     for state in ("bad", "open"):
-        found = build_evidence.build_all(fabricated.sources(fabricated.screening(state)))[0]
+        evidence = build_evidence.build_all(fabricated.sources(fabricated.screening(state)))[0]
         assert HAN.search(
-            render_page(page_environment(TEMPLATES, "zh"), "report.html.j2", {"e": found})
+            render_page(page_environment(TEMPLATES, "zh"), "report.html.j2", {"e": evidence})
         )
 
 
@@ -404,28 +404,29 @@ def test_the_pages_of_a_batch_whose_main_language_is_chinese(tmp_path: Path) -> 
     import pikepdf
 
     sources = fabricated.sources(inputs_that_speak())
-    wish = sources.settings.report.model_copy(update={"languages": ("zh", "en")})
+    configured = sources.settings.report.model_copy(update={"languages": ("zh", "en")})
     sources = dataclasses.replace(
-        sources, settings=sources.settings.model_copy(update={"report": wish})
+        sources, settings=sources.settings.model_copy(update={"report": configured})
     )
-    place = tmp_path / "spring"
-    report.write(build_evidence.build_all(sources)[4:5], TEMPLATES, place)
+    folder = tmp_path / "spring"
+    report.write(build_evidence.build_all(sources)[4:5], TEMPLATES, folder)
     names = {
         f"{stem}{code}.{kind}"
         for stem, kind in (("index", "html"), ("summary", "html"))
         for code in ("", ".en")
     }
-    assert names <= {path.name for path in place.iterdir()}
+    assert names <= {path.name for path in folder.iterdir()}
     index, english = (
-        Page((place / name).read_text(encoding="utf-8")) for name in ("index.html", "index.en.html")
+        Page((folder / name).read_text(encoding="utf-8"))
+        for name in ("index.html", "index.en.html")
     )
     assert "批次 spring 的删除请求" in index.text
     assert TOLD[fabricated.SET_ASIDE] in index.text
     assert "Deletion requests of batch spring" in english.text
-    assert f'href="{fabricated.SET_ASIDE}/report.en.html"' in (place / "index.en.html").read_text(
+    assert f'href="{fabricated.SET_ASIDE}/report.en.html"' in (folder / "index.en.html").read_text(
         encoding="utf-8"
     )
-    with pikepdf.open(place / fabricated.SET_ASIDE / "report.pdf") as pdf:
+    with pikepdf.open(folder / fabricated.SET_ASIDE / "report.pdf") as pdf:
         objects = [
             thing
             for thing in pdf.objects
@@ -437,9 +438,7 @@ def test_the_pages_of_a_batch_whose_main_language_is_chinese(tmp_path: Path) -> 
 
 
 def test_a_deadline_is_counted_and_told_in_the_language_of_the_page() -> None:
-    found = deadlines.deadline("pipl", date(2026, 11, 20))
-    assert CHINESE.tell(found.rule, sentences([found.rule])).startswith(
-        "《个人信息保护法》第五十条"
-    )
-    fields = {name for _, name, _, _ in Formatter().parse(found.rule.message) if name}
-    assert fields == set(found.rule.values)
+    due = deadlines.deadline("pipl", date(2026, 11, 20))
+    assert CHINESE.tell(due.rule, sentences([due.rule])).startswith("《个人信息保护法》第五十条")
+    fields = {name for _, name, _, _ in Formatter().parse(due.rule.message) if name}
+    assert fields == set(due.rule.values)

@@ -83,10 +83,10 @@ def test_what_the_environment_says_of_instruction_sets_does_not_reach_a_portable
 
 @needs_avx2
 def test_a_portable_training_comes_to_the_weights_that_were_seen_before(workspace: Path) -> None:
-    found = train(workspace, True)
-    if found != WEIGHTS and "GenuineIntel" not in FLAGS:
-        pytest.skip(f"these bits were seen on Intel only; this processor came to {found}")
-    assert found == WEIGHTS
+    result = train(workspace, True)
+    if result != WEIGHTS and "GenuineIntel" not in FLAGS:
+        pytest.skip(f"these bits were seen on Intel only; this processor came to {result}")
+    assert result == WEIGHTS
 
 
 def test_a_process_says_that_it_is_portable_only_where_its_environment_is() -> None:

@@ -38,13 +38,13 @@ def shown(content: bytes, **settings: Any) -> NDArray[np.uint8]:
 
 
 @pytest.mark.parametrize("colour", [False, True])
-@pytest.mark.parametrize("told", ["exif", "xmp"])
-def test_grey_and_colour_are_turned_by_the_same_rule(colour: bool, told: str) -> None:
+@pytest.mark.parametrize("source", ["exif", "xmp"])
+def test_grey_and_colour_are_turned_by_the_same_rule(colour: bool, source: str) -> None:
     pixels = np.zeros((24, 32, 3) if colour else (24, 32), np.uint8)
     pixels[:, :4] = 255
     exif = Image.Exif()
     exif[images.ORIENTATION] = 6
-    content = saved(pixels, "JPEG", **({"exif": exif} if told == "exif" else {"xmp": XMP % 6}))
+    content = saved(pixels, "JPEG", **({"exif": exif} if source == "exif" else {"xmp": XMP % 6}))
     upright = shown(content)
     assert upright.shape[:2] == (32, 24)
     assert (upright[:3] > 200).all()

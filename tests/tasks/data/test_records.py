@@ -136,7 +136,7 @@ def test_a_subject_in_two_splits_is_refused(three: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"", "empty file"),
         (b"record_id,subject_id,label,path\n", "sha256 is missing"),
@@ -146,9 +146,11 @@ def test_a_subject_in_two_splits_is_refused(three: Path) -> None:
         (b"\xff\xfe\x00r\x00", "UTF-8"),
     ],
 )
-def test_a_file_that_is_no_manifest_is_refused(tmp_path: Path, content: bytes, said: str) -> None:
+def test_a_file_that_is_no_manifest_is_refused(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
     (tmp_path / "manifest.csv").write_bytes(content)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         records.read_manifest(tmp_path)
 
 

@@ -37,10 +37,10 @@ def test_gdpr_moves_past_holidays_that_adjoin_a_weekend() -> None:
 @given(days)
 def test_ccpa_is_45_and_lgpd_15_days_whatever_the_weekday(received: date) -> None:
     for regulation, length in (("ccpa", 45), ("lgpd", 15)):
-        found, slow = deadlines.deadline(regulation, received).date, received
+        due, slow = deadlines.deadline(regulation, received).date, received
         for _ in range(length):
             slow += timedelta(days=1)
-        assert found == slow
+        assert due == slow
 
 
 @given(days, st.sets(st.dates(date(1990, 1, 1), date(2201, 12, 31)), max_size=20))
@@ -66,9 +66,9 @@ def test_a_month_later_is_the_same_day_or_the_last_of_the_next_month(received: d
 
 
 def test_pipl_has_no_fixed_figure() -> None:
-    found = deadlines.deadline("pipl", date(2026, 1, 1))
-    assert found.date is None
-    assert "no figure" in found.rule
+    due = deadlines.deadline("pipl", date(2026, 1, 1))
+    assert due.date is None
+    assert "no figure" in due.rule
 
 
 def test_every_rule_is_a_sentence_that_names_its_law() -> None:

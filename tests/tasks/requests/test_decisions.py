@@ -14,21 +14,21 @@ from tests.worlds import fabricated
 
 def of(request_id: str, decided: dict[str, Any]) -> dict[str, Any]:
     """The evidence of a request after these decisions."""
-    found = build_evidence.build_all(
+    evidence = build_evidence.build_all(
         fabricated.sources({**fabricated.inputs(), "decisions": decided})
     )
-    return next(item for item in found if item["request"]["id"] == request_id)
+    return next(item for item in evidence if item["request"]["id"] == request_id)
 
 
 def test_without_decisions_every_copy_is_held_and_the_request_waits_for_sign_off() -> None:
-    found = of(fabricated.PASS, {})
-    assert (found["progress"], found["completed"], found["approvals"]) == (
+    result = of(fabricated.PASS, {})
+    assert (result["progress"], result["completed"], result["approvals"]) == (
         "awaiting_signoff",
         None,
         [],
     )
-    assert {copy["state"] for copy in found["copies"]} == {"held"}
-    assert [copy["store"] for copy in found["copies"]] == [
+    assert {copy["state"] for copy in result["copies"]} == {"held"}
+    assert [copy["store"] for copy in result["copies"]] == [
         *("workspace", "dvc_cache", "dvc_remote:archive", "backup:weekly tape"),
         *("original_model", "reference_models", "artifacts"),
     ]
@@ -36,12 +36,15 @@ def test_without_decisions_every_copy_is_held_and_the_request_waits_for_sign_off
 
 def test_a_request_is_erased_when_no_copy_and_no_model_that_saw_it_is_held_and_only_then() -> None:
     decided = fabricated.erased()
-    found = of(fabricated.PASS, decided)
-    assert (found["progress"], found["completed"]) == ("erased", "2026-11-24T10:00:00Z")
-    assert found["recipients"][0]["told_at"] == "2026-11-24T11:00:00Z"
-    assert found["processors"][0]["told_at"] is None
-    for place in range(len(decided["erasure"])):
-        part = {**decided, "erasure": decided["erasure"][:place] + decided["erasure"][place + 1 :]}
+    result = of(fabricated.PASS, decided)
+    assert (result["progress"], result["completed"]) == ("erased", "2026-11-24T10:00:00Z")
+    assert result["recipients"][0]["told_at"] == "2026-11-24T11:00:00Z"
+    assert result["processors"][0]["told_at"] is None
+    for folder in range(len(decided["erasure"])):
+        part = {
+            **decided,
+            "erasure": decided["erasure"][:folder] + decided["erasure"][folder + 1 :],
+        }
         assert (of(fabricated.PASS, part)["progress"], of(fabricated.PASS, part)["completed"]) == (
             "released",
             None,
@@ -72,9 +75,9 @@ def test_a_request_that_was_set_aside_is_never_erased_by_what_was_done_for_the_b
     decided = fabricated.erased()
     for entry in decided["erasure"]:
         entry["request"] = None
-    found = of(fabricated.SET_ASIDE, decided)
-    assert found["progress"] == "set_aside"
-    assert {copy["state"] for copy in found["copies"]} == {"held"}
+    result = of(fabricated.SET_ASIDE, decided)
+    assert result["progress"] == "set_aside"
+    assert {copy["state"] for copy in result["copies"]} == {"held"}
     assert of(fabricated.PASS, decided)["progress"] == "erased"
 
 

@@ -162,9 +162,9 @@ def test_a_hostile_value_is_never_echoed(field: str, value: str) -> None:
         request(**{field: [value]}),
     ):
         read = parse(entry, 1)
-        said = f"{read.request_id} {getattr(read, 'reason', '')} {read.regulation} {read.received}"
-        assert value not in said
-        assert len(said) < 1500
+        texts = f"{read.request_id} {getattr(read, 'reason', '')} {read.regulation} {read.received}"
+        assert value not in texts
+        assert len(texts) < 1500
 
 
 def test_one_malformed_entry_does_not_stop_the_others(tmp_path: Path) -> None:
@@ -261,8 +261,8 @@ def test_any_value_in_any_field_is_a_request_or_a_refusal(field: str, value: Any
 
 
 @given(st.integers(0, 3), json_values)
-def test_any_identity_is_a_request_or_a_refusal(place: int, value: Any) -> None:
+def test_any_identity_is_a_request_or_a_refusal(position: int, value: Any) -> None:
     entry = deepcopy(request())
-    key = ("identity_type", "identity_value", "identity_format", "more")[place]
+    key = ("identity_type", "identity_value", "identity_format", "more")[position]
     entry["subject_identities"][0][key] = value
     assert isinstance(parse(entry, 1), (Request, RefusedEntry))

@@ -71,7 +71,7 @@ def test_a_person_is_the_same_by_name_by_hash_and_by_pseudonym(
     directory = Directory(["one", "two"], table, key=lambda: KEY)
     hashed = hashlib.sha256(value.encode(errors="surrogatepass")).hexdigest()
     forms = {"raw": value, "sha256": hashed.upper(), "hmac-sha256": KEY.of(kind, value)}
-    found = [
+    result = [
         directory.subjects(
             [
                 SubjectIdentity.model_construct(
@@ -84,7 +84,7 @@ def test_a_person_is_the_same_by_name_by_hash_and_by_pseudonym(
     same = canonical(kind, value) == canonical(kind, other)
     people = {"one", "two"} if same else {"one"}
     # a blank identity is nobody's
-    assert found == [people if canonical(kind, value) else set()] * 3
+    assert result == [people if canonical(kind, value) else set()] * 3
     canonical_hash = pseudonyms.sha256(canonical(kind, value))
     assert KEY.of(kind, value) == KEY.of(kind, canonical_hash, "sha256")
 
@@ -136,12 +136,12 @@ def test_from_outside_nobody_may_send_pseudonyms(changes: dict[str, Any], tmp_pa
     "value", ["ada", "0" * 64, f"{KEY.key_id}:{'g' * 64}", f"{KEY.key_id}:{'0' * 64}\n"]
 )
 def test_what_is_no_pseudonym_is_malformed_in_a_batch_file(value: str, tmp_path: Path) -> None:
-    wish = {"extensions": {"erasure_audit": {"record_pseudonyms": [value]}}}
+    configured = {"extensions": {"erasure_audit": {"record_pseudonyms": [value]}}}
     (tmp_path / "batch.json").write_text(
         json.dumps(
             [
                 opendsr(value, "hmac-sha256"),
-                opendsr() | wish | {"subject_request_id": UUID[:-1] + "2"},
+                opendsr() | configured | {"subject_request_id": UUID[:-1] + "2"},
             ]
         )
     )
@@ -276,23 +276,23 @@ def test_a_stage_in_a_worktree_has_the_key_of_its_workspace(tmp_path: Path, insi
         "-m",
         "begin",
     )
-    for place in (home / ".batches" / "one", tmp_path / "elsewhere" / "two"):
-        shell.git(repository, "worktree", "add", "--quiet", "--detach", str(place))
+    for folder in (home / ".batches" / "one", tmp_path / "elsewhere" / "two"):
+        shell.git(repository, "worktree", "add", "--quiet", "--detach", str(folder))
     key = pseudonyms.make(home)
-    for place in (home / ".batches" / "one", tmp_path / "elsewhere" / "two"):
+    for folder in (home / ".batches" / "one", tmp_path / "elsewhere" / "two"):
         asked = (
             "from pathlib import Path; from tasks.requests import pseudonyms;"
             "print(pseudonyms.at_hand(Path()).key_id)"
         )
-        found = subprocess.run(
+        values = subprocess.run(
             [sys.executable, "-c", asked],
-            cwd=place / inside,
+            cwd=folder / inside,
             env={**os.environ, **dummy.location()},
             capture_output=True,
             text=True,
             check=True,
         )
-        assert found.stdout.strip() == key.key_id
+        assert values.stdout.strip() == key.key_id
 
 
 def test_a_new_workspace_has_a_key_that_git_does_not_see(tmp_path: Path) -> None:

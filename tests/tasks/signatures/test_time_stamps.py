@@ -137,10 +137,10 @@ def test_a_pdf_bears_the_time_stamp_of_its_signature(authority: authorities.Auth
     signed = pdf_signature.sign(
         blank(), KEY, time_stamps.Stamper(authority.url, trusted(authority))
     )
-    found = pdf_signature.check(signed, trusted(authority))
-    assert found.signer == KEY.signer
-    assert found.stamp is not None
-    assert found.stamp.trusted
+    result = pdf_signature.check(signed, trusted(authority))
+    assert result.signer == KEY.signer
+    assert result.stamp is not None
+    assert result.stamp.trusted
     assert pdf_signature.check(pdf_signature.sign(blank(), KEY)).stamp is None
 
 

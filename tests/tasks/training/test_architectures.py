@@ -175,13 +175,13 @@ def test_every_rival_unlearns_models_with_dropout_and_without_batch_norm(
     given = wish(
         name, method=method, rivals={"epochs": 1, "unsir_noise_steps": 2, "ssd_alpha": 1.0}
     )
-    found = []
+    results = []
     for _ in range(2):
         unlearned = registry.unlearn(build(given), some(2, given, 1), some(8, given), given)
         assert all(torch.isfinite(value).all() for value in unlearned.state_dict().values())
-        found.append(state(unlearned))
-    assert same(*found)
-    assert method == "ssd" or not same(found[0], state(build(given)))
+        results.append(state(unlearned))
+    assert same(*results)
+    assert method == "ssd" or not same(results[0], state(build(given)))
 
 
 @pytest.mark.parametrize("balance", ["gradnorm", "imtl_g"])
@@ -251,9 +251,9 @@ def test_tied_weights_are_written_and_read_under_all_names_or_one(tmp_path: Path
         load_file(tmp_path / "all.safetensors")
     )
     for name in ("all", "one"):
-        found = checkpoints.load(tmp_path / f"{name}.safetensors", given.model, given.data)
-        assert same(state(network), state(found))
-        assert found.one.weight is found.other.weight
+        path = checkpoints.load(tmp_path / f"{name}.safetensors", given.model, given.data)
+        assert same(state(network), state(path))
+        assert path.one.weight is path.other.weight
 
 
 def test_a_reset_moves_tied_weights_once_and_frozen_ones_and_counts_never() -> None:
@@ -336,13 +336,13 @@ def test_pooling_by_matrices_is_pytorchs_adaptive_pooling(
     weights = torch.randn(
         2, 3, *functional.adaptive_avg_pool2d(maps, size).shape[2:], dtype=torch.float64
     )
-    found, expected = (
+    result, expected = (
         architectures.pool_by_matrices(maps, size),
         functional.adaptive_avg_pool2d(maps, size),
     )
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(result, expected)
     torch.testing.assert_close(
-        *(torch.autograd.grad((out * weights).sum(), maps)[0] for out in (found, expected))
+        *(torch.autograd.grad((out * weights).sum(), maps)[0] for out in (result, expected))
     )
 
 

@@ -92,21 +92,21 @@ def test_a_checkpoint_of_every_family_gives_torchvisions_own_logits(
     state = {key: value.contiguous() for key, value in network.state_dict().items()}
     save_file(state, tmp_path / "mine.safetensors")
     expected = in_plain_torch(network, side, [0.5] * 3, [0.5] * 3)
-    found = answers(tmp_path / "mine.safetensors", chosen(name, side))
-    np.testing.assert_allclose(found, expected, atol=1e-4 * max(1, np.abs(expected).max()))
+    path = answers(tmp_path / "mine.safetensors", chosen(name, side))
+    np.testing.assert_allclose(path, expected, atol=1e-4 * max(1, np.abs(expected).max()))
 
 
 def test_mean_and_std_per_channel_are_torchvisions_normalize(tmp_path: Path) -> None:
     network = plain("resnet18")
     save_file(network.state_dict(), tmp_path / "mine.safetensors")
     expected = in_plain_torch(network, 32, *IMAGENET)
-    for said in (
+    for texts in (
         chosen("resnet18", mean=list(IMAGENET[0]), std=list(IMAGENET[1])),
         chosen("resnet18", mean=0.45, std=0.225),
     ):
-        found = answers(tmp_path / "mine.safetensors", said)
-        same = np.allclose(found, expected, atol=1e-4)
-        assert same is isinstance(said.model.mean, tuple)
+        path = answers(tmp_path / "mine.safetensors", texts)
+        same = np.allclose(path, expected, atol=1e-4)
+        assert same is isinstance(texts.model.mean, tuple)
 
 
 def test_a_preset_says_what_torchvisions_weights_were_trained_with() -> None:
@@ -142,8 +142,8 @@ def test_an_average_that_torch_keeps_is_recognised(tmp_path: Path) -> None:
     averaged.update_parameters(network)
     save_file(averaged.state_dict(), tmp_path / "m.safetensors")
     given = chosen("resnet18")
-    found = checkpoints.load(tmp_path / "m.safetensors", given.model, given.data)
-    torch.testing.assert_close(found.state_dict()["fc.weight"], network.state_dict()["fc.weight"])
+    path = checkpoints.load(tmp_path / "m.safetensors", given.model, given.data)
+    torch.testing.assert_close(path.state_dict()["fc.weight"], network.state_dict()["fc.weight"])
 
 
 def two_copies(prefixes: tuple[str, str], path: Path) -> dict[str, torch.Tensor]:
@@ -170,8 +170,8 @@ def test_of_two_copies_the_one_in_use_is_named_by_a_setting(
     given = settings.parse(
         {**chosen("resnet18").model_dump(mode="json"), "original": {"prefix": prefixes[1]}}
     )
-    found = checkpoints.load_original(tmp_path / "m.safetensors", given).state_dict()
-    assert torch.equal(found["fc.weight"], average["fc.weight"])
+    path = checkpoints.load_original(tmp_path / "m.safetensors", given).state_dict()
+    assert torch.equal(path["fc.weight"], average["fc.weight"])
     first = checkpoints.load(tmp_path / "m.safetensors", given.model, given.data, prefixes[0])
     assert torch.equal(first.state_dict()["fc.weight"], 2 * average["fc.weight"])
 
@@ -198,8 +198,8 @@ def test_counts_of_batches_may_be_missing(tmp_path: Path) -> None:
     network = plain("resnet18")
     state = {k: v for k, v in network.state_dict().items() if "num_batches_tracked" not in k}
     save_file(state, tmp_path / "m.safetensors")
-    found = answers(tmp_path / "m.safetensors", chosen("resnet18"))
-    np.testing.assert_allclose(found, in_plain_torch(network, 32, [0.5] * 3, [0.5] * 3), atol=1e-4)
+    path = answers(tmp_path / "m.safetensors", chosen("resnet18"))
+    np.testing.assert_allclose(path, in_plain_torch(network, 32, [0.5] * 3, [0.5] * 3), atol=1e-4)
 
 
 def test_a_refusal_lists_the_first_missing_and_unexpected_names_and_shapes(tmp_path: Path) -> None:
@@ -246,8 +246,8 @@ def test_weights_of_another_precision_are_read(kind: torch.dtype, tmp_path: Path
     state = {k: v.to(kind) if v.is_floating_point() else v for k, v in network.state_dict().items()}
     save_file(state, tmp_path / "m.safetensors")
     network.load_state_dict(state)
-    found = answers(tmp_path / "m.safetensors", chosen("resnet18"))
-    np.testing.assert_allclose(found, in_plain_torch(network, 32, [0.5] * 3, [0.5] * 3), atol=1e-4)
+    path = answers(tmp_path / "m.safetensors", chosen("resnet18"))
+    np.testing.assert_allclose(path, in_plain_torch(network, 32, [0.5] * 3, [0.5] * 3), atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -265,8 +265,8 @@ def test_a_file_that_holds_more_than_the_model_is_refused_with_what_to_do(
 
 def test_a_key_of_another_programs_metadata_is_not_taken_for_ours(tmp_path: Path) -> None:
     network, given = plain("resnet18"), chosen("resnet18")
-    for told in ("resnet18", '"resnet18"', '{"name": "ResNet18", "pretrained": true}'):
-        save_file(network.state_dict(), tmp_path / "m.safetensors", metadata={"model": told})
+    for reported in ("resnet18", '"resnet18"', '{"name": "ResNet18", "pretrained": true}'):
+        save_file(network.state_dict(), tmp_path / "m.safetensors", metadata={"model": reported})
         checkpoints.load(tmp_path / "m.safetensors", given.model, given.data)
         assert not checkpoints.names_its_settings(tmp_path / "m.safetensors")
     checkpoints.save(network, tmp_path / "m.safetensors", given.model)

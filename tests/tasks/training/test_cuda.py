@@ -20,9 +20,9 @@ RECIPE = settings.Train(epochs=1, batch_size=64, learning_rate=1e-3)
 def records(device: Literal["cpu", "cuda"], precision: str = "float32") -> training_loop.Records:
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (128, 3, 16, 16)).astype(np.uint8)
-    wish = settings.Compute.model_validate({"device": device, "precision": precision})
+    configured = settings.Compute.model_validate({"device": device, "precision": precision})
     return training_loop.Records(
-        images, random.integers(0, 3, 128), settings.Model(), compute.prepare(wish)
+        images, random.integers(0, 3, 128), settings.Model(), compute.prepare(configured)
     )
 
 

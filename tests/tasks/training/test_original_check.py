@@ -30,9 +30,9 @@ def spoiled(share: float) -> np.ndarray:
 
 def test_a_model_that_knows_its_records_goes_on_and_is_told_apart_by_seen_and_unseen() -> None:
     predicted = np.where(TRAINED, LABELS, (LABELS + 1) % CLASSES)
-    found = check(predicted)
-    assert (found.training, found.unseen, found.reordered) == (1, 0, 1)
-    assert found.fault(CLASSES, None) is None
+    result = check(predicted)
+    assert (result.training, result.unseen, result.reordered) == (1, 0, 1)
+    assert result.fault(CLASSES, None) is None
     assert check(spoiled(0.5)).fault(CLASSES, None) is None
 
 
@@ -78,18 +78,18 @@ def test_a_reading_that_is_only_a_little_less_wrong_stops_nothing() -> None:
 
 
 def test_who_says_what_the_model_reaches_is_believed_and_told_where_it_does_not() -> None:
-    found = replace(check(spoiled(0.5)), other=MISREAD)
-    assert found.fault(CLASSES, 0.4) is None
-    assert "model.mean=0.2" in str(found.fault(CLASSES, 0.9))
+    result = replace(check(spoiled(0.5)), other=MISREAD)
+    assert result.fault(CLASSES, 0.4) is None
+    assert "model.mean=0.2" in str(result.fault(CLASSES, 0.9))
 
 
 def test_at_chance_a_reading_that_is_better_is_named_however_little_it_helps() -> None:
-    found = replace(check(spoiled(1)), other=replace(MISREAD, accuracy=0.4))
-    assert "it is right on 0.400" in str(found.fault(CLASSES, None))
+    result = replace(check(spoiled(1)), other=replace(MISREAD, accuracy=0.4))
+    assert "it is right on 0.400" in str(result.fault(CLASSES, None))
 
 
 def test_another_reading_is_told_rather_than_an_order_of_classes_that_explains_less() -> None:
-    found = replace(check(spoiled(0.5)), reordered=0.8, other=MISREAD)
-    assert "model.mean=0.2" in str(found.fault(CLASSES, None))
-    found = replace(found, reordered=0.99)
-    assert "the order of classes" in str(found.fault(CLASSES, None))
+    result = replace(check(spoiled(0.5)), reordered=0.8, other=MISREAD)
+    assert "model.mean=0.2" in str(result.fault(CLASSES, None))
+    result = replace(result, reordered=0.99)
+    assert "the order of classes" in str(result.fault(CLASSES, None))

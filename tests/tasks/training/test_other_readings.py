@@ -75,18 +75,18 @@ def test_the_mean_and_std_of_the_training_are_named(
     if configured == right:
         return
     misread = chosen(channels, **configured)
-    found = other_readings.better(network, records(misread, labels), misread)
-    assert found is not None
-    assert found.accuracy == 1
-    assert found.is_right
+    result = other_readings.better(network, records(misread, labels), misread)
+    assert result is not None
+    assert result.accuracy == 1
+    assert result.is_right
     mean, std = right.get("mean", 0.5), right.get("std", 0.5)
-    assert f"model.mean={mean:.6g} and model.std={std:.6g}" in str(found)
+    assert f"model.mean={mean:.6g} and model.std={std:.6g}" in str(result)
 
 
 def test_the_values_of_torchvisions_weights_are_named_per_channel() -> None:
     network, labels = trained(chosen(3, **TORCHVISIONS))
-    found = other_readings.better(network, records(chosen(3), labels), chosen(3))
-    assert "model.mean=[0.485, 0.456, 0.406] and model.std=[0.229, 0.224, 0.225]" in str(found)
+    result = other_readings.better(network, records(chosen(3), labels), chosen(3))
+    assert "model.mean=[0.485, 0.456, 0.406] and model.std=[0.229, 0.224, 0.225]" in str(result)
 
 
 def test_a_preset_is_compared_by_its_values() -> None:
@@ -95,8 +95,8 @@ def test_a_preset_is_compared_by_its_values() -> None:
     network, labels = trained(chosen(3, **TORCHVISIONS))
     backend = compute.prepare(given.compute)
     shown = np.repeat(np.repeat(images(3), 14, 2), 14, 3)[:40]
-    known = training_loop.Records(shown, labels[:40], given.model, backend)
-    assert other_readings.better(network, known, given) is None
+    training_records = training_loop.Records(shown, labels[:40], given.model, backend)
+    assert other_readings.better(network, training_records, given) is None
 
 
 def test_a_model_of_blue_first_is_recognised() -> None:
@@ -104,10 +104,10 @@ def test_a_model_of_blue_first_is_recognised() -> None:
     network, labels = trained(given)
     turned = records(given, labels)
     turned = turned.with_images(turned.images.flip(1))
-    found = other_readings.better(network, turned, given)
-    assert "channels in reverse order" in str(found)
-    assert found is not None
-    assert found.accuracy == 1
+    result = other_readings.better(network, turned, given)
+    assert "channels in reverse order" in str(result)
+    assert result is not None
+    assert result.accuracy == 1
 
 
 @pytest.mark.parametrize(("right", "configured"), [("small", "plain"), ("plain", "small")])
@@ -121,8 +121,8 @@ def test_a_stem_that_is_not_the_models_is_recognised(right: str, configured: str
     other = architectures.build(misread.model, misread.data, 0)
     other.load_state_dict(network.state_dict())
     assert other_readings.better(network, records(given, labels), given) is None
-    found = other_readings.better(other, records(misread, labels), misread)
-    assert f"model.stem={right}" in str(found)
+    result = other_readings.better(other, records(misread, labels), misread)
+    assert f"model.stem={right}" in str(result)
 
 
 def test_a_model_that_no_reading_makes_right_gets_none() -> None:

@@ -110,15 +110,15 @@ def test_dwa_survives_a_loss_that_was_nil() -> None:
 def test_gradnorm_lowers_the_weight_of_the_larger_gradient() -> None:
     weight, forget, recover = linear([4.0, 0.0], [0.0, 1.0])
     balance = loss_balances.GradNormBalance(3.0, [weight])
-    found = [balance.weigh(forget, recover)[1:] for _ in range(60)]
-    assert found[0] == (1.0, 1.0)
+    result = [balance.weigh(forget, recover)[1:] for _ in range(60)]
+    assert result[0] == (1.0, 1.0)
     # one step by hand: both losses fall alike, so each gradient is drawn to the mean norm, (4 + 1)
     # / 2
     moved = 1 - 0.025 * 4, 1 + 0.025 * 1
-    assert found[1] == pytest.approx((2 * moved[0] / sum(moved), 2 * moved[1] / sum(moved)))
-    assert all(w_f + w_r == pytest.approx(2) for w_f, w_r in found)
-    assert 4 * found[-1][0] == pytest.approx(
-        found[-1][1], rel=0.3
+    assert result[1] == pytest.approx((2 * moved[0] / sum(moved), 2 * moved[1] / sum(moved)))
+    assert all(w_f + w_r == pytest.approx(2) for w_f, w_r in result)
+    assert 4 * result[-1][0] == pytest.approx(
+        result[-1][1], rel=0.3
     )  # and stays where both norms are equal
 
 
@@ -162,12 +162,12 @@ def test_every_balance_forgets_and_keeps_its_weights_within_the_clamp(kind: str)
 
 def test_forgetting_comes_first_and_recovering_after_it_where_phases_say_so() -> None:
     phased = wish(phases="forget_recover", forget_steps=5, forget_rate=0.05, epochs=2.0)
-    told: list[int] = []
+    calls: list[int] = []
     _, trace = fcalb.unlearn(
-        fitted(), separable(16, 3), separable(64, 4), phased, lambda step, _: told.append(step)
+        fitted(), separable(16, 3), separable(64, 4), phased, lambda step, _: calls.append(step)
     )
     assert [row.phase for row in trace] == ["forget"] * 5 + ["recover"] * 8
-    assert [row.step for row in trace] == told == list(range(1, 14))
+    assert [row.step for row in trace] == calls == list(range(1, 14))
     assert trace[4].forget_loss < trace[0].forget_loss
     assert trace[-1].recover_loss < trace[5].recover_loss
     assert all(math.isnan(row.recover_loss) for row in trace[:5])
@@ -349,8 +349,8 @@ def test_the_task_is_a_class_where_no_retained_record_is_of_it() -> None:
     auto = settings.Settings()
     assert fcalb.task_of(auto, forgotten, retained) == "class"
     assert fcalb.task_of(auto, np.array([1, 1]), retained) == "people"
-    said = settings.Settings(unlearn=Unlearn(task="people"))
-    assert fcalb.task_of(said, forgotten, retained) == "people"
+    by_hand = settings.Settings(unlearn=Unlearn(task="people"))
+    assert fcalb.task_of(by_hand, forgotten, retained) == "people"
 
 
 def test_a_whole_class_is_forgotten_as_the_abstract_says() -> None:

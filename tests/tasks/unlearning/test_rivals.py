@@ -138,11 +138,11 @@ def test_every_method_runs_changes_the_model_and_does_the_same_again(
     method: str, weights: dict[str, torch.Tensor]
 ) -> None:
     steps: list[int] = []
-    found = []
+    results = []
     for _ in range(2):
         network = architectures.build(BASE.model, BASE.data, 1)
         network.load_state_dict(weights)
-        torch.manual_seed(len(found))
+        torch.manual_seed(len(results))
         before = torch.random.get_rng_state()
         unlearned = registry.unlearn(
             network,
@@ -154,11 +154,11 @@ def test_every_method_runs_changes_the_model_and_does_the_same_again(
         assert torch.equal(before, torch.random.get_rng_state())
         assert (unlearned is network) == (method not in FRESH)
         assert not any(part.training for part in unlearned.modules())
-        found.append(state(unlearned))
-    assert same(*found)
-    assert not same(found[0], weights)
+        results.append(state(unlearned))
+    assert same(*results)
+    assert not same(results[0], weights)
     assert steps
-    assert all(torch.isfinite(value).all() for value in found[0].values())
+    assert all(torch.isfinite(value).all() for value in results[0].values())
 
 
 @pytest.mark.parametrize("method", sorted(set(registry.METHODS) - FRESH - {"ssd"}))
@@ -325,16 +325,16 @@ def test_a_key_of_a_section_within_a_section_is_set_and_told(tmp_path: Path) -> 
 def test_a_report_says_what_was_done_with_the_numbers_in_force(method: str) -> None:
     inputs = fabricated.inputs()
     inputs["method"], inputs["trace"] = method, []
-    found = next(
+    evidence = next(
         item
         for item in build_evidence.build_all(fabricated.sources(inputs))
         if item["request"]["id"] == fabricated.FAIL
     )
-    assert found["unlearn"]["method"] == method
+    assert evidence["unlearn"]["method"] == method
     own = recipes.RECIPES[method]
-    assert found["unlearn"]["settings"]["rivals"]["retained_share"] == own.retained_share
-    assert (found["unlearn"]["settings"]["rivals"]["epochs"] is None) == (method == "ssd")
-    text = render_page(page_environment(TEMPLATES), "report.html.j2", {"e": found})
+    assert evidence["unlearn"]["settings"]["rivals"]["retained_share"] == own.retained_share
+    assert (evidence["unlearn"]["settings"]["rivals"]["epochs"] is None) == (method == "ssd")
+    text = render_page(page_environment(TEMPLATES), "report.html.j2", {"e": evidence})
     assert "Nothing was unlearned" not in text
     assert "No method was applied" not in text
     assert re.search(r"(changed|made anew) by [^.<]+ so that", text)
@@ -365,8 +365,8 @@ def test_divergences_are_summed_over_classes_and_averaged_over_records() -> None
     expected = np.mean(
         [kl(softmax(a / 2), softmax(b / 2)) for a, b in zip(teacher, student, strict=True)]
     )
-    found = shared.softened(torch.tensor(student), torch.tensor(teacher), 2.0)
-    assert float(found) == pytest.approx(4 * expected, rel=1e-5)
+    values = shared.softened(torch.tensor(student), torch.tensor(teacher), 2.0)
+    assert float(values) == pytest.approx(4 * expected, rel=1e-5)
 
 
 def test_bad_teacher_follows_the_random_model_to_forget_and_the_original_elsewhere() -> None:
@@ -379,10 +379,10 @@ def test_bad_teacher_follows_the_random_model_to_forget_and_the_original_elsewhe
             for row, gone in enumerate(forgotten)
         ]
     )
-    found = bad_teacher.bad_teacher_loss(
+    values = bad_teacher.bad_teacher_loss(
         *(torch.tensor(part) for part in (student, good, bad, forgotten)), 1.0
     )
-    assert float(found) == pytest.approx(expected, rel=1e-5)
+    assert float(values) == pytest.approx(expected, rel=1e-5)
 
 
 def test_neg_grad_lowers_the_retained_loss_and_raises_the_forgotten_one() -> None:
@@ -398,10 +398,10 @@ def test_delete_rules_the_true_class_out_and_keeps_the_odds_of_the_others() -> N
         torch.randn(5, 4, generator=torch.Generator().manual_seed(0)),
         torch.tensor([0, 1, 2, 3, 0]),
     )
-    found, before = delete.without_class(logits, labels), logits.softmax(1)
-    assert torch.equal(found[torch.arange(5), labels], torch.zeros(5))
-    torch.testing.assert_close(found.sum(1), torch.ones(5))
-    torch.testing.assert_close(found[0, 1] / found[0, 3], before[0, 1] / before[0, 3])
+    values, before = delete.without_class(logits, labels), logits.softmax(1)
+    assert torch.equal(values[torch.arange(5), labels], torch.zeros(5))
+    torch.testing.assert_close(values.sum(1), torch.ones(5))
+    torch.testing.assert_close(values[0, 1] / values[0, 3], before[0, 1] / before[0, 3])
 
 
 def test_delete_leaves_running_statistics_alone(
@@ -438,12 +438,12 @@ def test_ssds_factor_is_that_of_a_loop() -> None:
     gone, everything = np.abs(rng.normal(size=(2, 50))) * np.array([[4.0], [1.0]])
     gone[0] = everything[0] = 0.0
     for alpha, weakening in ((10.0, 1.0), (1.0, 1.0), (0.5, 2.0), (2.0, 0.1)):
-        found = ssd.dampening(torch.tensor(gone), torch.tensor(everything), alpha, weakening)
+        values = ssd.dampening(torch.tensor(gone), torch.tensor(everything), alpha, weakening)
         expected = [
             min(weakening * b / a, 1.0) if a > alpha * b else 1.0
             for a, b in zip(gone, everything, strict=True)
         ]
-        np.testing.assert_allclose(found.numpy(), expected)
+        np.testing.assert_allclose(values.numpy(), expected)
 
 
 def test_ssd_multiplies_the_weights_by_it_and_an_unreachable_threshold_changes_nothing(
@@ -467,8 +467,8 @@ def test_ssd_multiplies_the_weights_by_it_and_an_unreachable_threshold_changes_n
 
 
 def test_the_fisher_information_squares_each_records_gradient(original: nn.Module) -> None:
-    found = ssd.fisher(original, FORGET)
-    expected = [torch.zeros_like(part) for part in found]
+    values = ssd.fisher(original, FORGET)
+    expected = [torch.zeros_like(part) for part in values]
     for row in range(len(FORGET)):
         original.eval().zero_grad()
         chance = original(FORGET.floats(slice(row, row + 1))).log_softmax(1)[0, FORGET.labels[row]]
@@ -476,7 +476,7 @@ def test_the_fisher_information_squares_each_records_gradient(original: nn.Modul
         for sums, weight in zip(expected, original.parameters(), strict=True):
             assert weight.grad is not None
             sums += weight.grad**2 / len(FORGET)
-    for a, b in zip(found, expected, strict=True):
+    for a, b in zip(values, expected, strict=True):
         torch.testing.assert_close(a, b)
 
 

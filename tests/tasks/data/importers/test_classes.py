@@ -30,9 +30,9 @@ FLOATS = [f"{number}.0" for number in range(12)]
 def test_numbers_stay_and_names_are_sorted(
     labels: list[Any], codes: list[int], names: list[str]
 ) -> None:
-    found = classes.number(labels, "t.csv")
-    assert (found.codes, list(found.names)) == (codes, names)
-    assert found.absent == tuple(sorted(set(range(len(names))) - set(codes)))
+    numbered = classes.number(labels, "t.csv")
+    assert (numbered.codes, list(numbered.names)) == (codes, names)
+    assert numbered.absent == tuple(sorted(set(range(len(names))) - set(codes)))
 
 
 def test_names_have_the_order_of_torchvisions_image_folder(tmp_path: Path) -> None:
@@ -91,8 +91,8 @@ def test_a_label_that_is_no_class_is_an_error_that_names_the_row(
 def test_an_order_that_is_given_is_kept(
     given: list[str], labels: list[Any], codes: list[int]
 ) -> None:
-    found = classes.number(labels, "t.csv", class_names=given)
-    assert (found.codes, list(found.names)) == (codes, given)
+    numbered = classes.number(labels, "t.csv", class_names=given)
+    assert (numbered.codes, list(numbered.names)) == (codes, given)
 
 
 def test_a_label_outside_the_classes_given_is_an_error_that_names_the_row() -> None:

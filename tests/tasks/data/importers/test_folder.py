@@ -115,13 +115,13 @@ def test_a_faulty_row_is_named(tmp_path: Path, old: str, new: str, fault: str) -
         folder.bring_in(tmp_path / "data", tmp_path / "photos", table)
 
 
-def deep(place: Path, most: int, **options: Any) -> Path:
+def deep(folder: Path, most: int, **options: Any) -> Path:
     """Two grey images of 16 bits with values up to `most`."""
-    place.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True)
     for number in range(2):
         ramp = np.linspace(0, most, 64).reshape(8, 8).astype(np.uint16)
-        Image.fromarray(ramp).save(place / f"{number}.png", **options)
-    table = place / "people.csv"
+        Image.fromarray(ramp).save(folder / f"{number}.png", **options)
+    table = folder / "people.csv"
     table.write_text("path,subject_id,label\n0.png,a,0\n1.png,b,1\n")
     return table
 

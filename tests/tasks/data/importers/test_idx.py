@@ -166,12 +166,12 @@ def test_a_small_file_that_unpacks_to_a_huge_one_is_refused(
 
 @pytest.mark.parametrize("kind", ["pipe", "loop", "folder"])
 def test_what_is_no_file_is_refused_at_once(tmp_path: Path, kind: str) -> None:
-    place = tmp_path / "images.idx"
+    folder = tmp_path / "images.idx"
     if kind == "pipe":
-        os.mkfifo(place)
+        os.mkfifo(folder)
     elif kind == "loop":
-        place.symlink_to(place)
+        folder.symlink_to(folder)
     else:
-        place.mkdir()
+        folder.mkdir()
     with pytest.raises(DataError, match=r"images\.idx: "):
-        idx.read_idx(place)
+        idx.read_idx(folder)

@@ -112,12 +112,12 @@ def test_the_real_faces_are_imported_with_their_people(tmp_path: Path) -> None:
     assert manifest["subject_id"].tolist() == [str(number) for number in people]
 
 
-def archive(place: Path, **arrays: Any) -> Path:
+def archive(folder: Path, **arrays: Any) -> Path:
     """Six grey images with labels 0, 1, 2 of three subjects, but for what is given."""
     images = np.arange(6 * 64, dtype=np.uint8).reshape(6, 8, 8)
     known = {"images": images, "labels": np.arange(6) % 3, "subjects": np.arange(6) // 2 + 1}
-    np.savez(place / "a.npz", **(known | arrays))
-    return place / "a.npz"
+    np.savez(folder / "a.npz", **(known | arrays))
+    return folder / "a.npz"
 
 
 @pytest.mark.parametrize(

@@ -24,11 +24,11 @@ DIGITS_MANIFEST = "3f299918cc5217d694e28dfb0f4670b0a83b6a86eab5d534c346c2155a15e
 
 @pytest.fixture(scope="module")
 def embedded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("digits") / "data"
-    summary = digits.bring_in(place)
+    folder = tmp_path_factory.mktemp("digits") / "data"
+    summary = digits.bring_in(folder)
     assert (summary.records, summary.subjects, summary.classes) == (1797, 45, 10)
     assert (summary.channels, summary.image_size) == (1, 16)
-    return place
+    return folder
 
 
 def test_the_embedded_digits_are_the_same_bytes_on_every_machine(embedded: Path) -> None:
@@ -79,9 +79,9 @@ def test_classes_that_seem_to_be_people_are_warned_of_without_a_name(
     summary = writing.write(
         tmp_path / "data", writing.Source("n", "s", "", given, columns, pictures)
     )
-    told = [note for note in summary.notes if "classes seem to be people" in note]
-    assert len(told) == warned
-    assert not any(name in note for note in told for name in names)
+    warnings = [note for note in summary.notes if "classes seem to be people" in note]
+    assert len(warnings) == warned
+    assert not any(name in note for note in warnings for name in names)
 
 
 def test_a_failed_import_leaves_the_former_data_set_as_it_was(tmp_path: Path) -> None:
