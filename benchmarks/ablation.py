@@ -122,14 +122,12 @@ def table(result: dict[str, Any]) -> str:
     versions, retrain = result["versions"], result["retrain"]
     lines = [
         f"**{result['world']}**: {result['about']}. {retrain['trials']} originals × batches, "
-        f"{retrain['judged']} "
-        f"judged in a row; an exact retrain has {retrain['pass']} passes, {retrain['fail']} "
-        "fails, control accuracy "
-        f"{retrain['control'][0]:.1%} and takes {result['retrain_seconds']:.2f} s.",
+        f"{retrain['judged']} judged in a row; an exact retrain has {retrain['pass']} passes, "
+        f"{retrain['fail']} fails, control accuracy {retrain['control'][0]:.1%} and takes "
+        f"{result['retrain_seconds']:.2f} s.",
         "",
-        "| around | what is changed | pass | fail | inconclusive | ρ: median, 5 % … 95 % | "
-        "control accuracy, ± sd "
-        "| time / retrain |",
+        "| around | what is changed | pass | fail | inconclusive | ρ: median, 5 % … 95 % | control "
+        "accuracy, ± sd | time / retrain |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for around, changes in result["rows"].items():

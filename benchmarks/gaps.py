@@ -513,8 +513,7 @@ def table(result: dict[str, Any]) -> str:
         finding(all_of),
         "",
         f"`{result['command']}` ({versions['processor']}, Python {versions['python']}, torch "
-        f"{versions['torch']}, scikit-learn "
-        f"{versions['scikit-learn']}).",
+        f"{versions['torch']}, scikit-learn {versions['scikit-learn']}).",
         "",
     ]
     return "\n".join(lines)
@@ -540,10 +539,8 @@ def finding(all_of: dict[str, dict[str, Any]]) -> str:
     apart = its["gap"][0] - own["gap"][0]
     sentence = (
         f"The best FCALB, *{best}*, has a gap of {own['gap'][0]:.1f} points at {own['time']:.2f} "
-        "of a retrain's time, "
-        f"the best rival, *{rival}*, {its['gap'][0]:.1f} at {its['time']:.2f}; exact retrains "
-        "themselves "
-        f"{all_of['exact retrain']['gap'][0]:.1f}. "
+        f"of a retrain's time, the best rival, *{rival}*, {its['gap'][0]:.1f} at "
+        f"{its['time']:.2f}; exact retrains themselves {all_of['exact retrain']['gap'][0]:.1f}. "
     )
     if apart <= 0:
         return sentence + "FCALB is not the best here."

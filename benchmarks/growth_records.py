@@ -316,10 +316,9 @@ def of_pipeline(results: dict[str, Any]) -> str:
     """What a whole audit's loading takes."""
     return (
         f"All loads of an audit with the default settings on {results['records']} of these images "
-        f"({results['loads']} and "
-        f"that of `check`): {results['files']['median']:.1f} s from the files, "
-        f"{results['pack']['median']:.1f} s packed "
-        f"once and read from there, {measure.Spread(**results['ratio']):.1f} times as fast."
+        f"({results['loads']} and that of `check`): {results['files']['median']:.1f} s from the "
+        f"files, {results['pack']['median']:.1f} s packed once and read from there, "
+        f"{measure.Spread(**results['ratio']):.1f} times as fast."
     )
 
 

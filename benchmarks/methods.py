@@ -311,10 +311,8 @@ def table(result: dict[str, Any]) -> str:
     first = next(iter(methods.values()))
     lines = [
         f"**{result['world']}**: {result['about']}. {first['trials']} originals × batches, "
-        f"{first['judged']} judged "
-        "in a row. Control accuracy of the retrained references "
-        f"{first['control_retrained']:.1%}; one retrain takes "
-        f"{result['retrain_seconds']:.2f} s.",
+        f"{first['judged']} judged in a row. Control accuracy of the retrained references "
+        f"{first['control_retrained']:.1%}; one retrain takes {result['retrain_seconds']:.2f} s.",
         "",
         "| method | pass | fail | inconclusive | ρ: median, 5 % … 95 % | control accuracy, ± sd | "
         "time / retrain |",

@@ -171,9 +171,8 @@ def table(figures: dict[str, Any]) -> str:
                 (f"command, {int(runs)} rounds", "median, s", "least", "greatest", "aim"), rows
             ),
             f"`erasure-audit run` took {ratio['median']:.2f} ({ratio['low']:.2f} to "
-            f"{ratio['high']:.2f}) times as long "
-            "as `dvc repro`. What its stages took, side by side with others and with Prefect's "
-            "start:",
+            f"{ratio['high']:.2f}) times as long as `dvc repro`. What its stages took, side by "
+            "side with others and with Prefect's start:",
             measure.table(("stage", "median, s", "least", "greatest"), stages),
         ]
     )

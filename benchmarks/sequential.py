@@ -322,12 +322,9 @@ def table(result: dict[str, Any]) -> str:
     retrain = all_methods["exact retrain"]["seconds"]
     lines = [
         f"**{result['world']}**: {result['about']}, one after the other; {result['originals']} "
-        "originals, "
-        f"{result['references']} + {result['references']} references for each number of batches. "
-        "Ten exact retrains "
-        f"take {retrain:.1f} s of CPU time. Loss is accuracy on unseen people below the retrained "
-        "references' mean, in "
-        "points.",
+        f"originals, {result['references']} + {result['references']} references for each number of "
+        f"batches. Ten exact retrains take {retrain:.1f} s of CPU time. Loss is accuracy on unseen "
+        "people below the retrained references' mean, in points.",
         "",
         "| method | newest people: pass / fail / inconclusive | ρ: median, 5 % … 95 % | earlier "
         "people, judged again | "
@@ -348,28 +345,21 @@ def table(result: dict[str, Any]) -> str:
         )
         lines.append(
             f"| {title} | {_counts(method['newest'])} | {_spread(method['newest'])} | "
-            f"{_counts(method['earlier'])} | "
-            f"{_spread(method['earlier'])} | {100 * early:+.1f} → {100 * late:+.1f} | "
-            f"{retrains:.1f} | "
-            f"{method['seconds'] / retrain:.2f} |"
+            f"{_counts(method['earlier'])} | {_spread(method['earlier'])} | {100 * early:+.1f} → "
+            f"{100 * late:+.1f} | {retrains:.1f} | {method['seconds'] / retrain:.2f} |"
         )
     lines += [
         "",
-        f"Of the {result['batches']} batches of an exact retrain the advice would have found "
-        "fault with "
-        f"{all_methods['exact retrain']['advised']:.1f}, a false alarm.",
+        f"Of the {result['batches']} batches of an exact retrain the advice would have found fault "
+        f"with {all_methods['exact retrain']['advised']:.1f}, a false alarm.",
         "",
         f"`{DEFAULT}` by the number of batches since the last full training. The last column "
-        "counts the "
-        f"{result['originals']} chains in which a full retrain is advised then, at the limits of "
-        f"{limits['unlearnings']} unlearnings, {limits['forgotten_share']:.0%} of the records "
-        "forgotten and "
-        f"{100 * limits['accuracy_loss']:g} "
-        "points lost:",
+        f"counts the {result['originals']} chains in which a full retrain is advised then, at the "
+        f"limits of {limits['unlearnings']} unlearnings, {limits['forgotten_share']:.0%} of the "
+        f"records forgotten and {100 * limits['accuracy_loss']:g} points lost:",
         "",
         "| batches | newest: pass / fail / inconclusive | ρ, median | earlier: pass / fail / "
-        "inconclusive | "
-        "ρ, median | loss, ± sd | advised, for |",
+        "inconclusive | ρ, median | loss, ± sd | advised, for |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for number, step in enumerate(all_methods[DEFAULT]["steps"], start=1):
@@ -379,9 +369,8 @@ def table(result: dict[str, Any]) -> str:
         mean, spread = step["loss"]
         lines.append(
             f"| {number} | {_counts(step['newest'])} | {_middle(step['newest'])} | "
-            f"{_counts(step['earlier'])} | "
-            f"{_middle(step['earlier'])} | {100 * mean:+.1f} ± {100 * spread:.1f} | "
-            f"{step['chains_advised']}{f': {reasons}' if reasons else ''} |"
+            f"{_counts(step['earlier'])} | {_middle(step['earlier'])} | {100 * mean:+.1f} ± "
+            f"{100 * spread:.1f} | {step['chains_advised']}{f': {reasons}' if reasons else ''} |"
         )
     lines += [
         "",

@@ -448,13 +448,11 @@ def text(results: Mapping[str, Any]) -> str:
             "The simulation beside the table above; it knows the hand-overs to one agent only.",
             measure.table(["agents", "simulated", "measured", "error"], checks),
             "A night's batch on the digits, 16 models without the forget set in blocks of 8, "
-            "references carried over; "
-            f"a stage takes the processor time that it took in place, median of "
-            f"{results['rounds']}:",
+            "references carried over; a stage takes the processor time that it took in place, "
+            f"median of {results['rounds']}:",
             _grid(results["measured"]),
             f"The same if training a model takes **{assumed['hours']:g} h on a GPU (assumed)**, "
-            "unlearning a tenth of "
-            f"it, and {assumed['data_gb']:g} GB of data come over a store of "
+            f"unlearning a tenth of it, and {assumed['data_gb']:g} GB of data come over a store of "
             f"{assumed['store_mb_s']:g} MB/s:",
             *(
                 part

@@ -442,11 +442,10 @@ def table(result: dict[str, Any]) -> str:
     versions = result["versions"]
     lines = [
         f"**{result['world']}**: {result['about']}. {result['references']} + "
-        f"{result['references']} references, "
-        f"α {result['rules']['alpha']:g}, ρ₀ {result['rules']['rho0']:g}, accuracy margin "
-        f"{result['rules']['utility_margin']:g}. Detectability d′ {middle:.1f} ({low:.1f} to "
-        f"{high:.1f}), median "
-        f"detection limit {retrain['detection_limit']:.2f}.",
+        f"{result['references']} references, α {result['rules']['alpha']:g}, ρ₀ "
+        f"{result['rules']['rho0']:g}, accuracy margin {result['rules']['utility_margin']:g}. "
+        f"Detectability d′ {middle:.1f} ({low:.1f} to {high:.1f}), median detection limit "
+        f"{retrain['detection_limit']:.2f}.",
         "",
         f"| {' | '.join(HEAD)} |",
         f"| {' | '.join(['---'] * len(HEAD))} |",
@@ -456,18 +455,15 @@ def table(result: dict[str, Any]) -> str:
         lower, median, upper = outcome["influence"]
         lines.append(
             f"| {CASES[case]} | {outcome['judged']} ({outcome['models']} models) | "
-            f"{outcome['pass']} | {outcome['fail']} | "
-            f"{outcome['inconclusive']} | {low:.1%} to {high:.1%} | {median:.2f}, {lower:.2f} … "
-            f"{upper:.2f} | "
-            f"{outcome['screening_fails']} |"
+            f"{outcome['pass']} | {outcome['fail']} | {outcome['inconclusive']} | {low:.1%} to "
+            f"{high:.1%} | {median:.2f}, {lower:.2f} … {upper:.2f} | {outcome['screening_fails']} |"
         )
     lines += [
         "",
         f"{result['models']} models, {result['train_seconds']:.0f} s of training on one thread "
-        "each, seed and all: "
-        f"`{result['command']}` ({versions['processor']}, Python {versions['python']}, torch "
-        f"{versions['torch']}, "
-        f"NumPy {versions['numpy']}, SciPy {versions['scipy']}).",
+        f"each, seed and all: `{result['command']}` ({versions['processor']}, Python "
+        f"{versions['python']}, torch {versions['torch']}, NumPy {versions['numpy']}, SciPy "
+        f"{versions['scipy']}).",
         "",
     ]
     return "\n".join(lines)

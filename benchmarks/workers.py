@@ -338,8 +338,7 @@ def text(results: dict[str, Any]) -> str:
             measure.table(["within a round", "faster"], ratios),
             measure.table(["a stage that is handed out", *phases], parts),
             f"Beyond the stages' own work an agent spends {_told(cost['one agent'])} s per stage "
-            "where it is alone, and"
-            f" {_told(cost['two agents'])} s where there are two.",
+            f"where it is alone, and {_told(cost['two agents'])} s where there are two.",
         ]
     )
 

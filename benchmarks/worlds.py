@@ -425,8 +425,7 @@ def _garments() -> World:
     settings = parse({"data": {"image_size": LARGE // 2}, "train": {"epochs": 16}})
     about = (
         f"Fashion-MNIST at {LARGE // 2}x{LARGE // 2} pixels, {sizes['training']} of its 60 000 "
-        "training images "
-        f"and {sizes['test']} of its test images"
+        f"training images and {sizes['test']} of its test images"
     )
     together = np.concatenate(labels)
     return World(

@@ -301,8 +301,7 @@ def near_duplicate_finding(
     if len(twin_rows):
         sentence = say(
             "no record of another data subject looks the same as one to be forgotten ({count} do; "
-            "they stay in the "
-            "data and the model unless they are asked for, too)",
+            "they stay in the data and the model unless they are asked for, too)",
             count=is_twin.sum(),
         )
     facts = {

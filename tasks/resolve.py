@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 REASONS = {
     "unknown_subject": mark(
         "no data subject of the data set has one of these identities; check the identity and its "
-        "type, and "
-        "identities.csv where the identity is not a customer id"
+        "type, and identities.csv where the identity is not a customer id"
     ),
     "similar_subject": mark(
         "no data subject of the data set has exactly one of these identities, but one on record is "
@@ -49,13 +48,11 @@ REASONS = {
     ),
     "not_in_training": mark(
         "no model was trained on these records, so there is nothing to unlearn; erase the records "
-        "from the data set, "
-        "that is all"
+        "from the data set, that is all"
     ),
     "whole_class": mark(
         "with it no training record of class {classes} would be left and the model could not keep "
-        "that class; retire "
-        "the class, or add records of other subjects to it"
+        "that class; retire the class, or add records of other subjects to it"
     ),
     "whole_data_set": mark(
         "with it no training record at all would be left; retire the model instead"

@@ -95,9 +95,8 @@ def quotas(shares: dict[str, float], subjects: int, assigned: dict[str, int]) ->
     ):
         raise DataError(
             f"no data subject is left for {', '.join(empty)}: got {subjects} to share out, and "
-            "every role needs one."
-            " Import more subjects or, with a split column, mark subjects as training and others "
-            "as unseen"
+            "every role needs one. Import more subjects or, with a split column, mark subjects as "
+            "training and others as unseen"
         )
     exact = {role: subjects * share / sum(shares.values()) for role, share in shares.items()}
     dealt = {role: max(int(exact[role]), int(role in empty)) for role in shares}
@@ -186,9 +185,8 @@ def _refuse_two_roles(manifest: pd.DataFrame) -> None:
     torn = rules.in_two_groups(manifest["subject_id"], manifest["split"])
     if torn.any():
         raise DataError(
-            f"manifest.csv: {records.name_records(manifest, torn)}: {rules.ONE_SPLIT} "
-            "is not so."
-            " Give every subject one value"
+            f"manifest.csv: {records.name_records(manifest, torn)}: {rules.ONE_SPLIT} is not so. "
+            "Give every subject one value"
         )
 
 

@@ -21,7 +21,7 @@ from flows.reports.signing import LOCK, REPORTS, SIGNED, STAMP, STATEMENT
 from tasks.common import files
 from tasks.common.errors import SignatureError
 from tasks.signatures import pdf_signature, time_stamps
-from tasks.signatures.keys import Signer, UntrustedError
+from tasks.signatures.keys import GARBLED, Signer, UntrustedError
 from tasks.signatures.statement import Statement, unseal
 from tasks.signatures.time_stamps import StampPolicy, TimeStamp
 
@@ -239,7 +239,7 @@ def _pdfs(parts: set[Path], stamps: StampPolicy) -> tuple[list[Voucher], dict[st
         except SignatureError as error:
             broken[path.name] = str(error)
             continue
-        except (*pdf_signature.GARBLED, RuntimeError, MemoryError) as error:
+        except (*GARBLED, RuntimeError, MemoryError) as error:
             broken[path.name] = f"the PDF cannot be read ({type(error).__name__})"
             continue
         digests = {name: {hashlib.sha256(value).hexdigest()} for name, value in carried.items()}

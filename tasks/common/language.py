@@ -206,7 +206,8 @@ class Language:
         import jinja2
 
         pages.add_extension("jinja2.ext.i18n")
-        pages.install_gettext_callables(self.gettext, self.ngettext, newstyle=True)  # type: ignore[attr-defined]
+        extended: Any = pages  # by the extension
+        extended.install_gettext_callables(self.gettext, self.ngettext, newstyle=True)
         pages.policies["ext.i18n.trimmed"] = True
         pages.filters.update(number=self.number, percent=self.percent, p_value=self.p_value)
         pages.filters.update(rate=self.rate)

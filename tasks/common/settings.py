@@ -39,9 +39,8 @@ class Data(Section):
     image_size: int = Field(16, ge=8, le=512, description="side that images are brought to, pixels")
     resize: Literal["stretch", "crop"] = Field(
         "stretch",
-        description="how images are brought to a square: stretched, or the shorter side scaled "
-        "and the"
-        " middle cut out",
+        description="how images are brought to a square: stretched, or the shorter side scaled and "
+        "the middle cut out",
     )
     shorter_side: int | None = Field(
         None,
@@ -67,8 +66,7 @@ class Data(Section):
         None,
         gt=0,
         description="value of white in images of more than 8 bits per channel; null: as the file "
-        "says,"
-        " else the largest of its type (floating point: 1)",
+        "says, else the largest of its type (floating point: 1)",
     )
 
     @model_validator(mode="after")
@@ -155,10 +153,9 @@ class References(Section):
     mode: Literal["batch", "pool", "hybrid"] = Field(
         "batch",
         description="`batch`: references trained for this batch; `pool`: a pool trained once for "
-        "many batches, in "
-        "the folder that `with_from` names (docs/pool.md); `hybrid`: the pool, and the few "
-        "retrained models of "
-        "`without_blocks`, which say where a retrained model of this batch lies",
+        "many batches, in the folder that `with_from` names (docs/pool.md); `hybrid`: the pool, "
+        "and the few retrained models of `without_blocks`, which say where a retrained model of "
+        "this batch lies",
     )
     seeds_per_block: int = Field(
         8, ge=1, le=256, description="models per block; block b holds seeds b·n … b·n + n - 1"
@@ -172,10 +169,9 @@ class References(Section):
     with_from: str = Field(
         TRAINED,
         pattern=r"^[A-Za-z0-9._/-]+$",
-        description="folder of the models trained with everybody; a release sets it to those of "
-        "an earlier"
-        " batch, so that none has to be trained; with `mode: pool` or `hybrid` the folder of the "
-        "pool",
+        description="folder of the models trained with everybody; a release sets it to those of an "
+        "earlier batch, so that none has to be trained; with `mode: pool` or `hybrid` the folder "
+        "of the pool",
     )
 
     @field_validator("with_blocks", "without_blocks")
@@ -322,9 +318,8 @@ class Rivals(Section):
         10.0,
         gt=0,
         le=1e9,
-        description="`ssd`: how many times more a weight has to matter for forgotten records to "
-        "be dampened;"
-        " none is where these are 1 / `ssd_alpha` of all or more",
+        description="`ssd`: how many times more a weight has to matter for forgotten records to be "
+        "dampened; none is where these are 1 / `ssd_alpha` of all or more",
     )
     ssd_lambda: float = Field(
         1.0, ge=0, le=1e9, description="`ssd`: dampening constant, lower dampens more"
@@ -704,9 +699,8 @@ class Report(Section):
     )
     out_of_scope: tuple[OutOfScopeModel, ...] = Field(
         (),
-        description="models made from the data, or from the original model, that this audit is "
-        "not about,"
-        " `{model, why}`",
+        description="models made from the data, or from the original model, that this audit is not "
+        "about, `{model, why}`",
     )
     letters: str = Field(
         "letters",
@@ -875,8 +869,7 @@ class Settings(Section):
         if references.mode != "batch" and references.with_from == TRAINED:
             raise ValueError(
                 f"references.mode is {references.mode}, so references.with_from has to name the "
-                "pool's folder, "
-                "such as references/pool; `erasure-audit pool` makes it"
+                "pool's folder, such as references/pool; `erasure-audit pool` makes it"
             )
         retrained = len(references.without_blocks) * references.seeds_per_block
         if references.mode == "hybrid" and retrained < 2:

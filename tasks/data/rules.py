@@ -119,8 +119,7 @@ MANIFEST = (
         "path_inside",
         say(
             "path is relative, has no `..` or `\\`, and leads to a file inside the data folder, "
-            "not by a link out of it "
-            "(with DVC: `dvc config cache.type copy`)"
+            "not by a link out of it (with DVC: `dvc config cache.type copy`)"
         ),
         "path_inside",
         values=(True,),

@@ -28,9 +28,8 @@ class Deadline:
 
 GDPR = say(
     "GDPR Art. 12(3): one calendar month from the day of receipt; where that day is missing, the "
-    "month's last day, "
-    "and where it is a weekend or a listed holiday, the next working day (Regulation 1182/71). "
-    "It can be extended by two months with notice."
+    "month's last day, and where it is a weekend or a listed holiday, the next working day "
+    "(Regulation 1182/71). It can be extended by two months with notice."
 )
 CCPA = say(
     "CCPA § 1798.130(a)(2): 45 calendar days from the day of receipt. It can be extended once by "

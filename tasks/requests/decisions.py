@@ -36,10 +36,12 @@ Day = Annotated[str, AfterValidator(_day), Field(description="ISO date")]
 Words = Annotated[str, Field(min_length=1, max_length=2000)]
 
 
-class Entry(BaseModel):
-    """The fields of every entry: by whom, and when."""
-
+class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Entry(_Strict):
+    """The fields of every entry: by whom, and when."""
 
     at: Moment
     by: Words = Field(description="who answers for it")
@@ -90,52 +92,39 @@ class Claim(Entry):
     reason: Words
 
 
-class RecordedIdentityCheck(BaseModel):
-    """How the identity behind a request was checked, as the register has it; never whose."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
+class _Recorded(_Strict):
     at: Moment
     by: Words
+
+
+class RecordedIdentityCheck(_Recorded):
+    """How the identity behind a request was checked, as the register has it; never whose."""
+
     how: Words
 
 
-class RecordedExtension(BaseModel):
+class RecordedExtension(_Recorded):
     """A deadline that was extended, as the register has it."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    at: Moment
-    by: Words
     reason: Words
     to: Day = Field(description="the new last day")
 
 
-class RecordedRefusal(BaseModel):
+class RecordedRefusal(_Recorded):
     """A request that people refused for good, as the register has it."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    at: Moment
-    by: Words
     reason: Words
 
 
-class RecordedLetter(BaseModel):
+class RecordedLetter(_Recorded):
     """A letter to the data subject that was sent, as the register has it."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    at: Moment
-    by: Words
     how: Words = Field(description="by which way it was sent; no address and no name")
     kind: Literal["answer", "extension", "refusal"]
 
 
-class Registered(BaseModel):
+class Registered(_Strict):
     """What the register of requests knows of one request and its report has to say."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     identity: RecordedIdentityCheck | None = None
     extension: RecordedExtension | None = None
@@ -146,10 +135,8 @@ class Registered(BaseModel):
     letters: list[RecordedLetter] = []
 
 
-class Decisions(BaseModel):
+class Decisions(_Strict):
     """All decisions about one batch."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     released: Literal["unlearned", "retrained"] | None = Field(
         None, description="the model that is released; null: none is, or nothing is decided yet"

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from cryptography.x509 import Certificate
 
 ALGORITHM = "ed25519"
+GARBLED = (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError)
+"""What the libraries raise on bytes that are no signature, statement or time stamp."""
 DEVELOPMENT = "development"
 """Organisational unit in the certificate of a key for trials."""
 
@@ -57,8 +59,7 @@ class UntrustedError(SignatureError):
     def __init__(self, key_id: str) -> None:
         super().__init__(
             f"signed by the key {key_id[:64]}, which is not trusted; put its certificate or public "
-            "key into"
-            " trusted-keys/, or give it with --key, if you know whose it is"
+            "key into trusted-keys/, or give it with --key, if you know whose it is"
         )
 
 

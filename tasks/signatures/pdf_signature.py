@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.common.errors import SignatureError
 from tasks.signatures import time_stamps
-from tasks.signatures.keys import ALGORITHM, Signer, SigningKey, signer_of
+from tasks.signatures.keys import ALGORITHM, GARBLED, Signer, SigningKey, signer_of
 
 if TYPE_CHECKING:
     from tasks.signatures.time_stamps import Authority, Stamper, TimeStamp
@@ -30,8 +30,6 @@ _DATE = re.compile(rb"D:(\d{14})(?:Z|([+-]\d\d)'(\d\d)'?)")
 _RESERVED = 32 * 1024
 """Most hexadecimal digits of a signature with a time stamp; authorities' certificates differ in
 length."""
-GARBLED = (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError)
-"""What the libraries raise on bytes that are no signature."""
 
 
 @dataclass(frozen=True)

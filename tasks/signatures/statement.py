@@ -11,13 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from tasks.common.errors import SignatureError
-from tasks.signatures.keys import Signer, SigningKey, UntrustedError
+from tasks.signatures.keys import GARBLED, Signer, SigningKey, UntrustedError
 
 STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "urn:erasure-audit:report:v1"
 PAYLOAD = "application/vnd.in-toto+json"
-_GARBLED = (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError)
-"""What the libraries raise on bytes that are no envelope."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +41,8 @@ def seal(subjects: Mapping[str, str], predicate: Mapping[str, Any], key: Signing
         predicate: what is stated about them.
         key: the signing key.
     """
+    from securesystemslib import signer as signers
     from securesystemslib.dsse import Envelope
-    from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]  # its documented place
 
     content = {
         "_type": STATEMENT,
@@ -56,7 +54,8 @@ def seal(subjects: Mapping[str, str], predicate: Mapping[str, Any], key: Signing
     }
     payload = json.dumps(content, sort_keys=True, ensure_ascii=False, allow_nan=False).encode()
     envelope = Envelope(payload, PAYLOAD, {})
-    envelope.sign(CryptoSigner(key.private, _scheme(key.signer)))
+    library: Any = signers  # it exports its names without declaring them
+    envelope.sign(library.CryptoSigner(key.private, _scheme(key.signer)))
     return _text(envelope)
 
 
@@ -92,7 +91,7 @@ def unseal(data: bytes, trusted: Iterable[Signer]) -> Statement:
             content["predicate"],
             by_key[key_id],
         )
-    except (*_GARBLED, Error) as error:
+    except (*GARBLED, Error) as error:
         raise SignatureError(
             "the statement cannot be read, or was changed after signing"
         ) from error
@@ -104,6 +103,7 @@ def _text(envelope: Any) -> bytes:
 
 
 def _scheme(signer: Signer) -> Any:
-    from securesystemslib.signer import SSlibKey  # type: ignore[attr-defined]  # its documented place
+    from securesystemslib import signer as signers
 
-    return SSlibKey.from_crypto(signer.public, keyid=signer.key_id)
+    library: Any = signers
+    return library.SSlibKey.from_crypto(signer.public, keyid=signer.key_id)

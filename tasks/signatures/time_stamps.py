@@ -18,6 +18,7 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from tasks.common.errors import SignatureError
+from tasks.signatures.keys import GARBLED
 
 PATIENCE = 20.0
 """Time limit for an authority's answer, s."""
@@ -26,8 +27,6 @@ LARGEST = 64 * 1024
 TOLERANCE = timedelta(minutes=5)
 """Largest difference between the authority's clock and the moment that a signature claims."""
 _T = TypeVar("_T")
-_GARBLED = (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError)
-"""What the libraries raise on bytes that are no token."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +141,7 @@ class Stamper:
             der = in_one_form(token.dump())
         except TimestampRequestError as error:
             raise SignatureError(f"the time-stamping authority refuses: {error}"[:300]) from error
-        except (*_GARBLED, SignatureError) as error:
+        except (*GARBLED, SignatureError) as error:
             raise SignatureError(
                 "the time-stamping authority refuses, or its answer is no time stamp (RFC 3161); "
                 "see that operate.time_stamps names one"
@@ -269,7 +268,7 @@ def in_one_form(der: bytes) -> bytes:
             }
         )
         form: bytes = cms.ContentInfo({"content_type": "signed_data", "content": anew}).dump()
-    except _GARBLED as error:
+    except GARBLED as error:
         raise SignatureError("the time stamp cannot be read, or was changed") from error
     return form
 
@@ -323,7 +322,7 @@ async def _checked(der: bytes, digest: bytes, authorities: tuple[Authority, ...]
             and leaf.extended_key_usage_value.native == ["time_stamping"]
         )
         authority = leaf.subject.human_friendly
-    except (*_GARBLED, UnsupportedAlgorithm, SigningError, SignatureValidationError) as error:
+    except (*GARBLED, UnsupportedAlgorithm, SigningError, SignatureValidationError) as error:
         raise SignatureError(complaint) from error
     if not holds:
         raise SignatureError(complaint)

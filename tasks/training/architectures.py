@@ -290,9 +290,8 @@ class Taps:
         if len(weighted) < 2 or calls[weighted[-1]][1][1] != classes:
             raise ModelError(
                 "the model cannot be tapped: its last layer has to be a torch.nn.Linear or Conv2d "
-                "with an output per "
-                "class, and another such layer has to come before it; its input would be the "
-                "model's features"
+                "with an output per class, and another such layer has to come before it; its input "
+                "would be the model's features"
             )
         before = calls[: weighted[-1]]
         resolutions = {

@@ -27,9 +27,8 @@ class History:
         if self.unlearnings < 0 or not 0 <= self.forgotten <= self.trained or self.trained < 1:
             raise EvidenceError(
                 f"got a model's history of {self.unlearnings} unlearnings, {self.forgotten} of "
-                f"{self.trained} records "
-                "forgotten; expected counts, and no more forgotten than trained on; release the "
-                "batch again"
+                f"{self.trained} records forgotten; expected counts, and no more forgotten than "
+                "trained on; release the batch again"
             )
 
     @property

@@ -208,9 +208,8 @@ def load_rows(
     beyond = labels[(labels < 0) | (labels >= settings.data.classes)]
     if len(beyond):
         raise DataError(
-            f"manifest.csv: got label {beyond[0]}, expected 0 to {settings.data.classes - 1}; "
-            "mend the manifest or set "
-            "data.classes"
+            f"manifest.csv: got label {beyond[0]}, expected 0 to {settings.data.classes - 1}; mend "
+            "the manifest or set data.classes"
         )
     return training_loop.Records(data.images(rows), labels, settings.model, backend)
 

@@ -231,8 +231,7 @@ def history(original: Path, trained: int) -> History:
     if filed.get("weights_sha256") != files.sha256(original):
         raise EvidenceError(
             f"{original} is not the model that {LINEAGE} beside it tells the history of; restore "
-            "both with "
-            "`dvc checkout`, or put a model of your own into a folder of its own"
+            "both with `dvc checkout`, or put a model of your own into a folder of its own"
         )
     return _history(filed.get("history"), str(original.parent / LINEAGE))
 

@@ -114,10 +114,8 @@ def _warn_of_lost_classes(classes: set[int]) -> None:
         names = ", ".join(map(str, sorted(classes)))
         stage_cli.say(
             f"warning: no retained record is of class {names}: the model keeps an output for it "
-            "that no record "
-            "teaches, and the stage retrain refuses to train references without it; take the "
-            "class out of the data "
-            "and of data.classes, and train a new model"
+            "that no record teaches, and the stage retrain refuses to train references without it; "
+            "take the class out of the data and of data.classes, and train a new model"
         )
 
 
@@ -128,9 +126,8 @@ def _refuse_without_answers(
     if not np.isfinite(training_loop.logits(network, forget)).all():
         method = settings.unlearn.method
         raise ModelError(
-            f"{method}: the model's answers became NaN or infinite: the stage stops and nothing "
-            "is released; lower the "
-            f"learning rate ({fcalb.key(method)})"
+            f"{method}: the model's answers became NaN or infinite: the stage stops and nothing is "
+            f"released; lower the learning rate ({fcalb.key(method)})"
         )
 
 

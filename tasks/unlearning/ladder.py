@@ -26,7 +26,7 @@ from typing import Any, Literal
 
 from tasks.common import files
 from tasks.common.errors import EvidenceError
-from tasks.common.settings import FIRST, RETRAIN, Settings
+from tasks.common.settings import Settings
 from tasks.unlearning import fcalb
 from tasks.unlearning.rivals import recipes
 from tasks.verification import batch_verdicts, verdicts
@@ -174,22 +174,3 @@ def judge(scores: Scores, rules: GateRules) -> Judged:
         else:
             judged[request] = (verdict.verdict, verdict.self_check.original_caught)
     return judged
-
-
-__all__ = [
-    "FIRST",
-    "MODEL",
-    "OUTCOME",
-    "RETRAIN",
-    "SCORES",
-    "Judged",
-    "Outcome",
-    "PlannedRung",
-    "State",
-    "alpha",
-    "cost",
-    "judge",
-    "of_verdicts",
-    "planned",
-    "tested",
-]

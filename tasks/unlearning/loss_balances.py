@@ -293,8 +293,7 @@ def shared(forget: Tensor, recover: Tensor, parameters: Sequence[Tensor]) -> lis
     if not shared_weights:
         raise ModelError(
             "got no weights that both losses learn, expected layers before the taps that are not "
-            "frozen; set "
-            "unlearn.balance=fixed, which needs none"
+            "frozen; set unlearn.balance=fixed, which needs none"
         )
     return shared_weights
 

@@ -113,8 +113,7 @@ def _archive(path: Path) -> Iterator[Any]:
     ) as error:
         raise DataError(
             f"{path.name}: cannot be read as an .npz archive of plain arrays "
-            f"({type(error).__name__});"
-            " arrays of Python objects are refused"
+            f"({type(error).__name__}); arrays of Python objects are refused"
         ) from error
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tasks.common import seeds
-from tasks.common.settings import Settings
 from tasks.training import architectures, training_loop
 from tasks.unlearning.rivals.recipes import recipe
 from tasks.unlearning.rivals.shared import (
+    RivalInput,
     divergence,
     frozen_copy,
     learn,
@@ -22,13 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-def bad_teacher(
-    original: nn.Module,
-    forget: training_loop.Records,
-    retain: training_loop.Records,
-    settings: Settings,
-    progress: training_loop.Progress | None,
-) -> nn.Module:
+def bad_teacher(inputs: RivalInput) -> nn.Module:
     """Bad Teacher: answer as a random model on forgotten records and as the original model on
     retained ones.
 
@@ -39,6 +33,7 @@ def bad_teacher(
     """
     import torch
 
+    original, forget, retain, settings, progress = inputs
     backend, temperature = forget.backend, recipe(settings).temperature or 1.0
     competent = frozen_copy(original, forget)
     random_model = architectures.build(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from tasks.common.settings import Settings
 from tasks.training import training_loop
 from tasks.unlearning.rivals.shared import (
+    RivalInput,
     divergence,
     frozen_copy,
     learn,
@@ -20,13 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-def delete(
-    original: nn.Module,
-    forget: training_loop.Records,
-    retain: training_loop.Records,  # noqa: ARG001 (all methods have the same signature)
-    settings: Settings,
-    progress: training_loop.Progress | None,
-) -> nn.Module:
+def delete(inputs: RivalInput) -> nn.Module:
     """DELETE: on forgotten records, answer as the original model would if the true class did not
     exist.
 
@@ -38,6 +32,7 @@ def delete(
     """
     import torch
 
+    original, forget, _retain, settings, progress = inputs
     backend = forget.backend
     teacher, network = frozen_copy(original, forget), learner(original, forget).eval()
     with streams(settings) as generator:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tasks.common.settings import Settings
-from tasks.training import training_loop
 from tasks.unlearning.rivals.recipes import recipe
 from tasks.unlearning.rivals.shared import (
+    RivalInput,
     fresh,
     frozen_copy,
     learn,
@@ -22,13 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-def distil(
-    original: nn.Module,
-    forget: training_loop.Records,
-    retain: training_loop.Records,
-    settings: Settings,
-    progress: training_loop.Progress | None,
-) -> nn.Module:
+def distil(inputs: RivalInput) -> nn.Module:
     """A fresh model that learns the original's answers to retained records: L = T^2 KL(f_o(x_r) ||
     f(x_r)) at T.
 
@@ -38,6 +31,7 @@ def distil(
     """
     import torch
 
+    original, forget, retain, settings, progress = inputs
     backend, chosen = forget.backend, recipe(settings)
     temperature = chosen.temperature or 1.0
     teacher, network = frozen_copy(original, forget), learner(fresh(settings), forget)

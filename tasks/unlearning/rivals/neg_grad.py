@@ -4,21 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tasks.common.settings import Settings
 from tasks.training import training_loop
-from tasks.unlearning.rivals.shared import learn, learner, part_of, steps_of, streams
+from tasks.unlearning.rivals.shared import RivalInput, learn, learner, part_of, steps_of, streams
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-def neg_grad(
-    original: nn.Module,
-    forget: training_loop.Records,
-    retain: training_loop.Records,
-    settings: Settings,
-    progress: training_loop.Progress | None,
-) -> nn.Module:
+def neg_grad(inputs: RivalInput) -> nn.Module:
     """NegGrad+: descend on retained and ascend on forgotten records at once.
 
     L = alpha CE(f(x_r), y_r) - (1 - alpha) CE(f(x_f), y_f), alpha = `neg_grad_alpha`: Kurmanji M.,
@@ -29,6 +22,7 @@ def neg_grad(
     """
     from torch.nn import functional
 
+    original, forget, retain, settings, progress = inputs
     unlearn, backend = settings.unlearn, forget.backend
     network = learner(original, forget)
     with streams(settings) as generator:

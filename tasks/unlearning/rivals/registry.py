@@ -24,24 +24,13 @@ from tasks.unlearning.rivals import (
     ssd,
     unsir,
 )
+from tasks.unlearning.rivals.shared import RivalInput
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-Method = Callable[
-    [
-        "nn.Module",
-        training_loop.Records,
-        training_loop.Records,
-        Settings,
-        "training_loop.Progress | None",
-    ],
-    "nn.Module",
-]
-
-
-METHODS: dict[str, Method] = {
+METHODS: dict[str, Callable[[RivalInput], nn.Module]] = {
     "fine_tune": fine_tune.fine_tune,
     "neg_grad": neg_grad.neg_grad,
     "random_labels": random_labels.random_labels,
@@ -88,4 +77,5 @@ def unlearn(
         KeyError: the method is no rival.
     """
     training_loop.check(original, forget, retain)
-    return METHODS[settings.unlearn.method](original, forget, retain, settings, progress).eval()
+    inputs = RivalInput(original, forget, retain, settings, progress)
+    return METHODS[settings.unlearn.method](inputs).eval()

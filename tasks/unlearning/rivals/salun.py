@@ -4,21 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tasks.common.settings import Settings
 from tasks.training import training_loop
-from tasks.unlearning.rivals.shared import imitate_labels, learner, mislabelled, streams
+from tasks.unlearning.rivals.shared import RivalInput, imitate_labels, learner, mislabelled, streams
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-def salun(
-    original: nn.Module,
-    forget: training_loop.Records,
-    retain: training_loop.Records,
-    settings: Settings,
-    progress: training_loop.Progress | None,
-) -> nn.Module:
+def salun(inputs: RivalInput) -> nn.Module:
     """SalUn: random labels as in `random_labels`, but only the weights that matter most for the
     forget set learn.
 
@@ -31,6 +24,7 @@ def salun(
     """
     import torch
 
+    original, forget, retain, settings, progress = inputs
     network = learner(original, forget)
     masks = salient(
         network, forget, settings.unlearn.rivals.salun_share, settings.unlearn.batch_size

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from tasks.common.settings import Settings
 from tasks.training import training_loop
 from tasks.unlearning.rivals.recipes import recipe
 from tasks.unlearning.rivals.shared import (
+    RivalInput,
     frozen_copy,
     learn,
     learner,
@@ -22,13 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-def scrub(
-    original: nn.Module,
-    forget: training_loop.Records,
-    retain: training_loop.Records,
-    settings: Settings,
-    progress: training_loop.Progress | None,
-) -> nn.Module:
+def scrub(inputs: RivalInput) -> nn.Module:
     """SCRUB: move away from the original model on forgotten records, stay with it on retained ones,
     in turn.
 
@@ -42,6 +36,7 @@ def scrub(
     import torch
     from torch.nn import functional
 
+    original, forget, retain, settings, progress = inputs
     unlearn, backend = settings.unlearn, forget.backend
     chosen = recipe(settings)
     temperature = chosen.temperature or 1.0

@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from tasks.common import seeds
 from tasks.common.errors import ModelError
@@ -17,6 +17,16 @@ from tasks.unlearning.rivals.recipes import recipe
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
+
+
+class RivalInput(NamedTuple):
+    """The input of every rival; `registry.unlearn` describes its parts."""
+
+    original: nn.Module
+    forget: training_loop.Records
+    retain: training_loop.Records
+    settings: Settings
+    progress: training_loop.Progress | None
 
 
 def divergence(logits: Tensor, targets: Tensor) -> Tensor:

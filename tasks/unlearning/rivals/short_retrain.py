@@ -5,28 +5,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tasks.common import seeds
-from tasks.common.settings import Settings
 from tasks.training import training_loop
 from tasks.unlearning.rivals.recipes import recipe
-from tasks.unlearning.rivals.shared import fresh, part_of, streams
+from tasks.unlearning.rivals.shared import RivalInput, fresh, part_of, streams
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-def short_retrain(
-    original: nn.Module,  # noqa: ARG001
-    forget: training_loop.Records,  # noqa: ARG001
-    retain: training_loop.Records,
-    settings: Settings,
-    progress: training_loop.Progress | None,
-) -> nn.Module:
+def short_retrain(inputs: RivalInput) -> nn.Module:
     """A fresh model, trained on retained records as `retrain` does, but for a share of the epochs.
 
     Nothing of the forget set can be in it: what it may lack is accuracy. With `training_share` 1 it
     is the model that `retrain` makes, weight by weight. Epochs are whole, at least one. The
     original model is not used.
     """
+    _original, _forget, retain, settings, progress = inputs
     chosen = recipe(settings)
     with streams(settings) as generator:
         # all in their order, so that a full length gives the retrained model

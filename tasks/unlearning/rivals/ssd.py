@@ -4,21 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tasks.common.settings import Settings
 from tasks.training import training_loop
-from tasks.unlearning.rivals.shared import learner, part_of, streams
+from tasks.unlearning.rivals.shared import RivalInput, learner, part_of, streams
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-def ssd(
-    original: nn.Module,
-    forget: training_loop.Records,
-    retain: training_loop.Records,
-    settings: Settings,
-    progress: training_loop.Progress | None,
-) -> nn.Module:
+def ssd(inputs: RivalInput) -> nn.Module:
     """Selective Synaptic Dampening: shrink the weights that matter far more for forgotten records
     than for all.
 
@@ -32,6 +25,7 @@ def ssd(
     """
     import torch
 
+    original, forget, retain, settings, progress = inputs
     rivals = settings.unlearn.rivals
     network = learner(original, forget).eval()
     with streams(settings) as generator:

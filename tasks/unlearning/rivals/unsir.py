@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from tasks.common import seeds
 from tasks.common.settings import Settings
 from tasks.training import training_loop
-from tasks.unlearning.rivals.shared import learn, learner, part_of, steps_of, streams
+from tasks.unlearning.rivals.shared import RivalInput, learn, learner, part_of, steps_of, streams
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -19,13 +19,7 @@ NOISE_PENALTY = 0.1
 """Weight of the squared norm of UNSIR's noise (lambda of Tarun et al. 2023)."""
 
 
-def unsir(
-    original: nn.Module,
-    forget: training_loop.Records,
-    retain: training_loop.Records,
-    settings: Settings,
-    progress: training_loop.Progress | None,
-) -> nn.Module:
+def unsir(inputs: RivalInput) -> nn.Module:
     """UNSIR: impair with noise that the model gets most wrong as the forgotten classes, then repair
     on retained data.
 
@@ -45,6 +39,7 @@ def unsir(
     import torch
     from torch.nn import functional
 
+    original, forget, retain, settings, progress = inputs
     unlearn, backend = settings.unlearn, forget.backend
     network = learner(original, forget)
     with streams(settings) as generator:
