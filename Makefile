@@ -1,11 +1,11 @@
-# Two commands do everything on a fresh machine with Python 3.11+, git and make: `make demo` and `make test`.
+# With Python 3.11+, git and make: `make demo` and `make test` set up everything they need.
 PYTHON ?= python3
 BIN := .venv/bin
 UV_VERSION := $(shell sed -n 's/^uv==\([0-9.]*\).*/\1/p' requirements.lock)
 
 .PHONY: demo demo-pool test tour lint format docs lock clean help
 
-help: ## What there is to make
+help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
 
 .venv/.ready: requirements.lock pyproject.toml
@@ -24,10 +24,10 @@ demo-pool: .venv/.ready ## Set up, make a pool of references, and audit two batc
 test: .venv/.ready ## Set up, and run the tests
 	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
-tour: .venv/.ready ## Walk the lives of engineer, operator, officer and auditor on a real Prefect server, and check each step
+tour: .venv/.ready ## Play engineer, operator, officer and auditor on a real Prefect server, and check each step
 	@$(BIN)/python -u -m benchmarks.tour
 
-lint: .venv/.ready ## Style, types, direction of imports, generated files
+lint: .venv/.ready ## Check style, types, layers of packages, and generated files
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -35,16 +35,16 @@ lint: .venv/.ready ## Style, types, direction of imports, generated files
 	$(BIN)/python -m tools.check_faces
 	$(BIN)/python -m tools.generate_docs --check
 
-format: .venv/.ready ## Bring the code into its form
+format: .venv/.ready ## Format the code
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-docs: .venv/.ready ## Make what is generated: docs/settings.md, docs/cli.md, docs/evidence.schema.json, params.yaml
+docs: .venv/.ready ## Write the generated files: settings, commands, tree and evidence schema in docs/, params.yaml, catalogues
 	$(BIN)/python -m tools.generate_docs
 
-lock: .venv/.ready ## Choose versions anew
+lock: .venv/.ready ## Update the locked versions
 	$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-annotate --no-header --quiet --upgrade --output-file requirements.lock
 
-clean: ## Remove what was made, the data and the models; the registers and reports stay
+clean: ## Remove the environment, data, models and caches; registers and reports stay
 	rm -rf .venv artifacts data .prefect .dvc/cache .dvc/tmp

@@ -176,7 +176,7 @@ def describe(manifest: pd.DataFrame, roles: NDArray[np.str_]) -> list[str]:
             lines.append(
                 f"warning: no {role} subject has records of class "
                 f"{', '.join(map(str, lacking[:20]))};"
-                " a verdict on such records has no yardstick. More subjects help"
+                " a verdict on such records has nothing to compare with; add subjects"
             )
     return lines
 

@@ -84,7 +84,7 @@ class Split(Section):
         0.09, description="share of subjects for tuning the unlearning, never judged with"
     )
     control: Share = Field(
-        0.20, description="share of subjects whom no model sees, the yardstick of the verdict"
+        0.20, description="share of subjects whom no model sees, to compare with"
     )
     test: Share = Field(0.07, description="share of subjects for utility")
 

@@ -391,15 +391,16 @@ def unlikeness(
         label: calibration[calibration_labels == label].mean()
         for label in np.unique(calibration_labels)
     }
-    centred, yardstick = (
+    centred, centred_calibration = (
         margins - np.array([base.get(label, calibration.mean()) for label in labels])
         for margins, labels in ((forget, forget_labels), (calibration, calibration_labels))
     )
-    unit = max(float(yardstick.std()), np.finfo(np.float64).tiny)
+    unit = max(float(centred_calibration.std()), np.finfo(np.float64).tiny)
     upper, its = (
-        np.sort(margins)[-max(1, len(margins) // 3) :].mean() for margins in (centred, yardstick)
+        np.sort(margins)[-max(1, len(margins) // 3) :].mean()
+        for margins in (centred, centred_calibration)
     )
-    return float((centred.mean() - yardstick.mean()) / unit), float((upper - its) / unit)
+    return float((centred.mean() - centred_calibration.mean()) / unit), float((upper - its) / unit)
 
 
 def _margins(network: nn.Module, records: training_loop.Records) -> tuple[Floats, Ints]:
