@@ -98,7 +98,7 @@ def write(
     array.flush()
     del array
     facts, sums, reported = (
-        image_pack.PackedFiles.none(len(table)),
+        image_pack.PackedFiles.unread(len(table)),
         np.zeros(len(table), np.uint32),
         0,
     )
@@ -118,7 +118,7 @@ def write(
 def decode(part: ManifestSlice, target: Path, data_settings: settings.Data) -> Facts:
     """Decode some images into their rows of the target; return facts about their files, and
     checksums."""
-    facts = image_pack.PackedFiles.none(len(part.paths))
+    facts = image_pack.PackedFiles.unread(len(part.paths))
     shape = (
         len(part.paths),
         data_settings.channels,

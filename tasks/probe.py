@@ -76,8 +76,8 @@ def main(
     if not in_forget_set.any():
         raise EvidenceError(f"{forget} names no record; expected a forget set")
     retained = (records.read_roles(split, manifest) == "training") & ~in_forget_set
-    paths = roll(original, unlearned, retrained, settings)
-    sample = draw(retained, MOST_RECORDS, seeds.derive(settings.seed, "probe", "retained"))
+    paths = models_to_probe(original, unlearned, retrained, settings)
+    sample = random_subset(retained, MOST_RECORDS, seeds.derive(settings.seed, "probe", "retained"))
     retained_sample = reference_blocks.load_rows(sample, packed, settings, backend)
     forget_set = reference_blocks.load_rows(in_forget_set, packed, settings, backend)
 
@@ -94,7 +94,7 @@ def main(
         "schema_version": SCHEMA_VERSION,
         "references": len(paths) - len(KEYS),
         "retained_records": len(retained_sample),
-        "requests": hold(
+        "requests": linear_probe_and_cka(
             list(paths), network, retained_sample, forget_set, requests[in_forget_set]
         ),
         "relearn": relearn(list(paths), network, forget_set, settings),
@@ -102,7 +102,9 @@ def main(
     files.write_json(out / "probes.json", with_sentences(measures))
 
 
-def roll(original: Path, unlearned: Path, retrained: Path, settings: Settings) -> dict[str, Path]:
+def models_to_probe(
+    original: Path, unlearned: Path, retrained: Path, settings: Settings
+) -> dict[str, Path]:
     """The models by name: original, unlearned, the retrain baseline (`retrain`'s seed 0), and the
     first references.
 
@@ -130,14 +132,14 @@ def roll(original: Path, unlearned: Path, retrained: Path, settings: Settings) -
     return paths
 
 
-def draw(rows: NDArray[np.bool_], limit: int, seed: int) -> NDArray[np.bool_]:
+def random_subset(rows: NDArray[np.bool_], limit: int, seed: int) -> NDArray[np.bool_]:
     """A random subset of the rows of a mask (n,), at most `limit`, as a mask."""
     candidates = np.flatnonzero(rows)
     chosen = np.random.default_rng(seed).permutation(candidates)[:limit]
     return np.isin(np.arange(len(rows)), chosen)
 
 
-def hold(
+def linear_probe_and_cka(
     names: Sequence[str],
     network: Callable[[str], nn.Module],
     retained: training_loop.Records,
@@ -147,7 +149,7 @@ def hold(
     """Linear probe and CKA, by request.
 
     Args:
-        names: the models, as `roll` names them.
+        names: the models, as `models_to_probe` names them.
         network: gives a model by its name.
         retained: records to fit the probe to.
         forget_set: the n records of the batch.
@@ -233,7 +235,7 @@ def relearn(
     over-forgotten. If the baseline's loss is not above the original's, there is nothing to relearn.
 
     Args:
-        names: the models, as `roll` names them.
+        names: the models, as `models_to_probe` names them.
         network: gives a model by its name.
         forget_set: the batch's forget set, all requests together.
         settings: `train` for the rate, a tenth of its peak, and the batch; the root of the random

@@ -143,7 +143,7 @@ def main(
     artifacts/unlearn/trace.csv --params params.yaml --out artifacts/propose
     """
     chosen = settings.load(params)
-    _refuse_others(rungs, chosen)
+    _refuse_unknown_rungs(rungs, chosen)
     final_verdicts, models = files.read_json(verdicts), files.read_json(lineage)
     rules = batch_verdicts.rules(chosen.verify, ladder.alpha(chosen))
     batch = Batch(rungs, Scores.load(scores), chosen, rules, models)
@@ -156,13 +156,13 @@ def main(
         models = _with_model(models, proposed)
         trace = rungs / proposed.name / apply.TRACE
     stage_cli.say(f"proposed: {proposed.name if proposed else 'no model'}")
-    files.write_json(out / "ladder.json", _told(climbed, proposed, chosen, rules))
+    files.write_json(out / "ladder.json", _ladder_json(climbed, proposed, chosen, rules))
     files.write_json(out / "verdicts.json", final_verdicts)
     files.write_json(out / "lineage.json", models)
     files.write_bytes(out / "trace.csv", trace.read_bytes())
 
 
-def _told(
+def _ladder_json(
     climbed: list[ClimbedRung], proposed: ClimbedRung | None, chosen: Settings, rules: GateRules
 ) -> dict[str, Any]:
     """`ladder.json`."""
@@ -203,7 +203,7 @@ def _cost(model: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in model.items() if key not in ("path", "weights_sha256")}
 
 
-def _refuse_others(rungs: Path, chosen: Settings) -> None:
+def _refuse_unknown_rungs(rungs: Path, chosen: Settings) -> None:
     """Refuse rungs that the settings do not name."""
     present = {path.name for path in rungs.iterdir() if not path.name.startswith(".")}
     extra = sorted(present - {FIRST, *chosen.ladder.rungs})

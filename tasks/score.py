@@ -76,7 +76,7 @@ def main(
     names, values = attributes(manifest, requests != "")
     labels = manifest["label"].to_numpy(np.int64)
     roles = records.read_roles(split, manifest)
-    entries = roll(original, trained, unlearned, retrained, settings)
+    entries = models_to_score(original, trained, unlearned, retrained, settings)
     if (
         settings.references.mode == "batch"
         and settings.references.with_from != settings_module.TRAINED
@@ -165,7 +165,7 @@ def attributes(
     return names, np.where(forgotten[:, None], "", values)
 
 
-def roll(
+def models_to_score(
     original: Path, trained: Path, unlearned: Path, retrained: Path, settings: Settings
 ) -> list[ScoredModel]:
     """All models of an audit: the original, the unlearned, the retrain baseline, and the references

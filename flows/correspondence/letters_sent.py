@@ -158,7 +158,7 @@ def write(home: Path, register: Register, request_ids: Sequence[str], out: Path)
     folders = []
     for name, letter in pairs:
         asked = register.case(name).wishes.get("languages", [])
-        code = next(iter(language.wanted([], asked)), chosen.languages[0])
+        code = next(iter(language.of_report([], asked)), chosen.languages[0])
         writer = letters.LetterWriter(home / TEMPLATES, code, chosen.letters)
         folder = out / name
         folder.mkdir(parents=True, exist_ok=True)

@@ -52,10 +52,10 @@ class Sentence(str):
     def __getnewargs__(self) -> tuple[str, dict[str, str | int | float]]:  # type: ignore[override]
         return self.message, self.values
 
-    def told(self) -> dict[str, Any]:
+    def parts(self) -> dict[str, Any]:
         """The message and the values of the sentence, as a file keeps them."""
         values = {
-            name: v.told() if isinstance(v, Sentence) else v for name, v in self.values.items()
+            name: v.parts() if isinstance(v, Sentence) else v for name, v in self.values.items()
         }
         return {"message": self.message, "values": values}
 
@@ -91,7 +91,7 @@ def with_sentences(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def sentences(value: Any) -> dict[str, Any]:
     """The messages and values of the sentences in a stage's result, by their English text."""
-    return {str(text): text.told() for text in texts(value) if isinstance(text, Sentence)}
+    return {str(text): text.parts() for text in texts(value) if isinstance(text, Sentence)}
 
 
 def texts(value: Any) -> Iterator[str]:
@@ -119,7 +119,7 @@ def _plain(value: Any) -> str | int | float:
     )
 
 
-def wanted(configured: Sequence[Code], tags: Iterable[str]) -> list[Code]:
+def of_report(configured: Sequence[Code], tags: Iterable[str]) -> list[Code]:
     """The languages of one report.
 
     Args:

@@ -50,7 +50,7 @@ class PackedFiles:
     thumbs: NDArray[np.uint8]
 
     @classmethod
-    def none(cls, size: int) -> PackedFiles:
+    def unread(cls, size: int) -> PackedFiles:
         """Facts about n files that were not read yet."""
         unknown = np.zeros(size, bool)
         return cls(

@@ -199,7 +199,7 @@ def common(sources: Sources, entry: Mapping[str, Any], where: str) -> dict[str, 
         "advice": sources.advised,
         "provenance": provenance(sources),
         "reproduction": reproduction(sources.batch),
-        "languages": language.wanted(chosen.report.languages, entry.get("languages", [])),
+        "languages": language.of_report(chosen.report.languages, entry.get("languages", [])),
     }
 
 

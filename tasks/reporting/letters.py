@@ -157,7 +157,7 @@ def reference(request_id: str, position: int | None = None) -> str:
 def language_of(item: Mapping[str, Any]) -> Code:
     """The language of a request's letter: the first that it asks for and this tool writes, else the
     main one of the reports."""
-    return next(iter(language.wanted([], item["request"]["languages"])), item["languages"][0])
+    return next(iter(language.of_report([], item["request"]["languages"])), item["languages"][0])
 
 
 def folder_of(item: Mapping[str, Any]) -> str:

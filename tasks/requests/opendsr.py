@@ -255,7 +255,7 @@ def parse(
         now: the time, to refuse requests dated in the future. A batch file is read without it: its
             result must not depend on the day.
     """
-    head = _known(value)
+    head = _readable_head(value)
     name = head["subject_request_id"] or f"position-{position}"
     facts = (head["regulation"], head["submitted_time"])
     if name in earlier_ids:
@@ -300,7 +300,7 @@ def refuse_future(path: Path, now: datetime) -> None:
     late = [
         str(place)
         for place, value in enumerate(values, start=1)
-        if (moment := _known(value)["submitted_time"]) is not None
+        if (moment := _readable_head(value)["submitted_time"]) is not None
         and datetime.fromisoformat(moment) > now + CLOCKS_APART
     ]
     if late:
@@ -375,7 +375,7 @@ def _parts(value: Any) -> Iterator[tuple[tuple[str | int, ...], Any]]:
             waiting += [((*path, place), inner) for place, inner in enumerate(part)]
 
 
-def _known(value: Any) -> dict[str, str | None]:
+def _readable_head(value: Any) -> dict[str, str | None]:
     """The fields that a register shows, if they are well-formed, even if the entry is not."""
     readers = {"subject_request_id": _uuid4, "regulation": _regulation, "submitted_time": _time}
     entry = value if isinstance(value, dict) else {}

@@ -75,7 +75,7 @@ def at_hand(workspace: Path) -> PseudonymKey:
     Raises:
         PseudonymError: there is none, it is too short, or others may read its file.
     """
-    key = _found(workspace)
+    key = _find_key(workspace)
     if key is None:
         raise PseudonymError(
             f"no key of pseudonyms; set {KEY} to the key that the requests were taken in with, or "
@@ -91,7 +91,7 @@ def make(workspace: Path) -> PseudonymKey:
     Raises:
         PseudonymError: as `at_hand`.
     """
-    if (key := _found(workspace)) is not None:
+    if (key := _find_key(workspace)) is not None:
         return key
     path = workspace / FILE
     path.parent.mkdir(mode=0o700, exist_ok=True)
@@ -130,10 +130,10 @@ def sha256(value: str) -> str:
     return hashlib.sha256(value.encode(errors="surrogatepass")).hexdigest()
 
 
-def _found(workspace: Path) -> PseudonymKey | None:
+def _find_key(workspace: Path) -> PseudonymKey | None:
     if from_environment := os.environ.get(KEY):
         return read(from_environment, KEY)
-    for path in _places(workspace.resolve()):
+    for path in _key_paths(workspace.resolve()):
         try:
             with path.open(encoding="utf-8") as stream:
                 if os.name == "posix" and os.fstat(stream.fileno()).st_mode & 0o077:
@@ -148,7 +148,7 @@ def _found(workspace: Path) -> PseudonymKey | None:
     return None
 
 
-def _places(workspace: Path) -> Iterator[Path]:
+def _key_paths(workspace: Path) -> Iterator[Path]:
     """Where the key may be: in the workspace, and in the one whose git worktree it is
     (gitrepository-layout)."""
     yield workspace / FILE

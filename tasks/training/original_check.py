@@ -137,7 +137,7 @@ def judge(
     )
 
 
-def brought(settings: Settings) -> bool:
+def is_users_own(settings: Settings) -> bool:
     """Whether the original is the user's own; else the stage `train` makes it."""
     return not settings.original.checkpoint.startswith(f"{TRAINED}/")
 
@@ -211,7 +211,7 @@ def require(
     Raises:
         ModelError: it does not know its own training records; says what to check.
     """
-    if not brought(settings) and settings.original.accuracy is None:
+    if not is_users_own(settings) and settings.original.accuracy is None:
         return
     check = measure(path, network, packed, roles, settings, backend)
     fault = check.fault(settings.data.classes, settings.original.accuracy)
@@ -236,6 +236,6 @@ def require_before_training(
         ModelError: as `require`, or the file is no checkpoint of the architecture.
     """
     path = Path(settings.original.checkpoint)
-    if brought(settings) and path.is_file():
+    if is_users_own(settings) and path.is_file():
         network = checkpoints.load_original(path, settings)
         require(path, network, packed, roles, settings, compute.prepare(settings.compute))

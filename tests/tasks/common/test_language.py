@@ -26,11 +26,11 @@ from tasks.common.language import (
     Language,
     Sentence,
     in_a_list,
+    of_report,
     say,
     sentences,
     suffixes,
     unavailable,
-    wanted,
 )
 from tasks.reporting import build_evidence, evidence_schema
 from tasks.reporting.pages import environment as page_environment
@@ -171,7 +171,7 @@ def test_sentences_within_sentences_are_told_too() -> None:
 def test_a_sentence_stays_one_when_it_is_copied_and_when_an_error_carries_it() -> None:
     sentence = copy.deepcopy(deadlines.GDPR)
     assert isinstance(sentence, Sentence)
-    assert sentence.told() == deadlines.GDPR.told()
+    assert sentence.parts() == deadlines.GDPR.parts()
     assert isinstance(EvidenceError(sentence).args[0], Sentence)
     with pytest.raises(TypeError, match="list"):
         say("{names}", names=["a"])
@@ -190,9 +190,9 @@ def test_a_message_of_another_version_stays_english() -> None:
 
 
 def test_the_settings_come_first_and_a_request_adds_the_languages_that_there_are() -> None:
-    assert wanted(("en",), []) == ["en"]
-    assert wanted(("en",), ["zh-CN", "EN", "tlh"]) == ["en", "zh"]
-    assert wanted(("zh", "en"), ["en"]) == ["zh", "en"]
+    assert of_report(("en",), []) == ["en"]
+    assert of_report(("en",), ["zh-CN", "EN", "tlh"]) == ["en", "zh"]
+    assert of_report(("zh", "en"), ["en"]) == ["zh", "en"]
     assert unavailable(["zh-Hans", "tlh"]) == ["tlh"]
     assert suffixes(["zh", "en"]) == {"zh": "", "en": ".en"}
 

@@ -577,16 +577,16 @@ def test_the_baseline_and_the_first_eight_references_are_looked_at_and_no_more(
     wish = settings.Settings(
         references=settings.References(seeds_per_block=4, without_blocks=(0, 1, 2))
     )
-    found = probe.roll(paths[0], paths[0], tmp_path, wish)
+    found = probe.models_to_probe(paths[0], paths[0], tmp_path, wish)
     assert list(found)[:3] == ["original", "unlearned", "retrained"]
     assert list(found.values())[2:] == paths[:9]
 
 
 def test_the_sample_is_drawn_from_the_rows_given_and_is_the_same_every_time() -> None:
     rows = np.arange(100) % 2 == 0
-    drawn = probe.draw(rows, 20, seed=1)
+    drawn = probe.random_subset(rows, 20, seed=1)
     assert drawn.sum() == 20
     assert not (drawn & ~rows).any()
-    assert np.array_equal(drawn, probe.draw(rows, 20, seed=1))
-    assert not np.array_equal(drawn, probe.draw(rows, 20, seed=2))
-    assert np.array_equal(probe.draw(rows, 200, seed=1), rows)
+    assert np.array_equal(drawn, probe.random_subset(rows, 20, seed=1))
+    assert not np.array_equal(drawn, probe.random_subset(rows, 20, seed=2))
+    assert np.array_equal(probe.random_subset(rows, 200, seed=1), rows)
