@@ -1,4 +1,4 @@
-"""What each open choice of FCALB does, one at a time, around two configurations.
+"""Measure what each open choice of FCALB does, one at a time, around two configurations.
 
 The abstract of the paper fixes the idea and leaves open which features are held to the random
 teacher, by which distance, with which balance, on how much retained data, in which batch-norm mode.

@@ -1,8 +1,9 @@
-"""Where the demo's verdicts lie under other arithmetic than this processor's own.
+"""Measure the demo's verdicts under other arithmetic than this processor's own.
 
-The demo shows the answers of the test, so none of its verdicts may hang on the last bits. Each row
-is a process of its own that trains the references, originals of several seeds, and their unlearned
-models under one set of variables and one precision, and judges them on the demo's two people.
+The demo shows the answers of the test, so none of its verdicts may depend on the last bits. Each
+row is a process of its own that trains the references, originals of several seeds, and their
+unlearned models under one set of variables and one precision, and judges them on the demo's two
+people.
 
 Example: python -m benchmarks.demo --references 8 --originals 3
 """

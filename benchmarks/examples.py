@@ -1,4 +1,4 @@
-"""One report of each kind for docs/examples/, from real runs of the pipeline on the embedded
+"""Make one report of each kind for docs/examples/, from real runs of the pipeline on the embedded
 digits.
 
     python -m benchmarks.examples --work /tmp/examples --out docs/examples

@@ -1,5 +1,5 @@
-"""Which classifiers of torchvision can be tapped: each is built, untrained, and one image is read
-through its taps.
+"""Try which classifiers of torchvision can be tapped: each is built, untrained, and shown one
+image.
 
 Example: python -m benchmarks.families
 """

@@ -1,11 +1,11 @@
-"""A campaign of faults: the operation is hit at random moments, then goes on, and nothing may be
-lost or left.
+"""Inject faults into the operation at random moments and check that nothing is lost and nothing is
+left behind.
 
-Each round is a small world of its own (`benchmarks.stand_in`: played models, everything else real).
-Requests come in, a batch is audited, approved, released and erased by the commands that operators
-use, and meanwhile something breaks: processes are killed, disks are full, remotes and databases go
-away, schedulers start twice, bytes rot, requests are hostile. After it the same commands are given
-again until the round is over. Then it has to hold, whatever happened:
+Each round is a small world of its own (`benchmarks.stand_in`: stand-ins for models, everything else
+real). Requests come in, a batch is audited, approved, released and erased by the commands that
+operators use, and meanwhile something breaks: processes are killed, disks are full, remotes and
+databases go away, schedulers start twice, bytes rot, requests are hostile. After it the same
+commands are given again until the round is over. Then it has to hold, whatever happened:
 
     no request is lost, and none is handled twice
     no report is half-written

@@ -1,5 +1,5 @@
-"""Forgetting a whole class, or random records, as published tables have it: the average gap to
-exact retrains.
+"""Measure the average gap to exact retrains after forgetting a class or random records, as
+published tables do.
 
 Metrics are those of Jia et al. 2023 and of those who follow them: accuracy on the forgotten, the
 retained and the test records, and a membership inference attack by confidence. The gap of a model

@@ -1,5 +1,4 @@
-"""What has to be seen on a GPU once: that stacked models equal single ones, and an audit with what
-each of its steps costs.
+"""Check on a GPU that stacked models equal single ones, and time the steps of an audit.
 
 `benchmarks/gpu.sh` runs it. Without `../shared/datasets` it runs the embedded digits.
 

@@ -1,4 +1,4 @@
-"""What commands take in a workspace with 1, 10, 30 and 100 past batches.
+"""Measure what commands cost in a workspace with 1, 10, 30 and 100 past batches.
 
 One batch is operated for real in a world whose models are played (`benchmarks.stand_in`), from its
 receipt to the erasure; the others are twins of it (`benchmarks.past`). On top another batch is

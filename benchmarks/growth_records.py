@@ -1,5 +1,5 @@
-"""What a data set costs by the number of its records: stages that read the manifest, and packing
-and loading of images.
+"""Measure what a data set costs by its number of records: reading the manifest, packing and loading
+images.
 
 For `check`, `split` and `resolve` a manifest is made up, ten records to a person, with a batch of
 100 requests; there are no image files, only what `pack` would have found out. Every stage is a

@@ -1,9 +1,8 @@
-"""What an audit's last stages cost by the number of reference models: time, processor time and
+"""Measure what an audit's last stages cost by the number of reference models: time, processor time,
 memory.
 
 The data are the embedded digits, of which three people ask. The models are `small_cnn` with fresh
-weights, for no stage here takes another time for trained ones; what the verdict comes to means
-nothing.
+weights, which take the same time as trained ones; the verdicts mean nothing.
 
 Example: python -m benchmarks.growth_references --references 8 --references 64 --rounds 5
 """

@@ -1,5 +1,5 @@
-"""What a batch costs by the number of its requests: time, processor time and memory of each stage
-that knows of them.
+"""Measure what a batch costs by its number of requests: time, processor time and memory of each
+stage.
 
 The data set and the models are the same for all sizes; models are played (`benchmarks.stand_in`),
 what is measured is real, the PDFs too. Each stage is a process of its own, as DVC starts it.

@@ -1,5 +1,5 @@
-"""Trials side by side, each result kept as a file, so that a benchmark that was stopped goes on
-where it was."""
+"""Run trials in parallel and keep each result as a file, so that a stopped benchmark can
+continue."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""How performance is measured: ways of doing one thing in turns, in one run, and the ratio of their
-medians.
+"""Measure alternatives in turns within one run, and the ratio of their medians.
 
 Times on a shared machine are noise. What is claimed is a ratio: the ways are measured in turns, so
 that what else the machine does meets all of them, a ratio is taken within each round, and its

@@ -1,4 +1,4 @@
-"""Unlearning methods side by side: the same originals, the same references, the same verdict.
+"""Compare unlearning methods on the same originals, with the same references and the same test.
 
 Each method makes originals forget that are no references, and each result is judged as the released
 model on every request of its batch. Time is the method's own, CPU seconds on one thread, as a share

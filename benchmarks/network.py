@@ -1,5 +1,5 @@
-"""Several machines on one: a Prefect server, an S3 store that DVC reaches over the network, and
-agents in clones."""
+"""Simulate several machines on one: a Prefect server, an S3 store that DVC reaches over the
+network, agents in clones."""
 
 from __future__ import annotations
 

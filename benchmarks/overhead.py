@@ -1,5 +1,5 @@
-"""What is around the compute: how long a batch takes whose models are all in the cache, and a run
-with nothing to do.
+"""Measure the time around the compute: a batch whose models are all in the cache, and a run with
+nothing to do.
 
 The demonstration's batch is audited once. Then, in turns, everything but the trained, retrained and
 unlearned models is forgotten, in the workspace and in DVC's run-cache, and the batch is audited

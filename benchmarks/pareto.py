@@ -1,5 +1,4 @@
-"""The three-way trade of each method as a picture: seconds, share of passes, control accuracy; and
-what was aimed at.
+"""Draw each method's trade of seconds, share of passes and control accuracy, with the aims.
 
 Drawn from what `benchmarks.methods` measured, one file a world. Time is a share of one exact
 retrain, on a logarithmic axis; a method that is further left and higher up, without losing

@@ -1,5 +1,4 @@
-"""What each part of FCALB earns: the whole method, each part left out or exchanged by itself, and
-what it has to beat.
+"""Measure each part of FCALB: the whole method, each part left out or exchanged, and its rivals.
 
 The method was chosen on `digits-tuning` and `faces-tuning`, on other people than those judged in
 the tables of `digits`, `faces` and `writers`. Models, trials and verdicts are those of

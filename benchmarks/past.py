@@ -1,5 +1,4 @@
-"""Past batches for a workspace that has closed one: twins of it, as they would lie there after
-months of operating.
+"""Make past batches for a workspace that has closed one: twins of it, as after months of operation.
 
 Each has the commits, tags and branch of the closed batch, its entries in `dvc.lock`, its pointers,
 reports, receipts, events in the register, and objects in DVC's cache: content and hash of its own

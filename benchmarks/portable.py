@@ -1,4 +1,4 @@
-"""Which bits a training comes to under fixed instruction sets, and what fixing them costs.
+"""Compare the bits of a training under fixed instruction sets, and measure what fixing them costs.
 
 Every row is a process of its own that trains the same model on the same records on one thread, so
 the hash of its weights and its processor time belong to the row's environment alone. Two machines

@@ -1,4 +1,4 @@
-"""How often a misread model is recognised, and how often a model that is read rightly is stopped.
+"""Measure how often a misread model is recognised, and how often a correctly read model is stopped.
 
 Small models are trained under several values of mean and std on three data sets, and each is shown
 its training records as it was trained and under the other values, as if the settings were wrong. A

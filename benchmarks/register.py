@@ -1,5 +1,5 @@
-"""How the register page of a large batch behaves in Chromium: its size, and what loading, filtering
-and sorting cost.
+"""Measure the register page of a large batch in Chromium: its size, and the time to load, filter
+and sort.
 
 Times are of the page's main thread (CPU), so that other work on the machine does not count: until
 the rows in sight are painted.

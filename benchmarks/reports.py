@@ -1,4 +1,4 @@
-"""What one more request costs: its page, its PDF and the person's letter; and what the parts take.
+"""Measure what one more request costs: its page, its PDF and the person's letter.
 
 The evidence is of a request on which all was done, so that there is a letter. Models are played
 (`benchmarks.stand_in`), the reports are real.

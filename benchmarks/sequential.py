@@ -1,5 +1,5 @@
-"""Batch after batch: each starts from the model that the one before released, and all earlier
-people are judged again.
+"""Forget batch after batch, each from the model that the previous one released, and judge all
+earlier people again.
 
 Ten batches of one or two people are forgotten one after the other. After each the released model is
 judged on the newest people and on all who were forgotten before. References follow from who saw

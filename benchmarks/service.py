@@ -1,5 +1,5 @@
-"""The HTTP service under load: `erasure-audit serve` in a process of its own, asked by several
-clients over sockets of the loopback interface.
+"""Measure the HTTP service under load: `erasure-audit serve` in its own process, with several
+clients on loopback.
 
 Each client keeps one connection and sends its next request when the answer to the last one has
 come. Printed are the number of requests, the time from sending a request to the end of its answer

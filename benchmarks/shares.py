@@ -1,4 +1,4 @@
-"""What sharing alpha out over the models of a ladder costs, and what it saves.
+"""Measure what dividing alpha among the models of a ladder costs and saves.
 
 Exact retrains, and retrains in which half of each person's records was left in, are judged at alpha
 and at its share for two and for three unlearned models. Then as many models with half left in as

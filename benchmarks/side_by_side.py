@@ -1,5 +1,5 @@
-"""How many models to train at a time: by processes and threads on a processor, by stacks of models
-there and on CUDA.
+"""Measure how many models to train at a time: processes and threads on the CPU, stacks there and on
+CUDA.
 
 All ways train the same models on the same hardware with the loop of the stages. On a processor a
 model per core is set against one model with all threads and against all models stacked in one

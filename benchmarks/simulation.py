@@ -1,5 +1,4 @@
-"""What more agents and more requests would come to: a batch played on measured times, event by
-event.
+"""Simulate more agents and more requests: a batch as events with measured times.
 
 The graph is that of `dvc.yaml`, stage for stage. A stage for agents is sent, waits for a free
 agent, is fetched from the store, runs, and is brought back; what is left runs on the coordinator.

@@ -1,5 +1,5 @@
-"""A world in which an audit takes seconds: stages that compute are played, everything around them
-is real.
+"""A workspace in which an audit takes seconds: stand-ins for the stages that compute, everything
+else real.
 
 Models are a few random numbers, and scores are drawn as models that remember, or do not, would give
 them. Checking, splitting, resolving, verifying and reporting are the pipeline's own, and so are

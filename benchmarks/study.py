@@ -1,5 +1,4 @@
-"""What the benchmarks of unlearning and of verdicts have in common: their options, and where the
-figures go."""
+"""Options and output that the benchmarks of unlearning and of verdicts share."""
 
 from __future__ import annotations
 

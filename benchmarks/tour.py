@@ -1,4 +1,5 @@
-"""A tour through the four lives of the tool: ML engineer, operator, officer, auditor.
+"""Play the four users of the tool, ML engineer, operator, officer and auditor, and check every
+step.
 
 In a new folder, with a Prefect server and a worker of its own on loopback, it gives the commands
 that the documentation names, prints each, and checks what has to hold afterwards. The clock is

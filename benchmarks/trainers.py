@@ -1,4 +1,4 @@
-"""Ways of training the same models, each in processes of its own that are warm before anything is
+"""Ways of training the same models, each in its own processes, which are warm before anything is
 measured.
 
 `public` is the way that public unlearning code trains: float32, a `DataLoader` over images that the

@@ -1,5 +1,5 @@
-"""Settings for every method with an equal budget: the same number of tries each, judged by
-calibration subjects.
+"""Tune every method with an equal budget: the same number of tries each, judged by calibration
+subjects.
 
 Originals forget people who are in no batch of the benchmark, so that nobody is tuned on whom a
 verdict is about. A try is good whose forgotten people look like calibration subjects, whom no model

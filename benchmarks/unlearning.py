@@ -1,4 +1,4 @@
-"""What the stage `unlearn` costs, as a share of one retrain by the same stage.
+"""Measure what the stage `unlearn` costs, as a share of one retrain by the same stage.
 
 Whole stages are run as the pipeline runs them: a process starts, imports, reads the records and the
 model, computes and writes. Beside that stands the compute alone, as the stage measures it, and a

@@ -1,4 +1,4 @@
-"""The verdict's error rates: models of which the truth is known, judged on many requests by
+"""Measure the verdict's error rates: models with a known truth, judged on many requests by
 independent references.
 
 For each world and batch of people it trains references with and without them, and then models to be

@@ -1,5 +1,4 @@
-"""The blocks of `train` and `retrain` on one and two agents, and in place: what a second one
-brings, what it costs.
+"""Measure blocks of `train` and `retrain` on one agent, on two agents, and locally.
 
 Everything is real: a Prefect server, a work pool per number of agents, clones, an S3 store as DVC's
 remote, training on the embedded digits. A stage has one thread, and an agent with all its stages

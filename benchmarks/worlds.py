@@ -1,5 +1,4 @@
-"""The data sets that benchmarks run on, in memory: images, classes, data subjects, and who is asked
-to be forgotten.
+"""The benchmarks' data sets in memory: images, classes, data subjects, and who is to be forgotten.
 
 `digits` is embedded. `faces` (CMU Face Images, 20 people) and `writers` (MNIST with the NIST
 writers of QMNIST) are real people's data, read from a folder beside the checkout; nothing of them

@@ -1,4 +1,5 @@
-"""For all tests: how fast a machine is decides no result; and a way to run them in bf16."""
+"""Settings for all tests: results do not depend on the machine's speed, and `--bf16` runs them in
+bf16."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def architecture_page() -> str:
 def tree() -> str:
     """Every package and module with the first sentence of its docstring, as Markdown."""
     lines = []
-    for top in ("tasks", "flows", "tools"):
+    for top in ("tasks", "flows", "tools", "benchmarks"):
         lines += [f"\n**`{top}/`** {_first_sentence(Path(top, '__init__.py'))}\n"]
         lines += [_line(path) for path in sorted(Path(top).glob("*.py"))]
         for init in sorted(Path(top).glob("*/__init__.py")):

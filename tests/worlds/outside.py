@@ -1,5 +1,5 @@
-"""What the intake's tests have in common: a small workspace, requests as controllers send them,
-tokens, an endpoint."""
+"""Shared by the intake's tests: a small workspace, requests as controllers send them, tokens, an
+endpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of other stages need of the stage `pack`."""
+"""Make a pack for the tests of other stages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A fabricated pool: scores whose truth is known, of people of two classes each."""
+"""A fabricated pool: scores with a known truth, of people with two classes each."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""A PostgreSQL server for tests: thrown away afterwards, on loopback, and as forgetful as it is
-fast."""
+"""A temporary PostgreSQL server for tests, on loopback, fast and without durability."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Something on loopback that takes messages over HTTP, as a team's chat does."""
+"""A receiver of messages over HTTP on loopback, like a team's chat."""
 
 from __future__ import annotations
 

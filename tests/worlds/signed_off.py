@@ -1,5 +1,5 @@
-"""A workspace with an audited batch that waits for its sign-off: real files, real hashes, stages of
-no work."""
+"""A workspace with an audited batch that waits for its sign-off: real files and hashes, stages
+without work."""
 
 from __future__ import annotations
 
