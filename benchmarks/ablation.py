@@ -29,7 +29,8 @@ weigh after a reset"""
 
 
 def configurations(recipe: Train) -> dict[str, dict[str, dict[str, Any]]]:
-    """Settings of `unlearn`, by what they vary and by what is varied."""
+    """Settings of `unlearn`, by the configuration they start from and by the choice that is
+    changed."""
     plain = {"method": "fcalb_plain"}
     reset = {**methods.RESET, "epochs": recipe.epochs / 3, "batch_size": recipe.batch_size // 2}
     joint = {**reset, "phases": "joint"}

@@ -81,7 +81,7 @@ def main(
 def _in_environment(
     variables: dict[str, str], precision: str, references: int, originals: int
 ) -> dict[str, Any]:
-    """What one process prints that works under these variables and no others of the kind."""
+    """The output of a process with these environment variables and no others of their kind."""
     kinds = {name for chosen, _ in ROWS.values() for name in chosen}
     environment = {key: value for key, value in os.environ.items() if key not in kinds}
     words = [sys.executable, "-m", "benchmarks.demo", JUDGE, precision]

@@ -62,8 +62,8 @@ STAGE_SECONDS = "0.6"
 
 @dataclass
 class Fault:
-    """One thing that was broken: what kind, during which command, how long after its start (s),
-    what came of it."""
+    """One injected fault: its kind, the command it hit, the time after the command's start (s), and
+    the effect."""
 
     kind: str
     during: str
@@ -73,8 +73,7 @@ class Fault:
 
 @dataclass
 class Round:
-    """One world and what happened to it. `broken` says which promise was not kept; empty: all
-    were."""
+    """One world and its faults. `broken` lists the promises that were not kept; empty: all were."""
 
     number: int
     scenario: str
@@ -160,7 +159,7 @@ class World:
         )
 
     def register(self) -> list[dict[str, Any]]:
-        """What the register says of all requests."""
+        """All requests, from the register."""
         requests: list[dict[str, Any]] = json.loads(
             self.until_done("requests", "list", "--all", "--json")
         )
@@ -180,7 +179,7 @@ class World:
         return done.returncode, done.stdout + done.stderr
 
     def feed(self, content: bytes, *command: str) -> str:
-        """Run another program in the workspace with something to read; what it prints."""
+        """Run another program in the workspace with some input; return its output."""
         done = subprocess.run(
             command, cwd=self.folder, env=self.environment, input=content, capture_output=True
         )
@@ -189,8 +188,8 @@ class World:
         return done.stdout.decode().strip()
 
     def needles(self) -> list[bytes]:
-        """What must be found nowhere once those who asked are erased: their pictures' bytes, hashes
-        and ids."""
+        """What must not be found anywhere after the erasure: the pictures' bytes, hashes and
+        ids."""
         own_needles = []
         for subject in self.asked.values():
             own_needles += [subject.encode(), hashlib.sha256(subject.encode()).hexdigest().encode()]
@@ -247,8 +246,7 @@ def killed_flow(world: World, outcome: Round, _database: Postgres | None) -> Non
 
 
 def killed_machine(world: World, outcome: Round, _database: Postgres | None) -> None:
-    """Everything dies at once, as when a machine loses power (what was written before is on the
-    disk)."""
+    """Everything dies at once, as in a power cut (earlier writes are on the disk)."""
     world.ask(_some_subjects(world))
     for _ in range(2):
         outcome.faults += _kill(
@@ -339,8 +337,7 @@ def killed_worker(world: World, outcome: Round, _database: Postgres | None) -> N
 
 
 def full_disk(world: World, outcome: Round, _database: Postgres | None) -> None:
-    """The disk is full in the middle of the night, and of the finalizing; then somebody makes
-    room."""
+    """The disk is full in the middle of `nightly` and of `finalize`; then space is freed."""
     world.ask(_some_subjects(world))
     with _small_disk(world) as fill:
         for command in (("nightly",), ("finalize",)):
@@ -480,7 +477,7 @@ def rotten_cache(world: World, outcome: Round, _database: Postgres | None) -> No
 
 
 def hostile_requests(world: World, outcome: Round, _database: Postgres | None) -> None:
-    """Requests whose fields try to break what reads, stores or prints them, among good ones."""
+    """Requests with hostile fields, among good ones."""
     inbox = world.folder / "inbox"
     world.ask(_some_subjects(world))
     for position, (name, entry) in enumerate(_hostile(world)):
@@ -536,7 +533,7 @@ def finish(world: World) -> None:
 
 
 def _refuse_set_aside(world: World) -> None:
-    """A person refuses the requests of nobody that the audit set aside; nothing else ends them."""
+    """Refuse the requests of unknown people that the audit set aside, as a person would."""
     for case in world.register():
         if case["shown"] == "on_hold" and case["request_id"] not in world.asked:
             for step in ("lift", "reject"):
@@ -545,7 +542,7 @@ def _refuse_set_aside(world: World) -> None:
 
 
 def _promises(world: World) -> list[str]:
-    """What was not kept, in words; empty: all was."""
+    """The promises that were not kept, in words; empty: all were."""
     broken = []
     cases = {case["request_id"]: case for case in world.register()}
     if missing := set(world.asked) - set(cases):
@@ -579,7 +576,7 @@ def _promises(world: World) -> list[str]:
 
 
 def _half_written(world: World) -> list[str]:
-    """Reports that are not whole, and drafts that nobody took away."""
+    """Incomplete reports, and drafts that were left behind."""
     broken = []
     for register in sorted((world.folder / "reports").glob("*/register.json")):
         for line in json.loads(register.read_text(encoding="utf-8"))["requests"]:
@@ -633,8 +630,8 @@ def _left(world: World) -> list[str]:
 
 
 def _kill(world: World, command: tuple[str, ...], after: float, whole_group: bool) -> list[Fault]:
-    """kill -9 a command after so many seconds: its own process alone, or it and all that it
-    started.
+    """kill -9 a command after some seconds: its own process, or all processes that it started as
+    well.
 
     Returns:
         The fault; none if the command had ended by itself before.
@@ -758,7 +755,7 @@ def _until(holds: Callable[[], bool], seconds: float) -> bool:
 
 @contextlib.contextmanager
 def _small_disk(world: World) -> Iterator[Callable[[int], contextlib.AbstractContextManager[None]]]:
-    """Put the world on a disk of its own, which can be filled until so many bytes are left."""
+    """Put the world on its own disk, which can be filled until a given number of bytes is left."""
     folder = world.folder.parent
     moved = folder.with_name(folder.name + "-before")
     folder.rename(moved)
@@ -860,7 +857,7 @@ class Postgres:
 
 
 def _hostile(world: World) -> Iterator[tuple[str, Any]]:
-    """Entries, each with a name; those of a subject are of nobody who asked."""
+    """Hostile entries, each with a name; their subjects are not among those who asked."""
     good: dict[str, Any] = {
         "regulation": "gdpr",
         "subject_request_id": str(uuid.UUID(int=world.chance.getrandbits(128), version=4)),
@@ -927,7 +924,7 @@ def _some_subjects(world: World) -> list[int]:
 
 
 def _wait(process: subprocess.Popen[str], seconds: float) -> bool:
-    """Whether a command ended by itself within so many seconds."""
+    """Whether a command ended on its own within some seconds."""
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(seconds)
         return True
@@ -957,8 +954,7 @@ def _told_ok(world: World, *command: str) -> None:
 
 
 def _end_what_is_left(world: World) -> None:
-    """End what killed commands have left running in the world: orphaned stages, temporary
-    servers."""
+    """End processes that killed commands left behind: orphaned stages, temporary servers."""
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             if process.pid != os.getpid() and process.environ().get("TMPDIR") == str(world.temp):
@@ -984,8 +980,8 @@ def main(
     page: Path | None = None,
     out: Path = RESULTS,
 ) -> None:
-    """Inject faults, round after round, and write what came of them. Rounds that `out` has of this
-    seed are kept.
+    """Inject faults, round after round, and write their effects. Rounds of this seed in `out` are
+    kept.
 
     Args:
         faults: how many at least.
@@ -1050,7 +1046,7 @@ def main(
 
 
 def _kept(out: Path, seed: int) -> list[Round]:
-    """Rounds that were played before, by this seed."""
+    """Earlier rounds of this seed."""
     results = files.read_json(out) if out.exists() else {}
     if results.get("seed") != seed:
         return []

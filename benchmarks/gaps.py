@@ -282,8 +282,8 @@ def tuned(study: Study) -> dict[str, list[dict[str, Any]]]:
 
 
 def each(trials: list[Trial], jobs: int, what: str) -> dict[str, dict[str, Any]]:
-    """Results by the names of trials; one that comes twice, as where tuning keeps what is
-    published, is done once."""
+    """Results by the names of trials; a trial that occurs twice, as when tuning keeps the published
+    settings, runs once."""
     by_name = {kept.name_of(one): one for one in trials}
     folder = trials[0].keep / f"gaps-{trials[0].world}-{trials[0].seed}"
     results = kept.each(list(by_name.values()), attempt, folder, jobs, f"{trials[0].world}, {what}")
@@ -305,7 +305,7 @@ def goal(study: Study, batch: int, role: str) -> Aim:
 
 
 def attempt(trial: Trial) -> dict[str, Any]:
-    """Let one method loose on one original, and measure what comes out."""
+    """Apply one method to one original, and measure the result."""
     world = worlds.load(trial.world)
     backend = compute.prepare(world.settings.compute)
     stream = seeds.derive(trial.seed, trial.world, "gaps", trial.batch, trial.original)
@@ -446,7 +446,7 @@ def gap(result: dict[str, Any], aim: Aim) -> float | None:
 
 
 def figures(results: list[tuple[dict[str, Any], Aim]], retrain: list[float]) -> dict[str, Any]:
-    """One method: means and spread, what it costs as a share of the retrain in the same round
+    """One method: means and spread, and its cost as a share of the retrain in the same round
     (median over rounds)."""
     good = [(one, aim) for one, aim in results if "metrics" in one]
     return {

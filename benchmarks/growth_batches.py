@@ -83,7 +83,7 @@ class World:
         )
 
     def give(self, *words: str, within: Path | None = None) -> measure.Spent:
-        """What a command of the tool takes."""
+        """The time and memory of a command of the tool."""
         return measure.command([TOOL, *words], within or self.folder, self.operated.environment)
 
     def release(self) -> None:
@@ -93,7 +93,7 @@ class World:
         shutil.copytree(self.folder, self._kept, symlinks=True)
 
     def erased(self) -> measure.Spent:
-        """What erasing the batch takes; afterwards all is as it was before."""
+        """The time and memory of erasing the batch; afterwards the workspace is restored."""
         spent = self.give("erase", self.batch)
         shutil.rmtree(self.folder)
         shutil.copytree(self._kept, self.folder, symlinks=True)
@@ -105,7 +105,7 @@ class World:
 
 
 def made(root: Path, numbers: list[int]) -> dict[int, World]:
-    """Workspaces with so many past batches, by their number."""
+    """Workspaces by their number of past batches."""
     template = stand_in.world(root / "template")
     faults.ready(template)
     first = faults.World(template, random.Random(0))

@@ -87,7 +87,7 @@ def main(
 
 
 def stages(workspace: Path, size: int, rounds: int, large_rounds: int) -> dict[str, Any]:
-    """Time, processor time and memory of each stage for so many records."""
+    """Time, processor time and memory of each stage, for one number of records."""
     synthetic(workspace, size)
     spent: dict[str, list[measure.Spent]] = {name: [] for name in STAGES}
     for number in range(large_rounds if size > LARGE else rounds):
@@ -101,8 +101,7 @@ def stages(workspace: Path, size: int, rounds: int, large_rounds: int) -> dict[s
 
 
 def synthetic(workspace: Path, size: int) -> None:
-    """What the stages read: a manifest, what is known of files that do not exist, settings and a
-    batch."""
+    """The stages' input: a manifest, facts about files that do not exist, settings and a batch."""
     random = np.random.default_rng(size)
     subjects = random.integers(0, max(size // EACH, 20), size)
     classes = random.integers(0, CLASSES, size)
@@ -130,8 +129,8 @@ def synthetic(workspace: Path, size: int) -> None:
 
 
 def loading(workspace: Path, size: int, rounds: int) -> dict[str, Any]:
-    """What packing so many images takes, and loading a block's share of them from the pack and from
-    the files."""
+    """The time to pack some images, and to load a block's share of them from the pack and from the
+    files."""
     garments(workspace, size)
     words = "--data data --params params.yaml --out pack"
     spent = [
@@ -216,8 +215,8 @@ def _decoded(
 
 
 def pipeline(workspace: Path, rounds: int) -> dict[str, Any]:
-    """What the loads of an audit with the default settings take: each from the files, or packed
-    once and from there."""
+    """The time of all loads in an audit with the default settings: each from the files, or from a
+    pack made once."""
     chosen = settings.load(workspace / "params.yaml")
     blocks = len(chosen.references.with_blocks) + len(chosen.references.without_blocks)
     loads = blocks + 3  # unlearn, probe and score
@@ -313,7 +312,7 @@ def of_images(results: dict[str, Any]) -> str:
 
 
 def of_pipeline(results: dict[str, Any]) -> str:
-    """What a whole audit's loading takes."""
+    """The time of a whole audit's loading, as text."""
     return (
         f"All loads of an audit with the default settings on {results['records']} of these images "
         f"({results['loads']} and that of `check`): {results['files']['median']:.1f} s from the "

@@ -119,7 +119,7 @@ def ask(workspace: Path, subjects: list[str]) -> None:
 
 
 def choose(workspace: Path, size: int) -> None:
-    """Set the workspace to so many references of each kind."""
+    """Set the number of references of each kind."""
     blocks = list(range(size // BLOCK))
     keys = [f"references.{kind}_blocks={blocks}" for kind in ("with", "without")]
     settings.assign(workspace / "params.yaml", [f"references.seeds_per_block={BLOCK}", *keys])

@@ -101,7 +101,7 @@ def figures_of(
 
 
 def world(folder: Path, most: int) -> tuple[Path, list[int]]:
-    """A workspace with people enough for the largest batch, and models played.
+    """A workspace with enough people for the largest batch, and stand-ins for models.
 
     Args:
         folder: an empty one.
@@ -134,7 +134,7 @@ def world(folder: Path, most: int) -> tuple[Path, list[int]]:
 def audited(
     workspace: Path, people: Sequence[int], stages: Sequence[str] = STAGES
 ) -> dict[str, measure.Spent]:
-    """What each of the stages takes for a batch in which these people ask."""
+    """The cost of each stage for a batch in which these people ask."""
     ask(workspace, people)
     order = ("check", "resolve", "probe", "score", "verify", "propose", "report")
     spent_by_stage = {
@@ -204,7 +204,7 @@ def command(workspace: Path, name: str) -> measure.Spent:
 
 
 def table(figures: dict[str, Any], heads: Sequence[str], one: str = "one more request") -> str:
-    """What each stage takes by size, and what one more thing costs between two sizes."""
+    """The cost of each stage by size, and of one more item between two sizes."""
     sizes = list(figures["seconds"])
     stages = list(figures["seconds"][sizes[0]])
     rows = [(name, *(cell(figures, size, name) for size in sizes)) for name in stages]
@@ -236,7 +236,7 @@ def told(seconds: float, cpu: float) -> str:
 
 
 def more(figures: dict[str, Any], smaller: str, larger: str) -> str:
-    """What one more costs, by the slope between two sizes."""
+    """The cost of one more item: the slope between two sizes."""
     steps = int(larger) - int(smaller)
     seconds, cpu = (
         (figures[kind][larger]["median"] - figures[kind][smaller]["median"]) / steps

@@ -86,8 +86,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 @dataclass(frozen=True)
 class Spent:
-    """What a command took: wall-clock time and processor time, s, and the most memory it held at
-    once, MiB."""
+    """The cost of a command: wall-clock time and processor time, s, and peak memory, MiB."""
 
     seconds: float
     cpu: float
@@ -134,7 +133,7 @@ sys.exit(code)
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on and with."""
+    """The machine and the versions that the figures were measured with."""
     from importlib.metadata import version
 
     about = Path("/proc/cpuinfo")
@@ -180,8 +179,7 @@ def write(
     page: Path = PAGE,
     out: Path = RESULTS,
 ) -> None:
-    """Keep the figures as JSON, and put the table into the page, with what it was measured on and
-    by which command.
+    """Keep the figures as JSON, and put the table into the page, with the command and the machine.
 
     Args:
         name: of the JSON file, and of the marks in the page.
@@ -201,7 +199,7 @@ def write(
 
 
 def insert(page: Path, mark: str, text: str) -> None:
-    """Replace what stands between `<!-- mark -->` and `<!-- end of mark -->` in a Markdown page.
+    """Replace the text between `<!-- mark -->` and `<!-- end of mark -->` in a Markdown page.
 
     Raises:
         WorkspaceError: the page has no such marks.

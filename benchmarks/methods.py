@@ -187,7 +187,7 @@ def make_models(study: Study, originals: int | None = None) -> None:
 
 
 def attempt(trial: Trial) -> dict[str, Any]:
-    """Let one method loose on one original, and judge what comes out."""
+    """Apply one method to one original, and judge the result."""
     world = worlds.load(trial.world)
     backend = compute.prepare(world.settings.compute)
     stream = seeds.derive(
@@ -276,7 +276,7 @@ def unlearned(
 
 
 def figures(trials: list[dict[str, Any]], retrain: list[float]) -> dict[str, Any]:
-    """One method: counts, spread, what it costs as a share of the retrain in the same round (median
+    """One method: counts, spread, and its cost as a share of the retrain in the same round (median
     over rounds)."""
     rows = [row for trial in trials for row in trial["rows"]]
     counts = Counter(row["verdict"] for row in rows)

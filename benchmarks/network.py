@@ -91,7 +91,7 @@ def connect(workspace: Path, endpoint: str) -> None:
 
 
 def clone(workspace: Path, folder: Path) -> Path:
-    """What an agent has: a clone without data, cache or results."""
+    """An agent's clone, without data, cache or results."""
     shell.git(workspace.parent, "clone", "--quiet", str(workspace), str(folder))
     return folder
 
@@ -155,7 +155,7 @@ def online(api: str, pool: str) -> list[str]:
 
 
 def runs(api: str, name: str) -> list[dict[str, Any]]:
-    """What Prefect knows of the runs with a name, oldest first."""
+    """Prefect's runs with a name, oldest first."""
     import httpx
 
     query = {"flow_runs": {"name": {"any_": [name]}}, "sort": "START_TIME_ASC"}

@@ -86,12 +86,12 @@ def main(
 
 
 def ask(workspace: Path) -> None:
-    """A request in the world whose models are played."""
+    """Add a request to the world with stand-in models."""
     files.write_json(workspace / "requests" / "demo.json", [stand_in.request(0)])
 
 
 def audited(workspace: Path, words: list[str], stages: list[dict[str, float]]) -> float:
-    """How long the batch takes with all but its models forgotten; what each stage took is added to
+    """The time of a batch with everything but its models forgotten; adds the time of each stage to
     `stages`, s."""
     forget(workspace)
     lines: list[str] = []

@@ -41,8 +41,8 @@ def main(
     out: Path = Path("docs/figures"),
     page: Path | None = None,
 ) -> None:
-    """Draw the trade of worlds that were measured, and put what was aimed at and reached into a
-    page between its marks.
+    """Draw the trade of the measured worlds, and put aims and results into a page between its
+    marks.
 
     Example: python -m benchmarks.pareto --world digits --page docs/methods.md
     """
@@ -62,7 +62,7 @@ def main(
 
 
 def aims(results: list[dict[str, Any]]) -> str:
-    """What the default method was to reach on each world, and what it reached, as Markdown."""
+    """The aims of the default method on each world and its results, as Markdown."""
     ours = [result["methods"][DEFAULT] for result in results]
     exact = [result["methods"]["exact retrain"] for result in results]
     rival = [

@@ -46,7 +46,7 @@ _MD5 = re.compile(r"\b([0-9a-f]{32})(\.dir)?\b")
 
 
 def add(home: Path, number: int) -> None:
-    """Give a workspace so many further past batches; the state at hand is as it was.
+    """Add past batches to a workspace; its current state does not change.
 
     Raises:
         WorkspaceError: it has no closed batch, or git fails.
@@ -95,7 +95,7 @@ class _Twin:
         return (date.fromisoformat(self.model[:10]) - timedelta(days=self.number)).isoformat()
 
     def text(self, content: bytes) -> bytes:
-        """A file that git keeps, with the twin's own names and hashes; what is no text stays."""
+        """A file in git with the twin's own names and hashes; binary files stay unchanged."""
         try:
             replaced = content.decode()
         except UnicodeDecodeError:
@@ -230,8 +230,8 @@ def _content(home: Path, name: str) -> bytes:
 
 
 def _at_hand(home: Path, names: Sequence[str]) -> dict[str, bytes]:
-    """What every batch writes anew, as it is now, so that the workspace is left as it was; folders
-    of DVC's ignored."""
+    """The files that every batch rewrites, as they are now, to restore them later; DVC's folders
+    are ignored."""
     contents = {
         path: _content(home, f"HEAD:{path}") for path in ("dvc.lock", "data.dvc", "params.yaml")
     }

@@ -91,7 +91,8 @@ def _spent(
 def _in_environment(
     variables: dict[str, str], world: str, epochs: int, records: int
 ) -> dict[str, Any]:
-    """What one process prints that trains under these variables and no others of the kind."""
+    """The output of a process that trains with these environment variables and no others of their
+    kind."""
     environment = {key: value for key, value in os.environ.items() if key not in portable.VARIABLES}
     words = [sys.executable, "-m", "benchmarks.portable", TRAIN, world, str(epochs), str(records)]
     done = subprocess.run(

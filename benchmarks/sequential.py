@@ -191,7 +191,7 @@ def walk(chain: Chain) -> dict[str, Any]:
 
 
 def advised(step: dict[str, Any], limits: dict[str, Any]) -> list[str]:
-    """The codes of what is advised after a step.
+    """The codes of the advice after a step.
 
     An exact retrain is asked about as if it were none: what would be advised then is a false alarm.
     """

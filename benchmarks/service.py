@@ -103,7 +103,7 @@ def _measure(
     chosen: argparse.Namespace,
     expected: int,
 ) -> None:
-    """Let the clients send all requests, and print what they saw."""
+    """Let the clients send all requests, and print the times."""
     shares = [requests[number :: chosen.clients] for number in range(chosen.clients)]
     processor, begun = service.processor, time.perf_counter()
     with ThreadPoolExecutor(chosen.clients) as pool:

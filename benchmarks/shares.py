@@ -24,8 +24,8 @@ LADDERS = (1, 2, 3)
 
 
 def main(study: Study, fresh: int = 12) -> None:
-    """Train what is not there, judge, write the figures, and put their table into a page between
-    its marks.
+    """Train missing models, judge, write the figures, and put their table into a page between its
+    marks.
 
     Example: python -m benchmarks.shares --world digits --references 16 --fresh 12
     """

@@ -108,7 +108,7 @@ def main(
 
 
 def ways(job: Job, cores: int, stacks: Sequence[int]) -> dict[str, list[Job]]:
-    """The ways by name, each as the jobs of its processes; the first is what the stages do by
+    """The arrangements by name, each as the jobs of its processes; the first is the stages'
     default."""
     stacked = {
         f"{size} stacked in one process": [replace(job, at_once=size, threads=cores)]

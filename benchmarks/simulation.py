@@ -115,7 +115,7 @@ def critical_path(tasks: Sequence[Task]) -> float:
 
 @dataclass(frozen=True)
 class Handover:
-    """What handing a stage to an agent costs, s.
+    """The cost of handing a stage to an agent, s.
 
     Attributes:
         sent: that the caller spends before an agent can take the stage.
@@ -131,7 +131,7 @@ class Handover:
 
     @classmethod
     def of(cls, agents: Mapping[str, Any]) -> Handover:
-        """From what was measured with one agent; what its own store took is in the agent's time."""
+        """From measurements with one agent; its own store's time is part of the agent's."""
         phases = {name: spread["median"] for name, spread in agents["phases"]["one agent"].items()}
         busy = sum(phases[name] for name in ("queued", "started", "fetched", "returned"))
         return cls(phases["sent"], busy, phases["restored"])
@@ -139,7 +139,7 @@ class Handover:
 
 @dataclass(frozen=True)
 class Times:
-    """What things take, s.
+    """The duration of each kind of work, s.
 
     Attributes:
         coordinator: of each stage that runs there, once per batch.
@@ -158,7 +158,7 @@ class Times:
     handover: Handover
 
     def block(self, models: int) -> float:
-        """A block of so many models."""
+        """A block of models."""
         return self.block_start + models * self.block_model
 
 
@@ -308,7 +308,7 @@ def saturated(rows: Sequence[Mapping[str, Any]], requests: int) -> int:
 
 
 def of_measured(figures: Mapping[str, Any], agents: Mapping[str, Any]) -> Times:
-    """Times from what was measured: of stages in place, and of hand-overs to one agent."""
+    """Times from measurements of local stages and of hand-overs to one agent."""
     few, many = figures["stages"]["few"], figures["stages"]["many"]
     more = figures["requests"]["many"] - figures["requests"]["few"]
     each = {name: max(0.0, (many[name]["median"] - few[name]["median"]) / more) for name in few}
@@ -329,7 +329,7 @@ AWAY = ("unlearn", "probe")
 
 
 def validated(agents: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The simulation beside what was measured, on times of hand-overs to one agent only."""
+    """The simulation beside the measurement; it uses times of hand-overs to one agent only."""
     worked, over = agents["phases"]["one agent"]["worked"]["median"], Handover.of(agents)
     tasks = [
         task

@@ -93,7 +93,7 @@ def subject_id(number: int) -> str:
 
 
 def main(name: str, options: dict[str, str]) -> None:
-    """Play a stage: print, take some time, write what the real one would."""
+    """Stand in for a stage: print, take some time, and write the files of the real stage."""
     from tasks.common import settings
 
     for step in range(1, 4):
@@ -216,7 +216,7 @@ def _score(options: dict[str, str], chosen: Any) -> None:
 
 
 def _seed(options: dict[str, str], seed: int) -> int:
-    """A number that follows from what the stage reads."""
+    """A number derived from the stage's input."""
     parts = [Path(options[name]).read_bytes() for name in ("split", "forget") if name in options]
     return int(hashlib.sha256(b"".join([str(seed).encode(), *parts])).hexdigest()[:8], 16)
 

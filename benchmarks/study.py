@@ -106,7 +106,7 @@ def run(main: Callable[..., None], **defaults: Any) -> None:
 
 
 def versions() -> dict[str, str]:
-    """What the figures were made with."""
+    """The versions and the processor that the figures were made with."""
     from importlib.metadata import version
 
     packages = {name: version(name) for name in ("torch", "numpy", "scipy", "scikit-learn")}

@@ -63,11 +63,11 @@ class Tour:
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def now(self) -> datetime:
-        """What the tour's clock shows."""
+        """The time of the tour's clock."""
         return datetime.now(UTC) + self._moved
 
     def move_clock(self, to: datetime) -> None:
-        """Set the clock; the server and the worker have to be started anew."""
+        """Set the clock; the server and the worker have to be restarted."""
         self._moved += to - self.now()
         print(f"\n-- the clock shows {self.now():%Y-%m-%d %H:%M:%S}Z", flush=True)
 
@@ -100,7 +100,7 @@ class Tour:
         return done.stdout
 
     def check(self, holds: object, what: str, otherwise: str = "") -> None:
-        """Print what was checked.
+        """Print a check that passed.
 
         Raises:
             AuditError: it does not hold.
@@ -130,7 +130,7 @@ class Tour:
             )
 
     def stop(self) -> None:
-        """End what was started, the last one first."""
+        """End the started processes, the last one first."""
         for process in reversed(self._processes):
             family = psutil.Process(process.pid).children(recursive=True)
             process.terminate()
@@ -297,7 +297,7 @@ def officer(tour: Tour, batch: str) -> None:
 
 
 def after_the_decision(tour: Tour, batch: str) -> None:
-    """Looks at what the schedule did, and at what comes later."""
+    """Check what the schedule did, and what follows."""
     tour.check(tour.states()[SECOND] == "closed", "the schedule released, erased and closed")
     tour.give(f"erasure-audit requests show {FIRST}", shows="decision  by Grace Officer")
     tour.give("erasure-audit status", shows="Nothing to run: the batch has ended")
@@ -320,7 +320,7 @@ def after_the_decision(tour: Tour, batch: str) -> None:
 
 
 def auditor(tour: Tour, batch: str) -> None:
-    """Looks at it all from a clone of his own, and at what was tampered with."""
+    """Check everything from a separate clone, and files that were tampered with."""
     title("Auditor")
     tour.give("dvc push --all-tags --all-branches")
     tour.give("git clone --quiet audit auditor", at=tour.folder)

@@ -56,7 +56,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Done:
-    """What a job took and what its models are worth."""
+    """The cost of a job, and the accuracy of its models."""
 
     seconds: float
     cpu: float
@@ -99,8 +99,7 @@ class Crew:
         return max(done.seconds for done in self.do(parts))
 
     def rate(self, count: int, threads: int, bf16: bool, device: str = "cpu") -> float:
-        """Operations a second of matrix products in so many of the processes at once, all
-        together."""
+        """Total operations per second of matrix products in several processes at once."""
         waiting = [
             process.submit(products, threads, bf16, device)
             for process in self._processes["ours"][:count]
@@ -115,7 +114,7 @@ class Crew:
 
 
 def settings_of(job: Job) -> Settings:
-    """The world's settings with what the job changes."""
+    """The world's settings with the job's changes."""
     own = worlds.load(job.world).settings
     recipe = own.train.model_copy(update={"epochs": job.epochs or own.train.epochs})
     model = own.model.model_copy(update={"name": job.model or own.model.name})
@@ -159,7 +158,7 @@ def train(job: Job) -> Done:
 
 
 def _as_it_comes(job: Job) -> compute.Backend:
-    """PyTorch as it is after its import, with so many threads."""
+    """PyTorch's defaults, with a number of threads."""
     import torch
 
     torch.set_num_threads(job.threads)

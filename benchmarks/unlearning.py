@@ -67,7 +67,7 @@ def _line(rows: dict[str, dict[str, Any]]) -> str:
 
 
 def measured(world: World, rounds: int, epochs: int = 0) -> dict[str, Any]:
-    """The figures of one world; its records lie in a temporary folder meanwhile."""
+    """The figures of one world; its records are in a temporary folder meanwhile."""
     chosen = world.settings
     if epochs:
         chosen = chosen.model_copy(
@@ -101,7 +101,7 @@ def measured(world: World, rounds: int, epochs: int = 0) -> dict[str, Any]:
 
 
 def lay_out(world: World, chosen: settings.Settings, folder: Path) -> None:
-    """Write what the stage reads: data, split, forget set and the original model."""
+    """Write the stage's input: data, split, forget set and the original model."""
     count = len(world.labels)
     ids = [f"r{number:05d}" for number in range(count)]
     subjects = [f"person-{number:04d}" for number in world.subjects.tolist()]

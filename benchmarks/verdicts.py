@@ -280,7 +280,7 @@ def deceiving(job: Job, world: World, backend: compute.Backend) -> nn.Module:
 
 
 def training_rows(world: World, job: Job) -> NDArray[np.bool_]:
-    """(n,) what a model is trained on."""
+    """(n,) which records a model is trained on."""
     everybody = np.asarray(world.roles == "training")
     if job.kind == "with":
         return everybody

@@ -98,8 +98,8 @@ def main(
 
 @dataclass(frozen=True)
 class Ran:
-    """What bringing all blocks up to date took: wall-clock time, s; each stage's, and its phases
-    where handed out."""
+    """The time to bring all blocks up to date, s: in total, per stage, and per phase if handed
+    out."""
 
     seconds: float
     stages: dict[str, float]
@@ -270,7 +270,7 @@ def caller(folder: Path, models: int, blocks: int, epochs: int) -> Path:
 
 
 def figures(took: dict[str, list[float]], runs: dict[str, list[Ran]]) -> dict[str, Any]:
-    """Times of all blocks, speed-ups within a round, and what a hand-over costs by its phases."""
+    """Times of all blocks, speed-ups within a round, and the cost of a hand-over by phase."""
     in_place, one_agent, two_agents = "in place, one at a time", "one agent", "two agents"
     handed = {
         way: [phases for ran in runs[way] for phases in ran.phases.values()]
@@ -278,8 +278,7 @@ def figures(took: dict[str, list[float]], runs: dict[str, list[Ran]]) -> dict[st
     }
 
     def per_stage(way: str) -> list[float]:
-        """What each round took on agents beyond the stages' own work, per stage that one agent
-        had."""
+        """The time of each round on agents beyond the stages' own work, per stage of one agent."""
         share = len(AGENTS[WAYS[way][0]]) / len(runs[way][0].phases)
         return [
             (

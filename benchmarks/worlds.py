@@ -119,7 +119,7 @@ def _digits_long() -> World:
 
 
 def _digits_sequence() -> World:
-    """Batch k holds all who were asked to be forgotten until then; what is new in it came last."""
+    """Batch k holds everybody to be forgotten until then; the newest people come last."""
     world = _digits()
     (people,) = _batches(world.subjects, world.roles, (15,))
     ends = np.cumsum((1, 2) * 5).tolist()
@@ -287,7 +287,7 @@ def _cifar() -> World:
 
 
 def _cifar_class() -> World:
-    """A label is what is forgotten; the last one is for tuning and is in no table."""
+    """A whole label is forgotten; the last one is for tuning and is in no table."""
     world = _cifar_split()
     subjects = np.where(world.roles == "training", world.labels, -1)
     about = f"{world.about}, all birds forgotten; tuned on an original that forgets all cats"
@@ -361,8 +361,7 @@ def _split(
     sizes: tuple[int, ...],
     about: str,
 ) -> World:
-    """Split as the pipeline splits; the batches are the first training subjects, so many at a
-    time."""
+    """Split like the pipeline; the batches are the first training subjects, a few at a time."""
     import pandas as pd
 
     table = pd.DataFrame(
@@ -378,7 +377,7 @@ def _split(
 def _batches(
     subjects: NDArray[Any], roles: Strings, sizes: tuple[int, ...]
 ) -> tuple[tuple[int, ...], ...]:
-    """The first training subjects, so many at a time."""
+    """The first training subjects, a few at a time."""
     people = [int(number) for number in np.unique(subjects[roles == "training"])]
     ends = np.cumsum(sizes).tolist()
     return tuple(tuple(people[end - size : end]) for size, end in zip(sizes, ends, strict=True))
