@@ -71,7 +71,7 @@ def check(
     files.write_json(out / "requests.json", with_sentences(batch))
     for line in findings + batch_findings:
         if not line["passed"]:
-            stage_cli.say(f"warning: not so: {line['sentence']}")
+            stage_cli.say(f"warning: this rule does not hold: {line['sentence']}")
 
 
 def data_report(

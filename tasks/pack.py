@@ -63,13 +63,13 @@ def main(data: Path, params: Path, out: Path) -> None:
     make(data, settings.load(params).data, out)
 
 
-def make(data: Path, data_settings: settings.Data, out: Path, jobs: int | None = None) -> None:
-    """Write the pack of a data folder into a folder; `jobs` as in `write`."""
+def make(data: Path, data_settings: settings.Data, out: Path, **shares: int) -> None:
+    """Write the pack of a data folder into a folder; `shares` are options of `write`."""
     table = records.read_table(data)
     for stale_draft in out.glob(f".{image_pack.IMAGES}-*"):  # of a process that was killed
         stale_draft.unlink()
     with files.whole_file(out / image_pack.IMAGES) as draft:
-        facts, sums = write(draft, data, table, data_settings, jobs)
+        facts, sums = write(draft, data, table, data_settings, **shares)
     image_pack.write(out, data, facts, sums)
 
 
@@ -79,6 +79,8 @@ def write(
     table: pd.DataFrame,
     data_settings: settings.Data,
     jobs: int | None = None,
+    most_files: int = MOST_FILES,
+    say_every: int = SAY_EVERY,
 ) -> Facts:
     """Decode the images of a manifest into a file, (n, channels, side, side) uint8, zeros where
     there is no image.
@@ -89,6 +91,8 @@ def write(
         table: n records as strings.
         data_settings: channels and side of the images.
         jobs: processes; None: as many as there are cores for this one.
+        most_files: files that a process gets at a time.
+        say_every: images between two lines of progress.
 
     Returns:
         Facts about every file, and the checksum (n,) of its pixels.
@@ -103,14 +107,17 @@ def write(
         0,
     )
     for part, (part_facts, part_sums) in _decoded(
-        list(_parts(data, table, data_settings)), target, data_settings, jobs or worker_pool.cores()
+        list(_parts(data, table, data_settings, most_files)),
+        target,
+        data_settings,
+        jobs or worker_pool.cores(),
     ):
         rows = slice(part.first, part.first + len(part.paths))
         for name in ("readable", "same", "decodes", "thumbs"):
             getattr(facts, name)[rows] = getattr(part_facts, name)
         sums[rows] = part_sums
-        if rows.stop // SAY_EVERY > reported:
-            reported = rows.stop // SAY_EVERY
+        if rows.stop // say_every > reported:
+            reported = rows.stop // say_every
             stage_cli.say(f"decoded {rows.stop} of {len(table)} images")
     return facts, sums
 
@@ -157,10 +164,10 @@ def thumbnail(picture: Image.Image) -> NDArray[np.uint8]:
 
 
 def _parts(
-    data: Path, table: pd.DataFrame, data_settings: settings.Data
+    data: Path, table: pd.DataFrame, data_settings: settings.Data, most_files: int
 ) -> Iterator[ManifestSlice]:
     size = max(
-        1, min(MOST_FILES, MOST_BYTES // (data_settings.channels * data_settings.image_size**2))
+        1, min(most_files, MOST_BYTES // (data_settings.channels * data_settings.image_size**2))
     )
     root, inside = data.resolve(), rules.inside(table["path"], data)
     for first in range(0, len(table), size):

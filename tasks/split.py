@@ -185,7 +185,8 @@ def _refuse_two_roles(manifest: pd.DataFrame) -> None:
     torn = rules.in_two_groups(manifest["subject_id"], manifest["split"])
     if torn.any():
         raise DataError(
-            f"manifest.csv: {records.name_records(manifest, torn)}: {rules.ONE_SPLIT} is not so. "
+            f"manifest.csv: {records.name_records(manifest, torn)}: expected that "
+            f"{rules.ONE_SPLIT}. "
             "Give every subject one value"
         )
 

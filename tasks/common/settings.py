@@ -503,11 +503,11 @@ class Ladder(Section):
     @model_validator(mode="after")
     def _is_one_way_up(self) -> Ladder:
         if reserved := sorted({FIRST, RETRAIN} & set(self.rungs)):
-            raise ValueError(f"a rung is called {reserved[0]}, which is the name of another one")
+            raise ValueError(f"a rung cannot be called {reserved[0]}; choose another name")
         if unreachable := sorted(set(self.rungs) - set(self.order)):
             raise ValueError(
                 f"rungs.{unreachable[0]} comes after {self.rungs[unreachable[0]].after!r}; "
-                f"expected one way up: one rung after `{FIRST}`, and one after each further rung"
+                f"expected a single chain: one rung after `{FIRST}`, and one after each further rung"
             )
         return self
 
@@ -864,7 +864,7 @@ class Settings(Section):
                 raise ValueError(f"references.with_blocks is empty; only {exemption}")
             if self.original.checkpoint.startswith(TRAINED):
                 raise ValueError(
-                    "references.with_blocks is empty, so original.checkpoint is made by nobody"
+                    "references.with_blocks is empty, so no stage makes original.checkpoint"
                 )
         if references.mode != "batch" and references.with_from == TRAINED:
             raise ValueError(

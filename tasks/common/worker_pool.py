@@ -80,7 +80,7 @@ def each(
                 yield running.pop(future)
     except BrokenProcessPool as error:
         raise AuditError(
-            "a helping process ended before its work was done; is there enough memory?"
+            "a worker process ended before its work was done; is there enough memory?"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)

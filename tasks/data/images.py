@@ -118,7 +118,7 @@ def decode(content: bytes, name: str, data: Data) -> Image.Image:
         return _eight_bits(decoded, data)
     except _OutOfRangeError as error:
         raise DataError(
-            f"{name}: {error}; say the value of white (import --white, data.white), or convert the "
+            f"{name}: {error}; set the value of white (import --white, data.white), or convert the "
             "image to 8 bits"
         ) from error
     except Exception as error:  # as in `read`: damage in the metadata shows only here

@@ -106,9 +106,7 @@ def sign(pdf: bytes, key: SigningKey, stamper: Stamper | None = None) -> bytes:
     signed = target.getvalue()
     signature = check(signed, stamper.authorities if stamper else ())
     if not signed.startswith(pdf) or signature.signer != key.signer:
-        raise SignatureError(
-            "the PDF signature just made does not hold; this installation's pyHanko is unfit"
-        )
+        raise SignatureError("the new PDF signature is invalid; check this installation of pyHanko")
     return signed
 
 

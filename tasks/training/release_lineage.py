@@ -190,7 +190,7 @@ def references(
     advice = "train new ones: references.with_from=artifacts/train, references.with_blocks=[0, 1]"
     if lineage.get("training_set_sha256") != training_set(manifest, rows):
         raise EvidenceError(
-            f"the {owner} were trained on other records than the training records of now; {advice}"
+            f"the {owner} were not trained on the current training records; {advice}"
         )
     expected = json.loads(json.dumps(recipe(settings)))
     if lineage.get("recipe") != expected:

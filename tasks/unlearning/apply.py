@@ -57,7 +57,7 @@ def to_original(
         raise EvidenceError(f"{forget} names no record; expected a forget set")
     if not retained.any():
         raise EvidenceError(
-            "no training record is retained, expected some: a model of nobody's data is a new one"
+            "no training record is retained, expected some; train a new model instead"
         )
     labels = manifest["label"].to_numpy(np.int64)
     _warn_of_lost_classes(set(labels[in_forget_set].tolist()) - set(labels[retained].tolist()))

@@ -47,13 +47,11 @@ def test_every_image_stands_in_the_row_of_its_record(data: Path, tmp_path: Path)
 
 
 def test_several_processes_make_the_same_bytes_as_one(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (data / "images/r07.png").write_bytes(b"damaged")
     pack.make(data, GREY, tmp_path / "whole")
-    monkeypatch.setattr(pack, "MOST_FILES", 4)
-    monkeypatch.setattr(pack, "SAY_EVERY", 10)
-    pack.make(data, GREY, tmp_path / "parts", jobs=3)
+    pack.make(data, GREY, tmp_path / "parts", jobs=3, most_files=4, say_every=10)
     for name in (image_pack.IMAGES, image_pack.FILES, image_pack.ROWS):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
     assert capsys.readouterr().out.splitlines() == [

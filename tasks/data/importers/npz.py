@@ -214,7 +214,7 @@ def _to_bytes(
         values = image.astype(np.float64) / white
         if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
             raise DataError(
-                f"{path.name}: image {index} has pixels outside 0 … {white:g}; say the value of "
+                f"{path.name}: image {index} has pixels outside 0 … {white:g}; set the value of "
                 "white with --white or --maxval"
             )
         yield np.floor(values * 255 + 0.5).astype(np.uint8)

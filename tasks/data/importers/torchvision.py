@@ -109,7 +109,7 @@ def _whole(value: Any, name: str) -> int:
         return int(value)
     except (TypeError, ValueError) as error:
         raise DataError(
-            f"torchvision.datasets.{name}: its targets are no class labels; take one for "
+            f"torchvision.datasets.{name}: its targets are not class labels; choose one for "
             "classification"
         ) from error
 
@@ -119,7 +119,7 @@ def _from_pillow(picture: Any, name: str) -> writing.Picture:
 
     if not isinstance(picture, Image.Image):
         raise DataError(
-            f"torchvision.datasets.{name}: its items are no images; take one for image "
+            f"torchvision.datasets.{name}: its items are not images; choose a data set for image "
             "classification"
         )
     if picture.mode[0] in "IF":

@@ -249,7 +249,7 @@ def refuse_dark(peak: float, white: float, source: str) -> None:
         likely = next((2**bits - 1 for bits in (1, 4, 8, 10, 12, 14, 16) if peak < 2**bits), 1)
         raise DataError(
             f"{source}: the largest value is {peak:g}, and white would be {white:g}, so all would "
-            f"be read nearly black; say the value of white, e.g. --white {likely}, or --white "
+            f"be read nearly black; set the value of white, e.g. --white {likely}, or --white "
             f"{white:g} if the images are that dark"
         )
 

@@ -99,7 +99,7 @@ def test_a_turned_tiff_is_upright_either_way_as_pillow_and_torchvision_read_it(
 def test_pixels_out_of_range_are_told_with_the_range_and_what_to_say(
     pixels: NDArray[Any], kind: str, range_: str
 ) -> None:
-    with pytest.raises(DataError, match=rf"got pixels {range_}.*say the value of white"):
+    with pytest.raises(DataError, match=rf"got pixels {range_}.*set the value of white"):
         shown(saved(pixels, kind))
 
 

@@ -172,7 +172,7 @@ def test_images_that_would_be_read_nearly_black_are_told(
 ) -> None:
     images = np.linspace(0, most, 6 * 64).reshape(6, 8, 8).astype(kind)
     path = archive(tmp_path, images=images)
-    with pytest.raises(DataError, match=r"nearly black; say the value of white"):
+    with pytest.raises(DataError, match=r"nearly black; set the value of white"):
         npz.bring_in(tmp_path / "d", path)
     npz.bring_in(tmp_path / "d", path, white=images.max())
     last = records.read_manifest(tmp_path / "d")["path"].tolist()[-1]
