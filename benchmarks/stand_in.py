@@ -154,7 +154,7 @@ def _score(options: dict[str, str], chosen: Any) -> None:
 
     from tasks.common import files
     from tasks.data import records
-    from tasks.score import lineage_of, roll  # the real stage's own list of models
+    from tasks.score import lineage_of, models_to_score  # the real stage's own list of models
     from tasks.training import release_lineage
     from tasks.verification import scoring
 
@@ -162,7 +162,7 @@ def _score(options: dict[str, str], chosen: Any) -> None:
     requests = records.read_forget(Path(options["forget"]), manifest)
     roles = records.read_roles(Path(options["split"]), manifest)
     original = Path(options["original"])
-    entries = roll(
+    entries = models_to_score(
         original,
         Path(options["trained"]),
         Path(options["unlearned"]),

@@ -507,7 +507,7 @@ class Ladder(Section):
         if unreachable := sorted(set(self.rungs) - set(self.order)):
             raise ValueError(
                 f"rungs.{unreachable[0]} comes after {self.rungs[unreachable[0]].after!r}; "
-                f"expected a single chain: one rung after `{FIRST}`, and one after each further rung"
+                f"expected a chain: one rung after `{FIRST}`, and one after each further rung"
             )
         return self
 
