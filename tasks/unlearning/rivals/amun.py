@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tasks.common.settings import Settings
 from tasks.training import training_loop
-from tasks.unlearning.rivals.shared import imitate_labels, learner, part_of, steps_of, streams
+from tasks.unlearning.rivals.shared import (
+    RivalInput,
+    imitate_labels,
+    learner,
+    part_of,
+    steps_of,
+    streams,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -17,13 +23,7 @@ DOUBLINGS = 12
 """Radii tried; the last is 82, farther than the most distant image of 32 x 32 pixels in colour"""
 
 
-def amun(
-    original: nn.Module,
-    forget: training_loop.Records,
-    retain: training_loop.Records,
-    settings: Settings,
-    progress: training_loop.Progress | None,
-) -> nn.Module:
+def amun(inputs: RivalInput) -> nn.Module:
     """AMUN: train on with forgotten and retained records and, under the label that the model gives
     them, the nearest adversarial examples of the forgotten ones.
 
@@ -31,6 +31,7 @@ def amun(
     "Not All Wrong is Bad: Using Adversarial Examples for Unlearning", ICML 2025. An epoch is a pass
     over all three.
     """
+    original, forget, retain, settings, progress = inputs
     network = learner(original, forget)
     with streams(settings) as generator:
         kept = part_of(retain, settings, generator)

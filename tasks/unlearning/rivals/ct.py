@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tasks.common.errors import ModelError
-from tasks.common.settings import Settings
-from tasks.training import training_loop
 from tasks.unlearning.rivals.shared import (
+    RivalInput,
     convolutions,
     imitate_labels,
     learner,
@@ -20,13 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def ct(
-    original: nn.Module,
-    forget: training_loop.Records,
-    retain: training_loop.Records,
-    settings: Settings,
-    progress: training_loop.Progress | None,
-) -> nn.Module:
+def ct(inputs: RivalInput) -> nn.Module:
     """Convolution transpose: the kernels of all convolutions are transposed, and retained records
     repair.
 
@@ -38,6 +31,7 @@ def ct(
     """
     import torch
 
+    original, forget, retain, settings, progress = inputs
     network = learner(original, forget)
     layers = convolutions(network)
     if any(layer.weight.shape[2] != layer.weight.shape[3] for layer in layers):

@@ -6,9 +6,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from tasks.common.settings import Settings
 from tasks.training import training_loop
 from tasks.unlearning.rivals.shared import (
+    RivalInput,
     frozen_copy,
     learn,
     learner,
@@ -30,13 +30,7 @@ class _Reached(Exception):  # noqa: N818 - a goal, not an error
     """The forgotten records are known no better than unseen ones."""
 
 
-def lotus(
-    original: nn.Module,
-    forget: training_loop.Records,
-    retain: training_loop.Records,
-    settings: Settings,
-    progress: training_loop.Progress | None,
-) -> nn.Module:
+def lotus(inputs: RivalInput) -> nn.Module:
     """LoTUS: learn what the original says, smoothed for forgotten records and sharpened for
     retained ones.
 
@@ -52,6 +46,7 @@ def lotus(
     """
     import torch
 
+    original, forget, retain, settings, progress = inputs
     wish, backend = settings.unlearn, forget.backend
     teacher, network = frozen_copy(original, forget), learner(original, forget)
     unseen = wish.rivals.lotus_unseen_accuracy or 0.0

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tasks.common import seeds
-from tasks.common.settings import Settings
 from tasks.training import training_loop
 from tasks.unlearning.rivals.shared import (
+    RivalInput,
     convolutions,
     imitate_labels,
     learner,
@@ -23,13 +23,7 @@ REMAINING_RATE = 0.1
 """How much of the learning rate remains for the weights that are not drawn anew"""
 
 
-def msg(
-    original: nn.Module,
-    forget: training_loop.Records,
-    retain: training_loop.Records,
-    settings: Settings,
-    progress: training_loop.Progress | None,
-) -> nn.Module:
+def msg(inputs: RivalInput) -> nn.Module:
     """Masked small gradients: convolution weights that tell forgotten and retained records apart
     least are drawn anew; the others learn at a tenth of the rate while retained records repair.
 
@@ -45,6 +39,7 @@ def msg(
     import torch
     from torch import nn
 
+    original, forget, retain, settings, progress = inputs
     network = learner(original, forget)
     layers = convolutions(network)
     with streams(settings) as generator:

@@ -619,7 +619,7 @@ def test_a_model_without_convolutions_is_refused(method: str) -> None:
 def test_kernels_that_are_not_square_cannot_be_transposed() -> None:
     odd = nn.Sequential(nn.Conv2d(1, 2, (1, 3)), nn.Flatten(), nn.Linear(96, 3))
     with pytest.raises(ModelError, match="not square"):
-        ct.ct(odd, FORGET, RETAIN, wish("ct", epochs=1), None)
+        ct.ct(shared.RivalInput(odd, FORGET, RETAIN, wish("ct", epochs=1), None))
 
 
 def test_lotus_smooths_forgotten_answers_and_sharpens_retained_ones() -> None:
