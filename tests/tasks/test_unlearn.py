@@ -20,6 +20,7 @@ from tasks.common.errors import AuditError, DataError, EvidenceError, ModelError
 from tasks.training import architectures, checkpoints
 from tasks.unlearning import fcalb
 from tasks.unlearning.rivals import registry
+from tasks.unlearning.rivals.shared import RivalInput
 from tests.worlds import packing
 
 RETAINED, ASKED = 24, 4
@@ -206,11 +207,11 @@ def test_a_diverging_phase_names_its_own_rate(
 def test_a_model_whose_last_step_made_its_answers_infinite_is_not_released(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def explode(network: torch.nn.Module, *_: object) -> torch.nn.Module:
+    def explode(inputs: RivalInput) -> torch.nn.Module:
         with torch.no_grad():
-            for weight in network.parameters():
+            for weight in inputs.original.parameters():
                 weight.fill_(1e30)
-        return network
+        return inputs.original
 
     monkeypatch.setitem(registry.METHODS, "scrub", explode)
     refused(
