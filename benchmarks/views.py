@@ -67,7 +67,7 @@ def main(
             *((kind, [one for one in deceivers if one.kind == kind]) for kind in ADVERSARIES),
         ):
             for one in jobs:
-                if one.path.exists() and one.views(batch).exists():
+                if scored(one, batch):
                     rows[case] += judged(study, batch, one, judges)
         stage_cli.say(f"{study.world}: batch {batch + 1}/{batches} judged")
     cases = {case: figures(found) for case, found in rows.items() if found}
@@ -78,6 +78,13 @@ def main(
 def job(study: Study, kind: str, batch: int, number: int) -> Job:
     """One model of the study."""
     return Job(study.world, kind, batch, number, study.seed, study.keep)
+
+
+def scored(one: Job, batch: int) -> bool:
+    """Whether a model is there, with its scores in all views."""
+    if not (one.path.exists() and one.views(batch).exists()):
+        return False
+    return set(verdicts.VIEWS) <= set(np.load(one.views(batch), allow_pickle=False))
 
 
 def judged(study: Study, batch: int, one: Job, judges: list[Job]) -> Iterator[dict[str, Any]]:
