@@ -1,4 +1,4 @@
-"""Each package has a small public face: the modules that its `__all__` names.
+"""Check that packages import only the public modules of others, at most eight each.
 
 A module of another package, a stage or a deployment imports only those. Tests and benchmarks may
 look inside.

@@ -1,4 +1,4 @@
-"""How often one walk changes the module: the visits of a test, counted while it runs.
+"""Count how often a test's control flow changes the module.
 
 A visit begins when a function of the product is entered from another module of the product, or when
 control returns to one. Fewer visits in fewer modules are easier to follow.

@@ -1,4 +1,4 @@
-"""The Chinese typefaces of the reports, cut to the characters that they need.
+"""Cut the Chinese typefaces of the reports to the characters that they need.
 
 The whole has 65 000 glyphs and 20 MB a weight. Pages and PDFs need the few hundred characters of
 the catalogue in two weights; PDFs have the usual ones of names and comments, too, in one weight.

@@ -1,5 +1,4 @@
-"""The generated files: `python -m tools.generate_docs` writes them, `--check` fails when one has
-drifted."""
+"""Write the generated files, or with `--check` fail if one is out of date."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""The catalogues of the reports' languages: what is said in templates and in Python, gathered from
-the source."""
+"""The catalogues of the reports' languages: messages gathered from templates and Python code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the code is built, in figures: modules, import floors, sizes, names with two meanings.
+"""Measure the structure of the code: modules, import floors, sizes, names used twice.
 
 It reads text only, so it measures any revision: check it out into a folder and name that.
 

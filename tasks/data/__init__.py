@@ -1,4 +1,4 @@
-"""The data set: its manifest, its images, whose records they are, and where data sets come from."""
+"""The data set: its manifest, images and people, and importers from other formats."""
 
 __all__ = [
     "expectations",

@@ -1,4 +1,4 @@
-"""The images of a data set, decoded once: what the stage `pack` made and the other stages read.
+"""The decoded images of a data set, which the stage `pack` writes and the other stages read.
 
 A pack is a folder with `images.npy`, every record's pixels in the order of the manifest;
 `rows.npz`, checksums by which a reader verifies them; and `files.npz`, facts about every image file

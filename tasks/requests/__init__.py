@@ -1,4 +1,3 @@
-"""Deletion requests: their form, whose identities they name, their pseudonyms, their deadlines, and
-what people decided about them."""
+"""Deletion requests: parsing, identities, pseudonyms, deadlines, and people's decisions."""
 
 __all__ = ["deadlines", "decisions", "directory", "identities", "opendsr", "pseudonyms"]

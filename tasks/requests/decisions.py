@@ -1,4 +1,4 @@
-"""What people decided and did about a batch: `ledger/decisions/<batch>.json`, which the stage
+"""People's decisions and actions on a batch: `ledger/decisions/<batch>.json`, which the stage
 `report` reads.
 
 The audit writes it empty, beside the batch's record, and never reads it for a verdict. It has four
