@@ -94,11 +94,11 @@ def _attacked(network: nn.Module, records: training_loop.Records, steps: int) ->
     start = records.images.to(torch.float32)
     pixels = start.clone()
     with torch.no_grad():
-        known = _answers(network, records, pixels).argmax(1) == records.labels
+        is_recognised = _answers(network, records, pixels).argmax(1) == records.labels
     radius = FIRST_RADIUS * 255
     for _ in range(DOUBLINGS):
         for _ in range(steps):
-            rows = known.nonzero().flatten()
+            rows = is_recognised.nonzero().flatten()
             if not len(rows):
                 return pixels
             part, moved = records.rows(rows), pixels[rows].requires_grad_()
@@ -111,7 +111,7 @@ def _attacked(network: nn.Module, records: training_loop.Records, steps: int) ->
                 length = away.flatten(1).norm(dim=1).clamp_min(1e-12)
                 away *= (radius / length).clamp_max(1)[:, None, None, None]
                 pixels[rows] = (start[rows] + away).clamp(0, 255)
-                known[rows] = _answers(network, part, pixels[rows]).argmax(1) == part.labels
+                is_recognised[rows] = _answers(network, part, pixels[rows]).argmax(1) == part.labels
         radius *= 2
     return pixels
 

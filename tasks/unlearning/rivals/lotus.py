@@ -47,15 +47,15 @@ def lotus(inputs: RivalInput) -> nn.Module:
     import torch
 
     original, forget, retain, settings, progress = inputs
-    wish, backend = settings.unlearn, forget.backend
+    unlearn, backend = settings.unlearn, forget.backend
     teacher, network = frozen_copy(original, forget), learner(original, forget)
-    unseen = wish.rivals.lotus_unseen_accuracy or 0.0
+    unseen = unlearn.rivals.lotus_unseen_accuracy or 0.0
     with streams(settings) as generator:
         kept = part_of(retain, settings, generator)
         marks = torch.cat([torch.ones_like(forget.labels), torch.zeros_like(kept.labels)])
         mixed = training_loop.joined(forget, kept).with_labels(marks)
-        batches = mixed.batches(wish.batch_size, generator, settings.train)
-        epoch = max(1, passes(mixed, wish.batch_size, 1))
+        batches = mixed.batches(unlearn.batch_size, generator, settings.train)
+        epoch = max(1, passes(mixed, unlearn.batch_size, 1))
         draws = torch.Generator().manual_seed(int(torch.randint(2**62, (), generator=generator)))
         temperature = 1.0
 
@@ -65,7 +65,7 @@ def lotus(inputs: RivalInput) -> nn.Module:
                 above = _accuracy(network, forget) - unseen
                 if above <= -TOLERANCE:
                     raise _Reached
-                temperature = math.exp(wish.rivals.lotus_alpha * above)
+                temperature = math.exp(unlearn.rivals.lotus_alpha * above)
                 network.train()
             images, forgotten = next(batches)
             with backend.autocast():
