@@ -153,10 +153,11 @@ def main(
         },
         "versions": study.versions(),
     }
-    files.write_json(out / f"pool-{world}-{models}-{folds}.json", result)
+    name = f"pool {world} {models} {folds}" + (f" by {pool_world}" if pool_world else "")
+    files.write_json(out / f"{name.replace(' ', '-')}.json", result)
     stage_cli.say(table(result))
     if page:
-        measure.insert(page, f"pool {world} {models} {folds}", table(result))
+        measure.insert(page, name, table(result))
 
 
 def _make(kept: Kept, fresh: int, cases: Collection[str], references: bool) -> None:
