@@ -410,7 +410,7 @@ def _decoder() -> json.JSONDecoder:
 
 
 def _no_number(_name: str) -> NoReturn:
-    raise ValueError("NaN and infinity are no JSON")
+    raise ValueError("NaN and infinity are not JSON")
 
 
 def _read_csv(text: str) -> Sheet:

@@ -16,7 +16,7 @@ _MEANINGS = {
     404: "there is no such request or batch",
     409: "this cannot be done as things are",
     413: "too large",
-    415: "no JSON, or packed",
+    415: "not JSON, or compressed",
 }
 
 

@@ -359,7 +359,7 @@ def test_without_approval_nothing_is_released(world: Path, tmp_path: Path) -> No
         ("params.yaml", "\n# mine\n", r"not committed.*params\.yaml"),
         (f"requests/{BATCH}.json", "[]", r"not committed.*requests"),
         ("data/manifest.csv", "\n", "not what data.dvc records"),
-        (f"releases/{BATCH}/model.safetensors", "x", "there already"),
+        (f"releases/{BATCH}/model.safetensors", "x", "does not belong to a release"),
     ],
 )
 def test_what_is_not_committed_is_never_overwritten(
