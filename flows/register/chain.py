@@ -18,7 +18,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from flows.register.chain_key import KEY, ChainKey
-from flows.register.encoding import canonical, now, queryable, sha256, storable
+from flows.register.encoding import canonical, digest, now, queryable, storable
 from flows.register.states import RegisterError
 from flows.register.tables import callbacks, events, identities, requests
 
@@ -70,7 +70,7 @@ class Content:
         columns = {name: value for name, value in self.columns.items() if value is not None}
         for name in ("held", "extended"):
             columns[name] = bool(columns[name])
-        return sha256(canonical([columns, sorted(self.names)]))
+        return digest([columns, sorted(self.names)])
 
     def changed(self, **columns: Any) -> Content:
         """A copy with other values in some columns."""
@@ -209,7 +209,7 @@ def history(
     connection: sa.Connection, request_id: str | None, batch: str | None, kind: str | None
 ) -> list[Event]:
     """Events in their order; all, or those of a request, of a batch, of a kind."""
-    if not all(map(queryable, (request_id, batch, kind))):
+    if not queryable(request_id, batch, kind):
         return []
     query = sa.select(events).order_by(events.c.seq)
     for column, value in (
@@ -379,7 +379,7 @@ def event_hash(row: Mapping[str, Any]) -> str:
     bound: list[Any] = [] if row["row_digest"] is None else [row["row_digest"]]
     if row["keeper"] is not None:
         bound.append({"keeper": row["keeper"]})
-    return sha256(canonical([*(row[name] for name in names), *bound]))
+    return digest([*(row[name] for name in names), *bound])
 
 
 def _authentic(row: Any, key: ChainKey) -> bool:

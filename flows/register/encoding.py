@@ -19,9 +19,9 @@ def canonical(value: Any) -> str:
     )
 
 
-def sha256(text: str) -> str:
-    """SHA-256 of a text in UTF-8, 64 hexadecimal digits."""
-    return hashlib.sha256(text.encode()).hexdigest()
+def digest(value: Any) -> str:
+    """SHA-256 of a value's canonical JSON, 64 hexadecimal digits."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
 
 
 def now() -> str:
@@ -45,6 +45,6 @@ def storable(value: Any) -> Any:
     return [storable(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def queryable(text: str | None) -> bool:
-    """Whether a text can be used in a query; PostgreSQL refuses NUL and half surrogates."""
-    return text is None or storable(text) == text
+def queryable(*texts: str | None) -> bool:
+    """Whether texts can be used in a query; PostgreSQL refuses NUL and half surrogates."""
+    return all(text is None or storable(text) == text for text in texts)

@@ -14,7 +14,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from flows.register import transactions
-from flows.register.encoding import canonical, now, sha256, text_of
+from flows.register.encoding import digest, now, text_of
 from flows.register.states import BusyError, LostLeaseError
 from flows.register.tables import leases
 from tasks.common.errors import AuditError
@@ -139,4 +139,4 @@ def machine() -> str:
             Path("/proc/sys/kernel/random/boot_id").read_text(),
             str(Path("/proc/self/ns/pid").readlink()),
         ]
-    return sha256(canonical(identifiers))[:16]
+    return digest(identifiers)[:16]

@@ -32,7 +32,6 @@ from flows.register import (
 )
 from flows.register.callback_queue import DueCallback
 from flows.register.chain import BOUND, Event, Head, Step
-from flows.register.encoding import queryable
 from flows.register.kept_end import KeptEnd
 from flows.register.leases import Lease
 from flows.register.receiving import Arrival
@@ -310,12 +309,8 @@ class Register:
         self, states: Collection[State] | None = None, batch: str | None = None
     ) -> list[Case]:
         """Requests, the nearest deadline first, filtered by state and batch."""
-        if not queryable(batch):
-            return []
         with transactions.reading(self.engine) as connection:
-            query = request_rows.urgent_first(request_rows.conditions(states, batch))
-            rows = connection.execute(query)
-            return [request_rows.as_case(dict(row._mapping)) for row in rows]
+            return request_rows.cases(connection, states, batch)
 
     def bound(self, batch: str) -> list[Case]:
         """The requests of a batch, each checked against its events.
@@ -324,8 +319,7 @@ class Register:
             RegisterError: one differs from its events.
         """
         with transactions.snapshot(self.engine) as connection:
-            query = request_rows.urgent_first(request_rows.conditions(None, batch))
-            ids = [row.request_id for row in connection.execute(query)]
+            ids = [case.request_id for case in request_rows.cases(connection, None, batch)]
             contents = chain.require_bound(connection, self._key, ids)
             return [request_rows.as_case(contents[request_id].columns) for request_id in ids]
 
@@ -347,11 +341,8 @@ class Register:
             first: number of requests to skip.
             limit: maximum number of requests.
         """
-        if not queryable(batch):
-            return 0, []
         with transactions.reading(self.engine) as connection:
-            conditions = request_rows.conditions(states, batch, held)
-            return request_rows.page(connection, conditions, first, limit)
+            return request_rows.page(connection, states, batch, held, first, limit)
 
     def in_flight(self) -> str | None:
         """The batch that is neither erased nor given up, if there is one."""

@@ -11,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from flows.register.chain import IDS_PER_QUERY
+from flows.register.encoding import queryable
 from flows.register.states import HELD, Case, State, UnknownRequestError, printable_id
 from flows.register.tables import events, identities, requests
 from tasks.common.errors import PseudonymError
@@ -38,21 +39,21 @@ def cases_of(connection: sa.Connection, request_ids: Sequence[str]) -> dict[str,
     Raises:
         UnknownRequestError: there is no such request.
     """
-    cases: dict[str, Case] = {}
+    by_id: dict[str, Case] = {}
     # only UUIDs are queried: PostgreSQL refuses some texts
     unique_ids = [name for name in dict.fromkeys(request_ids) if printable_id(name) == name]
     for start in range(0, len(unique_ids), IDS_PER_QUERY):
         query = sa.select(requests).where(
             requests.c.request_id.in_(unique_ids[start : start + IDS_PER_QUERY])
         )
-        cases |= {row.request_id: as_case(dict(row._mapping)) for row in connection.execute(query)}
+        by_id |= {case.request_id: case for case in _cases(connection, query)}
     for request_id in request_ids:
-        if request_id not in cases:
+        if request_id not in by_id:
             raise UnknownRequestError(
                 f"the register has no request {printable_id(request_id)}; "
                 "see `erasure-audit requests list`"
             )
-    return cases
+    return by_id
 
 
 def find(connection: sa.Connection, beginning: str) -> str:
@@ -73,7 +74,28 @@ def find(connection: sa.Connection, beginning: str) -> str:
     return case_of(connection, start).request_id
 
 
-def conditions(
+def cases(
+    connection: sa.Connection, states: Collection[State] | None, batch: str | None
+) -> list[Case]:
+    """Requests in some states or of a batch, the nearest deadline first; None: any."""
+    return _cases(connection, _urgent_first(_criteria(states, batch)))
+
+
+def page(
+    connection: sa.Connection,
+    states: Collection[State] | None,
+    batch: str | None,
+    held: bool,
+    first: int,
+    limit: int,
+) -> tuple[int, list[Case]]:
+    """The number of matching requests, and at most `limit` of them after the first `first`."""
+    criteria = _criteria(states, batch, held)
+    total = connection.scalar(sa.select(sa.func.count()).select_from(requests).where(*criteria))
+    return int(total or 0), _cases(connection, _urgent_first(criteria).offset(first).limit(limit))
+
+
+def _criteria(
     states: Collection[State] | None, batch: str | None, held: bool = False
 ) -> list[sa.ColumnElement[bool]]:
     """Conditions on state, batch and hold; None: any."""
@@ -81,25 +103,19 @@ def conditions(
     if states is not None:
         criteria.append(requests.c.state.in_([str(state) for state in states]))
     if batch is not None:
-        criteria.append(requests.c.batch == batch)
+        criteria.append(requests.c.batch == batch if queryable(batch) else sa.false())
     if held:
         criteria.append(requests.c.held.is_(True))
     return criteria
 
 
-def urgent_first(criteria: Sequence[sa.ColumnElement[bool]]) -> sa.Select[Any]:
-    """A query for requests, the nearest deadline first."""
+def _urgent_first(criteria: Sequence[sa.ColumnElement[bool]]) -> sa.Select[Any]:
     order = (sa.func.coalesce(requests.c.due, "9999"), requests.c.request_id)
     return sa.select(requests).where(*criteria).order_by(*order)
 
 
-def page(
-    connection: sa.Connection, criteria: Sequence[sa.ColumnElement[bool]], first: int, limit: int
-) -> tuple[int, list[Case]]:
-    """The number of matching requests, and at most `limit` of them after the first `first`."""
-    total = connection.scalar(sa.select(sa.func.count()).select_from(requests).where(*criteria))
-    query = urgent_first(criteria).offset(first).limit(limit)
-    return int(total or 0), [as_case(dict(row._mapping)) for row in connection.execute(query)]
+def _cases(connection: sa.Connection, query: sa.Select[Any]) -> list[Case]:
+    return [as_case(dict(row._mapping)) for row in connection.execute(query)]
 
 
 def change(connection: sa.Connection, request_id: str, **values: Any) -> None:

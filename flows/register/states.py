@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from flows.register.encoding import canonical, sha256
+from flows.register.encoding import digest
 from tasks.common.errors import AuditError
 
 
@@ -116,7 +116,7 @@ class Intake:
         """SHA-256 of the content; it distinguishes a repetition from a contradiction."""
         identities = list(map(dict, self.identities))
         content = [self.regulation, self.submitted, identities, self.wishes, self.callbacks]
-        return sha256(canonical(content))
+        return digest(content)
 
 
 @dataclass(frozen=True)

@@ -321,7 +321,7 @@ def test_a_huge_file_is_put_aside_unread(
     assert register.cases() == []
 
 
-@pytest.mark.parametrize("moment", ["enter", "_keep", "unlink"])
+@pytest.mark.parametrize("moment", ["enter", "_keep_refused", "unlink"])
 def test_a_kill_at_any_moment_loses_nothing_and_takes_nothing_twice(
     home: Path, register: Register, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
