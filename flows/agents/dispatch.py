@@ -69,14 +69,26 @@ class _NobodyError(Exception):
 
 
 @dataclass(frozen=True)
-class _Patience:
-    """Times, s."""
+class Patience:
+    """Times, s.
+
+    Attributes:
+        silence: without a sign of life until an agent counts as lost.
+        wait: without an online worker until a waiting stage runs here.
+        starting: until the first sign of life.
+        poll: between two looks at a run.
+        fetch_pause: between two looks for the results of a completed run.
+    """
 
     silence: float
     wait: float
+    starting: float = STARTING
+    poll: float = POLL
+    fetch_pause: float = FETCH_PAUSE
 
     @classmethod
-    def from_environment(cls) -> _Patience:
+    def from_environment(cls) -> Patience:
+        """The times that the environment sets, or their defaults."""
         return cls(_seconds(SILENCE, 90.0), _seconds(WAIT, 120.0))
 
 
@@ -146,13 +158,14 @@ class Agents:
         post: parcels.Post,
         mode: Mode = "auto",
         connect: Callable[[], AbstractContextManager[SyncPrefectClient]] | None = None,
+        patience: Patience | None = None,
     ) -> None:
         self._connect = connect or prefect_client
         self._workspace = workspace
         self._batch = batch
         self._post = post
         self.mode = mode
-        self.patience = _Patience.from_environment()
+        self.patience = patience or Patience.from_environment()
         self._stopped = threading.Event()
         self._lock = threading.Lock()
         self._sending = threading.Lock()
@@ -248,10 +261,10 @@ class Agents:
         tell: StageNews,
     ) -> None:
         """Wait until a run is completed; `_ACTIONS` maps each of its states to an action."""
-        watch = _Watch(self._post, parcel, str(run.id), self.patience.silence, tell)
+        watch = _Watch(self._post, parcel, str(run.id), self.patience, tell)
         followed = _Followed(self, client, run.id, parcel, pool, watch)
         away_since = None
-        while not self._stopped.wait(POLL):
+        while not self._stopped.wait(self.patience.poll):
             try:
                 state = client.read_flow_run(run.id).state
                 action = _ACTIONS["SCHEDULED" if state is None else state.type.name]
@@ -388,7 +401,7 @@ class Agents:
             with contextlib.suppress(parcels.RemoteError):
                 if self.fetch(parcel):
                     return
-            if self._stopped.wait(FETCH_PAUSE):
+            if self._stopped.wait(self.patience.fetch_pause):
                 raise KilledStageError(f"{parcel.stage} was stopped")
         raise _LostError("its results are not on the remote; does it have another remote?")
 
@@ -421,7 +434,7 @@ class Agents:
         ) as process:
             while True:
                 try:
-                    output, _ = process.communicate(timeout=POLL)
+                    output, _ = process.communicate(timeout=self.patience.poll)
                     break
                 except subprocess.TimeoutExpired:
                     if self._stopped.is_set():
@@ -512,11 +525,16 @@ class _Watch:
     differ."""
 
     def __init__(
-        self, post: parcels.Post, parcel: parcels.Parcel, run: str, silence: float, tell: StageNews
+        self,
+        post: parcels.Post,
+        parcel: parcels.Parcel,
+        run: str,
+        patience: Patience,
+        tell: StageNews,
     ) -> None:
         self._post = post
         self._path = f"{parcel.name}/{parcels.ALIVE}-{run}"
-        self._silence = silence
+        self._patience = patience
         self._tell = tell
         self._last_sign: dict[str, Any] = {}
         self._looked = self._heard = time.monotonic()
@@ -524,7 +542,7 @@ class _Watch:
     def look(self) -> None:
         """Read the latest sign of life. Raises `_LostError` if there was none for too long."""
         now = time.monotonic()
-        if now - self._looked < min(5.0, self._silence / 10):
+        if now - self._looked < min(5.0, self._patience.silence / 10):
             return
         unheard, self._looked = now - self._looked, now
         try:
@@ -540,7 +558,8 @@ class _Watch:
             self._tell(sign["line"], "line")
         if sign != self._last_sign:
             self._last_sign, self._heard = sign, now
-        allowed = self._silence if self._last_sign else max(self._silence, STARTING)
+        silence = self._patience.silence
+        allowed = silence if self._last_sign else max(silence, self._patience.starting)
         if now - self._heard > allowed:
             raise _LostError(f"no sign of life for {now - self._heard:.0f} s")
 

@@ -138,7 +138,11 @@ def check(url: str) -> None:
 
 
 def deliver(
-    home: Path, register: Register, at: datetime | None = None, resolve: Resolve | None = None
+    home: Path,
+    register: Register,
+    at: datetime | None = None,
+    resolve: Resolve | None = None,
+    timeout: float = TIMEOUT,
 ) -> Delivery:
     """Send the status callbacks that are due, each signed; failed ones are tried again later.
 
@@ -150,6 +154,7 @@ def deliver(
         register: of the requests.
         at: the current time; None: now.
         resolve: looks up the addresses of a host.
+        timeout: time limit of an endpoint, s.
 
     Raises:
         SignatureError: there is no signing key.
@@ -163,7 +168,7 @@ def deliver(
             f"status callbacks wait and there is no key to sign them with; see {signing_keys.FILE}"
         )
     with register.lease("callbacks"):
-        return asyncio.run(_deliver(register, key, at, resolve or _resolve))
+        return asyncio.run(_deliver(register, key, at, resolve or _resolve, timeout))
 
 
 def headers(body: bytes, key: keys.SigningKey, domain: str) -> dict[str, str]:
@@ -190,7 +195,11 @@ def pause(tries: int, chance: Callable[[], float] = random.random) -> timedelta:
 
 
 async def _deliver(
-    register: Register, key: keys.SigningKey, at: datetime | None, resolve: Resolve
+    register: Register,
+    key: keys.SigningKey,
+    at: datetime | None,
+    resolve: Resolve,
+    timeout: float,
 ) -> Delivery:
     """Deliver in rounds until nothing is due: after a callback the request's next one may be."""
     import certifi
@@ -204,7 +213,7 @@ async def _deliver(
     trusted.load_verify_locations(certifi.where())
     # no proxy from the environment: the connection must go to the address that was checked
     async with httpx.AsyncClient(
-        verify=trusted, timeout=TIMEOUT, follow_redirects=False, trust_env=False
+        verify=trusted, timeout=timeout, follow_redirects=False, trust_env=False
     ) as client:
 
         async def attempt(due: DueCallback) -> None:
@@ -213,7 +222,7 @@ async def _deliver(
             host = hosts.setdefault(name, asyncio.Semaphore(AT_ONCE_PER_HOST))
             # `everywhere` last: a callback that waits for its host must not block others
             async with sender, host, everywhere:
-                outcome, is_done = await _send(register, client, key, due.event, due.url, resolve)
+                outcome, is_done = await _send(register, client, key, due, resolve, timeout)
             counted[await asyncio.to_thread(_note, register, due, outcome, is_done, at)] += 1
 
         for _ in range(1000):  # a request has few events; the limit only ends the loop of a defect
@@ -254,13 +263,14 @@ async def _send(
     register: Register,
     client: httpx.AsyncClient,
     key: keys.SigningKey,
-    event: Event,
-    url: str,
+    due: DueCallback,
     resolve: Resolve,
+    timeout: float,
 ) -> tuple[str, bool]:
     """Try once. Returns the outcome, and whether the callback is done."""
     import httpx
 
+    event, url = due.event, due.url
     history = [
         earlier
         for earlier in await asyncio.to_thread(register.history, event.request_id)
@@ -271,7 +281,7 @@ async def _send(
         return "nothing new to tell", True
     body = _body(notice, event, url)
     try:
-        async with asyncio.timeout(TIMEOUT):
+        async with asyncio.timeout(timeout):
             target, extra = await _target(url, resolve)
             request = client.build_request(
                 "POST",
@@ -288,7 +298,7 @@ async def _send(
             answer = await client.send(request, stream=True)
             await answer.aclose()  # the rest of the answer is ignored
     except TimeoutError:
-        return f"no answer within {TIMEOUT:g} s", False
+        return f"no answer within {timeout:g} s", False
     except RequestError as error:
         return str(error), False
     except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:

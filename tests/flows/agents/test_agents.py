@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -361,11 +362,17 @@ class Server:
         self.plans[run] = [state]
 
 
-def caller_of(here: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> dispatch.Agents:
-    monkeypatch.setattr(dispatch, "POLL", 0.02)
-    monkeypatch.setattr(dispatch, "FETCH_PAUSE", 0.02)
+def caller_of(here: Path, server: Server, **times: float) -> dispatch.Agents:
+    patience = dispatch.Patience.from_environment()
+    patience = replace(patience, poll=0.02, fetch_pause=0.02, **times)
     post = agent_parcel.Post(here / "caller")
-    return dispatch.Agents(here / "caller", "demo", post, connect=lambda: server)  # type: ignore[arg-type,return-value]
+    return dispatch.Agents(
+        here / "caller",
+        "demo",
+        post,
+        connect=lambda: server,  # type: ignore[arg-type,return-value]
+        patience=patience,
+    )
 
 
 def states() -> Any:
@@ -374,14 +381,10 @@ def states() -> Any:
     return states
 
 
-def test_what_prefect_is_told_names_the_work_and_holds_no_data(
-    here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_prefect_is_told_names_the_work_and_holds_no_data(here: Path) -> None:
     server = Server([states().Scheduled(), states().Failed(message="train@0: because")])
     with pytest.raises(StageError, match=r"^train@0: because$"):
-        caller_of(here, server, monkeypatch).fetch_results(
-            "train@0", "gpu", lambda text, kind="waiting": None
-        )
+        caller_of(here, server).fetch_results("train@0", "gpu", lambda text, kind="waiting": None)
     (made,) = server.made
     assert made["deployment"] == "agent-stage/gpu"
     assert made["name"] == "demo/train@0"
@@ -390,9 +393,7 @@ def test_what_prefect_is_told_names_the_work_and_holds_no_data(
     assert agent_parcel.Post(here / "caller").below(dispatch.HANDOVER) == []
 
 
-def test_a_lost_agent_s_stage_is_handed_out_once_more_and_never_a_third_time(
-    here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_lost_agent_s_stage_is_handed_out_once_more_and_never_a_third_time(here: Path) -> None:
     server = Server(
         [states().Running(), states().Crashed(message="exit code -9")],
         [states().Crashed(message="again")],
@@ -402,21 +403,17 @@ def test_a_lost_agent_s_stage_is_handed_out_once_more_and_never_a_third_time(
         dispatch.AgentError,
         match=r"train@0: 2 agents one after the other were lost with it; the last: again",
     ):
-        caller_of(here, server, monkeypatch).fetch_results(
+        caller_of(here, server).fetch_results(
             "train@0", "gpu", lambda text, kind="waiting": told.append(text)
         )
     assert len(server.made) == 2
     assert "the agent is lost: exit code -9" in told
 
 
-def test_an_agent_that_is_silent_is_lost_and_its_run_is_marked_so(
-    here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(dispatch.SILENCE, "0.3")
-    monkeypatch.setattr(dispatch, "STARTING", 0.3)
+def test_an_agent_that_is_silent_is_lost_and_its_run_is_marked_so(here: Path) -> None:
     server = Server([states().Running()], [states().Pending()])
     with pytest.raises(dispatch.AgentError, match="no sign of life"):
-        caller_of(here, server, monkeypatch).fetch_results(
+        caller_of(here, server, silence=0.3, starting=0.3).fetch_results(
             "train@0", "gpu", lambda text, kind="waiting": None
         )
     assert [(run, state.name) for run, state in server.set] == [(0, "Crashed"), (1, "Crashed")]
@@ -427,7 +424,7 @@ def test_an_agent_that_gives_signs_of_life_may_take_as_long_as_it_needs(
 ) -> None:
     monkeypatch.setenv(dispatch.SILENCE, "2")
     server = Server([states().Running()])
-    sender = caller_of(here, server, monkeypatch)
+    sender = caller_of(here, server)
     parcel = agent_parcel.collect(here / "caller", "train@0", "demo")
     assert parcel is not None
     told: list[str] = []
@@ -452,12 +449,10 @@ def test_an_agent_that_gives_signs_of_life_may_take_as_long_as_it_needs(
     assert [line for line in told if line.startswith("epoch")] != []
 
 
-def test_with_no_worker_the_stage_runs_here_and_the_run_says_why(
-    here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_with_no_worker_the_stage_runs_here_and_the_run_says_why(here: Path) -> None:
     server = Server(workers=False)
     told: list[str] = []
-    assert not caller_of(here, server, monkeypatch).fetch_results(
+    assert not caller_of(here, server).fetch_results(
         "train@0", "gpu", lambda text, kind="waiting": told.append(text)
     )
     assert told == ["runs here: no worker of pool gpu is online"]
@@ -476,7 +471,7 @@ def test_when_the_last_worker_goes_before_taking_the_stage_it_runs_here_after_a_
         told.append(text)
         server.workers = "handed" not in text
 
-    assert not caller_of(here, server, monkeypatch).fetch_results("train@0", "gpu", go)
+    assert not caller_of(here, server).fetch_results("train@0", "gpu", go)
     assert told[-1] == "runs here: no worker of pool gpu is online any more"
     assert [(run, state.name) for run, state in server.set] == [(0, "Cancelled")]
     assert agent_parcel.Post(here / "caller").below(dispatch.HANDOVER) == []
@@ -488,29 +483,23 @@ def test_while_all_workers_are_busy_a_stage_waits_for_its_turn(
     monkeypatch.setenv(dispatch.WAIT, "0.1")
     server = Server([*[states().Scheduled()] * 20, states().Failed(message="its turn")])
     with pytest.raises(StageError, match=r"^its turn$"):
-        caller_of(here, server, monkeypatch).fetch_results(
-            "train@0", "gpu", lambda text, kind="waiting": None
-        )
+        caller_of(here, server).fetch_results("train@0", "gpu", lambda text, kind="waiting": None)
 
 
-def test_where_a_pool_is_demanded_nothing_runs_here_in_its_place(
-    here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_where_a_pool_is_demanded_nothing_runs_here_in_its_place(here: Path) -> None:
     server = Server(
         [states().Scheduled(), states().Scheduled(), states().Failed(message="taken at last")],
         workers=False,
     )
-    sender = caller_of(here, server, monkeypatch)
+    sender = caller_of(here, server)
     sender.mode = "pool"
     with pytest.raises(StageError, match=r"^taken at last$"):
         sender.fetch_results("train@0", "gpu", lambda text, kind="waiting": None)
 
 
-def test_stopping_the_caller_withdraws_what_is_out(
-    here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stopping_the_caller_withdraws_what_is_out(here: Path) -> None:
     server = Server([states().Running()])
-    sender = caller_of(here, server, monkeypatch)
+    sender = caller_of(here, server)
     errors: list[BaseException] = []
 
     def bring() -> None:

@@ -202,15 +202,16 @@ def test_pauses_double_and_end_after_more_than_a_day() -> None:
 
 @pytest.mark.parametrize("way", ["delay", "drip"])
 def test_an_endpoint_that_never_answers_keeps_nobody_waiting(
-    home: Path, register: Register, monkeypatch: pytest.MonkeyPatch, way: str
+    home: Path, register: Register, way: str
 ) -> None:
-    monkeypatch.setattr(callbacks, "TIMEOUT", 2.0)
     with outside.endpoint() as (slow, slow_url), outside.endpoint() as (quick, quick_url):
         slow.delay, slow.drip = (20.0, False) if way == "delay" else (0.0, True)
         for number in range(1, 4):
             enter(home, register, slow_url, number=number)
         enter(home, register, quick_url, number=4)
-        worker = threading.Thread(target=callbacks.deliver, args=(home, register))
+        worker = threading.Thread(
+            target=callbacks.deliver, args=(home, register), kwargs={"timeout": 2.0}
+        )
         worker.start()
         while not quick.seen:
             time.sleep(0.01)

@@ -311,13 +311,13 @@ def test_links_folders_and_pipes_are_put_aside_unread(
     assert waiting(home) == []
 
 
-def test_a_huge_file_is_put_aside_unread(
-    home: Path, register: Register, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(drop_folder, "MAX_BYTES", 100)
-    put(home, "huge.json", [outside.request(1)])
+def test_a_huge_file_is_put_aside_unread(home: Path, register: Register) -> None:
+    path = put(home, "huge.json", [outside.request(1)])
+    settled = path.stat().st_mtime
+    os.truncate(path, drop_folder.MAX_BYTES + 1)
+    os.utime(path, (settled, settled))
     (entry,) = drop_folder.take(home, register).refused
-    assert "expected at most 100" in entry.reason
+    assert f"expected at most {drop_folder.MAX_BYTES}" in entry.reason
     assert register.cases() == []
 
 
