@@ -95,7 +95,7 @@ def readiness(
         f"{ready.models} models."
     )
     for person in ready.people:
-        typer.echo(f"  {person.pseudonym[:17]}  {person.records} records: {person.told()}")
+        typer.echo(f"  {person.pseudonym[:17]}  {person.records} records: {person.in_words()}")
     for column, values in ready.groups.items():
         for value, group in values.items():
             typer.echo(

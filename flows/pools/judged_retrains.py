@@ -27,8 +27,8 @@ def assess(home: Path, folder: str = FOLDER) -> renewal.Renewal:
     """
     _, lineage = table.load(home / folder)
     rules = settings.load(home / "params.yaml").verify
-    found = retrains(home, folder, str(lineage.get("made", "")))
-    return renewal.assess(found, rules.rho0, rules.alpha)
+    retrained = retrains(home, folder, str(lineage.get("made", "")))
+    return renewal.assess(retrained, rules.rho0, rules.alpha)
 
 
 def retrains(home: Path, folder: str, since: str) -> list[renewal.JudgedRetrain]:
@@ -40,8 +40,8 @@ def retrains(home: Path, folder: str, since: str) -> list[renewal.JudgedRetrain]
         since: when it was made, RFC 3339; evidence from before is of another pool.
     """
     by_batch: dict[str, list[tuple[float, float, bool]]] = defaultdict(list)
-    for place in results.workspaces(home):
-        for path in sorted((place / "reports").glob("*/*/evidence.json")):
+    for workspace in results.workspaces(home):
+        for path in sorted((workspace / "reports").glob("*/*/evidence.json")):
             evidence = files.read_json(path)
             judged = _judged(evidence, folder, since)
             if judged is not None:

@@ -122,16 +122,16 @@ def erase(home: Path) -> dict[str, Any]:
     Raises:
         AuditError: there is no pool, or it is damaged.
     """
-    place = home / FOLDER
+    folder = home / FOLDER
     now = _now()
-    _, before = table.load(place)
-    count = table.keep_only(place, records.read_manifest(home / "data"), now)
+    _, before = table.load(folder)
+    count = table.keep_only(folder, records.read_manifest(home / "data"), now)
     receipt = {
         "at": now,
         "pool": FOLDER,
         "records": count,
         "scores_sha256_before": before["scores_sha256"],
-        "scores_sha256": table.load(place)[1]["scores_sha256"],
+        "scores_sha256": table.load(folder)[1]["scores_sha256"],
     }
     if count:
         shell.dvc(home, "add", FOLDER)

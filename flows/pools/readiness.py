@@ -47,7 +47,7 @@ class Person:
     models_more: int | None
     reason: str | None
 
-    def told(self) -> str:
+    def in_words(self) -> str:
         """In one line."""
         if self.detectability is None:
             return str(self.reason)
@@ -170,18 +170,18 @@ STYLE = (
 )
 
 
-def page(found: Readiness, age: renewal.Renewal) -> str:
+def page(ready: Readiness, age: renewal.Renewal) -> str:
     """The result as one HTML page without scripts or links; people stand there by pseudonym."""
-    able = sum(person.verifiable for person in found.people)
+    able = sum(person.verifiable for person in ready.people)
     people = [
         f"<tr{'' if person.verifiable else ' class=no'}><td>{html.escape(person.pseudonym[:17])}"
-        f"</td><td>{person.records}</td><td>{html.escape(person.told())}</td></tr>"
-        for person in found.people
+        f"</td><td>{person.records}</td><td>{html.escape(person.in_words())}</td></tr>"
+        for person in ready.people
     ]
     groups = [
         f"<tr><td>{html.escape(column)}</td><td>{html.escape(value)}</td><td>{group['verifiable']} "
         f"of {group['people']}</td><td>{group['median_detectability']:.1f}</td></tr>"
-        for column, values in found.groups.items()
+        for column, values in ready.groups.items()
         for value, group in values.items()
     ]
     head = "<tr><th>Group</th><th>Value</th><th>Verifiable</th><th>Median d&prime;</th></tr>"
@@ -190,8 +190,8 @@ def page(found: Readiness, age: renewal.Renewal) -> str:
             '<!doctype html><html lang="en"><head><meta charset="utf-8">',
             f"<title>Readiness</title><style>{STYLE}</style></head><body>",
             "<h1>Whose deletion the pool can verify</h1>",
-            f"<p>{able} of {len(found.people)} people can be verified at rho0 {found.rho0:g} with "
-            f"{found.models} models.</p>",
+            f"<p>{able} of {len(ready.people)} people can be verified at rho0 {ready.rho0:g} with "
+            f"{ready.models} models.</p>",
             f"<p>{'Renew the pool' if age.renew else 'The pool may stay'}: "
             f"{html.escape(age.reason)}.</p>",
             "<table><tr><th>Person</th><th>Records</th><th>Result</th></tr>",
