@@ -27,6 +27,7 @@ def sign_off(
     model: Original | None = None,
     next: Next | None = None,
     method: str | None = None,
+    ground: str = "",
     folder: str = ".",
 ) -> dict[str, Any]:
     """Approve or reject a batch, or one request of it.
@@ -39,6 +40,7 @@ def sign_off(
         model: with approve: the unlearned model, if all passed, or the exact retrain.
         next: with reject: what becomes of the requests.
         method: with another_method: which.
+        ground: the provision that the decision rests on; empty: none is named.
         folder: the workspace.
 
     Raises:
@@ -47,11 +49,15 @@ def sign_off(
     home = layout.find(Path(folder))
     with deployment.opened(home) as register:
         if decision == "approve":
-            standing = approval.approve(home, register, batch, by, comment, model=model)
+            standing = approval.approve(
+                home, register, batch, by, comment, model=model, ground=ground
+            )
         elif next is None:
             raise SignoffError("what becomes of the rejected requests? Choose `next`")
         else:
-            standing = approval.reject(home, register, batch, by, comment, next, method)
+            standing = approval.reject(
+                home, register, batch, by, comment, next, method, ground=ground
+            )
         deployment.publish(home, register, standing.batch)
     get_run_logger().info(standing.line)
     return standing.plain()

@@ -1,5 +1,5 @@
-"""Stage `propose`: propose the first model that passes for every request, and record what was
-tried."""
+"""Stage `propose`: which model passes for every request of the batch, and what was tried until one
+did."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from tasks.common import cost_ledger, files, settings, stage_cli
 from tasks.common.errors import EvidenceError
-from tasks.common.settings import FIRST, RETRAIN, Settings
+from tasks.common.settings import FIRST, RETRAIN, Rung, Settings
 from tasks.unlearning import apply, ladder
 from tasks.verification import batch_verdicts
 from tasks.verification.gates import GateRules
@@ -21,7 +21,7 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class ClimbedRung:
-    """A rung and its outcome.
+    """A rung with what became of it.
 
     Attributes:
         name: of the rung.
@@ -30,6 +30,7 @@ class ClimbedRung:
         judged: the verdict on each request; empty where it was not tried.
         model: its model's cost, place and hash; empty where it was not tried.
         cost: in trainings from scratch; 0 where nothing had to be trained for it.
+        added: references that were trained for it.
     """
 
     name: str
@@ -38,20 +39,28 @@ class ClimbedRung:
     judged: ladder.Judged
     model: dict[str, Any]
     cost: float
+    added: int = 0
 
     @property
     def passes(self) -> bool:
         """Whether its model passes for every request."""
         return self.outcome.state == "tried" and self.outcome.passed == self.outcome.requests
 
+    @property
+    def own(self) -> Rung | None:
+        """What the settings say of it; None for `first` and `retrain`."""
+        return self.settings.ladder.rungs.get(self.name)
+
     def plain(self) -> dict[str, Any]:
-        """The rung's entry in `ladder.json`."""
-        changes = self.settings.ladder.rungs
+        """As `ladder.json` has it."""
+        mode = self.settings.references.mode
+        judges = self.own is not None and bool(self.own.references)
         return {
             "name": self.name,
             "state": self.outcome.state,
             "method": RETRAIN if self.name == RETRAIN else self.settings.unlearn.method,
-            "changes": changes[self.name].unlearn if self.name in changes else {},
+            "changes": self.own.unlearn if self.own else {},
+            "references": {"mode": mode, "added": self.added} if judges else None,
             "cost": self.cost,
             "seconds": self.model.get("seconds"),
             "verdicts": {request: verdict for request, (verdict, _) in self.judged.items()},
@@ -60,7 +69,7 @@ class ClimbedRung:
 
 @dataclass(frozen=True)
 class Batch:
-    """The inputs by which the rungs of a batch are judged."""
+    """What the rungs of a batch are judged by."""
 
     rungs: Path
     scores: Scores
@@ -79,7 +88,7 @@ class Batch:
             self.settings,
             ladder.Outcome.of(judged),
             judged,
-            self.of_lineage("unlearned"),
+            self.of_role("unlearned"),
             ladder.cost(self.settings),
         )
         yield rung
@@ -97,32 +106,59 @@ class Batch:
         outcome = ladder.Outcome.read(folder / ladder.OUTCOME)
         if outcome.state != "tried":
             return ClimbedRung(planned.name, planned.settings, outcome, {}, {}, 0.0)
-        judged = ladder.judge(self.with_model_of(planned.name), self.rules)
+        judged = ladder.judge(self.scores_of(planned.name), self.rules)
         model = files.read_json(folder / ladder.MODEL)
-        # a model that came from another machine brings its cost along
+        # models that came from another machine bring their cost along
         cost_ledger.keep("unlearn", str(model["weights_sha256"]), _cost(model))
+        for reference in ladder.references_of(folder):
+            stage = "train" if reference["role"] == "with" else "retrain"
+            cost_ledger.keep(stage, str(reference["weights_sha256"]), _cost(reference))
         outcome = ladder.Outcome.of(judged)
-        return ClimbedRung(planned.name, planned.settings, outcome, judged, model, planned.cost)
+        return ClimbedRung(
+            planned.name, planned.settings, outcome, judged, model, planned.cost, planned.added
+        )
 
     def _exact(self, last: ClimbedRung, exact: ModelScores) -> ClimbedRung:
-        """The exact retrain, judged like any other model; it costs nothing extra, so no budget
-        applies."""
-        before, model = last.outcome, self.of_lineage("retrained")
-        if before.next_state != "tried":
+        """The exact retrain, judged like any other, with the references of the last rung that was
+        tried; it was trained in any case, whatever the budget."""
+        before, model = last.outcome, self.of_role("retrained")
+        if before.next_state() != "tried":
             skipped = ladder.Outcome(
-                before.next_state, before.requests, before.passed, before.hopeless
+                before.next_state(), before.requests, before.passed, before.hopeless
             )
             return ClimbedRung(RETRAIN, self.settings, skipped, {}, {}, 0.0)
-        judged = ladder.judge(self.scores.with_unlearned(exact), self.rules)
-        return ClimbedRung(RETRAIN, self.settings, ladder.Outcome.of(judged), judged, model, 0.0)
+        judged = ladder.judge(self.scores_of(last.name).with_unlearned(exact), self.rules)
+        outcome = ladder.Outcome.of(judged)
+        return ClimbedRung(RETRAIN, self.settings, outcome, judged, model, 0.0)
 
-    def with_model_of(self, name: str) -> Scores:
-        """The scores with the model of a further rung as the unlearned one."""
-        return self.scores.with_unlearned(ModelScores.load(self.rungs / name / ladder.SCORES))
+    def scores_of(self, name: str) -> Scores:
+        """The scores that a rung is judged by: with its model as the unlearned one, and with its
+        references."""
+        if name == FIRST:
+            return self.scores
+        folder = self.rungs / name
+        table = ladder.scores_with(self.scores, folder, self.settings.on_rung(name))
+        return table.with_unlearned(ModelScores.load(folder / ladder.SCORES))
 
-    def of_lineage(self, role: str) -> dict[str, Any]:
-        """The model of a role; empty where there is none."""
-        return next((dict(one) for one in self.lineage["models"] if one["role"] == role), {})
+    def lineage_of(self, rung: ClimbedRung) -> dict[str, Any]:
+        """The lineage with the model of a rung as the unlearned one, and with its references."""
+        models = [
+            {**model, **{key: rung.model.get(key) for key in model.keys() - {"name", "role"}}}
+            if model["role"] == "unlearned"
+            else model
+            for model in self.lineage["models"]
+        ]
+        keys = dict.fromkeys(("name", "role", *models[0]))
+        further = [
+            {key: reference.get(key) for key in keys}
+            for reference in ladder.references_of(self.rungs / rung.name)
+        ]
+        return {**self.lineage, "models": [*models, *further]}
+
+    def of_role(self, role: str) -> dict[str, Any]:
+        """The model of a role in the lineage; empty where there is none."""
+        models = self.lineage["models"]
+        return next((dict(model) for model in models if model["role"] == role), {})
 
 
 def main(
@@ -135,8 +171,8 @@ def main(
     out: Path,
 ) -> None:
     """Judge the model of every rung that was tried, and propose the first that passes for every
-    request. The report shows that model's verdicts and lineage, or the first rung's if no unlearned
-    model passes.
+    request. Its verdicts and lineage are what the report tells. Where no unlearned model passes,
+    the report tells of the first rung, or of the first with the most references.
 
     Example: python -m tasks.propose --rungs artifacts/ladder --scores artifacts/score/scores.npz
     --verdicts artifacts/verify/verdicts.json --lineage artifacts/score/lineage.json --trace
@@ -144,35 +180,47 @@ def main(
     """
     chosen = settings.load(params)
     _refuse_unknown_rungs(rungs, chosen)
-    final_verdicts, models = files.read_json(verdicts), files.read_json(lineage)
+    judged, models = files.read_json(verdicts), files.read_json(lineage)
     rules = batch_verdicts.rules(chosen.verify, ladder.alpha(chosen))
     batch = Batch(rungs, Scores.load(scores), chosen, rules, models)
-    climbed = list(batch.climbed(ladder.of_verdicts(final_verdicts["requests"])))
+    climbed = list(batch.climbed(ladder.of_verdicts(judged["requests"])))
     proposed = next((rung for rung in climbed if rung.passes), None)
-    if proposed is not None and proposed.name not in (FIRST, RETRAIN):
-        final_verdicts = batch_verdicts.judge(
-            batch.with_model_of(proposed.name), chosen.verify.mode, rules, stage_cli.say
+    reported = _reported(climbed, proposed)
+    if reported.name != FIRST:
+        judged = batch_verdicts.judge(
+            batch.scores_of(reported.name), chosen.verify.mode, rules, stage_cli.say
         )
-        models = _with_model(models, proposed)
-        trace = rungs / proposed.name / apply.TRACE
+        models = batch.lineage_of(reported)
+        trace = rungs / reported.name / apply.TRACE
     stage_cli.say(f"proposed: {proposed.name if proposed else 'no model'}")
-    files.write_json(out / "ladder.json", _ladder_json(climbed, proposed, chosen, rules))
-    files.write_json(out / "verdicts.json", final_verdicts)
+    summary = _ladder_json(climbed, proposed, chosen, rules) | {"reported": reported.name}
+    files.write_json(out / "ladder.json", summary)
+    files.write_json(out / "verdicts.json", judged)
     files.write_json(out / "lineage.json", models)
     files.write_bytes(out / "trace.csv", trace.read_bytes())
+
+
+def _reported(climbed: list[ClimbedRung], proposed: ClimbedRung | None) -> ClimbedRung:
+    """The rung whose verdicts and model the report tells."""
+    if proposed is not None and proposed.name != RETRAIN:
+        return proposed
+    with_more = [rung for rung in climbed if rung.own and rung.own.references and rung.judged]
+    return with_more[-1] if with_more else climbed[0]
 
 
 def _ladder_json(
     climbed: list[ClimbedRung], proposed: ClimbedRung | None, chosen: Settings, rules: GateRules
 ) -> dict[str, Any]:
-    """`ladder.json`."""
+    """What `ladder.json` says of the rungs and of the proposal."""
     states = [rung.outcome.state for rung in climbed]
+    last = climbed[-1].outcome
     if proposed is not None:
         stopped = "passed"
-    elif "hopeless" in states or climbed[-1].outcome.next_state == "hopeless":
-        stopped = "hopeless"
+    elif "over_budget" in states:
+        stopped = "over_budget"
     else:
-        stopped = "over_budget" if "over_budget" in states else "exhausted"
+        hopeless = last.state == "hopeless" or last.next_state() == "hopeless"
+        stopped = "hopeless" if hopeless else "exhausted"
     retrained = proposed is not None and proposed.name == RETRAIN
     return {
         "schema_version": SCHEMA_VERSION,
@@ -187,26 +235,16 @@ def _ladder_json(
     }
 
 
-def _with_model(lineage: dict[str, Any], rung: ClimbedRung) -> dict[str, Any]:
-    """The lineage with the model of a rung as the unlearned one."""
-    models = [
-        {**one, **{key: rung.model.get(key) for key in one.keys() - {"name", "role"}}}
-        if one["role"] == "unlearned"
-        else one
-        for one in lineage["models"]
-    ]
-    return {**lineage, "models": models}
-
-
 def _cost(model: dict[str, Any]) -> dict[str, Any]:
-    """What a model cost, without its path and hash."""
-    return {key: value for key, value in model.items() if key not in ("path", "weights_sha256")}
+    """What a model cost, without what it is and where it lies."""
+    identity = ("name", "role", "path", "weights_sha256")
+    return {key: value for key, value in model.items() if key not in identity}
 
 
 def _refuse_unknown_rungs(rungs: Path, chosen: Settings) -> None:
-    """Refuse rungs that the settings do not name."""
-    present = {path.name for path in rungs.iterdir() if not path.name.startswith(".")}
-    extra = sorted(present - {FIRST, *chosen.ladder.rungs})
+    """See that nothing lies there but the rungs of the settings."""
+    names = {path.name for path in rungs.iterdir() if not path.name.startswith(".")}
+    extra = sorted(names - {FIRST, *chosen.ladder.rungs})
     if extra:
         raise EvidenceError(
             f"{rungs} holds the rungs {', '.join(extra)}, which the settings do not name; remove "

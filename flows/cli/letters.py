@@ -25,23 +25,29 @@ How = Annotated[str, typer.Option(help="By which way, as registered post; no add
 
 @app.command()
 def due(as_json: Json = False) -> None:
-    """List the letters that were not sent yet, each with its own last day.
+    """List the letters that were not sent yet, each with its own last day, and the recipients who
+    were not told yet of an erasure (Art. 19 GDPR).
 
     Example: erasure-audit letters due
     """
     from flows.correspondence import letters_sent
+    from flows.pipeline.console import counted
 
     with _book() as (home, register):
         letters = letters_sent.due(home, register)
+        notices = letters_sent.notices_due(home, register)
     if as_json:
-        _print([letter.plain() for letter in letters])
+        _print([*(letter.plain() for letter in letters), *(note.plain() for note in notices)])
         return
     for letter in letters:
         until = letter.due.isoformat() if letter.due else "no date"
         typer.echo(
             f"{letter.request_id}  {letter.letter}  {until}  {letter.file or '(letters write)'}"
         )
-    if not letters:
+    for notice in notices:
+        count = counted(len(notice.requests), "request")
+        typer.echo(f"{notice.batch}  notice to {notice.recipient} of {count}  (letters told)")
+    if not letters and not notices:
         typer.echo("No letter is due.")
 
 

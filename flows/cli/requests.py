@@ -211,7 +211,19 @@ def ground(
 
 
 @app.command()
-def reject(requests: Requests, by: By, reason: Reason, as_json: Json = False) -> None:
+def reject(
+    requests: Requests,
+    by: By,
+    reason: Reason,
+    ground: Annotated[
+        str,
+        typer.Option(
+            help="The provision that the refusal rests on, as 'Art. 12(5) GDPR'; the letter states "
+            "it. Default: none."
+        ),
+    ] = "",
+    as_json: Json = False,
+) -> None:
     """Refuse requests for good, before they are in a batch. Requests of a batch are decided at its
     sign-off.
 
@@ -219,10 +231,8 @@ def reject(requests: Requests, by: By, reason: Reason, as_json: Json = False) ->
     """
     with _book() as (_, register):
         ids = [register.find(name) for name in requests]
-        _print_moved(
-            [register.cancel(name, _text(by), _text(reason, "--reason")) for name in ids],
-            as_json,
-        )
+        who, why = _text(by), _text(reason, "--reason")
+        _print_moved([register.cancel(name, who, why, ground.strip()) for name in ids], as_json)
 
 
 @app.command()

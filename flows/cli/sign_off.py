@@ -21,6 +21,13 @@ Target = Annotated[
 ]
 By = Annotated[str, typer.Option("--by", metavar="NAME", help="Your name; the report states it.")]
 Role = Annotated[str, typer.Option(help="Your role; the report states it.")]
+Ground = Annotated[
+    str,
+    typer.Option(
+        help="The provision that the decision rests on, as 'Art. 17(1)(b) GDPR'; the report states "
+        "it. Default: none."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Model = Literal["unlearned", "retrained"]
 Next = Literal["more_references", "another_method", "requeue", "refuse"]
@@ -39,6 +46,7 @@ def approve(
             "Default: the one that the audit proposes."
         ),
     ] = None,
+    ground: Ground = "",
     as_json: Json = False,
 ) -> None:
     """Approve an audited batch, or one request of it. A batch is released when all its requests are
@@ -52,7 +60,8 @@ def approve(
     from flows.release import approval
 
     with _register() as (home, register):
-        _print_standing(approval.approve(home, register, target, by, comment, role, model), as_json)
+        standing = approval.approve(home, register, target, by, comment, role, model, ground)
+        _print_standing(standing, as_json)
 
 
 @app.command()
@@ -71,6 +80,7 @@ def reject(
         str | None, typer.Option(help="With --next another_method: unlearn.method.")
     ] = None,
     role: Role = "approver",
+    ground: Ground = "",
     as_json: Json = False,
 ) -> None:
     """Reject an audited batch. Its requests wait for the next one, or are refused for good.
@@ -84,9 +94,8 @@ def reject(
     from flows.release import approval
 
     with _register() as (home, register):
-        _print_standing(
-            approval.reject(home, register, target, by, comment, next, method, role), as_json
-        )
+        standing = approval.reject(home, register, target, by, comment, next, method, role, ground)
+        _print_standing(standing, as_json)
 
 
 @app.command()

@@ -29,6 +29,7 @@ from flows.register.register import (
 from tasks.common import language, settings
 from tasks.common.errors import AuditError
 from tasks.reporting import letters
+from tasks.reporting.batch_register import stored
 from tasks.reporting.pdf import Printer
 
 TEMPLATES = Path("reports/templates")
@@ -57,6 +58,41 @@ class DueLetter:
     def plain(self) -> dict[str, Any]:
         """As JSON values."""
         return asdict(self) | {"due": self.due and self.due.isoformat()}
+
+
+@dataclass(frozen=True)
+class DueNotice:
+    """A recipient who was not told yet of an erasure that was carried out (Art. 19 GDPR).
+
+    Attributes:
+        batch: whose records were erased.
+        recipient: his name, as `report.recipients` lists him.
+        requests: ids of the requests that he has to be told of.
+    """
+
+    batch: str
+    recipient: str
+    requests: tuple[str, ...]
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {"letter": "notice", **asdict(self), "requests": list(self.requests)}
+
+
+def notices_due(home: Path, register: Register) -> list[DueNotice]:
+    """The notices to recipients that are due, by batch: those that reports name as open, without
+    those that were recorded since."""
+    told = {
+        (event.batch, event.request_id, event.details["to"])
+        for event in register.history(kind=recorded.NOTICE)
+    }
+    open_: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for batch in stored.read_all(home / "reports")[0]:
+        for line in batch.requests:
+            for name in line.not_told:
+                if not told & {(batch.batch, request, name) for request in (None, line.request_id)}:
+                    open_[batch.batch, name].append(line.request_id)
+    return [DueNotice(*key, tuple(sorted(requests))) for key, requests in sorted(open_.items())]
 
 
 def due(home: Path, register: Register) -> list[DueLetter]:
@@ -179,7 +215,8 @@ def _letter(register: Register, request_id: str, chosen: settings.Report) -> let
         "received": case.submitted,
     }
     if refusal := known.get("refusal"):
-        return letters.Letter("refusal", at=refusal["at"], reason=refusal["reason"], **common)
+        facts = {"reason": refusal["reason"], "ground": refusal.get("ground", "")}
+        return letters.Letter("refusal", at=refusal["at"], **facts, **common)
     if case.state in OPEN and (longer := known.get("extension")):
         facts = {"reason": longer["reason"], "until": longer["to"]}
         return letters.Letter("extension", at=longer["at"], **facts, **common)

@@ -224,15 +224,22 @@ def _ladder(chosen: settings.Settings, minutes: float) -> list[str]:
     """
     from tasks.unlearning import ladder
 
-    rungs = [rung for rung in ladder.planned(chosen) if rung.affordable]
+    planned = ladder.planned(chosen)
+    rungs = [rung for rung in planned if rung.affordable]
+    beyond = [rung for rung in planned if not rung.affordable]
+    lines = [
+        f"Ladder: {beyond[0].name} lies beyond ladder.budget, and with it is left out what comes "
+        f"after; it needs {sum(rung.cost for rung in [*rungs, beyond[0]]):.3g} trainings"
+    ] * bool(beyond)
     if not rungs:
-        return []
+        return lines
     cost = sum(rung.cost for rung in rungs)
     time = f", {_minutes(cost * minutes)}" if minutes else ""
     names = ", ".join(rung.name for rung in rungs)
     return [
-        f"Ladder: at most {len(rungs)} more unlearnings ({names}) for {cost:.2g} trainings{time}; "
-        f"each model is judged at {ladder.alpha(chosen):.2g} instead of {chosen.verify.alpha:g}",
+        f"Ladder: at most {len(rungs)} more attempts ({names}) for {cost:.2g} trainings{time}; "
+        f"each is judged at {ladder.alpha(chosen):.2g} instead of {chosen.verify.alpha:g}",
+        *lines,
         *_too_few_to_share(chosen, ladder.alpha(chosen)),
     ]
 

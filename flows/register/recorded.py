@@ -52,7 +52,8 @@ def of_request(history: Sequence[Event]) -> dict[str, Any]:
             facts["extension"] = {**who_and_when, "reason": details["reason"], "to": details["to"]}
         elif event.kind == State.REJECTED and details.get("reason") and "code" not in details:
             # a code means that the audit set it aside; no person refused it
-            facts["refusal"] = {**who_and_when, "reason": details["reason"]}
+            ground = {"ground": details["ground"]} if details.get("ground") else {}
+            facts["refusal"] = {**who_and_when, "reason": details["reason"], **ground}
         elif event.kind == LETTER:
             letter = {**who_and_when, "how": details["how"], "kind": details["letter"]}
             facts.setdefault("letters", []).append(letter)

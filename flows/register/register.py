@@ -160,8 +160,14 @@ class Register:
         """Refuse a request for good."""
         return self.move([request_id], State.REJECTED, actor, reason=reason)[0]
 
-    def cancel(self, request_id: str, actor: str, reason: str) -> Case:
+    def cancel(self, request_id: str, actor: str, reason: str, ground: str = "") -> Case:
         """Withdraw a request that is in no batch yet; a rejected one stays as it is.
+
+        Args:
+            request_id: of the request.
+            actor: who withdraws it.
+            reason: why; no personal data.
+            ground: the provision that this rests on; empty: none is named.
 
         Raises:
             RegisterError: it is or was in a batch.
@@ -173,7 +179,7 @@ class Register:
                     f"request {request_id} is {case.shown}; it can be cancelled before it is "
                     "batched"
                 )
-            details = {"reason": reason}
+            details = {"reason": reason} | ({"ground": ground} if ground else {})
             return moves.move(
                 connection, self._key, [request_id], State.REJECTED, actor, details=details
             )[0]

@@ -42,6 +42,7 @@ def approve(
     comment: str,
     role: str = "approver",
     model: Original | None = None,
+    ground: str = "",
 ) -> Standing:
     """Approve a batch, or one request of it. A person's approval counts once.
 
@@ -54,6 +55,8 @@ def approve(
         role: of the approver.
         model: the model to release; None: the one that passes for every request, which is the
             unlearned one or, if the audit's ladder proposes it, the exact retrain.
+        ground: the provision that the decision rests on, as Art. 17(1)(b) GDPR; empty: none is
+            named.
 
     Raises:
         SignoffError: the target does not await sign-off, or the model may not be released.
@@ -63,6 +66,7 @@ def approve(
         _checked_text("comment", comment, 2000, may_be_empty=True),
         _checked_text("role", role, 200),
     )
+    provision = _provision(ground)
     batch, request = _batch_and_request(home, register, target, by)
     current = standing(home, register, batch)
     if current.state in ("rejected", "released"):
@@ -90,6 +94,7 @@ def approve(
         comment=comment,
         model=chosen_model,
         audit=audit_commit(home, batch),
+        **provision,
     )
     return standing(home, register, batch)
 
@@ -103,6 +108,7 @@ def reject(
     next: Next,
     method: str | None = None,
     role: str = "approver",
+    ground: str = "",
 ) -> Standing:
     """Reject a batch, or one request of it. Both end the batch: its one model forgets all requests
     together.
@@ -119,6 +125,8 @@ def reject(
         next: what happens to the requests.
         method: the method, with `another_method`.
         role: of the person.
+        ground: the provision that the decision rests on, as Art. 17(3)(e) GDPR; empty: none is
+            named.
 
     Raises:
         SignoffError: the target does not await sign-off, or the next audit is impossible.
@@ -129,6 +137,7 @@ def reject(
         _checked_text("comment", comment, 2000),
         _checked_text("role", role, 200),
     )
+    provision = _provision(ground)
     batch, request = _batch_and_request(home, register, target, by)
     with register.lease(LEASE):
         current = standing(home, register, batch)
@@ -146,6 +155,7 @@ def reject(
             next=next,
             settings=next_audit_settings,
             audit=audit_commit(home, batch),
+            **provision,
         )
         settle(register, batch)
     return standing(home, register, batch)
@@ -199,12 +209,9 @@ def settle(register: Register, batch: str) -> bool:
         for request in undecided
         if next_step == "refuse" and rejection.request_id in (None, request)
     ]
-    register.move(
-        refused,
-        State.REJECTED,
-        rejection.actor,
-        reason=f"refused at sign-off: {rejection.details['comment']}",
-    )
+    details: dict[str, Any] = _provision(rejection.details.get("ground", ""))
+    details["reason"] = f"refused at sign-off: {rejection.details['comment']}"
+    register.move(refused, State.REJECTED, rejection.actor, **details)
     requeued = [request for request in undecided if request not in refused]
     register.move(
         requeued,
@@ -271,6 +278,7 @@ def decided(register: Register, batch: str, commit: str) -> list[dict[str, Any]]
             "decision": event.details["decision"],
             "comment": _comment_with_decision(event.details),
             **({"request": event.request_id} if event.request_id else {}),
+            **_provision(event.details.get("ground", "")),
         }
         approvals.append(decisions.Approval.model_validate(entry).model_dump(exclude_none=True))
     return approvals
@@ -289,6 +297,12 @@ def _comment_with_decision(details: Mapping[str, Any]) -> str:
             "refuse": "Refused for good.",
         }[str(details["next"])]
     return f"{outcome} {details['comment']}".strip()[:2000]
+
+
+def _provision(ground: str) -> dict[str, str]:
+    """The provision that a decision rests on, as its event has it; empty where none is named."""
+    text = _checked_text("ground", ground, 200, may_be_empty=True)
+    return {"ground": text} if text else {}
 
 
 def _is_left_out(case: Case) -> bool:

@@ -130,7 +130,9 @@ def in_use(copy: Path, chosen: settings.Settings) -> settings.Settings:
     if not _is_climbed(copy):
         return chosen
     ladder = audited_file(copy, chosen.batch, str(Path(PROPOSED).with_name("ladder.json")))
-    return chosen.on_rung(str(files.read_json(ladder)["proposed"]))
+    on_rung = chosen.on_rung(str(files.read_json(ladder)["reported"]))
+    # references that a rung added judge its batch alone; the next one gets those of the settings
+    return chosen.model_copy(update={"unlearn": on_rung.unlearn})
 
 
 def write_models(

@@ -111,6 +111,7 @@ class ApprovalBody(OperatorBody):
 
     comment: Text
     model: Original | SkipJsonSchema[None] = None
+    ground: Text | SkipJsonSchema[None] = None
 
 
 class RejectionBody(OperatorBody):
@@ -119,6 +120,7 @@ class RejectionBody(OperatorBody):
     comment: Text
     next: Next
     method: Text | SkipJsonSchema[None] = None
+    ground: Text | SkipJsonSchema[None] = None
 
 
 # -- from controllers -----------------------------------------------------------------------------

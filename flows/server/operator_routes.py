@@ -190,7 +190,13 @@ def approve(
 ) -> Standing:
     """Approve the release of a batch. Who approves is the token's name, whatever the body says."""
     return approval.approve(
-        office.home, office.register, batch, client.name, body.comment, model=body.model
+        office.home,
+        office.register,
+        batch,
+        client.name,
+        body.comment,
+        model=body.model,
+        ground=body.ground or "",
     )
 
 
@@ -214,6 +220,7 @@ def reject(
         body.comment,
         body.next,
         body.method,
+        ground=body.ground or "",
     )
 
 

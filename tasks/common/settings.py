@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -29,6 +29,9 @@ class Section(BaseModel):
     """A part of `params.yaml`: unknown keys are errors, values do not change after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+AnySection = TypeVar("AnySection", bound=Section)
 
 
 class Data(Section):
@@ -467,13 +470,36 @@ FIRST, RETRAIN = "first", "retrain"
 that the stage `retrain` trains anyway."""
 
 
+OF_RUNG_REFERENCES = frozenset({"mode", "with_blocks", "without_blocks"})
+"""Keys of `references` that a rung of the ladder may change."""
+
+
 class Rung(Section):
-    """One further unlearning of the original model, tried if the rung before did not pass."""
+    """One further try, made if the rung before did not pass: another unlearning of the original
+    model, more references to judge it with, or both."""
 
     after: str = Field(description="the rung before it; the lowest comes after `first`")
     unlearn: dict[str, Any] = Field(
-        min_length=1, description="keys of `unlearn` that have other values on this rung"
+        {},
+        description="keys of `unlearn` with other values on this rung; none: those of the rung "
+        "before",
     )
+    references: dict[str, Any] = Field(
+        {},
+        description="keys of `references` that have other values on this rung and on those after "
+        "it: more blocks, or `mode: hybrid` where a pool judges",
+    )
+
+    @model_validator(mode="after")
+    def _changes_something(self) -> Rung:
+        if not self.unlearn and not self.references:
+            raise ValueError("a rung changes nothing; expected keys under unlearn or references")
+        if strange := sorted(set(self.references) - OF_RUNG_REFERENCES):
+            raise ValueError(
+                f"references.{strange[0]} cannot change on a rung; expected one of "
+                f"{', '.join(sorted(OF_RUNG_REFERENCES))}"
+            )
+        return self
 
 
 class Ladder(Section):
@@ -483,16 +509,16 @@ class Ladder(Section):
     rungs: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")], Rung] = Field(
         {},
         max_length=8,
-        description="further unlearnings by name, `{after, unlearn}`: the rung before, `first` for"
-        " the lowest, and keys of `unlearn` with other values. Each takes a share of `verify.alpha`"
-        " (docs/verification.md)",
+        description="further tries by name, `{after, unlearn, references}`: the rung before, "
+        "`first` for the lowest, and keys of `unlearn` or `references` with other values. Each "
+        "takes a share of `verify.alpha` (docs/verification.md)",
     )
     budget: float = Field(
         1.0,
         ge=0,
         le=100,
-        description="what all rungs of `rungs` may cost together, in trainings from scratch; a rung"
-        " beyond it, and those after it, are not tried",
+        description="what all rungs of `rungs` may cost together, in trainings from scratch; each "
+        "further reference counts 1. A rung beyond it, and those after it, are not tried",
     )
     retrain: bool = Field(
         True,
@@ -852,72 +878,116 @@ class Settings(Section):
                     f"model.{key} has {len(values)} values, expected one number or one per "
                     f"channel, and data.channels is {self.data.channels}"
                 )
-        references = self.references
-        exemption = "verify.mode=screening needs no references"
-        needs = self.verify.mode != "screening" and references.mode == "batch"
-        if not references.without_blocks and needs:
-            raise ValueError(f"references.without_blocks is empty; only {exemption}")
-        if not references.with_blocks and (
-            references.with_from == TRAINED or references.mode != "batch"
-        ):
-            if needs:
-                raise ValueError(f"references.with_blocks is empty; only {exemption}")
-            if self.original.checkpoint.startswith(TRAINED):
-                raise ValueError(
-                    "references.with_blocks is empty, so no stage makes original.checkpoint"
-                )
-        if references.mode != "batch" and references.with_from == TRAINED:
-            raise ValueError(
-                f"references.mode is {references.mode}, so references.with_from has to name the "
-                "pool's folder, such as references/pool; `erasure-audit pool` makes it"
-            )
-        retrained = len(references.without_blocks) * references.seeds_per_block
-        if references.mode == "hybrid" and retrained < 2:
-            raise ValueError(
-                f"references.mode is hybrid, and references.without_blocks makes {retrained} "
-                "retrained models; expected at least 2, such as without_blocks [0] with "
-                "seeds_per_block 4"
-            )
-        if (
-            references.mode == "batch"
-            and references.with_blocks
-            and references.with_from != TRAINED
-        ):
-            raise ValueError(
-                f"references.with_from is not {TRAINED}, so references.with_blocks has to be []"
-            )
+        _require_references(self)
         if self.operate.identities == "before" and not self.report.identity_check:
             raise ValueError(
                 "operate.identities is before, so report.identity_check has to say how they are "
                 "checked"
             )
-        methods = [self.unlearn]
+        tried = [(self.unlearn, self.references)]
         for name in self.ladder.order:
-            methods.append(self.on_rung(name).unlearn)
-            if methods[-1] in methods[:-1]:
+            on_rung = self.on_rung(name)
+            if self.ladder.rungs[name].references:
+                _require_more(on_rung, name, tried[-1][1])
+            tried.append((on_rung.unlearn, on_rung.references))
+            if tried[-1] in tried[:-1]:
                 raise ValueError(f"ladder.rungs.{name} is the same as a rung below it")
         return self
 
     def on_rung(self, name: str) -> Settings:
-        """The settings with what a rung of the ladder changes of `unlearn`.
+        """The settings on a rung of the ladder.
+
+        A rung that changes nothing of `unlearn` takes that of the rung below it. References stay:
+        what one rung adds, those above it judge with as well.
 
         Args:
             name: of the rung; on `first` and `retrain` nothing is changed.
 
         Raises:
-            ValueError: the rung changes a key that `unlearn` does not have, or a value is out of
-                range; names the key.
+            ValueError: the rung changes a key that does not exist, or a value is out of range;
+                names the key.
         """
-        if name not in self.ladder.rungs:
+        if name not in self.ladder.order:
             return self
-        changes = self.ladder.rungs[name].unlearn
-        try:
-            unlearn = Unlearn.model_validate(_merged(self.unlearn.model_dump(), changes))
-        except ValidationError as error:
-            fault = error.errors()[0]
-            key = ".".join(("ladder.rungs", name, "unlearn", *map(str, fault["loc"])))
-            raise ValueError(f"{key}: got {fault['input']!r}; {fault['msg']}") from None
-        return self.model_copy(update={"unlearn": unlearn})
+        rung = self.ladder.rungs[name]
+        below = self.on_rung(rung.after)
+        unlearn, references = below.unlearn, below.references
+        if rung.unlearn:
+            unlearn = _changed(self.unlearn, rung.unlearn, f"ladder.rungs.{name}.unlearn")
+        if rung.references:
+            where = f"ladder.rungs.{name}.references"
+            references = _changed(references, rung.references, where)
+        return self.model_copy(update={"unlearn": unlearn, "references": references})
+
+
+def _require_references(settings: Settings) -> None:
+    """See that the models to judge with can be made and suffice."""
+    wanted = settings.references
+    spared = "verify.mode=screening needs no references"
+    needs = settings.verify.mode != "screening" and wanted.mode == "batch"
+    if not wanted.without_blocks and needs:
+        raise ValueError(f"references.without_blocks is empty; only {spared}")
+    if not wanted.with_blocks and (wanted.with_from == TRAINED or wanted.mode != "batch"):
+        if needs:
+            raise ValueError(f"references.with_blocks is empty; only {spared}")
+        if settings.original.checkpoint.startswith(TRAINED):
+            raise ValueError(
+                "references.with_blocks is empty, so original.checkpoint is made by nobody"
+            )
+    if wanted.mode != "batch" and wanted.with_from == TRAINED:
+        raise ValueError(
+            f"references.mode is {wanted.mode}, so references.with_from has to name the "
+            "pool's folder, "
+            "such as references/pool; `erasure-audit pool` makes it"
+        )
+    fresh = len(wanted.without_blocks) * wanted.seeds_per_block
+    if wanted.mode == "hybrid" and fresh < 2:
+        raise ValueError(
+            f"references.mode is hybrid, and references.without_blocks makes {fresh} retrained "
+            "models; expected at least 2, such as without_blocks [0] with seeds_per_block 4"
+        )
+    if wanted.mode == "batch" and wanted.with_blocks and wanted.with_from != TRAINED:
+        raise ValueError(
+            f"references.with_from is not {TRAINED}, so references.with_blocks has to be []"
+        )
+
+
+def _require_more(settings: Settings, name: str, below: References) -> None:
+    """See that a rung judges with the references of the rung below it and with more."""
+    where, wanted = f"ladder.rungs.{name}.references", settings.references
+    if settings.verify.mode == "screening":
+        raise ValueError(f"{where}: verify.mode=screening needs no references")
+    if not below.without_blocks:
+        raise ValueError(
+            f"{where}: references.without_blocks is empty, expected at least block 0: it holds "
+            "the exact retrain, which the test checks itself with"
+        )
+    for key in ("with_blocks", "without_blocks"):
+        if len(getattr(wanted, key)) < len(getattr(below, key)):
+            raise ValueError(f"{where}.{key} has fewer blocks than the rung below")
+    if wanted.mode != below.mode and (below.mode, wanted.mode) != ("pool", "hybrid"):
+        raise ValueError(
+            f"{where}.mode: got {wanted.mode} after {below.mode}; only a pool can become hybrid"
+        )
+    if wanted.mode != "batch" and wanted.with_blocks != below.with_blocks:
+        raise ValueError(
+            f"{where}.with_blocks: a pool has its own models with the records; expected "
+            "without_blocks"
+        )
+    try:
+        _require_references(settings)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def _changed(section: AnySection, changes: dict[str, Any], where: str) -> AnySection:
+    """A section with some keys changed. Raises `ValueError` that names the key at fault."""
+    try:
+        return type(section).model_validate(_merged(section.model_dump(), changes))
+    except ValidationError as error:
+        fault = error.errors()[0]
+        key = ".".join((where, *map(str, fault["loc"])))
+        raise ValueError(f"{key}: got {fault['input']!r}; {fault['msg']}") from None
 
 
 def _merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -163,6 +163,7 @@ class Signoff(Part):
     role: str
     decision: Literal["approve", "refuse"]
     comment: str
+    ground: str | None = Field(None, description="the provision that the decision rests on")
 
 
 class Advice(Part):
@@ -198,6 +199,7 @@ class Refusal(Part):
     at: str
     by: str
     reason: str
+    ground: str | None = Field(None, description="the provision that the refusal rests on")
 
 
 class SentLetter(Part):

@@ -11,11 +11,20 @@ from tasks.common.settings import Method
 from tasks.reporting.evidence_part import Count, Distance, Part, Share, Verdict
 
 FACTS = ("alpha", "alpha_each", "shared_over", "budget", "proposed", "model", "stopped")
-OF_RUNG = ("name", "state", "method", "changes", "cost", "seconds")
+OF_RUNG = ("name", "state", "method", "changes", "references", "cost", "seconds")
+
+
+class RungReferences(Part):
+    """What a rung changes of the models that judge."""
+
+    mode: Literal["batch", "pool", "hybrid"]
+    added: Count = Field(
+        description="reference models that were trained for this rung; those above it use them, too"
+    )
 
 
 class RungTried(Part):
-    """A model that was tried, or could have been."""
+    """An attempt that was made, or could have been."""
 
     name: str
     state: Literal["tried", "not_needed", "hopeless", "over_budget"] = Field(
@@ -24,9 +33,12 @@ class RungTried(Part):
     )
     method: Method
     changes: dict[str, Any] = Field(description="keys of `unlearn` with other values on this rung")
+    references: RungReferences | None = Field(
+        None, description="null: judged with the references of the rung below"
+    )
     cost: Distance = Field(
-        description="in trainings from scratch; 0 for the exact retrain, which is trained in any "
-        "case"
+        description="in trainings from scratch, each reference added as one; 0 for the exact "
+        "retrain, which is trained in any case"
     )
     seconds: Distance | None = Field(description="measured, s; null where it was not tried")
     verdict: Verdict | None = Field(description="on this request; null where it was not tried")
@@ -37,12 +49,12 @@ class LadderClimbed(Part):
     """What was tried, rung by rung, until a model passed for every request of the batch."""
 
     alpha: Share = Field(description="probability that any of the unlearned models passes wrongly")
-    alpha_each: Share = Field(description="error rate at which each of them is judged")
+    alpha_each: Share = Field(description="error rate at which each attempt is judged")
     shared_over: Annotated[int, Field(ge=1)] = Field(
-        description="unlearned models that the settings allow, tried or not; alpha is shared out "
-        "over these (Bonferroni)"
+        description="attempts with an unlearned model that the settings allow, made or not; alpha "
+        "is shared out over these (Bonferroni)"
     )
-    budget: Distance = Field(description="in trainings from scratch, for all further unlearnings")
+    budget: Distance = Field(description="in trainings from scratch, for all further attempts")
     requests: Annotated[int, Field(ge=1)] = Field(description="of the batch that were judged")
     rungs: Annotated[list[RungTried], Field(min_length=1)]
     proposed: str | None = Field(description="the first rung that passes for everybody, if any")

@@ -47,7 +47,7 @@ def data_set(sources: Sources) -> dict[str, Any]:
 def provenance(sources: Sources) -> dict[str, Any]:
     """Software, machine, seeds and settings."""
     chosen = sources.settings
-    per_block = chosen.references.seeds_per_block
+    judges = sources.in_use.references
     moment(take(sources.record, "started", "the batch record"))
     return {
         **{key: take(sources.record, key, "the batch record") for key in OF_RECORD},
@@ -61,8 +61,8 @@ def provenance(sources: Sources) -> dict[str, Any]:
         ),
         "seed": chosen.seed,
         "reference_seeds": {
-            "with": per_block * len(chosen.references.with_blocks),
-            "without": per_block * len(chosen.references.without_blocks),
+            "with": judges.seeds_per_block * len(judges.with_blocks),
+            "without": judges.seeds_per_block * len(judges.without_blocks),
         },
         "settings": chosen.model_dump(mode="json"),
         "settings_changed": plain(settings.changed(chosen)),

@@ -48,7 +48,7 @@ class Sources:
     @cached_property
     def in_use(self) -> Settings:
         """The settings by which the model was made that the verdicts are about."""
-        return self.settings.on_rung(str(self.ladder.get("proposed")))
+        return self.settings.on_rung(str(self.ladder.get("reported")))
 
     @cached_property
     def sentences(self) -> dict[str, Any]:

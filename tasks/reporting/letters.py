@@ -57,6 +57,7 @@ class Letter:
         controller, contact, authority: of the settings; empty: not set.
         received: RFC 3339, when the request was received.
         reason: why it was refused or takes longer.
+        ground: the provision that a refusal rests on; empty: none is named.
         code: short word for why it could not be acted on.
         until: ISO date, the last day after an extension.
         erased: RFC 3339, when the last copy was erased.
@@ -77,6 +78,7 @@ class Letter:
     authority: str = ""
     received: str | None = None
     reason: str = ""
+    ground: str = ""
     code: str | None = None
     until: str | None = None
     erased: str | None = None
@@ -94,7 +96,10 @@ def of_evidence(item: Mapping[str, Any]) -> Letter | None:
         return Letter("answer", at=item["completed"], **common, **_erased(item))
     if item["refusal"]:
         refusal = item["refusal"]
-        return Letter("refusal", at=refusal["at"], reason=refusal["reason"], **common)
+        ground = refusal.get("ground") or ""
+        return Letter(
+            "refusal", at=refusal["at"], reason=refusal["reason"], ground=ground, **common
+        )
     started = item["provenance"]["started"]
     if item["outcome"] == "rejected":
         code = item["request"]["code"]

@@ -56,6 +56,9 @@ class Approval(Entry):
     role: Words = Field(description="as which the person decides")
     decision: Literal["approve", "refuse"]
     comment: str = Field("", max_length=2000)
+    ground: str | None = Field(
+        None, max_length=200, description="the provision that the decision rests on"
+    )
 
 
 class Erasure(Entry):
@@ -114,6 +117,9 @@ class RecordedRefusal(_Recorded):
     """A request that people refused for good, as the register has it."""
 
     reason: Words
+    ground: str | None = Field(
+        None, max_length=200, description="the provision that the refusal rests on"
+    )
 
 
 class RecordedLetter(_Recorded):

@@ -1,20 +1,24 @@
 """The ladder: models that are tried, rung by rung, until one passes for every request of a batch.
 
     first     the model that the stage `unlearn` makes
-    …         further unlearnings of the same original, as `ladder.rungs` says
+    …         further tries as `ladder.rungs` says: other unlearnings of the same original, more
+              references to judge with, or both
     retrain   the exact retrain, which the stage `retrain` trains in any case
 
-The first rung that passes for everybody is proposed. Choosing among models by their verdicts gives
-bad ones several chances, so `verify.alpha` is divided equally among all unlearned models that the
-settings allow, tried or not (Bonferroni): each is judged at its share, and the probability that any
-of them passes wrongly is at most `verify.alpha`.
+The first rung that passes for everybody is proposed. Choosing among verdicts gives a bad model
+several chances, so `verify.alpha` is divided equally among all rungs with an unlearned model that
+the settings allow, tried or not (Bonferroni): each is judged at its share, and the probability that
+any of them passes wrongly is at most `verify.alpha`. A model that is judged again with more
+references takes another share.
+
+References that a rung adds are used by all rungs above it, too: each rung copies them into its folder.
 
 The exact retrain takes no share. It is made by the same stage, from the same records and by the
 same recipe as the references that it is compared with; only the seed differs. So its influence is
 zero by construction, and it cannot pass wrongly.
 
-The cost of a rung is counted in passes over the retained records, so that a repeated audit stops at
-the same rung on every machine.
+What a rung costs is counted in trainings from scratch, so that a repeated audit stops at the same
+rung on every machine.
 """
 
 from __future__ import annotations
@@ -31,10 +35,14 @@ from tasks.unlearning import fcalb
 from tasks.unlearning.rivals import recipes
 from tasks.verification import batch_verdicts, verdicts
 from tasks.verification.gates import GateRules, VerdictName
-from tasks.verification.scoring import Scores
+from tasks.verification.scoring import ModelScores, Scores
 
 OUTCOME, SCORES, MODEL = "outcome.json", "scores.npz", "model.json"
 """Files of a rung: its outcome and, if it was tried, its model's scores and description."""
+
+REFERENCES = "references"
+"""Folder with the scores of the references that this rung and those below it added, and the name
+of the list of these models, without its `.json`."""
 
 State = Literal["tried", "not_needed", "hopeless", "over_budget"]
 """`hopeless`: some request cannot pass with any model, because the test cannot tell the original
@@ -51,15 +59,24 @@ class PlannedRung:
 
     Attributes:
         name: of the rung.
+        below: name of the rung below it.
         settings: of the audit, with what the rung changes.
+        added: references that it adds to those of the rung below.
         cost: in trainings from scratch.
         affordable: whether it lies within `ladder.budget`, together with those below it.
     """
 
     name: str
+    below: str
     settings: Settings
+    added: int
     cost: float
     affordable: bool
+
+    @property
+    def judges_otherwise(self) -> bool:
+        """Whether this rung changes what models are judged with."""
+        return bool(self.settings.ladder.rungs[self.name].references)
 
 
 def planned(settings: Settings) -> list[PlannedRung]:
@@ -67,13 +84,22 @@ def planned(settings: Settings) -> list[PlannedRung]:
     pass."""
     if settings.verify.mode == "screening":
         return []
-    rungs, total = list[PlannedRung](), 0.0
+    rungs, spent, below = list[PlannedRung](), 0.0, FIRST
     for name in settings.ladder.order:
         on_rung = settings.on_rung(name)
-        total += cost(on_rung)
-        is_affordable = total <= settings.ladder.budget
-        rungs.append(PlannedRung(name, on_rung, cost(on_rung), is_affordable))
+        added = _trained(on_rung) - _trained(settings.on_rung(below))
+        own = cost(on_rung) + added
+        spent += own
+        within = spent <= settings.ladder.budget
+        rungs.append(PlannedRung(name, below, on_rung, added, own, within))
+        below = name
     return rungs
+
+
+def _trained(settings: Settings) -> int:
+    """References that the blocks of the settings hold."""
+    wanted = settings.references
+    return wanted.seeds_per_block * (len(wanted.with_blocks) + len(wanted.without_blocks))
 
 
 def cost(settings: Settings) -> float:
@@ -96,12 +122,12 @@ def cost(settings: Settings) -> float:
 
 
 def tested(settings: Settings) -> int:
-    """How many unlearned models the settings allow to be judged."""
+    """How many times the settings allow an unlearned model to be judged."""
     return 1 + sum(rung.affordable for rung in planned(settings))
 
 
 def alpha(settings: Settings) -> float:
-    """The error rate at which each of them is judged: its share of `verify.alpha`."""
+    """The error rate at which it is judged each time: the share of `verify.alpha`."""
     return settings.verify.alpha / tested(settings)
 
 
@@ -121,21 +147,25 @@ class Outcome:
     passed: int
     hopeless: int
 
-    @property
-    def next_state(self) -> State:
-        """The state of the next rung."""
-        if self.state != "tried":
+    def next_state(self, judges_otherwise: bool = False) -> State:
+        """What becomes of the rung after this one.
+
+        Args:
+            judges_otherwise: whether that rung adds references, or uses them in another way. Then
+                it may help where no model could pass.
+        """
+        if self.state in ("not_needed", "over_budget"):
             return self.state
         if self.passed == self.requests:
             return "not_needed"
-        return "hopeless" if self.hopeless else "tried"
+        return "hopeless" if self.hopeless and not judges_otherwise else "tried"
 
     @classmethod
-    def of(cls, verdicts: Judged) -> Outcome:
-        """The outcome of a rung that was tried."""
-        results = list(verdicts.values())
-        passed = sum(verdict == "pass" for verdict, _ in results)
-        return cls("tried", len(results), passed, sum(not caught for _, caught in results))
+    def of(cls, judged: Judged) -> Outcome:
+        """Of a rung that was tried."""
+        passed = sum(verdict == "pass" for verdict, _ in judged.values())
+        hopeless = sum(not caught for _, caught in judged.values())
+        return cls("tried", len(judged), passed, hopeless)
 
     def write(self, path: Path) -> None:
         """Write it for the rung after this one."""
@@ -150,6 +180,31 @@ class Outcome:
             raise EvidenceError(
                 f"{path}: expected how a rung of the ladder ended; run `erasure-audit run` again"
             ) from error
+
+
+def references_of(folder: Path) -> list[dict[str, Any]]:
+    """The references that a rung and those below it added: of each its name, its role, and what
+    `lineage.json` says of a model. Empty where none was added."""
+    path = folder / f"{REFERENCES}.json"
+    return list(files.read_json(path)) if path.exists() else []
+
+
+def scores_with(scores: Scores, folder: Path, on_rung: Settings) -> Scores:
+    """The scores with the references that a rung and those below it added.
+
+    Args:
+        scores: of the stage `score`.
+        folder: of the rung, as the stage `climb` leaves it.
+        on_rung: the settings on this rung.
+
+    Raises:
+        EvidenceError: the scores of a reference are missing, or of other records.
+    """
+    further = [
+        (str(model["role"]), ModelScores.load(folder / REFERENCES / f"{model['name']}.npz"))
+        for model in references_of(folder)
+    ]
+    return scores.with_references(further, on_rung.references.mode == "hybrid")
 
 
 def of_verdicts(requests: Mapping[str, Mapping[str, Any]]) -> Judged:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -199,6 +200,46 @@ class Scores:
         Raises:
             EvidenceError: the model was scored on other records, or not in the same views.
         """
+        self._require_alike(model)
+        row = (self.model_roles == "unlearned")[:, None]
+        return replace(
+            self,
+            phi=np.where(row, model.phi, self.phi),
+            predicted=np.where(row, model.predicted, self.predicted),
+            views={name: np.where(row, model.views[name], phi) for name, phi in self.views.items()},
+        )
+
+    def with_references(
+        self, further: Sequence[tuple[str, ModelScores]], hybrid: bool = False
+    ) -> Scores:
+        """The same scores with further references after the models that are there.
+
+        Args:
+            further: role and scores of each.
+            hybrid: whether models retrained for this batch judge beside a pool.
+
+        Raises:
+            EvidenceError: a reference was scored on other records, or not in the same views.
+        """
+        for _, model in further:
+            self._require_alike(model)
+        models = [model for _, model in further]
+        judged = {"without": "fresh"} if hybrid else {}
+        roles = [*self.model_roles.tolist(), *(role for role, _ in further)]
+        more = np.zeros((len(models), len(self.labels)), bool)
+        return replace(
+            self,
+            model_roles=np.array([judged.get(role, role) for role in roles]),
+            phi=np.array([*self.phi, *(model.phi for model in models)]),
+            predicted=np.array([*self.predicted, *(model.predicted for model in models)]),
+            seen=None if self.seen is None else np.concatenate([self.seen, more]),
+            views={
+                name: np.array([*phi, *(model.views[name] for model in models)])
+                for name, phi in self.views.items()
+            },
+        )
+
+    def _require_alike(self, model: ModelScores) -> None:
         wanted = (len(self.labels),)
         scored = {**model.views, "answers": model.phi}
         if set(model.views) != set(self.views) or any(
@@ -209,13 +250,6 @@ class Scores:
                 f"{sorted(model.views)}, expected {len(self.labels)} in {sorted(self.views)}; "
                 "run the stage climb again"
             )
-        row = (self.model_roles == "unlearned")[:, None]
-        return replace(
-            self,
-            phi=np.where(row, model.phi, self.phi),
-            predicted=np.where(row, model.predicted, self.predicted),
-            views={name: np.where(row, model.views[name], phi) for name, phi in self.views.items()},
-        )
 
     def save(self, path: Path) -> None:
         """Write as .npz, the same bytes for the same scores, whole or not at all."""

@@ -87,12 +87,20 @@ def line(item: dict[str, Any], folder: str, batch_folder: Path) -> dict[str, Any
         "deadline": item["deadline"]["date"],
         "days_left": item["deadline"]["days_left"],
         "residual_influence": item["residual_influence"],
+        "not_told": not_told(item),
         "earlier_audits": len(item["earlier_audits"]),
         "error_rate": item.get("error_rate"),
         "sha256": {
             path.name: files.sha256(path) for path in sorted((batch_folder / folder).iterdir())
         },
     }
+
+
+def not_told(item: dict[str, Any]) -> list[str]:
+    """The recipients who have to be told of an erasure and were not yet (Art. 19 GDPR)."""
+    if item["progress"] != "erased":
+        return []
+    return [party["name"] for party in item["recipients"] if party["told_at"] is None]
 
 
 def spent(all_evidence: Sequence[dict[str, Any]]) -> dict[str, Any]:

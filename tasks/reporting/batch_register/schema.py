@@ -75,6 +75,9 @@ class Line(Part):
     deadline: date | None = Field(strict=False)
     days_left: int | None
     residual_influence: Influence
+    not_told: list[str] = Field(
+        [], description="recipients who were not told yet of an erasure that was carried out"
+    )
     earlier_audits: Count = 0
     error_rate: Share | None = Field(
         None, description="that any of all audits of the request passes wrongly, at most"

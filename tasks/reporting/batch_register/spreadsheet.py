@@ -41,6 +41,7 @@ def table(registers: Sequence[BatchRegister]) -> str:
                 "holds_in_batch",
                 "folder",
                 "earlier_audits",
+                "not_told",
             ),
         ]
     )
@@ -60,6 +61,7 @@ def table(registers: Sequence[BatchRegister]) -> str:
                 *(entry.received, entry.deadline, entry.days_left, entry.progress, entry.test),
                 *(judged and judged.q_pass, judged and judged.holds, entry.folder),
                 entry.earlier_audits,
+                "; ".join(entry.not_told),
             ]
             writer.writerow([inert(cell) if isinstance(cell, str) else cell for cell in row])
     return "\ufeff" + text.getvalue()

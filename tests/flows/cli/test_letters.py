@@ -14,9 +14,12 @@ from typer.testing import CliRunner
 
 from flows.cli import letters, requests
 from flows.register import database, recorded, register
+from tasks import report
 from tasks.common import settings
 from tasks.common.errors import AuditError
+from tasks.reporting import build_evidence
 from tasks.requests import decisions, pseudonyms
+from tests.worlds import fabricated
 
 ROOT = Path(__file__).parents[3]
 ONE, TWO = (f"{number}c9e6679-7425-40de-944b-e07fc1f90ae{number}" for number in (1, 2))
@@ -186,3 +189,24 @@ def test_what_an_audit_sets_aside_is_no_refusal_by_people(home: Path) -> None:
     with register.opened(home) as book:
         book.move([ONE], register.State.REJECTED, "Ada", reason="whole_class", code="whole_class")
         assert "refusal" not in recorded.of_request(book.history(ONE))
+
+
+def test_a_recipient_who_was_not_told_of_an_erasure_is_listed_until_the_notice_is_recorded(
+    home: Path,
+) -> None:
+    finished = {**fabricated.erased(), "notices": []}
+    inputs = fabricated.inputs()
+    inputs["decisions"] = finished
+    items = build_evidence.build_all(fabricated.sources(inputs))
+    report.write(items, home / "reports" / "templates", home / "reports" / fabricated.BATCH)
+    (due,) = [entry for entry in json.loads(run("due", "--json").stdout) if "recipient" in entry]
+    assert due == {
+        "letter": "notice",
+        "batch": fabricated.BATCH,
+        "recipient": "Research group",
+        "requests": [fabricated.PASS],
+    }
+    assert "notice to Research group of 1 request" in run("due").stdout
+    with register.opened(home) as book:
+        book.note(recorded.NOTICE, "Ada", batch=fabricated.BATCH, to="Research group", comment="")
+    assert "notice to" not in run("due").stdout

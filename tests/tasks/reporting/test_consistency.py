@@ -59,7 +59,7 @@ def case(
     )
     found["approvals"] = [
         {"at": found["provenance"]["started"], "by": "Ada", "role": "officer", "comment": ""}
-        | {"decision": "refuse" if progress == "refused" else "approve"}
+        | {"decision": "refuse" if progress == "refused" else "approve", "ground": None}
     ]
     found["completed"] = found["provenance"]["started"]
     if verdict == "inconclusive":
@@ -168,6 +168,7 @@ def rung(name: str, verdict: str, passed: int) -> dict[str, Any]:
         "state": "tried",
         "method": method,
         "changes": {},
+        "references": None,
         "cost": 0.0,
         "seconds": 1.0,
         "verdict": verdict,
@@ -198,7 +199,9 @@ def test_a_retrain_that_the_ladder_proposes_is_what_is_asked_for(
     found["ladder"] = climbed("retrained", "retrain", "passed")
     words, (_, model, _) = decision(environment, found)
     assert "Decide on the release of the model trained anew" in words
-    assert "The model trained anew was tested in the same way, passes for all of them" in words
+    assert "after unlearning; the model trained anew passes and is proposed" in words
+    assert "It was tested in the same way as the others, and passes for every request" in words
+    assert "more influence may be left" not in words
     assert model == "Is replaced by the model trained anew, if that is approved."
     assert "put into a batch of their own" not in words
 
