@@ -11,7 +11,7 @@ the settings allow, tried or not (Bonferroni): each is judged at its share, and 
 any of them passes wrongly is at most `verify.alpha`. A model that is judged again with more
 references takes another share.
 
-References that a rung adds are used by all rungs above it, too: each rung copies them into its folder.
+References that a rung adds are used by all rungs above it, too: each copies them into its folder.
 
 The exact retrain takes no share. It is made by the same stage, from the same records and by the
 same recipe as the references that it is compared with; only the seed differs. So its influence is
