@@ -268,95 +268,95 @@ MORE = (
 ENOUGH = "ladder.budget=17"
 
 
-def judged_with_more(place: Path, name: str, left: float, seen: float = SEEN) -> None:
+def judged_with_more(folder: Path, name: str, left: float, seen: float = SEEN) -> None:
     """A rung that adds a block of references of each kind, as the stage `climb` leaves it."""
-    chosen = settings.load(place / "params.yaml")
-    folder, size = place / "ladder" / name, chosen.references.seeds_per_block
+    chosen = settings.load(folder / "params.yaml")
+    rung_folder, size = folder / "ladder" / name, chosen.references.seeds_per_block
     added = world(left, np.random.default_rng(3), size, seen=seen)
     said = added.of_model("unlearned")
     assert said is not None
-    said.save(folder / ladder.SCORES)
-    files.write_text(folder / "trace.csv", f"of {name}\n")
+    said.save(rung_folder / ladder.SCORES)
+    files.write_text(rung_folder / "trace.csv", f"of {name}\n")
     facts = {"weights_sha256": "1" * 64, "path": f"climb/{name}/unlearned.safetensors"}
-    files.write_json(folder / ladder.MODEL, {**facts, "seconds": 2.0, "device": "cpu"})
+    files.write_json(rung_folder / ladder.MODEL, {**facts, "seconds": 2.0, "device": "cpu"})
     models = []
     for row in np.flatnonzero(np.isin(added.model_roles, ("with", "without"))):
         reference = {"name": f"more-{row}", "role": str(added.model_roles[row])}
         models.append({**reference, "path": "x", "weights_sha256": "2" * 64, "seconds": 1.0})
         scored = ModelScores(added.phi[row], added.predicted[row])
-        scored.save(folder / ladder.REFERENCES / f"{reference['name']}.npz")
-    files.write_json(folder / f"{ladder.REFERENCES}.json", models)
+        scored.save(rung_folder / ladder.REFERENCES / f"{reference['name']}.npz")
+    files.write_json(rung_folder / f"{ladder.REFERENCES}.json", models)
     rules = batch_verdicts.rules(chosen.verify, ladder.alpha(chosen))
-    table = ladder.scores_with(Scores.load(place / "scores.npz"), folder, chosen.on_rung(name))
+    table = ladder.scores_with(Scores.load(folder / "scores.npz"), rung_folder, chosen.on_rung(name))
     ladder.Outcome.of(ladder.judge(table.with_unlearned(said), rules)).write(
-        folder / ladder.OUTCOME
+        rung_folder / ladder.OUTCOME
     )
 
 
-def test_a_rung_with_more_references_judges_with_all_of_them(place: Path) -> None:
-    workspace(place, HALF, MORE, ENOUGH)
-    judged_with_more(place, "more", NOTHING)
-    summary = proposed(place)
+def test_a_rung_with_more_references_judges_with_all_of_them(folder: Path) -> None:
+    workspace(folder, HALF, MORE, ENOUGH)
+    judged_with_more(folder, "more", NOTHING)
+    summary = proposed(folder)
     assert (summary["proposed"], summary["reported"]) == ("more", "more")
     assert (summary["shared_over"], summary["alpha_each"]) == (2, 0.025)
     rung = summary["rungs"][1]
     assert rung["references"] == {"mode": "batch", "added": 16}
     assert rung["cost"] == pytest.approx(16 + summary["rungs"][0]["cost"])
-    verdict = files.read_json(place / "propose" / "verdicts.json")["requests"]["r"]
+    verdict = files.read_json(folder / "propose" / "verdicts.json")["requests"]["r"]
     assert verdict["references"] == {"with": REFERENCES + 8, "without": REFERENCES + 8}
     roles = [
-        model["role"] for model in files.read_json(place / "propose" / "lineage.json")["models"]
+        model["role"] for model in files.read_json(folder / "propose" / "lineage.json")["models"]
     ]
     assert (roles.count("with"), roles.count("without")) == (8, 8)  # of the first rung none is told
 
 
-def test_more_references_are_tried_where_the_test_is_too_blunt_for_any_model(place: Path) -> None:
-    scores = workspace(place, ALL, MORE, ENOUGH)
+def test_more_references_are_tried_where_the_test_is_too_blunt_for_any_model(folder: Path) -> None:
+    scores = workspace(folder, ALL, MORE, ENOUGH)
     blunt = world(NOTHING, np.random.default_rng(0), REFERENCES, seen=0.1)
-    replace(scores, phi=blunt.phi).save(place / "scores.npz")
+    refolder(scores, phi=blunt.phi).save(folder / "scores.npz")
     verify.main(
-        place / "scores.npz",
-        place / "params.yaml",
-        place / "verify",
-        place / "ladder" / "first" / "outcome.json",
+        folder / "scores.npz",
+        folder / "params.yaml",
+        folder / "verify",
+        folder / "ladder" / "first" / "outcome.json",
     )
-    first = ladder.Outcome.read(place / "ladder" / "first" / "outcome.json")
+    first = ladder.Outcome.read(folder / "ladder" / "first" / "outcome.json")
     assert (first.next_state(), first.next_state(judges_otherwise=True)) == ("hopeless", "tried")
-    judged_with_more(place, "more", NOTHING, seen=0.1)
-    assert proposed(place)["stopped"] == "hopeless"
+    judged_with_more(folder, "more", NOTHING, seen=0.1)
+    assert proposed(folder)["stopped"] == "hopeless"
 
 
 def test_where_nothing_passes_the_report_tells_of_the_rung_with_the_most_references(
-    place: Path,
+    folder: Path,
 ) -> None:
-    workspace(place, ALL, MORE, ENOUGH, "ladder.retrain=false")
-    judged_with_more(place, "more", ALL)
-    summary = proposed(place)
+    workspace(folder, ALL, MORE, ENOUGH, "ladder.retrain=false")
+    judged_with_more(folder, "more", ALL)
+    summary = proposed(folder)
     assert (summary["proposed"], summary["reported"], summary["stopped"]) == (
         None,
         "more",
         "exhausted",
     )
-    verdict = files.read_json(place / "propose" / "verdicts.json")["requests"]["r"]
+    verdict = files.read_json(folder / "propose" / "verdicts.json")["requests"]["r"]
     assert verdict["references"]["with"] == REFERENCES + 8
 
 
-def test_references_cost_a_training_each_and_so_need_a_budget(place: Path) -> None:
-    workspace(place, ALL, MORE)
-    assert skipped(place, "more", "first")["state"] == "over_budget"
-    assert proposed(place)["shared_over"] == 1
+def test_references_cost_a_training_each_and_so_need_a_budget(folder: Path) -> None:
+    workspace(folder, ALL, MORE)
+    assert skipped(folder, "more", "first")["state"] == "over_budget"
+    assert proposed(folder)["shared_over"] == 1
 
 
 def test_references_stay_for_the_rungs_above_and_unlearning_for_those_that_change_none(
-    place: Path,
+    folder: Path,
 ) -> None:
-    files.write_text(place / "params.yaml", settings.defaults_yaml())
+    files.write_text(folder / "params.yaml", settings.defaults_yaml())
     rungs = (
         "ladder.rungs={longer: {after: first, unlearn: {rivals: {epochs: 8}}}, more: {after: "
         "longer, references: {without_blocks: [0, 1, 2]}}, longest: {after: more, unlearn: "
         "{reset: 0.9}}}"
     )
-    chosen = settings.assign(place / "params.yaml", [rungs])
+    chosen = settings.assign(folder / "params.yaml", [rungs])
     assert chosen.on_rung("more").unlearn == chosen.on_rung("longer").unlearn
     assert chosen.on_rung("longest").references.without_blocks == (0, 1, 2)
     assert chosen.on_rung("longest").unlearn.rivals.epochs is None
@@ -384,8 +384,8 @@ def test_a_pool_becomes_hybrid_by_the_models_that_are_retrained_for_the_batch() 
     ],
 )
 def test_references_of_a_rung_that_cannot_be_are_refused(
-    place: Path, rung: str, complaint: str
+    folder: Path, rung: str, complaint: str
 ) -> None:
-    files.write_text(place / "params.yaml", settings.defaults_yaml())
+    files.write_text(folder / "params.yaml", settings.defaults_yaml())
     with pytest.raises(SettingsError, match=complaint):
-        settings.assign(place / "params.yaml", [f"ladder.rungs={{more: {rung}}}"])
+        settings.assign(folder / "params.yaml", [f"ladder.rungs={{more: {rung}}}"])

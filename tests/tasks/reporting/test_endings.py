@@ -1,0 +1,175 @@
+"""Whoever reads the first pages of a report for two minutes knows what was decided, why, what to do
+and by when, whatever the ending; and nothing in them costs trust."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.common import files
+from tasks.common.language import Code
+from tasks.reporting import evidence_schema, pages
+from tasks.reporting.batch_register import build, page_contents
+from tests.worlds import endings, fabricated
+
+ROOT = Path(__file__).parents[3]
+TEMPLATES = ROOT / "reports" / "templates"
+EXAMPLES = ROOT / "docs" / "examples"
+ENDINGS = endings.all_of_them()
+ANSWERS = {
+    "pass": ("Pass", "put into a batch of their own, or approve the release of the model"),
+    "weak pass": ("Pass", "put into a batch of their own, or approve the release of the model"),
+    "fail": ("Fail", "Do not release this model on this audit."),
+    "inconclusive": ("Inconclusive", "Have more reference models trained (about 24 of each kind"),
+    "below the detection limit": ("Inconclusive: below", "Do not count this as a pass."),
+    "set aside": ("Set aside", "Correct what the reason names"),
+    "not judged": ("Inconclusive: no test", "Have what the reason names put right"),
+    "screened, nothing seen": ("Inconclusive: a screening", "run again with reference models"),
+    "screened, seen": ("Fail: the screening", "run again with reference models"),
+    "rejected": ("Fail", "Release nothing on this audit: it was refused."),
+    "refused": ("Refused: the person's request", "Send the person the letter of refusal"),
+    "extended": ("Pass", "put into a batch of their own"),
+    "data only": ("Data only", "Approve or reject the erasure of the records."),
+    "retrain proposed": (
+        "Inconclusive after unlearning; the model trained anew passes and is proposed",
+        "Decide on the release of the model trained anew",
+    ),
+    "later rung proposed": ("Pass", "Decide on the release of this model: approve or reject it."),
+    "no rung passes": ("Inconclusive", "Do not count this as a pass."),
+    "approved": ("Pass", "Have the copies of the records erased (part 7)"),
+    "erased": ("Pass", "Tell the data subject what was done"),
+    "erased and answered": ("Pass", "Nothing more for the person: the answer was sent."),
+}
+"""Of each ending how its headline begins, and what is asked of the reader."""
+
+
+@cache
+def page(ending: str, code: Code = "en") -> str:
+    """The page of an ending."""
+    environment = pages.environment(TEMPLATES, code)
+    return pages.render(environment, "report.html.j2", {"e": ENDINGS[ending]})
+
+
+def decision(ending: str, code: Code = "en") -> str:
+    """The words of the decision, without the annex."""
+    html = page(ending, code)
+    body = html[html.index("<body") : html.index('<h2 class="part"')]
+    words = re.sub(r"<(svg|style).*?</\1>|<[^>]+>", " ", body, flags=re.DOTALL)
+    return " ".join(words.replace("&#39;", "'").split())
+
+
+def test_every_ending_is_looked_at() -> None:
+    assert set(ANSWERS) == set(ENDINGS)
+    for item in ENDINGS.values():
+        evidence_schema.validate(item)
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_the_decision_answers_what_was_decided_what_to_do_and_by_when(ending: str) -> None:
+    words, (headline, asked) = decision(ending), ANSWERS[ending]
+    before, _, after = words.partition("What is asked of you")
+    assert headline in before
+    assert asked in after
+    deadline = ENDINGS[ending]["deadline"]["date"]
+    assert ("Deadline: No date." in after) == (deadline is None)
+    assert "Decision and signature" in after
+
+
+def test_a_refusal_gives_its_reason_and_its_provision_before_all_else() -> None:
+    words = decision("refused")
+    assert "not granted a pending lawsuit (Art. 17(3)(e) GDPR)" in words
+    assert "Fail:" not in words.partition("Decision and signature")[0]
+    assert "Ground of the refusal" in page("refused")
+
+
+def test_a_decision_without_a_provision_names_none() -> None:
+    assert "Ground of the decision" not in page("approved")
+    item = endings.decided(fabricated.PASS, "approve")
+    item["approvals"][0]["ground"] = "Art. 17(1)(b) GDPR"
+    environment = pages.environment(TEMPLATES)
+    html = pages.render(environment, "report.html.j2", {"e": item})
+    assert "Ground of the decision" in html
+    assert html.count("Art. 17(1)(b) GDPR") == 2  # beside the name, and in part 2
+
+
+def test_what_remains_is_not_called_unknown_where_the_retrain_is_proposed() -> None:
+    words = decision("retrain proposed")
+    assert "With the model trained anew, none from these records" in words
+    assert "Unknown" not in words
+    assert "A full retrain is advised" not in words  # it is what is proposed
+
+
+def test_recipients_who_were_not_told_are_named() -> None:
+    item = endings.finished()
+    item["recipients"].append({**item["recipients"][0], "name": "Archive", "told_at": None})
+    environment = pages.environment(TEMPLATES)
+    html = pages.render(environment, "report.html.j2", {"e": item})
+    assert "Tell the recipients who were not told yet (part 8):" in html
+    assert build.not_told(item) == ["Archive"]
+    assert build.not_told(ENDINGS["pass"]) == []  # nothing was erased yet
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_chinese_pages_have_no_latin_punctuation_after_chinese_words(ending: str) -> None:
+    assert re.findall(r"[\u4e00-\u9fff][,;:!?](?=\s|[\u4e00-\u9fff])", decision(ending, "zh")) == []
+    assert re.findall(r"[\u4e00-\u9fff]\.(?=\s|$)", decision(ending, "zh")) == []
+
+
+def test_the_search_field_of_chinese_pages_says_search(tmp_path: Path) -> None:
+    register = registered(tmp_path, "pass")
+    environment = pages.environment(TEMPLATES, "zh")
+    view = {**page_contents.page([register]), **OF_PAGE, "r": register}
+    html = pages.render(environment, "index.html.j2", view)
+    assert '<label class="words">搜索<input type="search"' in html
+
+
+OF_PAGE: dict[str, Any] = {"suffix": "", "codes": ["zh"], "version": "0", "places": {}}
+
+
+def registered(folder: Path, ending: str, method: str = "fcalb") -> Any:
+    """The register of a batch of one request."""
+    item = {**ENDINGS[ending], "unlearn": {**ENDINGS[ending]["unlearn"], "method": method}}
+    (folder / "one").mkdir()
+    return build.of([item], ["one"], folder)
+
+
+@pytest.mark.parametrize(
+    ("method", "name"), [("fcalb", "FCALB"), ("fcalb_reset", "FCALB (reset alone)")]
+)
+def test_a_method_has_one_name_in_the_report_and_in_the_summary(
+    tmp_path: Path, method: str, name: str
+) -> None:
+    item = {**ENDINGS["pass"], "unlearn": {**ENDINGS["pass"]["unlearn"], "method": method}}
+    environment = pages.environment(TEMPLATES)
+    report = pages.render(environment, "report.html.j2", {"e": item})
+    assert f"by the unlearning method {name} so that" in report
+    view = page_contents.summary(registered(tmp_path, "pass", method), [])
+    summary = pages.render(environment, "summary.html.j2", view | OF_PAGE)
+    assert f"by the method {name}." in summary
+    assert "fcalb" not in re.sub(r"<style.*?</style>", "", summary, flags=re.DOTALL)
+
+
+def test_the_first_page_says_which_key_there_was_when_the_audit_began_and_not_who_signed() -> None:
+    item = endings.evidence()[fabricated.PASS]
+    signing = {"key_id": "0" * 16, "algorithm": "ed25519", "development": True}
+    item["provenance"] = {**item["provenance"], "signing": signing}
+    html = pages.render(pages.environment(TEMPLATES), "report.html.j2", {"e": item})
+    assert "When this audit began, only a development key was set up." in html
+    assert "a copy counts as signed only if another key signed it" in html
+
+
+@pytest.mark.parametrize(
+    "row", re.findall(r"\[([a-z ]+)\]\((\w+)/report.html\)", (EXAMPLES / "README.md").read_text())
+)
+def test_the_list_of_examples_names_the_ending_that_the_evidence_has(row: tuple[str, str]) -> None:
+    name, folder = row
+    evidence = files.read_json(EXAMPLES / folder / "evidence.json")
+    if name == "erased":
+        assert evidence["progress"] == "erased"
+    else:
+        outcomes = {"below the detection limit": "below_detection", "set aside": "rejected"}
+        assert evidence["outcome"] == outcomes.get(name, name)
