@@ -923,27 +923,26 @@ class Settings(Section):
 def _require_references(settings: Settings) -> None:
     """See that the models to judge with can be made and suffice."""
     wanted = settings.references
-    spared = "verify.mode=screening needs no references"
+    exemption = "verify.mode=screening needs no references"
     needs = settings.verify.mode != "screening" and wanted.mode == "batch"
     if not wanted.without_blocks and needs:
-        raise ValueError(f"references.without_blocks is empty; only {spared}")
+        raise ValueError(f"references.without_blocks is empty; only {exemption}")
     if not wanted.with_blocks and (wanted.with_from == TRAINED or wanted.mode != "batch"):
         if needs:
-            raise ValueError(f"references.with_blocks is empty; only {spared}")
+            raise ValueError(f"references.with_blocks is empty; only {exemption}")
         if settings.original.checkpoint.startswith(TRAINED):
             raise ValueError(
-                "references.with_blocks is empty, so original.checkpoint is made by nobody"
+                "references.with_blocks is empty, so no stage makes original.checkpoint"
             )
     if wanted.mode != "batch" and wanted.with_from == TRAINED:
         raise ValueError(
             f"references.mode is {wanted.mode}, so references.with_from has to name the "
-            "pool's folder, "
-            "such as references/pool; `erasure-audit pool` makes it"
+            "pool's folder, such as references/pool; `erasure-audit pool` makes it"
         )
-    fresh = len(wanted.without_blocks) * wanted.seeds_per_block
-    if wanted.mode == "hybrid" and fresh < 2:
+    retrained = len(wanted.without_blocks) * wanted.seeds_per_block
+    if wanted.mode == "hybrid" and retrained < 2:
         raise ValueError(
-            f"references.mode is hybrid, and references.without_blocks makes {fresh} retrained "
+            f"references.mode is hybrid, and references.without_blocks makes {retrained} retrained "
             "models; expected at least 2, such as without_blocks [0] with seeds_per_block 4"
         )
     if wanted.mode == "batch" and wanted.with_blocks and wanted.with_from != TRAINED:

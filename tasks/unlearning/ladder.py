@@ -30,7 +30,7 @@ from typing import Any, Literal
 
 from tasks.common import files
 from tasks.common.errors import EvidenceError
-from tasks.common.settings import Settings
+from tasks.common.settings import FIRST, Settings
 from tasks.unlearning import fcalb
 from tasks.unlearning.rivals import recipes
 from tasks.verification import batch_verdicts, verdicts

@@ -287,7 +287,9 @@ def judged_with_more(folder: Path, name: str, left: float, seen: float = SEEN) -
         scored.save(rung_folder / ladder.REFERENCES / f"{reference['name']}.npz")
     files.write_json(rung_folder / f"{ladder.REFERENCES}.json", models)
     rules = batch_verdicts.rules(chosen.verify, ladder.alpha(chosen))
-    table = ladder.scores_with(Scores.load(folder / "scores.npz"), rung_folder, chosen.on_rung(name))
+    table = ladder.scores_with(
+        Scores.load(folder / "scores.npz"), rung_folder, chosen.on_rung(name)
+    )
     ladder.Outcome.of(ladder.judge(table.with_unlearned(said), rules)).write(
         rung_folder / ladder.OUTCOME
     )
@@ -313,7 +315,7 @@ def test_a_rung_with_more_references_judges_with_all_of_them(folder: Path) -> No
 def test_more_references_are_tried_where_the_test_is_too_blunt_for_any_model(folder: Path) -> None:
     scores = workspace(folder, ALL, MORE, ENOUGH)
     blunt = world(NOTHING, np.random.default_rng(0), REFERENCES, seen=0.1)
-    refolder(scores, phi=blunt.phi).save(folder / "scores.npz")
+    replace(scores, phi=blunt.phi).save(folder / "scores.npz")
     verify.main(
         folder / "scores.npz",
         folder / "params.yaml",
