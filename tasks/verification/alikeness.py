@@ -18,7 +18,9 @@ are not, the band reaches at least as far as the references' own values, which a
 leaves with a probability of 1 / (M + 1) on each side. The questions can only take passes away.
 
 The test of the answers asks for equivalence, and a model that lies between has to prove its case.
-These questions ask less, so that they cost exact retrains almost nothing, however many there are.
+These questions ask less, so that they cost exact retrains no more than their own error rate,
+however many there are. Accuracies closer than `GateRules.alike_resolution` to the retrained models'
+mean are alike, since models that know their records by heart hardly differ.
 """
 
 from __future__ import annotations
@@ -147,8 +149,8 @@ def _view_gate(name: str, scores: Scores, request: str, rules: GateRules, level:
     return GateTest(
         f"{VIEW}{name}",
         question,
-        float(measured.influence(measured.judged)),
-        float(measured.influence(most)),
+        measured.rho,
+        float(measured.influence(most)) if measured.gap > 0 else 0.0,
         None,
         1.0,
         "good" if measured.judged <= most else "open",
