@@ -360,12 +360,8 @@ def figures(
 
 def table(result: dict[str, Any]) -> str:
     """The figures as Markdown."""
-    head = (
-        "statistic",
-        "source",
-        "d′: median (range)",
-        *(f"{case} passes" for case in JUDGED.values()),
-    )
+    cases = [f"{case} passes" for case in JUDGED.values()]
+    head = ("statistic", "source", "d′: median (range)", "d′ of gate B", *cases)
     lines = [
         f"**{result['world']}**, {result['requests']} requests, {result['references']} references "
         "of each kind",

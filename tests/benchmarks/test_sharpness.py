@@ -129,3 +129,22 @@ def test_records_that_vary_together_count_as_fewer(shared: float, expected: floa
         return Said(**{**vars(said(400, 0.0, 3)), "phi": phi})
 
     assert sharpness.dependence(alike(1, 1.0), alike(2, 0.0)) == pytest.approx(expected, rel=0.15)
+
+
+def test_every_row_of_the_table_has_as_many_cells_as_its_head() -> None:
+    name = "mean score"
+    result = {
+        "world": "digits",
+        "requests": 2,
+        "references": 6,
+        "detectability": {name: [1.0, 2.0, 3.0]},
+        "memorised": {name: 1.5},
+        "passes": {"without": {name: [3, 4]}, "left_50": {name: [0, 0]}},
+        "fewer": {6: 2.0},
+        "endless": None,
+        "dependence": 1.0,
+        "command": "python -m benchmarks.sharpness",
+    }
+    rows = [line for line in sharpness.table(result).splitlines() if line.startswith("|")]
+    assert [row.count("|") for row in rows] == [7, 7, 7]
+    assert rows[-1] == "| mean score |  | 2.0 (1.0 to 3.0) | 1.5 | 3 of 4 | – |"
