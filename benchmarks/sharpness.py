@@ -41,6 +41,8 @@ NEAREST = 8
 """Control records of a class that are most similar to a record, in pixels."""
 FEWEST = 6
 """Fewest references of each kind that d' is looked at with."""
+DRAWS = 8
+"""Random draws of fewer references."""
 MOST_PLANTED = 24
 """Models of a case that are looked for."""
 MARKS = 10
@@ -300,12 +302,15 @@ def counts(references: int) -> list[int]:
 
 
 def by_so_many(high: Said, low: Said, count: int) -> float:
-    """d' of the statistic in use with the first so many references of each kind, without the upward
-    bias that few references give it (Hedges 1981)."""
-    some, nobody = slice(0, count), slice(0, 0)
-    today = Statistic(discriminants.today)
-    result = measure(high.rows(some), low.rows(some), low.rows(nobody), today, share=1.0)
-    return result.detectabilities[0] * (1 - 3 / (4 * (2 * count - 2) - 1))
+    """Mean d' of the statistic in use over random draws of so many references of each kind, without
+    the upward bias that few references give it (Hedges 1981)."""
+    random = np.random.Generator(np.random.PCG64(count))
+    nobody, today = low.rows(slice(0, 0)), Statistic(discriminants.today)
+    found = []
+    for _ in range(DRAWS if count < min(len(high), len(low)) else 1):
+        with_, without = (kind.rows(random.permutation(len(kind))[:count]) for kind in (high, low))
+        found.append(measure(with_, without, nobody, today, share=1.0).detectabilities[0])
+    return float(np.mean(found)) * (1 - 3 / (4 * (2 * count - 2) - 1))
 
 
 def endless(fewer: dict[int, list[float]]) -> float | None:
