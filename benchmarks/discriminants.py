@@ -365,12 +365,14 @@ STATISTICS: dict[str, Statistic] = {
     "weighted by gap / variance, centred": Statistic(centred(fisher), "Fisher 1936"),
     "mean log-likelihood ratio, centred": Statistic(centred(today)),
     "mean log-likelihood ratio (as it is done)": Statistic(today, "Carlini et al. 2022"),
-    "the same, gate B by the mean ratio": Statistic(today, "", pool_evidence.highest),
+    "log-likelihood ratio, gate B by the mean ratio": Statistic(today, "", pool_evidence.highest),
     "ratios bounded, gate B by their mean": Statistic(
         bounded, "Huber 1965, as for a pool", pool_evidence.highest
     ),
     "variances drawn to a fitted prior": Statistic(normal_prior, "BaVarIA-n, arXiv 2603.11799"),
-    "the same, Student's t": Statistic(student_prior, "BaVarIA-t, arXiv 2603.11799"),
+    "variances drawn to a fitted prior, Student's t": Statistic(
+        student_prior, "BaVarIA-t, arXiv 2603.11799"
+    ),
     "gaps and variances drawn to fitted priors": Statistic(gap_prior, "Efron and Morris 1973"),
     "information gained over controls": Statistic(information, "InfoRMIA, arXiv 2510.05582"),
     "place between not knowing and knowing": Statistic(interpolated, "IAM, arXiv 2506.06112"),

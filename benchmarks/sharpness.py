@@ -374,7 +374,8 @@ def table(result: dict[str, Any]) -> str:
         f"| {' | '.join(head)} |",
         f"| {' | '.join(['---'] * len(head))} |",
     ]
-    for name, (low, middle, high) in result["detectability"].items():
+    for name in (name for name in discriminants.STATISTICS if name in result["detectability"]):
+        low, middle, high = result["detectability"][name]
         counted = [result["passes"][case].get(name, [0, 0]) for case in JUDGED]
         cells = [f"{passed} of {judged}" if judged else "–" for passed, judged in counted]
         source, most = discriminants.STATISTICS[name].source, result["memorised"][name]
