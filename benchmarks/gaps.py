@@ -374,7 +374,7 @@ def verdicts_of(
     scores = verdicts.table_of_scores(
         given, trial.batch, (phi[None], predicted[None]), verdicts.answers(fixed), trial.references
     )
-    rules = GateRules(**given.settings.verify.model_dump(exclude={"mode"}))
+    rules = GateRules(**given.settings.verify.model_dump(exclude={"mode"})).answers_alone()
     return [row["verdict"] for row in verdicts.judged(scores, rules)]
 
 
