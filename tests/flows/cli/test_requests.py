@@ -183,7 +183,7 @@ def test_an_empty_register_is_not_called_intact(home: Path) -> None:
     reports.mkdir(parents=True)
     (reports / "register.json").write_text(json.dumps({"requests": [{"request_id": ONE}]}))
     shown = run("check", code=1).stdout
-    assert "batch 2026-11: its reports tell of 1 requests that are not in this register" in shown
+    assert "batch 2026-11: its reports name 1 requests that are not in this register" in shown
     taken_in(ONE)
     assert "2026-11" not in run("check").stdout
     (reports / "register.json").write_text("{")

@@ -597,7 +597,7 @@ def test_reports_that_name_the_development_key_are_made_anew_before_a_real_key_s
     pem.write_bytes(keys.make_key(development=False))
     refused = dummy.command(place, "sign", "spring", ERASURE_AUDIT_KEY=str(pem))
     assert refused.returncode == 1
-    assert "`erasure-audit run spring` makes them anew for this key" in refused.stderr
+    assert "`erasure-audit run spring` makes them again for this key" in refused.stderr
     assert dummy.command(place, "sign", "spring").returncode == 0  # the development key may
     # a closed batch is not changed: it is signed, and the contradiction is said
     for name, value in {"user.email": "auditor@example.org", "user.name": "Auditor"}.items():
