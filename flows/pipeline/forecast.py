@@ -228,9 +228,10 @@ def _ladder(chosen: settings.Settings, minutes: float) -> list[str]:
     rungs = [rung for rung in planned if rung.affordable]
     beyond = [rung for rung in planned if not rung.affordable]
     lines = [
-        f"Ladder: {beyond[0].name} lies beyond ladder.budget, and with it is left out what comes "
-        f"after; it needs {sum(rung.cost for rung in [*rungs, beyond[0]]):.3g} trainings"
-    ] * bool(beyond)
+        f"Ladder: {rung.name} lies beyond ladder.budget, and what comes after it is left out; it "
+        f"needs {sum(each.cost for each in [*rungs, rung]):.3g} trainings"
+        for rung in beyond[:1]
+    ]
     if not rungs:
         return lines
     cost = sum(rung.cost for rung in rungs)

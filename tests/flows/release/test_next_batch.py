@@ -392,7 +392,7 @@ def test_settings_without_references_are_refused() -> None:
         settings.parse({"references": {"with_blocks": []}})
     with pytest.raises(SettingsError, match=r"has to be \[\]"):
         settings.parse({"references": {"with_from": "references/b"}})
-    with pytest.raises(SettingsError, match="made by nobody"):
+    with pytest.raises(SettingsError, match="no stage makes"):
         settings.parse(
             {
                 "references": {"with_blocks": [], "without_blocks": []},
