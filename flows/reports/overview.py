@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from flows.workspace import checkouts
+from flows.workspace import checkouts, layout
 from tasks import __version__
 from tasks.common import files, language, settings
 from tasks.common.errors import AuditError
@@ -123,7 +123,8 @@ def earlier(workspace: Path, batch: str) -> list[dict[str, Any]]:
 
 
 def artifact(workspace: Path, batch: str) -> tuple[list[dict[str, Any]], str]:
-    """A batch's register for Prefect, the worst first, and a sentence about it.
+    """A batch's register for Prefect in the words of the reports, the worst first, and a sentence
+    about it.
 
     Neither holds personal data: no reason, no pseudonym, and of a request only an id that is a
     UUID, since a bad request may have anything in its place.
@@ -132,18 +133,21 @@ def artifact(workspace: Path, batch: str) -> tuple[list[dict[str, Any]], str]:
         AuditError: the register cannot be read.
     """
     listed = stored.read(workspace / REPORTS / batch)
+    pages = environment(layout.shipped_files() / REPORTS / "templates")
+    name_of = pages.get_template("wording.html.j2").module.name  # type: ignore[attr-defined]
+    progress_of = pages.get_template("register_table.html.j2").module.progress_name  # type: ignore[attr-defined]
     rows = [
         {
             "request": _id(line),
-            "outcome": line.outcome,
+            "outcome": str(name_of(line.outcome)),
             "deadline": None if line.deadline is None else line.deadline.isoformat(),
             "days left": line.days_left,
-            "status": line.progress,
+            "status": str(progress_of(line.progress)),
         }
         for line in listed.requests
     ]
     counted = ", ".join(
-        f"{count} {name.replace('_', ' ')}" for name, count in listed.counts.items() if count
+        f"{name_of(outcome)} {count}" for outcome, count in listed.counts.items() if count
     )
     cut = f" The worst {MOST_SHOWN} are shown." if len(rows) > MOST_SHOWN else ""
     return rows[:MOST_SHOWN], f"Batch {batch}: {counted}. Days left when the audit started.{cut}"

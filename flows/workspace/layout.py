@@ -78,7 +78,7 @@ def init(folder: Path) -> None:
     """
     if (folder / "dvc.yaml").exists() or (folder / ".dvc").exists():
         raise WorkspaceError(f"{folder} holds a DVC pipeline already; choose a new folder")
-    shipped = _shipped()
+    shipped = shipped_files()
     folder.mkdir(parents=True, exist_ok=True)
     if not shell.succeeds(folder, "rev-parse", "--git-dir"):
         shell.git(folder, "init", "--quiet")
@@ -116,7 +116,7 @@ def demo_settings_yaml() -> str:
 
 def lay_demo(folder: Path) -> None:
     """Put the batch `demo` into the workspace, if it has none."""
-    _copy_if_missing(_shipped() / "requests" / "demo.json", folder / "requests" / "demo.json")
+    _copy_if_missing(shipped_files() / "requests" / "demo.json", folder / "requests" / "demo.json")
 
 
 def choose(folder: Path, batch: str | None, assignments: list[str]) -> settings.Settings:
@@ -263,7 +263,7 @@ def _brings(folder: Path, command: str) -> bool:
     return (folder / "data").exists()
 
 
-def _shipped() -> Path:
+def shipped_files() -> Path:
     """The folder of the pipeline, templates and example of this installation: in the wheel, or in
     the repository."""
     package = Path(settings.__file__).parents[1]

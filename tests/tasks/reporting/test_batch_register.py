@@ -371,12 +371,12 @@ def test_what_prefect_shows_has_ids_and_verdicts_only(tmp_path: Path) -> None:
     assert [row["request"] for row in rows] == [dummy.REQUESTS[0], "request 3"]
     assert rows[0] == {
         "request": dummy.REQUESTS[0],
-        "outcome": "fail",
+        "outcome": "Fail",
         "deadline": "2026-12-21",
         "days left": 30,
-        "status": "awaiting_signoff",
+        "status": "Awaiting sign-off",
     }
-    assert "1 fail, 1 pass" in told
+    assert "Fail 1, Pass 1" in told
     assert "ane" not in json.dumps([rows, told])
 
 
