@@ -83,7 +83,7 @@ def test_an_error_in_a_helping_process_is_raised_here_with_its_own_words() -> No
 
 def test_a_helping_process_that_is_killed_is_an_error_and_no_missing_thing() -> None:
     make = functools.partial(str, "")
-    with pytest.raises(AuditError, match="a helping process ended"):
+    with pytest.raises(AuditError, match="a worker process ended"):
         list(worker_pool.each(end, range(100), make, make, worth=10))
 
 
