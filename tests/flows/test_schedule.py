@@ -59,6 +59,7 @@ def test_every_deployment_names_a_flow_that_is_there_and_runs_one_at_a_time() ->
             "comment",
             "decision",
             "folder",
+            "ground",
             "jobs",
             "method",
             "model",
