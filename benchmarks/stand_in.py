@@ -79,6 +79,9 @@ def world(folder: Path, subjects: int = SUBJECTS) -> Path:
             f"references.seeds_per_block={SEEDS}",
             "references.with_blocks=[0]",
             "references.without_blocks=[0]",
+            # played models have answers, and no weights to look at them in other ways
+            "verify.views=[]",
+            "verify.alike=false",
         ],
     )
     layout.track_data(folder)
