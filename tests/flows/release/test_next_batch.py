@@ -267,10 +267,10 @@ def refuses_other_records_and_other_recipes() -> None:
     assert len(release_lineage.references(folder, manifest, rows, wish)) == 6
     fewer = rows.copy()
     fewer[rows.argmax()] = False
-    with pytest.raises(EvidenceError, match="other records"):
+    with pytest.raises(EvidenceError, match="not trained on the current training records"):
         release_lineage.references(folder, manifest, fewer, wish)
     other = wish.model_copy(update={"train": wish.train.model_copy(update={"epochs": 9})})
-    with pytest.raises(EvidenceError, match=r"recipe \(train differ\)"):
+    with pytest.raises(EvidenceError, match=r"another recipe \(train differ\)"):
         release_lineage.references(folder, manifest, rows, other)
     (folder / "seed-3.safetensors").write_bytes(b"altered")
     with pytest.raises(EvidenceError, match="seed-3"):
