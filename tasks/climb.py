@@ -69,7 +69,7 @@ def main(
             return
         on_rung = planned.settings
         apply.to_original(original, data, pack, split, forget, on_rung, kept)
-        records = Records(data, pack, split, forget, on_rung)
+        records = AuditRecords(data, pack, split, forget, on_rung)
         scored = records.scores(kept / apply.MODEL)
         scored.save(results / ladder.SCORES)
         (kept / apply.TRACE).rename(results / apply.TRACE)
@@ -92,7 +92,7 @@ def _hand_on(after: Path, results: Path) -> None:
 
 
 def _add_references(
-    records: Records, below: Settings, kept: Path, models: Path, results: Path
+    records: AuditRecords, below: Settings, kept: Path, models: Path, results: Path
 ) -> None:
     """Train and score the references that the rung adds to those of the rung below.
 
@@ -119,7 +119,7 @@ def _add_references(
 
 
 @dataclass(frozen=True)
-class Records:
+class AuditRecords:
     """The records of an audit, for the models of a rung.
 
     Attributes:

@@ -134,20 +134,20 @@ def artifact(workspace: Path, batch: str) -> tuple[list[dict[str, Any]], str]:
     """
     listed = stored.read(workspace / REPORTS / batch)
     pages = environment(layout.shipped_files() / REPORTS / "templates")
-    name_of = pages.get_template("wording.html.j2").module.name  # type: ignore[attr-defined]
-    progress_of = pages.get_template("register_table.html.j2").module.progress_name  # type: ignore[attr-defined]
+    wording: Any = pages.get_template("wording.html.j2").module
+    table: Any = pages.get_template("register_table.html.j2").module
     rows = [
         {
             "request": _id(line),
-            "outcome": str(name_of(line.outcome)),
+            "outcome": str(wording.name(line.outcome)),
             "deadline": None if line.deadline is None else line.deadline.isoformat(),
             "days left": line.days_left,
-            "status": str(progress_of(line.progress)),
+            "status": str(table.progress_name(line.progress)),
         }
         for line in listed.requests
     ]
     counted = ", ".join(
-        f"{name_of(outcome)} {count}" for outcome, count in listed.counts.items() if count
+        f"{wording.name(outcome)} {count}" for outcome, count in listed.counts.items() if count
     )
     cut = f" The worst {MOST_SHOWN} are shown." if len(rows) > MOST_SHOWN else ""
     return rows[:MOST_SHOWN], f"Batch {batch}: {counted}. Days left when the audit started.{cut}"
