@@ -4,6 +4,7 @@ unseen ones."""
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from tasks.training import training_loop
@@ -75,10 +76,8 @@ def lotus(inputs: RivalInput) -> nn.Module:
             noise = gumbel(taught.shape, draws).to(taught.device)
             return lotus_loss(answers, taught, noise, forgotten.bool(), temperature)
 
-        try:
+        with suppress(_Reached):
             learn(network, objective, steps_of(mixed, settings), settings, progress)
-        except _Reached:
-            return original
     return original
 
 
