@@ -183,6 +183,8 @@ class Trial:
     original: int
     role: str
     references: int
+    first_reference: int
+    """number of the first model with everybody that no trial starts from"""
     seed: int
     keep: Path
 
@@ -238,7 +240,10 @@ def trial_of(study: Study, wish: dict[str, Any], batch: int, original: int, role
     """One setting on one of the study's originals; references judge it where the world has
     controls."""
     references = study.references if judges(study.given) and role == "test" else 0
-    return Trial(wish, study.world, batch, original, role, references, study.seed, study.keep)
+    first = study.originals + 1
+    return Trial(
+        wish, study.world, batch, original, role, references, first, study.seed, study.keep
+    )
 
 
 def judges(given: World) -> bool:
@@ -365,12 +370,10 @@ def verdicts_of(
     def job(kind: str, batch: int, number: int) -> Job:
         return Job(trial.world, kind, batch, number, trial.seed, trial.keep)
 
-    paths = job("with", 0, 0).path.parent.glob("with-0-*.npz")
-    numbers = sorted(int(path.stem.rpartition("-")[2]) for path in paths)
-    everybody = numbers[-1 - trial.references :]
-    fixed = [job("with", 0, everybody[0]), job("without", trial.batch, 0)]
-    fixed += [job("with", 0, n) for n in everybody[1:]]
-    fixed += [job("without", trial.batch, n) for n in range(1, trial.references + 1)]
+    first, numbers = trial.first_reference, range(1, trial.references + 1)
+    fixed = [job("with", 0, first), job("without", trial.batch, 0)]
+    fixed += [job("with", 0, first + n) for n in numbers]
+    fixed += [job("without", trial.batch, n) for n in numbers]
     scores = verdicts.table_of_scores(
         given, trial.batch, (phi[None], predicted[None]), verdicts.answers(fixed), trial.references
     )

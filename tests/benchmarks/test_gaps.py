@@ -313,6 +313,6 @@ def test_lotus_is_told_how_well_calibration_records_are_known_and_nothing_for_a_
         predicted = world.labels.copy()
         predicted[calibration[: len(calibration) // 4]] += 1
         np.savez(path, predicted=predicted)
-        trial = gaps.Trial(wish, "digits", 0, 0, "test", 0, 1, tmp_path)
+        trial = gaps.Trial(wish, "digits", 0, 0, "test", 0, 1, 1, tmp_path)
         told = gaps.wish_of(trial, world).rivals.lotus_unseen_accuracy
         assert told == (None if expected is None else pytest.approx(expected, abs=0.01))
