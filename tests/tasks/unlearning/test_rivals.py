@@ -544,15 +544,18 @@ def test_unsirs_noise_is_got_wrong_and_the_model_does_not_learn_from_it(
 def test_adversarial_examples_are_other_classes_to_the_model_and_as_near_as_they_can_be(
     original: nn.Module,
 ) -> None:
-    near = amun.adversarial_examples(original, RETAIN, 50)
+    kept = RETAIN.rows(torch.arange(len(RETAIN)))
+    # rounding moves answers at a boundary from batch to batch in bf16
+    kept.backend = compute.prepare(settings.Compute(precision="float32"))
+    near = amun.adversarial_examples(original, kept, 50)
     answers = training_loop.logits(original, near).argmax(1)
     assert (answers == near.labels.numpy()).all()
-    assert (near.labels != RETAIN.labels).all()
+    assert (near.labels != kept.labels).all()
     assert near.images.min() >= 0
     assert near.images.max() <= 255
-    way = (near.images - RETAIN.images).flatten(1)
-    halfway = RETAIN.with_images(RETAIN.images + 0.4 * way.reshape(RETAIN.images.shape))
-    still = training_loop.logits(original, halfway).argmax(1) == RETAIN.labels.numpy()
+    way = (near.images - kept.images).flatten(1)
+    halfway = kept.with_images(kept.images + 0.4 * way.reshape(kept.images.shape))
+    still = training_loop.logits(original, halfway).argmax(1) == kept.labels.numpy()
     assert still.mean() > 0.9
 
 
