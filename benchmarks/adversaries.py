@@ -116,7 +116,7 @@ def matched(network: nn.Module, scene: Scene) -> nn.Module:
 
 def matched_copies(network: nn.Module, scene: Scene) -> nn.Module:
     """The same on changed copies, too, of the kind that the view `copies` has, by another seed."""
-    pixels = views.changed(scene.forgotten.images, scene.seed % 2**63)
+    pixels = views.changed_copies(scene.forgotten.images, scene.seed % 2**63)
     kinds = [scene.forgotten.floats(slice(None))]
     kinds += [_normalised(scene.forgotten, part) for part in pixels]
     return _match(network, scene, [(images, scene.said(images)) for images in kinds])

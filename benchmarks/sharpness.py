@@ -161,7 +161,9 @@ def asked_of_weights(job: Job, given: World, asked: NDArray[np.bool_]) -> dict[s
     others = logits.copy()
     others[rows, labels] = np.inf  # the true class comes first
     order = np.argsort(-others, axis=1)
-    copies = views.changed(records.images, seeds.derive(job.seed, job.world, "copies") % 2**63)
+    copies = views.changed_copies(
+        records.images, seeds.derive(job.seed, job.world, "copies") % 2**63
+    )
     margins = [
         scoring.margins(training_loop.logits(network, records.with_images(images)), labels)
         for images in copies

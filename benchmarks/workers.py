@@ -189,7 +189,7 @@ def bring_up_to_date(pool: str, jobs: str) -> None:
 
     place = Path.cwd()
     names = [each.name for each in dvc_graph.read(place) if each.name.partition("@")[0] in KINDS]
-    elsewhere = dispatch.at_hand(place, BATCH, lambda _: None) if pool else None
+    elsewhere = dispatch.find_agents(place, BATCH, lambda _: None) if pool else None
     runner = stage_runner.Runner(place, int(jobs), elsewhere=elsewhere)
     spans: dict[str, tuple[float, float]] = {}
 

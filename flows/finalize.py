@@ -25,7 +25,7 @@ def finalize(batch: str | None = None, folder: str = ".") -> dict[str, Any]:
         AuditError: as `finishing.finalize`.
     """
     home = layout.find(Path(folder))
-    with deployment.opened(home, "Finalizing") as register:
+    with deployment.workspace_register(home, "Finalizing") as register:
         try:
             finalized = finishing.finalize(home, register, batch, get_run_logger().info)
         except BusyError as error:  # the next run of the schedule continues

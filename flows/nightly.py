@@ -32,7 +32,7 @@ def nightly(folder: str = ".") -> dict[str, Any] | State[Any]:
     """
     home = layout.find(Path(folder))
     try:
-        with deployment.opened(home, "The night's work") as register:
+        with deployment.workspace_register(home, "The night's work") as register:
             night = night_run.run(home, register)
             if night.outcome == "awaits_signoff" and night.batch:
                 deployment.publish(home, register, night.batch)

@@ -27,7 +27,7 @@ def reaudit(batch: str | None = None, folder: str = ".") -> dict[str, Any] | Sta
     """
     home = layout.find(Path(folder))
     try:
-        with deployment.opened(home, "The re-audit") as register:
+        with deployment.workspace_register(home, "The re-audit") as register:
             outcome = audit_sampling.run(home, register, batch)
     except BusyError as error:
         return deployment.busy(error)

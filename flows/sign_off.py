@@ -47,7 +47,7 @@ def sign_off(
         AuditError: as `approval.approve` and `approval.reject`.
     """
     home = layout.find(Path(folder))
-    with deployment.opened(home) as register:
+    with deployment.workspace_register(home) as register:
         if decision == "approve":
             standing = approval.approve(
                 home, register, batch, by, comment, model=model, ground=ground

@@ -22,7 +22,7 @@ def watch(folder: str = ".") -> dict[str, Any] | State[Any]:
     """
     home = layout.find(Path(folder))
     try:
-        with deployment.opened(home, "The watch") as register:
+        with deployment.workspace_register(home, "The watch") as register:
             watched = monitoring.run(home, register, deployment.emit, deployment.troubles)
     except BusyError as error:
         return deployment.busy(error)

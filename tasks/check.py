@@ -50,7 +50,7 @@ def check(
     suite, facts = data_suite(table, classes), data_facts(table, data, packed_files)
     passed = expectations.validate(facts, suite, "manifest")
     refuse_faults(facts, suite, passed)
-    manifest = records.typed(table)
+    manifest = records.with_integer_labels(table)
     findings = [
         _finding(rule, ok, rule.broken(facts), records=_first(manifest, rule.broken(facts)))
         for rule, ok in zip(suite, passed, strict=True)
@@ -203,7 +203,7 @@ def request_findings(
 ) -> list[dict[str, Any]]:
     """The suite over the batch, as findings for requests.json."""
     people = People(manifest, directory)
-    selected_rows = [_rows_meant(entry, people) for entry in entries]
+    selected_rows = [_selected_rows(entry, people) for entry in entries]
     facts = request_facts(entries, selected_rows)
     passed = expectations.validate(facts, REQUEST_SUITE, "requests")
     ids = facts["request_id"].to_numpy()
@@ -262,7 +262,7 @@ def request_facts(
     )
 
 
-def _rows_meant(entry: Request | RefusedEntry, people: People) -> NDArray[np.intp] | None:
+def _selected_rows(entry: Request | RefusedEntry, people: People) -> NDArray[np.intp] | None:
     """Rows of the manifest that a request selects; None if its subject is unknown, empty if it
     names other people's records."""
     if isinstance(entry, RefusedEntry):

@@ -32,7 +32,7 @@ def main(check: bool = False) -> None:
         )
         + "\n",
         **{
-            path: gettext_catalogues.renewed(path)
+            path: gettext_catalogues.updated_text(path)
             for path in sorted(gettext_catalogues.LOCALES.glob("*.po"))
         },
     }

@@ -23,7 +23,7 @@ METHODS = {"gettext"}
 OPTIONS = {"trim_blocks": "true", "lstrip_blocks": "true", "trimmed": "true", "silent": "false"}
 
 
-def said() -> Catalog:
+def all_messages() -> Catalog:
     """Every message of the source, without translations."""
     from babel.messages import Catalog
 
@@ -75,14 +75,14 @@ def translations(message: Message) -> tuple[str, ...]:
     return (message.string,) if isinstance(message.string, str) else tuple(message.string or ())
 
 
-def renewed(path: Path) -> str:
+def updated_text(path: Path) -> str:
     """A catalogue's text with its head and the messages of today: new ones empty, those no longer
     said left out."""
     from babel.messages import Catalog, pofile
 
     head = path.read_text(encoding="utf-8").partition("\n\n")[0]
     previous, catalogue = read(path), Catalog(locale=path.stem)
-    for message in said():
+    for message in all_messages():
         if message.id:
             before = previous.get(message.id)
             catalogue.add(

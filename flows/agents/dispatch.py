@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import FlowRun
 
-__all__ = ["HANDOVER", "Agents", "at_hand", "online", "sweep"]
+__all__ = ["HANDOVER", "Agents", "find_agents", "online", "sweep"]
 
 MODE = "ERASURE_AUDIT_AGENTS"
 """Environment variable: `auto` (hand stages out if a worker is online, else run here), `here`
@@ -92,7 +92,7 @@ class Patience:
         return cls(_seconds(SILENCE, 90.0), _seconds(WAIT, 120.0))
 
 
-def at_hand(workspace: Path, batch: str, log: Callable[[str], None]) -> Agents | None:
+def find_agents(workspace: Path, batch: str, log: Callable[[str], None]) -> Agents | None:
     """The agents for the stages of a run; None: there are none, every stage runs here.
 
     Args:

@@ -151,7 +151,7 @@ def key_of(workspace: Path, name: str) -> str:
 
 def cache_of(workspace: Path) -> Path:
     """The folder of the workspace's DVC cache, with its objects and its run cache."""
-    with _dvc_at_work, dvc_graph.opened(workspace) as repo:
+    with _dvc_at_work, dvc_graph.open_repo(workspace) as repo:
         return Path(repo.cache.legacy.path)
 
 
@@ -247,7 +247,7 @@ class Post:
         name, _ = _remote_of(home)
         self.name = name
         self._lock = threading.Lock()
-        with _dvc_at_work, _remote_errors(name), dvc_graph.opened(home) as repo:
+        with _dvc_at_work, _remote_errors(name), dvc_graph.open_repo(home) as repo:
             remote = repo.cloud.get_remote(name)
             self._fs: Any = remote.fs
             self._root = remote.path
@@ -328,7 +328,7 @@ def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
 @contextlib.contextmanager
 def _locked_repo(workspace: Path) -> Iterator[Any]:
     """DVC's view of the workspace while no other process writes `dvc.lock`."""
-    with _dvc_at_work, dvc_graph.opened(workspace) as repo:
+    with _dvc_at_work, dvc_graph.open_repo(workspace) as repo:
         from dvc.lock import LockError
 
         for _ in range(60):
@@ -423,7 +423,7 @@ def _outermost(inputs: dict[str, str]) -> dict[str, str]:
 
 def _remote_of(home: Path) -> tuple[str, dict[str, str]]:
     """The default remote, or the only one: its name and its options."""
-    with _dvc_at_work, dvc_graph.opened(home) as repo:
+    with _dvc_at_work, dvc_graph.open_repo(home) as repo:
         remotes = repo.config.get("remote") or {}
         name = repo.config["core"].get("remote") or (
             next(iter(remotes)) if len(remotes) == 1 else None

@@ -146,7 +146,7 @@ def told(
     from flows.correspondence import known_since
 
     with _book() as (home, register):
-        known_since.told(home, register, target, _text(by), to, comment.strip())
+        known_since.record_notice(home, register, target, _text(by), to, comment.strip())
     typer.echo(f"{to}: recorded")
 
 
@@ -166,7 +166,7 @@ def claim(
     from flows.correspondence import known_since
 
     with _book() as (_, register):
-        known_since.claim(
+        known_since.record_exception(
             register,
             target,
             _text(by),

@@ -160,7 +160,7 @@ def demo(jobs: Jobs = None, as_json: Events = False) -> None:
         import_.bring_in_digits(folder)
     layout.ensure_data(folder)
     layout.lay_demo(folder)
-    if signing_keys.at_hand(folder) is None:
+    if signing_keys.load_key(folder) is None:
         signing_keys.make_development(folder)
     batch_run = _run("demo", list(layout.DEMO), jobs, False, as_json, sign=True)
     if not as_json:
@@ -195,7 +195,7 @@ def status(as_json: Json = False) -> None:
 
     folder = _workspace()
     batch, waits = settings.load(folder / "params.yaml").batch, sign_off.waiting(folder)
-    ended = close_batch.ended(folder, batch)
+    ended = close_batch.end_tag(folder, batch)
     stale = [] if ended else sorted(dvc_graph.stale(folder))
     judged, advised = results.read(folder, batch), results.advice(folder, batch)
     reports = results.index(folder, waits.batch if waits else batch)
@@ -228,7 +228,7 @@ def status(as_json: Json = False) -> None:
         console.verdicts(judged)
     console.advice(advised)
     if waits:
-        typer.echo(f"{waits.line}. You can\n{waits.offered}")
+        typer.echo(f"{waits.line}. You can\n{waits.choices_text}")
     if reports:
         typer.echo(f"Reports: {reports}")
     if unsent:

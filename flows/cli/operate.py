@@ -174,7 +174,7 @@ def _register(work: str) -> Iterator[tuple[Path, Register]]:
 
     home = layout.find(Path.cwd())
     try:
-        with deployment.opened(home, work) as register:
+        with deployment.workspace_register(home, work) as register:
             yield home, register
     except BusyError as error:
         console.say(str(error))

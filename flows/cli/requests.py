@@ -305,7 +305,7 @@ def check(as_json: Json = False) -> None:
         heads = anchors.heads(home)
         head = anchors.check(home, register, every_stamp=True)
         kept_head = register.kept_end()
-        unknown = batch_requests.unknown(home, register)
+        unknown = batch_requests.missing_from_register(home, register)
     anchored = max((end.seq for end in heads), default=0)
     if as_json:
         facts = {"events": head.seq, "hash": head.hash, "known_ends": len(heads)}

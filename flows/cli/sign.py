@@ -35,7 +35,7 @@ def sign(
     from tasks.common.errors import SignatureError
 
     folder = layout.find(Path.cwd())
-    key = signing_keys.at_hand(folder)
+    key = signing_keys.load_key(folder)
     if key is None:
         raise SignatureError(
             f"no signing key; name a PEM file in {signing_keys.FILE}, see docs/signing.md"

@@ -262,7 +262,7 @@ def _print_standing(standing: Standing, as_json: bool) -> None:
     if standing.state == "approved":
         typer.echo(f"Next: erasure-audit finalize {standing.batch}")
     elif standing.state == "waiting":
-        typer.echo(f"You can\n{standing.offered}")
+        typer.echo(f"You can\n{standing.choices_text}")
 
 
 def _lines(released: Released) -> Iterator[str]:

@@ -20,7 +20,9 @@ class RecordError(AuditError):
     """Something that cannot be recorded, or not be shown yet."""
 
 
-def told(home: Path, register: Register, target: str, by: str, to: str, comment: str = "") -> None:
+def record_notice(
+    home: Path, register: Register, target: str, by: str, to: str, comment: str = ""
+) -> None:
     """Record that a recipient or a processor was told of an erasure (Art. 19 GDPR).
 
     Args:
@@ -44,7 +46,7 @@ def told(home: Path, register: Register, target: str, by: str, to: str, comment:
     register.note(recorded.NOTICE, by, request_id=request, batch=batch, to=to, comment=comment)
 
 
-def claim(register: Register, target: str, by: str, ground: str, reason: str) -> None:
+def record_exception(register: Register, target: str, by: str, ground: str, reason: str) -> None:
     """Record an exception that is claimed against an erasure (Art. 17(3) GDPR).
 
     Args:
@@ -117,18 +119,18 @@ def _are_those_of(home: Path, batch: str, tag: str) -> bool:
 def behind(home: Path, register: Register) -> dict[str, str]:
     """The erased batches whose reports lack what the register knows by now, each with the SHA-256
     of its decisions as they are filed; `renew` makes those reports again."""
-    found = {}
+    outdated = {}
     for tag in shell.git(home, "tag", "--list", "erased/*").split():
         batch = tag.removeprefix("erased/")
         path = home / decisions.FOLDER / f"{batch}.json"
         if path.exists() and _new_content(home, register, batch, path) is not None:
-            found[batch] = files.sha256(path)
-    return found
+            outdated[batch] = files.sha256(path)
+    return outdated
 
 
 def _new_content(home: Path, register: Register, batch: str, path: Path) -> dict[str, Any] | None:
     """A batch's decisions with what the register knows by now; None: they are filed so already."""
     filed = files.read_json(path)
-    known = recorded.parties_at(home, close_batch.tag_of(batch))
-    content = recorded.in_decisions(filed, register, batch, known)
+    parties = recorded.parties_at(home, close_batch.tag_of(batch))
+    content = recorded.in_decisions(filed, register, batch, parties)
     return None if content == filed else content

@@ -82,7 +82,7 @@ class DueNotice:
 def notices_due(home: Path, register: Register) -> list[DueNotice]:
     """The notices to recipients that are due, by batch: those that reports name as open, without
     those that were recorded since."""
-    told = {
+    recorded_notices = {
         (event.batch, event.request_id, event.details["to"])
         for event in register.history(kind=recorded.NOTICE)
     }
@@ -90,7 +90,9 @@ def notices_due(home: Path, register: Register) -> list[DueNotice]:
     for batch in stored.read_all(home / "reports")[0]:
         for line in batch.requests:
             for name in line.not_told:
-                if not told & {(batch.batch, request, name) for request in (None, line.request_id)}:
+                if not recorded_notices & {
+                    (batch.batch, request, name) for request in (None, line.request_id)
+                }:
                     open_[batch.batch, name].append(line.request_id)
     return [DueNotice(*key, tuple(sorted(requests))) for key, requests in sorted(open_.items())]
 
@@ -129,8 +131,8 @@ def _due(home: Path, case: Case, history: Sequence[Event]) -> DueLetter | None:
         return None
     rejected = any(event.kind == State.REJECTED for event in since)
     file = f"reports/{case.batch}/{case.request_id}/letter.pdf"
-    there = file if case.batch and (home / file).exists() else ""
-    return DueLetter(case.request_id, "refusal" if rejected else "answer", case.due, there)
+    beside_report = file if case.batch and (home / file).exists() else ""
+    return DueLetter(case.request_id, "refusal" if rejected else "answer", case.due, beside_report)
 
 
 def sent(
@@ -160,7 +162,7 @@ def sent(
             f"request {lacking[0]}: no letter is due; `erasure-audit letters due` lists those that "
             "are"
         )
-    found = [letter for _, letter in listed if letter is not None]
+    due_letters = [letter for _, letter in listed if letter is not None]
     register.note_all(
         [
             Step(
@@ -170,10 +172,10 @@ def sent(
                 recorded.LETTER,
                 {"letter": letter.letter, "how": how},
             )
-            for letter in found
+            for letter in due_letters
         ]
     )
-    return found
+    return due_letters
 
 
 def write(home: Path, register: Register, request_ids: Sequence[str], out: Path) -> list[Path]:
@@ -193,8 +195,8 @@ def write(home: Path, register: Register, request_ids: Sequence[str], out: Path)
     printer = Printer(home / TEMPLATES)
     folders = []
     for name, letter in pairs:
-        asked = register.case(name).wishes.get("languages", [])
-        code = next(iter(language.of_report([], asked)), chosen.languages[0])
+        languages = register.case(name).wishes.get("languages", [])
+        code = next(iter(language.of_report([], languages)), chosen.languages[0])
         writer = letters.LetterWriter(home / TEMPLATES, code, chosen.letters)
         folder = out / name
         folder.mkdir(parents=True, exist_ok=True)
@@ -205,7 +207,7 @@ def write(home: Path, register: Register, request_ids: Sequence[str], out: Path)
 
 def _letter(register: Register, request_id: str, chosen: settings.Report) -> letters.Letter:
     case = register.case(request_id)
-    known = recorded.of_request(register.history(request_id))
+    recorded_facts = recorded.of_request(register.history(request_id))
     common: dict[str, Any] = {
         "reference": letters.reference(case.request_id),
         "regulation": case.regulation,
@@ -214,10 +216,10 @@ def _letter(register: Register, request_id: str, chosen: settings.Report) -> let
         "authority": chosen.authority,
         "received": case.submitted,
     }
-    if refusal := known.get("refusal"):
+    if refusal := recorded_facts.get("refusal"):
         facts = {"reason": refusal["reason"], "ground": refusal.get("ground", "")}
         return letters.Letter("refusal", at=refusal["at"], **facts, **common)
-    if case.state in OPEN and (longer := known.get("extension")):
+    if case.state in OPEN and (longer := recorded_facts.get("extension")):
         facts = {"reason": longer["reason"], "until": longer["to"]}
         return letters.Letter("extension", at=longer["at"], **facts, **common)
     raise LetterError(

@@ -233,7 +233,7 @@ def _carry_out(task: _Task, plan: ErasurePlan) -> None:
     cache, remotes = dvc.of_dvc(task.home, (HANDOVER,))
     task.listener("worktree")
     checkouts.close(task.home, task.batch)  # git and DVC's stores have all of it
-    version = git_history.at_hand(task.home).data
+    version = git_history.current_state(task.home).data
     sought = _with_data_kept(plan.sought, cache, version) if version else plan.sought
     judge = Judge(sought, plan.gone)
     stores = _stores(task, cache, remotes)
@@ -416,7 +416,7 @@ def _drop_from_data(home: Path, sought: Sought) -> bool:
 
 def _is_listed(home: Path, sought: Sought) -> bool:
     """Whether the data that `data.dvc` names contain one of the records."""
-    version = git_history.at_hand(home).data
+    version = git_history.current_state(home).data
     table = Shelf(*dvc.of_dvc(home)).table(version) if version else None
     return table is not None and bool(table["record_id"].isin(sought.record_ids).any())
 
@@ -430,7 +430,7 @@ def _with_data_kept(sought: Sought, cache: dvc.DvcObjects, version: str) -> Soug
 
 def _drop_pointers(home: Path, judge: Judge) -> None:
     """Remove `.dvc` files of the workspace whose content is erased."""
-    for path, oid in git_history.at_hand(home).pointers.items():
+    for path, oid in git_history.current_state(home).pointers.items():
         if oid in judge.gone and path != git_history.DATA:
             (home / f"{path}.dvc").unlink(missing_ok=True)
 

@@ -141,7 +141,7 @@ class _Search:
         if not listed:
             return
         try:
-            self._key = pseudonyms.at_hand(home)
+            self._key = pseudonyms.load_key(home)
         except PseudonymError as error:
             self.result.unchecked.append(f"erased records cannot be looked for again: {error}")
             return

@@ -144,7 +144,9 @@ def make(
     versions = git_history.versions(states) | {version}
     names = selection.names_of(chosen.table, shelf, versions)
     trained_names = selection.names_of(chosen.table[chosen.table["trained"]], shelf, versions)
-    needed_md5, needed_sha256 = _needed(git_history.at_hand(home).data, names.record_ids, shelf)
+    needed_md5, needed_sha256 = _needed_hashes(
+        git_history.current_state(home).data, names.record_ids, shelf
+    )
     exposed = derivations.trace(
         states, batch, _Knowledge(shelf, names, trained_names, chosen.trained)
     )
@@ -215,7 +217,7 @@ class _Knowledge:
         return None if listed is None else not record_ids.isdisjoint(listed)
 
 
-def _needed(version: str | None, going: set[str], shelf: Shelf) -> tuple[set[str], set[str]]:
+def _needed_hashes(version: str | None, going: set[str], shelf: Shelf) -> tuple[set[str], set[str]]:
     """The MD5 and the SHA-256 of every file that a remaining record of the current data needs."""
     if version is None:
         return set(), set()

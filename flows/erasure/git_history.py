@@ -76,7 +76,7 @@ def states(
         ]
     return [
         *(state for state in committed if state),
-        *(at_hand(tree) for tree in (folder, *checkouts)),
+        *(current_state(tree) for tree in (folder, *checkouts)),
     ]
 
 
@@ -98,7 +98,7 @@ def _commits(folder: Path) -> list[str]:
     return [*changing, *ends, *lost]
 
 
-def at_hand(tree: Path) -> WorkspaceState:
+def current_state(tree: Path) -> WorkspaceState:
     """The current state of a work tree, committed or not."""
     stages = (
         _stages((tree / "dvc.lock").read_text(encoding="utf-8"))

@@ -34,7 +34,7 @@ def renew(home: Path, batch: str) -> list[Path]:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
         stage_runner.Runner(copy, 1, stage_runner.nobody).run("report", force=True)
-        key = signing_keys.at_hand(home)
+        key = signing_keys.load_key(home)
         if key is not None:
             signing.sign(copy, batch, key)
         for folder in (name, f"signed/{batch}"):

@@ -158,7 +158,7 @@ def is_record_store(part: str | None) -> bool:
 
 def by_hand(home: Path, batch: str) -> list[dict[str, Any]]:
     """Erasures that people entered into the batch's decisions."""
-    entered: list[dict[str, Any]] = decided(home, batch).get("erasure", [])
+    entered: list[dict[str, Any]] = read_decisions(home, batch).get("erasure", [])
     return [
         entry
         for entry in entered
@@ -166,7 +166,7 @@ def by_hand(home: Path, batch: str) -> list[dict[str, Any]]:
     ]
 
 
-def decided(home: Path, batch: str) -> dict[str, Any]:
+def read_decisions(home: Path, batch: str) -> dict[str, Any]:
     """The batch's decisions; empty if there is no file."""
     path = home / decisions.FOLDER / f"{batch}.json"
     document: dict[str, Any] = files.read_json(path) if path.exists() else {}
@@ -197,7 +197,7 @@ def in_decisions(home: Path, plan: ErasurePlan, receipts: list[Receipt]) -> dict
             **({"expires_on": receipt["expires_on"]} if receipt["state"] == "expires" else {}),
         }
         entries += [{**entry, "request": request} for request in (going if some_stay else [None])]
-    decided_before = decided(home, plan.batch)
+    decided_before = read_decisions(home, plan.batch)
     return {**decisions.EMPTY, **decided_before, "erasure": [*entries, *by_hand(home, plan.batch)]}
 
 

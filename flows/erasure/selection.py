@@ -90,7 +90,7 @@ def select(
         manifest["subject_id"].unique().tolist(),
         people,
         manifest["record_id"].tolist(),
-        lambda: pseudonyms.at_hand(home),
+        lambda: pseudonyms.load_key(home),
     )
     requests = folder / f"{batch}.json"
     requests.write_text(shell.git(home, "show", f"audit/{batch}:./requests/{batch}.json"))
@@ -114,7 +114,7 @@ def select(
         if codes[entry.request_id] == NOT_IN_TRAINING and fates[entry.request_id] == ERASED
     ]
     chosen = np.where(
-        requested != "", requested, data_subjects.requested(untrained, manifest, directory)
+        requested != "", requested, data_subjects.requests_by_record(untrained, manifest, directory)
     )
     is_going = np.array([fates.get(str(request)) == ERASED for request in chosen], bool)
     if not is_going.any():

@@ -61,7 +61,7 @@ def check(home: Path, register: Register, batch: str) -> None:
             )
 
 
-def unknown(home: Path, register: Register) -> dict[str, int]:
+def missing_from_register(home: Path, register: Register) -> dict[str, int]:
     """By batch, the number of reported requests that the register does not have.
 
     A batch that was run by hand has none in the register. For other batches, the register is new,
@@ -91,7 +91,7 @@ def _people_and_records(home: Path, entry: dict[str, Any]) -> tuple[set[tuple[st
     def name(kind: str, value: str, form: str) -> str:
         if form == opendsr.PSEUDONYM:
             return value
-        return pseudonyms.at_hand(home).of(kind, value, form)
+        return pseudonyms.load_key(home).of(kind, value, form)
 
     people = {
         (

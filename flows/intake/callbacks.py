@@ -162,7 +162,7 @@ def deliver(
     """
     if not register.undelivered(at, limit=1):
         return Delivery()
-    key = signing_keys.at_hand(home)
+    key = signing_keys.load_key(home)
     if key is None:
         raise SignatureError(
             f"status callbacks wait and there is no key to sign them with; see {signing_keys.FILE}"

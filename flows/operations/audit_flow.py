@@ -63,7 +63,7 @@ def audit(
     """
     workspace = Path(folder).resolve()
     ready = _ready.get() or prepare(workspace, batch, [], jobs)
-    elsewhere = dispatch.at_hand(workspace, ready.settings.batch, get_run_logger().info)
+    elsewhere = dispatch.find_agents(workspace, ready.settings.batch, get_run_logger().info)
     ready.runner.elsewhere = elsewhere
     try:
         _run_stages(ready.runner, ready.pipeline)

@@ -162,7 +162,7 @@ class BatchRun:
                     raise
 
     def _nothing_to_act_on(self) -> bool:
-        resolved = _resolved(self.workspace)
+        resolved = _resolutions(self.workspace)
         ids = {case.request_id for case in self.register.cases(IN_BATCH, batch=self.batch)}
         return set(resolved) == ids and all(
             entry["status"] == "rejected" for entry in resolved.values()
@@ -179,7 +179,7 @@ class BatchRun:
             WorkspaceError: the audit says nothing of a request.
         """
         judged = {result.request: result for result in results.read(workspace, self.batch)}
-        resolved = _resolved(workspace)
+        resolved = _resolutions(workspace)
         verdicts: dict[str, str] = {}
         set_aside: dict[str, str] = {}
         for request in self._requests(State.BATCHED):
@@ -221,7 +221,7 @@ class BatchRun:
     def sign_and_close(self) -> None:
         """Sign, commit and tag the batch, together with the end of the register's chain."""
         self.register.file_head(self.workspace / HEADS / f"{self.batch}.json")
-        key = signing_keys.at_hand(self.workspace)
+        key = signing_keys.load_key(self.workspace)
         if key is not None and results.read(self.workspace, self.batch):
             signing.sign(self.workspace, self.batch, key)
         close_batch.close(self.workspace, self.batch)
@@ -254,7 +254,7 @@ def logged(
         yield take
 
 
-def _resolved(workspace: Path) -> dict[str, dict[str, Any]]:
+def _resolutions(workspace: Path) -> dict[str, dict[str, Any]]:
     """The decision of the stage `resolve` on each request, by its id; empty before it ran."""
     path = workspace / "artifacts" / "resolve" / "register.json"
     if not path.exists():

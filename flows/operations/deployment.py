@@ -34,7 +34,7 @@ plans days ahead and looks every minute."""
 
 
 @contextlib.contextmanager
-def opened(home: Path, work: str | None = None) -> Iterator[Register]:
+def workspace_register(home: Path, work: str | None = None) -> Iterator[Register]:
     """The workspace's register, closed at the end.
 
     Args:

@@ -164,7 +164,7 @@ def _report_plan(prepared: prepare.Ready, jobs: int | None, report: Callable[[st
 
 
 def _sign(folder: Path, batch: str, report: Callable[[str], None]) -> None:
-    key = signing_keys.at_hand(folder)
+    key = signing_keys.load_key(folder)
     if key is None:
         report(
             f"Not signed: there is no key. Name one in {signing_keys.FILE}, see docs/signing.md."

@@ -68,7 +68,7 @@ class Record:
 
     def files(self, path: str) -> RecordedFiles:
         """The files of a path that DVC keeps; they are only read."""
-        listed = self._listed(path)
+        listed = self._files_of(path)
         if listed is None:
             damaged = self.objects.condition(self.hashes[path]) is Condition.DAMAGED
             return RecordedFiles(damaged=(path,)) if damaged else RecordedFiles(missing=(path,))
@@ -90,7 +90,7 @@ class Record:
         for name, oid in self.files(path).sound:
             self.objects.copy(oid, self.checkout / name)
 
-    def _listed(self, path: str) -> list[tuple[str, str]] | None:
+    def _files_of(self, path: str) -> list[tuple[str, str]] | None:
         """Path and md5 of every file; None: the list is not kept or differs from the record."""
         recorded = self.hashes[path]
         if not recorded.endswith(".dir"):
@@ -98,12 +98,12 @@ class Record:
         entries = self.objects.listing(recorded)
         if entries is not None:
             return [(f"{path}/{name}", oid) for name, oid in entries]
-        return self._composed(path)
+        return self._files_of_parts(path)
 
-    def _composed(self, path: str) -> list[tuple[str, str]] | None:
+    def _files_of_parts(self, path: str) -> list[tuple[str, str]] | None:
         """The files of a folder that DVC keeps only as parts, each made by a stage of its own."""
         parts = [out for out in self.paths(self.stages, "outs") if out.startswith(f"{path}/")]
-        listed = [self._listed(part) for part in parts]
+        listed = [self._files_of(part) for part in parts]
         entries = [entry for part_entries in listed for entry in part_entries or []]
         relative = [(name.removeprefix(f"{path}/"), oid) for name, oid in entries]
         is_whole = bool(parts) and None not in listed and folder_hash(relative) == self.hashes[path]

@@ -43,7 +43,7 @@ def take_out(home: Path, checkout: Path) -> Damage:
     objects = damaged = 0
     pack = checkout / PACK
     outdated = image_pack.notes_faults(pack)
-    with dvc_graph.opened(checkout) as repo:
+    with dvc_graph.open_repo(checkout) as repo:
         cache = Path(repo.cache.local.path)
         outs = [
             (out.hash_info.value, Path(out.fs_path))

@@ -44,7 +44,7 @@ def tag_of(batch: str) -> str:
     return batch if batch.startswith("audit/") else f"audit/{batch}"
 
 
-def ended(folder: Path, batch: str) -> str | None:
+def end_tag(folder: Path, batch: str) -> str | None:
     """The tag that says how a batch ended: erased, released or rejected; None: it has not.
 
     The release and the erasure of a batch change the data set. Its stages are stale afterwards and

@@ -61,7 +61,7 @@ class KeptObjects:
             WorkspaceError: the folder is no DVC repository.
         """
         unreachable = {}
-        with dvc_graph.opened(workspace) as repo:
+        with dvc_graph.open_repo(workspace) as repo:
             stores = [("DVC's cache", repo.cache.local)]
             for name in sorted(repo.config.get("remote") or {}):
                 try:

@@ -64,8 +64,8 @@ def _circumstances(workspace: Path, chosen: settings.Settings) -> dict[str, Any]
         "packages": {name: _version(name) for name in PACKAGES},
         "data_md5": _data_md5(workspace),
         "remotes": dvc_graph.remotes(workspace),
-        "signing": signing_keys.described(signing_keys.at_hand(workspace)),
-        "changed_settings": _plain(settings.changed(chosen)),
+        "signing": signing_keys.described(signing_keys.load_key(workspace)),
+        "changed_settings": _plain(settings.non_defaults(chosen)),
         "earlier": overview.earlier(workspace, chosen.batch),
         "audits": audit_log.earlier(workspace, chosen, _data_md5(workspace)),
     }

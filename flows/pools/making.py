@@ -90,7 +90,7 @@ def _run(
             needed |= set(stage.upstream)
     due = [stage for stage in dvc_graph.due(graph, stale) if stage.name in needed]
     runner = stage_runner.Runner(home, jobs, listener)
-    runner.elsewhere = dispatch.at_hand(home, chosen.batch, console.say)
+    runner.elsewhere = dispatch.find_agents(home, chosen.batch, console.say)
     try:
         for stage in due:
             if not stage.name.startswith(STAGE):

@@ -102,7 +102,7 @@ def assess(home: Path, folder: str = FOLDER) -> Readiness:
     pool = table.align(home / folder, manifest, training, chosen)
     names, values = score.attributes(manifest, np.zeros(len(manifest), bool))
     subjects = manifest["subject_id"].to_numpy(np.str_)
-    key = pseudonyms.at_hand(home)
+    key = pseudonyms.load_key(home)
     people, rows_of = [], {}
     scores = Scores(
         np.array(["pool"] * len(pool.phi)),

@@ -45,7 +45,7 @@ class ChainKey:
         return mac is not None and hmac.compare_digest(self.mac(event_hash), mac)
 
 
-def at_hand(home: Path) -> ChainKey | None:
+def load_key(home: Path) -> ChainKey | None:
     """The key, or None if there is none.
 
     Raises:
@@ -71,9 +71,9 @@ def make(home: Path) -> ChainKey:
     """The key; made if the workspace has none. Processes that start at once get the same one.
 
     Raises:
-        RegisterError: as `at_hand`, or the file cannot be written.
+        RegisterError: as `load_key`, or the file cannot be written.
     """
-    key = at_hand(home)
+    key = load_key(home)
     if key is not None:
         return key
     path = home / FILE

@@ -104,7 +104,7 @@ class Register:
         self._home = home
         self._holidays = frozenset(holidays)
         self.engine: sa.Engine = database.connect(home)
-        key = chain_key.at_hand(home)
+        key = chain_key.load_key(home)
         if key is None and self.head().seq == 0:  # a new register gets a key
             key = chain_key.make(home)
         self._key = key and self._with_keeper(key)

@@ -80,7 +80,7 @@ def approve(
     else:
         raise SignoffError(
             f"batch {batch}: not every request passed, so the unlearned model cannot be released; "
-            f"you can\n" + current.offered
+            f"you can\n" + current.choices_text
         )
     if chosen_model == "retrained":
         next_audit.refuse_without_retrain(home, batch)
@@ -237,7 +237,7 @@ def standing(home: Path, register: Register, batch: str) -> Standing:
         _require_audited(batch, cases)
     four_eyes = settings.load(home / "params.yaml").operate.four_eyes
     rules = ReleaseRules(
-        2 if four_eyes else 1, audit_commit(home, batch), by_hand.proposed(home, batch)
+        2 if four_eyes else 1, audit_commit(home, batch), by_hand.proposed_model(home, batch)
     )
     return evaluate(batch, cases, decision_events, rules)
 
@@ -256,7 +256,7 @@ def _require_audited(batch: str, cases: Sequence[Case]) -> None:
         )
 
 
-def decided(register: Register, batch: str, commit: str) -> list[dict[str, Any]]:
+def all_decisions(register: Register, batch: str, commit: str) -> list[dict[str, Any]]:
     """All decisions on a batch, in the form of `ledger/decisions/<batch>.json`.
 
     Each person appears with one spelling of the name.

@@ -54,7 +54,7 @@ def audit_commit(home: Path, batch: str) -> str:
     return commit
 
 
-def proposed(home: Path, batch: str) -> Original | None:
+def proposed_model(home: Path, batch: str) -> Original | None:
     """The kind of the model that an audit's ladder proposes; None: none, or it has no ladder."""
     for evidence in evidence_of(home, close_batch.tag_of(batch), batch).values():
         if evidence.get("status") == "audited":  # the same in all audited requests

@@ -28,7 +28,9 @@ def write(home: Path, copy: Path, register: Register, batch: str, log: Log) -> N
     log("report")
     path = copy / decisions.FOLDER / f"{batch}.json"
     filed = files.read_json(path) if path.exists() else {}
-    approvals = approval.decided(register, batch, shell.git(copy, "rev-parse", "HEAD^{commit}"))
+    approvals = approval.all_decisions(
+        register, batch, shell.git(copy, "rev-parse", "HEAD^{commit}")
+    )
     standing = approval.standing(home, register, batch)
     released = {"released": standing.model} if standing.state in ("approved", "released") else {}
     with_register = recorded.in_decisions(
@@ -36,7 +38,7 @@ def write(home: Path, copy: Path, register: Register, batch: str, log: Log) -> N
     )
     files.write_json(path, {**with_register, **released, "approvals": approvals})
     stage_runner.Runner(copy, 1).run("report")
-    key = signing_keys.at_hand(home)
+    key = signing_keys.load_key(home)
     if key is not None:
         log("sign")
         signing.sign(copy, batch, key)

@@ -15,7 +15,7 @@ from tasks.common import settings
 
 def wishes(register: Register) -> dict[str, Any]:
     """Settings that the last rejection asked for. They hold until a batch is audited with them."""
-    return _wished(register.history())
+    return _requested_settings(register.history())
 
 
 def wishes_of(register: Register, batch: str) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def wishes_of(register: Register, batch: str) -> dict[str, Any]:
         ),
         None,
     )
-    return _wished(events[:audited_at]) if audited_at is not None else {}
+    return _requested_settings(events[:audited_at]) if audited_at is not None else {}
 
 
 def next_settings(home: Path, batch: str, next_step: Next, method: str | None) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def _settings(home: Path, batch: str) -> settings.Settings:
     )
 
 
-def _wished(events: Sequence[Event]) -> dict[str, Any]:
+def _requested_settings(events: Sequence[Event]) -> dict[str, Any]:
     wished: dict[str, Any] = {}
     for event in events:
         if event.kind == "decision" and event.details["decision"] == "refuse":

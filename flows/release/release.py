@@ -112,7 +112,7 @@ def _run(release: BatchRelease) -> Released:
         plan = None
     if standing.state != "approved":
         raise ReleaseError(
-            "\n".join([f"{standing.line}; nothing is released", standing.offered]).rstrip()
+            "\n".join([f"{standing.line}; nothing is released", standing.choices_text]).rstrip()
         )
     if plan is None and not git.has_tag(release.home, release.tag):
         plan = release_commit.prepare(release, standing)

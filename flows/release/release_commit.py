@@ -136,7 +136,7 @@ def _unseen(
     release: BatchRelease, copy: Path, manifest: pd.DataFrame, standing: Standing
 ) -> NDArray[np.bool_]:
     """(n,) the records that are dropped although no model was trained on them."""
-    from tasks.data.people import requested
+    from tasks.data.people import requests_by_record
     from tasks.requests.directory import read_directory
     from tasks.requests.opendsr import read_batch
 
@@ -147,7 +147,7 @@ def _unseen(
         if entry.request_id in request_ids
     ]
     unseen: NDArray[np.bool_] = (
-        requested(entries, manifest, read_directory(copy / "data", manifest)) != ""
+        requests_by_record(entries, manifest, read_directory(copy / "data", manifest)) != ""
     )
     return unseen
 

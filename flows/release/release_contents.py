@@ -264,7 +264,7 @@ def drop_records(data: Path, leaving: NDArray[np.bool_], roles: NDArray[np.str_]
 
 def _is_climbed(copy: Path) -> bool:
     """Whether the audit has a ladder; audits of earlier versions have none."""
-    return dvc_graph.recorded(copy, PROPOSED) is not None
+    return dvc_graph.recorded_hash(copy, PROPOSED) is not None
 
 
 def _unlearned(lineage: dict[str, Any]) -> str:

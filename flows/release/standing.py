@@ -142,7 +142,7 @@ class Standing:
         return f"Batch {self.batch} {texts[self.state]} ({counted})"
 
     @property
-    def offered(self) -> str:
+    def choices_text(self) -> str:
         """What can be decided now, as lines of text."""
         return "\n".join(f"  {choice.text}:\n    {choice.command}" for choice in self.choices)
 

@@ -68,11 +68,11 @@ def write(
         AuditError: the templates or the settings cannot be used.
     """
     counted_from = day or datetime.now().astimezone().date()
-    found, unreadable = stored.read_all(workspace / REPORTS)
-    waiting, places = _in_checkouts(workspace, {batch.batch for batch in found})
-    found = [batch.as_of(counted_from).with_closed(closed) for batch in (*waiting, *found)]
+    batches, unreadable = stored.read_all(workspace / REPORTS)
+    waiting, places = _in_checkouts(workspace, {batch.batch for batch in batches})
+    batches = [batch.as_of(counted_from).with_closed(closed) for batch in (*waiting, *batches)]
     view = {
-        **page_contents.page(found),
+        **page_contents.page(batches),
         "places": places,
         "made_on": counted_from.isoformat(),
         "unreadable": unreadable,
@@ -84,12 +84,12 @@ def write(
         pages = environment(workspace / REPORTS / "templates", code)
         html = render(pages, "register.html.j2", {**view, "suffix": suffix, "codes": codes})
         files.write_text(workspace / REPORTS / f"index{suffix}.html", html)
-    files.write_text(workspace / REPORTS / spreadsheet.TABLE, spreadsheet.table(found))
-    lines = [line for batch in found for line in batch.requests]
+    files.write_text(workspace / REPORTS / spreadsheet.TABLE, spreadsheet.table(batches))
+    lines = [line for batch in batches for line in batch.requests]
     return Overview(
         REPORTS / "index.html",
         REPORTS / spreadsheet.TABLE,
-        len(found),
+        len(batches),
         {str(outcome): count for outcome, count in schema.counts(lines).items()},
         schema.deadlines(lines).overdue,
         unreadable,
@@ -97,14 +97,14 @@ def write(
 
 
 def _in_checkouts(
-    workspace: Path, kept: set[str]
+    workspace: Path, reported: set[str]
 ) -> tuple[list[schema.BatchRegister], dict[str, str]]:
     """Batches whose reports still lie in their checkouts, for they wait for their approval, and
     where from the pages of the register; those in `kept` are left out."""
     waiting, places = [], {}
     for name, checkout in checkouts.workspaces(workspace).items():
         folder = checkout / REPORTS / name
-        if name not in kept and (folder / schema.FILE).exists():
+        if name not in reported and (folder / schema.FILE).exists():
             with contextlib.suppress(AuditError):  # a night may be writing it right now
                 waiting.append(stored.read(folder))
                 places[name] = f"../{folder.relative_to(workspace).as_posix()}/"
@@ -114,10 +114,10 @@ def _in_checkouts(
 def earlier(workspace: Path, batch: str) -> list[dict[str, Any]]:
     """What the summary of a batch says of the others that have reports; one that cannot be read is
     left out."""
-    found, _ = stored.read_all(workspace / REPORTS)
+    batches, _ = stored.read_all(workspace / REPORTS)
     return [
         stored.past(other).model_dump(mode="json")
-        for other in reversed(found)
+        for other in reversed(batches)
         if other.batch != batch
     ]
 

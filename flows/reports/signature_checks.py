@@ -124,13 +124,15 @@ def verify(
         stamps: whose time stamps count, and whether there has to be one; None: any. A wrong time
             stamp is a fault either way.
     """
-    found = SignatureFinding(target.name)
+    finding = SignatureFinding(target.name)
     try:
-        return _verify(target.resolve(), list(trusted), development, stamps or StampPolicy(), found)
+        return _verify(
+            target.resolve(), list(trusted), development, stamps or StampPolicy(), finding
+        )
     except (OSError, RuntimeError) as error:  # also a loop of links
         why = getattr(error, "strerror", None) or type(error).__name__
-        found.faults.append(f"{target.name} cannot be read ({why})")
-        return found
+        finding.faults.append(f"{target.name} cannot be read ({why})")
+        return finding
 
 
 def _verify(
@@ -138,61 +140,61 @@ def _verify(
     trusted: list[Signer],
     development: bool,
     stamps: StampPolicy,
-    found: SignatureFinding,
+    finding: SignatureFinding,
 ) -> SignatureFinding:
     folder = target if target.is_dir() else target.parent
     # not by glob, which passes over broken links
     parts = sorted(path for path in folder.iterdir() if any(map(path.match, PARTS)))
-    place = _statement_for(target, folder)
-    looked_at = parts if target in (folder, place) else [target]
-    odd = {path.name: why for path in {*parts, *looked_at} if (why := _unfit(path))}
-    if place is not None and (why := _unfit(place)):
-        odd[place.name], place = why, None
-    found.faults += [f"{name}: {why}" for name, why in sorted(odd.items())]
-    parts = [path for path in parts if path.name not in odd]
-    looked_at = [path for path in looked_at if path.name not in odd]
-    if odd and not looked_at:
-        return found
+    statement_path = _statement_for(target, folder)
+    looked_at = parts if target in (folder, statement_path) else [target]
+    unfit = {path.name: why for path in {*parts, *looked_at} if (why := _unfit(path))}
+    if statement_path is not None and (why := _unfit(statement_path)):
+        unfit[statement_path.name], statement_path = why, None
+    finding.faults += [f"{name}: {why}" for name, why in sorted(unfit.items())]
+    parts = [path for path in parts if path.name not in unfit]
+    looked_at = [path for path in looked_at if path.name not in unfit]
+    if unfit and not looked_at:
+        return finding
     counts = {signer.key_id: signer for signer in trusted}
     vouchers, broken = _pdfs(
         {*parts, *looked_at}, stamps
     )  # a single file may have been given another name
     statement = _statement(
-        place, [*counts.values(), *(voucher.signer for voucher in vouchers)], found
+        statement_path, [*counts.values(), *(voucher.signer for voucher in vouchers)], finding
     )
     if statement:
-        stamp = _stamp(place, statement, stamps, found) if place else None
+        stamp = _stamp(statement_path, statement, stamps, finding) if statement_path else None
         vouchers.insert(0, _voucher(statement, stamp))
     vouchers = [
         voucher for voucher in vouchers if any(path.name in voucher.digests for path in looked_at)
     ]
     for path in looked_at:
-        _look_at(path, vouchers, broken, found)
+        _look_at(path, vouchers, broken, finding)
     if not looked_at:
-        found.faults.append("no report is here")
+        finding.faults.append("no report is here")
     for voucher in vouchers:
-        found.about = voucher.about | found.about
+        finding.about = voucher.about | finding.about
         if voucher.stamp is not None:
-            found.stamps[voucher.name] = voucher.stamp
+            finding.stamps[voucher.name] = voucher.stamp
         if objection := stamps.objection(voucher.stamp):
-            found.untrusted.append(f"{voucher.name}: {objection}")
-        if voucher.signer not in found.signers:
-            found.signers.append(voucher.signer)
-            known = counts.get(voucher.signer.key_id)
-            if known is None:
-                found.untrusted.append(str(UntrustedError(voucher.signer.key_id)))
+            finding.untrusted.append(f"{voucher.name}: {objection}")
+        if voucher.signer not in finding.signers:
+            finding.signers.append(voucher.signer)
+            trusted_signer = counts.get(voucher.signer.key_id)
+            if trusted_signer is None:
+                finding.untrusted.append(str(UntrustedError(voucher.signer.key_id)))
             elif (
-                (known.development or voucher.signer.development)
+                (trusted_signer.development or voucher.signer.development)
                 and not development
                 and any(not signer.development for signer in trusted)
             ):
-                found.untrusted.append(DEVELOPMENT)
+                finding.untrusted.append(DEVELOPMENT)
     if target == folder and statement is not None:
-        found.faults += _not_as_signed(folder, statement, odd)
-    elif target == folder and place is None and STATEMENT not in odd and looked_at:
-        found.faults.append(f"{STATEMENT} is missing; a folder needs it, a PDF alone does not")
-    found.not_covered = _rest(statement, folder, found.covered)
-    return found
+        finding.faults += _not_as_signed(folder, statement, unfit)
+    elif target == folder and statement_path is None and STATEMENT not in unfit and looked_at:
+        finding.faults.append(f"{STATEMENT} is missing; a folder needs it, a PDF alone does not")
+    finding.not_covered = _rest(statement, folder, finding.covered)
+    return finding
 
 
 def _unfit(path: Path) -> str | None:
@@ -205,7 +207,7 @@ def _unfit(path: Path) -> str | None:
     return None
 
 
-def _not_as_signed(folder: Path, statement: Statement, odd: Collection[str]) -> Iterator[str]:
+def _not_as_signed(folder: Path, statement: Statement, unfit: Collection[str]) -> Iterator[str]:
     """What is missing from a folder, additional in it, or called otherwise than when it was
     signed."""
     present = {path.name for path in folder.iterdir()}
@@ -214,14 +216,14 @@ def _not_as_signed(folder: Path, statement: Statement, odd: Collection[str]) -> 
     yield from (f"{name} is missing" for name in sorted(expected - present))
     yield from (
         f"{name} is not part of the signed report"
-        for name in sorted(present - expected - {STATEMENT, STAMP} - set(odd))
+        for name in sorted(present - expected - {STATEMENT, STAMP} - set(unfit))
     )
-    for own in sorted({name.parts[1:-1] for name in names}):
-        depth = len(own) if _within(folder, REPORTS) or _within(folder, SIGNED) else 1
-        if folder.parts[-depth:] != own[-depth:]:
+    for signed_path in sorted({name.parts[1:-1] for name in names}):
+        depth = len(signed_path) if _within(folder, REPORTS) or _within(folder, SIGNED) else 1
+        if folder.parts[-depth:] != signed_path[-depth:]:
             yield (
                 f"the folder is named {'/'.join(folder.parts[-depth:])}, and was signed as "
-                f"{'/'.join(own[-depth:])}"
+                f"{'/'.join(signed_path[-depth:])}"
             )
 
 
@@ -235,7 +237,7 @@ def _pdfs(parts: set[Path], stamps: StampPolicy) -> tuple[list[Voucher], dict[st
             continue
         try:
             signature = pdf_signature.check(content, stamps.authorities)
-            carried = pdf_signature.attached(content)
+            carried = pdf_signature.attachments(content)
         except SignatureError as error:
             broken[path.name] = str(error)
             continue
@@ -257,37 +259,37 @@ def _pdfs(parts: set[Path], stamps: StampPolicy) -> tuple[list[Voucher], dict[st
 
 
 def _statement(
-    place: Path | None, known: list[Signer], found: SignatureFinding
+    path: Path | None, signers: list[Signer], finding: SignatureFinding
 ) -> Statement | None:
-    if place is None:
+    if path is None:
         return None
     try:
-        return unseal(place.read_bytes(), known)
+        return unseal(path.read_bytes(), signers)
     except UntrustedError as error:
-        found.untrusted.append(str(error))
+        finding.untrusted.append(str(error))
     except (OSError, SignatureError) as error:
-        found.faults.append(f"{place.name}: {error}")
+        finding.faults.append(f"{path.name}: {error}")
     return None
 
 
 def _stamp(
-    place: Path, statement: Statement, stamps: StampPolicy, found: SignatureFinding
+    statement_path: Path, statement: Statement, stamps: StampPolicy, finding: SignatureFinding
 ) -> TimeStamp | None:
     """What the time stamp beside a statement says; a wrong one is a fault."""
-    path = place.with_name(STAMP)
+    path = statement_path.with_name(STAMP)
     try:
         if not path.is_symlink() and not path.exists():
             if statement.predicate.get("time_stamped"):
-                found.faults.append(f"{STAMP} is missing; the statement was signed with one")
+                finding.faults.append(f"{STAMP} is missing; the statement was signed with one")
             return None
         if why := _unfit(path):
-            found.faults.append(f"{STAMP}: {why}")
+            finding.faults.append(f"{STAMP}: {why}")
             return None
-        digest = hashlib.sha256(place.read_bytes()).digest()
+        digest = hashlib.sha256(statement_path.read_bytes()).digest()
         stamp = time_stamps.check(path.read_bytes(), digest, stamps.authorities)
         stamp.refuse_unless_near(datetime.fromisoformat(str(statement.predicate["signed_at"])))
     except (SignatureError, OSError, KeyError, ValueError, TypeError) as error:
-        found.faults.append(f"{STAMP}: {error}")
+        finding.faults.append(f"{STAMP}: {error}")
         return None
     return stamp
 
@@ -301,20 +303,24 @@ def _voucher(statement: Statement, stamp: TimeStamp | None) -> Voucher:
 
 
 def _look_at(
-    path: Path, vouchers: list[Voucher], broken: dict[str, str], found: SignatureFinding
+    path: Path, vouchers: list[Voucher], broken: dict[str, str], finding: SignatureFinding
 ) -> None:
     """A file holds if somebody vouches for it, and nobody for other bytes of that name."""
     digest = files.sha256(path)
-    asked = [voucher for voucher in vouchers if path.name in voucher.digests]
-    against = [voucher.name for voucher in asked if digest not in voucher.digests[path.name]]
-    if against:
-        found.faults.append(f"{path.name} is not the one that {' and '.join(against)} vouches for")
-    elif asked:
-        found.covered.append(path.name)
+    vouching = [voucher for voucher in vouchers if path.name in voucher.digests]
+    contradicting = [
+        voucher.name for voucher in vouching if digest not in voucher.digests[path.name]
+    ]
+    if contradicting:
+        finding.faults.append(
+            f"{path.name} is not the one that {' and '.join(contradicting)} vouches for"
+        )
+    elif vouching:
+        finding.covered.append(path.name)
     elif path.name in broken:
-        found.faults.append(f"{path.name}: {broken[path.name]}")
-    elif not found.untrusted:
-        found.faults.append(
+        finding.faults.append(f"{path.name}: {broken[path.name]}")
+    elif not finding.untrusted:
+        finding.faults.append(
             f"{path.name}: no signature covers it; expected a signed PDF, or {STATEMENT} beside it"
         )
 
@@ -366,8 +372,8 @@ def _statement_for(target: Path, folder: Path) -> Path | None:
         else []
     )
     named = [target] if target.name.endswith(".dsse.json") else []
-    places = [*named, *(place / STATEMENT for place in (folder, *signed))]
-    return next((path for path in places if path.is_file()), None)
+    candidates = [*named, *(parent / STATEMENT for parent in (folder, *signed))]
+    return next((path for path in candidates if path.is_file()), None)
 
 
 def _root(folder: Path) -> Path | None:
@@ -386,11 +392,11 @@ def _is_part(name: str) -> bool:
 def _about(evidence: bytes) -> dict[str, Any]:
     """What a signed PDF's own evidence says of it."""
     try:
-        found = json.loads(evidence)
+        content = json.loads(evidence)
         return {
-            "batch": found["batch"],
-            "request_id": found["request"]["id"],
-            "outcome": found["outcome"],
+            "batch": content["batch"],
+            "request_id": content["request"]["id"],
+            "outcome": content["outcome"],
         }
     except (ValueError, KeyError, TypeError):
         return {}

@@ -56,17 +56,17 @@ def sign(workspace: Path, batch: str, key: SigningKey) -> list[Signed]:
             is as it was before.
     """
     reports = workspace / REPORTS / batch
-    recorded = dvc_graph.recorded(workspace, f"{REPORTS}/{batch}")
+    recorded = dvc_graph.recorded_hash(workspace, f"{REPORTS}/{batch}")
     if recorded is None or not reports.is_dir() or dvc_graph.content_hash(reports) != recorded:
         raise WorkspaceError(
             f"{REPORTS}/{batch} is not what {LOCK} records, so it is not signed; bring it up to "
             "date with"
             f" `erasure-audit run {batch}`"
         )
-    known = [*signing_keys.trusted(workspace), key.signer]
+    trusted = [*signing_keys.trusted(workspace), key.signer]
     stamper = signing_keys.stamper(workspace)
     return [
-        _sign(workspace, path.parent, key, known, stamper)
+        _sign(workspace, path.parent, key, trusted, stamper)
         for path in sorted(reports.glob("*/evidence.json"))
     ]
 
@@ -78,21 +78,21 @@ def names_development_key(workspace: Path, batch: str) -> bool:
         files.read_json(path).get("provenance") or {}
         for path in (workspace / REPORTS / batch).glob("*/evidence.json")
     )
-    return any((one.get("signing") or {}).get("development") for one in provenances)
+    return any((provenance.get("signing") or {}).get("development") for provenance in provenances)
 
 
 def _sign(
     workspace: Path,
     source: Path,
     key: SigningKey,
-    known: list[Signer],
+    trusted: list[Signer],
     stamper: Stamper | None,
 ) -> Signed:
-    found = files.read_json(source / "evidence.json")
+    evidence = files.read_json(source / "evidence.json")
     target = workspace / SIGNED / source.relative_to(workspace / REPORTS)
-    subjects = _subjects(workspace, source, found)
-    done = Signed(found["request"]["id"], target.relative_to(workspace).as_posix(), new=True)
-    if _holds(target, subjects, key, known, stamper):
+    subjects = _subjects(workspace, source, evidence)
+    done = Signed(evidence["request"]["id"], target.relative_to(workspace).as_posix(), new=True)
+    if _holds(target, subjects, key, trusted, stamper):
         return Signed(done.request, done.folder, new=False)
     with files.whole_folder(target) as draft:
         for path in sorted(source.iterdir()):
@@ -101,7 +101,7 @@ def _sign(
                 content = pdf_signature.sign(content, key, stamper)
                 subjects[f"{done.folder}/{path.name}"] = hashlib.sha256(content).hexdigest()
             files.write_bytes(draft / path.name, content)
-        predicate = _predicate(workspace, found, key) | {"time_stamped": stamper is not None}
+        predicate = _predicate(workspace, evidence, key) | {"time_stamped": stamper is not None}
         sealed = seal(subjects, predicate, key)
         files.write_bytes(draft / STATEMENT, sealed)
         if stamper is not None:
@@ -109,24 +109,26 @@ def _sign(
     return done
 
 
-def _subjects(workspace: Path, source: Path, found: dict[str, Any]) -> dict[str, str]:
+def _subjects(workspace: Path, source: Path, evidence: dict[str, Any]) -> dict[str, str]:
     """Everything that the report rests on and that has a hash."""
-    made = [*sorted(source.iterdir()), workspace / LOCK]
-    models = {model["file"]: model["weights_sha256"] for model in found.get("models") or []}
-    return models | {path.relative_to(workspace).as_posix(): files.sha256(path) for path in made}
+    report_files = [*sorted(source.iterdir()), workspace / LOCK]
+    models = {model["file"]: model["weights_sha256"] for model in evidence.get("models") or []}
+    return models | {
+        path.relative_to(workspace).as_posix(): files.sha256(path) for path in report_files
+    }
 
 
-def _predicate(workspace: Path, found: dict[str, Any], key: SigningKey) -> dict[str, Any]:
+def _predicate(workspace: Path, evidence: dict[str, Any], key: SigningKey) -> dict[str, Any]:
     return {
-        "batch": found["batch"],
-        "request_id": found["request"]["id"],
-        "verdict": found["verdict"],
-        "outcome": found["outcome"],
-        "tool_version": found["provenance"]["tool_version"],
-        "started": found["provenance"]["started"],
+        "batch": evidence["batch"],
+        "request_id": evidence["request"]["id"],
+        "verdict": evidence["verdict"],
+        "outcome": evidence["outcome"],
+        "tool_version": evidence["provenance"]["tool_version"],
+        "started": evidence["provenance"]["started"],
         "signed_at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "development": key.signer.development,
-        **_register_end(workspace, found["batch"]),
+        **_register_end(workspace, evidence["batch"]),
     }
 
 
@@ -141,7 +143,7 @@ def _holds(
     target: Path,
     subjects: dict[str, str],
     key: SigningKey,
-    known: list[Signer],
+    trusted: list[Signer],
     stamper: Stamper | None,
 ) -> bool:
     """Whether the folder is signed already, over the same bytes, by a key that need not be
@@ -149,7 +151,7 @@ def _holds(
     if stamper is not None and not (target / STAMP).is_file():
         return False
     try:
-        statement = unseal((target / STATEMENT).read_bytes(), known)
+        statement = unseal((target / STATEMENT).read_bytes(), trusted)
         unchanged = all(
             files.sha256(target / Path(name).name) == digest
             for name, digest in statement.subjects.items()

@@ -60,7 +60,7 @@ def create(
     """
     chosen = settings.load(home / "params.yaml")
     gate = gate or auth.Gatekeeper.from_secrets()
-    key = signing_keys.at_hand(home)
+    key = signing_keys.load_key(home)
     if key is None:
         raise SignatureError(
             f"no key to sign answers and callbacks with; name a PEM file in {signing_keys.FILE}"

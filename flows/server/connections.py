@@ -33,14 +33,14 @@ class WaitingProtocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop waiting: the connection is closed."""
-        self.head_came()
+        self.stop_waiting()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Take data; stop waiting once the request is complete."""
         super().data_received(data)
         if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
-            self.head_came()
+            self.stop_waiting()
 
     def on_response_complete(self) -> None:
         """Wait for the next request on the connection."""
@@ -49,14 +49,14 @@ class WaitingProtocol(H11Protocol):
             self._wait()
 
     def _wait(self) -> None:
-        self.head_came()
+        self.stop_waiting()
         _waiting[self] = self.loop.call_later(HEAD_SECONDS, self._head_is_late)
         if len(_waiting) > MOST_WAITING:
             oldest = next(iter(_waiting))
-            oldest.head_came()
+            oldest.stop_waiting()
             oldest.transport.abort()
 
-    def head_came(self) -> None:
+    def stop_waiting(self) -> None:
         """Stop waiting: the head of a request is here, or the connection ends."""
         timer = _waiting.pop(self, None)
         if timer is not None:
@@ -65,5 +65,5 @@ class WaitingProtocol(H11Protocol):
     def _head_is_late(self) -> None:
         # a body has its own time limit; its connection goes on waiting
         if self.conn.their_state is h11.IDLE:
-            self.head_came()
+            self.stop_waiting()
             self.transport.abort()

@@ -161,7 +161,7 @@ def share_cache(home: Path, copy: Path) -> None:
 
     home_config = home / _LOCAL
     config = ConfigObj(str(home_config) if home_config.is_file() else None, encoding="utf-8")
-    with dvc_graph.opened(home) as repo:
+    with dvc_graph.open_repo(home) as repo:
         cache = Path(repo.cache.local.path)
         config.setdefault("cache", {})["dir"] = str(
             cache.parent.parent if _nested(cache) else cache

@@ -42,7 +42,7 @@ def read(workspace: Path) -> list[Stage]:
     """
     import networkx
 
-    with opened(workspace) as repo:
+    with open_repo(workspace) as repo:
         graph = repo.index.graph  # edges point from a stage to what it reads from
         position = {stage: number for number, stage in enumerate(repo.index.stages)}
         ordered = networkx.lexicographical_topological_sort(
@@ -74,7 +74,7 @@ def due(pipeline: list[Stage], stale: set[str]) -> list[Stage]:
 
 def status(workspace: Path) -> dict[str, Any]:
     """What DVC's status says: for each stage that is not as recorded, what differs."""
-    with opened(workspace) as repo:
+    with open_repo(workspace) as repo:
         names = {stage.addressing: _name(stage) for stage in repo.index.stages}
         differences: dict[str, Any] = _patiently(repo.status)
         return {names[address]: differs for address, differs in differences.items()}
@@ -82,14 +82,14 @@ def status(workspace: Path) -> dict[str, Any]:
 
 def data_folders(workspace: Path) -> dict[str, str | None]:
     """The `.dvc` files of the workspace and the hash that each records of its folder or file."""
-    with opened(workspace) as repo:
+    with open_repo(workspace) as repo:
         tracked = [stage for stage in repo.index.stages if not stage.cmd]
         return {_name(stage): stage.outs[0].hash_info.value for stage in tracked}
 
 
-def recorded(workspace: Path, path: str) -> str | None:
+def recorded_hash(workspace: Path, path: str) -> str | None:
     """The hash that `dvc.lock` records of an output; None: no stage makes it, or none has yet."""
-    with opened(workspace) as repo:
+    with open_repo(workspace) as repo:
         outs = [out for stage in repo.index.stages if stage.cmd for out in stage.outs]
         return next((out.hash_info.value for out in outs if out.def_path == path), None)
 
@@ -97,7 +97,7 @@ def recorded(workspace: Path, path: str) -> str | None:
 def outputs(workspace: Path) -> dict[str, str]:
     """The hash of every output of a stage and of every file or folder that a `.dvc` file names, by
     its path."""
-    with opened(workspace) as repo:
+    with open_repo(workspace) as repo:
         return {
             Path(out.fs_path).relative_to(repo.root_dir).as_posix(): str(out.hash_info.value)
             for out in repo.index.outs
@@ -112,7 +112,7 @@ def has_remote(workspace: Path) -> bool:
 
 def remotes(workspace: Path) -> list[str]:
     """The names of DVC's remotes, sorted, without their addresses."""
-    with opened(workspace) as repo:
+    with open_repo(workspace) as repo:
         return sorted(repo.config.get("remote") or {})
 
 
@@ -129,7 +129,7 @@ def content_hash(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def opened(workspace: Path) -> Iterator[Repo]:
+def open_repo(workspace: Path) -> Iterator[Repo]:
     """DVC's view of a workspace, its errors turned into `WorkspaceError`."""
     environment.prepare(workspace)
     from dvc.exceptions import DvcException, NotDvcRepoError

@@ -132,14 +132,14 @@ def stage(workspace: Path, name: str) -> dict[str, str]:
         for variable, value in child(workspace).items()
         if variable in _NO_CREDENTIAL or not _CREDENTIAL.fullmatch(variable.upper())
     }
-    declared = _declared(workspace / "dvc.yaml", name.partition("@")[0])
+    declared = _declared_secrets(workspace / "dvc.yaml", name.partition("@")[0])
     return {
         **harmless,
         **{variable: os.environ[variable] for variable in declared if variable in os.environ},
     }
 
 
-def _declared(pipeline: Path, stage: str) -> list[str]:
+def _declared_secrets(pipeline: Path, stage: str) -> list[str]:
     """The secret variables that a stage declares."""
     from ruamel.yaml import YAML
 

@@ -31,7 +31,7 @@ TRUSTED_AUTHORITIES = Path("trusted-tsa")
 """Certificates of time-stamping authorities, or of their issuers."""
 
 
-def at_hand(workspace: Path) -> keys.SigningKey | None:
+def load_key(workspace: Path) -> keys.SigningKey | None:
     """The key to sign with: from the environment, else the workspace's development key, else None.
 
     Raises:

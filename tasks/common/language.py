@@ -217,13 +217,13 @@ class Language:
         )
 
         @jinja2.pass_context
-        def told(context: jinja2.runtime.Context, text: str) -> str:
+        def translated(context: jinja2.runtime.Context, text: str) -> str:
             """A sentence of the evidence in the page's language."""
             return self.tell(
                 text, context[SENTENCES] if SENTENCES in context else context["e"][SENTENCES]
             )
 
-        pages.filters["told"] = told
+        pages.filters["told"] = translated
 
     def tell(self, text: str, sentences: Mapping[str, Any]) -> str:
         """Translate a sentence; text without a known message stays as it is.

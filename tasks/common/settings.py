@@ -1019,7 +1019,7 @@ def parse(values: dict[str, Any], where: str = "settings") -> Settings:
         for fault in error.errors():
             key = ".".join(str(part) for part in fault["loc"]) or "(top)"
             if fault["type"] == "extra_forbidden":
-                faults.append(f"{key}: unknown key{_meant(key)}")
+                faults.append(f"{key}: unknown key{_suggestion(key)}")
             else:
                 faults.append(f"{key}: got {fault['input']!r}; {fault['msg']}")
         raise SettingsError(
@@ -1039,7 +1039,7 @@ def flat(section: Section, prefix: str = "") -> dict[str, Any]:
     return values
 
 
-def _meant(key: str) -> str:
+def _suggestion(key: str) -> str:
     """Suggest keys that an unknown one resembles: the same name in another section, or a similar
     one."""
     from difflib import get_close_matches
@@ -1097,7 +1097,7 @@ def assign(path: Path, assignments: list[str]) -> Settings:
             section_values = section_values.setdefault(section, {})
             if not isinstance(section_values, dict):
                 raise SettingsError(
-                    f"{key}: unknown key{_meant(key)}. docs/settings.md lists every key"
+                    f"{key}: unknown key{_suggestion(key)}. docs/settings.md lists every key"
                 )
         try:
             section_values[leaf] = YAML(typ="safe").load(text)
@@ -1110,7 +1110,7 @@ def assign(path: Path, assignments: list[str]) -> Settings:
     return settings
 
 
-def changed(settings: Settings) -> dict[str, Any]:
+def non_defaults(settings: Settings) -> dict[str, Any]:
     """The settings of an audit that differ from their defaults, by dotted key, without `batch` and
     `operate`."""
     defaults = flat(Settings())

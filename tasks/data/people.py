@@ -90,7 +90,7 @@ class People:
         return Selection(rows, subject_id, whole_subject=len(rows) == len(own_rows))
 
 
-def requested(
+def requests_by_record(
     entries: Iterable[Request | RefusedEntry], manifest: pd.DataFrame, directory: Directory
 ) -> NDArray[np.str_]:
     """The request that asks for each record; the first one, if several do.

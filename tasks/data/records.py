@@ -42,7 +42,7 @@ def read_manifest(folder: Path) -> pd.DataFrame:
                 f"manifest.csv: {name_records(table, faulty)}: expected that {rule.sentence}. "
                 "Correct the manifest"
             )
-    return typed(table)
+    return with_integer_labels(table)
 
 
 def read_table(folder: Path) -> pd.DataFrame:
@@ -59,7 +59,7 @@ def read_table(folder: Path) -> pd.DataFrame:
     return table
 
 
-def typed(table: pd.DataFrame) -> pd.DataFrame:
+def with_integer_labels(table: pd.DataFrame) -> pd.DataFrame:
     """The manifest with `label` as int64; the table must obey `rules.MANIFEST`."""
     return table.assign(label=table["label"].astype(np.int64))
 

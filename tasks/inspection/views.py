@@ -90,13 +90,13 @@ def material(
         return None
     asked, retained = (
         reference_blocks.load_rows(rows, known, settings, backend)
-        for rows in (_asked(requests, roles), (roles == "training") & (requests == ""))
+        for rows in (_scored_records(requests, roles), (roles == "training") & (requests == ""))
     )
-    in_halves = halves(requests[_asked(requests, roles)], settings.seed)
+    in_halves = halves(requests[_scored_records(requests, roles)], settings.seed)
     return Material(asked, in_halves, retained, settings.train, settings.seed)
 
 
-def _asked(requests: scoring.Strings, roles: scoring.Strings) -> NDArray[np.bool_]:
+def _scored_records(requests: scoring.Strings, roles: scoring.Strings) -> NDArray[np.bool_]:
     """(n,) the records that views score: the forget set and control subjects' records."""
     return np.asarray((requests != "") | (roles == "control"))
 
@@ -113,7 +113,7 @@ def of_all(
     scores = np.full(len(requests), np.nan)
     if material is not None:
         try:
-            scores[_asked(requests, roles)] = score(name, network, material)
+            scores[_scored_records(requests, roles)] = score(name, network, material)
         except (ModelError, EvidenceError) as error:  # it may fail the test of its answers as it is
             stage_cli.say(f"a model has no scores in the view {name}: {error}")
     return scores
@@ -148,7 +148,7 @@ def score(name: str, network: nn.Module, material: Material) -> Floats:
     return VIEWS[name](network, material)
 
 
-def changed(images: torch.Tensor, seed: int) -> list[torch.Tensor]:
+def changed_copies(images: torch.Tensor, seed: int) -> list[torch.Tensor]:
     """`COPIES` changed copies of images (k, channels, side, side) uint8, as floats 0 … 255.
 
     Every copy has a change of its own, the same for all of its images. What comes in at an edge
@@ -180,7 +180,7 @@ def changed(images: torch.Tensor, seed: int) -> list[torch.Tensor]:
 
 def _copies(network: nn.Module, material: Material) -> Floats:
     asked = material.asked
-    images = changed(asked.images, seeds.derive(material.seed, "views", "copies") % 2**63)
+    images = changed_copies(asked.images, seeds.derive(material.seed, "views", "copies") % 2**63)
     scored = [_margins(network, _with_images(asked, copies)) for copies in images]
     return np.asarray(np.mean(scored, axis=0), np.float64)
 
@@ -233,11 +233,11 @@ def _features_of(network: nn.Module, records: training_loop.Records, seed: int) 
         features = feature_probes.read(network, records)
     except ModelError:
         features = training_loop.logits(network, records)
-    narrow = narrowed(features, MOST_FEATURES, seeds.derive(seed, "views", "signs"))
+    narrow = with_fewer_features(features, MOST_FEATURES, seeds.derive(seed, "views", "signs"))
     return np.pad(narrow, ((0, 0), (0, 1)), constant_values=1)
 
 
-def narrowed(features: NDArray[np.float32], most: int, seed: int) -> Floats:
+def with_fewer_features(features: NDArray[np.float32], most: int, seed: int) -> Floats:
     """Features (n, d) as at most so many: every `most`-th of them are added up with random signs.
 
     Inner products stay what they are in the mean (Weinberger et al. 2009).

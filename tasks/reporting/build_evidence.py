@@ -55,10 +55,10 @@ def build_all(sources: Sources) -> list[dict[str, Any]]:
             f"the batch record is of {sources.record['batch']!r}, expected {sources.batch!r}; run "
             "again"
         )
-    made = decisions.parse(
+    all_decisions = decisions.parse(
         sources.decisions, [entry_id(entry) for entry in entries], "the batch's decisions"
     )
-    return [build(sources, entry, made.of(entry_id(entry))) for entry in entries]
+    return [build(sources, entry, all_decisions.of(entry_id(entry))) for entry in entries]
 
 
 def match(entries: Sequence[Mapping[str, Any]], verdicts: Mapping[str, Any]) -> None:
@@ -116,13 +116,13 @@ def build(
         raise EvidenceError(f"{where}: got status {status!r}, expected accepted or rejected")
     follows = aftermath(sources, special["status"], decided, entry.get("code"))
     evidence = {**common(sources, entry, where), **follows, **special}
-    evidence |= registered(evidence, sources, decided.registered.get(entry_id(entry)))
+    evidence |= register_facts(evidence, sources, decided.registered.get(entry_id(entry)))
     evidence |= release(evidence, sources, decided)
-    evidence |= repeated(evidence, sources)
-    return validate({**evidence, language.SENTENCES: spoken(sources, evidence)}, where)
+    evidence |= earlier_audits(evidence, sources)
+    return validate({**evidence, language.SENTENCES: sentences_of(sources, evidence)}, where)
 
 
-def registered(
+def register_facts(
     evidence: Mapping[str, Any], sources: Sources, facts: decisions.Registered | None
 ) -> dict[str, Any]:
     """What the register of requests knows of the request; its deadline as it was extended."""
@@ -146,7 +146,7 @@ def release(
     """
     released = decided.released if evidence["progress"] in ("released", "erased") else None
     fresh = {model["role"] for model in evidence["scope"]["models"] if not model["saw_records"]}
-    retrain = released == "retrained" or sources.in_use.unlearn.method == "retrain"
+    retrain = released == "retrained" or sources.reported_settings.unlearn.method == "retrain"
     deleted = released is not None and retrain and released in fresh
     others = [
         verdict["verdict"]
@@ -162,7 +162,7 @@ def release(
     }
 
 
-def repeated(evidence: Mapping[str, Any], sources: Sources) -> dict[str, Any]:
+def earlier_audits(evidence: Mapping[str, Any], sources: Sources) -> dict[str, Any]:
     """The earlier audits of the request, and the error rate of all of them together.
 
     That at least one of k tests passes wrongly is at most as likely as the sum of their error
@@ -175,10 +175,10 @@ def repeated(evidence: Mapping[str, Any], sources: Sources) -> dict[str, Any]:
     return {"earlier_audits": earlier, "error_rate": min(sum(rates), 1.0)}
 
 
-def spoken(sources: Sources, evidence: Mapping[str, Any]) -> dict[str, Any]:
+def sentences_of(sources: Sources, evidence: Mapping[str, Any]) -> dict[str, Any]:
     """What the sentences of a request's evidence were made of, by their English text."""
-    made = ChainMap(sources.sentences, language.sentences(evidence))
-    return {text: made[text] for text in language.texts(evidence) if text in made}
+    sentences = ChainMap(sources.sentences, language.sentences(evidence))
+    return {text: sentences[text] for text in language.texts(evidence) if text in sentences}
 
 
 def common(sources: Sources, entry: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -196,7 +196,7 @@ def common(sources: Sources, entry: Mapping[str, Any], where: str) -> dict[str, 
         "data": data_set(sources),
         "checks": checks(sources, entry_id(entry)),
         "identity_check": chosen.report.identity_check or None,
-        "advice": sources.advised,
+        "advice": sources.retrain_advice,
         "provenance": provenance(sources),
         "reproduction": reproduction(sources.batch),
         "languages": language.of_report(chosen.report.languages, entry.get("languages", [])),
@@ -205,11 +205,11 @@ def common(sources: Sources, entry: Mapping[str, Any], where: str) -> dict[str, 
 
 def organisation(chosen: Report) -> dict[str, Any]:
     """What only the organisation knows; what it did not say is null or empty."""
-    said = ("contact", "authority", "processing_record", "deletion_rule")
+    optional = ("contact", "authority", "processing_record", "deletion_rule")
     return {
         "controller": chosen.controller,
         "system": chosen.system,
-        **{name: getattr(chosen, name) or None for name in said},
+        **{name: getattr(chosen, name) or None for name in optional},
         "retention": [entry.model_dump() for entry in chosen.retention],
         "deciders": [entry.model_dump() for entry in chosen.deciders],
         "derived_models": [entry.model_dump() for entry in chosen.derived_models],
@@ -225,7 +225,7 @@ def due(entry: Mapping[str, Any], started: str, holidays: Sequence[date]) -> dic
     """The deadline of a request, counted from the day that its time stamp writes; a sentence where
     there is none."""
     try:
-        found = deadlines.deadline(
+        deadline = deadlines.deadline(
             str(entry.get("regulation")), moment(str(entry.get("received"))).date(), holidays
         )
     except (RequestError, EvidenceError):
@@ -234,7 +234,7 @@ def due(entry: Mapping[str, Any], started: str, holidays: Sequence[date]) -> dic
             "receipt."
         )
         return {"rule": rule, "date": None, "days_left": None}
-    if found.date is None:
-        return {"rule": found.rule, "date": None, "days_left": None}
-    left = (found.date - moment(started).date()).days
-    return {"rule": found.rule, "date": found.date.isoformat(), "days_left": left}
+    if deadline.date is None:
+        return {"rule": deadline.rule, "date": None, "days_left": None}
+    days_left = (deadline.date - moment(started).date()).days
+    return {"rule": deadline.rule, "date": deadline.date.isoformat(), "days_left": days_left}

@@ -37,28 +37,28 @@ def _all(item: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield {"kind": "received", "at": item["request"]["received"], "by": None}
     yield {"kind": "started", "at": item["provenance"]["started"], "by": None}
     if item["identity"]:
-        yield _deed("identity", item["identity"], item["identity"]["how"])
+        yield _action("identity", item["identity"], item["identity"]["how"])
     if item["extension"]:
         facts = item["extension"]
-        yield {**_deed("extended", facts, facts["reason"]), "until": facts["to"]}
+        yield {**_action("extended", facts, facts["reason"]), "until": facts["to"]}
     for approval in item["approvals"]:
         kind = "approved" if approval["decision"] == "approve" else "refused"
-        yield _deed(kind, approval, "")
+        yield _action(kind, approval, "")
     if item["refusal"]:
-        yield _deed("rejected", item["refusal"], item["refusal"]["reason"])
+        yield _action("rejected", item["refusal"], item["refusal"]["reason"])
     for claim in item["exceptions"]:
-        yield _deed("claimed", claim, claim["ground"])
+        yield _action("claimed", claim, claim["ground"])
     yield from _erasures(item["copies"])
     for party in (*item["recipients"], *item["processors"]):
         if party["told_at"]:
-            yield _deed("told", {"at": party["told_at"], "by": party["told_by"]}, party["name"])
+            yield _action("told", {"at": party["told_at"], "by": party["told_by"]}, party["name"])
     for letter in item["letters"]:
-        yield _deed("answered", letter, letter["how"])
+        yield _action("answered", letter, letter["how"])
     if item["deadline"]["date"]:
         yield {"kind": "deadline", "at": item["deadline"]["date"], "by": None}
 
 
-def _deed(kind: str, facts: dict[str, Any], text: str) -> dict[str, Any]:
+def _action(kind: str, facts: dict[str, Any], text: str) -> dict[str, Any]:
     return {"kind": kind, "at": facts["at"], "by": facts["by"], "text": text}
 
 

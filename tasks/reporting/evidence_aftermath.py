@@ -21,9 +21,9 @@ def aftermath(
     """What became of the request beside its verdict: scope, copies, notices, exceptions,
     approvals."""
     chosen = sources.settings.report
-    kept = copies(sources, status, decided, code)
+    all_copies = copies(sources, status, decided, code)
 
-    def told(name: str, what: str) -> dict[str, Any]:
+    def party_facts(name: str, what: str) -> dict[str, Any]:
         notice = next((notice for notice in reversed(decided.notices) if notice.to == name), None)
         notice_facts = (
             {"told_at": notice.at, "told_by": notice.by, "comment": notice.comment or None}
@@ -41,16 +41,16 @@ def aftermath(
             "report.recipients nor "
             "report.processors list; add it there"
         )
-    progress = decisions.progress(status, decided.approvals, kept)
+    progress = decisions.progress(status, decided.approvals, all_copies)
     return {
         "progress": progress,
-        "completed": decisions.latest(copy["at"] for copy in kept if "at" in copy)
+        "completed": decisions.latest(copy["at"] for copy in all_copies if "at" in copy)
         if progress == "erased"
         else None,
         "scope": scope(sources, status),
-        "copies": kept,
-        "recipients": [told(party.name, party.disclosed) for party in chosen.recipients],
-        "processors": [told(party.name, party.task) for party in chosen.processors],
+        "copies": all_copies,
+        "recipients": [party_facts(party.name, party.disclosed) for party in chosen.recipients],
+        "processors": [party_facts(party.name, party.task) for party in chosen.processors],
         "exceptions": [
             claim.model_dump(include=set(Exemption.model_fields)) for claim in decided.exceptions
         ],
@@ -69,7 +69,7 @@ def scope(sources: Sources, status: str) -> dict[str, Any]:
     ]
     saw = {
         "original": True,
-        "unlearned": sources.in_use.unlearn.method not in FROM_SCRATCH,
+        "unlearned": sources.reported_settings.unlearn.method not in FROM_SCRATCH,
         "with": True,
     }
     models = [
@@ -122,12 +122,12 @@ def copies(
     if any(erasure.store == "git" for erasure in decided.erasure):
         stores.append({"store": "git", "kind": "git", "holds": "identifiers"})
     names = {store["store"] for store in stores}
-    own = (
+    erasures = (
         decided.erasure if status == "audited" else []
     )  # nobody erased the records of a request that was set aside,
     if code == UNSEEN:  # unless no model was trained on them, and the data had to go all the same
-        own = [erasure for erasure in decided.erasure if erasure.store in names]
-    done = {erasure.store: erasure.model_dump(exclude={"request"}) for erasure in own}
+        erasures = [erasure for erasure in decided.erasure if erasure.store in names]
+    done = {erasure.store: erasure.model_dump(exclude={"request"}) for erasure in erasures}
     if strange := sorted(set(done) - names):
         raise EvidenceError(
             f"the batch's decisions: an erasure names {strange[0]!r}, expected one of "

@@ -49,7 +49,7 @@ def audited(
 ) -> dict[str, Any]:
     """The parts that only an audited request has."""
     facts = {key: take(verdict, key, where) for key in OF_VERDICT}
-    kind = test_made(facts["gates"], sources.settings)
+    kind = test_kind(facts["gates"], sources.settings)
     check = facts["self_check"] if kind == "references" else dict.fromkeys(SelfCheck.model_fields)
     batch = take(sources.verdicts, "batch", "verdicts.json")
     return {
@@ -62,7 +62,7 @@ def audited(
         "retained_exposure": take(batch, "exposure", "verdicts.json, batch"),
         "utility_by_group": take(batch, "groups", "verdicts.json, batch"),
         "features": features(probes(sources), request_id),
-        "seconds": seconds(sources.lineage, sources.in_use),
+        "seconds": seconds(sources.lineage, sources.reported_settings),
         "unlearn": unlearned(sources),
         "ladder": ladder(sources, request_id),
         "models": [model(entry) for entry in take(sources.lineage, "models", "lineage.json")],
@@ -75,7 +75,7 @@ def ladder(sources: Sources, request_id: str) -> dict[str, Any] | None:
     return climbed(sources.ladder, request_id) if len(rungs) > 1 else None
 
 
-def test_made(gates: Sequence[Any], chosen: Settings) -> str:
+def test_kind(gates: Sequence[Any], chosen: Settings) -> str:
     """Which test was made: with `references`, a `screening`, or `none` where nothing could be
     asked."""
     return chosen.verify.mode if gates else "none"
@@ -89,7 +89,7 @@ def outcome(verdict: str, original_caught: bool | None) -> str:
 
 def probes(sources: Sources) -> Mapping[str, Any]:
     """The measurements on features, which only the model of the first rung has."""
-    first = sources.in_use.unlearn == sources.settings.unlearn
+    first = sources.reported_settings.unlearn == sources.settings.unlearn
     return sources.probes if first else {"reason": NOT_OF_THIS_RUNG}
 
 
@@ -101,15 +101,15 @@ def features(probes: Mapping[str, Any], request_id: str) -> dict[str, Any]:
         EvidenceError: the probes are of other requests.
     """
     missing = {"reason": probes.get("reason") or NOT_MEASURED}
-    own: Mapping[str, Any] = {}
+    of_request: Mapping[str, Any] = {}
     if "requests" in probes:
-        own = take(probes["requests"], request_id, "probes.json")
-    found = {
-        "linear_probe": own.get("linear_probe"),
-        "cka": own.get("cka"),
+        of_request = take(probes["requests"], request_id, "probes.json")
+    measures = {
+        "linear_probe": of_request.get("linear_probe"),
+        "cka": of_request.get("cka"),
         "relearn": probes.get("relearn"),
     }
-    return {name: missing if part is None else part for name, part in found.items()}
+    return {name: missing if part is None else part for name, part in measures.items()}
 
 
 def seconds(lineage: Mapping[str, Any], chosen: Settings) -> dict[str, Any]:
@@ -182,9 +182,9 @@ def model(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 def unlearned(sources: Sources) -> dict[str, Any]:
     """Method, its settings, a rival's with the numbers that stood for null, and its trace."""
-    chosen = sources.in_use
-    (made,) = of_role(take(sources.lineage, "models", "lineage.json"), "unlearned")
-    task: fcalb.Task = "class" if made.get("task") == "class" else "people"
+    chosen = sources.reported_settings
+    (entry,) = of_role(take(sources.lineage, "models", "lineage.json"), "unlearned")
+    task: fcalb.Task = "class" if entry.get("task") == "class" else "people"
     used = fcalb.in_force(chosen, task).unlearn.model_dump(mode="json")
     if chosen.unlearn.method == "fcalb":
         used["task"] = task
@@ -202,13 +202,15 @@ def unlearned(sources: Sources) -> dict[str, Any]:
 def trace(rows: Sequence[Mapping[str, str]]) -> dict[str, Any]:
     """The rows of `trace.csv` as columns, thinned evenly to at most 200 with the first and the
     last."""
-    kept = [rows[index] for index in thinned(len(rows))]
+    shown_rows = [rows[index] for index in thinned(len(rows))]
     try:
         return {
-            "step": [int(row["step"]) for row in kept],
-            "phase": [row["phase"] for row in kept],
+            "step": [int(row["step"]) for row in shown_rows],
+            "phase": [row["phase"] for row in shown_rows],
             **{
-                name: [float(row[name]) if row[name] not in ("", "nan") else None for row in kept]
+                name: [
+                    float(row[name]) if row[name] not in ("", "nan") else None for row in shown_rows
+                ]
                 for name in OF_TRACE
             },
         }

@@ -47,7 +47,7 @@ def data_set(sources: Sources) -> dict[str, Any]:
 def provenance(sources: Sources) -> dict[str, Any]:
     """Software, machine, seeds and settings."""
     chosen = sources.settings
-    judges = sources.in_use.references
+    judges = sources.reported_settings.references
     moment(take(sources.record, "started", "the batch record"))
     return {
         **{key: take(sources.record, key, "the batch record") for key in OF_RECORD},
@@ -65,7 +65,7 @@ def provenance(sources: Sources) -> dict[str, Any]:
             "without": judges.seeds_per_block * len(judges.without_blocks),
         },
         "settings": chosen.model_dump(mode="json"),
-        "settings_changed": plain(settings.changed(chosen)),
+        "settings_changed": plain(settings.non_defaults(chosen)),
         "signing": sources.record.get("signing"),
     }
 

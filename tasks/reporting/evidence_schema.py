@@ -290,19 +290,19 @@ def validate(evidence: Mapping[str, Any], where: str = "evidence") -> dict[str, 
     """The evidence with exactly the keys of its schema. Raises `EvidenceError` that names the first
     places at fault."""
     try:
-        found = Evidence.validate_python(visible(evidence))
+        complete = Evidence.validate_python(visible(evidence))
     except ValidationError as error:
         faults = [
             f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()[:3]
         ]
         raise EvidenceError(f"{where}: the evidence is incomplete: " + "; ".join(faults)) from None
-    return found.model_dump(mode="json", by_alias=True)
+    return complete.model_dump(mode="json", by_alias=True)
 
 
 def schema() -> dict[str, Any]:
     """The JSON Schema of `evidence.json`, published as `docs/evidence.schema.json`."""
-    found = Evidence.json_schema(by_alias=True, mode="serialization")
-    for definition in (found, *found["$defs"].values()):
+    json_schema = Evidence.json_schema(by_alias=True, mode="serialization")
+    for definition in (json_schema, *json_schema["$defs"].values()):
         if "description" in definition:  # a docstring: where its lines break says nothing
             paragraphs = definition["description"].split("\n\n")
             definition["description"] = "\n\n".join(" ".join(text.split()) for text in paragraphs)
@@ -310,14 +310,14 @@ def schema() -> dict[str, Any]:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": f"urn:erasure-audit:evidence:{SCHEMA_VERSION}",
         "title": "Evidence of a deletion request",
-        **found,
+        **json_schema,
     }
 
 
 def visible(value: Any) -> Any:
     """The same with control, surrogate and text-direction characters written out as [U+202E]."""
     if isinstance(value, str):
-        return re.sub(r"[^\x20-\x7e]", lambda found: shown(found.group()), value)
+        return re.sub(r"[^\x20-\x7e]", lambda match: shown(match.group()), value)
     if isinstance(value, Mapping):
         return {visible(key): visible(item) for key, item in value.items()}
     return [visible(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -46,7 +46,7 @@ class Sources:
     ladder: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
-    def in_use(self) -> Settings:
+    def reported_settings(self) -> Settings:
         """The settings by which the model was made that the verdicts are about."""
         return self.settings.on_rung(str(self.ladder.get("reported")))
 
@@ -65,12 +65,12 @@ class Sources:
         return collected
 
     @cached_property
-    def advised(self) -> list[dict[str, Any]]:
+    def retrain_advice(self) -> list[dict[str, Any]]:
         """Why a full retrain is advised after this batch, see `advice`."""
         loss = take(
             take(self.verdicts, "batch", "verdicts.json"), "control_loss", "verdicts.json, batch"
         )
-        method = self.in_use.unlearn.method
+        method = self.reported_settings.unlearn.method
         facts = advice.BatchFacts(
             list(self.verdicts["requests"].values()),
             None if "reason" in loss else loss,

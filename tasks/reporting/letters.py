@@ -113,14 +113,14 @@ def of_evidence(item: Mapping[str, Any]) -> Letter | None:
 
 
 def _common(item: Mapping[str, Any]) -> dict[str, Any]:
-    asked, organisation = item["request"], item["organisation"]
+    request, organisation = item["request"], item["organisation"]
     return {
-        "reference": reference(asked["id"], asked["position"]),
-        "regulation": str(asked["regulation"] or "").lower(),
+        "reference": reference(request["id"], request["position"]),
+        "regulation": str(request["regulation"] or "").lower(),
         "controller": organisation["controller"],
         "contact": organisation["contact"] or "",
         "authority": organisation["authority"] or "",
-        "received": _moment(asked["received"]),
+        "received": _moment(request["received"]),
     }
 
 
@@ -185,8 +185,8 @@ class LetterWriter:
         self._pages = environment(templates, code)
         self._texts: jinja2.Environment = self._pages.overlay(autoescape=False)
         self._names = [
-            f"{place}/{{kind}}.{ending}"
-            for place in dict.fromkeys((folder, FOLDER))
+            f"{letters_folder}/{{kind}}.{ending}"
+            for letters_folder in dict.fromkeys((folder, FOLDER))
             for ending in (f"{code}.txt.j2", "txt.j2")
         ]
         self.code = code
@@ -232,17 +232,17 @@ class LetterWriter:
 def parse(text: str) -> list[dict[str, Any]]:
     """The parts of a letter's text: paragraphs between blank lines; "# " begins a heading, "- " an
     item of a list."""
-    found: list[dict[str, Any]] = []
+    parts: list[dict[str, Any]] = []
     paragraphs = [part.strip() for part in text.replace("\r\n", "\n").split("\n\n")]
     for part in filter(None, paragraphs):
         lines = [line.strip() for line in part.splitlines() if line.strip()]
         if all(line.startswith("- ") for line in lines):
-            found.append({"kind": "list", "entries": [line[2:].strip() for line in lines]})
+            parts.append({"kind": "list", "entries": [line[2:].strip() for line in lines]})
         elif part.startswith("# "):
-            found.append({"kind": "heading", "text": " ".join(lines)[2:].strip()})
+            parts.append({"kind": "heading", "text": " ".join(lines)[2:].strip()})
         else:
-            found.append({"kind": "paragraph", "text": _run_on(lines)})
-    return found
+            parts.append({"kind": "paragraph", "text": _run_on(lines)})
+    return parts
 
 
 def _run_on(lines: list[str]) -> str:

@@ -32,7 +32,8 @@ _DROPPED = re.compile(r"<(style|script)\b.*?</\1>", re.DOTALL)
 _INVISIBLE = re.compile("[\u202a-\u202e\u2066-\u2069\ufeff\U000e0000-\U000e0fff]")
 """Characters without a shape that steer the text around them."""
 _UNPRINTABLE = re.compile(
-    "[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f\ud800-\udfff\ue000-\uf8ff\ufdd0-\ufdef\ufff0-\ufffc\ufffe\uffff"
+    "[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f"
+    "\ud800-\udfff\ue000-\uf8ff\ufdd0-\ufdef\ufff0-\ufffc\ufffe\uffff"
     "\U000f0000-\U0010ffff]"
 )
 """Characters without a meaning of their own; PDF/A-3a allows them in no text."""
@@ -111,17 +112,17 @@ def read(html: str) -> dict[str, Any]:
         "subject": metas.get("description", {}).get("content", ""),
         "folio": metas["folio"]["content"],
         "classes": body.classes,
-        "heading": _told(body, lambda element: element.tag == "h1"),
-        "running": _told(body, lambda element: "running" in element.classes),
-        "verdict": _told(body, lambda element: element.attributes.get("id") == "decision"),
+        "heading": _text_of_first(body, lambda element: element.tag == "h1"),
+        "running": _text_of_first(body, lambda element: "running" in element.classes),
+        "verdict": _text_of_first(body, lambda element: element.attributes.get("id") == "decision"),
         "body": _Walk(pictures).block(body.kids),
     }
 
 
-def _told(body: Element, sought: Callable[[Element], bool]) -> str:
+def _text_of_first(body: Element, is_sought: Callable[[Element], bool]) -> str:
     """The text of the first element of a kind, empty where there is none."""
-    found = next(filter(sought, body.below()), None)
-    return "" if found is None else _BLANK.sub(" ", found.text()).strip()
+    element = next(filter(is_sought, body.below()), None)
+    return "" if element is None else _BLANK.sub(" ", element.text()).strip()
 
 
 class _PageReader(HTMLParser):
@@ -133,10 +134,10 @@ class _PageReader(HTMLParser):
         self._open = [self.root]
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        made = Element(tag, {name: value or "" for name, value in attrs})
-        self._open[-1].kids.append(made)
+        element = Element(tag, {name: value or "" for name, value in attrs})
+        self._open[-1].kids.append(element)
         if tag not in _VOID:
-            self._open.append(made)
+            self._open.append(element)
 
     def handle_endtag(self, tag: str) -> None:
         if tag not in _VOID:
@@ -153,26 +154,26 @@ class _Walk:
         self._pictures = pictures
         self._after_space = True
 
-    def block(self, kids: Iterable[Element | str], kept: bool = False) -> list[Node]:
+    def block(self, kids: Iterable[Element | str], spaced: bool = False) -> list[Node]:
         """The nodes of a block; no space begins or ends it."""
         self._after_space = True
-        nodes = self._nodes(kids, kept)
+        nodes = self._nodes(kids, spaced)
         self._after_space = True
-        return nodes if kept else _without_last_space(nodes)
+        return nodes if spaced else _without_last_space(nodes)
 
-    def _nodes(self, kids: Iterable[Element | str], kept: bool) -> list[Node]:
+    def _nodes(self, kids: Iterable[Element | str], spaced: bool) -> list[Node]:
         nodes: list[Node] = []
         for kid in kids:
             if isinstance(kid, str):
-                nodes += self._text(kid, kept)
+                nodes += self._text(kid, spaced)
             elif not _HIDDEN.intersection(kid.classes):
                 if kid.tag not in _INLINE and kid.tag != "img":
                     nodes = _without_last_space(nodes)
-                nodes.append(self._element(kid, kept))
+                nodes.append(self._element(kid, spaced))
         return nodes
 
-    def _text(self, text: str, kept: bool) -> list[Node]:
-        if kept:
+    def _text(self, text: str, spaced: bool) -> list[Node]:
+        if spaced:
             self._after_space = self._after_space and not text
             lines = text.replace("\r\n", "\n").replace("\u2028", "\n").split("\n")
             nodes: list[Node] = list(_breakable(lines[0]))
@@ -186,7 +187,7 @@ class _Walk:
             self._after_space = text.endswith(" ")
         return _breakable(text)
 
-    def _element(self, element: Element, kept: bool) -> Node:
+    def _element(self, element: Element, spaced: bool) -> Node:
         tag, classes = element.tag, element.classes
         if tag == "img":
             self._after_space = False
@@ -194,20 +195,22 @@ class _Walk:
         if tag == "br":
             self._after_space = True
             return {"t": "br"}
-        kept = kept or tag == "pre" or "whole" in classes
+        spaced = spaced or tag == "pre" or "whole" in classes
         inline = tag in _INLINE
-        found: dict[str, Any] = {"t": tag}
-        found["k"] = self._nodes(element.kids, kept) if inline else self.block(element.kids, kept)
+        node: dict[str, Any] = {"t": tag}
+        node["k"] = (
+            self._nodes(element.kids, spaced) if inline else self.block(element.kids, spaced)
+        )
         if classes:
-            found["c"] = classes
+            node["c"] = classes
         if tag == "table":
-            found["columns"] = columns(element)
+            node["columns"] = columns(element)
         if tag in _WHOLE and len(element.text()) > LONGEST_WHOLE:
-            found["long"] = True
+            node["long"] = True
         for name in ("href", "colspan"):
             if name in element.attributes:
-                found[name] = element.attributes[name]
-        return found
+                node[name] = element.attributes[name]
+        return node
 
 
 def _without_last_space(nodes: list[Node]) -> list[Node]:
@@ -224,8 +227,8 @@ def _breakable(text: str) -> list[Node]:
         return []
     parts = _LONG.split(text)
     return [
-        {"t": "pieces", "k": _PIECE.findall(part)} if place % 2 else part
-        for place, part in enumerate(parts)
+        {"t": "pieces", "k": _PIECE.findall(part)} if index % 2 else part
+        for index, part in enumerate(parts)
         if part
     ]
 
@@ -236,7 +239,7 @@ def _picture(source: str) -> Node:
     classes = re.search(r' class="([^"]*)"', head)
     if " xmlns=" not in head:
         source = source.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1)
-    found: dict[str, Any] = {
+    node: dict[str, Any] = {
         "t": "svg",
         "source": source,
         "c": classes[1].split() if classes else [],
@@ -245,9 +248,9 @@ def _picture(source: str) -> Node:
         reader = _PageReader()
         reader.feed(source)
         (picture,) = reader.root.all("svg")
-        words = (part.text() for tag in ("title", "desc") for part in picture.all(tag))
-        found["alt"] = ". ".join(_BLANK.sub(" ", part).strip() for part in words)
-    return found
+        descriptions = (part.text() for tag in ("title", "desc") for part in picture.all(tag))
+        node["alt"] = ". ".join(_BLANK.sub(" ", part).strip() for part in descriptions)
+    return node
 
 
 def columns(table: Element) -> list[float]:
@@ -263,9 +266,9 @@ def columns(table: Element) -> list[float]:
     spare = _TABLE - sum(least)
     if sum(most) <= _TABLE:
         return [round(high, 2) for high in most]
-    asked = sum(high - low for low, high in zip(least, most, strict=True))
+    spread = sum(high - low for low, high in zip(least, most, strict=True))
     return [
-        round(low + max(spare, 0.0) * (high - low) / asked if asked else low, 2)
+        round(low + max(spare, 0.0) * (high - low) / spread if spread else low, 2)
         for low, high in zip(least, most, strict=True)
     ]
 
@@ -275,8 +278,8 @@ def _needs(cell: Element) -> tuple[float, float]:
     lines = cell.text().strip().split("\n")
     longest = max(_width(line.strip()) for line in lines)
     firm = {"num", "tight"} & set(cell.classes) and cell.attributes.get("scope") != "col"
-    words = [min(_width(word), _LONGEST) for line in lines for word in line.split()]
-    least = longest if firm else max([*words, 0.0])
+    word_widths = [min(_width(word), _LONGEST) for line in lines for word in line.split()]
+    least = longest if firm else max([*word_widths, 0.0])
     signed = (part for part in cell.all("span") if {"state", "badge"} & set(part.classes))
     states = [_width(part.text()) + _SIGN for part in signed]
     return max([least, *states]) + _GAP, max([longest, *states]) + _GAP

@@ -54,7 +54,7 @@ class _Typefaces:
             tuple(sorted(fonts.families())) if machine else (),
         )
 
-    def printed(self, layout: bytes, inputs: dict[str, str], started: str) -> bytes:
+    def compile(self, layout: bytes, inputs: dict[str, str], started: str) -> bytes:
         """The PDF of a layout and its inputs."""
         pdf: bytes = self.compiler.compile(
             layout,
@@ -103,13 +103,13 @@ class Printer:
         refused = ""
         for typefaces, page in self._attempts(json.dumps(data, ensure_ascii=False)):
             try:
-                return typefaces.printed(self._layout, {**inputs, "page": page}, started)
+                return typefaces.compile(self._layout, {**inputs, "page": page}, started)
             except typst.TypstError as error:
                 refused = error.message
             if _NO_GLYPH not in refused:
                 break
-        told = _QUOTED.sub("…", refused)  # what Typst quotes of the page may be personal data
-        raise WorkspaceError(f"{self._file}: Typst says {told!r}; restore it with git")
+        message = _QUOTED.sub("…", refused)  # what Typst quotes of the page may be personal data
+        raise WorkspaceError(f"{self._file}: Typst says {message!r}; restore it with git")
 
     def _attempts(self, page: str) -> Iterator[tuple[_Typefaces, str]]:
         """The ways to print a page, the next for each that lacks a glyph."""

@@ -33,7 +33,7 @@ class Directory:
         subjects: Iterable[str],
         identities: pd.DataFrame | None = None,
         records: Sequence[str] = (),
-        key: Callable[[], pseudonyms.PseudonymKey] = lambda: pseudonyms.at_hand(Path()),
+        key: Callable[[], pseudonyms.PseudonymKey] = lambda: pseudonyms.load_key(Path()),
     ) -> None:
         """Args:
         subjects: subject ids; each is the `controller_customer_id` of its subject.
@@ -116,7 +116,7 @@ class Directory:
 
     def _by_pseudonym(self) -> dict[str, set[str]]:
         if not self._pseudonyms:
-            key = self._key_at_hand()
+            key = self._load_key()
             self._pseudonyms = _collected(
                 (key.of(kind, digest, "sha256"), subject)
                 for (kind, digest), subjects in self._by_digest().items()
@@ -144,7 +144,7 @@ class Directory:
             for text in (*spellings(known_kind, value), *near_spellings(known_kind, value)):
                 digest = pseudonyms.sha256(text)
                 if form == "hmac-sha256":
-                    digest = self._key_at_hand().of(kind, digest, "sha256")
+                    digest = self._load_key().of(kind, digest, "sha256")
                 yield digest, known_kind
 
     def _record(self, pseudonym: str) -> str:
@@ -155,15 +155,15 @@ class Directory:
             }
         return self._record_pseudonyms.get(pseudonym, pseudonym)
 
-    def _key_at_hand(self) -> pseudonyms.PseudonymKey:
+    def _load_key(self) -> pseudonyms.PseudonymKey:
         if self._key is None:
             self._key = self._get_key()
         return self._key
 
     def _key_of(self, pseudonym: str) -> pseudonyms.PseudonymKey:
         """The key at hand, which has to be the one that the pseudonym was made with."""
-        key = self._key_at_hand()
-        if not key.made(pseudonym):
+        key = self._load_key()
+        if not key.has_made(pseudonym):
             raise PseudonymError(
                 f"the batch holds pseudonyms of key {pseudonym[:8]}, and the key at hand is "
                 f"{key.key_id}; set {pseudonyms.KEY} to the key that the requests were taken in "
@@ -208,7 +208,7 @@ def read_directory(folder: Path, manifest: pd.DataFrame) -> Directory:
         subjects,
         identities,
         manifest["record_id"].tolist(),
-        lambda: pseudonyms.at_hand(folder.absolute().parent),
+        lambda: pseudonyms.load_key(folder.absolute().parent),
     )
 
 

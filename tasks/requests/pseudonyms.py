@@ -61,12 +61,12 @@ class PseudonymKey:
         message = f"{identity_type}\0{digest}".encode(errors="surrogatepass")
         return f"{self.key_id}:{hmac.digest(self.secret, message, 'sha256').hex()}"
 
-    def made(self, pseudonym: str) -> bool:
+    def has_made(self, pseudonym: str) -> bool:
         """Whether a pseudonym was made with this key."""
         return pseudonym.startswith(f"{self.key_id}:")
 
 
-def at_hand(workspace: Path) -> PseudonymKey:
+def load_key(workspace: Path) -> PseudonymKey:
     """The key from the environment, else the workspace's own; a git worktree uses that of its
     workspace.
 
@@ -89,7 +89,7 @@ def make(workspace: Path) -> PseudonymKey:
     same key.
 
     Raises:
-        PseudonymError: as `at_hand`.
+        PseudonymError: as `load_key`.
     """
     if (key := _find_key(workspace)) is not None:
         return key
@@ -108,7 +108,7 @@ def make(workspace: Path) -> PseudonymKey:
             path.hardlink_to(draft)
     finally:
         draft.unlink(missing_ok=True)
-    return at_hand(workspace)
+    return load_key(workspace)
 
 
 def read(text: str, where: str) -> PseudonymKey:

@@ -164,8 +164,8 @@ def check(pdf: bytes, authorities: Iterable[Authority] = ()) -> PdfSignature:
     return PdfSignature(signer, claimed, stamp)
 
 
-def attached(pdf: bytes) -> dict[str, bytes]:
-    """The files attached to a PDF, by name. Call it only after the signature was checked.
+def attachments(pdf: bytes) -> dict[str, bytes]:
+    """The files attachments to a PDF, by name. Call it only after the signature was checked.
 
     Raises:
         SignatureError: the PDF cannot be read.
@@ -204,7 +204,7 @@ def _timestamper(stamper: Stamper) -> Any:
 
     class Asker(TimeStamper):
         async def async_timestamp(self, message_digest: bytes, md_algorithm: str) -> Any:
-            return cms.ContentInfo.load(await stamper.asked(message_digest, md_algorithm))
+            return cms.ContentInfo.load(await stamper.stamp_async(message_digest, md_algorithm))
 
     asker: Any = Asker
     return asker()

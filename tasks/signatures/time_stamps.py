@@ -123,9 +123,9 @@ class Stamper:
             SignatureError: the authority cannot be reached in time, refuses, or its answer is no
                 token for this digest by a trusted authority.
         """
-        return _finish(self.asked(digest, algorithm))
+        return _finish(self.stamp_async(digest, algorithm))
 
-    async def asked(self, digest: bytes, algorithm: str) -> bytes:
+    async def stamp_async(self, digest: bytes, algorithm: str) -> bytes:
         """As `stamp`, inside an event loop."""
         from pyhanko.sign.timestamps import TimestampRequestError
         from pyhanko.sign.timestamps.api import TimeStamper

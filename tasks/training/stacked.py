@@ -43,7 +43,7 @@ def fit(
         records: what they learn from.
         recipe: epochs and all the rest.
         seeds: k seeds of the order of records and of the augmentation, each as in `training.fit`.
-        progress: told each step, with the mean of the losses.
+        progress: report_mean_loss each step, with the mean of the losses.
         rows: numbers of the records that each learns from, so many that all have the same number
             of steps; None: each learns from all.
 
@@ -84,12 +84,14 @@ def fit(
             recipe.label_smoothing,
         ).sum()
 
-    def told(step: int, loss: float) -> None:
+    def report_mean_loss(step: int, loss: float) -> None:
         if progress:
             progress(step, loss / len(networks))
 
     weights = [{"params": list(stack[0].values())}]
-    training_loop.optimise(weights, objective, steps, recipe.learning_rate, recipe, told)
+    training_loop.optimise(
+        weights, objective, steps, recipe.learning_rate, recipe, report_mean_loss
+    )
     _unstack(networks, stack)
 
 
@@ -137,12 +139,14 @@ def _fit_in_channels(
             )
         return loss * len(networks)  # the sum of the models' losses
 
-    def told(step: int, loss: float) -> None:
+    def report_mean_loss(step: int, loss: float) -> None:
         if progress:
             progress(step, loss / len(networks))
 
     weights = [{"params": stack.weights}]
-    training_loop.optimise(weights, objective, steps, recipe.learning_rate, recipe, told)
+    training_loop.optimise(
+        weights, objective, steps, recipe.learning_rate, recipe, report_mean_loss
+    )
     stack.unstack(networks)
     for network in networks:
         network.eval()
@@ -198,7 +202,9 @@ def why_not(network: nn.Module, records: training_loop.Records) -> str | None:
             pair[0], stack, torch.stack([images] * 2), torch.stack([labels] * 2), backend
         )
         torch.autograd.grad(losses.sum(), list(stack[0].values()), materialize_grads=True)
-    except Exception as error:  # what vmap does not take is told by errors of many kinds
+    except (
+        Exception
+    ) as error:  # what vmap does not take is report_mean_loss by errors of many kinds
         return next(iter(str(error).strip().splitlines()), type(error).__name__)
     return None
 

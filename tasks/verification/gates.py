@@ -107,7 +107,7 @@ class Measured:
         limits = [statistic.limit(alpha) for statistic in (self.whole, self.most)]
         return None if None in limits else max(limit for limit in limits if limit is not None)
 
-    def needed(self, alpha: float, rho0: float) -> int | None:
+    def references_needed(self, alpha: float, rho0: float) -> int | None:
         """References of each kind that would certify a perfect retrain four times in five, None
         where no number would."""
         counts = [

@@ -62,7 +62,7 @@ def undetectable(
     return in_a_row([below, more(needed, references)])
 
 
-def foreseen(detectability: float, limit: float | None, margin: float) -> Sentence:
+def expected_from_pool(detectability: float, limit: float | None, margin: float) -> Sentence:
     """That the pool had shown before the batch that such a verdict was to be expected."""
     return say(
         "The pool showed before the batch that this person can hardly be judged within ±{margin:g} "

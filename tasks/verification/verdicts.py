@@ -106,7 +106,7 @@ def judge(scores: Scores, request: str, rules: GateRules) -> Verdict:
         own,
         {role: values.whole.rho for role, values in measured.items()},
         own.limit(rules.alpha),
-        own.needed(rules.alpha, rules.rho0),
+        own.references_needed(rules.alpha, rules.rho0),
         contrast.rank_p(float(means[models["unlearned"]]), means[scores.model_roles == "without"]),
     )
 
@@ -126,7 +126,9 @@ def _judge_by_pool(scores: Scores, request: str, rules: GateRules) -> Verdict:
     known = _power(scores, scores.rows_of(request), rules)
     if verdict == "inconclusive" and not _can_certify(known, rules):
         told.append(
-            reasons.foreseen(known.whole.detectability, known.limit(rules.alpha), rules.rho0)
+            reasons.expected_from_pool(
+                known.whole.detectability, known.limit(rules.alpha), rules.rho0
+            )
         )
     unasked = [reasons.UNASKED_OF_POOL] if rules.views or rules.alike else []
     return Verdict(
@@ -141,7 +143,7 @@ def _judge_by_pool(scores: Scores, request: str, rules: GateRules) -> Verdict:
             **{role: values.whole.rho for role, values in measured.items()},
         },
         own.limit(rules.alpha),
-        own.needed(rules.alpha, rules.rho0),
+        own.references_needed(rules.alpha, rules.rho0),
         evidence.rank_p(),
         known,
     )
@@ -245,7 +247,7 @@ def _reason(
     measured: Measured,
     rules: GateRules,
 ) -> Sentence:
-    needed = measured.needed(rules.alpha, rules.rho0)
+    needed = measured.references_needed(rules.alpha, rules.rho0)
     if verdict == "fail":
         return reasons.failed(finding, measured, rules)
     if not check.original_caught:

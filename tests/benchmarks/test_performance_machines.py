@@ -300,7 +300,7 @@ def test_a_batchs_checkout_has_all_that_past_batches_released_from_one_process(
 def test_what_a_past_batch_released_and_nobody_has_any_more_is_named_and_the_rest_is_brought(
     closed: Path,
 ) -> None:
-    pointer = git_history.at_hand(closed).pointers["releases/2026-11-21"]
+    pointer = git_history.current_state(closed).pointers["releases/2026-11-21"]
     shutil.rmtree(closed / ".dvc" / "cache" / "files" / "md5" / pointer[:2])
     with pytest.raises(
         WorkspaceError, match=r"releases/2026-11-21\.dvc: its content is neither in DVC's cache"

@@ -119,6 +119,6 @@ def _site_caches(trees: Iterable[Path]) -> list[Path]:
     caches = []
     for tree in trees:
         if (tree / ".dvc").is_dir():
-            with dvc_graph.opened(tree) as repo:
+            with dvc_graph.open_repo(tree) as repo:
                 caches.append(Path(repo.site_cache_dir))
     return caches

@@ -283,7 +283,7 @@ def of_dvc(
     """
     from dvc.exceptions import DvcException
 
-    with dvc_graph.opened(home) as repo:
+    with dvc_graph.open_repo(home) as repo:
         cache = DvcObjects("dvc_cache", repo.cache.legacy.fs, repo.cache.legacy.path)
         remotes: list[DvcObjects | Remote] = []
         for name in sorted(repo.config.get("remote") or {}):

@@ -190,13 +190,15 @@ def refuse_faults(
         if faulty.any():
             faulty_records = records.name_records(table, faulty)
             if name_row is not None:
-                faulty_records = listed([name_row(int(row)) for row in np.flatnonzero(faulty)])
+                faulty_records = shortened_list(
+                    [name_row(int(row)) for row in np.flatnonzero(faulty)]
+                )
             raise DataError(
                 f"{source}: {faulty_records}: expected that {rule.sentence}. Correct the source"
             )
 
 
-def listed(names: Sequence[str], limit: int = 5) -> str:
+def shortened_list(names: Sequence[str], limit: int = 5) -> str:
     """The first names, and the number of the others."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more

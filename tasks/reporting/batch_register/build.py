@@ -56,9 +56,9 @@ def of(
             "languages": first["provenance"]["settings"].get("report", {}).get("languages", ["en"]),
             "requests": lines,
             SENTENCES: {
-                text: made
+                text: sentence
                 for item in all_evidence
-                for text, made in item.get(SENTENCES, {}).items()
+                for text, sentence in item.get(SENTENCES, {}).items()
                 if text == item["reason"]
             },
         },

@@ -42,7 +42,9 @@ def page(registers: Sequence[BatchRegister]) -> dict[str, Any]:
         "soon": SOON,
         "chunks": [entries[first : first + CHUNK] for first in range(0, len(entries), CHUNK)],
         SENTENCES: {
-            text: made for register in registers for text, made in register.sentences.items()
+            text: sentence
+            for register in registers
+            for text, sentence in register.sentences.items()
         },
         "hash": source_hash,
     }
@@ -52,7 +54,7 @@ def summary(register: BatchRegister, before: Sequence[Past]) -> dict[str, Any]:
     """What the summary of a batch shows; of the earlier batches the last ones."""
     laws = Counter((line.regulation or "–").upper() for line in register.requests)
     progress = Counter(line.progress for line in register.requests)
-    own = past(register)
+    this_batch = past(register)
     shown = before[-MOST_EARLIER:]
     return {
         "r": register,
@@ -64,9 +66,11 @@ def summary(register: BatchRegister, before: Sequence[Past]) -> dict[str, Any]:
         "decided": register.progress not in ("awaiting_signoff", "set_aside"),
         "earlier": shown,
         "left_out": len(before) - len(shown),
-        "own": own,
+        "own": this_batch,
         "outcomes": [
-            name for name in OUTCOMES if any(batch.counts.get(name) for batch in (*shown, own))
+            name
+            for name in OUTCOMES
+            if any(batch.counts.get(name) for batch in (*shown, this_batch))
         ],
         "hash": source_hash,
     }

@@ -209,14 +209,14 @@ def counts(lines: Iterable[Line]) -> dict[Outcome, int]:
 
 def deadlines(lines: Sequence[Line]) -> Deadlines:
     """How requests stand with their deadlines."""
-    left = [entry.days_left for entry in lines if entry.days_left is not None]
+    days_left = [entry.days_left for entry in lines if entry.days_left is not None]
     ahead = [
         entry.deadline for entry in lines if entry.days_left is not None and entry.days_left >= 0
     ]
     return Deadlines(
-        overdue=sum(days < 0 for days in left),
-        soon=sum(0 <= days <= SOON for days in left),
-        later=sum(days > SOON for days in left),
-        none=len(lines) - len(left),
+        overdue=sum(days < 0 for days in days_left),
+        soon=sum(0 <= days <= SOON for days in days_left),
+        later=sum(days > SOON for days in days_left),
+        none=len(lines) - len(days_left),
         next=min((day for day in ahead if day is not None), default=None),
     )

@@ -303,19 +303,19 @@ def test_without_a_remote_or_a_standing_server_everything_runs_here(
 
     told: list[str] = []
     with temporary_settings({PREFECT_API_URL: None}):
-        assert dispatch.at_hand(here / "caller", "demo", told.append) is None
+        assert dispatch.find_agents(here / "caller", "demo", told.append) is None
         assert told == []
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
-        assert dispatch.at_hand(here / "caller", "demo", told.append) is not None
+        assert dispatch.find_agents(here / "caller", "demo", told.append) is not None
         shell.dvc(here / "caller", "remote", "remove", "store")
-        assert dispatch.at_hand(here / "caller", "demo", told.append) is None
+        assert dispatch.find_agents(here / "caller", "demo", told.append) is None
         assert "no DVC remote here" in told[0]
         monkeypatch.setenv(dispatch.MODE, "pool")
         with pytest.raises(StageError, match="dvc remote add"):
-            dispatch.at_hand(here / "caller", "demo", told.append)
+            dispatch.find_agents(here / "caller", "demo", told.append)
         monkeypatch.setenv(dispatch.MODE, "often")
         with pytest.raises(SettingsError, match="got 'often', expected auto, here or pool"):
-            dispatch.at_hand(here / "caller", "demo", told.append)
+            dispatch.find_agents(here / "caller", "demo", told.append)
 
 
 class Server:

@@ -218,7 +218,7 @@ def test_the_export_holds_every_request_and_no_pseudonym(home: Path) -> None:
         (ONE, "received"),
         (TWO, "rejected"),
     ]
-    key = pseudonyms.at_hand(home).key_id
+    key = pseudonyms.load_key(home).key_id
     assert key not in json.dumps(whole) + Path("register.csv").read_text()
 
 

@@ -119,7 +119,7 @@ def test_a_party_that_the_settings_name_only_since_then_keeps_no_report_from_bei
 ) -> None:
     party = '[{name: "Example Analytics", disclosed: "pictures"}]'
     settings.assign(home / "params.yaml", [f"report.recipients={party}"])
-    known_since.told(home, register, BATCH, "Ada Clerk", "Example Analytics")
+    known_since.record_notice(home, register, BATCH, "Ada Clerk", "Example Analytics")
     assert known_since.behind(home, register) == {}
     letters_sent.sent(home, register, [PASS], "Ada Clerk", "registered post")
     assert known_since.renew(home, register, BATCH)

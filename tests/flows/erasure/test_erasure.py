@@ -912,7 +912,7 @@ def test_nothing_is_erased_by_a_register_that_somebody_changed(
 def register_of(world: World) -> Register:
     """The register with the batch as a release leaves it."""
     register = Register(world.home)
-    key = pseudonyms.at_hand(world.home)
+    key = pseudonyms.load_key(world.home)
     for who, request in IDS.items():
         known = {
             "identity_type": "email",

@@ -129,7 +129,7 @@ def test_a_callback_is_signed_and_a_changed_one_is_found(home: Path, register: R
         enter(home, register, url)
         callbacks.deliver(home, register)
         ((headers, body),) = seen.bodies
-    key = signing_keys.at_hand(home)
+    key = signing_keys.load_key(home)
     assert key is not None
     assert headers["X-OpenDSR-Processor-Domain"] == "erasure.example.org"
     signature = base64.b64decode(headers["X-OpenDSR-Signature"])

@@ -156,7 +156,10 @@ def test_what_is_due_is_audited_in_a_checkout_of_its_own_and_waits_for_people(
     audited = register.history(kind="audited")
     assert (head["seq"], head["hash"]) == (audited[-1].seq, audited[-1].hash)
     assert settings.load(checkouts.path(home, today()) / "params.yaml").batch == today()
-    with dvc_graph.opened(home) as here, dvc_graph.opened(checkouts.path(home, today())) as there:
+    with (
+        dvc_graph.open_repo(home) as here,
+        dvc_graph.open_repo(checkouts.path(home, today())) as there,
+    ):
         assert here.cache.local.path == there.cache.local.path
 
 
@@ -434,7 +437,7 @@ def test_a_remote_in_a_folder_and_its_password_are_the_same_from_a_checkout(
     shell.dvc(home, "remote", "modify", "--quiet", "--local", "cloud", "secret_access_key", "hush")
     shell.git(home, "commit", "--quiet", "--all", "-m", "remotes")
     place = checkouts.open(home, "b")
-    with dvc_graph.opened(place) as repo:
+    with dvc_graph.open_repo(place) as repo:
         assert repo.config["remote"]["store"]["url"] == str(tmp_path / "store")
         assert repo.config["remote"]["cloud"]["secret_access_key"] == "hush"
     assert (place / ".dvc" / "config.local").stat().st_mode & 0o077 == 0
@@ -469,7 +472,7 @@ def test_a_rotten_object_fails_one_night_and_the_next_has_it_again_from_the_work
     ask(home, register)
     sound = (home / "data" / "manifest.csv").read_bytes()
     oid = hashlib.md5(sound).hexdigest()
-    with dvc_graph.opened(home) as repo:
+    with dvc_graph.open_repo(home) as repo:
         rotten = Path(repo.cache.local.path) / oid[:2] / oid[2:]
     rotten.chmod(0o644)
     rotten.write_bytes(b"x" + sound[1:])

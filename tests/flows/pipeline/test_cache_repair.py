@@ -23,7 +23,7 @@ def test_a_pack_of_files_that_had_rotted_is_made_again_when_they_are_sound(tmp_p
     shell.git(home, "commit", "--quiet", "-m", "data")
     sound = next((home / "data/images").iterdir())
     oid = hashlib.md5(sound.read_bytes()).hexdigest()
-    with dvc_graph.opened(home) as repo:
+    with dvc_graph.open_repo(home) as repo:
         rotten = Path(repo.cache.local.path) / oid[:2] / oid[2:]
     rotten.unlink()  # a link would be the file itself
     files.write_bytes(rotten, b"x" + sound.read_bytes()[1:])

@@ -52,13 +52,13 @@ def test_a_batch_has_ended_when_it_was_rejected_released_or_erased(home: Path) -
     shell.git(home, "config", "user.name", "Auditor")
     shell.git(home, "commit", "--quiet", "--allow-empty", "-m", "a state")
     shell.git(home, "tag", f"audit/{RELEASED}")
-    assert close_batch.ended(home, RELEASED) is None
+    assert close_batch.end_tag(home, RELEASED) is None
     shell.git(home, "tag", f"release/{RELEASED}")
-    assert close_batch.ended(home, RELEASED) == f"release/{RELEASED}"
+    assert close_batch.end_tag(home, RELEASED) == f"release/{RELEASED}"
     shell.git(home, "tag", f"erased/{RELEASED}")
-    assert close_batch.ended(home, RELEASED) == f"erased/{RELEASED}"
+    assert close_batch.end_tag(home, RELEASED) == f"erased/{RELEASED}"
     shell.git(home, "tag", f"rejected/{WAITING}")
-    assert close_batch.ended(home, WAITING) == f"rejected/{WAITING}"
+    assert close_batch.end_tag(home, WAITING) == f"rejected/{WAITING}"
 
 
 def test_an_accuracy_of_retrained_models_is_shown_with_its_range_and_the_ends_are_no_models() -> (

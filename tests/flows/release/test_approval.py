@@ -369,13 +369,13 @@ def test_decisions_are_quoted_as_the_report_takes_them(home: Path, register: Reg
         home, register, PASS, "ada  okafor", "again", role="head of privacy", model="retrained"
     )
     commit = shell.git(home, "rev-parse", f"audit/{BATCH}^{{commit}}")
-    found = approval.decided(register, BATCH, commit)
+    found = approval.all_decisions(register, BATCH, commit)
     decisions.parse({"approvals": found}, [PASS, OTHER])
     assert [one["by"] for one in found] == ["Ada Okafor", "Ada Okafor"]
     assert [one.get("request") for one in found] == [None, PASS]
     assert "exact retrain" in found[0]["comment"]
     assert "the retrain is cheap" in found[0]["comment"]
-    assert approval.decided(register, BATCH, "0" * 40) == []
+    assert approval.all_decisions(register, BATCH, "0" * 40) == []
 
 
 def test_a_batch_that_was_run_by_hand_gets_into_the_register_with_its_first_decision(

@@ -44,7 +44,7 @@ def audited(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ready = prepare.prepare(workspace, "b", [])
         for stage in ready.pipeline:
             ready.runner.run(stage.name)
-        key = signing_keys.at_hand(workspace)
+        key = signing_keys.load_key(workspace)
         assert key is not None
         signing.sign(workspace, "b", key)
         close_batch.close(workspace, "b")

@@ -80,7 +80,7 @@ def closed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         shell.dvc(place, "commit", "--quiet", "--force", *done)
         stage_runner.Runner(place, 1).run("report")
-        key = signing_keys.at_hand(place)
+        key = signing_keys.load_key(place)
         assert key is not None
         signing.sign(place, "b", key)
         close_batch.close(place, "b")

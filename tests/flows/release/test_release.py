@@ -95,7 +95,9 @@ def test_whom_the_controller_told_comes_into_the_reports_of_a_batch_that_knows_t
     party = '[{name: "Example Analytics", disclosed: "pictures"}]'
     settings.assign(home / "params.yaml", [f"report.recipients={party}"])
     with closed(Register(home)) as register:
-        known_since.told(home, register, PASS, "Ada Clerk", "Example Analytics", "ticket 4711")
+        known_since.record_notice(
+            home, register, PASS, "Ada Clerk", "Example Analytics", "ticket 4711"
+        )
         (event,) = register.history(PASS, kind=recorded.NOTICE)
         content = recorded.in_decisions(decisions.EMPTY, register, BATCH, recorded.parties(home))
         release.release(home, register, BATCH)

@@ -451,7 +451,7 @@ def test_what_is_not_a_plain_file_is_named_and_not_read(place: Path, name: str, 
 
 def test_a_development_key_does_not_hold_beside_a_real_one_unless_told(place: Path) -> None:
     shutil.rmtree(place / "signed")
-    own = signing_keys.at_hand(place)
+    own = signing_keys.load_key(place)
     assert own
     signing_flow.sign(place, "spring", own)
     assert check(folder_of(place), own.signer)
@@ -516,7 +516,7 @@ def test_what_was_spoilt_is_signed_anew(place: Path, name: str) -> None:
 
 
 def test_a_development_key_s_signature_gives_way_and_never_takes_over(place: Path) -> None:
-    own = signing_keys.at_hand(place)
+    own = signing_keys.load_key(place)
     assert own
     assert own.signer.development
     assert not any(item.new for item in signing_flow.sign(place, "spring", own))
@@ -624,7 +624,7 @@ def test_the_record_names_the_key_and_not_the_secret(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(signing_keys.FILE, raising=False)
-    own = signing_keys.at_hand(place)
+    own = signing_keys.load_key(place)
     assert own
     assert signing_keys.described(own) == {
         "algorithm": "ed25519",
@@ -632,7 +632,7 @@ def test_the_record_names_the_key_and_not_the_secret(
         "development": True,
     }
     (place / "keys" / "development.pem").unlink()
-    assert signing_keys.described(signing_keys.at_hand(place)) is None
+    assert signing_keys.described(signing_keys.load_key(place)) is None
 
 
 def test_a_key_comes_from_the_environment_before_a_file_before_the_workspace(
@@ -663,10 +663,10 @@ def test_a_key_that_others_may_read_is_refused(
     path.chmod(mode)
     monkeypatch.setenv(signing_keys.FILE, str(path))
     with pytest.raises(SignatureError, match="chmod 600"):
-        signing_keys.at_hand(place)
+        signing_keys.load_key(place)
     monkeypatch.setenv(signing_keys.FILE, str(tmp_path / "none.pem"))
     with pytest.raises(SignatureError, match="cannot be read"):
-        signing_keys.at_hand(place)
+        signing_keys.load_key(place)
 
 
 def test_an_encrypted_key_needs_its_passphrase() -> None:
@@ -876,7 +876,7 @@ def openssl(folder: Path, *arguments: str) -> None:
 
 def signer_at_hand(place: Path) -> keys.Signer | None:
     """Who would sign now."""
-    key = signing_keys.at_hand(place)
+    key = signing_keys.load_key(place)
     return key.signer if key else None
 
 

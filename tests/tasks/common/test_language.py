@@ -62,7 +62,7 @@ def test_the_catalogue_has_every_message_of_the_source_translated_and_no_other()
     ]
     assert missing == []
     assert [message.id for message in messages if message.fuzzy and message.id] == []
-    assert gettext_catalogues.renewed(CATALOGUE) == CATALOGUE.read_text(encoding="utf-8"), (
+    assert gettext_catalogues.updated_text(CATALOGUE) == CATALOGUE.read_text(encoding="utf-8"), (
         "run `make docs` and translate"
     )
 

@@ -46,6 +46,6 @@ def test_a_request_selects_its_own_records_or_none_with_the_reason(
 
 def test_a_record_that_two_requests_ask_for_is_the_first_ones() -> None:
     entries = [asks("ada", "r2", request_id="one"), REFUSAL, asks("ada", request_id="two")]
-    asked = people.requested(entries, MANIFEST, DIRECTORY)
+    asked = people.requests_by_record(entries, MANIFEST, DIRECTORY)
     assert asked.tolist() == ["two", "", "one", "two"]
-    assert people.requested([REFUSAL], MANIFEST, DIRECTORY).tolist() == [""] * 4
+    assert people.requests_by_record([REFUSAL], MANIFEST, DIRECTORY).tolist() == [""] * 4

@@ -54,7 +54,7 @@ def test_a_view_leaves_the_model_as_it_was_and_comes_out_the_same_twice(name: st
 
 def test_the_changes_of_copies_come_from_the_seed() -> None:
     images = records(6).images
-    first, second, other = (views.changed(images, seed) for seed in (1, 1, 2))
+    first, second, other = (views.changed_copies(images, seed) for seed in (1, 1, 2))
     assert len(first) == views.COPIES
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     assert not any(torch.equal(a, b) for a, b in zip(first, other, strict=True))
@@ -68,7 +68,7 @@ def test_the_changes_of_copies_come_from_the_seed() -> None:
 def test_all_images_of_a_copy_are_turned_alike() -> None:
     images = records(3).images
     images = torch.cat([images[:1], images[:1]])
-    clean = views.changed(images, 5)
+    clean = views.changed_copies(images, 5)
     for copies in clean:
         # but for the noise, two equal images stay equal
         assert float((copies[0] - copies[1]).abs().mean()) < 4 * 255 * views.NOISE
@@ -137,10 +137,10 @@ def test_a_model_that_diverges_in_a_view_has_no_scores_there() -> None:
 
 def test_many_features_are_added_up_and_keep_their_inner_products_in_the_mean() -> None:
     features = np.random.default_rng(1).normal(size=(2, 1000)).astype(np.float32)
-    np.testing.assert_array_equal(views.narrowed(features, 1000, 1), features)
+    np.testing.assert_array_equal(views.with_fewer_features(features, 1000, 1), features)
     products = []
     for seed in range(400):
-        first, second = views.narrowed(features, 64, seed)
+        first, second = views.with_fewer_features(features, 64, seed)
         assert first.shape == (64,)
         products.append(first @ second)
     expected, error = float(features[0] @ features[1]), np.std(products) / 20

@@ -213,15 +213,15 @@ def test_the_environments_key_goes_before_the_workspaces_own(
 ) -> None:
     home = dummy_home(tmp_path)
     with pytest.raises(PseudonymError, match=pseudonyms.KEY):
-        pseudonyms.at_hand(home)
+        pseudonyms.load_key(home)
     own = pseudonyms.make(home)
-    assert pseudonyms.make(home) == own == pseudonyms.at_hand(home)
+    assert pseudonyms.make(home) == own == pseudonyms.load_key(home)
     assert (home / pseudonyms.FILE).stat().st_mode & 0o777 == 0o600
     monkeypatch.setenv(pseudonyms.KEY, "an operator's key of enough characters")
-    assert pseudonyms.at_hand(home) == pseudonyms.make(home) != own
+    assert pseudonyms.load_key(home) == pseudonyms.make(home) != own
     monkeypatch.setenv(pseudonyms.KEY, "too short")
     with pytest.raises(PseudonymError, match="9 characters, expected at least 32") as caught:
-        pseudonyms.at_hand(home)
+        pseudonyms.load_key(home)
     assert "too short" not in str(caught.value)
 
 
@@ -234,7 +234,7 @@ def test_a_key_in_a_prefect_block_reaches_the_stages(
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/blocks/api")
     block = SimpleNamespace(get=lambda: "b" * 32)
     monkeypatch.setattr(Secret, "load", lambda name, _sync: block)
-    assert pseudonymise.key_of(tmp_path) == PseudonymKey(b"b" * 32) == pseudonyms.at_hand(tmp_path)
+    assert pseudonymise.key_of(tmp_path) == PseudonymKey(b"b" * 32) == pseudonyms.load_key(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -243,7 +243,7 @@ def test_a_key_that_others_can_read_is_not_used(tmp_path: Path) -> None:
     pseudonyms.make(home)
     (home / pseudonyms.FILE).chmod(0o644)
     with pytest.raises(PseudonymError, match="chmod 600"):
-        pseudonyms.at_hand(home)
+        pseudonyms.load_key(home)
 
 
 def test_processes_that_start_at_once_get_one_key(tmp_path: Path) -> None:
@@ -282,7 +282,7 @@ def test_a_stage_in_a_worktree_has_the_key_of_its_workspace(tmp_path: Path, insi
     for folder in (home / ".batches" / "one", tmp_path / "elsewhere" / "two"):
         asked = (
             "from pathlib import Path; from tasks.requests import pseudonyms;"
-            "print(pseudonyms.at_hand(Path()).key_id)"
+            "print(pseudonyms.load_key(Path()).key_id)"
         )
         values = subprocess.run(
             [sys.executable, "-c", asked],
@@ -299,6 +299,6 @@ def test_a_new_workspace_has_a_key_that_git_does_not_see(tmp_path: Path) -> None
     from flows.workspace import layout
 
     layout.init(tmp_path / "new")
-    assert pseudonyms.at_hand(tmp_path / "new").key_id
+    assert pseudonyms.load_key(tmp_path / "new").key_id
     shell.git(tmp_path / "new", "add", ".")
     assert "pseudonym" not in shell.git(tmp_path / "new", "ls-files")

@@ -316,7 +316,10 @@ def test_a_key_of_a_section_within_a_section_is_set_and_told(tmp_path: Path) -> 
     path.write_text(settings.defaults_yaml(), encoding="utf-8")
     chosen = settings.assign(path, ["unlearn.method=ssd", "unlearn.rivals.ssd_alpha=5"])
     assert chosen == settings.load(path)
-    assert settings.changed(chosen) == {"unlearn.method": "ssd", "unlearn.rivals.ssd_alpha": 5.0}
+    assert settings.non_defaults(chosen) == {
+        "unlearn.method": "ssd",
+        "unlearn.rivals.ssd_alpha": 5.0,
+    }
     with pytest.raises(SettingsError, match=r"unlearn\.rivals\.ssd_beta: unknown key"):
         settings.assign(path, ["unlearn.rivals.ssd_beta=5"])
 
