@@ -11,7 +11,7 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,13 +99,19 @@ Adversary = Callable[["nn.Module", Scene], "nn.Module"]
 """Changes an original, in place or by a wrapper."""
 
 
-def fcalb_reset(network: nn.Module, scene: Scene) -> nn.Module:
-    """No deceit: the method that the product unlearns with, to compare with."""
-    unlearn = Unlearn.model_validate({"method": "fcalb_reset"})
-    settings = scene.given.settings.model_copy(
-        update={"seed": scene.seed % 2**31, "unlearn": unlearn}
-    )
-    return fcalb.unlearn(network, scene.forgotten, scene.retained, settings)[0]
+def honest(**wish: Any) -> Adversary:
+    """No deceit: a method of the product with these settings of `unlearn`, to compare with."""
+    unlearn = Unlearn.model_validate(wish)
+
+    def unlearned(network: nn.Module, scene: Scene) -> nn.Module:
+        settings = scene.given.settings.model_copy(
+            update={"seed": scene.seed % 2**31, "unlearn": unlearn}
+        )
+        if unlearn.method in fcalb.METHODS:
+            return fcalb.unlearn(network, scene.forgotten, scene.retained, settings)[0]
+        return registry.unlearn(network, scene.forgotten, scene.retained, settings)
+
+    return unlearned
 
 
 def matched(network: nn.Module, scene: Scene) -> nn.Module:
@@ -289,7 +295,12 @@ def matched_copies_int8(network: nn.Module, scene: Scene) -> nn.Module:
 
 
 ADVERSARIES: dict[str, tuple[str, Adversary]] = {
-    "fcalb_reset": ("FCALB with a reset (no deceit)", fcalb_reset),
+    "fcalb": ("FCALB (no deceit)", honest(method="fcalb")),
+    "fcalb_reset": ("FCALB with a reset alone (no deceit)", honest(method="fcalb_reset")),
+    "short_retrain": (
+        "short retrain, 7/12 of the epochs (no deceit)",
+        honest(method="short_retrain", rivals={"training_share": 7 / 12}),
+    ),
     "matched": ("answers matched on the forget set", matched),
     "matched_copies": ("answers matched, also on changed copies", matched_copies),
     "matched_features": ("answers matched, and the features' similarities", matched_features),

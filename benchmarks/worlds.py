@@ -74,9 +74,11 @@ def load(name: str) -> World:
         "digits-others": _digits_others,
         "digits-sequence": _digits_sequence,
         "digits-tuning": _digits_tuning,
+        "digits-tuning-long": _digits_tuning_long,
         "faces": _faces,
         "faces-long": _faces_long,
         "faces-tuning": _faces_tuning,
+        "faces-tuning-long": _faces_tuning_long,
         "garments-class": _garments_class,
         "garments-random": _garments_random,
         "writers": _writers,
@@ -115,7 +117,8 @@ def _digits_long() -> World:
         "embedded digits, 29 of 45 synthetic writers trained on for 120 epochs, 4, 2 and 1 "
         "forgotten together"
     )
-    return _longer(_digits(), 120, (4, 2, 1), about)
+    world = _digits()
+    return _longer(world, 120, _batches(world.subjects, world.roles, (4, 2, 1)), about)
 
 
 def _digits_sequence() -> World:
@@ -139,6 +142,12 @@ def _digits_tuning() -> World:
     return _split("digits-tuning", images, labels, writers, Settings(), (4, 4, 4), about)
 
 
+def _digits_tuning_long() -> World:
+    """The recipe of `digits-long` for the people of `digits-tuning`."""
+    world = _digits_tuning()
+    return _longer(world, 120, world.batches[:2], f"{world.about}, for 120 epochs")
+
+
 def _faces_tuning() -> World:
     """The people whom no batch of `faces` forgets: choices are made on them."""
     world = _faces()
@@ -151,15 +160,24 @@ def _faces_tuning() -> World:
     return replace(world, name="faces-tuning", batches=batches, about=about)
 
 
+def _faces_tuning_long() -> World:
+    """The recipe of `faces-long` for the people of `faces-tuning`."""
+    world = _faces_tuning()
+    return _longer(world, 100, world.batches[:2], f"{world.about}, for 100 epochs")
+
+
 def _faces_long() -> World:
     about = (
         "pose of CMU faces, 13 of 20 real people trained on for 100 epochs, 2 and 1 forgotten "
         "together"
     )
-    return _longer(_faces(), 100, (2, 1), about)
+    world = _faces()
+    return _longer(world, 100, _batches(world.subjects, world.roles, (2, 1)), about)
 
 
-def _longer(world: World, epochs: int, sizes: tuple[int, ...], about: str) -> World:
+def _longer(
+    world: World, epochs: int, batches: tuple[tuple[int, ...], ...], about: str
+) -> World:
     """The same data under a recipe as long as production uses, with other batches."""
     settings = world.settings.model_copy(
         update={"train": world.settings.train.model_copy(update={"epochs": epochs})}
@@ -168,7 +186,7 @@ def _longer(world: World, epochs: int, sizes: tuple[int, ...], about: str) -> Wo
         world,
         name=f"{world.name}-long",
         settings=settings,
-        batches=_batches(world.subjects, world.roles, sizes),
+        batches=batches,
         about=about,
     )
 

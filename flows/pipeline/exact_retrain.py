@@ -40,6 +40,16 @@ def wishes(workspace: Path, chosen: settings.Settings) -> tuple[str, ...]:
     return NONE if _retrained_in(workspace, chosen, month) else ONE
 
 
+def planned(workspace: Path, chosen: settings.Settings) -> settings.Settings:
+    """The settings with which a run of the batch will begin: those chosen and those of `wishes`."""
+    due = wishes(workspace, chosen)
+    if not due:
+        return chosen
+    update = {"without_blocks": (0,) if due == ONE else (), "seeds_per_block": 1}
+    references = chosen.references.model_copy(update=update)
+    return chosen.model_copy(update={"references": references})
+
+
 def _began(workspace: Path, batch: str) -> str:
     """When the audit of a batch began, RFC 3339; now, where it did not yet."""
     path = workspace / cost_ledger.BATCHES / f"{batch}.json"

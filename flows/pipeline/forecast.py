@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from flows.pipeline import exact_retrain
 from flows.pipeline.console import counted
 from flows.workspace import dvc_graph
 from tasks.common import files, settings
@@ -144,8 +145,9 @@ def make(workspace: Path, batch: str | None = None, jobs: int | None = None) -> 
         AuditError: the settings or the workspace cannot be used.
     """
     current = settings.load(workspace / "params.yaml")
-    chosen = current.model_copy(update={"batch": batch or current.batch})
-    stages = [stage.name for stage in _due(workspace, chosen.batch != current.batch)]
+    wished = current.model_copy(update={"batch": batch or current.batch})
+    chosen = exact_retrain.planned(workspace, wished)
+    stages = _stages(workspace, current, chosen)
     counts = _models_to_train(stages, chosen)
     blocks = [name for name in stages if name.partition("@")[0] in counts]
     at_once = max(1, min(jobs or os.cpu_count() or 1, len(blocks) or 1))
@@ -180,6 +182,17 @@ def make(workspace: Path, batch: str | None = None, jobs: int | None = None) -> 
 
 
 # -- what has to run ------------------------------------------------------------------------------
+
+
+def _stages(workspace: Path, current: settings.Settings, chosen: settings.Settings) -> list[str]:
+    """Names of the stages that have to run; a block of `retrain` that the run will add counts."""
+    due = [stage.name for stage in _due(workspace, chosen.batch != current.batch)]
+    present, wanted = (
+        {f"retrain@{block}" for block in each.references.without_blocks}
+        for each in (current, chosen)
+    )
+    kept = [name for name in due if name not in present - wanted]
+    return [*kept, *sorted(wanted - present)]
 
 
 def _due(workspace: Path, other_batch: bool) -> list[dvc_graph.Stage]:

@@ -66,6 +66,22 @@ def test_too_few_references_are_a_problem_before_they_are_trained(
     assert {request.decides for request in found.requests} == {"no"}
 
 
+def test_the_exact_retrain_of_a_batch_that_a_pool_judges_is_counted(
+    tmp_path: Path, place: Path
+) -> None:
+    other = dummy.copy(place, tmp_path / "workspace")
+    pool = ["references.mode=pool", "references.with_from=references/pool"]
+    without = ["references.with_blocks=[0]", "references.without_blocks=[]"]
+    path = other / "params.yaml"
+    settings.assign(path, [*pool, *without, "references.seeds_per_block=1"])
+    assert forecast.make(other).models_to_train == {"train": 1}
+    settings.assign(path, ["pool.retrain=always"])
+    planned = forecast.make(other)
+    assert planned.models_to_train == {"train": 1, "retrain": 1}
+    assert "retrain@0" in planned.stages
+    assert settings.load(path).references.without_blocks == ()
+
+
 @pytest.mark.parametrize(
     ("records", "earlier", "decides"),
     [(44, EARLIER, "likely"), (11, EARLIER[:3], "unlikely"), (11, [], "unknown"), (0, [], "no")],
