@@ -189,9 +189,9 @@ class Trial:
     keep: Path
 
 
-def main(study: Study) -> None:
+def main(study: Study, tries: int = TRIES) -> None:
     """Train, tune, unlearn, measure, write the figures of one world, and put their table into a
-    page between its marks.
+    page between its marks. With `--tries 1` each method runs at its published settings alone.
 
     What is done is kept: a run that was stopped goes on where it was.
 
@@ -203,15 +203,17 @@ def main(study: Study) -> None:
             f"got {study.world}, expected a world with a forget set to tune on: "
             "garments-class, -random"
         )
-    make_models(study)
-    tuning = tuned(study)
+    make_models(study, tuning=tries > 1)
+    tuning = tuned(study, tries)
     variants: dict[str, dict[str, Any]] = {
         "exact retrain": {"method": "retrain"},
         "unchanged original": {"method": "none"},
     }
-    for name, tries in tuning.items():
-        best = min(tries, key=lambda one: math.inf if one["gap"] is None else one["gap"])
-        variants |= {name: tries[0]["wish"], f"{name}, tuned": best["wish"]}
+    for name, tried in tuning.items():
+        variants[name] = tried[0]["wish"]
+        if tries > 1:
+            best = min(tried, key=lambda one: math.inf if one["gap"] is None else one["gap"])
+            variants[f"{name}, tuned"] = best["wish"]
     rounds = [(batch, n) for batch in range(len(world.batches) - 1) for n in range(study.originals)]
     # a round of all methods after the other, so that their times compare
     trials = [
@@ -233,7 +235,7 @@ def main(study: Study) -> None:
         "tuning": tuning,
         "methods": {title: figures(rows, retrain) for title, rows in outcomes.items()},
     }
-    study.publish("gaps", result, table)
+    study.publish("gaps", result, table, tries=tries)
 
 
 def trial_of(study: Study, wish: dict[str, Any], batch: int, original: int, role: str) -> Trial:
@@ -251,25 +253,29 @@ def judges(given: World) -> bool:
     return bool((given.roles == "control").any())
 
 
-def make_models(study: Study) -> None:
+def make_models(study: Study, tuning: bool = True) -> None:
     """Train the originals, one of them for tuning, the retrained models, and where the world has
-    controls as many references with everybody; all that are not there yet."""
+    controls as many references with everybody; all that are not there yet. Without `tuning` no
+    model is trained without the forget set that methods are tuned on."""
     given, seed, keep = study.given, study.seed, study.keep
     further = 1 + study.references if judges(given) else 0
     count = study.originals + 1 + further
     jobs = [Job(given.name, "with", 0, n, seed, keep) for n in range(count)]
-    for batch in range(len(given.batches)):
+    for batch in range(len(given.batches) if tuning else len(given.batches) - 1):
         jobs += [
             Job(given.name, "without", batch, n, seed, keep) for n in range(1 + study.references)
         ]
     verdicts.make_all([job for job in jobs if not job.path.exists()], study.jobs)
 
 
-def tuned(study: Study) -> dict[str, list[dict[str, Any]]]:
+def tuned(study: Study, tries: int) -> dict[str, list[dict[str, Any]]]:
     """The tries of each method, each with the gap that it leaves on the original and the forget set
-    for tuning."""
+    for tuning; a single try is not tried out, and has no gap."""
     world = study.given
     grid = grids(world.settings.train.epochs, world.settings.train.batch_size // 2)
+    grid = {name: wishes[:tries] for name, wishes in grid.items()}
+    if tries == 1:
+        return {name: [{"wish": wish, "gap": None}] for name, (wish,) in grid.items()}
     batch, role = len(world.batches) - 1, "calibration"
 
     def trial(unlearn: dict[str, Any]) -> Trial:
