@@ -174,7 +174,7 @@ def test_tuning_and_the_table_share_no_original_no_forget_set_and_no_unseen_reco
         return [{"seconds": 1.0, "metrics": whole, "verdicts": []} for _ in trials]
 
     monkeypatch.setattr(worlds, "load", lambda _: classes_of_digits())
-    monkeypatch.setattr(gaps, "make_models", lambda *_: None)
+    monkeypatch.setattr(gaps, "make_models", lambda *_, **__: None)
     monkeypatch.setattr(gaps, "goal", lambda *_: FOUR)
     monkeypatch.setattr(kept, "each", each)
     gaps.main(Study(originals=2, out=tmp_path))
