@@ -352,8 +352,8 @@ class Rivals(Section):
 
 
 class Unlearn(Section):
-    """How the original model is made to forget. The keys below `task` are for `fcalb_plain`, and
-    for `fcalb` with a whole class, unless they name another method."""
+    """How the original model is made to forget. The keys below `task` are for `fcalb_plain`, unless
+    they name another method."""
 
     method: Method = Field(
         "fcalb",
@@ -378,8 +378,8 @@ class Unlearn(Section):
         64,
         ge=2,
         le=8192,
-        description="records per step, of each of the two sets; `fcalb` for people and "
-        "`fcalb_reset` take half of `train.batch_size`",
+        description="records per step, of each of the two sets; `fcalb` and `fcalb_reset` "
+        "take half of `train.batch_size`",
     )
     learning_rate: float = Field(
         0.05,

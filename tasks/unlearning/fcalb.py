@@ -14,18 +14,19 @@ not knowing looks like.
 
 The method `fcalb` has a procedure for each of two tasks (`unlearn.task`):
 
-    people Records of people. Weights move towards the random model's (Ash and Adams 2020, "On
-    Warm-Starting Neural Network Training", shrink
-             and perturb in the same way), as far as leaves little of what the model knew: see
-             `reset_share`. Then the model recovers on all
-             retained records, and while it recovers the features of the forget set are held to the
-             random model's, with the balance `descent`. The reset removes what features alone
+    people   Records of people. Weights move towards the random model's (Ash and Adams 2020, "On
+             Warm-Starting Neural Network Training", shrink and perturb in the same way), until
+             little is left of what the model knew: see `reset_share`. Then the model recovers on
+             all retained records. While it recovers, the features of the forget set are held to
+             the random model's, with the balance `descent`. The reset removes what features alone
              leave; the constraint removes what the reset leaves.
-    class    A whole class, which no retained record teaches again. What the abstract says, with
-             the keys of `unlearn`: no reset, a part of the retained records, learned uncertainty.
+    class    A whole class, which no retained record teaches again. First its features are held to
+             the random model's; then the model recovers on all retained records. No reset, and one
+             loss at a time, so that there is nothing to balance.
 
-`fcalb_plain` uses the procedure for classes for every task. `fcalb_reset` is the procedure for
-people without the constraint: reset and recovery alone. docs/methods.md compares them.
+`fcalb_plain` does what the keys of `unlearn` say, by default what the abstract says. `fcalb_reset`
+is the procedure for people without the constraint: reset and recovery alone. docs/methods.md
+compares them.
 
 Off unless set: the two losses one after the other (`unlearn.phases`), and subjects whom no model
 was trained on to choose how strongly to forget (`unlearn.resets`).
@@ -73,9 +74,18 @@ BARE: dict[str, Any] = {
     "balance": "fixed",
 }
 """`fcalb_reset`: most of the way to the random teacher, then recovery without a constraint."""
+CLASS: dict[str, Any] = {
+    "reset": 0.0,
+    "retained_share": 1.0,
+    "phases": "forget_recover",
+    "forget_steps": 40,
+}
+"""`fcalb` for a whole class: the constraint first, then recovery."""
 RECOVERY = {"fcalb": (5 / 12, 8.0), "fcalb_reset": (1 / 3, 6.0)}
 """Length of recovery: this share of the recipe's epochs, and this many epochs at most
 (docs/methods.md)."""
+RECOVERY_OF_CLASS = (1 / 4, 8.0)
+"""The same for `fcalb` with a whole class."""
 RESET_RECORDS = 128
 """Retained records that the strength of the reset is found with. Strengths found with 128 and with
 256 of them differ by 0.01 or less, the time by half."""
@@ -104,22 +114,21 @@ def task_of(settings: Settings, forgotten: Ints, retained: Ints) -> Task:
 
 
 def in_force(settings: Settings, task: Task = "people") -> Settings:
-    """The settings in force: `fcalb` for people and `fcalb_reset` fill in their own values where
-    the user gave none.
+    """The settings in force: `fcalb` and `fcalb_reset` fill in their own values where the user gave
+    none.
 
     Recovery uses the recipe's rate with batches half as large, which gives more steps in the same
-    time. Values of `unlearn.rivals`, `reset`, `resets` and `reset_until` take precedence. `fcalb`
-    for a whole class is `fcalb_plain`.
+    time. Values of `unlearn.rivals`, `reset`, `resets` and `reset_until` take precedence.
     """
     unlearn, recipe = settings.unlearn, settings.train
-    if unlearn.method == "fcalb" and task == "class":
-        unlearn_plain = unlearn.model_copy(update={"method": "fcalb_plain"})
-        return settings.model_copy(update={"unlearn": unlearn_plain})
     if unlearn.method not in RECOVERY:
         return settings
     share, most_epochs = RECOVERY[unlearn.method]
+    procedure = PEOPLE if unlearn.method == "fcalb" else BARE
+    if unlearn.method == "fcalb" and task == "class":
+        procedure, (share, most_epochs) = CLASS, RECOVERY_OF_CLASS
     choices = {
-        **(PEOPLE if unlearn.method == "fcalb" else BARE),
+        **procedure,
         "batch_size": max(2, recipe.batch_size // 2),
         "learning_rate": recipe.learning_rate,
         "epochs": min(share * recipe.epochs, most_epochs),

@@ -353,10 +353,29 @@ def test_the_task_is_a_class_where_no_retained_record_is_of_it() -> None:
     assert fcalb.task_of(by_hand, forgotten, retained) == "people"
 
 
-def test_a_whole_class_is_forgotten_as_the_abstract_says() -> None:
-    auto = settings.Settings(unlearn=Unlearn(epochs=0.5))
-    plain = settings.Settings(unlearn=Unlearn(method="fcalb_plain", epochs=0.5))
-    assert fcalb.in_force(auto, "class") == plain
+def test_a_whole_class_is_forgotten_by_the_constraint_before_the_model_recovers() -> None:
+    chosen = settings.Settings(train=settings.Train(epochs=4, batch_size=16))
+    network = fitted()
+    every = separable(64, 4)
+    labels = every.labels
+    forget, retain = (
+        every.rows((labels == 0).nonzero()[:, 0]),
+        every.rows((labels > 0).nonzero()[:, 0]),
+    )
+    _, trace = fcalb.unlearn(network, forget, retain, chosen)
+    phases = [row.phase for row in trace]
+    forgetting = phases.count("forget")
+    assert forgetting == fcalb.CLASS["forget_steps"]
+    assert phases == ["forget"] * forgetting + ["recover"] * (len(phases) - forgetting)
+    assert {row.reset for row in trace} == {0.0}
+
+
+@pytest.mark.parametrize(("recipe", "epochs"), [(4, 1.0), (16, 4.0), (120, 8.0)])
+def test_recovery_from_forgetting_a_class_is_a_quarter_of_the_recipe(
+    recipe: int, epochs: float
+) -> None:
+    chosen = settings.Settings(train=settings.Train(epochs=recipe))
+    assert fcalb.in_force(chosen, "class").unlearn.epochs == epochs
 
 
 @pytest.mark.parametrize(
