@@ -32,6 +32,10 @@ LARGE = 28
 """side of a writer's digit, pixels"""
 
 
+REQUESTED = 40
+"""Records of a request, where random records are forgotten."""
+
+
 @dataclass(frozen=True)
 class World:
     """A data set that is split, with batches of people to forget."""
@@ -375,13 +379,15 @@ def _cifar_split() -> World:
 
 def _random_tenths(world: World, name: str) -> World:
     """A random tenth is what is forgotten, as requests of about 40 records; the last one is for
-    tuning and is in no table."""
+    tuning and is in no table. Control records are of unseen people with as many records."""
     known = np.flatnonzero(world.roles == "training")
+    unseen = np.flatnonzero(world.roles == "control")
     tenth = len(known) // 10
-    requests = round(tenth / 40)
+    requests = round(tenth / REQUESTED)
     order = np.random.Generator(np.random.PCG64(0)).permutation(len(known))
     subjects = np.full(len(world.labels), -1)
     subjects[known] = order * 10 * requests // len(known)
+    subjects[unseen] = 10 * requests + np.arange(len(unseen)) // REQUESTED
     batches = tuple(tuple(range(first, first + requests)) for first in (0, requests))
     about = (
         f"{world.about}, a random tenth forgotten, as {requests} requests; tuned on an original "
