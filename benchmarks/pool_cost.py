@@ -33,6 +33,15 @@ from tasks.verification.gates import GateRules
 
 FOLDS, BLOCKS, WHOLE = 4, 16, 4
 STEPS = ("unlearning", "scoring", "judging")
+MODELS = {
+    "`batch`, 16 + 16": (34, 17),
+    "`pool`, 64 + 4": (1 + BLOCKS * FOLDS + WHOLE, 0),
+    "`pool`, a retrain each": (2 + BLOCKS * FOLDS + WHOLE, 1),
+    "`hybrid`, 4 retrains each": (5 + BLOCKS * FOLDS + WHOLE, 4),
+}
+"""Models trained for the first batch, with the original, and for each further one; `batch` takes
+the references with everybody from the release before."""
+MANY = ["recipe", "batches", *MODELS]
 HEAD = ["recipe", "people", *(f"{step}, s" for step in STEPS), "one retrain, s", "share"]
 
 
@@ -158,7 +167,7 @@ def random_pool(given: World) -> tuple[NDArray[np.float64], NDArray[np.int64], N
 
 
 def text(rows: dict[str, dict[str, Any]]) -> str:
-    """The table, a row per world."""
+    """The cost of one more batch, a row per world, and of many batches, in models and seconds."""
     lines = [
         [
             f"{name}: {row['epochs']} epochs",
@@ -169,7 +178,31 @@ def text(rows: dict[str, dict[str, Any]]) -> str:
         ]
         for name, row in rows.items()
     ]
-    return measure.table(HEAD, lines)
+    many = [
+        [name, batches, *(f"{models}: {seconds:,.0f} s" for models, seconds in costs)]
+        for name, row in rows.items()
+        for batches, costs in of_batches(row).items()
+    ]
+    return f"{measure.table(HEAD, lines)}\n\n{measure.table(MANY, many)}"
+
+
+def of_batches(row: dict[str, Any]) -> dict[int, list[tuple[int, float]]]:
+    """Models trained and processor seconds for 1, 10 and 100 batches, by each of `MODELS`.
+
+    Every model trained counts as one retrain, and is scored once; unlearning and judging come with
+    each batch.
+    """
+    retrain, unlearning, scoring_two, judging = (
+        row[name]["median"] for name in ("retrain", *STEPS)
+    )
+    costs = {}
+    for batches in (1, 10, 100):
+        counts = [first + each * (batches - 1) for first, each in MODELS.values()]
+        costs[batches] = [
+            (count, count * (retrain + scoring_two / 2) + batches * (unlearning + judging))
+            for count in counts
+        ]
+    return costs
 
 
 if __name__ == "__main__":
