@@ -92,3 +92,12 @@ def test_the_table_of_costs_has_a_row_a_world() -> None:
     assert (
         "| digits-long: 120 epochs | 4 | 1.00 | 1.00 | 1.00 | 1.00 | 0.15 (0.14 to 0.16) |" in text
     )
+
+
+def test_many_batches_cost_what_their_models_and_unlearnings_cost() -> None:
+    spread = {"median": 2.0}
+    row = dict.fromkeys(("unlearning", "scoring", "judging", "retrain"), spread)
+    costs = pool_cost.of_batches(row)
+    assert costs[1][0] == (34, 34 * 3.0 + 4.0)
+    assert costs[10][0] == (34 + 9 * 17, 187 * 3.0 + 40.0)
+    assert costs[100][1] == (69, 69 * 3.0 + 400.0)
