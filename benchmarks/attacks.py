@@ -657,7 +657,8 @@ class SqliteHands:
             row = dict(zip(names, chance.choice(cursor.fetchall()), strict=True))
         where = f"WHERE rowid = {row.pop('place')}"
         if chance.random() < 0.1:
-            return f"row of {table} taken out at random", f"DELETE FROM {table} {where}"  # noqa: S608
+            change = f"DELETE FROM {table} {where}"  # noqa: S608
+            return f"row of {table} taken out at random", change
         column = chance.choice(sorted(row))
         before = row[column]
         if isinstance(before, int):
@@ -753,13 +754,15 @@ def _tampering(world: World) -> Iterator[tuple[str, list[str]]]:
         change = f"UPDATE requests SET {column} = {value} {one}"  # noqa: S608
         named = "another request" if column == "duplicate_of" else value
         yield f"{column} set to {named}"[:40], [change]
-    yield "request taken out", [f"DELETE FROM identities {one}", f"DELETE FROM requests {one}"]  # noqa: S608
+    deletions = [f"DELETE FROM {table} {one}" for table in ("identities", "requests")]  # noqa: S608
+    yield "request taken out", deletions
     yield "identity table emptied", ["DELETE FROM identities"]
     yield "identity table changed", ["UPDATE identities SET pseudonym = pseudonym || 'x'"]
     yield "actor of an event changed", ["UPDATE events SET actor = 'somebody' WHERE seq = 2"]
     yield "time of an event changed", ["UPDATE events SET at = '2020-01-01' WHERE seq = 2"]
     yield "details of an event changed", ["UPDATE events SET details = '{}' WHERE seq = 1"]
-    yield "MAC of an event taken away", [f"UPDATE events SET mac = NULL WHERE seq = {last}"]  # noqa: S608
+    without_mac = f"UPDATE events SET mac = NULL WHERE seq = {last}"  # noqa: S608
+    yield "MAC of an event taken away", [without_mac]
     yield "all MACs taken away", ["UPDATE events SET mac = NULL, row_digest = NULL"]
     yield "event taken out", ["DELETE FROM callbacks", "DELETE FROM events WHERE seq = 2"]
     yield "first event taken out", ["DELETE FROM callbacks", "DELETE FROM events WHERE seq = 1"]
@@ -771,10 +774,8 @@ def _tampering(world: World) -> Iterator[tuple[str, list[str]]]:
         "long tail cut",
         ["DELETE FROM callbacks", f"DELETE FROM events WHERE seq > {last} / 2"],  # noqa: S608
     )
-    yield (
-        "register emptied",
-        [f"DELETE FROM {table}" for table in ("callbacks", "identities", "requests", "events")],  # noqa: S608
-    )
+    tables = ("callbacks", "identities", "requests", "events")
+    yield "register emptied", [f"DELETE FROM {table}" for table in tables]  # noqa: S608
     yield (
         "two events exchanged",
         [
@@ -804,10 +805,8 @@ def _anew(hands: Any) -> list[str]:
     for event in hands.events():
         event["previous"] = previous
         previous = chain.event_hash(event)
-        statements.append(
-            f"UPDATE events SET previous = '{event['previous']}', hash = '{previous}' "  # noqa: S608
-            f"WHERE seq = {event['seq']}"
-        )
+        changed = f"previous = '{event['previous']}', hash = '{previous}'"
+        statements.append(f"UPDATE events SET {changed} WHERE seq = {event['seq']}")  # noqa: S608
     return statements
 
 

@@ -194,7 +194,8 @@ class World:
         for subject in self.asked.values():
             own_needles += [subject.encode(), hashlib.sha256(subject.encode()).hexdigest().encode()]
             for record, content in self.records[subject].items():
-                digests = (hashlib.md5(content).hexdigest(), hashlib.sha256(content).hexdigest())  # noqa: S324
+                md5 = hashlib.md5(content).hexdigest()  # noqa: S324
+                digests = (md5, hashlib.sha256(content).hexdigest())
                 own_needles += [content, record.encode(), *(digest.encode() for digest in digests)]
         return own_needles
 

@@ -166,7 +166,7 @@ def garments(workspace: Path, size: int) -> None:
             name="Fashion-MNIST",
             source="benchmarks/growth_records.py",
             note="",
-            classes=classes.of(labels.tolist(), tuple(map(str, range(CLASSES)))),
+            classes=classes.from_codes(labels.tolist(), tuple(map(str, range(CLASSES)))),
             columns={
                 "record_id": [f"r{row:05d}" for row in range(size)],
                 "subject_id": [f"person-{row // EACH:04d}" for row in range(size)],

@@ -82,7 +82,7 @@ def world(workspace: Path, most: int) -> Path:
     from tasks.training import architectures, checkpoints
 
     layout.init(workspace)
-    digits.bring_in(workspace / "data")
+    digits.import_data(workspace / "data")
     ask(workspace, ["writer-03"])
     for name in ("pack", "check", "split"):
         growth_requests.command(workspace, name)

@@ -26,7 +26,7 @@ SHORT = (5 / 12, 7 / 12)
 
 def configurations(settings: Settings) -> dict[str, dict[str, Any]]:
     """Settings of `unlearn`, by a description."""
-    default = fcalb.in_force(settings.model_copy(update={"unlearn": Unlearn()})).unlearn
+    default = fcalb.effective_settings(settings.model_copy(update={"unlearn": Unlearn()})).unlearn
     parts = default.model_dump(exclude={"rivals", "resets", "task"}) | {"method": "fcalb_plain"}
     return {
         "exact retrain": {"method": "retrain"},

@@ -73,7 +73,7 @@ class Kept:
         made = [
             (
                 planted.Job(self.pool_world, kind, 0, number, self.seed, self.keep),
-                partition.left_out(
+                partition.absent_subjects(
                     self.given.subjects[known],
                     self.given.labels[known],
                     self.given.settings.data.classes,

@@ -153,7 +153,7 @@ def random_pool(given: World) -> tuple[NDArray[np.float64], NDArray[np.int64], N
     training = np.asarray(given.roles == "training")
     classes = given.settings.data.classes
     absent = [
-        partition.left_out(
+        partition.absent_subjects(
             given.subjects[training], given.labels[training], classes, FOLDS, 1, number
         )
         for number in range(FOLDS * BLOCKS)

@@ -232,7 +232,7 @@ class Measured:
                 passed.append(None)
                 continue
             whole, most = (
-                contrast.of(high, low, float(judged))
+                contrast.from_statistics(high, low, float(judged))
                 for high, low, judged in zip(self.with_, self.without, model, strict=True)
             )
             worst = max(

@@ -57,7 +57,7 @@ def world(folder: Path, subjects: int = SUBJECTS) -> Path:
             name="Stand-in",
             source="random pictures",
             note="Nobody's pictures.",
-            classes=classes.of([number % CLASSES for _, number in rows], ("0", "1")),
+            classes=classes.from_codes([number % CLASSES for _, number in rows], ("0", "1")),
             columns={
                 "record_id": writing.record_ids(len(rows)),
                 "subject_id": [subject_id(subject) for subject, _ in rows],

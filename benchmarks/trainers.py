@@ -205,7 +205,8 @@ def public(
     recipe = settings.train
     torch.manual_seed(seed)
     loader: Any = torch.utils.data.DataLoader(
-        Pictures(images, labels, settings),  # type: ignore[arg-type]  # a data set has a length and items
+        # a data set has a length and items
+        Pictures(images, labels, settings),  # type: ignore[arg-type]
         batch_size=min(recipe.batch_size, len(labels)),
         shuffle=True,
         drop_last=True,
@@ -311,5 +312,6 @@ def operations(job: Job) -> float:
         size, settings.data.channels, settings.data.image_size, settings.data.image_size
     )
     with FlopCounterMode(display=False) as counter:
-        functional.cross_entropy(network(images), torch.zeros(size, dtype=torch.int64)).backward()  # type: ignore[no-untyped-call]
+        loss = functional.cross_entropy(network(images), torch.zeros(size, dtype=torch.int64))
+        loss.backward()  # type: ignore[no-untyped-call]
     return float(counter.get_total_flops() * training_loop.steps(count, settings.train))

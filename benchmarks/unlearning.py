@@ -112,7 +112,9 @@ def lay_out(world: World, chosen: settings.Settings, folder: Path) -> None:
             name=world.name,
             source="benchmarks/worlds.py",
             note="",
-            classes=classes.of(world.labels.tolist(), tuple(map(str, range(chosen.data.classes)))),
+            classes=classes.from_codes(
+                world.labels.tolist(), tuple(map(str, range(chosen.data.classes)))
+            ),
             columns={"record_id": ids, "subject_id": subjects},
             pictures=(writing.encode(image.squeeze()) for image in pixels),
         ),

@@ -403,7 +403,9 @@ def judged(scores: scoring.Scores, rules: GateRules) -> Iterator[dict[str, Any]]
             "open": [gate.name for gate in verdict.finding.gates if gate.state != "good"],
             "unlike": [
                 gate.name
-                for gate in alikeness.unlike(scores, request, replace(rules, views=(), alike=True))
+                for gate in alikeness.likeness_gates(
+                    scores, request, replace(rules, views=(), alike=True)
+                )
                 if gate.state != "good"
             ],
             "screening": screened,

@@ -104,7 +104,7 @@ def judged(study: Study, batch: int, one: Job, judges: list[Job]) -> Iterator[di
         outside = {
             title: [
                 gate.name
-                for gate in alikeness.unlike(scores, request, replace(alone, **asked))
+                for gate in alikeness.likeness_gates(scores, request, replace(alone, **asked))
                 if gate.state != "good"
             ]
             for title, asked in (BESIDE.items() if verdict else ())

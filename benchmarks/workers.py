@@ -252,7 +252,7 @@ def caller(folder: Path, models: int, blocks: int, epochs: int) -> Path:
     layout.init(folder)
     shell.git(folder, "config", "user.email", "operator@example.org")
     shell.git(folder, "config", "user.name", "Operator")
-    digits.bring_in(folder / "data")
+    digits.import_data(folder / "data")
     numbers = list(range(blocks))
     chosen = {"seeds_per_block": models, "with_blocks": numbers, "without_blocks": numbers}
     assigned = [f"references.{key}={value}" for key, value in chosen.items()]

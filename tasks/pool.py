@@ -1,5 +1,5 @@
-"""Stage `pool`: a block of models each trained without some of the people, and what they say of
-every record. The weights do not leave the stage."""
+"""Stage `pool`: train a block of models, each without some of the people, and keep their answers
+for every record. The weights do not leave the stage."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from tasks.common import settings as settings_module
 from tasks.common import stage_cli
 from tasks.common.settings import Settings
 from tasks.data import image_pack, records
-from tasks.pooling import answers, folds, table
+from tasks.inspection import answers
+from tasks.pooling import folds, table
 from tasks.training import (
     checkpoints,
     compute,
@@ -50,7 +51,7 @@ def main(block: int, data: Path, pack: Path, split: Path, params: Path, out: Pat
     count, everybody = settings.pool.folds, settings.pool.with_everybody
     numbers = [*range(block * count, (block + 1) * count)]
     absent = [
-        folds.left_out(
+        folds.absent_subjects(
             subjects[training], labels[training], settings.data.classes, count, settings.seed, n
         )
         for n in numbers
@@ -93,7 +94,7 @@ def main(block: int, data: Path, pack: Path, split: Path, params: Path, out: Pat
 
 @dataclass(frozen=True)
 class _Answers:
-    """What one model says of every record, and what its training cost."""
+    """One model's answers for every record, and the cost of its training."""
 
     margins: Floats
     classes: Ints
@@ -118,18 +119,18 @@ class _Block:
         counts = [int(rows.sum()) for rows in self.seen]
         for group in reference_blocks.groups_of_pool(counts, self.settings, self.backend):
             answered |= dict(zip(group, self._train_group(group), strict=True))
-        return [answered[place] for place in range(len(self.streams))]
+        return [answered[index] for index in range(len(self.streams))]
 
     def _train_group(self, group: list[int]) -> list[_Answers]:
-        names = ", ".join("-".join(map(str, self.streams[place])) for place in group)
+        names = ", ".join("-".join(map(str, self.streams[index])) for index in group)
         title = f"models {names}" if len(group) > 1 else f"model {names}"
         folder = Path(tempfile.mkdtemp(prefix="pool-"))
         try:
-            paths = [folder / f"{place}.safetensors" for place in group]
+            paths = [folder / f"{index}.safetensors" for index in group]
             costs = reference_blocks.train_models(
                 self._records(self.training if len(group) > 1 else self.seen[group[0]]),
                 self.settings,
-                [self.streams[place] for place in group],
+                [self.streams[index] for index in group],
                 paths,
                 title,
                 rows=self._numbers(group) if len(group) > 1 else None,
@@ -139,11 +140,11 @@ class _Block:
             ]
         finally:
             shutil.rmtree(folder)
-        said = [
-            answers.of_all(network, self.packed, self.settings, self.backend)
+        outputs = [
+            answers.margins_and_classes(network, self.packed, self.settings, self.backend)
             for network in networks
         ]
-        return [_Answers(*one, cost) for one, cost in zip(said, costs, strict=True)]
+        return [_Answers(*output, cost) for output, cost in zip(outputs, costs, strict=True)]
 
     def _records(self, rows: NDArray[np.bool_]) -> training_loop.Records:
         return reference_blocks.load_rows(rows, self.packed, self.settings, self.backend)
@@ -153,7 +154,7 @@ class _Block:
         import torch
 
         return [
-            torch.from_numpy(np.flatnonzero(self.seen[place][self.training])) for place in group
+            torch.from_numpy(np.flatnonzero(self.seen[index][self.training])) for index in group
         ]
 
 

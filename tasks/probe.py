@@ -1,4 +1,4 @@
-"""Stage `probe`: measure what the models' features still hold of the forget set."""
+"""Stage `probe`: measure how much of the forget set is left in the models' features."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from tasks.common import settings as settings_module
 from tasks.common.errors import EvidenceError, ModelError
 from tasks.common.language import say, with_sentences
 from tasks.common.settings import Settings
-from tasks.data import image_pack, records
 from tasks.inspection import feature_probes
-from tasks.training import checkpoints, compute, reference_blocks, training_loop
+from tasks.inspection.answers import AuditRecords
+from tasks.training import checkpoints, training_loop
 from tasks.verification.scoring import Ints, Strings
 
 if TYPE_CHECKING:
@@ -68,18 +68,14 @@ def main(
         skipped = {"schema_version": SCHEMA_VERSION, "reason": NOTHING_RETRAINED}
         files.write_json(out / "probes.json", with_sentences(skipped))
         return
-    backend = compute.prepare(settings.compute)
-    packed = image_pack.read(pack, data, settings.data)
-    manifest = packed.manifest
-    requests = records.read_forget(forget, manifest)
-    in_forget_set = requests != ""
+    audit = AuditRecords(data, pack, split, forget, settings)
+    in_forget_set = audit.requests != ""
     if not in_forget_set.any():
         raise EvidenceError(f"{forget} names no record; expected a forget set")
-    retained = (records.read_roles(split, manifest) == "training") & ~in_forget_set
+    retained = (audit.roles == "training") & ~in_forget_set
     paths = models_to_probe(original, unlearned, retrained, settings)
     sample = random_subset(retained, MOST_RECORDS, seeds.derive(settings.seed, "probe", "retained"))
-    retained_sample = reference_blocks.load_rows(sample, packed, settings, backend)
-    forget_set = reference_blocks.load_rows(in_forget_set, packed, settings, backend)
+    retained_sample, forget_set = audit.load(sample), audit.load(in_forget_set)
 
     def network(name: str) -> nn.Module:
         if name == "original":
@@ -95,7 +91,7 @@ def main(
         "references": len(paths) - len(KEYS),
         "retained_records": len(retained_sample),
         "requests": linear_probe_and_cka(
-            list(paths), network, retained_sample, forget_set, requests[in_forget_set]
+            list(paths), network, retained_sample, forget_set, audit.requests[in_forget_set]
         ),
         "relearn": relearn(list(paths), network, forget_set, settings),
     }

@@ -93,7 +93,7 @@ class Batch:
         )
         yield rung
         last = rung
-        for planned in ladder.planned(self.settings):
+        for planned in ladder.planned_rungs(self.settings):
             rung = self._further(planned)
             last = rung if rung.outcome.state == "tried" else last
             yield rung
@@ -226,7 +226,7 @@ def _ladder_json(
         "schema_version": SCHEMA_VERSION,
         "alpha": chosen.verify.alpha,
         "alpha_each": rules.alpha,
-        "shared_over": ladder.tested(chosen),
+        "shared_over": ladder.count_of_tests(chosen),
         "budget": chosen.ladder.budget,
         "rungs": [rung.plain() for rung in climbed],
         "proposed": None if proposed is None else proposed.name,

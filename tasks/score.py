@@ -13,16 +13,12 @@ from tasks.common import cost_ledger, files, stage_cli
 from tasks.common import settings as settings_module
 from tasks.common.errors import EvidenceError
 from tasks.common.settings import Settings
-from tasks.data import image_pack, records
-from tasks.inspection import views
-from tasks.pooling import answers, table
-from tasks.training import (
-    checkpoints,
-    compute,
-    original_check,
-    release_lineage,
-)
+from tasks.data import records
+from tasks.inspection.answers import AuditRecords
+from tasks.pooling import table
+from tasks.training import checkpoints, original_check, release_lineage
 from tasks.verification import scoring
+from tasks.verification.scoring import ModelScores
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,77 +62,94 @@ def main(
     artifacts/retrain --data data --pack artifacts/pack --split artifacts/split.csv --forget
     artifacts/resolve/forget.csv --params params.yaml --out artifacts/score
     """
-    import pandas as pd
-
     settings = settings_module.load(params)
-    backend = compute.prepare(settings.compute)
-    packed = image_pack.read(pack, data, settings.data)
-    manifest = packed.manifest
-    requests = records.read_forget(forget, manifest)
-    names, values = attributes(manifest, requests != "")
-    labels = manifest["label"].to_numpy(np.int64)
-    roles = records.read_roles(split, manifest)
+    audit = AuditRecords(data, pack, split, forget, settings)
+    manifest, forgotten = audit.packed.manifest, audit.requests != ""
+    training = audit.roles == "training"
     entries = models_to_score(original, trained, unlearned, retrained, settings)
-    if (
-        settings.references.mode == "batch"
-        and settings.references.with_from != settings_module.TRAINED
-    ):
-        paths = release_lineage.references(trained, manifest, roles == "training", settings)
-        entries += [ScoredModel(f"with-{path.stem}", "with", path) for path in paths]
-    material = views.material(packed, roles, requests, settings, backend)
-    network = checkpoints.load_original(original, settings)
-    original_check.require(original, network, packed, roles, settings, backend)
-    phi, predicted = [], []
-    seen_in: dict[str, list[scoring.Floats]] = {
-        name: [] for name in (settings.verify.views if material else ())
-    }
-    for position, entry in enumerate(entries, 1):
-        if entry.role != "original":
-            network = checkpoints.load(entry.path, settings.model, settings.data)
-        margins, classes = answers.of_all(network, packed, settings, backend)
-        phi.append(margins)
-        predicted.append(classes)
-        for name, scored in seen_in.items():
-            scored.append(views.of_all(name, network, material, requests, roles))
-        if position % 10 == 0 or position == len(entries):
-            stage_cli.say(f"scored {position}/{len(entries)} models on {len(manifest)} records")
-    pool = (
-        table.align(trained, manifest, roles == "training", settings)
-        if settings.references.mode != "batch"
-        else None
-    )
-    is_hybrid = settings.references.mode == "hybrid"
-    judging = [
-        "fresh" if is_hybrid and model.role == "without" else model.role for model in entries
-    ]
-    scores = scoring.Scores(
-        np.array([*judging, *["pool"] * (len(pool.phi) if pool else 0)]),
-        np.concatenate([np.stack(phi), *([pool.phi] if pool else [])]),
-        np.concatenate([np.stack(predicted), *([pool.predicted] if pool else [])]),
-        labels,
-        roles,
-        requests,
-        pd.factorize(manifest["subject_id"])[0].astype(np.int64),
-        np.array(names, np.str_),
-        values,
-        np.concatenate([np.zeros((len(entries), len(labels)), bool), pool.seen]) if pool else None,
-        {name: np.stack(scored) for name, scored in seen_in.items()},
-    )
+    if settings.references.mode == "batch":
+        entries += _released_references(trained, audit)
+        pool = None
+    else:
+        pool = table.align(trained, manifest, training, settings)
+    scores = _table(entries, _score(entries, audit), pool, audit)
     scores.check()
     scores.save(out / "scores.npz")
-    trained_on, forgotten = roles == "training", requests != ""
     files.write_json(
         out / "lineage.json",
         {
             "models": [lineage_of(entry) for entry in entries],
             "manifest_sha256": files.sha256(data / "manifest.csv"),
-            "history": asdict(release_lineage.history(original, int(trained_on.sum()))),
+            "history": asdict(release_lineage.history(original, int(training.sum()))),
             "batch": {
-                "forgotten": int((trained_on & forgotten).sum()),
-                "retained": int((trained_on & ~forgotten).sum()),
+                "forgotten": int((training & forgotten).sum()),
+                "retained": int((training & ~forgotten).sum()),
             },
             **({"pool": pool.facts} if pool else {}),
         },
+    )
+
+
+def _released_references(folder: Path, audit: AuditRecords) -> list[ScoredModel]:
+    """References that the previous release left, if the settings name its folder."""
+    if audit.settings.references.with_from == settings_module.TRAINED:
+        return []
+    training = audit.roles == "training"
+    paths = release_lineage.references(folder, audit.packed.manifest, training, audit.settings)
+    return [ScoredModel(f"with-{path.stem}", "with", path) for path in paths]
+
+
+def _score(entries: list[ScoredModel], audit: AuditRecords) -> list[ModelScores]:
+    """The scores of each model. The first entry is the original, which is checked before all."""
+    settings = audit.settings
+    network = checkpoints.load_original(entries[0].path, settings)
+    original_check.require(
+        entries[0].path, network, audit.packed, audit.roles, settings, audit.backend
+    )
+    scored = [audit.scores(network)]
+    for position, entry in enumerate(entries[1:], 2):
+        scored.append(audit.scores(checkpoints.load(entry.path, settings.model, settings.data)))
+        if position % 10 == 0 or position == len(entries):
+            count = len(audit.packed.manifest)
+            stage_cli.say(f"scored {position}/{len(entries)} models on {count} records")
+    return scored
+
+
+def _table(
+    entries: list[ScoredModel],
+    scored: list[ModelScores],
+    pool: table.Aligned | None,
+    audit: AuditRecords,
+) -> scoring.Scores:
+    """The table of all scores: the models' own, and below them those of the pool's models."""
+    import pandas as pd
+
+    manifest = audit.packed.manifest
+    names, values = attributes(manifest, audit.requests != "")
+    is_hybrid = audit.settings.references.mode == "hybrid"
+    roles = ["fresh" if is_hybrid and entry.role == "without" else entry.role for entry in entries]
+    phi = np.stack([model.phi for model in scored])
+    predicted = np.stack([model.predicted for model in scored])
+    seen = None
+    if pool:
+        roles += ["pool"] * len(pool.phi)
+        phi, predicted = (
+            np.concatenate([phi, pool.phi]),
+            np.concatenate([predicted, pool.predicted]),
+        )
+        seen = np.concatenate([np.zeros((len(entries), len(manifest)), bool), pool.seen])
+    return scoring.Scores(
+        np.array(roles),
+        phi,
+        predicted,
+        audit.labels,
+        audit.roles,
+        audit.requests,
+        pd.factorize(manifest["subject_id"])[0].astype(np.int64),
+        np.array(names, np.str_),
+        values,
+        seen,
+        {name: np.stack([model.views[name] for model in scored]) for name in scored[0].views},
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tasks.common import settings, stage_cli
+from tasks.inspection.answers import AuditRecords
 from tasks.unlearning import apply
 
 
@@ -19,7 +20,8 @@ def main(
 
     Files are written only if the whole stage succeeds; an error leaves earlier results in place.
     """
-    apply.to_original(original, data, pack, split, forget, settings.load(params), out)
+    audit = AuditRecords(data, pack, split, forget, settings.load(params))
+    apply.to_original(original, audit, out)
 
 
 if __name__ == "__main__":

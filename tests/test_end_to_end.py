@@ -12,7 +12,7 @@ import pytest
 from tasks import check, pack, resolve, retrain, score, split, train, unlearn, verify
 from tasks.common import files, settings
 from tasks.data.importers import digits, folder, idx, npz
-from tasks.pooling import answers
+from tasks.inspection import answers
 
 WRITERS = Path(__file__).parents[2] / "shared" / "datasets" / "mnist_with_writers"
 FACES = Path(__file__).parents[2] / "shared" / "datasets" / "cmu_faces" / "cmu_faces.npz"
@@ -113,7 +113,7 @@ def training_subjects(count: int) -> list[str]:
 def test_a_tiny_world_goes_all_the_way_and_twice_the_same(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    digits.bring_in(Path("data"), writers=20)
+    digits.import_data(Path("data"), writers=20)
     configure("train.epochs=4", "references.seeds_per_block=7", "references.with_blocks=[0]")
     configure("references.without_blocks=[0]", "verify.utility_margin=0.2")
     ask([*training_subjects(1), "nobody"])
@@ -144,7 +144,7 @@ def test_a_tiny_world_goes_all_the_way_and_twice_the_same(
 
 @pytest.mark.skipif(not FACES.exists(), reason="the folder shared/datasets/cmu_faces is absent")
 def test_on_real_faces_a_retrain_never_fails_and_an_unchanged_model_does(place: Path) -> None:
-    summary = npz.bring_in(Path("data"), FACES, "X_64x60", "pose", "subject", maxval="maxval")
+    summary = npz.import_data(Path("data"), FACES, "X_64x60", "pose", "subject", maxval="maxval")
     configure(
         f"data.classes={summary.classes}",
         "data.image_size=24",
@@ -170,7 +170,7 @@ def test_on_60_real_writers_a_retrain_never_fails_and_an_unchanged_model_does_wh
         WRITERS / "train-images-idx3-ubyte.gz",
         WRITERS / "qmnist-train-labels-idx2-int.gz",
     )
-    idx.bring_in(Path("data"), images, table, table, subjects=60, min_records=60)
+    idx.import_data(Path("data"), images, table, table, subjects=60, min_records=60)
     configure(
         "data.image_size=14",
         "train.epochs=6",
@@ -225,7 +225,7 @@ def test_a_user_brings_model_images_and_people(
     files.write_text(Path("people.csv"), "\n".join(lines) + "\n")
     files.write_text(Path("their_network.py"), FACTORY)
     monkeypatch.syspath_prepend(place)
-    folder.bring_in(Path("data"), Path("pictures"), Path("people.csv"))
+    folder.import_data(Path("data"), Path("pictures"), Path("people.csv"))
     configure(
         "model.name=their_network:small",
         "original.checkpoint=models/mine.safetensors",

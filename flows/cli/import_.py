@@ -51,13 +51,13 @@ def digits(
     """
     folder = _target_folder(replace)
     if writers == 45:
-        bring_in_digits(folder)
+        import_digits(folder)
         return
     from tasks.data.importers import digits as source
 
-    _bring_in(
+    _import(
         folder,
-        lambda data: source.bring_in(data, writers),
+        lambda data: source.import_data(data, writers),
         f"digits of {writers} synthetic writers",
     )
 
@@ -88,9 +88,9 @@ def idx(
     from tasks.data.importers import idx as source
 
     folder = _target_folder(replace)
-    _bring_in(
+    _import(
         folder,
-        lambda data: source.bring_in(
+        lambda data: source.import_data(
             data,
             images,
             labels,
@@ -129,9 +129,9 @@ def npz(
     from tasks.data.importers import npz as source
 
     folder = _target_folder(replace)
-    _bring_in(
+    _import(
         folder,
-        lambda data: source.bring_in(
+        lambda data: source.import_data(
             data,
             path,
             images,
@@ -169,9 +169,9 @@ def image_folder(
     from tasks.data.importers import folder as source
 
     folder = _target_folder(replace)
-    _bring_in(
+    _import(
         folder,
-        lambda data: source.bring_in(
+        lambda data: source.import_data(
             data, images, table, identities, white=white, class_names=_classes(class_file)
         ),
         "folder",
@@ -197,22 +197,22 @@ def torchvision(
     from tasks.data.importers import torchvision as source
 
     folder = _target_folder(replace)
-    _bring_in(
+    _import(
         folder,
-        lambda data: source.bring_in(data, name, root, download, limit, _classes(class_file)),
+        lambda data: source.import_data(data, name, root, download, limit, _classes(class_file)),
         f"torchvision {name}",
     )
 
 
-def bring_in_digits(folder: Path) -> None:
+def import_digits(folder: Path) -> None:
     """Make the embedded data set in a workspace, with the mark that it can be made again."""
     from flows.workspace import layout
     from tasks.data.importers import digits as source
 
-    _bring_in(folder, source.bring_in, layout.DIGITS)
+    _import(folder, source.import_data, layout.DIGITS)
 
 
-def _bring_in(
+def _import(
     folder: Path, bring: Callable[[Path], Summary], source: str, white: float | None = None
 ) -> None:
     """Import the records, write the facts of the data set into `params.yaml`, and have DVC track

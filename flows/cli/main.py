@@ -157,7 +157,7 @@ def demo(jobs: Jobs = None, as_json: Events = False) -> None:
 
     folder = _workspace()
     if not (folder / "data.dvc").exists() and not (folder / "data").exists():
-        import_.bring_in_digits(folder)
+        import_.import_digits(folder)
     layout.ensure_data(folder)
     layout.lay_demo(folder)
     if signing_keys.load_key(folder) is None:

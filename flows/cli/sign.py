@@ -11,6 +11,22 @@ import typer
 app = typer.Typer(rich_markup_mode=None)
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Signed = Annotated[
+    Path,
+    typer.Argument(
+        metavar="FILE",
+        exists=True,
+        help="A signed PDF, evidence.json, a statement, or their folder.",
+    ),
+]
+Keys = Annotated[
+    list[Path] | None,
+    typer.Option("--key", metavar="PEM", help="A public key or certificate to trust. Repeatable."),
+]
+Authorities = Annotated[
+    list[Path] | None,
+    typer.Option("--tsa", metavar="PEM", help="A time-stamping authority to trust. Repeatable."),
+]
 
 
 @app.command()
@@ -66,32 +82,15 @@ def sign(
 
 @app.command()
 def verify_report(
-    target: Annotated[
-        Path,
-        typer.Argument(
-            metavar="FILE",
-            exists=True,
-            help="A signed PDF, evidence.json, a statement, or their folder.",
-        ),
-    ],
-    key: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--key", metavar="PEM", help="A public key or certificate to trust. Repeatable."
-        ),
-    ] = None,
+    target: Signed,
+    key: Keys = None,
     allow_development: Annotated[
         bool,
         typer.Option(
             "--allow-development", help="Accept a development key beside a trusted real one."
         ),
     ] = False,
-    tsa: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--tsa", metavar="PEM", help="A time-stamping authority to trust. Repeatable."
-        ),
-    ] = None,
+    tsa: Authorities = None,
     require_time_stamp: Annotated[
         bool,
         typer.Option(

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from flows.erasure import carry_out, papers
+from flows.erasure import carry_out, report_renewal
 from flows.pipeline import close_batch
 from flows.register import recorded
 from flows.register.register import Register, UnknownRequestError
@@ -103,7 +103,7 @@ def renew(home: Path, register: Register, batch: str) -> bool:
             files.write_json(path, content)
         elif _are_those_of(home, batch, (*renewals, f"erased/{batch}")[0]):
             return False
-        changed = [each for each in papers.renew(home, batch) if each.exists()]
+        changed = [each for each in report_renewal.renew(home, batch) if each.exists()]
         paths = [each.relative_to(home).as_posix() for each in changed]
         message = f"Reports of batch {batch} with what became known since"
         git.commit(home, paths, message)

@@ -17,12 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.erasure import comebacks, erasure_plan, git_history, papers, pool_rows, receipts
+from flows.erasure import comebacks, erasure_plan, git_history, pool_rows, receipts, report_renewal
 from flows.erasure.erasure_plan import ErasurePlan
 from flows.erasure.matcher import Judge, Sought
 from flows.erasure.shelf import Shelf
-from flows.erasure.stores import databases, dvc, trees
-from flows.erasure.stores import git as git_store
+from flows.erasure.stores import databases, dvc, git_objects, trees
 from flows.erasure.stores.store import Look, Store, StoreError
 from flows.intake import batch_requests
 from flows.pipeline import close_batch
@@ -171,7 +170,7 @@ def _erase(task: _Task) -> Erased:
         task.listener("plan")
         task.safe.write(
             erasure_plan.make(
-                task.home, task.batch, task.by, receipts.now(), task.register, task.safe
+                task.home, task.batch, task.by, files.timestamp(), task.register, task.safe
             )
         )
     if not tagged:
@@ -302,7 +301,7 @@ def _stores(
         databases.Witnesses("register", [task.home / ".register"]),
         *([databases.RegisterRows(task.home)] if task.register else []),
         databases.Witnesses("inbox", [task.home / "inbox"]),
-        git_store.GitHistory(task.home),
+        git_objects.GitHistory(task.home),
     ]
 
 
@@ -448,7 +447,7 @@ def _report(task: _Task, plan: ErasurePlan, filed: list[receipts.Receipt]) -> No
         parties = recorded.parties_at(home, close_batch.tag_of(batch))
         content = recorded.in_decisions(content, task.register, batch, parties)
     files.write_json(home / decisions.FOLDER / f"{batch}.json", content)
-    _commit(task, papers.renew(home, batch))
+    _commit(task, report_renewal.renew(home, batch))
 
 
 def _commit(task: _Task, report_files: list[Path]) -> None:
@@ -476,7 +475,7 @@ def _erase_again(task: _Task) -> Erased:
     checkouts.tidy(task.home)
     erased, remaining = comebacks.erase_again(task.home, task.batch, task.temporary)
     if erased or remaining:
-        entry = {"at": receipts.now(), "by": task.by, "erased": erased, "left": remaining}
+        entry = {"at": files.timestamp(), "by": task.by, "erased": erased, "left": remaining}
         task.filed.add_comeback(entry)
         path = task.filed.path.relative_to(task.home).as_posix()
         git.commit(task.home, [path], f"Copies of batch {task.batch} that came back erased")

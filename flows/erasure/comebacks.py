@@ -17,7 +17,7 @@ from pathlib import Path
 from flows.erasure.hash_memory import HashMemory
 from flows.erasure.receipts import FOLDER, read_all
 from flows.erasure.stores import dvc, trees
-from flows.erasure.stores.git import GitHistory
+from flows.erasure.stores.git_objects import GitHistory
 from flows.erasure.stores.store import FoundCopy, StoreError
 from flows.workspace import git, shell
 from tasks.common import files
@@ -200,7 +200,7 @@ def _hashes(
     else:
         for address, path in store.files():
             with contextlib.suppress(OSError):  # somebody removed it meanwhile
-                keyed = memory.of_file(path, trees.md5) if memory else _keyed(key, trees.md5(path))
+                keyed = memory.of_file(path) if memory else _keyed(key, files.md5(path))
                 yield address, keyed
 
 

@@ -131,13 +131,10 @@ def make(
     Raises:
         AuditError: the data to erase cannot be determined.
     """
-    checkouts = trees.other_checkouts(home)
     shelf = Shelf(*dvc.of_dvc(home))
-    states = git_history.states(home, f"release/{batch}", checkouts)
-    audited = next(state for state in states if f"audit/{batch}" in state.names)
-    on_record = audited.on_record()
-    version = on_record.get(git_history.DATA)
-    if version is None:
+    states = git_history.states(home, f"release/{batch}", trees.other_checkouts(home))
+    on_record = next(state for state in states if f"audit/{batch}" in state.names).on_record()
+    if (version := on_record.get(git_history.DATA)) is None:
         raise PlanError(f"audit/{batch} tracks no data/, so nothing can be erased for it")
     with safe.folder() as folder:
         chosen = selection.select(home, batch, folder, shelf, on_record, register)
@@ -147,12 +144,11 @@ def make(
     needed_md5, needed_sha256 = _needed_hashes(
         git_history.current_state(home).data, names.record_ids, shelf
     )
-    exposed = derivations.trace(
-        states, batch, _Knowledge(shelf, names, trained_names, chosen.trained)
-    )
+    knowledge = _Knowledge(shelf, names, trained_names, chosen.trained)
+    exposed = derivations.trace(states, batch, knowledge)
     models = exposed.models if chosen.trained else {}
     models |= dict.fromkeys(pool_rows.holding(states, shelf, names.pool_rows), DERIVED)
-    kept = exposed.keep | needed_md5
+    spared = exposed.keep | needed_md5
     sought = Sought(
         records=frozenset(names.md5 - needed_md5),
         contents=frozenset(names.sha256 - needed_sha256),
@@ -162,20 +158,23 @@ def make(
         subject_ids=frozenset(names.subject_ids),
         paths=frozenset(names.paths),
         identities=frozenset(chosen.identities),
-        models={oid: kind for oid, kind in models.items() if oid not in kept | exposed.derivation},
-        keep=frozenset(kept),
+        models={
+            oid: kind for oid, kind in models.items() if oid not in spared | exposed.derivation
+        },
+        keep=frozenset(spared),
         derivation=frozenset(exposed.derivation),
         other=frozenset(exposed.other),
     )
     recorded = files.read_json(home / "ledger/batches" / f"{batch}.json")
+    backups = _settings_at(home, batch).report.backups
     return ErasurePlan(
         batch,
         by,
         begun,
         chosen.requests,
         sought,
-        stays=sorted({kind for oid, kind in models.items() if oid in kept}),
-        backups=[backup.model_dump() for backup in _settings_at(home, batch).report.backups],
+        stays=sorted({kind for oid, kind in models.items() if oid in spared}),
+        backups=[backup.model_dump() for backup in backups],
         remotes=list(recorded.get("remotes", [])),
     )
 

@@ -36,7 +36,7 @@ class HashMemory:
         self._before = self._read()
         self._now: dict[str, str] = {}
 
-    def of_file(self, path: Path, md5: Callable[[Path], str]) -> str:
+    def of_file(self, path: Path) -> str:
         """The keyed hash of a file.
 
         Raises:
@@ -46,7 +46,7 @@ class HashMemory:
         times = (facts.st_mtime_ns, facts.st_ctime_ns)
         identity = self._identity(path, facts.st_dev, facts.st_ino, facts.st_size, *times)
         settled = time.time() - max(times) / 1e9 > _SETTLED
-        return self._once(identity, lambda: md5(path), settled)
+        return self._once(identity, lambda: files.md5(path), settled)
 
     def of_object(self, oid: str, md5: Callable[[], str]) -> str:
         """The keyed hash of an object of git, which its id identifies."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable
-from datetime import UTC, datetime
 from pathlib import Path
 
 from flows.erasure.git_history import WorkspaceState
 from flows.erasure.shelf import Shelf
 from flows.workspace import shell
+from tasks.common import files
 from tasks.data import records
 from tasks.pooling import table
 
@@ -51,7 +51,7 @@ def drop_leaving_rows(home: Path) -> int:
         return 0
     if not pool.exists():
         shell.dvc(home, "checkout", f"{table.FOLDER}.dvc")
-    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    now = files.timestamp()
     dropped = table.keep_only(pool, records.read_manifest(home / "data"), now)
     if dropped:
         shell.dvc(home, "add", table.FOLDER)

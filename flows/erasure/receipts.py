@@ -141,7 +141,7 @@ def of_backups(plan: ErasurePlan) -> list[Receipt]:
                 "part": f"backup:{backup['name']}",
                 "state": "expires",
                 "expires_on": (today + timedelta(days=backup["days"])).isoformat(),
-                "at": now(),
+                "at": files.timestamp(),
                 "by": plan.by,
             }
         )
@@ -201,18 +201,13 @@ def in_decisions(home: Path, plan: ErasurePlan, receipts: list[Receipt]) -> dict
     return {**decisions.EMPTY, **decided_before, "erasure": [*entries, *by_hand(home, plan.batch)]}
 
 
-def now() -> str:
-    """The time, RFC 3339."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 def _head(plan: ErasurePlan, name: str, part: str | None, reason: str | None) -> Receipt:
     return {
         "store": name,
         "part": part,
         "state": "held" if reason else "erased",
         **({"reason": reason} if reason else {}),
-        "at": now(),
+        "at": files.timestamp(),
         "by": plan.by,
     }
 

@@ -18,9 +18,13 @@ from tasks.pooling import table as pool_table
 from tasks.requests import decisions, pseudonyms
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
+    from numpy.typing import NDArray
 
     from flows.register.register import Register
+    from tasks.requests.directory import Directory
+    from tasks.requests.opendsr import RefusedEntry, Request
 
 NOT_IN_TRAINING = "not_in_training"
 """Code of requests that were set aside because no model was trained on their records."""
@@ -77,41 +81,28 @@ def select(
     """
     import numpy as np
 
-    from tasks import resolve
     from tasks.data import people as data_subjects
-    from tasks.requests.directory import Directory
+    from tasks.requests.directory import Directory, read_identities
     from tasks.requests.opendsr import read_batch
 
     manifest = shelf.data(on_record["data"], folder)
-    listed = folder / "identities.csv"
-    columns = ("identity_type", "identity_value", "subject_id")
-    people = files.read_csv(listed, columns) if listed.is_file() else None
+    people = read_identities(folder)
     directory = Directory(
         manifest["subject_id"].unique().tolist(),
         people,
         manifest["record_id"].tolist(),
         lambda: pseudonyms.load_key(home),
     )
-    requests = folder / f"{batch}.json"
-    requests.write_text(shell.git(home, "show", f"audit/{batch}:./requests/{batch}.json"))
-    requested = np.full(len(manifest), "")
-    if "artifacts/resolve/forget.csv" in on_record:
-        forget = folder / "forget.csv"
-        forget.write_bytes(shelf.require(on_record["artifacts/resolve/forget.csv"], "forget.csv"))
-        requested = records.read_forget(forget, manifest)
-        resolved = shelf.require(on_record.get("artifacts/resolve/register.json"), "register.json")
-        entries = json.loads(resolved)["batch_requests"]
-    else:  # no model saw anybody of the batch, so its audit ended here
-        split = folder / "split.csv"
-        split.write_bytes(shelf.require(on_record.get("artifacts/split.csv"), "split.csv"))
-        roles = records.read_roles(split, manifest)
-        entries = resolve.decide(read_batch(requests), manifest, roles, directory).register
+    path = folder / f"{batch}.json"
+    path.write_text(shell.git(home, "show", f"audit/{batch}:./requests/{batch}.json"))
+    requests = read_batch(path)
+    requested, entries = _resolution(requests, manifest, directory, folder, shelf, on_record)
     fates = _fates(home, batch, entries, register)
     codes = {str(entry["request_id"]): entry["code"] for entry in entries}
     untrained = [
-        entry
-        for entry in read_batch(requests)
-        if codes[entry.request_id] == NOT_IN_TRAINING and fates[entry.request_id] == ERASED
+        request
+        for request in requests
+        if codes[request.request_id] == NOT_IN_TRAINING and fates[request.request_id] == ERASED
     ]
     chosen = np.where(
         requested != "", requested, data_subjects.requests_by_record(untrained, manifest, directory)
@@ -122,17 +113,48 @@ def select(
         raise NothingToEraseError(
             f"batch {batch}: no request is left whose records may be erased: {why}"
         )
-    remaining = set(manifest["subject_id"][~is_going])
-    table = manifest.assign(trained=requested != "", last=~manifest["subject_id"].isin(remaining))[
-        is_going
-    ]
+    is_last = ~manifest["subject_id"].isin(set(manifest["subject_id"][~is_going]))
+    table = manifest.assign(trained=requested != "", last=is_last)[is_going]
+    return ErasureSelection(table, _identities(people, table), fates)
+
+
+def _resolution(
+    requests: list[Request | RefusedEntry],
+    manifest: pd.DataFrame,
+    directory: Directory,
+    folder: Path,
+    shelf: Shelf,
+    on_record: Mapping[str, str],
+) -> tuple[NDArray[np.str_], list[dict[str, Any]]]:
+    """The resolution of a batch, as its audit made it.
+
+    Returns:
+        (n,) the request that the models forget each record for, or empty; and an entry for each
+        request.
+    """
+    import numpy as np
+
+    from tasks import resolve
+
+    if "artifacts/resolve/forget.csv" in on_record:
+        forget = folder / "forget.csv"
+        forget.write_bytes(shelf.require(on_record["artifacts/resolve/forget.csv"], "forget.csv"))
+        resolved = shelf.require(on_record.get("artifacts/resolve/register.json"), "register.json")
+        return records.read_forget(forget, manifest), json.loads(resolved)["batch_requests"]
+    # no model was trained on anybody of the batch, so its audit ended before the stage
+    split = folder / "split.csv"
+    split.write_bytes(shelf.require(on_record.get("artifacts/split.csv"), "split.csv"))
+    roles = records.read_roles(split, manifest)
+    entries = resolve.decide(requests, manifest, roles, directory).register
+    return np.full(len(manifest), ""), entries
+
+
+def _identities(people: pd.DataFrame | None, table: pd.DataFrame) -> list[str]:
+    """Further identities of people without remaining records."""
+    if people is None:
+        return []
     leaving = set(table["subject_id"][table["last"]])
-    identities = (
-        sorted(people["identity_value"][people["subject_id"].isin(leaving)])
-        if people is not None
-        else []
-    )
-    return ErasureSelection(table, identities, fates)
+    return sorted(people["identity_value"][people["subject_id"].isin(leaving)])
 
 
 def _fates(

@@ -208,7 +208,7 @@ def take_entries(
         source: `drop folder`, `csv` or `file`.
     """
     new: list[str] = []
-    known: list[str] = []
+    repeated: list[str] = []
     refused: list[Refused] = []
     for entry in sheet.entries:
         if entry.fault is not None:
@@ -219,8 +219,8 @@ def take_entries(
         except (RequestError, ConflictError) as error:
             refused.append(Refused(entry.position, str(error), entry.text))
         else:
-            (new if is_new else known).append(case.request_id)
-    return TakenFiles(tuple(new), tuple(known), tuple(refused))
+            (new if is_new else repeated).append(case.request_id)
+    return TakenFiles(tuple(new), tuple(repeated), tuple(refused))
 
 
 def read(content: bytes, kind: str) -> Sheet:
@@ -388,7 +388,7 @@ def _read_json(text: str) -> Sheet:
             if text[position : position + 1] == "]":
                 break
             if text[position : position + 1] != ",":
-                raise ValueError("a comma is missing")  # noqa: TRY301 - caught like the decoder's own errors
+                raise ValueError("a comma is missing")  # noqa: TRY301 - caught below
             position = _skip(text, position + 1)
         if text[position + 1 :].strip():
             raise ValueError("something stands behind the list")  # noqa: TRY301

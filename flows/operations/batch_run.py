@@ -12,7 +12,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -245,7 +244,7 @@ def logged(
     with checkouts.log_of(home, batch).open("a", encoding="utf-8") as log:
 
         def take(event: stage_runner.StageEvent) -> None:
-            at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+            at = files.timestamp()
             with lock:
                 log.write(f"{at} {event.stage}: {event.kind} {event.text}".rstrip() + "\n")
                 log.flush()

@@ -6,7 +6,6 @@ from a sound copy in the operator's own checkout, from a remote, or by the stage
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.workspace import dvc_graph
+from tasks.common import files
 from tasks.data import image_pack
 
 PACK = "artifacts/pack"
@@ -58,7 +58,7 @@ def take_out(home: Path, checkout: Path) -> Damage:
         objects += _drop_unsound(cache, value)
         for oid, file in list(_parts(cache, value, path)):
             objects += _drop_unsound(cache, oid)
-            if file.is_file() and _md5(file) != oid:
+            if file.is_file() and files.md5(file) != oid:
                 file.unlink()
                 damaged += 1
             _restore(cache, oid, home / file.resolve().relative_to(checkout.resolve()))
@@ -82,14 +82,14 @@ def _drop(path: Path) -> int:
 
 def _drop_unsound(cache: Path, oid: str) -> int:
     path = _object(cache, oid)
-    return _drop(path) if path.is_file() and _md5(path) != oid.removesuffix(".dir") else 0
+    return _drop(path) if path.is_file() and files.md5(path) != oid.removesuffix(".dir") else 0
 
 
 def _restore(cache: Path, oid: str, copy: Path) -> None:
     """Put a sound copy of an object that is gone into the cache, as DVC keeps objects: whole, and
     read-only."""
     path = _object(cache, oid)
-    if path.exists() or not copy.is_file() or _md5(copy) != oid:
+    if path.exists() or not copy.is_file() or files.md5(copy) != oid:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.tmp")
@@ -100,8 +100,3 @@ def _restore(cache: Path, oid: str, copy: Path) -> None:
 
 def _object(cache: Path, oid: str) -> Path:
     return cache / oid[:2] / oid[2:]
-
-
-def _md5(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

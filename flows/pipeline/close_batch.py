@@ -228,11 +228,11 @@ def _paths(folder: Path) -> list[str]:
     ).splitlines()
     existing = [path for path in (*COMMITTED, *tracked_by_dvc) if (folder / path).exists()]
     # git refuses a path of which it knows no file, such as an empty folder
-    known = shell.git(
+    listed = shell.git(
         folder, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *existing
     ).split("\0")
     return [
         path
         for path in existing
-        if any(name == path or name.startswith(f"{path}/") for name in known)
+        if any(name == path or name.startswith(f"{path}/") for name in listed)
     ]

@@ -7,7 +7,6 @@ after a release they are erased, and no later re-audit could make it.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 
 from flows.pipeline import results
@@ -55,7 +54,7 @@ def _began(workspace: Path, batch: str) -> str:
     path = workspace / cost_ledger.BATCHES / f"{batch}.json"
     if path.exists():
         return str(files.read_json(path)["started"])
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return files.timestamp()
 
 
 def _retrained_in(workspace: Path, chosen: settings.Settings, month: str) -> bool:

@@ -237,7 +237,7 @@ def _ladder(chosen: settings.Settings, minutes: float) -> list[str]:
     """
     from tasks.unlearning import ladder
 
-    planned = ladder.planned(chosen)
+    planned = ladder.planned_rungs(chosen)
     rungs = [rung for rung in planned if rung.affordable]
     beyond = [rung for rung in planned if not rung.affordable]
     lines = [

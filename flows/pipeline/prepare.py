@@ -41,8 +41,8 @@ def prepare(
     """
     named = {text.partition("=")[0].strip() for text in assignments}
     due = exact_retrain.wishes(folder, layout.choose(folder, batch, assignments))
-    own = [text for text in due if text.partition("=")[0] not in named]
-    chosen, stale = layout.prepare(folder, batch, [*assignments, *own])
+    defaults = [text for text in due if text.partition("=")[0] not in named]
+    chosen, stale = layout.prepare(folder, batch, [*assignments, *defaults])
     if stale:
         provenance.write(folder, chosen)
     pipeline = dvc_graph.due(dvc_graph.read(folder), stale) if stale else []

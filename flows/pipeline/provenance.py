@@ -3,7 +3,6 @@ report quotes them."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +55,7 @@ def _circumstances(workspace: Path, chosen: settings.Settings) -> dict[str, Any]
 
     return {
         "batch": chosen.batch,
-        "started": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "started": files.timestamp(),
         "commit": _commit(workspace),
         "tool_version": __version__,
         "python": platform.python_version(),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -56,18 +55,18 @@ def make(home: Path, blocks: int, jobs: int | None, listener: stage_runner.Liste
     Raises:
         AuditError: the settings, the data or a stage is at fault. A pool that was there stays.
     """
-    wanted = ["pool.blocks=" + str(list(range(blocks)))]
-    chosen, stale = layout.prepare(home, None, wanted)
+    assignments = ["pool.blocks=" + str(list(range(blocks)))]
+    chosen, stale = layout.prepare(home, None, assignments)
     try:
         _run(home, chosen, stale, jobs, listener)
         folders = [home / "artifacts" / "pool" / str(number) for number in range(blocks)]
-        lineage = table.merge(folders, home / FOLDER, _now())
+        lineage = table.merge(folders, home / FOLDER, files.timestamp())
         shell.dvc(home, "add", FOLDER)
     finally:
         settings.assign(home / "params.yaml", ["pool.blocks=[]"])
     shutil.rmtree(home / "artifacts" / "pool", ignore_errors=True)
     models = lineage["models"]
-    return Made(FOLDER, len(models), round(sum(float(one["seconds"]) for one in models), 1))
+    return Made(FOLDER, len(models), round(sum(float(model["seconds"]) for model in models), 1))
 
 
 def _run(
@@ -97,7 +96,10 @@ def _run(
                 runner.run(stage.name, agent=stage.agent)
         blocks = [by_name[stage.name] for stage in due if stage.name.startswith(STAGE)]
         with ThreadPoolExecutor(max(1, len(blocks))) as threads:
-            for future in [threads.submit(runner.run, one.name, agent=one.agent) for one in blocks]:
+            futures = [
+                threads.submit(runner.run, block.name, agent=block.agent) for block in blocks
+            ]
+            for future in futures:
                 future.result()
     except BaseException:
         runner.stop()
@@ -123,7 +125,7 @@ def erase(home: Path) -> dict[str, Any]:
         AuditError: there is no pool, or it is damaged.
     """
     folder = home / FOLDER
-    now = _now()
+    now = files.timestamp()
     _, before = table.load(folder)
     count = table.keep_only(folder, records.read_manifest(home / "data"), now)
     receipt = {
@@ -137,8 +139,3 @@ def erase(home: Path) -> dict[str, Any]:
         shell.dvc(home, "add", FOLDER)
         files.write_json(home / RECEIPTS / f"{now.replace(':', '')}.json", receipt)
     return receipt
-
-
-def _now() -> str:
-    """RFC 3339."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

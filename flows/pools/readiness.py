@@ -21,8 +21,6 @@ from tasks.verification import verdicts
 from tasks.verification.gates import GateRules
 from tasks.verification.scoring import Scores
 
-REQUEST = "readiness"
-
 
 @dataclass(frozen=True)
 class Person:
@@ -155,11 +153,11 @@ def _by_value(people: list[Person], value_of: dict[str, str]) -> dict[str, dict[
         groups.setdefault(value_of[person.pseudonym], []).append(person)
     return {
         value: {
-            "people": len(own),
-            "verifiable": sum(person.verifiable for person in own),
-            "median_detectability": statistics.median(p.detectability or 0.0 for p in own),
+            "people": len(members),
+            "verifiable": sum(person.verifiable for person in members),
+            "median_detectability": statistics.median(p.detectability or 0.0 for p in members),
         }
-        for value, own in sorted(groups.items())
+        for value, members in sorted(groups.items())
     }
 
 

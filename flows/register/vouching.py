@@ -33,7 +33,7 @@ def bind(connection: sa.Connection, key: ChainKey, actor: str, head: Head) -> He
 
 
 def accept_restored(
-    connection: sa.Connection, key: ChainKey, actor: str, reason: str, kept: Head | None
+    connection: sa.Connection, key: ChainKey, actor: str, reason: str, kept_end: Head | None
 ) -> Head:
     """Go on from a backup; see `register.Register.accept_restored`.
 
@@ -42,19 +42,19 @@ def accept_restored(
         key: of the chain.
         actor: the person.
         reason: why the backup was restored.
-        kept: the end that this machine kept; None: the file with it is gone.
+        kept_end: the end that this machine kept; None: the file with it is gone.
     """
     head = chain.check(connection, key)
-    if kept is None and not chain.has_keeper(connection, key.keeper):
+    if kept_end is None and not chain.has_keeper(connection, key.keeper):
         raise RegisterError("no end of the chain was ever kept here, so nothing has to be accepted")
-    if kept is not None and chain.contains(connection, kept):
+    if kept_end is not None and chain.contains(connection, kept_end):
         raise RegisterError(
-            f"the register holds event {kept.seq}, the last one that was kept here: nothing is "
+            f"the register holds event {kept_end.seq}, the last one that was kept here: nothing is "
             "lost, so nothing has to be accepted"
         )
     details = {
         "reason": reason,
-        "kept_until": kept.seq if kept else "the file with the kept end was gone",
+        "kept_until": kept_end.seq if kept_end else "the file with the kept end was gone",
         "restored_until": head.seq,
     }
     return _appended(connection, key, [Step(actor, None, None, RESTORED, details)])

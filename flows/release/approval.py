@@ -61,27 +61,14 @@ def approve(
     Raises:
         SignoffError: the target does not await sign-off, or the model may not be released.
     """
-    by, comment, role = (
-        _checked_text("by", by, 200),
-        _checked_text("comment", comment, 2000, may_be_empty=True),
-        _checked_text("role", role, 200),
-    )
+    by, role = _checked_text("by", by, 200), _checked_text("role", role, 200)
+    comment = _checked_text("comment", comment, 2000, may_be_empty=True)
     provision = _provision(ground)
     batch, request = _batch_and_request(home, register, target, by)
     current = standing(home, register, batch)
     if current.state in ("rejected", "released"):
         raise SignoffError(f"{current.line}; there is nothing to approve")
-    if current.data_only:
-        chosen_model = None
-    elif model == "retrained" or current.unlearned_may_go:
-        chosen_model = model or "unlearned"
-    elif model is None and current.retrain_proposed:
-        chosen_model = "retrained"
-    else:
-        raise SignoffError(
-            f"batch {batch}: not every request passed, so the unlearned model cannot be released; "
-            f"you can\n" + current.choices_text
-        )
+    chosen_model = _model_to_release(current, batch, model)
     if chosen_model == "retrained":
         next_audit.refuse_without_retrain(home, batch)
     register.note(
@@ -97,6 +84,20 @@ def approve(
         **provision,
     )
     return standing(home, register, batch)
+
+
+def _model_to_release(current: Standing, batch: str, model: Original | None) -> Original | None:
+    """The model that an approval chooses; None: the batch erases data only."""
+    if current.data_only:
+        return None
+    if model == "retrained" or current.unlearned_may_go:
+        return model or "unlearned"
+    if model is None and current.retrain_proposed:
+        return "retrained"
+    raise SignoffError(
+        f"batch {batch}: not every request passed, so the unlearned model cannot be released; "
+        f"you can\n{current.choices_text}"
+    )
 
 
 def reject(
@@ -132,11 +133,8 @@ def reject(
         SignoffError: the target does not await sign-off, or the next audit is impossible.
         BusyError: a release is running.
     """
-    by, comment, role = (
-        _checked_text("by", by, 200),
-        _checked_text("comment", comment, 2000),
-        _checked_text("role", role, 200),
-    )
+    by, role = _checked_text("by", by, 200), _checked_text("role", role, 200)
+    comment = _checked_text("comment", comment, 2000)
     provision = _provision(ground)
     batch, request = _batch_and_request(home, register, target, by)
     with register.lease(LEASE):
@@ -157,7 +155,7 @@ def reject(
             audit=audit_commit(home, batch),
             **provision,
         )
-        settle(register, batch)
+        carry_out_rejection(register, batch)
     return standing(home, register, batch)
 
 
@@ -191,7 +189,7 @@ def split_off(home: Path, register: Register, batch: str, by: str, comment: str)
     return name
 
 
-def settle(register: Register, batch: str) -> bool:
+def carry_out_rejection(register: Register, batch: str) -> bool:
     """Move the requests of a rejected batch as its rejection says. May be repeated.
 
     Returns:

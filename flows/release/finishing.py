@@ -72,7 +72,7 @@ def finalize(
 
 def _finalize(home: Path, register: Register, batch: str, log: Log, done: list[str]) -> str | None:
     """Finish one batch as far as possible; returns what it waits for."""
-    if approval.settle(register, batch):
+    if approval.carry_out_rejection(register, batch):
         checkouts.close(home, batch)
         if _file_rejection(home, register, batch, log):
             done.append(f"batch {batch} rejected, its reports filed as rejected/{batch}")

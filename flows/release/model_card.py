@@ -32,6 +32,16 @@ def classify(images: torch.Tensor) -> torch.Tensor:
 '''
 """How a serving system loads a release; it needs torch, torchvision and this package."""
 
+LIMITS = """## Limits
+
+- A verdict is evidence about behaviour against the tests of the audit, at their error rate and \
+detection limit; it does
+  not say that a law was complied with, or that nothing of the records is left in the weights.
+- Accuracy, differences between groups and what the tests can detect stand in the reports of the \
+batch.
+- An earlier release knows people whom this one forgot: do not go back to one.
+"""
+
 KINDS = {
     "unlearned": "The model in use before, made to forget by `{method}`.",
     "retrained": "Trained from scratch without the forgotten records "
@@ -49,6 +59,16 @@ def _input(settings: Settings) -> str:
         for values in (model.mean, model.std)
     )
     return f"pixels in 0 … 1, less {means}, divided by {deviations}"
+
+
+def _chain(links: Sequence[Mapping[str, Any]]) -> str:
+    """A row of the table of origins for each earlier model."""
+    return "\n".join(
+        f"| {link['batch'] or '—'} | {link['method'] or 'brought along'} | "
+        f"`{link['weights_sha256'][:16]}` | "
+        f"{'`' + link['made_from'][:16] + '`' if link['made_from'] else '—'} |"
+        for link in links
+    )
 
 
 def write(
@@ -71,12 +91,6 @@ def write(
     """
     batch, model = lineage["batch"], lineage["model"]
     counted = ", ".join(f"{count} {name}" for name, count in sorted(Counter(verdicts).items()))
-    chain = [
-        f"| {link['batch'] or '—'} | {link['method'] or 'brought along'} | "
-        f"`{link['weights_sha256'][:16]}` | "
-        f"{'`' + link['made_from'][:16] + '`' if link['made_from'] else '—'} |"
-        for link in lineage["chain"]
-    ]
     return f"""# {settings.report.system}, release of batch {batch}
 
 {KINDS[model["kind"]].format(method=model["method"])}
@@ -100,7 +114,7 @@ def write(
 
 | batch | method | weights | made from |
 | --- | --- | --- | --- |
-{chr(10).join(chain)}
+{_chain(lineage["chain"])}
 
 The recipe is in `lineage.json`. References for the next batch: {len(references)} models in \
 `references/{batch}`.
@@ -112,12 +126,4 @@ The recipe is in `lineage.json`. References for the next batch: {len(references)
 ```python
 {LOADER}```
 
-## Limits
-
-- A verdict is evidence about behaviour against the tests of the audit, at their error rate and \
-detection limit; it does
-  not say that a law was complied with, or that nothing of the records is left in the weights.
-- Accuracy, differences between groups and what the tests can detect stand in the reports of the \
-batch.
-- An earlier release knows people whom this one forgot: do not go back to one.
-"""
+{LIMITS}"""

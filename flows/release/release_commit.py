@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,7 +109,7 @@ def _fill(release: BatchRelease, copy: Path, standing: Standing) -> dict[str, An
     tracked = [path.removesuffix(".dvc") for path in (*release.pointers, "data.dvc")]
     shell.dvc(copy, "add", *(path for path in tracked if (copy / path).exists()))
     settings.assign(copy / "params.yaml", [f"{key}={value}" for key, value in changes.items()])
-    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    now = files.timestamp()
     facts |= {
         "batch": release.batch,
         "tag": release.tag,

@@ -42,9 +42,9 @@ _SELECTORS = frozenset(
 )
 """Invisible characters that are not in Unicode's category of formatting."""
 _LOOKS_LIKE = str.maketrans(
-    "\u0430\u0432\u0435\u043a\u043c\u043d\u043e\u0440\u0441\u0442\u0443\u0445\u0455\u0456\u0458\u04bb"
-    "\u0501\u051b\u051d\u03b1\u03b2\u03b5\u03b7\u03b9\u03ba\u03bc\u03bd\u03bf\u03c1\u03c3\u03c4\u03c5\u03c7"
-    "\u0131",
+    "\u0430\u0432\u0435\u043a\u043c\u043d\u043e\u0440\u0441\u0442\u0443\u0445\u0455"
+    "\u0456\u0458\u04bb\u0501\u051b\u051d\u03b1\u03b2\u03b5\u03b7\u03b9\u03ba"
+    "\u03bc\u03bd\u03bf\u03c1\u03c3\u03c4\u03c5\u03c7\u0131",
     "abekmhopctyxsijhdqwabenikmvopotyxi",
 )
 """Cyrillic and Greek letters that look like Latin ones, in lower or upper case."""

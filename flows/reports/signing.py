@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +125,7 @@ def _predicate(workspace: Path, evidence: dict[str, Any], key: SigningKey) -> di
         "outcome": evidence["outcome"],
         "tool_version": evidence["provenance"]["tool_version"],
         "started": evidence["provenance"]["started"],
-        "signed_at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "signed_at": files.timestamp(),
         "development": key.signer.development,
         **_register_end(workspace, evidence["batch"]),
     }

@@ -58,27 +58,8 @@ def create(
         SignatureError: there is no key to sign answers.
         AuditError: the register or the key of pseudonyms cannot be used.
     """
-    chosen = settings.load(home / "params.yaml")
-    gate = gate or auth.Gatekeeper.from_secrets()
-    key = signing_keys.load_key(home)
-    if key is None:
-        raise SignatureError(
-            f"no key to sign answers and callbacks with; name a PEM file in {signing_keys.FILE}"
-        )
-    public_url = callbacks.public_url()
-    pseudonymise.key_of(home)
     opened_here = register is None
-    register = register or Register(home, chosen.report.holidays)
-    office = Office(
-        home,
-        register,
-        gate,
-        auth.Denials(register),
-        key,
-        _identity_types(home),
-        public_url,
-        body_seconds,
-    )
+    office = _office(home, register, gate, body_seconds)
 
     @asynccontextmanager
     async def life(_app: FastAPI) -> AsyncIterator[None]:
@@ -95,7 +76,7 @@ def create(
             with suppress(AuditError):
                 await run_in_threadpool(office.denials.settle, True)
             if opened_here:
-                register.close()
+                office.register.close()
 
     server = FastAPI(
         title="Erasure Audit",
@@ -111,6 +92,25 @@ def create(
     for router in (*opendsr_routes.ROUTERS, *operator_routes.ROUTERS):
         server.include_router(router)
     return server
+
+
+def _office(
+    home: Path, register: Register | None, gate: auth.Gatekeeper | None, body_seconds: float
+) -> Office:
+    """The workspace as the routes see it; see `create`."""
+    chosen = settings.load(home / "params.yaml")
+    gate = gate or auth.Gatekeeper.from_secrets()
+    key = signing_keys.load_key(home)
+    if key is None:
+        raise SignatureError(
+            f"no key to sign answers and callbacks with; name a PEM file in {signing_keys.FILE}"
+        )
+    public_url = callbacks.public_url()
+    pseudonymise.key_of(home)
+    register = register or Register(home, chosen.report.holidays)
+    denials = auth.Denials(register)
+    types = _identity_types(home)
+    return Office(home, register, gate, denials, key, types, public_url, body_seconds)
 
 
 def _background(office: Office, stopped: threading.Event, deliver: bool, pause: float) -> None:

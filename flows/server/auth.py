@@ -41,7 +41,8 @@ _LOG = logging.getLogger("erasure_audit.access")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._@-]{0,63}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _SIGNED = re.compile(
-    r"t=(?P<t>[0-9]{1,12}),n=(?P<n>[A-Za-z0-9_-]{16,64}),k=(?P<k>[a-z0-9][a-z0-9._@-]{0,63}),s=(?P<s>[0-9a-f]{64})"
+    r"t=(?P<t>[0-9]{1,12}),n=(?P<n>[A-Za-z0-9_-]{16,64}),"
+    r"k=(?P<k>[a-z0-9][a-z0-9._@-]{0,63}),s=(?P<s>[0-9a-f]{64})"
 )
 _MOST_NONCES = 100_000
 

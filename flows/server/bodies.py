@@ -54,11 +54,13 @@ class OperatorBody(BaseModel):
 
     @model_validator(mode="wrap")
     @classmethod
-    def _explained(cls, value: Any, read: ModelWrapValidatorHandler[OperatorBody]) -> OperatorBody:
+    def _explained(
+        cls, value: Any, validate: ModelWrapValidatorHandler[OperatorBody]
+    ) -> OperatorBody:
         if isinstance(value, dict) and any(part is None for part in value.values()):
             raise RequestError(_expected(cls))
         try:
-            return read(value)
+            return validate(value)
         except ValidationError as error:
             raise RequestError(_complaint(cls, error)) from None
 
@@ -82,8 +84,8 @@ def _complaint(form: type[OperatorBody], error: ValidationError) -> str:
     """One of a few words that is another one is named; all else is told by the form."""
     faults = error.errors(include_url=False, include_input=False)
     if {fault["type"] for fault in faults} == {"literal_error"}:
-        words = faults[0]["ctx"]["expected"].replace("'", "").replace(" or ", ", ")
-        return f"{faults[0]['loc'][0]}: expected one of {words}"
+        choices = faults[0]["ctx"]["expected"].replace("'", "").replace(" or ", ", ")
+        return f"{faults[0]['loc'][0]}: expected one of {choices}"
     return _expected(form)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Depends, Response
@@ -22,6 +21,7 @@ from flows.server.bodies import (
 from flows.server.dependencies import Allowed, AllowedToSend, RequestId, TheOffice, raw_body
 from flows.server.guarded_route import GuardedRoute, SignedRoute
 from flows.server.responses import responses
+from tasks.common import files
 from tasks.requests import opendsr
 from tasks.signatures import keys
 
@@ -78,7 +78,7 @@ def cancel(
     office.register.cancel(request_id, client.name, "cancelled by the controller")
     return Cancellation(
         controller_id=receipt.actor,
-        received_time=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        received_time=files.timestamp(),
         subject_request_id=request_id,
         api_version=callbacks.API_VERSION,
     )

@@ -165,12 +165,12 @@ def _name(stage: Any) -> str:
     )
 
 
-def _patiently(read: Any, tries: int = 3600) -> Any:
+def _patiently(action: Any, tries: int = 3600) -> Any:
     """Retry while another run holds DVC's lock; it holds it only briefly between stages."""
     from dvc.lock import LockError
 
     for _ in range(tries - 1):
         with contextlib.suppress(LockError):
-            return read()
+            return action()
         dvc_locks.wait()
-    return read()
+    return action()

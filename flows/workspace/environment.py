@@ -34,8 +34,8 @@ SECRET = (
 and git runs the user's hooks."""
 
 _CREDENTIAL = re.compile(
-    r"""^(AWS|AZURE|ARM|GOOGLE|GCLOUD|GCS|OSS|ALIYUN|B2|HF|HUGGING_FACE|WANDB|GITHUB|GH|GITLAB|CI_JOB
-        |VAULT|PG|MYSQL|SMTP|APPRISE)_?.*
+    r"""^(AWS|AZURE|ARM|GOOGLE|GCLOUD|GCS|OSS|ALIYUN|B2|HF|HUGGING_FACE|WANDB|GITHUB|GH|GITLAB
+        |CI_JOB|VAULT|PG|MYSQL|SMTP|APPRISE)_?.*
     |.*(SECRET|TOKEN|PASSW|PASSPHRASE|CREDENTIAL|API_?KEY|PRIVATE_KEY|ACCESS_KEY|AUTH_STRING
         |CONNECTION_URL|DATABASE_URL|DSN).*$""",
     re.VERBOSE,
@@ -89,7 +89,9 @@ def _block(_server: str, name: str) -> str | None:
     from prefect.blocks.system import Secret
 
     try:
-        block: Any = Secret.load(name.lower().replace("_", "-"), _sync=True)  # type: ignore[call-arg]
+        block: Any = Secret.load(  # type: ignore[call-arg]
+            name.lower().replace("_", "-"), _sync=True
+        )
     except ValueError:  # Prefect's error for a missing block
         return None
     value = block.get()

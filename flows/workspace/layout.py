@@ -251,7 +251,7 @@ def _remake(folder: Path, make: Callable[[Path], object]) -> None:
 def _digits(target: Path) -> object:
     from tasks.data.importers import digits
 
-    return digits.bring_in(target)
+    return digits.import_data(target)
 
 
 def _brings(folder: Path, command: str) -> bool:

@@ -922,30 +922,32 @@ class Settings(Section):
 
 def _require_references(settings: Settings) -> None:
     """See that the models to judge with can be made and suffice."""
-    wanted = settings.references
+    references = settings.references
     exemption = "verify.mode=screening needs no references"
-    needs = settings.verify.mode != "screening" and wanted.mode == "batch"
-    if not wanted.without_blocks and needs:
+    needs = settings.verify.mode != "screening" and references.mode == "batch"
+    if not references.without_blocks and needs:
         raise ValueError(f"references.without_blocks is empty; only {exemption}")
-    if not wanted.with_blocks and (wanted.with_from == TRAINED or wanted.mode != "batch"):
+    if not references.with_blocks and (
+        references.with_from == TRAINED or references.mode != "batch"
+    ):
         if needs:
             raise ValueError(f"references.with_blocks is empty; only {exemption}")
         if settings.original.checkpoint.startswith(TRAINED):
             raise ValueError(
                 "references.with_blocks is empty, so no stage makes original.checkpoint"
             )
-    if wanted.mode != "batch" and wanted.with_from == TRAINED:
+    if references.mode != "batch" and references.with_from == TRAINED:
         raise ValueError(
-            f"references.mode is {wanted.mode}, so references.with_from has to name the "
+            f"references.mode is {references.mode}, so references.with_from has to name the "
             "pool's folder, such as references/pool; `erasure-audit pool` makes it"
         )
-    retrained = len(wanted.without_blocks) * wanted.seeds_per_block
-    if wanted.mode == "hybrid" and retrained < 2:
+    retrained = len(references.without_blocks) * references.seeds_per_block
+    if references.mode == "hybrid" and retrained < 2:
         raise ValueError(
             f"references.mode is hybrid, and references.without_blocks makes {retrained} retrained "
             "models; expected at least 2, such as without_blocks [0] with seeds_per_block 4"
         )
-    if wanted.mode == "batch" and wanted.with_blocks and wanted.with_from != TRAINED:
+    if references.mode == "batch" and references.with_blocks and references.with_from != TRAINED:
         raise ValueError(
             f"references.with_from is not {TRAINED}, so references.with_blocks has to be []"
         )
@@ -953,7 +955,7 @@ def _require_references(settings: Settings) -> None:
 
 def _require_more(settings: Settings, name: str, below: References) -> None:
     """See that a rung judges with the references of the rung below it and with more."""
-    where, wanted = f"ladder.rungs.{name}.references", settings.references
+    where, references = f"ladder.rungs.{name}.references", settings.references
     if settings.verify.mode == "screening":
         raise ValueError(f"{where}: verify.mode=screening needs no references")
     if not below.without_blocks:
@@ -962,13 +964,13 @@ def _require_more(settings: Settings, name: str, below: References) -> None:
             "the exact retrain, which the test checks itself with"
         )
     for key in ("with_blocks", "without_blocks"):
-        if len(getattr(wanted, key)) < len(getattr(below, key)):
+        if len(getattr(references, key)) < len(getattr(below, key)):
             raise ValueError(f"{where}.{key} has fewer blocks than the rung below")
-    if wanted.mode != below.mode and (below.mode, wanted.mode) != ("pool", "hybrid"):
+    if references.mode != below.mode and (below.mode, references.mode) != ("pool", "hybrid"):
         raise ValueError(
-            f"{where}.mode: got {wanted.mode} after {below.mode}; only a pool can become hybrid"
+            f"{where}.mode: got {references.mode} after {below.mode}; only a pool can become hybrid"
         )
-    if wanted.mode != "batch" and wanted.with_blocks != below.with_blocks:
+    if references.mode != "batch" and references.with_blocks != below.with_blocks:
         raise ValueError(
             f"{where}.with_blocks: a pool has its own models with the records; expected "
             "without_blocks"

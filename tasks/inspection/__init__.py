@@ -1,3 +1,3 @@
-"""What is seen by working with a model itself: its features, and further views of the records."""
+"""Measurements on a model itself: its answers, its features, and further views of the records."""
 
-__all__ = ["feature_probes", "views"]
+__all__ = ["answers", "feature_probes", "views"]

@@ -74,7 +74,12 @@ def read(
     return features
 
 
-def linear_probe(known: NDArray[np.float32], labels: Ints, asked: NDArray[np.float32]) -> Ints:
+def linear_probe(
+    fitted: NDArray[np.float32],
+    labels: Ints,
+    features: NDArray[np.float32],
+    most_iterations: int = MOST_ITERATIONS,
+) -> Ints:
     """Classes that a new linear classifier on the same features gives (Alain and Bengio 2017).
 
     Multinomial logistic regression with scikit-learn's usual L2 penalty on standardised features.
@@ -82,9 +87,10 @@ def linear_probe(known: NDArray[np.float32], labels: Ints, asked: NDArray[np.flo
     random.
 
     Args:
-        known: (k, d) features of the records that it is fitted to.
+        fitted: (k, d) features of the records that it is fitted to.
         labels: (k,) their classes.
-        asked: (n, d) features of the records that it is asked about, which it has not seen.
+        features: (n, d) features of the records to classify, which it has not seen.
+        most_iterations: in which the fit has to converge.
 
     Returns:
         (n,) predicted classes.
@@ -106,17 +112,19 @@ def linear_probe(known: NDArray[np.float32], labels: Ints, asked: NDArray[np.flo
                 count=len(labels),
             )
         )
-    scaler, classifier = StandardScaler(), LogisticRegression(max_iter=MOST_ITERATIONS)
+    scaler, classifier = StandardScaler(), LogisticRegression(max_iter=most_iterations)
     # one thread: on a busy machine BLAS's threads wait for each other, dozens of times longer than
     # they compute
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the one about convergence becomes an error
-        classifier.fit(scaler.fit_transform(known.astype(np.float64)), labels)
-        if int(np.max(classifier.n_iter_)) >= MOST_ITERATIONS:
+        classifier.fit(scaler.fit_transform(fitted.astype(np.float64)), labels)
+        if int(np.max(classifier.n_iter_)) >= most_iterations:
             raise EvidenceError(
-                say("the linear probe did not converge in {most} iterations", most=MOST_ITERATIONS)
+                say("the linear probe did not converge in {most} iterations", most=most_iterations)
             )
-        return np.asarray(classifier.predict(scaler.transform(asked.astype(np.float64))), np.int64)
+        return np.asarray(
+            classifier.predict(scaler.transform(features.astype(np.float64))), np.int64
+        )
 
 
 def cka(x: NDArray[np.float32] | Floats, y: NDArray[np.float32] | Floats) -> float:
@@ -238,7 +246,7 @@ def relearn_steps(
 
     backend = records.backend
     pupil = copy.deepcopy(network)
-    pupil.to(backend.device, memory_format=records.memory_format)  # type: ignore[call-overload]
+    records.place(pupil)
     learned = [weight for weight in pupil.parameters() if weight.requires_grad]
     plain = recipe.model_copy(update={"shift": 0, "flip": False})
     every = max(1, len(records) // recipe.batch_size // CHECKS_PER_EPOCH)

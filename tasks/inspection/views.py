@@ -56,17 +56,17 @@ RELEARNED_STEPS, RELEARNED_RATE = 20, 0.2
 
 @dataclass(frozen=True)
 class Material:
-    """What the views are made from; the same for every model of an audit.
+    """The input of the views, the same for every model of an audit.
 
     Attributes:
-        asked: the k records to score: the forget set and the control subjects' records.
+        records: the k records to score: the forget set and the control subjects' records.
         halves: (k,) 0 or 1 for the two halves of the forget set, -1 for control records.
         retained: the retain set.
         recipe: how the models were trained.
         seed: root of the random streams.
     """
 
-    asked: training_loop.Records
+    records: training_loop.Records
     halves: Ints
     retained: training_loop.Records
     recipe: Train
@@ -74,26 +74,26 @@ class Material:
 
 
 def material(
-    known: image_pack.Packed,
+    packed: image_pack.Packed,
     roles: scoring.Strings,
     requests: scoring.Strings,
     settings: Settings,
     backend: compute.Backend,
 ) -> Material | None:
-    """What further views of the records are made from; None where none is asked for, and of a pool,
-    which keeps answers and no weights."""
+    """The records and the recipe that further views need; None if no view is set, or in the mode
+    of a pool, which keeps answers and no weights."""
     if (
         not settings.verify.views
         or settings.verify.mode == "screening"
         or settings.references.mode != "batch"
     ):
         return None
-    asked, retained = (
-        reference_blocks.load_rows(rows, known, settings, backend)
+    records, retained = (
+        reference_blocks.load_rows(rows, packed, settings, backend)
         for rows in (_scored_records(requests, roles), (roles == "training") & (requests == ""))
     )
     in_halves = halves(requests[_scored_records(requests, roles)], settings.seed)
-    return Material(asked, in_halves, retained, settings.train, settings.seed)
+    return Material(records, in_halves, retained, settings.train, settings.seed)
 
 
 def _scored_records(requests: scoring.Strings, roles: scoring.Strings) -> NDArray[np.bool_]:
@@ -101,7 +101,7 @@ def _scored_records(requests: scoring.Strings, roles: scoring.Strings) -> NDArra
     return np.asarray((requests != "") | (roles == "control"))
 
 
-def of_all(
+def score_all(
     name: str,
     network: nn.Module,
     material: Material | None,
@@ -129,18 +129,18 @@ def halves(requests: scoring.Strings, seed: int) -> Ints:
     half_of_row = np.full(len(requests), -1, np.int64)
     random = np.random.Generator(np.random.PCG64(seeds.derive(seed, "views", "halves")))
     for request in sorted(set(requests.tolist()) - {""}):
-        own = random.permutation(np.flatnonzero(requests == request))
-        half_of_row[own] = np.arange(len(own)) % 2
+        shuffled = random.permutation(np.flatnonzero(requests == request))
+        half_of_row[shuffled] = np.arange(len(shuffled)) % 2
     return half_of_row
 
 
 def score(name: str, network: nn.Module, material: Material) -> Floats:
-    """The scores (k,) of the asked records in one view; the model is left as it is.
+    """The scores (k,) of the records in one view; the model is left as it is.
 
     Args:
         name: of the view, a key of `VIEWS`.
         network: the classifier.
-        material: what the views are made from.
+        material: the input of the views.
 
     Raises:
         ModelError: the further training diverged, or the model has no features to read.
@@ -179,9 +179,10 @@ def changed_copies(images: torch.Tensor, seed: int) -> list[torch.Tensor]:
 
 
 def _copies(network: nn.Module, material: Material) -> Floats:
-    asked = material.asked
-    images = changed_copies(asked.images, seeds.derive(material.seed, "views", "copies") % 2**63)
-    scored = [_margins(network, _with_images(asked, copies)) for copies in images]
+    images = changed_copies(
+        material.records.images, seeds.derive(material.seed, "views", "copies") % 2**63
+    )
+    scored = [_margins(network, _with_images(material.records, copies)) for copies in images]
     return np.asarray(np.mean(scored, axis=0), np.float64)
 
 
@@ -189,35 +190,36 @@ def _tuned(network: nn.Module, material: Material) -> Floats:
     count = round(TUNED_EPOCHS * len(material.retained) / material.recipe.batch_size)
     parts = (material.retained,)
     further = _trained_further(network, parts, max(1, count), TUNED_RATE, material)
-    return _margins(further, material.asked)
+    return _margins(further, material.records)
 
 
 def _relearned(network: nn.Module, material: Material) -> Floats:
-    found = []
+    scores = []
     for half in (0, 1):
         rows = _numbers(material.halves == half)
-        parts = (material.asked.rows(rows), material.retained)
+        parts = (material.records.rows(rows), material.retained)
         further = _trained_further(network, parts, RELEARNED_STEPS, RELEARNED_RATE, material)
-        found.append(_margins(further, material.asked))
-    other = np.where(material.halves == 0, found[1], found[0])
-    return np.where(material.halves == -1, (found[0] + found[1]) / 2, other)
+        scores.append(_margins(further, material.records))
+    other = np.where(material.halves == 0, scores[1], scores[0])
+    return np.where(material.halves == -1, (scores[0] + scores[1]) / 2, other)
 
 
 def _features(network: nn.Module, material: Material) -> Floats:
-    known = _some(material.retained, seeds.derive(material.seed, "views", "features"))
-    labels, own = (part.labels.cpu().numpy() for part in (known, material.asked))
-    targets = np.eye(int(max(labels.max(), own.max())) + 1)[labels]
-    features = _features_of(network, known, material.seed)
+    retained = _sample(material.retained, seeds.derive(material.seed, "views", "features"))
+    fitted_labels, labels = (part.labels.cpu().numpy() for part in (retained, material.records))
+    targets = np.eye(int(max(fitted_labels.max(), labels.max())) + 1)[fitted_labels]
+    features = _features_of(network, retained, material.seed)
     gram = features.T @ features
     gram += RIDGE * gram.diagonal().mean() * np.eye(len(gram))
     layer = np.linalg.solve(gram, features.T @ targets)
-    values, rows = _features_of(network, material.asked, material.seed) @ layer, np.arange(len(own))
-    said = values[rows, own]
-    values[rows, own] = -np.inf
-    return np.asarray(said - values.max(axis=1), np.float64)
+    values = _features_of(network, material.records, material.seed) @ layer
+    rows = np.arange(len(labels))
+    of_label = values[rows, labels]
+    values[rows, labels] = -np.inf
+    return np.asarray(of_label - values.max(axis=1), np.float64)
 
 
-def _some(records: training_loop.Records, seed: int) -> training_loop.Records:
+def _sample(records: training_loop.Records, seed: int) -> training_loop.Records:
     """At most `MOST_RECORDS` of the records, drawn at random, in their order."""
     if len(records) <= MOST_RECORDS:
         return records
@@ -275,8 +277,7 @@ def _trained_further(
     from torch.nn import functional
 
     recipe, backend = material.recipe, material.retained.backend
-    further = copy.deepcopy(network)
-    further.to(backend.device, memory_format=material.retained.memory_format).train()  # type: ignore[call-overload]
+    further = material.retained.place(copy.deepcopy(network)).train()
     seed = seeds.derive(material.seed, "views", "order") % 2**63
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

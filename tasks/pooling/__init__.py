@@ -1,4 +1,4 @@
 """A pool of reference models for many batches: who is left out of which model, and the table of
-what they say of every record."""
+their answers for every record."""
 
-__all__ = ["answers", "folds", "renewal", "table"]
+__all__ = ["folds", "renewal", "table"]

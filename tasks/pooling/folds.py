@@ -17,7 +17,7 @@ TRIES = 200
 """Partitions that are drawn until one leaves each model a record of every class."""
 
 
-def left_out(
+def absent_subjects(
     subjects: Ints, labels: Ints, classes: int, folds: int, seed: int, number: int
 ) -> Ints:
     """The subjects that one model is trained without.
@@ -44,7 +44,7 @@ def left_out(
             "lower pool.folds"
         )
     owners = [np.unique(subjects[labels == label]) for label in range(classes)]
-    rare = [str(label) for label, own in enumerate(owners) if len(own) < 2]
+    rare = [str(label) for label, people_of_class in enumerate(owners) if len(people_of_class) < 2]
     if rare:
         raise EvidenceError(
             f"classes {', '.join(rare)}: got records of fewer than two training subjects, expected "
@@ -63,7 +63,7 @@ def _partition(people: Ints, owners: list[Ints], folds: int, seed: int, rank: in
         order = np.random.Generator(np.random.PCG64(stream)).permutation(len(people))
         fold_of = np.empty(len(people), np.int64)
         fold_of[order] = np.arange(len(people)) % folds
-        shares = (fold_of[np.searchsorted(people, own)] for own in owners)
+        shares = (fold_of[np.searchsorted(people, people_of_class)] for people_of_class in owners)
         if all(len(np.unique(share)) > 1 for share in shares):
             return fold_of
     raise EvidenceError(

@@ -1,4 +1,4 @@
-"""The table of a pool: what each of its models says of every record, and who was in which model.
+"""The table of a pool: the answers of its models for every record, and who was in which model.
 
 A folder with `scores.npz` and `lineage.json`. The stage `pool` writes one for each block; `merge`
 makes the pool of them. Weights are in neither. A record stands there by the hash of its id,
@@ -41,7 +41,7 @@ ADVICE = "make a new one with `erasure-audit pool`, or use references.mode=batch
 
 @dataclass(frozen=True)
 class PoolTable:
-    """What m models say of n records."""
+    """The answers of m models for n records."""
 
     keys: NDArray[np.uint8]
     """(n, 32) hash of each record, see `keys`"""
@@ -76,14 +76,14 @@ class PoolTable:
         if len(np.unique(self.keys, axis=0)) < n:
             raise EvidenceError(f"{where}: got a record twice, expected each once; {ADVICE}")
 
-    def rows(self, wanted: NDArray[np.bool_]) -> PoolTable:
+    def rows(self, mask: NDArray[np.bool_]) -> PoolTable:
         """The pool with only some of its records."""
         return replace(
             self,
-            keys=self.keys[wanted],
-            phi=self.phi[:, wanted],
-            predicted=self.predicted[:, wanted],
-            seen=self.seen[:, wanted],
+            keys=self.keys[mask],
+            phi=self.phi[:, mask],
+            predicted=self.predicted[:, mask],
+            seen=self.seen[:, mask],
         )
 
 
@@ -169,13 +169,13 @@ def load(folder: Path) -> tuple[PoolTable, dict[str, Any]]:
     return pool, lineage
 
 
-def merge(blocks: list[Path], folder: Path, made: str | None = None) -> dict[str, Any]:
+def merge(blocks: list[Path], folder: Path, made_at: str | None = None) -> dict[str, Any]:
     """Make one pool of its blocks.
 
     Args:
         blocks: folders that `save` wrote.
         folder: where the pool is to be.
-        made: when, RFC 3339, for the lineage.
+        made_at: RFC 3339, for the lineage.
 
     Returns:
         Its lineage.
@@ -185,26 +185,29 @@ def merge(blocks: list[Path], folder: Path, made: str | None = None) -> dict[str
     """
     if not blocks:
         raise EvidenceError("got no block of a pool, expected at least one; set pool.blocks")
-    read = [load(block) for block in blocks]
-    first, lineage = read[0]
-    for block, (pool, own) in zip(blocks, read, strict=True):
+    loaded = [load(block) for block in blocks]
+    first, lineage = loaded[0]
+    for block, (pool, block_lineage) in zip(blocks, loaded, strict=True):
         if not np.array_equal(pool.keys, first.keys):
             raise EvidenceError(f"{block} is of other records than {blocks[0]}; run it again")
-        differs = [key for key in ("recipe", "seed", "folds") if own[key] != lineage[key]]
+        differs = [key for key in ("recipe", "seed", "folds") if block_lineage[key] != lineage[key]]
         if differs:
             raise EvidenceError(
                 f"{block} differs from {blocks[0]} in {', '.join(differs)}; run it again"
             )
     whole = replace(
         first,
-        phi=np.concatenate([pool.phi for pool, _ in read]),
-        predicted=np.concatenate([pool.predicted for pool, _ in read]),
-        seen=np.concatenate([pool.seen for pool, _ in read]),
-        folds=np.concatenate([pool.folds for pool, _ in read]),
+        phi=np.concatenate([pool.phi for pool, _ in loaded]),
+        predicted=np.concatenate([pool.predicted for pool, _ in loaded]),
+        seen=np.concatenate([pool.seen for pool, _ in loaded]),
+        folds=np.concatenate([pool.folds for pool, _ in loaded]),
     )
-    together = {**lineage, "models": [model for _, own in read for model in own["models"]]}
-    if made is not None:
-        together["made"] = made
+    together = {
+        **lineage,
+        "models": [model for _, block_lineage in loaded for model in block_lineage["models"]],
+    }
+    if made_at is not None:
+        together["made"] = made_at
     save(folder, whole, together)
     return together
 
@@ -221,12 +224,12 @@ def keep_only(folder: Path, manifest: pd.DataFrame, when: str) -> int:
         How many rows went; 0 changes nothing.
     """
     pool, lineage = load(folder)
-    columns = _places(keys(manifest), pool.keys)
-    left = np.isin(np.arange(len(pool.keys)), columns[columns >= 0])
-    gone = int((~left).sum())
+    columns = _columns(keys(manifest), pool.keys)
+    remaining = np.isin(np.arange(len(pool.keys)), columns[columns >= 0])
+    gone = int((~remaining).sum())
     if gone:
         erased = [*lineage.get("erased", []), {"records": gone, "at": when}]
-        save(folder, pool.rows(left), {**lineage, "erased": erased})
+        save(folder, pool.rows(remaining), {**lineage, "erased": erased})
     return gone
 
 
@@ -247,31 +250,31 @@ def align(
             of the training records of now.
     """
     pool, lineage = load(folder)
-    wanted = json.loads(json.dumps(release_lineage.recipe(settings)))
-    if lineage.get("recipe") != wanted:
+    expected = json.loads(json.dumps(release_lineage.recipe(settings)))
+    if lineage.get("recipe") != expected:
         recipe = lineage.get("recipe") or {}
-        differs = ", ".join(key for key in wanted if recipe.get(key) != wanted[key])
+        differs = ", ".join(key for key in expected if recipe.get(key) != expected[key])
         raise EvidenceError(
             f"the pool {folder} was trained by another recipe ({differs} differ); {ADVICE}"
         )
-    columns = _places(keys(manifest), pool.keys)
-    known = columns >= 0
-    foreign = len(pool.keys) - int(known.sum())
+    columns = _columns(keys(manifest), pool.keys)
+    in_pool = columns >= 0
+    foreign = len(pool.keys) - int(in_pool.sum())
     if foreign:
         raise EvidenceError(
             f"the pool {folder} holds {foreign} rows of records that are not in the data now: of "
             "erased people, or of another version of the data; take them out with "
             f"`erasure-audit pool --erase`, or {ADVICE}"
         )
-    trained = np.asarray(pool.seen.any(axis=0))[columns] & known
+    trained = np.asarray(pool.seen.any(axis=0))[columns] & in_pool
     share = float((trained & training).sum() / max(1, training.sum()))
     if share < LEAST_KNOWN:
         raise EvidenceError(
             f"the pool {folder} was trained on {share:.0%} of the training records of now, "
             f"expected at least {LEAST_KNOWN:.0%}; it is of another version of the data: {ADVICE}"
         )
-    phi = np.where(known, pool.phi[:, columns], np.nan).astype(np.float64)
-    predicted = np.where(known, pool.predicted[:, columns], -1).astype(np.int64)
+    phi = np.where(in_pool, pool.phi[:, columns], np.nan).astype(np.float64)
+    predicted = np.where(in_pool, pool.predicted[:, columns], -1).astype(np.int64)
     facts = {
         "path": folder.as_posix(),
         "scores_sha256": lineage["scores_sha256"],
@@ -281,7 +284,7 @@ def align(
         "seconds": _median_seconds(lineage),
         "erased": lineage.get("erased", []),
     }
-    return Aligned(phi, predicted, pool.seen[:, columns] & known, facts)
+    return Aligned(phi, predicted, pool.seen[:, columns] & in_pool, facts)
 
 
 def _median_seconds(lineage: dict[str, Any]) -> float | None:
@@ -305,7 +308,7 @@ def holds(content: bytes, rows: Collection[bytes]) -> bool:
         return True
 
 
-def _places(wanted: NDArray[np.uint8], known: NDArray[np.uint8]) -> NDArray[np.intp]:
-    """(n,) place of each key among those known, -1 where it is none of them."""
-    place_of = {key.tobytes(): place for place, key in enumerate(known)}
-    return np.array([place_of.get(key.tobytes(), -1) for key in wanted], np.intp)
+def _columns(record_keys: NDArray[np.uint8], pool_keys: NDArray[np.uint8]) -> NDArray[np.intp]:
+    """(n,) index of each record's key among the pool's, -1 where the pool lacks it."""
+    place_of = {key.tobytes(): column for column, key in enumerate(pool_keys)}
+    return np.array([place_of.get(key.tobytes(), -1) for key in record_keys], np.intp)

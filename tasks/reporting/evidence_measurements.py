@@ -185,7 +185,7 @@ def unlearned(sources: Sources) -> dict[str, Any]:
     chosen = sources.reported_settings
     (entry,) = of_role(take(sources.lineage, "models", "lineage.json"), "unlearned")
     task: fcalb.Task = "class" if entry.get("task") == "class" else "people"
-    used = fcalb.in_force(chosen, task).unlearn.model_dump(mode="json")
+    used = fcalb.effective_settings(chosen, task).unlearn.model_dump(mode="json")
     if chosen.unlearn.method == "fcalb":
         used["task"] = task
     if sources.trace and "reset" in sources.trace[0]:

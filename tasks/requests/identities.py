@@ -89,8 +89,8 @@ def is_email(identity_type: str) -> bool:
 
 
 def _is_phone(identity_type: str) -> bool:
-    words = set(identity_type.lower().split("_"))
-    return bool(words & _PHONE_WORDS) and not words & {"id", "uuid"}
+    parts = set(identity_type.lower().split("_"))
+    return bool(parts & _PHONE_WORDS) and not parts & {"id", "uuid"}
 
 
 def _number(text: str) -> str:

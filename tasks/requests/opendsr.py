@@ -167,10 +167,10 @@ class _Entry(BaseModel):
     @field_validator("subject_request_id", "submitted_time")
     @classmethod
     def _is_well_formed(cls, value: str, info: ValidationInfo) -> str:
-        read = _uuid4(value) if info.field_name == "subject_request_id" else _time(value)
-        if read is None:
+        normalised = _uuid4(value) if info.field_name == "subject_request_id" else _time(value)
+        if normalised is None:
             raise ValueError("malformed")
-        return read
+        return normalised
 
     @field_validator("submitted_time")
     @classmethod
@@ -298,8 +298,8 @@ def refuse_future(path: Path, now: datetime) -> None:
     except RequestError:
         return
     late = [
-        str(place)
-        for place, value in enumerate(values, start=1)
+        str(position)
+        for position, value in enumerate(values, start=1)
         if (moment := _readable_head(value)["submitted_time"]) is not None
         and datetime.fromisoformat(moment) > now + CLOCKS_APART
     ]
@@ -372,7 +372,7 @@ def _parts(value: Any) -> Iterator[tuple[tuple[str | int, ...], Any]]:
         if isinstance(part, dict):
             waiting += [((*path, key), inner) for key, inner in part.items()]
         elif isinstance(part, list):
-            waiting += [((*path, place), inner) for place, inner in enumerate(part)]
+            waiting += [((*path, index), inner) for index, inner in enumerate(part)]
 
 
 def _readable_head(value: Any) -> dict[str, str | None]:

@@ -20,6 +20,8 @@ from tasks.signatures import time_stamps
 from tasks.signatures.keys import ALGORITHM, GARBLED, Signer, SigningKey, signer_of
 
 if TYPE_CHECKING:
+    from pyhanko.sign.signers import SimpleSigner
+
     from tasks.signatures.time_stamps import Authority, Stamper, TimeStamp
 
 FIELD = "ErasureAudit"
@@ -58,23 +60,11 @@ def sign(pdf: bytes, key: SigningKey, stamper: Stamper | None = None) -> bytes:
     Raises:
         SignatureError: the PDF cannot be read, or is signed already; or no time stamp can be had.
     """
-    from asn1crypto import keys, x509
-    from cryptography.hazmat.primitives import serialization as forms
     from pyhanko.pdf_utils.incremental_writer import IncrementalPdfFileWriter
     from pyhanko.pdf_utils.misc import PdfError
     from pyhanko.sign import fields, signers
     from pyhanko.sign.general import SigningError
-    from pyhanko_certvalidator.registry import SimpleCertificateStore
 
-    secret = key.private.private_bytes(
-        forms.Encoding.DER, forms.PrivateFormat.PKCS8, forms.NoEncryption()
-    )
-    store: Any = SimpleCertificateStore
-    signer = signers.SimpleSigner(
-        signing_cert=x509.Certificate.load(key.certificate.public_bytes(forms.Encoding.DER)),
-        signing_key=keys.PrivateKeyInfo.load(secret),
-        cert_registry=store(),
-    )
     meta = signers.PdfSignatureMetadata(
         field_name=FIELD,
         md_algorithm="sha512",
@@ -95,7 +85,7 @@ def sign(pdf: bytes, key: SigningKey, stamper: Stamper | None = None) -> bytes:
     try:
         signers.PdfSigner(
             meta,
-            signer,
+            _signer(key),
             timestamper=_timestamper(stamper) if stamper else None,
             new_field_spec=field,
         ).sign_pdf(
@@ -108,6 +98,24 @@ def sign(pdf: bytes, key: SigningKey, stamper: Stamper | None = None) -> bytes:
     if not signed.startswith(pdf) or signature.signer != key.signer:
         raise SignatureError("the new PDF signature is invalid; check this installation of pyHanko")
     return signed
+
+
+def _signer(key: SigningKey) -> SimpleSigner:
+    """A key in the form that pyHanko takes."""
+    from asn1crypto import keys, x509
+    from cryptography.hazmat.primitives import serialization as forms
+    from pyhanko.sign.signers import SimpleSigner
+    from pyhanko_certvalidator.registry import SimpleCertificateStore
+
+    secret = key.private.private_bytes(
+        forms.Encoding.DER, forms.PrivateFormat.PKCS8, forms.NoEncryption()
+    )
+    store: Any = SimpleCertificateStore
+    return SimpleSigner(
+        signing_cert=x509.Certificate.load(key.certificate.public_bytes(forms.Encoding.DER)),
+        signing_key=keys.PrivateKeyInfo.load(secret),
+        cert_registry=store(),
+    )
 
 
 def is_signed(pdf: bytes) -> bool:

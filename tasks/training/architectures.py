@@ -234,6 +234,37 @@ Spot = tuple["nn.Module", int]
 """A layer and the number of its call in a pass, from 0: a layer may be called several times."""
 
 
+def _calls(network: nn.Module, image: Tensor) -> tuple[list[tuple[Spot, torch.Size]], int]:
+    """The calls of a network's layers for one image, in order, each with its output's shape; and
+    the number of outputs."""
+    import torch
+    from torch import nn
+
+    calls: list[tuple[Spot, torch.Size]] = []
+    times: Counter[nn.Module] = Counter()
+
+    def note(layer: nn.Module, _: Any, out: Any) -> None:
+        if isinstance(out, torch.Tensor):
+            calls.append(((layer, times[layer]), out.shape))
+        times[layer] += 1
+
+    hooks = [
+        layer.register_forward_hook(note)
+        for layer in network.modules()
+        if not list(layer.children())
+        or isinstance(layer, nn.Linear | nn.Conv2d)  # a parametrised one has children
+    ]
+    training = network.training
+    try:
+        with torch.no_grad():
+            classes = network.eval()(image).shape[1]
+    finally:
+        network.train(training)
+        for hook in hooks:
+            hook.remove()
+    return calls, classes
+
+
 class Taps:
     """Reads features while a network computes: the input of its classifier, or all stages.
 
@@ -255,33 +286,11 @@ class Taps:
         Raises:
             ModelError: the model has no such layer, or it reads the image itself.
         """
-        import torch
         from torch import nn
 
         self.network = network
         pooling = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
-        calls: list[tuple[Spot, torch.Size]] = []
-        times: Counter[nn.Module] = Counter()
-
-        def note(layer: nn.Module, _: Any, out: Any) -> None:
-            if isinstance(out, torch.Tensor):
-                calls.append(((layer, times[layer]), out.shape))
-            times[layer] += 1
-
-        watch = [
-            layer.register_forward_hook(note)
-            for layer in network.modules()
-            if not list(layer.children())
-            or isinstance(layer, nn.Linear | nn.Conv2d)  # a parametrised one has children
-        ]
-        training = network.training
-        try:
-            with torch.no_grad():
-                classes = network.eval()(image).shape[1]
-        finally:
-            network.train(training)
-            for hook in watch:
-                hook.remove()
+        calls, classes = _calls(network, image)
         weighted = [
             number
             for number, ((layer, _), _) in enumerate(calls)
@@ -332,7 +341,7 @@ class Taps:
         ]
         hooks.append(
             head.register_forward_pre_hook(
-                lambda _, given, named: inputs.append((*given, *named.values())[0]),
+                lambda _, args, kwargs: inputs.append((*args, *kwargs.values())[0]),
                 with_kwargs=True,
             )
         )

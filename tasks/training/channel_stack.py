@@ -96,9 +96,9 @@ class ChannelStack:
 
         with torch.no_grad():
             for number, network in enumerate(networks):
-                own = dict(network.named_parameters()) | dict(network.named_buffers())
+                targets = dict(network.named_parameters()) | dict(network.named_buffers())
                 for name, together in (self._weights | self._running).items():
-                    own[name].copy_(together.reshape(self.count, *own[name].shape)[number])
+                    targets[name].copy_(together.reshape(self.count, *targets[name].shape)[number])
                 for layer in network.modules():
                     if isinstance(layer, nn.BatchNorm2d) and layer.num_batches_tracked is not None:
                         layer.num_batches_tracked += self._steps
@@ -110,22 +110,22 @@ def chain(network: nn.Module) -> list[tuple[str, nn.Module]] | None:
     after one flattening."""
     from torch import nn
 
-    found: list[tuple[str, nn.Module]] = []
+    layers: list[tuple[str, nn.Module]] = []
 
     def gather(prefix: str, module: nn.Module) -> bool:
         if type(module) is nn.Sequential:
             return all(gather(f"{prefix}{name}.", child) for name, child in module.named_children())
-        found.append((prefix.removesuffix("."), module))
+        layers.append((prefix.removesuffix("."), module))
         return _shares_channels(module)
 
     if type(network) is not nn.Sequential or not gather("", network):
         return None
-    kinds = [type(layer) for _, layer in found]
+    kinds = [type(layer) for _, layer in layers]
     flat = kinds.index(nn.Flatten) if kinds.count(nn.Flatten) == 1 else -1
     spatial, linear = kinds[: flat + 1], kinds[flat + 1 :]
     if flat < 0 or nn.Linear in spatial or not set(linear) <= {nn.Linear, nn.ReLU}:
         return None
-    return found
+    return layers
 
 
 def _shares_channels(layer: nn.Module) -> bool:
@@ -147,8 +147,8 @@ def _in_order(layers: list[tuple[str, nn.Module]]) -> list[tuple[str, nn.Module]
     from torch import nn
 
     ordered = list(layers)
-    for place in range(1, len(ordered)):
-        (_, before), (_, layer) = ordered[place - 1 : place + 1]
+    for index in range(1, len(ordered)):
+        (_, before), (_, layer) = ordered[index - 1 : index + 1]
         if type(before) is nn.ReLU and type(layer) is nn.MaxPool2d and not layer.return_indices:
-            ordered[place - 1 : place + 1] = ordered[place - 1 : place + 1][::-1]
+            ordered[index - 1 : index + 1] = ordered[index - 1 : index + 1][::-1]
     return ordered

@@ -192,7 +192,7 @@ def _unwrapped(
         )
     if prefix is not None:
         begins = {name.removeprefix(prefix): name for name in state if name.startswith(prefix)}
-        return {name: state[given] for name, given in begins.items() if name in expected}
+        return {name: state[key] for name, key in begins.items() if name in expected}
     if not copies:
         return state
     return {

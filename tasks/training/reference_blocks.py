@@ -137,8 +137,8 @@ def groups_of_pool(
     like = architectures.build(settings.model, settings.data, seed=0)
     size = stacked.count_of_pool(settings.compute, like, backend)
     by_steps: dict[int, list[int]] = {}
-    for place, count in enumerate(counts):
-        by_steps.setdefault(training_loop.steps(count, settings.train), []).append(place)
+    for index, count in enumerate(counts):
+        by_steps.setdefault(training_loop.steps(count, settings.train), []).append(index)
     return [
         places[first : first + size]
         for places in by_steps.values()
@@ -168,8 +168,8 @@ def train_models(
     stage_cli.say(f"{title}: {settings.train.epochs} epochs over {count} records")
     started = time.perf_counter()
     weights, orders = (
-        [seeds.derive(settings.seed, *stream, what) for stream in streams]
-        for what in ("weights", "order")
+        [seeds.derive(settings.seed, *stream, purpose) for stream in streams]
+        for purpose in ("weights", "order")
     )
     networks = [architectures.build(settings.model, settings.data, seed) for seed in weights]
     facts = training_records.backend.facts()

@@ -55,9 +55,9 @@ def fit(
 
     backend = records.backend
     for network in networks:
-        network.to(backend.device, memory_format=records.memory_format).train()  # type: ignore[call-overload]
+        records.place(network).train()
     among = list(rows) if rows is not None else [torch.arange(len(records))] * len(networks)
-    lengths = {training_loop.steps(len(own), recipe) for own in among}
+    lengths = {training_loop.steps(len(model_rows), recipe) for model_rows in among}
     if len(lengths) > 1:
         raise EvidenceError(
             f"got models of {', '.join(map(str, sorted(lengths)))} steps, expected the same number "
@@ -65,34 +65,17 @@ def fit(
         )
     (steps,) = lengths
     batches = [
-        records.batches(recipe.batch_size, torch.Generator().manual_seed(seed), recipe, own)
-        for seed, own in zip(seeds, among, strict=True)
+        records.batches(recipe.batch_size, torch.Generator().manual_seed(seed), recipe, model_rows)
+        for seed, model_rows in zip(seeds, among, strict=True)
     ]
-    if in_channels(networks[0], backend):
-        _fit_in_channels(networks, batches, steps, recipe, backend, progress)
-        return
-    stack = torch.func.stack_module_state(list(networks))
+    report = None if progress is None else _mean_of(progress, len(networks))
+    fit_all = _fit_in_channels if in_channels(networks[0], backend) else _fit_by_vmap
+    fit_all(networks, batches, steps, recipe, backend, report)
 
-    def objective(_: int) -> Tensor:
-        images, labels = zip(*(next(each) for each in batches), strict=True)
-        return _losses(
-            networks[0],
-            stack,
-            torch.stack(images),
-            torch.stack(labels),
-            backend,
-            recipe.label_smoothing,
-        ).sum()
 
-    def report_mean_loss(step: int, loss: float) -> None:
-        if progress:
-            progress(step, loss / len(networks))
-
-    weights = [{"params": list(stack[0].values())}]
-    training_loop.optimise(
-        weights, objective, steps, recipe.learning_rate, recipe, report_mean_loss
-    )
-    _unstack(networks, stack)
+def _mean_of(progress: training_loop.Progress, count: int) -> training_loop.Progress:
+    """Reports the mean where the loss is the sum of `count` models."""
+    return lambda step, loss: progress(step, loss / count)
 
 
 def count_of_pool(wish: settings.Compute, network: nn.Module, backend: compute.Backend) -> int:
@@ -139,17 +122,40 @@ def _fit_in_channels(
             )
         return loss * len(networks)  # the sum of the models' losses
 
-    def report_mean_loss(step: int, loss: float) -> None:
-        if progress:
-            progress(step, loss / len(networks))
-
     weights = [{"params": stack.weights}]
-    training_loop.optimise(
-        weights, objective, steps, recipe.learning_rate, recipe, report_mean_loss
-    )
+    training_loop.optimise(weights, objective, steps, recipe.learning_rate, recipe, progress)
     stack.unstack(networks)
     for network in networks:
         network.eval()
+
+
+def _fit_by_vmap(
+    networks: Sequence[nn.Module],
+    batches: Sequence[Iterator[tuple[Tensor, Tensor]]],
+    steps: int,
+    recipe: settings.Train,
+    backend: compute.Backend,
+    progress: training_loop.Progress | None,
+) -> None:
+    """As `fit`, by stacked weights."""
+    import torch
+
+    stack = torch.func.stack_module_state(list(networks))
+
+    def objective(_: int) -> Tensor:
+        images, labels = zip(*(next(each) for each in batches), strict=True)
+        return _losses(
+            networks[0],
+            stack,
+            torch.stack(images),
+            torch.stack(labels),
+            backend,
+            recipe.label_smoothing,
+        ).sum()
+
+    weights = [{"params": list(stack[0].values())}]
+    training_loop.optimise(weights, objective, steps, recipe.learning_rate, recipe, progress)
+    _unstack(networks, stack)
 
 
 def count(
@@ -168,13 +174,13 @@ def count(
         build: makes one of them, to try.
         records: what they learn from.
     """
-    wanted = min(block, 1 if wish.together == "auto" else wish.together)
-    if wanted == 1:
+    size = min(block, 1 if wish.together == "auto" else wish.together)
+    if size == 1:
         return 1
     reason = why_not(build(), records)
     if reason:
         stage_cli.say(f"models are trained one by one, since this one cannot be stacked: {reason}")
-    return 1 if reason else wanted
+    return 1 if reason else size
 
 
 def why_not(network: nn.Module, records: training_loop.Records) -> str | None:
@@ -189,12 +195,7 @@ def why_not(network: nn.Module, records: training_loop.Records) -> str | None:
     backend = records.backend
     if in_channels(network, backend):
         return None
-    pair = [
-        copy.deepcopy(network)
-        .to(backend.device, memory_format=records.memory_format)  # type: ignore[call-overload]
-        .train()
-        for _ in range(2)
-    ]
+    pair = [records.place(copy.deepcopy(network)).train() for _ in range(2)]
     images, labels = records.floats(slice(0, 2)), records.labels[:2]
     try:
         stack = torch.func.stack_module_state(pair)
@@ -242,7 +243,7 @@ def _unstack(networks: Sequence[nn.Module], stack: Stack) -> None:
 
     with torch.no_grad():
         for number, network in enumerate(networks):
-            own = dict(network.named_parameters()) | dict(network.named_buffers())
+            targets = dict(network.named_parameters()) | dict(network.named_buffers())
             for name, values in (stack[0] | stack[1]).items():
-                own[name].copy_(values[number])
+                targets[name].copy_(values[number])
             network.eval()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -57,6 +57,13 @@ class Records:
     def memory_format(self) -> torch.memory_format:
         """How images and weights lie on the device."""
         return self.backend.memory_format(self.images.shape[1])
+
+    def place(self, network: nn.Module) -> nn.Module:
+        """Move a network to the device of the records, in their memory format. Returns it."""
+        placed: nn.Module = network.to(  # type: ignore[call-overload]
+            self.backend.device, memory_format=self.memory_format
+        )
+        return placed
 
     def floats(self, rows: Tensor | slice) -> Tensor:
         """Normalised images of some rows, float32, in the memory format."""
@@ -227,10 +234,7 @@ def optimise(
     import torch
 
     groups = [
-        (
-            [weight for weight in group["params"] if weight.requires_grad],
-            group.get("weight_decay", recipe.weight_decay),
-        )
+        (_trainable(group["params"]), group.get("weight_decay", recipe.weight_decay))
         for group in parameters
     ]
     if steps and not any(weights for weights, _ in groups):
@@ -250,14 +254,17 @@ def optimise(
             )
         rate = one_cycle(step, steps, learning_rate, recipe.warmup)
         learned = [weight for weights, _ in groups for weight in weights]
-        gradients = iter(
-            torch.autograd.grad(loss, learned, materialize_grads=True)
-        )  # a part may be unused: zeros
+        # the gradient of a weight that the loss does not reach is zero
+        gradients = iter(torch.autograd.grad(loss, learned, materialize_grads=True))
         with torch.no_grad():
             for (weights, _), update in zip(groups, updates, strict=True):
                 update([next(gradients) for _ in weights], rate)
         if progress:
             progress(step + 1, value)
+
+
+def _trainable(weights: Iterable[Tensor]) -> list[Tensor]:
+    return [weight for weight in weights if weight.requires_grad]
 
 
 Update = Callable[[list["Tensor"], float], None]
@@ -266,9 +273,8 @@ rate."""
 
 
 def _sgd(weights: list[Tensor], decay: float, momentum: float) -> Update:
-    from torch.optim.sgd import (
-        sgd,
-    )  # the plain function: the optimiser class imports the compiler, 7 s per process
+    # the plain function: the optimiser class imports the compiler, 7 s per process
+    from torch.optim.sgd import sgd
 
     buffers: list[Tensor | None] = [None] * len(weights)
 
@@ -349,7 +355,7 @@ def fit(
     import torch
     from torch.nn import functional
 
-    network.to(records.backend.device, memory_format=records.memory_format).train()  # type: ignore[call-overload]
+    records.place(network).train()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # layers such as dropout draw from the global generator
         batches = records.batches(recipe.batch_size, torch.Generator().manual_seed(seed), recipe)

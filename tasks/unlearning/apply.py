@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from tasks.common import cost_ledger, files, stage_cli
 from tasks.common.errors import EvidenceError, ModelError
 from tasks.common.settings import Settings
-from tasks.data import image_pack, records
-from tasks.training import checkpoints, compute, original_check, reference_blocks, training_loop
+from tasks.inspection.answers import AuditRecords
+from tasks.training import checkpoints, original_check, reference_blocks, training_loop
 from tasks.unlearning import fcalb
 from tasks.unlearning.rivals import registry
 
@@ -27,84 +27,79 @@ MODEL, TRACE = "unlearned.safetensors", "trace.csv"
 """Files of the result: the model, with its cost beside it, and a row per step."""
 
 
-def to_original(
-    original: Path, data: Path, pack: Path, split: Path, forget: Path, settings: Settings, out: Path
-) -> None:
+def to_original(original: Path, audit: AuditRecords, out: Path) -> None:
     """Make the original model forget, by the method of `unlearn.method`.
 
     Files are written only if everything succeeds; an error leaves earlier results in place.
 
     Args:
         original: the model's file.
-        data: folder of the data set.
-        pack: its decoded images.
-        split: the role of each record.
-        forget: the records to forget.
-        settings: of the audit, or of a rung of its ladder.
+        audit: the records, with the settings of the audit or of a rung of its ladder.
         out: folder for the model, its cost and its trace.
 
     Raises:
         EvidenceError: there is no record to forget, or none is retained.
         ModelError: the method cannot work with the model, or the result's answers are not finite.
     """
-    backend = compute.prepare(settings.compute)
-    packed = image_pack.read(pack, data, settings.data)
-    manifest = packed.manifest
-    in_forget_set = records.read_forget(forget, manifest) != ""
-    roles = records.read_roles(split, manifest)
-    retained = (roles == "training") & ~in_forget_set
-    if not in_forget_set.any():
-        raise EvidenceError(f"{forget} names no record; expected a forget set")
+    settings, path = audit.settings, out / MODEL
+    forgotten, retained = _forgotten_and_retained(audit)
+    network = checkpoints.load_original(original, settings)
+    original_check.require(original, network, audit.packed, audit.roles, settings, audit.backend)
+    trace: list[fcalb.TraceRow] = []
+    if settings.unlearn.method == "retrain":
+        cost = reference_blocks.train_model(
+            audit.load(retained), settings, ("unlearn", 0), path, "retraining"
+        )
+    else:
+        facts: dict[str, Any] = {"seconds": 0.0}
+        if settings.unlearn.method != "none":
+            network, trace, facts = _unlearn(network, forgotten, retained, audit)
+        weights = checkpoints.save(network, path, settings.model)
+        cost = cost_ledger.keep("unlearn", weights, {**facts, **audit.backend.facts()})
+    files.write_json(path.with_suffix(".json"), cost)
+    files.write_text(out / TRACE, _table(trace))
+
+
+def _forgotten_and_retained(audit: AuditRecords) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """(n,) the forget set, and (n,) the retain set; refuses an empty one."""
+    forgotten = audit.requests != ""
+    retained = (audit.roles == "training") & ~forgotten
+    if not forgotten.any():
+        raise EvidenceError(f"{audit.forget} names no record; expected a forget set")
     if not retained.any():
         raise EvidenceError(
             "no training record is retained, expected some; train a new model instead"
         )
-    labels = manifest["label"].to_numpy(np.int64)
-    _warn_of_lost_classes(set(labels[in_forget_set].tolist()) - set(labels[retained].tolist()))
-    network = checkpoints.load_original(original, settings)
-    original_check.require(original, network, packed, roles, settings, backend)
+    _warn_of_lost_classes(set(audit.labels[forgotten]) - set(audit.labels[retained]))
+    return forgotten, retained
+
+
+def _unlearn(
+    network: nn.Module,
+    forgotten: NDArray[np.bool_],
+    retained: NDArray[np.bool_],
+    audit: AuditRecords,
+) -> tuple[nn.Module, list[fcalb.TraceRow], dict[str, Any]]:
+    """Run FCALB or a rival. Returns the model, the trace, and the facts for the cost ledger."""
+    settings, method = audit.settings, audit.settings.unlearn.method
+    forget_set, retain_set = audit.load(forgotten), audit.load(retained)
+    stage_cli.say(f"{method}: {len(forget_set)} records to forget, {len(retain_set)} retained")
+    started = time.perf_counter()
+    announcer = reference_blocks.Announcer(method)
     trace: list[fcalb.TraceRow] = []
-    path = out / MODEL
-    if settings.unlearn.method == "none":
-        cost = cost_ledger.keep(
-            "unlearn",
-            checkpoints.save(network, path, settings.model),
-            {"seconds": 0.0, **backend.facts()},
-        )
+    facts: dict[str, Any] = {}
+    if method in registry.METHODS:
+        network = registry.unlearn(network, forget_set, retain_set, settings, announcer)
     else:
-        retain_set = reference_blocks.load_rows(retained, packed, settings, backend)
-        if settings.unlearn.method == "retrain":
-            cost = reference_blocks.train_model(
-                retain_set, settings, ("unlearn", 0), path, "retraining"
-            )
-        else:
-            forget_set = reference_blocks.load_rows(in_forget_set, packed, settings, backend)
-            stage_cli.say(
-                f"{settings.unlearn.method}: {len(forget_set)} records to forget, "
-                f"{len(retain_set)} retained"
-            )
-            started = time.perf_counter()
-            announcer = reference_blocks.Announcer(settings.unlearn.method)
-            facts: dict[str, Any] = {}
-            if settings.unlearn.method in registry.METHODS:
-                network = registry.unlearn(network, forget_set, retain_set, settings, announcer)
-            else:
-                task = fcalb.task_of(settings, labels[in_forget_set], labels[retained])
-                facts = {"task": task} if settings.unlearn.method == "fcalb" else {}
-                calibration = _calibration(roles == "calibration", packed, settings, backend)
-                network, trace = fcalb.unlearn(
-                    network, forget_set, retain_set, settings, announcer, calibration
-                )
-            seconds = time.perf_counter() - started
-            _refuse_without_answers(network, forget_set, settings)
-            stage_cli.say(f"{settings.unlearn.method}: done in {seconds:.1f} s")
-            cost = cost_ledger.keep(
-                "unlearn",
-                checkpoints.save(network, path, settings.model),
-                {"seconds": round(seconds, 3), **facts, **backend.facts()},
-            )
-    files.write_json(path.with_suffix(".json"), cost)
-    files.write_text(out / TRACE, _table(trace))
+        task = fcalb.task_of(settings, audit.labels[forgotten], audit.labels[retained])
+        facts = {"task": task} if method == "fcalb" else {}
+        network, trace = fcalb.unlearn(
+            network, forget_set, retain_set, settings, announcer, _calibration(audit)
+        )
+    seconds = time.perf_counter() - started
+    _refuse_without_answers(network, forget_set, settings)
+    stage_cli.say(f"{method}: done in {seconds:.1f} s")
+    return network, trace, {"seconds": round(seconds, 3), **facts}
 
 
 def _warn_of_lost_classes(classes: set[int]) -> None:
@@ -131,15 +126,10 @@ def _refuse_without_answers(
         )
 
 
-def _calibration(
-    rows: NDArray[np.bool_], data: image_pack.Packed, settings: Settings, backend: compute.Backend
-) -> training_loop.Records | None:
+def _calibration(audit: AuditRecords) -> training_loop.Records | None:
     """The records of calibration subjects, if FCALB needs them and there are any."""
-    return (
-        reference_blocks.load_rows(rows, data, settings, backend)
-        if settings.unlearn.resets and rows.any()
-        else None
-    )
+    rows = audit.roles == "calibration"
+    return audit.load(rows) if audit.settings.unlearn.resets and rows.any() else None
 
 
 def _table(trace: list[fcalb.TraceRow]) -> str:

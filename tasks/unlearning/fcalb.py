@@ -113,7 +113,7 @@ def task_of(settings: Settings, forgotten: Ints, retained: Ints) -> Task:
     return "people" if np.isin(forgotten, retained).all() else "class"
 
 
-def in_force(settings: Settings, task: Task = "people") -> Settings:
+def effective_settings(settings: Settings, task: Task = "people") -> Settings:
     """The settings in force: `fcalb` and `fcalb_reset` fill in their own values where the user gave
     none.
 
@@ -181,8 +181,8 @@ def unlearn(
         forget: the forget set.
         retain: all retained records; recovery uses `unlearn.retained_share` of them, drawn at
             random.
-        settings: `unlearn` with all choices (see `in_force`), `train` for momentum, weight decay
-            and augmentation.
+        settings: `unlearn` with all choices (see `effective_settings`), `train` for momentum,
+            weight decay and augmentation.
         progress: told each step.
         calibration: records of subjects whom no model was trained on and no verdict looks at;
             `unlearn.resets` needs them, nothing else uses them.
@@ -198,7 +198,7 @@ def unlearn(
             not finite.
     """
     training_loop.check(original, forget, retain)
-    settings = in_force(settings, task_of(settings, _labels(forget), _labels(retain)))
+    settings = effective_settings(settings, task_of(settings, _labels(forget), _labels(retain)))
     chosen = settings.unlearn
     if not chosen.resets:
         return original, _attempt(original, forget, retain, settings, progress)
@@ -208,31 +208,43 @@ def unlearn(
             "subjects in the role "
             "calibration (split.calibration), or a single strength in unlearn.reset"
         )
-    before = copy.deepcopy(original.state_dict())
+    return original, _best_attempt(original, forget, retain, calibration, settings, progress)
+
+
+def _best_attempt(
+    network: nn.Module,
+    forget: training_loop.Records,
+    retain: training_loop.Records,
+    calibration: training_loop.Records,
+    settings: Settings,
+    progress: training_loop.Progress | None,
+) -> list[TraceRow]:
+    """Unlearn in place with the strength of `unlearn.resets` that `unlikeness` prefers."""
+    chosen = settings.unlearn
+    before = copy.deepcopy(network.state_dict())
     best, best_distance = before, math.inf
     best_trace: list[TraceRow] = []
     for strength in chosen.resets:
-        original.load_state_dict(before)
+        network.load_state_dict(before)
         at_strength = settings.model_copy(
             update={"unlearn": chosen.model_copy(update={"reset": strength})}
         )
-        trace = _attempt(original, forget, retain, at_strength, progress)
+        trace = _attempt(network, forget, retain, at_strength, progress)
         away = max(
-            map(abs, unlikeness(*_margins(original, forget), *_margins(original, calibration)))
+            map(abs, unlikeness(*_margins(network, forget), *_margins(network, calibration)))
         )
-        if not math.isfinite(
-            away
-        ):  # an unchosen strength must not leave the original as it was, unforgotten
+        # a strength that fails must not end with another one, or with no forgetting at all
+        if not math.isfinite(away):
             raise ModelError(
                 f"margins became {away} at reset {strength:g}: unlearning stops and nothing is "
                 "released; lower the "
                 f"learning rate ({key(chosen.method)} is {chosen.learning_rate:g})"
             )
         if away < best_distance:
-            best, best_distance = copy.deepcopy(original.state_dict()), away
+            best, best_distance = copy.deepcopy(network.state_dict()), away
             best_trace = [replace(row, phase=f"{row.phase} at {strength:g}") for row in trace]
-    original.load_state_dict(best)
-    return original, best_trace
+    network.load_state_dict(best)
+    return best_trace
 
 
 def _attempt(
@@ -249,71 +261,73 @@ def _attempt(
     chosen, backend = settings.unlearn, forget.backend
     steps = round(chosen.epochs * len(retain) / min(chosen.batch_size, len(retain)))
     forget_steps = chosen.forget_steps if chosen.phases == "forget_recover" else 0
-    network.to(backend.device, memory_format=forget.memory_format)  # type: ignore[call-overload]
+    forget.place(network)
     teacher = architectures.build(
         settings.model, settings.data, seeds.derive(settings.seed, "unlearn", "teacher")
     )
-    teacher.to(backend.device, memory_format=forget.memory_format)  # type: ignore[call-overload]
+    forget.place(teacher)
     reset = chosen.reset
     if steps or forget_steps:
         if chosen.reset_until:
             reset = reset_share(network, teacher, retain, chosen.reset_until, settings.seed)
         move_towards(network, teacher, reset)
     seed = seeds.derive(settings.seed, "unlearn", "order")
-    weights = list(network.parameters())
-    balance = loss_balances.make(chosen, steps, weights, backend.device)
-    trace: list[TraceRow] = []
+    phases = _Phases(network, settings, reset, progress)
+    balance = loss_balances.make(chosen, steps, phases.weights, backend.device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        losses = _Losses(
-            network, teacher, forget, retain, settings, torch.Generator().manual_seed(seed)
-        )
-
-        def both() -> tuple[Tensor, TraceRow]:
-            if balance.finished:
-                return only_recover()
-            forget_loss, recover_loss = losses.forget(), losses.recover()
-            loss, w_f, w_r = balance.weigh(forget_loss, recover_loss)
-            return loss, TraceRow(
-                0, "joint", float(forget_loss.detach()), float(recover_loss.detach()), w_f, w_r
-            )
-
-        def only_forget() -> tuple[Tensor, TraceRow]:
-            loss = losses.forget()
-            return loss, TraceRow(0, "forget", float(loss.detach()), math.nan, 1.0, 0.0)
-
-        def only_recover() -> tuple[Tensor, TraceRow]:
-            loss = losses.recover()
-            return loss, TraceRow(0, "recover", math.nan, float(loss.detach()), 0.0, 1.0)
-
-        def run(
-            term: Callable[[], tuple[Tensor, TraceRow]], count: int, rate: str, extra: Any = ()
-        ) -> None:
-            before = len(trace)
-
-            def objective(_: int) -> Tensor:
-                loss, row = term()
-                trace.append(replace(row, step=len(trace) + 1, reset=reset))
-                return loss
-
-            report = None if progress is None else lambda step, loss: progress(before + step, loss)
-            training_loop.optimise(
-                [{"params": weights}, *extra],
-                objective,
-                count,
-                getattr(chosen, rate),
-                settings.train,
-                report,
-                setting=key(chosen.method, rate),
-            )
-
+        generator = torch.Generator().manual_seed(seed)
+        losses = _Losses(network, teacher, forget, retain, settings, generator)
         if chosen.phases == "joint":
-            run(both, steps, "learning_rate", balance.groups())
+            phases.run(lambda: losses.both(balance), steps, "learning_rate", balance.groups())
         else:
-            run(only_forget, forget_steps, "forget_rate")
-            run(only_recover, steps, "learning_rate")
+            phases.run(losses.only_forget, forget_steps, "forget_rate")
+            phases.run(losses.only_recover, steps, "learning_rate")
     network.eval()
-    return trace
+    return phases.trace
+
+
+class _Phases:
+    """Runs the phases of one unlearning, and records their trace."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        settings: Settings,
+        reset: float,
+        progress: training_loop.Progress | None,
+    ) -> None:
+        self.weights = list(network.parameters())
+        self.trace: list[TraceRow] = []
+        self._settings, self._reset, self._progress = settings, reset, progress
+
+    def run(
+        self, term: Callable[[], tuple[Tensor, TraceRow]], count: int, rate: str, extra: Any = ()
+    ) -> None:
+        """Descend on a loss for some steps.
+
+        Args:
+            term: the loss of the next step, and its row without step and reset.
+            count: number of steps.
+            rate: the setting of `unlearn` with the learning rate.
+            extra: further parameter groups.
+        """
+        before, progress, unlearn = len(self.trace), self._progress, self._settings.unlearn
+
+        def objective(_: int) -> Tensor:
+            loss, row = term()
+            self.trace.append(replace(row, step=len(self.trace) + 1, reset=self._reset))
+            return loss
+
+        training_loop.optimise(
+            [{"params": self.weights}, *extra],
+            objective,
+            count,
+            getattr(unlearn, rate),
+            self._settings.train,
+            None if progress is None else lambda step, loss: progress(before + step, loss),
+            setting=key(unlearn.method, rate),
+        )
 
 
 class _Losses:
@@ -348,6 +362,26 @@ class _Losses:
         )
         retained_part = training_loop.sample(retain, chosen.retained_share, generator)
         self.retain_batches = retained_part.batches(chosen.batch_size, generator, settings.train)
+
+    def both(self, balance: loss_balances.Balance) -> tuple[Tensor, TraceRow]:
+        """The balanced sum of both losses and its row; only recovery where the balance ended."""
+        if balance.finished:
+            return self.only_recover()
+        forget_loss, recover_loss = self.forget(), self.recover()
+        loss, w_f, w_r = balance.weigh(forget_loss, recover_loss)
+        return loss, TraceRow(
+            0, "joint", float(forget_loss.detach()), float(recover_loss.detach()), w_f, w_r
+        )
+
+    def only_forget(self) -> tuple[Tensor, TraceRow]:
+        """The loss of forgetting and its row."""
+        loss = self.forget()
+        return loss, TraceRow(0, "forget", float(loss.detach()), math.nan, 1.0, 0.0)
+
+    def only_recover(self) -> tuple[Tensor, TraceRow]:
+        """The loss of recovery and its row."""
+        loss = self.recover()
+        return loss, TraceRow(0, "recover", math.nan, float(loss.detach()), 0.0, 1.0)
 
     def forget(self) -> Tensor:
         """Distance of the forget set's features from the random teacher's, summed over taps."""

@@ -79,7 +79,7 @@ class PlannedRung:
         return bool(self.settings.ladder.rungs[self.name].references)
 
 
-def planned(settings: Settings) -> list[PlannedRung]:
+def planned_rungs(settings: Settings) -> list[PlannedRung]:
     """The rungs between `first` and `retrain`, the lowest first; none in a screening, which cannot
     pass."""
     if settings.verify.mode == "screening":
@@ -88,18 +88,19 @@ def planned(settings: Settings) -> list[PlannedRung]:
     for name in settings.ladder.order:
         on_rung = settings.on_rung(name)
         added = _trained(on_rung) - _trained(settings.on_rung(below))
-        own = cost(on_rung) + added
-        spent += own
+        rung_cost = cost(on_rung) + added
+        spent += rung_cost
         within = spent <= settings.ladder.budget
-        rungs.append(PlannedRung(name, below, on_rung, added, own, within))
+        rungs.append(PlannedRung(name, below, on_rung, added, rung_cost, within))
         below = name
     return rungs
 
 
 def _trained(settings: Settings) -> int:
     """References that the blocks of the settings hold."""
-    wanted = settings.references
-    return wanted.seeds_per_block * (len(wanted.with_blocks) + len(wanted.without_blocks))
+    references = settings.references
+    blocks = len(references.with_blocks) + len(references.without_blocks)
+    return references.seeds_per_block * blocks
 
 
 def cost(settings: Settings) -> float:
@@ -115,20 +116,20 @@ def cost(settings: Settings) -> float:
     # the records decide the task later; the procedure for people is the longer one
     task: fcalb.Task = "class" if unlearn.task == "class" else "people"
     return (
-        fcalb.in_force(settings, task).unlearn.epochs
+        fcalb.effective_settings(settings, task).unlearn.epochs
         * max(1, len(unlearn.resets))
         / training_epochs
     )
 
 
-def tested(settings: Settings) -> int:
+def count_of_tests(settings: Settings) -> int:
     """How many times the settings allow an unlearned model to be judged."""
-    return 1 + sum(rung.affordable for rung in planned(settings))
+    return 1 + sum(rung.affordable for rung in planned_rungs(settings))
 
 
 def alpha(settings: Settings) -> float:
     """The error rate at which it is judged each time: the share of `verify.alpha`."""
-    return settings.verify.alpha / tested(settings)
+    return settings.verify.alpha / count_of_tests(settings)
 
 
 @dataclass(frozen=True)

@@ -279,7 +279,7 @@ def shared(forget: Tensor, recover: Tensor, parameters: Sequence[Tensor]) -> lis
     import torch
 
     trainable = [weight for weight in parameters if weight.requires_grad]
-    reached = [
+    gradients_of_losses = [
         torch.autograd.grad(loss, trainable, retain_graph=True, allow_unused=True)
         if trainable
         else ()
@@ -287,8 +287,8 @@ def shared(forget: Tensor, recover: Tensor, parameters: Sequence[Tensor]) -> lis
     ]
     shared_weights = [
         weight
-        for weight, *found in zip(trainable, *reached, strict=True)
-        if all(one is not None for one in found)
+        for weight, *gradients in zip(trainable, *gradients_of_losses, strict=True)
+        if all(gradient is not None for gradient in gradients)
     ]
     if not shared_weights:
         raise ModelError(

@@ -98,7 +98,7 @@ class Figure:
         return middle - half, middle + half
 
 
-def unlike(scores: Scores, request: str, rules: GateRules) -> list[GateTest]:
+def likeness_gates(scores: Scores, request: str, rules: GateRules) -> list[GateTest]:
     """One question for each view and each figure that the rules ask for: does the model lie where
     retrained models lie?
 
@@ -116,15 +116,15 @@ def unlike(scores: Scores, request: str, rules: GateRules) -> list[GateTest]:
         EvidenceError: the scores lack a view that the rules name, or an attack cannot be made.
     """
     share = VIEWS_SHARE if rules.alike else 1.0
-    asked = [
+    questions = [
         _view_gate(name, scores, request, rules, share * rules.unlike / len(rules.views))
         for name in rules.views
     ]
     if rules.alike:
         compared = list(figures(scores, request, rules))
         level = (1 - share * bool(rules.views)) * rules.unlike / len(compared)
-        asked += [_figure_gate(figure, level) for figure in compared]
-    return asked
+        questions += [_figure_gate(figure, level) for figure in compared]
+    return questions
 
 
 def _view_gate(name: str, scores: Scores, request: str, rules: GateRules, level: float) -> GateTest:

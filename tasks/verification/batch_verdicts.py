@@ -1,4 +1,4 @@
-"""The verdicts of a whole batch on one model, with everything that is told beside them."""
+"""The verdicts of a batch on one model, and the figures reported beside them."""
 
 from __future__ import annotations
 
@@ -48,24 +48,25 @@ def judge(
     make = screened if mode == "screening" else judged
     verdicts = {}
     for request in requests:
-        view = verification.view(table, request, rules)
-        own = memory if view is table else {}
-        verdicts[request] = make(table, request, rules, memory) | beside(view, request, rules, own)
+        view = verification.scores_for_figures(table, request, rules)
+        cache = memory if view is table else {}
+        verdicts[request] = make(table, request, rules, memory) | figures_beside(
+            view, request, rules, cache
+        )
         tell(f"{request}: {verdicts[request]['verdict']}")
     add_register(verdicts, rules)
-    found = {
+    content = {
         "schema_version": SCHEMA_VERSION,
         "alpha": rules.alpha,
         "rho0": rules.rho0,
         "batch": {
-            "exposure": attempt(lambda: exposure.measure(table, rules.alpha).as_json()),
-            "groups": attempt(lambda: utility.by_group(table, rules.alpha)),
-            "control_loss": attempt(lambda: utility.control_loss(table, rules.alpha)),
+            "exposure": value_or_reason(lambda: exposure.measure(table, rules.alpha).as_json()),
+            "groups": value_or_reason(lambda: utility.by_group(table, rules.alpha)),
+            "control_loss": value_or_reason(lambda: utility.control_loss(table, rules.alpha)),
         },
         "requests": verdicts,
     }
-    told: dict[str, Any] = with_sentences(found)
-    return told
+    return with_sentences(content)
 
 
 def requests_of(table: Scores) -> list[str]:
@@ -80,8 +81,7 @@ def requests_of(table: Scores) -> list[str]:
 def judged(
     table: Scores, request: str, rules: GateRules, _memory: Memory | None = None
 ) -> dict[str, Any]:
-    """One request's verdict; what cannot be judged is inconclusive with the reason and stops no
-    other request."""
+    """One request's verdict. A request that cannot be judged is inconclusive, with the reason."""
     try:
         return as_json(verification.judge(table, request, rules), rules.alpha)
     except EvidenceError as error:
@@ -95,33 +95,33 @@ def screened(
 ) -> dict[str, Any]:
     """One request's screening, which can fail and never pass."""
     try:
-        found = screening.screen(table, request, rules.alpha, memory)
+        result = screening.screen(table, request, rules.alpha, memory)
     except EvidenceError as error:
         return unjudged(
             table, request, rules, say("No screening could be made: {why}.", why=error.args[0])
         )
-    return unjudged(table, request, rules, found.reason) | {
-        "verdict": found.verdict,
-        "gates": [asdict(gate) for gate in found.gates],
+    return unjudged(table, request, rules, result.reason) | {
+        "verdict": result.verdict,
+        "gates": [asdict(gate) for gate in result.gates],
     }
 
 
-def beside(table: Scores, request: str, rules: GateRules, memory: Memory) -> dict[str, Any]:
-    """What is told beside the verdict and never decides it: attacks, accuracies, predictions,
+def figures_beside(table: Scores, request: str, rules: GateRules, memory: Memory) -> dict[str, Any]:
+    """The figures beside the verdict, which never decide it: attacks, accuracies, predictions,
     scores."""
     rows = table.rows_of(request)
     return {
-        "attacks": attempt(
+        "attacks": value_or_reason(
             lambda: examination.examine(table, request, rules.alpha, memory).as_json()["attacks"]
         ),
         "accuracy": utility.accuracies(table, rows),
         "prediction_distribution": utility.distributions(table, rows),
-        "score_distribution": attempt(lambda: utility.score_distribution(table, rows)),
+        "score_distribution": value_or_reason(lambda: utility.score_distribution(table, rows)),
     }
 
 
-def attempt(measure: Any) -> Any:
-    """What was measured, or why it could not be."""
+def value_or_reason(measure: Any) -> Any:
+    """The result of a measurement, or the reason that there is none."""
     try:
         return measure()
     except EvidenceError as error:
@@ -129,10 +129,9 @@ def attempt(measure: Any) -> Any:
 
 
 def add_register(verdicts: dict[str, dict[str, Any]], rules: GateRules) -> None:
-    """Add what the batch as a whole says: which passes hold when false discoveries among all of
-    them are controlled."""
-    found = multiplicity.false_discovery([verdict["p_pass"] for verdict in verdicts.values()])
-    for verdict, q in zip(verdicts.values(), found, strict=True):
+    """Add which passes hold when false discoveries among all of the batch are controlled."""
+    q_values = multiplicity.false_discovery([verdict["p_pass"] for verdict in verdicts.values()])
+    for verdict, q in zip(verdicts.values(), q_values, strict=True):
         verdict["register"] = {
             "q_pass": q,
             "holds": verdict["verdict"] == "pass" and q < rules.alpha,
@@ -142,7 +141,7 @@ def add_register(verdicts: dict[str, dict[str, Any]], rules: GateRules) -> None:
 def as_json(verdict: Verdict, alpha: float) -> dict[str, Any]:
     """The verdict at the error rate `alpha` as `verdicts.json` has it."""
     whole, check = verdict.measured.whole, verdict.self_check
-    known = whole.gap > 0
+    measurable = whole.gap > 0
     return {
         "verdict": verdict.verdict,
         "reason": verdict.reason,
@@ -160,7 +159,7 @@ def as_json(verdict: Verdict, alpha: float) -> dict[str, Any]:
             "memorised": verdict.measured.most.assumptions,
         },
         "rank_p": verdict.rank_p,
-        "readiness": _known_before(verdict, alpha),
+        "readiness": _readiness(verdict, alpha),
         "self_check": {
             "original_caught": check.original_caught,
             "retrain_cleared": check.retrain_cleared,
@@ -169,22 +168,23 @@ def as_json(verdict: Verdict, alpha: float) -> dict[str, Any]:
         },
         "influence_points": {
             **verdict.influence,
-            "with": whole.influence(whole.with_).tolist() if known else [],
-            "without": whole.influence(whole.without).tolist() if known else [],
+            "with": whole.influence(whole.with_).tolist() if measurable else [],
+            "without": whole.influence(whole.without).tolist() if measurable else [],
         },
     }
 
 
-def _known_before(verdict: Verdict, alpha: float) -> dict[str, float | None] | None:
-    """What a pool knew of the person before there was a model to judge; None without a pool."""
-    known = verdict.known_before
-    if known is None:
+def _readiness(verdict: Verdict, alpha: float) -> dict[str, float | None] | None:
+    """How well a pool can judge the person, whatever the model; None without a pool."""
+    readiness = verdict.readiness
+    if readiness is None:
         return None
-    return {"detectability": known.whole.detectability, "smallest_rho0": known.limit(alpha)}
+    detectability = readiness.whole.detectability
+    return {"detectability": detectability, "smallest_rho0": readiness.limit(alpha)}
 
 
 def unjudged(table: Scores, request: str, rules: GateRules, reason: Sentence) -> dict[str, Any]:
-    """What is known of a request that no test with references was made for."""
+    """The entry of a request that was not tested with references."""
     nothing = {"estimate": None, "low": None, "high": None}
     return {
         "verdict": "inconclusive",
@@ -229,15 +229,14 @@ def _short(finding: JudgedModel) -> dict[str, Any]:
 
 
 def metrics(verdicts: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """What `dvc metrics show` shows: how many of each verdict, and the middle of the residual
-    influences."""
+    """The figures of `dvc metrics show`: the count of each verdict, the median influence."""
     names = [verdict["verdict"] for verdict in verdicts.values()]
-    found = [v["residual_influence"]["estimate"] for v in verdicts.values()]
-    known = [value for value in found if value is not None]
+    estimates = [v["residual_influence"]["estimate"] for v in verdicts.values()]
+    influences = [value for value in estimates if value is not None]
     return {
         **{name: names.count(name) for name in ("pass", "fail", "inconclusive")},
         "passes_that_hold_in_the_register": sum(v["register"]["holds"] for v in verdicts.values()),
-        "median_residual_influence": float(np.median(known)) if known else None,
+        "median_residual_influence": float(np.median(influences)) if influences else None,
         "control_accuracy": next(iter(verdicts.values()))["accuracy"]["unlearned"]["control"],
     }
 

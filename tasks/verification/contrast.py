@@ -191,11 +191,11 @@ class Contrast:
 
     def t(self, r: float) -> float:
         """t(r) of the model judged; below 0: less influence than r."""
-        own, without, with_, _ = self._variances
+        variance, without, with_, _ = self._variances
         expected = (1 - r) * self.without.mean() + r * self.with_.mean()
-        own *= 1 + self.leverage
+        variance *= 1 + self.leverage
         return float(
-            (self.judged - expected) / math.sqrt(own + (1 - r) ** 2 * without + r**2 * with_)
+            (self.judged - expected) / math.sqrt(variance + (1 - r) ** 2 * without + r**2 * with_)
         )
 
     def p_below(self, r: float) -> float:
@@ -215,10 +215,10 @@ class Contrast:
         """
         from scipy import special
 
-        own, without, _, degrees = self._variances
+        variance, without, _, degrees = self._variances
         quantiles = special.stdtrit(degrees, 1 - alpha) + special.stdtrit(degrees, POWER)
-        least = self.without.mean() - float(quantiles) * math.sqrt(own)
-        return self._p(float(self.judged - least) / math.sqrt(own + without))
+        least = self.without.mean() - float(quantiles) * math.sqrt(variance)
+        return self._p(float(self.judged - least) / math.sqrt(variance + without))
 
     @property
     def deviations(self) -> float:
@@ -234,11 +234,11 @@ class Contrast:
         """
         from scipy import special
 
-        own, without, _, degrees = self._variances
+        variance, without, _, degrees = self._variances
         quantile = float(special.stdtrit(degrees, 1 - level))
         if not self.normal:
             quantile = max(quantile, float(np.abs(self.residuals()).max()))
-        return float(self.without.mean() + quantile * math.sqrt(own + without))
+        return float(self.without.mean() + quantile * math.sqrt(variance + without))
 
     def limit(self, alpha: float) -> float | None:
         """The detection limit, see `detection_limit`; None above 1."""
@@ -296,8 +296,8 @@ class Contrast:
         """
         from scipy import special
 
-        own, without, with_, degrees = self._variances
-        own *= 1 + self.leverage
+        variance, without, with_, degrees = self._variances
+        variance *= 1 + self.leverage
         d, g = float(self.judged - self.without.mean()), self.gap
         limit = float(special.stdtrit(degrees, 1 - alpha))
         if (
@@ -310,9 +310,9 @@ class Contrast:
         if g <= 0 or math.isinf(limit):
             return InfluenceInterval(d / g if g > 0 else None, None, None, confidence)
         c = limit**2
-        # (d - r g)^2 = c (own + (1 - r)^2 without + r^2 with), a quadratic in r
+        # (d - r g)^2 = c (variance + (1 - r)^2 without + r^2 with), a quadratic in r
         a2 = g * g - c * (without + with_)
-        a1, a0 = -2 * (d * g - c * without), d * d - c * (own + without)
+        a1, a0 = -2 * (d * g - c * without), d * d - c * (variance + without)
         if a2 <= 0:
             return InfluenceInterval(d / g, None, None, confidence)
         root = math.sqrt(max(a1 * a1 - 4 * a2 * a0, 0.0))
@@ -339,22 +339,22 @@ def contrast(with_: Floats, without: Floats, judged: Floats, aggregate: Aggregat
     values: list[list[float]] = [[], []]
     total: list[float] = []
     for kind, group in enumerate((with_, without)):
-        for place in range(len(group)):
-            rest = np.delete(group, place, axis=0)
+        for index in range(len(group)):
+            rest = np.delete(group, index, axis=0)
             fitted = Likelihood.fit(rest, without) if kind == 0 else Likelihood.fit(with_, rest)
-            own, other = aggregate(fitted(np.stack([group[place], judged])))
-            values[kind].append(float(own))
-            total.append(float(other))
+            reference_value, judged_value = aggregate(fitted(np.stack([group[index], judged])))
+            values[kind].append(float(reference_value))
+            total.append(float(judged_value))
     high, low = np.array(values[0]), np.array(values[1])
     scale = max(float(np.abs(high).max()), float(np.abs(low).max()), np.finfo(np.float64).tiny)
     if max(np.ptp(high), np.ptp(low), abs(high.mean() - low.mean())) <= 1e-9 * scale:
         raise EvidenceError(
             say("the references score every record alike; models that do not differ cannot judge")
         )
-    return of(high, low, float(np.mean(total)))
+    return from_statistics(high, low, float(np.mean(total)))
 
 
-def of(
+def from_statistics(
     with_: Floats,
     without: Floats,
     judged: float,
@@ -440,12 +440,12 @@ def unusual_confidence(with_: Floats, without: Floats, base: Floats, judged_base
     from scipy import special
 
     slope = Likelihood.fit(with_, without).slope
-    usual, own = base @ slope, float(judged_base @ slope)
+    usual, judged = base @ slope, float(judged_base @ slope)
     error = float(usual.std(ddof=1)) * math.sqrt(1 + 1 / len(usual))
     if not error > 0:
-        return own != float(usual.mean())
+        return judged != float(usual.mean())
     return (
-        2 * float(special.stdtr(len(usual) - 1, -abs(own - usual.mean()) / error))
+        2 * float(special.stdtr(len(usual) - 1, -abs(judged - usual.mean()) / error))
         < ASSUMPTION_LEVEL
     )
 
@@ -486,8 +486,8 @@ def references_needed(detectability: float, alpha: float, rho0: float) -> int | 
         error = np.sqrt(1 + (1 - r) ** 2 / counts + r**2 / counts)
         return np.asarray(r - _quantiles(alpha) * error / detectability >= 0)
 
-    found = np.flatnonzero(enough(1.0) & enough(min(rho0, 1.0)))
-    return int(counts[found[0]]) if len(found) else None
+    sufficient = np.flatnonzero(enough(1.0) & enough(min(rho0, 1.0)))
+    return int(counts[sufficient[0]]) if len(sufficient) else None
 
 
 @cache

@@ -154,7 +154,7 @@ def influence_gates(measured: Measured, rules: GateRules) -> list[GateTest]:
     records than the spread of the retrained models explains.
     """
     bound, alpha = rules.rho0, rules.alpha
-    asked = (
+    questions = (
         ("influence", say("Is the influence left below the margin, on all records?")),
         ("memorised", say("Is it below the margin on the most memorised records?")),
     )
@@ -168,7 +168,9 @@ def influence_gates(measured: Measured, rules: GateRules) -> list[GateTest]:
             statistic.p_above(bound) if statistic.detectable(alpha) else 1.0,
             rules,
         )
-        for (name, question), statistic in zip(asked, (measured.whole, measured.most), strict=True)
+        for (name, question), statistic in zip(
+            questions, (measured.whole, measured.most), strict=True
+        )
     ]
     whole = measured.whole
     question = say(
@@ -218,12 +220,12 @@ def utility_gate(
     )
 
 
-def further(finding: JudgedModel, asked: Sequence[GateTest]) -> JudgedModel:
+def with_further_gates(finding: JudgedModel, questions: Sequence[GateTest]) -> JudgedModel:
     """Questions that can keep a model from passing and never make it fail: a pass with one that is
     not good is inconclusive."""
-    held = all(gate.state == "good" for gate in asked)
+    held = all(gate.state == "good" for gate in questions)
     verdict = "inconclusive" if finding.verdict == "pass" and not held else finding.verdict
-    return replace(finding, verdict=verdict, gates=(*finding.gates, *asked))
+    return replace(finding, verdict=verdict, gates=(*finding.gates, *questions))
 
 
 UTILITY = (
@@ -296,12 +298,16 @@ def conclude(gates: Sequence[GateTest], span: InfluenceInterval, alpha: float) -
         raise EvidenceError("a verdict without any test was asked for")
     sides = {"influence", "over_forgetting"}
     pair = min((g for g in gates if g.name in sides), key=lambda g: g.p_bad, default=None)
-    asked = [g for g in gates if g.name not in sides or g is pair]
-    others = max(1, len(asked) - (pair is not None))
-    weights = [INFLUENCE_WEIGHT if g is pair else (1 - INFLUENCE_WEIGHT) / others for g in asked]
+    hypotheses = [g for g in gates if g.name not in sides or g is pair]
+    others = max(1, len(hypotheses) - (pair is not None))
+    weights = [
+        INFLUENCE_WEIGHT if g is pair else (1 - INFLUENCE_WEIGHT) / others for g in hypotheses
+    ]
     bad = [
         g.name
-        for g, is_bad in zip(asked, holm([g.p_bad for g in asked], alpha, weights), strict=True)
+        for g, is_bad in zip(
+            hypotheses, holm([g.p_bad for g in hypotheses], alpha, weights), strict=True
+        )
         if is_bad
     ]
     settled = tuple(replace(g, state="bad") if g.name in bad else g for g in gates)

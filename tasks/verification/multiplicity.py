@@ -19,13 +19,13 @@ def holm(
         weights: shares of alpha (Holm's section 3); equal where not given.
     """
     share = list(weights) if weights is not None else [1.0] * len(p_values)
-    rejected, left = [False] * len(p_values), sum(share)
+    rejected, remaining = [False] * len(p_values), sum(share)
     for index in sorted(range(len(p_values)), key=lambda i: p_values[i] / share[i]):
         # written so that a p that is NaN rejects nothing
-        if not p_values[index] < alpha * share[index] / left:
+        if not p_values[index] < alpha * share[index] / remaining:
             break
         rejected[index] = True
-        left -= share[index]
+        remaining -= share[index]
     return rejected
 
 

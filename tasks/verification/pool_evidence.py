@@ -81,7 +81,7 @@ JUDGED = ("original", "unlearned", "retrained", "fresh")
 Rows = NDArray[np.bool_]
 
 
-def view(scores: Scores, request: str, least: int) -> Scores:
+def for_request(scores: Scores, request: str, least: int) -> Scores:
     """The scores as one request sees them: each model of the pool is `with` or `without` him.
 
     Records that the pool does not know are left out; models that saw only a part of the request's
@@ -100,9 +100,9 @@ def view(scores: Scores, request: str, least: int) -> Scores:
         raise EvidenceError(say("there is no pool among the scores; expected references.mode=pool"))
     rows = scores.forget_set(request)
     pool = scores.model_roles == "pool"
-    known = np.isfinite(scores.phi[pool]).all(axis=0)
+    in_pool = np.isfinite(scores.phi[pool]).all(axis=0)
     trained = scores.seen[pool].any(axis=0)
-    new = int((rows & ~(known & trained)).sum())
+    new = int((rows & ~(in_pool & trained)).sum())
     if new:
         raise EvidenceError(
             say(
@@ -132,14 +132,14 @@ def view(scores: Scores, request: str, least: int) -> Scores:
     return replace(
         scores,
         model_roles=roles[models],
-        phi=scores.phi[np.ix_(models, known)],
-        predicted=scores.predicted[np.ix_(models, known)],
-        labels=scores.labels[known],
-        roles=scores.roles[known],
-        requests=scores.requests[known],
-        subjects=scores.subjects[known],
-        attributes=scores.attributes[known],
-        seen=scores.seen[np.ix_(models, known)],
+        phi=scores.phi[np.ix_(models, in_pool)],
+        predicted=scores.predicted[np.ix_(models, in_pool)],
+        labels=scores.labels[in_pool],
+        roles=scores.roles[in_pool],
+        requests=scores.requests[in_pool],
+        subjects=scores.subjects[in_pool],
+        attributes=scores.attributes[in_pool],
+        seen=scores.seen[np.ix_(models, in_pool)],
     )
 
 
@@ -218,9 +218,9 @@ def statistic(
     part = _parts(inside)
     values, others = np.empty(count), np.zeros(judged)
     for number in range(PARTS):
-        own, rest = part == number, part != number
+        held_out, rest = part == number, part != number
         fit = RecordEvidence.fit(phi[:count][rest & inside], phi[:count][rest & ~inside])
-        values[own] = aggregate(fit(phi[:count][own]))
+        values[held_out] = aggregate(fit(phi[:count][held_out]))
         others += aggregate(fit(phi[count:])) / PARTS
     if np.ptp(values) <= 1e-9 * max(float(np.abs(values).max()), np.finfo(np.float64).tiny):
         raise EvidenceError(
@@ -228,9 +228,9 @@ def statistic(
         )
     adjusted, shift = values.copy(), np.zeros(judged)
     for number in range(PARTS):
-        own, rest = part == number, part != number
+        held_out, rest = part == number, part != number
         slope = _ridge(values[rest], inside[rest], covariates[:count][rest])
-        adjusted[own] -= covariates[:count][own] @ slope
+        adjusted[held_out] -= covariates[:count][held_out] @ slope
         shift += covariates[count:] @ slope / PARTS
     usual = _leverage(covariates[:count], inside, covariates[:count]).mean()
     own_leverage = _leverage(covariates[:count], inside, covariates[count:])
@@ -320,24 +320,17 @@ class PoolEvidence:
         self.names = [str(role) for role in roles[~self.pool]]
         order = np.concatenate([np.flatnonzero(self.pool), np.flatnonzero(~self.pool)])
         phi = scores.phi[order]
-        if not np.isfinite(phi[:, self.rows | controls]).all():
-            raise EvidenceError(
-                say(
-                    "scores of the models {models} are NaN or infinite; their training diverged, "
-                    "train them anew",
-                    models=", ".join(self.names),
-                )
-            )
+        scores.require_finite(self.rows | controls)
         labels = scores.labels[self.rows]
-        own, told = phi[:, self.rows], phi[:, controls]
-        centred, base = contrast.centre(own, labels, told, scores.labels[controls])
+        person_phi, control_phi = phi[:, self.rows], phi[:, controls]
+        centred, base = contrast.centre(person_phi, labels, control_phi, scores.labels[controls])
         self.inside = roles[self.pool] == "with"
         self.count = len(self.inside)
-        self.own = {False: own, True: centred}
+        self.person_phi = {False: person_phi, True: centred}
         self.base = base
         self.covariates = np.concatenate(
             [
-                control_covariates(told, scores.labels[controls], self.count),
+                control_covariates(control_phi, scores.labels[controls], self.count),
                 other_people(self._others()[order], self.count),
             ],
             axis=1,
@@ -350,7 +343,8 @@ class PoolEvidence:
     def power(self) -> Measured:
         """How well the pool tells models with the person from models without; nobody is judged."""
         whole, most = (
-            _contrast(one.values, self.inside, math.nan, 0.0) for one in self._statistics(False)
+            _contrast(adjusted.values, self.inside, math.nan, 0.0)
+            for adjusted in self._statistics(False)
         )
         return Measured(whole, most, False)
 
@@ -360,8 +354,8 @@ class PoolEvidence:
         if not self.has("fresh"):
             return []
         return [
-            place
-            for place, role in enumerate(self.names)
+            index
+            for index, role in enumerate(self.names)
             if role in ("fresh", "retrained") and role != name
         ]
 
@@ -383,28 +377,28 @@ class PoolEvidence:
 
     def measure(self, name: str) -> Measured:
         """How much of the records is left in one model."""
-        place = self.names.index(name)
-        pool, phi = self.own[False][: self.count], self.base
+        index = self.names.index(name)
+        pool, phi = self.person_phi[False][: self.count], self.base
         unusual = contrast.unusual_confidence(
-            pool[self.inside], pool[~self.inside], phi[: self.count], phi[self.count + place]
+            pool[self.inside], pool[~self.inside], phi[: self.count], phi[self.count + index]
         )
         fresh = self._fresh(name)
         whole, most = (
             _contrast(
-                one.values,
+                adjusted.values,
                 self.inside,
-                float(one.judged[place]),
-                float(one.leverage[place]),
-                one.judged[fresh],
+                float(adjusted.judged[index]),
+                float(adjusted.leverage[index]),
+                adjusted.judged[fresh],
             )
-            for one in self._statistics(unusual)
+            for adjusted in self._statistics(unusual)
         )
         return Measured(whole, most, unusual)
 
     def _statistics(self, centred: bool) -> tuple[Adjusted, Adjusted]:
         """Both statistics, on scores as they are or centred by controls; computed once."""
         if centred not in self.statistics:
-            phi, judged = self.own[centred], len(self.names)
+            phi, judged = self.person_phi[centred], len(self.names)
             whole, most = (
                 statistic(phi, self.inside, self.covariates, judged, aggregate)
                 for aggregate in (contrast.overall, highest(self.rules.memorised))
@@ -415,9 +409,9 @@ class PoolEvidence:
     def finding(self, name: str, measured: Measured) -> JudgedModel:
         """All gates for one model judged."""
         model = int(np.flatnonzero(self.scores.model_roles == name)[0])
-        asked = gates.influence_gates(measured, self.rules)
-        asked += [band.gate(model, self.rules) for band in self.bands.values()]
-        return gates.conclude(asked, measured.whole.interval(self.rules.alpha), self.rules.alpha)
+        tests = gates.influence_gates(measured, self.rules)
+        tests += [band.gate(model, self.rules) for band in self.bands.values()]
+        return gates.conclude(tests, measured.whole.interval(self.rules.alpha), self.rules.alpha)
 
     def held_out(self) -> JudgedModel:
         """The self-check on models without the person, each judged by all others.
@@ -427,24 +421,26 @@ class PoolEvidence:
             than chance makes fail, the middle one of these.
         """
         places = np.flatnonzero(~self.inside)
-        found = [self._left_out(int(place)) for place in places]
-        found.sort(key=lambda finding: finding.interval.estimate or 0.0)
-        failed = [finding for finding in found if finding.verdict == "fail"]
-        if len(failed) > _chance(len(found), self.rules.alpha):
+        findings = [self._judge_held_out(int(index)) for index in places]
+        findings.sort(key=lambda finding: finding.interval.estimate or 0.0)
+        failed = [finding for finding in findings if finding.verdict == "fail"]
+        if len(failed) > _chance(len(findings), self.rules.alpha):
             return failed[len(failed) // 2]
-        good = [finding for finding in found if finding.verdict != "fail"]
+        good = [finding for finding in findings if finding.verdict != "fail"]
         return good[len(good) // 2]
 
-    def _left_out(self, place: int) -> JudgedModel:
-        others = np.arange(len(self.inside)) != place
+    def _judge_held_out(self, index: int) -> JudgedModel:
+        others = np.arange(len(self.inside)) != index
         whole, most = (
-            _contrast(one.values[others], self.inside[others], float(one.values[place]), 0.0)
-            for one in self._statistics(False)
+            _contrast(
+                adjusted.values[others], self.inside[others], float(adjusted.values[index]), 0.0
+            )
+            for adjusted in self._statistics(False)
         )
-        asked = gates.influence_gates(Measured(whole, most, False), self.rules)
-        model = int(np.flatnonzero(self.pool)[place])
-        asked += [band.held_out(model, self.rules) for band in self.bands.values()]
-        return gates.conclude(asked, whole.interval(self.rules.alpha), self.rules.alpha)
+        tests = gates.influence_gates(Measured(whole, most, False), self.rules)
+        model = int(np.flatnonzero(self.pool)[index])
+        tests += [band.held_out(model, self.rules) for band in self.bands.values()]
+        return gates.conclude(tests, whole.interval(self.rules.alpha), self.rules.alpha)
 
     def rank_p(self) -> float:
         """See `contrast.rank_p`."""
@@ -452,8 +448,8 @@ class PoolEvidence:
         roles = self.scores.model_roles
         return contrast.rank_p(float(plain[roles == "unlearned"][0]), plain[roles == "without"])
 
-    def told(self) -> Sentence:
-        """What judged, in one sentence."""
+    def description(self) -> Sentence:
+        """A sentence on the models that judged."""
         counts = {
             "models": int(self.pool.sum()),
             "without": int((~self.inside).sum()),
@@ -485,9 +481,9 @@ def _contrast(
     where `without` lies."""
     high, low = values[inside], values[~inside]
     if fresh is None or not len(fresh):
-        return contrast.of(high, low, judged, leverage)
+        return contrast.from_statistics(high, low, judged, leverage)
     moved = low - low.mean() + fresh.mean()
-    return contrast.of(high, moved, judged, leverage, len(fresh))
+    return contrast.from_statistics(high, moved, judged, leverage, len(fresh))
 
 
 def _chance(count: int, alpha: float) -> int:
@@ -523,10 +519,10 @@ class _Band:
         seen = scores.seen if scores.seen is not None else np.zeros(scores.phi.shape, bool)
         pool = np.isin(scores.model_roles, ("with", "without"))
         rows = scores.retained if name == "retained" else scores.unseen
-        asked = np.broadcast_to(rows, scores.phi.shape)
+        counted = np.broadcast_to(rows, scores.phi.shape)
         if name == "retained":
-            asked = asked & (seen | ~pool[:, None])
-        if not asked.any(axis=1).all():
+            counted = counted & (seen | ~pool[:, None])
+        if not counted.any(axis=1).all():
             raise EvidenceError(
                 say(
                     "no record to answer {gate} with; expected retained records, and people whom "
@@ -534,7 +530,7 @@ class _Band:
                     gate=name,
                 )
             )
-        shares = (scores.correct & asked).sum(axis=1) / asked.sum(axis=1)
+        shares = (scores.correct & counted).sum(axis=1) / counted.sum(axis=1)
         trained = seen[pool].any(axis=0)
         missed = 1 - seen[:, trained].mean(axis=1)
         everybody = pool & (missed == 0)
@@ -576,5 +572,5 @@ class _Band:
         return np.asarray(fold.mean() + part * rise + wider * (fold - fold.mean()), np.float64)
 
     def _gate(self, accuracy: float, retrained: Floats, rules: GateRules) -> GateTest:
-        name, _, question = next(one for one in gates.UTILITY if one[1] == self.name)
+        name, _, question = next(entry for entry in gates.UTILITY if entry[1] == self.name)
         return gates.utility_gate(name, question, accuracy, retrained, rules)

@@ -165,9 +165,9 @@ class Scores:
 
     def rows_of(self, request: str) -> NDArray[np.bool_]:
         """(n,) the records that a request asks to forget."""
-        asked = np.zeros(len(self.requests), bool)
-        asked[self._rows.get(request, [])] = True
-        return asked
+        rows = np.zeros(len(self.requests), bool)
+        rows[self._rows.get(request, [])] = True
+        return rows
 
     def forget_set(self, request: str) -> NDArray[np.bool_]:
         """(n,) the records that a request asks to forget, at least one.
@@ -184,6 +184,24 @@ class Scores:
                 )
             )
         return rows
+
+    def require_finite(self, rows: NDArray[np.bool_]) -> None:
+        """Refuse scores (n,) of which some are NaN or infinite on the rows.
+
+        Raises:
+            EvidenceError: names the roles of the models.
+        """
+        if self.finite:
+            return
+        broken = ~np.isfinite(self.phi[:, rows]).all(axis=1)
+        if broken.any():
+            raise EvidenceError(
+                say(
+                    "scores of the models {models} are NaN or infinite; their training diverged, "
+                    "train them anew",
+                    models=", ".join(sorted(set(self.model_roles[broken].tolist()))),
+                )
+            )
 
     def of_model(self, role: str) -> ModelScores | None:
         """The scores of the one model of a role; None where there is none."""
@@ -240,10 +258,10 @@ class Scores:
         )
 
     def _require_alike(self, model: ModelScores) -> None:
-        wanted = (len(self.labels),)
+        shape = (len(self.labels),)
         scored = {**model.views, "answers": model.phi}
         if set(model.views) != set(self.views) or any(
-            phi.shape != wanted for phi in scored.values()
+            phi.shape != shape for phi in scored.values()
         ):
             raise EvidenceError(
                 f"got a model's scores of {len(model.phi)} records in the views "

@@ -22,9 +22,14 @@ from tasks.verification.attacks import population
 from tasks.verification.attacks.rows import Memory, RecordMasks
 from tasks.verification.gates import GateTest
 from tasks.verification.multiplicity import holm
-from tasks.verification.scoring import Scores
+from tasks.verification.scoring import Floats, Ints, Scores
 
 FEWEST_STRANGERS = 4
+QUESTIONS = (
+    ("screening_known", say("Do the records look like those that the model was trained on?")),
+    ("screening_strange", say("Do the records look stranger than strangers' records?")),
+)
+"""The gates: name and question."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +65,37 @@ def screen(scores: Scores, request: str, alpha: float, memory: Memory | None = N
 
     rows = RecordMasks.of(scores, request)
     model = int(np.flatnonzero(scores.model_roles == "unlearned")[0])
-    own, strangers = population.attack(scores, model, rows, memory)
-    codes, place = np.unique(scores.subjects[rows.unseen], return_inverse=True)
+    person, strangers = population.attack(scores, model, rows, memory)
+    ratings = _by_person(strangers, scores.subjects[rows.unseen])
+    spread = float(ratings.std(ddof=1)) * math.sqrt(1 + 1 / len(ratings))
+    if not spread > 1e-12 * max(1.0, float(np.abs(ratings).max())):
+        raise EvidenceError(
+            say("the model answers on all strangers alike; nothing can be compared with that")
+        )
+    t = float(person.mean() - ratings.mean()) / spread
+    p_values = [float(stats.t.sf(value, len(ratings) - 1)) for value in (t, -t)]
+    gates = tuple(
+        GateTest(name, question, value, 0.0, 1.0, p, "bad" if bad else "open")
+        for (name, question), value, p, bad in zip(
+            QUESTIONS, (t, -t), p_values, holm(p_values, alpha), strict=True
+        )
+    )
+    known, strange = (gate.state == "bad" for gate in gates)
+    if known:
+        reason = say("Screening: the model still knows the records; they look like training data.")
+    elif strange:
+        reason = say("Screening: the records are over-forgotten; they stand out among strangers'.")
+    else:
+        reason = say(
+            "Screening: nothing was found. A screening has no references and cannot pass anybody; "
+            "for a verdict, run the audit with reference models."
+        )
+    return Screening("fail" if known or strange else "inconclusive", reason, gates)
+
+
+def _by_person(ratings: Floats, subjects: Ints) -> Floats:
+    """(people,) mean rating of each stranger's records."""
+    codes, code_of_row = np.unique(subjects, return_inverse=True)
     if len(codes) < FEWEST_STRANGERS:
         raise EvidenceError(
             say(
@@ -71,39 +105,4 @@ def screen(scores: Scores, request: str, alpha: float, memory: Memory | None = N
                 least=FEWEST_STRANGERS,
             )
         )
-    ratings = np.bincount(place, strangers) / np.bincount(place)
-    spread = float(ratings.std(ddof=1)) * math.sqrt(1 + 1 / len(ratings))
-    if not spread > 1e-12 * max(1.0, float(np.abs(ratings).max())):
-        raise EvidenceError(
-            say("the model answers on all strangers alike; nothing can be compared with that")
-        )
-    t = float(own.mean() - ratings.mean()) / spread
-    answers = (
-        (
-            "screening_known",
-            say("Do the records look like those that the model was trained on?"),
-            t,
-        ),
-        ("screening_strange", say("Do the records look stranger than strangers' records?"), -t),
-    )
-    p_values = [float(stats.t.sf(value, len(ratings) - 1)) for _, _, value in answers]
-    gates = tuple(
-        GateTest(name, question, value, 0.0, 1.0, p, "bad" if bad else "open")
-        for (name, question, value), p, bad in zip(
-            answers, p_values, holm(p_values, alpha), strict=True
-        )
-    )
-    if gates[0].state == "bad":
-        reason = say("Screening: the model still knows the records; they look like training data.")
-        return Screening("fail", reason, gates)
-    if gates[1].state == "bad":
-        reason = say("Screening: the records are over-forgotten; they stand out among strangers'.")
-        return Screening("fail", reason, gates)
-    return Screening(
-        "inconclusive",
-        say(
-            "Screening: nothing was found. A screening has no references and cannot pass anybody; "
-            "for a verdict, run the audit with reference models."
-        ),
-        gates,
-    )
+    return np.bincount(code_of_row, ratings) / np.bincount(code_of_row)

@@ -86,13 +86,13 @@ def distributions(scores: Scores, forget: NDArray[np.bool_]) -> dict[str, Any]:
     shares = counts / counts.sum(axis=1, keepdims=True)
     rows = {role: shares[scores.model_roles == role][0] for role in ("original", "unlearned")}
     retrained = shares[np.isin(scores.model_roles, RETRAINED)]
-    some = len(retrained) > 0
+    any_retrained = len(retrained) > 0
     return {
         "labels": list(range(classes)),
         **{role: row.tolist() for role, row in rows.items()},
-        "retrained": retrained.mean(axis=0).tolist() if some else None,
-        "retrained_low": retrained.min(axis=0).tolist() if some else None,
-        "retrained_high": retrained.max(axis=0).tolist() if some else None,
+        "retrained": retrained.mean(axis=0).tolist() if any_retrained else None,
+        "retrained_low": retrained.min(axis=0).tolist() if any_retrained else None,
+        "retrained_high": retrained.max(axis=0).tolist() if any_retrained else None,
         "distance": _distance(rows, retrained) if len(retrained) > 1 else None,
     }
 
@@ -144,8 +144,8 @@ def score_distribution(scores: Scores, forget: NDArray[np.bool_], bins: int = 16
             )
         )
     edges = np.histogram_bin_edges(shown, bins)
-    some = len(retrained) > 0
-    middles = np.median(retrained, axis=1) if some else np.empty(0)
+    any_retrained = len(retrained) > 0
+    middles = np.median(retrained, axis=1) if any_retrained else np.empty(0)
 
     def shares(values: Floats) -> list[float]:
         return [float(count) / values.size for count in np.histogram(values, edges)[0]]
@@ -153,11 +153,11 @@ def score_distribution(scores: Scores, forget: NDArray[np.bool_], bins: int = 16
     return {
         "edges": edges.tolist(),
         **{role: shares(values) for role, values in roles.items()},
-        "retrained": shares(retrained) if some else None,
+        "retrained": shares(retrained) if any_retrained else None,
         "median": {
             **{role: float(np.median(values)) for role, values in roles.items()},
-            "retrained": float(np.median(retrained)) if some else None,
-            "band": [float(middles.min()), float(middles.max())] if some else None,
+            "retrained": float(np.median(retrained)) if any_retrained else None,
+            "band": [float(middles.min()), float(middles.max())] if any_retrained else None,
         },
     }
 
@@ -225,8 +225,8 @@ def _groups(scores: Scores, among: NDArray[np.bool_]) -> list[tuple[str, str, ND
     columns = [
         ("class", label, scores.labels == label) for label in np.unique(scores.labels[among])
     ]
-    for place, name in enumerate(scores.attribute_names):
-        values = scores.attributes[:, place]
+    for index, name in enumerate(scores.attribute_names):
+        values = scores.attributes[:, index]
         columns += [
             (str(name), value, values == value) for value in np.unique(values[among]) if value
         ]

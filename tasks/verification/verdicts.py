@@ -57,8 +57,8 @@ class Verdict:
     detection_limit: float | None
     references_needed: int | None
     rank_p: float
-    known_before: Measured | None = None
-    """by a pool: how well it can judge the person, known before there was a model to judge"""
+    readiness: Measured | None = None
+    """by a pool: how well it can judge the person, whatever the model"""
 
     def __bool__(self) -> bool:
         return self.verdict == "pass"
@@ -91,61 +91,61 @@ def judge(scores: Scores, request: str, rules: GateRules) -> Verdict:
         role: _finding(scores, measured[role], model, rules) for role, model in models.items()
     }
     check = SelfCheckResult(findings["original"], findings["retrained"])
-    findings["unlearned"] = gates.further(
-        findings["unlearned"], alikeness.unlike(scores, request, rules)
+    findings["unlearned"] = gates.with_further_gates(
+        findings["unlearned"], alikeness.likeness_gates(scores, request, rules)
     )
-    verdict = settle(findings["unlearned"], check)
+    verdict = after_self_check(findings["unlearned"], check)
     means = scores.phi[:, rows].mean(axis=1)
-    own = measured["unlearned"]
+    unlearned = measured["unlearned"]
     return Verdict(
         verdict,
-        _reason(verdict, findings["unlearned"], check, own, rules),
+        _reason(verdict, findings["unlearned"], check, unlearned, rules),
         int(rows.sum()),
         findings["unlearned"],
         check,
-        own,
+        unlearned,
         {role: values.whole.rho for role, values in measured.items()},
-        own.limit(rules.alpha),
-        own.references_needed(rules.alpha, rules.rho0),
+        unlearned.limit(rules.alpha),
+        unlearned.references_needed(rules.alpha, rules.rho0),
         contrast.rank_p(float(means[models["unlearned"]]), means[scores.model_roles == "without"]),
     )
 
 
 def _judge_by_pool(scores: Scores, request: str, rules: GateRules) -> Verdict:
     """As `judge`, by the models of a pool with and without the person."""
-    view = pool_evidence.view(scores, request, rules.min_references)
+    view = pool_evidence.for_request(scores, request, rules.min_references)
     evidence = pool_evidence.PoolEvidence(view, request, rules)
     roles = [role for role in ROLES if evidence.has(role)]
     measured = {role: evidence.measure(role) for role in roles}
     findings = {role: evidence.finding(role, measured[role]) for role in roles}
     held_out = findings.get("retrained") or evidence.held_out()
     check = SelfCheckResult(findings["original"], held_out)
-    verdict = settle(findings["unlearned"], check)
-    own = measured["unlearned"]
-    told = [_reason(verdict, findings["unlearned"], check, own, rules)]
-    known = _power(scores, scores.rows_of(request), rules)
-    if verdict == "inconclusive" and not _can_certify(known, rules):
-        told.append(
+    verdict = after_self_check(findings["unlearned"], check)
+    unlearned = measured["unlearned"]
+    sentences = [_reason(verdict, findings["unlearned"], check, unlearned, rules)]
+    readiness = _power(scores, scores.rows_of(request), rules)
+    if verdict == "inconclusive" and not _can_certify(readiness, rules):
+        sentences.append(
             reasons.expected_from_pool(
-                known.whole.detectability, known.limit(rules.alpha), rules.rho0
+                readiness.whole.detectability, readiness.limit(rules.alpha), rules.rho0
             )
         )
     unasked = [reasons.UNASKED_OF_POOL] if rules.views or rules.alike else []
     return Verdict(
         verdict,
-        in_a_row([*told, evidence.told(), *unasked]),
+        in_a_row([*sentences, evidence.description(), *unasked]),
         int(evidence.rows.sum()),
         findings["unlearned"],
         check,
-        own,
+        unlearned,
         {
             "retrained": held_out.interval.estimate,
             **{role: values.whole.rho for role, values in measured.items()},
         },
-        own.limit(rules.alpha),
-        own.references_needed(rules.alpha, rules.rho0),
+        unlearned.limit(rules.alpha),
+        unlearned.references_needed(rules.alpha, rules.rho0),
         evidence.rank_p(),
-        known,
+        readiness,
     )
 
 
@@ -200,13 +200,13 @@ def _power(scores: Scores, rows: NDArray[np.bool_], rules: GateRules) -> Measure
         predicted=scores.predicted[models],
         seen=None if scores.seen is None else scores.seen[models],
     )
-    given = pool_evidence.view(alone, "readiness", rules.min_references)
-    return pool_evidence.PoolEvidence(given, "readiness", rules).power()
+    view_of_pool = pool_evidence.for_request(alone, "readiness", rules.min_references)
+    return pool_evidence.PoolEvidence(view_of_pool, "readiness", rules).power()
 
 
-def _can_certify(known: Measured, rules: GateRules) -> bool:
+def _can_certify(readiness: Measured, rules: GateRules) -> bool:
     """Whether a perfect retrain is certified at the margin four times in five."""
-    limit = known.limit(rules.alpha)
+    limit = readiness.limit(rules.alpha)
     return limit is not None and limit <= rules.rho0
 
 
@@ -217,7 +217,7 @@ def _enough(detectability: float, blocks: int, others: int, rules: GateRules) ->
     return limit is not None and limit <= rules.rho0
 
 
-def view(scores: Scores, request: str, rules: GateRules) -> Scores:
+def scores_for_figures(scores: Scores, request: str, rules: GateRules) -> Scores:
     """The scores for the figures beside the verdict: by a pool, each of its models counts as with
     or without the person.
 
@@ -227,13 +227,13 @@ def view(scores: Scores, request: str, rules: GateRules) -> Scores:
         return scores
     try:
         return pool_evidence.with_baseline(
-            pool_evidence.view(scores, request, rules.min_references)
+            pool_evidence.for_request(scores, request, rules.min_references)
         )
     except EvidenceError:
         return scores
 
 
-def settle(finding: JudgedModel, check: SelfCheckResult) -> VerdictName:
+def after_self_check(finding: JudgedModel, check: SelfCheckResult) -> VerdictName:
     """The verdict after the self-check: a test that errs on models whose answer is known passes
     nobody."""
     holds = check.original_caught and check.retrain_cleared
@@ -275,20 +275,11 @@ def _rows(scores: Scores, request: str, rules: GateRules) -> NDArray[np.bool_]:
                 least=rules.min_references,
             )
         )
-    if not scores.finite:
-        broken = ~np.isfinite(scores.phi[:, rows | scores.controls]).all(axis=1)
-        if broken.any():
-            raise EvidenceError(
-                say(
-                    "scores of the models {models} are NaN or infinite; their training diverged, "
-                    "train them anew",
-                    models=", ".join(sorted(set(scores.model_roles[broken].tolist()))),
-                )
-            )
+    scores.require_finite(rows | scores.controls)
     return rows
 
 
 def _finding(scores: Scores, measured: Measured, model: int, rules: GateRules) -> JudgedModel:
-    """All gates of one model, and what follows from them."""
-    asked = gates.influence_gates(measured, rules) + gates.utility_gates(scores, model, rules)
-    return gates.conclude(asked, measured.whole.interval(rules.alpha), rules.alpha)
+    """All gates of one model, and their conclusion."""
+    tests = gates.influence_gates(measured, rules) + gates.utility_gates(scores, model, rules)
+    return gates.conclude(tests, measured.whole.interval(rules.alpha), rules.alpha)

@@ -206,7 +206,7 @@ def test_an_ablation_changes_one_choice_at_a_time_around_the_two_methods() -> No
     wishes = ablation.configurations(settings.train)
     default = Unlearn.model_validate(wishes[ablation.DEFAULT]["as it is"])
     assert default == Unlearn(method="fcalb_plain")
-    mode = fcalb.in_force(
+    mode = fcalb.effective_settings(
         settings.model_copy(update={"unlearn": Unlearn(method="fcalb_reset")})
     ).unlearn
     reset = Unlearn.model_validate(wishes[ablation.RESET]["as it is"])

@@ -29,7 +29,7 @@ def test_ways_take_turns_and_each_is_measured_once_a_round() -> None:
         order.append(name)
         return float(len(order))
 
-    timings = measure.in_turns({name: lambda name=name: way(name) for name in "abc"}, 3)  # type: ignore[misc]
+    timings = measure.in_turns({name: lambda name=name: way(name) for name in "abc"}, 3)
     assert order == list("abcbcacab")
     assert timings == {"a": [1, 6, 8], "b": [2, 4, 9], "c": [3, 5, 7]}
 

@@ -35,7 +35,7 @@ def write(
             "test",
             "test",
             "",
-            classes.of(labels, ("a", "b", "c")),
+            classes.from_codes(labels, ("a", "b", "c")),
             {"record_id": ids, "subject_id": people},
             map(writing.encode, pixels),
         ),

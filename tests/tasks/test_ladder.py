@@ -193,7 +193,7 @@ def test_a_budget_of_one_rung_leaves_the_next_one_out(folder: Path) -> None:
     files.write_text(folder / "params.yaml", settings.defaults_yaml())
     one = ladder.cost(settings.assign(folder / "params.yaml", [TWO]))
     chosen = settings.assign(folder / "params.yaml", [f"ladder.budget={1.5 * one}"])
-    assert [rung.affordable for rung in ladder.planned(chosen)] == [True, False]
+    assert [rung.affordable for rung in ladder.planned_rungs(chosen)] == [True, False]
     assert ladder.alpha(chosen) == pytest.approx(0.025)
 
 
@@ -362,7 +362,7 @@ def test_references_stay_for_the_rungs_above_and_unlearning_for_those_that_chang
     assert chosen.on_rung("more").unlearn == chosen.on_rung("longer").unlearn
     assert chosen.on_rung("longest").references.without_blocks == (0, 1, 2)
     assert chosen.on_rung("longest").unlearn.rivals.epochs is None
-    assert [rung.added for rung in ladder.planned(chosen)] == [0, 8, 0]
+    assert [rung.added for rung in ladder.planned_rungs(chosen)] == [0, 8, 0]
 
 
 def test_a_pool_becomes_hybrid_by_the_models_that_are_retrained_for_the_batch() -> None:

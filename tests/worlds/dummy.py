@@ -68,23 +68,35 @@ if os.path.exists("fail-" + name):
     raise SystemExit(1)
 if os.path.exists("crash-" + name):
     raise ZeroDivisionError("by chance")
-files = [f for d in map(pathlib.Path, deps) for f in ([d] if d.is_file() else sorted(d.rglob("*"))) if f.is_file()]
-seen = name + ": " + " ".join(str(sum(f.read_bytes())) for f in files)
+files = []
+for path in map(pathlib.Path, deps):
+    below = [path] if path.is_file() else sorted(path.rglob("*"))
+    files += [file for file in below if file.is_file()]
+seen = name + ": " + " ".join(str(sum(file.read_bytes())) for file in files)
 if os.path.exists("other-machine"):
     seen += " other last bits"
 target = pathlib.Path(out)
 if name == "verify":
-    influence = {"estimate": 0.08 + 0.01 * os.path.exists("other-machine"), "low": -0.2, "high": 0.35}
+    estimate = 0.08 + 0.01 * os.path.exists("other-machine")
+    influence = {"estimate": estimate, "low": -0.2, "high": 0.35}
     verdict = "fail" if os.path.exists("other-verdict") else "pass"
-    seen = json.dumps({"seen": seen, "requests": {"REQUEST-1": {"verdict": verdict, "residual_influence": influence}}})
+    entry = {"verdict": verdict, "residual_influence": influence}
+    seen = json.dumps({"seen": seen, "requests": {"REQUEST-1": entry}})
 if name == "report":
     for number, request in enumerate(REQUEST_IDS):
         folder = target / request
         folder.mkdir(parents=True, exist_ok=True)
-        evidence = {"request": {"id": request}, "verdict": "pass" if number else "fail", "reason": "because",
-                    "status": "audited", "seen": seen, "self_check": {"original_caught": True, "retrain_cleared": None},
-                    "residual_influence": {"estimate": 0.08, "low": -0.2, "high": 0.35}, "detectability": 6.1,
-                    "accuracy": {"original": {"forget": 0.9, "retain": 0.8, "control": None}}}
+        evidence = {
+            "request": {"id": request},
+            "verdict": "pass" if number else "fail",
+            "reason": "because",
+            "status": "audited",
+            "seen": seen,
+            "self_check": {"original_caught": True, "retrain_cleared": None},
+            "residual_influence": {"estimate": 0.08, "low": -0.2, "high": 0.35},
+            "detectability": 6.1,
+            "accuracy": {"original": {"forget": 0.9, "retain": 0.8, "control": None}},
+        }
         (folder / "evidence.json").write_text(json.dumps(evidence))
         (folder / "report.html").write_text("<p>pass</p>")
     (target / "index.html").write_text(seen)
@@ -106,7 +118,9 @@ stages:
     outs: [artifacts/check.txt]
   train:
     matrix: {block: "${references.with_blocks}"}
-    cmd: python stage.py train${item.block} artifacts/train/${item.block}/model.txt artifacts/check.txt
+    cmd: >-
+      python stage.py train${item.block} artifacts/train/${item.block}/model.txt
+      artifacts/check.txt
     deps: [artifacts/check.txt]
     params: [seed]
     outs: ["artifacts/train/${item.block}"]

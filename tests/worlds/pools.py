@@ -57,7 +57,9 @@ def scores(
     roles = np.where(training, "training", "control")
     requests = np.where(subjects == 0, REQUEST, "")
     absent = [
-        folds.left_out(subjects[training], labels[training], CLASSES, fold_count, seed, number)
+        folds.absent_subjects(
+            subjects[training], labels[training], CLASSES, fold_count, seed, number
+        )
         for number in range(models)
     ] + [np.empty(0, np.int64)] * everybody
     seen = folds.membership(subjects, training, absent)

@@ -32,14 +32,23 @@ import json, pathlib, sys
 batch = sys.argv[1]
 filed = json.loads(pathlib.Path(f"ledger/decisions/{batch}.json").read_text())
 decided, known = filed["approvals"], filed.get("registered", {})
-for request, facts in json.loads(pathlib.Path("artifacts/verify/verdicts.json").read_text()).items():
-    own = [one for one in decided if one.get("request") in (None, request)]
-    place = pathlib.Path(f"reports/{batch}/{request}")
-    place.mkdir(parents=True, exist_ok=True)
-    evidence = {"request": {"id": request, "code": facts.get("code")}, "status": facts["status"], "reason": "because",
-                "verdict": facts["verdict"], "approvals": own, "advice": [], **known.get(request, {})}
-    (place / "evidence.json").write_text(json.dumps(evidence))
-    (place / "report.html").write_text("<p>" + " ".join(one["by"] + ": " + one["comment"] for one in own) + "</p>")
+verdicts = json.loads(pathlib.Path("artifacts/verify/verdicts.json").read_text())
+for request, facts in verdicts.items():
+    approvals = [entry for entry in decided if entry.get("request") in (None, request)]
+    folder = pathlib.Path(f"reports/{batch}/{request}")
+    folder.mkdir(parents=True, exist_ok=True)
+    evidence = {
+        "request": {"id": request, "code": facts.get("code")},
+        "status": facts["status"],
+        "reason": "because",
+        "verdict": facts["verdict"],
+        "approvals": approvals,
+        "advice": [],
+        **known.get(request, {}),
+    }
+    (folder / "evidence.json").write_text(json.dumps(evidence))
+    comments = " ".join(entry["by"] + ": " + entry["comment"] for entry in approvals)
+    (folder / "report.html").write_text("<p>" + comments + "</p>")
 """
 
 PIPELINE = """
@@ -50,7 +59,10 @@ stages:
   unlearn: {cmd: "true", deps: [artifacts/resolve/forget.csv], outs: [artifacts/unlearn]}
   retrain: {cmd: "true", deps: [artifacts/resolve/forget.csv], outs: [artifacts/retrain/0]}
   score: {cmd: "true", deps: [artifacts/unlearn], outs: [artifacts/score/lineage.json]}
-  verify: {cmd: "true", deps: [artifacts/score/lineage.json], outs: [artifacts/verify/verdicts.json]}
+  verify:
+    cmd: "true"
+    deps: [artifacts/score/lineage.json]
+    outs: [artifacts/verify/verdicts.json]
   report:
     cmd: python report.py ${batch}
     deps: [artifacts/verify/verdicts.json, "ledger/decisions/${batch}.json"]

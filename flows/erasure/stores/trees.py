@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import re
 import shutil
@@ -237,12 +236,6 @@ def _in_corners(root: Path) -> Iterator[Path]:
                 continue  # a store of its own
             yield path
     yield from (path for path in sorted((root / checkouts.FOLDER).glob("*")) if path.is_file())
-
-
-def md5(path: Path) -> str:
-    """DVC's hash of a file."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def _kind(path: Path, key: str, judge: Judge, inside: bool = True) -> str | None:

@@ -89,7 +89,7 @@ def _from_json(value: Any) -> list[str]:
     return list(value)
 
 
-def number(
+def number_classes(
     labels: Sequence[Any],
     source: str,
     name_row: Callable[[int], str] = lambda row: f"row {row + 1}",
@@ -126,21 +126,14 @@ def number(
     if names is not None and class_names is None and not all(numeric):
         class_names = names
     if class_names is not None:
-        numbers = {_normal(name): code for code, name in enumerate(class_names)}
-        if set(map(_normal, texts)) & numbers.keys() or not all(numeric):
-            codes = [numbers.get(_normal(text), -1) for text in texts]
-            if -1 in codes:
-                refuse(
-                    codes.index(-1),
-                    f"its label {_shown(texts[codes.index(-1)])} is no class of those given",
-                    "add the class to the file, or correct the label",
-                )
-            return of(codes, tuple(class_names))
+        known_names = set(map(_normal, class_names))
+        if known_names & set(map(_normal, texts)) or not all(numeric):
+            return _named(texts, class_names, refuse)
     if not any(numeric):
         class_order = sorted(set(texts))
         _refuse_two_spellings(texts, refuse)
         numbers = {name: code for code, name in enumerate(class_order)}
-        return of([numbers[text] for text in texts], tuple(class_order))
+        return from_codes([numbers[text] for text in texts], tuple(class_order))
     if not all(numeric):
         row, numeric_row = numeric.index(False), numeric.index(True)
         refuse(
@@ -150,6 +143,22 @@ def number(
             "write all labels alike, or give the order of the classes with --classes",
         )
     return _numbered(texts, class_names or names, refuse)
+
+
+def _named(
+    texts: list[str], class_names: Sequence[str], refuse: Callable[..., NoReturn]
+) -> Classes:
+    """The classes of labels that are names, in the order given."""
+    numbers = {_normal(name): code for code, name in enumerate(class_names)}
+    codes = [numbers.get(_normal(text), -1) for text in texts]
+    if -1 in codes:
+        row = codes.index(-1)
+        refuse(
+            row,
+            f"its label {_shown(texts[row])} is no class of those given",
+            "add the class to the file, or correct the label",
+        )
+    return from_codes(codes, tuple(class_names))
 
 
 def _refuse_two_spellings(texts: list[str], refuse: Callable[..., NoReturn]) -> None:
@@ -192,7 +201,7 @@ def _numbered(
                 "write them alike, or give the order of the classes with --classes",
             )
     if class_names is not None:
-        return of(codes, tuple(class_names))
+        return from_codes(codes, tuple(class_names))
     names = tuple(map(str, range(max(codes, default=-1) + 1)))
     as_folders = sorted({spellings.get(code, str(code)) for code in codes})
     note = None
@@ -202,10 +211,10 @@ def _numbered(
             f"names (torchvision's ImageFolder), its classes are {_first(as_folders)}: "
             "import with --classes FILE, one name per line in that order"
         )
-    return of(codes, names, note)
+    return from_codes(codes, names, note)
 
 
-def of(codes: list[int], names: tuple[str, ...], note: str | None = None) -> Classes:
+def from_codes(codes: list[int], names: tuple[str, ...], note: str | None = None) -> Classes:
     """Classes from the number of each record."""
     absent = tuple(sorted(set(range(len(names))) - set(codes)))
     return Classes(codes, names, absent, note)

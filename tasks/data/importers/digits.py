@@ -8,7 +8,7 @@ from tasks.data import synthetic_digits
 from tasks.data.importers import classes, writing
 
 
-def bring_in(folder: Path, writers: int = 45) -> writing.Summary:
+def import_data(folder: Path, writers: int = 45) -> writing.Summary:
     """Import the embedded digits of synthetic writers; the same bytes on every machine.
 
     Args:
@@ -26,7 +26,7 @@ def bring_in(folder: Path, writers: int = 45) -> writing.Summary:
             source="scikit-learn's digits (UCI Optical Recognition of Handwritten Digits), drawn by"
             " tasks/digits.py",
             note="The writers are synthetic: real digits dealt out to writers that do not exist.",
-            classes=classes.number(labels.tolist(), "digits"),
+            classes=classes.number_classes(labels.tolist(), "digits"),
             columns={
                 "record_id": writing.record_ids(len(labels)),
                 "subject_id": [f"writer-{number + 1:02d}" for number in writer.tolist()],

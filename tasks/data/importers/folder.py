@@ -23,7 +23,7 @@ MOST_NAMED = 20
 """Most files that a message names."""
 
 
-def bring_in(
+def import_data(
     folder: Path,
     source: Path,
     table: Path,
@@ -60,7 +60,7 @@ def bring_in(
 
     if "record_id" not in rows:
         rows = rows.assign(record_id=writing.record_ids(len(rows)))
-    numbered = classes.number(rows["label"].tolist(), table.name, name_row, class_names)
+    numbered = classes.number_classes(rows["label"].tolist(), table.name, name_row, class_names)
     writing.subject_ids(rows["subject_id"].tolist(), table.name, name_row)
     planned = rows.assign(label=[str(code) for code in numbered.codes], sha256="0" * 64)
     writing.refuse_faults(planned, source, table.name, name_row)

@@ -31,7 +31,7 @@ _KINDS: dict[int, np.dtype[Any]] = {
 }
 
 
-def bring_in(
+def import_data(
     folder: Path,
     images: Path,
     labels: Path,
@@ -65,23 +65,12 @@ def bring_in(
         DataError: a file is truncated, too large or of another shape, the tables disagree, or no
             subject is left.
     """
-    pixels = read_idx(images)
-    if pixels.ndim != 3 or pixels.dtype != np.uint8:
-        raise DataError(
-            f"{images.name}: got shape {pixels.shape}, expected unsigned bytes of shape (n, "
-            "height, width)"
-        )
+    pixels = _pixels(images)
     notes: list[str] = []
-    label_table = _rows(labels, images, len(pixels), notes)
-    numbers = label_table[:, LABEL] if label_table.ndim == 2 else label_table
+    numbers = _labels(_rows(labels, images, len(pixels), notes))
     names = writing.own_subjects(len(pixels))
     if writers is not None:
-        table = _rows(writers, images, len(pixels), notes)
-        if table.ndim == 2 and (table[:, LABEL] != numbers).any():
-            raise DataError(
-                f"{writers.name}: its labels differ from {labels.name}; take the images' own table"
-            )
-        names = [str(writer) for writer in (table[:, WRITER] if table.ndim == 2 else table)]
+        names = _writers(_rows(writers, images, len(pixels), notes), numbers, writers, labels)
     rows = _drawn(names, subjects, min_records, seed)
     record_ids = writing.record_ids(len(pixels))
     return writing.write(
@@ -90,7 +79,7 @@ def bring_in(
             name=images.name.split(".")[0],
             source=", ".join(path.name for path in (images, labels, writers) if path),
             note=writing.subject_note(writers is not None),
-            classes=classes.number(
+            classes=classes.number_classes(
                 numbers[rows].tolist(), labels.name, lambda row: f"row {rows[row] + 1}", class_names
             ),
             columns={
@@ -172,6 +161,35 @@ def _rows(path: Path, images: Path, count: int, notes: list[str]) -> NDArray[np.
             " QMNIST's tables begin with MNIST's own images"
         )
     return values[:count].astype(np.int64)
+
+
+def _pixels(path: Path) -> NDArray[np.uint8]:
+    """(n, height, width) images."""
+    pixels = read_idx(path)
+    if pixels.ndim != 3 or pixels.dtype != np.uint8:
+        raise DataError(
+            f"{path.name}: got shape {pixels.shape}, expected unsigned bytes of shape (n, "
+            "height, width)"
+        )
+    return pixels
+
+
+def _labels(table: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(n,) the labels of a list, or of a QMNIST table."""
+    return table[:, LABEL] if table.ndim == 2 else table
+
+
+def _writers(
+    table: NDArray[np.int64], numbers: NDArray[np.int64], path: Path, labels: Path
+) -> list[str]:
+    """The writer of each image; refuses a table with other labels than the images have."""
+    if table.ndim == 1:
+        return [str(writer) for writer in table]
+    if (_labels(table) != numbers).any():
+        raise DataError(
+            f"{path.name}: its labels differ from {labels.name}; take the images' own table"
+        )
+    return [str(writer) for writer in table[:, WRITER]]
 
 
 def _drawn(names: list[str], subjects: int | None, min_records: int, seed: int) -> list[int]:

@@ -20,7 +20,7 @@ MOST_BYTES = 4 * 2**30
 """Largest unpacked size of an array, bytes."""
 
 
-def bring_in(
+def import_data(
     folder: Path,
     path: Path,
     images: str = "images",
@@ -39,8 +39,7 @@ def bring_in(
         path: the archive. Arrays of Python objects are refused.
         images: name of the images (n, height, width), (n, height, width, 1 or 3) or (n, 1 or 3,
             height, width); unsigned integers, or floating point in 0 … 1.
-        labels: name of the labels, (n,) or (n, 1). An array `<labels>_names`, where present, names
-            the classes.
+        labels: name of the labels, (n,) or (n, 1). `<labels>_names`, if present, names the classes.
         subjects: name of the data subjects (n,), whose ids are kept as they are; None makes each
             record its own subject.
         maxval: name of an array (n,) with the value of white per image.
@@ -62,11 +61,7 @@ def bring_in(
         whites = np.full(count, white or _range(pixels.dtype, path))
         if maxval is not None:
             whites = _array(arrays, maxval, path, count).astype(np.float64)
-        extra = {name: _attribute(arrays, name, path, count) for name in attributes}
-    if set(extra) & {*records.COLUMNS, "split"}:
-        raise DataError(
-            f"{path.name}: an attribute has the name of a column of the manifest; rename it"
-        )
+        extra = _attributes(arrays, attributes, path, count)
     if white is None and maxval is None and pixels.dtype.kind != "b":
         writing.refuse_dark(float(pixels.max()), float(whites[0]), f"{path.name}: {images}")
     ids = writing.own_subjects(count)
@@ -78,7 +73,7 @@ def bring_in(
             path.stem,
             path.name,
             writing.subject_note(people is not None),
-            classes.number(
+            classes.number_classes(
                 values, f"{path.name}: {labels}", lambda row: f"index {row}", class_names, names
             ),
             {"record_id": writing.record_ids(count), "subject_id": ids} | extra,
@@ -165,6 +160,15 @@ def _names(arrays: Any, name: str, path: Path) -> tuple[str, ...] | None:
     if f"{name}_names" not in arrays.files:
         return None
     return tuple(map(str, _array(arrays, f"{name}_names", path).ravel().tolist()))
+
+
+def _attributes(arrays: Any, names: Sequence[str], path: Path, count: int) -> dict[str, list[str]]:
+    """Further columns of the manifest by name; refuses a name that the manifest uses itself."""
+    if set(names) & {*records.COLUMNS, "split"}:
+        raise DataError(
+            f"{path.name}: an attribute has the name of a column of the manifest; rename it"
+        )
+    return {name: _attribute(arrays, name, path, count) for name in names}
 
 
 def _attribute(arrays: Any, name: str, path: Path, count: int) -> list[str]:

@@ -11,7 +11,7 @@ from tasks.common.errors import DataError
 from tasks.data.importers import classes, writing
 
 
-def bring_in(
+def import_data(
     folder: Path,
     name: str,
     root: Path,
@@ -38,7 +38,7 @@ def bring_in(
     count = min(len(data), limit or len(data))
     labels = _targets(data)[:count] or [_whole(data[row][1], name) for row in range(count)]
     source_names = tuple(map(str, getattr(data, "classes", ())))
-    numbered = classes.number(
+    numbered = classes.number_classes(
         labels,
         f"torchvision.datasets.{name}",
         lambda row: f"item {row}",

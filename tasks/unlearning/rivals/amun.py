@@ -34,15 +34,15 @@ def amun(inputs: RivalInput) -> nn.Module:
     original, forget, retain, settings, progress = inputs
     network = learner(original, forget)
     with streams(settings) as generator:
-        kept = part_of(retain, settings, generator)
-        mixed = training_loop.joined(training_loop.joined(forget, forget), kept)
+        retained = part_of(retain, settings, generator)
+        mixed = training_loop.joined(training_loop.joined(forget, forget), retained)
         if not steps_of(mixed, settings):
             return original
         near = adversarial_examples(
             network, forget, settings.unlearn.rivals.amun_steps, settings.unlearn.batch_size
         )
         network.train()
-        mixed = training_loop.joined(training_loop.joined(forget, near), kept)
+        mixed = training_loop.joined(training_loop.joined(forget, near), retained)
         imitate_labels(network, mixed, settings, generator, progress)
     return original
 
@@ -72,11 +72,11 @@ def adversarial_examples(
     images, classes = [], []
     for start in range(0, len(records), batch_size):
         rows = torch.arange(start, min(start + batch_size, len(records)))
-        some = records.rows(rows.to(records.labels.device))
-        pixels = _attacked(network, some, steps)
+        group = records.rows(rows.to(records.labels.device))
+        pixels = _attacked(network, group, steps)
         images.append(pixels)
         with torch.no_grad():
-            classes.append(_answers(network, some, pixels).argmax(1))
+            classes.append(_answers(network, group, pixels).argmax(1))
     return records.with_images(torch.cat(images)).with_labels(torch.cat(classes))
 
 

@@ -40,11 +40,11 @@ def ct(inputs: RivalInput) -> nn.Module:
             "them; choose another unlearn.method"
         )
     with streams(settings) as generator:
-        kept = part_of(retain, settings, generator)
-        if not steps_of(kept, settings):
+        retained = part_of(retain, settings, generator)
+        if not steps_of(retained, settings):
             return original
         with torch.no_grad():
             for layer in layers:
                 layer.weight.copy_(layer.weight.transpose(2, 3).clone())
-        imitate_labels(network, kept, settings, generator, progress)
+        imitate_labels(network, retained, settings, generator, progress)
     return original

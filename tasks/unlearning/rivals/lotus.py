@@ -52,9 +52,9 @@ def lotus(inputs: RivalInput) -> nn.Module:
     teacher, network = frozen_copy(original, forget), learner(original, forget)
     unseen = unlearn.rivals.lotus_unseen_accuracy or 0.0
     with streams(settings) as generator:
-        kept = part_of(retain, settings, generator)
-        marks = torch.cat([torch.ones_like(forget.labels), torch.zeros_like(kept.labels)])
-        mixed = training_loop.joined(forget, kept).with_labels(marks)
+        retained = part_of(retain, settings, generator)
+        marks = torch.cat([torch.ones_like(forget.labels), torch.zeros_like(retained.labels)])
+        mixed = training_loop.joined(forget, retained).with_labels(marks)
         batches = mixed.batches(unlearn.batch_size, generator, settings.train)
         epoch = max(1, passes(mixed, unlearn.batch_size, 1))
         draws = torch.Generator().manual_seed(int(torch.randint(2**62, (), generator=generator)))

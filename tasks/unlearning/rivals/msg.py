@@ -43,26 +43,30 @@ def msg(inputs: RivalInput) -> nn.Module:
     network = learner(original, forget)
     layers = convolutions(network)
     with streams(settings) as generator:
-        kept = part_of(retain, settings, generator)
-        if not steps_of(kept, settings):
+        retained = part_of(retain, settings, generator)
+        if not steps_of(retained, settings):
             return original
         order = torch.randperm(len(retain), generator=generator)[: len(forget)]
         slopes = convolution_gradients(
             network, forget, retain.rows(order), settings.unlearn.batch_size
         )
-        own = torch.Generator().manual_seed(seeds.derive(settings.seed, "unlearn", "weights"))
+        weight_draws = torch.Generator().manual_seed(
+            seeds.derive(settings.seed, "unlearn", "weights")
+        )
         hooks = []
         for layer, slope in zip(layers, slopes, strict=True):
             anew = smallest(slope.abs(), settings.unlearn.rivals.msg_share)
             values = torch.empty(layer.weight.shape)
-            nn.init.kaiming_normal_(values, mode="fan_out", nonlinearity="relu", generator=own)
+            nn.init.kaiming_normal_(
+                values, mode="fan_out", nonlinearity="relu", generator=weight_draws
+            )
             with torch.no_grad():
                 layer.weight.copy_(torch.where(anew, values.to(layer.weight.device), layer.weight))
             if layer.weight.requires_grad:
                 rates = torch.where(anew, 1.0, REMAINING_RATE)
                 hooks.append(layer.weight.register_hook(rates.mul))  # type: ignore[no-untyped-call]
         network.train()
-        imitate_labels(network, kept, settings, generator, progress)
+        imitate_labels(network, retained, settings, generator, progress)
         for hook in hooks:
             hook.remove()
     return original

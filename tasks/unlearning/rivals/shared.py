@@ -148,18 +148,12 @@ def fresh(settings: Settings) -> nn.Module:
 
 def learner(network: nn.Module, records: training_loop.Records) -> nn.Module:
     """The same network, on the device and in training mode."""
-    on_device: nn.Module = network.to(  # type: ignore[call-overload]
-        records.backend.device, memory_format=records.memory_format
-    )
-    return on_device.train()
+    return records.place(network).train()
 
 
 def frozen_copy(network: nn.Module, records: training_loop.Records) -> nn.Module:
     """A copy on the device that never learns, in evaluation mode."""
-    on_device: nn.Module = copy.deepcopy(network).to(  # type: ignore[call-overload]
-        records.backend.device, memory_format=records.memory_format
-    )
-    return on_device.eval().requires_grad_(False)
+    return records.place(copy.deepcopy(network)).eval().requires_grad_(False)
 
 
 def convolutions(network: nn.Module) -> list[nn.Conv2d]:

@@ -125,14 +125,7 @@ def examine(
     """
     rows, memory = RecordMasks.of(scores, request), {} if memory is None else memory
     require_finite_models(scores, rows.forget | rows.retained | rows.unseen)
-    within, without = np.flatnonzero(scores.model_roles == "with"), references_without(scores)
-    if len(within) < 2:
-        raise EvidenceError(
-            say(
-                "got {count} references trained with everybody, expected at least 2; add blocks",
-                count=len(within),
-            )
-        )
+    within, without = _references_with(scores), references_without(scores)
     require_share(alpha, "alpha")
     phi = scores.phi[:, rows.forget]
 
@@ -158,6 +151,19 @@ def examine(
         {"with": len(within), "without": len(without)},
         tuple(_attack(name, title, source, j, scores, alpha) for name, title, source, j in judges),
     )
+
+
+def _references_with(scores: Scores) -> Ints:
+    """Rows of the references trained with everybody; refuses fewer than two."""
+    within = np.flatnonzero(scores.model_roles == "with")
+    if len(within) < 2:
+        raise EvidenceError(
+            say(
+                "got {count} references trained with everybody, expected at least 2; add blocks",
+                count=len(within),
+            )
+        )
+    return within
 
 
 def leave_one_out(score: Scorer, without: Ints) -> Judge:

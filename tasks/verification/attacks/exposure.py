@@ -82,25 +82,25 @@ def measure(scores: Scores, alpha: float) -> RetainedExposure:
         EvidenceError: a score is NaN, there are too few references, no retained, control or unseen
             record, or the references do not differ.
     """
-    kept, controls, unseen = scores.retained, scores.roles == "control", scores.unseen
-    require_finite_models(scores, kept | unseen)
+    retained, controls, unseen = scores.retained, scores.roles == "control", scores.unseen
+    require_finite_models(scores, retained | unseen)
     without, level = references_without(scores), require_share(alpha, "alpha") / 2
-    if not kept.any() or not controls.any():
+    if not retained.any() or not controls.any():
         raise EvidenceError(
             say(
                 "got {retained} retained and {control} control records, expected some of each; "
                 "enlarge the data or split.control",
-                retained=kept.sum(),
+                retained=retained.sum(),
                 control=controls.sum(),
             )
         )
     judged = [row_of(scores, role) for role in JUDGED]
     phi = scores.phi[np.concatenate([judged, without])]
     centred = phi - class_means(phi, scores.labels, controls)
-    areas = np.array([auc(row[kept], row[unseen]) for row in centred])
-    people = _person_means(centred[:, kept], scores.subjects[kept])
+    areas = np.array([auc(row[retained], row[unseen]) for row in centred])
+    people = _person_means(centred[:, retained], scores.subjects[retained])
     unlearned, band, others = JUDGED.index("unlearned"), areas[len(JUDGED) :], people[len(JUDGED) :]
-    _, p_worse = _excess(areas[unlearned], band, np.float64(1 / kept.sum()))
+    _, p_worse = _excess(areas[unlearned], band, np.float64(1 / retained.sum()))
     t, p = _excess(people[unlearned], others, _typical_spread(others) / 100)
     return RetainedExposure(
         {role: float(area) for role, area in zip(JUDGED, areas[: len(JUDGED)], strict=True)},

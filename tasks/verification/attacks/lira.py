@@ -74,8 +74,8 @@ def offline(phi: Floats, out_phi: Floats, shared_variance: bool | None = None) -
     return z
 
 
-def _pools(asked: bool | None, references: int) -> bool:
-    return references < MANY_REFERENCES if asked is None else asked
+def _pools(shared_variance: bool | None, references: int) -> bool:
+    return references < MANY_REFERENCES if shared_variance is None else shared_variance
 
 
 def _normal(references: Floats, shared: bool, phi: Floats) -> tuple[Floats, Floats]:

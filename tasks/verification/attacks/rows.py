@@ -64,9 +64,9 @@ def class_means(phi: Floats, labels: Ints, rows: Mask) -> Floats:
     """(..., n) mean score of the `rows` of the record's class; of all `rows` where none has it."""
     base = np.empty_like(phi)
     for label in np.unique(labels):
-        own = labels == label
-        peers = rows & own if (rows & own).any() else rows
-        base[..., own] = phi[..., peers].mean(axis=-1, keepdims=True)
+        members = labels == label
+        peers = rows & members if (rows & members).any() else rows
+        base[..., members] = phi[..., peers].mean(axis=-1, keepdims=True)
     return base
 
 

@@ -32,7 +32,7 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
     layout.init(home)
     shell.git(home, "config", "user.email", "auditor@example.org")
     shell.git(home, "config", "user.name", "Auditor")
-    digits.bring_in(home / "data", writers=20)
+    digits.import_data(home / "data", writers=20)
     layout.track_data(home)
     settings.assign(
         home / "params.yaml",

@@ -47,7 +47,8 @@ STAGE = '''
 import csv, hashlib, json, pathlib, sys, zipfile
 
 name, batch = sys.argv[1], sys.argv[2]
-rows = list(csv.DictReader(open("data/manifest.csv"))) if pathlib.Path("data/manifest.csv").exists() else []
+manifest_path = pathlib.Path("data/manifest.csv")
+rows = list(csv.DictReader(open(manifest_path))) if manifest_path.exists() else []
 out = pathlib.Path("artifacts")
 
 def write(path, content):
@@ -60,7 +61,8 @@ def table(path):
 
 def model(records, seed):
     """A model remembers a part of every image that it saw."""
-    return bytes(8) + bytes([seed]) + b"".join(pathlib.Path("data", row["path"]).read_bytes()[8:40] for row in records)
+    parts = [pathlib.Path("data", row["path"]).read_bytes()[8:40] for row in records]
+    return bytes(8) + bytes([seed]) + b"".join(parts)
 
 def trained():
     roles = {row["record_id"]: row["role"] for row in table("split.csv")}
@@ -81,16 +83,19 @@ if name == "pack":
     thumbs = pixels.repeat(2, axis=1)
     manifest = numpy.array("0" * 64)
     numpy.savez(out / "pack/files.npz", manifest_sha256=manifest, thumbs=thumbs)
-    numpy.savez(out / "pack/rows.npz", manifest_sha256=manifest, sums=numpy.arange(len(rows), dtype=numpy.uint32))
+    sums = numpy.arange(len(rows), dtype=numpy.uint32)
+    numpy.savez(out / "pack/rows.npz", manifest_sha256=manifest, sums=sums)
 if name == "check":
     write("check/data.json", json.dumps({"records": len(rows)}))
     write("check/requests.json", "{}")
 if name == "split":
-    lines = [f"{row['record_id']},{'control' if row['subject_id'] > 'person-004' else 'training'}" for row in rows]
+    roles = ["control" if row["subject_id"] > "person-004" else "training" for row in rows]
+    lines = [row["record_id"] + "," + role for row, role in zip(rows, roles)]
     write("split.csv", "\\n".join(["record_id,role", *lines]) + "\\n")
 if name in ("train", "retrain"):
+    records = trained() if name == "train" else left()
     for seed in (0, 1):
-        write(f"{name}/0/seed-{seed}.safetensors", model(trained() if name == "train" else left(), seed))
+        write(f"{name}/0/seed-{seed}.safetensors", model(records, seed))
         write(f"{name}/0/seed-{seed}.json", json.dumps({"seconds": 1.0}))
 if name == "unlearn":
     write("unlearn/unlearned.safetensors", model(left(), 9))
@@ -131,9 +136,14 @@ stages:
     outs: ["artifacts/train/${item.block}"]
   resolve:
     cmd: >-
-      python -m tasks.resolve --data data --split artifacts/split.csv --requests requests/${batch}.json
-      --checked artifacts/check/requests.json --out artifacts/resolve
-    deps: [data/manifest.csv, artifacts/split.csv, "requests/${batch}.json", artifacts/check/requests.json]
+      python -m tasks.resolve --data data --split artifacts/split.csv
+      --requests requests/${batch}.json --checked artifacts/check/requests.json
+      --out artifacts/resolve
+    deps:
+      - data/manifest.csv
+      - artifacts/split.csv
+      - requests/${batch}.json
+      - artifacts/check/requests.json
     outs: [artifacts/resolve/forget.csv, artifacts/resolve/register.json]
   unlearn:
     cmd: python stage.py unlearn ${batch}

@@ -265,7 +265,7 @@ def left_in_the_temporary_folder(home: Path) -> Path:
     "leave",
     [left_in_batches, left_without_git, left_by_an_experiment, left_in_the_temporary_folder],
 )
-def test_a_copy_that_was_left_behind_is_removed(home: Path, leave) -> None:  # type: ignore[no-untyped-def]
+def test_a_copy_that_was_left_behind_is_removed(home: Path, leave) -> None:
     left = leave(home)
     assert held(erase(home)) == {}
     assert not left.exists()

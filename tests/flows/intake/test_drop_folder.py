@@ -321,7 +321,7 @@ def test_a_huge_file_is_put_aside_unread(home: Path, register: Register) -> None
     assert register.cases() == []
 
 
-@pytest.mark.parametrize("moment", ["enter", "_keep_refused", "unlink"])
+@pytest.mark.parametrize("moment", ["second entry", "refused entries", "removal"])
 def test_a_kill_at_any_moment_loses_nothing_and_takes_nothing_twice(
     home: Path, register: Register, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
@@ -345,10 +345,12 @@ def test_a_kill_at_any_moment_loses_nothing_and_takes_nothing_twice(
         raise Killed
 
     with monkeypatch.context() as patched:
-        if moment == "unlink":
-            patched.setattr(drop_folder.Path, "unlink", at_once)
+        if moment == "second entry":
+            patched.setattr(drop_folder, "enter", second)
+        elif moment == "refused entries":
+            patched.setattr(drop_folder.Refused, "plain", at_once)
         else:
-            patched.setattr(drop_folder, moment, second if moment == "enter" else at_once)
+            patched.setattr(drop_folder.Path, "unlink", at_once)
         with pytest.raises(Killed):
             drop_folder.take(home, register)
     drop_folder.take(home, register)

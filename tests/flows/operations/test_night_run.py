@@ -349,8 +349,8 @@ def test_uncommitted_settings_are_not_in_a_batch_and_that_is_told(
 
 KILLS: dict[str, tuple[Any, str, bool]] = {
     "a batch is begun": (Register, "collect", True),
-    "the checkout is made": (checkouts, "_make", True),
-    "the data are brought": (checkouts, "_restore_data", False),
+    "the checkout is made": (checkouts, "share_cache", False),
+    "the data are about to be restored": (checkouts, "share_cache", True),
     "the requests are written": (BatchRun, "write_requests", True),
     "the audit is over": (BatchRun, "run_audit", True),
     "the first verdicts are written down": (Register, "move", True),

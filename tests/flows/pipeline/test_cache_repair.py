@@ -17,7 +17,7 @@ def test_a_pack_of_files_that_had_rotted_is_made_again_when_they_are_sound(tmp_p
     layout.init(home)
     shell.git(home, "config", "user.email", "auditor@example.org")
     shell.git(home, "config", "user.name", "Auditor")
-    digits.bring_in(home / "data", writers=3)
+    digits.import_data(home / "data", writers=3)
     layout.track_data(home)
     shell.git(home, "add", ".")
     shell.git(home, "commit", "--quiet", "-m", "data")

@@ -560,7 +560,10 @@ SOMEBODY_ELSE = (
         ("UPDATE requests SET digest = request_id", "not as its events say"),
         (f"UPDATE requests SET identities = '{SOMEBODY_ELSE}'", "not as its events say"),
         ("UPDATE requests SET identities = '[]'", "not as its events say"),
-        ("""UPDATE requests SET wishes = '{"record_pseudonyms": ["x"]}'""", "not as its events say"),
+        (
+            """UPDATE requests SET wishes = '{"record_pseudonyms": ["x"]}'""",
+            "not as its events say",
+        ),
         ("UPDATE requests SET callbacks = '[]'", "not as its events say"),
         ("""UPDATE requests SET callbacks = '["https://eve.example/"]'""", "not as its events say"),
         ("UPDATE callbacks SET url = 'https://eve.example/'", "did not name"),
@@ -572,8 +575,12 @@ SOMEBODY_ELSE = (
         ("UPDATE events SET mac = NULL WHERE seq = 2", "event 2"),
         ("UPDATE events SET mac = hash WHERE seq = 1", "event 1"),
         ("DELETE FROM requests", "is gone"),
-        ("INSERT INTO requests SELECT '0', digest, regulation, submitted, source, identities, wishes, callbacks, due,"
-         " extended, state, held, batch, verdict, duplicate_of FROM requests", "not as its events say"),
+        (
+            "INSERT INTO requests SELECT '0', digest, regulation, submitted, source, identities, "
+            "wishes, callbacks, due, extended, state, held, batch, verdict, duplicate_of "
+            "FROM requests",
+            "not as its events say",
+        ),
     ],
 )  # fmt: skip
 def test_every_change_by_another_hand_is_found(book: Register, statement: str, why: str) -> None:
@@ -1361,7 +1368,8 @@ for number in range(first, first + count):
         "identity_format": "hmac-sha256",
     }
     name = str(uuid.UUID(int=number, version=4))
-    request = Intake(name, "gdpr", "2026-11-20T09:30:00Z", (who,), {}, ("https://controller.example/",))
+    callbacks = ("https://controller.example/",)
+    request = Intake(name, "gdpr", "2026-11-20T09:30:00Z", (who,), {}, callbacks)
     book.receive(request, "crm", "http")
     print("received", name, flush=True)
     book.move([name], State.IDENTITY_VERIFIED, "crm", how="passport")

@@ -326,7 +326,7 @@ def test_a_rejection_that_was_killed_half_way_is_finished(
         approval.reject(home, register, OTHER, "Ada", "an exception", "refuse")
     assert states(register) == {PASS: "awaiting_signoff", OTHER: "rejected"}
     assert approval.standing(home, register, BATCH).state == "rejected"
-    assert approval.settle(register, BATCH)
+    assert approval.carry_out_rejection(register, BATCH)
     assert states(register) == {PASS: "identity_verified", OTHER: "rejected"}
 
 

@@ -36,7 +36,7 @@ def audited(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shell.git(workspace, "config", "user.name", "Tester")
     shell.git(workspace, "config", "user.email", "tester@example.org")
     with contextlib.chdir(workspace):
-        digits.bring_in(Path("data"), writers=20)
+        digits.import_data(Path("data"), writers=20)
         configure("train.epochs=6", "references.seeds_per_block=8", "unlearn.method=none", *WIDE)
         configure("references.with_blocks=[0]", "references.without_blocks=[0]")
         configure("ladder.budget=10", RUNGS)

@@ -54,7 +54,7 @@ def closed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shell.git(place, "config", "user.email", "tester@example.org")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
-        digits.bring_in(Path("data"), writers=20)
+        digits.import_data(Path("data"), writers=20)
         layout.track_data(place)
         configure(
             "batch=b", "train.epochs=1", "references.seeds_per_block=7", "unlearn.method=fcalb"

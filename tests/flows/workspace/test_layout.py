@@ -34,7 +34,7 @@ def few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
         folder.mkdir()
         (folder / "manifest.csv").write_text("record_id\nr1\n")
 
-    monkeypatch.setattr(digits, "bring_in", make)
+    monkeypatch.setattr(digits, "import_data", make)
 
 
 def forget_cache(place: Path) -> None:

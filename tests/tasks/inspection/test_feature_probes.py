@@ -95,7 +95,7 @@ def test_features_are_the_input_of_the_last_layer_whatever_the_batch() -> None:
     with torch.no_grad():
         expected = network.eval()[:-1](known.floats(slice(None)))  # type: ignore[index]
     np.testing.assert_allclose(found, expected.numpy(), rtol=1e-5, atol=1e-6)
-    logits = found @ network[-1].weight.detach().numpy().T + network[-1].bias.detach().numpy()  # type: ignore[index]
+    logits = found @ network[-1].weight.detach().numpy().T + network[-1].bias.detach().numpy()
     np.testing.assert_allclose(logits, training_loop.logits(network, known), rtol=1e-4, atol=1e-5)
 
 
@@ -213,13 +213,13 @@ def test_a_probe_does_not_care_for_the_scale_of_a_feature_or_for_one_that_is_con
     )
 
 
-def test_a_probe_needs_two_classes_and_has_to_converge(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_probe_needs_two_classes_and_has_to_converge() -> None:
     known = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)
     with pytest.raises(EvidenceError, match="two classes"):
         feature_probes.linear_probe(known, np.zeros(60, np.int64), known)
-    monkeypatch.setattr(feature_probes, "MOST_ITERATIONS", 2)
+    labels = (known[:, 0] > 0).astype(np.int64)
     with pytest.raises(EvidenceError, match="converge"):
-        feature_probes.linear_probe(known, (known[:, 0] > 0).astype(np.int64), known)
+        feature_probes.linear_probe(known, labels, known, most_iterations=2)
 
 
 # --- relearning
@@ -342,9 +342,8 @@ def audit(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path = place / "data" / f"{number}.png"
         Image.fromarray(image[0]).save(path)
         person = number // EACH
-        lines.append(
-            f"r{number},p{person},{label},{path.name},{hashlib.sha256(path.read_bytes()).hexdigest()}"
-        )
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        lines.append(f"r{number},p{person},{label},{path.name},{digest}")
         roles.append(f"r{number},{'training' if person < 8 else 'control'}")
     files.write_text(place / "data" / "manifest.csv", "\n".join(lines) + "\n")
     files.write_text(place / "split.csv", "\n".join(roles) + "\n")

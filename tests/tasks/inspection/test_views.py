@@ -87,7 +87,9 @@ def test_a_misaligned_head_is_seen_through_by_further_training() -> None:
     known = material()
     network = fitted(known.retained)
     broken = misaligned(network)
-    answers = scoring.margins(training_loop.logits(broken, known.asked), known.asked.labels.numpy())
+    answers = scoring.margins(
+        training_loop.logits(broken, known.records), known.records.labels.numpy()
+    )
     assert answers.mean() < 0
     for name in ("tuned", "relearned"):
         assert views.score(name, broken, known).mean() > 0, name
@@ -110,7 +112,7 @@ def test_a_model_that_cannot_be_tapped_is_read_by_its_logits() -> None:
             if isinstance(part, nn.Linear):
                 setattr(layer, name, Plain(part))
     with pytest.raises(ModelError, match="cannot be tapped"):
-        architectures.Taps(network, "last", known.asked.floats(slice(0, 1)))
+        architectures.Taps(network, "last", known.records.floats(slice(0, 1)))
     scores = views.score("features", network, known)
     assert scores.shape == (ASKED,)
     assert scores.mean() > 0
@@ -132,7 +134,7 @@ def test_a_model_that_diverges_in_a_view_has_no_scores_there() -> None:
             nn.init.constant_(weight, 1e30)
     requests = np.array(["r"] * 20 + [""] * 20)
     roles = np.array(["training"] * 20 + ["control"] * 20)
-    assert np.isnan(views.of_all("tuned", network, material(), requests, roles)).all()
+    assert np.isnan(views.score_all("tuned", network, material(), requests, roles)).all()
 
 
 def test_many_features_are_added_up_and_keep_their_inner_products_in_the_mean() -> None:

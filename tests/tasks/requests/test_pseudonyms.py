@@ -174,7 +174,7 @@ def test_a_request_taken_in_holds_no_identity_and_is_resolved_as_before(tmp_path
         regulation, request_id, submitted = kept.regulation, kept.request_id, kept.submitted
         identities, wishes = kept.identities, kept.wishes
 
-    (tmp_path / "batch.json").write_text(json.dumps([pseudonymise.as_entry(Row)]))  # type: ignore[arg-type]
+    (tmp_path / "batch.json").write_text(json.dumps([pseudonymise.as_entry(Row)]))
     manifest = pd.DataFrame(
         {"record_id": ["r1", "r2", "r3", "r4"], "subject_id": ["ada", "ada", "ada", "bob"]}
     )

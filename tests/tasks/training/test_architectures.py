@@ -354,7 +354,7 @@ def test_adaptive_pooling_that_cuda_refuses_to_learn_through_is_replaced_everywh
             if isinstance(layer, nn.AdaptiveAvgPool2d)
         ]
         assert pools
-        assert all(layer.forward.func is architectures.pool for layer in pools)  # type: ignore[attr-defined]
+        assert all(layer.forward.func is architectures.pool for layer in pools)
 
 
 OWN = """

@@ -280,7 +280,7 @@ def test_a_class_that_no_calibration_record_has_is_centred_by_all() -> None:
 
 def test_the_mode_for_people_chooses_for_itself_and_lets_itself_be_overruled() -> None:
     def chosen(**unlearn: Any) -> Unlearn:
-        return fcalb.in_force(settings.Settings(unlearn=Unlearn(**unlearn))).unlearn
+        return fcalb.effective_settings(settings.Settings(unlearn=Unlearn(**unlearn))).unlearn
 
     own = chosen(method="fcalb_reset")
     assert (own.phases, own.reset, own.forget_steps, own.retained_share) == (
@@ -300,7 +300,7 @@ def test_the_mode_for_people_chooses_for_itself_and_lets_itself_be_overruled() -
 
 
 def test_a_reset_of_the_users_own_takes_the_place_of_the_one_that_is_found() -> None:
-    own = fcalb.in_force(settings.Settings(unlearn=Unlearn(reset=0.8))).unlearn
+    own = fcalb.effective_settings(settings.Settings(unlearn=Unlearn(reset=0.8))).unlearn
     assert (own.reset, own.reset_until) == (0.8, 0.0)
     _, trace = fcalb.unlearn(
         fitted(), separable(16, 3), separable(64, 4), wish(method="fcalb", reset=0.8)
@@ -310,7 +310,7 @@ def test_a_reset_of_the_users_own_takes_the_place_of_the_one_that_is_found() -> 
 
 def test_what_the_user_says_of_the_reset_goes_before_what_is_found() -> None:
     def chosen(**unlearn: Any) -> tuple[float, float]:
-        own = fcalb.in_force(settings.Settings(unlearn=Unlearn(**unlearn))).unlearn
+        own = fcalb.effective_settings(settings.Settings(unlearn=Unlearn(**unlearn))).unlearn
         return own.reset, own.reset_until
 
     assert chosen(reset_until=0.9) == (0.0, 0.9)
@@ -375,7 +375,7 @@ def test_recovery_from_forgetting_a_class_is_a_quarter_of_the_recipe(
     recipe: int, epochs: float
 ) -> None:
     chosen = settings.Settings(train=settings.Train(epochs=recipe))
-    assert fcalb.in_force(chosen, "class").unlearn.epochs == epochs
+    assert fcalb.effective_settings(chosen, "class").unlearn.epochs == epochs
 
 
 @pytest.mark.parametrize(
@@ -388,7 +388,7 @@ def test_recovery_of_the_mode_for_people_does_not_grow_with_long_recipes(
         chosen = settings.Settings(
             train=settings.Train(epochs=recipe), unlearn=Unlearn(method=method)
         )
-        return fcalb.in_force(chosen).unlearn.epochs
+        return fcalb.effective_settings(chosen).unlearn.epochs
 
     assert [epochs(n) for n in (6, 12, 18, 120)] == most
 

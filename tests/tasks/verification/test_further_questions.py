@@ -53,17 +53,17 @@ def test_views_and_figures_take_hardly_any_pass_from_exact_retrains() -> None:
 def test_a_retrained_model_is_above_the_band_of_a_view_as_often_as_stated() -> None:
     above = 0
     for seed in range(100):
-        (gate,) = alikeness.unlike(seen_otherwise(0.0, 0.0, seed), "r", VIEWED)
+        (gate,) = alikeness.likeness_gates(seen_otherwise(0.0, 0.0, seed), "r", VIEWED)
         above += gate.state != "good"
     assert above <= stats.binom.ppf(0.999, 100, VIEWED.unlike)
 
 
 def test_views_and_figures_share_one_error_rate() -> None:
     scores = seen_otherwise(0.0, 0.0, 1)
-    alone, *_ = alikeness.unlike(scores, "r", VIEWED)
-    beside_figures, *_ = alikeness.unlike(scores, "r", BOTH)
+    alone, *_ = alikeness.likeness_gates(scores, "r", VIEWED)
+    beside_figures, *_ = alikeness.likeness_gates(scores, "r", BOTH)
     wider = replace(VIEWED, unlike=alikeness.VIEWS_SHARE * VIEWED.unlike)
-    assert beside_figures.threshold == alikeness.unlike(scores, "r", wider)[0].threshold
+    assert beside_figures.threshold == alikeness.likeness_gates(scores, "r", wider)[0].threshold
     assert beside_figures.threshold > alone.threshold
 
 
@@ -128,7 +128,7 @@ def test_an_exact_retrain_lies_outside_in_some_figure_hardly_more_often_than_alp
     outside = 0
     for seed in range(60):
         scores = world(0.0, np.random.default_rng(seed))
-        asked = alikeness.unlike(scores, "r", ALIKE)
+        asked = alikeness.likeness_gates(scores, "r", ALIKE)
         assert [gate.name for gate in asked] == [f"alike_{name}" for name in alikeness.FIGURES]
         outside += any(gate.state != "good" for gate in asked)
     assert outside <= 9  # 60 draws at 5 %: more with probability 0.001
@@ -147,7 +147,7 @@ def test_a_model_that_is_surer_of_everything_is_not_like_retrained_models() -> N
 
 def test_better_accuracy_than_any_retrained_model_is_unlike_them_too() -> None:
     scores = world(0.0, np.random.default_rng(4), accuracy=1.0)
-    states = {gate.name: gate.state for gate in alikeness.unlike(scores, "r", ALIKE)}
+    states = {gate.name: gate.state for gate in alikeness.likeness_gates(scores, "r", ALIKE)}
     assert states["alike_retained"] == "open"
 
 

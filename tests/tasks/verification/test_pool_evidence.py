@@ -71,7 +71,7 @@ def test_the_influence_is_estimated_without_bias() -> None:
 
 def test_control_people_take_away_what_a_model_says_of_everybody() -> None:
     given = pools.scores(seed=1, spread=1.0)
-    view = pool_evidence.view(given, pools.REQUEST, 6)
+    view = pool_evidence.for_request(given, pools.REQUEST, 6)
     pool = np.isin(view.model_roles, ("with", "without"))
     order = np.concatenate([np.flatnonzero(pool), np.flatnonzero(~pool)])
     rows, controls = view.rows_of(pools.REQUEST), view.controls
@@ -185,7 +185,7 @@ def test_fresh_retrains_say_where_a_retrained_model_of_this_batch_lies() -> None
 
 def test_a_retrain_does_not_judge_itself() -> None:
     given = pools.scores(seed=2, baseline=True, fresh=3)
-    view = pool_evidence.view(given, pools.REQUEST, 6)
+    view = pool_evidence.for_request(given, pools.REQUEST, 6)
     evidence = pool_evidence.PoolEvidence(view, pools.REQUEST, pools.RULES)
     assert evidence.measure("retrained").whole.fresh == 3
     assert evidence.measure("unlearned").whole.fresh == 4
@@ -258,13 +258,13 @@ def test_scores_without_a_pool_are_refused() -> None:
     with pytest.raises(EvidenceError, match="without who was in them"):
         replace(pools.scores(), seen=None).check()
     with pytest.raises(EvidenceError, match="no pool among the scores"):
-        pool_evidence.view(replace(pools.scores(), seen=None), pools.REQUEST, 6)
+        pool_evidence.for_request(replace(pools.scores(), seen=None), pools.REQUEST, 6)
 
 
 def test_what_the_pool_knew_before_the_batch_is_part_of_the_verdict() -> None:
     verdict = verdicts.judge(pools.scores(0.0), pools.REQUEST, pools.RULES)
-    assert verdict.known_before is not None
-    limit = verdict.known_before.limit(pools.RULES.alpha)
+    assert verdict.readiness is not None
+    limit = verdict.readiness.limit(pools.RULES.alpha)
     assert limit is not None
     assert 0 < limit <= pools.RULES.rho0
     assert "showed before the batch" not in str(verdict.reason)
@@ -272,7 +272,7 @@ def test_what_the_pool_knew_before_the_batch_is_part_of_the_verdict() -> None:
 
 def test_what_the_pool_knew_before_the_batch_does_not_depend_on_the_model_judged() -> None:
     known = [
-        verdicts.judge(pools.scores(influence), pools.REQUEST, pools.RULES).known_before
+        verdicts.judge(pools.scores(influence), pools.REQUEST, pools.RULES).readiness
         for influence in (0.0, 1.0)
     ]
     assert known[0] is not None

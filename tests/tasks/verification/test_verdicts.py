@@ -72,7 +72,7 @@ def world(
 
 def shares(released: float, count: int = 60, **more: float) -> dict[str, float]:
     names = [
-        verdicts.judge(world(released, np.random.default_rng(seed), **more), "r", RULES).verdict  # type: ignore[arg-type]
+        verdicts.judge(world(released, np.random.default_rng(seed), **more), "r", RULES).verdict
         for seed in range(count)
     ]
     return {name: names.count(name) / count for name in ("pass", "fail", "inconclusive")}
@@ -355,7 +355,7 @@ def test_the_rank_p_value_is_uniform_on_exchangeable_models() -> None:
     assert np.mean(np.array(found) <= 0.05) == pytest.approx(0.05, abs=0.015)
 
 
-def test_scores_survive_being_written_with_the_same_bytes(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_scores_survive_being_written_with_the_same_bytes(tmp_path) -> None:
     scores = world(0.0, np.random.default_rng(0))
     scores.save(tmp_path / "a.npz")
     loaded = Scores.load(tmp_path / "a.npz")

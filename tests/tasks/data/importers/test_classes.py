@@ -30,7 +30,7 @@ FLOATS = [f"{number}.0" for number in range(12)]
 def test_numbers_stay_and_names_are_sorted(
     labels: list[Any], codes: list[int], names: list[str]
 ) -> None:
-    numbered = classes.number(labels, "t.csv")
+    numbered = classes.number_classes(labels, "t.csv")
     assert (numbered.codes, list(numbered.names)) == (codes, names)
     assert numbered.absent == tuple(sorted(set(range(len(names))) - set(codes)))
 
@@ -41,16 +41,16 @@ def test_names_have_the_order_of_torchvisions_image_folder(tmp_path: Path) -> No
         (tmp_path / name).mkdir()
         (tmp_path / name / "1.png").write_bytes(b"")
     theirs = ImageFolder(str(tmp_path), is_valid_file=lambda path: True).classes
-    assert list(classes.number(names, "t.csv").names) == theirs
+    assert list(classes.number_classes(names, "t.csv").names) == theirs
 
 
 def test_numbers_that_folders_would_sort_otherwise_are_told() -> None:
     assert "1, 10, 11, 12, 2, 3" in str(
-        classes.number([str(n) for n in range(1, 13)], "t.csv").note
+        classes.number_classes([str(n) for n in range(1, 13)], "t.csv").note
     )
-    assert classes.number([str(n) for n in range(10)], "t.csv").note is None
-    assert classes.number([f"{n:02d}" for n in range(12)], "t.csv").note is None
-    assert "are 01, 03: import" in str(classes.number(["03", "01"], "t.csv").note)
+    assert classes.number_classes([str(n) for n in range(10)], "t.csv").note is None
+    assert classes.number_classes([f"{n:02d}" for n in range(12)], "t.csv").note is None
+    assert "are 01, 03: import" in str(classes.number_classes(["03", "01"], "t.csv").note)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_a_label_that_is_no_class_is_an_error_that_names_the_row(
     labels: list[Any], fault: str
 ) -> None:
     with pytest.raises(DataError, match=rf"t\.csv: {fault}"):
-        classes.number(labels, "t.csv")
+        classes.number_classes(labels, "t.csv")
 
 
 @pytest.mark.parametrize(
@@ -91,14 +91,14 @@ def test_a_label_that_is_no_class_is_an_error_that_names_the_row(
 def test_an_order_that_is_given_is_kept(
     given: list[str], labels: list[Any], codes: list[int]
 ) -> None:
-    numbered = classes.number(labels, "t.csv", class_names=given)
+    numbered = classes.number_classes(labels, "t.csv", class_names=given)
     assert (numbered.codes, list(numbered.names)) == (codes, given)
 
 
 def test_a_label_outside_the_classes_given_is_an_error_that_names_the_row() -> None:
     for labels in (["cat", "bird"], ["cat", "1"], ["1", "5"]):
         with pytest.raises(DataError, match=r"t\.csv: row 2: its label"):
-            classes.number(labels, "t.csv", class_names=["dog", "cat"])
+            classes.number_classes(labels, "t.csv", class_names=["dog", "cat"])
 
 
 @pytest.mark.parametrize(

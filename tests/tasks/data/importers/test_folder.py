@@ -32,7 +32,7 @@ def make_folder(folder: Path) -> Path:
 
 def test_a_folder_of_images_is_copied_byte_for_byte_under_neutral_names(tmp_path: Path) -> None:
     table = make_folder(tmp_path)
-    summary = folder.bring_in(tmp_path / "data", tmp_path / "photos", table)
+    summary = folder.import_data(tmp_path / "data", tmp_path / "photos", table)
     assert summary.class_names == ("cat", "dog")
     assert (summary.channels, summary.image_size) == (3, 40)
     manifest = records.read_manifest(tmp_path / "data")
@@ -50,7 +50,7 @@ def test_a_folder_of_images_is_copied_byte_for_byte_under_neutral_names(tmp_path
 def test_other_identities_are_kept_beside_the_manifest(tmp_path: Path) -> None:
     table, known = make_folder(tmp_path), tmp_path / "known.csv"
     known.write_text("identity_type,identity_value,subject_id\nemail,a@example.org,p1\n")
-    folder.bring_in(tmp_path / "data", tmp_path / "photos", table, known)
+    folder.import_data(tmp_path / "data", tmp_path / "photos", table, known)
     assert (tmp_path / "data/identities.csv").read_text() == known.read_text()
 
 
@@ -70,7 +70,7 @@ def test_a_faulty_table_is_refused_and_nothing_is_left(
     table = make_folder(tmp_path)
     table.write_text(table.read_text().replace(old, new))
     with pytest.raises(DataError, match=named) as caught:
-        folder.bring_in(tmp_path / "data", tmp_path / "photos", table)
+        folder.import_data(tmp_path / "data", tmp_path / "photos", table)
     assert "Ada" not in str(caught.value)
     assert {path.name for path in tmp_path.iterdir()} == {"photos", "people.csv"}
 
@@ -80,7 +80,7 @@ def test_a_truncated_image_is_named_and_nothing_is_written(tmp_path: Path) -> No
     photo = tmp_path / "photos/3.bmp"
     photo.write_bytes(photo.read_bytes()[:200])
     with pytest.raises(DataError, match=r"1 of 3 image files .*3\.bmp"):
-        folder.bring_in(tmp_path / "data", tmp_path / "photos", table)
+        folder.import_data(tmp_path / "data", tmp_path / "photos", table)
     assert not (tmp_path / "data").exists()
 
 
@@ -91,7 +91,7 @@ def test_all_unreadable_images_are_listed_at_once_by_the_users_own_path(tmp_path
     os.mkfifo(tmp_path / "photos/ada lovelace/1.JPG")
     (tmp_path / "photos/ada lovelace/2.webp").unlink()
     with pytest.raises(DataError, match="3 of 3 image files cannot be read") as caught:
-        folder.bring_in(tmp_path / "data", tmp_path / "photos", table)
+        folder.import_data(tmp_path / "data", tmp_path / "photos", table)
     for path in ("ada lovelace/1.JPG", "ada lovelace/2.webp", "3.bmp"):
         assert path in str(caught.value)
     assert not (tmp_path / "data").exists()
@@ -112,7 +112,7 @@ def test_a_faulty_row_is_named(tmp_path: Path, old: str, new: str, fault: str) -
     table = make_folder(tmp_path)
     table.write_text(table.read_text().replace(old, new))
     with pytest.raises(DataError, match=rf"people\.csv: {fault}"):
-        folder.bring_in(tmp_path / "data", tmp_path / "photos", table)
+        folder.import_data(tmp_path / "data", tmp_path / "photos", table)
 
 
 def deep(folder: Path, most: int, **options: Any) -> Path:
@@ -129,17 +129,17 @@ def deep(folder: Path, most: int, **options: Any) -> Path:
 def test_twelve_bits_in_sixteen_are_told_and_not_read_nearly_black(tmp_path: Path) -> None:
     table = deep(tmp_path / "in", 4080)
     with pytest.raises(DataError, match=r"nearly black; .*--white 4095"):
-        folder.bring_in(tmp_path / "data", tmp_path / "in", table)
-    folder.bring_in(tmp_path / "data", tmp_path / "in", table, white=4095)
+        folder.import_data(tmp_path / "data", tmp_path / "in", table)
+    folder.import_data(tmp_path / "data", tmp_path / "in", table, white=4095)
     table = deep(tmp_path / "in", 60_000)
-    folder.bring_in(tmp_path / "data", tmp_path / "in", table)
+    folder.import_data(tmp_path / "data", tmp_path / "in", table)
 
 
 def test_images_to_be_turned_are_told(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     table = deep(tmp_path / "in", 60_000, exif=exif)
-    (note,) = folder.bring_in(tmp_path / "data", tmp_path / "in", table).notes
+    (note,) = folder.import_data(tmp_path / "data", tmp_path / "in", table).notes
     assert "2 images are to be turned" in note
 
 
@@ -150,7 +150,7 @@ def test_images_with_transparency_and_files_of_several_pictures_are_told(tmp_pat
     picture.save(tmp_path / "0.gif", save_all=True, append_images=[picture.rotate(90)])
     picture.quantize(8).save(tmp_path / "1.png", transparency=0)
     picture.save(tmp_path / "2.png")
-    notes = " ".join(folder.bring_in(tmp_path / "data", tmp_path, table).notes)
+    notes = " ".join(folder.import_data(tmp_path / "data", tmp_path, table).notes)
     assert "1 images have transparent pixels" in notes
     assert "1 files hold several pictures, of which the first is the record" in notes
 
@@ -170,7 +170,7 @@ def test_of_a_header_it_is_said_what_is_wrong(tmp_path: Path, header: str, hint:
     table = make_folder(tmp_path)
     table.write_text(f"{header}\n{row}\n")
     with pytest.raises(DataError, match=rf"people\.csv: .*{hint}") as caught:
-        folder.bring_in(tmp_path / "data", tmp_path / "photos", table)
+        folder.import_data(tmp_path / "data", tmp_path / "photos", table)
     assert "p2" not in str(caught.value)
 
 
@@ -179,7 +179,7 @@ def test_a_loop_of_links_is_named_without_a_traceback(tmp_path: Path) -> None:
     (tmp_path / "photos/3.bmp").unlink()
     (tmp_path / "photos/3.bmp").symlink_to("3.bmp")
     with pytest.raises(DataError, match=r"people\.csv: row 3 \(3\.bmp\): expected that path"):
-        folder.bring_in(tmp_path / "data", tmp_path / "photos", table)
+        folder.import_data(tmp_path / "data", tmp_path / "photos", table)
 
 
 def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
@@ -187,4 +187,4 @@ def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("loop")
     for name in ("loop", "absent", "people.csv"):
         with pytest.raises(DataError, match=f"{name}: no such folder"):
-            folder.bring_in(tmp_path / "data", tmp_path / name, table)
+            folder.import_data(tmp_path / "data", tmp_path / name, table)

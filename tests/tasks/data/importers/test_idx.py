@@ -53,7 +53,7 @@ def make_idx(folder: Path, count: int = 30) -> tuple[Path, Path, Path]:
 
 def test_idx_files_plain_or_gzip_are_imported_pixel_by_pixel(tmp_path: Path) -> None:
     images, labels, writers = make_idx(tmp_path)
-    summary = idx.bring_in(tmp_path / "data", images, labels, writers)
+    summary = idx.import_data(tmp_path / "data", images, labels, writers)
     assert (summary.records, summary.subjects, summary.classes, summary.image_size) == (
         30,
         7,
@@ -68,20 +68,20 @@ def test_idx_files_plain_or_gzip_are_imported_pixel_by_pixel(tmp_path: Path) -> 
 
 def test_idx_without_writers_makes_each_record_its_own_subject(tmp_path: Path) -> None:
     images, labels, _ = make_idx(tmp_path)
-    assert idx.bring_in(tmp_path / "data", images, labels).subjects == 30
+    assert idx.import_data(tmp_path / "data", images, labels).subjects == 30
 
 
 def test_a_draw_of_subjects_depends_on_the_seed_only_and_keeps_the_minimum(tmp_path: Path) -> None:
     paths = make_idx(tmp_path)
-    idx.bring_in(tmp_path / "a", *paths, subjects=2, min_records=5, seed=3)
-    idx.bring_in(tmp_path / "b", *paths, subjects=2, min_records=5, seed=3)
+    idx.import_data(tmp_path / "a", *paths, subjects=2, min_records=5, seed=3)
+    idx.import_data(tmp_path / "b", *paths, subjects=2, min_records=5, seed=3)
     assert (tmp_path / "a/manifest.csv").read_bytes() == (tmp_path / "b/manifest.csv").read_bytes()
     counts = records.read_manifest(tmp_path / "a")["subject_id"].value_counts()
     assert len(counts) == 2
     assert counts.min() >= 5
-    assert idx.bring_in(tmp_path / "c", *paths, subjects=99, min_records=5).subjects == 2
+    assert idx.import_data(tmp_path / "c", *paths, subjects=99, min_records=5).subjects == 2
     with pytest.raises(DataError, match="lower the number"):
-        idx.bring_in(tmp_path / "d", *paths, subjects=5, min_records=9)
+        idx.import_data(tmp_path / "d", *paths, subjects=5, min_records=9)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_damaged_idx_files_are_refused_and_nothing_is_left(tmp_path: Path, damag
         labels.write_bytes(idx_bytes(np.zeros(29, np.uint8)))
     before = sorted(path.name for path in tmp_path.iterdir())
     with pytest.raises(DataError):
-        idx.bring_in(tmp_path / "data", images, labels, writers)
+        idx.import_data(tmp_path / "data", images, labels, writers)
     assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
@@ -115,7 +115,7 @@ def test_real_digits_are_imported_with_some_of_their_writers(tmp_path: Path) -> 
             "qmnist-train-labels-idx2-int.gz",
         )
     )
-    summary = idx.bring_in(tmp_path / "d", images, labels, writers, subjects=5, min_records=100)
+    summary = idx.import_data(tmp_path / "d", images, labels, writers, subjects=5, min_records=100)
     assert (summary.subjects, summary.classes, summary.image_size) == (5, 10, 28)
     manifest = records.read_manifest(tmp_path / "d")
     pixels = idx.read_idx(images)
@@ -130,7 +130,7 @@ def test_a_longer_table_of_qmnist_begins_with_the_images_own_rows(tmp_path: Path
     longer = np.concatenate([table, table[::-1]]).astype(np.int32)
     writers.write_bytes(idx_bytes(longer))
     for label_file in (labels, writers):
-        summary = idx.bring_in(tmp_path / "data", images, label_file, writers)
+        summary = idx.import_data(tmp_path / "data", images, label_file, writers)
         manifest = records.read_manifest(tmp_path / "data")
         assert manifest["label"].tolist() == table[:, 0].tolist()
         assert manifest["subject_id"].tolist() == [str(writer) for writer in table[:, 2]]
@@ -147,7 +147,7 @@ def test_a_message_has_the_count_of_each_file(tmp_path: Path, labelled: int, wri
     writers.write_bytes(idx_bytes(idx.read_idx(writers)[:written].astype(np.int32)))
     name, count = ("labels.idx", labelled) if labelled != 30 else ("writers.idx", written)
     with pytest.raises(DataError, match=f"{name} has {count} rows and images.idx.gz 30 images"):
-        idx.bring_in(tmp_path / "data", images, labels, writers)
+        idx.import_data(tmp_path / "data", images, labels, writers)
 
 
 @pytest.mark.parametrize(

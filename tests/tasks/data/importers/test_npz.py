@@ -29,7 +29,7 @@ def test_named_arrays_are_imported_with_their_whites_names_and_attributes(tmp_pa
         glasses=np.array([0, 1, 0, 1]),
         glasses_names=np.array(["no", "yes"]),
     )
-    summary = npz.bring_in(
+    summary = npz.import_data(
         tmp_path / "d",
         tmp_path / "a.npz",
         "X",
@@ -62,27 +62,27 @@ def test_arrays_that_are_no_images_are_refused_and_nothing_is_left(
 ) -> None:
     np.savez(tmp_path / "a.npz", images=pixels, labels=np.arange(2))
     with pytest.raises(DataError, match=r"a\.npz"):
-        npz.bring_in(tmp_path / "data", tmp_path / "a.npz", subjects=None)
+        npz.import_data(tmp_path / "data", tmp_path / "a.npz", subjects=None)
     assert not (tmp_path / "data").exists()
 
 
 def test_arrays_of_python_objects_are_never_unpickled(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", images=np.array([{}, {}], dtype=object), labels=np.arange(2))
     with pytest.raises(DataError, match="images is an array of Python objects"):
-        npz.bring_in(tmp_path / "data", tmp_path / "a.npz", subjects=None)
+        npz.import_data(tmp_path / "data", tmp_path / "a.npz", subjects=None)
 
 
 def test_labels_in_one_column_are_labels_too(tmp_path: Path) -> None:
     images, labels = np.full((4, 8, 8), 200, np.uint8), np.array([[1], [0], [2], [1]])
     np.savez(tmp_path / "a.npz", images=images, labels=labels)
-    npz.bring_in(tmp_path / "data", tmp_path / "a.npz", subjects=None)
+    npz.import_data(tmp_path / "data", tmp_path / "a.npz", subjects=None)
     assert records.read_manifest(tmp_path / "data")["label"].tolist() == [1, 0, 2, 1]
 
 
 def test_a_missing_array_is_named_with_those_that_there_are(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", pictures=np.zeros((2, 8, 8)), labels=np.arange(2))
     with pytest.raises(DataError, match=r"'images'.*pictures"):
-        npz.bring_in(tmp_path / "data", tmp_path / "a.npz")
+        npz.import_data(tmp_path / "data", tmp_path / "a.npz")
 
 
 def make_folder(folder: Path) -> Path:
@@ -91,7 +91,7 @@ def make_folder(folder: Path) -> Path:
 
 def test_the_real_faces_are_imported_with_their_people(tmp_path: Path) -> None:
     source = needs("cmu_faces") / "cmu_faces.npz"
-    summary = npz.bring_in(
+    summary = npz.import_data(
         tmp_path / "d",
         source,
         "X_64x60",
@@ -132,14 +132,16 @@ def archive(folder: Path, **arrays: Any) -> Path:
 def test_ids_stay_as_the_source_has_them(
     tmp_path: Path, subjects: NDArray[Any], ids: list[str]
 ) -> None:
-    npz.bring_in(tmp_path / "d", archive(tmp_path, subjects=subjects))
+    npz.import_data(tmp_path / "d", archive(tmp_path, subjects=subjects))
     assert records.read_manifest(tmp_path / "d")["subject_id"].tolist() == ids
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_an_id_that_is_no_number_is_an_error(tmp_path: Path, value: float) -> None:
     with pytest.raises(DataError, match=r"a\.npz: subjects: index 2: .*NaN"):
-        npz.bring_in(tmp_path / "d", archive(tmp_path, subjects=np.array([1, 1, value, 2, 3, 3])))
+        npz.import_data(
+            tmp_path / "d", archive(tmp_path, subjects=np.array([1, 1, value, 2, 3, 3]))
+        )
     assert not (tmp_path / "d").exists()
 
 
@@ -156,12 +158,12 @@ def test_a_label_that_is_no_class_is_an_error(
     tmp_path: Path, labels: list[Any], fault: str
 ) -> None:
     with pytest.raises(DataError, match=rf"a\.npz: labels: {fault}"):
-        npz.bring_in(tmp_path / "d", archive(tmp_path, labels=np.array(labels)))
+        npz.import_data(tmp_path / "d", archive(tmp_path, labels=np.array(labels)))
 
 
 def test_a_class_that_does_not_occur_keeps_its_number(tmp_path: Path) -> None:
     labels = np.array([0, 1, 3, 0, 1, 3])
-    summary = npz.bring_in(tmp_path / "d", archive(tmp_path, labels=labels))
+    summary = npz.import_data(tmp_path / "d", archive(tmp_path, labels=labels))
     assert (summary.classes, summary.absent) == (4, (2,))
     assert records.read_manifest(tmp_path / "d")["label"].tolist() == labels.tolist()
 
@@ -173,8 +175,8 @@ def test_images_that_would_be_read_nearly_black_are_told(
     images = np.linspace(0, most, 6 * 64).reshape(6, 8, 8).astype(kind)
     path = archive(tmp_path, images=images)
     with pytest.raises(DataError, match=r"nearly black; set the value of white"):
-        npz.bring_in(tmp_path / "d", path)
-    npz.bring_in(tmp_path / "d", path, white=images.max())
+        npz.import_data(tmp_path / "d", path)
+    npz.import_data(tmp_path / "d", path, white=images.max())
     last = records.read_manifest(tmp_path / "d")["path"].tolist()[-1]
     assert np.asarray(Image.open(tmp_path / "d" / last)).max() == 255
 
@@ -190,10 +192,10 @@ def test_an_array_is_judged_by_its_header_before_it_is_unpacked(tmp_path: Path) 
             np.lib.format.write_array_header_1_0(stream, head)
             stream.write(bytes(30_000_000))
         with pytest.raises(DataError, match=rf"bomb\.npz: .*{named}"):
-            npz.bring_in(tmp_path / "d", bomb)
+            npz.import_data(tmp_path / "d", bomb)
 
 
 def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.npz")
     with pytest.raises(DataError, match=r"a\.npz: .*pipe"):
-        npz.bring_in(tmp_path / "d", tmp_path / "a.npz")
+        npz.import_data(tmp_path / "d", tmp_path / "a.npz")

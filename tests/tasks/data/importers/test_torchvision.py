@@ -22,7 +22,7 @@ def test_a_data_set_of_torchvision_is_imported_from_its_own_files(tmp_path: Path
         (raw / f"{part}-labels-idx1-ubyte").write_bytes(
             idx_bytes(np.arange(20).astype(np.uint8) % 10)
         )
-    summary = torchvision.bring_in(tmp_path / "data", "FashionMNIST", tmp_path / "root")
+    summary = torchvision.import_data(tmp_path / "data", "FashionMNIST", tmp_path / "root")
     assert (summary.records, summary.subjects, summary.classes) == (20, 20, 10)
     assert summary.class_names[0] == "T-shirt/top"
 
@@ -30,7 +30,7 @@ def test_a_data_set_of_torchvision_is_imported_from_its_own_files(tmp_path: Path
 @pytest.mark.parametrize("name", ["NoSuchThing", "os", "__file__", "FashionMNIST"])
 def test_an_unknown_or_absent_data_set_of_torchvision_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError, match=name):
-        torchvision.bring_in(tmp_path / "data", name, tmp_path)
+        torchvision.import_data(tmp_path / "data", name, tmp_path)
 
 
 class Deep(datasets.VisionDataset):
@@ -51,4 +51,4 @@ def test_images_of_more_than_8_bits_are_refused_and_not_read_white(
 ) -> None:
     monkeypatch.setattr(datasets, "Deep", Deep, raising=False)
     with pytest.raises(DataError, match=r"more than 8 bits.*import folder"):
-        torchvision.bring_in(tmp_path / "data", "Deep", tmp_path)
+        torchvision.import_data(tmp_path / "data", "Deep", tmp_path)

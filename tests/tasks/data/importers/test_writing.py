@@ -25,7 +25,7 @@ DIGITS_MANIFEST = "3f299918cc5217d694e28dfb0f4670b0a83b6a86eab5d534c346c2155a15e
 @pytest.fixture(scope="module")
 def embedded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("digits") / "data"
-    summary = digits.bring_in(folder)
+    summary = digits.import_data(folder)
     assert (summary.records, summary.subjects, summary.classes) == (1797, 45, 10)
     assert (summary.channels, summary.image_size) == (1, 16)
     return folder
@@ -52,7 +52,7 @@ def test_a_record_id_that_is_a_path_is_refused_before_a_file_is_written(tmp_path
     with pytest.raises(DataError, match="record_id"):
         writing.write(
             tmp_path / "in/data",
-            writing.Source("n", "s", "", classes.of([0], ("a", "b")), columns, [picture]),
+            writing.Source("n", "s", "", classes.from_codes([0], ("a", "b")), columns, [picture]),
         )
     assert [path.name for path in tmp_path.rglob("*")] == ["in"]
 
@@ -75,7 +75,7 @@ def test_classes_that_seem_to_be_people_are_warned_of_without_a_name(
         "subject_id": subjects,
     }
     pictures = [writing.encode(np.full((8, 8), 60 * n, np.uint8)) for n in range(4)]
-    given = classes.of([0, 1, 0, 1], names)
+    given = classes.from_codes([0, 1, 0, 1], names)
     summary = writing.write(
         tmp_path / "data", writing.Source("n", "s", "", given, columns, pictures)
     )
@@ -85,10 +85,10 @@ def test_classes_that_seem_to_be_people_are_warned_of_without_a_name(
 
 
 def test_a_failed_import_leaves_the_former_data_set_as_it_was(tmp_path: Path) -> None:
-    idx.bring_in(tmp_path / "data", *make_idx(tmp_path))
+    idx.import_data(tmp_path / "data", *make_idx(tmp_path))
     before = (tmp_path / "data/manifest.csv").read_bytes()
     with pytest.raises(DataError):
-        folder.bring_in(tmp_path / "data", tmp_path, tmp_path / "absent.csv")
+        folder.import_data(tmp_path / "data", tmp_path, tmp_path / "absent.csv")
     assert (tmp_path / "data/manifest.csv").read_bytes() == before
 
 
@@ -96,7 +96,7 @@ def test_a_folder_of_other_files_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data/thesis.txt").write_text("years of work")
     with pytest.raises(DataError, match="no data set"):
-        idx.bring_in(tmp_path / "data", *make_idx(tmp_path))
+        idx.import_data(tmp_path / "data", *make_idx(tmp_path))
     assert (tmp_path / "data/thesis.txt").exists()
 
 
@@ -109,7 +109,7 @@ def test_a_png_is_written_without_compression_so_that_no_library_changes_its_byt
 def test_a_data_set_of_one_class_is_refused_and_nothing_is_left(tmp_path: Path) -> None:
     columns: dict[str, list[Any]] = {"record_id": ["a"], "subject_id": ["a"]}
     picture = writing.encode(np.zeros((8, 8), np.uint8))
-    source = writing.Source("n", "s", "", classes.of([0], ("a",)), columns, [picture])
+    source = writing.Source("n", "s", "", classes.from_codes([0], ("a",)), columns, [picture])
     with pytest.raises(DataError, match="one class"):
         writing.write(tmp_path / "data", source)
     assert list(tmp_path.iterdir()) == []
