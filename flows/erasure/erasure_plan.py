@@ -141,9 +141,7 @@ def make(
     versions = git_history.versions(states) | {version}
     names = selection.names_of(chosen.table, shelf, versions)
     trained_names = selection.names_of(chosen.table[chosen.table["trained"]], shelf, versions)
-    needed_md5, needed_sha256 = _needed_hashes(
-        git_history.current_state(home).data, names.record_ids, shelf
-    )
+    needed_md5, needed_sha256 = _needed_hashes(home, names.record_ids, shelf)
     knowledge = _Knowledge(shelf, names, trained_names, chosen.trained)
     exposed = derivations.trace(states, batch, knowledge)
     models = exposed.models if chosen.trained else {}
@@ -166,7 +164,6 @@ def make(
         other=frozenset(exposed.other),
     )
     recorded = files.read_json(home / "ledger/batches" / f"{batch}.json")
-    backups = _settings_at(home, batch).report.backups
     return ErasurePlan(
         batch,
         by,
@@ -174,7 +171,7 @@ def make(
         chosen.requests,
         sought,
         stays=sorted({kind for oid, kind in models.items() if oid in spared}),
-        backups=[backup.model_dump() for backup in backups],
+        backups=[backup.model_dump() for backup in _settings_at(home, batch).report.backups],
         remotes=list(recorded.get("remotes", [])),
     )
 
@@ -216,8 +213,9 @@ class _Knowledge:
         return None if listed is None else not record_ids.isdisjoint(listed)
 
 
-def _needed_hashes(version: str | None, going: set[str], shelf: Shelf) -> tuple[set[str], set[str]]:
+def _needed_hashes(home: Path, going: set[str], shelf: Shelf) -> tuple[set[str], set[str]]:
     """The MD5 and the SHA-256 of every file that a remaining record of the current data needs."""
+    version = git_history.current_state(home).data
     if version is None:
         return set(), set()
     listed, table = shelf.entries(version), shelf.table(version)

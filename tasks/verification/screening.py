@@ -80,17 +80,17 @@ def screen(scores: Scores, request: str, alpha: float, memory: Memory | None = N
             QUESTIONS, (t, -t), p_values, holm(p_values, alpha), strict=True
         )
     )
-    known, strange = (gate.state == "bad" for gate in gates)
-    if known:
+    is_known, is_strange = (gate.state == "bad" for gate in gates)
+    if is_known:
         reason = say("Screening: the model still knows the records; they look like training data.")
-    elif strange:
+    elif is_strange:
         reason = say("Screening: the records are over-forgotten; they stand out among strangers'.")
     else:
         reason = say(
             "Screening: nothing was found. A screening has no references and cannot pass anybody; "
             "for a verdict, run the audit with reference models."
         )
-    return Screening("fail" if known or strange else "inconclusive", reason, gates)
+    return Screening("fail" if is_known or is_strange else "inconclusive", reason, gates)
 
 
 def _by_person(ratings: Floats, subjects: Ints) -> Floats:
