@@ -30,8 +30,8 @@ SLAB = 64 * 2**20
 def margins_and_classes(
     network: nn.Module, packed: image_pack.Packed, settings: Settings, backend: compute.Backend
 ) -> tuple[Floats, Ints]:
-    """The margins of all n records and the classes predicted, (n,) each. As many images at once as
-    `SLAB` says."""
+    """The margins of all n records and the predicted classes, (n,) each, computed in parts of
+    `SLAB`."""
     size = max(1, SLAB // (BATCH * settings.data.channels * settings.data.image_size**2)) * BATCH
     slabs = (slice(first, first + size) for first in range(0, len(packed.manifest), size))
     logits = np.concatenate(

@@ -1,16 +1,15 @@
-"""What a classifier still holds of records, in its features as well as in its answers.
+"""Measures how much of some records is left in a classifier's features, not only in its answers.
 
-Many unlearning methods misalign nothing but the classifier, the last linear layer: the answers
-change, the features stay, and a new last layer or a few training steps bring the old answers back.
-So three looks past the answers:
+Many unlearning methods change only the last linear layer: the answers change, the features stay,
+and a new last layer or a few training steps restore the old answers. So there are three measures
+beyond the answers:
 
     linear probe   a new linear classifier on the features, fitted to retained records and asked
                    about the others
     CKA            how similar the features of the forgotten records are to a retrained model's
     relearn time   how many training steps on the forgotten records bring their loss back
 
-None of them decides anything. Each is to be read beside what it says of models retrained without
-the records.
+None of them decides. Compare each with the same measure on models retrained without the records.
 """
 
 from __future__ import annotations
@@ -33,8 +32,8 @@ if TYPE_CHECKING:
 MOST_ITERATIONS = 2000
 """of the probe's fit, which takes dozens; one that needs more does not converge"""
 CHECKS_PER_EPOCH = 8
-"""how often relearning looks at the loss at most; a look at all records costs about a third of an
-epoch"""
+"""most often that relearning computes the loss, per epoch; the loss of all records costs about a
+third of an epoch"""
 
 
 def read(
@@ -134,9 +133,9 @@ def cka(x: NDArray[np.float32] | Floats, y: NDArray[np.float32] | Floats) -> flo
         CKA = HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)),   K = X X^T, L = Y Y^T
 
     with the unbiased HSIC_1 of Song et al. (2012) in place of the plain one, as in Nguyen et al.
-    (2021). A request has few records and a model many features, and there the plain form tells
-    nothing: for n records far fewer than the features it nears 1 for features that have nothing to
-    do with each other. The debiased one is 0 on average there.
+    (2021). A request has few records and a model has many features. There the plain form is
+    useless: with far fewer records than features it nears 1 even for unrelated features. The
+    debiased one is 0 on average there.
 
     It is the cosine between K and L after their diagonals are left out and rows and columns centred
     without them, so that turning, mirroring, shifting or scaling the features of either model

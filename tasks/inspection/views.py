@@ -1,7 +1,7 @@
-"""Further views of a model: the same records scored in other ways than by the answers on them.
+"""Further views of a model: the same records, scored by other means than its answers on them.
 
-A model can be trained to give just the answers on a person's records that the verdict looks at.
-Each view scores the same records where such a model was not trained to look right. References are
+A model can be trained to give exactly the answers that the verdict tests on a person's records.
+Each view scores the same records in a way that such a model was not trained for. References are
 scored in the same way, so that the verdict's statistic can be used as it is.
 
     copies      the mean score over changed copies of a record: turned, scaled, shifted, with noise.
@@ -108,8 +108,8 @@ def score_all(
     requests: scoring.Strings,
     roles: scoring.Strings,
 ) -> scoring.Floats:
-    """(n,) a model's scores in one view; NaN for records that no view scores, and for all where the
-    model cannot be scored."""
+    """(n,) a model's scores in one view; NaN for records that no view scores, and for all records
+    if the model cannot be scored."""
     scores = np.full(len(requests), np.nan)
     if material is not None:
         try:
@@ -151,8 +151,8 @@ def score(name: str, network: nn.Module, material: Material) -> Floats:
 def changed_copies(images: torch.Tensor, seed: int) -> list[torch.Tensor]:
     """`COPIES` changed copies of images (k, channels, side, side) uint8, as floats 0 … 255.
 
-    Every copy has a change of its own, the same for all of its images. What comes in at an edge
-    repeats the edge.
+    Each copy has its own change, the same for all images. Pixels from beyond an edge repeat the
+    edge.
     """
     import torch
     from torch.nn import functional
@@ -240,12 +240,13 @@ def _features_of(network: nn.Module, records: training_loop.Records, seed: int) 
 
 
 def with_fewer_features(features: NDArray[np.float32], most: int, seed: int) -> Floats:
-    """Features (n, d) as at most so many: every `most`-th of them are added up with random signs.
+    """Features (n, d), reduced to at most `most`: every `most`-th of them are added up with random
+    signs.
 
-    Inner products stay what they are in the mean (Weinberger et al. 2009).
+    Inner products stay the same on average (Weinberger et al. 2009).
 
-    A network that ends in a convolution has a whole map as its features, which no last layer can
-    be fitted on in bearable time.
+    A network that ends in a convolution has a whole map as its features; fitting a last layer to
+    all of it takes too long.
     """
     count, width = features.shape
     if width <= most:

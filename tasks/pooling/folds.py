@@ -1,7 +1,7 @@
-"""Which subjects each model of a pool is trained without.
+"""Draws the subjects that each model of a pool is trained without.
 
-Round r parts the training subjects at random into K folds; model r·K + f is trained without fold f.
-So every subject is left out of one model of each round, and is in all the others.
+Round r divides the training subjects at random into K folds; model r·K + f is trained without fold
+f. So every subject is left out of one model of each round, and is in all the others.
 """
 
 from __future__ import annotations

@@ -1,15 +1,14 @@
-"""When a pool has to be renewed: a test on exact retrains, not a date.
+"""Decides when a pool must be renewed: by a test on exact retrains, not by a date.
 
-People leave and come, and the pool's models stay as they were trained. Wherever a batch that a pool
-judges was retrained, too, the answer of that retrain is known: its influence is 0. For request j of
-retrain k
+People leave and come, but the pool's models stay as they were trained. Sometimes a batch that the
+pool judges is retrained, too. The true influence in that retrain is 0. For request j of retrain k
 
     z_jk = rho_jk / (s_j sqrt(1 + 1 / M_j)),
 
 s_j the spread of the pool's M_j models without the person, on the scale of rho. Requests of one
 retrain are not independent, so a retrain counts once, D_k = mean over j of z_jk, and Student's t of
-D_1 … D_K says whether the pool is biased by now, whatever the correlation within a retrain is. A
-bias that is shown but small does not matter to a verdict at a margin of rho0.
+D_1 … D_K tests whether the pool is biased by now, whatever the correlation within a retrain. A
+significant but small bias does not matter to a verdict at a margin of rho0.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The table of a pool: the answers of its models for every record, and who was in which model.
 
 A folder with `scores.npz` and `lineage.json`. The stage `pool` writes one for each block; `merge`
-makes the pool of them. Weights are in neither. A record stands there by the hash of its id,
-subject, label and content, so that a pool serves later versions of the data: records that left are
-not looked up, and records that came or changed since are unknown to it.
+makes the pool of them. Weights are in neither. Each record is named by the hash of its id, subject,
+label and content. So a pool serves later versions of the data: records that left are not looked up,
+and new or changed records are unknown to it.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class PoolTable:
     """(m,) number of the model among those trained without a fold, -1: trained with everybody"""
 
     def check(self, where: str) -> None:
-        """Refuse a table that no verdict may stand on.
+        """Refuse a table that is unfit for a verdict.
 
         Raises:
             EvidenceError: shapes differ, a score is NaN or infinite, or a record occurs twice.
@@ -288,14 +288,14 @@ def align(
 
 
 def _median_seconds(lineage: dict[str, Any]) -> float | None:
-    """What training one model of the pool took, s; None where nobody measured it."""
+    """Median time of training one model of the pool, s; None if it was not measured."""
     measured = [model["seconds"] for model in lineage["models"] if "seconds" in model]
     return float(np.median(measured)) if measured else None
 
 
 def holds(content: bytes, rows: Collection[bytes]) -> bool:
-    """Whether the file of a pool's scores has one of these rows; one that cannot be read is taken
-    to have one.
+    """Whether the file of a pool's scores has one of these rows. A file that cannot be read counts
+    as having one.
 
     Args:
         content: of the file.

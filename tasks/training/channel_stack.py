@@ -1,4 +1,4 @@
-"""Models of a plain chain of layers, computed as one network with the channels of all.
+"""Computes several models, each a plain chain of layers, as one network with the channels of all.
 
 Model i of k has the i-th part of the channels of every map. So a convolution has a group per model,
 and batch norm, activation and pooling are those of one wide network: each call does the work of k
@@ -47,7 +47,7 @@ class ChannelStack:
 
     @property
     def weights(self) -> list[Tensor]:
-        """What is learned, each of all models together."""
+        """The parameters, each of all models together."""
         return list(self._weights.values())
 
     def logits(self, images: Sequence[Tensor]) -> Tensor:
@@ -129,7 +129,7 @@ def chain(network: nn.Module) -> list[tuple[str, nn.Module]] | None:
 
 
 def _shares_channels(layer: nn.Module) -> bool:
-    """Whether the layer does to each channel, or each group of channels, what it does alone."""
+    """Whether the layer treats each channel, or each group of channels, by itself."""
     from torch import nn
 
     if type(layer) is nn.Conv2d:

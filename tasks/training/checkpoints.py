@@ -35,7 +35,7 @@ def save(network: nn.Module, path: Path, made_for: settings.Model | None = None)
     """Write the weights as safetensors, whole or not at all.
 
     Args:
-        network: what to write.
+        network: the classifier.
         path: the file.
         made_for: the settings that the network was built with; `load` refuses to read the file with
             others.
@@ -72,7 +72,7 @@ def _described(model: settings.Model) -> str:
 
 
 def load_original(path: Path, chosen: settings.Settings) -> nn.Module:
-    """Read the original, of several copies in its file the one that `original.prefix` names.
+    """Read the original; if its file holds several copies, the one that `original.prefix` names.
 
     Raises:
         ModelError: as `load`.
@@ -94,7 +94,7 @@ def load(
         path: the file.
         model: the architecture.
         data: classes, channels and side of the images.
-        prefix: how the names begin of the copy to read; None: the file holds one copy.
+        prefix: the prefix of the names of the copy to read; None: the file holds one copy.
 
     Raises:
         ModelError: the file is missing, is no safetensors file, was written for other settings, is

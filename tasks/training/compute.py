@@ -22,7 +22,7 @@ KEPT_AT_MOST = 32 << 20
 
 @dataclass(frozen=True)
 class Backend:
-    """A device and how it multiplies."""
+    """A device and its arithmetic."""
 
     device: torch.device
     bf16: bool

@@ -1,8 +1,8 @@
-"""Check that the original is read correctly: it has to know its own training records.
+"""Checks that the original is read correctly: it must know its own training records.
 
-A wrong order of classes, normalisation or stem makes a good model look bad, and an audit of it says
-nothing. So the original is scored on its own training records and on unseen ones before anything is
-trained, and a model that fails stops the run. A model that is halfway right is tried with other
+With a wrong order of classes, normalisation or stem a good model looks bad, and its audit is
+worthless. So the original is scored on its own training records and on unseen ones before anything
+is trained, and a model that fails stops the run. A model that is halfway right is tried with other
 common preprocessing (`other_readings`).
 """
 
@@ -69,7 +69,7 @@ class OriginalCheck:
     other: other_readings.OtherReading | None = None
 
     def fault(self, classes: int, least: float | None) -> str | None:
-        """Why an audit of this model would say nothing; None if it can go on.
+        """The reason why an audit of this model would be worthless; None if it can go on.
 
         Args:
             classes: number of classes.
@@ -196,7 +196,7 @@ def require(
     settings: Settings,
     backend: compute.Backend,
 ) -> None:
-    """Score the original, and stop if an audit of it would say nothing.
+    """Score the original, and stop if its audit would be worthless.
 
     A model of the stage `train` cannot be misread, so only `original.accuracy` is checked.
 

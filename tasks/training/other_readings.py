@@ -1,4 +1,4 @@
-"""Try other common preprocessing for a model that hardly knows its training records.
+"""Tries other common preprocessing for a model that hardly knows its training records.
 
 A model that sees pixels in another range than in training, or colours in another order, is often
 halfway right: well above chance, and well below its true accuracy. So common alternatives are

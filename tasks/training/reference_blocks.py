@@ -1,4 +1,4 @@
-"""Train a block of models by one recipe, for the stages `train` and `retrain`."""
+"""Trains a block of models by one recipe, for the stages `train` and `retrain`."""
 
 from __future__ import annotations
 
@@ -124,7 +124,8 @@ def train_model(
 def groups_of_pool(
     counts: Sequence[int], settings: Settings, backend: compute.Backend
 ) -> list[list[int]]:
-    """Which models of a pool are trained at once: models of as many steps, as many as is best.
+    """Groups of a pool's models that are trained at once: models with equally many steps, in the
+    best number.
 
     Args:
         counts: records of each model.

@@ -1,4 +1,4 @@
-"""The lineage of what a release passes to the next batch: its model, and references.
+"""The lineage of the model and the references that a release passes to the next batch.
 
 Models retrained for one batch have seen everybody who remains. So they can be the next batch's
 references trained with everybody, and only the references without its forget set have to be

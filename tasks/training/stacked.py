@@ -1,11 +1,11 @@
-"""Several models of one recipe trained at once in one process, each as it would be alone up to
-rounding.
+"""Trains several models of one recipe at once in one process; each becomes what it would become
+alone, up to rounding.
 
 Each model has its own order of records and its own augmentation. On a processor a plain chain of
 layers becomes one network with the channels of all (`channel_stack`), which is faster than one
 model at a time. Otherwise the weights are stacked, and `torch.func.vmap` makes a step of one model
-a step of all. That is for a GPU, which one small model leaves idle; on a processor it is slower
-than one model at a time (docs/performance.md).
+a step of all. This pays off on a GPU, which one small model leaves idle; on a processor it is
+slower than one model at a time (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ def fit(
     mode.
 
     Args:
-        networks: k classifiers that have nothing against it, see `why_not`.
+        networks: k classifiers that can be trained together, see `why_not`.
         records: what they learn from.
         recipe: epochs and all the rest.
         seeds: k seeds of the order of records and of the augmentation, each as in `training.fit`.
-        progress: report_mean_loss each step, with the mean of the losses.
+        progress: called after each step, with the mean of the losses.
         rows: numbers of the records that each learns from, so many that all have the same number
             of steps; None: each learns from all.
 
@@ -164,7 +164,8 @@ def count(
     build: Callable[[], nn.Module],
     records: training_loop.Records,
 ) -> int:
-    """How many models of a block are trained at once; one where this model cannot, which is said.
+    """How many models of a block are trained at once; 1 if this model cannot be stacked, which is
+    printed.
 
     It follows from the device and the settings alone, so that a reproduction does the same.
 
@@ -187,7 +188,7 @@ def why_not(network: nn.Module, records: training_loop.Records) -> str | None:
     """Why models like this one cannot be trained together, or None where they can: a step of two
     copies is tried.
 
-    What draws random numbers while it computes, such as dropout, cannot: alone it would draw
+    A layer that draws random numbers, such as dropout, cannot be stacked: alone it would draw
     others.
     """
     import torch
@@ -203,9 +204,7 @@ def why_not(network: nn.Module, records: training_loop.Records) -> str | None:
             pair[0], stack, torch.stack([images] * 2), torch.stack([labels] * 2), backend
         )
         torch.autograd.grad(losses.sum(), list(stack[0].values()), materialize_grads=True)
-    except (
-        Exception
-    ) as error:  # what vmap does not take is report_mean_loss by errors of many kinds
+    except Exception as error:  # vmap reports unsupported layers by errors of many kinds
         return next(iter(str(error).strip().splitlines()), type(error).__name__)
     return None
 

@@ -55,7 +55,7 @@ class Records:
 
     @property
     def memory_format(self) -> torch.memory_format:
-        """How images and weights lie on the device."""
+        """The memory layout of images and weights on the device."""
         return self.backend.memory_format(self.images.shape[1])
 
     def place(self, network: nn.Module) -> nn.Module:
@@ -141,7 +141,7 @@ def paired(records: Records) -> Records:
 
 
 def check(original: nn.Module, forget: Records, retain: Records) -> None:
-    """Can a method make this model forget?
+    """Check that a method can make this model forget.
 
     Raises:
         EvidenceError: the forget set is empty or larger than the retain set.
@@ -380,7 +380,7 @@ def steps(count: int, recipe: settings.Train) -> int:
 
 
 def logits(network: nn.Module, records: Records, batch_size: int = 512) -> NDArray[np.float32]:
-    """What a classifier says of every record: logits (n, classes), always in float32, without
+    """A classifier's answers for every record: logits (n, classes), always in float32, without
     augmentation."""
     import torch
 

@@ -9,8 +9,8 @@ public, so this is a reconstruction:
     recover  L_r = cross-entropy of f(x_r) and y_r, x_r in the retain set
     balance  L = w_f L_f + w_r L_r, weights found during the run (`loss_balances`)
 
-The random model is freshly initialised: it has never seen the forget set, so its features show what
-not knowing looks like.
+The random model is freshly initialised. It has never seen the forget set, so its features are those
+of a model that does not know it.
 
 The method `fcalb` has a procedure for each of two tasks (`unlearn.task`):
 
@@ -476,7 +476,7 @@ def reset_share(
 
     The share s with L(s) = until x log(classes), L the mean cross-entropy on at most
     `RESET_RECORDS` retained records with batch norm as in training, log(classes) that of a model
-    that knows nothing. Models differ in how much of what they know is left after the same share.
+    that knows nothing. Models differ in how much they still know after the same share.
 
     Args:
         network: the classifier; it is not changed.

@@ -1,4 +1,4 @@
-"""The ladder: models that are tried, rung by rung, until one passes for every request of a batch.
+"""The ladder: tries models rung by rung until one passes for every request of a batch.
 
     first     the model that the stage `unlearn` makes
     …         further tries as `ladder.rungs` says: other unlearnings of the same original, more
@@ -17,7 +17,7 @@ The exact retrain takes no share. It is made by the same stage, from the same re
 same recipe as the references that it is compared with; only the seed differs. So its influence is
 zero by construction, and it cannot pass wrongly.
 
-What a rung costs is counted in trainings from scratch, so that a repeated audit stops at the same
+The cost of a rung is counted in trainings from scratch, so that a repeated audit stops at the same
 rung on every machine.
 """
 
@@ -104,8 +104,8 @@ def _trained(settings: Settings) -> int:
 
 
 def cost(settings: Settings) -> float:
-    """What unlearning costs, in trainings from scratch: passes over the retained records, by those
-    that training makes."""
+    """The cost of unlearning in trainings from scratch: its passes over the retained records,
+    divided by those of training."""
     unlearn, training_epochs = settings.unlearn, settings.train.epochs
     if unlearn.method == "none":
         return 0.0
@@ -149,7 +149,7 @@ class Outcome:
     hopeless: int
 
     def next_state(self, judges_otherwise: bool = False) -> State:
-        """What becomes of the rung after this one.
+        """The state of the next rung before it is tried.
 
         Args:
             judges_otherwise: whether that rung adds references, or uses them in another way. Then
@@ -184,8 +184,8 @@ class Outcome:
 
 
 def references_of(folder: Path) -> list[dict[str, Any]]:
-    """The references that a rung and those below it added: of each its name, its role, and what
-    `lineage.json` says of a model. Empty where none was added."""
+    """The references that a rung and those below it added: of each its name, its role, and its
+    entry in `lineage.json`. Empty where none was added."""
     path = folder / f"{REFERENCES}.json"
     return list(files.read_json(path)) if path.exists() else []
 

@@ -1,7 +1,7 @@
 """Balances that weigh the losses of forgetting (f) and of recovering (r), step by step.
 
-The abstract of FCALB (see `fcalb`) asks for an adaptive loss balance without naming one. These are
-common ones behind one interface, and a fixed weight for comparison:
+The abstract of FCALB (see `fcalb`) asks for an adaptive loss balance without naming one. Here are
+common ones with one interface, and a fixed weight for comparison:
 
 - `uncertainty`: w_f = exp(-s_f) / 2, w_r = exp(-s_r), s learned. Kendall, Gal and Cipolla 2018,
   eq. 10.

@@ -1,10 +1,10 @@
 """Whether a model lies where retrained models lie: in further views of the records, and in every
 figure that is reported beside the verdict.
 
-A model can be trained to give the right answers on exactly a person's records, and a reader who
-meets a figure outside the retrained models' range has a contradiction. So a pass also needs that
-the model lies in the *prediction band* of the retrained references, which a further retrained model
-leaves with a small probability:
+A model can be trained to answer rightly on a person's records alone. A pass then contradicts other
+figures of the report, which lie outside the retrained models' range. So a pass also needs the model
+to lie in the *prediction band* of the retrained references, which a further retrained model leaves
+with a small probability:
 
     view     T of the same records scored in another way (`tasks.inspection.views`) is not above
              the band: t = (T - mean) / (s sqrt(1 + 1/M)), one-sided, s pooled over references of
@@ -15,12 +15,13 @@ leaves with a small probability:
 Some view or figure is outside with a probability of at most `GateRules.unlike` (Bonferroni; the
 views share `VIEWS_SHARE` of it) where the values are normal between retrained models. Where they
 are not, the band reaches at least as far as the references' own values, which a further model
-leaves with a probability of 1 / (M + 1) on each side. The questions can only take passes away.
+leaves with a probability of 1 / (M + 1) on each side. These gates can prevent a pass, and cannot
+make one.
 
-The test of the answers asks for equivalence, and a model that lies between has to prove its case.
-These questions ask less, so that they cost exact retrains no more than their own error rate,
-however many there are. Accuracies closer than `GateRules.alike_resolution` to the retrained models'
-mean are alike, since models that know their records by heart hardly differ.
+The test of the answers asks for equivalence: a model that lies in between does not pass. These
+gates ask less, so that exact retrains lose passes only at the gates' own error rate, however many
+gates there are. Accuracies closer than `GateRules.alike_resolution` to the retrained models' mean
+are alike, since models that memorise their records hardly differ.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ FIGURES: dict[str, Sentence] = {
     "rmia": say("the figure of the attack RMIA"),
     "population": say("the figure of the population attack"),
 }
-"""What is compared, in the order of the gates."""
+"""The figures that are compared, in the order of the gates."""
 SHARES = ("retained", "unseen")
 """Figures that are shares of records, which have a resolution."""
 
@@ -73,7 +74,7 @@ class Figure:
         name: as in `FIGURES`.
         value: of the model judged.
         retrained: (M,) of the retrained references.
-        least: smallest spread that counts, so that figures equal by chance are no yardstick.
+        least: least spread, for figures that are equal by chance.
         resolution: a figure closer to the retrained models' mean is alike in any case.
     """
 
@@ -99,8 +100,8 @@ class Figure:
 
 
 def likeness_gates(scores: Scores, request: str, rules: GateRules) -> list[GateTest]:
-    """One question for each view and each figure that the rules ask for: does the model lie where
-    retrained models lie?
+    """A gate for each view and each figure of the rules: does the model lie where retrained models
+    lie?
 
     Args:
         scores: all scores of the audit.
@@ -109,8 +110,8 @@ def likeness_gates(scores: Scores, request: str, rules: GateRules) -> list[GateT
 
     Returns:
         A gate for each: `observed` is the residual influence in the view or the figure, `threshold`
-        the nearer end of the retrained models' range. `p_good` is None: that a model is not unlike
-        others is no proof of likeness.
+        the nearer end of the retrained models' range. `p_good` is None: the gate shows at most that
+        the model differs.
 
     Raises:
         EvidenceError: the scores lack a view that the rules name, or an attack cannot be made.

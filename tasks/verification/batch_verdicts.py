@@ -70,7 +70,7 @@ def judge(
 
 
 def requests_of(table: Scores) -> list[str]:
-    """The requests whose records the scores hold, sorted. Raises `EvidenceError` if there are
+    """The requests that have records among the scores, sorted. Raises `EvidenceError` if there are
     none."""
     requests = sorted(set(table.requests.tolist()) - {""})
     if not requests:

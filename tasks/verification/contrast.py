@@ -1,25 +1,25 @@
-"""How much of the forget set is left in a model: one number per model, compared with references of
-both kinds.
+"""Measures how much of the forget set is left in a model: one number per model, compared with
+references of both kinds.
 
 The unit of replication is the model, not the image: images scored by one model are correlated, so
-one model gives one number. A record x says how much more likely its score phi is under models that
-were trained with it than under models that were not, both normal with one variance (LiRA online,
-Carlini et al. 2022, section V.B):
+one model gives one number. The evidence of a record x is how much more likely its score phi is
+under models trained with it than under models trained without it, both normal with one variance
+(LiRA online, Carlini et al. 2022, section V.B):
 
     lambda_x(theta) = gap_x (phi_x(theta) - middle_x) / v_x,
     gap = mean_with - mean_without,   middle = their mean,
 
-the log-likelihood ratio; v_x is the record's variance between models, drawn half-way to the mean of
-all records, since few references say little about one record. Two statistics are made of it:
+the log-likelihood ratio; v_x is the record's variance between models, averaged with the mean of all
+records, since a few references estimate one record's variance badly. Two statistics use lambda:
 
     overall     T = mean of lambda over all records: Fisher's linear discriminant for records
                 that vary independently
     memorised   T = mean of the membership probability 1 / (1 + exp(-lambda)) over the share of
-                the records that looks most remembered in this very model, so that a few records
-                left in are seen among many forgotten
+                the records that this model remembers best, so that a few records left in are seen
+                among many forgotten
 
-References trained with everybody and references trained without the forget set say where T lies
-when nothing and when all has been forgotten. In between lies the residual influence
+References trained with everybody show T when nothing is forgotten; references trained without the
+forget set show T when all is forgotten. The residual influence is the position in between:
 
     rho = (T_u - mean T_without) / (mean T_with - mean T_without):
     1 = never deleted, 0 = as retrained, < 0 = over-forgotten.
@@ -207,7 +207,8 @@ class Contrast:
         return self._p(-self.t(r))
 
     def p_less_sure(self, alpha: float) -> float:
-        """p of T lying no more than a margin below the retrained models, a margin of their spread.
+        """p of the hypothesis that T lies below the retrained models by no more than a margin of
+        their spread.
 
         The margin is (t_{1-alpha} + t_{0.8}) standard deviations, which is the detection limit
         where the references are endless. It does not depend on the gap between models with and
@@ -228,9 +229,9 @@ class Contrast:
     def most_retrained(self, level: float) -> float:
         """The T that a further retrained model exceeds with a probability of at most `level`.
 
-        Student's t of a new observation, one-sided. Where residuals are not normal, at least as
-        far above the retrained models' mean as any reference lies from its kind's: a further model
-        exceeds that with a probability of 1 / (references + 1).
+        Student's t of a new observation, one-sided. Where residuals are not normal, T is at least
+        as far above the retrained models' mean as the farthest reference is from the mean of its
+        kind. A further model exceeds that with a probability of 1 / (references + 1).
         """
         from scipy import special
 
@@ -255,8 +256,8 @@ class Contrast:
         return self.limit(alpha) is not None
 
     def _p(self, t: float) -> float:
-        """Probability of a t as low. Where residuals are not normal, at least their own share of
-        such (conformal)."""
+        """Probability of a t as low. Where residuals are not normal, at least the share of
+        residuals that are as low (conformal)."""
         from scipy import special
 
         p = float(special.stdtr(self.degrees, t))
@@ -361,7 +362,7 @@ def from_statistics(
     leverage: float = 0.0,
     fresh: int | None = None,
 ) -> Contrast:
-    """The contrast of statistics that were measured already, with its assumptions tested.
+    """The contrast of statistics that are measured already; tests its assumptions.
 
     Args:
         with_: (J,) of the references with the records, each measured by a fit without it.
@@ -399,7 +400,7 @@ def centre(
         control_labels: (c,) their classes.
 
     Returns:
-        (m, n) centred scores, and (m, n) what was subtracted.
+        (m, n) centred scores, and the (m, n) means that were subtracted.
 
     Raises:
         EvidenceError: a class has no control record.
@@ -421,7 +422,7 @@ def centre(
 
 
 def unusual_confidence(with_: Floats, without: Floats, base: Floats, judged_base: Floats) -> bool:
-    """Whether a model's confidence on control records is unlike the references', in a way that
+    """Whether a model's confidence on control records differs from the references' in a way that
     would move T.
 
     Unlearning may leave a model more or less confident of everything, which would look like knowing
@@ -453,7 +454,7 @@ def unusual_confidence(with_: Floats, without: Floats, base: Floats, judged_base
 def detection_limit(
     detectability: float, with_: int, without: int, degrees: int, alpha: float
 ) -> float | None:
-    """The smallest rho0 that a perfect retrain (rho = 0) is found below with probability 0.8, or
+    """The smallest rho0 that a perfect retrain (rho = 0) is shown to be below with probability 0.8;
     None above 1.
 
     With endless references it is (z_{1-alpha} + z_{0.8}) / d', 2.49 / d' at alpha = 0.05.
@@ -471,8 +472,8 @@ def detection_limit(
 
 
 def references_needed(detectability: float, alpha: float, rho0: float) -> int | None:
-    """How many references of each kind bring the detection limit to rho0, or None where no number
-    would.
+    """The number of references of each kind that brings the detection limit to rho0; None if no
+    number does.
 
     The surplus r - (quantiles) error(r) / d' is concave in r and below 0 at r = 0. So its zero, the
     detection limit, is at most rho0 exactly where the surplus is at least 0 at rho0 and at 1, and

@@ -1,5 +1,5 @@
-"""The questions of the verdict: each is asked against its bad answer and, separately, against its
-good one.
+"""The gates of the verdict: each is a question, tested against its bad answer and, separately,
+against its good one.
 
 Passing is an intersection-union test (Berger 1982): every gate has to reject its own bad null at
 alpha, so a false pass has a probability of at most alpha, without a correction. Failing needs some
@@ -44,7 +44,7 @@ class GateRules:
     alike: bool = False
     """whether a pass needs all figures in the range of retrained models, see `alikeness`"""
     unlike: float = 0.05
-    """probability that an exact retrain lies outside in some view or figure"""
+    """probability that an exact retrain is outside the range in some view or figure"""
     alike_resolution: float = 0.01
     """shares closer to the retrained models' mean than this are alike"""
 
@@ -55,7 +55,7 @@ class GateRules:
 
 @dataclass(frozen=True)
 class GateTest:
-    """One question, asked against its bad answer and, separately, against its good one."""
+    """One question, tested against its bad answer and, separately, against its good one."""
 
     name: str
     question: Sentence
@@ -99,7 +99,7 @@ class Measured:
 
     @property
     def references(self) -> int:
-        """References of the kind that there are fewer of."""
+        """Number of references of the scarcer kind."""
         return min(len(self.whole.with_), len(self.whole.without))
 
     def limit(self, alpha: float) -> float | None:
@@ -108,8 +108,8 @@ class Measured:
         return None if None in limits else max(limit for limit in limits if limit is not None)
 
     def references_needed(self, alpha: float, rho0: float) -> int | None:
-        """References of each kind that would certify a perfect retrain four times in five, None
-        where no number would."""
+        """References of each kind with which a perfect retrain passes four times in five; None if
+        no number does."""
         counts = [
             contrast.references_needed(c.detectability, alpha, rho0)
             for c in (self.whole, self.most)
@@ -221,8 +221,8 @@ def utility_gate(
 
 
 def with_further_gates(finding: JudgedModel, questions: Sequence[GateTest]) -> JudgedModel:
-    """Questions that can keep a model from passing and never make it fail: a pass with one that is
-    not good is inconclusive."""
+    """Add gates that can prevent a pass and never cause a failure: a pass becomes inconclusive if
+    one of them is not good."""
     held = all(gate.state == "good" for gate in questions)
     verdict = "inconclusive" if finding.verdict == "pass" and not held else finding.verdict
     return replace(finding, verdict=verdict, gates=(*finding.gates, *questions))
@@ -292,7 +292,7 @@ def conclude(gates: Sequence[GateTest], span: InfluenceInterval, alpha: float) -
     at most one of them can be bad, so they share one place in Holm's procedure.
 
     Raises:
-        EvidenceError: there is no gate; nothing asked is nothing passed.
+        EvidenceError: there is no gate, so nothing was tested.
     """
     if not gates:
         raise EvidenceError("a verdict without any test was asked for")

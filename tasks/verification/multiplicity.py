@@ -10,8 +10,7 @@ import numpy as np
 def holm(
     p_values: Sequence[float], alpha: float, weights: Sequence[float] | None = None
 ) -> list[bool]:
-    """Which hypotheses are rejected by Holm's (1979) step-down procedure at family-wise level
-    alpha.
+    """The hypotheses that Holm's (1979) step-down procedure rejects at family-wise level alpha.
 
     Args:
         p_values: one for each hypothesis.

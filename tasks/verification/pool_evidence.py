@@ -1,45 +1,45 @@
-"""Evidence of a pool: models that were trained for no batch judge the model of this one.
+"""Evidence of a pool: models that were trained before the batch judge its model.
 
 For a request of subject s the models of the pool that were trained without s take the place of
 references retrained without the forget set, all others that of references trained with everybody.
-What is asked is so the person's own influence: how the model judged differs, on the person's
+So the test measures the person's own influence: how the model judged differs, on the person's
 records, from models without this person, whoever else was in them (docs/adr/0009).
 
-A record says in a model, as in `contrast`, lambda = gap (phi - middle) / v. Models of a pool that
-did not see a record differ more from each other than models that did, and a few records that they
-get wrong by far would decide the mean over all. So evidence is bounded before it is averaged,
+The evidence of a record in a model is, as in `contrast`, lambda = gap (phi - middle) / v. Models of
+a pool that did not see a record differ more from each other than models that did, and a few records
+that they get wrong by far would decide the mean over all. So evidence is bounded before it is
+averaged,
 
     e = c tanh(lambda / c),      c = max(6, 3 mean gap^2 / 2 v),
 
 a smooth form of the censored likelihood ratio, which is least harmed by such records (Huber 1965).
-The bound grows with what the pool tells models apart by, so that a model that is far less sure than
-retrained ones still lies more than one gap below them: over-forgetting stays visible. T is the mean
-of e over all records and, for the gate `memorised`, over the share where it is highest. v is
-weighted by the models of each kind, since few are without the person.
+The bound grows with the gap between the pool's two kinds of models, so that a model that is far
+less sure than retrained ones still lies more than one gap below them: over-forgetting stays
+visible. T is the mean of e over all records and, for the gate `memorised`, over the share where it
+is highest. v is weighted by the models of each kind, since few are without the person.
 
 Models of a pool miss other people, too, and differ more from each other and from the model judged
-than references made for the batch. Part of that shows in what they say of control subjects, whom
-no model saw, and part follows from who else was in. Both are regressed out of the statistic T of
+than references made for the batch. Part of that shows in their scores of control subjects, whom no
+model saw, and part follows from who else was in. Both are regressed out of the statistic T of
 `contrast`:
 
     T' = T - Z b,      T = a + c in + Z b + error by ridge regression,
 
 `in` whether the person was in; Z the standardised mean score of controls by class, the first three
 principal components of the controls' scores, and which other subjects were in (a linear datamodel,
-Ilyas et al. 2022). Of the model judged it is known: all but the batch.
-So batch-mates who are forgotten, too, do not count as the person's influence. Likelihood ratios
-and regression are cross-fitted in parts of the pool, so that no model is measured by its own fit.
-What the regression adds to the error of a pool's model is in the spread of T' already, since T' is
-cross-fitted. A model judged that lies further out in Z than the pool's models do has a wider
-interval, by its leverage above theirs.
+Ilyas et al. 2022). The model judged was trained with everybody but the batch. So the influence of
+other forgotten people does not count as the person's. Likelihood ratios and regression are
+cross-fitted in parts of the pool, so that no model is measured by its own fit. The spread of T'
+contains the error of the regression already, since T' is cross-fitted. A model judged that lies
+further out in Z than the pool's models do has a wider interval, by its leverage above theirs.
 
-In the mode `hybrid` M models retrained for this batch are among the scores. They say where
-"without" lies: the mean of their T' takes the place of that of the pool's models without the
-person, with the error of M models; ratios, slopes and spread stay the pool's. The question
-is then the influence of the batch on the person's records, as with references made for the batch.
+In the mode `hybrid` M models retrained for this batch are among the scores. The mean of their T'
+replaces the mean of the pool's models without the person, with the error of M models; ratios,
+slopes and spread stay the pool's. The question is then the influence of the batch on the person's
+records, as with references made for the batch.
 
 The gates on accuracy compare with what retrained models of this batch would reach. Models of the
-pool saw fewer people. Accuracy is taken to fall linearly with the share of the training records
+pool saw fewer people. Accuracy is assumed to fall linearly with the share of the training records
 left out, between the pool's models trained with everybody (share 0) and without a fold (share f):
 
     expected = (1 - c) mean_fold + c mean_everybody,     c = 1 - min(1, forgotten / f),
@@ -82,10 +82,10 @@ Rows = NDArray[np.bool_]
 
 
 def for_request(scores: Scores, request: str, least: int) -> Scores:
-    """The scores as one request sees them: each model of the pool is `with` or `without` him.
+    """The scores for one request: each model of the pool counts as `with` or `without` the person.
 
-    Records that the pool does not know are left out; models that saw only a part of the request's
-    records are, too.
+    Records that the pool does not know, and models that saw only a part of the request's records,
+    are left out.
 
     Args:
         scores: with models in the role `pool`.
@@ -144,7 +144,7 @@ def for_request(scores: Scores, request: str, least: int) -> Scores:
 
 
 def with_baseline(scores: Scores) -> Scores:
-    """A view for the figures beside the verdict, which want a retrain baseline: where none was
+    """The scores for the figures beside the verdict, which need a retrain baseline: if none was
     trained, the first model without the person takes its place."""
     if (scores.model_roles == "retrained").any():
         return scores
@@ -155,11 +155,11 @@ def with_baseline(scores: Scores) -> Scores:
 
 @dataclass(frozen=True)
 class RecordEvidence:
-    """What the score of each record says for the person's being in, bounded."""
+    """The bounded evidence of each record that the person was in the model."""
 
     ratio: Likelihood
     bound: float
-    """c: no record says more than that, nats"""
+    """c: the most evidence of one record, nats"""
 
     @classmethod
     def fit(cls, with_: Floats, without: Floats) -> RecordEvidence:
@@ -196,7 +196,7 @@ class Adjusted:
     judged: Floats
     """(j,) of the models judged"""
     leverage: Floats
-    """(j,) by how much their place is further out than the pool's, 0: no further"""
+    """(j,) by how much they lie further out than the pool's models, 0: no further"""
 
 
 def statistic(
@@ -292,7 +292,7 @@ def other_people(saw: Rows, count: int) -> Floats:
 
 
 def control_covariates(phi: Floats, labels: Ints, count: int) -> Floats:
-    """(m, q) what models say of control subjects, standardised by the first `count` of them.
+    """(m, q) scores of control subjects, standardised by the first `count` models.
 
     Args:
         phi: (m, c) scores of the controls' records.
@@ -310,7 +310,7 @@ def control_covariates(phi: Floats, labels: Ints, count: int) -> Floats:
 
 
 class PoolEvidence:
-    """What the pool has on one request."""
+    """The evidence of a pool for one request."""
 
     def __init__(self, scores: Scores, request: str, rules: GateRules) -> None:
         self.scores, self.rules = scores, rules
@@ -349,8 +349,8 @@ class PoolEvidence:
         return Measured(whole, most, False)
 
     def _fresh(self, name: str) -> list[int]:
-        """Places of the models retrained for this batch that say where "without" lies; none of
-        them judges itself."""
+        """Positions of the models that were retrained for this batch; none of them judges
+        itself."""
         if not self.has("fresh"):
             return []
         return [
@@ -417,8 +417,8 @@ class PoolEvidence:
         """The self-check on models without the person, each judged by all others.
 
         Returns:
-            The finding of the middle one by influence among those that do not fail; where more fail
-            than chance makes fail, the middle one of these.
+            The finding with the median influence among models that do not fail; if more models fail
+            than by chance, among those that fail.
         """
         places = np.flatnonzero(~self.inside)
         findings = [self._judge_held_out(int(index)) for index in places]
@@ -477,8 +477,8 @@ class PoolEvidence:
 def _contrast(
     values: Floats, inside: Rows, judged: float, leverage: float, fresh: Floats | None = None
 ) -> Contrast:
-    """The contrast of one model judged; models retrained for the batch, where there are some, say
-    where `without` lies."""
+    """The contrast of one model judged; models retrained for the batch, if there are any, give the
+    mean of `without`."""
     high, low = values[inside], values[~inside]
     if fresh is None or not len(fresh):
         return contrast.from_statistics(high, low, judged, leverage)
@@ -495,7 +495,7 @@ def _chance(count: int, alpha: float) -> int:
 
 @dataclass(frozen=True)
 class _Band:
-    """An accuracy of all models, and what retrained models would reach."""
+    """One accuracy of all models, and the accuracies that retrained models would reach."""
 
     name: str
     shares: Floats

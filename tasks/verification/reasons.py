@@ -1,4 +1,4 @@
-"""The reason of a verdict: which question was answered how, and with which number."""
+"""The reason of a verdict in words: the gates that decided it, with their numbers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def failed(finding: JudgedModel, measured: Measured, rules: GateRules) -> Senten
 
 
 def passed(finding: JudgedModel, rules: GateRules) -> Sentence:
-    """What a pass says."""
+    """The reason of a pass."""
     alike = say(
         "On these records the model behaves like models that never saw them, within ±{margin:g}.",
         margin=rules.rho0,
@@ -38,7 +38,8 @@ def passed(finding: JudgedModel, rules: GateRules) -> Sentence:
 
 
 def undecided(finding: JudgedModel, needed: int | None, references: int) -> Sentence:
-    """Which questions are not decided, with their numbers, and what would decide them."""
+    """The reason of an open verdict: the undecided gates with their numbers, and what would decide
+    them."""
     gates = [gate for gate in finding.gates if gate.state == "open"]
     sentences = [say("Not decided: {doubts}.", doubts=in_a_list(map(_doubt, gates)))]
     if any(gate.name in ON_ALL_RECORDS for gate in gates):
@@ -51,7 +52,7 @@ def undecided(finding: JudgedModel, needed: int | None, references: int) -> Sent
 def undetectable(
     detectability: float, limit: float | None, needed: int | None, references: int
 ) -> Sentence:
-    """That the references cannot even show that the original model knew the records."""
+    """The reason if the references cannot even show that the original model knew the records."""
     below = say(
         "Below the detection limit: with these references even the model before deletion cannot "
         "be told from a "
@@ -63,7 +64,7 @@ def undetectable(
 
 
 def expected_from_pool(detectability: float, limit: float | None, margin: float) -> Sentence:
-    """That the pool had shown before the batch that such a verdict was to be expected."""
+    """A sentence for an open verdict that the pool made likely before the batch."""
     return say(
         "The pool showed before the batch that this person can hardly be judged within ±{margin:g} "
         "(detectability {detectability:.1f}, smallest margin {limit}).",
@@ -74,7 +75,7 @@ def expected_from_pool(detectability: float, limit: float | None, margin: float)
 
 
 def _failure(gate: GateTest, measured: Measured, rules: GateRules) -> Sentence:
-    """What a gate on its bad side means."""
+    """The meaning of a gate on its bad side."""
     if gate.name == "influence":
         return say("The records still influence the model.")
     if gate.name == "memorised":
@@ -109,7 +110,7 @@ def _failure(gate: GateTest, measured: Measured, rules: GateRules) -> Sentence:
 
 
 def _doubt(gate: GateTest) -> Sentence:
-    """What an open gate means."""
+    """The meaning of an open gate."""
     if gate.name == "influence":
         return say("influence left is not shown to be below the margin")
     if gate.name == "memorised" and gate.observed is None:
@@ -180,7 +181,7 @@ def in_words(span: InfluenceInterval) -> Sentence:
 
 
 def more(needed: int | None, references: int) -> Sentence:
-    """Whether more references would decide it.
+    """A sentence on whether more references would decide.
 
     Args:
         needed: of each kind, to certify a perfect retrain four times in five; None: no number does.

@@ -47,7 +47,7 @@ def margins(logits: NDArray[np.float32] | Floats, labels: Ints) -> Floats:
 
 @dataclass(frozen=True)
 class ModelScores:
-    """What one further model says of every record, in the order of the audit's other scores."""
+    """The scores of one further model, in the order of the audit's other scores."""
 
     phi: Floats
     """(n,) margins"""
@@ -91,8 +91,8 @@ class ModelScores:
 
 @dataclass(frozen=True)
 class Scores:
-    """What every model says of every record. No images, no identities: verification and report need
-    nothing else."""
+    """The scores of every record under every model, without images and identities; verification and
+    report need nothing else."""
 
     model_roles: Strings
     """(m,) original, unlearned, retrained, with, without, pool, or fresh: retrained for this batch
@@ -108,10 +108,9 @@ class Scores:
     requests: Strings
     """(n,) request that asks to forget the record, or empty"""
     subjects: Ints
-    """(n,) a number for each data subject, the same for all records of one; whose it is stands
-    nowhere"""
+    """(n,) a number for each data subject; no file says whose number it is"""
     attribute_names: Strings
-    """(a,) further columns of the manifest with few values, by which utility is looked at"""
+    """(a,) further columns of the manifest with few values, by which utility is measured"""
     attributes: Strings
     """(n, a) their values; empty for records that are to be forgotten"""
     seen: NDArray[np.bool_] | None = None
@@ -328,7 +327,7 @@ class Scores:
         return scores
 
     def check(self) -> None:
-        """Refuse scores that no verdict may stand on.
+        """Refuse scores that are unfit for a verdict.
 
         Raises:
             EvidenceError: shapes differ, or there is not exactly one model of each of the roles

@@ -1,11 +1,11 @@
 """Screening: a first look without any reference model. It can fail a model or find nothing, and it
 never passes one.
 
-An attacker who has only the model learns what members look like from retained records and what
-strangers look like from people whom no model saw (`attacks.population`), and rates the
-person's records. If the person was forgotten, the rating is that of one more stranger. The unit is
-the person, because one person's records are alike. A screening can miss influence of any size:
-without references its power is unknown.
+An attacker who has only the model learns from retained records how members score, and from people
+whom no model saw how strangers score (`attacks.population`). The attacker then rates the person's
+records. A forgotten person is rated as one more stranger. The unit is the person, because one
+person's records are alike. A screening can miss influence of any size: without references its power
+is unknown.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ QUESTIONS = (
 
 @dataclass(frozen=True)
 class Screening:
-    """What a screening found."""
+    """The result of a screening."""
 
     verdict: Literal["fail", "inconclusive"]
     reason: Sentence

@@ -1,4 +1,4 @@
-"""What a model is still worth: accuracy by group and the distribution of its answers, against the
+"""The utility of a model: its accuracy by group and the distribution of its answers, compared with
 retrained models.
 
 A pure core: the table of scores in, numbers out. Two retrained models differ as well, so one of
@@ -113,8 +113,8 @@ def _variation(p: Floats, q: Floats) -> Floats:
 
 
 def score_distribution(scores: Scores, forget: NDArray[np.bool_], bins: int = 16) -> dict[str, Any]:
-    """How sure the models are of the right class of the request's records; no record can be told
-    from it.
+    """How confident the models are of the right class of the request's records; it identifies no
+    record.
 
     Args:
         scores: all scores of the audit.
@@ -166,7 +166,7 @@ def by_group(scores: Scores, alpha: float) -> list[dict[str, Any]]:
     """Accuracy on unseen people (control and test subjects) by class and by every value of every
     attribute.
 
-    A model that is as good as retrained ones on the whole can have lost one group. Each group is
+    A model that is as good as retrained ones on the whole can be worse for one group. Each group is
     tested against the retrained models by `p_lower`, and Holm's procedure over all groups of all
     columns keeps the probability of any false alarm below alpha.
 

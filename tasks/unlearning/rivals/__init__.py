@@ -1,5 +1,5 @@
-"""Published unlearning methods for comparison with FCALB, and two short cuts that every method has
-to beat.
+"""Published unlearning methods for comparison with FCALB, and two shortcuts that every method must
+beat.
 
 Each is written from its paper's formula, which its docstring gives; hyper-parameters are those of
 the paper or of its public code (`recipes`), all of them settings of `unlearn.rivals`. Differences

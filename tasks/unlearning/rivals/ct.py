@@ -1,4 +1,4 @@
-"""CT: kernels are transposed, and retained records repair."""
+"""CT: transpose all kernels, then repair on retained records."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 
 def ct(inputs: RivalInput) -> nn.Module:
-    """Convolution transpose: the kernels of all convolutions are transposed, and retained records
-    repair.
+    """Convolution transpose: transpose the kernels of all convolutions, then repair on retained
+    records.
 
     Fifth place of the NeurIPS 2023 unlearning competition, as Cadet et al. 2025 describe it (see
     `msg`).

@@ -26,8 +26,8 @@ def distil(inputs: RivalInput) -> nn.Module:
     f(x_r)) at T.
 
     Hinton G., Vinyals O., Dean J., "Distilling the Knowledge in a Neural Network", 2015 (arXiv
-    1503.02531), soft targets only. Faster than labels; what the original's answers to others tell
-    of the forget set, it inherits.
+    1503.02531), soft targets only. Faster than learning from labels. The new model inherits what
+    the original's answers reveal about the forget set.
     """
     import torch
 

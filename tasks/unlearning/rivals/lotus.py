@@ -1,4 +1,4 @@
-"""LoTUS: smooth what the original says of forgotten records, until they are known no better than
+"""LoTUS: smooth the original's answers for forgotten records until they are known no better than
 unseen ones."""
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class _Reached(Exception):  # noqa: N818 - a goal, not an error
 
 
 def lotus(inputs: RivalInput) -> nn.Module:
-    """LoTUS: learn what the original says, smoothed for forgotten records and sharpened for
+    """LoTUS: learn the original's answers, smoothed for forgotten records and sharpened for
     retained ones.
 
     L = -sum over classes of t log softmax(f(x)), where t is a Gumbel-softmax draw from the

@@ -1,4 +1,4 @@
-"""MSG: convolution weights with small gradients are drawn anew, and retained records repair."""
+"""MSG: draw convolution weights with small gradients anew, then repair on retained records."""
 
 from __future__ import annotations
 

@@ -49,8 +49,7 @@ def salun(inputs: RivalInput) -> nn.Module:
 def salient(
     network: nn.Module, forget: training_loop.Records, share: float, batch_size: int = 512
 ) -> list[Tensor]:
-    """SalUn's mask: which learnable weights belong to the most salient share, counted over the
-    whole network.
+    """SalUn's mask: marks the learnable weights in the most salient share of the whole network.
 
     Args:
         network: the classifier; it is put in evaluation mode, without which gradients would depend

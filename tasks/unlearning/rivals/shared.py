@@ -105,7 +105,7 @@ def learn(
     progress: training_loop.Progress | None,
     rate: str = "learning_rate",
 ) -> None:
-    """Minimise as the recipe says, over the weights of this network and no other's.
+    """Minimise as the recipe says, over the weights of this network alone.
 
     `rate` is the key of `unlearn.rivals` that the peak learning rate is from.
     """

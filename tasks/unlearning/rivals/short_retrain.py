@@ -1,4 +1,4 @@
-"""Short retraining: the short cut that every method has to beat."""
+"""Short retraining: the shortcut that every method must beat."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 def short_retrain(inputs: RivalInput) -> nn.Module:
     """A fresh model, trained on retained records as `retrain` does, but for a share of the epochs.
 
-    Nothing of the forget set can be in it: what it may lack is accuracy. With `training_share` 1 it
-    is the model that `retrain` makes, weight by weight. Epochs are whole, at least one. The
+    It cannot contain anything of the forget set, but it may lack accuracy. With `training_share` 1
+    it is the model that `retrain` makes, weight by weight. Epochs are whole, at least one. The
     original model is not used.
     """
     _original, _forget, retain, settings, progress = inputs

@@ -20,8 +20,8 @@ NOISE_PENALTY = 0.1
 
 
 def unsir(inputs: RivalInput) -> nn.Module:
-    """UNSIR: impair with noise that the model gets most wrong as the forgotten classes, then repair
-    on retained data.
+    """UNSIR: impair with noise on which the forgotten classes have the highest loss, then repair on
+    retained data.
 
     noise N = argmin of -CE(f(N), y_f) + lambda |N|^2; impair by CE on (N, y_f) and retained
     records; repair by CE on retained records: Tarun A. K., Chundawat V. S., Mandal M., Kankanhalli
@@ -73,7 +73,8 @@ def unsir(inputs: RivalInput) -> nn.Module:
 def error_maximising_noise(
     network: nn.Module, forget: training_loop.Records, count: int, settings: Settings
 ) -> tuple[Tensor, Tensor]:
-    """UNSIR's noise: normalised images that a classifier gets as wrong as small images can be.
+    """UNSIR's noise: normalised images of small norm on which a classifier's loss is as high as
+    possible.
 
     Args:
         network: the classifier; it is put in evaluation mode and does not learn.

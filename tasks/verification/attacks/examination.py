@@ -191,7 +191,7 @@ def leave_one_out(score: Scorer, without: Ints) -> Judge:
 def _attack(
     name: str, title: str, source: str, judge: Judge, scores: Scores, alpha: float
 ) -> ExaminedAttack:
-    """One attack's figures, given how it scores (members, non-members) under a model."""
+    """The figures of one attack; `judge` scores members and non-members under a model."""
     judged = {role: judge(row_of(scores, role)) for role in JUDGED}
     band = [judge(int(row)) for row in references_without(scores)]
     areas, counts = [auc(*pair) for pair in band], [flagged(*pair, alpha) for pair in band]

@@ -23,8 +23,8 @@ from tasks.verification.scoring import Floats, Ints, Scores
 
 @dataclass(frozen=True)
 class RetainedExposure:
-    """How well retained people can be told from unseen ones, against retrained models. It holds
-    nothing that points to a person."""
+    """How well an attack tells retained people from unseen ones, compared with retrained models. It
+    identifies nobody."""
 
     auc: dict[str, float]
     """of retained against unseen records, by role: original, unlearned, retrained"""
@@ -58,7 +58,8 @@ def measure(scores: Scores, alpha: float) -> RetainedExposure:
     """Are retained people more exposed by the unlearned model than they would be by a retrained
     one?
 
-    To remove some can expose others: Carlini, Jagielski, Zhang, Papernot, Terzis and Tramer (2022),
+    Removing some records can expose others: Carlini, Jagielski, Zhang, Papernot, Terzis and Tramer
+        (2022),
     "The Privacy Onion Effect: Memorization is Relative" (NeurIPS), warn of it for machine
     unlearning. All models were trained on the retained records, so "in or out" is not the question.
     The question is whether those records stand out from unseen ones more than they do in models
@@ -76,7 +77,7 @@ def measure(scores: Scores, alpha: float) -> RetainedExposure:
         alpha: error rate of the whole, 0 < alpha < 1.
 
     Returns:
-        The exposure, without anything that points to a person.
+        The exposure, which identifies nobody.
 
     Raises:
         EvidenceError: a score is NaN, there are too few references, no retained, control or unseen

@@ -1,4 +1,4 @@
-"""What an attack reaches: the ROC curve, the area under it, and rates of true and false positives,
+"""Figures of an attack: the ROC curve, the area under it, and rates of true and false positives,
 with their intervals."""
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ FEWEST_FALSE_POSITIVES = 10
 
 @dataclass(frozen=True)
 class Roc:
-    """The receiver operating characteristic, from (0, 0) to (1, 1): flag what scores at least the
-    threshold."""
+    """The receiver operating characteristic, from (0, 0) to (1, 1): scores of at least the
+    threshold are flagged."""
 
     fpr: Floats
     """(k,) share of non-members flagged, rising"""
@@ -151,8 +151,8 @@ def _sigmoid(x: float) -> float:
 
 
 def threshold(non_members: Floats, rate: float) -> float:
-    """The least threshold that at most a share `rate` of the non-members exceed; what exceeds it is
-    flagged.
+    """The least threshold that at most a share `rate` of the non-members exceed; scores above it
+    are flagged.
 
     It is one of the non-members' scores, their (1 - rate) quantile.
 

@@ -1,4 +1,4 @@
-"""What all attacks share: which records play which part, and the checks of their input."""
+"""Shared by all attacks: the records that are members and non-members, and checks of the input."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tasks.verification.scoring import Floats, Ints, Scores
 
 Mask = NDArray[np.bool_]
 MOST_RECORDS = 2000
-"""RMIA compares with, and the population attack learns from, at most so many records of a kind,
-drawn with a fixed seed, so that large data sets do not take hours; the regression has three
+"""Most records of a kind that RMIA compares with, and that the population attack learns from. They
+are drawn with a fixed seed. Larger data sets would take hours, and the regression has only three
 coefficients."""
 FEWEST_REFERENCES = 4
 """Fewest `without` references: the model judged and the non-member are left out, and two must
