@@ -236,7 +236,7 @@ REQUEST_SUITE = tuple(
 def request_facts(
     entries: list[Request | RefusedEntry], selected_rows: list[NDArray[np.intp] | None]
 ) -> pd.DataFrame:
-    """A row per entry: is it well-formed, known, asked once?
+    """A row per entry: whether it is well-formed, has a known subject, and occurs once.
 
     Args:
         entries: the batch.
@@ -277,8 +277,8 @@ def near_duplicate_finding(
     manifest: pd.DataFrame,
     packed_files: image_pack.PackedFiles,
 ) -> dict[str, Any]:
-    """A warning for records of another subject that look the same as one to be forgotten: those
-    stay in the model.
+    """A warning for records of other subjects that look the same as one to be forgotten; they stay
+    in the model.
 
     Returns:
         The finding; `records` are the other subjects' records.

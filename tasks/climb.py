@@ -1,4 +1,5 @@
-"""Stage `climb`: the next rung of the ladder, if the previous one did not pass for everybody."""
+"""Stage `climb`: try the next rung of the ladder, if the previous one did not pass for
+everybody."""
 
 from __future__ import annotations
 
@@ -15,8 +16,8 @@ from tasks.verification import batch_verdicts
 from tasks.verification.scoring import ModelScores, Scores
 
 KINDS = (("train", "with", "with_blocks"), ("retrain", "without", "without_blocks"))
-"""Of further references: the stage by whose recipe they are trained, their role, and the setting
-that numbers their blocks."""
+"""Kinds of further references: the stage whose recipe trains them, their role, and the setting with
+their blocks."""
 
 
 def main(

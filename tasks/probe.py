@@ -35,7 +35,7 @@ MOST_STEPS = 200
 HALFWAY = 0.5
 """Share of the way from the retrain baseline's loss to the original's that relearning goes.
 
-The rest takes every model long and depends more on the learning rate than on the model.
+The second half takes every model long, and depends more on the learning rate than on the model.
 """
 BASELINE = "retrained"
 KEYS = ("original", "unlearned", BASELINE)

@@ -1,5 +1,5 @@
-"""Stage `propose`: which model passes for every request of the batch, and what was tried until one
-did."""
+"""Stage `propose`: find the first model that passes for every request of the batch, and list the
+models tried."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class ClimbedRung:
-    """A rung with what became of it.
+    """A rung and its result.
 
     Attributes:
         name: of the rung.
@@ -48,11 +48,11 @@ class ClimbedRung:
 
     @property
     def own(self) -> Rung | None:
-        """What the settings say of it; None for `first` and `retrain`."""
+        """Its settings; None for `first` and `retrain`."""
         return self.settings.ladder.rungs.get(self.name)
 
     def plain(self) -> dict[str, Any]:
-        """As `ladder.json` has it."""
+        """Its entry in `ladder.json`."""
         mode = self.settings.references.mode
         judges = self.own is not None and bool(self.own.references)
         return {
@@ -69,7 +69,7 @@ class ClimbedRung:
 
 @dataclass(frozen=True)
 class Batch:
-    """What the rungs of a batch are judged by."""
+    """The data by which the rungs of a batch are judged."""
 
     rungs: Path
     scores: Scores
@@ -119,8 +119,8 @@ class Batch:
         )
 
     def _exact(self, last: ClimbedRung, exact: ModelScores) -> ClimbedRung:
-        """The exact retrain, judged like any other, with the references of the last rung that was
-        tried; it was trained in any case, whatever the budget."""
+        """The exact retrain, judged with the references of the last rung that was tried. It is
+        trained in any case, whatever the budget."""
         before, model = last.outcome, self.of_role("retrained")
         if before.next_state() != "tried":
             skipped = ladder.Outcome(
@@ -171,8 +171,8 @@ def main(
     out: Path,
 ) -> None:
     """Judge the model of every rung that was tried, and propose the first that passes for every
-    request. Its verdicts and lineage are what the report tells. Where no unlearned model passes,
-    the report tells of the first rung, or of the first with the most references.
+    request. The report shows its verdicts and lineage. If no unlearned model passes, the report
+    shows the first rung, or the first with the most references.
 
     Example: python -m tasks.propose --rungs artifacts/ladder --scores artifacts/score/scores.npz
     --verdicts artifacts/verify/verdicts.json --lineage artifacts/score/lineage.json --trace
@@ -201,7 +201,7 @@ def main(
 
 
 def _reported(climbed: list[ClimbedRung], proposed: ClimbedRung | None) -> ClimbedRung:
-    """The rung whose verdicts and model the report tells."""
+    """The rung whose verdicts and model are reported."""
     if proposed is not None and proposed.name != RETRAIN:
         return proposed
     with_more = [rung for rung in climbed if rung.own and rung.own.references and rung.judged]
@@ -211,7 +211,7 @@ def _reported(climbed: list[ClimbedRung], proposed: ClimbedRung | None) -> Climb
 def _ladder_json(
     climbed: list[ClimbedRung], proposed: ClimbedRung | None, chosen: Settings, rules: GateRules
 ) -> dict[str, Any]:
-    """What `ladder.json` says of the rungs and of the proposal."""
+    """The content of `ladder.json`: the rungs and the proposal."""
     states = [rung.outcome.state for rung in climbed]
     last = climbed[-1].outcome
     if proposed is not None:
@@ -236,13 +236,13 @@ def _ladder_json(
 
 
 def _cost(model: dict[str, Any]) -> dict[str, Any]:
-    """What a model cost, without what it is and where it lies."""
+    """The cost of a model, without its name, path and hash."""
     identity = ("name", "role", "path", "weights_sha256")
     return {key: value for key, value in model.items() if key not in identity}
 
 
 def _refuse_unknown_rungs(rungs: Path, chosen: Settings) -> None:
-    """See that nothing lies there but the rungs of the settings."""
+    """Refuse results of rungs that the settings do not name."""
     names = {path.name for path in rungs.iterdir() if not path.name.startswith(".")}
     extra = sorted(names - {FIRST, *chosen.ladder.rungs})
     if extra:

@@ -1,7 +1,7 @@
 """Measured costs, kept in git under `ledger/` so that a reproduced audit gives the same files.
 
-A second run of a stage takes another number of seconds. So the cost of a model is filed under the
-hash of its weights and never overwritten: a run that makes the same weights reads it back.
+A second run of a stage takes different time. So the cost of a model is filed under the hash of its
+weights and never overwritten: a run that makes the same weights reads it back.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def keep(
         activity: `train`, `retrain` or `unlearn`; part of the key, because unlearning by `none`
             gives the original's weights at another cost.
         weights_sha256: hash of the model's safetensors file.
-        measured: what this run measured: `seconds` (wall clock, s), `device`, `threads`,
+        measured: the figures of this run: `seconds` (wall clock, s), `device`, `threads`,
             `precision`, `torch`.
         folder: where the files lie.
 

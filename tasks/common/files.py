@@ -1,5 +1,4 @@
-"""Reading and writing files: ours are written atomically and deterministically; the user's are read
-with limits."""
+"""Reads and writes files: our own atomically and deterministically, the user's with limits."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ SOURCE: Code = "en"
 LOCALES: dict[Code, str] = {"en": "en_GB", "zh": "zh_CN"}
 """The locale of numbers and dates in each language."""
 NATIVE: dict[Code, str] = {"en": "English", "zh": "中文 (Chinese)"}
-"""What each language calls itself."""
+"""The name of each language in itself."""
 SENTENCES = "sentences"
 """Key under which a file keeps the messages and values of its sentences, by their English text."""
 

@@ -1,4 +1,4 @@
-"""The same arithmetic on every x86-64 processor with AVX2: fixed instruction sets.
+"""Makes arithmetic the same on every x86-64 processor with AVX2, by fixed instruction sets.
 
 PyTorch, oneDNN, MKL, NumPy and OpenBLAS choose their code by the processor, and different code
 rounds differently. Each reads an environment variable when it is loaded. So a stage restarts itself

@@ -1,4 +1,4 @@
-"""Share work on many items among a few processes of one machine, if it is worth starting them."""
+"""Shares work on many items among a few processes of one machine, if that saves time."""
 
 from __future__ import annotations
 

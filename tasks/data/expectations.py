@@ -1,7 +1,7 @@
 """Validate the rules with Great Expectations.
 
-It reports only whether a rule holds, so that no value of the data, which may be personal, gets into
-its results; the rules themselves name the faulty rows (`tasks.data.rules`).
+The results say only whether a rule holds, so that they contain no personal data; the rules name the
+faulty rows (`tasks.data.rules`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def validate(table: pd.DataFrame, suite: Sequence[Rule], name: str) -> list[bool]:
-    """Validate rules as one suite: validated one by one, the whole table would be hashed for each.
+    """Validate rules as one suite, since Great Expectations hashes the whole table for each suite.
 
     Args:
         table: has the columns of all rules.

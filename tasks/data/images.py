@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tasks.common.settings import Data
 
 MAX_PIXELS = 64_000_000
-"""Largest image that is decoded, pixels; more is taken for a decompression bomb."""
+"""Largest image that is decoded, pixels; a larger one counts as a decompression bomb."""
 
 MAX_BYTES = 512 * 2**20
 """Largest image file that is read, bytes."""
@@ -32,7 +32,7 @@ ORIENTATION = 0x0112
 """EXIF tag of the camera's orientation; Pillow reads it from XMP as well."""
 
 MAX_SAMPLE, MAX_SAMPLE_ANY_TYPE, SAMPLE_BITS, SAMPLE_FORMAT = 281, 341, 258, 339
-"""TIFF tags that say the range of the samples."""
+"""TIFF tags with the range of the samples."""
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -142,8 +142,8 @@ def pixels(picture: Image.Image, data: Data) -> NDArray[np.uint8]:
 
 
 def _square(picture: Image.Image, data: Data) -> Image.Image:
-    """A picture brought to a square: stretched, or its shorter side scaled and the middle cut out,
-    as `Resize` and `CenterCrop` of torchvision do it; antialiased either way."""
+    """A picture as a square: stretched, or scaled by its shorter side and cropped in the middle, as
+    by torchvision's `Resize` and `CenterCrop`; antialiased either way."""
     from PIL import Image
 
     side = data.image_size
@@ -236,7 +236,7 @@ def _number(tag: object) -> float | None:
 
 
 def _significant_bits(content: bytes) -> int | None:
-    """The bits that the chunk sBIT of a grey PNG of 16 bits names, where they are fewer."""
+    """The number of bits in the chunk sBIT of a grey PNG of 16 bits, if it is below 16."""
     if not content.startswith(_PNG):
         return None
     offset = 8

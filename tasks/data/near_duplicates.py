@@ -1,4 +1,4 @@
-"""Records that look the same: a tree over rough thumbnails finds all candidates."""
+"""Finds records that look the same; a tree over rough thumbnails finds all candidates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Select the records of a request: from its identities to rows of the manifest.
+"""Selects the records of a request: from its identities to rows of the manifest.
 
 Labels, splits and roles play no part here. The stage `resolve` decides whether the records can be
 forgotten; a release and an erasure remove them from the data set.
@@ -28,12 +28,12 @@ class Selection:
     Attributes:
         rows: (k,) rows of the manifest, in the order of the request where it names single records;
             none where there is a `fault`.
-        subject_id: whose they are; None where no single data subject is meant.
-        whole_subject: whether they are all of that subject's records.
-        fault: why nothing is selected: `unknown_subject`, `similar_subject` (an identity is nearly
-            one on record), `ambiguous_subject`, `unknown_record`, `record_of_another_subject`; None
-            where something is.
-        named: what the fault is about: record ids, or the types of the similar identities.
+        subject_id: of their person; None if the request does not mean exactly one data subject.
+        whole_subject: whether they are all records of that subject.
+        fault: the reason why nothing is selected: `unknown_subject`, `similar_subject` (an identity
+            is nearly one on record), `ambiguous_subject`, `unknown_record`,
+            `record_of_another_subject`; None where something is.
+        named: the record ids, or the types of similar identities, that the fault is about.
     """
 
     rows: NDArray[np.intp]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ROLES = ("training", "calibration", "control", "test")
-"""What a data subject is for."""
+"""The roles of data subjects."""
 
 SPLIT_VALUES = (*ROLES, "unseen")
 """Values of the manifest's optional column `split`; `unseen` subjects are shared out by the split
@@ -34,7 +34,7 @@ IDENTIFIER = r"[A-Za-z0-9._-]{1,64}"
 
 @dataclass(frozen=True)
 class Rule:
-    """What is expected of a column of a table, by one of the fields after `severity`.
+    """An expectation about a column of a table, given by one of the fields after `severity`.
 
     Attributes:
         name: short machine word.
@@ -151,7 +151,7 @@ def facts(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
 
 
 def faults(table: pd.DataFrame, folder: Path) -> dict[Rule, NDArray[np.bool_]]:
-    """Which rows of a manifest, with all values as strings, break which rule.
+    """The rows of a manifest that break each rule; all values are strings.
 
     Returns:
         By rule, (n,) bool, true where the record is at fault.
@@ -215,7 +215,7 @@ def _leads_inside(link: Path, root: Path) -> bool:
 
 
 _ODD_IN_PATHS = ("\\", "\0", ":", "..", "\n/", "/\n", "\n\n")
-"""What a plain path does not contain, in a text with one path per line."""
+"""Characters and parts that a plain path does not contain, in a text with one path per line."""
 
 
 def _links(root: Path, parent: str) -> tuple[bool, frozenset[str]]:

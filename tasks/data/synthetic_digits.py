@@ -30,7 +30,7 @@ ROTATION_SD, SHEAR_SD, LOG_SCALE_SD, LOG_GAMMA_SD = 16.0, 0.45, 0.20, 0.65
 
 @dataclass(frozen=True)
 class Hand:
-    """How one writer writes: the inverse affine map of the page (row, column) and the stroke's
+    """The hand of one writer: the inverse affine map of the page (row, column) and the stroke's
     gamma."""
 
     rr: float

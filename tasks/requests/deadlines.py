@@ -48,7 +48,7 @@ def deadline(regulation: str, received: date, holidays: Collection[date] = ()) -
     Args:
         regulation: `gdpr`, `ccpa`, `lgpd` or `pipl`.
         received: the day of receipt, as the request's own time stamp writes it.
-        holidays: public holidays; only the GDPR's count looks at them.
+        holidays: public holidays; only the count of the GDPR uses them.
 
     Raises:
         RequestError: the regulation is another one, or the deadline lies beyond the year 9999.

@@ -130,7 +130,7 @@ class RecordedLetter(_Recorded):
 
 
 class Registered(_Strict):
-    """What the register of requests knows of one request and its report has to say."""
+    """Facts of one request from the register of requests, for its report."""
 
     identity: RecordedIdentityCheck | None = None
     extension: RecordedExtension | None = None

@@ -26,7 +26,7 @@ CUSTOMER_ID = "controller_customer_id"
 
 
 class Directory:
-    """The known identities. Holds personal data; nothing of it is ever shown."""
+    """The known identities. It holds personal data, which is never shown."""
 
     def __init__(
         self,
@@ -60,8 +60,9 @@ class Directory:
         self._key: pseudonyms.PseudonymKey | None = None
 
     def subjects(self, identities: Iterable[SubjectIdentity]) -> set[str]:
-        """The data subjects that identities mean: none if unknown, several if they contradict each
-        other. Canonical forms are compared (`tasks.requests.identities`).
+        """The data subjects that have one of these identities: none if unknown, several if the
+        identities contradict each other. Canonical forms are compared
+        (`tasks.requests.identities`).
 
         Raises:
             PseudonymError: an identity is a pseudonym, and the key at hand is missing or another
@@ -161,7 +162,7 @@ class Directory:
         return self._key
 
     def _key_of(self, pseudonym: str) -> pseudonyms.PseudonymKey:
-        """The key at hand, which has to be the one that the pseudonym was made with."""
+        """The current key, which must be the one that the pseudonym was made with."""
         key = self._load_key()
         if not key.has_made(pseudonym):
             raise PseudonymError(

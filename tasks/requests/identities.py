@@ -1,4 +1,4 @@
-"""The canonical form of identities, by which they are compared, and forms that are nearly the same.
+"""The canonical form by which identities are compared, and forms that are nearly the same.
 
 Everything that compares identities compares canonical forms: the subject directory, the keyed
 pseudonyms of the register, and hashes that others send (`spellings`).
@@ -62,8 +62,8 @@ def spellings(identity_type: str, value: str) -> set[str]:
 
 
 def loose(identity_type: str, value: str) -> str:
-    """A form that nearly equal identities share: no case, accents, signs or leading zeros, no tag
-    of an e-mail address and nothing around it, no country code and no extension."""
+    """A form that is the same for nearly equal identities: no case, accents, signs or leading
+    zeros, no tag of an e-mail address and nothing around it, no country code and no extension."""
     text = canonical(identity_type, value)
     if is_email(identity_type) and (address := _ADDRESS.search(text)):
         text = address[0]

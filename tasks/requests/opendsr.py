@@ -1,4 +1,4 @@
-"""Deletion requests in OpenDSR form. The only place that parses a request.
+"""Parses deletion requests in OpenDSR form; no other module does.
 
 A malformed entry is set aside as a `RefusedEntry` and does not stop the others. The content of a
 request is untrusted: reasons name fields and positions and never echo a value.
@@ -57,7 +57,7 @@ LAWS_SINCE = {
 """The day from which each law applies: no request under it is older."""
 
 CLOCKS_APART = timedelta(days=1)
-"""How far in the future a request may be dated: clocks and time zones differ."""
+"""Most time by which a request may be dated in the future, since clocks differ."""
 
 _EACH_ONCE = say("expected a JSON object with the keys of an OpenDSR request, each once")
 
@@ -331,7 +331,7 @@ def _read_list(path: Path) -> list[Any]:
 
 
 class Ambiguous:
-    """Stands for a JSON object that has a key twice, so that its value is unknown."""
+    """Placeholder for a JSON object that has a key twice, so that its value is unknown."""
 
 
 def unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any] | Ambiguous:

@@ -2,8 +2,8 @@
 
 A pseudonym is HMAC-SHA256(key, type NUL SHA-256 of the canonical value in hexadecimal), so an
 identity sent in the clear matches the same identity sent as a hash, and so do two spellings of it
-(`tasks.requests.identities`). Without the key nobody can try names until one matches. In files it
-is written `<key id>:<hexadecimal>`, so that a wrong key is an error and not an unknown person.
+(`tasks.requests.identities`). Without the key, nobody can find a name by trying. In files it is
+written `<key id>:<hexadecimal>`, so that a wrong key is an error and not an unknown person.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ def load_key(workspace: Path) -> PseudonymKey:
 
 
 def make(workspace: Path) -> PseudonymKey:
-    """The key at hand; made first if there is none. Two processes that make one at once get the
-    same key.
+    """The current key; if there is none, one is made. Two processes that make one at the same time
+    get the same key.
 
     Raises:
         PseudonymError: as `load_key`.

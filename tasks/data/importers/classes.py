@@ -26,7 +26,7 @@ SHOWN = 12
 """Most classes that a note names."""
 
 NO_VALUE = ("", "nan", "NaN", "None", "<NA>", "NaT")
-"""What programs write for a missing value."""
+"""Texts that programs write for a missing value."""
 
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]{1,3})?")
 

@@ -84,7 +84,7 @@ def import_data(
 
 @dataclass
 class _Pictures:
-    """The image files, and what they have in common."""
+    """Reads the image files, and collects facts about all of them."""
 
     source: Path
     paths: list[str]
@@ -127,7 +127,7 @@ class _Pictures:
             )
 
     def notes(self) -> list[str]:
-        """What the user should compare with the preprocessing of the model's training."""
+        """Notes for the user to compare with the preprocessing of the model's training."""
         notes = []
         if self.turned:
             notes.append(

@@ -112,7 +112,7 @@ def read_idx(path: Path) -> NDArray[Any]:
 
 
 def _read(stream: io.BufferedIOBase, name: str) -> NDArray[Any]:
-    """Read the header first, and then no more than it announces: a small file can unpack to
+    """Read the header, then only as many bytes as it announces: a small file can unpack to
     terabytes."""
     head = stream.read(4)
     if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in _KINDS:

@@ -25,7 +25,7 @@ def import_data(
     Args:
         folder: the data folder to make.
         name: name of the class, e.g. `FashionMNIST`.
-        root: where its files lie.
+        root: folder with its files.
         download: fetch them if they are absent (needs a network).
         limit: at most so many records, the first ones.
         class_names: names of the classes in order.

@@ -34,7 +34,7 @@ DARK = 0.25
 
 @dataclass(frozen=True)
 class Summary:
-    """What was imported, for `params.yaml` and the user.
+    """The result of an import, for `params.yaml` and the user.
 
     Attributes:
         records: number of records.
@@ -149,10 +149,9 @@ def write(folder: Path, source: Source) -> Summary:
 
 
 def _personal_classes(table: pd.DataFrame, classes: Classes) -> list[str]:
-    """A warning if classes seem to be people, as in face recognition: reports name classes.
-
+    """A warning if classes seem to be people, as in face recognition, since reports name classes.
     They seem so if a class has the name of a data subject, or if each named class holds the records
-    of one subject and each subject's records lie in one class.
+    of one subject and each subject's records are in one class.
     """
     have_names = not all(name.isdigit() for name in classes.names)
     share_a_name = have_names and not set(classes.names).isdisjoint(table["subject_id"].astype(str))
