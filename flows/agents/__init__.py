@@ -1,3 +1,3 @@
-"""Stages on other machines."""
+"""Runs stages on other machines."""
 
 __all__ = ["dispatch", "host"]

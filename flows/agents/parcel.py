@@ -1,4 +1,4 @@
-"""Transfer between a workspace and an agent, through the DVC remote only.
+"""Transfers stages between a workspace and an agent, through the DVC remote only.
 
 Records, models and results travel as DVC objects. Files that DVC does not hold (the pipeline, the
 settings, files that git tracks) travel as one parcel in `handover/<batch>/<id>/`. So an agent needs

@@ -1,4 +1,4 @@
-"""An agent runs a stage in a temporary folder.
+"""Runs a stage on an agent, in a temporary folder.
 
 Inputs come from the DVC remote, results go there, and the folder with all copies is always removed.
 If the agent is killed, the next stage or `erasure-audit agent start` removes it.

@@ -1,4 +1,4 @@
-"""Erasing the copies of a released batch's records in every store, with a receipt per store.
+"""Erases the copies of a released batch's records in every store, with a receipt per store.
 
 The erasure is planned first. Each store is erased and searched again, and only then gets its
 receipt. Before the erasure is tagged, all stores are searched once more. Steps that are done are

@@ -1,5 +1,5 @@
-"""Copies that come back after an erasure: somebody pushes an old clone, restores a backup, or a
-fetch was under way.
+"""Finds copies that come back after an erasure: somebody pushes an old clone, restores a backup, or
+a fetch was under way.
 
 A keyed hash of everything that was erased is kept (HMAC-SHA256 with the key of pseudonyms). It
 finds copies again, and reveals nothing without the key.

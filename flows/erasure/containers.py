@@ -1,5 +1,5 @@
-"""The content of files: the pixels of an image or an array, the members of an archive, the cells of
-a database."""
+"""Reads the content of files: the pixels of an image or an array, the members of an archive, the
+cells of a database."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Which objects saw which records: a graph of the inputs and outputs of every stage in every state.
+"""Finds the objects that saw records, in a graph of the inputs and outputs of every stage in every
+state.
 
 A model counts as exposed to a record unless it is known that it is not: because its training data
 are available and do not list the record, or because it was retrained without it.

@@ -1,4 +1,4 @@
-"""Pictures and archives inside other bytes: after the beginning, or as base64 or hexadecimal
+"""Finds pictures and archives inside other bytes: after the beginning, or as base64 or hexadecimal
 digits, as in notebooks, pages and mails.
 """
 

@@ -1,5 +1,5 @@
-"""What an erasure searches for: records, everything that lists or names them, and models that saw
-them.
+"""Judges whether an erasure must remove a file: records, everything that lists or names them, and
+models that saw them.
 
 The judge decides whether an object or file must go. Files that a remaining record needs, files from
 which verdicts are derived, and released files are kept by their hash and not judged.

@@ -1,5 +1,5 @@
-"""Rows of erased people in pools: they are removed from the current table, and every other version
-of a pool that holds one is erased."""
+"""Removes rows of erased people from the current pool, and finds all other versions of pools that
+hold one."""
 
 from __future__ import annotations
 

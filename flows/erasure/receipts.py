@@ -1,5 +1,5 @@
-"""Receipts: counts of what was searched for, found and erased in each store. They hold no id, name
-or hash of a record."""
+"""Receipts: counts of copies searched for, found and erased in each store. They hold no id, name or
+hash of a record."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Renewal of a closed batch's reports from its current decisions."""
+"""Makes the reports of a closed batch again, with its current decisions."""
 
 from __future__ import annotations
 

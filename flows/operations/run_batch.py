@@ -1,4 +1,4 @@
-"""Running a batch from the command line: DVC is asked first, and Prefect starts only if a stage is
+"""Runs a batch from the command line: DVC is asked first, and Prefect starts only if a stage is
 stale."""
 
 from __future__ import annotations

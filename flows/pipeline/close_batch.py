@@ -1,4 +1,4 @@
-"""Closing a batch: one commit holds everything that a later reader needs, and the tag
+"""Closes a batch: one commit holds everything that a later reader needs, and the tag
 `audit/<batch>` names it. `checkout` goes back to that tag."""
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ COMMITTED = (
     "signed",
     "trusted-keys",
 )
-"""What a closed batch consists of. The content behind the hashes of `dvc.lock` is in DVC's cache
-and remotes."""
+"""Files and folders of a closed batch. The content behind the hashes of `dvc.lock` is in DVC's
+cache and remotes."""
 
 
 def tag_of(batch: str) -> str:

@@ -306,7 +306,7 @@ def _print_table(table: Table) -> None:
 
 
 def advice(lines: Iterable[str]) -> None:
-    """Why a full retrain is advised, a line each on stdout."""
+    """Print the reasons for a full retrain on stdout, one per line."""
     from rich.console import Console
 
     for line in lines:
@@ -314,7 +314,7 @@ def advice(lines: Iterable[str]) -> None:
 
 
 def comparison(result: Comparison) -> None:
-    """Print what `reproduce` found on stdout."""
+    """Print the result of `reproduce` on stdout."""
     from rich.console import Console
 
     console = Console(soft_wrap=True, highlight=False)

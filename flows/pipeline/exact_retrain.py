@@ -1,8 +1,8 @@
-"""Whether a batch that a pool judges is retrained, too: on demand, once a month, or always.
+"""Decides whether a batch that a pool judges is retrained, too: on demand, once a month, or always.
 
-The retrain is the baseline of the report, the model that can be released instead, and what the pool
-is tested by (`tasks.pooling.renewal`). It is made while the records of the batch are still there:
-after a release they are erased, and no later re-audit could make it.
+The retrain is the baseline of the report, it can be released instead, and it tests the pool
+(`tasks.pooling.renewal`). It must be made before the release: then the records are erased, and no
+re-audit could make it.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def planned(workspace: Path, chosen: settings.Settings) -> settings.Settings:
 
 
 def _began(workspace: Path, batch: str) -> str:
-    """When the audit of a batch began, RFC 3339; now, where it did not yet."""
+    """When the audit of a batch began, RFC 3339; the current time if it has not begun."""
     path = workspace / cost_ledger.BATCHES / f"{batch}.json"
     if path.exists():
         return str(files.read_json(path)["started"])

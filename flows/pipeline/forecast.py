@@ -1,6 +1,6 @@
-"""What a run will take, and whether it can decide, before it begins. Nothing is changed by this.
+"""Estimates the cost of a run, and whether it can decide, before it begins. It changes nothing.
 
-The model is looked at, one training step is timed on this machine, and earlier audits say how
+It checks the model, times one training step on this machine, and reads from earlier audits how
 detectable such requests were.
 """
 
@@ -38,7 +38,7 @@ BASE = ("pack", "check", "split", "train")
 
 @dataclass(frozen=True)
 class OriginalModel:
-    """What is known of the original model before the run.
+    """The original model before the run.
 
     Attributes:
         state: `trained` by the pipeline, `sound`, or `unusable`.
@@ -57,7 +57,7 @@ class OriginalModel:
 
 @dataclass(frozen=True)
 class Expected:
-    """What is to be expected of one request.
+    """The forecast of one request.
 
     Attributes:
         request_id: which.
@@ -77,7 +77,7 @@ class Expected:
 
 @dataclass(frozen=True)
 class RunPlan:
-    """What a run will take.
+    """The cost of a run.
 
     Attributes:
         batch: its name.
@@ -213,7 +213,7 @@ def _models_to_train(stages: Collection[str], chosen: settings.Settings) -> dict
 
 
 def _too_few(chosen: settings.Settings) -> list[str]:
-    """Why the settings alone keep the test from deciding."""
+    """Reasons why the test cannot decide with these settings."""
     if chosen.verify.mode == "screening":
         return ["verify.mode is screening, which can never pass anybody"]
     if chosen.references.mode != "batch":

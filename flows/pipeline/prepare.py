@@ -1,4 +1,4 @@
-"""Preparation of an audit, and its first stages, which run while Prefect is still starting."""
+"""Prepares an audit, and runs its first stages while Prefect is still starting."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ PACKAGES = (
     "torchvision",
     "typst",
 )
-"""Whose versions can change a result or how it is shown."""
+"""Packages whose versions can change a result or its presentation."""
 PASSING = ("started", "commit", "earlier")
 """Parts of the circumstances that no result depends on."""
 
@@ -71,7 +71,7 @@ def _circumstances(workspace: Path, chosen: settings.Settings) -> dict[str, Any]
 
 
 def lasting(record: dict[str, Any]) -> dict[str, Any]:
-    """What of the circumstances can change a result: all but `PASSING`."""
+    """The circumstances that can change a result: all but `PASSING`."""
     return {key: value for key, value in record.items() if key not in PASSING}
 
 

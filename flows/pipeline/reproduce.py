@@ -1,4 +1,4 @@
-"""Checking a closed batch: at its tag, in a worktree of its own, at one of three levels.
+"""Checks a closed batch: at its tag, in a worktree of its own, at one of three levels.
 
 `integrity` compares every recorded file with its hash in `dvc.lock`, and checks the signatures.
 `rederive` makes verdicts and reports again from the kept scores; it works after the records are
@@ -42,7 +42,7 @@ LATER = ("erased", "release", "audit")
 
 @dataclass
 class Comparison:
-    """What a level found. Paths are relative to the workspace.
+    """The result of a level. Paths are relative to the workspace.
 
     Attributes:
         level: the level asked for.
@@ -86,11 +86,11 @@ def reproduce(
     Args:
         folder: the workspace, a git repository.
         batch: name of the batch or its tag.
-        level: how much is done again.
+        level: which comparison is made.
         listener: told what happens to the stages that run.
 
     Returns:
-        What was identical and what was not; true if the level holds.
+        The identical and the different paths; true if the level holds.
 
     Raises:
         ReproductionError: there is no such tag, an input of the level is missing, a stage did not
@@ -171,7 +171,7 @@ def _integrity(
 
 
 def _compare_kept(record: Record, path: str, comparison: Comparison) -> None:
-    """Compare one recorded path with what git, DVC's cache or a remote holds of it."""
+    """Compare one recorded path with its copy in git, DVC's cache or a remote."""
     if record.in_git(path):
         _compare(record, path, comparison)
         return

@@ -13,7 +13,7 @@ from tasks.common.errors import RequestError
 
 @dataclass(frozen=True)
 class Result:
-    """What became of one request; the report's path is relative to the workspace."""
+    """The result of one request; the report's path is relative to the workspace."""
 
     request: str
     verdict: str
@@ -65,7 +65,7 @@ def read(workspace: Path, batch: str) -> list[Result]:
 
 
 def advice(workspace: Path, batch: str) -> list[str]:
-    """Why a full retrain is advised after a batch; empty if none is."""
+    """Reasons for a full retrain after a batch; empty if none is advised."""
     paths = sorted((workspace / "reports" / batch).glob("*/evidence.json"))
     texts = [item["text"] for path in paths for item in files.read_json(path).get("advice", [])]
     return list(dict.fromkeys(texts))
@@ -109,7 +109,7 @@ def find(workspace: Path, request: str, first: str) -> Path:
 
 
 def explanation(evidence: dict[str, Any]) -> list[str]:
-    """What a person wants to know of the evidence on one request, as lines."""
+    """A summary of the evidence on one request, as lines."""
     influence = evidence.get("residual_influence") or {}
     estimate, low, high = (_number(influence.get(key)) for key in ("estimate", "low", "high"))
     check = evidence.get("self_check") or {}

@@ -1,4 +1,4 @@
-"""Exact retrains of the batches that a pool judged, read from their evidence."""
+"""Reads, from the evidence of earlier batches, the exact retrains that a pool judged."""
 
 from __future__ import annotations
 

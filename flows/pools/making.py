@@ -1,4 +1,4 @@
-"""Making a pool, and taking rows of people who left out of it."""
+"""Makes a pool, and removes the rows of people who left from it."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class Made:
 def make(home: Path, blocks: int, jobs: int | None, listener: stage_runner.Listener) -> Made:
     """Train the blocks of a pool as stages of the pipeline, and have DVC track the pool.
 
-    Afterwards the stage is no part of the graph, so later versions of the data and erasures leave
-    the pool as it is. Blocks that were finished before an interruption are not trained again.
+    Afterwards the stage is not in the graph any more, so later versions of the data and erasures do
+    not change the pool. Blocks that were finished before an interruption are not trained again.
 
     Args:
         home: the workspace.
@@ -76,7 +76,7 @@ def _run(
     jobs: int | None,
     listener: stage_runner.Listener,
 ) -> None:
-    """Bring the pool's stages up to date, and what they read from, and nothing else."""
+    """Bring only the pool's stages and their upstream up to date."""
     graph = dvc_graph.read(home)
     by_name = {stage.name: stage for stage in graph}
     needed = {stage.name for stage in graph if stage.name.startswith(STAGE)}
@@ -110,10 +110,10 @@ def _run(
 
 
 def erase(home: Path) -> dict[str, Any]:
-    """Take the rows of records that the data no longer have out of the pool, and file a receipt.
+    """Remove the rows of records that are no longer in the data from the pool, and file a receipt.
 
-    DVC tracks the pool as it is then. Older versions of it in DVC's cache and remotes are other
-    stores: `erasure-audit erase` finds what it knows of, and docs/pool.md says what it does not.
+    DVC then tracks the new pool. Older versions are in DVC's cache and remotes: `erasure-audit
+    erase` erases them, with the limits that docs/pool.md names.
 
     Args:
         home: the workspace.

@@ -1,4 +1,4 @@
-"""Whose deletion the pool could verify, before anybody has asked."""
+"""Computes whose deletion the pool could verify, before anybody asks."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from tasks.verification.scoring import Scores
 
 @dataclass(frozen=True)
 class Person:
-    """What the pool can say of one training subject.
+    """How well the pool can judge one training subject.
 
     Attributes:
         pseudonym: by the workspace's key.
         records: training records.
-        detectability: d' of the statistic on all records; None where nothing can be said.
+        detectability: d' of the statistic on all records; None if the pool cannot judge the person.
         smallest_rho0: the smallest margin that a perfect retrain is certified at four times in
             five; None: none below 1.
         verifiable: whether that is within `verify.rho0`.
-        models_more: models to add to the pool so that it would be; 0: none, None: no number would.
-        reason: why nothing can be said, else None.
+        models_more: models to add to the pool for that; 0: none, None: no number suffices.
+        reason: why the pool cannot judge the person, else None.
     """
 
     pseudonym: str
@@ -63,7 +63,7 @@ class Person:
 
 @dataclass(frozen=True)
 class Readiness:
-    """What the pool can say of everybody."""
+    """How well the pool can judge everybody."""
 
     rho0: float
     models: int
@@ -83,7 +83,7 @@ class Readiness:
 
 
 def assess(home: Path, folder: str = FOLDER) -> Readiness:
-    """Ask the pool about every training subject.
+    """Compute how well the pool could judge each training subject.
 
     Args:
         home: the workspace, with its data and `artifacts/split.csv`.
@@ -169,7 +169,7 @@ STYLE = (
 
 
 def page(ready: Readiness, age: renewal.Renewal) -> str:
-    """The result as one HTML page without scripts or links; people stand there by pseudonym."""
+    """The result as one HTML page without scripts or links; it names people by pseudonym."""
     able = sum(person.verifiable for person in ready.people)
     people = [
         f"<tr{'' if person.verifiable else ' class=no'}><td>{html.escape(person.pseudonym[:17])}"

@@ -1,4 +1,4 @@
-"""Backup of the register's database while others use it; for SQLite only."""
+"""Backs up the register's database while others use it; for SQLite only."""
 
 from __future__ import annotations
 

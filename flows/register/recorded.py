@@ -1,4 +1,4 @@
-"""Facts of the register of requests that reports state: identity checks, extensions, refusals,
+"""Facts from the register of requests for the reports: identity checks, extensions, refusals,
 letters, notices to recipients, and exceptions."""
 
 from __future__ import annotations

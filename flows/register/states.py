@@ -1,4 +1,4 @@
-"""Requests of the register: their states, the moves between states, and what a request holds.
+"""The states of requests, the allowed moves between them, and the data of a request.
 
 received → identity_verified → batched → audited → awaiting_signoff → released → erased → closed, or
 rejected → closed. A legal hold is independent of the state: it keeps a request out of batches, and

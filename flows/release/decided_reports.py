@@ -1,4 +1,4 @@
-"""Renewal of a batch's reports with the decisions in them."""
+"""Makes the reports of an audited batch again, with the decisions on it."""
 
 from __future__ import annotations
 

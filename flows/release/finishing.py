@@ -1,4 +1,4 @@
-"""Finishing batches as far as decisions allow: release, erasure, closing."""
+"""Finishes batches as far as decisions allow: release, erasure, closing."""
 
 from __future__ import annotations
 

@@ -154,7 +154,7 @@ class Standing:
 def evaluate(
     batch: str, cases: Sequence[Case], decisions: Sequence[Event], rules: ReleaseRules
 ) -> Standing:
-    """Where a batch stands, as it follows from what is in the register.
+    """The standing of a batch, derived from the register.
 
     Of each person the last decision on a request counts, if it was taken on this audit. A rejection
     ends the batch.

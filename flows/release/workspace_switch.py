@@ -1,4 +1,4 @@
-"""The switch of a workspace from one commit to another, all of it or nothing, and its journal.
+"""Switches a workspace from one commit to another, all of it or nothing, with a journal.
 
 The journal beside the batches names the two commits, so the next release continues or undoes a
 killed one.

@@ -1,8 +1,6 @@
-"""What requests to the server hold, and what it answers, as pydantic models; OpenAPI is made from
-them.
+"""The bodies of requests and answers as pydantic models, from which OpenAPI is made.
 
-An OpenDSR request is the exception: only `tasks.requests.opendsr` reads it, so here is its
-description alone.
+An OpenDSR request is only described here: `tasks.requests.opendsr` reads it.
 """
 
 from __future__ import annotations
@@ -81,7 +79,7 @@ def _expected(form: type[OperatorBody]) -> str:
 
 
 def _complaint(form: type[OperatorBody], error: ValidationError) -> str:
-    """One of a few words that is another one is named; all else is told by the form."""
+    """Name the field if its value is not one of the allowed words; else describe the whole form."""
     faults = error.errors(include_url=False, include_input=False)
     if {fault["type"] for fault in faults} == {"literal_error"}:
         choices = faults[0]["ctx"]["expected"].replace("'", "").replace(" or ", ", ")

@@ -1,4 +1,4 @@
-"""The edge of the server: every call passes here, and errors are masked and logged."""
+"""The class of all routes: it limits bodies, and masks and logs errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How OpenAPI describes what routes answer."""
+"""The descriptions of answers in OpenAPI."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def due(pipeline: list[Stage], stale: set[str]) -> list[Stage]:
 
 
 def status(workspace: Path) -> dict[str, Any]:
-    """What DVC's status says: for each stage that is not as recorded, what differs."""
+    """DVC's status: for each stage that is not as recorded, the differences."""
     with open_repo(workspace) as repo:
         names = {stage.addressing: _name(stage) for stage in repo.index.stages}
         differences: dict[str, Any] = _patiently(repo.status)

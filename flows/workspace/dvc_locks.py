@@ -1,9 +1,9 @@
-"""Locks: DVC's own after a run was killed, and the one that keeps an erasure apart from all other
-work.
+"""Locks: removes DVC's own after a run was killed, and keeps an erasure apart from all other work.
 
 Code that fetches, checks out or writes data of a workspace holds the lock shared (`using`); an
-erasure holds it alone (`erasing`), or data would come back behind it. It is a lock of the operating
-system on a file in git's folder, which all checkouts share: it ends with the process that holds it.
+erasure holds it alone (`erasing`), so that no data come back while it runs. It is a lock of the
+operating system on a file in git's folder, which all checkouts share: it ends with the process that
+holds it.
 
 DVC drops a lock whose process is gone. It cannot handle two cases, which `sweep` does: a process
 number that now belongs to another process (likely in containers, where numbers are low), and a lock

@@ -1,7 +1,8 @@
 """Git: references, objects, commits, and the lock files that a killed git leaves.
 
-Objects are read through `git cat-file --batch`: one process for any number of them, as quick as a
-library, and also for repositories of SHA-256, which pygit2 and dulwich do not open.
+Objects are read through `git cat-file --batch`: one process for any number of them. This is as
+quick as a library, and also works for repositories of SHA-256, which pygit2 and dulwich do not
+open.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where signing keys come from, and whose signatures are trusted.
+"""The key that signs reports, and the keys and authorities that are trusted.
 
 A key comes from the environment, never from settings, so that it never gets into a parameter, log
 or commit. Without one, the workspace's development key signs. The public keys in `trusted-keys/`,

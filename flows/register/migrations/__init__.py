@@ -1,1 +1,1 @@
-"""How the register's tables came to be, version by version (Alembic)."""
+"""The versions of the register's tables, for Alembic."""
