@@ -21,7 +21,7 @@ IDS = ("3f2b9a52-4d0e-4c1b-9a77-2f6f0f3d8c11", "9b1c7e34-6a2d-4f58-8e90-5d4c3b2a
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -111,7 +111,7 @@ def training_subjects(count: int) -> list[str]:
 
 
 def test_a_tiny_world_goes_all_the_way_and_twice_the_same(
-    place: Path, monkeypatch: pytest.MonkeyPatch
+    home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     digits.import_data(Path("data"), writers=20)
     configure("train.epochs=4", "references.seeds_per_block=7", "references.with_blocks=[0]")
@@ -143,7 +143,7 @@ def test_a_tiny_world_goes_all_the_way_and_twice_the_same(
 
 
 @pytest.mark.skipif(not FACES.exists(), reason="the folder shared/datasets/cmu_faces is absent")
-def test_on_real_faces_a_retrain_never_fails_and_an_unchanged_model_does(place: Path) -> None:
+def test_on_real_faces_a_retrain_never_fails_and_an_unchanged_model_does(home: Path) -> None:
     summary = npz.import_data(Path("data"), FACES, "X_64x60", "pose", "subject", maxval="maxval")
     configure(
         f"data.classes={summary.classes}",
@@ -164,7 +164,7 @@ def test_on_real_faces_a_retrain_never_fails_and_an_unchanged_model_does(place: 
     not WRITERS.exists(), reason="the folder shared/datasets/mnist_with_writers is absent"
 )
 def test_on_60_real_writers_a_retrain_never_fails_and_an_unchanged_model_does_where_it_can(
-    place: Path,
+    home: Path,
 ) -> None:
     images, table = (
         WRITERS / "train-images-idx3-ubyte.gz",
@@ -205,9 +205,7 @@ def small(classes, channels, image_size):
 """
 
 
-def test_a_user_brings_model_images_and_people(
-    place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_user_brings_model_images_and_people(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import numpy as np
     from PIL import Image
 
@@ -224,7 +222,7 @@ def test_a_user_brings_model_images_and_people(
         )
     files.write_text(Path("people.csv"), "\n".join(lines) + "\n")
     files.write_text(Path("their_network.py"), FACTORY)
-    monkeypatch.syspath_prepend(place)
+    monkeypatch.syspath_prepend(home)
     folder.import_data(Path("data"), Path("pictures"), Path("people.csv"))
     configure(
         "model.name=their_network:small",

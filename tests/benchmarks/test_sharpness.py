@@ -58,11 +58,11 @@ def test_no_reference_is_measured_by_a_fit_that_saw_it(name: str) -> None:
 def test_the_statistic_in_use_is_the_contrast_of_the_verdict() -> None:
     high, low, judged = said(8, 1.0, 1), said(9, 0.0, 2), said(1, 0.2, 3)
     found = sharpness.measure(high, low, judged, IN_USE, 0.7)
-    for place, aggregate in enumerate((contrast.overall, contrast.memorised(0.7))):
+    for index, aggregate in enumerate((contrast.overall, contrast.memorised(0.7))):
         expected = contrast.contrast(high.phi, low.phi, judged.phi[0], aggregate)
-        np.testing.assert_allclose(found.with_[place], expected.with_)
-        np.testing.assert_allclose(found.without[place], expected.without)
-        assert found.judged[place, 0] == pytest.approx(expected.judged)
+        np.testing.assert_allclose(found.with_[index], expected.with_)
+        np.testing.assert_allclose(found.without[index], expected.without)
+        assert found.judged[index, 0] == pytest.approx(expected.judged)
 
 
 def test_a_model_passes_where_its_gates_a_b_and_c_are_good() -> None:

@@ -34,85 +34,85 @@ SIGNED = Path("signed") / "demo" / REQUEST
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A closed batch with one signed report and a register whose end git keeps."""
-    place = dummy.make(tmp_path_factory.mktemp("vacuous") / "workspace")
-    provenance.write(place, settings.Settings())
-    shell.dvc(place, "repro", "--quiet")
-    files.write_json(place / SIGNED / "evidence.json", {"verdict": "pass"})
+    home = dummy.make(tmp_path_factory.mktemp("vacuous") / "workspace")
+    provenance.write(home, settings.Settings())
+    shell.dvc(home, "repro", "--quiet")
+    files.write_json(home / SIGNED / "evidence.json", {"verdict": "pass"})
     names = [SIGNED / "evidence.json", Path("dvc.lock")]
-    subjects = {name.as_posix(): files.sha256(place / name) for name in names}
-    files.write_bytes(place / SIGNED / signing.STATEMENT, seal(subjects, {}, KEY))
-    files.write_bytes(place / "trusted-keys" / "demo.pem", public_pem(KEY))
-    register = Register(place)
+    subjects = {name.as_posix(): files.sha256(home / name) for name in names}
+    files.write_bytes(home / SIGNED / signing.STATEMENT, seal(subjects, {}, KEY))
+    files.write_bytes(home / "trusted-keys" / "demo.pem", public_pem(KEY))
+    register = Register(home)
     who = signed_off.identity_of(signed_off.PASS)
     wanted = Intake(signed_off.PASS, "gdpr", "2026-11-20T09:00:00Z", (who,))
     register.receive(wanted, "intake", "test")
-    register.file_head(place / anchors.HEADS / "demo.json")
+    register.file_head(home / anchors.HEADS / "demo.json")
     register.close()
-    close_batch.close(place, "demo")
-    return place
+    close_batch.close(home, "demo")
+    return home
 
 
 @pytest.fixture
-def place(sound: Path, tmp_path: Path) -> Path:
+def home(sound: Path, tmp_path: Path) -> Path:
     return dummy.copy(sound, tmp_path / "workspace")
 
 
-def integrity(place: Path) -> bool:
-    return bool(reproduce.reproduce(place, "demo", "integrity"))
+def integrity(home: Path) -> bool:
+    return bool(reproduce.reproduce(home, "demo", "integrity"))
 
 
-def rederive(place: Path) -> bool:
-    return bool(reproduce.reproduce(place, "demo", "rederive"))
+def rederive(home: Path) -> bool:
+    return bool(reproduce.reproduce(home, "demo", "rederive"))
 
 
-def reexecute(place: Path) -> bool:
-    return bool(reproduce.reproduce(place, "demo", "reexecute"))
+def reexecute(home: Path) -> bool:
+    return bool(reproduce.reproduce(home, "demo", "reexecute"))
 
 
-def verify_report(place: Path) -> bool:
-    return bool(signature_checks.verify(place / SIGNED, (KEY.signer,)))
+def verify_report(home: Path) -> bool:
+    return bool(signature_checks.verify(home / SIGNED, (KEY.signer,)))
 
 
-def chain(place: Path) -> bool:
-    register = Register(place)
+def chain(home: Path) -> bool:
+    register = Register(home)
     try:
-        return bool(register.check_chain(anchors.heads(place)).seq)
+        return bool(register.check_chain(anchors.heads(home)).seq)
     finally:
         register.close()
 
 
-def can_be_reproduced_elsewhere(place: Path) -> bool:
-    return close_batch.unpushed(place) is None
+def can_be_reproduced_elsewhere(home: Path) -> bool:
+    return close_batch.unpushed(home) is None
 
 
-def references(place: Path) -> bool:
+def references(home: Path) -> bool:
     import numpy as np
     import pandas as pd
 
     none = pd.DataFrame({"sha256": [], "label": []})
-    folder = place / "artifacts" / "train"
+    folder = home / "artifacts" / "train"
     return bool(release_lineage.references(folder, none, np.array([], bool), settings.Settings()))
 
 
-def readiness_of_the_pool(place: Path) -> bool:
+def readiness_of_the_pool(home: Path) -> bool:
     from flows.pools import readiness
 
-    return bool(readiness.assess(place).people)
+    return bool(readiness.assess(home).people)
 
 
-def nothing_came_back(place: Path) -> bool:
+def nothing_came_back(home: Path) -> bool:
     """Whether the look for what was erased says that all is well."""
     from flows.erasure import comebacks
 
-    return not comebacks.look(place, []).lines
+    return not comebacks.look(home, []).lines
 
 
 def lose(*paths: str) -> Callable[[Path], None]:
     """Remove files or folders of the workspace."""
 
-    def plant(place: Path) -> None:
+    def plant(home: Path) -> None:
         for path in paths:
-            target = place / path
+            target = home / path
             shutil.rmtree(target) if target.is_dir() else target.unlink()
 
     return plant
@@ -121,9 +121,9 @@ def lose(*paths: str) -> Callable[[Path], None]:
 def lose_object(path: str) -> Callable[[Path], None]:
     """Remove what DVC's cache keeps of a file."""
 
-    def plant(place: Path) -> None:
-        oid = hashlib.md5((place / path).read_bytes()).hexdigest()
-        (place / ".dvc/cache/files/md5" / oid[:2] / oid[2:]).unlink()
+    def plant(home: Path) -> None:
+        oid = hashlib.md5((home / path).read_bytes()).hexdigest()
+        (home / ".dvc/cache/files/md5" / oid[:2] / oid[2:]).unlink()
 
     return plant
 
@@ -131,38 +131,38 @@ def lose_object(path: str) -> Callable[[Path], None]:
 def lose_at_the_tag(*paths: str) -> Callable[[Path], None]:
     """Remove what git keeps, and move the tag there."""
 
-    def plant(place: Path) -> None:
-        lose(*paths)(place)
-        shell.git(place, "commit", "--quiet", "--all", "-m", "nothing to see here")
-        shell.git(place, "tag", "--force", "audit/demo")
+    def plant(home: Path) -> None:
+        lose(*paths)(home)
+        shell.git(home, "commit", "--quiet", "--all", "-m", "nothing to see here")
+        shell.git(home, "tag", "--force", "audit/demo")
 
     return plant
 
 
-def forge_receipts(place: Path) -> None:
+def forge_receipts(home: Path) -> None:
     """Lose a model, and excuse it by receipts that no erasure made."""
-    lose_object("artifacts/train/0/model.txt")(place)
+    lose_object("artifacts/train/0/model.txt")(home)
     content = {"stores": [], "not_kept": {"audit/demo": ["artifacts/train/0"]}}
-    files.write_json(place / "ledger" / "erasures" / "demo.json", content)
+    files.write_json(home / "ledger" / "erasures" / "demo.json", content)
 
 
-def lose_the_list_of_what_was_erased(place: Path) -> None:
+def lose_the_list_of_what_was_erased(home: Path) -> None:
     """An erasure is on record, and the list of what it erased is gone."""
     from flows.erasure import comebacks
 
-    listed = comebacks.write_hashes(place, "demo", ["0" * 32])
-    shell.git(place, "add", "--force", str(listed))
-    shell.git(place, "commit", "--quiet", "-m", "erasure")
-    shell.git(place, "tag", "erased/demo")
-    assert nothing_came_back(place)
+    listed = comebacks.write_hashes(home, "demo", ["0" * 32])
+    shell.git(home, "add", "--force", str(listed))
+    shell.git(home, "commit", "--quiet", "-m", "erasure")
+    shell.git(home, "tag", "erased/demo")
+    assert nothing_came_back(home)
     listed.unlink()
 
 
-def forget_the_key(place: Path) -> None:
+def forget_the_key(home: Path) -> None:
     """Seal the statement anew, by a key that nobody trusts."""
     subjects = json.loads('{"signed/demo/x/evidence.json": "00"}')
     other = read_key(make_key(development=False))
-    files.write_bytes(place / SIGNED / signing.STATEMENT, seal(subjects, {}, other))
+    files.write_bytes(home / SIGNED / signing.STATEMENT, seal(subjects, {}, other))
 
 
 TABLE: list[tuple[str, Callable[[Path], bool], Callable[[Path], None]]] = [
@@ -188,9 +188,9 @@ TABLE: list[tuple[str, Callable[[Path], bool], Callable[[Path], None]]] = [
     ),
     ("verify-report by an unknown key", verify_report, forget_the_key),
     ("requests check without register", chain, lose(".register")),
-    ("run --commit without a remote", can_be_reproduced_elsewhere, lambda place: None),
-    ("references without lineage", references, lambda place: None),
-    ("readiness without a pool", readiness_of_the_pool, lambda place: None),
+    ("run --commit without a remote", can_be_reproduced_elsewhere, lambda home: None),
+    ("references without lineage", references, lambda home: None),
+    ("readiness without a pool", readiness_of_the_pool, lambda home: None),
     (
         "what comes back, without the list of what was erased",
         nothing_came_back,
@@ -201,11 +201,11 @@ TABLE: list[tuple[str, Callable[[Path], bool], Callable[[Path], None]]] = [
 
 @pytest.mark.parametrize(("check", "plant"), [row[1:] for row in TABLE], ids=[r[0] for r in TABLE])
 def test_a_check_whose_evidence_is_gone_does_not_hold(
-    place: Path, check: Callable[[Path], bool], plant: Callable[[Path], None]
+    home: Path, check: Callable[[Path], bool], plant: Callable[[Path], None]
 ) -> None:
-    plant(place)
+    plant(home)
     try:
-        held = check(place)
+        held = check(home)
     except AuditError:
         held = False
     assert not held
@@ -213,6 +213,6 @@ def test_a_check_whose_evidence_is_gone_does_not_hold(
 
 @pytest.mark.parametrize("check", [integrity, rederive, reexecute, chain, verify_report])
 def test_the_same_checks_hold_while_the_evidence_is_there(
-    place: Path, check: Callable[[Path], bool]
+    home: Path, check: Callable[[Path], bool]
 ) -> None:
-    assert check(place)
+    assert check(home)

@@ -37,29 +37,29 @@ GIVEN: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace with a pool of 18 + 6 models; the last four people are controls."""
-    place = tmp_path_factory.mktemp("pool")
+    home = tmp_path_factory.mktemp("pool")
     random = np.random.default_rng(0)
     pictures: list[np.ndarray] = []
     lines, split = ["record_id,subject_id,label,path,sha256"], ["record_id,role"]
-    (place / "data").mkdir()
+    (home / "data").mkdir()
     for number in range(PEOPLE * OWN):
         label, person = number % CLASSES, number // OWN
         picture = random.integers(0, 80, (8, 8)) + 60 * label
         pictures.append(picture.astype(np.uint8))
-        path = place / "data" / f"{number}.png"
+        path = home / "data" / f"{number}.png"
         Image.fromarray(pictures[-1]).save(path)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         lines.append(f"r{number},s{person},{label},{path.name},{digest}")
         split.append(f"r{number},{'training' if person < PEOPLE - 4 else 'control'}")
-    files.write_text(place / "data" / "manifest.csv", "\n".join(lines) + "\n")
-    files.write_text(place / "split.csv", "\n".join(split) + "\n")
+    files.write_text(home / "data" / "manifest.csv", "\n".join(lines) + "\n")
+    files.write_text(home / "split.csv", "\n".join(split) + "\n")
     forget = ["record_id,request_id", *(f"r{number},request" for number in range(OWN))]
-    files.write_text(place / "forget.csv", "\n".join(forget) + "\n")
+    files.write_text(home / "forget.csv", "\n".join(forget) + "\n")
     chosen = settings.parse(GIVEN)
-    files.write_text(place / "params.yaml", json.dumps(chosen.model_dump(mode="json")))
-    packing.pack_for(place, chosen.data)
+    files.write_text(home / "params.yaml", json.dumps(chosen.model_dump(mode="json")))
+    packing.pack_for(home, chosen.data)
     trained = (PEOPLE - 4) * OWN
     records = training_loop.Records(
         np.stack(pictures)[:trained, None],
@@ -70,56 +70,56 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, seed in (("original", 0), ("unlearned", 1)):
         network = architectures.build(chosen.model, chosen.data, seed)
         training_loop.fit(network, records, chosen.train.model_copy(update={"epochs": 20}), seed)
-        checkpoints.save(network, place / "mine" / f"{name}.safetensors")
-    (place / "retrained").mkdir()
+        checkpoints.save(network, home / "mine" / f"{name}.safetensors")
+    (home / "retrained").mkdir()
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(place)  # the ledger is beside the workspace's files
+        patch.chdir(home)  # the ledger is beside the workspace's files
         for block in range(BLOCKS):
-            made(place, block)
-        table.merge([place / "blocks" / str(n) for n in range(BLOCKS)], place / "references/pool")
-    return place
+            made(home, block)
+        table.merge([home / "blocks" / str(n) for n in range(BLOCKS)], home / "references/pool")
+    return home
 
 
-def made(place: Path, block: int, out: str = "blocks") -> Path:
-    target = place / out / str(block)
+def made(home: Path, block: int, out: str = "blocks") -> Path:
+    target = home / out / str(block)
     pool.main(
         block,
-        place / "data",
-        place / "pack",
-        place / "split.csv",
-        place / "params.yaml",
+        home / "data",
+        home / "pack",
+        home / "split.csv",
+        home / "params.yaml",
         target,
     )
     return target
 
 
-def scored(place: Path, params: Path, out: Path) -> None:
+def scored(home: Path, params: Path, out: Path) -> None:
     score.main(
-        place / "mine" / "original.safetensors",
-        place / "references" / "pool",
-        place / "mine" / "unlearned.safetensors",
-        place / "retrained",
-        place / "data",
-        place / "pack",
-        place / "split.csv",
-        place / "forget.csv",
+        home / "mine" / "original.safetensors",
+        home / "references" / "pool",
+        home / "mine" / "unlearned.safetensors",
+        home / "retrained",
+        home / "data",
+        home / "pack",
+        home / "split.csv",
+        home / "forget.csv",
         params,
         out,
     )
 
 
-def test_a_block_leaves_scores_and_no_weights(place: Path) -> None:
-    assert sorted(path.name for path in (place / "blocks" / "0").iterdir()) == [
+def test_a_block_leaves_scores_and_no_weights(home: Path) -> None:
+    assert sorted(path.name for path in (home / "blocks" / "0").iterdir()) == [
         "lineage.json",
         "scores.npz",
     ]
-    assert not list((place / "blocks").rglob("*.safetensors"))
+    assert not list((home / "blocks").rglob("*.safetensors"))
 
 
 def test_every_training_subject_is_left_out_once_in_a_block_and_controls_are_never_in(
-    place: Path,
+    home: Path,
 ) -> None:
-    one, lineage = table.load(place / "blocks" / "0")
+    one, lineage = table.load(home / "blocks" / "0")
     assert one.folds.tolist() == [0, 1, 2, -1]
     seen = one.seen.reshape(4, PEOPLE, OWN).any(axis=2)
     assert (~seen[:3, :-4]).sum(axis=0).tolist() == [1] * (PEOPLE - 4)
@@ -130,19 +130,19 @@ def test_every_training_subject_is_left_out_once_in_a_block_and_controls_are_nev
 
 
 def test_the_same_block_has_the_same_scores(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    first, second = table.load(place / "blocks" / "1"), table.load(made(place, 1, "again"))
+    first, second = table.load(home / "blocks" / "1"), table.load(made(home, 1, "again"))
     assert np.array_equal(first[0].phi, second[0].phi)
 
 
 def test_an_audit_by_a_pool_trains_no_reference_and_says_what_judged_it(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    scored(place, place / "params.yaml", tmp_path / "score")
-    verify.main(tmp_path / "score" / "scores.npz", place / "params.yaml", tmp_path / "verify")
+    scored(home, home / "params.yaml", tmp_path / "score")
+    verify.main(tmp_path / "score" / "scores.npz", home / "params.yaml", tmp_path / "verify")
     verdict = files.read_json(tmp_path / "verify" / "verdicts.json")["requests"]["request"]
     # one epoch remembers nobody, so nothing can be passed
     assert verdict["verdict"] != "pass"
@@ -154,36 +154,36 @@ def test_an_audit_by_a_pool_trains_no_reference_and_says_what_judged_it(
 
 
 def test_no_pool_is_trained_for_an_original_that_is_misread(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its answers are those of the fixture's original, with the classes in another order."""
     monkeypatch.chdir(tmp_path)
     chosen = settings.parse(GIVEN)
-    network = checkpoints.load(place / "mine" / "original.safetensors", chosen.model, chosen.data)
+    network = checkpoints.load(home / "mine" / "original.safetensors", chosen.model, chosen.data)
     state = network.state_dict()
     last = [name for name in state if name.endswith("weight")][-1].removesuffix("weight")
     for name in ("weight", "bias"):
         state[last + name].copy_(state[last + name].roll(1, 0).clone())
     checkpoints.save(network, tmp_path / "mine" / "original.safetensors")
     with pytest.raises(ModelError, match="the order of classes"):
-        made(place, 0, str(tmp_path / "blocks"))
+        made(home, 0, str(tmp_path / "blocks"))
     assert not (tmp_path / "blocks").exists()
 
 
 def test_a_pool_of_another_recipe_judges_nobody(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     other = settings.parse({**GIVEN, "train": {"epochs": 2, "batch_size": 32}})
     params = tmp_path / "params.yaml"
     files.write_text(params, json.dumps(other.model_dump(mode="json")))
     with pytest.raises(EvidenceError, match="another recipe"):
-        scored(place, params, tmp_path / "score")
+        scored(home, params, tmp_path / "score")
     assert not (tmp_path / "score").exists()
 
 
 def test_a_hybrid_audit_takes_retrains_of_the_batch_beside_the_pool(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     references = {
@@ -197,18 +197,18 @@ def test_a_hybrid_audit_takes_retrains_of_the_batch_beside_the_pool(
     (tmp_path / "retrained" / "0").mkdir(parents=True)
     for seed in range(3):
         shutil.copy(
-            place / "mine" / "unlearned.safetensors",
+            home / "mine" / "unlearned.safetensors",
             tmp_path / "retrained" / "0" / f"seed-{seed}.safetensors",
         )
     score.main(
-        place / "mine" / "original.safetensors",
-        place / "references" / "pool",
-        place / "mine" / "unlearned.safetensors",
+        home / "mine" / "original.safetensors",
+        home / "references" / "pool",
+        home / "mine" / "unlearned.safetensors",
         tmp_path / "retrained",
-        place / "data",
-        place / "pack",
-        place / "split.csv",
-        place / "forget.csv",
+        home / "data",
+        home / "pack",
+        home / "split.csv",
+        home / "forget.csv",
         tmp_path / "params.yaml",
         tmp_path / "score",
     )

@@ -69,13 +69,13 @@ def write_forget(folder: Path, numbers: range) -> None:
     files.write_text(folder / "forget.csv", "\n".join(lines) + "\n")
 
 
-def run(folder: Path, given: settings.Settings = CHOSEN, **configured: Any) -> None:
+def run(folder: Path, config: settings.Settings = CHOSEN, **configured: Any) -> None:
     asked = settings.Unlearn.model_validate({**SHORT, **configured})
-    given = given.model_copy(update={"unlearn": asked})
+    config = config.model_copy(update={"unlearn": asked})
     files.write_text(
-        folder / "params.yaml", json.dumps(given.model_dump(mode="json"))
+        folder / "params.yaml", json.dumps(config.model_dump(mode="json"))
     )  # JSON is YAML
-    packing.pack_for(folder, given.data)
+    packing.pack_for(folder, config.data)
     unlearn.main(
         *(
             folder / name
@@ -96,13 +96,13 @@ def refused(
     folder: Path,
     error: type[AuditError],
     words: str,
-    given: settings.Settings = CHOSEN,
+    config: settings.Settings = CHOSEN,
     **configured: Any,
 ) -> None:
     """The stage raises the error; no file is written, and what was there is as it was."""
     before = {path: path.read_bytes() for path in (folder / "out").rglob("*")}
     with pytest.raises(error, match=words):
-        run(folder, given, **configured)
+        run(folder, config, **configured)
     assert {path: path.read_bytes() for path in (folder / "out").rglob("*")} == before
     assert not (folder / "ledger").exists()
 

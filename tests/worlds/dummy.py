@@ -30,7 +30,7 @@ REGISTER = {
     "requests": [
         {
             "request_id": request,
-            "position": place + 1,
+            "position": index + 1,
             "folder": request,
             "status": "audited",
             "progress": "awaiting_signoff",
@@ -48,7 +48,7 @@ REGISTER = {
             "residual_influence": {"estimate": 0.08, "low": -0.2, "high": 0.35},
             "sha256": {},
         }
-        for place, (request, verdict) in enumerate(zip(REQUESTS, ("fail", "pass"), strict=True))
+        for index, (request, verdict) in enumerate(zip(REQUESTS, ("fail", "pass"), strict=True))
     ],
 }
 """What the stage `report` says of these requests."""

@@ -31,20 +31,20 @@ from tests.worlds import agents_world, dummy
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a caller's workspace that is checked already, an agent's clone, and a
     remote."""
-    place = tmp_path_factory.mktemp("agents")
-    workspace = agents_world.make(place / "caller", "../store")
-    network.clone(workspace, place / "agent")
+    folder = tmp_path_factory.mktemp("agents")
+    workspace = agents_world.make(folder / "caller", "../store")
+    network.clone(workspace, folder / "agent")
     stage_runner.Runner(workspace).run("check")
-    return place
+    return folder
 
 
 @pytest.fixture
 def here(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    place = dummy.copy(world, tmp_path / "world")
+    folder = dummy.copy(world, tmp_path / "world")
     monkeypatch.setenv("DUMMY_LOG", str(tmp_path / "log"))
     monkeypatch.setenv(worker.FOLDER, str(tmp_path / "scratch"))
     monkeypatch.setenv(worker.BEAT, "0.2")
-    return place
+    return folder
 
 
 def handed(here: Path, stage: str = "train@0") -> tuple[dispatch.Agents, agent_parcel.Parcel, str]:
@@ -195,9 +195,9 @@ def test_what_a_killed_agent_left_is_ended_and_removed_before_the_next_stage(
         killed.kill()
     left = list((tmp_path / "scratch").rglob("record.png"))
     assert len(left) == 1
-    with worker.own_folder() as place:
+    with worker.own_folder() as folder:
         assert not left[0].exists()
-        assert place.exists()
+        assert folder.exists()
         assert worker.sweep() == 0
     assert ended(child)
     assert nothing_is_left(here)
@@ -218,9 +218,9 @@ def test_what_a_killed_caller_left_in_its_workspace_is_removed(here: Path) -> No
     )
     left = home / ".dvc" / "tmp" / f"depot-{killed.stdout.strip()}-x"
     left.mkdir()
-    with agent_parcel.depot(home, {}, agent_parcel.cache_of(home)) as place:
+    with agent_parcel.depot(home, {}, agent_parcel.cache_of(home)) as folder:
         dispatch.sweep(home, "demo")
-        assert place.exists()
+        assert folder.exists()
         assert not left.exists()
     assert list((home / ".dvc" / "tmp").glob("depot-*")) == []
 

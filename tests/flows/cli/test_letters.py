@@ -46,14 +46,14 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             "subject_identities": [
                 {
                     "identity_type": "email",
-                    "identity_value": f"{place}{NAME}",
+                    "identity_value": f"{index}{NAME}",
                     "identity_format": "raw",
                 }
             ],
             "api_version": "1.0",
             "extensions": {"erasure_audit": {"languages": [language]}},
         }
-        for place, (request, language) in enumerate(((ONE, "en"), (TWO, "zh")))
+        for index, (request, language) in enumerate(((ONE, "en"), (TWO, "zh")))
     ]
     (tmp_path / "some.json").write_text(json.dumps(entries))
     assert CliRunner().invoke(requests.app, ["receive", "some.json"]).exit_code == 0

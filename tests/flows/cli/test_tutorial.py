@@ -40,17 +40,17 @@ def provide(home: Path) -> None:
 
 
 def test_the_commands_up_to_the_audit_run_as_written(tmp_path: Path) -> None:
-    place = tmp_path
+    workspace = tmp_path
     for program, *arguments in commands():
         if program == "cd":
-            place /= arguments[0]
-            provide(place)
+            workspace /= arguments[0]
+            provide(workspace)
         elif program == "dvc":
-            shell.dvc(place, *arguments)
+            shell.dvc(workspace, *arguments)
         elif program == "erasure-audit":
-            ended = dummy.command(place, *arguments)
+            ended = dummy.command(workspace, *arguments)
             assert ended.returncode == 0, ended.stderr
         else:
             pytest.fail(f"the tutorial has a command that this test does not know: {program}")
-    assert records.read_manifest(place / "data")["label"].tolist() == [0, 1, 0, 1]
-    assert (place / "models" / "mine.safetensors.dvc").exists()
+    assert records.read_manifest(workspace / "data")["label"].tolist() == [0, 1, 0, 1]
+    assert (workspace / "models" / "mine.safetensors.dvc").exists()

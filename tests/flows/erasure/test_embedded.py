@@ -251,9 +251,9 @@ def test_programs_and_databases_are_looked_at_as_wholes_only(judge: Judge, tmp_p
 def test_names_are_looked_for_across_the_borders_of_what_is_read_at_once() -> None:
     search = ByteSearch([b"person-001", b"Rec-00017"])
     border = 2**24
-    for place in range(border - 12, border + 3):
+    for offset in range(border - 12, border + 3):
         content = bytearray(border + 40)
-        content[place : place + 9] = b"rec-00017"
+        content[offset : offset + 9] = b"rec-00017"
         assert search.within(bytes(content))
     assert not search.within(b"person-0010, xperson-001, rec-0001")
     assert not search.within(b"perso")

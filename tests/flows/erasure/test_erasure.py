@@ -222,9 +222,9 @@ def fill(folder: Path, edition: int = 0) -> None:
     )
 
 
-def ask(place: Path, batch: str) -> None:
+def ask(workspace: Path, batch: str) -> None:
     """The batch's requests as the nightly run writes them: pseudonyms only."""
-    key = pseudonyms.make(place)
+    key = pseudonyms.make(workspace)
     entries = [
         {
             "regulation": "gdpr",
@@ -243,7 +243,7 @@ def ask(place: Path, batch: str) -> None:
     ]
     wanted = [key.of(pseudonyms.RECORD, name) for name in ("r00008", "r00009")]
     entries[2]["extensions"] = {"erasure_audit": {"record_pseudonyms": wanted}}
-    files.write_json(place / "requests" / f"{batch}.json", entries)
+    files.write_json(workspace / "requests" / f"{batch}.json", entries)
 
 
 def needles() -> dict[str, bytes]:
@@ -284,7 +284,7 @@ def contents(path: Path) -> Iterator[bytes]:
             yield from (packed.read(name) for name in packed.namelist())
 
 
-def of_git(place: Path) -> Iterator[bytes]:
+def of_git(workspace: Path) -> Iterator[bytes]:
     """Every object of git, reachable or not."""
     listing = [
         "git",
@@ -293,13 +293,13 @@ def of_git(place: Path) -> Iterator[bytes]:
         "--batch-check=%(objectname) %(objecttype)",
     ]
     for line in (
-        subprocess.run(listing, cwd=place, capture_output=True, check=True)
+        subprocess.run(listing, cwd=workspace, capture_output=True, check=True)
         .stdout.decode()
         .splitlines()
     ):
         name, kind = line.split()
         yield subprocess.run(
-            ["git", "cat-file", kind, name], cwd=place, capture_output=True, check=True
+            ["git", "cat-file", kind, name], cwd=workspace, capture_output=True, check=True
         ).stdout
 
 
@@ -314,10 +314,10 @@ class World:
         """Where which of the needles is found; names of files count, too."""
         sought, found = needles(), dict[str, set[str]]()
 
-        def look(place: str, content: bytes) -> None:
+        def look(name: str, content: bytes) -> None:
             hits = {name for name, needle in sought.items() if needle in content}
             if hits:
-                found.setdefault(place, set()).update(hits)
+                found.setdefault(name, set()).update(hits)
 
         for path in self.root.rglob("*"):
             name = path.relative_to(self.root).as_posix()
@@ -418,11 +418,11 @@ def release(home: Path) -> None:
     shell.git(home, "tag", "-a", "-m", "release", "release/b")
 
 
-def made(place: Path, pipeline: str) -> World:
+def made(folder: Path, pipeline: str) -> World:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DVC_SITE_CACHE_DIR", str(place / "site"))
-        patch.setenv("TMPDIR", str(place / "tmp"))
-        return build(place, pipeline)
+        patch.setenv("DVC_SITE_CACHE_DIR", str(folder / "site"))
+        patch.setenv("TMPDIR", str(folder / "tmp"))
+        return build(folder, pipeline)
 
 
 @pytest.fixture(scope="module")
@@ -436,11 +436,11 @@ def built_before_packs(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 def copied(built: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    place = tmp_path / "world"
-    shutil.copytree(built.root, place, symlinks=True)
-    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(place / "site"))
+    folder = tmp_path / "world"
+    shutil.copytree(built.root, folder, symlinks=True)
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(folder / "site"))
     monkeypatch.delenv("PREFECT_HOME", raising=False)
-    world = World(place)
+    world = World(folder)
     shell.dvc(world.home, "remote", "modify", "folder", "url", str(world.remote))
     shell.git(world.home, "commit", "--quiet", "--all", "-m", "remote moved")
     return world
@@ -516,8 +516,8 @@ def rows_anywhere(world: World) -> dict[str, bytes]:
 def test_rows_of_the_erased_leave_the_pool_in_every_store_and_the_pool_stays(world: World) -> None:
     gone, left = pool_of(world)
     before = rows_anywhere(world)
-    for place in ("home/references/pool", "home/.dvc/cache", "remote"):
-        assert any(name.startswith(place) for name in before), place
+    for store in ("home/references/pool", "home/.dvc/cache", "remote"):
+        assert any(name.startswith(store) for name in before), store
     world.erase()
     after = rows_anywhere(world)
     assert after
@@ -553,8 +553,8 @@ def test_nothing_of_the_erased_is_left_in_any_store_and_everything_of_the_others
     assert everywhere >= set(needles()) - {
         name for name in needles() if name.startswith("hash of name")
     }
-    for place in ("home/.dvc/cache", "remote", "home/artifacts", "home/data", "site"):
-        assert any(name.startswith(place) for name in before), place
+    for store in ("home/.dvc/cache", "remote", "home/artifacts", "home/data", "site"):
+        assert any(name.startswith(store) for name in before), store
     others = of_others(world)
     kept = [
         path
@@ -799,7 +799,7 @@ def test_versions_in_a_bucket_go_and_a_remote_that_is_away_is_not_called_erased(
     world: World, s3: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bucket = bucket_of(world, s3, monkeypatch)
-    assert any(place.startswith("s3:store/files") for place in world.remains(bucket))
+    assert any(name.startswith("s3:store/files") for name in world.remains(bucket))
     away = world.root / "away"
     world.remote.rename(away)
 

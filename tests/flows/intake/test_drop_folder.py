@@ -26,9 +26,9 @@ HEADER = ",".join(drop_folder.COLUMNS)
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    place = outside.home(tmp_path / "home")
-    (place / drop_folder.INBOX).mkdir()
-    return place
+    workspace = outside.home(tmp_path / "home")
+    (workspace / drop_folder.INBOX).mkdir()
+    return workspace
 
 
 @pytest.fixture
@@ -88,8 +88,8 @@ def test_a_single_request_need_not_be_a_list(home: Path, register: Register) -> 
 
 
 def test_without_a_drop_folder_there_is_nothing_to_do(tmp_path: Path) -> None:
-    place = outside.home(tmp_path / "home")
-    assert drop_folder.take(place, Register(place)) == drop_folder.TakenFiles()
+    workspace = outside.home(tmp_path / "home")
+    assert drop_folder.take(workspace, Register(workspace)) == drop_folder.TakenFiles()
 
 
 def test_what_is_sent_in_the_clear_stays_nowhere(
@@ -385,17 +385,20 @@ def test_two_at_once_do_not_take_the_same_files(home: Path, register: Register) 
 def test_identities_that_were_checked_before_are_verified_at_once(
     tmp_path: Path, checked: bool
 ) -> None:
-    place = outside.home(tmp_path / "home")
+    workspace = outside.home(tmp_path / "home")
     if checked:
         outside.settings.assign(
-            place / "params.yaml",
+            workspace / "params.yaml",
             ["operate.identities=before", "report.identity_check=by the clinic's own portal"],
         )
-    register = Register(place)
-    case, new = drop_folder.enter(place, register, outside.request(1), "crm", "http")
+    register = Register(workspace)
+    case, new = drop_folder.enter(workspace, register, outside.request(1), "crm", "http")
     assert new
     assert case.state == (State.IDENTITY_VERIFIED if checked else State.RECEIVED)
-    assert drop_folder.enter(place, register, outside.request(1), "crm", "http") == (case, False)
+    assert drop_folder.enter(workspace, register, outside.request(1), "crm", "http") == (
+        case,
+        False,
+    )
 
 
 @hypothesis_settings(

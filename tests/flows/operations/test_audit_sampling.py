@@ -18,12 +18,12 @@ from tests.worlds import dummy
 
 @pytest.fixture(scope="module")
 def closed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = dummy.make(tmp_path_factory.mktemp("reaudit") / "workspace")
-    (place / ".gitignore").write_text("/data\n/artifacts\n/.prefect\n/.register\n")
-    provenance.write(place, settings.Settings())
-    shell.dvc(place, "repro", "--quiet")
-    close_batch.close(place, "demo")
-    return place
+    workspace = dummy.make(tmp_path_factory.mktemp("reaudit") / "workspace")
+    (workspace / ".gitignore").write_text("/data\n/artifacts\n/.prefect\n/.register\n")
+    provenance.write(workspace, settings.Settings())
+    shell.dvc(workspace, "repro", "--quiet")
+    close_batch.close(workspace, "demo")
+    return workspace
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def register(home: Path) -> Iterator[Register]:
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def messages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     found: list[str] = []
     monkeypatch.setattr(
         notices, "send", lambda home, title, body, key=None: found.append(f"{title}: {body}")
@@ -70,7 +70,7 @@ def test_everybody_can_foretell_the_draw_and_each_audit_has_its_turn_before_one_
 
 
 def test_an_audit_that_holds_is_executed_again_and_filed_and_nobody_is_bothered(
-    home: Path, register: Register, told: list[str]
+    home: Path, register: Register, messages: list[str]
 ) -> None:
     found = audit_sampling.run(home, register)
     assert (found.tag, found.level, found.holds, found.impossible) == (
@@ -81,11 +81,11 @@ def test_an_audit_that_holds_is_executed_again_and_filed_and_nobody_is_bothered(
     )
     (event,) = register.history(batch="demo", kind="reaudited")
     assert (event.details["level"], event.details["holds"]) == ("reexecute", True)
-    assert told == []
+    assert messages == []
 
 
 def test_after_an_erasure_the_next_level_is_tried_and_that_is_no_news(
-    home: Path, register: Register, told: list[str]
+    home: Path, register: Register, messages: list[str]
 ) -> None:
     (home / "data" / "manifest.csv").unlink()
     cache = home / ".dvc" / "cache" / "files" / "md5"
@@ -96,15 +96,15 @@ def test_after_an_erasure_the_next_level_is_tried_and_that_is_no_news(
     assert (found.level, found.holds) == ("rederive", True)
     assert "reexecute" in found.impossible
     assert (
-        "reexecute was not possible" in told[0]
+        "reexecute was not possible" in messages[0]
     )  # nothing was erased here, so somebody has to hear of it
     shell.git(home, "tag", "erased/demo")
     audit_sampling.run(home, register, "demo")
-    assert len(told) == 1
+    assert len(messages) == 1
 
 
 def test_an_audit_that_does_not_hold_is_told_and_filed(
-    home: Path, register: Register, told: list[str]
+    home: Path, register: Register, messages: list[str]
 ) -> None:
     shell.git(home, "config", "advice.detachedHead", "false")
     (home / "other-verdict").write_text("")
@@ -114,7 +114,7 @@ def test_an_audit_that_does_not_hold_is_told_and_filed(
     shell.git(home, "tag", "--force", "audit/demo")
     found = audit_sampling.run(home, register, "demo")
     assert (found.level, found.holds) == ("reexecute", False)
-    assert "DOES NOT HOLD" in told[0]
+    assert "DOES NOT HOLD" in messages[0]
     assert register.history(kind="reaudited")[0].details["holds"] is False
 
 

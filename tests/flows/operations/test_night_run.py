@@ -53,7 +53,7 @@ def register(home: Path) -> Iterator[Register]:
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def messages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What people were told, title and text."""
     found: list[str] = []
     monkeypatch.setattr(
@@ -95,11 +95,11 @@ def playing(**codes: str) -> night_run.Audit:
     """An audit in which everybody passes but those with a code, who are set aside; nobody left is
     an error."""
 
-    def audit(place: Path, batch: str, listener: stage_runner.Listener) -> None:
+    def audit(workspace: Path, batch: str, listener: stage_runner.Listener) -> None:
         listener(stage_runner.StageEvent("report", "line", "at work"))
         entries = [
             entry["subject_request_id"]
-            for entry in files.read_json(place / f"requests/{batch}.json")
+            for entry in files.read_json(workspace / f"requests/{batch}.json")
         ]
         lines = [
             {
@@ -109,18 +109,18 @@ def playing(**codes: str) -> night_run.Audit:
             }
             for one in entries
         ]
-        files.write_json(place / "artifacts/resolve/register.json", {"batch_requests": lines})
+        files.write_json(workspace / "artifacts/resolve/register.json", {"batch_requests": lines})
         if all(one in codes for one in entries):
             raise RequestError("no request of the batch can be acted on")
         for one in entries:
             status = "rejected" if one in codes else "audited"
             evidence = {"request": {"id": one}, "verdict": "pass", "status": status}
-            files.write_json(place / f"reports/{batch}/{one}/evidence.json", evidence)
+            files.write_json(workspace / f"reports/{batch}/{one}/evidence.json", evidence)
 
     return audit
 
 
-def failing(place: Path, batch: str, listener: stage_runner.Listener) -> None:
+def failing(workspace: Path, batch: str, listener: stage_runner.Listener) -> None:
     raise StageError("check: record r7: got label 12")
 
 
@@ -272,7 +272,7 @@ def test_a_batch_of_which_nothing_is_left_to_audit_is_settled_all_the_same(
 
 
 def test_a_failed_audit_is_told_and_continued_and_after_three_nights_a_person_has_to_look(
-    home: Path, register: Register, told: list[str]
+    home: Path, register: Register, messages: list[str]
 ) -> None:
     request = ask(home, register)
     for _ in range(3):
@@ -281,9 +281,9 @@ def test_a_failed_audit_is_told_and_continued_and_after_three_nights_a_person_ha
     assert [event.details["reason"] for event in register.history(kind="failed")] == [
         "check: record …: got label 12"
     ] * 3
-    assert len(told) == 3
-    assert "person has to look" in told[2]
-    assert "person has to look" not in told[1]
+    assert len(messages) == 3
+    assert "person has to look" in messages[2]
+    assert "person has to look" not in messages[1]
     night_run.give_up(home, register, today(), "Ada", "the data are mended first")
     assert states(register) == {request: "identity_verified"}
     assert not (home / ".batches" / today()).exists()
@@ -293,21 +293,21 @@ def test_a_failed_audit_is_told_and_continued_and_after_three_nights_a_person_ha
 
 
 def test_a_fault_of_another_kind_is_told_without_its_words(
-    home: Path, register: Register, told: list[str]
+    home: Path, register: Register, messages: list[str]
 ) -> None:
-    def broken(place: Path, batch: str, listener: stage_runner.Listener) -> None:
+    def broken(workspace: Path, batch: str, listener: stage_runner.Listener) -> None:
         raise OSError(28, f"No space left on device: {SECRET}")
 
     ask(home, register)
     assert night_run.run(home, register, audit=broken).outcome == "failed"
-    assert "OSError" in told[0]
-    assert SECRET not in told[0] + str(register.history(kind="failed"))
+    assert "OSError" in messages[0]
+    assert SECRET not in messages[0] + str(register.history(kind="failed"))
 
 
 def test_an_audit_that_forgets_a_request_is_a_failure(home: Path, register: Register) -> None:
-    def forgetful(place: Path, batch: str, listener: stage_runner.Listener) -> None:
-        playing()(place, batch, listener)
-        (place / f"reports/{batch}/{request}/evidence.json").unlink()
+    def forgetful(workspace: Path, batch: str, listener: stage_runner.Listener) -> None:
+        playing()(workspace, batch, listener)
+        (workspace / f"reports/{batch}/{request}/evidence.json").unlink()
 
     request = ask(home, register)
     assert night_run.run(home, register, audit=forgetful).outcome == "failed"
@@ -317,10 +317,10 @@ def test_an_audit_that_forgets_a_request_is_a_failure(home: Path, register: Regi
 def test_two_nights_at_once_are_one(home: Path, register: Register) -> None:
     ask(home, register)
 
-    def second_at_once(place: Path, batch: str, listener: stage_runner.Listener) -> None:
+    def second_at_once(workspace: Path, batch: str, listener: stage_runner.Listener) -> None:
         with pytest.raises(BusyError):
             night_run.run(home, register, audit=playing())
-        playing()(place, batch, listener)
+        playing()(workspace, batch, listener)
 
     assert night_run.run(home, register, audit=second_at_once).outcome == "awaits_signoff"
 
@@ -338,13 +338,13 @@ def test_a_request_refused_while_its_batch_fails_is_not_in_it_any_more(
 
 
 def test_uncommitted_settings_are_not_in_a_batch_and_that_is_told(
-    home: Path, register: Register, told: list[str]
+    home: Path, register: Register, messages: list[str]
 ) -> None:
     settings.assign(home / "params.yaml", ["verify.rho0=0.4"])
     ask(home, register)
     night_run.run(home, register, audit=playing())
     assert settings.load(checkouts.path(home, today()) / "params.yaml").verify.rho0 == 0.5
-    assert any("params.yaml" in text for text in told)
+    assert any("params.yaml" in text for text in messages)
 
 
 KILLS: dict[str, tuple[Any, str, bool]] = {
@@ -371,8 +371,8 @@ def test_a_night_killed_at_any_moment_is_continued_with_nobody_lost_or_twice(
     audit = playing(**{nobody: "unknown_subject"})
 
     def night() -> None:
-        place, name, after = KILLS[moment]
-        kill_at(place, name, after)
+        workspace, name, after = KILLS[moment]
+        kill_at(workspace, name, after)
         night_run.run(home, Register(home), audit=audit)
         os._exit(0)
 
@@ -400,29 +400,29 @@ def test_a_night_killed_at_any_moment_is_continued_with_nobody_lost_or_twice(
     register.close()
 
 
-def kill_at(place: Any, name: str, after: bool) -> None:
+def kill_at(workspace: Any, name: str, after: bool) -> None:
     """End this process as kill -9 does, before or after a function's first call ends."""
-    real: Callable[..., Any] = getattr(place, name)
+    real: Callable[..., Any] = getattr(workspace, name)
 
     def dying(*arguments: Any, **named: Any) -> None:
         if after:
             real(*arguments, **named)
         os._exit(9)
 
-    setattr(place, name, dying)
+    setattr(workspace, name, dying)
 
 
 def test_a_checkout_that_was_left_half_made_is_made_anew_and_missing_data_come_back(
     home: Path,
 ) -> None:
-    place = checkouts.open(home, "b")
-    (place / ".dvc" / "config.local").unlink()
-    (place / "dvc.yaml").unlink()
-    (place / "data" / "manifest.csv").write_text("cut off in the mid")
-    place = checkouts.open(home, "b")
-    assert (place / "dvc.yaml").exists()
-    assert (place / "data" / "manifest.csv").read_text() == "record_id\nr1\n"
-    (place / "data" / "manifest.csv").write_text("a killed checkout")
+    workspace = checkouts.open(home, "b")
+    (workspace / ".dvc" / "config.local").unlink()
+    (workspace / "dvc.yaml").unlink()
+    (workspace / "data" / "manifest.csv").write_text("cut off in the mid")
+    workspace = checkouts.open(home, "b")
+    assert (workspace / "dvc.yaml").exists()
+    assert (workspace / "data" / "manifest.csv").read_text() == "record_id\nr1\n"
+    (workspace / "data" / "manifest.csv").write_text("a killed checkout")
     assert (checkouts.open(home, "b") / "data" / "manifest.csv").read_text() == "record_id\nr1\n"
     checkouts.drop(home, "b")
     assert len(shell.git(home, "worktree", "list").splitlines()) == 1
@@ -436,12 +436,12 @@ def test_a_remote_in_a_folder_and_its_password_are_the_same_from_a_checkout(
     shell.dvc(home, "remote", "add", "--quiet", "cloud", "s3://bucket/x")
     shell.dvc(home, "remote", "modify", "--quiet", "--local", "cloud", "secret_access_key", "hush")
     shell.git(home, "commit", "--quiet", "--all", "-m", "remotes")
-    place = checkouts.open(home, "b")
-    with dvc_graph.open_repo(place) as repo:
+    workspace = checkouts.open(home, "b")
+    with dvc_graph.open_repo(workspace) as repo:
         assert repo.config["remote"]["store"]["url"] == str(tmp_path / "store")
         assert repo.config["remote"]["cloud"]["secret_access_key"] == "hush"
-    assert (place / ".dvc" / "config.local").stat().st_mode & 0o077 == 0
-    assert shell.git(place, "status", "--porcelain") == ""
+    assert (workspace / ".dvc" / "config.local").stat().st_mode & 0o077 == 0
+    assert shell.git(workspace, "status", "--porcelain") == ""
 
 
 def test_a_workspace_in_a_folder_of_its_repository_has_its_place_in_the_checkout(
@@ -461,9 +461,9 @@ def test_a_workspace_in_a_folder_of_its_repository_has_its_place_in_the_checkout
     shell.dvc(home, "add", "--quiet", "data")
     shell.git(root, "add", ".")
     shell.git(root, "commit", "--quiet", "-m", "workspace")
-    place = checkouts.open(home, "b")
-    assert place == home / ".batches" / "b" / "audits"
-    assert (place / "data" / "manifest.csv").exists()
+    workspace = checkouts.open(home, "b")
+    assert workspace == home / ".batches" / "b" / "audits"
+    assert (workspace / "data" / "manifest.csv").exists()
 
 
 def test_a_rotten_object_fails_one_night_and_the_next_has_it_again_from_the_workspace(
@@ -477,10 +477,10 @@ def test_a_rotten_object_fails_one_night_and_the_next_has_it_again_from_the_work
     rotten.chmod(0o644)
     rotten.write_bytes(b"x" + sound[1:])
 
-    def audit(place: Path, batch: str, listener: stage_runner.Listener) -> None:
-        if (place / "data" / "manifest.csv").read_bytes() != sound:
+    def audit(workspace: Path, batch: str, listener: stage_runner.Listener) -> None:
+        if (workspace / "data" / "manifest.csv").read_bytes() != sound:
             raise StageError("check: the manifest is not what it has to be")
-        playing()(place, batch, listener)
+        playing()(workspace, batch, listener)
 
     assert night_run.run(home, register, audit=audit).outcome == "failed"
     assert night_run.run(home, register, audit=audit).outcome == "awaits_signoff"

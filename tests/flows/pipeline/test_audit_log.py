@@ -18,23 +18,23 @@ DATA = "0" * 32
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
-    place = tmp_path / "workspace"
-    (place / "requests").mkdir(parents=True)
-    shell.git(place, "init", "--quiet")
-    shell.git(place, "config", "user.email", "auditor@example.org")
-    shell.git(place, "config", "user.name", "Auditor")
+def home(tmp_path: Path) -> Path:
+    home = tmp_path / "workspace"
+    (home / "requests").mkdir(parents=True)
+    shell.git(home, "init", "--quiet")
+    shell.git(home, "config", "user.email", "auditor@example.org")
+    shell.git(home, "config", "user.name", "Auditor")
     for batch in ("first", "second"):
         entries = [{"subject_request_id": REQUEST}]
-        (place / "requests" / f"{batch}.json").write_text(json.dumps(entries))
-    return place
+        (home / "requests" / f"{batch}.json").write_text(json.dumps(entries))
+    return home
 
 
 def chosen(batch: str, seed: int = 0) -> settings.Settings:
     return settings.Settings(batch=batch, seed=seed)
 
 
-def audit(place: Path, batch: str, outcome: str, seed: int = 0) -> None:
+def audit(home: Path, batch: str, outcome: str, seed: int = 0) -> None:
     """Leave the evidence that an audit leaves."""
     used = chosen(batch, seed)
     evidence: dict[str, Any] = {
@@ -52,67 +52,67 @@ def audit(place: Path, batch: str, outcome: str, seed: int = 0) -> None:
             "settings_changed": {"seed": seed, "report.controller": "Clinic"},
         },
     }
-    file = place / "reports" / batch / REQUEST / "evidence.json"
+    file = home / "reports" / batch / REQUEST / "evidence.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(evidence))
-    audit_log.append(place, batch)
+    audit_log.append(home, batch)
 
 
-def outcomes(place: Path, batch: str, seed: int = 0) -> list[str]:
-    audits = audit_log.earlier(place, chosen(batch, seed), DATA).get(REQUEST, [])
+def outcomes(home: Path, batch: str, seed: int = 0) -> list[str]:
+    audits = audit_log.earlier(home, chosen(batch, seed), DATA).get(REQUEST, [])
     return [entry["outcome"] for entry in audits]
 
 
-def test_repeating_with_other_seeds_until_it_passes_is_counted(place: Path) -> None:
+def test_repeating_with_other_seeds_until_it_passes_is_counted(home: Path) -> None:
     for seed, outcome in enumerate(["fail", "inconclusive", "pass"]):
-        audit(place, "first", outcome, seed)
-    assert outcomes(place, "first", seed=3) == ["fail", "inconclusive", "pass"]
-    assert outcomes(place, "second") == ["fail", "inconclusive", "pass"]
+        audit(home, "first", outcome, seed)
+    assert outcomes(home, "first", seed=3) == ["fail", "inconclusive", "pass"]
+    assert outcomes(home, "second") == ["fail", "inconclusive", "pass"]
 
 
-def test_the_same_audit_again_is_no_further_one(place: Path) -> None:
-    audit(place, "first", "fail")
-    audit(place, "first", "fail")
-    assert outcomes(place, "first") == []  # it is the one that is at work
-    assert outcomes(place, "second") == ["fail"]
+def test_the_same_audit_again_is_no_further_one(home: Path) -> None:
+    audit(home, "first", "fail")
+    audit(home, "first", "fail")
+    assert outcomes(home, "first") == []  # it is the one that is at work
+    assert outcomes(home, "second") == ["fail"]
 
 
-def test_what_changes_no_verdict_makes_no_other_audit(place: Path) -> None:
-    audit(place, "first", "fail")
-    entry = json.loads((place / "ledger/audits/first.json").read_text())[REQUEST][0]
+def test_what_changes_no_verdict_makes_no_other_audit(home: Path) -> None:
+    audit(home, "first", "fail")
+    entry = json.loads((home / "ledger/audits/first.json").read_text())[REQUEST][0]
     assert entry["settings_changed"] == {"seed": 0}
     named = settings.Settings(batch="first")
     report = named.report.model_copy(update={"controller": "Clinic"})
     again = named.model_copy(update={"report": report})
-    assert audit_log.earlier(place, again, DATA) == {}
+    assert audit_log.earlier(home, again, DATA) == {}
 
 
-def test_an_audit_that_was_rejected_on_its_own_branch_counts(place: Path) -> None:
-    shell.git(place, "add", ".")
-    shell.git(place, "commit", "--quiet", "-m", "start")
-    audit(place, "first", "fail")
-    close_batch.close(place, "first")
-    shell.git(place, "reset", "--quiet", "--hard", "HEAD~1")
-    assert not (place / "ledger").exists()
-    assert outcomes(place, "second") == ["fail"]
+def test_an_audit_that_was_rejected_on_its_own_branch_counts(home: Path) -> None:
+    shell.git(home, "add", ".")
+    shell.git(home, "commit", "--quiet", "-m", "start")
+    audit(home, "first", "fail")
+    close_batch.close(home, "first")
+    shell.git(home, "reset", "--quiet", "--hard", "HEAD~1")
+    assert not (home / "ledger").exists()
+    assert outcomes(home, "second") == ["fail"]
 
 
 def test_a_closed_batch_is_known_and_another_state_is_refused_before_anything_changes(
-    place: Path,
+    home: Path,
 ) -> None:
-    assert not close_batch.is_closed(place, "first")
-    close_batch.close(place, "first")
-    assert close_batch.is_closed(place, "first")
-    (place / "requests" / "first.json").write_text("[]")
-    before = shell.git(place, "status", "--porcelain")
+    assert not close_batch.is_closed(home, "first")
+    close_batch.close(home, "first")
+    assert close_batch.is_closed(home, "first")
+    (home / "requests" / "first.json").write_text("[]")
+    before = shell.git(home, "status", "--porcelain")
     with pytest.raises(WorkspaceError, match="a closed batch is not changed"):
-        close_batch.is_closed(place, "first")
-    assert shell.git(place, "status", "--porcelain") == before
+        close_batch.is_closed(home, "first")
+    assert shell.git(home, "status", "--porcelain") == before
 
 
-def test_later_audits_do_not_change_a_closed_batch(place: Path) -> None:
-    audit(place, "first", "pass")
-    close_batch.close(place, "first")
-    audit_log_file = place / "ledger/audits/first.json"
+def test_later_audits_do_not_change_a_closed_batch(home: Path) -> None:
+    audit(home, "first", "pass")
+    close_batch.close(home, "first")
+    audit_log_file = home / "ledger/audits/first.json"
     audit_log_file.write_text(audit_log_file.read_text() + "\n")
-    assert close_batch.is_closed(place, "first")
+    assert close_batch.is_closed(home, "first")

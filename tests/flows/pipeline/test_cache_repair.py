@@ -28,15 +28,15 @@ def test_a_pack_of_files_that_had_rotted_is_made_again_when_they_are_sound(tmp_p
     rotten.unlink()  # a link would be the file itself
     files.write_bytes(rotten, b"x" + sound.read_bytes()[1:])
     rotten.chmod(0o444)  # as DVC keeps it, so that it does not look
-    place = checkouts.open(home, "b")
-    shell.dvc(place, "repro", "--quiet", "pack")
-    assert image_pack.notes_faults(place / "artifacts/pack")
+    workspace = checkouts.open(home, "b")
+    shell.dvc(workspace, "repro", "--quiet", "pack")
+    assert image_pack.notes_faults(workspace / "artifacts/pack")
 
-    found = cache_repair.take_out(home, place)
+    found = cache_repair.take_out(home, workspace)
 
     assert (found.objects, found.files) == (4, 4)  # the image, and the three files of the pack
     shell.dvc(checkouts.open(home, "b"), "repro", "--quiet", "pack")
     wish = settings.load(home / "params.yaml").data
-    known = image_pack.read(place / "artifacts/pack", place / "data", wish)
+    known = image_pack.read(workspace / "artifacts/pack", workspace / "data", wish)
     assert known.sound.all()
     assert known.images(slice(None)).shape == known.pixels.shape

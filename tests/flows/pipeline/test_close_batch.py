@@ -19,15 +19,15 @@ MODEL = "artifacts/train/0/model.txt"
 
 @pytest.fixture(scope="module")
 def closed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = dummy.make(tmp_path_factory.mktemp("closed") / "workspace")
-    provenance.write(place, settings.Settings())
-    shell.dvc(place, "repro", "--quiet")
-    close_batch.close(place, "demo")
-    return place
+    home = dummy.make(tmp_path_factory.mktemp("closed") / "workspace")
+    provenance.write(home, settings.Settings())
+    shell.dvc(home, "repro", "--quiet")
+    close_batch.close(home, "demo")
+    return home
 
 
 @pytest.fixture
-def place(closed: Path, tmp_path: Path) -> Path:
+def home(closed: Path, tmp_path: Path) -> Path:
     return dummy.copy(closed, tmp_path / "workspace")
 
 
@@ -54,33 +54,33 @@ def damage(store: Path, file: Path, mode: int) -> str:
     return oid
 
 
-def test_a_checkout_holds_what_git_and_dvc_keep_of_the_batch(place: Path) -> None:
-    with close_batch.checkout(place, "audit/demo") as copy:
+def test_a_checkout_holds_what_git_and_dvc_keep_of_the_batch(home: Path) -> None:
+    with close_batch.checkout(home, "audit/demo") as copy:
         for name in ("params.yaml", "reports/demo/index.html", MODEL, "data/manifest.csv"):
-            assert (copy / name).read_bytes() == (place / name).read_bytes()
+            assert (copy / name).read_bytes() == (home / name).read_bytes()
     assert not copy.exists()
-    assert len(shell.git(place, "worktree", "list").splitlines()) == 1
+    assert len(shell.git(home, "worktree", "list").splitlines()) == 1
 
 
 @pytest.mark.parametrize("mode", [0o444, 0o644])
 @pytest.mark.parametrize("name", [MODEL, "data/manifest.csv"])
 def test_a_damaged_object_is_named_and_stays_in_the_cache_as_it_is(
-    place: Path, mode: int, name: str
+    home: Path, mode: int, name: str
 ) -> None:
-    cache = place / ".dvc" / "cache"
-    oid = damage(cache, place / name, mode)
+    cache = home / ".dvc" / "cache"
+    oid = damage(cache, home / name, mode)
     before = kept(cache / "files")
     with (
         pytest.raises(WorkspaceError, match=rf"{name} \(object {oid}\)"),
-        close_batch.checkout(place, "audit/demo"),
+        close_batch.checkout(home, "audit/demo"),
     ):
         pytest.fail("a damaged object was handed out")
     assert kept(cache / "files") == before
-    assert len(shell.git(place, "worktree", "list").splitlines()) == 1
+    assert len(shell.git(home, "worktree", "list").splitlines()) == 1
 
 
-def test_a_damaged_list_of_a_folder_is_named_and_stays(place: Path) -> None:
-    cache = place / ".dvc" / "cache"
+def test_a_damaged_list_of_a_folder_is_named_and_stays(home: Path) -> None:
+    cache = home / ".dvc" / "cache"
     (listing,) = [
         path for path in (cache / "files").rglob("*.dir") if "manifest.csv" in path.read_text()
     ]
@@ -90,28 +90,28 @@ def test_a_damaged_list_of_a_folder_is_named_and_stays(place: Path) -> None:
     oid = listing.parent.name + listing.name
     with (
         pytest.raises(WorkspaceError, match=rf"data \(object {oid}\)"),
-        close_batch.checkout(place, "audit/demo"),
+        close_batch.checkout(home, "audit/demo"),
     ):
         pytest.fail("a damaged list was followed")
     assert kept(cache / "files") == before
 
 
 def test_a_sound_copy_in_a_remote_stands_in_for_a_damaged_object(
-    place: Path, tmp_path: Path
+    home: Path, tmp_path: Path
 ) -> None:
-    shell.dvc(place, "remote", "add", "--default", "store", str(tmp_path / "remote"))
-    shell.dvc(place, "push")
-    cache = place / ".dvc" / "cache"
-    damage(cache, place / MODEL, 0o644)
+    shell.dvc(home, "remote", "add", "--default", "store", str(tmp_path / "remote"))
+    shell.dvc(home, "push")
+    cache = home / ".dvc" / "cache"
+    damage(cache, home / MODEL, 0o644)
     before = kept(cache / "files"), kept(tmp_path / "remote")
-    with close_batch.checkout(place, "audit/demo") as copy:
-        assert (copy / MODEL).read_bytes() == (place / MODEL).read_bytes()
+    with close_batch.checkout(home, "audit/demo") as copy:
+        assert (copy / MODEL).read_bytes() == (home / MODEL).read_bytes()
     assert (kept(cache / "files"), kept(tmp_path / "remote")) == before
 
 
-def test_what_no_store_has_is_left_out(place: Path) -> None:
-    shutil.rmtree(place / ".dvc" / "cache" / "files")
-    with close_batch.checkout(place, "audit/demo") as copy:
+def test_what_no_store_has_is_left_out(home: Path) -> None:
+    shutil.rmtree(home / ".dvc" / "cache" / "files")
+    with close_batch.checkout(home, "audit/demo") as copy:
         assert (copy / "reports/demo/index.html").is_file()
         assert not (copy / "data").exists()
         assert not (copy / "artifacts/train/0").exists()

@@ -22,13 +22,13 @@ EARLIER = [(10, 1.0, False), (12, 1.2, False), (40, 4.0, True), (45, 5.0, True),
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return dummy.make(tmp_path_factory.mktemp("plan") / "workspace")
 
 
-def test_models_stages_time_memory_and_disk_are_named_and_nothing_changes(place: Path) -> None:
-    before = shell.git(place, "status", "--porcelain", "--ignored")
-    found = forecast.make(place, jobs=2)
+def test_models_stages_time_memory_and_disk_are_named_and_nothing_changes(home: Path) -> None:
+    before = shell.git(home, "status", "--porcelain", "--ignored")
+    found = forecast.make(home, jobs=2)
     assert found.stages == dummy.STAGES
     assert found.models_to_train == {"train": 16}
     assert found.step_seconds is not None
@@ -38,16 +38,16 @@ def test_models_stages_time_memory_and_disk_are_named_and_nothing_changes(place:
     assert "data/ cannot be read" in found.problems[0]  # the dummy manifest has no images
     assert "16 models to train" in found.brief[0]
     assert json.dumps(found.plain())
-    assert shell.git(place, "status", "--porcelain", "--ignored") == before
+    assert shell.git(home, "status", "--porcelain", "--ignored") == before
 
 
-def test_another_batch_needs_its_own_stages(place: Path) -> None:
-    assert forecast.make(place, "second").batch == "second"
-    assert settings.load(place / "params.yaml").batch == "demo"
+def test_another_batch_needs_its_own_stages(home: Path) -> None:
+    assert forecast.make(home, "second").batch == "second"
+    assert settings.load(home / "params.yaml").batch == "demo"
 
 
-def test_a_checkpoint_that_is_missing_is_a_problem(tmp_path: Path, place: Path) -> None:
-    other = dummy.copy(place, tmp_path / "workspace")
+def test_a_checkpoint_that_is_missing_is_a_problem(tmp_path: Path, home: Path) -> None:
+    other = dummy.copy(home, tmp_path / "workspace")
     settings.assign(other / "params.yaml", ["original.checkpoint=models/mine.safetensors"])
     found = forecast.make(other)
     assert found.model.state == "unusable"
@@ -55,9 +55,9 @@ def test_a_checkpoint_that_is_missing_is_a_problem(tmp_path: Path, place: Path) 
 
 
 def test_too_few_references_are_a_problem_before_they_are_trained(
-    tmp_path: Path, place: Path
+    tmp_path: Path, home: Path
 ) -> None:
-    other = dummy.copy(place, tmp_path / "workspace")
+    other = dummy.copy(home, tmp_path / "workspace")
     settings.assign(
         other / "params.yaml", ["references.seeds_per_block=2", "references.without_blocks=[0]"]
     )
@@ -94,11 +94,11 @@ def test_earlier_requests_of_about_as_many_records_say_what_to_expect(
     assert (found.detectability is None) == (decides in ("unknown", "no"))
 
 
-def grey_levels(place: Path) -> settings.Settings:
+def grey_levels(home: Path) -> settings.Settings:
     """Put images of three classes, told apart by their brightness, and a model that knows them."""
     chosen = ["data.classes=3", "data.image_size=8", "original.checkpoint=mine.safetensors"]
-    given = settings.assign(place / "params.yaml", chosen)
-    random, data = np.random.default_rng(0), place / "data"
+    given = settings.assign(home / "params.yaml", chosen)
+    random, data = np.random.default_rng(0), home / "data"
     lines, split, pictures = [",".join(records.COLUMNS)], ["record_id,role"], []
     for number in range(60):
         picture = (random.integers(0, 60, (8, 8)) + 80 * (number % 3)).astype(np.uint8)
@@ -108,8 +108,8 @@ def grey_levels(place: Path) -> settings.Settings:
         lines.append(f"r{number},s{number},{number % 3},{number}.png,{digest}")
         split.append(f"r{number},{'training' if number < 40 else 'control'}")
     files.write_text(data / "manifest.csv", "\n".join(lines) + "\n")
-    files.write_text(place / "artifacts" / "split.csv", "\n".join(split) + "\n")
-    pack.make(data, given.data, place / "artifacts" / "pack")
+    files.write_text(home / "artifacts" / "split.csv", "\n".join(split) + "\n")
+    pack.make(data, given.data, home / "artifacts" / "pack")
     known = training_loop.Records(
         np.stack(pictures)[:40, None],
         np.arange(40) % 3,
@@ -119,14 +119,14 @@ def grey_levels(place: Path) -> settings.Settings:
     network = architectures.build(given.model, given.data, 0)
     recipe = given.train.model_copy(update={"epochs": 20, "batch_size": 8})
     training_loop.fit(network, known, recipe, 0)
-    checkpoints.save(network, place / "mine.safetensors")
+    checkpoints.save(network, home / "mine.safetensors")
     return given
 
 
 def test_a_model_is_judged_before_the_run_as_the_stages_will_judge_it(
-    tmp_path: Path, place: Path
+    tmp_path: Path, home: Path
 ) -> None:
-    other = dummy.copy(place, tmp_path / "workspace")
+    other = dummy.copy(home, tmp_path / "workspace")
     given = grey_levels(other)
     found = forecast.make(other).model
     assert found.state == "sound"

@@ -18,7 +18,7 @@ MODEL = "models/mine.safetensors"
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
+def workspace(tmp_path: Path) -> Path:
     """A workspace whose batch was computed from a model of the user's."""
     home = tmp_path / "home"
     layout.init(home)
@@ -44,34 +44,34 @@ def place(tmp_path: Path) -> Path:
     return home
 
 
-def test_a_model_in_the_folder_models_is_tracked_as_the_tutorial_says(place: Path) -> None:
+def test_a_model_in_the_folder_models_is_tracked_as_the_tutorial_says(workspace: Path) -> None:
     with pytest.raises(WorkspaceError, match=rf"^{MODEL}: .*dvc add"):
-        close_batch.close(place, "demo")
-    assert shell.git(place, "tag").split() == [], "nothing was closed"
-    shell.dvc(place, "add", MODEL)
-    assert close_batch.close(place, "demo") == "audit/demo"
-    kept = shell.git(place, "ls-tree", "-r", "--name-only", "audit/demo").splitlines()
+        close_batch.close(workspace, "demo")
+    assert shell.git(workspace, "tag").split() == [], "nothing was closed"
+    shell.dvc(workspace, "add", MODEL)
+    assert close_batch.close(workspace, "demo") == "audit/demo"
+    kept = shell.git(workspace, "ls-tree", "-r", "--name-only", "audit/demo").splitlines()
     assert {f"{MODEL}.dvc", ".gitattributes"} <= set(kept)
     assert MODEL not in kept
 
 
-def test_another_version_of_the_model_than_the_one_used_does_not_do(place: Path) -> None:
-    (place / MODEL).write_bytes(b"other weights")
-    shell.dvc(place, "add", MODEL)
+def test_another_version_of_the_model_than_the_one_used_does_not_do(workspace: Path) -> None:
+    (workspace / MODEL).write_bytes(b"other weights")
+    shell.dvc(workspace, "add", MODEL)
     with pytest.raises(WorkspaceError, match=MODEL):
-        close_batch.close(place, "demo")
+        close_batch.close(workspace, "demo")
 
 
-def test_the_code_of_a_users_model_has_to_be_in_git(place: Path) -> None:
-    shell.dvc(place, "add", MODEL)
-    (place / "mine.py").write_text("def make(): ...\n")
-    settings.assign(place / "params.yaml", ["model.name=mine:make"])
+def test_the_code_of_a_users_model_has_to_be_in_git(workspace: Path) -> None:
+    shell.dvc(workspace, "add", MODEL)
+    (workspace / "mine.py").write_text("def make(): ...\n")
+    settings.assign(workspace / "params.yaml", ["model.name=mine:make"])
     with pytest.raises(WorkspaceError, match=r"^mine\.py: "):
-        close_batch.close(place, "demo")
-    shell.git(place, "add", "mine.py")
-    shell.git(place, "commit", "--quiet", "-m", "Our model")
-    (place / "mine.py").write_text("def make(): return None\n")
+        close_batch.close(workspace, "demo")
+    shell.git(workspace, "add", "mine.py")
+    shell.git(workspace, "commit", "--quiet", "-m", "Our model")
+    (workspace / "mine.py").write_text("def make(): return None\n")
     with pytest.raises(WorkspaceError, match=r"^mine\.py: "):
-        close_batch.close(place, "demo")
-    shell.git(place, "checkout", "--quiet", "mine.py")
-    assert close_batch.close(place, "demo") == "audit/demo"
+        close_batch.close(workspace, "demo")
+    shell.git(workspace, "checkout", "--quiet", "mine.py")
+    assert close_batch.close(workspace, "demo") == "audit/demo"

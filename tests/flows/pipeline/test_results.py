@@ -20,8 +20,8 @@ def home(tmp_path: Path) -> Path:
     """A workspace with the reports of a released batch, and of one that waits in its checkout."""
     shell.git(tmp_path, "init", "--quiet")
     checkout = tmp_path / ".batches" / WAITING
-    for place, batch, request in ((tmp_path, RELEASED, HERE), (checkout, WAITING, THERE)):
-        folder = place / "reports" / batch
+    for workspace, batch, request in ((tmp_path, RELEASED, HERE), (checkout, WAITING, THERE)):
+        folder = workspace / "reports" / batch
         files.write_json(folder / request / "evidence.json", {"request": {"id": request}})
         files.write_text(folder / "index.html", "<p>reports</p>")
     (checkout / ".git").write_text("gitdir: elsewhere")

@@ -192,12 +192,12 @@ def test_the_commands_that_are_offered_are_ones_that_work(home: Path, register: 
     offered = [choice.command for choice in approval.standing(home, register, BATCH).choices]
     assert len(offered) == 4
     for number, command in enumerate(offered):
-        place = signed_off.copy(home, home.with_name(f"home-{number}"))
+        workspace = signed_off.copy(home, home.with_name(f"home-{number}"))
         words = command.removeprefix("erasure-audit ").replace('"', "").split()
-        told = dummy.command(place, *words)
-        assert told.returncode == 0, told.stderr
-        after = Register(place)
-        assert approval.standing(place, after, BATCH).state == (
+        output = dummy.command(workspace, *words)
+        assert output.returncode == 0, output.stderr
+        after = Register(workspace)
+        assert approval.standing(workspace, after, BATCH).state == (
             "approved" if words[0] == "approve" else "rejected"
         )
         after.close()
@@ -416,7 +416,9 @@ def test_people_decide_on_prefects_page(
 
     wait(register, {PASS: "pass", OTHER: "fail"})
     shown: list[dict[str, str]] = []
-    monkeypatch.setattr(artifacts, "create_markdown_artifact", lambda **told: shown.append(told))
+    monkeypatch.setattr(
+        artifacts, "create_markdown_artifact", lambda **output: shown.append(output)
+    )
     with disable_run_logger():
         with pytest.raises(SignoffError, match="Choose `next`"):
             sign_off.fn(BATCH, "reject", "Ada", "no", folder=str(home))
@@ -425,7 +427,7 @@ def test_people_decide_on_prefects_page(
         with register.lease(approval.LEASE):
             busy = finalize.fn(folder=str(home))
     assert "release" in busy["waits"]
-    assert [told["key"] for told in shown] == [f"signoff-{BATCH}"]
+    assert [output["key"] for output in shown] == [f"signoff-{BATCH}"]
     assert "is approved" in shown[0]["markdown"]
 
 
@@ -435,9 +437,9 @@ def test_people_see_what_waits_and_decide_on_the_command_line(
     wait(register, {PASS: "pass"})
     shutil.rmtree(home / ".dvc")
     shell.dvc(home, "init", "--quiet", "--force")
-    told = dummy.command(home, "status")
-    assert "awaits sign-off (1 pass): 1 approval missing" in told.stdout, told.stderr
-    assert f'erasure-audit approve {BATCH} --by "NAME" --comment "WHY"' in told.stdout
+    output = dummy.command(home, "status")
+    assert "awaits sign-off (1 pass): 1 approval missing" in output.stdout, output.stderr
+    assert f'erasure-audit approve {BATCH} --by "NAME" --comment "WHY"' in output.stdout
     done = dummy.command(home, "approve", BATCH, "--by", "Ada", "--comment", "read", "--json")
     assert json.loads(done.stdout)["state"] == "approved", done.stderr
     missing = dummy.command(home, "reject", BATCH, "--by", "Ada", "--comment", "no")

@@ -48,14 +48,14 @@ from tests.test_end_to_end import IDS, PACK, ask, configure, prepare, training_s
 def closed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace with a batch b that was run by hand: one person forgotten of a tiny world, 7
     models of each kind."""
-    place = tmp_path_factory.mktemp("next") / "workspace"
-    layout.init(place)
-    shell.git(place, "config", "user.name", "Tester")
-    shell.git(place, "config", "user.email", "tester@example.org")
+    home = tmp_path_factory.mktemp("next") / "workspace"
+    layout.init(home)
+    shell.git(home, "config", "user.name", "Tester")
+    shell.git(home, "config", "user.email", "tester@example.org")
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(place)
+        patch.chdir(home)
         digits.import_data(Path("data"), writers=20)
-        layout.track_data(place)
+        layout.track_data(home)
         configure(
             "batch=b", "train.epochs=1", "references.seeds_per_block=7", "unlearn.method=fcalb"
         )
@@ -78,25 +78,25 @@ def closed(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "propose",
             "probe",
         )
-        shell.dvc(place, "commit", "--quiet", "--force", *done)
-        stage_runner.Runner(place, 1).run("report")
-        key = signing_keys.load_key(place)
+        shell.dvc(home, "commit", "--quiet", "--force", *done)
+        stage_runner.Runner(home, 1).run("report")
+        key = signing_keys.load_key(home)
         assert key is not None
-        signing.sign(place, "b", key)
-        close_batch.close(place, "b")
-    return place
+        signing.sign(home, "b", key)
+        close_batch.close(home, "b")
+    return home
 
 
 @pytest.fixture
-def place(closed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(closed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(closed, tmp_path / "workspace", symlinks=True)
     monkeypatch.chdir(tmp_path / "workspace")
     return tmp_path / "workspace"
 
 
 @pytest.fixture
-def register(place: Path) -> Iterator[Register]:
-    found = Register(place)
+def register(home: Path) -> Iterator[Register]:
+    found = Register(home)
     yield found
     found.close()
 
@@ -181,19 +181,19 @@ def score_it() -> Scores:
 
 
 def test_the_next_batch_starts_from_the_release_and_is_judged_by_what_the_last_one_retrained(
-    place: Path, register: Register
+    home: Path, register: Register
 ) -> None:
     before = records.read_manifest(Path("data"))
     roles = records.read_roles(Path("artifacts/split.csv"), before)
     gone = set(before["record_id"][records.read_forget(FORGET, before) != ""])
     person, successor = training_subjects(2)
-    approval.approve(place, register, "b", "Ada Okafor", "small world", model="retrained")
+    approval.approve(home, register, "b", "Ada Okafor", "small world", model="retrained")
 
-    done = release.release(place, register, "b")
+    done = release.release(home, register, "b")
 
     assert done.references == 6  # seed 0 goes on as the model in use, so it is no reference
     assert done.records_dropped == len(gone)
-    assert shell.git(place, "status", "--porcelain", "--untracked-files=no") == ""
+    assert shell.git(home, "status", "--porcelain", "--untracked-files=no") == ""
     after = records.read_manifest(Path("data"))
     assert person not in set(after["subject_id"])
     assert not (Path("data") / before.set_index("record_id")["path"][sorted(gone)[0]]).exists()
@@ -201,9 +201,9 @@ def test_the_next_batch_starts_from_the_release_and_is_judged_by_what_the_last_o
     assert all(
         kept[name] == role for name, role in zip(after["record_id"], after["split"], strict=True)
     )
-    assert [stage.name for stage in dvc_graph.read(place) if stage.name.startswith("train")] == []
-    tells_of_the_decision_and_is_signed(place)
-    can_be_served(place)
+    assert [stage.name for stage in dvc_graph.read(home) if stage.name.startswith("train")] == []
+    tells_of_the_decision_and_is_signed(home)
+    can_be_served(home)
 
     trained = int((after["split"] == "training").sum())
     assert (done.unlearnings, done.advice) == (0, ())
@@ -225,34 +225,32 @@ def test_the_next_batch_starts_from_the_release_and_is_judged_by_what_the_last_o
     assert all(m["seconds"] is not None for m in lineage["models"] if m["role"] == "with")
 
     refuses_other_records_and_other_recipes()
-    shell.dvc(place, "commit", "--quiet", "--force", "pack", "check")
-    shell.git(place, "add", "--all")
-    tag = close_batch.close(place, "c")
-    there = set(shell.git(place, "ls-tree", "-r", "--name-only", tag).splitlines())
+    shell.dvc(home, "commit", "--quiet", "--force", "pack", "check")
+    shell.git(home, "add", "--all")
+    tag = close_batch.close(home, "c")
+    there = set(shell.git(home, "ls-tree", "-r", "--name-only", tag).splitlines())
     assert {"references/b.dvc", "releases/b.dvc", "data.dvc"} <= there
 
 
-def tells_of_the_decision_and_is_signed(place: Path) -> None:
+def tells_of_the_decision_and_is_signed(home: Path) -> None:
     """The final report quotes who approved what, and the signature is over that."""
-    own = place / "signed/b" / IDS[0]
+    own = home / "signed/b" / IDS[0]
     found = files.read_json(own / "evidence.json")
     assert found["progress"] == "released"
     assert [(one["by"], one["decision"]) for one in found["approvals"]] == [
         ("Ada Okafor", "approve")
     ]
     assert "Ada Okafor" in (own / "report.html").read_text()
-    assert signature_checks.verify(own, signing_keys.trusted(place))
+    assert signature_checks.verify(own, signing_keys.trusted(home))
 
 
-def can_be_served(place: Path) -> None:
+def can_be_served(home: Path) -> None:
     """The lines of the model card give answers from what `dvc get` brings."""
     import torch
 
-    shell.dvc(
-        place.parent, "get", str(place), "releases/b", "--rev", "release/b", "--out", "served"
-    )
+    shell.dvc(home.parent, "get", str(home), "releases/b", "--rev", "release/b", "--out", "served")
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(place.parent)
+        patch.chdir(home.parent)
         known: dict[str, Any] = {}
         exec(model_card.LOADER, known)
         answers = known["classify"](torch.zeros(3, 1, 16, 16, dtype=torch.uint8))
@@ -278,28 +276,28 @@ def refuses_other_records_and_other_recipes() -> None:
 
 
 def test_a_model_that_did_not_pass_is_not_released_whoever_approves(
-    place: Path, register: Register
+    home: Path, register: Register
 ) -> None:
-    awaits_signoff(place, register, "pass")  # whatever the evidence says
-    approval.approve(place, register, "b", "Ada", "as planted")
+    awaits_signoff(home, register, "pass")  # whatever the evidence says
+    approval.approve(home, register, "b", "Ada", "as planted")
     manifest = Path("data/manifest.csv").read_bytes()
     with pytest.raises(ReleaseError, match="--model retrained"):
-        release.release(place, register, "b")
+        release.release(home, register, "b")
     assert Path("data/manifest.csv").read_bytes() == manifest
     assert not Path("releases/b").exists()
 
 
 def test_where_everybody_passed_the_unlearned_model_goes_on_and_the_baseline_is_a_reference(
-    place: Path, register: Register
+    home: Path, register: Register
 ) -> None:
-    passes(place)
-    advised = results.advice(place, "b")
+    passes(home)
+    advised = results.advice(home, "b")
     assert any("unlearnings" in reason for reason in advised)
-    awaits_signoff(place, register, "pass")
+    awaits_signoff(home, register, "pass")
     expected = files.sha256(Path("artifacts/unlearn/unlearned.safetensors"))
     successor = training_subjects(2)[1]
-    approval.approve(place, register, "b", "Ada", "as planted")
-    done = release.release(place, register, "b")
+    approval.approve(home, register, "b", "Ada", "as planted")
+    done = release.release(home, register, "b")
     assert done.references == 7
     assert (done.unlearnings, done.advice) == (1, tuple(advised))
     assert files.sha256(Path("releases/b/model.safetensors")) == expected == done.weights_sha256
@@ -307,17 +305,17 @@ def test_where_everybody_passed_the_unlearned_model_goes_on_and_the_baseline_is_
     counts_one_unlearning_after_another(successor)
 
 
-def awaits_signoff(place: Path, register: Register, verdict: str) -> None:
+def awaits_signoff(home: Path, register: Register, verdict: str) -> None:
     """The register knows the batch, and was told of a verdict."""
     (value,) = files.read_json(Path("requests/b.json"))
-    case, _ = register.receive(pseudonymise.take_in(place, value), "intake", "test")
+    case, _ = register.receive(pseudonymise.take_in(home, value), "intake", "test")
     register.verify_identity(case.request_id, "officer", "passport")
     register.collect("b", "nightly")
     register.move([case.request_id], State.AUDITED, "nightly", verdicts={case.request_id: verdict})
     register.move([case.request_id], State.AWAITING_SIGNOFF, "nightly")
 
 
-def passes(place: Path) -> None:
+def passes(home: Path) -> None:
     """The audit of the batch found a pass, and advises a retrain."""
     path = Path("artifacts/propose/verdicts.json")
     verdicts = files.read_json(path)
@@ -328,11 +326,11 @@ def passes(place: Path) -> None:
     path.chmod(0o644)
     files.write_json(path, verdicts)
     configure("advice.unlearnings=1")
-    shell.dvc(place, "commit", "--quiet", "--force", "propose")
-    stage_runner.Runner(place, 1).run("report")
-    shell.git(place, "add", "--all")
-    shell.git(place, "commit", "--quiet", "-m", "Audit of batch b, found to pass")
-    shell.git(place, "tag", "--force", "--annotate", "-m", "b", "audit/b")
+    shell.dvc(home, "commit", "--quiet", "--force", "propose")
+    stage_runner.Runner(home, 1).run("report")
+    shell.git(home, "add", "--all")
+    shell.git(home, "commit", "--quiet", "-m", "Audit of batch b, found to pass")
+    shell.git(home, "tag", "--force", "--annotate", "-m", "b", "audit/b")
 
 
 def counts_one_unlearning_after_another(successor: str) -> None:

@@ -207,18 +207,18 @@ def test_a_release_holds_the_model_the_references_the_data_and_the_decisions(
 def test_the_model_card_and_the_lineage_say_where_a_model_comes_from(
     released: Path, world: Path
 ) -> None:
-    place = released / f"releases/{BATCH}"
-    weights = files.sha256(place / "model.safetensors")
-    lineage = files.read_json(place / "lineage.json")
+    folder = released / f"releases/{BATCH}"
+    weights = files.sha256(folder / "model.safetensors")
+    lineage = files.read_json(folder / "lineage.json")
     assert lineage["model"]["weights_sha256"] == weights
     assert [one["method"] for one in lineage["chain"]] == ["train", "fcalb"]
     assert lineage["chain"][1]["made_from"] == lineage["chain"][0]["weights_sha256"]
-    assert release_lineage.history(place / "model.safetensors", 99).unlearnings == 1
+    assert release_lineage.history(folder / "model.safetensors", 99).unlearnings == 1
     assert (
-        release_lineage.chain_of(place / "model.safetensors", weights, trained=False)
+        release_lineage.chain_of(folder / "model.safetensors", weights, trained=False)
         == lineage["chain"]
     )
-    card = (place / "README.md").read_text()
+    card = (folder / "README.md").read_text()
     assert weights in card
     assert "2 pass" in card
     everything = card + json.dumps(lineage)

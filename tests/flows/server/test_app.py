@@ -90,8 +90,8 @@ ROUTES: list[tuple[str, str, Right | None, tuple[int, ...]]] = [
 class World:
     """A workspace, its register, its server, and a client for each role."""
 
-    def __init__(self, place: Path) -> None:
-        self.home = outside.home(place)
+    def __init__(self, folder: Path) -> None:
+        self.home = outside.home(folder)
         self.register = Register(self.home)
         self.tokens, secret = outside.tokens()
         self.other, entry = auth.new_token("portal", ["intake"])
@@ -873,7 +873,7 @@ class Server:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
+def folder(tmp_path: Path) -> Path:
     home = outside.home(tmp_path / "home")
     (home / ".dvc").mkdir()
     (home / "dvc.yaml").write_text("stages: {}")
@@ -881,18 +881,18 @@ def place(tmp_path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def serving(place: Path, secret: str, log: Path) -> Iterator[Server]:
-    server = Server(place, secret, log)
+def serving(folder: Path, secret: str, log: Path) -> Iterator[Server]:
+    server = Server(folder, secret, log)
     try:
         yield server
     finally:
         server.kill()
 
 
-def test_twenty_at_once_that_send_the_same_are_one_request(place: Path, tmp_path: Path) -> None:
+def test_twenty_at_once_that_send_the_same_are_one_request(folder: Path, tmp_path: Path) -> None:
     tokens, secret = outside.tokens()
     header = {"Authorization": f"Bearer {tokens['intake']}"}
-    with serving(place, secret, tmp_path / "log") as server:
+    with serving(folder, secret, tmp_path / "log") as server:
         gate = threading.Barrier(20)
 
         def send(_: int) -> int:
@@ -906,7 +906,7 @@ def test_twenty_at_once_that_send_the_same_are_one_request(place: Path, tmp_path
         assert codes == [*[200] * 19, 201]
         server.process.send_signal(signal.SIGTERM)  # it ends in peace
         server.process.wait(60)
-    register = Register(place)
+    register = Register(folder)
     assert outside.has_all(register, {1})
     assert len(register.history()) == 1
     log = (tmp_path / "log").read_text()
@@ -915,11 +915,11 @@ def test_twenty_at_once_that_send_the_same_are_one_request(place: Path, tmp_path
     assert "POST /opendsr/v1/requests 201 intake" in log
 
 
-def test_what_was_answered_before_a_kill_is_in_the_register(place: Path, tmp_path: Path) -> None:
+def test_what_was_answered_before_a_kill_is_in_the_register(folder: Path, tmp_path: Path) -> None:
     tokens, secret = outside.tokens()
     header = {"Authorization": f"Bearer {tokens['intake']}"}
     answered: set[int] = set()
-    with serving(place, secret, tmp_path / "log") as server:
+    with serving(folder, secret, tmp_path / "log") as server:
 
         def send(worker: int) -> None:
             with (
@@ -942,12 +942,12 @@ def test_what_was_answered_before_a_kill_is_in_the_register(place: Path, tmp_pat
         for thread in threads:
             thread.join()
     assert len(answered) >= 40
-    register = Register(place)
+    register = Register(folder)
     kept = {case.request_id for case in register.cases()}
     assert {outside.request_id(number) for number in answered} <= kept
     assert len(kept) <= len(answered) + 4  # at most one per sender was kept and not answered
     register.check_chain()
-    with serving(place, secret, tmp_path / "log2") as server:
+    with serving(folder, secret, tmp_path / "log2") as server:
         again = [
             httpx.post(server.url + DSR, json=outside.request(n), headers=header, timeout=None)
             for n in sorted(answered)[-5:]
@@ -956,10 +956,10 @@ def test_what_was_answered_before_a_kill_is_in_the_register(place: Path, tmp_pat
 
 
 def test_what_is_no_http_ends_in_an_error_and_the_server_goes_on(
-    place: Path, tmp_path: Path
+    folder: Path, tmp_path: Path
 ) -> None:
     _, secret = outside.tokens()
-    with serving(place, secret, tmp_path / "log") as server:
+    with serving(folder, secret, tmp_path / "log") as server:
         for noise in (
             b"\x16\x03\x01\x02\x00",
             b"GET / HTTP/9.9\r\n\r\n",
@@ -979,7 +979,7 @@ def test_what_is_no_http_ends_in_an_error_and_the_server_goes_on(
     assert "Traceback" not in (tmp_path / "log").read_text()
 
 
-def test_no_way_of_naming_a_host_reaches_an_answer(place: Path, tmp_path: Path) -> None:
+def test_no_way_of_naming_a_host_reaches_an_answer(folder: Path, tmp_path: Path) -> None:
     tokens, secret = outside.tokens()
     allowed = f"Authorization: Bearer {tokens['operator']}\r\n"
     heads = (
@@ -995,7 +995,7 @@ def test_no_way_of_naming_a_host_reaches_an_answer(place: Path, tmp_path: Path) 
         "GET {path} HTTP/1.1\r\nX: evil.example\r\n",
     )
     paths = ("/opendsr/v1/discovery", "/v1/requests", "/v1/requests/", "/healthz/", "/none")
-    with serving(place, secret, tmp_path / "log") as server:
+    with serving(folder, secret, tmp_path / "log") as server:
         for head in heads:
             for path in paths:
                 asked = f"{head.format(path=path)}{allowed}Connection: close\r\n\r\n"
@@ -1009,7 +1009,7 @@ def test_no_way_of_naming_a_host_reaches_an_answer(place: Path, tmp_path: Path) 
     assert "Traceback" not in (tmp_path / "log").read_text()
 
 
-def test_idle_and_slow_connections_do_not_keep_others_out(place: Path, tmp_path: Path) -> None:
+def test_idle_and_slow_connections_do_not_keep_others_out(folder: Path, tmp_path: Path) -> None:
     _, secret = outside.tokens()
     slow = (
         b"",  # says nothing
@@ -1017,7 +1017,7 @@ def test_idle_and_slow_connections_do_not_keep_others_out(place: Path, tmp_path:
         b"POST /opendsr/v1/requests HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{",  # its body
     )
     with (
-        serving(place, secret, tmp_path / "log") as server,
+        serving(folder, secret, tmp_path / "log") as server,
         contextlib.ExitStack() as connections,
     ):
         for number in range(2 * waiting.MOST_WAITING):
@@ -1030,25 +1030,27 @@ def test_idle_and_slow_connections_do_not_keep_others_out(place: Path, tmp_path:
             assert httpx.get(server.url + "/healthz", timeout=None).json() == {"status": "ok"}
 
 
-def test_a_server_that_nobody_may_use_does_not_start(place: Path) -> None:
+def test_a_server_that_nobody_may_use_does_not_start(folder: Path) -> None:
     ended = dummy.command(
-        place, "serve", "--port", "0", **{auth.TOKENS: "", auth.SIGNING_CLIENTS: ""}
+        folder, "serve", "--port", "0", **{auth.TOKENS: "", auth.SIGNING_CLIENTS: ""}
     )
     assert ended.returncode == 1
     assert "erasure-audit serve token" in ended.stderr
     half = dummy.command(
-        place, "serve", "--certificate", "x.pem", **{auth.TOKENS: outside.tokens()[1]}
+        folder, "serve", "--certificate", "x.pem", **{auth.TOKENS: outside.tokens()[1]}
     )
     assert "belong together" in half.stderr
 
 
-def test_a_token_is_made_by_a_command_and_kept_nowhere(place: Path) -> None:
+def test_a_token_is_made_by_a_command_and_kept_nowhere(folder: Path) -> None:
     made = json.loads(
-        dummy.command(place, "serve", "token", "--name", "crm", "--role", "intake", "--json").stdout
+        dummy.command(
+            folder, "serve", "token", "--name", "crm", "--role", "intake", "--json"
+        ).stdout
     )
     assert Gatekeeper(made["entry"]).admit(
         auth.Attempt("GET", "/", b"", authorization=f"Bearer {made['token']}"), auth.Right.SUBMIT
     )
-    assert made["token"].encode() not in outside.everything_stored(place)
-    wrong = dummy.command(place, "serve", "token", "--name", "Ada Lovelace", "--role", "boss")
+    assert made["token"].encode() not in outside.everything_stored(folder)
+    wrong = dummy.command(folder, "serve", "token", "--name", "Ada Lovelace", "--role", "boss")
     assert wrong.returncode == 1

@@ -75,18 +75,18 @@ def test_what_reads_from_a_stale_stage_is_due_and_nothing_else() -> None:
 def test_locks_of_dead_processes_are_swept_and_those_of_others_numbers_too(
     workspace: Path, tmp_path: Path
 ) -> None:
-    place = dummy.copy(workspace, tmp_path / "locked")
-    table = place / ".dvc" / "tmp" / "rwlock"
+    folder = dummy.copy(workspace, tmp_path / "locked")
+    table = folder / ".dvc" / "tmp" / "rwlock"
     dead = {"pid": 2**22 + 1, "cmd": "dvc repro"}
     init = {"pid": 1, "cmd": "dvc repro"}  # the number now belongs to another program
     table.write_text(json.dumps({"write": {"a": dead, "b": init}, "read": {"c": [dead, init]}}))
-    dvc_locks.sweep(place)
+    dvc_locks.sweep(folder)
     assert json.loads(table.read_text()) == {"write": {}, "read": {}}
 
 
 def test_a_lock_file_cut_off_in_the_middle_is_removed(workspace: Path, tmp_path: Path) -> None:
-    place = dummy.copy(workspace, tmp_path / "locked")
-    table = place / ".dvc" / "tmp" / "rwlock"
+    folder = dummy.copy(workspace, tmp_path / "locked")
+    table = folder / ".dvc" / "tmp" / "rwlock"
     table.write_text('{"write": {"a": {"pid": ' + str(os.getpid()))
-    dvc_locks.sweep(place)
+    dvc_locks.sweep(folder)
     assert not table.exists()

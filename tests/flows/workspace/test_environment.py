@@ -42,7 +42,7 @@ stages:
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shell.git(tmp_path, "init", "--quiet")
     shell.dvc(tmp_path, "init", "--quiet")
     files.write_text(tmp_path / "dvc.yaml", PIPELINE)
@@ -56,29 +56,29 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def seen(place: Path, stage: str) -> dict[str, str]:
-    stage_runner.Runner(place, 1).run(stage)
-    printed: dict[str, str] = json.loads((place / f"{stage}.json").read_text())
+def seen(home: Path, stage: str) -> dict[str, str]:
+    stage_runner.Runner(home, 1).run(stage)
+    printed: dict[str, str] = json.loads((home / f"{stage}.json").read_text())
     return printed
 
 
-def test_a_stage_sees_no_secret_and_everything_else(place: Path) -> None:
-    printed = seen(place, "plain")
+def test_a_stage_sees_no_secret_and_everything_else(home: Path) -> None:
+    printed = seen(home, "plain")
     assert printed.keys().isdisjoint(GIVEN)
     assert not any(secret in text for secret in GIVEN.values() for text in printed.values())
     assert printed["CUDA_VISIBLE_DEVICES"] == "0"
     assert printed["DVC_NO_ANALYTICS"] == "1"
 
 
-def test_a_stage_that_declares_a_secret_gets_that_one_alone(place: Path) -> None:
-    printed = seen(place, "needy")
+def test_a_stage_that_declares_a_secret_gets_that_one_alone(home: Path) -> None:
+    printed = seen(home, "needy")
     declared = "ERASURE_AUDIT_PSEUDONYM_KEY"
     assert printed[declared] == GIVEN[declared]
     assert printed.keys().isdisjoint(set(GIVEN) - {declared})
 
 
-def test_git_and_dvc_keep_the_credentials_of_remotes_and_none_of_this_tool(place: Path) -> None:
-    given = environment.child(place)
+def test_git_and_dvc_keep_the_credentials_of_remotes_and_none_of_this_tool(home: Path) -> None:
+    given = environment.child(home)
     assert given["AWS_SECRET_ACCESS_KEY"] == GIVEN["AWS_SECRET_ACCESS_KEY"]
     assert given.keys().isdisjoint(environment.SECRET)
     assert set(environment.SECRET) >= {name for name in GIVEN if name.startswith("ERASURE_AUDIT_")}

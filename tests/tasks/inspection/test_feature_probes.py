@@ -334,30 +334,30 @@ def test_the_mean_loss_is_the_mean_of_minus_log_p() -> None:
 def audit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny audit: two of ten people ask to be forgotten, one of whom nobody can guess the classes
     of."""
-    place = tmp_path_factory.mktemp("audit")
+    home = tmp_path_factory.mktemp("audit")
     images, labels = pictures(PEOPLE * EACH, 0, odd=EACH)
     lines, roles = ["record_id,subject_id,label,path,sha256"], ["record_id,role"]
-    (place / "data").mkdir()
+    (home / "data").mkdir()
     for number, (image, label) in enumerate(zip(images, labels, strict=True)):
-        path = place / "data" / f"{number}.png"
+        path = home / "data" / f"{number}.png"
         Image.fromarray(image[0]).save(path)
         person = number // EACH
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         lines.append(f"r{number},p{person},{label},{path.name},{digest}")
         roles.append(f"r{number},{'training' if person < 8 else 'control'}")
-    files.write_text(place / "data" / "manifest.csv", "\n".join(lines) + "\n")
-    files.write_text(place / "split.csv", "\n".join(roles) + "\n")
-    write_forget(place, {IDS[0]: range(EACH), IDS[1]: range(EACH, EACH + 3)})
-    files.write_text(place / "params.yaml", params(TINY))
-    packing.pack_for(place, TINY.data)
+    files.write_text(home / "data" / "manifest.csv", "\n".join(lines) + "\n")
+    files.write_text(home / "split.csv", "\n".join(roles) + "\n")
+    write_forget(home, {IDS[0]: range(EACH), IDS[1]: range(EACH, EACH + 3)})
+    files.write_text(home / "params.yaml", params(TINY))
+    packing.pack_for(home, TINY.data)
     everything = training_loop.Records(
         images[: 8 * EACH], labels[: 8 * EACH], TINY.model, compute.prepare(TINY.compute)
     )
-    checkpoints.save(fitted(everything, 50, epochs=12), place / "original.safetensors")
+    checkpoints.save(fitted(everything, 50, epochs=12), home / "original.safetensors")
     for number in range(4):
-        path = place / "retrain" / str(number // 2) / f"seed-{number}.safetensors"
+        path = home / "retrain" / str(number // 2) / f"seed-{number}.safetensors"
         checkpoints.save(fitted(some(everything, slice(EACH + 3, None)), number, epochs=12), path)
-    return place
+    return home
 
 
 def params(wish: settings.Settings) -> str:
@@ -365,21 +365,21 @@ def params(wish: settings.Settings) -> str:
     return json.dumps(shown)  # JSON is YAML
 
 
-def write_forget(place: Path, asked: dict[str, range], name: str = "forget.csv") -> None:
+def write_forget(home: Path, asked: dict[str, range], name: str = "forget.csv") -> None:
     lines = [f"r{number},{request}" for request, numbers in asked.items() for number in numbers]
-    files.write_text(place / name, "\n".join(["record_id,request_id", *lines]) + "\n")
+    files.write_text(home / name, "\n".join(["record_id,request_id", *lines]) + "\n")
 
 
-def run(place: Path, out: Path, **other: Path) -> dict[str, Any]:
+def run(home: Path, out: Path, **other: Path) -> dict[str, Any]:
     paths = {
-        "original": place / "original.safetensors",
-        "unlearned": place / "original.safetensors",
-        "retrained": place / "retrain",
-        "data": place / "data",
-        "pack": place / "pack",
-        "split": place / "split.csv",
-        "forget": place / "forget.csv",
-        "params": place / "params.yaml",
+        "original": home / "original.safetensors",
+        "unlearned": home / "original.safetensors",
+        "retrained": home / "retrain",
+        "data": home / "data",
+        "pack": home / "pack",
+        "split": home / "split.csv",
+        "forget": home / "forget.csv",
+        "params": home / "params.yaml",
     }
     probe.main(**{**paths, **other}, out=out)
     found: dict[str, Any] = files.read_json(out / "probes.json")

@@ -101,16 +101,16 @@ def wish(name: str, side: int = 16, channels: int = 1, **unlearn: Any) -> settin
     )
 
 
-def some(count: int, given: settings.Settings, seed: int = 0) -> training_loop.Records:
+def some(count: int, config: settings.Settings, seed: int = 0) -> training_loop.Records:
     """Images of noise; those of class 1 are brighter."""
     rng = np.random.default_rng(seed)
     labels = np.arange(count, dtype=np.int64) % 2
     images = rng.integers(
-        0, 128, (count, given.data.channels, given.data.image_size, given.data.image_size)
+        0, 128, (count, config.data.channels, config.data.image_size, config.data.image_size)
     )
     images += 100 * labels[:, None, None, None]
     return training_loop.Records(
-        images.astype(np.uint8), labels, given.model, compute.prepare(given.compute)
+        images.astype(np.uint8), labels, config.model, compute.prepare(config.compute)
     )
 
 
@@ -122,8 +122,8 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(a[name], b[name]) for name in a)
 
 
-def build(given: settings.Settings, seed: int = 1) -> nn.Module:
-    return architectures.build(given.model, given.data, seed)
+def build(config: settings.Settings, seed: int = 1) -> nn.Module:
+    return architectures.build(config.model, config.data, seed)
 
 
 @pytest.mark.parametrize("name", [*NAMED, *SMALLER])
@@ -131,25 +131,25 @@ def test_every_family_is_unlearned_with_either_tap_and_survives_its_file(
     name: str, tmp_path: Path
 ) -> None:
     for taps, way in (("last", 0.0), ("all", 0.3)):
-        given = wish(name, 32, taps=taps, reset=way)
-        network = build(given)
+        config = wish(name, 32, taps=taps, reset=way)
+        network = build(config)
         before = state(network)
-        _, trace = fcalb.unlearn(network, some(4, given, 1), some(4, given), given)
+        _, trace = fcalb.unlearn(network, some(4, config, 1), some(4, config), config)
         assert len(trace) == 1
         assert np.isfinite([trace[0].forget_loss, trace[0].recover_loss]).all()
         assert not same(before, state(network))
         assert not any(part.training for part in network.modules())
     digest = checkpoints.save(network, tmp_path / "m.safetensors")
-    again = checkpoints.load(tmp_path / "m.safetensors", given.model, given.data)
+    again = checkpoints.load(tmp_path / "m.safetensors", config.model, config.data)
     assert same(state(network), state(again))
     assert digest == checkpoints.save(again, tmp_path / "again.safetensors")
 
 
 @pytest.mark.parametrize("name", [*NAMED, *SMALLER])
 def test_taps_are_one_map_per_resolution_and_then_the_classifiers_input(name: str) -> None:
-    given = wish(name, 32)
-    network = build(given).eval()
-    image = some(1, given).floats(slice(None))
+    config = wish(name, 32)
+    network = build(config).eval()
+    image = some(1, config).floats(slice(None))
     logits, every = architectures.Taps(network, "all", image)(image)
     assert torch.equal(logits, network(image))
     sizes = [tuple(part.shape[2:]) for part in every[:-1]]
@@ -172,35 +172,35 @@ def test_taps_are_one_map_per_resolution_and_then_the_classifiers_input(name: st
 def test_every_rival_unlearns_models_with_dropout_and_without_batch_norm(
     method: str, name: str
 ) -> None:
-    given = wish(
+    config = wish(
         name, method=method, rivals={"epochs": 1, "unsir_noise_steps": 2, "ssd_alpha": 1.0}
     )
     results = []
     for _ in range(2):
-        unlearned = registry.unlearn(build(given), some(2, given, 1), some(8, given), given)
+        unlearned = registry.unlearn(build(config), some(2, config, 1), some(8, config), config)
         assert all(torch.isfinite(value).all() for value in unlearned.state_dict().values())
         results.append(state(unlearned))
     assert same(*results)
-    assert method == "ssd" or not same(results[0], state(build(given)))
+    assert method == "ssd" or not same(results[0], state(build(config)))
 
 
 @pytest.mark.parametrize("balance", ["gradnorm", "imtl_g"])
 @pytest.mark.parametrize("name", ["convnext", "vgg", "vgg_bn", "tied"])
 def test_balances_by_gradients_find_what_both_losses_share(name: str, balance: str) -> None:
-    given = wish(f"{__name__}:{name}", taps="all", balance=balance)
-    _, trace = fcalb.unlearn(build(given), some(4, given, 1), some(8, given), given)
+    config = wish(f"{__name__}:{name}", taps="all", balance=balance)
+    _, trace = fcalb.unlearn(build(config), some(4, config, 1), some(8, config), config)
     assert all(row.forget_weight + row.recover_weight == pytest.approx(2) for row in trace)
     assert trace[-1].forget_weight != trace[-1].recover_weight
 
 
 @pytest.mark.parametrize("name", ["convnext", "vgg", "vgg_bn"])
 def test_chance_in_a_model_is_the_same_again_for_a_seed_and_another_for_another(name: str) -> None:
-    given = wish(f"{__name__}:{name}", taps="all", learning_rate=0.01)
+    config = wish(f"{__name__}:{name}", taps="all", learning_rate=0.01)
 
     def run(seed: int, elsewhere: int) -> dict[str, torch.Tensor]:
         torch.manual_seed(elsewhere)  # the global stream has no say
-        chosen = given.model_copy(update={"seed": seed})
-        return state(fcalb.unlearn(build(given), some(4, given, 1), some(8, given), chosen)[0])
+        chosen = config.model_copy(update={"seed": seed})
+        return state(fcalb.unlearn(build(config), some(4, config, 1), some(8, config), chosen)[0])
 
     runs = [run(0, 5), run(0, 6), run(1, 5)]
     assert same(runs[0], runs[1])
@@ -214,51 +214,51 @@ def test_the_teachers_mode_matters_to_batch_norm_and_to_nothing_else(
     name: str, matters: bool
 ) -> None:
     def run(mode: str) -> dict[str, torch.Tensor]:
-        given = wish(f"{__name__}:{name}", taps="all", teacher_mode=mode)
-        return state(fcalb.unlearn(build(given), some(4, given, 1), some(8, given), given)[0])
+        config = wish(f"{__name__}:{name}", taps="all", teacher_mode=mode)
+        return state(fcalb.unlearn(build(config), some(4, config, 1), some(8, config), config)[0])
 
     assert same(run("train"), run("eval")) is not matters
 
 
 def test_a_model_that_is_its_own_teacher_has_nothing_to_forget_whatever_dropout_does() -> None:
     for name in ("convnext", "vgg", "vgg_bn"):
-        given = wish(
+        config = wish(
             f"{__name__}:{name}", taps="all", reset=1.0
         )  # the random teacher, weight by weight
-        _, trace = fcalb.unlearn(build(given), some(4, given, 1), some(8, given), given)
+        _, trace = fcalb.unlearn(build(config), some(4, config, 1), some(8, config), config)
         assert trace[0].forget_loss == pytest.approx(0, abs=1e-9)
 
 
 def test_batches_never_hold_one_record_since_batch_norm_at_one_pixel_cannot_learn_from_it() -> None:
-    given = wish("resnet18", 16)  # its last maps are 1x1
+    config = wish("resnet18", 16)  # its last maps are 1x1
     for count in (2, 3, 5, 9):
-        batches = some(count, given).batches(4, torch.Generator().manual_seed(0), given.train)
+        batches = some(count, config).batches(4, torch.Generator().manual_seed(0), config.train)
         assert {len(next(batches)[1]) for _ in range(6)} == {min(4, count)}
-    network = build(given)
-    training_loop.fit(network, some(5, given), given.train, 0)
-    one = some(5, given).rows(torch.tensor([0]))
-    assert fcalb.unlearn(network, one, some(5, given), given)[1]
+    network = build(config)
+    training_loop.fit(network, some(5, config), config.train, 0)
+    one = some(5, config).rows(torch.tensor([0]))
+    assert fcalb.unlearn(network, one, some(5, config), config)[1]
     with pytest.raises(EvidenceError, match="at least 2"):
-        training_loop.fit(network, one, given.train, 0)
+        training_loop.fit(network, one, config.train, 0)
 
 
 def test_tied_weights_are_written_and_read_under_all_names_or_one(tmp_path: Path) -> None:
-    given = wish(f"{__name__}:tied")
-    network = build(given)
+    config = wish(f"{__name__}:tied")
+    network = build(config)
     checkpoints.save(network, tmp_path / "all.safetensors")
     save_model(network, str(tmp_path / "one.safetensors"))
     assert len(load_file(tmp_path / "one.safetensors")) < len(
         load_file(tmp_path / "all.safetensors")
     )
     for name in ("all", "one"):
-        path = checkpoints.load(tmp_path / f"{name}.safetensors", given.model, given.data)
+        path = checkpoints.load(tmp_path / f"{name}.safetensors", config.model, config.data)
         assert same(state(network), state(path))
         assert path.one.weight is path.other.weight
 
 
 def test_a_reset_moves_tied_weights_once_and_frozen_ones_and_counts_never() -> None:
-    given = wish(f"{__name__}:tied")
-    network, teacher = build(given, 1), build(given, 2)
+    config = wish(f"{__name__}:tied")
+    network, teacher = build(config, 1), build(config, 2)
     before, target = state(network), state(teacher)
     fcalb.move_towards(network, teacher, 0.5)
     after = state(network)
@@ -270,23 +270,25 @@ def test_a_reset_moves_tied_weights_once_and_frozen_ones_and_counts_never() -> N
 
 def test_frozen_weights_stay_whatever_the_method() -> None:
     for method in ("fcalb", "fcalb_plain", "scrub", "ssd", "salun"):
-        given = wish(
+        config = wish(
             f"{__name__}:tied", method=method, reset=0.5, rivals={"ssd_alpha": 1.0, "epochs": 1}
         )
-        network = build(given)
+        network = build(config)
         before = state(network)
         run = fcalb.unlearn if method in fcalb.METHODS else registry.unlearn
-        run(network, some(2, given, 1), some(8, given), given)
+        run(network, some(2, config, 1), some(8, config), config)
         assert torch.equal(network.frozen.weight, before["frozen.weight"]), method
         assert not torch.equal(network.stem.weight, before["stem.weight"]), method
 
 
 def test_a_model_with_all_weights_frozen_is_refused() -> None:
-    given = wish("small_cnn")
+    config = wish("small_cnn")
     with pytest.raises(ModelError, match="all frozen"):
-        fcalb.unlearn(build(given).requires_grad_(False), some(2, given, 1), some(8, given), given)
+        fcalb.unlearn(
+            build(config).requires_grad_(False), some(2, config, 1), some(8, config), config
+        )
     with pytest.raises(ModelError, match="requires_grad"):
-        training_loop.fit(build(given).requires_grad_(False), some(8, given), given.train, 0)
+        training_loop.fit(build(config).requires_grad_(False), some(8, config), config.train, 0)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
@@ -294,9 +296,9 @@ def test_the_first_layer_takes_the_datas_channels_and_the_stem_that_was_asked_fo
     name: str,
 ) -> None:
     def first(side: int, channels: int, stem: str = "plain") -> nn.Conv2d:
-        given = wish(name, side, channels)
-        model = given.model.model_copy(update={"stem": stem})
-        network = architectures.build(model, given.data, 1)
+        config = wish(name, side, channels)
+        model = config.model.model_copy(update={"stem": stem})
+        network = architectures.build(model, config.data, 1)
         return next(layer for layer in network.modules() if isinstance(layer, nn.Conv2d))
 
     photo, grey, small, kept = first(64, 3), first(64, 1), first(32, 3), first(32, 3, "small")
@@ -453,22 +455,22 @@ def test_a_classifier_whose_features_have_no_layer_to_be_read_at_cannot_be_tappe
     factory: str,
 ) -> None:
     for method in ("fcalb", "fcalb_plain"):
-        given = wish(f"own_networks:{factory}", method=method)
+        config = wish(f"own_networks:{factory}", method=method)
         with pytest.raises(
             ModelError,
             match=r"cannot be tapped: its last layer has to be a .*unlearn\.method=fcalb_reset",
         ):
-            fcalb.unlearn(build(given), some(2, given, 1), some(8, given), given)
+            fcalb.unlearn(build(config), some(2, config, 1), some(8, config), config)
     for method in ("fcalb_reset", "scrub"):  # they read no features
-        given = wish(f"own_networks:{factory}", method=method, rivals={"epochs": 1})
+        config = wish(f"own_networks:{factory}", method=method, rivals={"epochs": 1})
         run = fcalb.unlearn if method in fcalb.METHODS else registry.unlearn
-        assert run(build(given), some(2, given, 1), some(8, given), given)
+        assert run(build(config), some(2, config, 1), some(8, config), config)
 
 
 @pytest.mark.usefixtures("own")
 def test_a_model_that_calls_other_layers_for_other_images_cannot_be_tapped_there() -> None:
-    given = wish("own_networks:fussy")
-    network = build(given)
+    config = wish("own_networks:fussy")
+    network = build(config)
     taps = architectures.Taps(network, "all", torch.zeros(1, 1, 16, 16))
     assert len(taps(torch.zeros(1, 1, 16, 16))[1]) == 3
     with pytest.raises(ModelError, match="depends on the images"):
@@ -480,17 +482,17 @@ def test_a_model_that_calls_other_layers_for_other_images_cannot_be_tapped_there
 def test_a_factory_of_ones_own_is_built_the_same_again_and_unlearned(
     factory: str, tmp_path: Path
 ) -> None:
-    given = wish(f"own_networks:{factory}", taps="all")
+    config = wish(f"own_networks:{factory}", taps="all")
     torch.manual_seed(3)
-    network = build(given)
+    network = build(config)
     torch.manual_seed(4)
-    assert same(state(network), state(build(given)))
-    network, trace = fcalb.unlearn(network, some(2, given, 1), some(8, given), given)
+    assert same(state(network), state(build(config)))
+    network, trace = fcalb.unlearn(network, some(2, config, 1), some(8, config), config)
     assert trace
     checkpoints.save(network, tmp_path / "m.safetensors")
     assert same(
         state(network),
-        state(checkpoints.load(tmp_path / "m.safetensors", given.model, given.data)),
+        state(checkpoints.load(tmp_path / "m.safetensors", config.model, config.data)),
     )
 
 
@@ -522,38 +524,38 @@ def test_unknown_models_and_images_too_small_are_named() -> None:
 
 
 def test_weights_survive_being_saved_and_loaded(tmp_path: Path) -> None:
-    given = wish("small_cnn")
-    network = build(given)
+    config = wish("small_cnn")
+    network = build(config)
     digest = checkpoints.save(network, tmp_path / "m.safetensors")
-    loaded = checkpoints.load(tmp_path / "m.safetensors", given.model, given.data)
+    loaded = checkpoints.load(tmp_path / "m.safetensors", config.model, config.data)
     assert same(state(network), state(loaded))
     assert digest == checkpoints.save(loaded, tmp_path / "again.safetensors")
 
 
 def test_a_checkpoint_of_another_architecture_is_refused_by_name(tmp_path: Path) -> None:
-    given = wish("small_cnn")
-    checkpoints.save(build(given), tmp_path / "m.safetensors")
-    classes = given.data.model_copy(update={"classes": 5})
-    for model, data in ((given.model, classes), (settings.Model(name="resnet18"), given.data)):
+    config = wish("small_cnn")
+    checkpoints.save(build(config), tmp_path / "m.safetensors")
+    classes = config.data.model_copy(update={"classes": 5})
+    for model, data in ((config.model, classes), (settings.Model(name="resnet18"), config.data)):
         with pytest.raises(ModelError, match=r"m\.safetensors is not a checkpoint"):
             checkpoints.load(tmp_path / "m.safetensors", model, data)
 
 
 def test_a_pickle_is_refused_and_never_run(tmp_path: Path) -> None:
-    given = wish("small_cnn")
+    config = wish("small_cnn")
     torch.save({"weight": torch.zeros(1)}, tmp_path / "m.safetensors")
     with pytest.raises(ModelError, match="Pickled checkpoints are not read"):
-        checkpoints.load(tmp_path / "m.safetensors", given.model, given.data)
+        checkpoints.load(tmp_path / "m.safetensors", config.model, config.data)
     with pytest.raises(ModelError, match="no such file"):
-        checkpoints.load(tmp_path / "none.safetensors", given.model, given.data)
+        checkpoints.load(tmp_path / "none.safetensors", config.model, config.data)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_not_finite_are_neither_written_nor_read(
     value: float, tmp_path: Path
 ) -> None:
-    given = wish("small_cnn")
-    network = build(given)
+    config = wish("small_cnn")
+    network = build(config)
     checkpoints.save(network, tmp_path / "m.safetensors")
     kept = (tmp_path / "m.safetensors").read_bytes()
     network[0][1].running_var[3] = value
@@ -562,16 +564,16 @@ def test_weights_that_are_not_finite_are_neither_written_nor_read(
     assert (tmp_path / "m.safetensors").read_bytes() == kept
     save_file(state(network), str(tmp_path / "bad.safetensors"))
     with pytest.raises(ModelError, match=r"bad\.safetensors has NaN or infinite values in 1 of"):
-        checkpoints.load(tmp_path / "bad.safetensors", given.model, given.data)
+        checkpoints.load(tmp_path / "bad.safetensors", config.model, config.data)
 
 
 def test_a_file_cut_short_is_refused(tmp_path: Path) -> None:
-    given = wish("small_cnn")
+    config = wish("small_cnn")
     path = tmp_path / "m.safetensors"
-    checkpoints.save(build(given), path)
+    checkpoints.save(build(config), path)
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ModelError, match="is no safetensors file"):
-        checkpoints.load(path, given.model, given.data)
+        checkpoints.load(path, config.model, config.data)
 
 
 def test_the_table_of_what_can_be_tapped_is_that_of_a_real_run() -> None:

@@ -67,12 +67,12 @@ def pixels(side: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (3, 3, side, side)).astype(np.uint8)
 
 
-def answers(path: Path, given: settings.Settings) -> np.ndarray:
+def answers(path: Path, config: settings.Settings) -> np.ndarray:
     """What the audit computes of some images with a checkpoint."""
-    network = checkpoints.load(path, given.model, given.data)
-    backend = compute.prepare(given.compute)
+    network = checkpoints.load(path, config.model, config.data)
+    backend = compute.prepare(config.compute)
     records = training_loop.Records(
-        pixels(given.data.image_size), np.zeros(3, np.int64), given.model, backend
+        pixels(config.data.image_size), np.zeros(3, np.int64), config.model, backend
     )
     return training_loop.logits(network, records)
 
@@ -131,8 +131,8 @@ def test_mean_and_std_that_are_not_one_per_channel_are_refused_by_name() -> None
 def test_a_wrappers_prefix_is_recognised(prefix: str, tmp_path: Path) -> None:
     state = plain("resnet18").state_dict()
     save_file({prefix + name: value for name, value in state.items()}, tmp_path / "m.safetensors")
-    given = chosen("resnet18")
-    network = checkpoints.load(tmp_path / "m.safetensors", given.model, given.data)
+    config = chosen("resnet18")
+    network = checkpoints.load(tmp_path / "m.safetensors", config.model, config.data)
     assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
 
 
@@ -141,8 +141,8 @@ def test_an_average_that_torch_keeps_is_recognised(tmp_path: Path) -> None:
     averaged = AveragedModel(network)
     averaged.update_parameters(network)
     save_file(averaged.state_dict(), tmp_path / "m.safetensors")
-    given = chosen("resnet18")
-    path = checkpoints.load(tmp_path / "m.safetensors", given.model, given.data)
+    config = chosen("resnet18")
+    path = checkpoints.load(tmp_path / "m.safetensors", config.model, config.data)
     torch.testing.assert_close(path.state_dict()["fc.weight"], network.state_dict()["fc.weight"])
 
 
@@ -167,12 +167,12 @@ def test_of_two_copies_the_one_in_use_is_named_by_a_setting(
     prefixes: tuple[str, str], tmp_path: Path
 ) -> None:
     average = two_copies(prefixes, tmp_path / "m.safetensors")
-    given = settings.parse(
+    config = settings.parse(
         {**chosen("resnet18").model_dump(mode="json"), "original": {"prefix": prefixes[1]}}
     )
-    path = checkpoints.load_original(tmp_path / "m.safetensors", given).state_dict()
+    path = checkpoints.load_original(tmp_path / "m.safetensors", config).state_dict()
     assert torch.equal(path["fc.weight"], average["fc.weight"])
-    first = checkpoints.load(tmp_path / "m.safetensors", given.model, given.data, prefixes[0])
+    first = checkpoints.load(tmp_path / "m.safetensors", config.model, config.data, prefixes[0])
     assert torch.equal(first.state_dict()["fc.weight"], 2 * average["fc.weight"])
 
 
@@ -181,17 +181,17 @@ def test_two_copies_without_that_setting_are_refused_with_both_named(
     prefixes: tuple[str, str], tmp_path: Path
 ) -> None:
     two_copies(prefixes, tmp_path / "m.safetensors")
-    given = chosen("resnet18")
+    config = chosen("resnet18")
     words = f"holds 2 copies of the model.*{prefixes[0]!r}, {prefixes[1]!r}.*original.prefix"
     with pytest.raises(ModelError, match=words):
-        checkpoints.load(tmp_path / "m.safetensors", given.model, given.data)
+        checkpoints.load(tmp_path / "m.safetensors", config.model, config.data)
 
 
 def test_a_prefix_that_no_copy_has_is_refused_with_those_that_are_there(tmp_path: Path) -> None:
     two_copies(("", "ema."), tmp_path / "m.safetensors")
-    given = chosen("resnet18")
+    config = chosen("resnet18")
     with pytest.raises(ModelError, match=r"original\.prefix='avg\.'; expected one of '', 'ema\.'"):
-        checkpoints.load(tmp_path / "m.safetensors", given.model, given.data, "avg.")
+        checkpoints.load(tmp_path / "m.safetensors", config.model, config.data, "avg.")
 
 
 def test_counts_of_batches_may_be_missing(tmp_path: Path) -> None:
@@ -207,9 +207,9 @@ def test_a_refusal_lists_the_first_missing_and_unexpected_names_and_shapes(tmp_p
     state["head.weight"], state["head.bias"] = state.pop("fc.weight"), state.pop("fc.bias")
     state["conv1.weight"] = torch.zeros(64, 1, 7, 7)
     save_file(state, tmp_path / "m.safetensors")
-    given = chosen("resnet18")
+    config = chosen("resnet18")
     with pytest.raises(ModelError) as refused:
-        checkpoints.load(tmp_path / "m.safetensors", given.model, given.data)
+        checkpoints.load(tmp_path / "m.safetensors", config.model, config.data)
     for words in (
         "2 missing (fc.weight, fc.bias)",
         "2 unexpected (head.bias, head.weight)",
@@ -235,9 +235,9 @@ def test_quantised_weights_are_refused_and_not_taken_for_numbers(tmp_path: Path)
     state = plain("resnet18").state_dict()
     state["fc.weight"] = (state["fc.weight"] * 100).to(torch.int8)
     save_file(state, tmp_path / "m.safetensors")
-    given = chosen("resnet18")
+    config = chosen("resnet18")
     with pytest.raises(ModelError, match=r"1 of another type .fc\.weight int8 instead of float32"):
-        checkpoints.load(tmp_path / "m.safetensors", given.model, given.data)
+        checkpoints.load(tmp_path / "m.safetensors", config.model, config.data)
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
@@ -258,16 +258,16 @@ def test_a_file_that_holds_more_than_the_model_is_refused_with_what_to_do(
 ) -> None:
     state = plain("resnet18").state_dict() | {beside: torch.zeros(3)}
     save_file(state, tmp_path / "m.safetensors")
-    given = chosen("resnet18")
+    config = chosen("resnet18")
     with pytest.raises(ModelError, match=f"1 unexpected .{beside}.*Nothing is missing"):
-        checkpoints.load(tmp_path / "m.safetensors", given.model, given.data)
+        checkpoints.load(tmp_path / "m.safetensors", config.model, config.data)
 
 
 def test_a_key_of_another_programs_metadata_is_not_taken_for_ours(tmp_path: Path) -> None:
-    network, given = plain("resnet18"), chosen("resnet18")
+    network, config = plain("resnet18"), chosen("resnet18")
     for reported in ("resnet18", '"resnet18"', '{"name": "ResNet18", "pretrained": true}'):
         save_file(network.state_dict(), tmp_path / "m.safetensors", metadata={"model": reported})
-        checkpoints.load(tmp_path / "m.safetensors", given.model, given.data)
+        checkpoints.load(tmp_path / "m.safetensors", config.model, config.data)
         assert not checkpoints.names_its_settings(tmp_path / "m.safetensors")
-    checkpoints.save(network, tmp_path / "m.safetensors", given.model)
+    checkpoints.save(network, tmp_path / "m.safetensors", config.model)
     assert checkpoints.names_its_settings(tmp_path / "m.safetensors")

@@ -36,10 +36,10 @@ def images(channels: int) -> np.ndarray:
     return np.clip(level + noise, 0, 255).astype(np.uint8)
 
 
-def records(given: settings.Settings, labels: np.ndarray | None = None) -> training_loop.Records:
+def records(config: settings.Settings, labels: np.ndarray | None = None) -> training_loop.Records:
     known = np.zeros(COUNT, np.int64) if labels is None else labels
-    backend = compute.prepare(given.compute)
-    return training_loop.Records(images(given.data.channels), known, given.model, backend)
+    backend = compute.prepare(config.compute)
+    return training_loop.Records(images(config.data.channels), known, config.model, backend)
 
 
 class Brightness(nn.Module):
@@ -55,9 +55,9 @@ class Brightness(nn.Module):
         return nn.functional.one_hot(above, CLASSES).float()
 
 
-def trained(given: settings.Settings) -> tuple[nn.Module, np.ndarray]:
+def trained(config: settings.Settings) -> tuple[nn.Module, np.ndarray]:
     """A model, and labels that it is right about if it is read as the settings say."""
-    seen = records(given)
+    seen = records(config)
     levels = seen.floats(slice(None))[:, 0].mean((1, 2))
     network = Brightness(levels.quantile(torch.tensor([0.25, 0.5, 0.75])))
     return network, training_loop.logits(network, seen).argmax(1)
@@ -69,9 +69,9 @@ def trained(given: settings.Settings) -> tuple[nn.Module, np.ndarray]:
 def test_the_mean_and_std_of_the_training_are_named(
     channels: int, configured: dict[str, Any], right: dict[str, Any]
 ) -> None:
-    given = chosen(channels, **right)
-    network, labels = trained(given)
-    assert other_readings.better(network, records(given, labels), given) is None
+    config = chosen(channels, **right)
+    network, labels = trained(config)
+    assert other_readings.better(network, records(config, labels), config) is None
     if configured == right:
         return
     misread = chosen(channels, **configured)
@@ -90,21 +90,21 @@ def test_the_values_of_torchvisions_weights_are_named_per_channel() -> None:
 
 
 def test_a_preset_is_compared_by_its_values() -> None:
-    given = chosen(3, preset="ResNet18_Weights.IMAGENET1K_V1")
-    given = given.model_copy(update={"data": given.data.model_copy(update={"image_size": 224})})
+    config = chosen(3, preset="ResNet18_Weights.IMAGENET1K_V1")
+    config = config.model_copy(update={"data": config.data.model_copy(update={"image_size": 224})})
     network, labels = trained(chosen(3, **TORCHVISIONS))
-    backend = compute.prepare(given.compute)
+    backend = compute.prepare(config.compute)
     shown = np.repeat(np.repeat(images(3), 14, 2), 14, 3)[:40]
-    training_records = training_loop.Records(shown, labels[:40], given.model, backend)
-    assert other_readings.better(network, training_records, given) is None
+    training_records = training_loop.Records(shown, labels[:40], config.model, backend)
+    assert other_readings.better(network, training_records, config) is None
 
 
 def test_a_model_of_blue_first_is_recognised() -> None:
-    given = chosen(3)
-    network, labels = trained(given)
-    turned = records(given, labels)
+    config = chosen(3)
+    network, labels = trained(config)
+    turned = records(config, labels)
     turned = turned.with_images(turned.images.flip(1))
-    result = other_readings.better(network, turned, given)
+    result = other_readings.better(network, turned, config)
     assert "channels in reverse order" in str(result)
     assert result is not None
     assert result.accuracy == 1
@@ -112,21 +112,21 @@ def test_a_model_of_blue_first_is_recognised() -> None:
 
 @pytest.mark.parametrize(("right", "configured"), [("small", "plain"), ("plain", "small")])
 def test_a_stem_that_is_not_the_models_is_recognised(right: str, configured: str) -> None:
-    given, misread = (chosen(3, name="resnet18", stem=stem) for stem in (right, configured))
-    network = architectures.build(given.model, given.data, 0)
+    config, misread = (chosen(3, name="resnet18", stem=stem) for stem in (right, configured))
+    network = architectures.build(config.model, config.data, 0)
     with torch.no_grad():  # no class is preferred
-        mean = torch.from_numpy(training_loop.logits(network, records(given)).mean(0))
+        mean = torch.from_numpy(training_loop.logits(network, records(config)).mean(0))
         list(network.parameters())[-1].sub_(mean)
-    labels = training_loop.logits(network, records(given)).argmax(1)
+    labels = training_loop.logits(network, records(config)).argmax(1)
     other = architectures.build(misread.model, misread.data, 0)
     other.load_state_dict(network.state_dict())
-    assert other_readings.better(network, records(given, labels), given) is None
+    assert other_readings.better(network, records(config, labels), config) is None
     result = other_readings.better(other, records(misread, labels), misread)
     assert f"model.stem={right}" in str(result)
 
 
 def test_a_model_that_no_reading_makes_right_gets_none() -> None:
-    given = chosen(3)
-    network, _ = trained(given)
+    config = chosen(3)
+    network, _ = trained(config)
     labels = np.random.default_rng(0).integers(CLASSES, size=COUNT)
-    assert other_readings.better(network, records(given, labels), given) is None
+    assert other_readings.better(network, records(config, labels), config) is None

@@ -273,8 +273,8 @@ def slow_population_attack(
         b = optimize.minimize(loss, np.zeros(4), tol=1e-8).x
         for i in (unseen[i] for i in held):
             found[i] = float((np.array(raw[i]) - centre) / scale @ b[:3] + b[3])
-        for place, i in enumerate(np.flatnonzero(rows.forget)):
-            forgotten[place] += float((np.array(raw[i]) - centre) / scale @ b[:3] + b[3]) / folds
+        for index, i in enumerate(np.flatnonzero(rows.forget)):
+            forgotten[index] += float((np.array(raw[i]) - centre) / scale @ b[:3] + b[3]) / folds
     return forgotten, found
 
 
@@ -862,12 +862,12 @@ def test_means_of_probabilities_are_those_of_plain_sums_by_any_weights() -> None
     shares[0, 0] = [0.5, 0, 0, 0, 0, 0.5]
     found = rmia.log_mean(phi, shares)
     assert found.shape == (3, 2, 40)
-    for place in np.ndindex(3, 2):
+    for index in np.ndindex(3, 2):
         for column in range(40):
             terms = [
-                w / (1 + math.exp(-x)) for w, x in zip(shares[place], phi[:, column], strict=True)
+                w / (1 + math.exp(-x)) for w, x in zip(shares[index], phi[:, column], strict=True)
             ]
-            assert found[(*place, column)] == pytest.approx(
+            assert found[(*index, column)] == pytest.approx(
                 math.log(math.fsum(terms)), rel=1e-12, abs=1e-14
             )
     tiny = rmia.log_mean(np.array([[-900.0], [-1000.0]]), np.array([[0.5, 0.5], [0.0, 1.0]]))

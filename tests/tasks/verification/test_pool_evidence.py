@@ -38,10 +38,10 @@ def test_a_model_that_is_unlike_the_pool_in_confidence_still_passes() -> None:
 
 
 def test_a_pool_is_asked_for_no_views_and_figures_and_the_reason_says_so() -> None:
-    given = pools.scores(0.0, seed=1)
-    alone = verdicts.judge(given, pools.REQUEST, pools.RULES)
+    scores = pools.scores(0.0, seed=1)
+    alone = verdicts.judge(scores, pools.REQUEST, pools.RULES)
     rules = replace(pools.RULES, views=("copies",), alike=True)
-    verdict = verdicts.judge(given, pools.REQUEST, rules)
+    verdict = verdicts.judge(scores, pools.REQUEST, rules)
     assert verdict.finding == alone.finding
     assert verdict.verdict == alone.verdict
     assert "Further views of the records were not asked" in verdict.reason
@@ -70,8 +70,8 @@ def test_the_influence_is_estimated_without_bias() -> None:
 
 
 def test_control_people_take_away_what_a_model_says_of_everybody() -> None:
-    given = pools.scores(seed=1, spread=1.0)
-    view = pool_evidence.for_request(given, pools.REQUEST, 6)
+    scores = pools.scores(seed=1, spread=1.0)
+    view = pool_evidence.for_request(scores, pools.REQUEST, 6)
     pool = np.isin(view.model_roles, ("with", "without"))
     order = np.concatenate([np.flatnonzero(pool), np.flatnonzero(~pool)])
     rows, controls = view.rows_of(pools.REQUEST), view.controls
@@ -129,9 +129,9 @@ def test_the_bound_leaves_over_forgetting_visible() -> None:
 def test_the_accuracy_band_is_moved_up_because_the_pool_saw_fewer_people() -> None:
     """Models without an eighth of the people lose 0.1 here; retrained models, without 1 of 24,
     lose a third of that. A model that is as accurate as the pool's is so not good enough."""
-    given = pools.scores(seed=5, people_gain=0.8)
-    as_pool = pools.with_unlearned_accuracy(given, 0.9 - 0.1)
-    as_retrained = pools.with_unlearned_accuracy(given, 0.9 - 0.8 / 24)
+    scores = pools.scores(seed=5, people_gain=0.8)
+    as_pool = pools.with_unlearned_accuracy(scores, 0.9 - 0.1)
+    as_retrained = pools.with_unlearned_accuracy(scores, 0.9 - 0.8 / 24)
     judged = [verdicts.judge(one, pools.REQUEST, pools.RULES) for one in (as_pool, as_retrained)]
     assert [gate(verdict, "utility_control") for verdict in judged] == ["bad", "good"]
     threshold = next(
@@ -141,10 +141,10 @@ def test_the_accuracy_band_is_moved_up_because_the_pool_saw_fewer_people() -> No
 
 
 def test_the_accuracy_band_is_never_moved_down() -> None:
-    given = pools.scores(
+    scores = pools.scores(
         seed=5, people_gain=-0.8
     )  # fewer people, more accurate: luck or saturation
-    verdict = verdicts.judge(given, pools.REQUEST, pools.RULES)
+    verdict = verdicts.judge(scores, pools.REQUEST, pools.RULES)
     threshold = next(
         one.threshold for one in verdict.finding.gates if one.name == "utility_control"
     )
@@ -184,8 +184,8 @@ def test_fresh_retrains_say_where_a_retrained_model_of_this_batch_lies() -> None
 
 
 def test_a_retrain_does_not_judge_itself() -> None:
-    given = pools.scores(seed=2, baseline=True, fresh=3)
-    view = pool_evidence.for_request(given, pools.REQUEST, 6)
+    scores = pools.scores(seed=2, baseline=True, fresh=3)
+    view = pool_evidence.for_request(scores, pools.REQUEST, 6)
     evidence = pool_evidence.PoolEvidence(view, pools.REQUEST, pools.RULES)
     assert evidence.measure("retrained").whole.fresh == 3
     assert evidence.measure("unlearned").whole.fresh == 4
@@ -218,40 +218,40 @@ def test_too_few_models_are_refused(models: int, everybody: int, message: str) -
 
 
 def test_a_subject_who_came_after_the_pool_is_named_as_such() -> None:
-    given = pools.scores()
-    assert given.seen is not None
-    phi, seen, pool = given.phi.copy(), given.seen.copy(), given.model_roles == "pool"
-    own = given.rows_of(pools.REQUEST)
+    scores = pools.scores()
+    assert scores.seen is not None
+    phi, seen, pool = scores.phi.copy(), scores.seen.copy(), scores.model_roles == "pool"
+    own = scores.rows_of(pools.REQUEST)
     phi[np.ix_(pool, own)] = np.nan
     seen[:, own] = False
     with pytest.raises(EvidenceError, match="12 of the 12 records came or changed after the pool"):
-        verdicts.judge(replace(given, phi=phi, seen=seen), pools.REQUEST, pools.RULES)
+        verdicts.judge(replace(scores, phi=phi, seen=seen), pools.REQUEST, pools.RULES)
 
 
 def test_other_people_who_came_after_the_pool_stop_nobody() -> None:
-    given = pools.scores(seed=4)
-    assert given.seen is not None
-    phi, seen, pool = given.phi.copy(), given.seen.copy(), given.model_roles == "pool"
-    other = given.subjects == 5
+    scores = pools.scores(seed=4)
+    assert scores.seen is not None
+    phi, seen, pool = scores.phi.copy(), scores.seen.copy(), scores.model_roles == "pool"
+    other = scores.subjects == 5
     phi[np.ix_(pool, other)] = np.nan
     seen[:, other] = False
-    verdict = verdicts.judge(replace(given, phi=phi, seen=seen), pools.REQUEST, pools.RULES)
+    verdict = verdicts.judge(replace(scores, phi=phi, seen=seen), pools.REQUEST, pools.RULES)
     assert verdict.verdict == "pass"
 
 
 def test_a_class_without_a_control_is_refused() -> None:
-    given = pools.scores()
-    roles = np.where((given.labels == 1) & (given.roles == "control"), "test", given.roles)
+    scores = pools.scores()
+    roles = np.where((scores.labels == 1) & (scores.roles == "control"), "test", scores.roles)
     with pytest.raises(EvidenceError, match="classes 1 have no record of a control subject"):
-        verdicts.judge(replace(given, roles=roles), pools.REQUEST, pools.RULES)
+        verdicts.judge(replace(scores, roles=roles), pools.REQUEST, pools.RULES)
 
 
 def test_an_unlearned_model_of_nan_is_refused() -> None:
-    given = pools.scores()
-    phi = given.phi.copy()
-    phi[given.model_roles == "unlearned"] = np.nan
+    scores = pools.scores()
+    phi = scores.phi.copy()
+    phi[scores.model_roles == "unlearned"] = np.nan
     with pytest.raises(EvidenceError, match="NaN or infinite"):
-        verdicts.judge(replace(given, phi=phi), pools.REQUEST, pools.RULES)
+        verdicts.judge(replace(scores, phi=phi), pools.REQUEST, pools.RULES)
 
 
 def test_scores_without_a_pool_are_refused() -> None:
@@ -287,12 +287,12 @@ def test_an_inconclusive_verdict_says_that_it_was_to_be_expected() -> None:
 
 
 def newcomer() -> Scores:
-    given = pools.scores()
-    assert given.seen is not None
-    phi, seen = given.phi.copy(), given.seen.copy()
-    unknown = np.ix_(given.model_roles == "pool", given.rows_of(pools.REQUEST))
+    scores = pools.scores()
+    assert scores.seen is not None
+    phi, seen = scores.phi.copy(), scores.seen.copy()
+    unknown = np.ix_(scores.model_roles == "pool", scores.rows_of(pools.REQUEST))
     phi[unknown], seen[unknown] = np.nan, False
-    return replace(given, phi=phi, seen=seen)
+    return replace(scores, phi=phi, seen=seen)
 
 
 def too_few_models_without() -> Scores:
@@ -304,16 +304,16 @@ def nobody_in_every_model() -> Scores:
 
 
 def class_without_control() -> Scores:
-    given = pools.scores()
-    controls = (given.labels == 1) & (given.roles == "control")
-    return replace(given, roles=np.where(controls, "test", given.roles))
+    scores = pools.scores()
+    controls = (scores.labels == 1) & (scores.roles == "control")
+    return replace(scores, roles=np.where(controls, "test", scores.roles))
 
 
 def diverged_model() -> Scores:
-    given = pools.scores()
-    phi = given.phi.copy()
-    phi[given.model_roles == "unlearned"] = np.nan
-    return replace(given, phi=phi)
+    scores = pools.scores()
+    phi = scores.phi.copy()
+    phi[scores.model_roles == "unlearned"] = np.nan
+    return replace(scores, phi=phi)
 
 
 @pytest.mark.parametrize(

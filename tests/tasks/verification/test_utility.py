@@ -237,7 +237,7 @@ def test_distributions_are_what_a_slow_loop_finds() -> None:
     assert table["retrained_high"] == pytest.approx(
         [max(column) for column in zip(*band, strict=True)]
     )
-    own = [apart(row, mean(band[:place] + band[place + 1 :])) for place, row in enumerate(band)]
+    own = [apart(row, mean(band[:index] + band[index + 1 :])) for index, row in enumerate(band)]
     assert table["distance"]["band"] == pytest.approx([min(own), max(own)])
     for role in ("original", "unlearned"):
         assert table["distance"][role] == pytest.approx(apart(histograms[role][0], mean(band)))
