@@ -114,8 +114,7 @@ def task_of(settings: Settings, forgotten: Ints, retained: Ints) -> Task:
 
 
 def effective_settings(settings: Settings, task: Task = "people") -> Settings:
-    """The settings in force: `fcalb` and `fcalb_reset` fill in their own values where the user gave
-    none.
+    """The settings with all values filled in: `fcalb` and `fcalb_reset` have their own defaults.
 
     Recovery uses the recipe's rate with batches half as large, which gives more steps in the same
     time. Values of `unlearn.rivals`, `reset`, `resets` and `reset_until` take precedence.

@@ -67,9 +67,9 @@ def test_too_few_references_are_a_problem_before_they_are_trained(
 
 
 def test_the_exact_retrain_of_a_batch_that_a_pool_judges_is_counted(
-    tmp_path: Path, place: Path
+    tmp_path: Path, home: Path
 ) -> None:
-    other = dummy.copy(place, tmp_path / "workspace")
+    other = dummy.copy(home, tmp_path / "workspace")
     pool = ["references.mode=pool", "references.with_from=references/pool"]
     without = ["references.with_blocks=[0]", "references.without_blocks=[]"]
     path = other / "params.yaml"
