@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from flows.cli.options import workspace
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -36,7 +37,7 @@ def start(
     """
     from flows.agents import host
 
-    host.start(_home(), pool, name, typer.echo)
+    host.start(workspace(), pool, name, typer.echo)
 
 
 @app.command()
@@ -47,14 +48,8 @@ def check(pool: Pool = "gpu") -> None:
     """
     from flows.agents import host
 
-    requirements = host.check(_home(), pool)
+    requirements = host.check(workspace(), pool)
     for finding in requirements:
         typer.echo(f"{'ok  ' if finding.usable else 'FAIL'}  {finding.name}: {finding.state}")
     if not all(finding.usable for finding in requirements):
         raise typer.Exit(1)
-
-
-def _home() -> Path:
-    from flows.workspace import layout
-
-    return layout.find(Path.cwd())

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from flows.cli.options import Json, open_register, print_json
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -17,7 +17,7 @@ def erase(
     by: Annotated[
         str | None, typer.Option(help="The responsible person. Default: git's user.name.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Erase the copies of a released batch's records: data, DVC's cache and remotes, models that
     saw them.
@@ -30,20 +30,14 @@ def erase(
     """
     from flows.erasure import carry_out, receipts
     from flows.pipeline import console
-    from flows.register import register
-    from flows.workspace import layout
 
-    home = layout.find(Path.cwd())
     name = batch.removeprefix("release/").removeprefix("audit/")
-    book = register.Register(home)
-    try:
+    with open_register() as (home, register):
         erased = carry_out.erase(
-            home, name, by, book, lambda step: console.say(f"{step} …") if not as_json else None
+            home, name, by, register, lambda step: console.say(f"{step} …") if not as_json else None
         )
-    finally:
-        book.close()
     if as_json:
-        typer.echo(json.dumps(erased.plain(), indent=2, ensure_ascii=False))
+        print_json(erased.plain())
         return
     for receipt in [] if erased.came_back else erased.receipts:
         typer.echo(_line(receipt))

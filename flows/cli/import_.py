@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flows.cli.options import workspace
+
 if TYPE_CHECKING:
     from tasks.data.importers.writing import Summary
 
@@ -278,10 +280,9 @@ def _classes(path: Path | None) -> tuple[str, ...] | None:
 
 def _target_folder(replace: bool) -> Path:
     """The workspace, if it may take a new data set."""
-    from flows.workspace import layout
     from tasks.common.errors import WorkspaceError
 
-    folder = layout.find(Path.cwd())
+    folder = workspace()
     if (folder / "data").exists() and not replace:
         raise WorkspaceError("data/ holds a data set already; --replace replaces it")
     return folder

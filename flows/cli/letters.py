@@ -3,23 +3,27 @@ exceptions."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from flows.cli.options import (
+    Json,
+    Target,
+    existing_register,
+    open_register,
+    print_json,
+    required_text,
+)
+from flows.cli.requests import By, Requests
 
 if TYPE_CHECKING:
     from flows.correspondence.letters_sent import DueLetter
 
-from flows.cli.requests import By, Json, Requests, _book, _text
-from flows.cli.sign_off import known_register
 
 app = typer.Typer(rich_markup_mode=None)
 
-Target = Annotated[
-    str, typer.Argument(metavar="BATCH|REQUEST", help="Name of a batch, or id of a request of it.")
-]
 How = Annotated[str, typer.Option(help="By which way, as registered post; no address and no name.")]
 
 
@@ -33,11 +37,11 @@ def due(as_json: Json = False) -> None:
     from flows.correspondence import letters_sent
     from flows.pipeline.console import counted
 
-    with _book() as (home, register):
+    with open_register() as (home, register):
         letters = letters_sent.due(home, register)
         notices = letters_sent.notices_due(home, register)
     if as_json:
-        _print([*(letter.plain() for letter in letters), *(note.plain() for note in notices)])
+        print_json([*(letter.plain() for letter in letters), *(note.plain() for note in notices)])
         return
     for letter in letters:
         until = letter.due.isoformat() if letter.due else "no date"
@@ -67,11 +71,11 @@ def write(
     """
     from flows.correspondence import letters_sent
 
-    with _book() as (home, register):
+    with open_register() as (home, register):
         ids = [register.find(name) for name in requests]
         folders = letters_sent.write(home, register, ids, out)
     if as_json:
-        _print([folder.as_posix() for folder in folders])
+        print_json([folder.as_posix() for folder in folders])
         return
     for folder in folders:
         typer.echo(f"{folder / 'letter.pdf'}")
@@ -85,11 +89,13 @@ def sent(requests: Requests, by: By, how: How, as_json: Json = False) -> None:
     """
     from flows.correspondence import letters_sent
 
-    with _book() as (home, register):
+    with open_register() as (home, register):
         ids = [register.find(name) for name in requests]
-        recorded = letters_sent.sent(home, register, ids, _text(by), _text(how, "--how"))
+        recorded = letters_sent.sent(
+            home, register, ids, required_text(by), required_text(how, "--how")
+        )
     if as_json:
-        _print([letter.plain() for letter in recorded])
+        print_json([letter.plain() for letter in recorded])
         return
     for letter in recorded:
         typer.echo(f"{letter.request_id}  {letter.letter}  sent")
@@ -115,11 +121,12 @@ def extend(
     from flows.register.register import RegisterError
 
     refused = False
-    with _book() as (home, register):
+    with open_register() as (home, register):
         extended = []
+        who, why = required_text(by), required_text(reason, "--reason")
         for request in requests:
             try:
-                case = register.extend(register.find(request), _text(by), _text(reason, "--reason"))
+                case = register.extend(register.find(request), who, why)
                 extended.append(case.request_id)
             except RegisterError as error:
                 typer.echo(str(error), err=True)
@@ -145,8 +152,8 @@ def told(
     """
     from flows.correspondence import known_since
 
-    with _book() as (home, register):
-        known_since.record_notice(home, register, target, _text(by), to, comment.strip())
+    with open_register() as (home, register):
+        known_since.record_notice(home, register, target, required_text(by), to, comment.strip())
     typer.echo(f"{to}: recorded")
 
 
@@ -165,13 +172,13 @@ def claim(
     """
     from flows.correspondence import known_since
 
-    with _book() as (_, register):
+    with open_register() as (_, register):
         known_since.record_exception(
             register,
             target,
-            _text(by),
-            _text(ground, "--ground"),
-            _text(reason, "--reason"),
+            required_text(by),
+            required_text(ground, "--ground"),
+            required_text(reason, "--reason"),
         )
     typer.echo(f"{ground}: recorded")
 
@@ -187,7 +194,7 @@ def renew(
     """
     from flows.correspondence import known_since
 
-    with _book() as (home, register):
+    with open_register() as (home, register):
         new = known_since.renew(home, register, batch)
     typer.echo(f"Reports of batch {batch}: {'made again' if new else 'nothing new is on record'}")
 
@@ -196,7 +203,7 @@ def unsent(home: Path) -> list[DueLetter]:
     """The letters of a workspace that were not sent yet; without a register there are none."""
     from flows.correspondence import letters_sent
 
-    with known_register(home) as register:
+    with existing_register(home) as register:
         return letters_sent.due(home, register) if register is not None else []
 
 
@@ -204,9 +211,5 @@ def behind(home: Path) -> list[str]:
     """The erased batches whose reports lack what was recorded since."""
     from flows.correspondence import known_since
 
-    with known_register(home) as register:
+    with existing_register(home) as register:
         return list(known_since.behind(home, register)) if register is not None else []
-
-
-def _print(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))

@@ -7,7 +7,7 @@ import errno
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
@@ -15,6 +15,7 @@ from flows.cli import on_demand
 from flows.cli.erase import app as erase_app
 from flows.cli.interruption import Interruption
 from flows.cli.operate import app as operate_app
+from flows.cli.options import Events, Jobs, Json, print_json, workspace
 from flows.cli.overview import app as register_app
 from flows.cli.plan import app as plan_app
 from flows.cli.pool import app as pool_app
@@ -79,16 +80,8 @@ Assignments = Annotated[
         "--set", metavar="KEY=VALUE", help="Write a setting into params.yaml first. Repeatable."
     ),
 ]
-Jobs = Annotated[
-    int | None, typer.Option(min=1, help="Stages that run at once. Default: one per core.")
-]
 Commit = Annotated[
     bool, typer.Option("--commit", help="Close the batch: sign, commit and tag it audit/<batch>.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Events = Annotated[
-    bool,
-    typer.Option("--json", help="Print the result as JSON, and progress as JSON lines on stderr."),
 ]
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 Level = Literal["integrity", "rederive", "reexecute"]
@@ -155,7 +148,7 @@ def demo(jobs: Jobs = None, as_json: Events = False) -> None:
     from flows.pipeline import console
     from flows.workspace import layout, signing_keys
 
-    folder = _workspace()
+    folder = workspace()
     if not (folder / "data.dvc").exists() and not (folder / "data").exists():
         import_.import_digits(folder)
     layout.ensure_data(folder)
@@ -193,7 +186,7 @@ def status(as_json: Json = False) -> None:
     from flows.workspace import dvc_graph, layout
     from tasks.common import settings
 
-    folder = _workspace()
+    folder = workspace()
     batch, waits = settings.load(folder / "params.yaml").batch, sign_off.waiting(folder)
     ended = close_batch.end_tag(folder, batch)
     stale = [] if ended else sorted(dvc_graph.stale(folder))
@@ -201,7 +194,7 @@ def status(as_json: Json = False) -> None:
     reports = results.index(folder, waits.batch if waits else batch)
     unsent, behind = letters.unsent(folder), letters.behind(folder)
     if as_json:
-        _print_json(
+        print_json(
             {
                 "batch": batch,
                 "ended": ended,
@@ -254,11 +247,11 @@ def show(
     from flows.pipeline import results
     from tasks.common import files, settings
 
-    folder = _workspace()
+    folder = workspace()
     path = results.find(folder, request, settings.load(folder / "params.yaml").batch)
     evidence = files.read_json(path)
     if as_json:
-        _print_json(evidence)
+        print_json(evidence)
         return
     for line in results.explanation(evidence):
         typer.echo(line)
@@ -284,11 +277,11 @@ def reproduce(
     from flows.pipeline import console
     from flows.pipeline import reproduce as reproduction
 
-    folder = _workspace()
+    folder = workspace()
     with console.progress(folder, as_json) as listener:
         outcome = reproduction.reproduce(folder, batch, level, listener)
     if as_json:
-        _print_json(outcome.plain())
+        print_json(outcome.plain())
     else:
         console.comparison(outcome)
     if not outcome:
@@ -306,27 +299,15 @@ def _run(
     from flows.operations import run_batch as batches
     from flows.pipeline import console
 
-    batch_run = batches.run(_workspace(), batch, assignments, jobs, commit, sign, as_json)
+    batch_run = batches.run(workspace(), batch, assignments, jobs, commit, sign, as_json)
     if as_json:
-        _print_json(batch_run.plain())
+        print_json(batch_run.plain())
         return batch_run
     console.verdicts(batch_run.results)
     console.advice(batch_run.advice)
     if batch_run.tag:
         typer.echo(f"Closed as {batch_run.tag}")
     return batch_run
-
-
-def _workspace() -> Path:
-    from flows.workspace import layout
-
-    return layout.find(Path.cwd())
-
-
-def _print_json(value: Any) -> None:
-    import json
-
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -4,23 +4,18 @@ schedule, for cron and by hand."""
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from flows.cli.options import Events, Json, print_json, workspace
 
 if TYPE_CHECKING:
     from flows.register.register import Register
 
 app = typer.Typer(rich_markup_mode=None)
-
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Events = Annotated[
-    bool,
-    typer.Option("--json", help="Print the result as JSON, and progress as JSON lines on stderr."),
-]
 
 
 @app.command()
@@ -55,7 +50,7 @@ def nightly(
                 raise typer.BadParameter("--give-up needs --by NAME and --reason WHY")
             requeued = nights.give_up(home, register, give_up, by, reason)
             if as_json:
-                _print({"batch": give_up, "requests": [case.request_id for case in requeued]})
+                print_json({"batch": give_up, "requests": [case.request_id for case in requeued]})
             else:
                 requests = console.counted(len(requeued), "request")
                 typer.echo(f"{requests} of batch {give_up} put back into the queue.")
@@ -63,7 +58,7 @@ def nightly(
         with console.progress(home, as_json) as listener:
             night = nights.run(home, register, listener)
     if as_json:
-        _print(night.plain())
+        print_json(night.plain())
     else:
         typer.echo(night.text)
     if night.outcome == "failed":
@@ -92,7 +87,7 @@ def watch(as_json: Json = False) -> None:
         else:
             findings = watches.run(home, register)
     if as_json:
-        _print(findings.plain())
+        print_json(findings.plain())
         return
     for text in (*findings.deadlines, *findings.stuck):
         typer.echo(text)
@@ -114,12 +109,12 @@ def heartbeats(as_json: Json = False) -> None:
     Example: PREFECT_API_URL=http://127.0.0.1:4200/api erasure-audit heartbeats
     """
     from flows.operations import deployment
-    from flows.workspace import environment, layout
+    from flows.workspace import environment
 
-    environment.prepare(layout.find(Path.cwd()))
+    environment.prepare(workspace())
     expected = deployment.expect_heartbeats()
     if as_json:
-        _print([heartbeat.plain() for heartbeat in expected])
+        print_json([heartbeat.plain() for heartbeat in expected])
         return
     for heartbeat in expected:
         hours = heartbeat.within.total_seconds() / 3600
@@ -154,7 +149,7 @@ def reaudit(
     ):
         outcome = reaudits.run(home, register, batch, listener)
     if as_json:
-        _print(outcome.plain())
+        print_json(outcome.plain())
     else:
         typer.echo(outcome.text)
         for level, why in outcome.impossible.items():
@@ -170,16 +165,11 @@ def _register(work: str) -> Iterator[tuple[Path, Register]]:
     from flows.operations import deployment
     from flows.pipeline import console
     from flows.register.register import BusyError
-    from flows.workspace import layout
 
-    home = layout.find(Path.cwd())
+    home = workspace()
     try:
         with deployment.workspace_register(home, work) as register:
             yield home, register
     except BusyError as error:
         console.say(str(error))
         raise typer.Exit from None
-
-
-def _print(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Annotated
-
 import typer
+
+from flows.cli.options import Json, print_json, workspace
 
 app = typer.Typer(rich_markup_mode=None)
 
 
 @app.command()
 def register(
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Make the register of all batches: reports/index.html, and reports/register.csv for
     spreadsheets.
@@ -25,11 +23,10 @@ def register(
     """
     from flows.operations import deployment
     from flows.pipeline import console
-    from flows.workspace import layout
 
-    written = deployment.write_overview(layout.find(Path.cwd()))
+    written = deployment.write_overview(workspace())
     if as_json:
-        typer.echo(json.dumps(written.plain(), indent=2, ensure_ascii=False))
+        print_json(written.plain())
     else:
         counted = ", ".join(
             f"{count} {name.replace('_', ' ')}" for name, count in written.counts.items() if count

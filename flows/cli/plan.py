@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from flows.cli.options import Jobs, Json, print_json, workspace
 
 if TYPE_CHECKING:
     from flows.pipeline import forecast
@@ -19,10 +19,8 @@ def plan(
     batch: Annotated[
         str | None, typer.Argument(help="Name of the batch. Default: the one in params.yaml.")
     ] = None,
-    jobs: Annotated[
-        int | None, typer.Option(min=1, help="Stages that run at once. Default: one per core.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    jobs: Jobs = None,
+    as_json: Json = False,
 ) -> None:
     """Estimate the cost of a run, and whether it can decide, before it begins. Changes nothing.
 
@@ -33,11 +31,10 @@ def plan(
     Example: erasure-audit plan 2026-11
     """
     from flows.pipeline import forecast
-    from flows.workspace import layout
 
-    run_plan = forecast.make(layout.find(Path.cwd()), batch, jobs)
+    run_plan = forecast.make(workspace(), batch, jobs)
     if as_json:
-        typer.echo(json.dumps(run_plan.plain(), indent=2, ensure_ascii=False))
+        print_json(run_plan.plain())
     else:
         _print_plan(run_plan)
     if run_plan.problems:

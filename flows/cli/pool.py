@@ -3,15 +3,14 @@ judge."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-app = typer.Typer(rich_markup_mode=None)
+from flows.cli.options import Jobs, Json, print_json, workspace
 
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+app = typer.Typer(rich_markup_mode=None)
 
 
 @app.command()
@@ -19,9 +18,7 @@ def pool(
     blocks: Annotated[
         int, typer.Option(min=1, help="Blocks of the pool, pool.folds models and more in each.")
     ] = 8,
-    jobs: Annotated[
-        int | None, typer.Option(min=1, help="Stages that run at once. Default: one per core.")
-    ] = None,
+    jobs: Jobs = None,
     erase: Annotated[
         bool,
         typer.Option(
@@ -36,21 +33,19 @@ def pool(
     """
     from flows.pipeline import console
     from flows.pools import making
-    from flows.workspace import layout
 
-    home = layout.find(Path.cwd())
+    home = workspace()
     if erase:
         receipt = making.erase(home)
-        typer.echo(
-            json.dumps(receipt, indent=2)
-            if as_json
-            else f"{receipt['records']} rows taken out of {receipt['pool']}."
-        )
+        if as_json:
+            print_json(receipt)
+        else:
+            typer.echo(f"{receipt['records']} rows taken out of {receipt['pool']}.")
         return
     with console.progress(home, as_json) as listener:
         lineage = making.make(home, blocks, jobs, listener)
     if as_json:
-        typer.echo(json.dumps(lineage.plain(), indent=2))
+        print_json(lineage.plain())
         return
     typer.echo(
         f"{lineage.models} models scored everybody in {lineage.folder}, {lineage.seconds:.0f} s of "
@@ -77,16 +72,14 @@ def readiness(
     """
     from flows.pools import judged_retrains
     from flows.pools import readiness as report
-    from flows.workspace import layout
     from tasks.common import files
 
-    home = layout.find(Path.cwd())
+    home = workspace()
     ready, age = report.assess(home), judged_retrains.assess(home)
     if page is not None:
         files.write_text(page, report.page(ready, age))
     if as_json:
-        result = {**ready.plain(), "renewal": age.plain()}
-        typer.echo(json.dumps(result, indent=2, ensure_ascii=False))
+        print_json({**ready.plain(), "renewal": age.plain()})
         return
     typer.echo(f"{'Renew the pool' if age.renew else 'The pool may stay'}: {age.reason}.")
     able = sum(person.verifiable for person in ready.people)

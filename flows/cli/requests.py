@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+from flows.cli.options import Json, open_register, print_json, required_text
 
 if TYPE_CHECKING:
     from flows.intake.drop_folder import Refused, TakenFiles
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(rich_markup_mode=None)
 
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Request = Annotated[
     str, typer.Argument(metavar="ID", help="Id of a request, or the beginning of it.")
 ]
@@ -85,12 +84,12 @@ def list_(
         ]
     else:
         states = [candidate for candidate in State if everything or candidate != State.CLOSED]
-    with _book() as (_, register):
+    with open_register() as (_, register):
         cases = [
             case for case in register.cases(states) if not state_names or case.shown in state_names
         ]
     if as_json:
-        _print([_line(case) for case in cases])
+        print_json([_line(case) for case in cases])
         return
     _table(cases)
 
@@ -101,7 +100,7 @@ def show(request: Request, as_json: Json = False) -> None:
 
     Example: erasure-audit requests show 7c9e6679
     """
-    with _book() as (_, register):
+    with open_register() as (_, register):
         case = register.case(register.find(request))
         history = register.history(case.request_id)
         decisions = register.history(batch=case.batch, kind="decision") if case.batch else []
@@ -114,7 +113,7 @@ def show(request: Request, as_json: Json = False) -> None:
     )
     if as_json:
         events = list(map(_event, history))
-        _print(_line(case) | {"events": events, "approvals": list(map(_event, approvals))})
+        print_json(_line(case) | {"events": events, "approvals": list(map(_event, approvals))})
         return
     _table([case])
     for event in history:
@@ -148,12 +147,12 @@ def receive(
     """
     from flows.intake import drop_folder
 
-    with _book() as (home, register):
+    with open_register() as (home, register):
         taken = drop_folder.TakenFiles()
         for path in paths:
             taken += _take(home, register, path, by)
     if as_json:
-        _print(taken.plain())
+        print_json(taken.plain())
     else:
         typer.echo(
             f"{len(taken.new)} new, {len(taken.known)} known already, {len(taken.refused)} refused"
@@ -177,10 +176,12 @@ def verify(
     """
     from flows.register.register import State
 
-    with _book() as (_, register):
+    with open_register() as (_, register):
         ids = [register.find(name) for name in requests]
         _print_moved(
-            register.move(ids, State.IDENTITY_VERIFIED, _text(by), how=_text(how, "--how")),
+            register.move(
+                ids, State.IDENTITY_VERIFIED, required_text(by), how=required_text(how, "--how")
+            ),
             as_json,
         )
 
@@ -198,14 +199,14 @@ def ground(
     """
     from flows.register import recorded
 
-    with _book() as (_, register):
+    with open_register() as (_, register):
         case = register.case(register.find(request))
         register.note(
             recorded.GROUND,
-            _text(by),
+            required_text(by),
             request_id=case.request_id,
             batch=case.batch,
-            ground=_text(ground, "--ground"),
+            ground=required_text(ground, "--ground"),
         )
         _print_moved([case], as_json)
 
@@ -229,9 +230,9 @@ def reject(
 
     Example: erasure-audit requests reject 7c9e6679 --by Ada --reason "identity not shown"
     """
-    with _book() as (_, register):
+    with open_register() as (_, register):
         ids = [register.find(name) for name in requests]
-        who, why = _text(by), _text(reason, "--reason")
+        who, why = required_text(by), required_text(reason, "--reason")
         _print_moved([register.cancel(name, who, why, ground.strip()) for name in ids], as_json)
 
 
@@ -250,18 +251,9 @@ def hold(
 
     Example: erasure-audit requests hold 7c9e6679 --by "Ada Clerk" --reason "claim 12/345"
     """
-    with _book() as (_, register):
-        _print_moved(
-            [
-                register.hold(
-                    register.find(request),
-                    _text(by),
-                    _text(reason, "--reason"),
-                    ground,
-                )
-            ],
-            as_json,
-        )
+    with open_register() as (_, register):
+        who, why = required_text(by), required_text(reason, "--reason")
+        _print_moved([register.hold(register.find(request), who, why, ground)], as_json)
 
 
 @app.command()
@@ -270,9 +262,13 @@ def lift(request: Request, by: By, reason: Reason, as_json: Json = False) -> Non
 
     Example: erasure-audit requests lift 7c9e6679 --by Ada --reason "claim 12/345 is settled"
     """
-    with _book() as (_, register):
+    with open_register() as (_, register):
         _print_moved(
-            [register.lift(register.find(request), _text(by), _text(reason, "--reason"))],
+            [
+                register.lift(
+                    register.find(request), required_text(by), required_text(reason, "--reason")
+                )
+            ],
             as_json,
         )
 
@@ -284,9 +280,13 @@ def extend(request: Request, by: By, reason: Reason, as_json: Json = False) -> N
 
     Example: erasure-audit requests extend 7c9e6679 --by Ada --reason "many requests at once"
     """
-    with _book() as (_, register):
+    with open_register() as (_, register):
         _print_moved(
-            [register.extend(register.find(request), _text(by), _text(reason, "--reason"))],
+            [
+                register.extend(
+                    register.find(request), required_text(by), required_text(reason, "--reason")
+                )
+            ],
             as_json,
         )
 
@@ -301,7 +301,7 @@ def check(as_json: Json = False) -> None:
     from flows.intake import batch_requests
     from flows.register import anchors
 
-    with _book() as (home, register):
+    with open_register() as (home, register):
         heads = anchors.heads(home)
         head = anchors.check(home, register, every_stamp=True)
         kept_head = register.kept_end()
@@ -309,7 +309,7 @@ def check(as_json: Json = False) -> None:
     anchored = max((end.seq for end in heads), default=0)
     if as_json:
         facts = {"events": head.seq, "hash": head.hash, "known_ends": len(heads)}
-        _print(
+        print_json(
             facts | {"anchored": anchored, "kept": kept_head and kept_head.seq, "unknown": unknown}
         )
     else:
@@ -349,10 +349,10 @@ def anchor(as_json: Json = False) -> None:
     """
     from flows.register import anchors
 
-    with _book() as (home, register):
+    with open_register() as (home, register):
         head = anchors.anchor(home, register)
     if as_json:
-        _print({"events": head.seq, "hash": head.hash, "branch": anchors.BRANCH})
+        print_json({"events": head.seq, "hash": head.hash, "branch": anchors.BRANCH})
         return
     typer.echo(f"{head.seq} events, the last one {head.hash[:16]}: kept on {anchors.BRANCH}")
 
@@ -367,10 +367,10 @@ def bind(by: By, as_json: Json = False) -> None:
     """
     from flows.register import anchors
 
-    with _book() as (home, register):
-        head = register.bind(_text(by), anchors.heads(home))
+    with open_register() as (home, register):
+        head = register.bind(required_text(by), anchors.heads(home))
     if as_json:
-        _print({"events": head.seq, "hash": head.hash})
+        print_json({"events": head.seq, "hash": head.hash})
         return
     typer.echo(f"{head.seq} events, the last one {head.hash[:16]}: bound")
 
@@ -389,10 +389,10 @@ def restored(
 
     Example: erasure-audit requests restored --by "Ada Clerk" --reason "the disk of 21 November"
     """
-    with _book() as (_, register):
-        head = register.accept_restored(_text(by), reason)
+    with open_register() as (_, register):
+        head = register.accept_restored(required_text(by), reason)
     if as_json:
-        _print({"events": head.seq, "hash": head.hash})
+        print_json({"events": head.seq, "hash": head.hash})
         return
     typer.echo(f"{head.seq} events, the last one {head.hash[:16]}: accepted")
 
@@ -414,7 +414,7 @@ def export(
     """
     from tasks.common import files
 
-    with _book() as (_, register):
+    with open_register() as (_, register):
         head = register.head()
         cases = [_line(case) for case in register.cases()]
         events = [] if form == "csv" else [vars(event) for event in register.history()]
@@ -441,19 +441,9 @@ def backup(
 
     Example: erasure-audit requests backup /mnt/backup/register-2026-11-21.db
     """
-    with _book() as (_, register):
+    with open_register() as (_, register):
         head = register.backup(target)
     typer.echo(f"{target}: {head.seq} events, the last one {head.hash[:16]}, checked")
-
-
-@contextlib.contextmanager
-def _book() -> Iterator[tuple[Path, Register]]:
-    from flows.register import register
-    from flows.workspace import layout
-
-    home = layout.find(Path.cwd())
-    with register.opened(home) as book:
-        yield home, book
 
 
 def _take(home: Path, register: Register, path: Path, by: str) -> TakenFiles:
@@ -471,7 +461,7 @@ def _take(home: Path, register: Register, path: Path, by: str) -> TakenFiles:
     except RequestError as error:
         return drop_folder.TakenFiles(refused=(drop_folder.Refused(0, f"{path}: {error}", ""),))
     taken = drop_folder.take_entries(
-        home, register, sheet, _text(by), "csv" if kind == ".csv" else "file"
+        home, register, sheet, required_text(by), "csv" if kind == ".csv" else "file"
     )
     return taken + drop_folder.TakenFiles(files=1)
 
@@ -480,16 +470,9 @@ def _position(entry: Refused) -> str:
     return f"entry {entry.position}" if entry.position else "a whole file"
 
 
-def _text(text: str, option: str = "--by") -> str:
-    """A person's text, trimmed; an empty one is refused."""
-    if not text.strip():
-        raise typer.BadParameter(f"{option}: expected a text")
-    return text.strip()
-
-
 def _print_moved(cases: list[Case], as_json: bool) -> None:
     if as_json:
-        _print([_line(case) for case in cases])
+        print_json([_line(case) for case in cases])
     else:
         _table(cases)
 
@@ -544,7 +527,3 @@ def _csv(lines: list[dict[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows(lines)
     return text.getvalue()
-
-
-def _print(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))

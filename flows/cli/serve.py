@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from flows.cli.options import Json, open_register, print_json, workspace
 
 app = typer.Typer(rich_markup_mode=None)
 serve_app = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
@@ -17,8 +18,6 @@ intake_app = typer.Typer(
 )
 app.add_typer(serve_app, name="serve")
 app.add_typer(intake_app, name="intake")
-
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 @serve_app.callback()
@@ -67,7 +66,7 @@ def token(
 
     secret, entry = auth.new_token(name, role)
     if as_json:
-        typer.echo(json.dumps({"token": secret, "entry": entry}, indent=2))
+        print_json({"token": secret, "entry": entry})
         return
     typer.echo(
         f"token, for {name} alone:\n  {secret}\n"
@@ -82,14 +81,11 @@ def drop(as_json: Json = False) -> None:
     Example: erasure-audit intake drop
     """
     from flows.intake import drop_folder as dropped
-    from flows.register.register import opened
-    from flows.workspace import layout
 
-    home = layout.find(Path.cwd())
-    with opened(home) as register:
+    with open_register() as (home, register):
         taken = dropped.take(home, register)
     if as_json:
-        typer.echo(json.dumps(taken.plain(), indent=2, ensure_ascii=False))
+        print_json(taken.plain())
     else:
         typer.echo(f"{len(taken.new)} new, {len(taken.known)} known, {len(taken.refused)} refused")
         for entry in taken.refused:
@@ -112,14 +108,11 @@ def send_callbacks(as_json: Json = False) -> None:
     Example: erasure-audit intake callbacks
     """
     from flows.intake import callbacks
-    from flows.register.register import opened
-    from flows.workspace import layout
 
-    home = layout.find(Path.cwd())
-    with opened(home) as register:
+    with open_register() as (home, register):
         delivery = callbacks.deliver(home, register)
     if as_json:
-        typer.echo(json.dumps(delivery.plain(), indent=2))
+        print_json(delivery.plain())
     else:
         typer.echo(delivery.line)
 
@@ -132,7 +125,6 @@ def _serve(
     import uvicorn
 
     from flows.server import app, connections
-    from flows.workspace import layout
     from tasks.common.errors import SettingsError
 
     if (certificate is None) != (private_key is None):
@@ -150,7 +142,7 @@ def _serve(
             "--certificate",
             err=True,
         )
-    service = app.create(layout.find(Path.cwd()), deliver=callbacks)
+    service = app.create(workspace(), deliver=callbacks)
     config = uvicorn.Config(
         service,
         host=host,

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from flows.cli.options import Json, print_json, workspace
+
 app = typer.Typer(rich_markup_mode=None)
 
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Signed = Annotated[
     Path,
     typer.Argument(
@@ -46,11 +46,11 @@ def sign(
     """
     from flows.pipeline import close_batch, console
     from flows.reports import signing
-    from flows.workspace import git, layout, signing_keys
+    from flows.workspace import git, signing_keys
     from tasks.common import settings
     from tasks.common.errors import SignatureError
 
-    folder = layout.find(Path.cwd())
+    folder = workspace()
     key = signing_keys.load_key(folder)
     if key is None:
         raise SignatureError(
@@ -74,7 +74,7 @@ def sign(
             "(docs/signing.md)."
         )
     if as_json:
-        typer.echo(json.dumps([item.plain() for item in signed], indent=2, ensure_ascii=False))
+        print_json([item.plain() for item in signed])
         return
     for item in signed:
         typer.echo(f"{'signed' if item.new else 'is signed'}  {item.request}  {item.folder}")
@@ -111,21 +111,22 @@ def verify_report(
     Example: erasure-audit verify-report signed/demo/7c9e6679-7425-40de-944b-e07fc1f90ae7
     """
     from flows.reports import signature_checks
-    from flows.workspace import layout, signing_keys
+    from flows.workspace import signing_keys
     from tasks.common.errors import WorkspaceError
 
     try:
-        workspace: Path | None = layout.find(Path.cwd())
+        home: Path | None = workspace()
     except WorkspaceError:  # a file and a key are enough
-        workspace = None
+        home = None
     finding = signature_checks.verify(
         target,
-        signing_keys.trusted(workspace, key or []),
+        signing_keys.trusted(home, key or []),
         allow_development,
-        signing_keys.stamp_policy(workspace, tsa or [], require_time_stamp),
+        signing_keys.stamp_policy(home, tsa or [], require_time_stamp),
     )
-    typer.echo(
-        json.dumps(finding.plain(), indent=2, ensure_ascii=False) if as_json else finding.line
-    )
+    if as_json:
+        print_json(finding.plain())
+    else:
+        typer.echo(finding.line)
     if not finding:
         raise typer.Exit(1)

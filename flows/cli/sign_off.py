@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+from flows.cli.options import (
+    Json,
+    Target,
+    existing_register,
+    open_register,
+    print_json,
+    workspace,
+)
 
 if TYPE_CHECKING:
     from flows.release.release import Released
@@ -16,9 +23,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(rich_markup_mode=None)
 
-Target = Annotated[
-    str, typer.Argument(metavar="BATCH|REQUEST", help="Name of a batch, or id of a request of it.")
-]
 By = Annotated[str, typer.Option("--by", metavar="NAME", help="Your name; the report states it.")]
 Role = Annotated[str, typer.Option(help="Your role; the report states it.")]
 Ground = Annotated[
@@ -28,7 +32,6 @@ Ground = Annotated[
         "it. Default: none."
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Model = Literal["unlearned", "retrained"]
 Next = Literal["more_references", "another_method", "requeue", "refuse"]
 
@@ -59,7 +62,7 @@ def approve(
     """
     from flows.release import approval
 
-    with _register() as (home, register):
+    with open_register() as (home, register):
         standing = approval.approve(home, register, target, by, comment, role, model, ground)
         _print_standing(standing, as_json)
 
@@ -93,7 +96,7 @@ def reject(
     """
     from flows.release import approval
 
-    with _register() as (home, register):
+    with open_register() as (home, register):
         standing = approval.reject(home, register, target, by, comment, next, method, role, ground)
         _print_standing(standing, as_json)
 
@@ -115,10 +118,10 @@ def split_off(
     """
     from flows.release import approval
 
-    with _register() as (home, register):
+    with open_register() as (home, register):
         name = approval.split_off(home, register, batch, by, comment)
     if as_json:
-        _print({"batch": name, "of": batch})
+        print_json({"batch": name, "of": batch})
     else:
         typer.echo(f"Batch {name} is next; `erasure-audit nightly` audits it.")
 
@@ -140,12 +143,12 @@ def release(
     from flows.pipeline import console
     from flows.release import release as releasing
 
-    with _register() as (home, register):
+    with open_register() as (home, register):
         released = releasing.release(
             home, register, batch, console.say if not as_json else _unheard
         )
     if as_json:
-        _print(released.plain())
+        print_json(released.plain())
         return
     for line in _lines(released):
         typer.echo(line)
@@ -160,11 +163,10 @@ def releases(as_json: Json = False) -> None:
     """
     from flows.pipeline import console
     from flows.release import release as releasing
-    from flows.workspace import layout
 
-    all_releases = releasing.releases(layout.find(Path.cwd()))
+    all_releases = releasing.releases(workspace())
     if as_json:
-        _print([released.plain() for released in all_releases])
+        print_json([released.plain() for released in all_releases])
         return
     for released in all_releases:
         model = (
@@ -194,12 +196,12 @@ def finalize(
     from flows.pipeline import console
     from flows.release import finishing
 
-    with _register() as (home, register):
+    with open_register() as (home, register):
         finalized = finishing.finalize(
             home, register, batch, console.say if not as_json else _unheard
         )
     if as_json:
-        _print(finalized.plain())
+        print_json(finalized.plain())
         return
     for line in (*finalized.done, *([finalized.waits] if finalized.waits else [])):
         typer.echo(line)
@@ -212,40 +214,17 @@ def waiting(home: Path) -> Standing | None:
     from flows.register.register import State
     from flows.release import approval
 
-    with known_register(home) as register:
-        cases = register.cases([State.AWAITING_SIGNOFF]) if register is not None else []
-        return approval.standing(home, register, str(cases[0].batch)) if cases else None
-
-
-@contextlib.contextmanager
-def known_register(home: Path) -> Iterator[Any]:
-    """The register of a workspace, closed at the end; None: it has none."""
-    from flows.register import database
-    from flows.workspace import environment
-
-    if not (home / database.FILE).exists() and not environment.secret(database.URL):
-        yield None
-        return
-    with _register(home) as (_, register):
-        yield register
-
-
-@contextlib.contextmanager
-def _register(home: Path | None = None) -> Iterator[tuple[Path, Any]]:
-    """The workspace and its register, closed at the end."""
-    from flows.register.register import opened
-    from flows.workspace import layout
-
-    workspace = home or layout.find(Path.cwd())
-    with opened(workspace) as register:
-        yield workspace, register
+    with existing_register(home) as register:
+        if register is None or not (cases := register.cases([State.AWAITING_SIGNOFF])):
+            return None
+        return approval.standing(home, register, str(cases[0].batch))
 
 
 def _print_standing(standing: Standing, as_json: bool) -> None:
     from flows.pipeline import console
 
     if as_json:
-        _print(standing.plain())
+        print_json(standing.plain())
         return
     typer.echo(standing.line)
     for request in standing.requests:
@@ -288,7 +267,3 @@ def _lines(released: Released) -> Iterator[str]:
 
 def _unheard(_: str) -> None:
     pass
-
-
-def _print(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
