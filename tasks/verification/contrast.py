@@ -58,6 +58,9 @@ POWER = 0.8
 """The detection limit is the smallest rho0 that a perfect retrain would be certified for with this
 probability."""
 MOST_REFERENCES = 1024
+NO_DIFFERENCE = say(
+    "the references score every record alike; models that do not differ cannot judge"
+)
 
 Aggregate = Callable[[Floats], Floats]
 """Log-likelihood ratios (m, n) -> one number per model (m,)."""
@@ -349,9 +352,7 @@ def contrast(with_: Floats, without: Floats, judged: Floats, aggregate: Aggregat
     high, low = np.array(values[0]), np.array(values[1])
     scale = max(float(np.abs(high).max()), float(np.abs(low).max()), np.finfo(np.float64).tiny)
     if max(np.ptp(high), np.ptp(low), abs(high.mean() - low.mean())) <= 1e-9 * scale:
-        raise EvidenceError(
-            say("the references score every record alike; models that do not differ cannot judge")
-        )
+        raise EvidenceError(NO_DIFFERENCE)
     return from_statistics(high, low, float(np.mean(total)))
 
 

@@ -252,17 +252,22 @@ def utility_gates(scores: Scores, model: int, rules: GateRules) -> list[GateTest
     gates = []
     for name, group, question in UTILITY:
         if group not in scores.accuracy:
-            raise EvidenceError(
-                say(
-                    "no record to answer {gate} with; expected retained records, and people whom "
-                    "no model saw",
-                    gate=name,
-                )
-            )
+            raise no_record(name)
         shares = scores.accuracy[group]
         without = shares[scores.model_roles == "without"]
         gates.append(utility_gate(name, question, float(shares[model]), without, rules))
     return gates
+
+
+def no_record(gate: str) -> EvidenceError:
+    """The error if there is no record to answer a gate with."""
+    return EvidenceError(
+        say(
+            "no record to answer {gate} with; expected retained records, and people whom no model "
+            "saw",
+            gate=gate,
+        )
+    )
 
 
 def _gate(

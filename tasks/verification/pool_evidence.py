@@ -223,9 +223,7 @@ def statistic(
         values[held_out] = aggregate(fit(phi[:count][held_out]))
         others += aggregate(fit(phi[count:])) / PARTS
     if np.ptp(values) <= 1e-9 * max(float(np.abs(values).max()), np.finfo(np.float64).tiny):
-        raise EvidenceError(
-            say("the references score every record alike; models that do not differ cannot judge")
-        )
+        raise EvidenceError(contrast.NO_DIFFERENCE)
     adjusted, shift = values.copy(), np.zeros(judged)
     for number in range(PARTS):
         held_out, rest = part == number, part != number
@@ -523,13 +521,7 @@ class _Band:
         if name == "retained":
             counted = counted & (seen | ~pool[:, None])
         if not counted.any(axis=1).all():
-            raise EvidenceError(
-                say(
-                    "no record to answer {gate} with; expected retained records, and people whom "
-                    "no model saw",
-                    gate=name,
-                )
-            )
+            raise gates.no_record(name)
         shares = (scores.correct & counted).sum(axis=1) / counted.sum(axis=1)
         trained = seen[pool].any(axis=0)
         missed = 1 - seen[:, trained].mean(axis=1)

@@ -45,6 +45,19 @@ def margins(logits: NDArray[np.float32] | Floats, labels: Ints) -> Floats:
     return result
 
 
+def _write(path: Path, views: dict[str, Floats], **arrays: Any) -> None:
+    """Write arrays and views as .npz."""
+    further: dict[str, Any] = {f"{VIEW}{name}": phi for name, phi in views.items()}
+    with files.whole_file(path) as draft, draft.open("wb") as stream:
+        np.savez(stream, **arrays, **further)
+
+
+def _views(arrays: Any) -> dict[str, Floats]:
+    """The views among the arrays of an .npz."""
+    names = [name for name in arrays.files if name.startswith(VIEW)]
+    return {name.removeprefix(VIEW): arrays[name] for name in names}
+
+
 @dataclass(frozen=True)
 class ModelScores:
     """The scores of one further model, in the order of the audit's other scores."""
@@ -58,12 +71,7 @@ class ModelScores:
 
     def save(self, path: Path) -> None:
         """Write as .npz, the same bytes for the same scores, whole or not at all."""
-        import io
-
-        buffer = io.BytesIO()
-        further: dict[str, Any] = {f"{VIEW}{name}": phi for name, phi in self.views.items()}
-        np.savez(buffer, phi=self.phi, predicted=self.predicted.astype(np.int16), **further)
-        files.write_bytes(path, buffer.getvalue())
+        _write(path, self.views, phi=self.phi, predicted=self.predicted.astype(np.int16))
 
     @classmethod
     def load(cls, path: Path) -> ModelScores:
@@ -77,11 +85,7 @@ class ModelScores:
                 return cls(
                     arrays["phi"],
                     arrays["predicted"].astype(np.int64),
-                    {
-                        name.removeprefix(VIEW): arrays[name]
-                        for name in arrays.files
-                        if name.startswith(VIEW)
-                    },
+                    _views(arrays),
                 )
         except (OSError, KeyError, ValueError) as error:
             raise EvidenceError(
@@ -270,13 +274,10 @@ class Scores:
 
     def save(self, path: Path) -> None:
         """Write as .npz, the same bytes for the same scores, whole or not at all."""
-        import io
-
-        buffer = io.BytesIO()
         seen: dict[str, Any] = {} if self.seen is None else {"seen": np.packbits(self.seen, axis=1)}
-        further: dict[str, Any] = {f"{VIEW}{name}": phi for name, phi in self.views.items()}
-        np.savez(
-            buffer,
+        _write(
+            path,
+            self.views,
             model_roles=self.model_roles,
             phi=self.phi,
             predicted=self.predicted.astype(np.int16),
@@ -287,9 +288,7 @@ class Scores:
             attribute_names=self.attribute_names,
             attributes=self.attributes,
             **seen,
-            **further,
         )
-        files.write_bytes(path, buffer.getvalue())
 
     @classmethod
     def load(cls, path: Path) -> Scores:
@@ -313,11 +312,7 @@ class Scores:
                     np.unpackbits(arrays["seen"], axis=1, count=len(arrays["labels"])).astype(bool)
                     if "seen" in arrays
                     else None,
-                    {
-                        name.removeprefix(VIEW): arrays[name]
-                        for name in arrays.files
-                        if name.startswith(VIEW)
-                    },
+                    _views(arrays),
                 )
         except (OSError, KeyError, ValueError) as error:
             raise EvidenceError(

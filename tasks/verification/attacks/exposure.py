@@ -17,6 +17,7 @@ from tasks.verification.attacks.rows import (
     require_finite_models,
     row_of,
 )
+from tasks.verification.contrast import NO_DIFFERENCE
 from tasks.verification.multiplicity import holm
 from tasks.verification.scoring import Floats, Ints, Scores
 
@@ -125,9 +126,7 @@ def _person_means(phi: Floats, subjects: Ints) -> Floats:
 def _typical_spread(people: Floats) -> np.float64:
     spread = np.sqrt(people.var(axis=0, ddof=1).mean())
     if not spread > 0:
-        raise EvidenceError(
-            say("the references score every record alike; models that do not differ cannot judge")
-        )
+        raise EvidenceError(NO_DIFFERENCE)
     return np.float64(spread)
 
 
