@@ -1,8 +1,8 @@
 """Finds the objects that saw records, in a graph of the inputs and outputs of every stage in every
 state.
 
-A model counts as exposed to a record unless it is known that it is not: because its training data
-are available and do not list the record, or because it was retrained without it.
+A model counts as exposed to a record unless its training data are available and do not list the
+record, or it was retrained without the record.
 """
 
 from __future__ import annotations

@@ -187,12 +187,12 @@ def make(workspace: Path, batch: str | None = None, jobs: int | None = None) -> 
 def _stages(workspace: Path, current: settings.Settings, chosen: settings.Settings) -> list[str]:
     """Names of the stages that have to run; a block of `retrain` that the run will add counts."""
     due = [stage.name for stage in _due(workspace, chosen.batch != current.batch)]
-    present, wanted = (
+    present, required = (
         {f"retrain@{block}" for block in each.references.without_blocks}
         for each in (current, chosen)
     )
-    kept = [name for name in due if name not in present - wanted]
-    return [*kept, *sorted(wanted - present)]
+    remaining = [name for name in due if name not in present - required]
+    return [*remaining, *sorted(required - present)]
 
 
 def _due(workspace: Path, other_batch: bool) -> list[dvc_graph.Stage]:

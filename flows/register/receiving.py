@@ -42,23 +42,7 @@ def receive(
     arrival: Arrival,
     holidays: Collection[date],
 ) -> tuple[Case, bool]:
-    """Take a request in; a repetition changes nothing.
-
-    Args:
-        connection: of a writer.
-        key: the chain's key.
-        request: the request.
-        arrival: how it came in.
-        holidays: public holidays, for its deadline.
-
-    Returns:
-        The case, and whether it is new, or newly corrected.
-
-    Raises:
-        ConflictError: the id is known with another content, and was not set aside.
-        RequestError: the deadline cannot be counted.
-        PseudonymError: its pseudonyms are of another key than those of the open requests.
-    """
+    """Take a request in; see `register.Register.receive`. `holidays` are for its deadline."""
     submitted = _no_later_than(request.submitted, arrival.at)
     row = request_rows.row_of(connection, request.request_id)
     if row is not None and row.digest == request.digest:

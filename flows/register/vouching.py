@@ -18,14 +18,8 @@ from flows.register.tables import requests
 
 
 def bind(connection: sa.Connection, key: ChainKey, actor: str, head: Head) -> Head:
-    """Bind every request as it is now; see `register.Register.bind`.
-
-    Args:
-        connection: of a writer.
-        key: the new key of the chain.
-        actor: the person.
-        head: the end of the chain, which was checked without a key.
-    """
+    """Bind every request as it is now; see `register.Register.bind`. `key` is the chain's new key,
+    and `head` its end, which was checked without a key."""
     ids = list(connection.scalars(sa.select(requests.c.request_id).order_by("request_id")))
     contents = chain.contents(connection, ids)
     steps = [Step(actor, name, None, BOUND, {}, content=contents[name]) for name in ids]
@@ -35,15 +29,8 @@ def bind(connection: sa.Connection, key: ChainKey, actor: str, head: Head) -> He
 def accept_restored(
     connection: sa.Connection, key: ChainKey, actor: str, reason: str, kept_end: Head | None
 ) -> Head:
-    """Go on from a backup; see `register.Register.accept_restored`.
-
-    Args:
-        connection: of a writer.
-        key: of the chain.
-        actor: the person.
-        reason: why the backup was restored.
-        kept_end: the end that this machine kept; None: the file with it is gone.
-    """
+    """Go on from a backup; see `register.Register.accept_restored`. Without `kept_end`, the end
+    that this machine kept, the file with it is gone."""
     head = chain.check(connection, key)
     if kept_end is None and not chain.has_keeper(connection, key.keeper):
         raise RegisterError("no end of the chain was ever kept here, so nothing has to be accepted")

@@ -1,4 +1,4 @@
-"""Apply the method of the settings to the original model, and write the result."""
+"""Applies the method of the settings to the original model, and writes the result."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Whether a model lies where retrained models lie: in further views of the records, and in every
-figure that is reported beside the verdict.
+"""Tests whether a model lies where retrained models lie: in further views of the records, and in
+every figure that is reported beside the verdict.
 
 A model can be trained to answer rightly on a person's records alone. A pass then contradicts other
 figures of the report, which lie outside the retrained models' range. So a pass also needs the model
