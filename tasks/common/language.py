@@ -106,6 +106,11 @@ def texts(value: Any) -> Iterator[str]:
             yield from texts(item)
 
 
+def _capital(text: str) -> str:
+    """A text with a capital letter, the rest as it is."""
+    return text[:1].upper() + text[1:]
+
+
 def _plain(value: Any) -> str | int | float:
     """A value in a type that JSON has."""
     if isinstance(value, str):
@@ -224,6 +229,7 @@ class Language:
             )
 
         pages.filters["told"] = translated
+        pages.filters.update(capital=_capital, whole_sentence=self.whole_sentence)
 
     def tell(self, text: str, sentences: Mapping[str, Any]) -> str:
         """Translate a sentence; text without a known message stays as it is.
@@ -256,6 +262,11 @@ class Language:
             return self.number(value, int(form[1:-1]))
         return self.number(value, max(0, -int(Decimal(format(value, form)).as_tuple().exponent)))
 
+    def whole_sentence(self, text: str) -> str:
+        """A sentence with a capital letter and a full stop, for the beginning of a page."""
+        end = "" if text.endswith((".", "\u3002")) else self.gettext(".")
+        return _capital(text) + end
+
     def number(self, value: float, digits: int = 2) -> str:
         """A number with a true minus sign, and no minus before a zero."""
         from babel.numbers import format_decimal
@@ -266,7 +277,7 @@ class Language:
 
     def percent(self, share: float, digits: int = 1) -> str:
         """A share as a percentage."""
-        return self.gettext("%(number)s\u00a0%%") % {"number": self.number(100 * share, digits)}
+        return self.gettext("%(number)s%%") % {"number": self.number(100 * share, digits)}
 
     def rate(self, share: float) -> str:
         """An error rate or a confidence as a percentage, with as many decimals as it has, at most

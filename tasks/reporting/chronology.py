@@ -91,22 +91,41 @@ def final_letters(item: dict[str, Any]) -> list[dict[str, Any]]:
     return [letter for letter in item["letters"] if letter["kind"] != "extension"]
 
 
-def recorded_by(item: dict[str, Any]) -> list[str]:
-    """The commands that record what may be decided, for whoever operates the tool."""
-    name = shlex.quote(item["batch"])
-    who = '--by "NAME" --comment "WHY"'
-    commands = [f"erasure-audit approve {name} {who}"]
-    if item["status"] == "audited":
-        commands.append(f"erasure-audit approve {name} --model retrained {who}")
-    if item["held_back_by"]:
-        commands.append(f"erasure-audit split-off {name} {who}")
-    return [*commands, f"erasure-audit reject {name} --next requeue {who}"]
+def choices(item: dict[str, Any]) -> list[tuple[str, str]]:
+    """What can be decided now, each with the command that records it, as `erasure-audit sign-off`
+    offers it: no model is offered that the verdicts hold back."""
+    if item["approvals"] or item["refusal"] or item["outcome"] == "rejected":
+        return []
+    if item["outcome"] == "data_only":
+        return [_choice(item, "erase", "approve"), _choice(item, "refuse", "reject --next refuse")]
+    retrain_waits = bool(item["ladder"]) and item["ladder"]["model"] == "retrained"
+    may_go = item["outcome"] == "pass" and not item["held_back_by"]
+    is_retrain = retrain_waits or item["unlearn"]["method"] == "retrain"
+    releases = []
+    if may_go or retrain_waits:
+        releases.append(_choice(item, "retrain" if is_retrain else "unlearned", "approve"))
+    if not is_retrain and any(model["role"] == "retrained" for model in item["models"]):
+        releases.append(_choice(item, "retrain", "approve --model retrained"))
+    if item["held_back_by"] and not retrain_waits:
+        releases.append(_choice(item, "split_off", "split-off"))
+    return [
+        *releases,
+        _choice(item, "more_references", "reject --next more_references"),
+        _choice(item, "another_method", "reject --next another_method --method retrain"),
+        _choice(item, "refuse", "reject --next refuse"),
+    ]
+
+
+def _choice(item: dict[str, Any], kind: str, words: str) -> tuple[str, str]:
+    command, _, options = words.partition(" ")
+    parts = ["erasure-audit", command, shlex.quote(item["batch"]), options, '--by "NAME"']
+    return kind, " ".join(filter(None, [*parts, '--comment "WHY"']))
 
 
 HELPERS = {
+    "choices": choices,
     "deeds": deeds,
     "final_letters": final_letters,
-    "recorded_by": recorded_by,
     "standing_decisions": standing_decisions,
 }
 """By the names that the templates call them."""

@@ -131,7 +131,11 @@ class Attack(Part):
     auc_interval: Shares = Field(
         description="of the unlearned model, records taken for independent"
     )
-    auc_band: Shares = Field(description="over the models retrained without the records")
+    auc_band: Shares = Field(
+        description="where the AUC of a further model retrained without the records lies; that it "
+        "lies outside one of the ranges that the questions ask about is as likely as "
+        "`verify.unlike` of the settings"
+    )
     flagged: Hits
     flagged_band: Counted = Field(description="over the models retrained without the records")
     flagged_rate: Share = Field(description="share of non-members that may be flagged")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import functools
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,14 @@ from tasks.reporting import charts, chronology
 
 if TYPE_CHECKING:
     import jinja2
+
+
+_GAP = re.compile(
+    r'(?P<kept><(?:span class="[^"]*\bwhole\b[^"]*"|pre\b[^>]*)>[^<]*)'
+    r"|(?P<sign>[。；：，！？](?:</\w+>)?)\s+(?=\S)"
+)
+"""A space after a Chinese punctuation mark, which has its own; templates put one between sentences.
+Text that others wrote keeps its spaces."""
 
 
 def environment(templates: Path, language: Code = SOURCE) -> jinja2.Environment:
@@ -46,11 +55,15 @@ def render(pages: jinja2.Environment, name: str, view: dict[str, Any]) -> str:
     import jinja2
 
     try:
-        return pages.get_template(name).render(view)
+        page = pages.get_template(name).render(view)
     except jinja2.UndefinedError as error:
         raise EvidenceError(f"{name}: {error.message}; the evidence has no such value") from error
     except jinja2.TemplateError as error:
         raise WorkspaceError(f"reports/templates, {name}: {error}; restore it with git") from error
+    speaker: Any = pages.globals["language"]
+    if speaker.code != "zh":
+        return page
+    return _GAP.sub(lambda match: match["kept"] or match["sign"], page)
 
 
 @functools.cache

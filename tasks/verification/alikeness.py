@@ -122,10 +122,26 @@ def likeness_gates(scores: Scores, request: str, rules: GateRules) -> list[GateT
         for name in rules.views
     ]
     if rules.alike:
-        compared = list(figures(scores, request, rules))
-        level = (1 - share * bool(rules.views)) * rules.unlike / len(compared)
-        questions += [_figure_gate(figure, level) for figure in compared]
+        level = figure_level(rules)
+        questions += [_figure_gate(figure, level) for figure in figures(scores, request, rules)]
     return questions
+
+
+def figure_level(rules: GateRules) -> float:
+    """The probability with which a further retrained model's figure leaves its range."""
+    return (1 - VIEWS_SHARE * bool(rules.views)) * rules.unlike / len(FIGURES)
+
+
+def attack_range(attack: examination.ExaminedAttack, rules: GateRules) -> tuple[float, float]:
+    """The AUCs that a further retrained model may have, as the question about the attack has them:
+    (lowest, highest), each 0 to 1."""
+    low, high = _of_attack(attack).range(figure_level(rules))
+    return max(low, 0.0), min(high, 1.0)
+
+
+def _of_attack(attack: examination.ExaminedAttack) -> Figure:
+    areas = np.array(attack.auc_references)
+    return Figure(attack.name, attack.auc["unlearned"], areas, 1 / attack.records)
 
 
 def _view_gate(name: str, scores: Scores, request: str, rules: GateRules, level: float) -> GateTest:
@@ -191,5 +207,4 @@ def figures(scores: Scores, request: str, rules: GateRules) -> Iterator[Figure]:
         means = scores.phi[:, members].mean(axis=1)
         yield Figure(name, float(means[model]), means[without], 1e-9)
     for attack in examination.examine(scores, request, rules.alpha).attacks:
-        areas = np.array(attack.auc_references)
-        yield Figure(attack.name, attack.auc["unlearned"], areas, 1 / attack.records)
+        yield _of_attack(attack)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy as np
 from tasks.common.errors import EvidenceError
 from tasks.common.language import Sentence, say, with_sentences
 from tasks.common.settings import Verify
-from tasks.verification import multiplicity, screening, utility
+from tasks.verification import alikeness, multiplicity, screening, utility
 from tasks.verification import verdicts as verification
 from tasks.verification.attacks import examination, exposure
 from tasks.verification.attacks.rows import Memory
@@ -107,17 +107,26 @@ def screened(
 
 
 def figures_beside(table: Scores, request: str, rules: GateRules, memory: Memory) -> dict[str, Any]:
-    """The figures beside the verdict, which never decide it: attacks, accuracies, predictions,
-    scores."""
+    """The figures beside the verdict: attacks, accuracies, predictions, scores."""
     rows = table.rows_of(request)
     return {
-        "attacks": value_or_reason(
-            lambda: examination.examine(table, request, rules.alpha, memory).as_json()["attacks"]
-        ),
+        "attacks": value_or_reason(lambda: attacks(table, request, rules, memory)),
         "accuracy": utility.accuracies(table, rows),
         "prediction_distribution": utility.distributions(table, rows),
         "score_distribution": value_or_reason(lambda: utility.score_distribution(table, rows)),
     }
+
+
+def attacks(
+    table: Scores, request: str, rules: GateRules, memory: Memory
+) -> list[dict[str, object]]:
+    """The attacks, each with the range that the question about it has (`alikeness`), so that no
+    figure is outside the range that is shown and inside the one that decides."""
+    examined = examination.examine(table, request, rules.alpha, memory).attacks
+    return [
+        replace(attack, auc_band=alikeness.attack_range(attack, rules)).as_json()
+        for attack in examined
+    ]
 
 
 def value_or_reason(measure: Any) -> Any:

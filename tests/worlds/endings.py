@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tasks.reporting import build_evidence
+from tasks.resolve import REASONS
 from tests.worlds import fabricated
 
 EXTENSION = {
@@ -92,7 +93,7 @@ def data_only() -> dict[str, Any]:
     )
     entry |= {
         "code": "not_in_training",
-        "reason": "None of the records is in training data.",
+        "reason": REASONS["not_in_training"],
         "records": 24,
         "labels": {"3": 24},
         "whole_subject": True,

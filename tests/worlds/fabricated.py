@@ -7,11 +7,17 @@ import csv
 import hashlib
 import io
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tasks.common import settings
+from tasks.common import language, settings
+from tasks.common.language import in_a_row, say
 from tasks.reporting import evidence_sources
+from tasks.resolve import REASONS
+from tasks.verification import reasons
+from tasks.verification.contrast import InfluenceInterval
+from tasks.verification.gates import GateTest, JudgedModel
 
 BATCH = "spring"
 PASS = "0b5f1b1e-6f5a-4c62-9a52-0d2a3a6a0001"
@@ -64,7 +70,8 @@ def verdict(kind: str, estimate: float, half: float, caught: bool = True) -> dic
         ("memorised", "Is it below the margin on the most memorised records?", estimate * 1.1, 0.5),
         (
             "over_forgetting",
-            "Are the records not unusually wrong, as over-forgetting makes them?",
+            "Is the model about as sure of the records as retrained models are, and not less "
+            "(over-forgetting)?",
             estimate,
             -0.5,
         ),
@@ -81,16 +88,11 @@ def verdict(kind: str, estimate: float, half: float, caught: bool = True) -> dic
             0.939,
         ),
     ]
-    reasons = {
-        "pass": "On these records the model behaves like models that never saw them, within ±0.5.",
-        "fail": "The records still influence the model.",
-        "inconclusive": "Not decided: influence left is not shown to be below the margin.",
-    }
     held = {"equal_variances": True, "equal_p": 0.44, "normal": True, "normal_p": 0.31}
     return {
         **beside(),
         "verdict": kind,
-        "reason": reasons[kind],
+        "reason": reason(kind, gates, InfluenceInterval(**interval(estimate, half)), caught),
         "p_pass": 0.0004 if kind == "pass" else 1.0,
         "register": {"q_pass": 0.0028 if kind == "pass" else 1.0, "holds": kind == "pass"},
         "assumptions": {
@@ -131,6 +133,29 @@ def verdict(kind: str, estimate: float, half: float, caught: bool = True) -> dic
         },
         "records": 38,
     }
+
+
+def reason(
+    kind: str, gates: list[tuple[str, str, float, float]], span: InfluenceInterval, caught: bool
+) -> language.Sentence:
+    """The reason of a verdict in which the first gate decides, in the words of `verify`."""
+    if not caught:
+        return reasons.undetectable(1.2, 2.1, None, 17)
+    if kind == "inconclusive":
+        tests = [
+            GateTest(name, say(question), seen, limit, None, 1.0, "good" if index else "open")
+            for index, (name, question, seen, limit) in enumerate(gates)
+        ]
+        return reasons.undecided(JudgedModel("inconclusive", span, tuple(tests)), 24, 17)
+    first = {
+        "pass": say(
+            "On these records the model behaves like models that never saw them, within "
+            "±{margin:g}.",
+            margin=0.5,
+        ),
+        "fail": say("The records still influence the model."),
+    }
+    return in_a_row([first[kind], reasons.in_words(span)])
 
 
 def beside() -> dict[str, Any]:
@@ -229,9 +254,12 @@ def unjudged() -> dict[str, Any]:
     return {
         **beside(),
         "verdict": "inconclusive",
-        "reason": (
-            "No test could be made: classes 7 have no record of a control subject; enlarge "
-            "split.control."
+        "reason": say(
+            "No test could be made: {why}.",
+            why=say(
+                "classes {classes} have no record of a control subject; enlarge split.control",
+                classes="7",
+            ),
         ),
         "p_pass": 1.0,
         "register": {"q_pass": 1.0, "holds": False},
@@ -290,7 +318,8 @@ def screened(state: str) -> dict[str, Any]:
     reasons = {
         "bad": "Screening: the model still knows the records; they look like training data.",
         "open": "Screening: nothing was found. "
-        "A screening has no references and cannot pass anybody.",
+        "A screening has no references and cannot pass anybody; for a verdict, run the audit with "
+        "reference models.",
     }
     return {
         **unjudged(),
@@ -428,7 +457,7 @@ def entry(request_id: str, position: int, **changes: Any) -> dict[str, Any]:
 def models() -> list[dict[str, Any]]:
     """The models of the lineage."""
     names = [("original", "original"), ("unlearned", "unlearned"), ("retrained", "retrained")]
-    names += [(f"{role}-{seed}", role) for role in ("with", "without") for seed in range(1, 4)]
+    names += [(f"{role}-{seed}", role) for role in ("with", "without") for seed in range(1, 18)]
     seconds = {"original": 6.31, "unlearned": 0.52, "retrained": 6.11}
     return [
         {
@@ -474,7 +503,7 @@ def inputs() -> dict[str, Any]:
     }
     positions = {PASS: 0, FAIL: 1, OPEN: 2, BELOW: 3, UNJUDGED: 5, WEAK: 6}
     register = [entry(name, place) for name, place in positions.items()]
-    reason = "No data subject of that identifier is in the manifest. Check the identifier."
+    reason = REASONS["unknown_subject"]
     register.insert(
         4,
         entry(
@@ -516,10 +545,12 @@ def inputs() -> dict[str, Any]:
         "register": {"batch_requests": register},
         "data_checks": {
             "checks": [
-                check("hashes", "Every image has the hash that the manifest records.", records=[]),
-                check("labels", "Every label is one of the classes 0 … 9.", records=[]),
+                check("file_decodes",
+                      "every image file decodes whole (if not it is truncated or no image: "
+                      "restore it or remove its record)", records=[]),
+                check("classes_present", "every class has records", records=[]),
                 check("near_duplicates",
-                      "No forgotten record has a near-duplicate under another data subject.",
+                      "no record of another data subject looks the same as one to be forgotten",
                       passed=False, severity="warning", records=["r000112", "r000398"], count=2),
             ],
             "records": 1797, "subjects": 45, "classes": {str(label): 180 for label in range(10)},
@@ -527,7 +558,8 @@ def inputs() -> dict[str, Any]:
         },
         "request_checks": {
             "checks": [
-                check("subjects_exist", "Every identity belongs to a data subject of the manifest.",
+                check("request_subject_known",
+                      "every well-formed request names one data subject of the data set",
                       passed=False, requests=[SET_ASIDE], count=1),
             ],
             "requests": 7,
@@ -545,9 +577,29 @@ def inputs() -> dict[str, Any]:
     }  # fmt: skip
 
 
+@cache
+def chinese() -> language.Language:
+    """The Chinese catalogue."""
+    templates = Path(__file__).parents[2] / "reports" / "templates"
+    return language.Language.load("zh", templates / "locales")
+
+
+def as_sentences(value: Any) -> Any:
+    """The same with every text that is a message as a sentence, as the stages make it."""
+    if isinstance(value, dict):
+        return {
+            key: item if key == language.SENTENCES else as_sentences(item)
+            for key, item in value.items()
+        }
+    if isinstance(value, list):
+        return [as_sentences(item) for item in value]
+    is_message = type(value) is str and value and "{" not in value
+    return say(value) if is_message and chinese().gettext(value) != value else value
+
+
 def sources(changed: dict[str, Any] | None = None) -> evidence_sources.Sources:
     """The same as `evidence_sources.Sources`."""
-    given = copy.deepcopy(changed or inputs())
+    given = as_sentences(copy.deepcopy(changed or inputs()))
     return evidence_sources.Sources(batch=BATCH, settings=chosen(given), **given)
 
 
@@ -610,7 +662,7 @@ def approval(request_id: str, decision: str = "approve", by: str = "M. Laurent")
 
 def write(folder: Path, changed: dict[str, Any] | None = None) -> list[str]:
     """Write the inputs as files and return the options of the stage's command, `--out` left out."""
-    stage_files = changed or inputs()
+    stage_files = as_sentences(changed or inputs())
     (folder / "check").mkdir(parents=True, exist_ok=True)
     paths = {
         "verdicts": "verdicts.json",
@@ -625,7 +677,10 @@ def write(folder: Path, changed: dict[str, Any] | None = None) -> list[str]:
         "data_checks": "check/data.json",
         "request_checks": "check/requests.json",
     }.items():
-        (folder / place).write_text(json.dumps(stage_files[name]), encoding="utf-8")
+        content = stage_files[name]
+        if name not in ("record", "decisions", "lineage"):
+            content = language.with_sentences(content)
+        (folder / place).write_text(json.dumps(content), encoding="utf-8")
     text = io.StringIO()
     writer = csv.DictWriter(
         text, list(stage_files["trace"][0]) if stage_files["trace"] else ["step"]

@@ -49,7 +49,8 @@ class ExaminedAttack:
     auc_interval: tuple[float, float]
     """of the unlearned model, over records"""
     auc_band: tuple[float, float]
-    """lowest and highest AUC of the `without` references, each judged by the others"""
+    """lowest and highest AUC of the `without` references, each judged by the others; in
+    `verdicts.json` the range of a further one, see `alikeness.attack_range`"""
     auc_references: tuple[float, ...]
     """AUC of each of them; not part of the JSON form"""
     flagged: dict[str, int]

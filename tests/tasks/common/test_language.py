@@ -121,7 +121,7 @@ def test_a_number_is_rounded_as_python_rounds_it(value: float, digits: int) -> N
 @pytest.mark.parametrize(
     ("language", "day", "when", "share", "time"),
     [
-        (ENGLISH, "21 November 2026", "21 November 2026, 09:30 UTC+01:00", "12.5 %", "2.0 min"),
+        (ENGLISH, "21 November 2026", "21 November 2026, 09:30 UTC+01:00", "12.5%", "2.0 min"),
         (CHINESE, "2026年11月21日", "2026年11月21日 09:30 UTC+01:00", "12.5%", "2.0 分钟"),
     ],
 )

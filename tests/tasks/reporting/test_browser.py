@@ -16,10 +16,10 @@ import pytest
 from flows.reports import overview as registers
 from tasks import report
 from tasks.common import files, settings
-from tasks.reporting import build_evidence
+from tasks.reporting import build_evidence, pages
 from tasks.reporting.batch_register import schema
 from tasks.reporting.pages import environment as page_environment
-from tests.worlds import dummy, fabricated
+from tests.worlds import dummy, endings, fabricated
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -313,3 +313,36 @@ def test_rows_that_are_laid_out_in_turns_all_come(tmp_path: Path, browser: Brows
         assert shown(page) == [f"no-{number:05}" for number in range(2500)]
         page.get_by_label("Search").fill("no-0001")
         assert len(shown(page)) == 10
+
+
+PHONE = {"viewport": {"width": 390, "height": 844}}
+
+
+@pytest.mark.parametrize("kind", ["erased", "fail"])
+def test_on_a_phone_a_copy_takes_no_more_room_than_its_lines(
+    kind: str, reports: Path, browser: Browser
+) -> None:
+    with Opened(browser, reports / PAGES[kind], **PHONE) as page:
+        rows = page.locator("table.copies tbody tr").evaluate_all(
+            "rows => rows.map(row => ({height: row.getBoundingClientRect().height, lines: "
+            "[...row.cells].reduce((sum, cell) => sum + cell.getClientRects().length && sum + "
+            "Math.round(cell.getBoundingClientRect().height / 24), 0)}))"
+        )
+    assert len(rows) >= 7
+    assert [row for row in rows if row["height"] > 24 * (row["lines"] + 1.5)] == []
+    assert max(row["height"] for row in rows) <= 150
+
+
+def test_on_a_phone_no_column_of_a_chinese_table_is_a_sign_wide(
+    tmp_path: Path, browser: Browser
+) -> None:
+    item = endings.climbed("more")
+    html = pages.render(pages.environment(TEMPLATES, "zh"), "report.html.j2", {"e": item})
+    (tmp_path / "report.html").write_text(html, encoding="utf-8")
+    with Opened(browser, tmp_path / "report.html", **PHONE) as page:
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        narrow = page.locator(".scroll td, .scroll th").evaluate_all(
+            "cells => cells.filter(cell => cell.textContent.trim().length > 1 && "
+            "cell.getBoundingClientRect().width < 40).map(cell => cell.textContent.trim())"
+        )
+    assert narrow == []

@@ -215,4 +215,4 @@ def test_a_ladder_on_which_nothing_passes_proposes_nothing(
     assert "No model that was tried passes for every request of the batch" in words
     assert "Decide on the release" not in words
     html = pages.render(environment, "report.html.j2", {"e": found})
-    assert "2.5\u00a0%" in html.replace("&nbsp;", "\u00a0")  # what each model is judged at
+    assert "2.5%" in html  # what each model is judged at

@@ -4,6 +4,7 @@ and by when, whatever the ending; and nothing in them costs trust."""
 from __future__ import annotations
 
 import re
+import subprocess
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ import pytest
 
 from tasks.common import files
 from tasks.common.language import Code
-from tasks.reporting import evidence_schema, pages
+from tasks.reporting import chronology, evidence_schema, pages
 from tasks.reporting.batch_register import build, page_contents
+from tasks.reporting.pdf import Printer
 from tests.worlds import endings, fabricated
 
 ROOT = Path(__file__).parents[3]
@@ -75,13 +77,13 @@ def test_the_decision_answers_what_was_decided_what_to_do_and_by_when(ending: st
     assert headline in before
     assert asked in after
     deadline = ENDINGS[ending]["deadline"]["date"]
-    assert ("Deadline: No date." in after) == (deadline is None)
+    assert ("Deadline for the person's answer: No date." in after) == (deadline is None)
     assert "Decision and signature" in after
 
 
 def test_a_refusal_gives_its_reason_and_its_provision_before_all_else() -> None:
     words = decision("refused")
-    assert "not granted a pending lawsuit (Art. 17(3)(e) GDPR)" in words
+    assert "not granted Reason: a pending lawsuit (Art. 17(3)(e) GDPR)" in words
     assert "Fail:" not in words.partition("Decision and signature")[0]
     assert "Ground of the refusal" in page("refused")
 
@@ -146,7 +148,7 @@ def test_a_method_has_one_name_in_the_report_and_in_the_summary(
     item = {**ENDINGS["pass"], "unlearn": {**ENDINGS["pass"]["unlearn"], "method": method}}
     environment = pages.environment(TEMPLATES)
     report = pages.render(environment, "report.html.j2", {"e": item})
-    assert f"by the unlearning method {name} so that" in report
+    assert f"The unlearning method {name} made a new model" in report
     view = page_contents.summary(registered(tmp_path, "pass", method), [])
     summary = pages.render(environment, "summary.html.j2", view | OF_PAGE)
     assert f"by the method {name}." in summary
@@ -173,3 +175,77 @@ def test_the_list_of_examples_names_the_ending_that_the_evidence_has(row: tuple[
     else:
         outcomes = {"below the detection limit": "below_detection", "set aside": "rejected"}
         assert evidence["outcome"] == outcomes.get(name, name)
+
+
+@pytest.mark.parametrize("code", ["en", "zh"])
+def test_signatures_stand_on_one_page_with_who_did_what_before(code: Code) -> None:
+    deeds, signatures = {
+        "en": ("Who did what, and when", "Decision and signature"),
+        "zh": ("谁在何时做了什么", "决定与签名"),
+    }[code]
+    printer = Printer(TEMPLATES)
+    for ending in ("pass", "fail", "below the detection limit", "erased and answered"):
+        pdf = printer.pdf(page(ending, code), None, "2026-11-21T01:02:03Z")
+        first_sheets = sheets(pdf)[:2]
+        assert sum(signatures in sheet for sheet in first_sheets) == 1
+        assert all((deeds in sheet) == (signatures in sheet) for sheet in first_sheets)
+
+
+def sheets(pdf: bytes) -> list[str]:
+    """The text of every page of a PDF."""
+    command = ["pdftotext", "-raw", "-", "-"]
+    text = subprocess.run(command, input=pdf, stdout=subprocess.PIPE, check=True).stdout
+    return text.decode().split("\f")
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_chinese_pages_have_no_space_after_a_mark_of_their_own(ending: str) -> None:
+    ours = re.sub(r'<span class="whole[^>]*>[^<]*', "<span>", page(ending, "zh"))
+    assert re.findall(r".{10}[。；：，！？](?:</\w+>)?\s+[^\s<].{5}", ours) == []
+
+
+def test_what_people_wrote_keeps_its_spaces_in_chinese_pages() -> None:
+    item = endings.decided(
+        fabricated.FAIL, "refuse", refusal={**endings.REFUSAL, "reason": "是。 否"}
+    )
+    html = pages.render(pages.environment(TEMPLATES, "zh"), "report.html.j2", {"e": item})
+    assert '<span class="whole">是。 否</span>' in html
+
+
+def test_chinese_pages_say_the_reason_of_every_verdict_in_chinese() -> None:
+    for ending, item in ENDINGS.items():
+        assert item["reason"] not in page(ending, "zh"), ending
+
+
+def test_a_reason_on_the_first_page_is_a_whole_sentence() -> None:
+    reason = ENDINGS["set aside"]["reason"]
+    assert reason[0].islower()
+    assert f"{reason[0].upper()}{reason[1:]}." in decision("set aside").replace("&#39;", "'")
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_the_annex_offers_to_release_only_what_the_verdicts_let_go(ending: str) -> None:
+    item = ENDINGS[ending]
+    kinds = [kind for kind, _ in chronology.choices(item)]
+    commands = [command for _, command in chronology.choices(item)]
+    assert all(command.split()[2] == fabricated.BATCH for command in commands)
+    decided = item["approvals"] or item["refusal"] or item["outcome"] == "rejected"
+    assert (not kinds) == bool(decided)
+    held = item.get("outcome") != "pass" or item["held_back_by"]
+    assert not (held and "unlearned" in kinds)
+    assert ("split_off" in kinds) == bool(not decided and item["held_back_by"])
+    assert [command in page(ending).replace("&#34;", '"') for command in commands] == [True] * len(
+        commands
+    )
+
+
+def test_the_deadline_says_what_for_and_when_it_was_met() -> None:
+    assert "Deadline for the person's answer: 26 December 2026" in decision("fail")
+    assert "Answered on 25 November 2026." in decision("erased and answered")
+    assert "Answered on" not in decision("erased")
+
+
+def test_numbers_of_other_methods_are_not_among_the_settings_of_the_one_that_was_used() -> None:
+    settings = re.findall(r'<p class="packages">.*?</p>', page("pass"), re.DOTALL)[0]
+    assert "scrub_alpha" not in settings
+    assert "reset" in settings

@@ -315,7 +315,8 @@ def test_checks_and_scores_of_different_manifests_are_an_error() -> None:
 def test_a_checkpoint_of_ones_own_is_costed_by_the_median_reference_and_says_so() -> None:
     inputs = fabricated.inputs()
     inputs["lineage"]["models"][0]["seconds"] = None
-    for entry, seconds in zip(inputs["lineage"]["models"][3:6], (5.0, 9.0, 6.0), strict=True):
+    references = [entry for entry in inputs["lineage"]["models"] if entry["role"] == "with"]
+    for entry, seconds in zip(references, [5.0, 9.0, 6.0] + [2.0, 8.0] * 7, strict=True):
         entry["seconds"] = seconds
     found = of(fabricated.PASS, inputs)["seconds"]
     assert (found["train"], found["train_source"]) == (6.0, "median of the reference models")

@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from tasks.common.errors import EvidenceError
-from tasks.verification import alikeness, contrast, verdicts
+from tasks.verification import alikeness, batch_verdicts, contrast, verdicts
 from tasks.verification.scoring import Scores
 from tests.tasks.verification.test_verdicts import RULES, world
 
@@ -181,3 +181,15 @@ def test_accuracy_within_the_resolution_is_alike_however_little_retrained_models
 def test_without_a_resolution_a_tiny_loss_is_unlike() -> None:
     figure = alikeness.Figure("retained", 0.991, np.ones(16), 1e-4)
     assert figure.range(0.01)[0] > figure.value
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("influence", [0.0, 0.3, 1.0])
+def test_the_range_beside_an_attack_is_the_one_that_decides(influence: float, seed: int) -> None:
+    scores = world(influence, np.random.default_rng(seed))
+    gates = {gate.name: gate for gate in alikeness.unlike(scores, "r", ALIKE)}
+    for attack in batch_verdicts.attacks(scores, "r", ALIKE, {}):
+        gate, band = gates[f"{alikeness.ALIKE}{attack['name']}"], attack["auc_band"]
+        assert attack["outside_band"] == (gate.state != "good")
+        assert min(max(gate.threshold, 0.0), 1.0) in band
+        assert 0 <= band[0] <= band[1] <= 1
