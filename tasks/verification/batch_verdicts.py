@@ -238,15 +238,25 @@ def _short(finding: JudgedModel) -> dict[str, Any]:
 
 
 def metrics(verdicts: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The figures of `dvc metrics show`: the count of each verdict, the median influence."""
+    """The figures of `dvc metrics show` and `diff`, which list them by name: how many requests
+    ended how, the influence left in the model, and its accuracy beside a retrained one's."""
     names = [verdict["verdict"] for verdict in verdicts.values()]
     estimates = [v["residual_influence"]["estimate"] for v in verdicts.values()]
     influences = [value for value in estimates if value is not None]
+    accuracy = next(iter(verdicts.values()))["accuracy"]
+    retrained = accuracy.get("retrained", {}).get("control")
     return {
-        **{name: names.count(name) for name in ("pass", "fail", "inconclusive")},
-        "passes_that_hold_in_the_register": sum(v["register"]["holds"] for v in verdicts.values()),
-        "median_residual_influence": float(np.median(influences)) if influences else None,
-        "control_accuracy": next(iter(verdicts.values()))["accuracy"]["unlearned"]["control"],
+        "requests": len(verdicts),
+        "requests_failed": names.count("fail"),
+        "requests_inconclusive": names.count("inconclusive"),
+        "requests_passed": names.count("pass"),
+        "requests_passed_in_the_batch_as_a_whole": sum(
+            verdict["register"]["holds"] for verdict in verdicts.values()
+        ),
+        "influence_left_highest": max(influences, default=None),
+        "influence_left_median": float(np.median(influences)) if influences else None,
+        "accuracy_on_unseen_people": accuracy["unlearned"]["control"],
+        "accuracy_on_unseen_people_if_retrained": retrained,
     }
 
 
