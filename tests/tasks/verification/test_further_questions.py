@@ -187,7 +187,7 @@ def test_without_a_resolution_a_tiny_loss_is_unlike() -> None:
 @pytest.mark.parametrize("influence", [0.0, 0.3, 1.0])
 def test_the_range_beside_an_attack_is_the_one_that_decides(influence: float, seed: int) -> None:
     scores = world(influence, np.random.default_rng(seed))
-    gates = {gate.name: gate for gate in alikeness.unlike(scores, "r", ALIKE)}
+    gates = {gate.name: gate for gate in alikeness.likeness_gates(scores, "r", ALIKE)}
     for attack in batch_verdicts.attacks(scores, "r", ALIKE, {}):
         gate, band = gates[f"{alikeness.ALIKE}{attack['name']}"], attack["auc_band"]
         assert attack["outside_band"] == (gate.state != "good")
