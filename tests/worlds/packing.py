@@ -13,7 +13,7 @@ from tasks.data import image_pack
 
 
 def pack_for(folder: Path, data: Data) -> Path:
-    """The pack of `place/data`, in `place/pack`."""
+    """The pack of `folder/data`, in `folder/pack`."""
     pack.make(folder / "data", data, folder / "pack")
     return folder / "pack"
 
