@@ -198,15 +198,18 @@ def ground(
     Example: erasure-audit requests ground 7c9e6679 --ground "Art. 17(1)(b) GDPR" --by "Ada Clerk"
     """
     from flows.register import recorded
+    from tasks.requests import provisions
 
     with open_register() as (_, register):
         case = register.case(register.find(request))
+        provision = required_text(ground, "--ground")
+        provisions.check(provision, case.regulation, case.request_id)
         register.note(
             recorded.GROUND,
             required_text(by),
             request_id=case.request_id,
             batch=case.batch,
-            ground=required_text(ground, "--ground"),
+            ground=provision,
         )
         _print_moved([case], as_json)
 
@@ -241,7 +244,10 @@ def hold(
     request: Request,
     by: By,
     reason: Reason,
-    ground: Annotated[str, typer.Option(help="The claimed exception.")] = "GDPR Art. 17(3)(e)",
+    ground: Annotated[
+        str,
+        typer.Option(help="The claimed exception. Default: Art. 17(3)(e) under the GDPR."),
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """Put a legal hold on a request: it enters no batch, and its batch is neither released nor
@@ -253,7 +259,7 @@ def hold(
     """
     with open_register() as (_, register):
         who, why = required_text(by), required_text(reason, "--reason")
-        _print_moved([register.hold(register.find(request), who, why, ground)], as_json)
+        _print_moved([register.hold(register.find(request), who, why, ground.strip())], as_json)
 
 
 @app.command()

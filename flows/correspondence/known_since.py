@@ -13,7 +13,7 @@ from flows.register.register import Register, UnknownRequestError
 from flows.workspace import git, shell
 from tasks.common import files
 from tasks.common.errors import AuditError
-from tasks.requests import decisions
+from tasks.requests import decisions, provisions
 
 
 class RecordError(AuditError):
@@ -58,8 +58,12 @@ def record_exception(register: Register, target: str, by: str, ground: str, reas
 
     Raises:
         RecordError: there is no such batch.
+        RequestError: the provision is of another law than a request concerned.
     """
     batch, request = _target(register, target)
+    for case in register.cases(batch=batch):
+        if request in (None, case.request_id):
+            provisions.check(ground, case.regulation, case.request_id)
     register.note(
         recorded.EXCEPTION, by, request_id=request, batch=batch, ground=ground, reason=reason
     )

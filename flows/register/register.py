@@ -55,6 +55,7 @@ from flows.register.states import (
     UnknownRequestError,
 )
 from tasks.common import files
+from tasks.requests import provisions
 
 __all__ = [
     "BLOCKED",
@@ -171,6 +172,7 @@ class Register:
 
         Raises:
             RegisterError: it is or was in a batch.
+            RequestError: the ground is of another law than the request.
         """
         with self._writing() as connection:
             case = request_rows.case_of(connection, request_id)
@@ -179,22 +181,30 @@ class Register:
                     f"request {request_id} is {case.shown}; it can be cancelled before it is "
                     "batched"
                 )
+            provisions.check(ground, case.regulation, case.request_id)
             details = {"reason": reason} | ({"ground": ground} if ground else {})
             return moves.move(
                 connection, self._key, [request_id], State.REJECTED, actor, details=details
             )[0]
 
-    def hold(
-        self, request_id: str, actor: str, reason: str, ground: str = "GDPR Art. 17(3)(e)"
-    ) -> Case:
+    def hold(self, request_id: str, actor: str, reason: str, ground: str = "") -> Case:
         """Put a legal hold on a request: its batch is neither released nor erased until the hold is
         lifted.
 
+        Args:
+            request_id: of the request.
+            actor: who puts it on hold.
+            reason: why; no personal data.
+            ground: the provision that this rests on; empty: Art. 17(3)(e) under the GDPR.
+
         Raises:
             RegisterError: it is on hold already, or no longer open.
+            RequestError: the ground is of another law than the request, or there is none.
         """
-        details = {"reason": reason, "ground": ground}
         with self._writing() as connection:
+            case = request_rows.case_of(connection, request_id)
+            provision = provisions.of_hold(ground, case.regulation, case.request_id)
+            details = {"reason": reason, "ground": provision}
             return changes.set_hold(connection, self._key, request_id, actor, True, details)
 
     def lift(self, request_id: str, actor: str, reason: str) -> Case:

@@ -7,7 +7,7 @@ happens to its requests. A batch never changes: another audit is another batch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from flows.release.standing import (
     person,
 )
 from tasks.common import settings
-from tasks.requests import decisions
+from tasks.requests import decisions, provisions
 
 LEASE = "release"
 """Only one process at a time rejects or releases."""
@@ -63,8 +63,8 @@ def approve(
     """
     by, role = _checked_text("by", by, 200), _checked_text("role", role, 200)
     comment = _checked_text("comment", comment, 2000, may_be_empty=True)
-    provision = _provision(ground)
     batch, request = _batch_and_request(home, register, target, by)
+    provision = _provision(ground, register.cases(batch=batch))
     current = standing(home, register, batch)
     if current.state in ("rejected", "released"):
         raise SignoffError(f"{current.line}; there is nothing to approve")
@@ -135,8 +135,8 @@ def reject(
     """
     by, role = _checked_text("by", by, 200), _checked_text("role", role, 200)
     comment = _checked_text("comment", comment, 2000)
-    provision = _provision(ground)
     batch, request = _batch_and_request(home, register, target, by)
+    provision = _provision(ground, register.cases(batch=batch))
     with register.lease(LEASE):
         current = standing(home, register, batch)
         if current.state in ("rejected", "released"):
@@ -297,9 +297,12 @@ def _comment_with_decision(details: Mapping[str, Any]) -> str:
     return f"{outcome} {details['comment']}".strip()[:2000]
 
 
-def _provision(ground: str) -> dict[str, str]:
-    """The provision that a decision rests on, as its event has it; empty where none is named."""
+def _provision(ground: str, cases: Iterable[Case] = ()) -> dict[str, str]:
+    """The provision that a decision rests on, as its event has it; empty where none is named. A
+    decision is on every request of its batch, so it names the law of each."""
     text = _checked_text("ground", ground, 200, may_be_empty=True)
+    for case in cases:
+        provisions.check(text, case.regulation, case.request_id)
     return {"ground": text} if text else {}
 
 

@@ -333,6 +333,19 @@ def test_a_request_on_hold_can_be_rejected(book: Register) -> None:
     assert book.reject(one, "Ada", "claims stand").shown == "rejected"
 
 
+def test_a_hold_and_a_refusal_name_no_provision_of_another_law(book: Register) -> None:
+    one = received(book, regulation="ccpa")
+    before = book.case(one)
+    for change in (book.hold, book.cancel):
+        with pytest.raises(RequestError, match="under the CCPA"):
+            change(one, "Ada", "a claim", "Art. 17(3)(e) GDPR")
+    with pytest.raises(RequestError, match="name the provision"):
+        book.hold(one, "Ada", "a claim")
+    assert book.case(one) == before
+    assert book.hold(one, "Ada", "a claim", "CCPA § 1798.145(a)").shown == "on_hold"
+    book.check_chain()
+
+
 @pytest.mark.parametrize(
     ("regulation", "submitted", "due", "extended"),
     [
