@@ -216,7 +216,8 @@ class Language:
         pages.policies["ext.i18n.trimmed"] = True
         pages.filters.update(number=self.number, percent=self.percent, p_value=self.p_value)
         pages.filters.update(rate=self.rate)
-        pages.filters.update(day=self.day, when=self.when, duration=self.duration)
+        pages.filters.update(day=self.day, weekday=self.weekday)
+        pages.filters.update(when=self.when, duration=self.duration)
         pages.globals.update(
             language=self, native=NATIVE, suffixes=suffixes, unavailable=unavailable
         )
@@ -296,6 +297,14 @@ class Language:
         from babel.dates import format_date
 
         return format_date(date.fromisoformat(text[:10]), "long", self.locale).replace(
+            " ", "\u00a0"
+        )
+
+    def weekday(self, text: str) -> str:
+        """`2026-11-21` as Saturday, 21 November 2026: a deadline may fall on a weekend."""
+        from babel.dates import format_date
+
+        return format_date(date.fromisoformat(text[:10]), "full", self.locale).replace(
             " ", "\u00a0"
         )
 

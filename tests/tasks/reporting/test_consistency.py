@@ -24,7 +24,7 @@ NEEDED = (None, 4, 900)
 PROGRESS = ("awaiting_signoff", "refused", "released", "erased")
 METHODS = ("fcalb_reset", "retrain")
 MORE = "Have more reference models trained"
-FATES = ("The data", "The model in use", "The person's answer")
+FATES = ("The data", "The model in use", "The answer to the person")
 
 
 @pytest.fixture(scope="module")

@@ -77,7 +77,7 @@ def test_the_decision_answers_what_was_decided_what_to_do_and_by_when(ending: st
     assert headline in before
     assert asked in after
     deadline = ENDINGS[ending]["deadline"]["date"]
-    assert ("Deadline for the person's answer: No date." in after) == (deadline is None)
+    assert ("Deadline for the answer to the person (PIPL): No date." in after) == (deadline is None)
     assert "Decision and signature" in after
 
 
@@ -239,8 +239,18 @@ def test_the_annex_offers_to_release_only_what_the_verdicts_let_go(ending: str) 
     )
 
 
+def test_a_report_is_no_decision_before_somebody_decided() -> None:
+    for ending in ENDINGS:
+        pending = ENDINGS[ending]["progress"] == "awaiting_signoff"
+        title = re.search("<h1>(.*?)</h1>", page(ending))
+        assert title
+        decided = "Decision on a deletion request" in title[1]
+        assert decided == (not pending or ENDINGS[ending]["refusal"] is not None)
+
+
 def test_the_deadline_says_what_for_and_when_it_was_met() -> None:
-    assert "Deadline for the person's answer: 26 December 2026" in decision("fail")
+    last_day = "Deadline for the answer to the person (CCPA): Saturday, 26 December 2026"
+    assert last_day in decision("fail")
     assert "Answered on 25 November 2026." in decision("erased and answered")
     assert "Answered on" not in decision("erased")
 
