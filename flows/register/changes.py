@@ -16,7 +16,7 @@ from flows.register import chain, request_rows
 from flows.register.chain import Content, Step
 from flows.register.chain_key import ChainKey
 from flows.register.states import EXTENDED, HELD, LIFTED, OPEN, Case, RegisterError
-from tasks.requests import deadlines
+from tasks.requests import deadlines, provisions
 
 
 def set_hold(
@@ -34,6 +34,9 @@ def set_hold(
         raise RegisterError(
             f"request {request_id} is {case.shown}; a hold cannot be {'set' if held else 'lifted'}"
         )
+    if held:
+        ground = provisions.of_hold(details["ground"], case.regulation, case.request_id)
+        details = {**details, "ground": ground}
     step = Step(actor, case.request_id, case.batch, HELD if held else LIFTED, details)
     return _change(connection, key, content, {"held": held}, step)
 

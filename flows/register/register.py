@@ -181,11 +181,13 @@ class Register:
                     f"request {request_id} is {case.shown}; it can be cancelled before it is "
                     "batched"
                 )
-            provisions.check(ground, case.regulation, case.request_id)
             details = {"reason": reason} | ({"ground": ground} if ground else {})
-            return moves.move(
+            cancelled = moves.move(
                 connection, self._key, [request_id], State.REJECTED, actor, details=details
             )[0]
+            # after the row was found intact; an error takes the move back
+            provisions.check(ground, case.regulation, case.request_id)
+            return cancelled
 
     def hold(self, request_id: str, actor: str, reason: str, ground: str = "") -> Case:
         """Put a legal hold on a request: its batch is neither released nor erased until the hold is
@@ -201,10 +203,8 @@ class Register:
             RegisterError: it is on hold already, or no longer open.
             RequestError: the ground is of another law than the request, or there is none.
         """
+        details = {"reason": reason, "ground": ground}
         with self._writing() as connection:
-            case = request_rows.case_of(connection, request_id)
-            provision = provisions.of_hold(ground, case.regulation, case.request_id)
-            details = {"reason": reason, "ground": provision}
             return changes.set_hold(connection, self._key, request_id, actor, True, details)
 
     def lift(self, request_id: str, actor: str, reason: str) -> Case:
