@@ -81,7 +81,7 @@ CLASS: dict[str, Any] = {
     "forget_steps": 40,
 }
 """`fcalb` for a whole class: the constraint first, then recovery."""
-RECOVERY = {"fcalb": (5 / 12, 8.0), "fcalb_reset": (1 / 3, 6.0)}
+RECOVERY = {"fcalb": (1 / 2, 8.0), "fcalb_reset": (1 / 3, 6.0)}
 """Length of recovery: this share of the recipe's epochs, and this many epochs at most
 (docs/methods.md)."""
 RECOVERY_OF_CLASS = (1 / 4, 8.0)

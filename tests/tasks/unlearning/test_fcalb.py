@@ -379,7 +379,7 @@ def test_recovery_from_forgetting_a_class_is_a_quarter_of_the_recipe(
 
 
 @pytest.mark.parametrize(
-    ("method", "most"), [("fcalb", [2.5, 5.0, 7.5, 8.0]), ("fcalb_reset", [2.0, 4.0, 6.0, 6.0])]
+    ("method", "most"), [("fcalb", [3.0, 6.0, 8.0, 8.0]), ("fcalb_reset", [2.0, 4.0, 6.0, 6.0])]
 )
 def test_recovery_of_the_mode_for_people_does_not_grow_with_long_recipes(
     method: Any, most: list[float]
