@@ -294,7 +294,7 @@ def test_the_mode_for_people_chooses_for_itself_and_lets_itself_be_overruled() -
     assert chosen(method="fcalb_reset", rivals={"epochs": 2.0}).epochs == 2.0
     whole = chosen()
     assert (whole.method, whole.phases, whole.balance) == ("fcalb", "joint", "descent")
-    assert (whole.reset_until, whole.retained_share, whole.epochs) == (0.75, 1.0, 5.0)
+    assert (whole.reset_until, whole.retained_share, whole.epochs) == (0.75, 1.0, 6.0)
     plain = {"method": "fcalb_plain", "epochs": 0.5}
     assert chosen(**plain) == Unlearn(**plain)
 
