@@ -114,6 +114,13 @@ def honest(**wish: Any) -> Adversary:
     return unlearned
 
 
+def without_constraint(network: nn.Module, scene: Scene) -> nn.Module:
+    """No deceit: `fcalb` for people, as long and as far, without its feature constraint."""
+    most = fcalb.effective_settings(scene.given.settings).unlearn.epochs
+    reset = honest(method="fcalb_reset", reset_until=0.75, rivals={"epochs": most})
+    return reset(network, scene)
+
+
 def matched(network: nn.Module, scene: Scene) -> nn.Module:
     """Answers on the forget set matched to the shadows' mean logits."""
     images = scene.forgotten.floats(slice(None))
@@ -296,6 +303,7 @@ def matched_copies_int8(network: nn.Module, scene: Scene) -> nn.Module:
 
 ADVERSARIES: dict[str, tuple[str, Adversary]] = {
     "fcalb": ("FCALB (no deceit)", honest(method="fcalb")),
+    "without_constraint": ("FCALB without its constraint (no deceit)", without_constraint),
     "fcalb_reset": ("FCALB with a reset alone (no deceit)", honest(method="fcalb_reset")),
     "short_retrain": (
         "short retrain, 7/12 of the epochs (no deceit)",
