@@ -117,7 +117,8 @@ def honest(**wish: Any) -> Adversary:
 def without_constraint(network: nn.Module, scene: Scene) -> nn.Module:
     """No deceit: `fcalb` for people, as long and as far, without its feature constraint."""
     most = fcalb.effective_settings(scene.given.settings).unlearn.epochs
-    reset = honest(method="fcalb_reset", reset_until=0.75, rivals={"epochs": most})
+    until = fcalb.PEOPLE["reset_until"]
+    reset = honest(method="fcalb_reset", reset_until=until, rivals={"epochs": most})
     return reset(network, scene)
 
 

@@ -87,8 +87,7 @@ RECOVERY = {"fcalb": (1 / 2, 8.0), "fcalb_reset": (1 / 3, 6.0)}
 RECOVERY_OF_CLASS = (1 / 4, 8.0)
 """The same for `fcalb` with a whole class."""
 RESET_RECORDS = 128
-"""Retained records that the strength of the reset is found with. Strengths found with 128 and with
-256 of them differ by 0.01 or less, the time by half."""
+"""Retained records that the strength of the reset is found with, at most."""
 
 
 def key(method: str, rate: str = "learning_rate") -> str:

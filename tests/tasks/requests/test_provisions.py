@@ -18,7 +18,12 @@ def test_a_provision_of_the_requests_law_or_of_no_named_law_is_accepted(provisio
 
 @pytest.mark.parametrize(
     ("provision", "regulation"),
-    [("Art. 17(3)(e) GDPR", "ccpa"), ("CCPA § 1798.105(d)", "pipl"), ("LGPD Art. 16", "gdpr")],
+    [
+        ("Art. 17(3)(e) GDPR", "ccpa"),
+        ("CCPA § 1798.105(d)", "pipl"),
+        ("LGPD Art. 16", "gdpr"),
+        ("依据GDPR第17条", "pipl"),
+    ],
 )
 def test_a_provision_of_another_law_is_refused(provision: str, regulation: str) -> None:
     with pytest.raises(RequestError, match=f"r1 is under the {regulation.upper()}; name a"):
