@@ -530,6 +530,8 @@ def test_a_signed_request_is_let_in_once_and_covers_path_and_body(world: World) 
 def test_an_operator_leads_a_request_and_every_step_bears_his_name(world: World) -> None:
     world.post()
     assert world.act("identity", how="passport at the desk").json()["state"] == "identity_verified"
+    other_law = world.act("hold", reason="a claim", ground="CCPA § 1798.145")
+    assert "under the GDPR" in message(other_law, 400)
     assert world.act("hold", reason="a claim").json()["shown"] == "on_hold"
     assert world.act("lift", reason="the claim is settled").json()["shown"] == "identity_verified"
     assert world.act("extend", reason="many records").json()["due"] == "2027-02-22"
