@@ -179,7 +179,10 @@ def test_a_request_taken_in_holds_no_identity_and_is_resolved_as_before(tmp_path
 
     (tmp_path / "batch.json").write_text(json.dumps([pseudonymise.as_entry(Row)]))
     manifest = pd.DataFrame(
-        {"record_id": ["r1", "r2", "r3", "r4"], "subject_id": ["ada", "ada", "ada", "bob"]}
+        {
+            "record_id": ["r1", "r2", "r3", "r4"],
+            "subject_id": ["lovelace", "lovelace", "ada", "bob"],
+        }
     )
     manifest["label"] = 0
     directory = read_directory(home / "data", manifest)
