@@ -11,20 +11,20 @@ from typing import Any
 
 ORDER = (
     *("received", "identity", "extended", "started", "approved", "refused", "rejected"),
-    *("claimed", "erased", "told", "answered", "deadline"),
+    *("claimed", "erased", "told", "answered"),
 )
 """Of deeds at one moment."""
 
 
 def deeds(item: dict[str, Any]) -> list[dict[str, Any]]:
-    """What was done about a request, in the order of time; its deadline among them.
+    """What was done about a request, in the order of time.
 
     Args:
         item: the evidence.
 
     Returns:
-        Of each its `kind` of `ORDER`, `at` (RFC 3339, the deadline a date), `by` (None: nobody in
-        particular), and by kind `text`, `until` or `count`.
+        Of each its `kind` of `ORDER`, `at` (RFC 3339), `by` (None: nobody in particular), and by
+        kind `text`, `until` or `count`.
     """
     return sorted(
         _all(item), key=lambda deed: (_moment(deed["at"]), ORDER.index(str(deed["kind"])))
@@ -54,8 +54,6 @@ def _all(item: dict[str, Any]) -> Iterator[dict[str, Any]]:
             yield _action("told", {"at": party["told_at"], "by": party["told_by"]}, party["name"])
     for letter in item["letters"]:
         yield _action("answered", letter, letter["how"])
-    if item["deadline"]["date"]:
-        yield {"kind": "deadline", "at": item["deadline"]["date"], "by": None}
 
 
 def _action(kind: str, facts: dict[str, Any], text: str) -> dict[str, Any]:
@@ -74,9 +72,7 @@ def _erasures(copies: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def _moment(text: str) -> datetime:
-    """A moment to sort by; a date alone is the end of its day."""
-    if len(text) == 10:
-        return datetime.fromisoformat(f"{text}T23:59:59+00:00")
+    """A moment to sort by."""
     moment = datetime.fromisoformat(text)
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 

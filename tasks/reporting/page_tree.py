@@ -25,6 +25,8 @@ LONGEST_WHOLE = 1500
 _TABLE, _GAP, _LONGEST, _SIGN = 52.0, 1.0, 9.0, 1.6
 """Of tables, em: how wide they are, the space between columns, what a word may need at most, and
 what a sign before a word needs."""
+_SIGNED = (1.0, 1.0, 1.4, 1.4)
+"""The shares of the columns that are signed in: role, name, decision, signature."""
 _HIDDEN = frozenset({"contents", "languages"})
 """Classes of what is of use on a screen only."""
 _PICTURE = re.compile(r"<svg\b.*?</svg>", re.DOTALL)
@@ -257,7 +259,7 @@ def columns(table: Element) -> list[float]:
     """The shares of a table's columns in its width, as CSS shares it out (automatic table layout):
     each has room for its longest word, and what is left goes to those whose lines are longest."""
     if "sign" in table.classes:
-        return [1.0 for _ in next(table.all("tr")).all("th")]
+        return list(_SIGNED)
     rows = [[cell for cell in row.kids if isinstance(cell, Element)] for row in table.all("tr")]
     whole = [row for row in rows if not any("colspan" in cell.attributes for cell in row)]
     needs = [[_needs(cell) for cell in cells] for cells in zip(*whole, strict=True)]

@@ -178,17 +178,55 @@ def test_the_list_of_examples_names_the_ending_that_the_evidence_has(row: tuple[
 
 
 @pytest.mark.parametrize("code", ["en", "zh"])
-def test_signatures_stand_on_one_page_with_who_did_what_before(code: Code) -> None:
-    deeds, signatures = {
-        "en": ("Who did what, and when", "Decision and signature"),
-        "zh": ("谁在何时做了什么", "决定与签名"),
-    }[code]
-    printer = Printer(TEMPLATES)
-    for ending in ("pass", "fail", "below the detection limit", "erased and answered"):
-        pdf = printer.pdf(page(ending, code), None, "2026-11-21T01:02:03Z")
-        first_sheets = sheets(pdf)[:2]
-        assert sum(signatures in sheet for sheet in first_sheets) == 1
-        assert all((deeds in sheet) == (signatures in sheet) for sheet in first_sheets)
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_the_first_page_has_all_that_a_signature_needs(ending: str, code: Code) -> None:
+    first, second, *_ = sheets(printed(ending, code))
+    for heading in HEADINGS[code]:
+        assert heading in first
+    headline = re.search(r'<h2 id="decision">.*?<span>(.*?)</span>', page(ending, code), re.DOTALL)
+    assert headline
+    assert headline[1].replace("&#39;", "'") in re.sub(
+        r"(?<=[^ -~])\n|\n(?=[^ -~])", "", first
+    ).replace("\n", " ")
+    assert ANNEX[code] in second
+
+
+HEADINGS: dict[Code, tuple[str, ...]] = {
+    "en": (
+        *("What is asked of you", "Deadline for the answer to the person", "Risk that remains"),
+        *("Decision and signature", "Who did what, and when"),
+    ),
+    "zh": ("需要您做什么", "答复本人的期限", "剩余风险", "决定与签名", "谁在何时做了什么"),
+}
+ANNEX: dict[Code, str] = {"en": "Technical annex", "zh": "技术附件"}
+
+
+def test_a_line_to_sign_on_is_high_enough_for_a_hand() -> None:
+    command = ["pdftotext", "-bbox", "-f", "1", "-l", "1", "-", "-"]
+    words = subprocess.run(
+        command, input=printed("fail", "en"), stdout=subprocess.PIPE, check=True
+    ).stdout.decode()
+    tops = [
+        float(top)
+        for name in ("protection", "Owner")
+        for top in re.findall(rf'yMin="([0-9.]+)"[^>]*>{name}<', words)
+    ]
+    assert tops[-1] - tops[-2] >= 12 / 25.4 * 72  # points
+
+
+def test_many_deeds_are_all_in_the_pdf() -> None:
+    item = endings.decided(fabricated.PASS, "approve")
+    item["approvals"] = [{**item["approvals"][0], "by": f"Approver {n}"} for n in range(80)]
+    html = pages.render(pages.environment(TEMPLATES), "report.html.j2", {"e": item})
+    text = " ".join(sheets(Printer(TEMPLATES).pdf(html, None, "2026-11-21T01:02:03Z")))
+    deeds, _, _ = text.partition("Technical annex\n")
+    assert all(deeds.count(f"Approver {n}\n") >= 1 for n in range(80))
+
+
+@cache
+def printed(ending: str, code: Code) -> bytes:
+    """The PDF of an ending."""
+    return Printer(TEMPLATES).pdf(page(ending, code), None, "2026-11-21T01:02:03Z")
 
 
 def sheets(pdf: bytes) -> list[str]:
