@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.common.errors import EvidenceError, WorkspaceError
 from tasks.common.language import SOURCE, Code, Language
-from tasks.reporting import charts, chronology
+from tasks.reporting import charts, chronology, coverage
 
 if TYPE_CHECKING:
     import jinja2
@@ -44,7 +44,7 @@ def environment(templates: Path, language: Code = SOURCE) -> jinja2.Environment:
     )
     Language.load(language, templates / "locales").install(pages)
     pages.filters.update(json=shown_json)
-    pages.globals.update({**charts.HELPERS, **chronology.HELPERS})
+    pages.globals.update({**charts.HELPERS, **chronology.HELPERS, **coverage.HELPERS})
     pages.globals["font"] = lambda name: as_address(templates / "fonts" / name)
     return pages
 

@@ -14,7 +14,7 @@ import pytest
 
 from tasks.reporting import build_evidence, evidence_schema, pages
 from tasks.verification import reasons
-from tests.worlds import fabricated
+from tests.worlds import endings, fabricated
 
 TEMPLATES = Path(__file__).parents[3] / "reports" / "templates"
 EVIDENCE = {item["request"]["id"]: item for item in build_evidence.build_all(fabricated.sources())}
@@ -216,3 +216,38 @@ def test_a_ladder_on_which_nothing_passes_proposes_nothing(
     assert "Decide on the release" not in words
     html = pages.render(environment, "report.html.j2", {"e": found})
     assert "2.5%" in html  # what each model is judged at
+
+
+UNCOVERED = {
+    "backups (none is on record)": "none is listed in the settings (report.backups)",
+    "models that others may have derived or received (none is on record)": (
+        "this tool does not know of them"
+    ),
+    "models that were handed on (part 8 says to whom)": "part 8 names them and those who have them",
+}
+"""What the decision says is not covered, and where the annex says so."""
+
+
+@pytest.mark.parametrize("backups", [False, True])
+@pytest.mark.parametrize("handed_on", [False, True])
+def test_the_decision_names_what_the_annex_says_is_not_covered(
+    environment: jinja2.Environment, handed_on: bool, backups: bool
+) -> None:
+    chinese = pages.environment(TEMPLATES, "zh")
+    for ending, item in endings.all_of_them().items():
+        evidence = deepcopy(item)
+        if not backups:
+            evidence["copies"] = [copy for copy in item["copies"] if copy["kind"] != "backup"]
+        if handed_on:
+            model = {"model": "reader 2", "to": "a partner", "recall": "asked for"}
+            evidence["organisation"]["derived_models"] = [model]
+        html = pages.render(environment, "report.html.j2", {"e": evidence})
+        box, annex = html.split('<h2 class="part"')
+        is_claimed = ending not in ("set aside", "refused")  # else the audit claims nothing
+        assert ("Not covered:" in box) == is_claimed, ending
+        for named, stated in UNCOVERED.items():
+            assert (named in box) == (is_claimed and stated in annex), (ending, named)
+        assert (UNCOVERED["backups (none is on record)"] in annex) == (not backups)
+        assert ("recall: asked for" in annex) == handed_on
+        in_chinese = pages.render(chinese, "report.html.j2", {"e": evidence})
+        assert ("不在审计范围内：" in in_chinese.split('<h2 class="part"')[0]) == is_claimed
