@@ -73,22 +73,37 @@ def screen(scores: Scores, request: str, alpha: float, memory: Memory | None = N
             say("the model answers on all strangers alike; nothing can be compared with that")
         )
     t = float(person.mean() - ratings.mean()) / spread
-    p_values = [float(stats.t.sf(value, len(ratings) - 1)) for value in (t, -t)]
+    degrees = len(ratings) - 1
+    p_values = [float(stats.t.sf(value, degrees)) for value in (t, -t)]
+    limit = float(stats.t.isf(alpha / 2, degrees))  # Holm's for the smaller of two p-values
     gates = tuple(
-        GateTest(name, question, value, 0.0, 1.0, p, "bad" if bad else "open")
+        GateTest(name, question, value, limit, 1.0, p, "bad" if bad else "open")
         for (name, question), value, p, bad in zip(
             QUESTIONS, (t, -t), p_values, holm(p_values, alpha), strict=True
         )
     )
     is_known, is_strange = (gate.state == "bad" for gate in gates)
     if is_known:
-        reason = say("Screening: the model still knows the records; they look like training data.")
+        reason = say(
+            "Screening: the model still knows the records. It rates them {distance:.2f} standard "
+            "deviations above the records of strangers; the limit is {limit:.2f}.",
+            distance=t,
+            limit=limit,
+        )
     elif is_strange:
-        reason = say("Screening: the records are over-forgotten; they stand out among strangers'.")
+        reason = say(
+            "Screening: the records are over-forgotten. The model rates them {distance:.2f} "
+            "standard deviations below the records of strangers; the limit is {limit:.2f}.",
+            distance=-t,
+            limit=limit,
+        )
     else:
         reason = say(
-            "Screening: nothing was found. A screening has no references and cannot pass anybody; "
-            "for a verdict, run the audit with reference models."
+            "Screening: nothing was found. The model rates the records {distance:.2f} standard "
+            "deviations from the records of strangers; the limit is {limit:.2f}, above or below. A "
+            "screening has no references and cannot pass anybody.",
+            distance=abs(t),
+            limit=limit,
         )
     return Screening("fail" if is_known or is_strange else "inconclusive", reason, gates)
 

@@ -298,7 +298,7 @@ def screened(state: str) -> dict[str, Any]:
     result["prediction_distribution"]["distance"] = None
     result["score_distribution"]["retrained"] = None
     result["score_distribution"]["median"].update(retrained=None, band=None)
-    t, p = (3.1, 0.002) if state == "bad" else (0.4, 0.35)
+    t, p, limit = (3.1, 0.002, 2.2) if state == "bad" else (0.4, 0.35, 2.2)
     gates = (
         (
             "screening_known",
@@ -316,10 +316,19 @@ def screened(state: str) -> dict[str, Any]:
         ),
     )
     reasons = {
-        "bad": "Screening: the model still knows the records; they look like training data.",
-        "open": "Screening: nothing was found. "
-        "A screening has no references and cannot pass anybody; for a verdict, run the audit with "
-        "reference models.",
+        "bad": say(
+            "Screening: the model still knows the records. It rates them {distance:.2f} standard "
+            "deviations above the records of strangers; the limit is {limit:.2f}.",
+            distance=t,
+            limit=limit,
+        ),
+        "open": say(
+            "Screening: nothing was found. The model rates the records {distance:.2f} standard "
+            "deviations from the records of strangers; the limit is {limit:.2f}, above or below. A "
+            "screening has no references and cannot pass anybody.",
+            distance=t,
+            limit=limit,
+        ),
     }
     return {
         **unjudged(),
@@ -335,7 +344,7 @@ def screened(state: str) -> dict[str, Any]:
                 "name": name,
                 "question": asked,
                 "observed": t,
-                "threshold": 0.0,
+                "threshold": limit,
                 "p_good": 1.0,
                 "p_bad": p,
                 "state": kind,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -61,6 +62,17 @@ def test_nothing_found_is_inconclusive_and_says_that_it_is_no_pass() -> None:
     assert found.verdict == "inconclusive"
     assert "cannot pass" in found.reason
     assert all(gate.p_good == 1.0 and gate.state != "good" for gate in found.gates)
+
+
+@pytest.mark.parametrize("known", [3.0, -4.0, 0.0, 0.5, 1.0, 1.5, -1.0, -1.5])
+def test_the_reason_has_the_number_of_its_question_and_the_limit_that_decides(known: float) -> None:
+    found = screening.screen(world(1, known), "r", 0.05)
+    named = max(found.gates, key=lambda gate: gate.observed or 0.0)
+    assert named.observed is not None
+    numbers = [float(number) for number in re.findall(r"\d+\.\d+", found.reason)]
+    assert numbers == [round(named.observed, 2), round(named.threshold, 2)]
+    assert (named.observed >= named.threshold) == (found.verdict == "fail")
+    assert {gate.threshold for gate in found.gates} == {named.threshold}
 
 
 def test_one_more_stranger_is_accused_no_more_often_than_alpha() -> None:
