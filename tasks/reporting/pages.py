@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import functools
+import itertools
 import json
 import re
 from pathlib import Path
@@ -15,6 +16,7 @@ from tasks.reporting import charts, chronology, coverage
 
 if TYPE_CHECKING:
     import jinja2
+    from markupsafe import Markup
 
 
 _GAP = re.compile(
@@ -23,6 +25,13 @@ _GAP = re.compile(
 )
 """A space after a Chinese punctuation mark, which has its own; templates put one between sentences.
 Text that others wrote keeps its spaces."""
+_CELL = re.compile(
+    r'<(?P<tag>t[hd])\b(?:(?! colspan)[^>])*(?: colspan="(?P<span>\d+)")?[^>]*>'
+    r"(?P<body>.*?)</(?P=tag)>",
+    re.DOTALL,
+)
+_ROW = re.compile(r"<tr\b.*?</tr>", re.DOTALL)
+_TAG = re.compile(r"<[^>]+>")
 
 
 def environment(templates: Path, language: Code = SOURCE) -> jinja2.Environment:
@@ -45,6 +54,7 @@ def environment(templates: Path, language: Code = SOURCE) -> jinja2.Environment:
     Language.load(language, templates / "locales").install(pages)
     pages.filters.update(json=shown_json)
     pages.globals.update({**charts.HELPERS, **chronology.HELPERS, **coverage.HELPERS})
+    pages.globals["with_labels"] = with_labels
     pages.globals["font"] = lambda name: as_address(templates / "fonts" / name)
     return pages
 
@@ -64,6 +74,32 @@ def render(pages: jinja2.Environment, name: str, view: dict[str, Any]) -> str:
     if speaker.code != "zh":
         return page
     return _GAP.sub(lambda match: match["kept"] or match["sign"], page)
+
+
+def with_labels(table: Markup) -> Markup:
+    """A table whose cells name their columns: on a phone its rows are stacked, and the head row is
+    out of sight.
+
+    Args:
+        table: a rendered table with one row of heads; what others wrote in it is escaped.
+    """
+    from markupsafe import Markup
+
+    head, end, body = str(table).partition("</thead>")
+    names = [" ".join(_TAG.sub(" ", cell["body"]).split()) for cell in _CELL.finditer(head)]
+
+    def named(row: re.Match[str]) -> str:
+        columns = iter(names)
+
+        def cell(match: re.Match[str]) -> str:
+            covered = list(itertools.islice(columns, int(match["span"] or 1)))
+            if match["tag"] == "th" or len(covered) != 1:
+                return match[0]
+            return f'<td data-name="{covered[0]}"{match[0][3:]}'
+
+        return _CELL.sub(cell, row[0])
+
+    return Markup(head + end + _ROW.sub(named, body))  # noqa: S704 what is in it was escaped
 
 
 @functools.cache

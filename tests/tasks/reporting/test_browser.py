@@ -16,6 +16,7 @@ import pytest
 from flows.reports import overview as registers
 from tasks import report
 from tasks.common import files, settings
+from tasks.common.language import Code
 from tasks.reporting import build_evidence, pages
 from tasks.reporting.batch_register import schema
 from tasks.reporting.pages import environment as page_environment
@@ -333,6 +334,29 @@ def test_on_a_phone_a_copy_takes_no_more_room_than_its_lines(
     assert max(row["height"] for row in rows) <= 150
 
 
+@pytest.mark.parametrize("code", ["en", "zh"])
+@pytest.mark.parametrize("ending", ["later rung proposed", "screened, seen", "erased"])
+def test_on_a_phone_every_value_stands_beside_the_name_of_its_column_and_none_is_out_of_sight(
+    ending: str, code: Code, tmp_path: Path, browser: Browser
+) -> None:
+    item = endings.all_of_them()[ending]
+    html = pages.render(pages.environment(TEMPLATES, code), "report.html.j2", {"e": item})
+    (tmp_path / "report.html").write_text(html, encoding="utf-8")
+    with Opened(browser, tmp_path / "report.html", **PHONE) as page:
+        page.evaluate("document.querySelectorAll('details').forEach(part => part.open = true)")
+        hidden = page.locator(".scroll").evaluate_all(
+            "tables => tables.filter(table => table.scrollWidth > table.clientWidth).length"
+        )
+        unnamed = page.locator("td.num:not([colspan])").evaluate_all(
+            "cells => cells.filter(cell => !getComputedStyle(cell, '::before').content.includes("
+            "cell.closest('table').tHead.rows[0].cells[cell.cellIndex].textContent.trim()))"
+            ".map(cell => cell.textContent)"
+        )
+        numbers = page.locator("td.num").count()
+    assert numbers > 5
+    assert (hidden, unnamed) == (0, [])
+
+
 def test_on_a_phone_no_column_of_a_chinese_table_is_a_sign_wide(
     tmp_path: Path, browser: Browser
 ) -> None:
@@ -341,7 +365,7 @@ def test_on_a_phone_no_column_of_a_chinese_table_is_a_sign_wide(
     (tmp_path / "report.html").write_text(html, encoding="utf-8")
     with Opened(browser, tmp_path / "report.html", **PHONE) as page:
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
-        narrow = page.locator(".scroll td, .scroll th").evaluate_all(
+        narrow = page.locator(".scroll tbody td, .scroll tbody th, .sign th").evaluate_all(
             "cells => cells.filter(cell => cell.textContent.trim().length > 1 && "
             "cell.getBoundingClientRect().width < 40).map(cell => cell.textContent.trim())"
         )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from markupsafe import Markup
 
 from tasks.common import files
 from tasks.common.language import Code
@@ -297,3 +298,16 @@ def test_numbers_of_other_methods_are_not_among_the_settings_of_the_one_that_was
     settings = re.findall(r'<p class="packages">.*?</p>', page("pass"), re.DOTALL)[0]
     assert "scrub_alpha" not in settings
     assert "reset" in settings
+
+
+def test_a_cell_names_its_column_also_behind_one_that_spans_several() -> None:
+    table = Markup(
+        "<table><thead><tr><th>Model</th><th>A</th><th>B <b>now</b></th><th>C</th></tr></thead>"
+        '<tbody><tr><th>one</th><td>1</td><td class="num">2</td><td>3</td></tr>'
+        '<tr><th>two</th><td class="wide" colspan="2">x</td><td>3</td></tr></tbody></table>'
+    )
+    assert re.findall(r"<td.*?</td>", pages.with_labels(table)) == [
+        *('<td data-name="A">1</td>', '<td data-name="B now" class="num">2</td>'),
+        '<td data-name="C">3</td>',
+        *('<td class="wide" colspan="2">x</td>', '<td data-name="C">3</td>'),
+    ]
