@@ -71,7 +71,7 @@ def render(pages: jinja2.Environment, name: str, view: dict[str, Any]) -> str:
     except jinja2.TemplateError as error:
         raise WorkspaceError(f"reports/templates, {name}: {error}; restore it with git") from error
     speaker: Any = pages.globals["language"]
-    if speaker.code != "zh":
+    if speaker.code != "zh" or name.endswith(".txt.j2"):  # whose blank lines part paragraphs
         return page
     return _GAP.sub(lambda match: match["kept"] or match["sign"], page)
 

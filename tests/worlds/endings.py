@@ -18,7 +18,7 @@ REFUSAL = {
     "at": "2026-11-24T08:00:00Z",
     "by": "M. Laurent",
     "reason": "a pending lawsuit",
-    "ground": "Art. 17(3)(e) GDPR",
+    "ground": "Cal. Civ. Code § 1798.105(d)(8)",
 }
 GROUND = "withdrawn consent (Art. 17(1)(b) GDPR)"
 IDENTITY = {"at": "2026-11-12T08:00:00Z", "by": "Ada Clerk", "how": "login and e-mail code"}

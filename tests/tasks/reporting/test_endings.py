@@ -84,7 +84,7 @@ def test_the_decision_answers_what_was_decided_what_to_do_and_by_when(ending: st
 
 def test_a_refusal_gives_its_reason_and_its_provision_before_all_else() -> None:
     words = decision("refused")
-    assert "not granted Reason: a pending lawsuit (Art. 17(3)(e) GDPR)" in words
+    assert "not granted Reason: a pending lawsuit (Cal. Civ. Code § 1798.105(d)(8))" in words
     assert "Fail:" not in words.partition("Decision and signature")[0]
     assert "Ground of the refusal" in page("refused")
 

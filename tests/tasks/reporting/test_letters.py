@@ -11,7 +11,7 @@ import pytest
 
 from tasks.reporting import build_evidence, letters
 from tasks.reporting.letters import Letter, LetterWriter
-from tests.worlds import fabricated
+from tests.worlds import endings, fabricated
 
 TEMPLATES = Path(__file__).parents[3] / "reports" / "templates"
 JARGON = (
@@ -127,7 +127,7 @@ def test_a_refusal_gives_the_reason_that_people_recorded(english: LetterWriter) 
     item = decided(fabricated.FAIL, registered={fabricated.FAIL: {"refusal": refusal}})
     text = written(item, english)
     assert "We have not deleted them." in text
-    assert "a pending case" in text
+    assert "A pending case." in text
     assert "M. Laurent" not in text
 
 
@@ -152,7 +152,7 @@ def test_a_notice_of_an_extension_gives_the_reason_and_the_new_last_day(
     item = decided(registered={fabricated.PASS: {"extension": longer}})
     text = written(item, english)
     assert "10\u00a0February\u00a02027" in text or "10 February 2027" in text
-    assert "many requests at once" in text
+    assert "Many requests at once." in text
     assert "Art. 12(3) GDPR" in text
 
 
@@ -215,6 +215,21 @@ def test_a_controller_replaces_a_letter_and_keeps_the_others(tmp_path: Path) -> 
     (own / "clinic" / "refusal.zh.txt.j2").write_text("不。\n")
     assert "不。" in LetterWriter(own, "zh", "clinic").text(REFUSED)
     assert "不。" not in writer.text(REFUSED)
+
+
+@pytest.mark.parametrize("ending", ["set aside", "refused", "extended", "erased"])
+def test_a_chinese_letter_has_the_parts_of_the_english_one(
+    ending: str, english: LetterWriter, chinese: LetterWriter
+) -> None:
+    letter = letters.of_evidence(endings.all_of_them()[ending])
+    assert letter is not None
+    in_english, in_chinese = english.blocks(letter), chinese.blocks(letter)
+    kinds = [part["kind"] for part in in_english]
+    assert [part["kind"] for part in in_chinese] == kinds
+    assert kinds.count("heading") >= 2
+    for ours, theirs in zip(in_english, in_chinese, strict=True):
+        assert len(ours.get("entries", [])) == len(theirs.get("entries", []))
+        assert "# " not in theirs.get("text", "")
 
 
 def test_a_reason_stays_text_on_the_page(english: LetterWriter) -> None:
