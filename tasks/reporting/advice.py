@@ -40,8 +40,8 @@ def _failed(facts: BatchFacts) -> Sentence | None:
     if not failed:
         return None
     return say(
-        "A full retrain is advised: {failed} of {requests} requests failed, so this model "
-        "must not be used.",
+        "A model trained anew is advised: {failed} of {requests} requests failed, so the model "
+        "after unlearning must not be used.",
         failed=failed,
         requests=len(facts.verdicts),
     )
@@ -59,8 +59,8 @@ def _influence_left(facts: BatchFacts) -> Sentence | None:
     if not unsure:
         return None
     return say(
-        "A full retrain is advised: {inconclusive} of {requests} requests are inconclusive, and "
-        "for {unsure} of these some influence is shown to be left.",
+        "A model trained anew is advised: {inconclusive} of {requests} requests are inconclusive, "
+        "and for {unsure} of these some influence is shown to be left.",
         inconclusive=len(lows),
         unsure=unsure,
         requests=len(facts.verdicts),
@@ -72,7 +72,7 @@ def _accuracy_lost(facts: BatchFacts) -> Sentence | None:
     if loss is None or loss["low"] <= 0 or loss["estimate"] < limit:
         return None
     return say(
-        "A full retrain is advised: accuracy on people whom no model saw is lower than "
+        "A model trained anew is advised: accuracy on people whom no model saw is lower than "
         "retrained models' by "
         "{loss:.1%} ({low:.1%} to {high:.1%}); the limit is {limit:.1%}.",
         loss=loss["estimate"],
@@ -86,7 +86,7 @@ def _unlearnings(facts: BatchFacts) -> Sentence | None:
     if facts.history.unlearnings < facts.limits.unlearnings:
         return None
     return say(
-        "A full retrain is advised: unlearnings since the last training from scratch, this "
+        "A model trained anew is advised: unlearnings since the last training from scratch, this "
         "one included: "
         "{unlearnings}; the limit is {limit}.",
         unlearnings=facts.history.unlearnings,
@@ -98,7 +98,7 @@ def _forgotten_share(facts: BatchFacts) -> Sentence | None:
     if facts.history.share < facts.limits.forgotten_share:
         return None
     return say(
-        "A full retrain is advised: {share:.1%} of the records of the last training from "
+        "A model trained anew is advised: {share:.1%} of the records of the last training from "
         "scratch are forgotten; "
         "the limit is {limit:.1%}.",
         share=facts.history.share,

@@ -127,8 +127,8 @@ def test_the_grounds_name_what_failed() -> None:
 def test_advice_about_the_model_ends_with_the_decision() -> None:
     waiting, done = evidence()[fabricated.PASS], erased()
     assert waiting["advice"]
-    assert "A full retrain is advised" in text_of(waiting)
-    assert "A full retrain is advised" not in text_of(done)
+    assert "A model trained anew is advised" in text_of(waiting)
+    assert "A model trained anew is advised" not in text_of(done)
 
 
 def test_what_an_organisation_did_not_say_is_not_in_the_report() -> None:

@@ -33,7 +33,7 @@ ANSWERS = {
     "not judged": ("Inconclusive: no test", "Have what the reason names put right"),
     "screened, nothing seen": ("Inconclusive: a screening", "run again with reference models"),
     "screened, seen": ("Fail: the screening", "run again with reference models"),
-    "rejected": ("Fail", "Release nothing on this audit: it was refused."),
+    "rejected": ("Fail", "The release was refused: release nothing on this audit."),
     "refused": ("Refused: the person's request", "Send the person the letter of refusal"),
     "extended": ("Pass", "put into a batch of their own"),
     "data only": ("Data only", "Approve or reject the erasure of the records."),
@@ -103,7 +103,7 @@ def test_what_remains_is_not_called_unknown_where_the_retrain_is_proposed() -> N
     words = decision("retrain proposed")
     assert "With the model trained anew, none from these records" in words
     assert "Unknown" not in words
-    assert "A full retrain is advised" not in words  # it is what is proposed
+    assert "A model trained anew is advised" not in words  # it is what is proposed
 
 
 def test_recipients_who_were_not_told_are_named() -> None:
