@@ -184,6 +184,10 @@ def make_models(study: Study, originals: int | None = None) -> None:
     for batch in range(len(study.given.batches)):
         jobs += [Job(name, "without", batch, n, seed, keep) for n in range(first)]
     verdicts.make_all([job for job in jobs if not job.path.exists()], study.jobs)
+    for job in jobs:
+        for batch in range(len(study.given.batches)) if job.kind == "with" else (job.batch,):
+            if job.number < first:  # the references' views are compared with
+                verdicts.keep_views(job, batch)
 
 
 def attempt(trial: Trial) -> dict[str, Any]:
@@ -223,6 +227,11 @@ def attempt(trial: Trial) -> dict[str, Any]:
     fixed += [job("without", trial.batch, n) for n in numbers]
     scores = verdicts.table_of_scores(
         world, trial.batch, (phi[None], predicted[None]), verdicts.answers(fixed), trial.references
+    )
+    own = verdicts.in_views(network, world, trial.batch, trial.seed)
+    seen = [own, *(np.load(one.views(trial.batch), allow_pickle=False) for one in fixed)]
+    scores = replace(
+        scores, views={name: np.stack([kept[name] for kept in seen]) for name in verdicts.VIEWS}
     )
     rules = GateRules(**settings.verify.model_dump(exclude={"mode"})).answers_alone()
     correct = scores.predicted == scores.labels
@@ -288,6 +297,8 @@ def figures(trials: list[dict[str, Any]], retrain: list[float]) -> dict[str, Any
         "judged": len(rows),
         **{name: counts[name] for name in ("pass", "fail", "inconclusive")},
         "alike": sum(row["verdict"] == "pass" and not row["unlike"] for row in rows),
+        "all_gates": sum(row["verdict"] == "pass" and not row["outside"] for row in rows),
+        "outside": dict(Counter(name for row in rows for name in row["outside"])),
         "pass_interval": roc.clopper_pearson(counts["pass"], len(rows)) if rows else (0.0, 1.0),
         "influence": [float(q) for q in np.quantile(influence, (0.05, 0.5, 0.95))]
         if influence

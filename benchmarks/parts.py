@@ -2,8 +2,9 @@
 
 The method was chosen on `digits-tuning` and `faces-tuning`, on other people than those judged in
 the tables of `digits`, `faces` and `writers`. Models, trials and verdicts are those of
-`benchmarks.methods`. The column *alike* counts passes of models that lie in the retrained models'
-range in all figures, too (`verify.alike`).
+`benchmarks.methods`. *answers* counts passes of the test of the answers alone, *alike* those of
+models that lie in the retrained models' range in all figures, too (`verify.alike`), and *all gates*
+those that pass in the further views as well (`verify.views`): the default of an audit.
 
 Example: python -m benchmarks.parts --world digits --page docs/methods.md
 """
@@ -84,9 +85,9 @@ def table(result: dict[str, Any]) -> str:
         f"{first['judged']} judged in a row. Control accuracy of the retrained references "
         f"{first['control_retrained']:.1%}; one retrain takes {result['retrain_seconds']:.2f} s.",
         "",
-        "| what | pass | alike | fail | ρ: median, 5 % … 95 % | control accuracy, ± sd | "
-        "time / retrain |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| what | answers | alike | all gates | fail | ρ: median, 5 % … 95 % | "
+        "control accuracy, ± sd | time / retrain |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
         *(row(title, part) for title, part in parts.items()),
         "",
         f"`{result['command']}` ({versions['processor']}, Python {versions['python']}, torch "
@@ -99,12 +100,12 @@ def table(result: dict[str, Any]) -> str:
 def row(title: str, part: dict[str, Any]) -> str:
     """One row of Markdown."""
     if not part["influence"]:
-        return f"| {title} | diverged in all {part['trials']} | | | | | {part['time']:.2f} |"
+        return f"| {title} | diverged in all {part['trials']} | | | | | | {part['time']:.2f} |"
     low, middle, high = part["influence"]
     mean, spread = part["control"]
     return (
-        f"| {title} | {part['pass']} | {part['alike']} | {part['fail']} | {middle:.2f}, "
-        f"{low:.2f} … {high:.2f} | {mean:.1%} ± {spread:.1%} | {part['time']:.2f} |"
+        f"| {title} | {part['pass']} | {part['alike']} | {part['all_gates']} | {part['fail']} | "
+        f"{middle:.2f}, {low:.2f} … {high:.2f} | {mean:.1%} ± {spread:.1%} | {part['time']:.2f} |"
     )
 
 

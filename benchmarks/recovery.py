@@ -1,4 +1,5 @@
-"""How long FCALB recovers: the length was chosen with this table, on the people kept for tuning.
+"""How far FCALB resets and how long it recovers: both were chosen with these tables, on the people
+kept for tuning.
 
 Models, trials and verdicts are those of `benchmarks.methods`; the columns are those of
 `benchmarks.parts`.
@@ -14,31 +15,42 @@ import numpy as np
 
 from benchmarks import methods, parts
 from benchmarks.study import Study, run
-from tasks.common.settings import Settings
+from tasks.common.settings import Settings, Unlearn
 from tasks.unlearning import fcalb
 
 SHARES = (1 / 3, 5 / 12, 1 / 2)
 """Lengths of recovery, as shares of the recipe's epochs."""
+RESETS = (0.75, 0.85, 0.92, 0.97)
+"""Values of `unlearn.reset_until`, each with the constraint and without."""
 
 
 def configurations(settings: Settings) -> dict[str, dict[str, Any]]:
-    """Settings of `unlearn` by the number of epochs; shares beyond the most epochs are one row."""
+    """Settings of `unlearn` by title: each reset with the default's length of recovery, and each
+    length with the default's reset."""
     _, most = fcalb.RECOVERY["fcalb"]
+    effective = fcalb.effective_settings(settings.model_copy(update={"unlearn": Unlearn()})).unlearn
+    length, reset = effective.epochs, effective.reset_until
     lengths = dict.fromkeys(min(share * settings.train.epochs, most) for share in SHARES)
-    return {
-        "exact retrain": {"method": "retrain"},
-        **{
-            f"fcalb, {epochs:.3g} of {settings.train.epochs} epochs": {
+    variants: dict[str, dict[str, Any]] = {"exact retrain": {"method": "retrain"}}
+    for until in RESETS:
+        own = {"reset_until": until, "rivals": {"epochs": length}}
+        variants[f"fcalb, reset until {until:g}"] = {"method": "fcalb", **own}
+        variants[f"without the constraint, reset until {until:g}"] = {
+            "method": "fcalb_reset",
+            **own,
+        }
+    for epochs in lengths:
+        if epochs != length:
+            variants[f"fcalb, {epochs:.3g} of {settings.train.epochs} epochs"] = {
                 "method": "fcalb",
+                "reset_until": reset,
                 "rivals": {"epochs": epochs},
             }
-            for epochs in lengths
-        },
-    }
+    return variants
 
 
 def main(study: Study) -> None:
-    """Unlearn with each length of recovery, judge, write the figures, and put their table into a
+    """Unlearn with each reset and each length, judge, write the figures, and put their table into a
     page between its marks.
 
     Example: python -m benchmarks.recovery --world faces-tuning --page docs/methods.md

@@ -228,9 +228,29 @@ def keep_views(job: Job, batch: int, network: nn.Module | None = None) -> None:
     if not missing:
         return
     world = worlds.load(job.world)
-    settings, backend = world.settings, compute.prepare(world.settings.compute)
     if network is None:
-        network = checkpoints.load(job.weights, settings.model, settings.data)
+        network = checkpoints.load(job.weights, world.settings.model, world.settings.data)
+    arrays |= in_views(network, world, batch, job.seed, missing)
+    job.views(batch).parent.mkdir(parents=True, exist_ok=True)
+    draft = job.path.with_suffix(f".draft-{batch}.npz")
+    np.savez(draft, **arrays)
+    draft.replace(job.views(batch))
+
+
+def in_views(
+    network: nn.Module, world: World, batch: int, seed: int, names: Sequence[str] = VIEWS
+) -> dict[str, Any]:
+    """A model's scores (n,) of a batch's records in each further view, NaN for those that no view
+    is asked about, and the processor seconds of each view.
+
+    Args:
+        network: the model; it is left as it is.
+        world: the world.
+        batch: whose records.
+        seed: of the study: all models of it are viewed in the same way.
+        names: of the views.
+    """
+    settings, backend = world.settings, compute.prepare(world.settings.compute)
     requests = world.requests(batch)
     scored = (requests != "") | (world.roles == "control")
     retained = (world.roles == "training") & (requests == "")
@@ -240,7 +260,7 @@ def keep_views(job: Job, batch: int, network: nn.Module | None = None) -> None:
             world.images[rows], world.labels[rows], settings.model, backend
         )
 
-    stream = seeds.derive(job.seed, job.world, batch)
+    stream = seeds.derive(seed, world.name, batch)
     material = views.Material(
         records(scored),
         views.halves(requests[scored], stream),
@@ -248,15 +268,13 @@ def keep_views(job: Job, batch: int, network: nn.Module | None = None) -> None:
         settings.train,
         stream,
     )
-    for name in missing:
+    arrays: dict[str, Any] = {}
+    for name in names:
         started = time.process_time()
         arrays[name] = np.full(len(requests), np.nan)
         arrays[name][scored] = views.score(name, network, material)
         arrays[f"{name}_seconds"] = time.process_time() - started
-    job.views(batch).parent.mkdir(parents=True, exist_ok=True)
-    draft = job.path.with_suffix(f".draft-{batch}.npz")
-    np.savez(draft, **arrays)
-    draft.replace(job.views(batch))
+    return arrays
 
 
 def deceiving(job: Job, world: World, backend: compute.Backend) -> nn.Module:
@@ -405,6 +423,13 @@ def judged(scores: scoring.Scores, rules: GateRules) -> Iterator[dict[str, Any]]
                 gate.name
                 for gate in alikeness.likeness_gates(
                     scores, request, replace(rules, views=(), alike=True)
+                )
+                if gate.state != "good"
+            ],
+            "outside": [
+                gate.name
+                for gate in alikeness.likeness_gates(
+                    scores, request, replace(rules, views=tuple(scores.views), alike=True)
                 )
                 if gate.state != "good"
             ],

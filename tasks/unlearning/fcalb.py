@@ -59,7 +59,7 @@ METHODS = ("fcalb", "fcalb_plain", "fcalb_reset")
 """Names in `unlearn.method` that this module serves"""
 Task = Literal["people", "class"]
 PEOPLE: dict[str, Any] = {
-    "reset_until": 0.75,
+    "reset_until": 0.92,
     "retained_share": 1.0,
     "phases": "joint",
     "balance": "descent",
@@ -472,9 +472,10 @@ def reset_share(
 ) -> float:
     """The share of the way to the teacher's weights after which the model knows little.
 
-    The share s with L(s) = until x log(classes), L the mean cross-entropy on at most
-    `RESET_RECORDS` retained records with batch norm as in training, log(classes) that of a model
-    that knows nothing. Models differ in how much they still know after the same share.
+    The share s with L(s) = until x min(log(classes), L(1)), L the mean cross-entropy on at most
+    `RESET_RECORDS` retained records with batch norm as in training: log(classes) is that of a model
+    that knows nothing, L(1) the teacher's, which chance can bring below it. Models differ in how
+    much they still know after the same share.
 
     Args:
         network: the classifier; it is not changed.
@@ -484,7 +485,7 @@ def reset_share(
         seed: draws the records.
 
     Returns:
-        The share, found by bisection to 1/256; near 1 where the loss stays below.
+        The share, found by bisection to 1/256.
     """
     import torch
     from torch.nn import functional
@@ -492,17 +493,22 @@ def reset_share(
     order = torch.randperm(len(retain), generator=torch.Generator().manual_seed(seed))
     rows = retain.rows(order[:RESET_RECORDS])
     images = rows.floats(slice(None))
+
+    def loss_at(share: float) -> tuple[float, int]:
+        """The loss after a share of the way, and the number of classes."""
+        trial = copy.deepcopy(network)
+        move_towards(trial, teacher, share)
+        logits = trial.train()(images).float()
+        return float(functional.cross_entropy(logits, rows.labels)), logits.shape[1]
+
     low, high = 0.0, 1.0
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # layers such as dropout draw from the global generator
+        of_teacher, classes = loss_at(1.0)
+        target = until * min(math.log(classes), of_teacher)
         for _ in range(8):
             middle = (low + high) / 2
-            trial = copy.deepcopy(network)
-            move_towards(trial, teacher, middle)
-            logits = trial.train()(images).float()
-            loss = float(functional.cross_entropy(logits, rows.labels))
-            knows_much = loss < until * math.log(logits.shape[1])
-            low, high = (middle, high) if knows_much else (low, middle)
+            low, high = (middle, high) if loss_at(middle)[0] < target else (low, middle)
     return high
 
 

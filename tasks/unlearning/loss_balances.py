@@ -86,7 +86,7 @@ def make(
     if unlearn.balance == "imtl_g":
         return ImtlGBalance(limit, parameters)
     if unlearn.balance == "descent":
-        return DescentBalance(unlearn.forget_weight)
+        return DescentBalance(unlearn.forget_weight, limit)
     return FixedBalance(unlearn.forget_weight)
 
 
@@ -149,11 +149,13 @@ class DescentBalance(_NothingLearned):
 
     A random model's features resemble those of a model that never saw the records only while the
     model knows little. A longer constraint would make it unusually unsure of the records
-    (over-forgetting); a shorter one would let recovery start from traces of them.
+    (over-forgetting); a shorter one would let recovery start from traces of them. After a reset
+    that leaves the features close to the random model's, equal shares would pin the model to it, so
+    the log weight is clamped, too.
     """
 
-    def __init__(self, forget_weight: float) -> None:
-        self.forget_weight = forget_weight
+    def __init__(self, forget_weight: float, limit: float) -> None:
+        self.forget_weight, self.largest = forget_weight, math.exp(limit)
         self.scale, self.first, self.smoothed = 0.0, 0.0, 0.0
 
     def weigh(self, forget: Tensor, recover: Tensor) -> tuple[Tensor, float, float]:
@@ -161,7 +163,8 @@ class DescentBalance(_NothingLearned):
         value = float(recover.detach())
         if not self.first:
             self.first = self.smoothed = max(value, LEAST)
-            self.scale = self.forget_weight * self.first / max(float(forget.detach()), LEAST)
+            alike = self.first / max(float(forget.detach()), LEAST)
+            self.scale = self.forget_weight * min(alike, self.largest)
         self.smoothed = DESCENT_MEMORY * self.smoothed + (1 - DESCENT_MEMORY) * value
         remaining = (self.smoothed / self.first - DESCENT_END) / (1 - DESCENT_END)
         self.finished = remaining <= 0

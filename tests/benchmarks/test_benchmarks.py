@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from benchmarks import (
     pareto,
     parts,
     readings,
+    recovery,
     shares,
     tuning,
     verdicts,
@@ -24,6 +26,7 @@ from benchmarks.study import Study
 from tasks.common import files
 from tasks.common.errors import WorkspaceError
 from tasks.common.settings import Settings, Unlearn
+from tasks.unlearning import fcalb
 
 FEW = {"fresh": 1, "planted": 1}
 
@@ -130,8 +133,22 @@ def test_each_part_of_fcalb_is_left_out_by_itself(
     assert rows["unchanged original"]["pass"] == 0
     assert rows["unchanged original"]["influence"][1] > 0.5
     assert abs(rows["fcalb, the default"]["influence"][1]) < 0.5
-    assert all(row["alike"] <= row["pass"] for row in rows.values())
+    assert all(max(row["alike"], row["all_gates"]) <= row["pass"] for row in rows.values())
+    assert rows["unchanged original"]["outside"]["view_relearned"] == 2
     assert "| fcalb, the default |" in page.read_text(encoding="utf-8")
+
+
+def test_the_default_is_among_the_resets_and_lengths_that_are_compared() -> None:
+    wishes = recovery.configurations(Settings())
+
+    def effective(**wish: Any) -> tuple[float, float]:
+        unlearn = fcalb.effective_settings(Settings(unlearn=Unlearn.model_validate(wish))).unlearn
+        return unlearn.reset_until, unlearn.epochs
+
+    compared = [effective(**wish) for wish in wishes.values() if wish["method"] == "fcalb"]
+    assert effective() in compared
+    assert len({epochs for _, epochs in compared}) == len(recovery.SHARES)
+    assert len(wishes) == 1 + 2 * len(recovery.RESETS) + len(recovery.SHARES) - 1
 
 
 @pytest.mark.usefixtures("tiny")

@@ -294,7 +294,7 @@ def test_the_mode_for_people_chooses_for_itself_and_lets_itself_be_overruled() -
     assert chosen(method="fcalb_reset", rivals={"epochs": 2.0}).epochs == 2.0
     whole = chosen()
     assert (whole.method, whole.phases, whole.balance) == ("fcalb", "joint", "descent")
-    assert (whole.reset_until, whole.retained_share, whole.epochs) == (0.75, 1.0, 6.0)
+    assert (whole.reset_until, whole.retained_share, whole.epochs) == (0.92, 1.0, 6.0)
     plain = {"method": "fcalb_plain", "epochs": 0.5}
     assert chosen(**plain) == Unlearn(**plain)
 
@@ -336,12 +336,27 @@ def test_the_reset_goes_as_far_as_the_loss_that_is_asked_for() -> None:
     shares = [fcalb.reset_share(network, teacher, retain, until, 0) for until in (0.2, 0.75)]
     assert same(before, state(network))
     assert 0 < shares[0] < shares[1] < 1
+    knows_nothing = min(math.log(SMALL.data.classes), loss_of(teacher, retain))
     for share, until in zip(shares, (0.2, 0.75), strict=True):
         moved = copy.deepcopy(network)
         fcalb.move_towards(moved, teacher, share)
-        logits = moved.train()(retain.floats(slice(None)))
-        loss = torch.nn.functional.cross_entropy(logits, retain.labels).item()
-        assert loss == pytest.approx(until * math.log(SMALL.data.classes), rel=0.1)
+        assert loss_of(moved, retain) == pytest.approx(until * knows_nothing, rel=0.1)
+
+
+def test_a_teacher_that_guesses_well_by_chance_is_not_reached_by_the_reset() -> None:
+    network, retain = fitted(), separable(64, 4)
+    teacher = next(
+        one
+        for seed in range(100)
+        if loss_of(one := architectures.build(SMALL.model, SMALL.data, seed), retain)
+        < 0.92 * math.log(SMALL.data.classes)
+    )
+    assert fcalb.reset_share(network, teacher, retain, 0.92, 0) < 1
+
+
+def loss_of(network: torch.nn.Module, records: training_loop.Records) -> float:
+    logits = copy.deepcopy(network).train()(records.floats(slice(None)))
+    return torch.nn.functional.cross_entropy(logits, records.labels).item()
 
 
 def test_the_task_is_a_class_where_no_retained_record_is_of_it() -> None:
@@ -394,7 +409,7 @@ def test_recovery_of_the_mode_for_people_does_not_grow_with_long_recipes(
 
 
 def test_descent_counts_both_losses_alike_at_first_and_ends_when_recovery_is_halved() -> None:
-    balance = loss_balances.DescentBalance(1.0)
+    balance = loss_balances.DescentBalance(1.0, 3.0)
     loss, w_f, w_r = balance.weigh(*scalars(0.5, 2.0))
     assert (w_f, w_r) == (4.0, 1.0)  # 4 x 0.5 = 1 x 2
     assert float(loss.detach()) == pytest.approx(4.0)
@@ -408,8 +423,8 @@ def test_descent_counts_both_losses_alike_at_first_and_ends_when_recovery_is_hal
 
 
 def test_descent_survives_features_that_are_the_random_models_already() -> None:
-    loss, w_f, _ = loss_balances.DescentBalance(1.0).weigh(*scalars(0.0, 2.0))
-    assert math.isfinite(w_f)
+    loss, w_f, _ = loss_balances.DescentBalance(1.0, 3.0).weigh(*scalars(0.0, 2.0))
+    assert w_f == pytest.approx(math.exp(3.0))
     assert float(loss.detach()) == 2.0
 
 
