@@ -344,8 +344,8 @@ def attempt(trial: Trial) -> dict[str, Any]:
 
 
 def wish_of(trial: Trial, given: World) -> Unlearn:
-    """The trial's settings; LoTUS is told how well calibration records are known, unless all
-    records of a class are forgotten."""
+    """The trial's settings; LoTUS is told how well calibration records are known, or control
+    records where a world has no others, unless all records of a class are forgotten."""
     wish = Unlearn.model_validate(trial.wish)
     forget = np.isin(given.subjects, given.batches[trial.batch])
     retain = (given.roles == "training") & ~forget
@@ -354,7 +354,8 @@ def wish_of(trial: Trial, given: World) -> Unlearn:
     path = Job(trial.world, "with", 0, trial.original, trial.seed, trial.keep).path
     with np.load(path, allow_pickle=False) as answers:
         right = answers["predicted"] == given.labels
-    known = float(right[given.roles == "calibration"].mean())
+    unseen = given.roles == "calibration"
+    known = float(right[unseen if unseen.any() else given.roles == "control"].mean())
     rivals = wish.rivals.model_copy(update={"lotus_unseen_accuracy": known})
     return wish.model_copy(update={"rivals": rivals})
 
