@@ -21,6 +21,8 @@ from tasks.common.settings import Settings, Unlearn
 from tasks.unlearning import fcalb
 
 BALANCES = ("uncertainty", "gradnorm", "dwa", "imtl_g")
+OF_BALANCES = tuple(f"balance {name}" for name in BALANCES)
+"""Titles of their rows"""
 SHORT = (5 / 12, 7 / 12)
 """Lengths of the short retrain, as shares of the recipe's epochs"""
 
@@ -42,7 +44,10 @@ def configurations(settings: Settings) -> dict[str, dict[str, Any]]:
             "balance": "fixed",
             "forget_weight": 0.1,
         },
-        **{f"balance {name}": {**parts, "balance": name} for name in BALANCES},
+        **{
+            title: {**parts, "balance": name}
+            for title, name in zip(OF_BALANCES, BALANCES, strict=True)
+        },
         "fcalb_reset": {"method": "fcalb_reset"},
         "fcalb_plain, as the abstract has it": {"method": "fcalb_plain"},
         **{
@@ -56,9 +61,9 @@ def configurations(settings: Settings) -> dict[str, dict[str, Any]]:
     }
 
 
-def main(study: Study) -> None:
+def main(study: Study, balances: bool = True) -> None:
     """Unlearn with each part changed, judge, write the figures, and put their table into a page
-    between its marks.
+    between its marks. `--no-balances` leaves out the other balances, which take longest.
 
     What is done is kept: a run that was stopped goes on where it was.
 
@@ -66,6 +71,8 @@ def main(study: Study) -> None:
     """
     methods.make_models(study)
     variants = configurations(study.given.settings)
+    if not balances:
+        variants = {title: wish for title, wish in variants.items() if title not in OF_BALANCES}
     outcomes = methods.in_rounds(study, variants, "parts")
     retrain = [result["seconds"] for result in outcomes["exact retrain"]]
     figures = {
@@ -73,7 +80,7 @@ def main(study: Study) -> None:
         "settings": variants,
         "parts": {title: methods.figures(rows, retrain) for title, rows in outcomes.items()},
     }
-    study.publish("parts", figures, table)
+    study.publish("parts", figures, table, **({} if balances else {"balances": False}))
 
 
 def table(result: dict[str, Any]) -> str:

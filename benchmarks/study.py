@@ -54,7 +54,7 @@ class Study:
             options: those of the command that the study itself does not have.
         """
         words = {"originals": self.originals, "references": self.references, **options}
-        arguments = "".join(f" --{key.replace('_', '-')} {value}" for key, value in words.items())
+        arguments = "".join(_option(key.replace("_", "-"), value) for key, value in words.items())
         result = {
             "world": self.world,
             "about": self.given.about,
@@ -68,6 +68,13 @@ class Study:
         stage_cli.say(table(result))
         if self.page:
             measure.insert(self.page, f"{name} {self.world}", table(result))
+
+
+def _option(name: str, value: int) -> str:
+    """An option as it is given to the command; `--name` or `--no-name` of a bool."""
+    if isinstance(value, bool):
+        return f" --{'' if value else 'no-'}{name}"
+    return f" --{name} {value}"
 
 
 def run(main: Callable[..., None], **defaults: Any) -> None:

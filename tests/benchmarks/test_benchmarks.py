@@ -136,6 +136,7 @@ def test_each_part_of_fcalb_is_left_out_by_itself(
     assert all(max(row["alike"], row["all_gates"]) <= row["pass"] for row in rows.values())
     assert rows["unchanged original"]["outside"]["view_relearned"] == 2
     assert "| fcalb, the default |" in page.read_text(encoding="utf-8")
+    assert set(parts.OF_BALANCES) < set(wishes)
 
 
 def test_the_default_is_among_the_resets_and_lengths_that_are_compared() -> None:
