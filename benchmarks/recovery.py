@@ -1,5 +1,5 @@
-"""How far FCALB resets and how long it recovers: both were chosen with these tables, on the people
-kept for tuning.
+"""How far FCALB resets, when its constraint ends and how long it recovers: all were chosen on the
+people of these tables, who were kept for tuning.
 
 Models, trials and verdicts are those of `benchmarks.methods`; the columns are those of
 `benchmarks.parts`.
@@ -24,12 +24,16 @@ RESETS = (0.75, 0.85, 0.92, 0.97)
 """Values of `unlearn.reset_until`, each with the constraint and without."""
 
 
+ENDS = (0.5, 0.7, 0.85)
+"""Values of `unlearn.descent_end`: when the constraint ends."""
+
+
 def configurations(settings: Settings) -> dict[str, dict[str, Any]]:
-    """Settings of `unlearn` by title: each reset with the default's length of recovery, and each
-    length with the default's reset."""
+    """Settings of `unlearn` by title: each reset, with the constraint and without, each end of the
+    constraint, and each length of recovery, all else as by default."""
     _, most = fcalb.RECOVERY["fcalb"]
     effective = fcalb.effective_settings(settings.model_copy(update={"unlearn": Unlearn()})).unlearn
-    length, reset = effective.epochs, effective.reset_until
+    length, reset, last = effective.epochs, effective.reset_until, effective.descent_end
     lengths = dict.fromkeys(min(share * settings.train.epochs, most) for share in SHARES)
     variants: dict[str, dict[str, Any]] = {"exact retrain": {"method": "retrain"}}
     for until in RESETS:
@@ -39,6 +43,10 @@ def configurations(settings: Settings) -> dict[str, dict[str, Any]]:
             "method": "fcalb_reset",
             **own,
         }
+    for end in ENDS:
+        if end != last:
+            own = {"descent_end": end, "rivals": {"epochs": length}}
+            variants[f"fcalb, constraint ends at {end:g}"] = {"method": "fcalb", **own}
     for epochs in lengths:
         if epochs != length:
             variants[f"fcalb, {epochs:.3g} of {settings.train.epochs} epochs"] = {
@@ -50,7 +58,7 @@ def configurations(settings: Settings) -> dict[str, dict[str, Any]]:
 
 
 def main(study: Study) -> None:
-    """Unlearn with each reset and each length, judge, write the figures, and put their table into a
+    """Unlearn in each of these ways, judge, write the figures, and put their table into a
     page between its marks.
 
     Example: python -m benchmarks.recovery --world faces-tuning --page docs/methods.md

@@ -417,6 +417,13 @@ class Unlearn(Section):
         le=20,
         description="clamp of the learned or adapted log weights, so that no loss takes over",
     )
+    descent_end: float = Field(
+        0.85,
+        ge=0,
+        lt=1,
+        description="balance `descent`: share of its first value at which the recovery loss ends "
+        "the constraint",
+    )
     teacher_mode: Literal["train", "eval"] = Field(
         "train", description="batch-norm mode of the random teacher"
     )

@@ -11,8 +11,8 @@ common ones with one interface, and a fixed weight for comparison:
   section 3.
 - `imtl_g`: w_i proportional to 1 / |g_i|: g_f and g_r bisected. Liu et al. 2021, section 3.
 - `descent`: both losses count alike at the start, and forgetting ends as recovery descends:
-  w_f = (L_r(0) / L_f(0)) (q_r - 1/2) / (1/2) with q_r = L_r / L_r(0), the inverse training rate of
-  Chen et al. 2018, smoothed. The rule is ours.
+  w_f = (L_r(0) / L_f(0)) (q_r - e) / (1 - e) with q_r = L_r / L_r(0), the inverse training rate of
+  Chen et al. 2018, smoothed, and e = `unlearn.descent_end`. The rule is ours.
 
 Losses are scalars with a gradient; weights are floats >= 0. If one loss or gradient vanishes, most
 of these would give it all of the weight, so log weights are clamped by `unlearn.max_log_weight`.
@@ -43,8 +43,6 @@ DWA_WINDOWS = 10
 stands for one"""
 LEAST = 1e-12
 """losses and norms below this count as this: logs and quotients stay finite"""
-DESCENT_END = 0.5
-"""share of its first value at which the recovery loss ends the constraint of `descent`"""
 DESCENT_MEMORY = 0.8
 """weight of earlier steps in the smoothed recovery loss of `descent`"""
 
@@ -86,7 +84,7 @@ def make(
     if unlearn.balance == "imtl_g":
         return ImtlGBalance(limit, parameters)
     if unlearn.balance == "descent":
-        return DescentBalance(unlearn.forget_weight, limit)
+        return DescentBalance(unlearn.forget_weight, limit, unlearn.descent_end)
     return FixedBalance(unlearn.forget_weight)
 
 
@@ -145,7 +143,7 @@ class FixedBalance(_NothingLearned):
 
 class DescentBalance(_NothingLearned):
     """Both losses count alike at the start; the constraint wanes as recovery descends, and ends
-    when the recovery loss has come down to `DESCENT_END` of its first value.
+    when the recovery loss has come down to a share of its first value.
 
     A random model's features resemble those of a model that never saw the records only while the
     model knows little. A longer constraint would make it unusually unsure of the records
@@ -154,8 +152,8 @@ class DescentBalance(_NothingLearned):
     the log weight is clamped, too.
     """
 
-    def __init__(self, forget_weight: float, limit: float) -> None:
-        self.forget_weight, self.largest = forget_weight, math.exp(limit)
+    def __init__(self, forget_weight: float, limit: float, end: float) -> None:
+        self.forget_weight, self.largest, self.end = forget_weight, math.exp(limit), end
         self.scale, self.first, self.smoothed = 0.0, 0.0, 0.0
 
     def weigh(self, forget: Tensor, recover: Tensor) -> tuple[Tensor, float, float]:
@@ -166,7 +164,7 @@ class DescentBalance(_NothingLearned):
             alike = self.first / max(float(forget.detach()), LEAST)
             self.scale = self.forget_weight * min(alike, self.largest)
         self.smoothed = DESCENT_MEMORY * self.smoothed + (1 - DESCENT_MEMORY) * value
-        remaining = (self.smoothed / self.first - DESCENT_END) / (1 - DESCENT_END)
+        remaining = (self.smoothed / self.first - self.end) / (1 - self.end)
         self.finished = remaining <= 0
         weight = self.scale * min(1.0, max(0.0, remaining))
         return weight * forget + recover, weight, 1.0

@@ -409,7 +409,7 @@ def test_recovery_of_the_mode_for_people_does_not_grow_with_long_recipes(
 
 
 def test_descent_counts_both_losses_alike_at_first_and_ends_when_recovery_is_halved() -> None:
-    balance = loss_balances.DescentBalance(1.0, 3.0)
+    balance = loss_balances.DescentBalance(1.0, 3.0, 0.5)
     loss, w_f, w_r = balance.weigh(*scalars(0.5, 2.0))
     assert (w_f, w_r) == (4.0, 1.0)  # 4 x 0.5 = 1 x 2
     assert float(loss.detach()) == pytest.approx(4.0)
@@ -423,7 +423,7 @@ def test_descent_counts_both_losses_alike_at_first_and_ends_when_recovery_is_hal
 
 
 def test_descent_survives_features_that_are_the_random_models_already() -> None:
-    loss, w_f, _ = loss_balances.DescentBalance(1.0, 3.0).weigh(*scalars(0.0, 2.0))
+    loss, w_f, _ = loss_balances.DescentBalance(1.0, 3.0, 0.5).weigh(*scalars(0.0, 2.0))
     assert w_f == pytest.approx(math.exp(3.0))
     assert float(loss.detach()) == 2.0
 
