@@ -149,7 +149,8 @@ def test_the_default_is_among_the_resets_and_lengths_that_are_compared() -> None
     compared = [effective(**wish) for wish in wishes.values() if wish["method"] == "fcalb"]
     assert effective() in compared
     assert len({epochs for _, epochs in compared}) == len(recovery.SHARES)
-    assert len(wishes) == 1 + 2 * len(recovery.RESETS) + len(recovery.SHARES) - 1
+    others = len(recovery.SHARES) - 1 + len(recovery.ENDS) - 1  # the default is among the resets
+    assert len(wishes) == 1 + 2 * len(recovery.RESETS) + others
 
 
 @pytest.mark.usefixtures("tiny")
