@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 REASONS = {
     "unknown_subject": mark(
         "no data subject of the data set has one of these identities; check the identity and its "
-        "type, and identities.csv where the identity is not a customer id"
+        "type, and the table of identities where the identity is not a customer id"
     ),
     "similar_subject": mark(
         "no data subject of the data set has exactly one of these identities, but one on record is "

@@ -410,7 +410,8 @@ def centre(
     if missing:
         raise EvidenceError(
             say(
-                "classes {classes} have no record of a control subject; enlarge split.control",
+                "classes {classes} have no record of a control subject; more control subjects "
+                "are needed (split.control)",
                 classes=", ".join(map(str, missing)),
             )
         )

@@ -257,7 +257,8 @@ def unjudged() -> dict[str, Any]:
         "reason": say(
             "No test could be made: {why}.",
             why=say(
-                "classes {classes} have no record of a control subject; enlarge split.control",
+                "classes {classes} have no record of a control subject; more control subjects "
+                "are needed (split.control)",
                 classes="7",
             ),
         ),

@@ -268,7 +268,9 @@ def inputs_that_speak() -> dict[str, Any]:
     Chinese."""
     stage_files = fabricated.inputs()
     because = say(
-        "classes {classes} have no record of a control subject; enlarge split.control", classes="7"
+        "classes {classes} have no record of a control subject; more control subjects "
+        "are needed (split.control)",
+        classes="7",
     )
     reason = say("No test could be made: {why}.", why=because)
     rejection = say(
