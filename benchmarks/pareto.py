@@ -2,9 +2,10 @@
 
 Drawn from what `benchmarks.methods` measured, one file a world. Time is a share of one exact
 retrain, on a logarithmic axis; a method that is further left and higher up, without losing
-accuracy, is better.
+accuracy, is better. The aims are those of the default method, from what `benchmarks.parts`
+measured.
 
-Example: python -m benchmarks.pareto --world digits --world digits-long
+Example: python -m benchmarks.pareto --world digits --world digits-long --page docs/methods.md
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from tasks.common import files, stage_cli
 from tasks.common.errors import WorkspaceError
 
 WORLDS = ("digits", "faces", "writers", "digits-long")
+AIMED_AT = ("digits", "faces", "digits-long")
+"""Worlds of the table of aims"""
 DEFAULT = "fcalb, the default"
 CURVES = {
     "FCALB, reset 0.6, ": ("FCALB with reset", "#0072b2", "o"),
@@ -41,50 +44,63 @@ def main(
     out: Path = Path("docs/figures"),
     page: Path | None = None,
 ) -> None:
-    """Draw the trade of the measured worlds, and put aims and results into a page between its
-    marks.
+    """Draw the trade of the measured worlds, and put aims and results into a page between
+    its marks.
 
     Example: python -m benchmarks.pareto --world digits --page docs/methods.md
     """
-    measured = []
     for name in world:
-        path = results / f"methods-{name}.json"
-        if not path.exists():
-            raise WorkspaceError(
-                f"{path}: no such file; run python -m benchmarks.methods --world {name}"
-            )
-        measured.append(files.read_json(path))
         drawn = out / f"trade-{name}.svg"
-        files.write_bytes(drawn, picture(measured[-1]))
+        files.write_bytes(drawn, picture(measured("methods", name, results)))
         stage_cli.say(f"{drawn} drawn")
     if page:
-        measure.insert(page, "aims", aims(measured))
+        measure.insert(page, "aims", aims([measured("parts", name, results) for name in AIMED_AT]))
+
+
+def measured(benchmark: str, world: str, results: Path) -> dict[str, Any]:
+    """The figures of one world that a benchmark has kept.
+
+    Raises:
+        WorkspaceError: it has kept none.
+    """
+    path = results / f"{benchmark}-{world}.json"
+    if not path.exists():
+        raise WorkspaceError(
+            f"{path}: no such file; run python -m benchmarks.{benchmark} --world {world}"
+        )
+    return files.read_json(path)  # type: ignore[no-any-return]
 
 
 def aims(results: list[dict[str, Any]]) -> str:
     """The aims of the default method on each world and its results, as Markdown."""
-    ours = [result["methods"][DEFAULT] for result in results]
-    exact = [result["methods"]["exact retrain"] for result in results]
+    ours = [result["parts"][DEFAULT] for result in results]
+    exact = [result["parts"]["exact retrain"] for result in results]
     rival = [
-        same_seconds(result["methods"], one["time"])
+        same_seconds(result["parts"], one["time"])
         for result, one in zip(results, ours, strict=True)
     ]
-    away = [100 * (one["control"][0] - one["control_retrained"]) for one in ours]
-    rows = {
-        "passes, against an exact retrain's (≥ 75 %)": [
-            f"{one['pass']} : {other['pass']} of {one['judged']}"
+
+    def against_exact(gates: str) -> list[str]:
+        return [
+            f"{one[gates]} : {other[gates]} of {one['judged']}"
             for one, other in zip(ours, exact, strict=True)
-        ],
+        ]
+
+    def points(row: dict[str, Any]) -> str:
+        return f"{100 * (row['control'][0] - row['control_retrained']):+.1f}"
+
+    rows = {
+        "passes under all gates : an exact retrain's (≥ 90 %)": against_exact("all_gates"),
+        "passes by the answers : an exact retrain's": against_exact("pass"),
         "fails (≤ 2 %)": [f"{one['fail']} of {one['judged']}" for one in ours],
         "control accuracy less the retrained models' mean (±0.5 points)": [
-            f"{points:+.1f}" for points in away
+            points(one) for one in ours
         ],
-        "time as a share of a retrain (≤ 10 %)": [f"{one['time']:.0%}" for one in ours],
-        "a short retrain with as much time: passes, points, time": [
-            f"{one['pass']}, {100 * (one['control'][0] - one['control_retrained']):+.1f}, "
-            f"{one['time']:.0%}"
-            if one
-            else "none"
+        "time as a share of a retrain (≤ 40 %, long recipe ≤ 10 %)": [
+            f"{one['time']:.0%}" for one in ours
+        ],
+        "a short retrain with as much time: all gates, points, time": [
+            f"{one['all_gates']}, {points(one)}, {one['time']:.0%}" if one else "none"
             for one in rival
         ],
     }

@@ -137,6 +137,11 @@ def test_each_part_of_fcalb_is_left_out_by_itself(
     assert rows["unchanged original"]["outside"]["view_relearned"] == 2
     assert "| fcalb, the default |" in page.read_text(encoding="utf-8")
     assert set(parts.OF_BALANCES) < set(wishes)
+    exact, default = rows["exact retrain"], rows["fcalb, the default"]
+    aims = pareto.aims([files.read_json(out / "parts-digits.json")])
+    assert f"| {default['all_gates']} : {exact['all_gates']} of 2 |" in aims
+    assert f"| {default['time']:.0%} |" in aims
+    assert aims.count("| none |") == 1  # no short retrain was measured
 
 
 def test_the_default_is_among_the_resets_and_lengths_that_are_compared() -> None:
