@@ -156,6 +156,11 @@ def in_rounds(
         variants: settings of `unlearn` by title.
         name: of the benchmark, under which results are kept.
     """
+    name_of_world, seed, keep = study.given.name, study.seed, study.keep
+    for batch in range(len(study.given.batches)):  # here, as trials run side by side
+        for n in range(1 + study.references):
+            for kind, own in (("with", 0), ("without", batch)):
+                verdicts.keep_views(Job(name_of_world, kind, own, n, seed, keep), batch)
     trials = [
         Trial.of(study, title, wish, batch, n)
         for batch in range(len(study.given.batches))
@@ -184,10 +189,6 @@ def make_models(study: Study, originals: int | None = None) -> None:
     for batch in range(len(study.given.batches)):
         jobs += [Job(name, "without", batch, n, seed, keep) for n in range(first)]
     verdicts.make_all([job for job in jobs if not job.path.exists()], study.jobs)
-    for job in jobs:
-        for batch in range(len(study.given.batches)) if job.kind == "with" else (job.batch,):
-            if job.number < first:  # the references' views are compared with
-                verdicts.keep_views(job, batch)
 
 
 def attempt(trial: Trial) -> dict[str, Any]:

@@ -69,18 +69,29 @@ def main(study: Study, balances: bool = True) -> None:
 
     Example: python -m benchmarks.parts --world digits --originals 3 --page docs/methods.md
     """
-    methods.make_models(study)
     variants = configurations(study.given.settings)
     if not balances:
         variants = {title: wish for title, wish in variants.items() if title not in OF_BALANCES}
-    outcomes = methods.in_rounds(study, variants, "parts")
+    options = {} if balances else {"balances": False}
+    study.publish("parts", compared(study, variants, "parts"), table, **options)
+
+
+def compared(study: Study, variants: dict[str, dict[str, Any]], name: str) -> dict[str, Any]:
+    """The figures of a table: unlearning in each way, judged.
+
+    Args:
+        study: whose models are trained if they are not there.
+        variants: settings of `unlearn` by title, `exact retrain` among them.
+        name: of the benchmark, under which results are kept.
+    """
+    methods.make_models(study)
+    outcomes = methods.in_rounds(study, variants, name)
     retrain = [result["seconds"] for result in outcomes["exact retrain"]]
-    figures = {
+    return {
         "retrain_seconds": float(np.median(retrain)),
         "settings": variants,
         "parts": {title: methods.figures(rows, retrain) for title, rows in outcomes.items()},
     }
-    study.publish("parts", figures, table, **({} if balances else {"balances": False}))
 
 
 def table(result: dict[str, Any]) -> str:

@@ -11,9 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
-from benchmarks import methods, parts
+from benchmarks import parts
 from benchmarks.study import Study, run
 from tasks.common.settings import Settings, Unlearn
 from tasks.unlearning import fcalb
@@ -22,8 +20,6 @@ SHARES = (1 / 3, 5 / 12, 1 / 2)
 """Lengths of recovery, as shares of the recipe's epochs."""
 RESETS = (0.75, 0.85, 0.92, 0.97)
 """Values of `unlearn.reset_until`, each with the constraint and without."""
-
-
 ENDS = (0.5, 0.7, 0.85)
 """Values of `unlearn.descent_end`: when the constraint ends."""
 
@@ -33,7 +29,7 @@ def configurations(settings: Settings) -> dict[str, dict[str, Any]]:
     constraint, and each length of recovery, all else as by default."""
     _, most = fcalb.RECOVERY["fcalb"]
     effective = fcalb.effective_settings(settings.model_copy(update={"unlearn": Unlearn()})).unlearn
-    length, reset, last = effective.epochs, effective.reset_until, effective.descent_end
+    length, last = effective.epochs, effective.descent_end
     lengths = dict.fromkeys(min(share * settings.train.epochs, most) for share in SHARES)
     variants: dict[str, dict[str, Any]] = {"exact retrain": {"method": "retrain"}}
     for until in RESETS:
@@ -51,7 +47,6 @@ def configurations(settings: Settings) -> dict[str, dict[str, Any]]:
         if epochs != length:
             variants[f"fcalb, {epochs:.3g} of {settings.train.epochs} epochs"] = {
                 "method": "fcalb",
-                "reset_until": reset,
                 "rivals": {"epochs": epochs},
             }
     return variants
@@ -63,16 +58,8 @@ def main(study: Study) -> None:
 
     Example: python -m benchmarks.recovery --world faces-tuning --page docs/methods.md
     """
-    methods.make_models(study)
     variants = configurations(study.given.settings)
-    outcomes = methods.in_rounds(study, variants, "recovery")
-    retrain = [result["seconds"] for result in outcomes["exact retrain"]]
-    figures = {
-        "retrain_seconds": float(np.median(retrain)),
-        "settings": variants,
-        "parts": {title: methods.figures(rows, retrain) for title, rows in outcomes.items()},
-    }
-    study.publish("recovery", figures, parts.table)
+    study.publish("recovery", parts.compared(study, variants, "recovery"), parts.table)
 
 
 if __name__ == "__main__":

@@ -405,6 +405,12 @@ def judged(scores: scoring.Scores, rules: GateRules) -> Iterator[dict[str, Any]]
     """The verdict and the screening of one model on each request."""
     for request in sorted(set(scores.requests.tolist()) - {""}):
         verdict = verdicts.judge(scores, request, rules)
+
+        def outside(views: tuple[Any, ...], request: str = request) -> list[str]:
+            asked = replace(rules, views=views, alike=True)
+            gates = alikeness.likeness_gates(scores, request, asked)
+            return [gate.name for gate in gates if gate.state != "good"]
+
         try:
             screened = screening.screen(scores, request, rules.alpha).verdict
         except EvidenceError:
@@ -419,20 +425,8 @@ def judged(scores: scoring.Scores, rules: GateRules) -> Iterator[dict[str, Any]]
             "equal": verdict.measured.whole.equal,
             "normal": verdict.measured.whole.normal,
             "open": [gate.name for gate in verdict.finding.gates if gate.state != "good"],
-            "unlike": [
-                gate.name
-                for gate in alikeness.likeness_gates(
-                    scores, request, replace(rules, views=(), alike=True)
-                )
-                if gate.state != "good"
-            ],
-            "outside": [
-                gate.name
-                for gate in alikeness.likeness_gates(
-                    scores, request, replace(rules, views=tuple(scores.views), alike=True)
-                )
-                if gate.state != "good"
-            ],
+            "unlike": outside(()),
+            "outside": outside(tuple(scores.views)),
             "screening": screened,
         }
 

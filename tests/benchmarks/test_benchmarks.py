@@ -130,6 +130,10 @@ def test_each_part_of_fcalb_is_left_out_by_itself(
     page.write_text("<!-- parts digits -->\n<!-- end of parts digits -->\n", encoding="utf-8")
     parts.main(Study(originals=1, references=7, jobs=1, keep=tmp_path / "keep", out=out, page=page))
     rows = files.read_json(out / "parts-digits.json")["parts"]
+    study = Study(originals=1, references=7, jobs=1, keep=tmp_path / "keep", out=tmp_path / "few")
+    parts.main(study, balances=False)
+    command = files.read_json(tmp_path / "few" / "parts-digits.json")["command"]
+    assert command.endswith("--references 7 --no-balances --seed 1")
     assert rows["unchanged original"]["pass"] == 0
     assert rows["unchanged original"]["influence"][1] > 0.5
     assert abs(rows["fcalb, the default"]["influence"][1]) < 0.5

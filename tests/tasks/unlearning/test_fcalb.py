@@ -436,3 +436,13 @@ def test_the_constraint_of_the_way_for_people_ends_before_recovery_does() -> Non
     assert phases == ["joint"] * first + ["recover"] * (len(phases) - first)
     assert 0 < first < len(phases) / 2
     assert all(math.isnan(row.forget_loss) for row in trace[first:])
+
+
+def test_the_constraint_lasts_longer_where_the_settings_end_it_later() -> None:
+    joint = []
+    for end in (0.85, 0.3):
+        wish = Unlearn.model_validate({"descent_end": end, "rivals": {"epochs": 8.0}})
+        people = SMALL.model_copy(update={"unlearn": wish})
+        _, trace = fcalb.unlearn(fitted(), separable(16, 3), separable(64, 4), people)
+        joint.append(sum(row.phase == "joint" for row in trace))
+    assert 0 < joint[0] < joint[1]
