@@ -88,6 +88,7 @@ def load(name: str) -> World:
         "garments-random": _garments_random,
         "writers": _writers,
         "writers-few": _writers_few,
+        "writers-long": _writers_long,
         "writers-tuning": _writers_tuning,
     }
     if name not in makers:
@@ -206,6 +207,15 @@ def _writers_few() -> World:
         batches=_batches(world.subjects, world.roles, (2, 1)),
         about=about,
     )
+
+
+def _writers_long() -> World:
+    world = _writers()
+    about = (
+        "60 of 110 real writers of MNIST trained on for 100 epochs (QMNIST's writer ids), 6 "
+        "forgotten together"
+    )
+    return _longer(world, 100, world.batches, about)
 
 
 def _faces() -> World:
