@@ -29,8 +29,7 @@ SHORT = (5 / 12, 7 / 12)
 
 def configurations(settings: Settings) -> dict[str, dict[str, Any]]:
     """Settings of `unlearn`, by a description."""
-    default = fcalb.effective_settings(settings.model_copy(update={"unlearn": Unlearn()})).unlearn
-    parts = default.model_dump(exclude={"rivals", "resets", "task"}) | {"method": "fcalb_plain"}
+    parts = by_keys(settings)
     return {
         "exact retrain": {"method": "retrain"},
         "unchanged original": {"method": "none"},
@@ -53,12 +52,18 @@ def configurations(settings: Settings) -> dict[str, dict[str, Any]]:
         **{
             f"short retrain, {share:.1%} of the epochs": {
                 "method": "short_retrain",
-                "batch_size": default.batch_size,
+                "batch_size": parts["batch_size"],
                 "rivals": {"training_share": share},
             }
             for share in SHORT
         },
     }
+
+
+def by_keys(settings: Settings) -> dict[str, Any]:
+    """What `fcalb` does by default, as keys of `unlearn`, each of which can then be changed."""
+    default = fcalb.effective_settings(settings.model_copy(update={"unlearn": Unlearn()})).unlearn
+    return default.model_dump(exclude={"rivals", "resets", "task"}) | {"method": "fcalb_plain"}
 
 
 def main(study: Study, balances: bool = True) -> None:

@@ -1,5 +1,5 @@
-"""How far FCALB resets, when its constraint ends and how long it recovers: all were chosen on the
-people of these tables, who were kept for tuning.
+"""How far FCALB resets, when its constraint ends, how long and in which batches it recovers: all
+were chosen on the people of these tables, who were kept for tuning.
 
 Models, trials and verdicts are those of `benchmarks.methods`; the columns are those of
 `benchmarks.parts`.
@@ -22,11 +22,16 @@ RESETS = (0.75, 0.85, 0.92, 0.97)
 """Values of `unlearn.reset_until`, each with the constraint and without."""
 ENDS = (0.5, 0.7, 0.85)
 """Values of `unlearn.descent_end`: when the constraint ends."""
+LONG = ((1 / 2, 8.0), (1, 8.0), (1, 10.0), (1, 12.0))
+"""Recoveries from long recipes: size of batches as a share of the recipe's, and epochs."""
 
 
 def configurations(settings: Settings) -> dict[str, dict[str, Any]]:
     """Settings of `unlearn` by title: each reset, with the constraint and without, each end of the
-    constraint, and each length of recovery, all else as by default."""
+    constraint, and each length of recovery, all else as by default. Of long recipes only lengths
+    and batches."""
+    if settings.train.epochs >= fcalb.LONG_RECIPE:
+        return _of_long_recipe(settings)
     _, most = fcalb.RECOVERY["fcalb"]
     effective = fcalb.effective_settings(settings.model_copy(update={"unlearn": Unlearn()})).unlearn
     length, last = effective.epochs, effective.descent_end
@@ -49,6 +54,19 @@ def configurations(settings: Settings) -> dict[str, dict[str, Any]]:
                 "method": "fcalb",
                 "rivals": {"epochs": epochs},
             }
+    return variants
+
+
+def _of_long_recipe(settings: Settings) -> dict[str, dict[str, Any]]:
+    keys, size = parts.by_keys(settings), settings.train.batch_size
+    variants: dict[str, dict[str, Any]] = {"exact retrain": {"method": "retrain"}}
+    for share, epochs in LONG:
+        batches = "the recipe's batches" if share == 1 else "half batches"
+        variants[f"fcalb, {epochs:g} epochs, {batches}"] = {
+            **keys,
+            "batch_size": int(share * size),
+            "epochs": epochs,
+        }
     return variants
 
 

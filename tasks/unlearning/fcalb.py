@@ -86,6 +86,10 @@ RECOVERY = {"fcalb": (1 / 2, 8.0), "fcalb_reset": (1 / 3, 6.0)}
 (docs/methods.md)."""
 RECOVERY_OF_CLASS = (1 / 4, 8.0)
 """The same for `fcalb` with a whole class."""
+LONG_RECIPE, RECOVERY_OF_LONG = 40, 10.0
+"""Of recipes with this many epochs or more, `fcalb` for people recovers for this many, in the
+recipe's own batches: smaller ones at the same rate leave a model surer of people whom it never saw
+than retrained models are, and quicker to learn forgotten records again (docs/methods.md)."""
 RESET_RECORDS = 128
 """Retained records that the strength of the reset is found with, at most."""
 
@@ -115,19 +119,24 @@ def task_of(settings: Settings, forgotten: Ints, retained: Ints) -> Task:
 def effective_settings(settings: Settings, task: Task = "people") -> Settings:
     """The settings with all values filled in: `fcalb` and `fcalb_reset` have their own defaults.
 
-    Recovery uses the recipe's rate with batches half as large, which gives more steps in the same
-    time. Values of `unlearn.rivals`, `reset`, `resets` and `reset_until` take precedence.
+    Recovery uses the recipe's rate with batches half as large, as many steps as few epochs need;
+    where the recipe is long, `fcalb` for people uses the recipe's batches. Values of
+    `unlearn.rivals`, `reset`, `resets` and `reset_until` take precedence.
     """
     unlearn, recipe = settings.unlearn, settings.train
     if unlearn.method not in RECOVERY:
         return settings
     share, most_epochs = RECOVERY[unlearn.method]
-    procedure = PEOPLE if unlearn.method == "fcalb" else BARE
-    if unlearn.method == "fcalb" and task == "class":
+    procedure, batch_size = PEOPLE, max(2, recipe.batch_size // 2)
+    if unlearn.method == "fcalb_reset":
+        procedure = BARE
+    elif task == "class":
         procedure, (share, most_epochs) = CLASS, RECOVERY_OF_CLASS
+    elif recipe.epochs >= LONG_RECIPE:
+        batch_size, most_epochs = recipe.batch_size, RECOVERY_OF_LONG
     choices = {
         **procedure,
-        "batch_size": max(2, recipe.batch_size // 2),
+        "batch_size": batch_size,
         "learning_rate": recipe.learning_rate,
         "epochs": min(share * recipe.epochs, most_epochs),
     }

@@ -25,7 +25,7 @@ from benchmarks import (
 from benchmarks.study import Study
 from tasks.common import files
 from tasks.common.errors import WorkspaceError
-from tasks.common.settings import Settings, Unlearn
+from tasks.common.settings import Settings, Train, Unlearn
 from tasks.unlearning import fcalb
 
 FEW = {"fresh": 1, "planted": 1}
@@ -160,6 +160,14 @@ def test_the_default_is_among_the_resets_and_lengths_that_are_compared() -> None
     assert len({epochs for _, epochs in compared}) == len(recovery.SHARES)
     others = len(recovery.SHARES) - 1 + len(recovery.ENDS) - 1  # the default is among the resets
     assert len(wishes) == 1 + 2 * len(recovery.RESETS) + others
+
+
+def test_the_default_for_long_recipes_is_among_those_that_are_compared() -> None:
+    long = Settings(train=Train(epochs=fcalb.LONG_RECIPE))
+    wishes = recovery.configurations(long)
+    default = parts.by_keys(long)
+    assert list(wishes.values()).count(default) == 1
+    assert len(wishes) == 1 + len(recovery.LONG)
 
 
 @pytest.mark.usefixtures("tiny")

@@ -394,7 +394,8 @@ def test_recovery_from_forgetting_a_class_is_a_quarter_of_the_recipe(
 
 
 @pytest.mark.parametrize(
-    ("method", "most"), [("fcalb", [3.0, 6.0, 8.0, 8.0]), ("fcalb_reset", [2.0, 4.0, 6.0, 6.0])]
+    ("method", "most"),
+    [("fcalb", [3.0, 6.0, 8.0, 10.0]), ("fcalb_reset", [2.0, 4.0, 6.0, 6.0])],
 )
 def test_recovery_of_the_mode_for_people_does_not_grow_with_long_recipes(
     method: Any, most: list[float]
@@ -406,6 +407,18 @@ def test_recovery_of_the_mode_for_people_does_not_grow_with_long_recipes(
         return fcalb.effective_settings(chosen).unlearn.epochs
 
     assert [epochs(n) for n in (6, 12, 18, 120)] == most
+
+
+def test_recovery_from_a_long_recipe_uses_the_batches_of_the_recipe() -> None:
+    def batch_size(epochs: int, **unlearn: Any) -> int:
+        recipe = settings.Train(epochs=epochs, batch_size=32)
+        chosen = settings.Settings(train=recipe, unlearn=Unlearn.model_validate(unlearn))
+        return fcalb.effective_settings(chosen).unlearn.batch_size
+
+    assert batch_size(fcalb.LONG_RECIPE) == 32
+    assert batch_size(fcalb.LONG_RECIPE, rivals={"epochs": 3.0}) == 32
+    assert batch_size(fcalb.LONG_RECIPE - 1) == 16
+    assert batch_size(fcalb.LONG_RECIPE, method="fcalb_reset") == 16
 
 
 def test_descent_counts_both_losses_alike_at_first_and_ends_when_recovery_is_halved() -> None:
