@@ -13,60 +13,47 @@ from typing import Any
 
 from benchmarks import parts
 from benchmarks.study import Study, run
-from tasks.common.settings import Settings, Unlearn
+from tasks.common.settings import Settings
 from tasks.unlearning import fcalb
 
-SHARES = (1 / 3, 5 / 12, 1 / 2)
-"""Lengths of recovery, as shares of the recipe's epochs."""
 RESETS = (0.75, 0.85, 0.92, 0.97)
 """Values of `unlearn.reset_until`, each with the constraint and without."""
 ENDS = (0.5, 0.7, 0.85)
 """Values of `unlearn.descent_end`: when the constraint ends."""
-LONG = ((1 / 2, 8.0), (1, 8.0), (1, 10.0), (1, 12.0))
-"""Recoveries from long recipes: size of batches as a share of the recipe's, and epochs."""
+RECOVERIES = ((1 / 3, 2), (5 / 12, 1.5), (11 / 24, 1.25), (1 / 2, 1.5))
+"""Ways to recover from short recipes: share of the recipe's epochs, and multiple of its rate."""
+RECOVERIES_OF_LONG = ((8, 1 / 2), (8, 1), (10, 1), (12, 1))
+"""From long ones: epochs, and share of the recipe's batch."""
 
 
 def configurations(settings: Settings) -> dict[str, dict[str, Any]]:
-    """Settings of `unlearn` by title: each reset, with the constraint and without, each end of the
-    constraint, and each length of recovery, all else as by default. Of long recipes only lengths
-    and batches."""
-    if settings.train.epochs >= fcalb.LONG_RECIPE:
-        return _of_long_recipe(settings)
-    _, most = fcalb.RECOVERY["fcalb"]
-    effective = fcalb.effective_settings(settings.model_copy(update={"unlearn": Unlearn()})).unlearn
-    length, last = effective.epochs, effective.descent_end
-    lengths = dict.fromkeys(min(share * settings.train.epochs, most) for share in SHARES)
-    variants: dict[str, dict[str, Any]] = {"exact retrain": {"method": "retrain"}}
-    for until in RESETS:
-        own = {"reset_until": until, "rivals": {"epochs": length}}
-        variants[f"fcalb, reset until {until:g}"] = {"method": "fcalb", **own}
-        variants[f"without the constraint, reset until {until:g}"] = {
-            "method": "fcalb_reset",
-            **own,
-        }
-    for end in ENDS:
-        if end != last:
-            own = {"descent_end": end, "rivals": {"epochs": length}}
-            variants[f"fcalb, constraint ends at {end:g}"] = {"method": "fcalb", **own}
-    for epochs in lengths:
-        if epochs != length:
-            variants[f"fcalb, {epochs:.3g} of {settings.train.epochs} epochs"] = {
-                "method": "fcalb",
-                "rivals": {"epochs": epochs},
+    """Settings of `unlearn` by title: each way to recover; from short recipes also each reset, with
+    the constraint and without, and each end of the constraint. All else is as by default."""
+    recipe, default = settings.train, parts.by_keys(settings)
+    long = recipe.epochs >= fcalb.LONG_RECIPE
+    changes: dict[str, dict[str, Any]] = {"fcalb, the default": {}}
+    if not long:
+        for until in RESETS:
+            changes[f"fcalb, reset until {until:g}"] = {"reset_until": until}
+            changes[f"without the constraint, reset until {until:g}"] = {
+                "reset_until": until,
+                "phases": "forget_recover",
+                "forget_steps": 0,
             }
-    return variants
-
-
-def _of_long_recipe(settings: Settings) -> dict[str, dict[str, Any]]:
-    keys, size = parts.by_keys(settings), settings.train.batch_size
+        for end in ENDS:
+            changes[f"fcalb, constraint ends at {end:g}"] = {"descent_end": end}
+        for share, rate in RECOVERIES:
+            own = fcalb.RECOVERY._replace(share=share).after(recipe)
+            own["learning_rate"] *= rate
+            changes[f"fcalb, {own['epochs']:.3g} epochs at {rate:g} times the rate"] = own
+    for epochs, batch in RECOVERIES_OF_LONG if long else ():
+        own = fcalb.Recovery(share=1, most_epochs=epochs, batch=batch).after(recipe)
+        changes[f"fcalb, {epochs} epochs, batches of {own['batch_size']}"] = own
     variants: dict[str, dict[str, Any]] = {"exact retrain": {"method": "retrain"}}
-    for share, epochs in LONG:
-        batches = "the recipe's batches" if share == 1 else "half batches"
-        variants[f"fcalb, {epochs:g} epochs, {batches}"] = {
-            **keys,
-            "batch_size": int(share * size),
-            "epochs": epochs,
-        }
+    for title, change in changes.items():
+        wish = {**default, **change}
+        if wish not in variants.values():  # the default is in several lists
+            variants[title] = wish
     return variants
 
 

@@ -379,7 +379,7 @@ class Unlearn(Section):
         ge=2,
         le=8192,
         description="records per step, of each of the two sets; `fcalb` and `fcalb_reset` "
-        "take half of `train.batch_size`, `fcalb` all of it where `train.epochs` is 40 or more",
+        "take their own share of `train.batch_size` (docs/methods.md)",
     )
     learning_rate: float = Field(
         0.05,

@@ -38,13 +38,13 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
 from tasks.common import seeds
 from tasks.common.errors import EvidenceError, ModelError
-from tasks.common.settings import Settings
+from tasks.common.settings import Settings, Train
 from tasks.training import architectures, training_loop
 from tasks.unlearning import loss_balances
 from tasks.verification import scoring
@@ -81,15 +81,38 @@ CLASS: dict[str, Any] = {
     "forget_steps": 40,
 }
 """`fcalb` for a whole class: the constraint first, then recovery."""
-RECOVERY = {"fcalb": (1 / 2, 8.0), "fcalb_reset": (1 / 3, 6.0)}
-"""Length of recovery: this share of the recipe's epochs, and this many epochs at most
-(docs/methods.md)."""
-RECOVERY_OF_CLASS = (1 / 4, 8.0)
-"""The same for `fcalb` with a whole class."""
-LONG_RECIPE, RECOVERY_OF_LONG = 40, 10.0
-"""Of recipes with this many epochs or more, `fcalb` for people recovers for this many, in the
-recipe's own batches: smaller ones at the same rate leave a model surer of people whom it never saw
-than retrained models are, and quicker to learn forgotten records again (docs/methods.md)."""
+
+
+class Recovery(NamedTuple):
+    """How a model recovers on retained records, measured by the recipe."""
+
+    share: float
+    """of the recipe's epochs"""
+    most_epochs: float
+    batch: float
+    """records per step, as a share of the recipe's"""
+
+    def after(self, recipe: Train) -> dict[str, Any]:
+        """The keys of `unlearn` that say so, after a recipe."""
+        return {
+            "epochs": min(self.share * recipe.epochs, self.most_epochs),
+            "batch_size": max(2, int(self.batch * recipe.batch_size)),
+            "learning_rate": recipe.learning_rate,
+        }
+
+
+RECOVERY = Recovery(share=1 / 2, most_epochs=8, batch=1 / 2)
+"""Of `fcalb` for people: few epochs of small batches have as many steps as the recipe."""
+LONG_RECIPE = 40
+"""From recipes of as many epochs or more it recovers in another way."""
+RECOVERY_OF_LONG = Recovery(share=1 / 4, most_epochs=9, batch=1)
+"""Of `fcalb` for people after a long recipe. Smaller batches at the same rate would leave a model
+surer of people whom it never saw than retrained models are, and quicker to learn forgotten records
+again (docs/methods.md)."""
+RECOVERY_OF_CLASS = Recovery(share=1 / 4, most_epochs=8, batch=1 / 2)
+"""Of `fcalb` for a whole class."""
+RECOVERY_OF_BARE = Recovery(share=1 / 3, most_epochs=6, batch=1 / 2)
+"""Of `fcalb_reset`."""
 RESET_RECORDS = 128
 """Retained records that the strength of the reset is found with, at most."""
 
@@ -119,27 +142,19 @@ def task_of(settings: Settings, forgotten: Ints, retained: Ints) -> Task:
 def effective_settings(settings: Settings, task: Task = "people") -> Settings:
     """The settings with all values filled in: `fcalb` and `fcalb_reset` have their own defaults.
 
-    Recovery uses the recipe's rate with batches half as large, as many steps as few epochs need;
-    where the recipe is long, `fcalb` for people uses the recipe's batches. Values of
-    `unlearn.rivals`, `reset`, `resets` and `reset_until` take precedence.
+    Values of `unlearn.rivals`, `reset`, `resets` and `reset_until` take precedence.
     """
     unlearn, recipe = settings.unlearn, settings.train
-    if unlearn.method not in RECOVERY:
+    if unlearn.method not in ("fcalb", "fcalb_reset"):
         return settings
-    share, most_epochs = RECOVERY[unlearn.method]
-    procedure, batch_size = PEOPLE, max(2, recipe.batch_size // 2)
     if unlearn.method == "fcalb_reset":
-        procedure = BARE
+        procedure, recovery = BARE, RECOVERY_OF_BARE
     elif task == "class":
-        procedure, (share, most_epochs) = CLASS, RECOVERY_OF_CLASS
-    elif recipe.epochs >= LONG_RECIPE:
-        batch_size, most_epochs = recipe.batch_size, RECOVERY_OF_LONG
-    choices = {
-        **procedure,
-        "batch_size": batch_size,
-        "learning_rate": recipe.learning_rate,
-        "epochs": min(share * recipe.epochs, most_epochs),
-    }
+        procedure, recovery = CLASS, RECOVERY_OF_CLASS
+    else:
+        procedure = PEOPLE
+        recovery = RECOVERY_OF_LONG if recipe.epochs >= LONG_RECIPE else RECOVERY
+    choices = {**procedure, **recovery.after(recipe)}
     choices |= {
         name: value
         for name in ("epochs", "learning_rate", "retained_share")

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -148,26 +147,15 @@ def test_each_part_of_fcalb_is_left_out_by_itself(
     assert aims.count("| none |") == 1  # no short retrain was measured
 
 
-def test_the_default_is_among_the_resets_and_lengths_that_are_compared() -> None:
-    wishes = recovery.configurations(Settings())
-
-    def effective(**wish: Any) -> tuple[float, float]:
-        unlearn = fcalb.effective_settings(Settings(unlearn=Unlearn.model_validate(wish))).unlearn
-        return unlearn.reset_until, unlearn.epochs
-
-    compared = [effective(**wish) for wish in wishes.values() if wish["method"] == "fcalb"]
-    assert effective() in compared
-    assert len({epochs for _, epochs in compared}) == len(recovery.SHARES)
-    others = len(recovery.SHARES) - 1 + len(recovery.ENDS) - 1  # the default is among the resets
-    assert len(wishes) == 1 + 2 * len(recovery.RESETS) + others
-
-
-def test_the_default_for_long_recipes_is_among_those_that_are_compared() -> None:
-    long = Settings(train=Train(epochs=fcalb.LONG_RECIPE))
-    wishes = recovery.configurations(long)
-    default = parts.by_keys(long)
-    assert list(wishes.values()).count(default) == 1
-    assert len(wishes) == 1 + len(recovery.LONG)
+@pytest.mark.parametrize("epochs", [12, fcalb.LONG_RECIPE])
+def test_the_default_is_once_among_the_recoveries_that_are_compared(epochs: int) -> None:
+    settings = Settings(train=Train(epochs=epochs))
+    wishes = recovery.configurations(settings)
+    assert list(wishes.values()).count(parts.by_keys(settings)) == 1
+    short = 2 * len(recovery.RESETS) + len(recovery.ENDS) + len(recovery.RECOVERIES)
+    twice = 2  # the default is among the resets and the ends as well
+    others = len(recovery.RECOVERIES_OF_LONG) if epochs > 12 else short - twice
+    assert len(wishes) == 2 + others
 
 
 @pytest.mark.usefixtures("tiny")
