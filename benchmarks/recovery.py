@@ -9,6 +9,7 @@ Example: python -m benchmarks.recovery --world digits-tuning --page docs/methods
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from benchmarks import parts
@@ -43,7 +44,7 @@ def configurations(settings: Settings) -> dict[str, dict[str, Any]]:
         for end in ENDS:
             changes[f"fcalb, constraint ends at {end:g}"] = {"descent_end": end}
         for share, rate in RECOVERIES:
-            own = fcalb.RECOVERY._replace(share=share).after(recipe)
+            own = replace(fcalb.RECOVERY, share=share).after(recipe)
             own["learning_rate"] *= rate
             changes[f"fcalb, {own['epochs']:.3g} epochs at {rate:g} times the rate"] = own
     for epochs, batch in RECOVERIES_OF_LONG if long else ():

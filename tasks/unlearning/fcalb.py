@@ -38,7 +38,7 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -83,7 +83,8 @@ CLASS: dict[str, Any] = {
 """`fcalb` for a whole class: the constraint first, then recovery."""
 
 
-class Recovery(NamedTuple):
+@dataclass(frozen=True)
+class Recovery:
     """How a model recovers on retained records, measured by the recipe."""
 
     share: float
