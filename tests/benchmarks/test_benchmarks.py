@@ -6,9 +6,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks import (
+    confidence,
     kept,
     measure,
     methods,
@@ -156,6 +158,32 @@ def test_the_default_is_once_among_the_recoveries_that_are_compared(epochs: int)
     twice = 2  # the default is among the resets and the ends as well
     others = len(recovery.RECOVERIES_OF_LONG) if epochs > 12 else short - twice
     assert len(wishes) == 2 + others
+
+
+def test_originals_as_sure_as_retrained_models_are_in_their_range_and_surer_ones_are_not() -> None:
+    models = np.random.default_rng(0).normal(2.0, 0.1, 40)
+    alike, surer = (
+        confidence.compared(models[:20] + more, [models[20:]], 1e-4) for more in (0.0, 1.0)
+    )
+    assert (alike["outside"], surer["outside"]) == (0, surer["compared"])
+    assert alike["compared"] == 20
+    assert surer["distances"][0] - alike["distances"][0] == pytest.approx(
+        1 / models[20:].std(ddof=1)
+    )
+
+
+@pytest.mark.usefixtures("tiny")
+def test_confidence_of_originals_and_of_retrained_models_is_put_into_the_page(
+    tmp_path: Path,
+) -> None:
+    page, out = tmp_path / "page.md", tmp_path / "out"
+    page.write_text("<!-- confidence digits -->\n<!-- end of confidence digits -->\n", "utf-8")
+    confidence.main(Study(references=3, jobs=1, keep=tmp_path / "keep", out=out, page=page))
+    roles = files.read_json(out / "confidence-digits.json")["roles"]
+    assert {role: row["compared"] for role, row in roles.items()} == dict.fromkeys(
+        confidence.ROLES, 3
+    )
+    assert "| calibration |" in page.read_text("utf-8")
 
 
 @pytest.mark.usefixtures("tiny")
