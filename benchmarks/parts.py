@@ -25,11 +25,14 @@ OF_BALANCES = tuple(f"balance {name}" for name in BALANCES)
 """Titles of their rows"""
 SHORT = (5 / 12, 7 / 12)
 """Lengths of the short retrain, as shares of the recipe's epochs"""
+SHORT_OF_LONG = (1 / 10, *SHORT)
+"""The same where the recipe is long"""
 
 
 def configurations(settings: Settings) -> dict[str, dict[str, Any]]:
     """Settings of `unlearn`, by a description."""
     parts = by_keys(settings)
+    lengths = SHORT_OF_LONG if settings.train.epochs >= fcalb.LONG_RECIPE else SHORT
     return {
         "exact retrain": {"method": "retrain"},
         "unchanged original": {"method": "none"},
@@ -55,7 +58,7 @@ def configurations(settings: Settings) -> dict[str, dict[str, Any]]:
                 "batch_size": parts["batch_size"],
                 "rivals": {"training_share": share},
             }
-            for share in SHORT
+            for share in lengths
         },
     }
 
