@@ -116,11 +116,23 @@ def table(result: dict[str, Any]) -> str:
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
         *(row(title, part) for title, part in parts.items()),
         "",
+        *outside(parts),
         f"`{result['command']}` ({versions['processor']}, Python {versions['python']}, torch "
         f"{versions['torch']}).",
         "",
     ]
     return "\n".join(lines)
+
+
+def outside(parts: dict[str, Any]) -> list[str]:
+    """A sentence on where the default lies outside the retrained models' range, and an empty line;
+    nothing where it lies inside everywhere."""
+    part = parts.get("fcalb, the default", {})
+    counts = sorted(part.get("outside", {}).items(), key=lambda item: -item[1])
+    where = ", ".join(f"`{name}` {count}" for name, count in counts)
+    if not where:
+        return []
+    return [f"Gates at which the default is outside the range, of {part['judged']}: {where}.", ""]
 
 
 def row(title: str, part: dict[str, Any]) -> str:

@@ -149,6 +149,14 @@ def test_each_part_of_fcalb_is_left_out_by_itself(
     assert aims.count("| none |") == 1  # no short retrain was measured
 
 
+def test_a_table_of_parts_says_where_the_default_lies_outside_most_often_first() -> None:
+    judged = {"judged": 4, "outside": {"view_copies": 1, "alike_population": 3}}
+    sentence, _ = parts.outside({"fcalb, the default": judged})
+    assert sentence.endswith("of 4: `alike_population` 3, `view_copies` 1.")
+    assert parts.outside({"fcalb, the default": {**judged, "outside": {}}}) == []
+    assert parts.outside({"exact retrain": judged}) == []
+
+
 @pytest.mark.parametrize("epochs", [12, fcalb.LONG_RECIPE])
 def test_the_default_is_once_among_the_recoveries_that_are_compared(epochs: int) -> None:
     settings = Settings(train=Train(epochs=epochs))
