@@ -17,8 +17,9 @@ from benchmarks.study import Study, run
 from tasks.common.settings import Settings
 from tasks.unlearning import fcalb
 
-RESETS = (0.75, 0.85, 0.92, 0.97)
-"""Values of `unlearn.reset_until`, each with the constraint and without."""
+RESETS, RESETS_OF_LONG = (0.75, 0.85, 0.92, 0.97), (0.92, 0.97)
+"""Values of `unlearn.reset_until` for short and for long recipes, each with the constraint and
+without."""
 ENDS = (0.5, 0.7, 0.85)
 """Values of `unlearn.descent_end`: when the constraint ends."""
 RECOVERIES = ((1 / 3, 2), (5 / 12, 1.5), (11 / 24, 1.25), (1 / 2, 1.5))
@@ -28,19 +29,19 @@ RECOVERIES_OF_LONG = ((8, 1 / 2), (8, 1), (10, 1), (12, 1))
 
 
 def configurations(settings: Settings) -> dict[str, dict[str, Any]]:
-    """Settings of `unlearn` by title: each way to recover; from short recipes also each reset, with
-    the constraint and without, and each end of the constraint. All else is as by default."""
+    """Settings of `unlearn` by title: each reset, with the constraint and without, and each way to
+    recover; from short recipes also each end of the constraint. All else is as by default."""
     recipe, default = settings.train, parts.by_keys(settings)
     long = recipe.epochs >= fcalb.LONG_RECIPE
     changes: dict[str, dict[str, Any]] = {"fcalb, the default": {}}
+    for until in RESETS_OF_LONG if long else RESETS:
+        changes[f"fcalb, reset until {until:g}"] = {"reset_until": until}
+        changes[f"without the constraint, reset until {until:g}"] = {
+            "reset_until": until,
+            "phases": "forget_recover",
+            "forget_steps": 0,
+        }
     if not long:
-        for until in RESETS:
-            changes[f"fcalb, reset until {until:g}"] = {"reset_until": until}
-            changes[f"without the constraint, reset until {until:g}"] = {
-                "reset_until": until,
-                "phases": "forget_recover",
-                "forget_steps": 0,
-            }
         for end in ENDS:
             changes[f"fcalb, constraint ends at {end:g}"] = {"descent_end": end}
         for share, rate in RECOVERIES:

@@ -162,9 +162,11 @@ def test_the_default_is_once_among_the_recoveries_that_are_compared(epochs: int)
     settings = Settings(train=Train(epochs=epochs))
     wishes = recovery.configurations(settings)
     assert list(wishes.values()).count(parts.by_keys(settings)) == 1
-    short = 2 * len(recovery.RESETS) + len(recovery.ENDS) + len(recovery.RECOVERIES)
-    twice = 2  # the default is among the resets and the ends as well
-    others = len(recovery.RECOVERIES_OF_LONG) if epochs > 12 else short - twice
+    if epochs < fcalb.LONG_RECIPE:
+        twice = 2  # the default is among the resets and the ends as well
+        others = 2 * len(recovery.RESETS) + len(recovery.ENDS) + len(recovery.RECOVERIES) - twice
+    else:
+        others = 2 * len(recovery.RESETS_OF_LONG) + len(recovery.RECOVERIES_OF_LONG) - 1
     assert len(wishes) == 2 + others
 
 
