@@ -20,7 +20,7 @@ from tasks.common import files, stage_cli
 from tasks.common.errors import WorkspaceError
 
 WORLDS = ("digits", "faces", "writers", "digits-long")
-AIMED_AT = (*WORLDS, "faces-long")
+AIMED_AT = (*WORLDS, "faces-long", "writers-long")
 """Worlds of the table of aims"""
 DEFAULT = "fcalb, the default"
 CURVES = {
