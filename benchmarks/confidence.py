@@ -5,7 +5,7 @@ Recovery would be complete where the unlearned model is as sure of calibration p
 models are. Before an audit these do not exist, and the original is the only model at hand. This
 measures how far originals lie from the models that were retrained without the forget set, in their
 standard deviations, and how often outside the range in which the gate `alike_control_confidence`
-expects a retrained model: an unlearned model that was as sure as its original would not pass there.
+expects a retrained model.
 
 Example: python -m benchmarks.confidence --world digits-tuning --page docs/methods.md
 """
